@@ -1,0 +1,3 @@
+"""aiaas: the gateway that a platform team puts in front of its own vLLM."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Child processes that aiaas starts: a managed vLLM, and the simulator."""

@@ -1,0 +1,101 @@
+"""The one exception tree: whose fault is it?
+
+    AiaasError
+      ApiError          an HTTP client gets this as an answer
+        ClientError       the client's: it has to change its request
+        LimitError        a limit's: the same request is fine later
+        UpstreamError     the backend's, or ours: the client did nothing wrong
+      CommandError      a command ends with this, one line and an exit code
+        NotHeldError      1: the thing checked or named does not hold
+        UsageError        2: the command was called wrongly
+        WorldError        3: the world was in the way (cannot bind, file missing, unreachable)
+
+A configuration's faults are `aiaas.config.problem.Problem` values, collected and shown together; only when a caller
+needs a valid config and there is none do they become a NotHeldError.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AiaasError(Exception):
+    """Root of everything that aiaas raises on purpose."""
+
+
+class ApiError(AiaasError):
+    """An answer to an HTTP client, in the OpenAI error shape (`aiaas.openai.errors.error_body`).
+
+    status   HTTP status
+    code     machine-readable, one of contract section 3's table; part of the API
+    message  one sentence for a person: what was wrong and what to do; never holds a key, a prompt or an answer
+    param    the request field at fault, in dotted form, or None
+    headers  extra response headers, in order
+    """
+
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.headers = headers
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.status}, {self.code!r}, {self.message!r})"
+
+
+class ClientError(ApiError):
+    """The client has to change its request (4xx but 429)."""
+
+    type = "invalid_request_error"
+
+
+class LimitError(ApiError):
+    """The same request is fine later (429)."""
+
+    type = "rate_limit_error"
+
+
+class UpstreamError(ApiError):
+    """The backend's fault or ours, never the client's (5xx)."""
+
+    type = "server_error"
+
+
+class CommandError(AiaasError):
+    """Ends a command: `message` goes to stderr, `exit_code` to the shell."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class NotHeldError(CommandError):
+    """The thing checked or named does not hold: an invalid config, no such key, a failed smoke test."""
+
+    exit_code = 1
+
+
+class UsageError(CommandError):
+    """The command was called wrongly."""
+
+    exit_code = 2
+
+
+class WorldError(CommandError):
+    """The world was in the way: cannot bind, file missing, unreachable."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Rate limits, quotas and slots: arithmetic first, stores behind one protocol."""

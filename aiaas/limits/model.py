@@ -1,0 +1,101 @@
+"""The words of the limiter, as frozen values. Seconds are floats on one monotonic clock, passed in as `now`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`per_minute` on average, `burst` at once after a pause (a token bucket of that size)."""
+
+    per_minute: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Everything that holds for one key; None is no limit.
+
+    requests          requests a minute
+    tokens            LLM tokens a minute; its bucket holds one minute's worth
+    tokens_per_day    quota in the UTC day
+    tokens_per_month  quota in the UTC month
+    concurrent        requests in flight
+    """
+
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    concurrent: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one limit says about one request.
+
+    allowed      whether this limit lets it in
+    limit        the configured amount (requests or tokens a minute; for quotas and slots their size)
+    remaining    how many more would be let in right now, after this one
+    reset_after  seconds until the limit is whole again
+    retry_after  seconds until this same request would be let in; 0 where allowed, None where waiting cannot help
+    """
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_after: float
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What an admitted request holds, and has to give back exactly once: a slot and a reservation of tokens."""
+
+    key: str
+    limits: Limits
+    reserved_tokens: int
+    admitted_at: float
+    slot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """All limits' word on one request, decided and charged at once (or nothing charged at all).
+
+    refused_by  None where admitted, else "requests", "tokens", "concurrency" or "quota"
+    requests    the request limit's Decision, None where there is no such limit
+    tokens      the token limit's Decision, likewise
+    refusal     the Decision of the limit that refused; None where admitted
+    lease       to be settled; None where refused
+    """
+
+    refused_by: str | None
+    requests: Decision | None
+    tokens: Decision | None
+    refusal: Decision | None
+    lease: Lease | None
+
+
+class Store(Protocol):
+    """Where the limiter's state lives: `MemoryStore` here, or Redis (later). One round trip for each call."""
+
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+        """Decide on one request of `key` that reserves `tokens`, and charge it if all limits let it in.
+
+        now   monotonic seconds; wall  POSIX seconds, for the UTC windows of quotas
+        """
+        ...
+
+    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float) -> None:
+        """Give back the slot, and replace the reservation by what was used. Settling twice is a caller's bug."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

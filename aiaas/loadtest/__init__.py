@@ -1,0 +1,1 @@
+"""Smoke and load tests: clients of a running gateway."""

@@ -1,0 +1,1 @@
+"""Wire knowledge of the OpenAI-compatible API, without I/O."""

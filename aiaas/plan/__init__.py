@@ -1,0 +1,1 @@
+"""Config -> Plan: frozen, with every decision taken before the first request."""
