@@ -1,0 +1,97 @@
+"""What every command shares: the options it takes, and where its words go.
+
+Rules (contract section 1):
+  1. What a machine may read goes to stdout, and nothing else does. Notes, progress and warnings go to stderr.
+  2. The config is `--config FILE`, else `$AIAAS_CONFIG`, else `./aiaas.yaml`.
+  3. A command that fails raises a `CommandError` (one line, an exit code); only `aiaas.cli.main` prints it.
+  4. No colour when piped or with `NO_COLOR`.
+
+How to write a command: a module `aiaas/cli/<name>.py` with `app = new_app()` and functions under `@app.command()`. A
+module with one command is that command, one with several is a group. Its line in `aiaas --help` stands in
+`aiaas.cli.main.COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_CONFIG = Path("aiaas.yaml")
+CONFIG_VARIABLE = "AIAAS_CONFIG"
+
+
+class Output(StrEnum):
+    """How a result is printed. A `str` as well, so that it compares with the plain word."""
+
+    text = "text"
+    json = "json"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help=f"The config; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}.",
+        show_default=False,
+    ),
+]
+OutputOption = Annotated[
+    Output,
+    typer.Option("--output", "-o", metavar="text|json", help="How to print the result."),
+]
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """A typer app in the house style: plain help text, `-h`, no pretty tracebacks. `settings` go to `typer.Typer`."""
+    defaults: dict[str, Any] = {
+        "add_completion": False,
+        "rich_markup_mode": None,
+        "pretty_exceptions_enable": False,
+        "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    }
+    return typer.Typer(**(defaults | settings))
+
+
+def config_path(option: Path | None) -> Path:
+    """The config file that holds: the option, else $AIAAS_CONFIG, else ./aiaas.yaml. It need not exist."""
+    if option is not None:
+        return option
+    from_environment = os.environ.get(CONFIG_VARIABLE)
+    return Path(from_environment) if from_environment else DEFAULT_CONFIG
+
+
+def note(message: str) -> None:
+    """Say something to the person at the terminal: one line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    """Print a result for a machine: indented JSON and a newline on stdout. `value` is made of JSON's own types."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in aligned columns on stdout, without frames, so that `awk` and eyes both read them."""
+    lines = [list(headers), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console for tables and progress. It drops colour and motion itself when piped or with NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)

@@ -1,0 +1,189 @@
+"""The entry of `aiaas`: which commands there are, and how each ends.
+
+Start-up is the design here. `aiaas --help` and shell completion happen often and must feel instant (under 300 ms),
+while a command may need aiohttp, pydantic or a hash library. So the table below holds every command's name and one line
+of help, and a command's module is imported when that command runs, not before.
+
+Every end of a command passes through `run`: done 0, CommandError its own code, wrong usage 2, Ctrl-C 130, a reader that
+went away 141 (as the shell reports SIGPIPE), a fault of ours 70 (EX_SOFTWARE of sysexits.h). Only `--debug` shows a
+traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from aiaas import __version__
+from aiaas.cli.common import new_app
+from aiaas.errors import AiaasError, CommandError
+
+# name -> (module, one line of help), in the order in which `aiaas --help` lists them.
+COMMANDS: Final = MappingProxyType(
+    {
+        "quickstart": ("aiaas.cli.quickstart", "From nothing to a gateway that answers, on this machine."),
+        "init": ("aiaas.cli.init", "Write a commented starter aiaas.yaml."),
+        "validate": ("aiaas.cli.validate", "Check a config and show all its problems at once."),
+        "schema": ("aiaas.cli.schema", "Print the JSON Schema of the config, for editors."),
+        "keys": ("aiaas.cli.keys", "Create, list, revoke and check API keys."),
+        "serve": ("aiaas.cli.serve", "Run the gateway."),
+        "simulate": ("aiaas.cli.simulate", "Run only the embedded stand-in for vLLM."),
+    }
+)
+
+EXIT_WORLD: Final = 3
+EXIT_INTERNAL: Final = 70
+EXIT_INTERRUPTED: Final = 130
+EXIT_READER_LEFT: Final = 141
+
+EPILOG = """Examples:
+
+\b
+  aiaas quickstart                        try it: config, key, simulator and gateway
+  aiaas init && aiaas validate            start a config of your own and check it
+  KEY=$(aiaas keys create alice)          make a key
+  aiaas serve -c aiaas.yaml               run the gateway
+
+Exit codes: 0 done, 1 what was checked does not hold, 2 wrong usage, 3 the world was in the way.
+"""
+
+
+def main() -> NoReturn:
+    """The `aiaas` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Whatever goes wrong is one line on stderr."""
+    arguments, debug = _take_debug(arguments)
+    try:
+        code = _run_command(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return EXIT_READER_LEFT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except typer.Abort:  # Ctrl-C or end of input at a prompt
+        return _fail("aborted", EXIT_INTERRUPTED, debug)
+    except typer.TyperException as error:
+        return _fail(_usage_message(error), error.exit_code, debug)
+    except CommandError as error:
+        return _fail(error.message, error.exit_code, debug)
+    except AiaasError as error:
+        return _fail(str(error), CommandError.exit_code, debug)
+    except OSError as error:
+        return _fail(_os_message(error), EXIT_WORLD, debug)
+    except Exception as error:  # noqa: BLE001  the last resort: a fault of ours becomes one line and never a traceback
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"internal error: {what}; run again with --debug for details", EXIT_INTERNAL, debug)
+
+
+class LazyGroup(TyperGroup):
+    """Lists the commands of COMMANDS by their one line of help, and imports a command's module when it is resolved."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, (_, line) in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=line, rich_markup_mode=None))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The real command behind a name; called to run it and to complete its arguments, not to list it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else _load(name), rest
+
+
+app = new_app(
+    cls=LazyGroup,
+    name="aiaas",
+    help="The gateway that a platform team puts in front of its own vLLM.",
+    epilog=EPILOG,
+    add_completion=True,
+    invoke_without_command=True,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"aiaas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    ctx: typer.Context,
+    version: bool = typer.Option(
+        False, "--version", "-V", callback=_show_version, is_eager=True, help="Print the version."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks. Works anywhere on the line."),
+) -> None:
+    del version, debug  # the first acts through its callback, the second was taken by `run`
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    code = get_command(app).main(list(arguments), prog_name="aiaas", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _load(name: str) -> Any:
+    """The command `name` from its module.
+
+    Raises CommandError where this installation has no such module (a command that is promised but not built yet).
+    """
+    module_name, line = COMMANDS[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:  # one of the command's own imports is missing: a fault, not an absent command
+            raise
+        raise CommandError(f"this installation has no `aiaas {name}`") from error
+    command: Any = get_command(module.app)
+    command.name = name
+    command.help = command.help or line
+    return command
+
+
+def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take `--debug` out of the line, wherever it stands before a `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*kept, *arguments[end:]], len(kept) < end
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    """What was wrong with the line, and where its help is. click's own rendering takes four lines."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message().rstrip(".")
+    return message if context is None else f"{message}; see `{context.command_path} --help`"
+
+
+def _os_message(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename is not None else what
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"aiaas: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _let_go_of_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush has nobody to complain about."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
