@@ -1,0 +1,94 @@
+"""Errors on the wire: ours in the OpenAI shape, and vLLM's as far as they tell of a dying engine.
+
+vLLM writes `error.code` as the integer status, and calls a dead or draining engine an ordinary 500. Only its message
+tells it from any other 500 (transcripts 132, 135, 140), so those two messages are matched, at the beginning of the
+body's `error.message`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from aiaas.errors import ApiError
+from aiaas.openai import paths
+from aiaas.openai.sse import event_data
+
+# vLLM 0.32: EngineDeadError's message, and asyncio's when its executor was shut down by SIGTERM.
+DYING_ENGINE: Final = (
+    "EngineCore encountered an issue",
+    "cannot schedule new futures after shutdown",
+)
+
+
+# `{"error"` or `{"type":"error","error"` stand at the very front; the whole of a long event is not searched.
+_ERROR_WITHIN: Final = 48
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def error_body(error: ApiError) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}`, the shape that the official SDKs read."""
+    return _ENCODER.encode({"error": _detail(error)})
+
+
+def error_event(error: ApiError, path: str) -> bytes:
+    """One whole event, the last of a stream already begun.
+
+    The OpenAI SDK raises on `data: {"error"`, the Anthropic one on `event: error`, whose data has a `type` of its own.
+    """
+    if path in paths.ANTHROPIC:
+        data = _ENCODER.encode({"type": "error", "error": _detail(error)})
+        return b"event: error\ndata: " + data + b"\n\n"
+    return b"data: " + error_body(error) + b"\n\n"
+
+
+def engine_died(body: bytes) -> bool:
+    """Whether `body`, of a 500 from vLLM, says that its engine is dead or draining: another replica should be tried.
+
+    Never raises. A message that merely quotes those words further in is not taken for one.
+    """
+    error = _error_in(body)
+    return error is not None and isinstance(error.message, str) and error.message.startswith(DYING_ENGINE)
+
+
+def is_error_event(event: bytes) -> int | None:
+    """The code of an error that came inside a stream (transcript 132), None where `event` is no such.
+
+    500 where the error names no integer code. Never raises; costs one comparison for an ordinary event.
+    """
+    start = event.find(b"data:")
+    if start < 0 or event.find(b'"error"', start, start + _ERROR_WITHIN) < 0:
+        return None
+    data = event_data(event)
+    error = None if data is None else _error_in(data)
+    if error is None:
+        return None
+    return error.code if type(error.code) is int else 500
+
+
+def _detail(error: ApiError) -> dict[str, str | None]:
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+
+
+class _Error(msgspec.Struct):
+    message: Any = None
+    code: Any = None
+
+
+class _Answer(msgspec.Struct):
+    """Either of vLLM's shapes, `{"error": {...}}` or `{"error": "text"}`; its third, `{"detail": ...}`, has none."""
+
+    error: _Error | str | None = None
+
+
+_ANSWER: Final = msgspec.json.Decoder(_Answer)
+
+
+def _error_in(body: bytes) -> _Error | None:
+    try:
+        error = _ANSWER.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return _Error(error) if isinstance(error, str) else error

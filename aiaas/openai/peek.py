@@ -1,0 +1,218 @@
+"""Read what a gateway has to know from a request body, without parsing the rest of it.
+
+Theory: vLLM reads the body again, with another parser. Whatever the two could read differently, a client could use to
+be admitted as one request and run as another. So there are no lenient conversions here: vLLM takes `n: "8"`,
+`stream: 1` and `max_tokens: 5.0`, we refuse them; a field that we read and that comes twice is refused, also where a
+key is written with escapes; NaN, a byte order mark, UTF-16 and lone surrogates are refused because msgspec does. What
+we do not read goes through as it is: invalid UTF-8 inside a prompt is vLLM's to refuse, whole, and cannot make it see
+another field.
+
+One struct for all paths: what the path's own request model in vLLM does not know is type-checked here and then ignored.
+Every other field is skipped by msgspec. `null` counts as absent, as it does in vLLM.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from aiaas.errors import ClientError
+from aiaas.openai import paths
+from aiaas.openai.media import names_media_url
+from aiaas.openai.toplevel import may_hide_keys, top_level
+
+
+class Peek(msgspec.Struct, frozen=True):
+    """What was read.
+
+    model               as the client wrote it, None where absent; never empty
+    stream              whether the answer is to be streamed
+    include_usage       whether the client itself asked for the usage event of a stream
+    has_stream_options  whether `stream_options` is there at all (vLLM refuses it without `stream`, transcript 15)
+    choices             `n`, or `best_of` where larger; at least 1
+    prompts             how many prompts the request holds: the length of a list of texts or of token lists, else 1
+    max_output          the bound on the output that vLLM would obey, in LLM tokens of one choice; None where absent
+    max_output_field    the field that says so, which is the one to splice
+    background          /v1/responses only: it would outlive the connection
+    media_url           some image, audio or video is named by a URL that is not `data:`; vLLM would fetch it
+    """
+
+    model: str | None
+    stream: bool
+    include_usage: bool
+    has_stream_options: bool
+    choices: int
+    prompts: int
+    max_output: int | None
+    max_output_field: str | None
+    background: bool
+    media_url: bool
+
+
+def peek(body: bytes, path: str) -> Peek:
+    """Read `body`, a request to `path`.
+
+    Raises ClientError 400: `invalid_json`, or `invalid_request` with the field in `param`.
+    """
+    try:
+        fields = _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ClientError(400, "invalid_json", "The body is not valid JSON (RFC 8259, in UTF-8).") from None
+    except RecursionError:
+        raise ClientError(400, "invalid_request", "The body is nested too deep.") from None
+    escaped = may_hide_keys(body)
+    _refuse_duplicates(body, fields, escaped)
+    bound, bound_field = _output_bound(fields, path)
+    options = fields.stream_options
+    return Peek(
+        fields.model or None,
+        fields.stream is True,
+        isinstance(options, _StreamOptions) and options.include_usage is True,
+        isinstance(options, _StreamOptions),
+        _choices(fields) if path in paths.MANY_CHOICES else 1,
+        _prompts(fields, path) if path in paths.MANY_PROMPTS else 1,
+        bound,
+        bound_field,
+        fields.background is True,
+        names_media_url(body, path, escaped=escaped),
+    )
+
+
+def estimate_input_tokens(body_len: int) -> int:
+    """A rough count of input tokens for a reservation, from the length of the body in bytes.
+
+    One token for every four bytes, rounded up: about right for English text, on the high side by the JSON around it,
+    too high for inlined media. The settlement replaces it by what vLLM counted.
+    """
+    return (body_len + 3) >> 2
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Fields(msgspec.Struct):
+    """UNSET is absent, which is not the same as null: a field that is there may be there twice."""
+
+    model: str | UnsetType | None = UNSET
+    stream: bool | UnsetType | None = UNSET
+    stream_options: _StreamOptions | UnsetType | None = UNSET
+    n: int | UnsetType | None = UNSET
+    best_of: int | UnsetType | None = UNSET
+    max_tokens: int | UnsetType | None = UNSET
+    max_completion_tokens: int | UnsetType | None = UNSET
+    max_output_tokens: int | UnsetType | None = UNSET
+    prompt: Raw | UnsetType = UNSET
+    prompt_embeds: Raw | UnsetType = UNSET  # vLLM's own: further prompts, as base64 tensors
+    input: Raw | UnsetType = UNSET
+    background: bool | UnsetType | None = UNSET
+
+
+_DECODER: Final = msgspec.json.Decoder(_Fields)
+_RAW_LIST: Final = msgspec.json.Decoder(list[Raw])
+
+_NAMES: Final = _Fields.__struct_fields__
+_KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # as they are nearly always written
+
+_EXPECTED: Final = {
+    "model": "a string",
+    "stream": "true or false",
+    "stream_options": "an object",
+    "stream_options.include_usage": "true or false",
+    "n": "a whole number of at least 1",
+    "best_of": "a whole number of at least 1",
+    "max_tokens": "a whole number of at least 0",
+    "max_completion_tokens": "a whole number of at least 1",
+    "max_output_tokens": "a whole number of at least 1",
+    "background": "true or false",
+}
+
+_AT: Final = re.compile(r"at `\$\.([a-z_.]+)`$")
+
+
+def _wrong_type(error: msgspec.ValidationError) -> ClientError:
+    at = _AT.search(str(error))
+    if at is None:
+        return ClientError(400, "invalid_request", "The body must be a JSON object.")
+    return _must_be(at[1])
+
+
+def _must_be(name: str) -> ClientError:
+    return ClientError(400, "invalid_request", f"`{name}` must be {_EXPECTED[name]}.", param=name)
+
+
+def _refuse_duplicates(body: bytes, fields: _Fields, escaped: bool) -> None:
+    """A field that is there, and whose key stands in the body just once and unescaped, cannot be there twice."""
+    for value, key in zip(msgspec.structs.astuple(fields), _KEYS, strict=True):
+        if value is not UNSET and (escaped or body.find(key, body.find(key) + 1) > 0):
+            break
+    else:
+        return
+    counts = Counter(name for name, _ in top_level(body))
+    for name in _NAMES:
+        if counts[name] > 1:
+            raise ClientError(400, "invalid_request", f"`{name}` is there more than once.", param=name)
+
+
+def _at_least(least: int, value: int | UnsetType | None, name: str) -> int | None:
+    if value is None or value is UNSET:
+        return None
+    if value < least:
+        raise _must_be(name)
+    return value
+
+
+def _output_bound(fields: _Fields, path: str) -> tuple[int | None, str | None]:
+    """The bound and its field. vLLM's chat takes `max_completion_tokens` where it is there, however large, and only
+    else `max_tokens`; its completions do not know the former (vLLM, `create_chat_completion`, `CompletionRequest`).
+    """
+    tokens = _at_least(0, fields.max_tokens, "max_tokens")
+    if path == paths.CHAT:
+        completion = _at_least(1, fields.max_completion_tokens, "max_completion_tokens")
+        if completion is not None:
+            return completion, "max_completion_tokens"
+    elif path == paths.RESPONSES:
+        output = _at_least(1, fields.max_output_tokens, "max_output_tokens")
+        return output, None if output is None else "max_output_tokens"
+    elif path not in paths.OUTPUT:
+        return None, None
+    return tokens, None if tokens is None else "max_tokens"
+
+
+def _choices(fields: _Fields) -> int:
+    if fields.n is UNSET and fields.best_of is UNSET:
+        return 1
+    return max(_at_least(1, fields.n, "n") or 1, _at_least(1, fields.best_of, "best_of") or 1)
+
+
+def _prompts(fields: _Fields, path: str) -> int:
+    if path == paths.COMPLETIONS:
+        return _count(fields.prompt) + _count(fields.prompt_embeds) or 1
+    return _count(fields.input) or 1
+
+
+def _count(value: Raw | UnsetType) -> int:
+    """How many prompts a value holds.
+
+    A list that begins with a number is one prompt's token ids; vLLM's types allow no further prompt in it. Any other
+    list has a prompt in each place.
+    """
+    if value is UNSET:
+        return 0
+    text = memoryview(value)
+    if text[0] != _LIST:
+        return 0 if text[0] == _NULL else 1
+    if _FIRST.match(text):
+        return 1
+    return len(_RAW_LIST.decode(value))
+
+
+_LIST: Final = ord("[")
+_NULL: Final = ord("n")
+_FIRST: Final = re.compile(rb"\[[ \t\r\n]*[-0-9]")

@@ -1,0 +1,73 @@
+"""Change a top-level field of a request body and leave every other byte as the client wrote it.
+
+Decoding and encoding again would lose what it does not know of: order, number formats, duplicate unknown fields. So the
+value's span is found and cut out:
+
+    set_field(b'{"model": "chat", "n": 1}', "model", b'"llama"')  ->  b'{"model": "llama", "n": 1}'
+
+The usual case: the key stands in the body once, msgspec says it is at the top level, hence that is where it stands.
+Otherwise (the key also nested, or in a text, or written with escapes) the object is walked field by field; the lengths
+of the raw values that msgspec found carry the walk over whatever is nested. Both are linear in the body's length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from aiaas.openai.toplevel import may_hide_keys, top_level
+
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_KEY: Final = re.compile(rb'[ \t\r\n,]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r\n]*')
+
+
+def set_field(body: bytes, name: str, value: bytes) -> bytes:
+    """`body`, a JSON object that `peek` accepted, with the top-level field `name` set to `value`, itself JSON.
+
+    The field's old value is replaced where it stands; an absent field is inserted after the opening brace. Where the
+    key is there more than once (`peek` refuses that for the fields it reads), all are replaced. `name` is made of
+    lower-case letters and underscores, as all of vLLM's are. Raises what `top_level` raises.
+    """
+    fields = _OBJECT.decode(body)
+    old = fields.get(name)
+    if old is None:
+        return _insert(body, name, value, empty=not fields)
+    key = b'"' + name.encode() + b'"'
+    at = body.find(key)
+    if at < 0 or body.find(key, at + 1) >= 0 or may_hide_keys(body):
+        return _replace_all(body, name, value)
+    colon = _COLON.match(body, at + len(key))
+    assert colon is not None  # it is a key, the parser said so
+    start = colon.end()
+    return body[:start] + value + body[start + len(memoryview(old)) :]
+
+
+def set_fields(body: bytes, values: Mapping[str, bytes]) -> bytes:
+    """`set_field` for several fields, one after the other."""
+    for name, value in values.items():
+        body = set_field(body, name, value)
+    return body
+
+
+def _insert(body: bytes, name: str, value: bytes, *, empty: bool) -> bytes:
+    brace = body.index(b"{") + 1
+    return body[:brace] + b'"' + name.encode() + b'":' + value + (b"" if empty else b",") + body[brace:]
+
+
+def _replace_all(body: bytes, name: str, value: bytes) -> bytes:
+    parts: list[bytes] = []
+    kept = 0
+    at = body.index(b"{") + 1
+    for key, old in top_level(body):
+        head = _KEY.match(body, at)
+        assert head is not None  # the parser found a field here
+        at = head.end() + len(memoryview(old))
+        if key == name:
+            parts += (body[kept : head.end()], value)
+            kept = at
+    parts.append(body[kept:])
+    return b"".join(parts)

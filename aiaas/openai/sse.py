@@ -1,0 +1,104 @@
+"""Cut a byte stream of server-sent events (WHATWG HTML, section 9.2.6) into whole events, without reading them.
+
+    splitter = EventSplitter()
+    for chunk in upstream:
+        for event in splitter.feed(chunk):   # bytes, each with its closing blank line
+            ...
+    splitter.rest                            # what is still open; lost at the end of a stream, says the standard
+
+A line ends with CR LF, LF or CR, and an event with an empty line. Rules:
+
+1. Joined events and the rest are the input, byte for byte, however it was cut into chunks; and the cuts do not matter:
+   the same events come out. Hence, after a CR that closes an event at the end of a chunk, the event waits for the next
+   byte, which may be the LF that belongs to it. vLLM writes LF only, so this never delays it.
+2. Bounded: an event beyond `limit` bytes raises, and no more than that is ever kept.
+3. The usual chunk is exactly one or a few whole events with LF only: it costs one split.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from aiaas.errors import UpstreamError
+
+# An event is one token with its logprobs, a few kilobytes; the last one of /v1/responses repeats the whole answer.
+MAX_EVENT: Final = 16 * 1024 * 1024
+
+# The end of a line and an empty line after it. `\r(?!\n)` cannot be known at the end of the bytes: rule 1.
+_END: Final = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
+
+
+class EventSplitter:
+    """The state of one stream: the bytes of its open event."""
+
+    __slots__ = ("_cr", "_held", "_limit", "_scanned")
+
+    def __init__(self, limit: int = MAX_EVENT) -> None:
+        self._limit = limit
+        self._held = bytearray()
+        self._scanned = 0  # no event ends within the first so many held bytes
+        self._cr = False  # some line ended in CR: the search by `\n\n` alone is off for good
+
+    @property
+    def rest(self) -> bytes:
+        """The bytes after the last whole event; at the end of a stream, an event that was cut."""
+        return bytes(self._held)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that `chunk` completes, in order.
+
+        Raises UpstreamError 502 where an event is longer than the limit.
+        """
+        if not self._cr:
+            self._cr = b"\r" in chunk
+            if not self._held and not self._cr and len(chunk) <= self._limit:
+                end = chunk.find(b"\n\n")
+                if end >= 0 and end + 2 == len(chunk):
+                    return [chunk]
+        self._held += chunk
+        return self._cut()
+
+    def _cut(self) -> list[bytes]:
+        held = self._held
+        events = []
+        start = 0
+        search = self._scanned
+        while (end := self._end(search)) > 0:
+            if end - start > self._limit:
+                raise _too_long(self._limit)
+            events.append(bytes(held[start:end]))
+            start = search = end
+        if start:
+            del held[:start]
+        if len(held) > self._limit:
+            raise _too_long(self._limit)
+        self._scanned = max(0, len(held) - _LOOK_BACK)
+        return events
+
+    def _end(self, search: int) -> int:
+        if self._cr:
+            match = _END.search(self._held, search)
+            return match.end() if match else -1
+        end = self._held.find(b"\n\n", search)
+        return end + 2 if end >= 0 else -1
+
+
+# The longest end of an event that may lie, still undecided, at the end of the held bytes: CR LF CR.
+_LOOK_BACK: Final = 3
+
+
+def _too_long(limit: int) -> UpstreamError:
+    return UpstreamError(502, "upstream_error", f"The backend sent an event of more than {limit} bytes.")
+
+
+def event_data(event: bytes) -> bytes | None:
+    """The data of an event: its `data` lines joined by LF, None where it has none (a comment, say)."""
+    if event.startswith(b"data: ") and event.find(b"\n") + 2 == len(event) and b"\r" not in event:
+        return event[6:-2]
+    lines = [_value(line) for line in event.splitlines() if line == b"data" or line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+def _value(line: bytes) -> bytes:
+    return line[6:] if line.startswith(b"data: ") else line[5:]

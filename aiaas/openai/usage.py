@@ -1,0 +1,93 @@
+"""How many LLM tokens a request took, as vLLM itself counted them, out of an answer's body or one event of its stream.
+
+Where it stands (transcript):
+    chat, completions   usage.prompt_tokens, completion_tokens; streamed only when asked, in an event of its own (13),
+                        or on every event (14, 110)
+    embeddings, score, rerank   usage.prompt_tokens, and total_tokens (150, 153, 154)
+    responses           usage.input_tokens, output_tokens (22); streamed in `response.completed` below `response` (23)
+    messages            usage.input_tokens, output_tokens (24); streamed in `message_start` below `message`, then in each
+                        `message_delta` (25): the last one counts
+
+A model's text may hold the word: inside a JSON string its quotes are escaped, so the search for `"usage"` is a cheap gate,
+and the parse behind it looks at the right place only. Malformed bytes give None: usage is never a reason to fail.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from aiaas.openai.sse import event_data
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """LLM tokens of one request."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+def usage_of(body_or_event: bytes) -> Usage | None:
+    """The usage told by a whole JSON body or by one whole event; None where it tells none. Never raises."""
+    if b'"usage"' not in body_or_event:
+        return None
+    answer = _answer(body_or_event)
+    if answer is None:
+        return None
+    inner = answer.response or answer.message
+    told = answer.usage or (inner.usage if isinstance(inner, _Inner) else None)
+    if told is None:
+        return None
+    return _usage(told)
+
+
+def is_usage_only_event(event: bytes) -> bool:
+    """Whether this is the extra event that `stream_options.include_usage` adds: no choices, and usage (transcript 13).
+
+    It is to be taken out where the gateway asked for it and the client did not.
+    """
+    if b'"usage"' not in event or b'"choices"' not in event:
+        return False
+    answer = _answer(event)
+    return answer is not None and answer.choices == [] and answer.usage is not None
+
+
+class _Told(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Inner(msgspec.Struct):
+    usage: _Told | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Told | None = None
+    choices: list[msgspec.Raw] | None = None
+    response: _Inner | None = None
+    message: _Inner | None = None
+
+
+_ANSWER: Final[msgspec.json.Decoder[_Answer]] = msgspec.json.Decoder(_Answer)
+
+
+def _answer(body_or_event: bytes) -> _Answer | None:
+    data = body_or_event if body_or_event[:1] == b"{" else event_data(body_or_event)
+    try:
+        return _ANSWER.decode(data or body_or_event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _usage(told: _Told) -> Usage | None:
+    taken = told.prompt_tokens if told.input_tokens is None else told.input_tokens
+    given = told.completion_tokens if told.output_tokens is None else told.output_tokens
+    if given is None and taken is not None and told.total_tokens is not None:
+        given = told.total_tokens - taken
+    if taken is None or taken < 0 or (given or 0) < 0:
+        return None
+    return Usage(taken, given or 0)
