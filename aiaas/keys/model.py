@@ -29,19 +29,35 @@ NO_LIMITS = KeyLimits()
 
 
 @dataclass(frozen=True, slots=True)
+class PreviousSecret:
+    """The secret before the last rotation, while it overlaps.
+
+    hash      as in the record
+    until     from then on it is refused
+    tag       its lookup tag
+    imported  it was a foreign key, found by its tag and not by an id inside it
+    """
+
+    hash: str = field(repr=False)
+    until: datetime
+    tag: str | None = field(default=None, repr=False)
+    imported: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRecord:
     """One key as stored in the key file: its public part, and a hash of the hidden one.
 
     id         public key id, inside every key that aiaas makes; for an imported key a made-up one
     name       the operator's word for it, unique in the file
     hash       passlib hash (argon2id or pbkdf2_sha256) of the whole key
-    previous   (hash, valid until) of a rotated secret that still overlaps, or None
+    previous   the secret before the last rotation while it still overlaps, or None
     created    when, UTC
     expires    from then on it is refused; None is never
     disabled   revoked, kept for the log
     models     public model names that it may use; None is all
-    imported   not made by aiaas: it has a lookup `tag` instead of an id inside the key
-    tag        short lookup digest of an imported key, so that a bad key is compared with few records
+    imported   not made by aiaas: it is found by its `tag`, since it has no id inside
+    tag        short lookup digest of the key, so that hardly any wrong key costs a slow hash
     weak       imported with --weak: guessable, its hash does not belong in git
     """
 
@@ -54,7 +70,7 @@ class KeyRecord:
     models: tuple[str, ...] | None = None
     limits: KeyLimits = NO_LIMITS
     metadata: Mapping[str, str] = field(default_factory=dict)
-    previous: tuple[str, datetime] | None = field(default=None, repr=False)
+    previous: PreviousSecret | None = None
     imported: bool = False
     tag: str | None = field(default=None, repr=False)
     weak: bool = False

@@ -1,0 +1,283 @@
+"""The key file's text: records to YAML and back, with a line number for every complaint. Pure.
+
+    # API keys of aiaas ...
+    version: 1
+    keys:
+    - id: 4hT0bQ2x
+      name: alice
+      hash: $argon2id$v=19$...
+      tag: 90fe
+      created: '2026-03-01T09:00:00Z'
+      models: [gpt-oss-20b]              # optional, as everything below
+      limits: {requests_per_minute: 60}
+    ...
+
+Rules:
+  1. A record that is not understood in full fails the whole file: half a key file must never replace a good one.
+  2. The last line is `...` (YAML's end of a document). A file that carries our first line without that last one was cut
+     short, even where the cut fell between two records and what is left is fine YAML.
+  3. Written in the order of the records and with a fixed order of fields, so that one changed key is one small diff.
+  4. Only the CLI writes the file, but people merge it in git: every complaint names its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import yaml
+
+from aiaas.keys.format import is_key_id
+from aiaas.keys.hashing import hash_fault
+from aiaas.keys.model import NO_LIMITS, KeyLimits, KeyRecord, PreviousSecret
+from aiaas.keys.tree import KeyFileError, Mapping, Node, Scalar, Sequence, read_tree
+
+HEADER: Final = "# API keys of aiaas: hashes, no keys. Only `aiaas keys` writes this file; it may live in git."
+END: Final = "..."
+VERSION: Final = 1
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+NAME_RULE: Final = "1 to 64 letters, digits and . _ @ -, the first a letter or a digit"
+LIMIT_FIELDS: Final = tuple(field.name for field in fields(KeyLimits))
+MAX_LIMIT: Final = 10**15
+
+_TAG: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{4}")
+_T = TypeVar("_T")
+
+
+def parse_records(text: str, source: str) -> tuple[KeyRecord, ...]:
+    """Read the text of a key file. Raises KeyFileError with the first thing that is wrong."""
+    return _Reader(source).records(text)
+
+
+def render_records(records: Iterable[KeyRecord]) -> str:
+    """The text of a key file that holds `records`, in their order."""
+    document = {"version": VERSION, "keys": [_as_mapping(record) for record in records]}
+    body: str = yaml.dump(
+        document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=False
+    )
+    return f"{HEADER}\n{body}{END}\n"
+
+
+def record_mapping(record: KeyRecord) -> dict[str, Any]:
+    """What may be told about a key, in JSON's types: the record without hashes and tags."""
+    shown = _as_mapping(record)
+    for hidden in ("hash", "tag"):
+        shown.pop(hidden, None)
+    if record.previous is not None:
+        shown["previous"] = {"until": time_text(record.previous.until)}
+    return shown
+
+
+def time_text(moment: datetime) -> str:
+    """A moment as it is written everywhere: `2026-03-01T09:00:00Z`, whole seconds, UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str) -> datetime:
+    """A date or a moment in ISO 8601; without a zone it is UTC, without a time the day's first moment. ValueError."""
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _as_mapping(record: KeyRecord) -> dict[str, Any]:
+    """A record as YAML, in the order of the file; what has its default is left out."""
+    mapping: dict[str, Any] = {"id": record.id, "name": record.name, "hash": record.hash}
+    if record.tag is not None:
+        mapping["tag"] = record.tag
+    mapping["created"] = time_text(record.created)
+    if record.expires is not None:
+        mapping["expires"] = time_text(record.expires)
+    for flag in ("disabled", "imported", "weak"):
+        if getattr(record, flag):
+            mapping[flag] = True
+    if record.models is not None:
+        mapping["models"] = list(record.models)
+    limits = {name: value for name in LIMIT_FIELDS if (value := getattr(record.limits, name)) is not None}
+    if limits:
+        mapping["limits"] = limits
+    if record.metadata:
+        mapping["metadata"] = dict(record.metadata)
+    if record.previous is not None:
+        previous: dict[str, Any] = {"hash": record.previous.hash, "until": time_text(record.previous.until)}
+        if record.previous.tag is not None:
+            previous["tag"] = record.previous.tag
+        if record.previous.imported:
+            previous["imported"] = True
+        mapping["previous"] = previous
+    return mapping
+
+
+class _Reader:
+    """Turns one text into records. `where` is the path to the node at hand, for messages: `keys[3] (bob): limits`."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def records(self, text: str) -> tuple[KeyRecord, ...]:
+        if not text.strip():
+            raise self._error(None, "it is empty; a key file begins with `version: 1` (was it cut short?)")
+        if text.startswith(HEADER) and text.rstrip("\r\n ").rsplit("\n", 1)[-1].rstrip() != END:
+            raise self._error(
+                text.count("\n") + 1, f"it was cut short: its last line must be `{END}`; take it from a backup"
+            )
+        root = self._mapping(read_tree(text, self._source), "the file", known=("version", "keys"))
+        version = self._get(root, "the file", "version", self._text)
+        if version != str(VERSION):
+            raise self._error(root.items["version"].line, f"version is {version!r}; this aiaas reads version {VERSION}")
+        entries = root.items.get("keys")
+        if entries is None:
+            raise self._error(root.line, "`keys` is missing; a file without keys says `keys: []`")
+        if not isinstance(entries, Sequence):
+            raise self._error(entries.line, "`keys` must be a list; a file without keys says `keys: []`")
+        records = [self._record(node, f"keys[{index}]") for index, node in enumerate(entries.items)]
+        self._refuse_doubles(records, entries)
+        return tuple(records)
+
+    def _record(self, node: Node, where: str) -> KeyRecord:
+        known = ("id", "name", "hash", "tag", "created", "expires", "disabled", "imported", "weak", "models")
+        record = self._mapping(node, where, known=(*known, "limits", "metadata", "previous"))
+        name = self._get(record, where, "name", self._name)
+        where = f"{where} ({name})"
+        imported = self._maybe(record, where, "imported", self._flag) or False
+        tag = self._maybe(record, where, "tag", self._tag)
+        if imported and tag is None:
+            raise self._error(record.line, f"{where}: an imported key needs its `tag`; import it again")
+        limits = self._maybe(record, where, "limits", self._limits)
+        return KeyRecord(
+            id=self._get(record, where, "id", self._id),
+            name=name,
+            hash=self._get(record, where, "hash", self._hash),
+            created=self._get(record, where, "created", self._time),
+            expires=self._maybe(record, where, "expires", self._time),
+            disabled=self._maybe(record, where, "disabled", self._flag) or False,
+            models=self._maybe(record, where, "models", self._models),
+            limits=NO_LIMITS if limits is None else limits,
+            metadata=self._maybe(record, where, "metadata", self._metadata) or {},
+            previous=self._maybe(record, where, "previous", self._previous),
+            imported=imported,
+            tag=tag,
+            weak=self._maybe(record, where, "weak", self._flag) or False,
+        )
+
+    def _refuse_doubles(self, records: list[KeyRecord], entries: Sequence) -> None:
+        ids: dict[str, int] = {}
+        names: dict[str, int] = {}
+        for record, entry in zip(records, entries.items, strict=True):
+            for word, value, seen in (("name", record.name, names), ("id", record.id, ids)):
+                first = seen.setdefault(value, entry.line)
+                if first != entry.line:
+                    raise self._error(
+                        entry.line, f"{word} {value!r} stands in line {first} already; every key has its own"
+                    )
+
+    # One method for each kind of value: a node and where it stands, to a value or a KeyFileError.
+
+    def _text(self, node: Node, where: str) -> str:
+        if not isinstance(node, Scalar):
+            raise self._error(node.line, f"{where} must be a text")
+        return node.text
+
+    def _name(self, node: Node, where: str) -> str:
+        text = self._text(node, where)
+        if not NAME.fullmatch(text):
+            raise self._error(node.line, f"{where} {text[:80]!r} is not a name; a name is {NAME_RULE}")
+        return text
+
+    def _id(self, node: Node, where: str) -> str:
+        text = self._text(node, where)
+        if not is_key_id(text):
+            raise self._error(node.line, f"{where} {text[:80]!r} is not a key id; it is eight letters and digits")
+        return text
+
+    def _hash(self, node: Node, where: str) -> str:
+        text = self._text(node, where)
+        if (fault := hash_fault(text)) is not None:
+            raise self._error(node.line, f"{where} cannot be used: {fault}")
+        return text
+
+    def _tag(self, node: Node, where: str) -> str:
+        text = self._text(node, where)
+        if not _TAG.fullmatch(text):
+            raise self._error(node.line, f"{where} must be two or four hex digits")
+        return text
+
+    def _time(self, node: Node, where: str) -> datetime:
+        text = self._text(node, where)
+        try:
+            return parse_time(text)
+        except (ValueError, OverflowError):
+            raise self._error(
+                node.line, f"{where} {text[:40]!r} is not a date; write 2026-03-01 or 2026-03-01T09:00:00Z"
+            ) from None
+
+    def _flag(self, node: Node, where: str) -> bool:
+        value = (
+            {"true": True, "false": False}.get(node.text.lower()) if isinstance(node, Scalar) and node.plain else None
+        )
+        if value is None:
+            raise self._error(node.line, f"{where} must be true or false")
+        return value
+
+    def _amount(self, node: Node, where: str) -> int:
+        if not (isinstance(node, Scalar) and node.plain and re.fullmatch(r"[0-9][0-9_]{0,18}", node.text)):
+            raise self._error(node.line, f"{where} must be a whole number above 0")
+        amount = int(node.text.replace("_", ""))
+        if not 1 <= amount <= MAX_LIMIT:
+            raise self._error(node.line, f"{where} must be 1 to {MAX_LIMIT}; to stop a key, `aiaas keys revoke` it")
+        return amount
+
+    def _models(self, node: Node, where: str) -> tuple[str, ...]:
+        if not isinstance(node, Sequence):
+            raise self._error(node.line, f"{where} must be a list of model names; leave it out to allow all")
+        return tuple(self._text(item, f"{where}[{index}]") for index, item in enumerate(node.items))
+
+    def _limits(self, node: Node, where: str) -> KeyLimits:
+        limits = self._mapping(node, where, known=LIMIT_FIELDS)
+        return KeyLimits(**{name: self._maybe(limits, where, name, self._amount) for name in LIMIT_FIELDS})
+
+    def _metadata(self, node: Node, where: str) -> dict[str, str]:
+        metadata = self._mapping(node, where, known=None)
+        return {name: self._text(value, f"{where}.{name}") for name, value in metadata.items.items()}
+
+    def _previous(self, node: Node, where: str) -> PreviousSecret:
+        previous = self._mapping(node, where, known=("hash", "until", "tag", "imported"))
+        imported = self._maybe(previous, where, "imported", self._flag) or False
+        tag = self._maybe(previous, where, "tag", self._tag)
+        if imported and tag is None:
+            raise self._error(previous.line, f"{where}: an imported key needs its `tag`")
+        return PreviousSecret(
+            hash=self._get(previous, where, "hash", self._hash),
+            until=self._get(previous, where, "until", self._time),
+            tag=tag,
+            imported=imported,
+        )
+
+    # Mappings.
+
+    def _mapping(self, node: Node, where: str, *, known: tuple[str, ...] | None) -> Mapping:
+        if not isinstance(node, Mapping):
+            raise self._error(node.line, f"{where} must be a mapping of `name: value` lines")
+        unknown = next((key for key in node.items if known is not None and key not in known), None)
+        if known is not None and unknown is not None:
+            raise self._error(
+                node.items[unknown].line, f"{where}: {unknown[:80]!r} is unknown; known are {', '.join(known)}"
+            )
+        return node
+
+    def _get(self, mapping: Mapping, where: str, field: str, read: Callable[[Node, str], _T]) -> _T:
+        value = self._maybe(mapping, where, field, read)
+        if value is None:
+            raise self._error(mapping.line, f"{where}: {field} is missing (was the file cut short?)")
+        return value
+
+    def _maybe(self, mapping: Mapping, where: str, field: str, read: Callable[[Node, str], _T]) -> _T | None:
+        node = mapping.items.get(field)
+        if node is None or (isinstance(node, Scalar) and node.null):
+            return None
+        return read(node, f"{where}: {field}" if where != "the file" else field)
+
+    def _error(self, line: int | None, reason: str) -> KeyFileError:
+        return KeyFileError(self._source, line, reason)
