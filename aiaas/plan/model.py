@@ -65,7 +65,7 @@ class EnginePlan:
     kind     "vllm" or "simulator"
     model    what it loads (vllm: a name or a path); the simulator only reports it
     args     further command-line arguments, already in argv form
-    env      further environment for it
+    env      further environment for it; may hold secrets (hence no repr)
     start_timeout  seconds until it must be healthy (a 70B model takes minutes to load)
     """
 
@@ -73,7 +73,7 @@ class EnginePlan:
     model: str
     served_name: str
     args: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     port: int
     start_timeout: float
 

@@ -1,0 +1,85 @@
+"""A backend's URL, taken apart once and for both: the checker (what is wrong with it) and the compiler (what to
+connect to)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a backend's requests go.
+
+    host       name or IP, an IPv6 one without brackets
+    authority  what belongs into the Host header: brackets where needed, the port where it is not the scheme's own
+    base_path  stands in front of every path; "" or "/something", never with a slash at its end
+    """
+
+    host: str
+    port: int
+    tls: bool
+    base_path: str
+    authority: str
+
+    @property
+    def url(self) -> str:
+        """The address as a URL in one spelling, so that two of them can be compared."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.base_path}"
+
+
+def parse_url(text: str) -> Address:
+    """Take a backend's URL apart. Raises ValueError with what is wrong and what is allowed; never repeats a
+    password."""
+    if not text.isascii() or any(character.isspace() for character in text):
+        raise ValueError("must not hold spaces or other than ASCII characters; write http://host:port")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        reason = "its port must be a number from 1 to 65535" if "ort" in str(error) else "an IPv6 host stands in [ ]"
+        raise ValueError(f"is not a URL: {reason}; write http://host:port") from error
+    _refuse_parts(text, parts, port)
+    host = (parts.hostname or "").rstrip(".") or ""
+    tls = parts.scheme == "https"
+    shown = f"[{host}]" if ":" in host else host
+    number = port if port is not None else DEFAULT_PORTS[parts.scheme]
+    authority = shown if number == DEFAULT_PORTS[parts.scheme] else f"{shown}:{number}"
+    return Address(host, number, tls, parts.path.rstrip("/"), authority)
+
+
+def _refuse_parts(text: str, parts: SplitResult, port: int | None) -> None:
+    if parts.scheme not in DEFAULT_PORTS or not text.lower().startswith(f"{parts.scheme}://"):
+        raise ValueError("must start with http:// or https://, such as http://vllm:8000")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user or password; vLLM's key goes into api_key_env")
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise ValueError("must not hold ? or #; write http://host:port")
+    if not parts.hostname:
+        raise ValueError("has no host; write http://host:port")
+    if not _is_host(parts.hostname):
+        raise ValueError("has a host that is neither a name nor an IP address; write http://host:port")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("has no port after the colon; a port is a number from 1 to 65535")
+    if not _PATH.fullmatch(parts.path):
+        raise ValueError("has characters in its path that must be percent-encoded")
+    if re.search(r"/v1(/|$)", parts.path):
+        raise ValueError(f"must not end in /v1, since requests bring that along; write {text[: text.index('/v1', 8)]}")
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host or re.fullmatch(r"[\d.]+", host):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return True
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.rstrip(".").split("."))

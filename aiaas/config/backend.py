@@ -1,0 +1,197 @@
+"""The `backends` section: one named vLLM deployment, where it is, what it serves, and how patient we are with it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from aiaas.config.section import Section
+from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
+
+DEFAULT_ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+
+# Tags of the two ways to write a model; they occur in pydantic's error locations and are dropped there.
+SHORT_FORM: Final = "<a name>"
+LONG_FORM: Final = "<a mapping>"
+
+
+class Model(Section):
+    """A model in its long form."""
+
+    name: Text
+    """What vLLM serves it as (its `--served-model-name`); clients may use this name too."""
+
+    aliases: tuple[Text, ...] = ()
+    """Further names for clients. vLLM does not know them: aiaas writes the served name into the request instead."""
+
+    max_output_tokens: AtLeast1 | None = None
+    """The most tokens that one answer may have. null is no bound of ours; vLLM's context length still holds."""
+
+    default_output_tokens: AtLeast1 | None = None
+    """Tokens reserved for an answer whose request names no bound. null is `max_output_tokens`, and without that nothing
+    is reserved."""
+
+    on_over_limit: Literal["reject", "clamp"] = "reject"
+    """What happens to a request that asks for more than `max_output_tokens`: refused with 400, or cut down to it. The
+    default refuses, since a client that is given less than it asked for should know."""
+
+
+def _model_form(value: object) -> str:
+    return LONG_FORM if isinstance(value, dict | Model) else SHORT_FORM
+
+
+ModelEntry = Annotated[
+    Annotated[Text, Tag(SHORT_FORM)] | Annotated[Model, Tag(LONG_FORM)],
+    Discriminator(_model_form),
+]
+
+
+def _argument(value: object) -> object:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return tuple(value)
+    raise ValueError("must be text, a number, true, false, null, a list of those, or a mapping")
+
+
+class Engine(Section):
+    """A process that `aiaas serve` starts for this backend, and stops with itself. It listens on 127.0.0.1 only."""
+
+    kind: Literal["vllm", "simulator"]
+    """`vllm` runs `vllm serve`, from the `vllm` extra or any on PATH. `simulator` is the embedded stand-in that
+    answers the way vLLM does on the wire, without a model."""
+
+    model: Text | None = None
+    """What vLLM loads: a Hugging Face name or a path. null is the name of the backend's first model."""
+
+    args: dict[str, Annotated[Any, BeforeValidator(_argument)]] = Field(default_factory=dict)
+    """Further arguments of the process, without the dashes: `max-model-len: 2048` (underscores work too),
+    `enforce-eager: true`. false and null leave an argument out, a list repeats values after it, a mapping is passed
+    as JSON."""
+
+    env: dict[EnvName, str] = Field(default_factory=dict, repr=False)
+    """Further environment variables of the process. A secret comes in as `${NAME}`."""
+
+    port: Port | None = None
+    """Where it listens on 127.0.0.1. null is 18100 plus the backend's place in the file, so that it stays the same from
+    start to start."""
+
+    start_timeout: PositiveDuration = 1800.0
+    """How long it may take until it is healthy. Generous, since the first start downloads the weights and a large model
+    takes minutes to load."""
+
+
+class Queue(Section):
+    """Where requests over `max_inflight` wait, in order of arrival."""
+
+    size: AtLeast0 = 100
+    """How many may wait; the next one is refused with 503. 0 refuses at once."""
+
+    max_wait: PositiveDuration = 30.0
+    """The longest wait, then 503. Half of the 60 s after which most clients and ingresses give up by themselves."""
+
+
+class Health(Section):
+    """Active probes of each endpoint."""
+
+    path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
+    """What is fetched. vLLM's `/health` knows of a dead engine; its `/v1/models` answers 200 even then."""
+
+    interval: PositiveDuration = 5.0
+    """Time between two probes."""
+
+    timeout: PositiveDuration = 2.0
+    """The longest wait for a probe's answer."""
+
+    unhealthy_after: AtLeast1 = 3
+    """Failures in a row until the endpoint gets no more requests. Not 1: one lost packet is not an outage."""
+
+    healthy_after: AtLeast1 = 1
+    """Successes in a row until it gets requests again. 1, since vLLM answers only once it can work."""
+
+
+class Network(Section):
+    """Where the backend's pods are, for the NetworkPolicy: it sees pods and pod ports, not Services."""
+
+    namespace: Text | None = None
+    """Namespace of the pods. null is taken from the host name in `url` (`name.namespace`), else aiaas's own."""
+
+    pod_labels: dict[str, str] | None = None
+    """Labels of the pods. null is every pod of that namespace."""
+
+    port: Port | None = None
+    """The port that the pods listen on. null is the port in `url`."""
+
+
+class Backend(Section):
+    """One named vLLM deployment. Its address is exactly one of `url`, `urls`, `dns` and `engine`."""
+
+    enabled: Flag = True
+    """false takes it out without deleting it."""
+
+    url: Text | None = None
+    """Its one address: `http://host:port`, without `/v1`."""
+
+    urls: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Several addresses of replicas that serve the same models."""
+
+    dns: Text | None = None
+    """`name:port`; every address that the name resolves to is one endpoint."""
+
+    engine: Engine | None = None
+    """A process that `aiaas serve` starts itself."""
+
+    timeout: PositiveDuration = 120.0
+    """The longest silence: until the first event of a stream (or the first byte of another answer), then between
+    bytes. Not the length of an answer: a stream that keeps talking is never cut."""
+
+    total_timeout: PositiveDuration | None = None
+    """The longest whole request. null is no bound."""
+
+    connect_timeout: PositiveDuration = 5.0
+    """The longest wait for a TCP connection (and its TLS handshake). Inside a cluster it takes milliseconds."""
+
+    max_retries: Annotated[Count, Field(ge=0, le=10)] = 2
+    """How often a request is sent again, with exponential backoff. Only while no byte went to the client and only
+    where it cannot have been run, so that no answer is generated twice."""
+
+    api_key_env: EnvName | None = None
+    """The environment variable that holds vLLM's own `--api-key`. It is sent upstream; the client's key never is.
+    null sends none."""
+
+    balance: Literal["least_inflight", "round_robin", "prefix_hash"] = "least_inflight"
+    """Which endpoint gets the next request: the one with the fewest in flight; each in turn; or the same one for
+    prompts that begin alike, so that vLLM's prefix cache hits. The default suits requests of very different
+    length."""
+
+    max_inflight: AtLeast1 | None = None
+    """Requests at once per endpoint; what is over waits in `queue`. null is no bound, since vLLM queues too."""
+
+    queue: Queue = Queue()
+    """Where requests over `max_inflight` wait."""
+
+    health: Health = Health()
+    """Active probes of each endpoint."""
+
+    network: Network = Network()
+    """Where its pods are, for the NetworkPolicy."""
+
+    models: tuple[ModelEntry, ...]
+    """What it serves. A list of plain names: the first is what vLLM serves, the rest are aliases of it. Or a list of
+    mappings, one for each model that vLLM serves."""
+
+    endpoints: tuple[Text, ...] = DEFAULT_ENDPOINTS
+    """The paths that clients may use, from the fixed list of those that aiaas knows how to guard."""
+
+    forward_headers: tuple[Text, ...] = ()
+    """Request headers of the client that go upstream beyond the fixed few (`traceparent`, `x-request-id` and the
+    like)."""
+
+    def served(self) -> tuple[Model, ...]:
+        """The models in long form, whichever way they were written."""
+        names = tuple(entry for entry in self.models if isinstance(entry, str))
+        mappings = tuple(entry for entry in self.models if isinstance(entry, Model))
+        return ((Model(name=names[0], aliases=names[1:]),) if names else ()) + mappings

@@ -1,0 +1,321 @@
+"""Rules between fields. Each is a small function that yields findings; all of them run, and all findings are shown.
+
+Pure: nothing is looked up on a disk or a network. Files beside the config are the command's business.
+Rules about a disabled backend are left out where they concern what happens at run time, so that a backend can be
+parked."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from aiaas.config import codes
+from aiaas.config.address import parse_url
+from aiaas.config.backend import Backend
+from aiaas.config.load import Loaded
+from aiaas.config.model import Config
+from aiaas.config.problem import Path, Problem, Severity
+from aiaas.config.tree import problem_at
+from aiaas.config.unavailable import unavailable
+from aiaas.config.values import format_duration
+
+GENERATE_PATHS: Final[tuple[str, ...]] = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/embeddings",
+    "/v1/score",
+    "/v1/rerank",
+    "/tokenize",
+    "/detokenize",
+)
+MODELS_PATH: Final[str] = "/v1/models"
+FIRST_ENGINE_PORT: Final = 18100
+
+# What `aiaas` itself puts on an engine's command line (vllm serve's names; `api-key` belongs into api_key_env).
+RESERVED_ENGINE_ARGS: Final = frozenset({"host", "port", "uds", "model", "served-model-name", "api-key", "config"})
+
+# RFC 9110 section 7.6.1 (hop by hop), what frames the body, credentials, and what aiaas writes itself.
+RESERVED_HEADERS: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),
+        *("content-length", "content-encoding", "expect", "host"),
+        *("authorization", "x-api-key", "cookie"),
+        *("accept-encoding", "content-type", "accept", "x-request-id", "traceparent", "tracestate"),
+    }
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[!-~]+")
+
+Finding = tuple[str, Severity, Path, str]
+Rule = Callable[[Config, Mapping[str, str]], Iterator[Finding]]
+
+
+def check(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Every problem between the fields of a config, in the file's order. Empty where `loaded` has no config."""
+    config = loaded.config
+    if config is None:
+        return ()
+    problems = [
+        problem_at(code, severity, path, message, loaded.place(path))
+        for rule in RULES
+        for code, severity, path, message in rule(config, env)
+    ]
+    return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+
+
+def engine_port(config: Config, name: str) -> int:
+    """Where the engine of backend `name` listens."""
+    engine = config.backends[name].engine
+    if engine is not None and engine.port is not None:
+        return engine.port
+    return FIRST_ENGINE_PORT + list(config.backends).index(name)
+
+
+def _each(config: Config, *, enabled_only: bool = False) -> Iterator[tuple[Path, Backend]]:
+    for name, backend in config.backends.items():
+        if backend.enabled or not enabled_only:
+            yield ("backends", name), backend
+
+
+def _some_backend(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    if not any(backend.enabled for backend in config.backends.values()):
+        yield codes.NO_BACKEND, "error", ("backends",), "no backend is enabled; set enabled: true in one of them"
+
+
+def _one_address(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    for path, backend in _each(config):
+        given = [name for name in ("url", "urls", "dns", "engine") if getattr(backend, name) is not None]
+        if not given:
+            yield codes.ADDRESS, "error", path, "has no address; give it one of url, urls, dns and engine"
+        elif len(given) > 1:
+            message = f"has {len(given)} kinds of address ({', '.join(given)}); keep one of them"
+            yield codes.ADDRESS, "error", (*path, given[1]), message
+
+
+def _urls(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    for path, backend in _each(config):
+        seen: dict[str, Path] = {}
+        places = [((*path, "url"), backend.url)] if backend.url is not None else []
+        places += [((*path, "urls", index), url) for index, url in enumerate(backend.urls or ())]
+        for place, text in places:
+            try:
+                url = parse_url(text).url
+            except ValueError as error:
+                yield codes.BAD_URL, "error", place, str(error)
+                continue
+            if url in seen:
+                yield codes.BAD_URL, "error", place, f"{url} is listed twice; each replica has its own address"
+            seen[url] = place
+
+
+def _model_names(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    for path, backend in _each(config):
+        path = (*path, "models")
+        if not backend.models:
+            yield codes.MISSING_FIELD, "error", path, "is empty; list what the backend serves"
+        seen: set[str] = set()
+        short = [index for index, entry in enumerate(backend.models) if isinstance(entry, str)]
+        if short and len(short) < len(backend.models):
+            message = "names and mappings are mixed; write all of them as names, or all as {name: ...}"
+            yield codes.WRONG_VALUE, "error", (*path, short[0]), message
+        for index, entry in enumerate(backend.models):
+            if isinstance(entry, str):
+                names: list[tuple[Path, str]] = [((*path, index), entry)]
+            else:
+                names = [((*path, index, "name"), entry.name)]
+                names += [((*path, index, "aliases", i), alias) for i, alias in enumerate(entry.aliases)]
+            for place, name in names:
+                if name in seen:
+                    message = f"{name!r} is there already; every name and alias of a backend leads to one model"
+                    yield codes.MODEL_NAME_TWICE, "error", place, message
+                seen.add(name)
+
+
+def _fallbacks(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    first: dict[str, str] = {}
+    for path, backend in _each(config, enabled_only=True):
+        names = [name for model in backend.served() for name in (model.name, *model.aliases)]
+        for name in dict.fromkeys(names):
+            if name in first:
+                message = f"{name!r} is served by {first[name]} too; this backend is its fallback"
+                yield codes.MODEL_FALLBACK, "warning", (*path, "models"), message
+            first.setdefault(name, str(path[1]))
+
+
+def _endpoint_paths(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    known = (*GENERATE_PATHS, MODELS_PATH)
+    for path, backend in _each(config):
+        place = (*path, "endpoints")
+        for index, endpoint in enumerate(backend.endpoints):
+            if endpoint not in known:
+                close = difflib.get_close_matches(endpoint.rstrip("/"), known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(known)}"
+                yield codes.ENDPOINT_PATH, "error", (*place, index), f"{endpoint[:60]!r} is not served; {hint}"
+            elif endpoint in backend.endpoints[:index]:
+                yield codes.ENDPOINT_PATH, "error", (*place, index), f"{endpoint} is listed twice; keep one"
+        if backend.enabled and not set(backend.endpoints) & set(GENERATE_PATHS):
+            message = f"names no path that answers requests; add one of {', '.join(GENERATE_PATHS[:2])}, ..."
+            yield codes.ENDPOINT_PATH, "warning", place, message
+
+
+def _ports(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    taken: dict[int, str] = {config.server.port: "server.port"}
+    listeners: list[tuple[Path, str, int]] = []
+    if config.monitoring.prometheus:
+        path: Path = ("monitoring", "metrics_port")
+        listeners.append((path, "monitoring.metrics_port", config.monitoring.metrics_port))
+    for path, backend in _each(config, enabled_only=True):
+        if backend.engine is not None:
+            listeners.append(((*path, "engine", "port"), f"the engine of {path[1]}", engine_port(config, str(path[1]))))
+    for path, what, port in listeners:
+        if port in taken:
+            yield codes.PORT_CLASH, "error", path, f"{port} is also the port of {taken[port]}; choose another one"
+        taken.setdefault(port, what)
+
+
+def _networks(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    for index, text in enumerate(config.server.trusted_proxies):
+        path: Path = ("server", "trusted_proxies", index)
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            try:
+                hint = f"did you mean {ipaddress.ip_network(text, strict=False)}?"
+            except ValueError:
+                hint = "write CIDR, such as 10.0.0.0/8"
+            yield codes.BAD_NETWORK, "error", path, f"{text[:60]!r} is not a network; {hint}"
+
+
+def _auth(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    if not config.auth.enabled:
+        message = "authentication is off: everybody who reaches the port may use the models"
+        yield codes.AUTH_OFF, "warning", ("auth", "enabled"), message
+
+
+def _limits(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    limits = config.rate_limit
+    if limits.burst is not None and limits.requests_per_minute is None:
+        message = "there is a burst but no requests_per_minute that fills it; set that, or remove the burst"
+        yield codes.BURST_ALONE, "error", ("rate_limit", "burst"), message
+    bucket = limits.tokens_per_minute if limits.enabled else None
+    for path, backend in _each(config, enabled_only=True):
+        for index, model in enumerate(backend.served()):
+            place = (*path, "models", index)
+            most, default = model.max_output_tokens, model.default_output_tokens
+            if most is not None and default is not None and default > most:
+                message = f"is {default}, more than max_output_tokens ({most}); make it that or less"
+                yield codes.TOKEN_BOUNDS, "error", (*place, "default_output_tokens"), message
+            reserved = default if default is not None else most
+            if bucket is not None and reserved is not None and reserved > bucket:
+                message = (
+                    f"a request without a bound reserves {reserved} tokens, more than a key has in a minute "
+                    f"(rate_limit.tokens_per_minute: {bucket}), and is refused; set a smaller default_output_tokens"
+                )
+                yield codes.TOKEN_BOUNDS, "warning", place, message
+
+
+def _backend_keys(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
+    for path, backend in _each(config, enabled_only=True):
+        name = backend.api_key_env
+        place = (*path, "api_key_env")
+        if name is None:
+            continue
+        if not env.get(name):
+            message = f"the environment variable {name} is not set; set it to the backend's key where this command runs"
+            yield codes.BACKEND_KEY, "error", place, message
+        elif not _HEADER_VALUE.fullmatch(env[name]):
+            message = f"the value of {name} cannot stand in a header: it has spaces or characters beyond ASCII"
+            yield codes.BACKEND_KEY, "error", place, message
+
+
+def _engines(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    for path, backend in _each(config):
+        if backend.engine is None:
+            continue
+        if len(backend.served()) > 1:
+            message = "an engine serves one model; give each of the others a backend of its own, or make it an alias"
+            yield codes.ENGINE_MODELS, "error", (*path, "models", 1), message
+        names: dict[str, str] = {}
+        for argument in backend.engine.args:
+            place = (*path, "engine", "args", argument)
+            name = argument.replace("_", "-").lstrip("-")
+            if argument.startswith("-"):
+                yield codes.ENGINE_ARGS, "error", place, f"write it without the dashes: {name}"
+            elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name):
+                yield codes.ENGINE_ARGS, "error", place, "is not an argument's name; use letters, digits and dashes"
+            elif name in RESERVED_ENGINE_ARGS:
+                yield (
+                    codes.ENGINE_ARGS,
+                    "error",
+                    place,
+                    f"aiaas sets --{name} itself; {_ENGINE_HINTS.get(name, 'remove it')}",
+                )
+            elif name in names:
+                yield codes.ENGINE_ARGS, "error", place, f"is the same argument as {names[name]}; keep one"
+            names.setdefault(name, argument)
+
+
+_ENGINE_HINTS: Final = {
+    "port": "use engine.port",
+    "model": "use engine.model",
+    "served-model-name": "the first of models is that name",
+    "api-key": "the engine listens on 127.0.0.1 only and needs none",
+}
+
+
+def _forwarded(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    for path, backend in _each(config):
+        for index, header in enumerate(backend.forward_headers):
+            place = (*path, "forward_headers", index)
+            if not _HEADER_NAME.fullmatch(header):
+                yield codes.FORWARD_HEADER, "error", place, f"{header[:60]!r} is not the name of a header"
+            elif header.lower() in RESERVED_HEADERS:
+                yield codes.FORWARD_HEADER, "error", place, f"{header} is never forwarded as it came; remove it"
+
+
+def _timeouts(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    heartbeat = config.server.heartbeat
+    for path, backend in _each(config, enabled_only=True):
+        timeout = backend.timeout
+        if heartbeat >= timeout:
+            message = (
+                f"{format_duration(heartbeat)} is not shorter than the timeout of {path[1]} "
+                f"({format_duration(timeout)}), so a stream ends before its first comment"
+            )
+            yield codes.HEARTBEAT, "warning", ("server", "heartbeat"), message
+        if backend.total_timeout is not None and backend.total_timeout <= timeout:
+            message = f"is not longer than timeout ({format_duration(timeout)}), which therefore never matters"
+            yield codes.TIMEOUT_ORDER, "warning", (*path, "total_timeout"), message
+        if backend.connect_timeout > timeout:
+            message = f"is longer than timeout ({format_duration(timeout)}); make it shorter"
+            yield codes.TIMEOUT_ORDER, "warning", (*path, "connect_timeout"), message
+
+
+def _unavailable(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    for path, message in unavailable(config):
+        yield codes.UNAVAILABLE, "error", path, message
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    _some_backend,
+    _one_address,
+    _urls,
+    _model_names,
+    _fallbacks,
+    _endpoint_paths,
+    _ports,
+    _networks,
+    _auth,
+    _limits,
+    _backend_keys,
+    _engines,
+    _forwarded,
+    _timeouts,
+    _unavailable,
+)

@@ -1,0 +1,180 @@
+"""Every problem code: its title, and what to do about it. docs/problems.md is made from this table.
+
+AIA0xx  the text: encoding, YAML, environment, secrets
+AIA1xx  one field
+AIA2xx  fields that contradict each other
+AIA3xx  not in this version
+AIA4xx  files beside the config
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+UNREADABLE: Final = "AIA001"
+SYNTAX: Final = "AIA002"
+DUPLICATE_KEY: Final = "AIA003"
+YAML_FEATURE: Final = "AIA004"
+VARIABLE: Final = "AIA005"
+PLAIN_SECRET: Final = "AIA006"
+OVERRIDE_UNUSED: Final = "AIA007"
+CONFIG_MAP: Final = "AIA008"
+UNKNOWN_FIELD: Final = "AIA101"
+MISSING_FIELD: Final = "AIA102"
+WRONG_VALUE: Final = "AIA103"
+NO_BACKEND: Final = "AIA201"
+ADDRESS: Final = "AIA202"
+BAD_URL: Final = "AIA203"
+MODEL_NAME_TWICE: Final = "AIA204"
+MODEL_FALLBACK: Final = "AIA205"
+ENDPOINT_PATH: Final = "AIA206"
+PORT_CLASH: Final = "AIA207"
+BAD_NETWORK: Final = "AIA208"
+AUTH_OFF: Final = "AIA209"
+HEARTBEAT: Final = "AIA210"
+BURST_ALONE: Final = "AIA211"
+TOKEN_BOUNDS: Final = "AIA212"
+BACKEND_KEY: Final = "AIA213"
+ENGINE_MODELS: Final = "AIA214"
+ENGINE_ARGS: Final = "AIA215"
+FORWARD_HEADER: Final = "AIA216"
+TIMEOUT_ORDER: Final = "AIA217"
+UNAVAILABLE: Final = "AIA301"
+KEYS_FILE: Final = "AIA401"
+
+CODES: Final = MappingProxyType(
+    {
+        UNREADABLE: (
+            "The file cannot be read as text",
+            "It is a folder, may not be read, is empty, is larger than 1 MiB, or is not UTF-8. Give the path of "
+            "a YAML file; `aiaas init` writes one to start from.",
+        ),
+        SYNTAX: (
+            "The file is not YAML",
+            "The message says where the YAML parser stopped. The usual causes are a tab, a missing space after "
+            "`:`, or an indentation that does not line up.",
+        ),
+        DUPLICATE_KEY: (
+            "A key appears twice in one mapping",
+            "YAML parsers silently take the last one, so aiaas refuses it. Delete one of the two.",
+        ),
+        YAML_FEATURE: (
+            "A part of YAML that a config may not use",
+            "Custom tags, merge keys (`<<`), several documents in one file, keys that are not text, nesting "
+            "beyond 40 levels and aliases that expand to more than 10,000 values are refused.",
+        ),
+        VARIABLE: (
+            "An environment variable in the config is unset or badly written",
+            "`${NAME}` takes the value of NAME. Set it, or write `$${NAME}` for the literal text. There is no "
+            "default syntax.",
+        ),
+        PLAIN_SECRET: (
+            "A secret stands in the file in plain text",
+            "Configs end up in git and in ConfigMaps. Put the secret into an environment variable and write `${NAME}`.",
+        ),
+        OVERRIDE_UNUSED: (
+            "An override variable is set and has no effect",
+            "`VLLM_BACKEND_URL`, `VLLM_TIMEOUT` and `VLLM_MAX_RETRIES` concern the only backend, or the one "
+            "named `vllm`. Unset the variable, or name a backend `vllm`.",
+        ),
+        CONFIG_MAP: (
+            "A Kubernetes document that holds no config",
+            "Of Kubernetes documents, only a ConfigMap with `config.yaml` in its `data` is accepted.",
+        ),
+        UNKNOWN_FIELD: (
+            "A field that does not exist",
+            "It is misspelt, in the wrong section, or from another version. docs/config.md lists all fields.",
+        ),
+        MISSING_FIELD: (
+            "A required field is missing",
+            "Add it. docs/config.md says which values it takes.",
+        ),
+        WRONG_VALUE: (
+            "A value that the field does not take",
+            "The message says what is allowed.",
+        ),
+        NO_BACKEND: (
+            "No backend is enabled",
+            "A gateway without a backend serves nothing. Set `enabled: true` in one of them.",
+        ),
+        ADDRESS: (
+            "A backend needs exactly one address",
+            "Give one of `url`, `urls`, `dns` and `engine`, and only one.",
+        ),
+        BAD_URL: (
+            "An address that requests cannot be sent to",
+            "Write `http://host:port`, with a path in front of vLLM's own only where a proxy needs one; no "
+            "user, no query, and without `/v1`, which the requests bring along.",
+        ),
+        MODEL_NAME_TWICE: (
+            "A backend has the same model name twice",
+            "Within one backend every name and alias must lead to one model. Remove or rename one.",
+        ),
+        MODEL_FALLBACK: (
+            "Two backends serve the same model name (warning)",
+            "That is how a fallback is written: the first in the file is used, the next one when it has no "
+            "healthy endpoint. If they are two different models, rename one.",
+        ),
+        ENDPOINT_PATH: (
+            "A path that aiaas does not serve, or one listed twice",
+            "Only paths that aiaas knows how to guard are served; vLLM has others that must not be reachable "
+            "from outside.",
+        ),
+        PORT_CLASH: (
+            "Two listeners on one port",
+            "Give each its own: `server.port`, `monitoring.metrics_port` and every engine.",
+        ),
+        BAD_NETWORK: (
+            "Not a network",
+            "Write CIDR, such as `10.0.0.0/8` or `fd00::/8`; a single address works too.",
+        ),
+        AUTH_OFF: (
+            "Authentication is off (warning)",
+            "Everybody who reaches the port may use the models. Fine on your own machine; not on a network.",
+        ),
+        HEARTBEAT: (
+            "The heartbeat never comes (warning)",
+            "It is not shorter than the backend's `timeout`, so the stream ends before the first comment. Make "
+            "it shorter.",
+        ),
+        BURST_ALONE: (
+            "A burst without a rate",
+            "`burst` is the size of the bucket that `requests_per_minute` fills. Set the rate, or remove the burst.",
+        ),
+        TOKEN_BOUNDS: (
+            "Token bounds that contradict each other",
+            "What is reserved by default may not exceed the most that is allowed, and one answer may not exceed "
+            "what a key may use in a minute.",
+        ),
+        BACKEND_KEY: (
+            "The backend's own key is not there or cannot be sent",
+            "`api_key_env` names an environment variable that is unset, or whose value does not fit into a "
+            "header. Set it where `aiaas serve` runs.",
+        ),
+        ENGINE_MODELS: (
+            "One engine serves one model",
+            "An engine is one vLLM process. Give each model a backend of its own; aliases of the one model are fine.",
+        ),
+        ENGINE_ARGS: (
+            "An argument that aiaas sets itself",
+            "Where the engine listens and what it is called come from the config's own fields.",
+        ),
+        FORWARD_HEADER: (
+            "A header that must not be forwarded",
+            "Headers that frame the message, carry the client's key or are set by aiaas stay with it.",
+        ),
+        TIMEOUT_ORDER: (
+            "A timeout that another one makes pointless (warning)",
+            "The outer time must be longer than the one inside it.",
+        ),
+        UNAVAILABLE: (
+            "Not available in this version",
+            "The field is part of the format, and this version does not do it yet. It is refused rather than ignored.",
+        ),
+        KEYS_FILE: (
+            "The key file is missing (warning)",
+            "`aiaas serve` starts and refuses every request until there is one. `aiaas keys create NAME` makes it.",
+        ),
+    }
+)

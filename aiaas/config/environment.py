@@ -1,0 +1,117 @@
+"""What the environment adds to a file: values for `${NAME}`, and the plan's eight variables that override fields.
+
+Rules:
+  1. `${NAME}` is replaced inside text, never in keys; an unset NAME is a problem, an empty one is an empty text.
+     `$${NAME}` stands for the literal `${NAME}`.
+  2. An override that is set to the empty text counts as unset: that is how a ConfigMap or a compose file says
+  "nothing". 3. The VLLM_ overrides concern the only backend, or the one named `vllm`.
+The environment comes in as a mapping. A value taken from it is never shown in a message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from aiaas.config import codes
+from aiaas.config.problem import Path, Place, Problem
+from aiaas.config.tree import Flat, problem_at
+
+OVERRIDES: Final[Mapping[str, Path]] = MappingProxyType(
+    {
+        "VLLM_BACKEND_URL": ("backends", "vllm", "url"),
+        "VLLM_TIMEOUT": ("backends", "vllm", "timeout"),
+        "VLLM_MAX_RETRIES": ("backends", "vllm", "max_retries"),
+        "API_KEY_VALIDATION_ENABLED": ("auth", "enabled"),
+        "RATE_LIMIT_REQUESTS_PER_MINUTE": ("rate_limit", "requests_per_minute"),
+        "PROMETHEUS_ENABLED": ("monitoring", "prometheus"),
+        "PROMETHEUS_PORT": ("monitoring", "metrics_port"),
+        "LOG_LEVEL": ("monitoring", "log_level"),
+    }
+)
+ADDRESS_FIELDS: Final = ("url", "urls", "dns", "engine")
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def interpolate(flat: Flat, env: Mapping[str, str]) -> tuple[frozenset[Path], list[Problem]]:
+    """Replace every `${NAME}` in `flat.data`. Returns the paths that hold values from the environment, and the
+    problems."""
+    filled: set[Path] = set()
+    problems: list[Problem] = []
+
+    def fill(text: str, path: Path) -> str:
+        def one(match: re.Match[str]) -> str:
+            if match[1] is None:
+                return "${"
+            if not match[0].endswith("}") or not _NAME.fullmatch(match[1]):
+                message = f"{match[0][:40]!r} is not a variable; write ${{NAME}}, or $${{ for a literal ${{"
+                problems.append(problem_at(codes.VARIABLE, "error", path, message, flat.values[path]))
+                return match[0]
+            if match[1] not in env:
+                message = f"the environment variable {match[1]} is not set; set it where this command runs"
+                problems.append(problem_at(codes.VARIABLE, "error", path, message, flat.values[path]))
+            filled.add(path)
+            return env.get(match[1], "")
+
+        return _REFERENCE.sub(one, text)
+
+    flat.data = _map_text(flat.data, (), fill)
+    return frozenset(filled), problems
+
+
+def _map_text(value: Any, path: Path, change: Callable[[str, Path], str]) -> Any:
+    if isinstance(value, str):
+        return change(value, path) if "${" in value else value
+    if isinstance(value, list):
+        return [_map_text(item, (*path, index), change) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {key: _map_text(item, (*path, key), change) for key, item in value.items()}
+    return value
+
+
+def override(flat: Flat, env: Mapping[str, str]) -> tuple[tuple[str, ...], list[Problem]]:
+    """Put the override variables into `flat`. Returns the names of those in force, and the problems."""
+    in_force: list[str] = []
+    problems: list[Problem] = []
+    for name, path in OVERRIDES.items():
+        if not env.get(name):
+            continue
+        target = _backend_path(flat.data, path) if path[0] == "backends" else path
+        if target is None:
+            message = f"{name} is set but has no effect: there are several backends and none is named vllm"
+            problems.append(problem_at(codes.OVERRIDE_UNUSED, "warning", ("backends",), message, Place(f"${name}")))
+        elif _put(flat, target, env[name], Place(f"${name}")):
+            in_force.append(name)
+    return tuple(in_force), problems
+
+
+def _backend_path(data: Any, path: Path) -> Path | None:
+    """`path` for the backend that the VLLM_ variables concern. None where that is not clear."""
+    backends = data.get("backends") if isinstance(data, dict) else None
+    if not isinstance(backends, dict) or "vllm" in backends or not backends:
+        return path
+    return ("backends", next(iter(backends)), path[2]) if len(backends) == 1 else None
+
+
+def _put(flat: Flat, path: Path, value: str, place: Place) -> bool:
+    """Set one field, making its section where there is none. False where what is above it is no mapping: reported
+    anyway."""
+    table = flat.data
+    for part in path[:-1]:
+        if not isinstance(table, dict) or (path[0] == "backends" and table.get(part) is None):
+            return False
+        if table.get(part) is None:
+            table[part] = {}
+        table = table[part]
+    if not isinstance(table, dict):
+        return False
+    if path[-1] == "url":  # the address in the environment replaces whichever kind of address the file has
+        for name in ADDRESS_FIELDS:
+            table.pop(name, None)
+    table[path[-1]] = value
+    flat.values[path] = flat.keys[path] = place
+    return True

@@ -1,0 +1,274 @@
+"""Text -> Config, with every problem of the text and of single fields at once.
+
+    text -> tree with places -> (a ConfigMap: its inner document) -> ${NAME} -> overrides -> secrets -> model
+
+Nothing here raises for bad input: what is wrong becomes a Problem at its line. A YAML syntax error is the one fault
+that hides those behind it, since there is no tree to look at.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from aiaas.config import codes
+from aiaas.config.backend import LONG_FORM, SHORT_FORM
+from aiaas.config.environment import interpolate, override
+from aiaas.config.fields import fields_of
+from aiaas.config.model import Config
+from aiaas.config.problem import Path, Place, Problem, has_errors
+from aiaas.config.secret import find_secrets
+from aiaas.config.tree import MAX_TEXT, Flat, Node, Refused, Scalar, Table, flatten, parse, problem_at
+from aiaas.errors import WorldError
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file as read.
+
+    config     None where there is an error
+    problems   in the file's order
+    overrides  names of the environment variables in force
+    values, keys  where each value, and the key in front of it, is written
+    """
+
+    config: Config | None
+    problems: tuple[Problem, ...]
+    overrides: tuple[str, ...]
+    file: str
+    values: Mapping[Path, Place] = field(repr=False)
+    keys: Mapping[Path, Place] = field(repr=False)
+
+    def place(self, path: Path) -> Place:
+        """Where `path` is written, or else the nearest thing around it that is."""
+        while path and path not in self.values:
+            path = path[:-1]
+        # A section's own place is its first key; the section's name is what a reader looks for.
+        return self.values.get(path, Place(self.file, 1, 1))
+
+
+def load_file(path: FilePath, env: Mapping[str, str]) -> Loaded:
+    """Read and load a file. Raises WorldError where there is none; every other fault is a Problem."""
+    file = str(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(4 * MAX_TEXT + 1)  # UTF-8 takes at most four bytes a character
+    except FileNotFoundError:
+        raise WorldError(f"{file}: no such file; `aiaas init` writes one, --config names another") from None
+    except IsADirectoryError:
+        return _unreadable(file, "is a folder; name the file in it")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return _unreadable(file, f"cannot be read: {reason}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        return _unreadable(file, f"is not UTF-8 (byte 0x{data[error.start]:02X}); save it as UTF-8", line, column)
+    return load_text(text, file=file, env=env)
+
+
+def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
+    """Load a config from its text; `file` is only what messages call it. Never raises for bad input."""
+    node, problems = parse(text, file)
+    if node is not None and _is_kubernetes(node):
+        node, inner_problems = _inner_document(node, text, file)
+        problems += inner_problems
+    elif node is None and not problems:
+        return _unreadable(file, "is empty; `aiaas init` writes a config to start from")
+    if node is None:
+        return Loaded(None, tuple(problems), (), file, {}, {})
+    try:
+        flat = flatten(node)
+    except Refused as refused:
+        return Loaded(None, (*problems, refused.problem), (), file, {}, {})
+
+    from_environment, more = interpolate(flat, env)
+    problems += more
+    secrets, more = find_secrets(flat, from_environment)
+    problems += more
+    overrides, more = override(flat, env)
+    problems += more
+    config, more = _validate(flat, file, hidden=from_environment | secrets)
+    problems += more
+
+    problems.sort(key=lambda problem: (problem.line, problem.column))
+    usable = None if has_errors(tuple(problems)) else config
+    return Loaded(usable, tuple(problems), overrides, file, flat.values, flat.keys)
+
+
+def _unreadable(file: str, message: str, line: int = 1, column: int = 1) -> Loaded:
+    problem = Problem(codes.UNREADABLE, "error", "", message, file, line, column)
+    return Loaded(None, (problem,), (), file, {}, {})
+
+
+def _text_of(node: Node, *keys: str) -> Scalar | None:
+    """The text at `keys` inside a mapping, if it is there and is text."""
+    for key in keys:
+        entry = node.entries.get(key) if isinstance(node, Table) else None
+        if entry is None:
+            return None
+        node = entry[1]
+    return node if isinstance(node, Scalar) else None
+
+
+def _is_kubernetes(node: Node) -> bool:
+    return _text_of(node, "apiVersion") is not None and _text_of(node, "kind") is not None
+
+
+def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list[Problem]]:
+    """The config inside a ConfigMap, its places moved to where it stands in the outer file."""
+    kind = _text_of(node, "kind")
+    inner = _text_of(node, "data", "config.yaml")
+    if kind is None or kind.text != "ConfigMap" or inner is None:
+        name = kind.text[:60] if kind is not None else ""
+        message = f"is a Kubernetes {name} without a config; a ConfigMap with data.config.yaml is what is read"
+        place = kind.place if kind is not None else node.place
+        return None, [problem_at(codes.CONFIG_MAP, "error", ("kind",), message, place)]
+    if not inner.text.strip():
+        return None, [problem_at(codes.CONFIG_MAP, "error", ("data", "config.yaml"), "is empty", inner.place)]
+    if not inner.literal:  # quoted or folded: its lines are not the file's lines, so all of it is at its beginning
+        blanks = "\n" * (inner.place.line - 1)
+        inner_node, problems = parse(inner.text, file)
+        return inner_node, [
+            problem_at(p.code, p.severity, (), p.message, inner.place) for p in problems
+        ] if blanks else problems
+    # A literal block's lines are the file's lines. Blank lines in front and spaces before each line put the inner
+    # document where it stands, so that no place needs to be moved.
+    lines = text.split("\n")[inner.place.line :]
+    indent = next((len(line) - len(line.lstrip(" ")) for line in lines if line.strip()), 0)
+    moved = "\n" * inner.place.line + "".join(
+        (" " * indent + line if line.strip() else line) for line in inner.text.splitlines(keepends=True)
+    )
+    return parse(moved, file)
+
+
+def _validate(flat: Flat, file: str, hidden: frozenset[Path]) -> tuple[Config | None, list[Problem]]:
+    """The model, or what keeps the data from being one."""
+    try:
+        return Config.model_validate(flat.data), []
+    except ValidationError as error:
+        return None, [_translate(detail, flat, file, hidden) for detail in error.errors(include_url=False)]
+
+
+def _translate(detail: ErrorDetails, flat: Flat, file: str, hidden: frozenset[Path]) -> Problem:
+    """pydantic's error in our words, at its place."""
+    path: Path = tuple(part for part in detail["loc"] if part not in (SHORT_FORM, LONG_FORM))
+    kind = detail["type"]
+    if path and path[-1] == "[key]":
+        path = path[:-1]
+        name = path[-1]
+        message = f"{name!r} is not a name; {_allowed(detail)}"
+        return problem_at(codes.WRONG_VALUE, "error", path, message, flat.keys.get(path, Place(file, 1, 1)))
+    place = _nearest(flat, path, file)
+    if kind == "missing":
+        return problem_at(codes.MISSING_FIELD, "error", path, "is required; " + _described(path), place)
+    if kind == "extra_forbidden":
+        return problem_at(codes.UNKNOWN_FIELD, "error", path, _unknown(path), flat.keys.get(path, place))
+    shown = "" if path in hidden else _shown(detail["input"])
+    return problem_at(codes.WRONG_VALUE, "error", path, f"{_wrong(detail)}{shown}", place)
+
+
+def _nearest(flat: Flat, path: Path, file: str) -> Place:
+    """The value's place; of a field that is missing or null, the key's; and otherwise what is around it."""
+    for end in range(len(path), 0, -1):
+        if end < len(path) and path[:end] in flat.keys:
+            return flat.keys[path[:end]]
+        if path[:end] in flat.values:
+            return flat.values[path[:end]]
+    return flat.values.get((), Place(file, 1, 1))
+
+
+def _wrong(detail: ErrorDetails) -> str:
+    """What is wrong and what is allowed, for a value that is there."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"must be one of {context['expected'].replace(' or ', ', ')}"
+    if kind in ("greater_than_equal", "less_than_equal"):
+        limit = context.get("ge", context.get("le"))
+        return f"must be {'at least' if kind == 'greater_than_equal' else 'at most'} {limit}"
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty"
+    if kind in ("too_long", "string_too_long"):
+        return f"must not be longer than {context['max_length']}"
+    if kind == "string_pattern_mismatch":
+        return _allowed(detail)
+    return _KINDS.get(kind, detail["msg"])
+
+
+_KINDS = {
+    "model_type": "must be a mapping of fields",
+    "model_attributes_type": "must be a mapping of fields",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be text; quote it if it is meant to be",
+}
+
+# Patterns of the model, as a person reads them.
+_PATTERNS = (
+    ("{0,61}", "must start and end with a letter or digit, with letters, digits, dots, dashes or underscores between"),
+    ("A-Za-z_", "must be the name of an environment variable: letters, digits and underscores, not a digit first"),
+    ("[!-~]", "must be a path that starts with / and has no spaces"),
+    ("{0,16}", "must be at most 16 letters, digits, dashes or underscores"),
+    ("memory", "must be memory or an address such as redis://host:6379/0"),
+    (r"\x00", "must not hold line breaks or other control characters"),
+    ("[^\\s/]", "must be an address to listen on, such as 0.0.0.0, 127.0.0.1 or ::"),
+    ("*\\.", "must be a host name such as api.example.com"),
+)
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    pattern = str(detail.get("ctx", {}).get("pattern", ""))
+    return next((words for part, words in _PATTERNS if part in pattern), f"must match {pattern}")
+
+
+def _shown(value: Any) -> str:
+    """The offending value, where it is short and harmless enough to repeat."""
+    if isinstance(value, bool) or value is None:
+        return f", not {'null' if value is None else str(value).lower()}"
+    if isinstance(value, dict):
+        return ", not a mapping"
+    if isinstance(value, list | tuple):
+        return ", not a list" if value else ", not an empty list"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return f", not {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _unknown(path: Path) -> str:
+    """An unknown field: what it may have meant, and what there is."""
+    known = list(fields_of(path[:-1]))
+    close = difflib.get_close_matches(str(path[-1]), known, n=1)
+    elsewhere = [other for other in _homes(str(path[-1])) if other != ".".join(str(part) for part in path)]
+    if close:
+        return f"is not a field; did you mean {close[0]}?"
+    if elsewhere:
+        return f"is not a field here; it belongs into {elsewhere[0]}"
+    return f"is not a field; allowed: {', '.join(known)}"
+
+
+def _homes(name: str) -> Iterator[str]:
+    """The sections that do have a field of that name."""
+    for section in ("server", "auth", "rate_limit", "request", "monitoring", "kubernetes"):
+        if name in fields_of((section,)):
+            yield section
+    if name in fields_of(()):
+        yield "the top level"
+
+
+def _described(path: Path) -> str:
+    return {
+        "backends": "name at least one backend, such as `backends: {vllm: {url: http://vllm:8000, models: [NAME]}}`",
+        "models": "list what the backend serves, the name that vLLM uses first",
+        "kind": "vllm or simulator",
+        "name": "write the name that vLLM serves it as",
+    }.get(str(path[-1]), "add it")

@@ -1,0 +1,181 @@
+"""What an operator may write, field by field. This is the manual: docs/config.md and the JSON Schema are made from it.
+
+Each field says what it means, in which unit, what null means, and why it has the default that it has. Rules that
+concern one field alone are types here; rules between fields are in `aiaas.config.check`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aiaas.config.backend import Backend
+from aiaas.config.kubernetes import Kubernetes
+from aiaas.config.section import Section
+from aiaas.config.values import AtLeast1, Count, Duration, Flag, Port, PositiveDuration, Size, Text
+
+BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+
+
+class Cors(Section):
+    """Which web pages may call the gateway from a browser."""
+
+    allow_origins: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """Origins such as `https://chat.example.com`; `*` is any."""
+
+
+class Tls(Section):
+    """TLS on the open side, for a deployment without an ingress. The files are read again when renewed."""
+
+    cert_file: Text
+    """Certificate chain in PEM, relative to the config file."""
+
+    key_file: Text
+    """Its private key in PEM, relative to the config file."""
+
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest TLS version that is accepted. Quote it: without quotes YAML reads a number."""
+
+
+class Server(Section):
+    """The open side: where clients connect, and what they may send."""
+
+    host: Annotated[Text, Field(pattern=r"^[^\s/]+$")] = "0.0.0.0"
+    """Address to listen on; `::` is IPv6 as well, `127.0.0.1` this machine only. The default is what a container
+    needs."""
+
+    port: Port = 8080
+    """Port to listen on."""
+
+    workers: AtLeast1 = 1
+    """Processes that share the port. One serves some thousand requests a second; more only add CPU cores."""
+
+    max_body_size: Annotated[Size, Field(ge=1024, le=1024**3)] = 10 * 1024**2
+    """The largest request body; what is over gets 413. A megabyte of text is already beyond any model's context,
+    images are larger."""
+
+    max_header_size: Annotated[Size, Field(ge=1024, le=1024**2)] = 32 * 1024
+    """The largest request head; what is over gets 431."""
+
+    header_timeout: PositiveDuration = 10.0
+    """From the first byte of a request to the end of its head; then 408."""
+
+    body_timeout: PositiveDuration = 30.0
+    """The longest silence inside a request body; then 408."""
+
+    heartbeat: Duration = 15.0
+    """Silence on a stream that is filled with a comment, so that no proxy in between takes it for dead. 0 is off. A
+    quarter of the 60 s that is the usual idle limit of ingresses and load balancers."""
+
+    drain_timeout: Duration = 300.0
+    """At shutdown, how long requests in flight may go on; what is still open then ends with an error event."""
+
+    trusted_proxies: tuple[Text, ...] = ()
+    """Networks (CIDR) whose `X-Forwarded-For` and `X-Request-Id` are believed. None by default: anybody can write a
+    header."""
+
+    cors: Cors | None = None
+    """Which web pages may call from a browser. null is none."""
+
+    tls: Tls | None = None
+    """TLS on this port. null is plain HTTP, as behind an ingress."""
+
+
+class Auth(Section):
+    """Who may use the gateway."""
+
+    enabled: Flag = True
+    """false lets everybody in; limits then hold per client address."""
+
+    api_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,16}$")] = "sk-"
+    """What every key starts with. The default is what OpenAI's clients and secret scanners expect."""
+
+    keys_file: Text = "keys.yaml"
+    """The key file (hashed records), relative to the config file. `aiaas keys create` makes it."""
+
+
+class RateLimit(Section):
+    """What a key may use that has no limits of its own. Each key counts for itself."""
+
+    enabled: Flag = True
+    """false takes all limits away, a key's own included."""
+
+    requests_per_minute: AtLeast1 | None = 10
+    """Requests a minute, on average. null is no limit. The default is low on purpose: raise it knowingly."""
+
+    burst: AtLeast1 | None = None
+    """Requests at once after a pause (the size of the token bucket). null is `requests_per_minute`."""
+
+    tokens_per_minute: AtLeast1 | None = None
+    """Input and output tokens a minute. null is no limit."""
+
+    tokens_per_day: AtLeast1 | None = None
+    """Tokens in a UTC day. null is no quota."""
+
+    tokens_per_month: AtLeast1 | None = None
+    """Tokens in a UTC month. null is no quota."""
+
+    max_concurrent: AtLeast1 | None = None
+    """Requests in flight at once. null is no limit."""
+
+    store: Annotated[str, Field(pattern=r"^(memory|(redis|rediss|valkey)://\S+)$", repr=False)] = "memory"
+    """Where the counts live: `memory` (each process for itself), or `redis://host:6379/0` (shared by all). A password
+    comes in as `${NAME}`."""
+
+    on_store_failure: Literal["local", "allow", "deny"] = "local"
+    """While the shared store is away: each process counts its share, or lets everything in, or nothing."""
+
+
+class Request(Section):
+    """What is refused because it would hurt others."""
+
+    media_urls: Literal["deny", "allow"] = "deny"
+    """Whether a request may name `image_url`, `audio_url` or `video_url` that are not `data:`. vLLM would fetch them
+    from inside the cluster, so no."""
+
+    max_choices: AtLeast1 = 8
+    """The most answers to one request: `n` times the number of prompts."""
+
+
+class Monitoring(Section):
+    """Metrics and logs."""
+
+    prometheus: Flag = True
+    """Serve `/metrics`, on its own port."""
+
+    metrics_port: Port = 9090
+    """That port. It is never routed through an ingress."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are logged. Requests are logged at `info`."""
+
+    usage_file: Text | None = None
+    """An SQLite file that counts usage by key, model and day, relative to the config file. null counts none."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    version: Annotated[Count, Field(ge=1, le=1)] = 1
+    """Version of this format. There is one."""
+
+    server: Server = Server()
+    """The open side."""
+
+    backends: Annotated[dict[BackendName, Backend], Field(min_length=1)]
+    """The vLLM deployments, each under a name of your choice (letters, digits, `.`, `_` and `-`)."""
+
+    auth: Auth = Auth()
+    """Who may use it."""
+
+    rate_limit: RateLimit = RateLimit()
+    """How much each key may use."""
+
+    request: Request = Request()
+    """What is refused because it would hurt others."""
+
+    monitoring: Monitoring = Monitoring()
+    """Metrics and logs."""
+
+    kubernetes: Kubernetes = Kubernetes()
+    """What `aiaas render` makes. The gateway itself ignores it."""

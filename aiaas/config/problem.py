@@ -1,0 +1,64 @@
+"""One finding about a config: which rule, how bad, which field, what is wrong, and where it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is written. Line and column count from 1; 0 where the value has no place in a file.
+
+    file  as the operator named it, or `$NAME` for a value that an environment variable gave
+    """
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding about a config.
+
+    code      `AIA` and three digits, explained in docs/problems.md (`aiaas.config.codes`)
+    severity  a warning lets the config be used
+    path      the field in dotted form, "" for the whole file
+    message   what is wrong; what is allowed. Never shows a secret
+    file, line, column  as in `Place`
+    """
+
+    code: str
+    severity: Severity
+    path: str
+    message: str
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        field = f" {self.path}" if self.path else ""
+        return f"{Place(self.file, self.line, self.column)}: {self.severity} {self.code}{field}: {self.message}"
+
+
+def dotted(path: Path) -> str:
+    """A path as people write it: `backends.vllm.models[0].name`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def has_errors(problems: tuple[Problem, ...]) -> bool:
+    """Whether any of them keeps the config from being used."""
+    return any(problem.severity == "error" for problem in problems)

@@ -1,0 +1,152 @@
+"""Values with a unit: durations, sizes, and the plain kinds (flag, whole number) as they arrive from YAML or the
+environment.
+
+A quantity without its unit is refused: `timeout: 120` is 120 seconds to one reader and 120 milliseconds to the next.
+Only 0 needs none. Numbers and flags may also be text, since an environment variable is nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}  # seconds
+SIZE_UNITS: Final = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+}
+LONGEST_DURATION: Final = 7 * 24 * 3600.0  # a week: beyond it a typo is likelier than a wish
+
+DURATION_HINT: Final = "write a number with a unit, such as 500ms, 120s, 2m or 1h"
+SIZE_HINT: Final = "write a whole number with a unit, such as 512KiB, 10MiB or 10MB"
+
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s?(ms|s|m|h)")
+_SIZE = re.compile(r"(\d{1,12})\s?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
+_TRUE: Final = frozenset({"true", "yes", "on", "1"})
+_FALSE: Final = frozenset({"false", "no", "off", "0"})
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `120s`, `2m`, `500ms`, `1h` or 0. Raises ValueError."""
+    if _is_zero(value):
+        return 0.0
+    if _is_bare_number(value):
+        raise ValueError(f"{value} has no unit, so it could be seconds or milliseconds; write {value}s or {value}ms")
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"must be a duration; {DURATION_HINT}")
+    seconds = float(match[1]) * DURATION_UNITS[match[2]]
+    if seconds > LONGEST_DURATION:
+        raise ValueError("must be at most 168h (a week)")
+    return seconds
+
+
+def parse_positive_duration(value: object) -> float:
+    """As `parse_duration`, but 0 is refused too."""
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError(f"must be longer than 0; {DURATION_HINT}")
+    return seconds
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `10MiB`, `10MB` or 0. Raises ValueError."""
+    if _is_zero(value):
+        return 0
+    if _is_bare_number(value):
+        raise ValueError(f"{value} has no unit; write {value}B, or rather something like 10MiB")
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"must be a size; {SIZE_HINT}")
+    return int(match[1]) * SIZE_UNITS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest way to write it that reads back as the same: `2m`, `1500ms`, `0s`."""
+    for unit in ("h", "m", "s"):
+        if seconds and seconds % DURATION_UNITS[unit] == 0:
+            return f"{int(seconds / DURATION_UNITS[unit])}{unit}"
+    return f"{seconds * 1000:g}ms" if seconds else "0s"
+
+
+def format_size(size: int) -> str:
+    """The shortest way to write it in binary units: `10MiB`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % SIZE_UNITS[unit] == 0:
+            return f"{size // SIZE_UNITS[unit]}{unit}"
+    return f"{size}B"
+
+
+def _is_zero(value: object) -> bool:
+    return value == "0" or (isinstance(value, int | float) and not isinstance(value, bool) and value == 0)
+
+
+def _is_bare_number(value: object) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or (
+        isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?", value) is not None
+    )
+
+
+def _parse_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise ValueError("must be true or false")
+
+
+def _parse_count(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 2**63:
+            raise ValueError("must be a whole number below 2^63")
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
+        return int(value)
+    raise ValueError("must be a whole number")
+
+
+def _parse_quantity(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", value):
+        return value
+    raise ValueError("must be a Kubernetes quantity, such as 500m, 1, 256Mi or 2Gi")
+
+
+_DURATION_SCHEMA = Annotated[
+    str, Field(pattern=r"^(0|\d+(\.\d+)?\s?(ms|s|m|h))$", examples=["500ms", "120s", "2m", "1h"])
+]
+_SIZE_SCHEMA = Annotated[str, Field(pattern=r"^(0|\d+\s?(B|[kK]B|MB|GB|KiB|MiB|GiB))$", examples=["10MiB", "10MB"])]
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration, json_schema_input_type=_DURATION_SCHEMA),
+    PlainSerializer(format_duration, return_type=str),
+]
+PositiveDuration = Annotated[
+    float,
+    BeforeValidator(parse_positive_duration, json_schema_input_type=_DURATION_SCHEMA),
+    PlainSerializer(format_duration, return_type=str),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size, json_schema_input_type=_SIZE_SCHEMA),
+    PlainSerializer(format_size, return_type=str),
+]
+Flag = Annotated[bool, BeforeValidator(_parse_flag, json_schema_input_type=bool)]
+Count = Annotated[int, BeforeValidator(_parse_count, json_schema_input_type=int)]
+Quantity = Annotated[str, BeforeValidator(_parse_quantity, json_schema_input_type=str | int | float)]
+
+AtLeast1 = Annotated[Count, Field(ge=1)]
+AtLeast0 = Annotated[Count, Field(ge=0)]
+Port = Annotated[Count, Field(ge=1, le=65535)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]

@@ -1,0 +1,261 @@
+"""Config -> Plan: every decision that can be taken before the first request, taken.
+
+Pure and deterministic. The config has been checked (`aiaas.config.check`); what the checks refuse is not handled here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from aiaas.config.address import Address, parse_url
+from aiaas.config.backend import Backend, Model
+from aiaas.config.check import GENERATE_PATHS, MODELS_PATH, engine_port
+from aiaas.config.model import Config, RateLimit
+from aiaas.limits.model import UNLIMITED, Limits, Rate
+from aiaas.plan.model import (
+    AuthPlan,
+    BackendPlan,
+    EndpointPlan,
+    EnginePlan,
+    HealthPlan,
+    LimitsPlan,
+    MonitoringPlan,
+    Plan,
+    PublicModel,
+    QueuePlan,
+    RequestPlan,
+    Route,
+    ServerPlan,
+    Target,
+    TlsPlan,
+)
+
+DIGEST_DIGITS: Final = 12
+
+
+def compile_plan(
+    config: Config,
+    *,
+    source: Path | None = None,
+    overrides: tuple[str, ...] = (),
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """The Plan of a checked config. `source` is its file, to which paths inside are relative; `env` has the backends'
+    keys."""
+    folder = source.parent if source is not None else Path()
+    enabled = {name: backend for name, backend in config.backends.items() if backend.enabled}
+    backends = {name: _backend(config, name, backend, env) for name, backend in enabled.items()}
+    plan = Plan(
+        server=_server(config, folder),
+        backends=tuple(backends.values()),
+        routes=_routes(enabled, backends),
+        models=_models(enabled),
+        serves_models=any(MODELS_PATH in backend.endpoints for backend in enabled.values()),
+        auth=AuthPlan(config.auth.enabled, config.auth.api_key_prefix, folder / config.auth.keys_file),
+        limits=_limits(config.rate_limit),
+        request=RequestPlan(config.request.media_urls, config.request.max_choices),
+        monitoring=_monitoring(config, folder),
+        digest="",
+        source=source,
+        overrides=overrides,
+    )
+    return dataclasses.replace(plan, digest=_digest(plan))
+
+
+def _server(config: Config, folder: Path) -> ServerPlan:
+    server = config.server
+    tls = server.tls
+    return ServerPlan(
+        host=server.host,
+        port=server.port,
+        workers=server.workers,
+        max_body_size=server.max_body_size,
+        max_header_size=server.max_header_size,
+        header_timeout=server.header_timeout,
+        body_timeout=server.body_timeout,
+        heartbeat=server.heartbeat,
+        drain_timeout=server.drain_timeout,
+        trusted_proxies=server.trusted_proxies,
+        cors_allow_origins=server.cors.allow_origins if server.cors else None,
+        tls=TlsPlan(folder / tls.cert_file, folder / tls.key_file, tls.min_version) if tls else None,
+    )
+
+
+def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]) -> BackendPlan:
+    engine = _engine(config, name, backend)
+    if engine is not None:
+        urls: tuple[str, ...] = (f"http://127.0.0.1:{engine.port}",)
+    else:
+        urls = (backend.url,) if backend.url is not None else backend.urls or ()
+    key = env.get(backend.api_key_env) if backend.api_key_env else None
+    return BackendPlan(
+        name=name,
+        endpoints=tuple(_endpoint(parse_url(url), backend, key) for url in urls),
+        timeout=backend.timeout,
+        total_timeout=backend.total_timeout,
+        connect_timeout=backend.connect_timeout,
+        max_retries=backend.max_retries,
+        balance=backend.balance,
+        max_inflight=backend.max_inflight,
+        queue=QueuePlan(backend.queue.size, backend.queue.max_wait),
+        health=HealthPlan(
+            backend.health.path,
+            backend.health.interval,
+            backend.health.timeout,
+            backend.health.unhealthy_after,
+            backend.health.healthy_after,
+        ),
+        engine=engine,
+        served_models=tuple(model.name for model in backend.served()),
+        forward_headers=tuple(header.lower() for header in backend.forward_headers),
+    )
+
+
+def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:
+    # GET: aiaas's own requests, the probe and the comparison of the configured models with what vLLM lists.
+    paths = {backend.health.path: "GET", MODELS_PATH: "GET"}
+    paths |= {path: "POST" for path in GENERATE_PATHS if path in backend.endpoints}
+    return EndpointPlan(
+        url=address.url,
+        host=address.host,
+        port=address.port,
+        tls=address.tls,
+        base_path=address.base_path,
+        heads=MappingProxyType({path: _head(method, address, path, key) for path, method in paths.items()}),
+    )
+
+
+def _head(method: str, address: Address, path: str, key: str | None) -> bytes:
+    """Start line, Host (RFC 9112 section 3.2), and what is the same for every request to this path."""
+    lines = [
+        f"{method} {address.base_path}{path} HTTP/1.1",
+        f"Host: {address.authority}",
+        "Accept-Encoding: identity",  # a compressed stream could be neither scanned nor relayed event by event
+    ]
+    if key is not None:
+        lines.append(f"Authorization: Bearer {key}")
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def _engine(config: Config, name: str, backend: Backend) -> EnginePlan | None:
+    engine = backend.engine
+    if engine is None:
+        return None
+    served = backend.served()[0].name
+    return EnginePlan(
+        kind=engine.kind,
+        model=engine.model or served,
+        served_name=served,
+        args=tuple(argument for flag, value in engine.args.items() for argument in _arguments(flag, value)),
+        env=MappingProxyType(dict(engine.env)),
+        port=engine_port(config, name),
+        start_timeout=engine.start_timeout,
+    )
+
+
+def _arguments(name: str, value: object) -> Iterator[str]:
+    """One argument in argv form: a flag, a flag with its value or values, or nothing."""
+    if value is None or value is False:
+        return
+    yield "--" + name.replace("_", "-")
+    if isinstance(value, tuple):
+        yield from (_written(item) for item in value)
+    elif value is not True:
+        yield _written(value)
+
+
+def _written(value: object) -> str:
+    if isinstance(value, dict | bool):
+        return json.dumps(value, separators=(",", ":"))
+    return str(value)
+
+
+def _routes(enabled: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) -> Mapping[str, Mapping[str, Route]]:
+    """path -> public name -> Route. A name that several backends serve becomes one route with fallbacks, in the
+    file's order."""
+    routes: dict[str, dict[str, Route]] = {}
+    for name, backend in enabled.items():
+        for path in (path for path in GENERATE_PATHS if path in backend.endpoints):
+            table = routes.setdefault(path, {})
+            for public, model in _public_names(backend):
+                rewrite = None if public == model.name else json.dumps(model.name).encode("ascii")
+                target = Target(plans[name], model.name, rewrite)
+                earlier = table.get(public)
+                if earlier is None:
+                    table[public] = Route(
+                        path,
+                        public,
+                        (target,),
+                        model.max_output_tokens,
+                        model.default_output_tokens,
+                        model.on_over_limit,
+                    )
+                else:
+                    table[public] = dataclasses.replace(earlier, targets=(*earlier.targets, target))
+    return MappingProxyType({path: MappingProxyType(table) for path, table in routes.items()})
+
+
+def _public_names(backend: Backend) -> Iterator[tuple[str, Model]]:
+    for model in backend.served():
+        for public in (model.name, *model.aliases):
+            yield public, model
+
+
+def _models(enabled: Mapping[str, Backend]) -> tuple[PublicModel, ...]:
+    """What GET /v1/models lists: the names of the backends that name that path; of a fallback only the first."""
+    listed: dict[str, PublicModel] = {}
+    for name, backend in enabled.items():
+        if MODELS_PATH in backend.endpoints:
+            for public, model in _public_names(backend):
+                alias_of = None if public == model.name else model.name
+                listed.setdefault(public, PublicModel(public, name, alias_of))
+    return tuple(listed.values())
+
+
+def _limits(limits: RateLimit) -> LimitsPlan:
+    default = UNLIMITED
+    if limits.enabled:
+        requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
+        default = Limits(
+            requests=Rate(requests, limits.burst or requests) if requests is not None else None,
+            tokens=Rate(tokens, tokens) if tokens is not None else None,
+            tokens_per_day=limits.tokens_per_day,
+            tokens_per_month=limits.tokens_per_month,
+            concurrent=limits.max_concurrent,
+        )
+    return LimitsPlan(limits.enabled, default, limits.store, limits.on_store_failure)
+
+
+def _monitoring(config: Config, folder: Path) -> MonitoringPlan:
+    monitoring = config.monitoring
+    usage_file = folder / monitoring.usage_file if monitoring.usage_file is not None else None
+    return MonitoringPlan(monitoring.prometheus, monitoring.metrics_port, monitoring.log_level, usage_file)
+
+
+def _digest(plan: Plan) -> str:
+    """Hex digits over everything that counts. Two Plans with one digest do the same, but for the values of secrets."""
+    text = json.dumps(canonical(plan), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+
+
+_LEFT_OUT: Final = frozenset({"heads", "env", "digest", "source", "overrides"})  # secrets, and what does not count
+
+
+def canonical(value: Any) -> Any:
+    """A Plan, or part of it, as JSON's own types: no secrets, and nothing that does not count in a comparison."""
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value) if field.name not in _LEFT_OUT]
+        return {name: canonical(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    return str(value) if isinstance(value, Path) else value
