@@ -100,14 +100,16 @@ class _StreamOptions(msgspec.Struct):
 class _Fields(msgspec.Struct):
     """UNSET is absent, which is not the same as null: a field that is there may be there twice."""
 
+    # In most requests.
     model: str | UnsetType | None = UNSET
     stream: bool | UnsetType | None = UNSET
+    max_tokens: int | UnsetType | None = UNSET
+    # In few.
+    max_completion_tokens: int | UnsetType | None = UNSET
+    max_output_tokens: int | UnsetType | None = UNSET
     stream_options: _StreamOptions | UnsetType | None = UNSET
     n: int | UnsetType | None = UNSET
     best_of: int | UnsetType | None = UNSET
-    max_tokens: int | UnsetType | None = UNSET
-    max_completion_tokens: int | UnsetType | None = UNSET
-    max_output_tokens: int | UnsetType | None = UNSET
     prompt: Raw | UnsetType = UNSET
     prompt_embeds: Raw | UnsetType = UNSET  # vLLM's own: further prompts, as base64 tensors
     input: Raw | UnsetType = UNSET
@@ -119,6 +121,8 @@ _RAW_LIST: Final = msgspec.json.Decoder(list[Raw])
 
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # as they are nearly always written
+_COMMON: Final = _KEYS[:3]
+_NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:])
 
 _EXPECTED: Final = {
     "model": "a string",
@@ -149,8 +153,10 @@ def _must_be(name: str) -> ClientError:
 
 def _refuse_duplicates(body: bytes, fields: _Fields, escaped: bool) -> None:
     """A field that is there, and whose key stands in the body just once and unescaped, cannot be there twice."""
-    for value, key in zip(msgspec.structs.astuple(fields), _KEYS, strict=True):
-        if value is not UNSET and (escaped or body.find(key, body.find(key) + 1) > 0):
+    values = msgspec.structs.astuple(fields)
+    keys = _COMMON if values[3:] == _NO_OTHERS else _KEYS
+    for value, key in zip(values, keys, strict=False):
+        if value is not UNSET and (escaped or body.count(key) != 1):
             break
     else:
         return

@@ -5,11 +5,11 @@ Where it stands (transcript):
                         or on every event (14, 110)
     embeddings, score, rerank   usage.prompt_tokens, and total_tokens (150, 153, 154)
     responses           usage.input_tokens, output_tokens (22); streamed in `response.completed` below `response` (23)
-    messages            usage.input_tokens, output_tokens (24); streamed in `message_start` below `message`, then in each
-                        `message_delta` (25): the last one counts
+    messages            usage.input_tokens, output_tokens (24); streamed in `message_start` below `message`, then in
+                        each `message_delta` (25): the last one counts
 
-A model's text may hold the word: inside a JSON string its quotes are escaped, so the search for `"usage"` is a cheap gate,
-and the parse behind it looks at the right place only. Malformed bytes give None: usage is never a reason to fail.
+A model's text may hold the word: inside a JSON string its quotes are escaped, so the search for `"usage"` is a cheap
+gate, and the parse behind it looks at the right place only. Malformed bytes give None: usage is never a reason to fail.
 """
 
 from __future__ import annotations
