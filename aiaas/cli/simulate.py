@@ -1,0 +1,109 @@
+"""`aiaas simulate`: run only the embedded stand-in for vLLM."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from aiaas.cli.common import new_app, note
+
+app = new_app()
+
+
+class Runner(StrEnum):
+    """What kind of vLLM it stands in for."""
+
+    text = "text"
+    pooling = "pooling"
+
+
+_EPILOG = """Examples:
+
+\b
+  aiaas simulate                                   on 127.0.0.1:8000, as the model "aiaas-simulator"
+  aiaas simulate --served-model-name my-model --ttft 200ms --itl 20ms
+  aiaas simulate --max-num-seqs 4 --max-num-queued-reqs 8
+  aiaas simulate --fault reset-mid-stream:20       reset every stream after 20 tokens
+"""
+
+
+@app.command(epilog=_EPILOG)
+def simulate(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A model name to answer to; repeat it for aliases. [default: aiaas-simulator]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every generated word; the same request has the same answer.")] = 0,
+    ttft: Annotated[str, typer.Option(metavar="TIME", help="Time to the first token, e.g. 50ms or 1.5s.")] = "50ms",
+    itl: Annotated[str, typer.Option(metavar="TIME", help="Time between two tokens; 0 is as fast as it can.")] = "10ms",
+    jitter: Annotated[float, typer.Option(help="Vary each of these times by up to this share, 0 to 1.")] = 0.0,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer to a request that does not say how long.")] = 64,
+    max_model_len: Annotated[int, typer.Option(help="Context length: prompt and answer, tokens.")] = 8192,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers generated at once; more wait.")] = 256,
+    max_num_queued_reqs: Annotated[
+        int | None, typer.Option(help="Running and waiting ones beyond which a request gets 503. [default: no bound]")
+    ] = None,
+    runner: Annotated[
+        Runner, typer.Option(help="Chat and completions, or embeddings, scores and rerank.")
+    ] = Runner.text,
+    api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="Key to ask for below /v1.")] = None,
+    keep_alive: Annotated[str, typer.Option(metavar="TIME", help="Close an idle connection after so long.")] = "5s",
+    shutdown_timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="After SIGTERM, let requests in flight finish for so long. [default: they fall silent, as vLLM's do]",
+        ),
+    ] = None,
+    enable_request_id_headers: Annotated[
+        bool, typer.Option("--enable-request-id-headers", help="Send x-request-id back.")
+    ] = False,
+    enable_force_include_usage: Annotated[
+        bool, typer.Option("--enable-force-include-usage", help="Usage on every event of every stream.")
+    ] = False,
+    fault: Annotated[str, typer.Option(metavar="KIND[:ARG]", help="Misbehave; --fault list shows the kinds.")] = "none",
+) -> None:
+    """Run the simulator: it answers as vLLM does on the wire, and says in every answer that it is no model."""
+    import uvloop
+
+    from aiaas.engines.simulator.faults import KINDS, parse_fault
+    from aiaas.engines.simulator.options import DEFAULT_MODEL, SimulatorOptions, parse_duration
+    from aiaas.engines.simulator.server import serve
+
+    if fault == "list":
+        for kind in KINDS.values():
+            print(f"{kind.name + (f':{kind.default:g}' if kind.default is not None else ''):28} {kind.what}")
+        return
+    options = SimulatorOptions(
+        models=tuple(served_model_name or (DEFAULT_MODEL,)),
+        seed=seed,
+        ttft=parse_duration(ttft),
+        itl=parse_duration(itl),
+        jitter=jitter,
+        answer_tokens=answer_tokens,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_queued_reqs=max_num_queued_reqs,
+        runner=runner.value,
+        api_key=api_key,
+        keep_alive=parse_duration(keep_alive),
+        shutdown_timeout=None if shutdown_timeout is None else parse_duration(shutdown_timeout),
+        request_id_headers=enable_request_id_headers,
+        force_include_usage=enable_force_include_usage,
+        fault=parse_fault(fault),
+    )
+
+    def ready(bound: int) -> None:
+        misbehaving = "" if options.fault.name == "none" else f", fault {fault}"
+        shown = f"[{host}]" if ":" in host else host
+        note(
+            f"aiaas simulator, not a model: http://{shown}:{bound} answers as {', '.join(options.models)}{misbehaving}"
+        )
+
+    uvloop.run(serve(options, host=host, port=port, ready=ready))

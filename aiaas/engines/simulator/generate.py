@@ -1,0 +1,167 @@
+"""What is generated, and when: pure functions of the prompt, the options and the seed.
+
+Tokens. One token is one piece of text: the whitespace before a word and up to 16 characters of the word itself (longer
+words are several tokens, whitespace at the end is one). A chat prompt is the pieces of all its texts, 4 tokens for each
+message and 3 for the answer's opening, about what real chat templates cost. The end of an answer that ends by itself is
+one more token without text (vLLM counts the EOS token, transcript 161).
+
+Text. It opens with a sentence saying what this is, repeats it every 64 tokens, and is otherwise words drawn by a
+generator seeded with prompt, seed and choice. The same request has the same answer, on any machine.
+
+Stop strings. As in vLLM, text that could still become part of a stop string is held back: the last max(len(stop)) - 1
+characters wait for the next token; where one matches, the answer ends before it (transcript 162).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+NOTICE = "This is the aiaas simulator, not a model."
+NOTICE_EVERY = 64  # tokens
+TOKENS_PER_MESSAGE = 4
+TOKENS_TO_OPEN_ANSWER = 3
+
+_PIECE = re.compile(r"\s*\S{1,16}|\s+")
+_TEXT = """
+a amber an and back basin before brings by cedar clock counts delta each ember engine fjord for front gateway
+grove harbor has how in island it its jungle kernel lagoon long machine meadow nectar nobody of one orchard
+prairie quartz real request river sends so stands summit testing that the they to took tundra upland valley
+wait what while willow words yonder zephyr
+"""
+
+NOTICE_TOKENS: tuple[str, ...] = tuple(_PIECE.findall(NOTICE))
+WORD_TOKENS: tuple[str, ...] = tuple(" " + word for word in _TEXT.split())
+
+
+def tokenize(text: str) -> list[str]:
+    """The pieces of a text; joined they are the text."""
+    return _PIECE.findall(text)
+
+
+def count_tokens(text: str) -> int:
+    """The number of pieces."""
+    return len(_PIECE.findall(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What of a request decides its answer's length and end.
+
+    max_tokens    the request's, or None
+    context_left  tokens between the prompt and the context's end; the answer is cut there silently (transcript 71)
+    """
+
+    max_tokens: int | None
+    context_left: int
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    eos_first: bool = False
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer, complete before its first token is sent: deltas[k] is what token k adds to the text."""
+
+    deltas: tuple[str, ...]
+    finish_reason: Literal["stop", "length"]
+    stop_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole answer."""
+        return "".join(self.deltas)
+
+
+def seed_of(*parts: object) -> int:
+    """A number that depends on every part, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
+
+
+def make_choice(ask: Ask, seed: int, answer_tokens: int) -> Choice:
+    """The answer to `ask`: its tokens, and why it ends.
+
+    Args:
+        ask: what the request said.
+        seed: from `seed_of`, decides the words and the natural length.
+        answer_tokens: the upper end of the natural length.
+    """
+    rng = random.Random(seed)
+    natural = rng.randint((answer_tokens + 1) // 2, answer_tokens) if not ask.eos_first else 1
+    natural = max(natural, ask.min_tokens + 1)  # its last token is the one without text
+    limit = min(ask.context_left, ask.max_tokens if ask.max_tokens is not None else ask.context_left)
+    if ask.ignore_eos or natural > limit:
+        tokens, finish = _tokens(rng, limit), "length"
+    else:
+        tokens, finish = [*_tokens(rng, natural - 1), ""], "stop"
+    if ask.stop:
+        return _cut_at_stop(tokens, "length" if finish == "length" else "stop", ask)
+    return Choice(tuple(tokens), "length" if finish == "length" else "stop")
+
+
+def _tokens(rng: random.Random, count: int) -> list[str]:
+    """`count` tokens: the notice, words, the notice again every NOTICE_EVERY tokens."""
+    tokens: list[str] = []
+    lead = ""
+    while len(tokens) < count:
+        tokens.append(lead + NOTICE_TOKENS[0])
+        tokens.extend(NOTICE_TOKENS[1:])
+        tokens.extend(rng.choices(WORD_TOKENS, k=NOTICE_EVERY - len(NOTICE_TOKENS) - 1))
+        tokens.append(rng.choice(WORD_TOKENS) + ".")
+        lead = " "
+    return tokens[:count]
+
+
+def _cut_at_stop(tokens: list[str], finish: Literal["stop", "length"], ask: Ask) -> Choice:
+    held_back = max(len(stop) for stop in ask.stop) - 1
+    text, sent = "", 0
+    deltas: list[str] = []
+    for position, token in enumerate(tokens):
+        # Only text that holds something of this token can be a new match.
+        search_from = max(0, len(text) - held_back)
+        text += token
+        found = [(at, stop) for stop in ask.stop if stop and (at := text.find(stop, search_from)) >= 0]
+        if found and position + 1 > ask.min_tokens:
+            at, stop = min(found)
+            end = at + len(stop) if ask.include_stop else at
+            deltas.append(text[sent : max(end, sent)])
+            return Choice(tuple(deltas), "stop", stop)
+        upto = max(sent, len(text) - (0 if ask.include_stop else held_back))
+        deltas.append(text[sent:upto])
+        sent = upto
+    if deltas:
+        deltas[-1] += text[sent:]
+    return Choice(tuple(deltas), finish)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When token k is due, in seconds after the generation began: absolute, so that lateness never adds up.
+
+    jittered  the offsets when there is jitter, else None
+    """
+
+    ttft: float
+    itl: float
+    jittered: tuple[float, ...] | None = None
+
+    def due(self, k: int) -> float:
+        """Seconds after the beginning at which token k (from 0) is due."""
+        if self.jittered is not None:
+            return self.jittered[k]
+        return self.ttft + k * self.itl
+
+
+def make_pace(tokens: int, ttft: float, itl: float, jitter: float, seed: int) -> Pace:
+    """The pace of an answer of `tokens` tokens; see `SimulatorOptions` for the other arguments."""
+    if jitter == 0:
+        return Pace(ttft, itl)
+    rng = random.Random(seed ^ 0x7061_6365)
+    gaps = [gap * rng.uniform(1 - jitter, 1 + jitter) for gap in (ttft, *itertools.repeat(itl, max(tokens - 1, 0)))]
+    return Pace(ttft, itl, tuple(itertools.accumulate(gaps)))
