@@ -29,14 +29,18 @@ from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import parse_records, render_records
 from aiaas.keys.tree import KeyFileError
 
-__all__ = ["KeyFile", "KeyFileError", "KeyFileMissingError", "edit_key_file", "read_key_file"]
+__all__ = ["KeyFile", "KeyFileAccessError", "KeyFileError", "KeyFileMissingError", "edit_key_file", "read_key_file"]
 
 MAX_FILE_SIZE: Final = 64 * 1024 * 1024  # bytes; 10,000 keys take 3 MB
 LOCK_PATIENCE: Final = 10.0  # seconds; an edit holds the lock for one read and one write
 _LOCK_PAUSE: Final = 0.02  # seconds between two tries
 
 
-class KeyFileMissingError(KeyFileError):
+class KeyFileAccessError(KeyFileError):
+    """The file system was in the way, whatever the file may hold."""
+
+
+class KeyFileMissingError(KeyFileAccessError):
     """There is no key file at that path."""
 
 
@@ -70,7 +74,9 @@ def edit_key_file(path: Path, *, patience: float = LOCK_PATIENCE) -> Iterator[Ke
         before = file.records
         yield file
         if file.records != before:
-            _replace(real, render_records(file.records), str(path))
+            text = render_records(file.records)
+            parse_records(text, str(path))  # what cannot be read back (a limit of 10**20) never reaches the disk
+            _replace(real, text, str(path))
 
 
 def _read_text(path: Path) -> str:
@@ -80,7 +86,7 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise KeyFileMissingError(str(path), None, "there is no such file; `aiaas keys create NAME` makes it") from None
     except OSError as error:
-        raise KeyFileError(str(path), None, f"cannot be read: {error.strerror}") from error
+        raise KeyFileAccessError(str(path), None, f"cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE_SIZE:
         raise KeyFileError(str(path), None, f"larger than {MAX_FILE_SIZE >> 20} MiB; this is no key file")
     try:
@@ -112,9 +118,9 @@ def _wait_for_lock(descriptor: int, lock_path: Path, source: str, patience: floa
             return
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise KeyFileError(source, None, f"cannot lock {lock_path}: {error.strerror}") from error
+                raise KeyFileAccessError(source, None, f"cannot lock {lock_path}: {error.strerror}") from error
         if time.monotonic() >= give_up:
-            raise KeyFileError(source, None, f"another command is changing it (lock {lock_path}); try again")
+            raise KeyFileAccessError(source, None, f"another command is changing it (lock {lock_path}); try again")
         time.sleep(_LOCK_PAUSE)
 
 
@@ -148,10 +154,10 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _unwritable(source: str, error: OSError) -> KeyFileError:
+def _unwritable(source: str, error: OSError) -> KeyFileAccessError:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         hint = "; a mounted Secret is changed at its source, not here" if error.errno == errno.EROFS else ""
-        return KeyFileError(source, None, f"cannot be written here: {error.strerror}{hint}")
+        return KeyFileAccessError(source, None, f"cannot be written here: {error.strerror}{hint}")
     if error.errno == errno.ENOENT:
-        return KeyFileError(source, None, "cannot be written: its folder does not exist")
-    return KeyFileError(source, None, f"cannot be written: {error.strerror}")
+        return KeyFileAccessError(source, None, "cannot be written: its folder does not exist")
+    return KeyFileAccessError(source, None, f"cannot be written: {error.strerror}")

@@ -168,7 +168,7 @@ class Verifier:
             self._waiting -= 1
             self._running += 1
             hashes = tuple(secret.hash for secret in job.candidates)
-            future = job.answer.get_loop().run_in_executor(self._threads, _first_match, job.presented, hashes)
+            future = job.answer.get_loop().run_in_executor(self._threads, first_match, job.presented, hashes)
             job.presented = ""
             future.add_done_callback(functools.partial(self._settle, job))
 
@@ -200,6 +200,6 @@ class Verifier:
             self._refused.popitem(last=False)
 
 
-def _first_match(presented: str, hashes: tuple[str, ...]) -> int | None:
-    """Runs in a thread: the index of the hash that `presented` matches."""
+def first_match(presented: str, hashes: tuple[str, ...]) -> int | None:
+    """The index of the hash that `presented` matches, or None. Slow (20 ms a hash): for a thread, or a command."""
     return next((index for index, stored in enumerate(hashes) if verify_key(presented, stored)), None)

@@ -1,0 +1,348 @@
+"""`aiaas keys`: make, list, revoke, rotate, import and check API keys.
+
+Rules: a key is printed once, alone on stdout, by `create` and `rotate`, and never otherwise; foreign keys come in
+through stdin, so that none stands in a process list or a shell's history; every word to a person goes to stderr.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aiaas.cli.common import (
+    ConfigOption,
+    Output,
+    OutputOption,
+    new_app,
+    note,
+    print_json,
+    print_table,
+)
+from aiaas.cli.keytarget import Target, editing, read_key, read_records, target_of, translated
+from aiaas.cli.keyview import limits_text, models_text, print_key, print_record, shown
+from aiaas.errors import NotHeldError, UsageError
+from aiaas.keys import changes
+from aiaas.keys.file import KeyFileError, edit_key_file
+from aiaas.keys.format import foreign_key_fault, guessable, make_key, make_key_id, tag_of
+from aiaas.keys.hashing import hash_key, needs_update
+from aiaas.keys.model import KeyLimits, KeyRecord
+from aiaas.keys.records import time_text
+from aiaas.keys.ring import KeyRing
+from aiaas.keys.verifier import first_match
+
+EPILOG = """Examples:
+
+\b
+  KEY=$(aiaas keys create alice)                      a key with the config's limits
+  aiaas keys create load --rpm 6000 --expires 7d      one for a load test
+  aiaas keys rotate alice --overlap 24h               a new secret; the old one holds one more day
+  printf %s "$OLD" | aiaas keys import bob            take over a key that exists already
+  printf %s "$KEY" | aiaas keys verify                whose is it, and what may it do?
+  aiaas keys list -o json | jq -r '.[].name'
+"""
+
+app = new_app(name="keys", help="Create, list, revoke and check API keys.", epilog=EPILOG)
+
+KeysFileOption = Annotated[
+    Path | None,
+    typer.Option("--keys-file", metavar="FILE", help="The key file; then no config is needed.", show_default=False),
+]
+NewName = Annotated[str, typer.Argument(help="The new key's name.", show_default=False)]
+AnyKey = Annotated[str, typer.Argument(metavar="NAME|ID", help="The key's name or id.", show_default=False)]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="MODEL", help="A model that it may use; repeat for more. Default: all."),
+]
+MetadataOption = Annotated[
+    list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="A note kept with the key; repeatable.")
+]
+ExpiresOption = Annotated[
+    str | None, typer.Option("--expires", metavar="WHEN", help="90d, 12h or 2027-01-31. Default: never.")
+]
+
+
+def _limit(*names: str, help: str) -> Any:
+    return typer.Option(*names, min=1, metavar="N", help=help)
+
+
+RpmOption = Annotated[int | None, _limit("--rpm", "--requests-per-minute", help="Requests a minute.")]
+BurstOption = Annotated[int | None, _limit("--burst", help="Requests at once, after a pause.")]
+TpmOption = Annotated[int | None, _limit("--tpm", "--tokens-per-minute", help="Tokens a minute.")]
+TpdOption = Annotated[int | None, _limit("--tpd", "--tokens-per-day", help="Tokens in a UTC day.")]
+MonthOption = Annotated[int | None, _limit("--tokens-per-month", help="Tokens in a UTC month.")]
+ConcurrencyOption = Annotated[int | None, _limit("--concurrency", help="Requests in flight.")]
+
+
+@app.command()
+def create(
+    name: NewName,
+    model: ModelOption = None,
+    rpm: RpmOption = None,
+    burst: BurstOption = None,
+    tpm: TpmOption = None,
+    tpd: TpdOption = None,
+    tokens_per_month: MonthOption = None,
+    concurrency: ConcurrencyOption = None,
+    expires: ExpiresOption = None,
+    metadata: MetadataOption = None,
+    config: ConfigOption = None,
+    keys_file: KeysFileOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Make a key and print it, once; only its hash is kept. Without limits of its own it has the config's."""
+    where = target_of(config, keys_file)
+    now = _now()
+    key = make_key(where.prefix, secrets.token_bytes)
+    record = KeyRecord(
+        id=key.key_id,
+        name=name,
+        hash=hash_key(key.text),
+        tag=tag_of(key.text),
+        created=now,
+        expires=_expiry(expires, now),
+        models=_models(model, where),
+        limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
+        metadata=_metadata(metadata),
+    )
+    with editing(where) as file:
+        file.records = changes.add(file.records, record)
+    print_key(key.text, record, where.keys_file, output, "created", now)
+
+
+@app.command(name="list")
+def list_keys(
+    config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text
+) -> None:
+    """List all keys: names, ids, states, what they may use. No key and no hash is shown."""
+    records, now = read_records(target_of(config, keys_file)), _now()
+    if output is Output.json:
+        print_json([shown(record, now) for record in records])
+        return
+    if not records:
+        note("no keys yet; `aiaas keys create NAME` makes one")
+        return
+    rows = [
+        (
+            record.name,
+            record.id,
+            changes.state_of(record, now),
+            time_text(record.created),
+            "never" if record.expires is None else time_text(record.expires),
+            models_text(record),
+            limits_text(record),
+        )
+        for record in records
+    ]
+    print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "MODELS", "LIMITS"), rows)
+
+
+@app.command()
+def show(
+    key: AnyKey, config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text
+) -> None:
+    """Show what is known about one key."""
+    with translated():
+        record = changes.find(read_records(target_of(config, keys_file)), key)
+    print_record(record, output, _now())
+
+
+@app.command()
+def revoke(key: AnyKey, config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
+    """Refuse a key from now on. A running gateway notices within two seconds. `prune` removes it for good."""
+    where = target_of(config, keys_file)
+    with editing(where) as file:
+        record = changes.find(file.records, key)
+        file.records = changes.put(file.records, replace(record, disabled=True, previous=None))
+    note(
+        f"{record.name} ({record.id}) {'was revoked already' if record.disabled else 'is revoked'} in {where.keys_file}"
+    )
+
+
+@app.command()
+def rotate(
+    key: AnyKey,
+    overlap: Annotated[
+        str, typer.Option("--overlap", metavar="DURATION", help="How long the old secret holds: 24h, 7d.")
+    ] = "0s",
+    config: ConfigOption = None,
+    keys_file: KeysFileOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Give a key a new secret and print it, once. Name, id, limits and models stay."""
+    where = target_of(config, keys_file)
+    now, remaining = _now(), _duration(overlap)
+    with translated():
+        old = changes.find(read_records(where), key)
+    made = make_key(where.prefix, secrets.token_bytes, old.id)
+    hashed = hash_key(made.text)  # slow, so not under the lock
+    with editing(where) as file:
+        record = changes.rotated(changes.find(file.records, old.id), hashed, tag_of(made.text), now, remaining)
+        file.records = changes.put(file.records, record)
+    until = "refused from now on" if record.previous is None else f"good until {time_text(record.previous.until)}"
+    print_key(made.text, record, where.keys_file, output, f"rotated (old secret {until})", now)
+
+
+@app.command(name="import")
+def import_key(
+    name: NewName,
+    weak: Annotated[
+        bool, typer.Option("--weak", help="Take a guessable key; its hash does not belong in git.")
+    ] = False,
+    model: ModelOption = None,
+    rpm: RpmOption = None,
+    burst: BurstOption = None,
+    tpm: TpmOption = None,
+    tpd: TpdOption = None,
+    tokens_per_month: MonthOption = None,
+    concurrency: ConcurrencyOption = None,
+    expires: ExpiresOption = None,
+    metadata: MetadataOption = None,
+    config: ConfigOption = None,
+    keys_file: KeysFileOption = None,
+) -> None:
+    """Take over a key that exists already. It is read from stdin: printf %s "$KEY" | aiaas keys import bob"""
+    where = target_of(config, keys_file)
+    now = _now()
+    foreign = read_key()
+    if (fault := foreign_key_fault(foreign)) is not None:
+        raise NotHeldError(f"what came in on stdin cannot be an API key: {fault}")
+    if (why := guessable(foreign)) is not None and not weak:
+        raise NotHeldError(f"this key is guessable: {why}; with --weak it is taken all the same")
+    record = KeyRecord(
+        id=make_key_id(secrets.token_bytes),
+        name=name,
+        hash=hash_key(foreign),
+        tag=tag_of(foreign, weak=why is not None),
+        created=now,
+        expires=_expiry(expires, now),
+        models=_models(model, where),
+        limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
+        metadata=_metadata(metadata),
+        imported=True,
+        weak=why is not None,
+    )
+    with editing(where) as file:
+        if (owner := _owner(file.records, foreign)) is not None:
+            raise changes.KeyChangeError(f"this key is in {where.keys_file} already, as {owner[0].name}")
+        file.records = changes.add(file.records, record)
+    note(f"{name} ({record.id}) imported into {where.keys_file}")
+    if record.weak:
+        note(f"warning: {name} is guessable, so its hash does not belong in git; `aiaas keys rotate {name}` ends that")
+
+
+@app.command()
+def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text) -> None:
+    """Say whose a key is and what it may do. It is read from stdin. Exit code 1 where it is not valid."""
+    where = target_of(config, keys_file)
+    records, now = read_records(where), _now()
+    presented = read_key()
+    owner = _owner(records, presented)
+    if owner is None:
+        raise NotHeldError(f"not valid: no key in {where.keys_file} matches")
+    record, matched = owner
+    if (state := changes.state_of(record, now)) != "active":
+        raise NotHeldError(f"not valid: this is the key of {record.name} ({record.id}), which is {state}")
+    if record.previous is not None and matched == record.previous.hash:
+        if record.previous.until <= now:
+            raise NotHeldError(f"not valid: this is an old secret of {record.name} ({record.id}), rotated away")
+        note(f"warning: this is the old secret of {record.name}, valid until {time_text(record.previous.until)}")
+    elif needs_update(matched) or record.tag is None:
+        _renew(where, record, presented)
+    print_record(record, output, now)
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    config: ConfigOption = None,
+    keys_file: KeysFileOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Remove revoked and expired keys from the file, and old secrets whose overlap has ended. Prints their names."""
+    where = target_of(config, keys_file)
+    now = _now()
+    if dry_run:
+        _, gone = changes.pruned(read_records(where), now)
+    else:
+        with editing(where) as file:
+            file.records, gone = changes.pruned(file.records, now)
+    if output is Output.json:
+        print_json([shown(record, now) for record in gone])
+    else:
+        for record in gone:
+            print(record.name)
+    count = f"{len(gone)} {'key' if len(gone) == 1 else 'keys'}"
+    note(f"{count} {'would be ' if dry_run else ''}removed from {where.keys_file}")
+
+
+def _owner(records: tuple[KeyRecord, ...], presented: str) -> tuple[KeyRecord, str] | None:
+    """The record that `presented` belongs to, whatever its state, and the hash that it matched."""
+    ring = KeyRing.from_records(replace(record, disabled=False) for record in records)
+    candidates = ring.candidates(presented)
+    index = first_match(presented, tuple(candidate.hash for candidate in candidates))
+    if index is None:
+        return None
+    found = candidates[index]
+    return changes.find(records, found.principal.key_id), found.hash
+
+
+def _renew(where: Target, record: KeyRecord, presented: str) -> None:
+    """Store a hash with today's parameters; a file that cannot be written is worth a warning, no more."""
+    fresh = replace(record, hash=hash_key(presented), tag=tag_of(presented, weak=record.weak))
+    try:
+        with edit_key_file(where.keys_file) as file:
+            if record in file.records:  # else somebody changed it meanwhile, and theirs stands
+                file.records = changes.put(file.records, fresh)
+    except KeyFileError as error:
+        note(f"warning: the hash of {record.name} is outdated and could not be renewed: {error}")
+    else:
+        note(f"the hash of {record.name} was outdated and is renewed in {where.keys_file}")
+
+
+def _models(models: list[str] | None, where: Target) -> tuple[str, ...] | None:
+    if not models:
+        return None
+    unique = tuple(dict.fromkeys(models))
+    for model in unique:
+        if where.models is not None and model not in where.models:
+            import difflib
+
+            near = difflib.get_close_matches(model, where.models, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(where.models) or 'none'}"
+            note(f"warning: the config has no model {model!r}; {hint}")
+    return unique
+
+
+def _metadata(pairs: list[str] | None) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    for pair in pairs or ():
+        name, separator, value = pair.partition("=")
+        if not separator or not name or not pair.isprintable():
+            raise UsageError(f"--metadata {pair!r}: write it as name=value")
+        if name in metadata:
+            raise UsageError(f"--metadata {name} is given twice")
+        metadata[name] = value
+    return metadata
+
+
+def _expiry(text: str | None, now: datetime) -> datetime | None:
+    try:
+        return None if text is None else changes.parse_expiry(text, now)
+    except ValueError as error:
+        raise UsageError(f"--expires: {error}") from error
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return changes.parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--overlap: {error}") from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

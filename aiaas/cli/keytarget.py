@@ -1,0 +1,87 @@
+"""What a `keys` command works on: which key file, found how, and the key that comes in through stdin."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiaas.cli.common import CONFIG_VARIABLE, config_path
+from aiaas.errors import NotHeldError, UsageError, WorldError
+from aiaas.keys.changes import KeyChangeError
+from aiaas.keys.file import KeyFile, KeyFileAccessError, KeyFileError, edit_key_file, read_key_file
+from aiaas.keys.model import KeyRecord
+
+DEFAULT_KEYS_FILE: Final = Path("keys.yaml")
+DEFAULT_PREFIX: Final = "sk-"
+MAX_STDIN: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which file, what new keys begin with, and the models that a key can name (None: unknown)."""
+
+    keys_file: Path
+    prefix: str
+    models: tuple[str, ...] | None
+
+
+def target_of(config: Path | None, keys_file: Path | None) -> Target:
+    """The key file that a command means: `--keys-file`, else the config's, else ./keys.yaml where there is no config.
+
+    Raises WorldError where a config that was named is missing, NotHeldError where it has errors.
+    """
+    if keys_file is not None:
+        return Target(keys_file, DEFAULT_PREFIX, None)
+    path = config_path(config)
+    if not path.exists():
+        if config is None and not os.environ.get(CONFIG_VARIABLE):
+            return Target(DEFAULT_KEYS_FILE, DEFAULT_PREFIX, None)
+        raise WorldError(f"{path}: there is no such config; `aiaas init` writes one, --keys-file needs none")
+    from aiaas.plan.read import read_plan
+
+    plan, _ = read_plan(path, os.environ)
+    if plan is None:
+        raise NotHeldError(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
+    return Target(plan.auth.keys_file, plan.auth.api_key_prefix, tuple(model.name for model in plan.models))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The keys package's errors as a command's: the file system in the way is 3, everything else does not hold, 1."""
+    try:
+        yield
+    except KeyFileAccessError as error:
+        raise WorldError(str(error)) from error
+    except (KeyFileError, KeyChangeError) as error:
+        raise NotHeldError(str(error)) from error
+
+
+@contextmanager
+def editing(where: Target) -> Iterator[KeyFile]:
+    """Change the key file under its lock (`aiaas.keys.file.edit_key_file`)."""
+    with translated(), edit_key_file(where.keys_file) as file:
+        yield file
+
+
+def read_records(where: Target) -> tuple[KeyRecord, ...]:
+    """The records of the key file."""
+    with translated():
+        return read_key_file(where.keys_file).records
+
+
+def read_key() -> str:
+    """One key from stdin; from a terminal without echo. A line end after it does not belong to it."""
+    if sys.stdin.isatty():
+        return getpass.getpass("API key (not shown): ").strip()
+    text = sys.stdin.buffer.read(MAX_STDIN).decode("utf-8", "replace").strip()
+    if not text:
+        raise UsageError('no key came in on stdin; printf %s "$KEY" | aiaas keys ...')
+    if "\n" in text:
+        raise UsageError("more than one line came in on stdin; give one key")
+    return text

@@ -1,0 +1,79 @@
+"""How keys are shown: one record, a table's cells, and the one moment at which a key itself is printed."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from aiaas.cli.common import Output, note, print_json
+from aiaas.errors import WorldError
+from aiaas.keys.changes import state_of
+from aiaas.keys.model import KeyRecord
+from aiaas.keys.records import record_mapping, time_text
+
+
+def print_key(text: str, record: KeyRecord, keys_file: Path, output: Output, what: str, now: datetime) -> None:
+    """Print a new key, this once; notes on stderr. WorldError where stdout takes no more: then nobody has the key."""
+    try:
+        if output is Output.json:
+            print_json({"key": text, **shown(record, now)})
+        else:
+            print(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise WorldError(
+            f"the key could not be printed ({error.strerror}) and is lost; "
+            f"`aiaas keys rotate {record.name}` makes another"
+        ) from error
+    note(f"{record.name} ({record.id}) {what} in {keys_file}; this is the only time that the key is shown")
+
+
+def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
+    """Print what is known about one key."""
+    if output is Output.json:
+        print_json(shown(record, now))
+        return
+    fields = {
+        "name": record.name,
+        "id": record.id,
+        "state": state_of(record, now),
+        "created": time_text(record.created),
+        "expires": "never" if record.expires is None else time_text(record.expires),
+        "models": models_text(record),
+        "limits": limits_text(record),
+        "metadata": ", ".join(f"{name}={value}" for name, value in record.metadata.items()) or "none",
+    }
+    if record.imported:
+        fields["imported"] = "yes, guessable" if record.weak else "yes"
+    if record.previous is not None:
+        fields["old secret"] = f"until {time_text(record.previous.until)}"
+    for field, value in fields.items():
+        print(f"{field + ':':<11} {value}")
+
+
+def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
+    """A record for JSON: all fields always, so that scripts need no guesses."""
+    empty: dict[str, Any] = {
+        "expires": None,
+        "disabled": False,
+        "imported": False,
+        "weak": False,
+        "models": None,
+        "limits": {},
+    }
+    mapping = empty | {"metadata": {}, "previous": None} | record_mapping(record)
+    first = {"id": record.id, "name": record.name, "state": state_of(record, now)}
+    return first | {name: value for name, value in mapping.items() if name not in first}
+
+
+def models_text(record: KeyRecord) -> str:
+    """The models that a key may use, in one cell."""
+    return "all" if record.models is None else ", ".join(record.models) or "none"
+
+
+def limits_text(record: KeyRecord) -> str:
+    """A key's own limits, in one cell."""
+    limits = record_mapping(record).get("limits", {})
+    return ", ".join(f"{name}={value}" for name, value in limits.items()) or "the config's"
