@@ -191,7 +191,9 @@ class _Builder:
         mark = error.problem_mark or error.context_mark
         place = Place(self.file, mark.line + 1, mark.column + 1) if mark else Place(self.file)
         reason = error.problem or error.context or "cannot be parsed"
-        if "'\\t'" in reason:
+        if mark is not None and "expected ',' or '}', but got '{'" in reason:
+            reason = 'a { inside {...} needs quotes, as in {key: "${NAME}"}'
+        elif "'\\t'" in reason:
             reason = "a tab stands where YAML allows only spaces; indent with spaces"
         elif error.context and error.problem:
             since = f" (line {error.context_mark.line + 1})" if error.context_mark else ""

@@ -121,10 +121,11 @@ def _parse_quantity(value: object) -> str:
     raise ValueError("must be a Kubernetes quantity, such as 500m, 1, 256Mi or 2Gi")
 
 
-_DURATION_SCHEMA = Annotated[
-    str, Field(pattern=r"^(0|\d+(\.\d+)?\s?(ms|s|m|h))$", examples=["500ms", "120s", "2m", "1h"])
-]
-_SIZE_SCHEMA = Annotated[str, Field(pattern=r"^(0|\d+\s?(B|[kK]B|MB|GB|KiB|MiB|GiB))$", examples=["10MiB", "10MB"])]
+DURATION_PATTERN: Final = r"^(0|\d+(\.\d+)?\s?(ms|s|m|h))$"
+SIZE_PATTERN: Final = r"^(0|\d+\s?(B|[kK]B|MB|GB|KiB|MiB|GiB))$"
+
+_DURATION_SCHEMA = Annotated[str, Field(pattern=DURATION_PATTERN)]
+_SIZE_SCHEMA = Annotated[str, Field(pattern=SIZE_PATTERN)]
 
 Duration = Annotated[
     float,

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiaas.config.check import check
-from aiaas.config.load import load_file
+from aiaas.config.load import Loaded, load_file
 from aiaas.config.problem import Problem, has_errors
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
 
 
-def read_plan(path: Path, env: Mapping[str, str]) -> tuple[Plan | None, tuple[Problem, ...]]:
-    """The Plan of a config file, None where there is an error, and all problems. Raises WorldError where there is no
-    file."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A config file with all that came of it; `plan` is None where there is an error."""
+
+    loaded: Loaded
+    plan: Plan | None
+    problems: tuple[Problem, ...]
+
+
+def read(path: Path, env: Mapping[str, str]) -> Reading:
+    """Load, check and compile. Raises WorldError where there is no file; every other fault is a Problem."""
     loaded = load_file(path, env)
     problems = loaded.problems + check(loaded, env)
     if loaded.config is None or has_errors(problems):
-        return None, problems
-    return compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env), problems
+        return Reading(loaded, None, problems)
+    plan = compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env)
+    return Reading(loaded, plan, problems)
+
+
+def read_plan(path: Path, env: Mapping[str, str]) -> tuple[Plan | None, tuple[Problem, ...]]:
+    """The Plan of a config file, None where there is an error, and all problems. Raises as `read`."""
+    reading = read(path, env)
+    return reading.plan, reading.problems

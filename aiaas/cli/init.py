@@ -1,0 +1,105 @@
+"""`aiaas init`: a commented starter config. It never overwrites."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from string import Template
+from typing import Annotated, Final
+
+import typer
+
+from aiaas.cli.common import ConfigOption, config_path, new_app, note
+from aiaas.errors import NotHeldError, WorldError
+
+app = new_app()
+
+DEFAULT_URL: Final = "http://localhost:8000"  # where `vllm serve` listens by itself
+DEFAULT_MODEL: Final = "my-model"
+
+STARTER: Final = Template("""\
+# aiaas: the gateway in front of your own vLLM. Check it with `aiaas validate`; docs/config.md has every field.
+
+server:
+  host: 127.0.0.1        # this machine only; 0.0.0.0 for everybody who can reach it
+  port: 8080
+
+backends:
+  vllm:
+    url: $url            # where vLLM listens, without /v1
+    timeout: 120s        # longest silence of vLLM, not the length of an answer
+    models:
+      - $model           # the name that vLLM serves it as; further names below it are aliases
+    # api_key_env: VLLM_KEY       # the variable with vLLM's own --api-key, if it has one
+    # urls: [http://vllm-1:8000, http://vllm-2:8000]    # instead of url: several replicas
+    # engine: {kind: vllm, model: Qwen/Qwen3-0.6B}      # instead of url: `aiaas serve` starts vLLM itself
+    # engine: {kind: simulator}                         # instead of url: a stand-in without a model
+
+auth:
+  keys_file: keys.yaml   # hashed records; `aiaas keys create NAME` makes it
+
+rate_limit:              # for each key that has no limits of its own
+  requests_per_minute: 60
+  burst: 20              # at once, after a pause
+  # tokens_per_minute: 100000
+  # max_concurrent: 8
+
+monitoring:
+  metrics_port: 9090     # Prometheus metrics at /metrics
+  log_level: info
+""")
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+  aiaas init
+  aiaas init --url http://vllm:8000 --model Qwen/Qwen3-0.6B
+  aiaas init -c gateway/aiaas.yaml
+"""
+)
+def init(
+    config: ConfigOption = None,
+    url: Annotated[str, typer.Option(metavar="URL", help="Where vLLM listens.")] = DEFAULT_URL,
+    model: Annotated[str, typer.Option(metavar="NAME", help="The name that vLLM serves its model as.")] = DEFAULT_MODEL,
+) -> None:
+    """Write a commented starter config; an existing file stays as it is."""
+    path = config_path(config)
+    _write_new(path, _starter(url, model))
+    option = "" if path == config_path(None) else f" -c {path}"
+    note(f"wrote {path}; now:")
+    note("  1. put vLLM's address and model into it" if model == DEFAULT_MODEL else "  1. look through it")
+    note(f"  2. aiaas validate{option}")
+    note(f"  3. KEY=$(aiaas keys create NAME{option})")
+    note(f"  4. aiaas serve{option}")
+
+
+def _starter(url: str, model: str) -> str:
+    """The text, with the two values quoted as YAML (JSON's strings are YAML's) where they need it."""
+    import json
+
+    from aiaas.config.address import parse_url
+    from aiaas.errors import UsageError
+
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise UsageError(f"--url {error}") from error
+    if not model.strip() or not model.isprintable():
+        raise UsageError("--model must be the name of a model")
+    return STARTER.substitute(url=url, model=model if model.replace("-", "a").isidentifier() else json.dumps(model))
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a new file. Raises NotHeldError where it exists already, WorldError where it cannot be written."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        raise NotHeldError(f"{path} exists and is left as it is; name another file with --config") from None
+    except FileNotFoundError:
+        raise WorldError(f"{path}: the folder does not exist; make it first") from None
+    except OSError as error:
+        raise WorldError(f"{path}: cannot be written: {error.strerror}") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)

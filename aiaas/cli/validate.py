@@ -1,0 +1,120 @@
+"""`aiaas validate`: load, check and compile a config; start nothing, contact nothing.
+
+The problems are the result, so they go to stdout. What stands on stderr is a summary for people.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, note, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from aiaas.config.problem import Problem
+    from aiaas.plan.model import Plan
+
+app = new_app()
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+  aiaas validate
+  aiaas validate -c deploy/configmap.yaml --strict
+  aiaas validate -o json | jq -r '.problems[].code'
+
+Exit codes: 0 valid, 1 not valid (or, with --strict, a warning), 3 no such file.
+"""
+)
+def validate(
+    config: ConfigOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
+    output: OutputOption = Output.text,
+) -> None:
+    """Check a config and show all its problems at once."""
+    from aiaas.plan.read import read_plan
+
+    path = config_path(config)
+    plan, problems = read_plan(path, os.environ)
+    problems += file_problems(plan)
+    failed = plan is None or (strict and bool(problems))
+    if output == Output.json:
+        print_json(_as_json(path, plan, problems, valid=not failed))
+    else:
+        for problem in problems:
+            print(problem)
+    if plan is not None and plan.overrides:
+        note(f"overridden by the environment: {', '.join(plan.overrides)}")
+    note(summary(path, plan, problems, strict=strict))
+    if failed:
+        raise typer.Exit(1)
+
+
+def file_problems(plan: Plan | None) -> tuple[Problem, ...]:
+    """What is wrong with the files beside the config: warnings, since they may come later than the config."""
+    from aiaas.config import codes
+    from aiaas.config.problem import Problem
+
+    if plan is None or not plan.auth.enabled or plan.auth.keys_file.exists():
+        return ()
+    message = f"{plan.auth.keys_file} does not exist, so every request is refused; `aiaas keys create NAME` makes it"
+    return (Problem(codes.KEYS_FILE, "warning", "auth.keys_file", message, str(plan.source)),)
+
+
+def summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
+    """One line: what the config amounts to, or how much is wrong with it."""
+    errors = sum(problem.severity == "error" for problem in problems)
+    warnings = len(problems) - errors
+    if plan is None:
+        return f"{path} is not valid: {_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    if strict and warnings:
+        return f"{path} has {_count(warnings, 'warning')}, and --strict fails on them"
+    names = {
+        target.served_name for table in plan.routes.values() for route in table.values() for target in route.targets
+    }
+    public = {name for table in plan.routes.values() for name in table}
+    parts = [_count(len(plan.backends), "backend"), _count(len(names), "model")]
+    if len(public) > len(names):
+        parts.append(_count(len(public) - len(names), "alias", "aliases"))
+    parts.append(_limits(plan))
+    if warnings:
+        parts.append(_count(warnings, "warning"))
+    return f"{path} is valid: {', '.join(parts)} (digest {plan.digest})"
+
+
+def _limits(plan: Plan) -> str:
+    limits = plan.limits.default
+    parts = []
+    if limits.requests is not None:
+        parts.append(f"{limits.requests.per_minute} requests a minute (burst {limits.requests.burst})")
+    if limits.tokens is not None:
+        parts.append(f"{limits.tokens.per_minute} tokens a minute")
+    if limits.tokens_per_day is not None:
+        parts.append(f"{limits.tokens_per_day} tokens a day")
+    if limits.tokens_per_month is not None:
+        parts.append(f"{limits.tokens_per_month} tokens a month")
+    if limits.concurrent is not None:
+        parts.append(f"{limits.concurrent} at once")
+    return f"limits per key: {', '.join(parts)}" if parts else "no limits"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _as_json(path: Path, plan: Plan | None, problems: Sequence[Problem], *, valid: bool) -> dict[str, object]:
+    return {
+        "file": str(path),
+        "valid": valid,
+        "problems": [asdict(problem) for problem in problems],
+        "digest": plan.digest if plan is not None else None,
+        "overrides": list(plan.overrides) if plan is not None else [],
+    }

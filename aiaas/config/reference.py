@@ -1,0 +1,157 @@
+"""The manual pages that are made from the code: docs/config.md from the model, docs/problems.md from the codes.
+
+`python -m aiaas.config.reference docs` writes both; a test says when that was forgotten.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aiaas.config.codes import CODES
+from aiaas.config.environment import OVERRIDES
+from aiaas.config.fields import fields_of
+from aiaas.config.problem import Path as FieldPath
+from aiaas.config.problem import dotted
+from aiaas.config.schema import config_schema
+from aiaas.config.unavailable import BACKEND_ROWS, ROWS
+from aiaas.config.values import DURATION_PATTERN, SIZE_PATTERN
+
+_INTRO = """# The config, field by field
+
+One YAML file. `aiaas init` writes one to start from, `aiaas validate` checks it, `aiaas schema` prints its JSON Schema
+for editors. This page is made from the code (`python -m aiaas.config.reference docs`).
+
+An unknown field, a key that appears twice and a secret in plain text are errors. A section that is left out, or has
+nothing below it, has its defaults. Paths inside the file are relative to the file. A Kubernetes ConfigMap that holds
+the config as `config.yaml` is read as it is.
+
+- A **duration** has a unit: `500ms`, `120s`, `2m`, `1h`; only `0` needs none.
+- A **size** has a unit, too: `512KiB`, `10MiB` (binary), `10MB` (decimal).
+- **`${NAME}`** inside a value is replaced by the environment variable NAME; an unset one is an error.
+  `$${NAME}` stands for the literal text. Inside `{...}` it needs quotes: `{password: "${NAME}"}`.
+"""
+
+_OVERRIDES_INTRO = """## Environment variables that override the file
+
+One that is set to the empty text counts as unset. Those of a backend concern the only backend, or the one named `vllm`.
+`VLLM_BACKEND_URL` replaces whichever kind of address the file gives it.
+
+| variable | field |
+| --- | --- |"""
+
+_PROBLEMS_INTRO = """# Problems, by code
+
+What `aiaas validate` and `aiaas serve` say about a config, as `file:line:column: error CODE field: what is wrong; what
+is allowed`. A warning lets the config be used; `aiaas validate --strict` fails on it. This page is made from the code
+(`python -m aiaas.config.reference docs`).
+"""
+
+
+def config_reference() -> str:
+    """The text of docs/config.md."""
+    schema = config_schema()
+    lines = [_INTRO, *_section(schema, schema, ()), _OVERRIDES_INTRO]
+    lines += [f"| `{name}` | `{dotted(path)}` |" for name, path in OVERRIDES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def problems_reference() -> str:
+    """The text of docs/problems.md."""
+    entries = [f"## {code}: {title}\n\n{what}\n" for code, (title, what) in CODES.items()]
+    return "\n".join([_PROBLEMS_INTRO, *entries])
+
+
+def _section(schema: dict[str, Any], section: dict[str, Any], path: FieldPath) -> Iterator[str]:
+    """One heading, its fields, then the sections inside it."""
+    yield f"## {f'`{_heading(path)}`' if path else 'Top level'}\n"
+    yield f"{section['description']}\n"
+    fields = fields_of(path)
+    inner: list[tuple[dict[str, Any], FieldPath]] = []
+    for name, field in section["properties"].items():
+        here = (*path, name)
+        required = "**required**" if name in section.get("required", ()) else _default(field)
+        notes = " *Not available in this version.*" if _is_unavailable(here) else ""
+        text = field.get("description") or " ".join((fields[name].description or "").split())
+        yield f"- **`{name}`**: {'; '.join(part for part in (_type(field), required) if part)}.{notes}  \n  {text}"
+        for target, free in _references(field):
+            inner.append((schema["$defs"][target], (*here, "*") if free else here))
+    yield ""
+    for target_schema, inner_path in inner:
+        yield from _section(schema, target_schema, inner_path)
+
+
+def _heading(path: FieldPath) -> str:
+    names = {"backends": "NAME", "env": "NAME", "models": "0"}
+    parts = [names.get(str(path[i - 1]), "*") if part == "*" else str(part) for i, part in enumerate(path)]
+    return ".".join(parts).replace(".0", "[]")
+
+
+def _is_unavailable(path: FieldPath) -> bool:
+    rows = {row[0] for row in ROWS} | {("backends", "*", row[0]) for row in BACKEND_ROWS}
+    partly = {("server", "workers"), ("rate_limit", "store"), ("backends", "*", "balance")}  # some value of it works
+    return path in rows - partly
+
+
+def _default(field: dict[str, Any]) -> str:
+    if "default" in field:
+        value = field["default"]
+        return f"default `{_LITERALS.get(repr(value)) or (_list(value) if isinstance(value, list) else value)}`"
+    return "default empty" if field.get("type") == "object" else ""
+
+
+_LITERALS = {"None": "null", "True": "true", "False": "false"}
+
+
+def _list(values: list[Any]) -> str:
+    return "[" + ", ".join(str(value) for value in values) + "]"
+
+
+_PATTERN_WORDS = {DURATION_PATTERN: "duration", SIZE_PATTERN: "size"}
+
+
+def _type(field: dict[str, Any]) -> str:
+    """A field's type in words, from its schema."""
+    if "$ref" in field:
+        return "section"
+    if "anyOf" in field or "oneOf" in field:
+        return " or ".join(dict.fromkeys(_type(option) for option in field.get("anyOf", field.get("oneOf", []))))
+    if "enum" in field:
+        return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
+    kind = field.get("type")
+    if kind == "integer":
+        low, high = field.get("minimum"), field.get("maximum")
+        if low is not None and low == high:
+            return f"`{low}`"
+        return "whole number" + (f" from {low} to {high}" if high is not None else f", at least {low}")
+    if kind == "array":
+        return f"list of {_type(field['items'])}"
+    if kind == "object":
+        values = next(iter(field.get("patternProperties", {}).values()), field.get("additionalProperties"))
+        return f"mapping of names to {_type(values)}" if isinstance(values, dict) else "mapping"
+    words = {"boolean": "`true` or `false`", "null": "null", "number": "number", "string": "text"}
+    return _PATTERN_WORDS.get(field.get("pattern", ""), words.get(str(kind), "any value"))
+
+
+def _references(field: dict[str, Any], free: bool = False) -> Iterator[tuple[str, bool]]:
+    """The sections inside a field, and whether a name or an index stands before each."""
+    if "$ref" in field:
+        yield field["$ref"].rpartition("/")[2], free
+    for option in (*field.get("anyOf", ()), *field.get("oneOf", ())):
+        yield from _references(option, free)
+    if "items" in field:
+        yield from _references(field["items"], True)
+    for value in field.get("patternProperties", {}).values():
+        yield from _references(value, True)
+
+
+def main(folder: Path) -> None:
+    """Write both pages into `folder`."""
+    folder.joinpath("config.md").write_text(config_reference(), encoding="utf-8")
+    folder.joinpath("problems.md").write_text(problems_reference(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
