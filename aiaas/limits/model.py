@@ -55,13 +55,18 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What an admitted request holds, and has to give back exactly once: a slot and a reservation of tokens."""
+    """What an admitted request holds, and has to give back exactly once: a slot and a reservation of tokens.
+
+    admitted_at    the `now` of its admission, monotonic seconds
+    admitted_wall  the `wall` of its admission, POSIX seconds: its tokens count in the UTC day and month of that moment
+    """
 
     key: str
     limits: Limits
     reserved_tokens: int
     admitted_at: float
     slot: bool
+    admitted_wall: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ class _Fields(msgspec.Struct):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Fields)
+_LARGEST: Final = 2**63 - 1  # some clients send it for "no bound"; what is larger does not fit the limiter's floats
+
 _RAW_LIST: Final = msgspec.json.Decoder(list[Raw])
 
 _NAMES: Final = _Fields.__struct_fields__
@@ -169,7 +171,7 @@ def _refuse_duplicates(body: bytes, fields: _Fields, escaped: bool) -> None:
 def _at_least(least: int, value: int | UnsetType | None, name: str) -> int | None:
     if value is None or value is UNSET:
         return None
-    if value < least:
+    if not least <= value <= _LARGEST:
         raise _must_be(name)
     return value
 

@@ -1,0 +1,92 @@
+"""What a client is told about its limits: response headers, and the error of a refused request.
+
+Every answer carries the six `x-ratelimit-*` headers of OpenAI as far as there is such a limit, with durations written
+as Go does (`6m0s`, `1.5s`, `120ms`). A 429 adds `Retry-After` (RFC 9110 section 10.2.3: whole seconds) and
+`retry-after-ms`, which the OpenAI SDK prefers. All times are rounded up, so that a client that waits is not refused
+again.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final
+
+from aiaas.errors import ApiError, ClientError, LimitError
+from aiaas.limits.model import Admission, Decision
+
+Headers = tuple[tuple[str, str], ...]
+
+
+def limit_headers(admission: Admission) -> Headers:
+    """The headers for every answer to a limited request; empty where neither requests nor tokens are limited."""
+    requests, tokens = admission.requests, admission.tokens
+    if tokens is None:
+        return () if requests is None else _for(requests, _REQUESTS)
+    return _for(tokens, _TOKENS) if requests is None else _for(requests, _REQUESTS) + _for(tokens, _TOKENS)
+
+
+def retry_headers(decision: Decision) -> Headers:
+    """The further headers of a refusal; empty where waiting cannot help."""
+    if decision.retry_after is None:
+        return ()
+    return (
+        ("Retry-After", str(max(ceil(decision.retry_after), 1))),
+        ("retry-after-ms", str(max(ceil(decision.retry_after * 1000), 1))),
+    )
+
+
+def refusal(admission: Admission, param: str | None = None) -> ApiError:
+    """The error for an admission that was refused, with all its headers.
+
+    param  the request field that makes a too large reservation, where there is one
+    """
+    decision = admission.refusal
+    if decision is None or admission.refused_by is None:
+        raise ValueError("this request was admitted")
+    headers = limit_headers(admission)
+    if decision.retry_after is None:
+        message = (
+            f"This request may need more tokens than this key may use at all, which is {decision.limit}: "
+            "shorten the prompt, or ask for fewer output tokens."
+        )
+        return ClientError(400, "invalid_request", message, param=param, headers=headers)
+    code, what = _REFUSALS[admission.refused_by]
+    message = what.format(limit=decision.limit, wait=duration(max(decision.retry_after, 0.001)))
+    return LimitError(429, code, message, headers=headers + retry_headers(decision))
+
+
+def duration(seconds: float) -> str:
+    """Seconds, rounded up to a millisecond, as Go's `time.Duration` writes them: `1h0m0s`, `6m0s`, `8.64s`, `120ms`."""
+    milliseconds = ceil(seconds * 1000)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds > 0 else "0s"
+    whole, rest = divmod(milliseconds, 1000)
+    tail = f".{rest:03d}".rstrip("0") if rest else ""
+    if whole < 60:
+        return f"{whole}{tail}s"
+    minutes, whole = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{whole}{tail}s"
+    return f"{minutes // 60}h{minutes % 60}m{whole}{tail}s"
+
+
+_REQUESTS: Final = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+_TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
+
+_REFUSALS: Final = {
+    "requests": ("rate_limit_exceeded", "The limit is {limit} requests a minute. Try again in {wait}."),
+    "tokens": ("tokens_limit_exceeded", "The limit is {limit} tokens a minute. Try again in {wait}."),
+    "concurrency": (
+        "concurrency_limit_exceeded",
+        "The limit is {limit} requests at the same time. Try again when one of them has ended.",
+    ),
+    "quota": ("quota_exceeded", "The quota is {limit} tokens. It starts anew in {wait}."),
+}
+
+
+def _for(decision: Decision, names: tuple[str, str, str]) -> Headers:
+    return (
+        (names[0], str(decision.limit)),
+        (names[1], str(decision.remaining)),
+        (names[2], duration(decision.reset_after)),
+    )
