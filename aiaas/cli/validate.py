@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from aiaas.config.problem import Problem
     from aiaas.plan.model import Plan
+    from aiaas.plan.read import Reading
 
 app = new_app()
 
@@ -40,11 +41,11 @@ def validate(
     output: OutputOption = Output.text,
 ) -> None:
     """Check a config and show all its problems at once."""
-    from aiaas.plan.read import read_plan
+    from aiaas.plan.read import read
 
     path = config_path(config)
-    plan, problems = read_plan(path, os.environ)
-    problems += file_problems(plan)
+    reading = read(path, os.environ)
+    plan, problems = reading.plan, reading.problems + file_problems(reading)
     failed = plan is None or (strict and bool(problems))
     if output == Output.json:
         print_json(_as_json(path, plan, problems, valid=not failed))
@@ -58,15 +59,17 @@ def validate(
         raise typer.Exit(1)
 
 
-def file_problems(plan: Plan | None) -> tuple[Problem, ...]:
-    """What is wrong with the files beside the config: warnings, since they may come later than the config."""
+def file_problems(reading: Reading) -> tuple[Problem, ...]:
+    """What is wrong with the files beside a config: warnings, since they may come later than the config."""
     from aiaas.config import codes
-    from aiaas.config.problem import Problem
+    from aiaas.config.tree import problem_at
 
-    if plan is None or not plan.auth.enabled or plan.auth.keys_file.exists():
+    plan = reading.plan
+    if plan is None or not plan.auth.enabled or os.path.exists(plan.auth.keys_file):
         return ()
     message = f"{plan.auth.keys_file} does not exist, so every request is refused; `aiaas keys create NAME` makes it"
-    return (Problem(codes.KEYS_FILE, "warning", "auth.keys_file", message, str(plan.source)),)
+    path = ("auth", "keys_file")
+    return (problem_at(codes.KEYS_FILE, "warning", path, message, reading.loaded.place(path)),)
 
 
 def summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
@@ -77,10 +80,9 @@ def summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, stric
         return f"{path} is not valid: {_count(errors, 'error')}, {_count(warnings, 'warning')}"
     if strict and warnings:
         return f"{path} has {_count(warnings, 'warning')}, and --strict fails on them"
-    names = {
-        target.served_name for table in plan.routes.values() for route in table.values() for target in route.targets
-    }
-    public = {name for table in plan.routes.values() for name in table}
+    routes = [route for table in plan.routes.values() for route in table.values()]
+    names = {target.served_name for route in routes for target in route.targets}
+    public = {route.model for route in routes}
     parts = [_count(len(plan.backends), "backend"), _count(len(names), "model")]
     if len(public) > len(names):
         parts.append(_count(len(public) - len(names), "alias", "aliases"))

@@ -57,16 +57,25 @@ Rule = Callable[[Config, Mapping[str, str]], Iterator[Finding]]
 
 
 def check(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Every problem between the fields of a config, in the file's order. Empty where `loaded` has no config."""
-    config = loaded.config
+    """Every problem between the fields of a config, in the file's order.
+
+    Where single fields were wrong, the rest is checked all the same, less what those fields have a part in.
+    """
+    config = loaded.partial
     if config is None:
         return ()
     problems = [
         problem_at(code, severity, path, message, loaded.place(path))
         for rule in RULES
         for code, severity, path, message in rule(config, env)
+        if not any(_touch(path, dropped) for dropped in loaded.dropped)
     ]
     return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+
+
+def _touch(one: Path, other: Path) -> bool:
+    """Whether one field is the other, inside it or around it."""
+    return all(a == b for a, b in zip(one, other, strict=False))
 
 
 def engine_port(config: Config, name: str) -> int:
@@ -168,14 +177,17 @@ def _ports(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     taken: dict[int, str] = {config.server.port: "server.port"}
     listeners: list[tuple[Path, str, int]] = []
     if config.monitoring.prometheus:
-        path: Path = ("monitoring", "metrics_port")
+        # The one that is written is shown: whoever sets server.port to 9090 has never heard of metrics_port.
+        written = "metrics_port" in config.monitoring.model_fields_set or "port" not in config.server.model_fields_set
+        path: Path = ("monitoring", "metrics_port") if written else ("server", "port")
         listeners.append((path, "monitoring.metrics_port", config.monitoring.metrics_port))
     for path, backend in _each(config, enabled_only=True):
         if backend.engine is not None:
             listeners.append(((*path, "engine", "port"), f"the engine of {path[1]}", engine_port(config, str(path[1]))))
     for path, what, port in listeners:
         if port in taken:
-            yield codes.PORT_CLASH, "error", path, f"{port} is also the port of {taken[port]}; choose another one"
+            other = what if path == ("server", "port") else taken[port]
+            yield codes.PORT_CLASH, "error", path, f"{port} is also the port of {other}; choose another one"
         taken.setdefault(port, what)
 
 

@@ -22,9 +22,10 @@ from aiaas.config.backend import LONG_FORM, SHORT_FORM
 from aiaas.config.environment import interpolate, override
 from aiaas.config.fields import fields_of
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Place, Problem, has_errors
+from aiaas.config.problem import Path, Place, Problem, dotted, has_errors
 from aiaas.config.secret import find_secrets
 from aiaas.config.tree import MAX_TEXT, Flat, Node, Refused, Scalar, Table, flatten, parse, problem_at
+from aiaas.config.values import format_size
 from aiaas.errors import WorldError
 
 
@@ -33,6 +34,9 @@ class Loaded:
     """A file as read.
 
     config     None where there is an error
+    partial    the same; with errors in single fields, what is left without those fields, so that the checks between
+               fields can still run and everything is reported at once. Not to be used otherwise
+    dropped    the paths of those fields
     problems   in the file's order
     overrides  names of the environment variables in force
     values, keys  where each value, and the key in front of it, is written
@@ -44,12 +48,13 @@ class Loaded:
     file: str
     values: Mapping[Path, Place] = field(repr=False)
     keys: Mapping[Path, Place] = field(repr=False)
+    partial: Config | None = field(default=None, repr=False)
+    dropped: frozenset[Path] = field(default=frozenset(), repr=False)
 
     def place(self, path: Path) -> Place:
         """Where `path` is written, or else the nearest thing around it that is."""
         while path and path not in self.values:
             path = path[:-1]
-        # A section's own place is its first key; the section's name is what a reader looks for.
         return self.values.get(path, Place(self.file, 1, 1))
 
 
@@ -96,12 +101,15 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
     problems += more
     overrides, more = override(flat, env)
     problems += more
-    config, more = _validate(flat, file, hidden=from_environment | secrets)
-    problems += more
+    # An unset variable or a secret says it all: what else may be wrong with that value is not worth a second line.
+    said = {problem.path for problem in problems if problem.code in (codes.VARIABLE, codes.PLAIN_SECRET)}
+    partial, dropped, more = _validate(flat, file, hidden=from_environment | secrets)
+    problems += [problem for problem in more if problem.path not in said]
+    dropped |= {path for path in flat.values if dotted(path) in said}
 
     problems.sort(key=lambda problem: (problem.line, problem.column))
-    usable = None if has_errors(tuple(problems)) else config
-    return Loaded(usable, tuple(problems), overrides, file, flat.values, flat.keys)
+    usable = None if dropped or has_errors(tuple(problems)) else partial
+    return Loaded(usable, tuple(problems), overrides, file, flat.values, flat.keys, partial, dropped)
 
 
 def _unreadable(file: str, message: str, line: int = 1, column: int = 1) -> Loaded:
@@ -134,12 +142,8 @@ def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list
         return None, [problem_at(codes.CONFIG_MAP, "error", ("kind",), message, place)]
     if not inner.text.strip():
         return None, [problem_at(codes.CONFIG_MAP, "error", ("data", "config.yaml"), "is empty", inner.place)]
-    if not inner.literal:  # quoted or folded: its lines are not the file's lines, so all of it is at its beginning
-        blanks = "\n" * (inner.place.line - 1)
-        inner_node, problems = parse(inner.text, file)
-        return inner_node, [
-            problem_at(p.code, p.severity, (), p.message, inner.place) for p in problems
-        ] if blanks else problems
+    if not inner.literal:  # quoted or folded: its lines are not the file's lines
+        return parse(inner.text, file, fixed=inner.place)
     # A literal block's lines are the file's lines. Blank lines in front and spaces before each line put the inner
     # document where it stands, so that no place needs to be moved.
     lines = text.split("\n")[inner.place.line :]
@@ -150,20 +154,43 @@ def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list
     return parse(moved, file)
 
 
-def _validate(flat: Flat, file: str, hidden: frozenset[Path]) -> tuple[Config | None, list[Problem]]:
-    """The model, or what keeps the data from being one."""
+def _validate(flat: Flat, file: str, hidden: frozenset[Path]) -> tuple[Config | None, frozenset[Path], list[Problem]]:
+    """The model, the fields that had to be left out of it, and what is wrong with them. None where nothing is left."""
     try:
-        return Config.model_validate(flat.data), []
+        return Config.model_validate(flat.data), frozenset(), []
     except ValidationError as error:
-        return None, [_translate(detail, flat, file, hidden) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+    problems = [_translate(detail, flat, file, hidden) for detail in details]
+    dropped = frozenset(_path_of(detail) for detail in details if detail["type"] != "missing")
+    try:
+        partial = Config.model_validate(_without(flat.data, dropped))
+    except ValidationError:  # something required is missing or wrong: what there is cannot be judged further
+        partial = None
+    return partial, dropped, problems
+
+
+def _path_of(detail: ErrorDetails) -> Path:
+    """Where pydantic found it, as a path of the file."""
+    return tuple(part for part in detail["loc"] if part not in (SHORT_FORM, LONG_FORM, "[key]"))
+
+
+def _without(value: Any, dropped: frozenset[Path], path: Path = ()) -> Any:
+    """The data less some fields; a list that would lose an item goes as a whole, so that indexes stay what they are."""
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, item in value.items():
+        here = (*path, key)
+        lists_go = isinstance(item, list) and any(gone[: len(here)] == here for gone in dropped)
+        if here not in dropped and not lists_go:
+            kept[key] = _without(item, dropped, here)
+    return kept
 
 
 def _translate(detail: ErrorDetails, flat: Flat, file: str, hidden: frozenset[Path]) -> Problem:
     """pydantic's error in our words, at its place."""
-    path: Path = tuple(part for part in detail["loc"] if part not in (SHORT_FORM, LONG_FORM))
-    kind = detail["type"]
-    if path and path[-1] == "[key]":
-        path = path[:-1]
+    path, kind = _path_of(detail), detail["type"]
+    if detail["loc"] and detail["loc"][-1] == "[key]":
         name = path[-1]
         message = f"{name!r} is not a name; {_allowed(detail)}"
         return problem_at(codes.WRONG_VALUE, "error", path, message, flat.keys.get(path, Place(file, 1, 1)))
@@ -172,8 +199,9 @@ def _translate(detail: ErrorDetails, flat: Flat, file: str, hidden: frozenset[Pa
         return problem_at(codes.MISSING_FIELD, "error", path, "is required; " + _described(path), place)
     if kind == "extra_forbidden":
         return problem_at(codes.UNKNOWN_FIELD, "error", path, _unknown(path), flat.keys.get(path, place))
-    shown = "" if path in hidden else _shown(detail["input"])
-    return problem_at(codes.WRONG_VALUE, "error", path, f"{_wrong(detail)}{shown}", place)
+    wrong, semicolon, allowed = _wrong(detail).partition(";")
+    shown = _shown(detail["input"]) if path not in hidden and wrong.startswith("must be") else ""
+    return problem_at(codes.WRONG_VALUE, "error", path, wrong + shown + semicolon + allowed, place)
 
 
 def _nearest(flat: Flat, path: Path, file: str) -> Place:
@@ -195,7 +223,8 @@ def _wrong(detail: ErrorDetails) -> str:
         return f"must be one of {context['expected'].replace(' or ', ', ')}"
     if kind in ("greater_than_equal", "less_than_equal"):
         limit = context.get("ge", context.get("le"))
-        return f"must be {'at least' if kind == 'greater_than_equal' else 'at most'} {limit}"
+        shown = format_size(limit) if limit and limit % 1024 == 0 else limit
+        return f"must be {'at least' if kind == 'greater_than_equal' else 'at most'} {shown}"
     if kind in ("too_short", "string_too_short"):
         return "must not be empty"
     if kind in ("too_long", "string_too_long"):

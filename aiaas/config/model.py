@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from aiaas.config.backend import Backend
 from aiaas.config.kubernetes import Kubernetes
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast1, Count, Duration, Flag, Port, PositiveDuration, Size, Text
 
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),  # LOG_LEVEL=INFO is common
+]
 BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -146,7 +150,7 @@ class Monitoring(Section):
     metrics_port: Port = 9090
     """That port. It is never routed through an ingress."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     """The least important lines that are logged. Requests are logged at `info`."""
 
     usage_file: Text | None = None

@@ -55,7 +55,7 @@ def dotted(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{part}" if text else part
+            text += f".{part or repr(part)}" if text else part
     return text
 
 

@@ -23,8 +23,8 @@ def config_schema() -> dict[str, Any]:
 def _mend(section: dict[str, Any]) -> None:
     """Mend what pydantic leaves behind where a validator of ours stands before the type.
 
-    That is `ge` for `minimum`, and bare numbers for durations and sizes. Its made-up titles go, since `Max Body Size` says
-    no more than `max_body_size`, and so do the source's line breaks.
+    That is `ge` for `minimum`, and bare numbers for durations and sizes. Its made-up titles go, since `Max Body Size`
+    says no more than `max_body_size`, and so do the source's line breaks.
     """
     for field in section.get("properties", {}).values():
         _mend_node(field)

@@ -67,7 +67,8 @@ Node = Scalar | Items | Table
 class Flat:
     """A tree as plain data, with the place of every value and key.
 
-    values, keys  path -> where the value, or the key in front of it, is written
+    values, keys  path -> where the value, or the key in front of it, is written; a mapping or list is where its key is,
+                  since its own place is that of its first item
     """
 
     data: Any = None
@@ -83,9 +84,12 @@ class Refused(Exception):
         self.problem = problem
 
 
-def parse(text: str, file: str) -> tuple[Node | None, list[Problem]]:
-    """Read one YAML document. The node is None where there is no document, or no going on."""
-    builder = _Builder(file)
+def parse(text: str, file: str, fixed: Place | None = None) -> tuple[Node | None, list[Problem]]:
+    """Read one YAML document. The node is None where there is no document, or no going on.
+
+    fixed  the place of everything in it, where its lines are not the file's lines
+    """
+    builder = _Builder(file, fixed)
     if len(text) > MAX_TEXT:
         return None, [builder.problem(codes.UNREADABLE, Place(file), f"is larger than {MAX_TEXT // 1024} KiB")]
     try:
@@ -105,8 +109,9 @@ def parse(text: str, file: str) -> tuple[Node | None, list[Problem]]:
 class _Builder:
     """Builds one tree from PyYAML's events. `problems` collects what does not stop it."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, fixed: Place | None) -> None:
         self.file = file
+        self.fixed = fixed
         self.problems: list[Problem] = []
         self.anchors: dict[str, Node | None] = {}  # None while it is still open: an alias to it would be recursive
 
@@ -126,7 +131,9 @@ class _Builder:
             return self.alias(event)
         if event.tag is not None and event.tag not in _TAGS:
             self.problems.append(
-                self.refuse(event, f"has the tag {event.tag[:60]!r}; tags are not supported", path).problem
+                self.refuse(
+                    event, f"has the tag {event.tag.replace(_TAG, '!!')[:60]}; tags are not supported", path
+                ).problem
             )
         if event.anchor is not None:
             self.anchors[event.anchor] = None
@@ -179,7 +186,7 @@ class _Builder:
         return entries
 
     def place(self, event: Any) -> Place:
-        return Place(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+        return self.fixed or Place(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
 
     def refuse(self, event: Any, message: str, path: Path = ()) -> Refused:
         return Refused(self.problem(codes.YAML_FEATURE, self.place(event), message, path))
@@ -190,6 +197,7 @@ class _Builder:
     def syntax(self, error: yaml.MarkedYAMLError) -> Problem:
         mark = error.problem_mark or error.context_mark
         place = Place(self.file, mark.line + 1, mark.column + 1) if mark else Place(self.file)
+        place = self.fixed or place
         reason = error.problem or error.context or "cannot be parsed"
         if mark is not None and "expected ',' or '}', but got '{'" in reason:
             reason = 'a { inside {...} needs quotes, as in {key: "${NAME}"}'
@@ -223,6 +231,8 @@ def _value(node: Node, path: Path, flat: Flat) -> Any:
     for key, (place, value) in node.entries.items():
         flat.keys[(*path, key)] = place
         table[key] = _value(value, (*path, key), flat)
+        if not isinstance(value, Scalar):
+            flat.values[(*path, key)] = place
     return table
 
 
