@@ -1,0 +1,122 @@
+"""`aiaas quickstart`: from nothing to a gateway that answers: config, key, simulator and gateway in one command."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from aiaas.cli.common import new_app, note
+
+if TYPE_CHECKING:
+    from aiaas.proxy.server import Ready
+
+app = new_app()
+
+FOLDER: Final = Path("aiaas-quickstart")
+MODEL: Final = "simulator"
+KEY_NAME: Final = "quickstart"
+
+CONFIG: Final = Template("""\
+# Written by `aiaas quickstart`. Everything here is on loopback, and the "model" is aiaas's own simulator.
+server:
+  host: 127.0.0.1
+  port: $port
+backends:
+  local:
+    engine: {kind: simulator, port: $engine_port}
+    models: [$model]
+auth:
+  keys_file: keys.yaml
+rate_limit:
+  requests_per_minute: 60
+monitoring:
+  metrics_port: $metrics_port
+""")
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+  aiaas quickstart
+  aiaas quickstart --port 9000 --folder /tmp/try
+
+Ctrl-C stops all of it. The folder stays, and `aiaas serve -c FOLDER/aiaas.yaml` starts the same again.
+"""
+)
+def quickstart(
+    folder: Annotated[Path, typer.Option(help="Where config and keys are written.")] = FOLDER,
+    port: Annotated[
+        int, typer.Option(min=1, max=65533, help="Port of the gateway; metrics and simulator take the next two.")
+    ] = 8080,
+) -> None:
+    """From nothing to a gateway that answers, on this machine."""
+    from aiaas.cli.serve import read_valid_plan, run_gateway
+
+    config = folder / "aiaas.yaml"
+    _write_config(config, port)
+    plan = read_valid_plan(config)
+    key = _fresh_key(plan.auth.keys_file, plan.auth.api_key_prefix)
+
+    listening: list[Ready] = []
+
+    def on_engine_healthy() -> None:
+        ready = listening.pop() if listening else None
+        if ready is not None:  # only the first time: an engine may be restarted
+            note(_welcome(ready, config, key))
+
+    run_gateway(plan, listening.append, on_engine_healthy)
+
+
+def _welcome(ready: Ready, config: Path, key: str) -> str:
+    return f"""
+The gateway listens on {ready.url}; its config is {config}. In another terminal:
+
+  curl {ready.url}/v1/chat/completions \\
+    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
+    -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello!"}}], "stream": true}}'
+
+Metrics: {ready.metrics_url}
+Next: put your own vLLM's address into {config} (`url:` instead of `engine:`). Ctrl-C stops all of it.
+"""
+
+
+def _write_config(config: Path, port: int) -> None:
+    """Write the config unless it is there with the same port; an edited one stays as it is."""
+    from aiaas.errors import WorldError
+
+    if config.exists():
+        note(f"{config} is there already and stays as it is")
+        return
+    text = CONFIG.substitute(port=port, metrics_port=port + 1, engine_port=port + 2, model=MODEL)
+    try:
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise WorldError(f"cannot write {config}: {error.strerror}") from error
+
+
+def _fresh_key(keys_file: Path, prefix: str) -> str:
+    """A new key of the name KEY_NAME in place of the last run's, which only its hash is left of."""
+    from aiaas.cli.keytarget import translated
+    from aiaas.keys.file import edit_key_file
+    from aiaas.keys.format import make_key, tag_of
+    from aiaas.keys.hashing import hash_key
+    from aiaas.keys.model import KeyRecord
+
+    key = make_key(prefix, secrets.token_bytes)
+    record = KeyRecord(
+        id=key.key_id,
+        name=KEY_NAME,
+        hash=hash_key(key.text),
+        tag=tag_of(key.text),
+        created=datetime.now(UTC).replace(microsecond=0),
+    )
+    with translated(), edit_key_file(keys_file) as file:
+        file.records = (*(old for old in file.records if old.name != KEY_NAME), record)
+    return key.text

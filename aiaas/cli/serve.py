@@ -1,0 +1,116 @@
+"""`aiaas serve`: run the gateway, and the engines that the config describes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from aiaas.cli.common import ConfigOption, config_path, new_app, note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from aiaas.engines.lifecycle import Event
+    from aiaas.engines.supervisor import EngineSupervisor
+    from aiaas.plan.model import BackendPlan, Plan
+    from aiaas.proxy.log import JsonLog
+    from aiaas.proxy.server import EngineMaker, Ready
+
+app = new_app()
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+  aiaas serve
+  aiaas serve -c deploy/aiaas.yaml
+  kill -HUP PID          reload config and keys now (they are watched anyway)
+  kill -TERM PID         drain: finish what is open, then leave; a second one leaves at once
+
+One JSON line a request goes to stdout; what is for people goes to stderr. Metrics answer on monitoring.metrics_port.
+Exit codes: 0 stopped as asked, 1 the config is not valid, 3 a port, a file or an engine is not to be had.
+"""
+)
+def serve(config: ConfigOption = None) -> None:
+    """Run the gateway."""
+    path = config_path(config)
+    run_gateway(read_valid_plan(path), announce)
+
+
+def read_valid_plan(path: Path) -> Plan:
+    """The Plan of a config file; its warnings go to stderr. Raises NotHeldError where there are errors."""
+    from aiaas.errors import NotHeldError
+    from aiaas.plan.read import read_plan
+
+    plan, problems = read_plan(path, os.environ)
+    for problem in problems:
+        note(str(problem))
+    if plan is None:
+        raise NotHeldError(f"{path} is not valid, so nothing was started; mend it and run: aiaas validate -c {path}")
+    if plan.overrides:
+        note(f"overridden by the environment: {', '.join(plan.overrides)}")
+    return plan
+
+
+def run_gateway(
+    plan: Plan, on_ready: Callable[[Ready], None], on_engine_healthy: Callable[[], None] = lambda: None
+) -> None:
+    """Serve `plan` until a signal ends it. The log goes to stdout."""
+    import asyncio
+
+    import uvloop
+
+    from aiaas.proxy.log import write_to
+    from aiaas.proxy.server import new_log, serve
+
+    log = new_log(write_to(sys.stdout.fileno()), plan.monitoring.log_level)
+
+    make_engine = engine_maker(log, plan, on_engine_healthy)
+
+    async def life() -> None:
+        await serve(plan, log, env=dict(os.environ), make_engine=make_engine, on_ready=on_ready)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(life())
+    finally:
+        log.flush()
+
+
+def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> EngineMaker:
+    """Ties engines to the log and to the terminal: `aiaas.proxy` and `aiaas.engines` do not know each other."""
+    from aiaas.engines.lifecycle import Died, GaveUp, Healthy, Stopped, describe
+    from aiaas.engines.supervisor import EngineSupervisor
+
+    def make(backend: BackendPlan, healthy: Callable[[bool, str], None]) -> EngineSupervisor:
+        def on_event(event: Event) -> None:
+            text = describe(event)
+            log.event(
+                "warning" if isinstance(event, Died | GaveUp) else "info", "engine", backend=backend.name, text=text
+            )
+            note(f"engine {backend.name}: {text}")
+            if isinstance(event, Healthy):
+                healthy(True, "the engine is healthy")
+                on_healthy()
+            elif isinstance(event, Died | GaveUp | Stopped):
+                healthy(False, text)
+
+        def on_line(line: str) -> None:
+            log.event("info", "engine_output", backend=backend.name, text=line)
+
+        assert backend.engine is not None
+        return EngineSupervisor(
+            backend.name, backend.engine, drain_timeout=plan.server.drain_timeout, on_event=on_event, on_line=on_line
+        )
+
+    return make
+
+
+def announce(ready: Ready) -> None:
+    """One line for the person who started it."""
+    keys = f"{ready.keys} key{'' if ready.keys == 1 else 's'}"
+    metrics = f", metrics at {ready.metrics_url}" if ready.metrics_url else ""
+    note(f"listening on {ready.url} ({keys}){metrics}")

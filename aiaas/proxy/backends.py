@@ -1,0 +1,193 @@
+"""The backends as they are now: connections, health, and the choice of an endpoint.
+
+Choosing is a pure function over the endpoints' states (`choose`); what changes those states is here too: probes on a
+timer, and what requests report. A client's 4xx or a client's leaving is never reported (a breaker that trips on the
+client's own faults takes the fleet down).
+
+    up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
+
+An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
+start ourselves starts as down, until its supervisor says that it is healthy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from aiaas.plan.model import BackendPlan, EndpointPlan
+from aiaas.proxy.respond import HeaderList
+from aiaas.proxy.upstream import Failure, FailureKind, Pool
+
+HealthListener = Callable[["EndpointState", bool, str], None]
+
+
+class EndpointState:
+    """One address: its pool, and whether it is up. `failures` and `successes` are in a row."""
+
+    __slots__ = ("_backend", "_listener", "failures", "plan", "pool", "successes", "up")
+
+    def __init__(self, backend: BackendPlan, plan: EndpointPlan, listener: HealthListener) -> None:
+        self._backend = backend
+        self._listener = listener
+        self.plan = plan
+        self.pool = Pool(plan, backend.connect_timeout)
+        self.up = backend.engine is None
+        self.failures = 0
+        self.successes = 0
+
+    @property
+    def backend_name(self) -> str:
+        """The backend that it belongs to."""
+        return self._backend.name
+
+    def __repr__(self) -> str:
+        return f"<EndpointState {self._backend.name} {self.plan.url} {'up' if self.up else 'down'} {self.pool!r}>"
+
+    def report_success(self, *, probe: bool) -> None:
+        """An answer came, or a probe was good. Only probes bring an endpoint back up."""
+        self.failures = 0
+        if probe and not self.up:
+            self.successes += 1
+            if self.successes >= self._backend.health.healthy_after:
+                self._turn(True, "its health check answers again")
+
+    def report_failure(self, reason: str) -> None:
+        """A connect failure, a reset, a dying engine, a bad probe: the backend's own fault, never a client's."""
+        self.successes = 0
+        self.failures += 1
+        if self.up and self.failures >= self._backend.health.unhealthy_after:
+            self._turn(False, reason)
+
+    def set_up(self, up: bool, reason: str) -> None:
+        """Somebody who knows better (the engine's supervisor) says so."""
+        self.failures = self.successes = 0
+        if up != self.up:
+            self._turn(up, reason)
+
+    def _turn(self, up: bool, reason: str) -> None:
+        self.up = up
+        self.successes = self.failures = 0
+        self._listener(self, up, reason)
+
+
+class BackendState:
+    """A backend's endpoints. `turn` counts requests, for round robin and for spreading ties."""
+
+    __slots__ = ("endpoints", "plan", "turn")
+
+    def __init__(self, plan: BackendPlan, listener: HealthListener) -> None:
+        self.plan = plan
+        self.endpoints = tuple(EndpointState(plan, endpoint, listener) for endpoint in plan.endpoints)
+        self.turn = 0
+
+    def pick(self, tried: Sequence[EndpointState]) -> EndpointState | None:
+        """The endpoint for the next attempt, one that was not tried yet where there is one."""
+        self.turn += 1
+        return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
+
+    def close(self) -> None:
+        """Drop idle connections; requests in flight go on."""
+        for endpoint in self.endpoints:
+            endpoint.pool.close()
+
+
+def choose(
+    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], turn: int, *, by_load: bool
+) -> EndpointState | None:
+    """Pure: an endpoint that is up, untried before tried, least in flight (ties by turn) or simply by turn."""
+    candidates = [endpoint for endpoint in endpoints if endpoint.up]
+    fresh = [endpoint for endpoint in candidates if endpoint not in tried]
+    candidates = fresh or candidates
+    if not candidates:
+        return None
+    if len(candidates) == 1:
+        return candidates[0]
+    offset = turn % len(candidates)
+    rotated = candidates[offset:] + candidates[:offset]
+    return min(rotated, key=lambda endpoint: endpoint.pool.inflight) if by_load else rotated[0]
+
+
+class _Collector:
+    """A Sink for small answers of the gateway's own requests: probes and model lists."""
+
+    LIMIT = 1024 * 1024
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[tuple[int, bytes] | Failure] = loop.create_future()
+        self._status = 0
+        self._body = bytearray()
+
+    def head(self, status: int, _headers: HeaderList) -> None:
+        self._status = status
+
+    def body(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > self.LIMIT:
+            self.failed(Failure(FailureKind.MALFORMED, "an answer that is too long"))
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result((self._status, bytes(self._body)))
+
+    def failed(self, failure: Failure) -> None:
+        if not self.done.done():
+            self.done.set_result(failure)
+
+
+async def fetch(
+    endpoint: EndpointState, path: str, timeout: float, *, key_head: bytes = b""
+) -> tuple[int, bytes] | Failure:
+    """GET a small resource of an endpoint on a connection of its own: status and body, or the failure.
+
+    Never raises; a probe on a reused connection would tell about the connection and not about the backend.
+    """
+    loop = asyncio.get_running_loop()
+    collector = _Collector(loop)
+    host = endpoint.plan.host if ":" not in endpoint.plan.host else f"[{endpoint.plan.host}]"
+    head = f"GET {endpoint.plan.base_path}{path} HTTP/1.1\r\nHost: {host}:{endpoint.plan.port}\r\nConnection: close\r\n"
+    try:
+        async with asyncio.timeout(timeout):
+            connection = await endpoint.pool.connect()
+            if isinstance(connection, Failure):
+                return connection
+            try:
+                connection.exchange(head.encode() + key_head + b"\r\n", collector)
+                return await collector.done
+            finally:
+                connection.abort()
+    except TimeoutError:
+        return Failure(FailureKind.TIMEOUT, f"no answer within {timeout:g} s")
+
+
+async def probe_forever(backend: BackendState, on_recovered: Callable[[BackendState, EndpointState], None]) -> None:
+    """Probe a backend's endpoints side by side every `health.interval` seconds, the first time at once.
+
+    `on_recovered` is called after the first good probe of an endpoint, and whenever it comes back up.
+    """
+    greeted: set[EndpointState] = set()
+
+    async def probe(endpoint: EndpointState) -> None:
+        health = backend.plan.health
+        result = await fetch(endpoint, health.path, health.timeout)
+        if isinstance(result, Failure):
+            endpoint.report_failure(f"health check: {result.detail}")
+        elif result[0] >= 500:
+            endpoint.report_failure(f"health check: status {result[0]}")
+        else:
+            # An engine of ours that is still loading may answer on its port; its supervisor has the last word.
+            endpoint.report_success(probe=True)
+            if endpoint.up and endpoint not in greeted:
+                greeted.add(endpoint)
+                on_recovered(backend, endpoint)
+        if not endpoint.up:
+            greeted.discard(endpoint)
+
+    while True:
+        await asyncio.gather(*[probe(endpoint) for endpoint in backend.endpoints])
+        await asyncio.sleep(backend.plan.health.interval)
+
+
+def all_endpoints(backends: Iterable[BackendState]) -> list[EndpointState]:
+    """Every endpoint of every backend."""
+    return [endpoint for backend in backends for endpoint in backend.endpoints]

@@ -1,0 +1,242 @@
+"""One request: pick an endpoint, send, and try again only while it is safe.
+
+What may be tried again (contract section 6), and only while no byte has gone to the client:
+
+    connect failure                          the request was never sent           up to max_retries
+    an idle connection dies before any byte  the backend had closed it            once
+    429 or 503 from the engine               refused, not run                     up to max_retries
+    a 500 of a dying or draining engine      not run, or lost                     once
+    an error event as a stream's first       the engine died before a token       once
+
+A reset on a connection that was in use is not tried again: the request may have been the reason. Another endpoint
+comes first where there is one. Between attempts: exponential backoff with full jitter; none before a fresh endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiaas.errors import ApiError, UpstreamError
+from aiaas.openai.errors import engine_died
+from aiaas.plan.model import Target
+from aiaas.proxy.admission import Ticket
+from aiaas.proxy.backends import BackendState, EndpointState
+from aiaas.proxy.connection import Connection
+from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.relay import End, Outcome, Relay, Shape
+from aiaas.proxy.respond import Answered, relayed_head
+from aiaas.proxy.upstream import Failure, FailureKind
+
+BACKOFF_FIRST = 0.1
+BACKOFF_MOST = 2.0
+# The SDKs retry twice by themselves on 429 and 5xx; this header is their word for "do not" (openai-python,
+# `_should_retry`).
+NO_SDK_RETRY = b"x-should-retry: false\r\n"
+NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """An attempt's end that may be tried again: the metrics' word for why, and whether only once."""
+
+    reason: str
+    once: bool
+
+
+async def forward(
+    ticket: Ticket,
+    backends: Sequence[tuple[Target, BackendState]],
+    client: Connection,
+    shape: Shape,
+    metrics: Metrics,
+    relays: set[Relay],
+) -> Answered:
+    """Send `ticket`'s request to one of `backends` (in order of preference) and relay the answer.
+
+    Raises ApiError where nothing was sent to the client; the caller answers with it. Cancelling ends the upstream
+    request at once. `relays` holds the relay while it lives, for the drain deadline.
+    """
+    record = ticket.record
+    tried: list[EndpointState] = []
+    once_spent = False
+    while True:
+        target, backend, endpoint = _pick(backends, tried)
+        outcome = await _attempt(ticket, target, backend, endpoint, client, shape, relays)
+        again = _may_try_again(outcome)
+        _report(endpoint, outcome, again)
+        if again is not None:
+            tried.append(endpoint)
+            left = record.retries < backend.plan.max_retries and not (again.once and once_spent)
+            if left and _somewhere_up(backends):
+                once_spent = once_spent or again.once
+                record.retries += 1
+                metrics.retries(again.reason)
+                await _back_off(record.retries, fresh=_untried(backends, tried))
+                continue
+        return _conclude(outcome, again, client, shape, ticket)
+
+
+def _pick(
+    backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState]
+) -> tuple[Target, BackendState, EndpointState]:
+    fallback: tuple[Target, BackendState, EndpointState] | None = None
+    for target, backend in backends:
+        endpoint = backend.pick(tried)
+        if endpoint is None:
+            continue
+        if endpoint not in tried:
+            return target, backend, endpoint
+        fallback = fallback or (target, backend, endpoint)
+    if fallback is None:
+        raise no_healthy_backend(backends)
+    return fallback
+
+
+def no_healthy_backend(backends: Sequence[tuple[Target, BackendState]]) -> UpstreamError:
+    """503, to be tried again after the next round of probes."""
+    seconds = max(1, round(max(backend.plan.health.interval for _, backend in backends)))
+    return UpstreamError(
+        503,
+        "no_healthy_backend",
+        "No server for this model is reachable right now; try again shortly.",
+        headers=(("retry-after", str(seconds)),),
+    )
+
+
+def _somewhere_up(backends: Sequence[tuple[Target, BackendState]]) -> bool:
+    return any(endpoint.up for _, backend in backends for endpoint in backend.endpoints)
+
+
+def _untried(backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState]) -> bool:
+    return any(e.up and e not in tried for _, backend in backends for e in backend.endpoints)
+
+
+async def _back_off(retry: int, *, fresh: bool) -> None:
+    if not fresh:
+        await asyncio.sleep(random.uniform(0, min(BACKOFF_MOST, BACKOFF_FIRST * 2**retry)))
+
+
+async def _attempt(
+    ticket: Ticket,
+    target: Target,
+    backend: BackendState,
+    endpoint: EndpointState,
+    client: Connection,
+    shape: Shape,
+    relays: set[Relay],
+) -> Outcome:
+    record = ticket.record
+    record.backend = backend.plan.name
+    record.upstream = endpoint.plan.url
+    record.phase = "waiting"
+    pool = endpoint.pool
+    pool.inflight += 1
+    try:
+        connection = pool.take_idle(asyncio.get_running_loop().time())
+        if connection is None:
+            opened = await pool.connect()
+            if isinstance(opened, Failure):
+                return Outcome(End.FAILED, failure=opened)
+            connection = opened
+        relay = Relay(client, connection, record, shape)
+        relays.add(relay)
+        try:
+            relay.begin(ticket.upstream_request(endpoint.plan, target))
+            return await relay.done
+        finally:
+            relays.discard(relay)
+            relay.abort()
+    finally:
+        pool.inflight -= 1
+
+
+def _may_try_again(outcome: Outcome) -> Again | None:
+    if outcome.end is End.FAILED and outcome.failure is not None:
+        return {
+            FailureKind.CONNECT: Again("connect", once=False),
+            FailureKind.STALE: Again("stale", once=True),
+            FailureKind.ENGINE: Again("engine", once=True),
+        }.get(outcome.failure.kind)
+    if outcome.end is End.REFUSED:
+        if outcome.status in (429, 503):
+            return Again("busy", once=False)
+        if outcome.status == 500 and engine_died(outcome.body):
+            return Again("engine", once=True)
+    return None
+
+
+def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:
+    """Tell the endpoint's health what is its own fault. Being busy is not (vLLM's 503 means: try another replica)."""
+    failure = outcome.failure
+    if outcome.end is End.SENT or (outcome.end is End.REFUSED and (again is None or again.reason == "busy")):
+        endpoint.report_success(probe=False)
+    elif again is not None and again.reason == "engine":
+        endpoint.report_failure("the engine is dying or draining")
+    elif failure is not None and failure.kind in (FailureKind.CONNECT, FailureKind.RESET, FailureKind.MALFORMED):
+        endpoint.report_failure(failure.detail)
+
+
+def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
+    """Make the last attempt's end the client's answer, or raise it."""
+    record = ticket.record
+    if outcome.end is End.SENT:
+        record.ended_by = "upstream"
+        return Answered(keep_alive=not shape.close and (shape.chunked or record.status == 0))
+    if outcome.end is End.BROKEN:
+        failure = outcome.failure
+        record.error_code = record.error_code or (
+            "upstream_timeout" if failure is not None and failure.kind is FailureKind.TIMEOUT else "upstream_error"
+        )
+        client.close()
+        return Answered(keep_alive=False)
+    if outcome.end is End.REFUSED:
+        return _pass_refusal(outcome, again, client, shape, ticket)
+    assert outcome.failure is not None
+    raise _failure_error(outcome.failure)
+
+
+def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
+    """What the backend said goes through, unless it speaks of us (401) or of its own death."""
+    if outcome.status == 401:
+        raise UpstreamError(
+            502, "upstream_error", "The model server refused the gateway's own key.", headers=(NO_SDK_RETRY_HEADER,)
+        )
+    if again is not None and again.reason == "engine":
+        raise UpstreamError(502, "upstream_error", "The model server is going down.", headers=(NO_SDK_RETRY_HEADER,))
+    extra = shape.extra + (NO_SDK_RETRY if again is not None else b"")
+    headers = outcome.headers or []
+    framing = b"content-length: %d\r\n" % len(outcome.body)
+    head = relayed_head(outcome.status, headers, framing=framing, extra=extra, close=shape.close)
+    record = ticket.record
+    record.status = outcome.status
+    record.ended_by = "upstream"
+    record.sent += len(outcome.body)
+    write(client, head + outcome.body)
+    return Answered(keep_alive=not shape.close)
+
+
+def _failure_error(failure: Failure) -> ApiError:
+    if failure.kind is FailureKind.CONNECT:
+        return UpstreamError(
+            503,
+            "no_healthy_backend",
+            "The model server cannot be reached right now; try again shortly.",
+            headers=(("retry-after", "5"),),
+        )
+    headers = (NO_SDK_RETRY_HEADER,)
+    if failure.kind is FailureKind.TIMEOUT:
+        return UpstreamError(
+            504, "upstream_timeout", f"The model server did not answer in time: {failure.detail}.", headers=headers
+        )
+    if failure.kind is FailureKind.MALFORMED:
+        return UpstreamError(502, "upstream_error", "The model server's answer was not understood.", headers=headers)
+    return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)
+
+
+def write(client: Connection, data: bytes) -> None:
+    """Put an answer on the wire; a client that has left is not an error."""
+    if client.transport is not None:
+        client.transport.write(data)

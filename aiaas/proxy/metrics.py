@@ -1,0 +1,152 @@
+"""The metrics: the plan's three by name, and aiaas's own.
+
+A registry of its own for each gateway (no module state). Children are bound to their labels once and kept in a dict, as
+`labels()` costs more than the increment. Label values are bounded: a model that no Plan names counts as `unknown`.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.exposition import generate_latest
+
+from aiaas import __version__
+from aiaas.proxy.record import Record
+
+UNKNOWN = "unknown"
+# The plan's, and beyond: a timeout of 120 s would all land in +Inf (contract section 11).
+LATENCY_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
+
+
+class _Series:
+    """The children of one (model, endpoint), bound at first use."""
+
+    __slots__ = ("error", "input_tokens", "latency", "output_tokens", "success", "ttft")
+
+    def __init__(self, metrics: Metrics, model: str, endpoint: str) -> None:
+        self.success = metrics.requests.labels(model, endpoint, "success")
+        self.error = metrics.requests.labels(model, endpoint, "error")
+        self.latency = metrics.latency.labels(model, endpoint)
+        self.ttft = metrics.ttft.labels(model)
+        self.input_tokens = metrics.tokens.labels(model, "input")
+        self.output_tokens = metrics.tokens.labels(model, "output")
+
+
+class Metrics:
+    """Everything a gateway counts. `expose()` is what `/metrics` answers."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # half of the series, and of no use to Prometheus
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "inference_requests", "Inference requests by outcome", ["model", "endpoint", "status"], registry=registry
+        )
+        self.latency = Histogram(
+            "inference_latency_seconds",
+            "From the request's arrival to the end of its answer",
+            ["model", "endpoint"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "tokens_processed", "LLM tokens as the backend reported them", ["model", "type"], registry=registry
+        )
+        self.ttft = Histogram(
+            "aiaas_time_to_first_token_seconds",
+            "From the request's arrival to the first event of its stream",
+            ["model"],
+            buckets=TTFT_BUCKETS,
+            registry=registry,
+        )
+        self._responses = Counter(
+            "aiaas_responses", "Answers by HTTP status and error code", ["code", "reason"], registry=registry
+        )
+        self.in_flight = Gauge(
+            "aiaas_requests_in_flight", "Inference requests that are being answered", registry=registry
+        )
+        self._refused = Counter("aiaas_refused", "Requests refused by a limit", ["limit"], registry=registry)
+        self._retries = Counter("aiaas_retries", "Further attempts by reason", ["reason"], registry=registry)
+        self._aborts = Counter(
+            "aiaas_aborts", "Requests whose client left, by where they were", ["phase"], registry=registry
+        )
+        self._endpoint_up = Gauge(
+            "aiaas_endpoint_up", "Whether an endpoint gets requests", ["backend", "endpoint"], registry=registry
+        )
+        self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
+        self._key_requests = Counter("aiaas_key_requests", "Inference requests by key", ["key_id"], registry=registry)
+        self._key_tokens = Counter("aiaas_key_tokens", "LLM tokens by key", ["key_id", "type"], registry=registry)
+        self._config = Info("aiaas_config", "Which config is in force", registry=registry)
+        Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._by_status: dict[tuple[int, str | None], Counter] = {}
+        self._by_key: dict[str, tuple[Counter, Counter, Counter]] = {}
+
+    def finished(self, record: Record, duration: float) -> None:
+        """Count a finished inference request."""
+        series_key = (record.model or UNKNOWN, record.path)
+        series = self._series.get(series_key)
+        if series is None:
+            series = self._series[series_key] = _Series(self, *series_key)
+        (series.success if record.status < 400 and record.error_code is None else series.error).inc()
+        series.latency.observe(duration)
+        if record.ttft is not None:
+            series.ttft.observe(record.ttft)
+        if record.input_tokens and not record.estimated:
+            series.input_tokens.inc(record.input_tokens)
+        if record.output_tokens:
+            series.output_tokens.inc(record.output_tokens)
+        self.responded(record.status, record.error_code)
+        if record.key_id is not None:
+            self._count_key(record)
+        if record.ended_by == "client":
+            self._aborts.labels(record.phase).inc()
+
+    def _count_key(self, record: Record) -> None:
+        assert record.key_id is not None
+        by_key = self._by_key.get(record.key_id)
+        if by_key is None:
+            by_key = self._by_key[record.key_id] = (
+                self._key_requests.labels(record.key_id),
+                self._key_tokens.labels(record.key_id, "input"),
+                self._key_tokens.labels(record.key_id, "output"),
+            )
+        by_key[0].inc()
+        if record.input_tokens and not record.estimated:
+            by_key[1].inc(record.input_tokens)
+        if record.output_tokens:
+            by_key[2].inc(record.output_tokens)
+
+    def responded(self, status: int, reason: str | None) -> None:
+        """Count an answer, of whatever kind."""
+        child = self._by_status.get((status, reason))
+        if child is None:
+            child = self._by_status[status, reason] = self._responses.labels(str(status), reason or "")
+        child.inc()
+
+    def refused(self, limit: str) -> None:
+        """Count a refusal by `limit`: requests, tokens, concurrency or quota."""
+        self._refused.labels(limit).inc()
+
+    def retries(self, reason: str) -> None:
+        """Count a further attempt."""
+        self._retries.labels(reason).inc()
+
+    def endpoint_up(self, backend: str, endpoint: str, up: bool) -> None:
+        """Show an endpoint's health."""
+        self._endpoint_up.labels(backend, endpoint).set(1 if up else 0)
+
+    def endpoint_gone(self, backend: str, endpoint: str) -> None:
+        """An endpoint that no Plan names any more has no series."""
+        self._endpoint_up.remove(backend, endpoint)
+
+    def reloaded(self, what: str, ok: bool) -> None:
+        """Count a reload of `config` or `keys`."""
+        self._reloads.labels(what, "success" if ok else "failure").inc()
+
+    def config(self, digest: str) -> None:
+        """Show which config is in force."""
+        self._config.info({"digest": digest})
+
+    def expose(self) -> bytes:
+        """The text exposition format 0.0.4."""
+        return generate_latest(self._registry)

@@ -1,0 +1,49 @@
+"""What is known about one request while it lives, and the log line and metrics that it ends as.
+
+One mutable object for each request, filled in by whoever learns a fact; read once, at the end (`accesslog`, `metrics`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+EndedBy = Literal["upstream", "client", "gateway"]
+# Where a request was when its client left: the `phase` of aiaas_aborts_total.
+Phase = Literal["admission", "waiting", "streaming"]
+
+
+@dataclass(slots=True)
+class Record:
+    """One request. Times are monotonic seconds (`started`) or durations; tokens are LLM tokens.
+
+    status       what the client got, or 499 (nginx's word) where it left before an answer began
+    error_code   the `code` of an error of ours, or of the failure behind a broken answer
+    input_tokens, output_tokens  as the backend reported, or as estimated (`estimated`) where it could not
+    events       stream events that carried output, for streams that end before their usage event
+    sent         bytes of the answer's body that were written to the client
+    """
+
+    request_id: str
+    path: str
+    started: float
+    client_address: str
+    user: str | None = None
+    key_id: str | None = None
+    model: str | None = None
+    backend: str | None = None
+    upstream: str | None = None
+    status: int = 0
+    error_code: str | None = None
+    stream: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    estimated: bool = False
+    events: int = 0
+    ttft: float | None = None
+    queue_seconds: float = 0.0
+    retries: int = 0
+    request_bytes: int = 0
+    sent: int = 0
+    ended_by: EndedBy = "gateway"
+    phase: Phase = "admission"

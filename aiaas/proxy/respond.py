@@ -1,0 +1,110 @@
+"""Answers as bytes: everything that aiaas itself says, and the head of everything that it relays.
+
+An answer goes to the transport in one write. aiohttp gets an `Answered` back, which tells it that nothing is left to
+send and whether the connection may stay open; its own Response classes would cost more than the whole limiter.
+"""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from http import HTTPStatus
+
+from aiaas.errors import ApiError
+from aiaas.openai.errors import error_body
+
+HeaderList = list[tuple[bytes, bytes]]
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_CRLF = b"\r\n"
+
+# Hop-by-hop (RFC 9110 section 7.6.1), ours to say, or the backend's own business: cookies and redirects name it.
+_NOT_RELAYED = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"content-length",
+        b"server",
+        b"set-cookie",
+        b"location",
+        b"alt-svc",
+        b"www-authenticate",
+        b"x-request-id",
+    }
+)
+
+
+class Answered:
+    """What a handler returns to aiohttp: the answer is already on the wire.
+
+    It has the three members that aiohttp's connection loop uses of a response (`prepare`, `write_eof`, `keep_alive`).
+    """
+
+    __slots__ = ("keep_alive",)
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, _request: object) -> None:
+        """Nothing left to send."""
+
+    async def write_eof(self) -> None:
+        """Nothing left to send."""
+
+
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 200 OK` and its line end; an unknown status has an empty reason (RFC 9112 section 4)."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
+
+
+def date_header(wall: float) -> bytes:
+    """The Date header line for POSIX seconds `wall` (RFC 9110 section 6.6.1)."""
+    return b"date: " + formatdate(wall, usegmt=True).encode() + _CRLF
+
+
+def header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Header lines of our own values, which never hold a line end."""
+    return b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in headers])
+
+
+def answer(
+    status: int, content_type: bytes, body: bytes, *, extra: bytes, close: bool, head_only: bool = False
+) -> bytes:
+    """A whole answer of ours. `extra` is complete header lines; `head_only` is for HEAD."""
+    return b"".join(
+        [
+            status_line(status),
+            b"content-type: %b\r\n" % content_type if content_type else b"",
+            b"content-length: %d\r\n" % len(body),
+            extra,
+            b"connection: close\r\n\r\n" if close else _CRLF,
+            b"" if head_only else body,
+        ]
+    )
+
+
+def error_answer(error: ApiError, *, extra: bytes, close: bool) -> bytes:
+    """`error` in the OpenAI shape, with its own headers before `extra`."""
+    return answer(
+        error.status,
+        b"application/json",
+        error_body(error),
+        extra=header_lines(error.headers) + extra,
+        close=close,
+    )
+
+
+def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:
+    """The head of an answer that goes through: the backend's end-to-end headers, then `framing` and ours."""
+    lines = [status_line(status)]
+    lines += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _NOT_RELAYED]
+    lines.append(framing)
+    lines.append(extra)
+    lines.append(b"connection: close\r\n\r\n" if close else _CRLF)
+    return b"".join(lines)
