@@ -11,8 +11,8 @@ Admitting it moves TAT on by `cost * T`. A missing TAT, or one in the past, is a
 Exactness:
 1. In any window of `t` seconds no more than `burst + (t + EPSILON) / T` units are admitted: TAT moves by T for each,
    starts no earlier than the window and ends no later than `burst * T + EPSILON` after it.
-2. A client that waits `retry_after`, or longer, is admitted if nothing else was meanwhile. The wait is computed and then
-   added by the client's clock, each with rounding; EPSILON is larger than those roundings and forgives them.
+2. A client that waits `retry_after`, or longer, is admitted if nothing else was meanwhile. The wait is computed and
+   then added by the client's clock, each with rounding; EPSILON is larger than those roundings and forgives them.
 3. A clock that stands still or goes back admits nothing more; time has to make up for the jump first.
 
 A new rate for an old TAT keeps the seconds owed, hence the same share of the bucket where burst and rate grow alike.

@@ -72,17 +72,19 @@ class MemoryStore:
         self._forget(now, windows)
         return Admission(None, requests, minute, None, Lease(key, limits, tokens, now, slot, wall))
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float) -> None:
+    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """As in `Store.settle`."""
         limits = lease.limits
         difference = used_tokens - lease.reserved_tokens
-        if not lease.slot and (not difference or (limits.tokens is None and not _has_quota(limits))):
+        if ran and not lease.slot and (not difference or (limits.tokens is None and not _has_quota(limits))):
             return
         state = self._states.get(lease.key)
         if state is None:  # forgotten meanwhile: what was reserved has been worked off, what was used beyond counts
             state = self._states[lease.key] = _State()
         if lease.slot and state.slots:
             state.slots -= 1
+        if not ran and limits.requests is not None:
+            state.requests = charge(state.requests, limits.requests, -1, now)
         if difference and limits.tokens is not None:
             state.tokens = charge(state.tokens, limits.tokens, difference, now)
         if difference and _has_quota(limits):

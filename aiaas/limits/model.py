@@ -97,8 +97,11 @@ class Store(Protocol):
         """
         ...
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float) -> None:
-        """Give back the slot, and replace the reservation by what was used. Settling twice is a caller's bug."""
+    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+        """Give back the slot, and replace the reservation by what was used. Settling twice is a caller's bug.
+
+        ran  False where no backend saw the request: it then costs no request either
+        """
         ...
 
     async def close(self) -> None:
