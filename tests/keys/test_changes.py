@@ -1,0 +1,135 @@
+"""Changes to records: names, states, rotation, pruning, durations."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from aiaas.keys.changes import (
+    KeyChangeError,
+    NoSuchKeyError,
+    add,
+    find,
+    parse_duration,
+    parse_expiry,
+    pruned,
+    put,
+    rotated,
+    state_of,
+)
+from aiaas.keys.model import KeyRecord, PreviousSecret
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+ALICE = KeyRecord(id="aaaaaaaa", name="alice", hash="h1", tag="0a0a", created=NOW)
+BOB = KeyRecord(id="bbbbbbbb", name="bob", hash="h2", tag="0b0b", created=NOW)
+
+
+def test_a_key_is_found_by_name_and_by_id() -> None:
+    """Both words that an operator has for a key work."""
+    assert find((ALICE, BOB), "bob") is BOB
+    assert find((ALICE, BOB), "aaaaaaaa") is ALICE
+
+
+def test_a_misspelt_name_gets_a_suggestion() -> None:
+    """The nearest name is offered."""
+    with pytest.raises(NoSuchKeyError, match="did you mean alice"):
+        find((ALICE, BOB), "alcie")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-a", "a b", "a/b", "x" * 65, "ü"], ids=["empty", "dash", "space", "slash", "long", "umlaut"]
+)
+def test_a_bad_name_is_refused(name: str) -> None:
+    """Names are words that need no quoting anywhere."""
+    with pytest.raises(KeyChangeError, match="is not a name"):
+        add((), replace(ALICE, name=name))
+
+
+def test_a_taken_name_or_id_is_refused() -> None:
+    """Two keys never share a name or an id."""
+    with pytest.raises(KeyChangeError, match="exists already"):
+        add((ALICE,), replace(BOB, name="alice"))
+    with pytest.raises(KeyChangeError, match="id is taken"):
+        add((ALICE,), replace(BOB, id="aaaaaaaa"))
+
+
+def test_records_keep_their_order() -> None:
+    """A new one comes last, a changed one stays where it is."""
+    assert [record.name for record in add((ALICE,), BOB)] == ["alice", "bob"]
+    assert put((ALICE, BOB), replace(ALICE, disabled=True))[0].disabled
+
+
+def test_states_follow_the_clock() -> None:
+    """A key expires at its moment, and revoked wins."""
+    expiring = replace(ALICE, expires=NOW + HOUR)
+    assert state_of(expiring, NOW) == "active"
+    assert state_of(expiring, NOW + HOUR) == "expired"
+    assert state_of(replace(expiring, disabled=True), NOW + HOUR) == "revoked"
+
+
+def test_rotation_keeps_the_old_secret_as_long_as_asked() -> None:
+    """With an overlap the old hash stays for that long, without one it is gone."""
+    overlapping = rotated(ALICE, "new", "0c0c", NOW, HOUR)
+    assert (overlapping.hash, overlapping.tag, overlapping.id) == ("new", "0c0c", ALICE.id)
+    assert overlapping.previous == PreviousSecret("h1", NOW + HOUR, "0a0a", imported=False)
+    assert rotated(overlapping, "newer", "0d0d", NOW, timedelta()).previous is None
+
+
+def test_rotating_an_imported_key_makes_it_one_of_ours() -> None:
+    """Its old secret is still found by its tag."""
+    record = rotated(replace(ALICE, imported=True, weak=True, tag="0a"), "new", "0c0c", NOW, HOUR)
+    assert not record.imported
+    assert not record.weak
+    assert record.previous is not None
+    assert record.previous.imported
+
+
+def test_a_revoked_key_is_not_rotated() -> None:
+    """A new secret must not bring a revoked key back."""
+    with pytest.raises(KeyChangeError, match="revoked"):
+        rotated(replace(ALICE, disabled=True), "new", "0c0c", NOW, HOUR)
+
+
+def test_pruning_removes_what_no_longer_works() -> None:
+    """Revoked and expired keys go, ended overlaps go, the rest stays as it is."""
+    expired = replace(ALICE, id="cccccccc", name="carol", expires=NOW)
+    ended = replace(BOB, previous=PreviousSecret("h", NOW))
+    kept, gone = pruned((replace(ALICE, disabled=True), ended, expired), NOW)
+    assert kept == (BOB,)
+    assert [record.name for record in gone] == ["alice", "carol"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90d", timedelta(days=90)), ("24h", timedelta(hours=24)), ("2w", timedelta(weeks=2)), ("0s", timedelta())],
+)
+def test_durations_are_read(text: str, expected: timedelta) -> None:
+    """A number and a unit."""
+    assert parse_duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "90", "d", "-1d", "1y", "1.5h", "9999999w" * 2])
+def test_other_durations_are_refused(text: str) -> None:
+    """The message says what is allowed."""
+    with pytest.raises(ValueError, match="90d"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1h", NOW + HOUR), ("2026-03-02", datetime(2026, 3, 2, tzinfo=UTC)), ("2026-03-01T14:00:00+01:00", NOW + HOUR)],
+    ids=["duration", "date", "moment with a zone"],
+)
+def test_an_expiry_is_a_duration_or_a_date(text: str, expected: datetime) -> None:
+    """Dates are UTC unless they say otherwise."""
+    assert parse_expiry(text, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-02-28", "0s", "soon", "9999999w"], ids=["past", "now", "word", "beyond the calendar"]
+)
+def test_an_expiry_that_is_none_is_refused(text: str) -> None:
+    """A key that would be born dead is a mistake."""
+    with pytest.raises(ValueError):
+        parse_expiry(text, NOW)

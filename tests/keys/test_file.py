@@ -1,0 +1,183 @@
+"""The key file on disk: atomic, locked, private, and clear about what is in the way."""
+
+import asyncio
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from aiaas.keys.file import KeyFile, KeyFileAccessError, KeyFileError, KeyFileMissingError, edit_key_file, read_key_file
+from aiaas.keys.model import KeyLimits, KeyRecord
+from aiaas.keys.records import render_records
+
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$EIKQUirlPMfYG+M8Z0ypVQ$ATyPSo0BDobFMGooFnTTOGdGszZtW1xnQfxn6aGP5jM"
+ALICE = KeyRecord(id="aaaaaaaa", name="alice", hash=HASH, created=datetime(2026, 3, 1, tzinfo=UTC))
+BOB = replace(ALICE, id="bbbbbbbb", name="bob")
+
+EDITOR = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from aiaas.keys.file import edit_key_file, read_key_file
+path, number = Path(sys.argv[1]), int(sys.argv[2])
+template = read_key_file(path).records[0]
+for step in range(8):
+    with edit_key_file(path) as file:
+        name = f"p{number}-{step}"
+        file.records = (*file.records, replace(template, id=f"{number:04d}{step:04d}", name=name))
+"""
+
+
+def write(path: Path, *records: KeyRecord) -> Path:
+    with edit_key_file(path) as file:
+        file.records = records
+    return path
+
+
+def _clear_and_fail(file: KeyFile) -> None:
+    file.records = ()
+    raise ZeroDivisionError
+
+
+def test_a_new_file_is_private_and_whole(tmp_path: Path) -> None:
+    """Created by the first edit with mode 0600 whatever the umask is, and nothing but the lock lies beside it."""
+    before = os.umask(0)
+    try:
+        path = write(tmp_path / "keys.yaml", ALICE)
+    finally:
+        os.umask(before)
+    assert read_key_file(path).records == (ALICE,)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".keys.yaml.lock", "keys.yaml"]
+
+
+def test_a_failing_edit_changes_nothing(tmp_path: Path) -> None:
+    """What raises inside the edit leaves the old file, byte for byte."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError), edit_key_file(path) as file:
+        _clear_and_fail(file)
+    assert path.read_bytes() == before
+
+
+def test_an_edit_without_a_change_does_not_write(tmp_path: Path) -> None:
+    """A comment that a person put there survives `revoke` of a revoked key."""
+    path = tmp_path / "keys.yaml"
+    path.write_text("# mine\n" + render_records([ALICE]))
+    with edit_key_file(path):
+        pass
+    assert path.read_text().startswith("# mine\n")
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    """A record that the reader would refuse never reaches the disk."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    with pytest.raises(KeyFileError, match="tokens_per_minute"), edit_key_file(path) as file:
+        file.records = (replace(ALICE, limits=KeyLimits(tokens_per_minute=10**20)),)
+    assert read_key_file(path).records == (ALICE,)
+
+
+def test_a_disk_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while flushing is reported, and no scratch file stays behind."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KeyFileAccessError, match="No space left"):
+        write(path, BOB)
+    assert read_key_file(path).records == (ALICE,)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".keys.yaml.lock", "keys.yaml"]
+
+
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    """Reading goes through a link, writing replaces the file behind it."""
+    real = write(tmp_path / "real.yaml", ALICE)
+    link = tmp_path / "keys.yaml"
+    link.symlink_to(real)
+    write(link, ALICE, BOB)
+    assert link.is_symlink()
+    assert read_key_file(real).records == (ALICE, BOB)
+
+
+def test_a_missing_file_says_what_makes_one(tmp_path: Path) -> None:
+    """Its own class, since the gateway treats it apart."""
+    with pytest.raises(KeyFileMissingError, match="aiaas keys create"):
+        read_key_file(tmp_path / "keys.yaml")
+
+
+def test_what_is_no_file_is_a_clear_error(tmp_path: Path) -> None:
+    """A folder, a folder that does not exist, and bytes that are no text."""
+    with pytest.raises(KeyFileAccessError, match="cannot be read: Is a directory"):
+        read_key_file(tmp_path)
+    with pytest.raises(KeyFileAccessError, match="its folder does not exist"):
+        write(tmp_path / "none" / "keys.yaml", ALICE)
+    (tmp_path / "junk").write_bytes(b"version: 1\nkeys: \xff\xfe\n")
+    with pytest.raises(KeyFileError, match=r"junk:2: not UTF-8"):
+        read_key_file(tmp_path / "junk")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")
+def test_a_file_without_permission_is_a_clear_error(tmp_path: Path) -> None:
+    """Unreadable, and unwritable."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    path.chmod(0)
+    with pytest.raises(KeyFileAccessError, match="Permission denied"):
+        read_key_file(path)
+    tmp_path.chmod(0o500)
+    with pytest.raises(KeyFileAccessError, match="cannot be written here"):
+        write(path, BOB)
+
+
+def test_a_broken_file_is_never_overwritten(tmp_path: Path) -> None:
+    """An edit of a file that cannot be understood fails and leaves it for a person to mend."""
+    path = tmp_path / "keys.yaml"
+    path.write_text("version: 1\nkeys: [")
+    with pytest.raises(KeyFileError):
+        write(path, ALICE)
+    assert path.read_text() == "version: 1\nkeys: ["
+
+
+def test_an_editor_waits_for_another_no_longer_than_told(tmp_path: Path) -> None:
+    """While somebody else holds the lock, the message says so."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    with (tmp_path / ".keys.yaml.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(KeyFileAccessError, match="another command"), edit_key_file(path, patience=0):
+            pass
+    with edit_key_file(path, patience=0) as file:
+        assert file.records == (ALICE,)
+
+
+def test_processes_that_edit_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Four real processes add eight keys each; all are there, and a reader never saw half a file."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    editors = [subprocess.Popen([sys.executable, "-c", EDITOR, str(path), str(number)]) for number in range(4)]
+    readings = 0
+    while any(editor.poll() is None for editor in editors):
+        assert read_key_file(path).records[0] == ALICE
+        readings += 1
+    assert [editor.returncode for editor in editors] == [0] * 4
+    assert len(read_key_file(path).records) == 1 + 4 * 8
+    assert readings > 5
+
+
+async def test_reading_in_a_thread_leaves_the_loop_alone(tmp_path: Path) -> None:
+    """While 3,000 records are read in a thread, the event loop's typical pause stays under 20 ms."""
+    path = tmp_path / "keys.yaml"
+    path.write_text(render_records(replace(ALICE, id=f"{n:08d}", name=f"u{n}") for n in range(3000)))
+    reading = asyncio.create_task(asyncio.to_thread(read_key_file, path))
+    pauses = []
+    while not reading.done():
+        begin = time.perf_counter()
+        await asyncio.sleep(0)
+        pauses.append(time.perf_counter() - begin)
+    assert len((await reading).records) == 3000
+    assert sorted(pauses)[len(pauses) * 9 // 10] < 0.02

@@ -1,0 +1,55 @@
+"""YAML to a tree: lines are right, and hostile or damaged text is one clear error."""
+
+import pytest
+
+from aiaas.keys.tree import KeyFileError, Mapping, Scalar, Sequence, read_tree
+
+
+def test_a_tree_knows_its_lines() -> None:
+    """Every node carries the 1-based line that it begins on."""
+    root = read_tree("a: 1\nb:\n- x\n- 'null'\n", "keys.yaml")
+    assert isinstance(root, Mapping)
+    items = root.items["b"]
+    assert isinstance(items, Sequence)
+    assert items.items == [Scalar("x", plain=True, line=3), Scalar("null", plain=False, line=4)]
+    assert not any(isinstance(item, Scalar) and item.null for item in items.items)
+
+
+@pytest.mark.parametrize("text", ["a:", "a: ~", "a: null"])
+def test_nothing_is_null(text: str) -> None:
+    """The three ways to write nothing."""
+    root = read_tree(text, "f")
+    assert isinstance(root, Mapping)
+    value = root.items["a"]
+    assert isinstance(value, Scalar)
+    assert value.null
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "f:1: nested too deep"),
+        ("a: {" * 50_000, "f:1: nested too deep"),
+        ("a: &x 1\nb: *x\n", "f:1: a key file has no YAML anchors"),
+        ("a: !!python/object:os.system 1", "f:1: a key file has no YAML anchors, aliases or tags"),
+        ("a: 1\nb: 2\na: 3\n", "f:3: 'a' appears twice; the first is in line 1"),
+        ("a: 1\n---\nb: 2\n", "f:2: a key file is one YAML document"),
+        ("? [a]\n: 1\n", "f:1: a field's name must be a text"),
+        ("a: [1, 2\n", "f:2: not YAML"),
+        ("a: 1\n<<<<<<< HEAD\nb: 2\n", "not YAML"),
+        ("a: \x00", "f: not YAML"),
+        ("a: \ud800", "f: not YAML"),
+        ("\ta: 1", "f:1: not YAML"),
+        ("", "f:1: a key file is one YAML document"),
+    ],
+    ids=[
+        "a bomb of lists", "a bomb of maps", "anchor", "tag", "double", "two documents", "key is a list", "cut",
+        "merge conflict", "nul", "surrogate", "tab", "empty",
+    ],
+)  # fmt: skip
+def test_damaged_text_is_one_clear_error(text: str, message: str) -> None:
+    """The file, the line and what is wrong, whatever comes in; the process survives."""
+    with pytest.raises(KeyFileError) as caught:
+        read_tree(text, "f")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
