@@ -1,0 +1,258 @@
+"""`aiaas keys`: what a person types, and what a script reads."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from passlib.hash import pbkdf2_sha256
+
+from aiaas.cli.main import run
+from aiaas.keys.file import read_key_file
+from aiaas.keys.format import parse_key
+
+FOREIGN = "sk-Zk2vQ8xLr7Tn4Wp9Ym3Hc6Jb1Fd5Gs0"
+
+
+class Console:
+    """Runs commands in a folder of its own and keeps what they print."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file = folder / "keys.yaml"
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+        self.out = ""
+        self.err = ""
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> int:
+        if stdin is not None:
+            self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        code = run(["keys", *arguments])
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+
+@pytest.fixture
+def console(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Console:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AIAAS_CONFIG", raising=False)
+    return Console(tmp_path, capsys, monkeypatch)
+
+
+def test_a_shell_variable_takes_the_key(tmp_path: Path) -> None:
+    """`KEY=$(aiaas keys create alice)` in a real shell: the key and nothing else, and it is valid."""
+    script = (
+        f'aiaas() {{ "{sys.executable}" -m aiaas "$@"; }}; KEY=$(aiaas keys create alice --keys-file "$1") || exit 9; '
+        'printf "%s" "$KEY"; printf "%s" "$KEY" | aiaas keys verify --keys-file "$1" >/dev/null'
+    )
+    file = tmp_path / "keys.yaml"
+    done = subprocess.run(
+        ["bash", "-c", script, "sh", str(file)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert parse_key(done.stdout) is not None
+    assert "only time" in done.stderr
+    assert done.stdout not in done.stderr
+    assert done.stdout not in file.read_text()
+
+
+def test_a_key_is_created_with_everything_said(console: Console) -> None:
+    """Every option ends up in the record."""
+    options = "--model m1 --model m2 --rpm 60 --burst 5 --tpm 1000 --tpd 10000 --tokens-per-month 99999 --concurrency 4"
+    code = console("create", "alice", *options.split(), "--expires", "90d", "--metadata", "team=a=b", "-o", "json")
+    assert code == 0
+    told = json.loads(console.out)
+    assert parse_key(told["key"]) is not None
+    assert told["models"] == ["m1", "m2"]
+    assert told["metadata"] == {"team": "a=b"}
+    assert told["limits"] == {
+        "requests_per_minute": 60, "burst": 5, "tokens_per_minute": 1000, "tokens_per_day": 10000,
+        "tokens_per_month": 99999, "max_concurrent": 4,
+    }  # fmt: skip
+    (record,) = read_key_file(console.file).records
+    assert record.expires is not None
+    assert (record.expires - record.created).days == 90
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["create", "-x"], 2, "No such option"),
+        (["create", "a b"], 1, "'a b' is not a name"),
+        (["create", "alice"], 1, "a key named 'alice' exists already; `aiaas keys rotate alice`"),
+        (["create", "bob", "--rpm", "0"], 2, "--rpm"),
+        (["create", "bob", "--rpm", "x"], 2, "--rpm"),
+        (["create", "bob", "--tpm", "9" * 17], 1, "tokens_per_minute must be 1 to"),
+        (["create", "bob", "--expires", "soon"], 2, "'soon' is no expiry; write for example 90d"),
+        (["create", "bob", "--expires", "2020-01-01"], 2, "'2020-01-01' is in the past"),
+        (["create", "bob", "--metadata", "x"], 2, "write it as name=value"),
+        (["create", "bob", "-c", "nope.yaml"], 3, "nope.yaml: there is no such config"),
+        (["create", "bob", "--keys-file", "no/keys.yaml"], 3, "no/keys.yaml: cannot be written: its folder"),
+        (["show", "alcie"], 1, "no key is named 'alcie'; did you mean alice?"),
+        (["revoke", "zzz"], 1, "`aiaas keys list` shows all"),
+        (["rotate", "alice", "--overlap", "long"], 2, "--overlap: 'long' is not a duration"),
+        (["list", "--keys-file", "none.yaml"], 3, "none.yaml: there is no such file; `aiaas keys create NAME`"),
+        (["list", "-o", "xml"], 2, "--output"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(console: Console, arguments: list[str], code: int, message: str) -> None:
+    """What is wrong, what is allowed, the right exit code; and the file is as it was."""
+    assert console("create", "alice") == 0
+    before = console.file.read_bytes()
+    assert console(*arguments) == code
+    assert message in console.err
+    assert console.err.count("\n") == 1
+    assert console.out == ""
+    assert console.file.read_bytes() == before
+
+
+def test_a_broken_key_file_is_one_line(console: Console) -> None:
+    """Reading and writing commands say where it is broken and leave it alone."""
+    console.file.write_text("version: 1\nkeys:\n- name: [\n")
+    for arguments in (["list"], ["create", "bob"], ["revoke", "bob"], ["prune"]):
+        assert console(*arguments) == 1
+        assert console.err.startswith("aiaas: keys.yaml:4: not YAML")
+        assert console.err.count("\n") == 1
+
+
+def test_the_list_shows_states_and_no_hash(console: Console) -> None:
+    """For eyes and for scripts."""
+    console("create", "alice", "--model", "m")
+    console("create", "bob")
+    console("revoke", "bob")
+    assert console("list") == 0
+    assert [line.split()[0] for line in console.out.splitlines()] == ["NAME", "alice", "bob"]
+    assert console("list", "-o", "json") == 0
+    assert [(key["name"], key["state"]) for key in json.loads(console.out)] == [("alice", "active"), ("bob", "revoked")]
+    assert "argon2" not in console.out
+    assert "hash" not in console.out
+
+
+def test_one_key_is_shown_by_name_or_id(console: Console) -> None:
+    """Both give the same."""
+    console("create", "alice")
+    (record,) = read_key_file(console.file).records
+    assert console("show", "alice") == 0
+    by_name = console.out
+    assert console("show", record.id) == 0
+    assert console.out == by_name
+    assert "active" in by_name
+
+
+def test_a_revoked_key_is_not_valid(console: Console) -> None:
+    """`verify` says whose it was, exit code 1; revoking twice is no error."""
+    console("create", "alice")
+    key = console.out.strip()
+    assert console("revoke", "alice") == 0
+    assert console("revoke", "alice") == 0
+    assert "revoked already" in console.err
+    assert console("verify", stdin=key) == 1
+    assert "alice" in console.err
+    assert "revoked" in console.err
+
+
+def test_rotation_keeps_the_old_secret_only_when_asked(console: Console) -> None:
+    """With --overlap both secrets are valid, without it the old one is refused at once. The id stays."""
+    console("create", "alice")
+    first = console.out.strip()
+    assert console("rotate", "alice", "--overlap", "24h") == 0
+    second = console.out.strip()
+    assert console("verify", stdin=first) == 0
+    assert "old secret" in console.err
+    assert console("verify", stdin=second) == 0
+    assert console.err == ""
+    assert console("rotate", "alice") == 0
+    third = console.out.strip()
+    assert console("verify", stdin=second) == 1
+    assert console("verify", stdin=third) == 0
+    parsed = [parse_key(key) for key in (first, second, third)]
+    assert len({key.key_id for key in parsed if key is not None}) == 1
+
+
+def test_the_plans_key_works_after_import(console: Console) -> None:
+    """`sk-test-key` is guessable: refused without --weak, valid with it, with a warning."""
+    assert console("import", "test", stdin="sk-test-key") == 1
+    assert "--weak" in console.err
+    assert not console.file.exists()
+    assert console("import", "test", "--weak", stdin="sk-test-key\n") == 0
+    assert "does not belong in git" in console.err
+    assert console("verify", stdin="sk-test-key") == 0
+    assert "test" in console.out
+    assert "sk-test-key" not in console.file.read_text()
+
+
+def test_a_strong_foreign_key_is_imported_once(console: Console) -> None:
+    """It needs no --weak, is not marked weak even with it, and is refused under a second name."""
+    assert console("import", "bob", "--weak", stdin=FOREIGN) == 0
+    (record,) = read_key_file(console.file).records
+    assert record.imported
+    assert not record.weak
+    assert console("import", "carol", stdin=FOREIGN) == 1
+    assert "already, as bob" in console.err
+    assert FOREIGN not in console.err
+
+
+@pytest.mark.parametrize("stdin", ["", "\n", "a\nb\n"], ids=["nothing", "a line end", "two lines"])
+def test_stdin_holds_one_key(console: Console, stdin: str) -> None:
+    """Nothing and two keys are wrong usage."""
+    console("create", "alice")
+    assert console("verify", stdin=stdin) == 2
+    assert console("import", "bob", stdin=stdin) == 2
+
+
+@pytest.mark.parametrize(
+    "key", ["junk", "ü", "\x00\xff", FOREIGN, "x" * 100_000], ids=["junk", "umlaut", "bytes", "foreign", "huge"]
+)
+def test_a_key_that_is_none_is_not_valid(console: Console, key: str) -> None:
+    """Exit code 1 and one line that does not repeat the key."""
+    console("create", "alice")
+    assert console("verify", stdin=key) == 1
+    assert console.err == "aiaas: not valid: no key in keys.yaml matches\n"
+
+
+def test_verify_renews_an_outdated_hash(console: Console) -> None:
+    """A record made elsewhere with pbkdf2 becomes argon2id with today's parameters at the first `verify`."""
+    console("create", "alice")
+    key = console.out.strip()
+    (record,) = read_key_file(console.file).records
+    console.file.write_text(console.file.read_text().replace(record.hash, pbkdf2_sha256.using(rounds=1000).hash(key)))
+    assert console("verify", stdin=key) == 0
+    assert "renewed" in console.err
+    (renewed,) = read_key_file(console.file).records
+    assert renewed.hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert console("verify", stdin=key) == 0
+    assert console.err == ""
+
+
+def test_prune_removes_what_no_longer_works(console: Console) -> None:
+    """Names on stdout; --dry-run only says."""
+    console("create", "alice")
+    console("create", "bob")
+    console("revoke", "alice")
+    assert console("prune", "--dry-run") == 0
+    assert console.out == "alice\n"
+    assert len(read_key_file(console.file).records) == 2
+    assert console("prune") == 0
+    assert console.out == "alice\n"
+    assert [record.name for record in read_key_file(console.file).records] == ["bob"]
+    assert console("prune", "-o", "json") == 0
+    assert json.loads(console.out) == []
+
+
+def test_a_key_that_cannot_be_printed_is_said_to_be_lost(tmp_path: Path) -> None:
+    """stdout on a full disk: exit 3, and what to do."""
+    command = [sys.executable, "-m", "aiaas", "keys", "create", "alice", "--keys-file", str(tmp_path / "keys.yaml")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert "aiaas keys rotate alice" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_key_shows_in_a_traceback(console: Console) -> None:
+    """Even --debug, on a failure after the key was read, does not print it."""
+    assert console("--debug", "import", "a/b", stdin=FOREIGN) == 1
+    assert "Traceback" in console.err
+    assert FOREIGN not in console.err
