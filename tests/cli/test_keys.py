@@ -256,3 +256,30 @@ def test_no_key_shows_in_a_traceback(console: Console) -> None:
     assert console("--debug", "import", "a/b", stdin=FOREIGN) == 1
     assert "Traceback" in console.err
     assert FOREIGN not in console.err
+
+
+CONFIG = """
+backends:
+  vllm:
+    url: http://vllm:8000
+    models: [gpt-oss-20b]
+auth: {api_key_prefix: "ak_", keys_file: sub/keys.yaml}
+"""
+
+
+def test_the_config_says_where_keys_are_and_how_they_begin(console: Console, tmp_path: Path) -> None:
+    """The key file is relative to the config; a model that the config has not is a warning with a suggestion."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "aiaas.yaml").write_text(CONFIG)
+    assert console("create", "alice", "--model", "gpt-oss-20") == 0
+    assert console.out.startswith("ak_")
+    assert "did you mean gpt-oss-20b?" in console.err
+    assert read_key_file(tmp_path / "sub" / "keys.yaml").records
+
+
+def test_a_config_with_errors_is_refused(console: Console, tmp_path: Path) -> None:
+    """It might name another key file than was meant; --keys-file works all the same."""
+    (tmp_path / "aiaas.yaml").write_text(CONFIG + "bad: 1\n")
+    assert console("create", "alice") == 1
+    assert "`aiaas validate -c aiaas.yaml`" in console.err
+    assert console("create", "alice", "--keys-file", "keys.yaml") == 0
