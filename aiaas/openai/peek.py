@@ -131,11 +131,11 @@ _EXPECTED: Final = {
     "stream": "true or false",
     "stream_options": "an object",
     "stream_options.include_usage": "true or false",
-    "n": "a whole number of at least 1",
-    "best_of": "a whole number of at least 1",
-    "max_tokens": "a whole number of at least 0",
-    "max_completion_tokens": "a whole number of at least 1",
-    "max_output_tokens": "a whole number of at least 1",
+    "n": "a whole number from 1 to 2^63 - 1",
+    "best_of": "a whole number from 1 to 2^63 - 1",
+    "max_tokens": "a whole number from 0 to 2^63 - 1",
+    "max_completion_tokens": "a whole number from 1 to 2^63 - 1",
+    "max_output_tokens": "a whole number from 1 to 2^63 - 1",
     "background": "true or false",
 }
 

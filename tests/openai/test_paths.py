@@ -1,0 +1,32 @@
+"""The allow-list."""
+
+from __future__ import annotations
+
+from aiaas.openai import paths
+
+
+def test_nothing_but_the_contracts_paths_is_forwarded() -> None:
+    """The nine generate paths of contract section 3, and no more."""
+    assert set(paths.GENERATE) == {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/embeddings",
+        "/v1/score",
+        "/v1/rerank",
+        "/tokenize",
+        "/detokenize",
+    }
+
+
+def test_every_path_that_generates_has_a_field_for_its_bound() -> None:
+    """A bound can be spliced in wherever output is reserved."""
+    assert set(paths.OUTPUT_FIELD) == paths.OUTPUT
+
+
+def test_each_group_is_within_the_allow_list() -> None:
+    """No rule for a path that is not served."""
+    groups = (paths.OUTPUT, paths.USAGE_ON_REQUEST, paths.DONE_MARKED, paths.MANY_PROMPTS, paths.MANY_CHOICES)
+    for group in (*groups, paths.ANTHROPIC):
+        assert group <= set(paths.GENERATE)

@@ -1,0 +1,114 @@
+"""Usage is found where vLLM tells it, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiaas.openai.usage import Usage, is_usage_only_event, usage_of
+
+CHUNK = '{"id":"x","object":"chat.completion.chunk","choices":[%s]%s}'
+TOLD = ',"usage":{"prompt_tokens":18,"total_tokens":23,"completion_tokens":5}'
+
+
+def event(data: str, name: str = "") -> bytes:
+    return (f"event: {name}\n" if name else "").encode() + b"data: " + data.encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "usage"),
+    [
+        pytest.param(event(CHUNK % ("", TOLD)), Usage(18, 5), id="chat stream (13)"),
+        pytest.param(event(CHUNK % ('{"delta":{"content":"a"}}', TOLD)), Usage(18, 5), id="on every event (14)"),
+        pytest.param(('{"choices":[{"message":{"content":"a"}}]' + TOLD + "}").encode(), Usage(18, 5), id="chat (10)"),
+        pytest.param(b'{"data":[],"usage":{"prompt_tokens":3,"total_tokens":3}}', Usage(3, 0), id="rerank (154)"),
+        pytest.param(
+            b'{"usage":{"prompt_tokens":3,"total_tokens":3,"completion_tokens":0,"prompt_tokens_details":null}}',
+            Usage(3, 0),
+            id="score (153)",
+        ),
+        pytest.param(b'{"usage":{"prompt_tokens":3,"total_tokens":5}}', Usage(3, 2), id="total only"),
+        pytest.param(
+            b'{"object":"response","usage":{"input_tokens":14,"output_tokens":3,"total_tokens":17}}',
+            Usage(14, 3),
+            id="responses (22)",
+        ),
+        pytest.param(
+            event(
+                '{"response":{"usage":{"input_tokens":14,"input_tokens_details":{"cached_tokens":0},"output_tokens":3}},'
+                '"type":"response.completed"}',
+                "response.completed",
+            ),
+            Usage(14, 3),
+            id="responses stream (23)",
+        ),
+        pytest.param(
+            event('{"response":{"usage":null},"type":"response.created"}', "response.created"), None, id="created (23)"
+        ),
+        pytest.param(
+            event(
+                '{"type":"message_start","message":{"usage":{"input_tokens":18,"output_tokens":0}}}', "message_start"
+            ),
+            Usage(18, 0),
+            id="messages start (25)",
+        ),
+        pytest.param(
+            event('{"type":"message_delta","usage":{"input_tokens":18,"output_tokens":3}}', "message_delta"),
+            Usage(18, 3),
+            id="messages delta (25)",
+        ),
+        pytest.param(b'{"usage":null,"choices":[]}', None, id="null"),
+        pytest.param(b'{"usage":{}}', None, id="empty"),
+        pytest.param(b'{"usage":{"prompt_tokens":"3"}}', None, id="wrong type"),
+        pytest.param(b'{"usage":{"prompt_tokens":-3}}', None, id="negative"),
+        pytest.param(b'{"usage":{"prompt_tokens":3', None, id="cut"),
+        pytest.param(b'{"x":{"usage":{"prompt_tokens":3,"completion_tokens":1}}}', None, id="elsewhere"),
+        pytest.param(b'{"choices":["usage"]}', None, id="a value"),
+        pytest.param(event("[DONE]"), None, id="done"),
+        pytest.param(b'<html>"usage"</html>', None, id="not json"),
+        pytest.param(b'"usage"' + b"[" * 100_000, None, id="junk"),
+        pytest.param(b'{"usage":' + b"[" * 100_000, None, id="deep"),
+        pytest.param(b'{"x":"\xff","usage":{"prompt_tokens":3}}', Usage(3, 0), id="bad utf-8 beside it"),
+    ],
+)
+def test_usage_is_read_where_it_stands(answer: bytes, usage: Usage | None) -> None:
+    """Every place that vLLM was seen to use; None for anything else, and never an exception."""
+    assert usage_of(answer) == usage
+
+
+@given(st.text('usage":{}prompt_tokens1,\\ ', max_size=60))
+def test_a_models_text_cannot_pose_as_usage(text: str) -> None:
+    """Whatever a model writes is a JSON string."""
+    assert usage_of(json.dumps({"choices": [{"delta": {"content": text}}]}).encode()) is None
+    quoted = json.dumps({"choices": [], "usage": {"prompt_tokens": 1}})
+    chunk = event(json.dumps({"choices": [{"delta": {"content": text + quoted}}]}))
+    assert usage_of(chunk) is None
+    assert not is_usage_only_event(chunk)
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_make_it_raise(junk: bytes) -> None:
+    """An answer is relayed whatever it is; reading its usage must not break that."""
+    for answer in (junk + b'"usage"', b'{"usage":' + junk, b'data: {"choices":[],"usage":' + junk):
+        usage_of(answer)
+        is_usage_only_event(answer)
+
+
+@pytest.mark.parametrize(
+    ("data", "only"),
+    [
+        (CHUNK % ("", TOLD), True),
+        (CHUNK % ('{"delta":{}}', TOLD), False),
+        (CHUNK % ("", ""), False),
+        (CHUNK % ("", ',"usage":null'), False),
+        ('{"usage":{"prompt_tokens":1}}', False),
+        ("[DONE]", False),
+    ],
+)
+def test_the_extra_usage_event_is_known_by_having_no_choices(data: str, only: bool) -> None:
+    """Only the event that `include_usage` adds may be taken out."""
+    assert is_usage_only_event(event(data)) is only
+    assert is_usage_only_event(event(data).replace(b"\n", b"\r\n")) is only
