@@ -177,7 +177,7 @@ def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, cho
         "metadata": asked["metadata"],
         "model": stamp.model,
         "object": "response",
-        "output": [] if choice is None else [response_message(message_id, choice.text)],
+        "output": [response_message(message_id, choice.text)] if choice is not None and choice.text else [],
         "parallel_tool_calls": True,
         "temperature": asked["temperature"],
         "tool_choice": "none",

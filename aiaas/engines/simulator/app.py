@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import functools
+import json
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,24 +22,26 @@ from aiaas.engines.simulator.engine import Engine, EngineFullError, Generation
 from aiaas.engines.simulator.errors import WireError
 from aiaas.engines.simulator.events import EventWriter, make_writer
 from aiaas.engines.simulator.faults import Fault, Point
+from aiaas.engines.simulator.forms import (
+    DetokenizeForm,
+    EmbeddingsForm,
+    RerankForm,
+    ScoreForm,
+    fill_form,
+    parse_json,
+)
 from aiaas.engines.simulator.generate import WORD_TOKENS, Choice, make_pace, tokenize
 from aiaas.engines.simulator.http import Exchange, Request
 from aiaas.engines.simulator.metrics import CONTENT_TYPE, Metrics
 from aiaas.engines.simulator.options import SimulatorOptions
 from aiaas.engines.simulator.requests import (
-    DetokenizeForm,
-    EmbeddingsForm,
     Family,
     Job,
-    RerankForm,
-    ScoreForm,
-    TokenizeForm,
-    chat_pieces,
     check_model,
     count_messages_tokens,
-    fill_form,
+    parse_invocation,
     parse_job,
-    parse_json,
+    pieces_to_tokenize,
     prompt_texts,
 )
 
@@ -46,6 +50,7 @@ RECORDED_BODY = 1024 * 1024  # bytes of a recorded request's body that are kept
 LEARNED_PIECES = 10_000  # for /detokenize
 
 _VARY = (("vary", "Origin"),)
+_STORED_RESPONSE = re.compile(r"/v1/responses/([^/]+)(?:/cancel)?")
 _GUARDED = ("/v1", "/v2", "/inference")
 _PREFLIGHT_VARY = (
     "Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network"
@@ -116,6 +121,9 @@ class App:
             raise errors.unauthorized()
         methods = self._routes.get(request.path)
         if methods is None:
+            stored = _STORED_RESPONSE.fullmatch(request.path)
+            if stored is not None and self.options.runner == "text":
+                raise errors.unknown_response(stored[1])
             if request.path.endswith("/") and request.path.rstrip("/") in self._routes:
                 location = f"http://{request.headers.get('host', '')}{request.path.rstrip('/')}"
                 exchange.respond(307, b"", None, after=(("location", location), *_VARY))
@@ -123,7 +131,7 @@ class App:
             raise errors.not_found()
         answer = methods.get(request.method)
         if answer is None:
-            raise errors.method_not_allowed(", ".join(methods))
+            raise errors.method_not_allowed(next(iter(methods)))  # of several, Starlette names the first
         answer(exchange)
 
     def _make_routes(self) -> dict[str, dict[str, Answer]]:
@@ -192,15 +200,13 @@ class App:
         self._json(exchange, {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}})
 
     def _tokenize(self, exchange: Exchange) -> None:
-        form = fill_form(TokenizeForm, _decode(exchange.request))
-        check_model(form.model, self.options)
-        pieces = tokenize(form.prompt or "") if form.messages is None else chat_pieces(form.messages, self.options)
+        pieces, with_texts = pieces_to_tokenize(_decode(exchange.request), self.options)
         ids = [self._learn(piece) for piece in pieces]
         body = {
             "count": len(ids),
             "max_model_len": self.options.max_model_len,
             "tokens": ids,
-            "token_strs": pieces if form.return_token_strs else None,
+            "token_strs": pieces if with_texts else None,
         }
         self._json(exchange, body)
 
@@ -220,18 +226,25 @@ class App:
 
     def _invocations(self, exchange: Exchange) -> None:
         """SageMaker's one path for everything: the body says what it is."""
-        data = _decode(exchange.request)
-        has = data.keys() if isinstance(data, dict) else frozenset()
         if self.options.runner == "pooling":
             self._embed(exchange)
-        else:
-            self._generate(exchange, "completions" if "prompt" in has else "responses" if "input" in has else "chat")
+            return
+        try:
+            data = _decode(exchange.request)
+        except WireError as error:
+            if isinstance(error.__cause__, json.JSONDecodeError):
+                raise errors.undecodable_invocation(str(error.__cause__)) from error
+            raise
+        self._answer(exchange, parse_invocation(data, self.options))
 
     # what the engine answers
 
     def _generate(self, exchange: Exchange, family: Family) -> None:
-        job = parse_job(family, _decode(exchange.request), self.options)
-        stamp = self._stamp(exchange.request, {"completions": "cmpl-", "responses": "resp_"}.get(family, "chatcmpl-"))
+        self._answer(exchange, parse_job(family, _decode(exchange.request), self.options))
+
+    def _answer(self, exchange: Exchange, job: Job) -> None:
+        family = job.family
+        stamp = self._job_stamp(exchange.request, job)
         message_id = f"msg_{_random_hex(8)}"
         if job.stream:
             writer = make_writer(stamp, job, message_id)
@@ -294,7 +307,7 @@ class App:
         return sum(counts)
 
     def _pool(self, exchange: Exchange, tokens: int, whole: Callable[[], Json]) -> None:
-        job = Job("chat", False, tokens, (Choice(("",), "stop"),), self.options.seed)
+        job = Job("chat", False, (tokens,), (Choice(("",), "stop"),), self.options.seed)
         self._submit(WholeAnswer(self, exchange, whole), job)
 
     def _submit(self, answer: StreamAnswer | WholeAnswer, job: Job) -> None:
@@ -313,10 +326,16 @@ class App:
             raise errors.engine_busy() from error
         answer.begin(generation)
 
-    def _stamp(self, request: Request, prefix: str) -> Stamp:
-        return Stamp(
-            prefix + (request.headers.get("x-request-id") or _random_hex(8)), int(time.time()), self.options.models[0]
-        )
+    def _stamp(self, request: Request, prefix: str, request_id: str | None = None) -> Stamp:
+        own = request.headers.get("x-request-id") or request_id or _random_hex(8)
+        return Stamp(prefix + own, int(time.time()), self.options.models[0])
+
+    def _job_stamp(self, request: Request, job: Job) -> Stamp:
+        if job.family == "responses":
+            response_id = job.request_id or f"resp_{_random_hex(8)}"
+            return Stamp(response_id, int(time.time()), self.options.models[0])
+        prefix = "cmpl-" if job.family == "completions" else "chatcmpl-"
+        return self._stamp(request, prefix, job.request_id)
 
     def _count_http(self, exchange: Exchange) -> None:
         request = exchange.request

@@ -112,9 +112,12 @@ class Engine:
         """Queue a generation; it may begin before this returns, but no step comes before the next turn of the loop.
 
         Raises:
-            EngineFullError: max_num_queued_reqs sequences run or wait already (transcript 115).
+            EngineFullError: with it more than max_num_queued_reqs sequences would run or wait (transcript 115).
         """
-        if self._max_num_queued_reqs is not None and self.running + self.waiting >= self._max_num_queued_reqs:
+        if (
+            self._max_num_queued_reqs is not None
+            and self.running + self.waiting + generation.size > self._max_num_queued_reqs
+        ):
             self._metrics.rejections.inc()
             raise EngineFullError
         generation.arrived = self._loop.time()

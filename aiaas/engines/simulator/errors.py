@@ -9,6 +9,7 @@ Pure. `WireError` is raised by the checks of `requests` and caught in one place,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +21,17 @@ ENGINE_BUSY = (
 )
 ENGINE_GONE = "cannot schedule new futures after shutdown"
 
+_SHOWN = 10  # problems of one body that are printed
+_BRANCH = re.compile(r"str|int|(list|dict)\[.*\]")  # pydantic's names of a union's branches; no field is called so
+
 
 class WireError(Exception):
     """An answer that refuses a request. `varies` is whether it carries `vary: Origin`, as most do."""
 
-    def __init__(self, status: int, body: object, *, allow: str | None = None, varies: bool = True) -> None:
+    def __init__(self, status: int, body: dict[str, Any], *, allow: str | None = None, varies: bool = True) -> None:
         super().__init__(f"{status} {body}")
         self.status = status
+        self.content = body
         self.body = encode(body)
         self.allow = allow
         self.varies = varies
@@ -48,26 +53,47 @@ def bad_request(message: str, param: str | None = None, value: object = None) ->
 def invalid(problems: Sequence[dict[str, Any]]) -> WireError:
     """A body that does not have the right form: pydantic's problems, as vLLM prints them (40 to 60)."""
     shown = []
-    for problem in problems:
+    for problem in problems[:_SHOWN]:
         entry = {
             "type": problem["type"],
-            "loc": ".".join(str(part) for part in problem["loc"]),
+            "loc": ".".join(str(part) for part in problem["loc"] if not _BRANCH.fullmatch(str(part))),
             "msg": problem["msg"],
             "input": _brief(problem["input"]),
         }
         if "ctx" in problem:
             entry["ctx"] = problem["ctx"]
         shown.append(entry)
-    return _invalid([repr(entry) for entry in shown], shown[0]["loc"])
+    lines = [repr(entry) for entry in shown]
+    if len(problems) > _SHOWN:
+        lines.append(f"...and {len(problems) - _SHOWN} more errors")
+    return _invalid(lines, shown[0]["loc"], len(problems))
+
+
+def anthropic(error: WireError) -> WireError:
+    """The same refusal as /v1/messages words it, in Anthropic's shape."""
+    inner = error.content["error"]
+    body = {"type": "error", "error": {"type": inner["type"], "message": inner["message"]}}
+    return WireError(error.status, body, varies=error.varies)
+
+
+def undecodable_invocation(reason: str) -> WireError:
+    """Not JSON, at /invocations."""
+    return WireError(400, error_object(f"JSON decode error: {reason}", "Bad Request", None, 400))
+
+
+def unknown_response(response_id: str) -> WireError:
+    """/v1/responses/{id}: nothing is stored."""
+    message = f"Response with id '{response_id}' not found."
+    return WireError(404, error_object(message, "invalid_request_error", "response_id", 404))
 
 
 def unsupported_media_type() -> WireError:
     """Wrong or no content-type (43, 43b)."""
-    return _invalid(["Unsupported Media Type: Only 'application/json' is allowed"], None)
+    return _invalid(["Unsupported Media Type: Only 'application/json' is allowed"], None, 1)
 
 
-def _invalid(lines: Sequence[str], param: str | None) -> WireError:
-    head = f"{len(lines)} validation error{'' if len(lines) == 1 else 's'}:"
+def _invalid(lines: Sequence[str], param: str | None, count: int) -> WireError:
+    head = f"{count} validation error{'' if count == 1 else 's'}:"
     return WireError(400, error_object("\n  ".join([head, *lines]), "Bad Request", param, 400))
 
 

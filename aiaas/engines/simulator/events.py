@@ -69,27 +69,26 @@ def _engine_died() -> bytes:
 class _IndexedWriter:
     """What chat and completions share: choices with an index, usage on demand, [DONE] at the end."""
 
-    def __init__(self, stamp: Stamp, job: Job, kind: str) -> None:
+    def __init__(self, stamp: Stamp, job: Job, kind: str, usage_details: Json) -> None:
         self._job = job
-        self._done = 0
-        self._sent = 0  # completion tokens so far, for usage on every event
-        self._unfinished = len(job.choices)
+        self._usage_details = usage_details
         head = {"id": stamp.id, "object": kind, "created": stamp.created, "model": stamp.model}
         self._head = b"data: " + encode(head)[:-1]
         self._fingerprint = b',"system_fingerprint":' + encode(FINGERPRINT)
 
-    def _usage(self, completion: int) -> bytes:
+    def _usage(self, index: int, completion: int) -> bytes:
+        """Of this choice alone, as vLLM counts it on the way; the event at the end sums all."""
         if self._job.usage != "every":
             return b""
-        usage = {**Usage(self._job.prompt_tokens, completion).openai(), "completion_tokens_details": None}
+        prompt = self._job.prompts[index // self._job.n]
+        usage = {**Usage(prompt, completion).openai(), **self._usage_details}
         return b',"usage":' + encode(usage)
 
-    def _end(self, finished: bool) -> bytes:
+    def _end(self, index: int, k: int, finished: bool) -> bytes:
         """What follows the choices of a token's event."""
-        usage = self._usage(self._sent)
-        # The fingerprint is on the stream's last event before [DONE]: the last token's, or the usage event.
-        signed = finished and self._unfinished == 0 and self._job.usage == "none"
-        return usage + (self._fingerprint if signed else b"") + b"}\n\n"
+        # The fingerprint is on each choice's last event, unless a usage event follows that has it.
+        signed = finished and self._job.usage == "none"
+        return self._usage(index, k + 1) + (self._fingerprint if signed else b"") + b"}\n\n"
 
     def step(self, k: int) -> list[bytes]:
         """See EventWriter."""
@@ -97,14 +96,11 @@ class _IndexedWriter:
         for index, choice in enumerate(self._job.choices):
             if k >= len(choice.deltas):
                 continue
-            self._sent += 1
             finished = k == len(choice.deltas) - 1
-            if finished:
-                self._unfinished -= 1
-            events.append(self._token(index, choice.deltas[k], finished))
+            events.append(self._token(index, choice.deltas[k], finished, self._end(index, k, finished)))
         return events
 
-    def _token(self, index: int, text: str, finished: bool) -> bytes:
+    def _token(self, index: int, text: str, finished: bool, tail: bytes) -> bytes:
         raise NotImplementedError
 
     def last(self) -> list[bytes]:
@@ -123,21 +119,21 @@ class ChatWriter(_IndexedWriter):
     """POST /v1/chat/completions (12 to 14)."""
 
     def __init__(self, stamp: Stamp, job: Job) -> None:
-        super().__init__(stamp, job, "chat.completion.chunk")
+        super().__init__(stamp, job, "chat.completion.chunk", {"completion_tokens_details": None})
 
     def first(self) -> list[bytes]:
         """See EventWriter."""
         return [
             b'%b,"choices":[{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
-            b'%b,"prompt_token_ids":null,"prompt_text":null}\n\n' % (self._head, index, self._usage(0))
+            b'%b,"prompt_token_ids":null,"prompt_text":null}\n\n' % (self._head, index, self._usage(index, 0))
             for index in range(len(self._job.choices))
         ]
 
-    def _token(self, index: int, text: str, finished: bool) -> bytes:
+    def _token(self, index: int, text: str, finished: bool, tail: bytes) -> bytes:
         if not finished:
             return (
                 b'%b,"choices":[{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":null,"token_ids":null}]%b'
-                % (self._head, index, _text(text), self._end(False))
+                % (self._head, index, _text(text), tail)
             )
         choice = self._job.choices[index]
         return (
@@ -149,7 +145,7 @@ class ChatWriter(_IndexedWriter):
                 _text(text),
                 encode(choice.finish_reason),
                 encode(choice.stop_reason),
-                self._end(True),
+                tail,
             )
         )
 
@@ -158,13 +154,13 @@ class CompletionsWriter(_IndexedWriter):
     """POST /v1/completions (21)."""
 
     def __init__(self, stamp: Stamp, job: Job) -> None:
-        super().__init__(stamp, job, "text_completion")
+        super().__init__(stamp, job, "text_completion", {})
 
     def first(self) -> list[bytes]:
         """See EventWriter."""
         return []
 
-    def _token(self, index: int, text: str, finished: bool) -> bytes:
+    def _token(self, index: int, text: str, finished: bool, tail: bytes) -> bytes:
         choice = self._job.choices[index]
         return (
             b'%b,"choices":[{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b,"stop_reason":%b,'
@@ -175,7 +171,7 @@ class CompletionsWriter(_IndexedWriter):
                 _text(text),
                 encode(choice.finish_reason if finished else None),
                 encode(choice.stop_reason if finished else None),
-                self._end(finished),
+                tail,
             )
         )
 
@@ -202,13 +198,20 @@ class ResponsesWriter:
     def first(self) -> list[bytes]:
         """See EventWriter."""
         opening = response(self._stamp, self._job.echo, self._message_id, self._job.prompt_tokens, None)
+        if not self._job.choices[0].text:
+            return self._opened(opening)
         item = {**response_message(self._message_id, ""), "content": [], "status": "in_progress"}
         part = {"annotations": [], "text": "", "type": "output_text", "logprobs": []}
         return [
-            self._event("response.created", {"response": opening}),
-            self._event("response.in_progress", {"response": opening}),
+            *self._opened(opening),
             self._event("response.output_item.added", {"item": item, "output_index": 0}),
             self._event("response.content_part.added", self._at(part=part)),
+        ]
+
+    def _opened(self, opening: Json) -> list[bytes]:
+        return [
+            self._event("response.created", {"response": opening}),
+            self._event("response.in_progress", {"response": opening}),
         ]
 
     def step(self, k: int) -> list[bytes]:
@@ -230,6 +233,8 @@ class ResponsesWriter:
         choice = self._job.choices[0]
         item = response_message(self._message_id, choice.text)
         whole = response(self._stamp, self._job.echo, self._message_id, self._job.prompt_tokens, choice)
+        if not choice.text:
+            return [self._event("response.completed", {"response": whole})]
         return [
             self._event("response.output_text.done", self._at(logprobs=[], text=choice.text)),
             self._event("response.content_part.done", self._at(part=item["content"][0])),

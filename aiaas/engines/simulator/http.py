@@ -81,9 +81,8 @@ class Exchange:
     def start_stream(self) -> None:
         """Status and headers of a stream of events."""
         self._streaming = True
-        after = (("vary", "Origin"), *self.extra_headers, ("transfer-encoding", "chunked"))
-        self.extra_headers = ()
-        self._connection.write(self._head(200, (), None, "text/event-stream; charset=utf-8", after))
+        head = self._head(200, (), None, "text/event-stream; charset=utf-8", (("vary", "Origin"),))
+        self._connection.write(head[:-2] + b"transfer-encoding: chunked\r\n\r\n")
 
     def send(self, events: list[bytes]) -> None:
         """Events, one chunk each."""

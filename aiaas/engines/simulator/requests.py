@@ -1,20 +1,32 @@
 """From a request's body to a Job: what to generate and how to answer, or a refusal in vLLM's words.
 
-Pure. Forms are pydantic models, since vLLM's are too: the problems they find are then worded alike. Rules on values
-follow in vLLM's order: form, values, conversation, model, context. Fields that nothing here depends on are ignored,
-known to vLLM or not (18); logprobs, tools that are really called, response_format and images are not simulated.
+Pure. The order of the checks is vLLM's: form, fields that contradict each other, model, tools, conversation, length,
+values. Not simulated: logprobs, tools that are really called, response_format, echo, images (refused, 62).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from aiaas.engines.simulator import errors
+from aiaas.engines.simulator.checks import Values, check_length, check_values
+from aiaas.engines.simulator.errors import WireError
+from aiaas.engines.simulator.forms import (
+    ChatForm,
+    CompletionsForm,
+    CountTokensForm,
+    MessagesForm,
+    Prompt,
+    ResponsesForm,
+    Sampling,
+    TokenizeForm,
+    fill_form,
+)
 from aiaas.engines.simulator.generate import (
     TOKENS_PER_MESSAGE,
     TOKENS_TO_OPEN_ANSWER,
@@ -28,170 +40,39 @@ from aiaas.engines.simulator.generate import (
 from aiaas.engines.simulator.options import SimulatorOptions
 
 Family = Literal["chat", "completions", "responses", "messages"]
+Message = dict[str, Any]
 
 _EOS_TOKEN_ID = "2"  # `logit_bias: {"2": 100}` ends an answer at once, as with the tiny Llama of transcript 161
-_COMPLETIONS_MAX_TOKENS = 16  # OpenAI's default, and vLLM's
+_MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
+_EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Provide at least one message."
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One request that generates, decided in full.
 
-    prompt_tokens  of all prompts
-    choices        what will be answered, in order of index
-    usage          "none", "end" or "every" event of a stream
-    echo           fields of the request that /v1/responses repeats
+    prompts     tokens of each prompt; choice i answers prompt i // n
+    choices     what will be answered, in order of index
+    seed        decides the pace's jitter
+    usage       "none", "end" or "every" event of a stream
+    request_id  the body's own, or None
+    echo        fields of the request that /v1/responses repeats
     """
 
     family: Family
     stream: bool
-    prompt_tokens: int
+    prompts: tuple[int, ...]
     choices: tuple[Choice, ...]
     seed: int
     usage: Literal["none", "end", "every"] = "none"
-    max_tokens: int | None = None
     n: int = 1
+    request_id: str | None = None
     echo: dict[str, Any] = field(default_factory=dict)
 
-
-class _StreamOptions(BaseModel):
-    include_usage: bool | None = True
-    continuous_usage_stats: bool | None = False
-
-
-class _Sampling(BaseModel):
-    model: str | None = None
-    n: int | None = 1
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = False
-    stream_options: _StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    logit_bias: dict[str, float] | None = None
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    include_stop_str_in_output: bool = False
-
-
-class _Chat(_Sampling):
-    messages: list[dict[str, Any]]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
-
-
-class _Completions(_Sampling):
-    prompt: list[int] | list[list[int]] | str | list[str] | None = None
-    max_tokens: int | None = _COMPLETIONS_MAX_TOKENS
-
-
-class _Responses(BaseModel):
-    input: str | list[Any]
-    instructions: str | None = None
-    metadata: dict[str, Any] | None = None
-    model: str | None = None
-    max_output_tokens: int | None = None
-    stream: bool | None = False
-    temperature: float | None = None
-    top_p: float | None = None
-    user: str | None = None
-    ignore_eos: bool = False
-
-
-class _Messages(BaseModel):
-    model: str
-    messages: list[dict[str, Any]]
-    max_tokens: int
-    system: str | list[dict[str, Any]] | None = None
-    stop_sequences: list[str] | None = None
-    stream: bool | None = False
-    temperature: float | None = None
-
-
-class _CountTokens(BaseModel):
-    model: str
-    messages: list[dict[str, Any]]
-    system: str | list[dict[str, Any]] | None = None
-
-
-class TokenizeForm(BaseModel):
-    """POST /tokenize, of a prompt or of messages."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    return_token_strs: bool | None = False
-
-
-class DetokenizeForm(BaseModel):
-    """POST /detokenize."""
-
-    model: str | None = None
-    tokens: list[int]
-
-
-class EmbeddingsForm(BaseModel):
-    """POST /v1/embeddings and /pooling."""
-
-    model: str | None = None
-    input: list[int] | list[list[int]] | str | list[str]
-    encoding_format: Literal["float", "base64"] = "float"
-
-
-class ScoreForm(BaseModel):
-    """POST /score."""
-
-    model: str | None = None
-    text_1: str | list[str]
-    text_2: str | list[str]
-
-
-class RerankForm(BaseModel):
-    """POST /rerank."""
-
-    model: str | None = None
-    query: str
-    documents: list[str]
-    top_n: int = Field(default=0)
-
-
-Form = TypeVar("Form", bound=BaseModel)
-
-
-def parse_json(content_type: str, body: bytes) -> object:
-    """The decoded body.
-
-    Raises:
-        WireError: not application/json (43), not text (86), not JSON (40), empty (41).
-    """
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise errors.unsupported_media_type()
-    if not body:
-        raise errors.invalid([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
-    try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
-        raise errors.invalid([{**problem, "ctx": {"error": error.msg}}]) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise errors.unreadable() from error
-
-
-def fill_form(form: type[Form], data: object) -> Form:
-    """The body as a form.
-
-    Raises:
-        WireError: fields are missing or mistyped (41 to 60).
-    """
-    if data is None:
-        raise errors.invalid([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
-    try:
-        return form.model_validate(data, from_attributes=True)
-    except ValidationError as error:
-        found = error.errors(include_url=False)
-        raise errors.invalid([{**problem, "loc": ("body", *problem["loc"])} for problem in found]) from error
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts."""
+        return sum(self.prompts)
 
 
 def parse_job(family: Family, data: object, options: SimulatorOptions) -> Job:
@@ -203,73 +84,147 @@ def parse_job(family: Family, data: object, options: SimulatorOptions) -> Job:
     return _PARSERS[family](data, options)
 
 
+def parse_invocation(data: object, options: SimulatorOptions) -> Job:
+    """The job of a body sent to /invocations: chat where it has that form, else completions; any model name will do."""
+    if not isinstance(data, dict):
+        raise errors.bad_request("list indices must be integers or slices, not str")
+    data = {**data, "model": None}
+    try:
+        ChatForm.model_validate(data)
+    except ValidationError:
+        return _parse_completions(data, options)
+    return _parse_chat(data, options)
+
+
 def check_model(name: str | None, options: SimulatorOptions) -> None:
     """Refuse a model that is not served; none given means the first (17)."""
     if name and name not in options.models:
         raise errors.unknown_model(name, options.models, pooling=options.runner == "pooling")
 
 
+def count_messages_tokens(data: object, options: SimulatorOptions) -> int:
+    """POST /v1/messages/count_tokens (26)."""
+    form = fill_form(CountTokensForm, data)
+    try:
+        check_model(form.model, options)
+    except WireError as error:
+        raise errors.anthropic(error) from error
+    return _count_chat_tokens(_with_system(form), options)
+
+
+def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[str], bool]:
+    """The tokens of a /tokenize request (27, 28), and whether their texts are asked for; a conversation's template is
+    shown as markers."""
+    form = fill_form(TokenizeForm, data)
+    check_model(form.model, options)
+    if form.messages is None and form.prompt is None:
+        missing = [
+            {"type": "missing", "loc": ("body", name), "msg": "Field required"} for name in ("prompt", "messages")
+        ]
+        raise errors.invalid([{**problem, "input": data} for problem in missing])
+    if form.messages is None:
+        return tokenize(form.prompt or ""), bool(form.return_token_strs)
+    pieces: list[str] = []
+    for message in _plain(form.messages):
+        pieces += ["<|start|>", str(message["role"]), "<|text|>", *tokenize(_text_of(message, options)), "<|end|>"]
+    return [*pieces, "<|start|>", "assistant", "<|text|>"], bool(form.return_token_strs)
+
+
+def prompt_texts(value: Prompt) -> list[str]:
+    """The texts to embed; token ids stand for themselves."""
+    return [text for text, _ in _prompts(value)]
+
+
 def _parse_chat(data: object, options: SimulatorOptions) -> Job:
-    form = fill_form(_Chat, data)
-    _check_stream_options(form)
+    form = fill_form(ChatForm, data)
+    _check_contradictions(form)
+    check_model(form.model, options)
     if form.tools and form.tool_choice in (None, "auto"):
         raise errors.bad_request(
             '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
         )
-    check_model(form.model, options)
+    if form.tool_choice == "required":
+        raise errors.bad_request('tool_choice="required" requires --tool-call-parser to be set')
     if not form.messages:
-        raise errors.bad_request("Cannot apply chat template to an empty conversation. Provide at least one message.")
-    max_tokens = form.max_completion_tokens if form.max_completion_tokens is not None else form.max_tokens
-    prompt_tokens = count_chat_tokens(form.messages, options)
-    return _sampled_job("chat", form, max_tokens, [(json.dumps(form.messages), prompt_tokens)], options)
+        raise errors.bad_request(_EMPTY_CONVERSATION)
+    messages = _plain(form.messages)
+    prompt_tokens = _count_chat_tokens(messages, options)
+    newer = form.max_completion_tokens is not None
+    asked = form.max_completion_tokens if newer else form.max_tokens
+    name = "max_completion_tokens" if newer else "max_tokens"
+    check_length(asked, name, prompt_tokens, options.max_model_len)
+    return _sampled_job("chat", form, asked, [(json.dumps(messages), prompt_tokens)], options)
 
 
 def _parse_completions(data: object, options: SimulatorOptions) -> Job:
-    form = fill_form(_Completions, data)
+    form = fill_form(CompletionsForm, data)
     _check_stream_options(form)
+    if form.prompt is None or form.prompt == "":
+        raise errors.bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    check_model(form.model, options)
     prompts = _prompts(form.prompt)
     if not prompts:
-        message = "Either prompt or prompt_embeds must be provided and non-empty."
-        raise errors.bad_request(message, "prompt")
-    check_model(form.model, options)
+        raise errors.bad_request("You must pass at least one prompt")
+    for _, tokens in prompts:
+        if not tokens:
+            raise errors.bad_request("The decoder prompt cannot be empty")
+        check_length(form.max_tokens, "max_tokens", tokens, options.max_model_len)
     return _sampled_job("completions", form, form.max_tokens, prompts, options)
 
 
 def _parse_responses(data: object, options: SimulatorOptions) -> Job:
-    form = fill_form(_Responses, data)
+    form = fill_form(ResponsesForm, data)
     check_model(form.model, options)
-    messages = (
-        [{"content": form.input}] if isinstance(form.input, str) else [m for m in form.input if isinstance(m, dict)]
-    )
+    if isinstance(form.input, str):
+        messages: list[Message] = [{"content": form.input}]
+    else:
+        messages = [item for item in form.input if isinstance(item, dict)]
     if form.instructions:
         messages.insert(0, {"content": form.instructions})
-    prompt_tokens = count_chat_tokens(messages, options)
-    left = _context_left(prompt_tokens, options)
+    if not messages:
+        raise errors.bad_request(_EMPTY_CONVERSATION)
+    prompt_tokens = _count_chat_tokens(messages, options)
+    asked = form.max_output_tokens
+    check_length(asked, "max_output_tokens", prompt_tokens, options.max_model_len)
+    check_values(Values(max_tokens=asked, temperature=form.temperature, top_p=form.top_p, logit_bias=form.logit_bias))
+    left = options.max_model_len - prompt_tokens
     seed = seed_of(options.seed, json.dumps(messages))
-    choice = make_choice(Ask(form.max_output_tokens, left, ignore_eos=form.ignore_eos), seed, options.answer_tokens)
+    ask = Ask(asked, left, ignore_eos=form.ignore_eos, eos_first=_ends_at_once(form.logit_bias))
     echo = {
         "instructions": form.instructions,
         "metadata": form.metadata,
         "temperature": 1.0 if form.temperature is None else form.temperature,
         "top_p": 1.0 if form.top_p is None else form.top_p,
-        "max_output_tokens": left if form.max_output_tokens is None else form.max_output_tokens,
+        "max_output_tokens": left if asked is None else asked,
         "user": form.user,
     }
-    return Job(
-        "responses", bool(form.stream), prompt_tokens, (choice,), seed, max_tokens=form.max_output_tokens, echo=echo
-    )
+    choice = make_choice(ask, seed, options.answer_tokens)
+    job = Job("responses", bool(form.stream), (prompt_tokens,), (choice,), seed, request_id=form.request_id, echo=echo)
+    return job
 
 
 def _parse_messages(data: object, options: SimulatorOptions) -> Job:
-    form = fill_form(_Messages, data)
+    form = fill_form(MessagesForm, data)
+    try:
+        return _messages_job(form, options)
+    except WireError as error:
+        raise errors.anthropic(error) from error
+
+
+def _messages_job(form: MessagesForm, options: SimulatorOptions) -> Job:
     check_model(form.model, options)
-    messages = _with_system(form.messages, form.system)
-    prompt_tokens = count_chat_tokens(messages, options)
-    left = _context_left(prompt_tokens, options)
+    if not form.messages:
+        raise errors.bad_request(_EMPTY_CONVERSATION)
+    messages = _with_system(form)
+    prompt_tokens = _count_chat_tokens(messages, options)
+    # vLLM turns the request into a chat completion first, and speaks of that one's field.
+    check_length(form.max_tokens, "max_completion_tokens", prompt_tokens, options.max_model_len)
+    stop = tuple(form.stop_sequences or ())
+    check_values(Values(max_tokens=form.max_tokens, temperature=form.temperature, top_p=form.top_p, stop=stop))
     seed = seed_of(options.seed, json.dumps(messages))
-    ask = Ask(form.max_tokens, left, stop=tuple(form.stop_sequences or ()))
+    ask = Ask(form.max_tokens, options.max_model_len - prompt_tokens, stop=stop)
     choice = make_choice(ask, seed, options.answer_tokens)
-    return Job("messages", bool(form.stream), prompt_tokens, (choice,), seed, max_tokens=form.max_tokens)
+    return Job("messages", bool(form.stream), (prompt_tokens,), (choice,), seed)
 
 
 _PARSERS: dict[Family, Callable[[object, SimulatorOptions], Job]] = {
@@ -280,124 +235,76 @@ _PARSERS: dict[Family, Callable[[object, SimulatorOptions], Job]] = {
 }
 
 
-def count_messages_tokens(data: object, options: SimulatorOptions) -> int:
-    """POST /v1/messages/count_tokens (26)."""
-    form = fill_form(_CountTokens, data)
-    check_model(form.model, options)
-    return count_chat_tokens(_with_system(form.messages, form.system), options)
-
-
-def count_chat_tokens(messages: list[dict[str, Any]], options: SimulatorOptions) -> int:
-    """Tokens of a conversation, by the rule of `generate`."""
-    pieces = sum(TOKENS_PER_MESSAGE + count_tokens(_text_of(message, options)) for message in messages)
-    return pieces + TOKENS_TO_OPEN_ANSWER
-
-
-def chat_pieces(messages: list[dict[str, Any]], options: SimulatorOptions) -> list[str]:
-    """The tokens that `count_chat_tokens` counts, for /tokenize; the template's own are shown as markers."""
-    pieces: list[str] = []
-    for message in messages:
-        pieces += [
-            "<|start|>",
-            str(message.get("role", "")),
-            "<|text|>",
-            *tokenize(_text_of(message, options)),
-            "<|end|>",
-        ]
-    return [*pieces, "<|start|>", "assistant", "<|text|>"]
-
-
-def prompt_texts(value: list[int] | list[list[int]] | str | list[str] | None) -> list[str]:
-    """The texts to embed; token ids stand for themselves."""
-    return [text for text, _ in _prompts(value)]
-
-
-def _with_system(messages: list[dict[str, Any]], system: str | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": system}, *messages] if system else messages
-
-
-def _text_of(message: dict[str, Any], options: SimulatorOptions) -> str:
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    texts = []
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, dict):
-            if part.get("type") in ("image_url", "input_audio", "video_url", "audio_url"):
-                raise errors.bad_request(f"{options.models[0]} is not a multimodal model")
-            texts.append(str(part.get("text", "")))
-    return "\n".join(texts)
-
-
-def _prompts(value: list[int] | list[list[int]] | str | list[str] | None) -> list[tuple[str, int]]:
-    """Each prompt with its token count; ids count one each."""
-    if not value:
-        return []
-    if isinstance(value, str):
-        return [(value, count_tokens(value))]
-    if all(isinstance(item, int) for item in value):
-        return [(repr(value), len(value))]
-    return [(item, count_tokens(item)) if isinstance(item, str) else (repr(item), len(item)) for item in value]  # type: ignore[arg-type]
-
-
-def _check_stream_options(form: _Sampling) -> None:
-    if form.stream_options is not None and not form.stream:
-        raise errors.bad_request("Stream options can only be defined when `stream=True`.", "stream_options")
-
-
 def _sampled_job(
-    family: Family, form: _Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
+    family: Family, form: Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
 ) -> Job:
     """Check the sampling values, then make every choice: n for each prompt."""
     n = 1 if form.n is None else form.n
-    _check_values(n, form.temperature, max_tokens, options)
     stop = (form.stop,) if isinstance(form.stop, str) else tuple(form.stop or ())
-    greedy = form.temperature == 0
+    values = Values(
+        n=n,
+        presence_penalty=form.presence_penalty,
+        frequency_penalty=form.frequency_penalty,
+        temperature=form.temperature,
+        top_p=form.top_p,
+        top_k=form.top_k,
+        min_p=form.min_p,
+        max_tokens=max_tokens,
+        min_tokens=form.min_tokens,
+        stop=stop,
+        logit_bias=form.logit_bias,
+    )
+    check_values(values)
     choices = []
     for text, tokens in prompts:
         ask = Ask(
             max_tokens,
-            _context_left(tokens, options),
+            options.max_model_len - tokens,
             min_tokens=form.min_tokens,
             ignore_eos=form.ignore_eos,
-            eos_first=(form.logit_bias or {}).get(_EOS_TOKEN_ID, 0) >= 100,
-            stop=tuple(word for word in stop if word),
+            eos_first=_ends_at_once(form.logit_bias),
+            stop=stop,
             include_stop=form.include_stop_str_in_output,
         )
-        for index in range(n):
-            seed = seed_of(options.seed, form.seed, text, 0 if greedy else index)
-            choices.append(make_choice(ask, seed, options.answer_tokens))
+        seeds = (seed_of(options.seed, form.seed, text, index) for index in range(n))
+        choices += [make_choice(ask, seed, options.answer_tokens) for seed in seeds]
     return Job(
         family,
         bool(form.stream),
-        sum(tokens for _, tokens in prompts),
+        tuple(tokens for _, tokens in prompts),
         tuple(choices),
         seed_of(options.seed, form.seed, prompts),
         usage=_usage_mode(form, options),
-        max_tokens=max_tokens,
         n=n,
+        request_id=form.request_id,
     )
 
 
-def _check_values(n: int, temperature: float | None, max_tokens: int | None, options: SimulatorOptions) -> None:
-    if max_tokens is not None and max_tokens > options.max_model_len:
+def _check_contradictions(form: ChatForm) -> None:
+    """Fields of a chat request that need each other."""
+    _check_stream_options(form)
+    if form.tools is not None and not form.tools:
         raise errors.bad_request(
-            f"max_tokens={max_tokens} cannot be greater than max_model_len={options.max_model_len}. "
-            "Please request fewer output tokens.",
-            "max_tokens",
-            max_tokens,
+            "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely.", "tools"
         )
-    if n < 1:
-        raise errors.bad_request(f"n must be at least 1, got {n}.")
-    if temperature is not None and temperature < 0:
-        raise errors.bad_request(f"temperature must be non-negative, got {temperature}.", "temperature", temperature)
-    if max_tokens is not None and max_tokens < 1:
-        raise errors.bad_request(f"max_tokens must be at least 1, got {max_tokens}.", "max_tokens", max_tokens)
+    if form.tool_choice not in (None, "none") and not form.tools:
+        raise errors.bad_request("When using `tool_choice`, `tools` must be set.", "tool_choice")
+    if form.top_logprobs is not None:
+        if form.top_logprobs < -1:
+            message = "`top_logprobs` must be a positive value or -1."
+            raise errors.bad_request(message, "top_logprobs", form.top_logprobs)
+        if form.top_logprobs and not form.logprobs:
+            message = "when using `top_logprobs`, `logprobs` must be set to true."
+            raise errors.bad_request(message, "top_logprobs")
 
 
-def _usage_mode(form: _Sampling, options: SimulatorOptions) -> Literal["none", "end", "every"]:
+def _check_stream_options(form: Sampling) -> None:
+    # An empty object contradicts nothing: vLLM looks whether there is anything in it.
+    if form.stream_options is not None and form.stream_options.model_fields_set and not form.stream:
+        raise errors.bad_request("Stream options can only be defined when `stream=True`.", "stream_options")
+
+
+def _usage_mode(form: Sampling, options: SimulatorOptions) -> Literal["none", "end", "every"]:
     if options.force_include_usage:
         return "every"
     asked = form.stream_options
@@ -406,8 +313,44 @@ def _usage_mode(form: _Sampling, options: SimulatorOptions) -> Literal["none", "
     return "every" if asked.continuous_usage_stats else "end"
 
 
-def _context_left(prompt_tokens: int, options: SimulatorOptions) -> int:
-    """Tokens left for the answer. Raises WireError when the prompt leaves none (54)."""
-    if prompt_tokens >= options.max_model_len:
-        raise errors.too_long(options.max_model_len)
-    return options.max_model_len - prompt_tokens
+def _ends_at_once(logit_bias: dict[str, float] | None) -> bool:
+    return (logit_bias or {}).get(_EOS_TOKEN_ID, 0) >= 100
+
+
+def _plain(messages: Sequence[BaseModel]) -> list[Message]:
+    return [message.model_dump() for message in messages]
+
+
+def _with_system(form: CountTokensForm) -> list[Message]:
+    messages = _plain(form.messages)
+    return [{"role": "system", "content": form.system}, *messages] if form.system else messages
+
+
+def _count_chat_tokens(messages: list[Message], options: SimulatorOptions) -> int:
+    """Tokens of a conversation, by the rule of `generate`."""
+    pieces = sum(TOKENS_PER_MESSAGE + count_tokens(_text_of(message, options)) for message in messages)
+    return pieces + TOKENS_TO_OPEN_ANSWER
+
+
+def _text_of(message: Message, options: SimulatorOptions) -> str:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return str(content or "")
+    parts = [part for part in content if isinstance(part, dict)]
+    if any(part.get("type") in _MEDIA for part in parts):
+        raise errors.bad_request(f"{options.models[0]} is not a multimodal model")
+    return "\n".join(str(part.get("text", "")) for part in parts)
+
+
+def _prompts(value: Prompt) -> list[tuple[str, int]]:
+    """Each prompt with its token count; ids count one each."""
+    if isinstance(value, str):
+        return [(value, count_tokens(value))]
+    ids = [item for item in value if isinstance(item, int)]
+    if ids:
+        return [(repr(ids), len(ids))]
+    return [
+        (item, count_tokens(item)) if isinstance(item, str) else (repr(item), len(item))
+        for item in value
+        if not isinstance(item, int)
+    ]
