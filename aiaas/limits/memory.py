@@ -64,7 +64,7 @@ class MemoryStore:
         if minute is not None:
             state.tokens = minute_tat
         if _has_quota(limits):
-            state.count(tokens, windows)
+            state.count(tokens, limits, windows)
         slot = limits.concurrent is not None
         if slot:
             state.slots += 1
@@ -90,7 +90,7 @@ class MemoryStore:
         if difference and _has_quota(limits):
             windows = self._windows_at(wall)
             today = windows.day <= lease.admitted_wall < windows.day_end
-            state.correct(difference, windows if today else _windows(lease.admitted_wall), windows)
+            state.correct(difference, limits, windows if today else _windows(lease.admitted_wall), windows)
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -142,24 +142,29 @@ class _State:
         self.month = -inf
         self.month_tokens = 0
 
-    def count(self, tokens: int, windows: _Windows) -> None:
-        """Add to both windows. One that is later than the clock says (it was set back) goes on."""
+    def count(self, tokens: int, limits: Limits, windows: _Windows) -> None:
+        """Add to the windows that have a quota. One that is later than the clock says (it was set back) goes on."""
+        self._turn(windows)
+        if limits.tokens_per_day is not None:
+            self.day_tokens += tokens
+        if limits.tokens_per_month is not None:
+            self.month_tokens += tokens
+
+    def correct(self, tokens: int, limits: Limits, counted_in: _Windows, current: _Windows) -> None:
+        """Add to those of the windows `counted_in` that are not over."""
+        self._turn(current)
+        if limits.tokens_per_day is not None and counted_in.day == self.day:
+            self.day_tokens = max(self.day_tokens + tokens, 0)
+        if limits.tokens_per_month is not None and counted_in.month == self.month:
+            self.month_tokens = max(self.month_tokens + tokens, 0)
+
+    def _turn(self, windows: _Windows) -> None:
         if self.day < windows.day:
             self.day = windows.day
             self.day_tokens = 0
         if self.month < windows.month:
             self.month = windows.month
             self.month_tokens = 0
-        self.day_tokens += tokens
-        self.month_tokens += tokens
-
-    def correct(self, tokens: int, counted_in: _Windows, current: _Windows) -> None:
-        """Add to those of the windows `counted_in` that are not over."""
-        self.count(0, current)
-        if counted_in.day == self.day:
-            self.day_tokens = max(self.day_tokens + tokens, 0)
-        if counted_in.month == self.month:
-            self.month_tokens = max(self.month_tokens + tokens, 0)
 
     def is_fresh(self, now: float, windows: _Windows) -> bool:
         """Whether a new record would decide all the same."""

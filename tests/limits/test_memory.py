@@ -1,0 +1,125 @@
+"""The memory store: the conformance suite, and what only it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiaas.limits.memory import MemoryStore
+from aiaas.limits.model import Lease, Limits, Rate
+from tests.limits.conformance import MIDNIGHT, NOW, WALL, StoreConformance, admit, admitted, settle
+
+
+class TestMemoryStore(StoreConformance):
+    """The suite that all stores share."""
+
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that never suspends."""
+    with pytest.raises(StopIteration) as done:
+        coroutine.send(None)
+    return done.value.value
+
+
+def test_its_methods_never_suspend() -> None:
+    """The request path pays no trip through the event loop."""
+    store = MemoryStore()
+    admission = run(store.admit("a", Limits(Rate(10, 10), None, 100, None, 1), 5, NOW, WALL))
+    assert run(store.settle(admission.lease, 3, NOW, WALL)) is None
+    assert run(store.close()) is None
+
+
+async def test_idle_keys_are_forgotten() -> None:
+    """After a flood of keys has worked itself off, a few requests of others clear it away."""
+    store = MemoryStore()
+    limits = Limits(requests=Rate(60, 10))
+    for number in range(1000):
+        await admitted(store, limits, key=f"flood {number}")
+    assert len(store) == 1000
+    for number in range(500):
+        await admitted(store, limits, key="alice", at=2.0 + number)
+    assert len(store) == 1
+
+
+async def test_a_flood_of_passing_keys_stays_bounded() -> None:
+    """A million addresses, one request each, never hold more than those of the time a bucket needs to fill, twice."""
+    store = MemoryStore()
+    limits = Limits(requests=Rate(60, 10))
+    for number in range(3000):
+        await admitted(store, limits, key=f"passing {number}", at=number / 100)
+        assert len(store) <= 250
+
+
+@pytest.mark.parametrize(
+    ("limits", "until"),
+    [
+        pytest.param(Limits(concurrent=1), None, id="a slot"),
+        pytest.param(Limits(tokens_per_day=10), MIDNIGHT, id="a quota"),
+        pytest.param(Limits(requests=Rate(1, 1)), 60.0, id="a bucket not full"),
+    ],
+)
+async def test_what_still_counts_is_not_forgotten(limits: Limits, until: float | None) -> None:
+    """A record lives until it would decide as a new one does."""
+    store = MemoryStore()
+    await admitted(store, limits, 10)
+    before = until - 1 if until else 10 * 86400.0
+    for _ in range(5):
+        await admitted(store, Limits(requests=Rate(6000, 100)), key="other", at=before)
+    assert (await admit(store, limits, 10, at=before)).refused_by is not None
+    if until is not None:
+        for _ in range(3):
+            await admitted(store, Limits(requests=Rate(6000, 100)), key="other", at=until)
+        assert len(store) == 1
+
+
+async def test_keys_without_limits_leave_no_record_behind() -> None:
+    """Unlimited keys cost no memory."""
+    store = MemoryStore()
+    for number in range(100):
+        await settle(store, await admitted(store, Limits(), 7, key=str(number)), 9)
+    assert len(store) <= 1
+
+
+def test_its_repr_tells_its_size() -> None:
+    """And no key."""
+    assert repr(MemoryStore()) == "MemoryStore(0 keys)"
+
+
+_STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 120), st.booleans(), st.floats(0, 20)), max_size=60)
+
+
+@given(_STEPS)
+def test_quotas_and_slots_are_exact_in_any_order(steps: list[tuple[str, int, bool, float]]) -> None:
+    """Admitted tokens never exceed the quota, slots never their number, and settling all leaves all slots free."""
+    store = MemoryStore()
+    limits = Limits(None, None, 500, None, 3)
+    held: dict[str, list[Lease]] = {"a": [], "b": [], "c": []}
+    reserved = dict.fromkeys("abc", 0)
+    at = 0.0
+    for key, tokens, settles, gap in steps:
+        at += gap
+        if settles and held[key]:
+            lease = held[key].pop()
+            used = min(tokens, lease.reserved_tokens)
+            run(store.settle(lease, used, NOW + at, WALL + at))
+            reserved[key] += used - lease.reserved_tokens
+            continue
+        admission = run(store.admit(key, limits, tokens, NOW + at, WALL + at))
+        fits = reserved[key] + tokens <= 500 and len(held[key]) < 3
+        assert (admission.refused_by is None) is fits
+        if fits:
+            held[key].append(admission.lease)
+            reserved[key] += tokens
+    for key, leases in held.items():
+        for lease in leases:
+            run(store.settle(lease, 0, NOW + at, WALL + at))
+        for _ in range(3):
+            assert run(store.admit(key, Limits(concurrent=3), 0, NOW + at, WALL + at)).refused_by is None
