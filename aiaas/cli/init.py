@@ -76,7 +76,7 @@ def init(
 
 
 def _starter(url: str, model: str) -> str:
-    """The text, with the two values quoted as YAML (JSON's strings are YAML's) where they need it."""
+    """The text, with the model's name quoted (JSON's strings are YAML's), since it could read as something else."""
     import json
 
     from aiaas.config.address import parse_url
@@ -88,7 +88,8 @@ def _starter(url: str, model: str) -> str:
         raise UsageError(f"--url {error}") from error
     if not model.strip() or not model.isprintable():
         raise UsageError("--model must be the name of a model")
-    return STARTER.substitute(url=url, model=model if model.replace("-", "a").isidentifier() else json.dumps(model))
+    written = model if model == DEFAULT_MODEL else json.dumps(model.replace("${", "$${"), ensure_ascii=False)
+    return STARTER.substitute(url=url, model=written)
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -28,8 +28,8 @@ LONGEST_DURATION: Final = 7 * 24 * 3600.0  # a week: beyond it a typo is likelie
 DURATION_HINT: Final = "write a number with a unit, such as 500ms, 120s, 2m or 1h"
 SIZE_HINT: Final = "write a whole number with a unit, such as 512KiB, 10MiB or 10MB"
 
-_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s?(ms|s|m|h)")
-_SIZE = re.compile(r"(\d{1,12})\s?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h)")
+_SIZE = re.compile(r"([0-9]{1,12}) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
@@ -74,7 +74,7 @@ def format_duration(seconds: float) -> str:
     for unit in ("h", "m", "s"):
         if seconds and seconds % DURATION_UNITS[unit] == 0:
             return f"{int(seconds / DURATION_UNITS[unit])}{unit}"
-    return f"{seconds * 1000:g}ms" if seconds else "0s"
+    return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms" if seconds else "0s"
 
 
 def format_size(size: int) -> str:
@@ -91,7 +91,7 @@ def _is_zero(value: object) -> bool:
 
 def _is_bare_number(value: object) -> bool:
     return (isinstance(value, int | float) and not isinstance(value, bool)) or (
-        isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?", value) is not None
+        isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value) is not None
     )
 
 
@@ -108,7 +108,7 @@ def _parse_count(value: object) -> int:
         if abs(value) >= 2**63:
             raise ValueError("must be a whole number below 2^63")
         return value
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         return int(value)
     raise ValueError("must be a whole number")
 
@@ -116,13 +116,13 @@ def _parse_count(value: object) -> int:
 def _parse_quantity(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", value):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", value):
         return value
     raise ValueError("must be a Kubernetes quantity, such as 500m, 1, 256Mi or 2Gi")
 
 
-DURATION_PATTERN: Final = r"^(0|\d+(\.\d+)?\s?(ms|s|m|h))$"
-SIZE_PATTERN: Final = r"^(0|\d+\s?(B|[kK]B|MB|GB|KiB|MiB|GiB))$"
+DURATION_PATTERN: Final = r"^(0|[0-9]+(\.[0-9]+)? ?(ms|s|m|h))$"
+SIZE_PATTERN: Final = r"^(0|[0-9]+ ?(B|[kK]B|MB|GB|KiB|MiB|GiB))$"
 
 _DURATION_SCHEMA = Annotated[str, Field(pattern=DURATION_PATTERN)]
 _SIZE_SCHEMA = Annotated[str, Field(pattern=SIZE_PATTERN)]

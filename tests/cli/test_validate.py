@@ -1,0 +1,114 @@
+"""`aiaas validate`: problems on stdout, a summary on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aiaas.cli.main import run
+
+VALID = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
+OVERRIDES = ("VLLM_BACKEND_URL", "VLLM_TIMEOUT", "VLLM_MAX_RETRIES", "LOG_LEVEL", "PROMETHEUS_PORT", "AIAAS_CONFIG")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in OVERRIDES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def write(text: str, *, keys: bool = True) -> None:
+    """A config, and a key file beside it, in the working directory."""
+    Path("aiaas.yaml").write_text(text)
+    if keys:
+        Path("keys.yaml").write_text("keys: []\n")
+
+
+def test_a_valid_config_says_what_it_amounts_to(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing on stdout, one line on stderr, exit code 0."""
+    write(VALID)
+    assert run(["validate"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(
+        "aiaas.yaml is valid: 1 backend, 1 model, 1 alias, limits per key: 10 requests a minute (burst 10) (digest "
+    )
+
+
+def test_all_problems_come_at_once_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each problem is a line with file, line, column and code; the count is on stderr; exit code 1."""
+    write(VALID + "foo: 1\nserver: {port: 0}\nauth: {enabled: false}\n")
+    assert run(["validate"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[0] for line in out.splitlines()] == [
+        "aiaas.yaml:5:1",
+        "aiaas.yaml:6:16",
+        "aiaas.yaml:7:17",
+    ]
+    assert err == "aiaas.yaml is not valid: 2 errors, 1 warning\n"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--strict"], 1)], ids=["as it is", "strict"])
+def test_warnings_fail_only_when_strict(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Authentication off is a warning: shown either way, a failure with --strict."""
+    write(VALID + "auth: {enabled: false}\n")
+    assert run(["validate", *arguments]) == code
+    assert "warning AIA209 auth.enabled" in capsys.readouterr().out
+
+
+def test_a_missing_key_file_is_a_warning_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """The path and the command that makes one are named, at the line that names the file."""
+    write(VALID + "auth:\n  keys_file: some/keys.yaml\n", keys=False)
+    assert run(["validate"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("aiaas.yaml:6:14: warning AIA401 auth.keys_file: some/keys.yaml does not exist")
+    assert "`aiaas keys create NAME`" in out
+
+
+def test_the_overrides_in_force_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Variables that changed the config are told on stderr."""
+    write(VALID)
+    monkeypatch.setenv("VLLM_TIMEOUT", "30s")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    assert run(["validate"]) == 0
+    assert "overridden by the environment: VLLM_TIMEOUT, LOG_LEVEL\n" in capsys.readouterr().err
+
+
+def test_the_result_is_there_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """`-o json` prints one object with every problem's parts."""
+    write(VALID + "foo: 1\n")
+    assert run(["validate", "-o", "json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert (result["file"], result["valid"], result["digest"]) == ("aiaas.yaml", False, None)
+    [problem] = result["problems"]
+    assert problem["code"] == "AIA101"
+    assert (problem["severity"], problem["path"], problem["line"], problem["column"]) == ("error", "foo", 5, 1)
+
+
+def test_a_missing_config_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """No file is the world's fault, with one line on stderr."""
+    assert run(["validate", "-c", "none.yaml"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "aiaas: none.yaml: no such file; `aiaas init` writes one, --config names another\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("{enabled: false}", "no limits"),
+        ("{requests_per_minute: null, tokens_per_day: 5}", "limits per key: 5 tokens a day"),
+        (
+            "{tokens_per_minute: 7, tokens_per_month: 9, max_concurrent: 2}",
+            "7 tokens a minute, 9 tokens a month, 2 at once",
+        ),
+    ],
+)
+def test_the_limits_are_summed_up(section: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The summary names each limit that holds."""
+    write(f"{VALID}rate_limit: {section}\n")
+    assert run(["validate"]) == 0
+    assert words in capsys.readouterr().err

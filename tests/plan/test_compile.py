@@ -1,0 +1,204 @@
+"""Config -> Plan: every decision taken before the first request."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiaas.config.check import check
+from aiaas.config.load import load_text
+from aiaas.limits.model import UNLIMITED, Limits, Rate
+from aiaas.plan.compile import compile_plan
+from aiaas.plan.model import Plan
+
+MINIMAL = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
+
+
+def plan_of(text: str, env: dict[str, str] | None = None, source: Path | None = None) -> Plan:
+    """Load, check and compile; fails the test where there is an error."""
+    loaded = load_text(text, file="f", env=env or {})
+    errors = [str(problem) for problem in loaded.problems + check(loaded, env or {}) if problem.severity == "error"]
+    assert errors == []
+    assert loaded.config is not None
+    return compile_plan(loaded.config, source=source, overrides=loaded.overrides, env=env or {})
+
+
+def test_a_head_is_complete_but_for_the_requests_own_headers() -> None:
+    """Start line with base path, Host with brackets for IPv6, identity encoding, and the backend's own key."""
+    text = "backends:\n  v:\n    url: http://[::1]:8000/base/\n    models: [m]\n    api_key_env: KEY\n"
+    endpoint = plan_of(text, {"KEY": "abc"}).backends[0].endpoints[0]
+    assert endpoint.heads["/v1/chat/completions"] == (
+        b"POST /base/v1/chat/completions HTTP/1.1\r\nHost: [::1]:8000\r\n"
+        b"Accept-Encoding: identity\r\nAuthorization: Bearer abc\r\n"
+    )
+    assert endpoint.heads["/health"].startswith(b"GET /base/health HTTP/1.1\r\n")
+    assert endpoint.heads["/v1/models"].startswith(b"GET /base/v1/models HTTP/1.1\r\n")
+    assert "/v1/embeddings" not in endpoint.heads
+    assert (endpoint.host, endpoint.port, endpoint.tls, endpoint.base_path) == ("::1", 8000, False, "/base")
+
+
+def test_no_repr_shows_a_secret() -> None:
+    """Neither the backend's key nor an engine's environment is in the Plan's repr."""
+    text = """
+backends:
+  a: {url: "http://a", models: [a], api_key_env: KEY}
+  b: {engine: {kind: vllm, env: {HF_TOKEN: "${TOKEN}"}}, models: [b]}
+"""
+    assert "hunter" not in repr(plan_of(text, {"KEY": "hunter1", "TOKEN": "hunter2"}))
+
+
+def test_several_urls_are_several_endpoints() -> None:
+    """Each address of `urls` becomes an endpoint, in order."""
+    text = "backends:\n  v: {urls: ['http://a:1', 'https://b'], models: [m]}\n"
+    assert [endpoint.url for endpoint in plan_of(text).backends[0].endpoints] == ["http://a:1", "https://b"]
+
+
+def test_an_alias_is_rewritten_and_the_served_name_is_not() -> None:
+    """`rewrite` is the JSON text of the served name for an alias, and None for that name itself."""
+    text = """
+backends:
+  v:
+    url: http://v
+    models: [{name: 'qüo"te', aliases: [short]}]
+"""
+    routes = plan_of(text).routes["/v1/completions"]
+    assert routes["short"].targets[0].rewrite == b'"q\\u00fco\\"te"'
+    assert routes['qüo"te'].targets[0].rewrite is None
+
+
+def test_routes_are_what_enabled_backends_name() -> None:
+    """A path that no enabled backend names is absent, and so is a model of a disabled one."""
+    text = MINIMAL + "  off: {enabled: false, url: 'http://x', models: [x], endpoints: [/tokenize]}\n"
+    plan = plan_of(text)
+    assert set(plan.routes) == {"/v1/chat/completions", "/v1/completions"}
+    assert set(plan.routes["/v1/completions"]) == {"m", "alias"}
+    assert [backend.name for backend in plan.backends] == ["vllm"]
+
+
+def test_a_shared_name_is_a_fallback_in_the_files_order() -> None:
+    """Two backends with one public name give one route with two targets, each with its own rewrite."""
+    text = """
+backends:
+  one: {url: "http://one", models: [m]}
+  two: {url: "http://two", models: [other, m], endpoints: [/v1/completions]}
+"""
+    plan = plan_of(text)
+    targets = plan.routes["/v1/completions"]["m"].targets
+    assert [(target.backend.name, target.rewrite) for target in targets] == [("one", None), ("two", b'"other"')]
+    assert len(plan.routes["/v1/chat/completions"]["m"].targets) == 1
+
+
+def test_models_are_listed_of_backends_that_name_the_path() -> None:
+    """GET /v1/models lists names and aliases in order, of those backends that offer that path."""
+    text = MINIMAL + "  hidden: {url: 'http://h', models: [h], endpoints: [/v1/completions]}\n"
+    plan = plan_of(text)
+    assert plan.serves_models
+    assert [(model.name, model.alias_of) for model in plan.models] == [("m", None), ("alias", "m")]
+    without = plan_of("backends:\n  h: {url: 'http://h', models: [h], endpoints: [/v1/completions]}\n")
+    assert (without.serves_models, without.models) == (False, ())
+
+
+def test_an_engines_arguments_are_in_argv_form() -> None:
+    """Flags, values, lists and JSON come out as a command line has them; false and null are left out."""
+    text = """
+backends:
+  v:
+    models: [tiny]
+    engine:
+      kind: vllm
+      args:
+        max-model-len: 2048
+        enforce_eager: true
+        quantization: null
+        trust-remote-code: false
+        middleware: [a, b]
+        override-generation-config: {temperature: 0}
+        gpu-memory-utilization: 0.5
+"""
+    engine = plan_of(text).backends[0].engine
+    assert engine is not None
+    assert engine.args == (
+        *("--max-model-len", "2048", "--enforce-eager", "--middleware", "a", "b"),
+        *("--override-generation-config", '{"temperature":0}', "--gpu-memory-utilization", "0.5"),
+    )
+    assert (engine.model, engine.served_name, engine.port) == ("tiny", "tiny", 18100)
+
+
+def test_an_engines_endpoint_is_on_loopback() -> None:
+    """The engine listens where the endpoint points, and may load something other than the name it serves."""
+    text = "backends:\n  v: {engine: {kind: vllm, model: /models/x, port: 7000}, models: [x]}\n"
+    backend = plan_of(text).backends[0]
+    assert backend.endpoints[0].url == "http://127.0.0.1:7000"
+    assert backend.engine is not None
+    assert (backend.engine.model, backend.engine.served_name) == ("/models/x", "x")
+
+
+@pytest.mark.parametrize(
+    ("section", "limits"),
+    [
+        pytest.param("{}", Limits(Rate(10, 10)), id="the default"),
+        pytest.param("{requests_per_minute: 7}", Limits(Rate(7, 7)), id="burst follows the rate"),
+        pytest.param("{burst: 20}", Limits(Rate(10, 20)), id="a burst of its own"),
+        pytest.param("{enabled: false, tokens_per_day: 3}", UNLIMITED, id="off takes all away"),
+        pytest.param(
+            "{requests_per_minute: null, tokens_per_minute: 9, tokens_per_day: 8, tokens_per_month: 7,"
+            " max_concurrent: 6}",
+            Limits(None, Rate(9, 9), 8, 7, 6),
+            id="tokens, quotas and slots",
+        ),
+    ],
+)
+def test_limits_of_a_key_without_its_own(section: str, limits: Limits) -> None:
+    """The default limits are complete values; none is left to be worked out later."""
+    assert plan_of(f"{MINIMAL}rate_limit: {section}\n").limits.default == limits
+
+
+def test_paths_are_relative_to_the_config() -> None:
+    """The key file is looked for beside the config, unless its path is absolute."""
+    assert plan_of(MINIMAL, source=Path("conf/aiaas.yaml")).auth.keys_file == Path("conf/keys.yaml")
+    text = MINIMAL + "auth: {keys_file: /etc/aiaas/keys.yaml}\n"
+    assert plan_of(text, source=Path("conf/aiaas.yaml")).auth.keys_file == Path("/etc/aiaas/keys.yaml")
+
+
+def test_the_digest_counts_what_counts() -> None:
+    """Comments, order of sections and secrets' values do not change it; a limit does."""
+    keyed = MINIMAL + "    api_key_env: KEY\n"
+    digest = plan_of(keyed, {"KEY": "a"}).digest
+    assert len(digest) == 12
+    assert plan_of("# a comment\nauth:\n" + keyed, {"KEY": "b"}).digest == digest
+    assert plan_of(keyed + "rate_limit: {burst: 11}\n", {"KEY": "a"}).digest != digest
+
+
+def test_equal_plans_do_the_same() -> None:
+    """The file and the overrides do not count in a comparison, the backend's key does."""
+    keyed = MINIMAL + "    api_key_env: KEY\n"
+    plan = plan_of(keyed, {"KEY": "a"})
+    assert plan == plan_of("# a comment\n" + keyed, {"KEY": "a"})
+    assert plan == dataclasses.replace(plan, source=Path("elsewhere"), overrides=("LOG_LEVEL",))
+    assert plan != plan_of(keyed, {"KEY": "b"})
+
+
+names = st.text(
+    min_size=1,
+    max_size=6,
+    alphabet=st.characters(min_codepoint=33, max_codepoint=1000, exclude_characters="$", exclude_categories=["Cc"]),
+)
+
+
+@given(st.lists(names, min_size=1, max_size=4, unique=True), st.integers(1, 10**6), st.none() | st.integers(1, 99))
+def test_compile_is_deterministic(models: list[str], rate: int, burst: int | None) -> None:
+    """The same config gives an equal Plan with the same digest, each time."""
+    config = {
+        "backends": {"v": {"url": "http://v", "models": models}},
+        "rate_limit": {"requests_per_minute": rate, "burst": burst},
+    }
+    from aiaas.config.model import Config
+
+    first, second = (compile_plan(Config.model_validate(config)) for _ in range(2))
+    assert first == second
+    assert first.digest == second.digest
+    assert list(first.routes["/v1/completions"]) == models

@@ -1,0 +1,49 @@
+"""File -> Plan in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aiaas.errors import WorldError
+from aiaas.plan.read import read, read_plan
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_valid(path: Path) -> None:
+    """Each example compiles without a problem."""
+    plan, problems = read_plan(path, {})
+    assert problems == ()
+    assert plan is not None
+    assert plan.source == path
+
+
+def test_problems_of_text_and_checks_come_in_the_files_order(tmp_path: Path) -> None:
+    """One list, sorted by line, whichever step found it; and no Plan."""
+    path = tmp_path / "aiaas.yaml"
+    path.write_text("backends:\n  a: {url: 'ftp://x', models: [m]}\nnonsense: 1\nauth: {enabled: false}\n")
+    reading = read(path, {})
+    assert reading.plan is None
+    assert [(problem.line, problem.code) for problem in reading.problems] == [
+        (2, "AIA203"),
+        (3, "AIA101"),
+        (4, "AIA209"),
+    ]
+
+
+def test_the_overrides_in_force_are_named(tmp_path: Path) -> None:
+    """The Plan knows which environment variables changed it."""
+    path = tmp_path / "aiaas.yaml"
+    path.write_text("backends:\n  a: {url: 'http://x', models: [m]}\n")
+    plan, _ = read_plan(path, {"LOG_LEVEL": "debug", "OTHER": "x"})
+    assert plan is not None
+    assert plan.overrides == ("LOG_LEVEL",)
+
+
+def test_a_missing_file_raises(tmp_path: Path) -> None:
+    """No file, no reading."""
+    with pytest.raises(WorldError):
+        read_plan(tmp_path / "none.yaml", {})
