@@ -240,3 +240,5 @@ def test_secrets_and_values_from_the_environment_are_never_shown() -> None:
     good = load_text(MINIMAL + "rate_limit:\n  store: ${S}\n", file="f", env={"S": "redis://:hunter2@redis"})
     assert good.config is not None
     assert "hunter2" not in repr(good)
+    engine = "backends:\n  v: {engine: {kind: vllm, env: {HF_TOKEN: '${S}'}}, models: [m]}\n"
+    assert "hunter2" not in repr(load_text(engine, file="f", env={"S": "hunter2"}).config)
