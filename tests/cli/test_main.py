@@ -153,7 +153,9 @@ def test_output_to_a_closed_pipe_is_quiet() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     code = "from aiaas.cli import main as m\nm._run_command = lambda arguments: print('x') or 0\nm.main()"
-    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=buffered, timeout=30, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 
