@@ -1,0 +1,83 @@
+"""The backend of the benchmark: answers as vLLM does on the wire, at a cost that leaves the core to the load generator.
+
+    python -m tests.bench.backend PORT EVENTS PER_SECOND
+
+A request is known by what it begins with and where it ends; nothing is parsed further. A stream sends EVENTS token
+events at PER_SECOND, each in a write of its own, on a schedule that does not drift.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import cast
+
+import uvloop
+
+from tests.bench import wire
+
+
+class Backend(asyncio.Protocol):
+    """One connection from a proxy, or from the load generator where there is none."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, events: int, per_second: float) -> None:
+        self._loop = loop
+        self._events = events
+        self._interval = 1 / per_second
+        self._buffer = b""
+        self._sent = 0
+        self._began = 0.0
+        self._wants_usage = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer = data = self._buffer + data if self._buffer else data
+        head_end = data.find(b"\r\n\r\n")
+        if head_end < 0:
+            return
+        if data.startswith(b"GET "):
+            self._buffer = b""
+            self._transport.write(wire.MODELS if data.startswith(b"GET /v1/models") else wire.HEALTHY)
+            return
+        head = data[:head_end].lower()
+        at = head.find(b"content-length:") + 15
+        stop = head.find(b"\r\n", at)
+        if len(data) < head_end + 4 + int(head[at : stop if stop >= 0 else head_end]):
+            return
+        self._buffer = b""
+        if b'"stream": true' not in data and b'"stream":true' not in data:
+            self._transport.write(wire.ANSWER)
+            return
+        self._wants_usage = b"include_usage" in data
+        self._sent = 0
+        self._began = self._loop.time()
+        self._transport.write(wire.STREAM_HEAD)
+        self._tick()
+
+    def _tick(self) -> None:
+        self._transport.write(wire.TOKEN_EVENT)
+        self._sent += 1
+        if self._sent < self._events:
+            self._timer = self._loop.call_at(self._began + self._sent * self._interval, self._tick)
+        else:
+            self._timer = None
+            usage = wire.USAGE_EVENT if self._wants_usage else b""
+            self._transport.write(usage + wire.DONE_EVENT + wire.END_OF_CHUNKS)
+
+
+async def run(port: int, events: int, per_second: float) -> None:
+    """Answer on 127.0.0.1 until the process is ended."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Backend(loop, events, per_second), "127.0.0.1", port, backlog=1024)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(run(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

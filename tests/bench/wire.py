@@ -1,0 +1,105 @@
+"""The bytes on the wire of the benchmark: what the clients send and what the backend answers, in vLLM's own shapes.
+
+The request names an alias and asks for no usage, as most clients do: aiaas then has to rewrite the model, ask for the
+usage event itself and take it out again. nginx passes everything as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+SERVED_MODEL: Final = "unsloth/gpt-oss-20b"
+ALIAS: Final = "gpt-oss-20b"
+PATH: Final = "/v1/chat/completions"
+END_OF_CHUNKS: Final = b"0\r\n\r\n"
+
+_PROMPT: Final = (
+    "Summarise in one sentence, for somebody who is new to the subject, why a bounded queue in front of a busy server "
+    "is better than an unbounded one, please."
+)
+_HEAD: Final = b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserver: uvicorn\r\n"
+
+
+def request(key: str, *, stream: bool) -> bytes:
+    """A whole chat completion request with a prompt of about 160 bytes."""
+    fields: dict[str, object] = {"model": ALIAS, "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 64}
+    if stream:
+        fields["stream"] = True
+    body = json.dumps(fields).encode()
+    return (
+        f"POST {PATH} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nAccept: application/json\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _answer() -> bytes:
+    message = {"role": "assistant", "content": "It refuses early, while the client can still go elsewhere, and " * 2}
+    body = _compact(
+        {
+            "id": "chatcmpl-a78821f38e10b1db",
+            "object": "chat.completion",
+            "created": 1795418168,
+            "model": SERVED_MODEL,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message | {"refusal": None, "annotations": None, "reasoning": None},
+                    "logprobs": None,
+                    "finish_reason": "length",
+                    "stop_reason": None,
+                    "token_ids": None,
+                }
+            ],
+            "service_tier": None,
+            "system_fingerprint": "vllm-0.32.0-b2074354",
+            "usage": {"prompt_tokens": 42, "total_tokens": 68, "completion_tokens": 26, "prompt_tokens_details": None},
+            "prompt_logprobs": None,
+            "kv_transfer_params": None,
+        }
+    )
+    return _HEAD + b"content-length: %d\r\ncontent-type: application/json\r\nvary: Origin\r\n\r\n%b" % (len(body), body)
+
+
+def _chunk(data: bytes) -> bytes:
+    event = b"data: %b\n\n" % data
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+def _event(fields: dict[str, object]) -> bytes:
+    shared = {
+        "id": "chatcmpl-833988088adbfb8b",
+        "object": "chat.completion.chunk",
+        "created": 1795418169,
+        "model": SERVED_MODEL,
+    }
+    return _chunk(_compact(shared | fields))
+
+
+def _token(text: str) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None, "token_ids": None}
+    return _event({"choices": [choice]})
+
+
+ANSWER: Final = _answer()
+STREAM_HEAD: Final = (
+    _HEAD + b"content-type: text/event-stream; charset=utf-8\r\nvary: Origin\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+TOKEN_EVENT: Final = _token(" early")
+USAGE_EVENT: Final = _event(
+    {"choices": [], "usage": {"prompt_tokens": 42, "total_tokens": 342, "completion_tokens": 300}}
+)
+DONE_EVENT: Final = _chunk(b"[DONE]")
+HEALTHY: Final = _HEAD + b"content-length: 0\r\nvary: Origin\r\n\r\n"
+
+
+def _models() -> bytes:
+    body = _compact({"object": "list", "data": [{"id": SERVED_MODEL, "object": "model", "owned_by": "vllm"}]})
+    return _HEAD + b"content-length: %d\r\ncontent-type: application/json\r\n\r\n%b" % (len(body), body)
+
+
+MODELS: Final = _models()
