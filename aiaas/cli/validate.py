@@ -41,12 +41,13 @@ def validate(
     output: OutputOption = Output.text,
 ) -> None:
     """Check a config and show all its problems at once."""
+    from aiaas.config.problem import has_errors
     from aiaas.plan.read import read
 
     path = config_path(config)
     reading = read(path, os.environ)
     plan, problems = reading.plan, reading.problems + file_problems(reading)
-    failed = plan is None or (strict and bool(problems))
+    failed = has_errors(problems) or (strict and bool(problems))
     if output == Output.json:
         print_json(_as_json(path, plan, problems, valid=not failed))
     else:
@@ -60,23 +61,33 @@ def validate(
 
 
 def file_problems(reading: Reading) -> tuple[Problem, ...]:
-    """What is wrong with the files beside a config: warnings, since they may come later than the config."""
+    """What is wrong with the key file. A missing one is a warning, since it may come later than the config."""
     from aiaas.config import codes
     from aiaas.config.tree import problem_at
+    from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
+    from aiaas.plan.keycheck import check_keys
 
     plan = reading.plan
-    if plan is None or not plan.auth.enabled or os.path.exists(plan.auth.keys_file):
+    if plan is None or not plan.auth.enabled:
         return ()
-    message = f"{plan.auth.keys_file} does not exist, so every request is refused; `aiaas keys create NAME` makes it"
     path = ("auth", "keys_file")
-    return (problem_at(codes.KEYS_FILE, "warning", path, message, reading.loaded.place(path)),)
+    place = reading.loaded.place(path)
+    try:
+        return check_keys(plan, read_key_file(plan.auth.keys_file).records)
+    except KeyFileMissingError:
+        message = (
+            f"{plan.auth.keys_file} does not exist, so every request is refused; `aiaas keys create NAME` makes it"
+        )
+        return (problem_at(codes.KEYS_FILE, "warning", path, message, place),)
+    except KeyFileError as error:
+        return (problem_at(codes.KEYS_UNREADABLE, "error", path, str(error), place),)
 
 
 def summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
     """One line: what the config amounts to, or how much is wrong with it."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
-    if plan is None:
+    if plan is None or errors:
         return f"{path} is not valid: {_count(errors, 'error')}, {_count(warnings, 'warning')}"
     if strict and warnings:
         return f"{path} has {_count(warnings, 'warning')}, and --strict fails on them"

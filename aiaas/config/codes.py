@@ -42,6 +42,9 @@ FORWARD_HEADER: Final = "AIA216"
 TIMEOUT_ORDER: Final = "AIA217"
 UNAVAILABLE: Final = "AIA301"
 KEYS_FILE: Final = "AIA401"
+KEYS_UNREADABLE: Final = "AIA402"
+WEAK_KEY: Final = "AIA403"
+KEY_SCOPE: Final = "AIA404"
 
 CODES: Final = MappingProxyType(
     {
@@ -175,6 +178,21 @@ CODES: Final = MappingProxyType(
         KEYS_FILE: (
             "The key file is missing (warning)",
             "`aiaas serve` starts and refuses every request until there is one. `aiaas keys create NAME` makes it.",
+        ),
+        KEYS_UNREADABLE: (
+            "The key file cannot be used",
+            "It may not be read, or it is not a whole key file. `aiaas serve` keeps the last good one in force; one "
+            "that starts with this file refuses every request. Restore it from git, or mend the line that is named.",
+        ),
+        WEAK_KEY: (
+            "A key that can be guessed (warning)",
+            "It was imported with `--weak`. Whoever sees its hash finds it by trying. Make a new one with "
+            "`aiaas keys create`, hand it out, and revoke this one.",
+        ),
+        KEY_SCOPE: (
+            "A key is limited to a model that is not served",
+            "A renamed or removed model silently breaks such a key. Name the model that is meant in the key's "
+            "`models`, or give the old name to the new model as an alias.",
         ),
     }
 )

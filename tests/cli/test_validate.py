@@ -112,3 +112,21 @@ def test_the_limits_are_summed_up(section: str, words: str, capsys: pytest.Captu
     write(f"{VALID}rate_limit: {section}\n")
     assert run(["validate"]) == 0
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("keys: [", 1, "error AIA402 auth.keys_file"),
+        ("keys:\n- {id: abcdefgh}\n", 1, "error AIA402 auth.keys_file"),
+    ],
+    ids=["half written", "a record without a hash"],
+)
+def test_a_key_file_that_cannot_be_used_is_an_error(
+    text: str, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gateway that starts with such a file would refuse every request."""
+    write(VALID)
+    Path("keys.yaml").write_text(text)
+    assert run(["validate"]) == code
+    assert words in capsys.readouterr().out

@@ -1,0 +1,36 @@
+"""The key file against the Plan: what holds for a config may not hold for its keys. Pure; the caller reads the file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+
+from aiaas.config import codes
+from aiaas.config.problem import Problem
+from aiaas.keys.model import KeyRecord
+from aiaas.plan.model import Plan
+
+
+def check_keys(plan: Plan, records: Iterable[KeyRecord]) -> tuple[Problem, ...]:
+    """Problems of usable records, by record; they stand in the key file, which the CLI writes, so without a line."""
+    names = [model.name for model in plan.models]
+    for_all = {name for by_model in plan.routes.values() for name in by_model}
+    return tuple(
+        problem
+        for record in records
+        if not record.disabled
+        for problem in _of_record(record, str(plan.auth.keys_file), for_all.union(names))
+    )
+
+
+def _of_record(record: KeyRecord, file: str, known: set[str]) -> Iterator[Problem]:
+    where = f"keys.{record.name}"
+    for model in record.models or ():
+        if model not in known:
+            close = difflib.get_close_matches(model, sorted(known), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the config has {', '.join(sorted(known)) or 'none'}"
+            message = f"may use {model}, which no backend serves (any more); {hint}"
+            yield Problem(codes.KEY_SCOPE, "error", f"{where}.models", message, file)
+    if record.weak:
+        message = "was imported with --weak: it can be guessed, and its hash does not belong in git; make a new key"
+        yield Problem(codes.WEAK_KEY, "warning", where, message, file)

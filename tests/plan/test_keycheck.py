@@ -1,0 +1,43 @@
+"""The key file against the Plan."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from aiaas.config.load import load_text
+from aiaas.keys.model import KeyRecord
+from aiaas.plan.compile import compile_plan
+from aiaas.plan.keycheck import check_keys
+
+CONFIG = "backends: {vllm: {url: 'http://vllm:8000', models: [big-model, small]}}"
+
+
+def record(**changes: object) -> KeyRecord:
+    """A sound key, with changes."""
+    fields = {"id": "abcdefgh", "name": "alice", "hash": "x", "created": datetime(2026, 1, 1, tzinfo=UTC)}
+    return KeyRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"models": ("big-model", "small")}, []),
+        ({"models": ("big-mode",)}, ["error AIA404 keys.alice.models: may use big-mode, which no backend serves"]),
+        ({"weak": True}, ["warning AIA403 keys.alice: was imported with --weak"]),
+        ({"weak": True, "models": ("gone",), "disabled": True}, []),
+    ],
+    ids=["a plain key", "a key with models", "a model that is gone", "a weak key", "a revoked key says nothing"],
+)
+def test_a_key_is_checked_against_the_plan(changes: dict[str, object], expected: list[str]) -> None:
+    """A scope that names no model is an error with a suggestion; a guessable key is a warning."""
+    config = load_text(CONFIG, file="aiaas.yaml", env={}).config
+    assert config is not None
+    problems = check_keys(compile_plan(config, source=None, overrides=(), env={}), [record(**changes)])
+    assert len(problems) == len(expected)
+    for problem, words in zip(problems, expected, strict=True):
+        assert words in str(problem)
+    if "big-mode" in str(problems):
+        assert "did you mean big-model?" in str(problems[0])
