@@ -56,6 +56,10 @@ class EventSplitter:
                 end = chunk.find(b"\n\n")
                 if end >= 0 and end + 2 == len(chunk):
                     return [chunk]
+                *events, rest = chunk.split(b"\n\n")
+                self._held += rest
+                self._scanned = max(0, len(rest) - _LOOK_BACK)
+                return [event + b"\n\n" for event in events]
         self._held += chunk
         return self._cut()
 

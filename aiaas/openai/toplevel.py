@@ -22,7 +22,7 @@ MAX_FIELDS: Final = 1000  # the longest request model of vLLM has fewer than a h
 
 # A JSON escape of a lower-case letter or an underscore, of which all the names are made that we look for. Go's encoder
 # escapes `<`, `>` and `&`, Python's everything beyond ASCII: those do not match.
-_ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[67])")
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|6[1-9a-fA-F]|7[0-9aA])")
 
 
 def may_hide_keys(body: bytes) -> bool:

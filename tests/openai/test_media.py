@@ -9,6 +9,7 @@ import pytest
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
+from aiaas.openai.media import MAX_VALUES
 from aiaas.openai.peek import peek
 
 DATA = "data:image/png;base64,aGk="
@@ -109,4 +110,14 @@ def test_a_text_that_cannot_be_read_beside_media_is_refused() -> None:
     """A text that is not UTF-8 hides nothing behind it."""
     with pytest.raises(ClientError) as caught:
         peek(b'{"x": "\xff", "image_url": "https://x"}', paths.CHAT)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("filler", [b"[],", b"{},", b'"",', b"1,"])
+def test_a_body_of_too_many_values_beside_media_is_refused(filler: bytes) -> None:
+    """A walk that would take long is not begun; without media the same body passes."""
+    body = b'{"%s": null, "x": [' + filler * MAX_VALUES + b"1]}"
+    assert peek(body % b"image", paths.CHAT).media_url is False
+    with pytest.raises(ClientError) as caught:
+        peek(body % b"image_url", paths.CHAT)
     assert (caught.value.status, caught.value.code) == (400, "invalid_request")
