@@ -24,7 +24,7 @@ def write(text: str, *, keys: bool = True) -> None:
     """A config, and a key file beside it, in the working directory."""
     Path("aiaas.yaml").write_text(text)
     if keys:
-        Path("keys.yaml").write_text("keys: []\n")
+        Path("keys.yaml").write_text("version: 1\nkeys: []\n")
 
 
 def test_a_valid_config_says_what_it_amounts_to(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +118,7 @@ def test_the_limits_are_summed_up(section: str, words: str, capsys: pytest.Captu
     ("text", "code", "words"),
     [
         ("keys: [", 1, "error AIA402 auth.keys_file"),
-        ("keys:\n- {id: abcdefgh}\n", 1, "error AIA402 auth.keys_file"),
+        ("version: 1\nkeys:\n- {id: abcdefgh}\n", 1, "error AIA402 auth.keys_file"),
     ],
     ids=["half written", "a record without a hash"],
 )
