@@ -39,7 +39,11 @@ def names_media_url(body: bytes, path: str, *, escaped: bool) -> bool:
     MAX_VALUES values.
     """
     anthropic = path in paths.ANTHROPIC
-    if not (escaped or _has_media_key(body) or (anthropic and b'"source"' in body)):
+    if (
+        not escaped
+        and not (anthropic and b'"source"' in body)
+        and (body.find(b'_url"') < 0 or not _has_media_key(body))
+    ):
         return False
     if body.count(b",") + body.count(b"{") + body.count(b"[") > MAX_VALUES:
         raise ClientError(400, "invalid_request", "The body holds too many values beside images, audio or video.")
@@ -51,7 +55,7 @@ def names_media_url(body: bytes, path: str, *, escaped: bool) -> bool:
 
 
 def _has_media_key(body: bytes) -> bool:
-    return b'_url"' in body and any(key in body for key in _KEYS)
+    return any(key in body for key in _KEYS)
 
 
 def _walk(root: Any, *, anthropic: bool) -> bool:

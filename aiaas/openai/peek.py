@@ -123,7 +123,6 @@ _RAW_LIST: Final = msgspec.json.Decoder(list[Raw])
 
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # as they are nearly always written
-_COMMON: Final = _KEYS[:3]
 _NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:])
 
 _EXPECTED: Final = {
@@ -155,12 +154,17 @@ def _must_be(name: str) -> ClientError:
 
 def _refuse_duplicates(body: bytes, fields: _Fields, escaped: bool) -> None:
     """A field that is there, and whose key stands in the body just once and unescaped, cannot be there twice."""
-    values = msgspec.structs.astuple(fields)
-    keys = _COMMON if values[3:] == _NO_OTHERS else _KEYS
-    for value, key in zip(values, keys, strict=False):
-        if value is not UNSET and (escaped or body.count(key) != 1):
-            break
-    else:
+    if not escaped and msgspec.structs.astuple(fields)[3:] == _NO_OTHERS:
+        if (
+            (fields.model is UNSET or body.count(b'"model"') == 1)
+            and (fields.stream is UNSET or body.count(b'"stream"') == 1)
+            and (fields.max_tokens is UNSET or body.count(b'"max_tokens"') == 1)
+        ):
+            return
+    elif not escaped and all(
+        value is UNSET or body.count(key) == 1
+        for value, key in zip(msgspec.structs.astuple(fields), _KEYS, strict=True)
+    ):
         return
     counts = Counter(name for name, _ in top_level(body))
     for name in _NAMES:

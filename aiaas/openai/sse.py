@@ -51,7 +51,7 @@ class EventSplitter:
         Raises UpstreamError 502 where an event is longer than the limit.
         """
         if not self._cr:
-            self._cr = b"\r" in chunk
+            self._cr = chunk.find(b"\r") >= 0
             if not self._held and not self._cr and len(chunk) <= self._limit:
                 end = chunk.find(b"\n\n")
                 if end >= 0 and end + 2 == len(chunk):

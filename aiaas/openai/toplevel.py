@@ -30,7 +30,8 @@ def may_hide_keys(body: bytes) -> bool:
 
     Then a search for `"model"` says nothing. True for some harmless bodies, never false for such a one.
     """
-    return b"\\" in body and b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None
+    # `find`, as everywhere on the request path: `in` first tries the bytes as a number, and takes twice as long.
+    return body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None
 
 
 class _Key:
