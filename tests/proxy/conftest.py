@@ -1,0 +1,406 @@
+"""Fixtures of the proxy's tests: the real gateway and scripted vLLMs on real sockets, in the test's own event loop.
+
+    async def test_x(fake_vllm, gateway):
+        running = await gateway(fake_vllm, backend={"timeout": "200ms"}, server={"heartbeat": "0s"})
+        fake_vllm.play(Send(stream(token_event(), DONE)))
+        client = await running.client()
+        got = await client.post({"model": "m", "messages": [], "stream": True})
+        assert got.status == 200
+        assert running.log_lines()[-1]["status"] == 200
+
+Keyword arguments of `gateway` are sections of the config, merged over the default one; `backend` is that of the only
+backend, whose models are `m` (what vLLM serves) and `alias` (rewritten to `m`). The key is `running.key`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import uvloop
+import yaml
+from passlib.hash import pbkdf2_sha256
+
+from aiaas.config.check import check
+from aiaas.config.load import load_text
+from aiaas.config.problem import has_errors
+from aiaas.keys.format import make_key
+from aiaas.keys.model import KeyLimits, KeyRecord
+from aiaas.keys.ring import KeyRing
+from aiaas.keys.verifier import Verifier
+from aiaas.limits.memory import MemoryStore
+from aiaas.plan.compile import compile_plan
+from aiaas.plan.model import Plan
+from aiaas.proxy.app import Gateway
+from aiaas.proxy.backends import BackendState, EndpointState, probe_forever
+from aiaas.proxy.connection import ConnectionLimits, OpenSide
+from aiaas.proxy.log import JsonLog
+from aiaas.proxy.metrics import Metrics
+from tests.fakes.vllm import FakeVllm
+
+CHAT = "/v1/chat/completions"
+ALL_PATHS = [
+    CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/tokenize", "/v1/models",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The proxy's tests run on uvloop, as the proxy does; a module that means both overrides this."""
+    return uvloop.EventLoopPolicy()
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KnownKey:
+    """A key, and the record that knows it by a hash of one round (argon2 would cost each test 20 ms)."""
+
+    text: str
+    record: KeyRecord
+
+
+def new_key(name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimits | None = None) -> KnownKey:
+    """Make a key named `name`. Its randomness is its name, so that tests repeat."""
+    made = make_key("sk-", lambda count: (name.encode() * count)[:count])
+    record = KeyRecord(
+        id=made.key_id,
+        name=name,
+        hash=pbkdf2_sha256.using(rounds=1).hash(made.text),
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        models=models,
+        limits=limits or KeyLimits(),
+    )
+    return KnownKey(made.text, record)
+
+
+@pytest.fixture(scope="session")
+def known_key() -> KnownKey:
+    """The key that every gateway knows."""
+    return new_key("alice")
+
+
+# -- the gateway ---------------------------------------------------------------------------------------------------
+
+
+def plan_of(config: Mapping[str, Any]) -> Plan:
+    """Config -> Plan through the YAML text, exactly as `serve` does it; a problem fails the test."""
+    loaded = load_text(yaml.safe_dump(dict(config)), file="aiaas.yaml", env={})
+    problems = [*loaded.problems, *check(loaded, {})]
+    assert loaded.config is not None, problems
+    assert not has_errors(problems), problems
+    return compile_plan(loaded.config, env={})
+
+
+def config_of(urls: list[str], backend: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The tests' config: generous limits, no heartbeat, quick connects."""
+    config: dict[str, Any] = {
+        "server": {"heartbeat": "0s"},
+        "backends": {
+            "vllm": {
+                "urls": urls,
+                "timeout": "5s",
+                "connect_timeout": "1s",
+                "models": ["m", "alias"],
+                "endpoints": ALL_PATHS,
+                **backend,
+            }
+        },
+        "rate_limit": {"requests_per_minute": 100_000},
+    }
+    for name, section in sections.items():
+        config[name] = {**config.get(name, {}), **section}
+    return config
+
+
+@dataclass
+class Running:
+    """A gateway that listens. `gateway` is the real one; `lines` is what it logged."""
+
+    gateway: Gateway
+    port: int
+    key: str
+    metrics: Metrics
+    open_side: OpenSide
+    lines: list[bytes]
+    clients: list[Raw] = field(default_factory=list)
+
+    async def client(self, *, receive_buffer: int | None = None) -> Raw:
+        """A new connection to it."""
+        client = await Raw.connect(self.port, self.key, receive_buffer=receive_buffer)
+        self.clients.append(client)
+        return client
+
+    def log_lines(self, event: str = "inference_request") -> list[dict[str, Any]]:
+        """What was logged so far under this event."""
+        self.gateway.log.flush()
+        lines = [json.loads(line) for block in self.lines for line in block.splitlines() if line]
+        return [line for line in lines if line["event"] == event]
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample, written as in the exposition, such as `aiaas_retries_total{reason="busy"}`."""
+        for line in self.metrics.expose().decode().splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == sample:
+                return float(value)
+        return 0.0
+
+    def backend(self, name: str = "vllm") -> BackendState:
+        """A backend as it is now."""
+        return self.gateway.active.backends[name]
+
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """The endpoints of the only backend."""
+        return self.backend().endpoints
+
+    async def quiet(self) -> None:
+        """Wait until no request is under way (a second at most)."""
+        async with asyncio.timeout(1):
+            await self.gateway.quiet()
+
+
+StartGateway = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
+    """Start a gateway in front of the given fakes (or URLs); see the module's docstring."""
+    closers: list[Callable[[], Awaitable[None]]] = []
+
+    async def start(
+        *backends: FakeVllm | str,
+        backend: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        keys: tuple[KnownKey, ...] = (),
+        probes: bool = False,
+        on_recovered: Callable[[BackendState, EndpointState], None] = lambda _backend, _endpoint: None,
+        wall: Callable[[], float] = time.time,
+        **sections: Mapping[str, Any],
+    ) -> Running:
+        urls = [fake if isinstance(fake, str) else fake.url for fake in backends]
+        plan = plan_of(config if config is not None else config_of(urls, backend or {}, sections))
+        lines: list[bytes] = []
+        log, metrics = JsonLog(lines.append, wall, "debug"), Metrics()
+        verifier = Verifier(KeyRing.from_records([key.record for key in (known_key, *keys)]))
+        made = Gateway(plan, verifier, MemoryStore(), log, metrics, wall)
+        limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
+        open_side = OpenSide(made.handle, limits, made.internal_error, made.refused_head)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(open_side, "127.0.0.1", 0)
+        tasks = [
+            asyncio.create_task(probe_forever(state, on_recovered), name=f"probe {name}")
+            for name, state in made.active.backends.items()
+            if probes
+        ]
+        running = Running(made, server.sockets[0].getsockname()[1], known_key.text, metrics, open_side, lines)
+
+        async def close() -> None:
+            for client in running.clients:
+                client.reset()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            server.close()
+            await open_side.shutdown(timeout=0.1)
+            for state in made.active.backends.values():
+                state.close()
+            verifier.close()
+            assert not running.log_lines("internal_error")
+
+        closers.append(close)
+        return running
+
+    yield start
+    for close in reversed(closers):
+        await close()
+
+
+# -- fakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def fake_vllms() -> AsyncIterator[Callable[[], Awaitable[FakeVllm]]]:
+    """Start any number of scripted endpoints."""
+    fakes: list[FakeVllm] = []
+
+    async def start() -> FakeVllm:
+        fakes.append(await FakeVllm.start())
+        return fakes[-1]
+
+    yield start
+    for fake in fakes:
+        await fake.stop()
+
+
+@pytest.fixture
+async def fake_vllm(fake_vllms: Callable[[], Awaitable[FakeVllm]]) -> FakeVllm:
+    """One scripted endpoint."""
+    return await fake_vllms()
+
+
+# -- a client ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Got:
+    """An answer as it was on the wire. `whole` is False where the connection ended before its end."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    whole: bool
+    head: bytes
+
+    def header(self, name: str) -> str | None:
+        """The only value of a header; a header that comes twice fails the test."""
+        values = [value for key, value in self.headers if key.lower() == name]
+        assert len(values) <= 1, (name, values)
+        return values[0] if values else None
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+class Raw:
+    """A client that writes and reads bytes, with a parser of its own for answers."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.key = key
+
+    @classmethod
+    async def connect(cls, port: int, key: str, *, receive_buffer: int | None = None) -> Raw:
+        """Connect; `receive_buffer` bytes make a client that soon stops the sender."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        limit = 2**16 if receive_buffer is None else receive_buffer
+        reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
+        return cls(reader, writer, key)
+
+    def send(self, data: bytes) -> None:
+        """Write bytes."""
+        self.writer.write(data)
+
+    def request(
+        self,
+        body: Any = None,
+        *,
+        path: str = CHAT,
+        method: str = "POST",
+        version: str = "1.1",
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> bytes:
+        """A request as bytes; `body` is JSON-able, or bytes to be sent as they are."""
+        encoded = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        fields = {"Host": "gateway", "Authorization": f"Bearer {key or self.key}"}
+        if body is not None:
+            fields |= {"Content-Type": "application/json", "Content-Length": str(len(encoded))}
+        fields |= headers or {}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        return f"{method} {path} HTTP/{version}\r\n{lines}\r\n".encode("latin-1") + encoded
+
+    async def post(self, body: Any, **kwargs: Any) -> Got:
+        """Send a request and read its answer."""
+        self.send(self.request(body, **kwargs))
+        return await self.answer()
+
+    async def get(self, path: str, **kwargs: Any) -> Got:
+        """Likewise, by GET."""
+        method = kwargs.pop("method", "GET")
+        self.send(self.request(None, path=path, method=method, **kwargs))
+        return await self.answer(head_only=method == "HEAD")
+
+    async def head(self) -> Got:
+        """Read the next answer's head only; `body` is empty, `whole` False."""
+        async with asyncio.timeout(10):
+            head = await self._until(b"\r\n\r\n")
+        start, *lines = head[:-4].decode("latin-1").split("\r\n")
+        version, status, *_ = start.split(" ")
+        assert version == "HTTP/1.1", start
+        headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        return Got(int(status), headers, b"", False, head)
+
+    async def answer(self, *, head_only: bool = False) -> Got:
+        """Read one answer, by its framing; a 1xx before it is skipped."""
+        got = await self.head()
+        if got.status < 200:
+            return await self.answer(head_only=head_only)
+        async with asyncio.timeout(10):
+            try:
+                if head_only or got.status in (204, 304):
+                    pass
+                elif got.header("transfer-encoding") == "chunked":
+                    assert got.header("content-length") is None
+                    while data := await self.chunk():
+                        got.body += data
+                elif (length := got.header("content-length")) is not None:
+                    got.body = await self.reader.readexactly(int(length))
+                else:
+                    assert got.header("connection") == "close"
+                    got.body = await self.reader.read(-1)
+            except asyncio.IncompleteReadError as error:
+                got.body += error.partial
+                return got
+            except ConnectionError:
+                return got
+        got.whole = True
+        return got
+
+    async def chunk(self) -> bytes:
+        """The data of the next chunk of a chunked answer; empty at its end. Raises IncompleteReadError."""
+        async with asyncio.timeout(10):
+            line = await self._until(b"\r\n")
+            size = int(line, 16)
+            data = await self.reader.readexactly(size + 2)
+            assert data[-2:] == b"\r\n"
+            return data[:-2]
+
+    async def ended(self) -> bytes:
+        """What still comes until the gateway ends the connection."""
+        rest = b""
+        async with asyncio.timeout(10):
+            try:
+                while data := await self.reader.read(65536):
+                    rest += data
+            except ConnectionError:
+                pass
+        return rest
+
+    async def _until(self, end: bytes) -> bytes:
+        try:
+            return await self.reader.readuntil(end)
+        except ConnectionError:
+            raise asyncio.IncompleteReadError(b"", None) from None
+
+    def close(self) -> None:
+        """FIN."""
+        self.writer.close()
+
+    def half_close(self) -> None:
+        """FIN of the sending side only."""
+        self.writer.write_eof()
+
+    def reset(self) -> None:
+        """RST."""
+        transport = self.writer.transport
+        if transport.is_closing():
+            return
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
