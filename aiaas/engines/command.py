@@ -1,0 +1,86 @@
+"""What is run for an engine: the command line and the environment, decided purely.
+
+The engine listens on loopback only: the gateway in front of it is what checks keys, and vLLM's own `--api-key` leaves
+some paths open (transcripts 103, 104).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from aiaas.errors import WorldError
+from aiaas.plan.model import EnginePlan
+
+HOST = "127.0.0.1"
+
+# They configure the gateway (contract section 2). vLLM would warn about the unknown VLLM_* among them, and read others,
+# such as LOG_LEVEL, as its own.
+GATEWAY_VARIABLES = frozenset({
+    "VLLM_BACKEND_URL",
+    "VLLM_TIMEOUT",
+    "VLLM_MAX_RETRIES",
+    "API_KEY_VALIDATION_ENABLED",
+    "RATE_LIMIT_REQUESTS_PER_MINUTE",
+    "PROMETHEUS_ENABLED",
+    "PROMETHEUS_PORT",
+    "LOG_LEVEL",
+    "AIAAS_API_KEY",  # a client's secret, for `aiaas smoke`; an engine has no use for it
+})  # fmt: skip
+
+SHUTDOWN_TIMEOUT = "--shutdown-timeout"
+
+
+def engine_argv(
+    engine: EnginePlan,
+    *,
+    python: str,
+    vllm: str | None,
+    drain_timeout: float,
+    knows_shutdown_timeout: bool = True,
+) -> tuple[str, ...]:
+    """The command line of `engine`.
+
+    python         the interpreter that runs aiaas; the simulator runs under it
+    vllm           path of the `vllm` command, or None where there is none: WorldError for an engine of kind vllm
+    drain_timeout  seconds that vLLM may take on SIGTERM to finish what is in flight. Without the option it neither
+                   finishes nor closes such requests (131); with it they stream to their ends (139)
+    knows_shutdown_timeout  False for a vLLM that refused the option as unknown
+
+    The operator's own arguments come first: of two equal options vLLM takes the last, and host, port and name are ours.
+    """
+    address = ("--host", HOST, "--port", str(engine.port))
+    if engine.kind == "simulator":
+        return (python, "-m", "aiaas", "simulate", *engine.args, "--served-model-name", engine.served_name, *address)
+    if vllm is None:
+        raise WorldError(NO_VLLM)
+    argv = [vllm, "serve", engine.model, *engine.args]
+    if knows_shutdown_timeout and not has_option(engine.args, SHUTDOWN_TIMEOUT):
+        argv += [SHUTDOWN_TIMEOUT, str(math.ceil(drain_timeout))]
+    return (*argv, "--served-model-name", engine.served_name, *address)
+
+
+NO_VLLM = (
+    "no `vllm` found on PATH nor beside this Python: pip install 'aiaas[vllm]', or put your own vLLM on PATH, "
+    "or use engine: {kind: simulator}"
+)
+
+
+def engine_environment(engine: EnginePlan, inherited: Mapping[str, str]) -> dict[str, str]:
+    """`inherited` without the gateway's own variables, with the engine's on top.
+
+    PYTHONUNBUFFERED is set unless the operator sets it: a log line that sits in the engine's buffer when it dies is
+    the one that would have said why.
+    """
+    kept = {name: value for name, value in inherited.items() if name not in GATEWAY_VARIABLES}
+    return {"PYTHONUNBUFFERED": "1"} | kept | dict(engine.env)
+
+
+def has_option(args: Iterable[str], option: str) -> bool:
+    """Whether `option` is among `args`; vLLM also takes `--a-b=1` and `--a_b 1`."""
+    return any(arg.split("=", 1)[0].replace("_", "-") == option for arg in args)
+
+
+def refused_shutdown_timeout(last_lines: Iterable[str]) -> bool:
+    """Whether a vLLM ended because it is too old to know `--shutdown-timeout` (argparse's words)."""
+    return any("unrecognized arguments" in line and SHUTDOWN_TIMEOUT in line for line in last_lines)

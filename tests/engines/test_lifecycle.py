@@ -1,0 +1,95 @@
+"""aiaas.engines.lifecycle: what happens next to an engine, without one and without a clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiaas.engines.lifecycle import (
+    Died,
+    GaveUp,
+    Healthy,
+    Life,
+    Restarting,
+    Starting,
+    StillLoading,
+    Stopped,
+    backoff,
+    describe,
+)
+
+
+def test_the_wait_doubles_up_to_a_minute():
+    """The n-th death in a row is followed by 1, 2, 4, ... and at most 60 s, however large n is."""
+    assert [backoff(n) for n in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert backoff(100_000) == 60
+
+
+def test_an_engine_that_was_healthy_once_is_restarted_for_ever():
+    """Its settings are known to work, so no number of deaths gives it up."""
+    life, _ = Life().become_healthy(now=1)
+    for _ in range(20):
+        life, then = life.die(now=2)
+    assert then == Restarting(60)
+
+
+def test_an_engine_that_was_never_healthy_is_given_up_after_five_deaths():
+    """A wrong model name does not heal by waiting."""
+    life, thens = Life(), []
+    for _ in range(5):
+        life, _ = life.start(now=0, argv=("vllm",))
+        life, then = life.die(now=1)
+        thens.append(then)
+    assert thens == [Restarting(1), Restarting(2), Restarting(4), Restarting(8), GaveUp(5)]
+
+
+@pytest.mark.parametrize(
+    ("healthy_for", "expected_wait"),
+    [pytest.param(59.9, 8, id="just short of a minute"), pytest.param(60, 1, id="a minute")],
+)
+def test_a_minute_of_health_ends_the_row_of_deaths(healthy_for, expected_wait):
+    """The next death counts as the first."""
+    life = Life(deaths=3, ever_healthy=True)
+    life, _ = life.start(now=100, argv=())
+    life, healthy = life.become_healthy(now=130)
+    _, then = life.die(now=130 + healthy_for)
+    assert healthy == Healthy(30)
+    assert then == Restarting(expected_wait)
+
+
+def test_health_of_an_earlier_process_does_not_count_for_the_next():
+    """A process that dies while loading adds to the row, however long its predecessor was healthy."""
+    life, _ = Life().become_healthy(now=0)
+    life, first = life.die(now=1000)
+    life, starting = life.start(now=1001, argv=())
+    assert life.healthy_at is None
+    _, second = life.die(now=5000)
+    assert (first, starting.attempt, second) == (Restarting(1), 1, Restarting(2))
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (Starting(1, ("vllm", "serve", "m")), "starting: vllm serve m"),
+        (Starting(3, ("vllm",)), "starting, attempt 3"),
+        (StillLoading(10.2, "Loading weights: 40%"), "still loading after 10 s: Loading weights: 40%"),
+        (StillLoading(5, ""), "still loading after 5 s"),
+        (Healthy(27.31), "healthy after 27.3 s"),
+        (Died(1, ("a", "ValueError: no such model"), 3), "died after 3.0 s: exit code 1: ValueError: no such model"),
+        (Died(0, (), 3), "died after 3.0 s: exit code 0"),
+        (Died(137, (), 9), "died after 9.0 s: SIGKILL, the kernel's out-of-memory killer perhaps"),
+        (Died(139, (), 9), "died after 9.0 s: SIGSEGV"),
+        (Died(255, (), 9), "died after 9.0 s: exit code 255"),
+        (
+            Died(None, ("x",), 600),
+            "not healthy after 600 s, so it was ended; a model that loads longer needs start_timeout",
+        ),
+        (Restarting(4), "restarting in 4 s"),
+        (GaveUp(5), "given up after 5 failed starts; its models answer 503 until the cause is mended"),
+        (Stopped(1.24, killed=False), "stopped after 1.2 s"),
+        (Stopped(30, killed=True), "stopped after 30.0 s (killed: it did not leave by itself)"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_every_event_is_one_plain_line(event, line):
+    """An operator reads what happened and, where there is something to do, what."""
+    assert describe(event) == line

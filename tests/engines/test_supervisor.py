@@ -1,0 +1,419 @@
+"""aiaas.engines.supervisor and launch: real processes, small ones, that stand for vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import uvloop
+
+from aiaas.engines import launch
+from aiaas.engines.lifecycle import Died, Event, GaveUp, Healthy, Restarting, Starting, Stopped
+from aiaas.engines.supervisor import LAST_LINES, LONGEST_LINE, EngineSupervisor, find_vllm, lines_of
+from aiaas.errors import WorldError
+from aiaas.plan.model import EnginePlan
+
+# `vllm serve MODEL ... --port N`: MODEL says how it behaves. Helpers stand for the engine core and its workers.
+FAKE_VLLM = """
+    import http.server, os, signal, subprocess, sys, time
+    model, port = sys.argv[2], int(sys.argv[sys.argv.index("--port") + 1])
+    print("pid", os.getpid(), flush=True)
+    helper = [sys.executable, "-c", "import signal, time;"
+              "signal.signal(signal.SIGTERM, lambda *_: print('helper-got-SIGTERM', flush=True));"
+              "print('helper-ready', flush=True); time.sleep(60); time.sleep(60)"]
+    if "helper" in model:
+        print("helper", subprocess.Popen(helper).pid, flush=True)
+    if "daemon" in model:
+        print("helper", subprocess.Popen(helper, start_new_session=True).pid, flush=True)
+    if "old" in model and "--shutdown-timeout" in sys.argv:
+        sys.exit("vllm: error: unrecognized arguments: --shutdown-timeout 5")
+    if "crash" in model:
+        sys.exit("ValueError: no such model")
+    if "stubborn" in model:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        def leave(*_):
+            time.sleep(0.3 if "slow" in model else 0)
+            print("leaving", flush=True)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, leave)
+    if "loud" in model:
+        print("x" * 300_000, flush=True)
+        for i in range(3000):
+            print("line", i, "y" * 100)
+    if "deaf" in model:
+        time.sleep(60)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if "sick" not in model else 503)
+            self.end_headers()
+            if self.path == "/die":
+                os._exit(3)
+        def log_message(self, *_):
+            pass
+
+    http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+class Watched:
+    """A supervisor with what it said."""
+
+    def __init__(self, supervisor: EngineSupervisor, events: list[Event], lines: list[str]) -> None:
+        self.supervisor, self.events, self.lines = supervisor, events, lines
+
+    def pids(self, word: str = "pid") -> list[int]:
+        return [int(line.split()[1]) for line in self.lines if line.startswith(word + " ")]
+
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+
+@pytest.fixture
+def bin_folder(tmp_path: Path) -> Path:
+    """A folder for PATH with a `vllm` that is FAKE_VLLM."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "vllm").write_text(f"#!{sys.executable}\n{textwrap.dedent(FAKE_VLLM)}")
+    (folder / "vllm").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+async def watch(bin_folder: Path) -> AsyncIterator[Callable[..., Watched]]:
+    """Make a supervisor of the fake vLLM; whatever still runs at the end is stopped."""
+    made: list[Watched] = []
+
+    def make(model: str, *, port: int | None = None, start_timeout: float = 20, drain: float = 5) -> Watched:
+        events: list[Event] = []
+        lines: list[str] = []
+        plan = EnginePlan("vllm", model, model, (), {}, port or free_port(), start_timeout)
+        supervisor = EngineSupervisor(
+            "llama", plan, drain_timeout=drain, on_event=events.append, on_line=lines.append,
+            environ={"PATH": str(bin_folder)},
+        )  # fmt: skip
+        made.append(Watched(supervisor, events, lines))
+        return made[-1]
+
+    yield make
+    for watched in made:
+        await watched.supervisor.stop(0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(holds: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until `holds()` is true, or fail."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def get(port: int, path: str) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    await writer.drain()
+    writer.close()
+
+
+async def test_an_engine_starts_becomes_healthy_and_stops_by_itself_when_asked(watch):
+    """SIGTERM reaches it, it leaves in its own way, and nothing is killed."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    assert engine.supervisor.healthy
+    await engine.supervisor.stop(10)
+    assert engine.kinds() == [Starting, Healthy, Stopped]
+    assert not engine.events[-1].killed
+    assert engine.lines[-1] == "leaving"
+    assert not psutil.pid_exists(engine.pids()[0])
+    assert engine.supervisor.pid is None
+
+
+async def test_one_that_ignores_sigterm_is_killed_after_the_grace(watch):
+    """The grace is the caller's; then the whole tree goes, also a helper in a session of its own."""
+    engine = watch("stubborn helper daemon")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    started = time.monotonic()
+    await engine.supervisor.stop(0.3)
+    assert 0.3 <= time.monotonic() - started < 3
+    assert engine.events[-1].killed
+    assert len(engine.pids("helper")) == 2
+    assert [pid for pid in engine.pids() + engine.pids("helper") if psutil.pid_exists(pid)] == []
+
+
+async def test_sigterm_goes_to_the_root_alone(watch):
+    """An engine core that got it would drop what is in flight; the helper is left alone until the root has gone."""
+    engine = watch("helper slow")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    await until(lambda: "helper-ready" in engine.lines)
+    await engine.supervisor.stop(10)
+    assert not engine.events[-1].killed
+    assert engine.lines[-1] == "leaving"
+    assert "helper-got-SIGTERM" not in engine.lines
+    assert not psutil.pid_exists(engine.pids("helper")[0])
+
+
+async def test_a_dead_engine_is_restarted_and_its_exit_code_told(watch):
+    """A second process, after the first wait; the first one's helpers are gone by then."""
+    engine = watch("helper")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    await get(engine.supervisor.engine.port, "/die")
+    await until(lambda: engine.kinds().count(Healthy) == 2)
+    assert engine.kinds() == [Starting, Healthy, Died, Restarting, Starting, Healthy]
+    assert engine.events[2].exit_code == 3
+    assert engine.events[3] == Restarting(1)
+    assert not psutil.pid_exists(engine.pids("helper")[0])
+
+
+async def test_a_killed_engine_core_is_told_apart_by_its_signal(watch):
+    """A root that dies of SIGKILL shows as 137."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    os.kill(engine.pids()[0], signal.SIGKILL)
+    await until(lambda: Restarting in engine.kinds())
+    assert engine.events[2].exit_code == 137
+
+
+async def test_the_last_lines_of_a_failed_start_are_kept(watch):
+    """The reason is in the engine's own words; `stop` during the wait ends it at once."""
+    engine = watch("crash")
+    await engine.supervisor.start()
+    await until(lambda: Restarting in engine.kinds())
+    died = engine.events[1]
+    assert died.exit_code == 1
+    assert died.last_lines[-1] == "ValueError: no such model"
+    started = time.monotonic()
+    await engine.supervisor.stop(10)
+    assert time.monotonic() - started < 0.5
+    assert not await engine.supervisor.wait_settled()
+
+
+async def test_an_engine_that_never_gets_healthy_is_given_up(watch, monkeypatch):
+    """Whoever waits for it is told so."""
+    monkeypatch.setattr("aiaas.engines.lifecycle.FIRST_WAIT", 0.0)
+    engine = watch("crash")
+    await engine.supervisor.start()
+    assert not await asyncio.wait_for(engine.supervisor.wait_settled(), 10)
+    assert engine.events[-1] == GaveUp(5)
+    assert engine.kinds().count(Starting) == 5
+
+
+@pytest.mark.parametrize("model", ["deaf", "sick"], ids=["does not listen", "answers 503"])
+async def test_one_that_does_not_get_healthy_in_time_is_ended(watch, model):
+    """It counts as a death, with no exit code of its own."""
+    engine = watch(model, start_timeout=0.5)
+    await engine.supervisor.start()
+    await until(lambda: Restarting in engine.kinds())
+    assert engine.events[1].exit_code is None
+    assert engine.events[1].seconds >= 0.5
+    assert not psutil.pid_exists(engine.pids()[0])
+
+
+async def test_a_vllm_too_old_for_shutdown_timeout_is_started_without_it(watch):
+    """Any vLLM on PATH will do."""
+    engine = watch("old")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    starts = [event.argv for event in engine.events if isinstance(event, Starting)]
+    assert ["--shutdown-timeout" in argv for argv in starts] == [True, False]
+
+
+async def test_a_loud_engine_is_never_blocked_by_its_output(watch):
+    """More than a pipe holds, in one line and in many; all of it arrives, the long line cut."""
+    engine = watch("loud")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    await until(lambda: len(engine.lines) == 3002)
+    assert len(engine.lines[1]) == LONGEST_LINE
+    assert engine.lines[-1].startswith("line 2999 y")
+
+
+async def test_a_taken_port_is_refused_before_anything_starts(watch):
+    """Else the other program's /health would pass for the engine's."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        engine = watch("plain", port=other.getsockname()[1])
+        with pytest.raises(WorldError, match=r"backend llama: its engine's port \d+ is taken"):
+            await engine.supervisor.start()
+    assert engine.events == []
+
+
+async def test_a_missing_vllm_is_one_clear_message(tmp_path):
+    """It comes from `start`, at once, and names the ways out."""
+    plan = EnginePlan("vllm", "m", "m", (), {}, free_port(), 10)
+    supervisor = EngineSupervisor(
+        "llama", plan, drain_timeout=1, on_event=print, on_line=print, environ={"PATH": str(tmp_path)},
+        python=str(tmp_path / "python"),
+    )  # fmt: skip
+    with pytest.raises(WorldError, match="backend llama: no `vllm` found"):
+        await supervisor.start()
+    await supervisor.stop(1)
+
+
+async def test_stop_right_after_start_leaves_nothing(watch):
+    """Also while the process is only being made."""
+    engine = watch("stubborn")
+    await engine.supervisor.start()
+    await asyncio.sleep(0)
+    await engine.supervisor.stop(5)
+    assert engine.kinds()[-1] is Stopped
+    assert engine.supervisor.pid is None
+    assert not [child for child in psutil.Process().children() if "launch.py" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM without a handler"])
+def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
+    """The launcher notices, also when a forked worker still holds the pipe, and takes the whole tree with it."""
+    script = tmp_path / "gateway.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import asyncio, os, time
+        from aiaas.engines.supervisor import EngineSupervisor
+        from aiaas.plan.model import EnginePlan
+
+        async def main():
+            plan = EnginePlan("vllm", "stubborn helper daemon", "m", (), {{}}, {free_port()}, 20)
+            supervisor = EngineSupervisor("m", plan, drain_timeout=5, on_event=lambda _: None,
+                                          on_line=lambda line: print(line, flush=True),
+                                          environ={{"PATH": {str(bin_folder)!r}}})
+            await supervisor.start()
+            await supervisor.wait_settled()
+            worker = os.fork()
+            if worker == 0:
+                os.closerange(0, 3)
+                time.sleep(4)
+                os._exit(0)
+            print("launcher", supervisor.pid, flush=True)
+            await asyncio.sleep(60)
+
+        asyncio.run(main())
+    """)
+    )
+    with subprocess.Popen([sys.executable, "-W", "ignore", script], stdout=subprocess.PIPE, text=True) as gateway:
+        assert gateway.stdout is not None
+        tree: list[int] = []
+        for line in gateway.stdout:
+            tree += [int(word) for word in line.split() if word.isdigit()]
+            if line.startswith("launcher"):
+                break
+        assert len(tree) == 4
+        assert all(map(alive, tree))
+        gateway.send_signal(by)
+    deadline = time.monotonic() + 3
+    while any(map(alive, tree)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in tree if alive(pid)] == []
+
+
+async def test_a_killed_launcher_takes_the_tree_with_it(watch):
+    """The kernel kills the root, the supervisor the rest of the group, and starts anew."""
+    engine = watch("stubborn helper")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    os.kill(engine.supervisor.pid, signal.SIGKILL)
+    await until(lambda: Restarting in engine.kinds())
+    await until(lambda: not any(map(alive, engine.pids() + engine.pids("helper"))))
+
+
+def test_the_root_dies_with_its_launcher_even_when_nobody_is_left_to_see_to_it(tmp_path):
+    """The kernel does it (PR_SET_PDEATHSIG)."""
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    command = [sys.executable, "-I", launch.__file__, sys.executable, "-c", sleeper]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        root = int(launcher.stdout.readline())
+        launcher.kill()
+        deadline = time.monotonic() + 5
+        while alive(root) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        survived = alive(root)
+        if survived:
+            os.kill(root, signal.SIGKILL)
+    assert not survived
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_it_works_on_both_event_loops(bin_folder, loop):
+    """`aiaas serve` runs on uvloop, whose child processes are code of its own."""
+    events: list[Event] = []
+
+    async def life() -> None:
+        plan = EnginePlan("vllm", "stubborn helper daemon", "m", (), {}, free_port(), 20)
+        supervisor = EngineSupervisor(
+            "m", plan, drain_timeout=5, on_event=events.append, on_line=lines.append,
+            environ={"PATH": str(bin_folder)},
+        )  # fmt: skip
+        await supervisor.start()
+        assert await supervisor.wait_settled()
+        os.kill(int(lines[0].split()[1]), signal.SIGKILL)
+        await until(lambda: [type(event) for event in events].count(Healthy) == 2)
+        await supervisor.stop(0.1)
+
+    lines: list[str] = []
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(life())
+    assert [type(event) for event in events] == [Starting, Healthy, Died, Restarting, Starting, Healthy, Stopped]
+    pids = [int(line.split()[1]) for line in lines if line.startswith(("pid", "helper "))]
+    assert len(pids) == 6
+    assert not any(map(alive, pids))
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody waits for (a zombie) does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_vllm_is_found_on_path_first_then_beside_python(tmp_path):
+    """An activated environment wins; without one, the environment that aiaas is installed in will do."""
+    for name in ("on_path", "beside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vllm").touch(0o755)
+    path, python = str(tmp_path / "on_path"), str(tmp_path / "beside" / "python")
+    assert find_vllm(path, python) == f"{path}/vllm"
+    assert find_vllm(str(tmp_path), python) == str(tmp_path / "beside" / "vllm")
+    assert find_vllm(str(tmp_path), str(tmp_path / "python")) is None
+
+
+async def test_lines_survive_any_cut_and_progress_bars_count_as_lines():
+    """A character split between two reads is one character; a carriage return ends a line."""
+    text = "Grüße\nloading 10%\rloading 20%\r\n\n  \nlast"
+    data = text.encode()
+    for cut in range(len(data)):
+        stream = asyncio.StreamReader()
+
+        async def feed(stream=stream, cut=cut) -> None:
+            stream.feed_data(data[:cut])
+            await asyncio.sleep(0)
+            stream.feed_data(data[cut:])
+            stream.feed_eof()
+
+        feeding = asyncio.create_task(feed())
+        assert [line async for line in lines_of(stream)] == ["Grüße", "loading 10%", "loading 20%", "last"]
+        await feeding
+
+
+def test_enough_last_lines_are_kept_for_a_traceback():
+    """vLLM's own reason stands some lines above the last one."""
+    assert LAST_LINES >= 20
