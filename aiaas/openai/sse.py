@@ -88,8 +88,8 @@ class EventSplitter:
         return end + 2 if end >= 0 else -1
 
 
-# The longest end of an event that may lie, still undecided, at the end of the held bytes: CR LF CR.
-_LOOK_BACK: Final = 3
+# The end of a line and a CR, undecided while the next byte is not known, are the most that has to be looked at again.
+_LOOK_BACK: Final = 2
 
 
 def _too_long(limit: int) -> UpstreamError:

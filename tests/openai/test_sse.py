@@ -78,6 +78,7 @@ def test_a_limit_holds_for_each_event_not_for_the_chunk() -> None:
         (b"data:  a\r\n\r\n", b" a"),
         (b"event: x\ndata: a\ndata: b\n\n", b"a\nb"),
         (b"data: a\rdata: b\r\r", b"a\nb"),
+        (b"data: a\rdata: b\n\n", b"a\nb"),
         (b"data\n\n", b""),
         (b"data: \n\n", b""),
         (b": ping\n\n", None),
