@@ -49,15 +49,16 @@ def engine_argv(
 
     The operator's own arguments come first: of two equal options vLLM takes the last, and host, port and name are ours.
     """
-    address = ("--host", HOST, "--port", str(engine.port))
+    seconds = str(math.ceil(drain_timeout))
+    ours = ("--served-model-name", engine.served_name, "--host", HOST, "--port", str(engine.port))
     if engine.kind == "simulator":
-        return (python, "-m", "aiaas", "simulate", *engine.args, "--served-model-name", engine.served_name, *address)
+        return (python, "-m", "aiaas", "simulate", SHUTDOWN_TIMEOUT, f"{seconds}s", *engine.args, *ours)
     if vllm is None:
         raise WorldError(NO_VLLM)
     argv = [vllm, "serve", engine.model, *engine.args]
     if knows_shutdown_timeout and not has_option(engine.args, SHUTDOWN_TIMEOUT):
-        argv += [SHUTDOWN_TIMEOUT, str(math.ceil(drain_timeout))]
-    return (*argv, "--served-model-name", engine.served_name, *address)
+        argv += [SHUTDOWN_TIMEOUT, seconds]
+    return (*argv, *ours)
 
 
 NO_VLLM = (

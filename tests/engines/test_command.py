@@ -27,9 +27,10 @@ def test_vllm_listens_on_loopback_under_the_served_name_and_finishes_streams_on_
 
 def test_the_simulator_runs_under_the_gateways_own_python():
     """No console script has to be on PATH."""
-    assert argv(engine("simulator", ["--ttft", "50ms"]), vllm=None)[:5] == (
-        "/bin/python", "-m", "aiaas", "simulate", "--ttft",
-    )  # fmt: skip
+    assert " ".join(argv(engine("simulator", ["--ttft", "50ms"]), vllm=None)) == (
+        "/bin/python -m aiaas simulate --shutdown-timeout 30s --ttft 50ms "
+        "--served-model-name llama --host 127.0.0.1 --port 8001"
+    )
 
 
 @pytest.mark.parametrize("args", [["--shutdown-timeout", "5"], ["--shutdown-timeout=5"], ["--shutdown_timeout", "5"]])

@@ -1,0 +1,229 @@
+"""Real processes for the end-to-end tests: vLLM, the simulator, the gateway. Whatever happens, they are stopped.
+
+Each runs under `aiaas.engines.launch`, which kills its whole tree when the test run ends, even by SIGKILL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aiaas.engines import launch
+
+MODEL = "unsloth/gpt-oss-20b"  # what the engine serves, and the plan's alias of it
+ALIAS = "gpt-oss-20b"
+CROWDED_KEY = "sk-wire"
+CROWDED = ("--max-num-seqs", "1", "--max-num-queued-reqs", "3", "--api-key", CROWDED_KEY, "--enable-request-id-headers")
+VLLM_OPTIONS = ("--dtype", "bfloat16", "--max-model-len", "2048", "--enforce-eager")
+VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    # Else the first request with logprobs compiles C++ for 30 s while the whole engine stands still.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running vLLM or simulator: `url` without a path; `api_key` asked for below /v1, or None."""
+
+    kind: str
+    url: str
+    api_key: str | None = None
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric's samples."""
+        return metric(self.url + "/metrics", name)
+
+
+@dataclass
+class Gateway:
+    """A running `aiaas serve`.
+
+    key      made by `aiaas keys create`, without limits of its own
+    folder   holds aiaas.yaml, keys.yaml, stdout.log (one JSON line a request) and stderr.log
+    """
+
+    url: str
+    metrics_url: str
+    key: str
+    folder: Path
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the samples that bear these labels."""
+        return metric(self.metrics_url, name, **labels)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The access log so far."""
+        lines = [json.loads(line) for line in (self.folder / "stdout.log").read_text().splitlines()]
+        return [line for line in lines if line.get("event") == "inference_request"]
+
+    def stop(self, timeout: float = 20) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def running_vllm(log: Path, model: Path, vllm: Path, *options: str) -> Iterator[str]:
+    """The URL of a real vLLM, healthy; 25 to 45 s until then."""
+    port = free_port()
+    command = ["nice", "-n", "10", str(vllm), "serve", str(model), "--served-model-name", MODEL,
+               "--host", "127.0.0.1", "--port", str(port), *VLLM_OPTIONS, *options]  # fmt: skip
+    with running(command, log, os.environ | VLLM_ENVIRONMENT) as process:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: status_of(url + "/health") == 200, 180, process, log)
+        yield url
+
+
+@contextmanager
+def running_simulator(log: Path, *options: str) -> Iterator[str]:
+    """The URL of `aiaas simulate`, quick, with vLLM's own test limits."""
+    command = [sys.executable, "-m", "aiaas", "simulate", "--port", "0", "--served-model-name", MODEL,
+               "--max-model-len", "2048", "--ttft", "10ms", "--itl", "2ms", *options]  # fmt: skip
+    with running(command, log) as process:
+        address = re.compile(r"http://127\.0\.0\.1:\d+")
+        wait_for(lambda: address.search(log.read_text()), 20, process, log)
+        found = address.search(log.read_text())
+        assert found
+        yield found[0]
+
+
+@contextmanager
+def running_gateway(
+    folder: Path,
+    backend: Mapping[str, Any],
+    *,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    environment: Mapping[str, str] | None = None,
+    ready_within: float = 20,
+) -> Iterator[Gateway]:
+    """`aiaas serve` with one backend named `vllm`; `sections` are merged over the test's own config."""
+    port, metrics_port = free_port(), free_port()
+    config: dict[str, Any] = {
+        "server": {"host": "127.0.0.1", "port": port, "drain_timeout": "5s"},
+        "backends": {"vllm": {"models": [MODEL, ALIAS], **backend}},
+        "auth": {"keys_file": "keys.yaml"},
+        "rate_limit": {"requests_per_minute": 100_000},
+        "monitoring": {"metrics_port": metrics_port},
+    }
+    for name, section in (sections or {}).items():
+        config[name] = {**config.get(name, {}), **section}
+    (folder / "aiaas.yaml").write_text(yaml.safe_dump(config))
+    key = aiaas(folder, "keys", "create", "e2e")
+    log = folder / "stderr.log"
+    command = [sys.executable, "-m", "aiaas", "serve", "-c", str(folder / "aiaas.yaml")]
+    environ = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
+    with (folder / "stdout.log").open("wb") as stdout, log.open("wb") as stderr:
+        with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environ) as process:
+            try:
+                url = f"http://127.0.0.1:{port}"
+                wait_for(lambda: status_of(url + "/ready") == 200, ready_within, process, log)
+                yield Gateway(url, f"http://127.0.0.1:{metrics_port}/metrics", key, folder, process)
+            finally:
+                stop(process, 15)
+
+
+def aiaas(folder: Path, *arguments: str, stdin: str = "") -> str:
+    """What an `aiaas` command prints, with the folder's config."""
+    command = [sys.executable, "-m", "aiaas", *arguments, "-c", str(folder / "aiaas.yaml")]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process under the launcher, its output in `log`."""
+    launched = [sys.executable, "-I", launch.__file__, *command]
+    with log.open("wb") as output:
+        with subprocess.Popen(
+            launched, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+        ) as process:
+            try:
+                yield process
+            finally:
+                assert process.stdin is not None
+                process.stdin.close()  # the launcher kills the tree
+                stop(process, 15)
+
+
+def stop(process: subprocess.Popen[bytes], timeout: float) -> None:
+    """SIGTERM, then SIGKILL."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def wait_for(holds: Callable[[], object], timeout: float, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until `holds()`; fail with the log's end when the process ends first or it takes too long."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        ended = process.poll()
+        if ended is not None or time.monotonic() > deadline:
+            reason = f"ended with {ended}" if ended is not None else f"not up after {timeout:.0f} s"
+            raise AssertionError(f"{reason}:\n{log.read_text()[-3000:]}")
+        time.sleep(0.05)
+
+
+def eventually(holds: Callable[[], object], within: float) -> float:
+    """Seconds until `holds()` is true; fails after `within`."""
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < within, f"not so after {within} s"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def status_of(url: str) -> int | None:
+    """Status of a GET, or None where nothing answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    """Sum of a metric's samples with these labels; 0 where there is none yet."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    total = 0.0
+    for line in text.splitlines():
+        found = re.fullmatch(r"([a-zA-Z_:0-9]+)(?:\{(.*)\})? (\S+)", line)
+        if found and found[1] == name and all(f'{key}="{value}"' in (found[2] or "") for key, value in labels.items()):
+            total += float(found[3])
+    return total
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
