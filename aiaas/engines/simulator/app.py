@@ -1,4 +1,4 @@
-"""From a request to an answer: the route table, the order of the checks, and the two ways to answer a generation.
+"""From a request to an answer: the route table, the order of the checks, and what each path answers.
 
 The order is vLLM's: key (401), path (404), method (405), then what `requests` checks, then the engine (500, 503).
 """
@@ -20,8 +20,8 @@ from aiaas.engines.simulator import answers, errors
 from aiaas.engines.simulator.answers import Json, Stamp, encode
 from aiaas.engines.simulator.engine import Engine, EngineFullError, Generation
 from aiaas.engines.simulator.errors import WireError
-from aiaas.engines.simulator.events import EventWriter, make_writer
-from aiaas.engines.simulator.faults import Fault, Point
+from aiaas.engines.simulator.events import make_writer
+from aiaas.engines.simulator.faults import Point
 from aiaas.engines.simulator.forms import (
     DetokenizeForm,
     EmbeddingsForm,
@@ -34,6 +34,7 @@ from aiaas.engines.simulator.generate import WORD_TOKENS, Choice, make_pace, tok
 from aiaas.engines.simulator.http import Exchange, Request
 from aiaas.engines.simulator.metrics import CONTENT_TYPE, Metrics
 from aiaas.engines.simulator.options import SimulatorOptions
+from aiaas.engines.simulator.replies import JSON_TYPE, VARY, StreamReply, WholeReply, strike_request
 from aiaas.engines.simulator.requests import (
     Family,
     Job,
@@ -45,11 +46,9 @@ from aiaas.engines.simulator.requests import (
     prompt_texts,
 )
 
-JSON_TYPE = "application/json"
 RECORDED_BODY = 1024 * 1024  # bytes of a recorded request's body that are kept
 LEARNED_PIECES = 10_000  # for /detokenize
 
-_VARY = (("vary", "Origin"),)
 _STORED_RESPONSE = re.compile(r"/v1/responses/([^/]+)(?:/cancel)?")
 _GUARDED = ("/v1", "/v2", "/inference")
 _PREFLIGHT_VARY = (
@@ -126,7 +125,7 @@ class App:
                 raise errors.unknown_response(stored[1])
             if request.path.endswith("/") and request.path.rstrip("/") in self._routes:
                 location = f"http://{request.headers.get('host', '')}{request.path.rstrip('/')}"
-                exchange.respond(307, b"", None, after=(("location", location), *_VARY))
+                exchange.respond(307, b"", None, after=(("location", location), *VARY))
                 return
             raise errors.not_found()
         answer = methods.get(request.method)
@@ -170,11 +169,11 @@ class App:
     # what answers at once
 
     def _json(self, exchange: Exchange, body: object) -> None:
-        exchange.respond(200, encode(body), JSON_TYPE, after=_VARY)
+        exchange.respond(200, encode(body), JSON_TYPE, after=VARY)
 
     def _refuse(self, exchange: Exchange, error: WireError) -> None:
         before = (("allow", error.allow),) if error.allow else ()
-        exchange.respond(error.status, error.body, JSON_TYPE, before=before, after=_VARY if error.varies else ())
+        exchange.respond(error.status, error.body, JSON_TYPE, before=before, after=VARY if error.varies else ())
 
     def _refuse_preflight(self, exchange: Exchange) -> None:
         before = (
@@ -185,10 +184,10 @@ class App:
         exchange.respond(400, b"Disallowed CORS origin", "text/plain; charset=utf-8", before=before)
 
     def _health(self, exchange: Exchange) -> None:
-        exchange.respond(503 if self.fault.name == "engine-dead" else 200, b"", None, after=_VARY)
+        exchange.respond(503 if self.fault.name == "engine-dead" else 200, b"", None, after=VARY)
 
     def _metrics(self, exchange: Exchange) -> None:
-        exchange.respond(200, self.metrics.render(self.engine), CONTENT_TYPE, after=_VARY)
+        exchange.respond(200, self.metrics.render(self.engine), CONTENT_TYPE, after=VARY)
 
     def _models(self, exchange: Exchange) -> None:
         names = self.options.models
@@ -248,7 +247,7 @@ class App:
         message_id = f"msg_{_random_hex(8)}"
         if job.stream:
             writer = make_writer(stamp, job, message_id)
-            self._submit(StreamAnswer(self, exchange, writer), job)
+            self._submit(StreamReply(self.engine, exchange, self.fault, writer), job)
             return
 
         def whole() -> Json:
@@ -260,7 +259,7 @@ class App:
                 return answers.response(stamp, job.echo, message_id, job.prompt_tokens, job.choices[0])
             return answers.message(stamp, job.prompt_tokens, job.choices[0])
 
-        self._submit(WholeAnswer(self, exchange, whole), job)
+        self._submit(WholeReply(self.engine, exchange, self.fault, whole), job)
 
     def _embed(self, exchange: Exchange) -> None:
         pooling = exchange.request.path == "/pooling"
@@ -308,13 +307,13 @@ class App:
 
     def _pool(self, exchange: Exchange, tokens: int, whole: Callable[[], Json]) -> None:
         job = Job("chat", False, (tokens,), (Choice(("",), "stop"),), self.options.seed)
-        self._submit(WholeAnswer(self, exchange, whole), job)
+        self._submit(WholeReply(self.engine, exchange, self.fault, whole), job)
 
-    def _submit(self, answer: StreamAnswer | WholeAnswer, job: Job) -> None:
+    def _submit(self, answer: StreamReply | WholeReply, job: Job) -> None:
         """Into the engine, unless a fault or the shutdown stands before it."""
         if self.draining:
             raise errors.engine_gone()
-        if self.fault.strikes(Point.REQUEST) and _strike_request(answer.exchange, self.fault):
+        if self.fault.strikes(Point.REQUEST) and strike_request(answer.exchange, self.fault):
             return
         itl = self.fault.arg if self.fault.strikes(Point.PACE) else self.options.itl
         steps = max(len(choice.deltas) for choice in job.choices)
@@ -341,120 +340,6 @@ class App:
         request = exchange.request
         handler = request.path if request.path in self._routes else "none"
         self.metrics.http.labels(handler, request.method, f"{exchange.status // 100}xx").inc()
-
-
-class WholeAnswer:
-    """Not streamed: nothing is sent until the last token."""
-
-    def __init__(self, app: App, exchange: Exchange, whole: Callable[[], Json]) -> None:
-        self.exchange = exchange
-        self._app = app
-        self._whole = whole
-        self._generation: Generation | None = None
-
-    def begin(self, generation: Generation) -> None:
-        """The engine has taken it."""
-        self._generation = generation
-        self.exchange.on_gone = lambda: self._app.engine.abort(generation)
-
-    def on_steps(self, first: int, last: int) -> None:  # noqa: ARG002  (the engine tells both)
-        """A fault strikes here, if at all."""
-        fault = self._app.fault
-        if (
-            self._generation is None
-            or first > 0
-            or not (fault.strikes(Point.MID_STREAM) or fault.strikes(Point.FIRST_EVENT))
-        ):
-            return
-        body = encode(self._whole())
-        if fault.name == "engine-dies-mid-stream":
-            self._app.engine.abort(self._generation)
-            dead = errors.engine_dead()
-            self.exchange.respond(dead.status, dead.body, JSON_TYPE, after=_VARY)
-            return
-        if not fault.name.startswith("hang-before"):
-            self.exchange.respond_partly(200, body, JSON_TYPE, len(body) // 2)
-        _strike_stream(self._app.engine, self.exchange, self._generation, fault)
-
-    def on_end(self) -> None:
-        """The whole answer."""
-        self._app._json(self.exchange, self._whole())
-
-
-class StreamAnswer:
-    """Streamed: status and headers before the engine has begun (130), then each token as it comes."""
-
-    def __init__(self, app: App, exchange: Exchange, writer: EventWriter) -> None:
-        self.exchange = exchange
-        self._app = app
-        self._writer = writer
-        self._generation: Generation | None = None
-
-    def begin(self, generation: Generation) -> None:
-        """The engine has taken it."""
-        self._generation = generation
-        self.exchange.on_gone = lambda: self._app.engine.abort(generation)
-        self.exchange.start_stream()
-
-    def on_steps(self, first: int, last: int) -> None:
-        """Send what these tokens add."""
-        fault = self._app.fault
-        struck = False
-        if fault.kind.point is not Point.NEVER:
-            if fault.strikes(Point.FIRST_EVENT):
-                assert self._generation is not None
-                self._app.engine.freeze(self._generation)
-                return
-            if fault.strikes(Point.MID_STREAM) and last > fault.arg:
-                last, struck = int(fault.arg), True
-        events = self._writer.first() if first == 0 and last > 0 else []
-        for k in range(first, last):
-            events += self._writer.step(k)
-        if events:
-            self.exchange.send(events)
-        if struck and self._generation is not None:
-            self._strike(fault, self._generation)
-
-    def on_end(self) -> None:
-        """The end mark, and the last chunk."""
-        self.exchange.send(self._writer.last())
-        self.exchange.end_stream()
-
-    def _strike(self, fault: Fault, generation: Generation) -> None:
-        if fault.name == "engine-dies-mid-stream":
-            self._app.engine.abort(generation)
-            self.exchange.send(self._writer.error())
-            self.exchange.end_stream()
-        else:
-            _strike_stream(self._app.engine, self.exchange, generation, fault)
-
-
-def _strike_stream(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
-    """The faults that stop an answer half-way."""
-    if fault.name == "reset-mid-stream":
-        engine.abort(generation)
-        exchange.reset()
-    elif fault.name == "close-mid-stream":
-        engine.abort(generation)
-        exchange.close()
-    else:
-        engine.freeze(generation)
-
-
-def _strike_request(exchange: Exchange, fault: Fault) -> bool:
-    """The faults that stand before the engine; true where the exchange is dealt with. Raises WireError."""
-    if fault.name == "busy":
-        raise errors.engine_busy()
-    if fault.name == "engine-dead":
-        raise errors.engine_dead()
-    if fault.name == "garbage":
-        exchange.write_raw(b"\x16\x03\x01\x00\x05this is no HTTP\r\n\r\n")
-        exchange.close()
-    elif fault.name == "html-error":
-        status = int(fault.arg)
-        page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1>aiaas simulator</body></html>\n"
-        exchange.respond(status, page.encode(), "text/html")
-    return True
 
 
 def _decode(request: Request) -> object:

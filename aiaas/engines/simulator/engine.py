@@ -188,11 +188,11 @@ class Engine:
         generation.timer = None
         self._count(generation, first, last, now)
         generation.listener.on_steps(first, last)
-        if generation not in self._batch:
-            return  # the listener aborted it
+        if generation.frozen or generation not in self._batch:
+            return  # the listener froze or aborted it
         if last == generation.steps:
             self._finish(generation, now)
-        elif not generation.frozen:
+        else:
             self._wait_for_step(generation)
 
     def _count(self, generation: Generation, first: int, last: int, now: float) -> None:

@@ -117,7 +117,7 @@ class SimulatorHandle:
         )
 
     def set_fault(self, fault: Fault | str) -> None:
-        """Misbehave so from the next request on ("none" behaves again); `refuse` works at the start only."""
+        """Misbehave so from the next request on ("none" behaves again). `refuse` works at the start only."""
         self._app.fault = parse_fault(fault) if isinstance(fault, str) else fault
 
     async def wait_for(self, condition: Callable[[Stats], bool], timeout: float = 2.0) -> Stats:
