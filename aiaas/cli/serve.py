@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 app = new_app()
 
+# Seconds that a reader of stdout which has stopped reading gets for the last lines; then we leave without.
+LAST_LINES = 1.0
+
 
 @app.command(
     epilog="""Examples:
@@ -60,18 +63,22 @@ def run_gateway(
 ) -> None:
     """Serve `plan` until a signal ends it. The log goes to stdout."""
     import asyncio
+    import time
 
     import uvloop
 
-    from aiaas.proxy.log import write_to
-    from aiaas.proxy.server import new_log, serve
+    from aiaas.proxy.log import FdWriter, JsonLog
+    from aiaas.proxy.server import serve
 
-    log = new_log(write_to(sys.stdout.fileno()), plan.monitoring.log_level)
-
+    writer = FdWriter(sys.stdout.fileno())
+    log = JsonLog(writer, time.time, plan.monitoring.log_level)
     make_engine = engine_maker(log, plan, on_engine_healthy)
 
     async def life() -> None:
-        await serve(plan, log, env=dict(os.environ), make_engine=make_engine, on_ready=on_ready)
+        try:
+            await serve(plan, log, env=dict(os.environ), make_engine=make_engine, on_ready=on_ready)
+        finally:
+            writer.hurry(LAST_LINES)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -72,6 +72,13 @@ class MemoryStore:
         self._forget(now, windows)
         return Admission(None, requests, minute, None, Lease(key, limits, tokens, now, slot, wall))
 
+    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+        """As in `Store.look`."""
+        state = self._states.get(key) or _State()
+        requests = None if limits.requests is None else decide(state.requests, limits.requests, 0, now)[0]
+        tokens = None if limits.tokens is None else decide(state.tokens, limits.tokens, 0, now)[0]
+        return Admission(None, requests, tokens, None, None)
+
     async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """As in `Store.settle`."""
         limits = lease.limits

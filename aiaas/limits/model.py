@@ -97,6 +97,10 @@ class Store(Protocol):
         """
         ...
 
+    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+        """How the limits on requests and tokens stand, with nothing asked for and nothing charged; no lease."""
+        ...
+
     async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """Give back the slot, and replace the reservation by what was used. Settling twice is a caller's bug.
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from urllib.parse import unquote
 
 from aiohttp.web_request import BaseRequest
 
@@ -23,12 +21,14 @@ from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import set_fields
-from aiaas.plan.model import EndpointPlan, Plan, RequestPlan, Route, Target
+from aiaas.plan.model import EndpointPlan, Plan, Route, Target
+from aiaas.proxy.body import bound_output, output_field, read_body, refuse_harm
 from aiaas.proxy.connection import Connection
+from aiaas.proxy.identity import presented_key, unauthorized
+from aiaas.proxy.models import model_not_found
 from aiaas.proxy.record import Record
 from aiaas.proxy.respond import header_lines
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ASK_FOR_USAGE = b'{"include_usage":true}'
 # Of the client's headers these go upstream, besides those that the config names.
@@ -36,24 +36,43 @@ _FORWARDED = ("accept", "traceparent", "tracestate")
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """An admitted request: what to send, and what has to be settled when it ends.
+class Checked:
+    """A request that is in order, before any limit was asked.
 
-    body        as it came, or with fields spliced (all but `model`, which depends on the target)
-    passed      complete header lines that go upstream
-    lease       None where no limits hold
-    extra       complete header lines for the answer: request id, limits
-    strip_usage the usage event was asked for by us
-    reserved    LLM tokens estimated for the input, for a request that ends without usage
+    body             as it came, or with fields spliced (all but `model`, which depends on the target)
+    passed           complete header lines that go upstream, whichever target it will be
+    strip_usage      the usage event was asked for by us
+    estimated_input  LLM tokens, for a request that ends without usage
+    reserved         LLM tokens that it may need at the most
     """
 
     principal: Principal
     route: Route
     record: Record
     peek: Peek
+    headers: Mapping[str, str]
     body: bytes
     passed: bytes
-    lease: Lease | None
+    strip_usage: bool
+    estimated_input: int
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An admitted request: what to send, and what has to be settled when it ends. Fields as in Checked.
+
+    extra  complete header lines for the answer: request id, limits
+    """
+
+    principal: Principal
+    route: Route
+    record: Record
+    peek: Peek
+    headers: Mapping[str, str]
+    body: bytes
+    passed: bytes
+    lease: Lease
     extra: bytes
     strip_usage: bool
     estimated_input: int
@@ -61,7 +80,9 @@ class Ticket:
     def upstream_request(self, endpoint: EndpointPlan, target: Target) -> bytes:
         """The whole request for `endpoint`: its prepared head, the few headers that go along, and the body."""
         body = self.body if target.rewrite is None else set_fields(self.body, {"model": target.rewrite})
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (endpoint.heads[self.route.path], self.passed, len(body), body)
+        named = target.backend.forward_headers
+        passed = self.passed + header_values(self.headers, named) if named else self.passed
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (endpoint.heads[self.route.path], passed, len(body), body)
 
 
 class Admission:
@@ -98,11 +119,11 @@ class Admission:
             raise unauthorized()
         return principal
 
-    async def admit(
+    async def check(
         self, request: BaseRequest, client: Connection, path: str, principal: Principal, record: Record
-    ) -> Ticket:
-        """Read, check and charge one generate request. Raises ApiError."""
-        body = await read_body(request, client, self._plan)
+    ) -> Checked:
+        """Read and check one generate request. Raises ApiError; nothing is charged."""
+        body = await read_body(request, client, self._plan.server)
         record.request_bytes = len(body)
         peeked = peek(body, path)
         record.stream = peeked.stream
@@ -113,28 +134,53 @@ class Admission:
         if strip_usage:
             body = set_fields(body, {"stream_options": _ASK_FOR_USAGE})
         estimated = estimate_input_tokens(len(body))
-        reserved = estimated + (output or 0) * peeked.choices * peeked.prompts
-        admission = await self._store.admit(
-            principal.key_id if self._plan.auth.enabled else f"address:{principal.name}",
-            self.limits_of(principal),
-            reserved,
-            self._loop.time(),
-            self._wall(),
-        )
-        if admission.lease is None:
-            raise refusal(admission)
-        return Ticket(
+        return Checked(
             principal=principal,
             route=route,
             record=record,
             peek=peeked,
+            headers=request.headers,
             body=body,
             passed=passed_headers(request, record.request_id),
-            lease=admission.lease,
-            extra=header_lines((("x-request-id", record.request_id), *limit_headers(admission))),
             strip_usage=strip_usage,
             estimated_input=estimated,
+            reserved=estimated + (output or 0) * peeked.choices * peeked.prompts,
         )
+
+    async def charge(self, checked: Checked) -> Ticket:
+        """Ask all limits at once, and charge the request if all let it in. Raises LimitError, or ClientError 400."""
+        principal, record = checked.principal, checked.record
+        admission = await self._store.admit(
+            self._store_key(principal), self.limits_of(principal), checked.reserved, self._loop.time(), self._wall()
+        )
+        if admission.lease is None:
+            path = checked.route.path
+            raise refusal(admission, output_field(checked.peek, path) if path in paths.OUTPUT else None)
+        record.limit_lines = header_lines(limit_headers(admission))
+        return Ticket(
+            principal=principal,
+            route=checked.route,
+            record=record,
+            peek=checked.peek,
+            headers=checked.headers,
+            body=checked.body,
+            passed=checked.passed,
+            lease=admission.lease,
+            extra=b"x-request-id: %b\r\n%b" % (record.request_id.encode(), record.limit_lines),
+            strip_usage=checked.strip_usage,
+            estimated_input=checked.estimated_input,
+        )
+
+    async def look(self, principal: Principal) -> bytes:
+        """Header lines that say how the limits stand, for an answer to a request that was not charged."""
+        limits = self.limits_of(principal)
+        if limits.requests is None and limits.tokens is None:
+            return b""
+        state = await self._store.look(self._store_key(principal), limits, self._loop.time())
+        return header_lines(limit_headers(state))
+
+    def _store_key(self, principal: Principal) -> str:
+        return principal.key_id if self._plan.auth.enabled else f"address:{principal.name}"
 
     def _route(self, path: str, peeked: Peek, principal: Principal, record: Record) -> Route:
         if peeked.model is None:
@@ -178,190 +224,18 @@ def effective_limits(plan: Plan, own: KeyLimits) -> Limits:
     )
 
 
-def presented_key(request: BaseRequest, path: str) -> str:
-    """The key of the request. Raises ClientError 401 `missing_api_key`."""
-    authorization = request.headers.get("authorization")
-    if authorization is not None:
-        scheme, _, key = authorization.partition(" ")
-        key = key.strip()
-        if scheme.lower() == "bearer" and key:
-            return key
-    elif path in paths.ANTHROPIC:
-        key = request.headers.get("x-api-key", "").strip()
-        if key:
-            return key
-    raise ClientError(
-        401,
-        "missing_api_key",
-        "No API key was sent. Put it in the header `Authorization: Bearer KEY`.",
-        headers=(("www-authenticate", "Bearer"),),
-    )
-
-
-def unauthorized() -> ClientError:
-    """One answer for unknown, revoked and expired keys: it tells nothing about which keys exist."""
-    return ClientError(
-        401,
-        "invalid_api_key",
-        "This API key is not valid (mistyped, revoked or expired).",
-        headers=(("www-authenticate", 'Bearer error="invalid_token"'),),
-    )
-
-
-def model_not_found(model: str) -> ClientError:
-    """One answer for an unknown model and for one that the key may not use."""
-    shown = model if len(model) <= 100 else model[:100] + "..."
-    return ClientError(
-        404, "model_not_found", f"The model `{shown}` does not exist or this key may not use it.", param="model"
-    )
-
-
-async def read_body(request: BaseRequest, client: Connection, plan: Plan) -> bytes:
-    """The whole body, within size and silence bounds. Raises ClientError 408, 413, 415 or 417."""
-    headers = request.headers
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise ClientError(415, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ClientError(415, "unsupported_media_type", "Send the body uncompressed, without `Content-Encoding`.")
-    most = plan.server.max_body_size
-    length = request.content_length
-    if length is not None and length > most:
-        raise too_large(most)
-    expect = headers.get("expect")
-    if expect is not None:
-        if expect.lower() != "100-continue":
-            raise ClientError(417, "invalid_request", "Only `Expect: 100-continue` is understood.")
-        if client.transport is not None and not request.content.is_eof():
-            client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return await _read_all(request, most, plan.server.body_timeout)
-
-
-async def _read_all(request: BaseRequest, most: int, silence: float) -> bytes:
-    content = request.content
-    if content.is_eof():
-        body = content.read_nowait(-1)
-        if len(body) > most:
-            raise too_large(most)
-        return body
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        try:
-            async with asyncio.timeout(silence):
-                part = await content.readany()
-        except TimeoutError:
-            raise ClientError(
-                408, "request_timeout", f"The request's body stopped for more than {silence:g} s."
-            ) from None
-        if not part:
-            return b"".join(parts)
-        size += len(part)
-        if size > most:
-            raise too_large(most)
-        parts.append(part)
-
-
-def too_large(most: int) -> ClientError:
-    """413 with the bound."""
-    return ClientError(413, "request_too_large", f"The request's body is larger than {most} bytes.")
-
-
-def refuse_harm(peeked: Peek, rules: RequestPlan, path: str) -> None:
-    """What vLLM would take, and what would hurt others. Raises ClientError 400.
-
-    A batch of inputs to embed is not bounded by `max_choices`: it generates nothing, and the SDKs send hundreds.
-    """
-    if peeked.choices > rules.max_choices:
-        raise ClientError(400, "invalid_request", f"`n` is at most {rules.max_choices} here.", param="n")
-    if peeked.prompts > rules.max_choices and path in paths.OUTPUT:
-        raise ClientError(
-            400, "invalid_request", f"At most {rules.max_choices} prompts fit into one request here.", param="prompt"
-        )
-    if peeked.background:
-        raise ClientError(
-            400,
-            "invalid_request",
-            "`background` is not offered: such a request outlives its limits.",
-            param="background",
-        )
-    if peeked.media_url and rules.media_urls == "deny":
-        raise ClientError(
-            400,
-            "invalid_request",
-            "Media must come inside the request, as a `data:` URL; other URLs are not fetched here.",
-            param="messages",
-        )
-
-
-def bound_output(body: bytes, peeked: Peek, route: Route) -> tuple[bytes, int | None]:
-    """The body with its output bounded as the model's entry says, and that bound in LLM tokens for one choice.
-
-    Raises ClientError 400 where the request asks for more and the entry says `reject`.
-    """
-    if route.path not in paths.OUTPUT:
-        return body, None
-    most = route.max_output_tokens
-    asked = peeked.max_output
-    if most is None:
-        return body, asked if asked is not None else route.default_output_tokens
-    field = peeked.max_output_field or paths.OUTPUT_FIELD[route.path]
-    if asked is None:
-        return set_fields(body, {field: b"%d" % most}), most
-    if asked <= most:
-        return body, asked
-    if route.on_over_limit == "reject":
-        raise ClientError(400, "invalid_request", f"`{field}` is at most {most} for this model.", param=field)
-    return set_fields(body, {field: b"%d" % most}), most
-
-
 def passed_headers(request: BaseRequest, request_id: str) -> bytes:
     """Header lines that go upstream: the request's media type, a few of its headers, and the id."""
     headers = request.headers
-    lines = f"content-type: {_clean(headers['content-type'])}\r\nx-request-id: {request_id}\r\n"
-    for name in _FORWARDED:
+    media_type = header_values(headers, ("content-type",))
+    return b"%bx-request-id: %b\r\n%b" % (media_type, request_id.encode(), header_values(headers, _FORWARDED))
+
+
+def header_values(headers: Mapping[str, str], names: tuple[str, ...]) -> bytes:
+    """Header lines of those of `names` that are there, without the control characters that no value may hold."""
+    lines = ""
+    for name in names:
         value = headers.get(name)
         if value is not None:
-            lines += f"{name}: {_clean(value)}\r\n"
+            lines += f"{name}: {_UNSAFE.sub('', value)}\r\n"
     return lines.encode("utf-8", "surrogateescape")
-
-
-def _clean(value: str) -> str:
-    return _UNSAFE.sub("", value)
-
-
-def client_address(peer: str, forwarded_for: str | None, trusted: tuple[IPv4Network | IPv6Network, ...]) -> str:
-    """The nearest address that is not a trusted proxy's: from the right of X-Forwarded-For, if the peer is trusted."""
-    if not trusted or forwarded_for is None or not is_trusted(peer, trusted):
-        return peer
-    address = peer
-    for hop in reversed(forwarded_for.split(",")):
-        hop = hop.strip()
-        try:
-            ip_address(hop)
-        except ValueError:
-            break
-        address = hop
-        if not is_trusted(hop, trusted):
-            break
-    return address
-
-
-def is_trusted(address: str, trusted: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    """Whether `address` lies in one of the networks; an IPv4 address in IPv6 clothes counts as IPv4."""
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return any((mapped or ip) in network for network in trusted)
-
-
-def sane_request_id(offered: str | None) -> str | None:
-    """An offered X-Request-Id that may stand in our log and header, or None."""
-    return offered if offered is not None and _SANE_REQUEST_ID.match(offered) else None
-
-
-def model_id(path: str) -> str:
-    """The id in `/v1/models/{id}`; ids have slashes, sent as they are or escaped."""
-    return unquote(path[len(paths.MODELS) + 1 :])

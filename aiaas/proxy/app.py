@@ -12,33 +12,35 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from itertools import count
 from typing import Any, cast
 
-import msgspec
 from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ApiError, ClientError, LimitError, UpstreamError
-from aiaas.keys.model import Principal
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.model import Store
 from aiaas.openai import paths
-from aiaas.plan.model import Plan, PublicModel, Route, Target
-from aiaas.proxy.admission import Admission, Ticket, client_address, is_trusted, model_id, sane_request_id
+from aiaas.openai.errors import error_body
+from aiaas.plan.model import Plan, Route, Target
+from aiaas.proxy.admission import Admission, Ticket
 from aiaas.proxy.backends import BackendState, EndpointState, all_endpoints
+from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.forward import forward, write
-from aiaas.proxy.log import JsonLog
+from aiaas.proxy.identity import Networks, client_address, is_trusted, sane_request_id
+from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.models import is_models_path, models_body
 from aiaas.proxy.record import Record
 from aiaas.proxy.relay import Relay, Shape
-from aiaas.proxy.respond import Answered, answer, date_header, error_answer
+from aiaas.proxy.respond import Answered, answer, date_header, header_lines
 
-# Refusals of ours after the limits: no backend saw the request, so it costs nothing.
-NEVER_RAN = frozenset({"no_healthy_backend", "overloaded"})
 # nginx's word for "the client left before there was an answer"; never on the wire.
 CLIENT_LEFT = 499
+# Of a path that is none of ours so much stands in the log.
+LOGGED_PATH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Active:
     admission: Admission
     backends: Mapping[str, BackendState]
     targets: Mapping[str, Mapping[str, Sequence[tuple[Target, BackendState]]]]  # by path, by model
-    trusted: tuple[IPv4Network | IPv6Network, ...]
+    trusted: Networks
 
 
 class Gateway:
@@ -72,8 +74,9 @@ class Gateway:
         self.metrics = metrics
         self.draining = False  # answers end their connections, /ready says no
         self.refusing = False  # and new inference requests are refused
-        self.in_flight = 0
         self.relays: set[Relay] = set()
+        self._requests: dict[asyncio.Task[Any], Record] = {}
+        self._ending = False  # the drain deadline has come
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._id_prefix = os.urandom(8).hex()
@@ -87,31 +90,64 @@ class Gateway:
     async def handle(self, request: BaseRequest) -> Answered:
         """Answer one request, in contract section 3's order: path, method, key, then what the path does."""
         client = cast(Connection, request.protocol)
-        active = self.active
-        raw_path = request.raw_path
-        path = raw_path.partition("?")[0]
+        client.begun, client.extra = False, b""
+        path = request.raw_path.partition("?")[0]
         if path in (paths.HEALTH, paths.READY):
             return self._health(request, client, path)
+        active = self.active
         record = self._record(request, active, path)
+        client.extra = b"x-request-id: %b\r\n" % record.request_id.encode()
         try:
             if path in active.plan.routes:
                 require_method(request, ("POST",))
-                return await self._generate(request, client, active, record)
-            if active.plan.serves_models and (path == paths.MODELS or path.startswith(paths.MODELS + "/")):
+                return await self._inference(request, client, active, record)
+            if active.plan.serves_models and is_models_path(path):
                 require_method(request, ("GET", "HEAD"))
                 return await self._models(request, client, active, record)
             raise ClientError(404, "not_found", "There is nothing at this path.")
         except ApiError as error:
             return self._refuse(request, client, record, error)
+        except Exception as error:
+            error.add_note(f"request {record.request_id} at {path[:100]!a}")
+            raise
+
+    async def _inference(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+        """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._enter(task, record)
+        try:
+            return await self._generate(request, client, active, record)
+        except ApiError as error:
+            record.status, record.error_code = error.status, error.code
+            raise
+        except asyncio.CancelledError:
+            if not self._is_cut(client):
+                record.status = record.status or CLIENT_LEFT
+                record.error_code = record.error_code or "client_left"
+                raise
+            task.uncancel()
+            cut = draining()
+            record.status, record.error_code = cut.status, cut.code
+            raise cut from None
+        finally:
+            client.begun = record.status != 0
+            self._leave(task, record)
 
     async def _generate(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
-        self._enter()
+        """Key, body, limits, backend, settlement."""
+        admission = active.admission
         try:
             if self.refusing:
                 raise draining()
-            principal = await active.admission.principal(request, record.path, record.client_address)
+            principal = await admission.principal(request, record.path, record.client_address)
             record.user, record.key_id = principal.name, principal.key_id
-            ticket = await active.admission.admit(request, client, record.path, principal, record)
+            try:
+                checked = await admission.check(request, client, record.path, principal, record)
+            except ApiError:
+                record.limit_lines = await admission.look(principal)
+                raise
+            ticket = await admission.charge(checked)
             try:
                 shape = self._shape(request, active, ticket)
                 targets = active.targets[record.path][ticket.route.model]
@@ -119,18 +155,18 @@ class Gateway:
             except ApiError as error:
                 record.error_code = error.code
                 raise
+            except asyncio.CancelledError:
+                record.ended_by = "gateway" if self._is_cut(client) else "client"
+                raise
             finally:
                 await self._settle(ticket)
-        except ApiError as error:
-            record.status, record.error_code = error.status, error.code
-            raise
         except asyncio.CancelledError:
-            record.ended_by = "client"
-            record.status = record.status or CLIENT_LEFT
-            record.error_code = record.error_code or "client_left"
+            record.ended_by = "gateway" if self._is_cut(client) else "client"
             raise
-        finally:
-            self._leave(record)
+
+    def _is_cut(self, client: Connection) -> bool:
+        """Whether a cancelled request is one that the drain deadline ended, and not one whose client has left."""
+        return self._ending and client.transport is not None
 
     def _shape(self, request: BaseRequest, active: Active, ticket: Ticket) -> Shape:
         backend = ticket.route.targets[0].backend
@@ -147,36 +183,32 @@ class Gateway:
         )
 
     async def _settle(self, ticket: Ticket) -> None:
-        """Replace the reservation by what was used (contract section 5), on every way out.
+        """Replace the reservation by what was used, on every way out.
 
         Also while being cancelled: the memory store never suspends, so nothing can come in between.
         """
         record = ticket.record
-        if record.input_tokens is None:
-            self._estimate(ticket)
-        if ticket.lease is not None:
-            used = (record.input_tokens or 0) + (record.output_tokens or 0)
-            ran = not (record.ended_by == "gateway" and record.error_code in NEVER_RAN)
-            await self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=ran)
-
-    def _estimate(self, ticket: Ticket) -> None:
-        """No usage came: a cut stream counts what was streamed, a cut answer its input, a refusal nothing."""
-        record = ticket.record
-        reached = record.upstream is not None and (record.ended_by == "client" or record.phase == "streaming")
-        if reached and record.status in (0, 200, CLIENT_LEFT):
+        charge = charge_of(record, ticket.estimated_input)
+        if charge.estimated:
             record.estimated = True
-            record.input_tokens = ticket.estimated_input
-            record.output_tokens = record.events if record.stream else 0
+            record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens
+        used = charge.input_tokens + charge.output_tokens
+        await self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=charge.ran)
 
-    def _enter(self) -> None:
-        self.in_flight += 1
+    @property
+    def in_flight(self) -> int:
+        """Inference requests that are being answered."""
+        return len(self._requests)
+
+    def _enter(self, task: asyncio.Task[Any], record: Record) -> None:
+        self._requests[task] = record
         self.metrics.in_flight.inc()
         self._quiet.clear()
 
-    def _leave(self, record: Record) -> None:
-        self.in_flight -= 1
+    def _leave(self, task: asyncio.Task[Any], record: Record) -> None:
+        del self._requests[task]
         self.metrics.in_flight.dec()
-        if not self.in_flight:
+        if not self._requests:
             self._quiet.set()
         if record.status == 0:  # an exception of ours is on its way to `internal_error`
             record.status, record.error_code = 500, "internal_error"
@@ -187,57 +219,46 @@ class Gateway:
     # -- answers of our own ---------------------------------------------------------------------------------------
 
     def _health(self, request: BaseRequest, client: Connection, path: str) -> Answered:
-        close = self._must_close(request)
-        head_only = request.method == "HEAD"
         if request.method not in ("GET", "HEAD"):
             error = method_not_allowed(("GET", "HEAD"))
-            write(client, error_answer(error, extra=self._date_line(), close=close))
-        elif path == paths.READY and self.draining:
-            body = b'{"status":"draining"}\n'
-            write(
-                client,
-                answer(503, b"application/json", body, extra=self._date_line(), close=close, head_only=head_only),
-            )
-        else:
-            body = b'{"status":"ok"}\n'
-            write(
-                client,
-                answer(200, b"application/json", body, extra=self._date_line(), close=close, head_only=head_only),
-            )
-        return Answered(keep_alive=not close)
+            return self._answer(request, client, error.status, error_body(error), header_lines(error.headers))
+        if path == paths.READY and self.draining:
+            return self._answer(request, client, 503, b'{"status":"draining"}\n', b"")
+        return self._answer(request, client, 200, b'{"status":"ok"}\n', b"")
 
     async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
         principal = await active.admission.principal(request, record.path, record.client_address)
-        visible = [model for model in active.plan.models if may_use(principal, model)]
-        if record.path == paths.MODELS:
-            body = msgspec.json.encode({"object": "list", "data": [model_entry(model) for model in visible]})
-        else:
-            wanted = model_id(record.path)
-            found = next((model for model in visible if model.name == wanted), None)
-            if found is None:
-                raise ClientError(
-                    404, "model_not_found", f"The model `{wanted[:100]}` does not exist or this key may not use it."
-                )
-            body = msgspec.json.encode(model_entry(found))
-        close = self._must_close(request)
-        extra = self._date_line() + b"x-request-id: %b\r\n" % record.request_id.encode()
-        self.metrics.responded(200, None)
-        write(
-            client,
-            answer(200, b"application/json", body, extra=extra, close=close, head_only=request.method == "HEAD"),
-        )
-        return Answered(keep_alive=not close)
+        record.user, record.key_id = principal.name, principal.key_id
+        body = models_body(active.plan, principal, record.path)
+        self._log_other(record, 200, None)
+        return self._answer(request, client, 200, body, client.extra)
 
     def _refuse(self, request: BaseRequest, client: Connection, record: Record, error: ApiError) -> Answered:
-        # A body that was not read: what follows on this connection would be taken for a request.
-        close = self._must_close(request) or not request.content.is_eof()
         if isinstance(error, LimitError):
             self.metrics.refused(error.code)
         if record.status == 0:  # refused before it counted as an inference request
-            self.metrics.responded(error.status, error.code)
-        extra = self._date_line() + b"x-request-id: %b\r\n" % record.request_id.encode()
-        write(client, error_answer(error, extra=extra, close=close))
+            self._log_other(record, error.status, error.code)
+        extra = header_lines(error.headers) + record.limit_lines + client.extra
+        return self._answer(request, client, error.status, error_body(error), extra)
+
+    def _answer(self, request: BaseRequest, client: Connection, status: int, body: bytes, extra: bytes) -> Answered:
+        """Give an answer of our own. `extra` is complete header lines."""
+        # A body that was not read: what follows on this connection would be taken for a request.
+        unread = not request.content.is_eof() or client.body_broken
+        close = unread or self._must_close(request)
+        head_only = request.method == "HEAD"
+        extra = self._date_line() + extra
+        write(client, answer(status, b"application/json", body, extra=extra, close=close, head_only=head_only))
+        if unread:
+            client.linger()
         return Answered(keep_alive=not close)
+
+    def _log_other(self, record: Record, status: int, code: str | None) -> None:
+        """Count and log a request that is no inference request."""
+        record.status, record.error_code = status, code
+        record.path = record.path[:LOGGED_PATH]
+        self.metrics.responded(status, code)
+        self.log.request(record, time.monotonic() - record.started, OTHER)
 
     def _must_close(self, request: BaseRequest) -> bool:
         """Whether the connection ends with this answer: asked for, HTTP/1.0, an upgrade (never taken), draining."""
@@ -250,18 +271,17 @@ class Gateway:
         return self._date[1]
 
     def _record(self, request: BaseRequest, active: Active, path: str) -> Record:
-        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-        address = peer[0] if isinstance(peer, tuple) else "local"
-        request_id = None
-        if active.trusted and is_trusted(address, active.trusted):
+        peername = request.transport.get_extra_info("peername") if request.transport is not None else None
+        peer = peername[0] if isinstance(peername, tuple) else "local"
+        forwarded_for = request_id = None
+        if active.trusted and is_trusted(peer, active.trusted):
             request_id = sane_request_id(request.headers.get("x-request-id"))
-            forwarded = request.headers.getall("x-forwarded-for", ())
-            address = client_address(address, ",".join(forwarded) or None, active.trusted)
+            forwarded_for = ",".join(request.headers.getall("x-forwarded-for", ())) or None
         return Record(
             request_id=request_id or f"{self._id_prefix}{next(self._ids):08x}",
             path=path,
             started=time.monotonic(),
-            client_address=address,
+            client_address=client_address(peer, forwarded_for, active.trusted),
         )
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -281,12 +301,13 @@ class Gateway:
         backends: dict[str, BackendState] = {}
         for backend_plan in plan.backends:
             known = before.get(backend_plan.name)
-            backends[backend_plan.name] = (
-                known if known is not None and known.plan == backend_plan else BackendState(backend_plan, self._turned)
-            )
-        for backend in backends.values():
-            for endpoint in backend.endpoints:
-                self.metrics.endpoint_up(backend.plan.name, endpoint.plan.url, endpoint.up)
+            if known is not None and known.plan == backend_plan:
+                backends[backend_plan.name] = known
+            else:
+                backends[backend_plan.name] = BackendState(backend_plan, self._turned)
+                _remember_health(backends[backend_plan.name], known)
+        for endpoint in all_endpoints(backends.values()):
+            self.metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
         return Active(
             plan=plan,
             admission=Admission(plan, self.verifier, self.store, self._loop, self._wall),
@@ -299,6 +320,8 @@ class Gateway:
         )
 
     def _turned(self, endpoint: EndpointState, up: bool, reason: str) -> None:
+        if all(endpoint is not known for known in all_endpoints(self.active.backends.values())):
+            return  # of a Plan that is no longer in force: some request still tries it
         self.metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, up)
         self.log.event(
             "info" if up else "warning",
@@ -329,11 +352,24 @@ class Gateway:
         """Wait until no inference request is being answered."""
         await self._quiet.wait()
 
-    def end_streams(self) -> None:
-        """The drain deadline: what is still open ends with an error event, or breaks off."""
-        error = UpstreamError(503, "draining", "The gateway is shutting down; send the request again.")
+    def end_requests(self) -> None:
+        """The drain deadline: an answer that has begun ends with an error event or breaks off, any other is a 503."""
+        self._ending = True
+        for task, record in self._requests.items():
+            if record.phase == "streaming":
+                record.error_code = record.error_code or "draining"
+            else:
+                task.cancel()
         for relay in list(self.relays):
-            relay.end_with_error(error)
+            if relay.committed:
+                relay.end_with_error(draining())
+
+
+def _remember_health(backend: BackendState, before: BackendState | None) -> None:
+    """What is known about an address holds under a changed Plan too; an engine of ours would else stay down."""
+    known = {endpoint.plan.url: endpoint.up for endpoint in before.endpoints} if before is not None else {}
+    for endpoint in backend.endpoints:
+        endpoint.up = known.get(endpoint.plan.url, endpoint.up)
 
 
 def _targets(route: Route, backends: Mapping[str, BackendState]) -> Sequence[tuple[Target, BackendState]]:
@@ -357,19 +393,3 @@ def method_not_allowed(allowed: tuple[str, ...]) -> ClientError:
     """405 that says what is allowed."""
     methods = ", ".join(allowed)
     return ClientError(405, "method_not_allowed", f"This path takes {methods}.", headers=(("allow", methods),))
-
-
-def may_use(principal: Principal, model: PublicModel) -> bool:
-    """Whether the key may use (and so see) the model."""
-    return principal.models is None or model.name in principal.models
-
-
-def model_entry(model: PublicModel) -> dict[str, Any]:
-    """One entry of the models list, in OpenAI's shape. vLLM's own names the model's path on disk: not to be shown."""
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "aiaas",
-        "root": model.alias_of or model.name,
-    }

@@ -7,7 +7,11 @@ aiohttp parses, frames and keeps alive. What it does not do by itself is here, e
   request in the queue drops the connection;
 - parser errors are answered in text/plain with the client's bytes in them and a traceback in the log, never with 431:
   `handle_error` answers in the OpenAI shape and logs one line;
+- a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
+- a close while the client still sends is a reset, which may destroy the answer that it has not read yet: `linger`;
 - a handler that writes to the transport itself has to be told when the client reads too slowly: `listener`.
+
+Every refusal of a head is queued like a request, so that it is answered in its turn, behind what came before it.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from aiohttp.http_exceptions import BadStatusLine, LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
@@ -30,6 +35,9 @@ from aiaas.proxy.respond import Answered, error_answer
 KEEPALIVE_TIMEOUT = 75.0
 # How long what a refused client still sends is read and thrown away, so that it can read the refusal.
 LINGERING_TIME = 2.0
+# A browser sends 20 headers, an SDK 25.
+MAX_HEADERS = 128
+_TOO_MANY = "Too many headers received"  # aiohttp's parser tells it from other faults by its words only
 # Bytes that may wait in a client's socket buffer before the reading from upstream stops. Two large events.
 WRITE_HIGH_WATER = 64 * 1024
 
@@ -58,10 +66,34 @@ InternalErrorHook = Callable[[BaseException | None], None]
 RefusedHeadHook = Callable[[int, str], None]
 
 
-class Connection(RequestHandler):
-    """A client's connection. `listener` is told when writing has to pause; at most one at a time."""
+class HeadTooSlow(Exception):
+    """A head was not whole within `header_timeout`."""
 
-    __slots__ = ("_body", "_head_bytes", "_head_timer", "_limits", "_on_internal_error", "_on_refused_head", "listener")
+
+class Connection(RequestHandler):
+    """A client's connection.
+
+    listener     told when writing has to pause; at most one at a time
+    begun        whether something of the present request's answer may be on the wire, so that no other can be given
+    extra        complete header lines for an answer that the connection itself gives to the present request
+    body_broken  the present request's body ended by a parser error: what was read of it is not all
+    """
+
+    __slots__ = (
+        "_body",
+        "_head_bytes",
+        "_head_timer",
+        "_limits",
+        "_linger_timer",
+        "_lingering",
+        "_on_internal_error",
+        "_on_refused_head",
+        "_refused",
+        "begun",
+        "body_broken",
+        "extra",
+        "listener",
+    )
 
     def __init__(
         self,
@@ -79,6 +111,7 @@ class Connection(RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # documented as "no access log"
             max_field_size=limits.max_header_size,
             max_line_size=limits.max_header_size,
+            max_headers=MAX_HEADERS,
             lingering_time=LINGERING_TIME,
             auto_decompress=False,
         )
@@ -87,8 +120,14 @@ class Connection(RequestHandler):
         self._on_refused_head = on_refused_head
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
-        self._body: Any = None
+        self._body: StreamReader = EMPTY_PAYLOAD
+        self._refused = False
+        self._lingering: asyncio.Transport | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
         self.listener: WriteListener | None = None
+        self.begun = False
+        self.extra = b""
+        self.body_broken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what may wait in the socket buffer."""
@@ -96,10 +135,16 @@ class Connection(RequestHandler):
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the timer and the listener; aiohttp cancels the handler."""
+        """Forget the timers and the listener; aiohttp cancels the handler."""
         self._stop_head_timer()
+        self._end_lingering()
         self.listener = None
         super().connection_lost(exc)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Let the handler end within `timeout` seconds, then close."""
+        await super().shutdown(timeout)
+        self._end_lingering()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
@@ -113,61 +158,69 @@ class Connection(RequestHandler):
         if self.listener is not None:
             self.listener.client_resumed()
 
+    # -- heads ----------------------------------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
         """Parse, then see whether what came was a head in part, and whether the client runs ahead."""
+        if self._refused:
+            return
         before = self._request_count
-        in_body = self._body is not None and not self._body.is_eof()
+        in_body = not self._body.is_eof()
         super().data_received(data)
         if self._request_count != before:
-            self._stop_head_timer()
-            if self._messages:
-                self._body = self._messages[-1][1]
-            if len(data) > self._limits.max_header_size and not in_body:
-                self._refuse_if_head_too_large(data)
-            if len(self._messages) > 1 + (not self._request_in_progress):
-                self._drop()
-        elif data and not in_body and not self._force_close and not self._close:
-            self._partial_head(len(data))
+            self._heads_came(data, self._request_count - before, in_body)
+        elif data and not in_body and not (self._force_close or self._close or self._upgraded):
+            self._partial_head(data)
 
-    def _partial_head(self, size: int) -> None:
-        self._head_bytes += size
+    def _heads_came(self, data: bytes, number: int, in_body: bool) -> None:
+        size = self._head_bytes + data.find(b"\r\n\r\n") + 4
+        self._stop_head_timer()
+        message, body = self._messages[-1]
+        if isinstance(message, _ErrInfo):
+            self._refused = True
+            if in_body:
+                self.body_broken = True
+                self._body.feed_eof()
+        elif size > self._limits.max_header_size and not in_body:
+            for _ in range(number):
+                self._messages.pop()
+            self._refuse_head(LineTooLong(b"", self._limits.max_header_size))
+        else:
+            self._body = body
+        if len(self._messages) > 1 + (not self._request_in_progress):
+            self._drop()
+
+    def _partial_head(self, data: bytes) -> None:
+        if not self._head_bytes and not data.strip(b"\r\n"):
+            return  # an empty line between requests, as old clients send behind a body (RFC 9112 section 2.2)
+        self._head_bytes += len(data)
         if self._head_bytes > self._limits.max_header_size:
-            self._refuse_head(_headers_too_large(self._limits.max_header_size))
+            self._refuse_head(LineTooLong(b"", self._limits.max_header_size))
         elif self._head_timer is None:
             self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
 
-    def _refuse_if_head_too_large(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n")
-        if end > self._limits.max_header_size:
-            self._messages.clear()
-            self._refuse_head(_headers_too_large(self._limits.max_header_size))
-
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        seconds = self._limits.header_timeout
-        self._refuse_head(
-            ClientError(408, "request_timeout", f"The request's headers did not arrive within {seconds:g} s.")
-        )
+        if self._request_in_progress:  # its answer comes first; until then half a head harms nobody
+            self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
+        else:
+            self._refuse_head(HeadTooSlow())
 
-    def _refuse_head(self, error: ApiError) -> None:
+    def _refuse_head(self, reason: Exception) -> None:
+        """Queue a refusal where the request would have been queued."""
+        self._refused = True
         self._stop_head_timer()
-        # While an earlier request is being answered, an answer to the next one cannot be put on the wire.
-        if not self._request_in_progress and self.transport is not None:
-            self._on_refused_head(error.status, error.code)
-            self.transport.write(error_answer(error, extra=b"", close=True))
-        self.force_close()
-
-    def _drop(self) -> None:
-        transport = self.transport
-        self.force_close()
-        if transport is not None:
-            transport.abort()
+        self._messages.append((_ErrInfo(400, reason, ""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _stop_head_timer(self) -> None:
         self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    # -- ends -----------------------------------------------------------------------------------------------------
 
     def handle_error(  # type: ignore[override]  # an Answered is what aiohttp uses of a response
         self,
@@ -176,18 +229,53 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> Answered:
-        """Answer what the HTTP parser refused (4xx), or what escaped our own handler (500)."""
-        error = _parser_error(exc, self._limits.max_header_size) if status < 500 else _internal_error()
+        """Answer what was refused before it became a request (4xx), or what escaped our own handler (500)."""
         if status >= 500:
             self._on_internal_error(exc)
+            error: ApiError = _internal_error()
         else:
+            error = _refusal(exc, self._limits)
+            self.begun, self.extra = False, b""
             self._on_refused_head(error.status, error.code)
         if self.transport is None:
             raise ConnectionResetError("the client has left")
-        if self.listener is None:
-            self.transport.write(error_answer(error, extra=b"", close=True))
-        self.close()
+        if self.begun:
+            self.force_close()
+        else:
+            self.transport.write(error_answer(error, extra=self.extra, close=True))
+            self.linger()
         return Answered(keep_alive=False)
+
+    def linger(self) -> None:
+        """End the connection in a way that lets the client read the last answer, although it may still be sending.
+
+        Our side is closed at once; what still comes is thrown away until the client closes, or for LINGERING_TIME.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        self.transport = None  # as in aiohttp's `force_close`: nothing is written any more
+        self._force_close = True
+        self._lingering = transport
+        self._linger_timer = self._loop.call_later(LINGERING_TIME, self._end_lingering)
+        if not transport.is_reading():
+            transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def _end_lingering(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        if self._lingering is not None:
+            self._lingering.close()
+            self._lingering = None
+
+    def _drop(self) -> None:
+        transport = self.transport
+        self.force_close()
+        if transport is not None:
+            transport.abort()
 
 
 class OpenSide(Server):
@@ -212,14 +300,17 @@ class OpenSide(Server):
         )
 
 
-def _headers_too_large(limit: int) -> ClientError:
-    return ClientError(431, "headers_too_large", f"The request's headers are larger than {limit} bytes.")
-
-
-def _parser_error(exc: BaseException | None, limit: int) -> ClientError:
-    if isinstance(exc, LineTooLong):
-        return _headers_too_large(limit)
-    if isinstance(exc, BadStatusLine):
+def _refusal(reason: BaseException | None, limits: ConnectionLimits) -> ClientError:
+    """What the client is told; never its own bytes, which a parser error quotes."""
+    if isinstance(reason, HeadTooSlow):
+        seconds = limits.header_timeout
+        return ClientError(408, "request_timeout", f"The request's headers did not arrive within {seconds:g} s.")
+    if isinstance(reason, LineTooLong):
+        size = limits.max_header_size
+        return ClientError(431, "headers_too_large", f"The request's headers are larger than {size} bytes.")
+    if isinstance(reason, BadHttpMessage) and reason.message == _TOO_MANY:
+        return ClientError(431, "headers_too_large", f"The request has more than {MAX_HEADERS} headers.")
+    if isinstance(reason, BadStatusLine):
         return ClientError(400, "invalid_request", "The request line is not valid HTTP/1.1.")
     return ClientError(400, "invalid_request", "The request is not valid HTTP/1.1.")
 

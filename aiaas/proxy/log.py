@@ -7,9 +7,13 @@ BACKLOG_LIMIT lines are dropped, and their number is the next thing that is writ
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import os
+import select
 import threading
+import time
+import traceback
+from asyncio import get_running_loop, sleep
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -23,14 +27,23 @@ BACKLOG_LIMIT = 16 * 1024 * 1024
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+# How often a writer that waits for its reader looks whether it shall give up.
+POLL_INTERVAL = 0.1
+
+INFERENCE = "inference_request"
+OTHER = "request"
+
 
 class JsonLog:
-    """A log. `write` is called with whole lines from a thread of its own; `wall` gives POSIX seconds."""
+    """A log. `wall` gives POSIX seconds.
+
+    write  called with whole lines, from a thread of its own; False says that they were not written
+    """
 
     def __init__(self, write: Callable[[bytes], object], wall: Callable[[], float], level: str) -> None:
         self._write = write
         self._wall = wall
-        self._encode = msgspec.json.Encoder().encode
+        self._encode = msgspec.json.Encoder(enc_hook=repr).encode
         self._lines: list[bytes] = []
         self._size = 0
         self._dropped = 0
@@ -43,7 +56,7 @@ class JsonLog:
         if LEVELS[level] >= self.threshold:
             self._append({"time": self._time(), "level": level, "event": event, **fields})
 
-    def request(self, record: Record, duration: float) -> None:
+    def request(self, record: Record, duration: float, event: str = INFERENCE) -> None:
         """The one line of a request, in the plan's words where it has them (contract section 8)."""
         if self.threshold > 20:
             return
@@ -51,7 +64,7 @@ class JsonLog:
             {
                 "time": self._time(),
                 "level": "info",
-                "event": "inference_request",
+                "event": event,
                 "request_id": record.request_id,
                 "user": record.user,
                 "key_id": record.key_id,
@@ -86,44 +99,91 @@ class JsonLog:
         if self._size > BACKLOG_LIMIT:
             self._dropped += 1
             return
-        line = self._encode(fields)
+        try:
+            line = self._encode(fields)
+        except UnicodeEncodeError:  # bytes of a client that were no UTF-8, in a path or in a traceback
+            line = self._encode({name: _printable(value) for name, value in fields.items()})
         self._lines.append(line)
         self._size += len(line)
 
     async def flush_forever(self) -> None:
         """Write out what gathers, until cancelled. One write at a time; a stuck one holds up only the log."""
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         while True:
-            await asyncio.sleep(FLUSH_INTERVAL)
-            if self._lines and not self._writing.locked():
-                await loop.run_in_executor(None, self.flush)
+            await sleep(FLUSH_INTERVAL)
+            if self._lines or self._dropped:
+                lines = self._take()
+                if await loop.run_in_executor(None, self._write_out, lines) is False:
+                    self._dropped += len(lines)
 
     def flush(self) -> None:
-        """Write out what has gathered, now, in the caller's thread."""
-        with self._writing:
-            lines, self._lines = self._lines, []
-            self._size = 0
+        """Write out what has gathered, now, in the caller's thread, behind what another thread still writes."""
+        if self._lines or self._dropped:
+            self._write_out(self._take())
+
+    def _take(self) -> list[bytes]:
+        """What has gathered. In the thread that appends, so that no line falls between two lists."""
+        if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            if dropped:
-                lines.append(
-                    self._encode({"time": self._time(), "level": "error", "event": "log_lines_lost", "lines": dropped})
-                )
-            if lines:
-                lines.append(b"")
-                self._write(b"\n".join(lines))
+            self._lines.append(
+                self._encode({"time": self._time(), "level": "error", "event": "log_lines_lost", "lines": dropped})
+            )
+        lines, self._lines = self._lines, []
+        self._size = 0
+        return lines
+
+    def _write_out(self, lines: list[bytes]) -> object:
+        with self._writing:
+            return self._write(b"\n".join([*lines, b""]))
 
 
-def write_to(fd: int) -> Callable[[bytes], None]:
-    """A writer that puts every byte on `fd`; a reader that has gone is not an error of the gateway's."""
+class FdWriter:
+    """Puts bytes on a file descriptor, and waits for its reader as long as it is not told to hurry.
 
-    def write(data: bytes) -> None:
+    Written in pieces that a pipe takes whole once it is writable (PIPE_BUF), so that no write ever blocks: setting
+    O_NONBLOCK instead would hold for everybody who shares the terminal.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._give_up_at: float | None = None
+
+    def hurry(self, seconds: float) -> None:
+        """The process wants to end: from `seconds` from now on a reader that takes nothing is given up."""
+        self._give_up_at = time.monotonic() + seconds
+
+    def __call__(self, data: bytes) -> bool:
+        """Write all of `data`; False where the reader has gone, the disk is full, or the time was up."""
         view = memoryview(data)
         while view:
+            if not self._poll.poll(POLL_INTERVAL * 1000):
+                if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+                    return False
+                continue
             try:
-                view = view[os.write(fd, view) :]
+                view = view[os.write(self._fd, view[: select.PIPE_BUF]) :]
             except BlockingIOError:
-                os.set_blocking(fd, True)
+                continue
             except OSError:
-                return
+                return False
+        return True
 
-    return write
+
+class LibraryLog(logging.Handler):
+    """What libraries log by `logging` becomes lines of ours; without a handler Python prints warnings on stderr."""
+
+    def __init__(self, log: JsonLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """`logging`: one record."""
+        level = "error" if record.levelno >= logging.ERROR else "warning"
+        shown = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else None
+        self._log.event(level, "library", logger=record.name, message=record.getMessage(), traceback=shown)
+
+
+def _printable(value: object) -> object:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -16,6 +16,13 @@ UNKNOWN = "unknown"
 # The plan's, and beyond: a timeout of 120 s would all land in +Inf (contract section 11).
 LATENCY_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
+# The `limit` label for each error code of a limit.
+LIMIT_OF = {
+    "rate_limit_exceeded": "requests",
+    "tokens_limit_exceeded": "tokens",
+    "concurrency_limit_exceeded": "concurrency",
+    "quota_exceeded": "quota",
+}
 
 
 class _Series:
@@ -123,9 +130,9 @@ class Metrics:
             child = self._by_status[status, reason] = self._responses.labels(str(status), reason or "")
         child.inc()
 
-    def refused(self, limit: str) -> None:
-        """Count a refusal by `limit`: requests, tokens, concurrency or quota."""
-        self._refused.labels(limit).inc()
+    def refused(self, code: str) -> None:
+        """Count a refusal by a limit, whose error code is `code`."""
+        self._refused.labels(LIMIT_OF[code]).inc()
 
     def retries(self, reason: str) -> None:
         """Count a further attempt."""

@@ -1,6 +1,6 @@
 """What is known about one request while it lives, and the log line and metrics that it ends as.
 
-One mutable object for each request, filled in by whoever learns a fact; read once, at the end (`accesslog`, `metrics`).
+One mutable object for each request, filled in by whoever learns a fact; read once, at the end (`log`, `metrics`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Record:
     input_tokens, output_tokens  as the backend reported, or as estimated (`estimated`) where it could not
     events       stream events that carried output, for streams that end before their usage event
     sent         bytes of the answer's body that were written to the client
+    limit_lines  complete header lines that say how the key's limits stand; empty until they are known
     """
 
     request_id: str
@@ -47,3 +48,4 @@ class Record:
     sent: int = 0
     ended_by: EndedBy = "gateway"
     phase: Phase = "admission"
+    limit_lines: bytes = b""

@@ -27,26 +27,32 @@ def signature(path: Path) -> Signature:
 
 
 class FileWatch:
-    """One file. `wake()` (SIGHUP) makes the next look count as a change."""
+    """One file.
 
-    def __init__(self, path: Path, changed: Callable[[], Awaitable[None]]) -> None:
+    changed  called after each change, one call at a time
+    crashed  called with an exception that escaped `changed`, which must not end the watching
+    """
+
+    def __init__(
+        self, path: Path, changed: Callable[[], Awaitable[None]], crashed: Callable[[BaseException], None]
+    ) -> None:
         self._path = path
         self._changed = changed
+        self._crashed = crashed
         self._seen = signature(path)
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Look now, and take it as changed."""
+        """Look now, and take it as changed (SIGHUP)."""
         self._woken.set()
 
     def follow(self, path: Path) -> None:
-        """Watch another file from now on (a reloaded config may name another key file)."""
-        if path != self._path:
-            self._path = path
-            self.wake()
+        """Watch another file from now on; its present state counts as known."""
+        self._path = path
+        self._seen = signature(path)
 
     async def run(self) -> None:
-        """Call `changed` after each change, one call at a time, until cancelled."""
+        """Watch until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(POLL_INTERVAL):
@@ -56,4 +62,6 @@ class FileWatch:
                     continue
             self._woken.clear()
             self._seen = signature(self._path)
-            await self._changed()
+            (error,) = await asyncio.gather(self._changed(), return_exceptions=True)
+            if error is not None:
+                self._crashed(error)

@@ -1,0 +1,91 @@
+"""What a request says about who sends it: the key it presents, its address, its id. Pure; nothing is verified here.
+
+Anybody can write a header, so `X-Forwarded-For` and `X-Request-Id` are believed only from trusted proxies.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from aiohttp.web_request import BaseRequest
+
+from aiaas.errors import ClientError
+from aiaas.openai import paths
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+
+
+def presented_key(request: BaseRequest, path: str) -> str:
+    """The key of the request. Raises ClientError 401 `missing_api_key`, or 400 where there are two."""
+    headers = request.headers
+    sent = headers.getall("authorization", ())
+    if len(sent) > 1:
+        raise ClientError(400, "invalid_request", "The header `Authorization` is there more than once.")
+    if sent:
+        scheme, _, key = sent[0].partition(" ")
+        key = key.strip()
+        if scheme.lower() == "bearer" and key:
+            return key
+    if path in paths.ANTHROPIC:
+        key = headers.get("x-api-key", "").strip()
+        if key:
+            return key
+    raise ClientError(
+        401,
+        "missing_api_key",
+        "No API key was sent. Put it in the header `Authorization: Bearer KEY`.",
+        headers=(("www-authenticate", "Bearer"),),
+    )
+
+
+def unauthorized() -> ClientError:
+    """One answer for unknown, revoked and expired keys: it tells nothing about which keys exist."""
+    return ClientError(
+        401,
+        "invalid_api_key",
+        "This API key is not valid (mistyped, revoked or expired).",
+        headers=(("www-authenticate", 'Bearer error="invalid_token"'),),
+    )
+
+
+def client_address(peer: str, forwarded_for: str | None, trusted: Networks) -> str:
+    """The nearest address that is not a trusted proxy's: from the right of X-Forwarded-For, if the peer is trusted.
+
+    Addresses are normalised, an IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) to its own, so that one client has
+    one name. Who writes something that is no address is not believed any further.
+    """
+    address = plain_address(peer) or peer
+    if forwarded_for is None or not is_trusted(peer, trusted):
+        return address
+    for hop in reversed(forwarded_for.split(",")):
+        plain = plain_address(hop.strip())
+        if plain is None:
+            break
+        address = plain
+        if not is_trusted(plain, trusted):
+            break
+    return address
+
+
+def is_trusted(address: str, trusted: Networks) -> bool:
+    """Whether `address` lies in one of the networks; an IPv4 address in IPv6 clothes counts as IPv4."""
+    plain = plain_address(address) if trusted else None
+    return plain is not None and any(ip_address(plain) in network for network in trusted)
+
+
+def plain_address(text: str) -> str | None:
+    """An IP address in its one usual form, without a zone (`fe80::1%eth0`); None where `text` is none."""
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return str(mapped or ip)
+
+
+def sane_request_id(offered: str | None) -> str | None:
+    """An offered X-Request-Id that may stand in our log and header, or None."""
+    return offered if offered is not None and _SANE_REQUEST_ID.match(offered) else None

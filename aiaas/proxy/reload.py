@@ -1,0 +1,142 @@
+"""A changed config or key file is put in force while requests run; a broken one changes nothing and says so.
+
+Compile first, then swap one reference. Requests in flight finish under the Plan that they began with. Keys that a new
+Plan needs are read before it is in force, so that no valid key is refused in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from aiaas.errors import WorldError
+from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
+from aiaas.keys.ring import KeyRing
+from aiaas.plan.model import AuthPlan, Plan
+from aiaas.plan.read import read_plan
+from aiaas.proxy.app import Gateway
+from aiaas.proxy.log import LEVELS
+from aiaas.proxy.watch import FileWatch
+
+# What only a new start puts in force.
+_NEEDS_RESTART = ("host", "port", "workers", "header_timeout", "max_header_size", "tls")
+
+
+class Reloader:
+    """Follows the config and the key file of one gateway.
+
+    env         where the config's `${NAME}` and overrides come from
+    on_plan     called after another Plan was put in force
+    """
+
+    def __init__(self, gateway: Gateway, env: Mapping[str, str], on_plan: Callable[[Plan], None]) -> None:
+        self._gateway = gateway
+        self._log = gateway.log
+        self._metrics = gateway.metrics
+        self._env = env
+        self._on_plan = on_plan
+        self._begun_with = gateway.active.plan
+        self._reading_keys = asyncio.Lock()
+        self._key_watch = FileWatch(self._begun_with.auth.keys_file, self.reload_keys, gateway.internal_error)
+        source = self._begun_with.source
+        self._config_watch = None if source is None else FileWatch(source, self.reload_config, gateway.internal_error)
+
+    def watches(self) -> list[FileWatch]:
+        """To be run until the end."""
+        return [self._key_watch] if self._config_watch is None else [self._key_watch, self._config_watch]
+
+    def wake(self) -> None:
+        """SIGHUP: read both now."""
+        for watch in self.watches():
+            watch.wake()
+
+    # -- keys -----------------------------------------------------------------------------------------------------
+
+    async def reload_keys(self) -> None:
+        """Put the key file's keys in force, where keys are asked for."""
+        await self._read_keys(self._gateway.active.plan.auth)
+
+    async def _read_keys(self, auth: AuthPlan) -> None:
+        if not auth.enabled:
+            return
+        async with self._reading_keys:  # else an older reading could be put in force last
+            loop = asyncio.get_running_loop()
+            verifier = self._gateway.verifier
+            try:
+                ring = await loop.run_in_executor(None, _load_ring, auth.keys_file)
+            except KeyFileMissingError:
+                self._keys_missing(auth.keys_file, len(verifier.ring.records))
+            except KeyFileError as error:
+                self._metrics.reloaded("keys", ok=False)
+                self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(verifier.ring.records))
+            else:
+                verifier.swap(ring)
+                self._metrics.reloaded("keys", ok=True)
+                self._log.event("info", "keys_loaded", keys=len(ring.records))
+
+    def _keys_missing(self, file: Path, kept: int) -> None:
+        if kept:
+            self._metrics.reloaded("keys", ok=False)
+            self._log.event("error", "keys_not_reloaded", error=f"{file}: the key file is gone", kept=kept)
+        else:
+            hint = "every request is refused until a key exists: aiaas keys create NAME"
+            self._log.event("warning", "keys_missing", file=str(file), hint=hint)
+
+    # -- config ---------------------------------------------------------------------------------------------------
+
+    async def reload_config(self) -> None:
+        """Compile the config file anew and put it in force; with any error the Plan stays."""
+        before = self._gateway.active.plan
+        if before.source is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            plan, problems = await loop.run_in_executor(None, read_plan, before.source, self._env)
+        except WorldError as error:
+            self._not_reloaded(error=error.message)
+            return
+        if plan is None:
+            self._not_reloaded(problems=[str(problem) for problem in problems])
+            return
+        self._metrics.reloaded("config", ok=True)
+        if plan == before:
+            self._log.event("info", "config_unchanged", config_digest=plan.digest)
+            return
+        if plan.auth != before.auth:
+            self._key_watch.follow(plan.auth.keys_file)
+            await self._read_keys(plan.auth)
+        self._gateway.replace_plan(plan)
+        self._log.threshold = LEVELS[plan.monitoring.log_level]
+        self._on_plan(plan)
+        self._log.event("info", "config_reloaded", config_digest=plan.digest, problems=list(map(str, problems)))
+        if fields := needs_restart(self._begun_with, plan):
+            self._log.event("warning", "restart_needed", fields=fields)
+
+    def _not_reloaded(self, **why: object) -> None:
+        self._metrics.reloaded("config", ok=False)
+        self._log.event("error", "config_not_reloaded", **why)
+
+
+def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
+    """The fields that differ from those at the start, and that only a new start puts in force: sockets and engines."""
+    fields = [
+        f"server.{name}" for name in _NEEDS_RESTART if getattr(begun_with.server, name) != getattr(plan.server, name)
+    ]
+    fields += [
+        f"monitoring.{name}"
+        for name in ("prometheus", "metrics_port")
+        if getattr(begun_with.monitoring, name) != getattr(plan.monitoring, name)
+    ]
+    engines = {backend.name: backend.engine for backend in plan.backends}
+    started = {backend.name: backend.engine for backend in begun_with.backends}
+    fields += [
+        f"backends.{name}.engine"
+        for name in sorted(engines.keys() | started.keys())
+        if engines.get(name) != started.get(name)
+    ]
+    return fields
+
+
+def _load_ring(path: Path) -> KeyRing:
+    return KeyRing.from_records(read_key_file(path).records)
