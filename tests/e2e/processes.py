@@ -15,11 +15,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from aiaas.engines import launch
@@ -59,6 +60,7 @@ class Gateway:
 
     key      made by `aiaas keys create`, without limits of its own
     folder   holds aiaas.yaml, keys.yaml, stdout.log (one JSON line a request) and stderr.log
+    process  the launcher, which passes SIGTERM and the exit code on; `pid` is the gateway itself
     """
 
     url: str
@@ -66,6 +68,11 @@ class Gateway:
     key: str
     folder: Path
     process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def pid(self) -> int:
+        """Of `aiaas serve`."""
+        return psutil.Process(self.process.pid).children()[0].pid
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the samples that bear these labels."""
@@ -132,14 +139,10 @@ def running_gateway(
     log = folder / "stderr.log"
     command = [sys.executable, "-m", "aiaas", "serve", "-c", str(folder / "aiaas.yaml")]
     environ = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
-    with (folder / "stdout.log").open("wb") as stdout, log.open("wb") as stderr:
-        with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environ) as process:
-            try:
-                url = f"http://127.0.0.1:{port}"
-                wait_for(lambda: status_of(url + "/ready") == 200, ready_within, process, log)
-                yield Gateway(url, f"http://127.0.0.1:{metrics_port}/metrics", key, folder, process)
-            finally:
-                stop(process, 15)
+    with running(command, log, environ, stdout=folder / "stdout.log", grace=15) as process:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: status_of(url + "/ready") == 200, ready_within, process, log)
+        yield Gateway(url, f"http://127.0.0.1:{metrics_port}/metrics", key, folder, process)
 
 
 def aiaas(folder: Path, *arguments: str, stdin: str = "") -> str:
@@ -152,30 +155,33 @@ def aiaas(folder: Path, *arguments: str, stdin: str = "") -> str:
 
 @contextmanager
 def running(
-    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    stdout: Path | None = None,
+    grace: float = 0,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process under the launcher, its output in `log`."""
+    """A process under the launcher, its output in `log`, or only its stderr where `stdout` is a file of its own.
+
+    In the end it has `grace` seconds after SIGTERM to leave; then its whole tree is killed.
+    """
     launched = [sys.executable, "-I", launch.__file__, *command]
-    with log.open("wb") as output:
-        with subprocess.Popen(
-            launched, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
-        ) as process:
-            try:
-                yield process
-            finally:
-                assert process.stdin is not None
-                process.stdin.close()  # the launcher kills the tree
-                stop(process, 15)
-
-
-def stop(process: subprocess.Popen[bytes], timeout: float) -> None:
-    """SIGTERM, then SIGKILL."""
-    if process.poll() is None:
-        process.terminate()
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    with ExitStack() as files:
+        error = files.enter_context(log.open("wb"))
+        output = files.enter_context(stdout.open("wb")) if stdout is not None else error
+        process = files.enter_context(
+            subprocess.Popen(launched, stdin=subprocess.PIPE, stdout=output, stderr=error, env=environment)
+        )
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
+            process.stdin.close()
+            process.wait(15)
 
 
 def wait_for(holds: Callable[[], object], timeout: float, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,105 @@
+"""Every check there is. CI and people call the same sessions:
+
+    nox                  # lint, types, tests: what a change needs before it is committed
+    nox -s vllm          # the end-to-end tests against a real vLLM (about 610 MB the first time)
+    nox -l               # all of them, with what each does
+
+Every session installs this checkout into a virtual environment of its own below .nox, and keeps it for the next run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+PYTHON_FILES = ["aiaas", "tests", "noxfile.py"]
+
+
+def install(session: nox.Session) -> None:
+    """This checkout with everything for developing it."""
+    session.install("-q", "-e", ".[dev]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, import order, layers' import rules, forbidden constructs (ruff)."""
+    install(session)
+    session.run("ruff", "check", *PYTHON_FILES)
+    session.run("ruff", "format", "--check", *PYTHON_FILES)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, strictly (mypy)."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything that needs no real vLLM: unit, proxy, and end to end with the simulator. Arguments go to pytest."""
+    install(session)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def golden(session: nox.Session) -> None:
+    """Every example is a valid config. (There is no rendering of manifests yet to compare with checked-in ones.)"""
+    install(session)
+    examples = sorted(str(path) for path in Path("examples").rglob("*.yaml"))
+    if not examples:
+        session.skip("examples/ holds no config yet")
+    for example in examples:
+        session.run("python", "-m", "aiaas", "validate", "-c", example)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation agrees with the code: the tests whose names hold `docs` or `readme`."""
+    install(session)
+    # 5 is pytest's "no such test": there is nothing to disagree then.
+    session.run("python", "-m", "pytest", "-n", "0", "-k", "docs or readme", success_codes=[0, 5])
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """Real processes end to end: the gateway in front of the simulator."""
+    install(session)
+    session.run("python", "-m", "pytest", "tests/e2e", "-n", "0", *session.posargs)
+
+
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """The end-to-end tests against a real vLLM, which is set up in a cache folder and started (docs/vllm.md)."""
+    install(session)
+    session.run("python", "tests/e2e/vllm/setup.py")
+    # One process: every further one would start a vLLM of its own, and two cores have to do for all.
+    session.run("python", "-m", "pytest", "-m", "vllm", "tests/e2e", "-n", "0", "--timeout", "300", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measurements, printed and not judged: CPU per request and per stream event, beside nginx."""
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "bench", "tests/bench", "-n", "0", "--timeout", "600", "-s",
+                *session.posargs, success_codes=[0, 5])  # fmt: skip
+
+
+@nox.session(reuse_venv=False)
+def build(session: nox.Session) -> None:
+    """The wheel, installed alone into an empty environment, works: `aiaas --help`, `aiaas schema`."""
+    folder = Path(session.create_tmp()).resolve()
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), ".")
+    [wheel] = folder.glob("*.whl")
+    session.install("-q", str(wheel))
+    session.chdir(folder)  # away from the checkout, so that the installed package is what runs
+    session.run("aiaas", "--help", silent=True)
+    session.run("aiaas", "schema", silent=True)
+    session.run("python", "-c", "import aiaas; assert 'site-packages' in aiaas.__file__, aiaas.__file__")
