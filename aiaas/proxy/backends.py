@@ -7,31 +7,58 @@ client's own faults takes the fleet down).
     up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
 
 An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
-start ourselves starts as down, until its supervisor says that it is healthy.
+start ourselves starts as down, and only its supervisor turns it up or down.
+
+A vLLM that got SIGTERM refuses new connections and goes silent on those that it has, without closing them (capture
+131). So after a refused probe, streams to that address on which nothing comes for SILENT_AFTER_REFUSAL are ended. One
+that still delivers is left alone: behind a ClusterIP the probe may have met another pod.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from aiaas.plan.model import BackendPlan, EndpointPlan
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.upstream import Failure, FailureKind, Pool
 
+# Seconds (contract section 6).
+SILENT_AFTER_REFUSAL = 5.0
+
 HealthListener = Callable[["EndpointState", bool, str], None]
 
 
-class EndpointState:
-    """One address: its pool, and whether it is up. `failures` and `successes` are in a row."""
+class Stream(Protocol):
+    """A request under way at an endpoint."""
 
-    __slots__ = ("_backend", "_listener", "failures", "plan", "pool", "successes", "up")
+    def end_if_silent(self, since: float) -> None:
+        """End it if nothing has come after `since` (the loop's time) although it was read."""
+
+
+class EndpointState:
+    """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row."""
+
+    __slots__ = (
+        "_backend",
+        "_listener",
+        "_silence_checks",
+        "failures",
+        "plan",
+        "pool",
+        "streams",
+        "successes",
+        "up",
+    )
 
     def __init__(self, backend: BackendPlan, plan: EndpointPlan, listener: HealthListener) -> None:
         self._backend = backend
         self._listener = listener
         self.plan = plan
         self.pool = Pool(plan, backend.connect_timeout)
+        self.streams: set[Stream] = set()
+        self._silence_checks: set[asyncio.TimerHandle] = set()
         self.up = backend.engine is None
         self.failures = 0
         self.successes = 0
@@ -54,10 +81,28 @@ class EndpointState:
 
     def report_failure(self, reason: str) -> None:
         """A connect failure, a reset, a dying engine, a bad probe: the backend's own fault, never a client's."""
+        if self._backend.engine is not None:
+            return  # nothing but its supervisor could turn it up again
         self.successes = 0
         self.failures += 1
         if self.up and self.failures >= self._backend.health.unhealthy_after:
             self._turn(False, reason)
+
+    def report_refused_probe(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing listens there any more: end the streams that stay silent from now on."""
+
+        def check() -> None:
+            self._silence_checks.discard(handle)
+            for stream in list(self.streams):
+                stream.end_if_silent(refused_at)
+
+        refused_at = loop.time()
+        handle = loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
+        self._silence_checks.add(handle)
+
+    def close(self) -> None:
+        """Drop idle connections; requests in flight go on."""
+        self.pool.close()
 
     def set_up(self, up: bool, reason: str) -> None:
         """Somebody who knows better (the engine's supervisor) says so."""
@@ -89,7 +134,7 @@ class BackendState:
     def close(self) -> None:
         """Drop idle connections; requests in flight go on."""
         for endpoint in self.endpoints:
-            endpoint.pool.close()
+            endpoint.close()
 
 
 def choose(
@@ -135,24 +180,21 @@ class _Collector:
             self.done.set_result(failure)
 
 
-async def fetch(
-    endpoint: EndpointState, path: str, timeout: float, *, key_head: bytes = b""
-) -> tuple[int, bytes] | Failure:
+async def fetch(endpoint: EndpointState, path: str, timeout: float) -> tuple[int, bytes] | Failure:
     """GET a small resource of an endpoint on a connection of its own: status and body, or the failure.
 
+    path  the backend's health path or `/v1/models`, for which the plan has heads
     Never raises; a probe on a reused connection would tell about the connection and not about the backend.
     """
     loop = asyncio.get_running_loop()
     collector = _Collector(loop)
-    host = endpoint.plan.host if ":" not in endpoint.plan.host else f"[{endpoint.plan.host}]"
-    head = f"GET {endpoint.plan.base_path}{path} HTTP/1.1\r\nHost: {host}:{endpoint.plan.port}\r\nConnection: close\r\n"
     try:
         async with asyncio.timeout(timeout):
             connection = await endpoint.pool.connect()
             if isinstance(connection, Failure):
                 return connection
             try:
-                connection.exchange(head.encode() + key_head + b"\r\n", collector)
+                connection.exchange(endpoint.plan.heads[path] + b"Connection: close\r\n\r\n", collector)
                 return await collector.done
             finally:
                 connection.abort()
@@ -172,6 +214,8 @@ async def probe_forever(backend: BackendState, on_recovered: Callable[[BackendSt
         result = await fetch(endpoint, health.path, health.timeout)
         if isinstance(result, Failure):
             endpoint.report_failure(f"health check: {result.detail}")
+            if result.refused:
+                endpoint.report_refused_probe(asyncio.get_running_loop())
         elif result[0] >= 500:
             endpoint.report_failure(f"health check: status {result[0]}")
         else:

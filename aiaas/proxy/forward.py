@@ -9,7 +9,8 @@ What may be tried again (contract section 6), and only while no byte has gone to
     an error event as a stream's first       the engine died before a token       once
 
 A reset on a connection that was in use is not tried again: the request may have been the reason. Another endpoint
-comes first where there is one. Between attempts: exponential backoff with full jitter; none before a fresh endpoint.
+comes first where there is one. Between attempts: exponential backoff with full jitter; none before a fresh endpoint,
+and none where the connection was at fault and not the endpoint.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ async def forward(
                 once_spent = once_spent or again.once
                 record.retries += 1
                 metrics.retries(again.reason)
-                await _back_off(record.retries, fresh=_untried(backends, tried))
+                if again.reason != "stale" and not _untried(backends, tried):
+                    await asyncio.sleep(random.uniform(0, longest_backoff(record.retries)))
                 continue
         return _conclude(outcome, again, client, shape, ticket)
 
@@ -114,9 +116,9 @@ def _untried(backends: Sequence[tuple[Target, BackendState]], tried: Sequence[En
     return any(e.up and e not in tried for _, backend in backends for e in backend.endpoints)
 
 
-async def _back_off(retry: int, *, fresh: bool) -> None:
-    if not fresh:
-        await asyncio.sleep(random.uniform(0, min(BACKOFF_MOST, BACKOFF_FIRST * 2**retry)))
+def longest_backoff(retry: int) -> float:
+    """The most seconds to wait before retry number `retry`, which counts from 1."""
+    return min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** (retry - 1))
 
 
 async def _attempt(
@@ -132,6 +134,7 @@ async def _attempt(
     record.backend = backend.plan.name
     record.upstream = endpoint.plan.url
     record.phase = "waiting"
+    record.events = 0
     pool = endpoint.pool
     pool.inflight += 1
     try:
@@ -143,11 +146,13 @@ async def _attempt(
             connection = opened
         relay = Relay(client, connection, record, shape)
         relays.add(relay)
+        endpoint.streams.add(relay)
         try:
             relay.begin(ticket.upstream_request(endpoint.plan, target))
             return await relay.done
         finally:
             relays.discard(relay)
+            endpoint.streams.discard(relay)
             relay.abort()
     finally:
         pool.inflight -= 1
@@ -171,7 +176,9 @@ def _may_try_again(outcome: Outcome) -> Again | None:
 def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:
     """Tell the endpoint's health what is its own fault. Being busy is not (vLLM's 503 means: try another replica)."""
     failure = outcome.failure
-    if outcome.end is End.SENT or (outcome.end is End.REFUSED and (again is None or again.reason == "busy")):
+    if failure is not None and failure.kind is FailureKind.ENGINE:
+        endpoint.report_failure("the engine is dying or draining")
+    elif outcome.end is End.SENT or (outcome.end is End.REFUSED and (again is None or again.reason == "busy")):
         endpoint.report_success(probe=False)
     elif again is not None and again.reason == "engine":
         endpoint.report_failure("the engine is dying or draining")
@@ -184,18 +191,22 @@ def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: 
     record = ticket.record
     if outcome.end is End.SENT:
         record.ended_by = "upstream"
-        return Answered(keep_alive=not shape.close and (shape.chunked or record.status == 0))
+        if outcome.failure is not None:
+            record.error_code = "upstream_error"
+        return Answered(keep_alive=not shape.close)
     if outcome.end is End.BROKEN:
         failure = outcome.failure
         record.error_code = record.error_code or (
             "upstream_timeout" if failure is not None and failure.kind is FailureKind.TIMEOUT else "upstream_error"
         )
+        if failure is not None and failure.kind is FailureKind.RESET:
+            record.ended_by = "upstream"
         client.close()
         return Answered(keep_alive=False)
     if outcome.end is End.REFUSED:
         return _pass_refusal(outcome, again, client, shape, ticket)
     assert outcome.failure is not None
-    raise _failure_error(outcome.failure)
+    raise outcome.error or _failure_error(outcome.failure)
 
 
 def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
@@ -207,9 +218,8 @@ def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, sha
     if again is not None and again.reason == "engine":
         raise UpstreamError(502, "upstream_error", "The model server is going down.", headers=(NO_SDK_RETRY_HEADER,))
     extra = shape.extra + (NO_SDK_RETRY if again is not None else b"")
-    headers = outcome.headers or []
     framing = b"content-length: %d\r\n" % len(outcome.body)
-    head = relayed_head(outcome.status, headers, framing=framing, extra=extra, close=shape.close)
+    head = relayed_head(outcome.status, outcome.headers, framing=framing, extra=extra, close=shape.close)
     record = ticket.record
     record.status = outcome.status
     record.ended_by = "upstream"
@@ -233,6 +243,8 @@ def _failure_error(failure: Failure) -> ApiError:
         )
     if failure.kind is FailureKind.MALFORMED:
         return UpstreamError(502, "upstream_error", "The model server's answer was not understood.", headers=headers)
+    if failure.kind is FailureKind.ENGINE:
+        return UpstreamError(502, "upstream_error", "The model server is going down.", headers=headers)
     return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)
 
 

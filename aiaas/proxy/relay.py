@@ -21,23 +21,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 
 from aiaas.errors import UpstreamError
-from aiaas.openai.errors import error_event, is_error_event
-from aiaas.openai.usage import Usage, is_usage_only_event, usage_of
+from aiaas.openai.errors import error_event
+from aiaas.openai.sse import MAX_EVENT
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.record import Record
 from aiaas.proxy.respond import HeaderList, relayed_head
+from aiaas.proxy.tap import Tap
 from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 
 # An error answer that is larger than this is no vLLM error; it goes through without a chance of a retry.
 HELD_LIMIT = 1024 * 1024
-# One event: an event of vLLM is some hundred bytes; with logprobs and long stop strings some ten thousand.
-MAX_EVENT = 8 * 1024 * 1024
-# A whole answer is kept for its usage up to here; of a longer one the end, where vLLM writes usage.
-USAGE_WINDOW = 1024 * 1024
 
 PING = b": ping\n\n"
 
@@ -48,7 +46,8 @@ class Shape:
 
     extra        complete header lines of ours: request id, limits
     close        the connection ends with this answer
-    chunked      the client speaks HTTP/1.1; else an answer without a length ends with the connection
+    chunked      the client speaks HTTP/1.1; else `close` is set too, as an answer without a length ends with the
+                 connection
     strip_usage  the usage event was asked for by us, not by the client
     silence      longest silence of the backend
     heartbeat    silence on a stream after which a comment is written; 0 is off
@@ -76,13 +75,19 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An attempt's end. `status`, `headers` and `body` are the held answer's where `end` is REFUSED."""
+    """An attempt's end.
+
+    status, headers, body  of the held answer, where `end` is REFUSED
+    failure  how it broke; with SENT: the engine's own error event, which the client has
+    error    what the client is to be told, where nothing was sent and the gateway itself ended it
+    """
 
     end: End
     status: int = 0
-    headers: HeaderList | None = None
+    headers: HeaderList = field(default_factory=list)
     body: bytes = b""
     failure: Failure | None = None
+    error: UpstreamError | None = None
 
 
 class Relay:
@@ -94,17 +99,16 @@ class Relay:
         self._record = record
         self._shape = shape
         self._loop = asyncio.get_running_loop()
-        self._take = self._hold
+        self._take: Callable[[bytes], None] = self._hold
         self._status = 0
         self._headers: HeaderList = []
         self._held: list[bytes] = []
         self._held_size = 0
-        self._tail = b""
+        self._tail = bytearray()
+        self._streaming = False
         self._committed = False
         self._chunked = False
-        self._usage_block: bytes | None = None
-        self._seen: list[bytes] = []
-        self._seen_size = 0
+        self._tap = Tap(record, strip_usage=shape.strip_usage)
         self._last_read = self._last_write = self._loop.time()
         self._paused_at: float | None = None
         self._paused_size = 0
@@ -115,20 +119,36 @@ class Relay:
         """Send the request and take the answer."""
         self._client.listener = self
         self._upstream.exchange(request, self)
+        if self._client.writing_paused:  # an earlier answer on this connection has not been taken yet
+            self.client_paused()
         self._arm()
 
     def abort(self) -> None:
         """Whoever waited has gone: end the upstream request now."""
-        if not self.done.done():
+        # A cancelled handler has cancelled `done`, which it awaited, before it gets here.
+        if not self.done.done() or self.done.cancelled():
             self._upstream.abort()
+            self._tap.end(cut=True)
             self.done.cancel()
         self._stop()
 
     def end_with_error(self, error: UpstreamError) -> None:
-        """The gateway ends a committed answer (drain deadline): an error event in a stream, else a break."""
-        if not self.done.done():
+        """The gateway ends the request (drain deadline): an error answer, an error event in a stream, or a break."""
+        if self.done.done():
+            return
+        self._upstream.abort()
+        failure = Failure(FailureKind.TIMEOUT, error.message)
+        if self._committed:
+            self._break(failure, error)
+        else:
+            self._finish(Outcome(End.FAILED, failure=failure, error=error))
+
+    def end_if_silent(self, since: float) -> None:
+        """End a stream on which nothing has come after `since` (the loop's time): its server is held to be gone."""
+        # Where the client is the slow one, nothing is read, and nothing is known about the server.
+        if self._record.stream and self._last_read <= since and self._paused_at is None and not self.done.done():
             self._upstream.abort()
-            self._break(Failure(FailureKind.TIMEOUT, error.message), error)
+            self.failed(Failure(FailureKind.RESET, "its address refuses connections, and it has fallen silent"))
 
     @property
     def committed(self) -> bool:
@@ -145,8 +165,12 @@ class Relay:
             self._upstream.abort()
             self._fail(Failure(FailureKind.MALFORMED, f"a redirect ({status}), which is not followed"))
         elif status < 300:
-            content_type = _header(headers, b"content-type")
-            self._take = self._events if content_type.startswith(b"text/event-stream") else self._bytes
+            content_type = _header(headers, b"content-type").lower()
+            # A backend that compresses unasked has no events to be seen.
+            self._streaming = content_type.startswith(b"text/event-stream") and not _header(
+                headers, b"content-encoding"
+            )
+            self._take = self._events if self._streaming else self._bytes
 
     def body(self, data: bytes) -> None:
         """What one read brought."""
@@ -160,14 +184,14 @@ class Relay:
         if self._status >= 400 and not self._committed:
             self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held)))
             return
-        last, self._tail = self._tail, b""
+        last = bytes(self._tail)
         if not self._committed:
             self._commit(last, whole=True)
         elif last:
             self._write(last)
         if self._chunked:
             self._client_write(b"0\r\n\r\n")
-        self._finish(Outcome(End.SENT))
+        self._finish(Outcome(End.SENT, failure=self._tap.engine_failure))
 
     def failed(self, failure: Failure) -> None:
         """The backend's answer will not become whole."""
@@ -189,30 +213,25 @@ class Relay:
             self._bytes(held)
 
     def _bytes(self, data: bytes) -> None:
-        self._remember(data)
+        self._tap.keep(data)
         if self._committed:
             self._write(data)
         else:
             self._commit(data, whole=False)
 
     def _events(self, data: bytes) -> None:
-        if self._tail:
-            data = self._tail + data
-            self._tail = b""
-        if not data.endswith(b"\n\n"):
-            cut = _after_last_event(data)
-            self._tail = data[cut:]
-            data = data[:cut]
-            if len(self._tail) > MAX_EVENT:
-                self._upstream.abort()
-                self.failed(Failure(FailureKind.MALFORMED, f"an event of more than {MAX_EVENT} bytes"))
-                return
+        if self._tail or not data.endswith(b"\n\n"):
+            data = self._whole_events(data)
             if not data:
                 return
         record = self._record
-        record.events += data.count(b"\n\n")
-        if b'"usage"' in data or b'"error"' in data:
-            data = self._inspect(data)
+        record.events += data.count(b"\n\n") or data.count(b"\n\r\n") or data.count(b"\r\r")
+        if b'"usage":' in data or b'"error"' in data:
+            data = self._tap.inspect(data)
+            if self._tap.failed_first and not self._committed:
+                self._upstream.abort()
+                self._finish(Outcome(End.FAILED, failure=self._tap.engine_failure))
+                return
             if not data:
                 return
         if self._committed:
@@ -224,29 +243,20 @@ class Relay:
                 record.ttft = time.monotonic() - record.started
             self._commit(data, whole=False)
 
-    def _inspect(self, data: bytes) -> bytes:
-        """Events among which one may speak of usage or of an error: remember, take out, notice; what is left."""
-        kept: list[bytes] = []
-        parts = data.split(b"\n\n")
-        rest = parts.pop()  # empty, unless the last event ends with CRs
-        for part in parts:
-            event = part + b"\n\n"
-            if b'"usage"' in part:
-                self._usage_block = event
-                if self._shape.strip_usage and is_usage_only_event(event):
-                    self._note_usage()
-                    self._record.events -= 1
-                    continue
-            if b'"error"' in part:
-                code = is_error_event(event)
-                if code is not None and code >= 500:
-                    self._record.error_code = "upstream_error"
-                    if not self._committed and not kept:
-                        self._upstream.abort()
-                        self._fail(Failure(FailureKind.ENGINE, "the engine died before the first token"))
-                        return b""
-            kept.append(event)
-        return b"".join(kept) + rest
+    def _whole_events(self, data: bytes) -> bytes:
+        """Put `data` behind the unfinished event; what is whole now. Reads each byte once, however many parts come."""
+        tail = self._tail
+        seen = max(0, len(tail) - 3)
+        tail += data
+        cut = _after_last_event(tail, seen)
+        data = bytes(tail[:cut])
+        del tail[:cut]
+        if len(tail) > MAX_EVENT:
+            tail.clear()
+            self._upstream.abort()
+            self.failed(Failure(FailureKind.MALFORMED, f"an event of more than {MAX_EVENT} bytes"))
+            return b""
+        return data
 
     # -- to the client --------------------------------------------------------------------------------------------
 
@@ -259,7 +269,9 @@ class Relay:
         record.phase = "streaming"
         length = _header(self._headers, b"content-length")
         close = shape.close
-        if length and self._take != self._events:
+        if self._status == 204:  # has neither body nor length (RFC 9110 section 8.6)
+            framing = b""
+        elif length and not self._streaming:
             framing = b"content-length: %b\r\n" % length
         elif whole:
             framing = b"content-length: %d\r\n" % len(data)
@@ -269,7 +281,7 @@ class Relay:
         else:
             framing = b""
             close = True
-        if self._take == self._events:
+        if self._streaming:
             # For proxies in between: nginx buffers a stream unless told not to.
             framing += b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
         head = relayed_head(self._status, self._headers, framing=framing, extra=shape.extra, close=close)
@@ -309,7 +321,7 @@ class Relay:
         shape = self._shape
         now = self._loop.time()
         due = (self._last_read if self._paused_at is None else self._paused_at) + shape.silence
-        if shape.heartbeat and self._take == self._events and self._paused_at is None:
+        if shape.heartbeat and self._streaming and self._paused_at is None:
             due = min(due, self._last_write + shape.heartbeat)
         elif shape.heartbeat:
             due = min(due, now + shape.heartbeat)  # it may turn out to be a stream
@@ -331,7 +343,7 @@ class Relay:
                 self._drop_client()
         elif now - self._last_read >= shape.silence:
             self._time_out(f"the backend was silent for {shape.silence:g} s")
-        elif shape.heartbeat and self._take == self._events and now - self._last_write >= shape.heartbeat:
+        elif shape.heartbeat and self._streaming and now - self._last_write >= shape.heartbeat:
             self._ping(now)
         if not self.done.done():
             self._arm()
@@ -361,7 +373,7 @@ class Relay:
         self._finish(Outcome(End.FAILED, failure=failure))
 
     def _break(self, failure: Failure, error: UpstreamError | None) -> None:
-        if self._take == self._events:
+        if self._streaming:
             timed_out = failure.kind is FailureKind.TIMEOUT
             error = error or UpstreamError(
                 504 if timed_out else 502,
@@ -373,7 +385,7 @@ class Relay:
         self._finish(Outcome(End.BROKEN, failure=failure))
 
     def _finish(self, outcome: Outcome) -> None:
-        self._note_usage()
+        self._tap.end(cut=outcome.end is End.BROKEN)
         self._stop()
         if not self.done.done():
             self.done.set_result(outcome)
@@ -384,28 +396,7 @@ class Relay:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    # -- usage ----------------------------------------------------------------------------------------------------
-
-    def _remember(self, data: bytes) -> None:
-        self._seen.append(data)
-        self._seen_size += len(data)
-        if self._seen_size > USAGE_WINDOW:
-            tail = b"".join(self._seen)[-USAGE_WINDOW // 2 :]
-            self._seen, self._seen_size = [tail], len(tail)
-
-    def _note_usage(self) -> None:
-        """Write down what the backend reported; called when it is known to be the last word so far."""
-        usage: Usage | None = None
-        if self._usage_block is not None:
-            usage = usage_of(self._usage_block)
-            self._usage_block = None
-        elif self._seen:
-            usage = usage_of(self._seen[0] if len(self._seen) == 1 else b"".join(self._seen))
-            self._seen = []
-        if usage is not None:
-            self._record.input_tokens = usage.input_tokens
-            self._record.output_tokens = usage.output_tokens
+        self._take = _nothing  # a bound method of its own would keep this alive until the garbage collector runs
 
 
 def _header(headers: HeaderList, wanted: bytes) -> bytes:
@@ -415,10 +406,14 @@ def _header(headers: HeaderList, wanted: bytes) -> bytes:
     return b""
 
 
-def _after_last_event(data: bytes) -> int:
-    """The index behind the last whole event: behind a blank line, in any of the line ends that SSE allows (WHATWG)."""
-    return max(
-        data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0,
-        data.rfind(b"\n\r\n") + 3 if b"\n\r\n" in data else 0,
-        data.rfind(b"\r\r") + 2 if b"\r\r" in data else 0,
-    )
+def _nothing(_data: bytes) -> None:
+    """Where bytes go after the end; none should come."""
+
+
+def _after_last_event(data: bytearray, start: int) -> int:
+    """The index behind the last whole event, 0 where none ends after `start`.
+
+    An event ends with a blank line, in any of the line ends that SSE allows (WHATWG HTML, section 9.2.6).
+    """
+    ends = [(data.rfind(end, start), len(end)) for end in (b"\n\n", b"\n\r\n", b"\r\r")]
+    return max((at + size for at, size in ends if at >= 0), default=0)

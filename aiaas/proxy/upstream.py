@@ -9,10 +9,12 @@ bad chunk sizes and smuggling tricks are errors), and everything that one read f
 
 Rules
 - A connection carries one exchange at a time; bytes that come while none is under way, or after its end, close it.
-- A 1xx is skipped; a 101 is nonsense, since we never ask for an upgrade.
+- A 1xx is skipped; a 101 is nonsense, since we never ask for an upgrade; so is a transfer coding other than chunked.
 - An answer without a length ends with the connection (RFC 9112 section 6.3, case 8); any other early end is a failure.
+- The backend's FIN is the end, even while a part of the request is still unsent: nothing more can come.
 - A connection is used again only when the answer ended cleanly, the request was written out whole and the backend
-  keeps it open; never after IDLE_LIMIT, as vLLM closes its own idle ones after 5 s (capture 81).
+  keeps it open; never after IDLE_LIMIT, as vLLM closes its own idle ones after 5 s (capture 81). One that turns out to
+  have been closed while it was idle tells the same about the other idle ones: they are dropped with it.
 """
 
 from __future__ import annotations
@@ -51,10 +53,14 @@ class FailureKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A broken exchange: how, and one clause for the log. `detail` never holds what the client sent."""
+    """A broken exchange: how, and one clause for the log. `detail` never holds what the client sent.
+
+    refused  the address answers, and nothing listens there (a CONNECT only): its process has gone, or is about to
+    """
 
     kind: FailureKind
     detail: str
+    refused: bool = False
 
 
 class Sink(Protocol):
@@ -83,6 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
         self._parser: httptools.HttpResponseParser | None = None
+        self._paused = False
         self._served = 0
         self.idle_since = 0.0
         self._idle_before = 0.0
@@ -120,18 +127,21 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """End the exchange and the connection at once: a vLLM stops generating within 70 ms of it (capture 80)."""
         self._sink = None
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
+        self._parser = None  # it refers back to this
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
 
     def pause_reading(self) -> None:
         """Leave what comes in the kernel's buffers, so that the backend feels the client's slowness."""
-        if self._transport is not None and self._transport.is_reading():
+        if self._transport is not None and not self._paused:
+            self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Take up reading again."""
-        if self._transport is not None and not self._transport.is_reading():
+        if self._transport is not None and self._paused:
+            self._paused = False
             self._transport.resume_reading()
 
     def is_open(self) -> bool:
@@ -193,25 +203,30 @@ class UpstreamConnection(asyncio.Protocol):
             self.resume_reading()
             self.idle_since = self._loop.time()
             self._pool.give_back(self)
-        elif transport is not None:
-            transport.close()
-            self._transport = None
+        else:
+            self.abort()  # and not close(), which would wait for a backend that does not read the rest of the request
         if sink is not None:
             sink.end()
 
     def eof_received(self) -> None:
-        """asyncio: the backend has closed its side; asyncio closes ours."""
+        """asyncio: the backend has closed its side."""
+        if self._sink is not None and self._head_given and self._close_delimited:
+            self._complete = True
+            self._finish()
+        else:
+            self._lost()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self._transport = None
         self._pool.forget(self)
+        self._lost()
+
+    def _lost(self) -> None:
         if self._sink is None:
-            return
-        if self._head_given and self._close_delimited and exc is None:
-            self._complete = True
-            self._finish()
+            self.abort()
         elif not self._any_byte and self._idle_before >= STALE_AFTER:
+            self._pool.drop_idle()
             self._fail(Failure(FailureKind.STALE, f"an idle connection ({self._idle_before:.1f} s) was closed"))
         else:
             self._fail(Failure(FailureKind.RESET, "the connection was closed before the answer was whole"))
@@ -236,6 +251,9 @@ class UpstreamConnection(asyncio.Protocol):
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._close_delimited = False
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                # llhttp takes it, and would hand on the coded bytes as the body.
+                raise httptools.HttpParserError("a transfer coding other than chunked")
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -304,8 +322,10 @@ class Pool:
             return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")
         except ssl.SSLError as error:
             return Failure(FailureKind.CONNECT, f"TLS failed: {error.reason or error}")
-        except OSError as error:
-            return Failure(FailureKind.CONNECT, error.strerror or str(error))
+        except ConnectionRefusedError:
+            return Failure(FailureKind.CONNECT, "connection refused", refused=True)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS could hold
+            return Failure(FailureKind.CONNECT, getattr(error, "strerror", None) or str(error))
         return connection if connection.is_open() else Failure(FailureKind.CONNECT, "closed as soon as it was open")
 
     def give_back(self, connection: UpstreamConnection) -> None:
@@ -315,21 +335,26 @@ class Pool:
             return
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(IDLE_LIMIT, self._drop_idle)
+            self._sweep = asyncio.get_running_loop().call_later(IDLE_LIMIT, self._drop_old)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """A connection closed; it is no longer idle."""
         if connection in self._idle:
             self._idle.remove(connection)
 
-    def _drop_idle(self) -> None:
+    def drop_idle(self) -> None:
+        """Let go of every idle connection, now."""
+        while self._idle:
+            self._idle.popleft().abort()
+
+    def _drop_old(self) -> None:
         self._sweep = None
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._idle and now - self._idle[0].idle_since >= IDLE_LIMIT:
             self._idle.popleft().abort()
         if self._idle:
-            self._sweep = loop.call_at(self._idle[0].idle_since + IDLE_LIMIT, self._drop_idle)
+            self._sweep = loop.call_at(self._idle[0].idle_since + IDLE_LIMIT, self._drop_old)
 
     def close(self) -> None:
         """Drop the idle connections; those with an exchange end with it."""
@@ -337,5 +362,4 @@ class Pool:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        while self._idle:
-            self._idle.popleft().abort()
+        self.drop_idle()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -154,12 +155,14 @@ class FakeVllm:
         }
         self.connections: list[_Connection] = []
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
 
     @classmethod
-    async def start(cls) -> FakeVllm:
+    async def start(cls, tls: ssl.SSLContext | None = None) -> FakeVllm:
         """Listen on a free port."""
         fake = cls()
+        fake.tls = tls
         await fake.up()
         return fake
 
@@ -184,7 +187,7 @@ class FakeVllm:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", self.port))
         self.port = sock.getsockname()[1]
-        self._server = await loop.create_server(lambda: _Connection(self, loop), sock=sock)
+        self._server = await loop.create_server(lambda: _Connection(self, loop), sock=sock, ssl=self.tls)
 
     async def down(self) -> None:
         """Stop listening: new connections are refused, open ones live on (vLLM after SIGTERM, capture 131)."""
