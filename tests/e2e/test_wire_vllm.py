@@ -8,19 +8,17 @@ $AIAAS_VLLM_CROWDED_URL names, started with
 
 from __future__ import annotations
 
-import os
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.e2e.processes import CROWDED_KEY
 from tests.e2e.wire_cases import BEHAVIOURS, CROWDED, Case, case_id
 from tests.e2e.wire_client import Target, ask
 from tests.e2e.wire_refusals import REFUSALS, Refusal, check_refusal
 from tests.e2e.wire_shapes import STREAMS, WHOLE, Stream, Whole, check_stream, check_whole
 
 pytestmark = pytest.mark.vllm
-
-CROWDED_KEY = "sk-wire"
 
 
 def _target(url: str, api_key: str | None = None) -> Target:
@@ -39,12 +37,9 @@ def target(vllm_url: str) -> Target:
 
 
 @pytest.fixture(scope="module")
-def crowded() -> Target:
+def crowded(vllm_crowded_url: str) -> Target:
     """The vLLM with one place."""
-    url = os.environ.get("AIAAS_VLLM_CROWDED_URL")
-    if not url:
-        pytest.skip("needs a vLLM of its own, see the module's docstring")
-    return _target(url, CROWDED_KEY)
+    return _target(vllm_crowded_url, CROWDED_KEY)
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=case_id)
