@@ -1,0 +1,339 @@
+"""aiaas.proxy.connection: what a client may do to a connection before anything is a request. Raw bytes, both loops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import uvloop
+
+from tests.fakes.vllm import (
+    DONE,
+    LAST_CHUNK,
+    STREAM_HEAD,
+    FakeVllm,
+    Send,
+    Sleep,
+    Wait,
+    chunk,
+    json_answer,
+    stream,
+    token_event,
+)
+from tests.proxy.conftest import CHAT, Got, Running, StartGateway
+
+BODY = {"model": "m", "messages": []}
+
+
+@pytest.fixture(
+    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
+)
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Each test on both loops: what one read brings differs between them."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
+
+
+@pytest.fixture
+async def running(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
+    """A gateway that is quick to lose its patience."""
+    server = {"header_timeout": "200ms", "body_timeout": "200ms", "max_header_size": "4KiB"}
+    return await gateway(fake_vllm, server=server)
+
+
+def assert_error(got: Got, status: int, code: str) -> None:
+    """The OpenAI shape, and a connection that ends."""
+    assert (got.status, got.json["error"]["code"]) == (status, code), got
+    assert set(got.json["error"]) == {"message", "type", "param", "code"}
+    assert got.json["error"]["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    assert got.header("content-type") == "application/json"
+    assert got.header("connection") == "close"
+
+
+async def refused(running: Running, *pieces: bytes, pause: float = 0.0) -> Got:
+    """Send pieces, read one answer, and see the connection end with nothing behind it."""
+    client = await running.client()
+    for piece in pieces:
+        client.send(piece)
+        await asyncio.sleep(pause)
+    got = await client.answer()
+    assert await client.ended() == b""
+    return got
+
+
+# -- slow and large heads ------------------------------------------------------------------------------------------
+
+
+async def test_a_head_that_comes_byte_by_byte_gets_408(running: Running) -> None:
+    """The time counts from its first byte, however many come."""
+    client = await running.client()
+    started = asyncio.get_running_loop().time()
+
+    async def drip() -> None:
+        for byte in b"GET /health HTTP/1.1\r\nHost: x" + b"x" * 10_000:
+            client.send(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    got = await client.answer()
+    took = asyncio.get_running_loop().time() - started
+    dripping.cancel()
+    assert_error(got, 408, "request_timeout")
+    assert 0.19 < took < 1.0
+    assert running.metric('aiaas_responses_total{code="408",reason="request_timeout"}') == 1
+
+
+async def test_an_idle_connection_is_not_a_slow_head(running: Running) -> None:
+    """Nothing, or empty lines between requests, does not start the clock."""
+    client = await running.client()
+    await asyncio.sleep(0.25)
+    client.send(b"\r\n")
+    await asyncio.sleep(0.25)
+    assert (await client.get("/health")).status == 200
+    client.send(b"\r\n\r\n")
+    await asyncio.sleep(0.25)
+    assert (await client.get("/health")).status == 200
+
+
+async def test_half_a_head_behind_a_request_never_ends_that_requests_answer(
+    running: Running, fake_vllm: FakeVllm
+) -> None:
+    """A client that began its next request keeps the answer that it waits for; its own slowness is told after."""
+    finish = asyncio.Event()
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(finish), Send(chunk(DONE) + LAST_CHUNK))
+    client = await running.client()
+    client.send(client.request(BODY | {"stream": True}))
+    await client.head()
+    client.send(b"POST /v1/chat")
+    await asyncio.sleep(0.5)
+    assert await client.chunk() == token_event()
+    finish.set()
+    assert (await client.chunk(), await client.chunk()) == (DONE, b"")
+    assert_error(await client.answer(), 408, "request_timeout")
+
+
+BIG = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 1_000_000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [len(BIG), 65536, 1000], ids=["one piece", "64 KiB pieces", "small pieces"])
+async def test_a_header_of_a_megabyte_gets_431(running: Running, size: int) -> None:
+    """The client reads the answer although it still sends: the close is no reset."""
+    got = await refused(running, *[BIG[at : at + size] for at in range(0, len(BIG), size)])
+    assert_error(got, 431, "headers_too_large")
+    assert got.json["error"]["message"] == "The request's headers are larger than 4096 bytes."
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n"
+        + b"".join(b"X-%d: %b\r\n" % (n, b"v" * 100) for n in range(60))
+        + b"\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: v\r\n" % n for n in range(200)) + b"\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"a" * 5000 + b": v\r\n\r\n",
+    ],
+    ids=["long path", "many bytes in many headers", "many small headers", "long name"],
+)
+@pytest.mark.parametrize("pieces", [1, 3], ids=["at once", "in three pieces"])
+async def test_a_head_that_is_too_large_in_sum_gets_431(running: Running, head: bytes, pieces: int) -> None:
+    """Whichever part of it is large, and however it arrives."""
+    size = -(-len(head) // pieces)
+    got = await refused(running, *[head[at : at + size] for at in range(0, len(head), size)], pause=0.01)
+    assert_error(got, 431, "headers_too_large")
+
+
+async def test_a_head_just_below_the_bound_passes(running: Running) -> None:
+    """The bound is on the whole head, to the byte."""
+    start = b"GET /health HTTP/1.1\r\nHost: x\r\nX: "
+    for size, status in ((4096, 200), (4097, 431)):
+        client = await running.client()
+        client.send(start + b"a" * (size - len(start) - 4) + b"\r\n\r\n")
+        assert (await client.answer()).status == status
+
+
+# -- what is not HTTP ----------------------------------------------------------------------------------------------
+
+MARK = b"MARKER-1234"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00" + MARK + b"\r\n\r\n",
+        MARK + b"\r\n\r\n",
+        b"GET /" + MARK + b" HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n" + MARK + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + MARK + b"\x00\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost : " + MARK + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nX: " + MARK + b"\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n" + MARK,
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n" + MARK,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n" + MARK,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n\r\n" + MARK,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\n" + MARK,
+        b"GET /health HTTP/1.1\r\nHost: x\r\n folded: " + MARK + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\nHost: x\n\n" + MARK,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + MARK,
+    ],
+    ids=[
+        "TLS", "no HTTP", "version 9.9", "no colon", "NUL", "space before colon", "no host", "two lengths",
+        "length and chunked", "chunked not last", "negative length", "list of lengths", "folded header", "bare LF",
+        "HTTP/2 preface",
+    ],
+)  # fmt: skip
+async def test_what_is_not_http_gets_a_json_400_without_the_clients_bytes(running: Running, data: bytes) -> None:
+    """The answer is HTTP/1.1; neither it nor the log quotes the client, and no traceback is logged."""
+    got = await refused(running, data)
+    assert_error(got, 400, "invalid_request")
+    assert MARK not in got.head + got.body
+    running.gateway.log.flush()
+    logged = b"".join(running.lines)
+    assert MARK not in logged
+    assert b"Traceback" not in logged
+    assert running.log_lines("request_refused")[-1]["status"] == 400
+
+
+async def test_rubbish_behind_a_request_is_refused_after_its_answer(running: Running) -> None:
+    """What came before it is answered first."""
+    client = await running.client()
+    client.send(client.request(None, path="/v1/models", method="GET"))
+    assert (await client.answer()).status == 200
+    client.send(client.request(BODY))
+    client.send(b"\x00rubbish\r\n\r\n")
+    assert (await client.answer()).status in (200, 400)
+    await client.ended()
+
+
+# -- bodies --------------------------------------------------------------------------------------------------------
+
+
+def chunked(running: Running, *chunks: bytes, headers: str = "") -> bytes:
+    """A chat request whose body comes in the given raw chunks."""
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {running.key}\r\n"
+        f"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n{headers}\r\n"
+    )
+    return head.encode() + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    "bad", [b"zz\r\n", b"-5\r\nhello\r\n", b"3\r\nhello\r\n", b"ffffffffffffffffff\r\n"],
+    ids=["not hex", "negative", "longer than said", "more than 64 bits"],
+)  # fmt: skip
+@pytest.mark.parametrize("together", [True, False], ids=["with the head", "after a good chunk"])
+async def test_a_broken_chunk_is_a_400_at_once(running: Running, bad: bytes, together: bool) -> None:
+    """Its reader does not wait for a body that can never end."""
+    started = asyncio.get_running_loop().time()
+    if together:
+        got = await refused(running, chunked(running, bad))
+    else:
+        got = await refused(running, chunked(running, b"1\r\n{\r\n"), bad, pause=0.05)
+    assert_error(got, 400, "invalid_request")
+    assert asyncio.get_running_loop().time() - started < 0.19
+    assert not running.gateway.in_flight
+
+
+async def test_chunk_extensions_and_trailers_are_ignored(running: Running, fake_vllm: FakeVllm) -> None:
+    """The body is what the chunks hold; a trailer is no header."""
+    client = await running.client()
+    body = json.dumps(BODY).encode()
+    trailer = b"0\r\nAuthorization: Bearer other\r\nX-Evil: 1\r\n\r\n"
+    client.send(chunked(running, b"%x;name=value\r\n%b\r\n" % (len(body), body), trailer))
+    assert (await client.answer()).status == 200
+    assert fake_vllm.posts[0].body == body
+    assert "x-evil" not in fake_vllm.posts[0].headers
+    assert (await client.post(BODY)).status == 200
+
+
+async def test_a_body_that_stops_gets_408(running: Running) -> None:
+    """After body_timeout of silence, and nothing has leaked."""
+    client = await running.client()
+    client.send(client.request(b'{"model":', headers={"Content-Length": "100"}))
+    got = await client.answer()
+    assert_error(got, 408, "request_timeout")
+    assert got.header("x-request-id") is not None
+    await running.quiet()
+    assert running.metric("aiaas_requests_in_flight") == 0
+
+
+async def test_a_slow_body_that_goes_on_is_read(running: Running) -> None:
+    """The bound is on silence, not on the whole."""
+    client = await running.client()
+    body = json.dumps(BODY).encode()
+    client.send(client.request(None, headers={"Content-Type": "application/json", "Content-Length": str(len(body))}))
+    for at in range(0, len(body), 5):
+        client.send(body[at : at + 5])
+        await asyncio.sleep(0.05)
+    assert (await client.answer()).status == 200
+
+
+# -- pipelining ----------------------------------------------------------------------------------------------------
+
+
+async def test_two_pipelined_requests_are_answered_in_order(running: Running, fake_vllm: FakeVllm) -> None:
+    """Also where the first takes longer."""
+    fake_vllm.play(Sleep(0.05), Send(json_answer({"id": 1})))
+    fake_vllm.play(Send(json_answer({"id": 2})))
+    client = await running.client()
+    client.send(client.request(BODY) + client.request(BODY))
+    assert [(await client.answer()).json["id"] for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["at once", "while the first is answered"])
+async def test_more_than_one_request_in_the_queue_drops_the_connection(
+    running: Running, fake_vllm: FakeVllm, together: bool
+) -> None:
+    """Behind a queue nobody would notice that the client has left; the backend's work ends with the connection."""
+    fake_vllm.play(Wait(asyncio.Event()))
+    client = await running.client()
+    if together:
+        client.send(client.request(BODY) * 3)
+    else:
+        client.send(client.request(BODY))
+        while not fake_vllm.posts:
+            await asyncio.sleep(0.005)
+        client.send(client.request(BODY) * 2)
+    assert await client.ended() == b""
+    await running.quiet()
+    assert all([post.gone.is_set() or await asyncio.wait_for(post.gone.wait(), 1) for post in fake_vllm.posts])
+
+
+async def test_requests_one_after_the_other_are_no_pipeline(running: Running) -> None:
+    """A keep-alive connection serves any number."""
+    client = await running.client()
+    for _ in range(20):
+        assert (await client.post(BODY)).status == 200
+        assert (await client.get("/health")).status == 200
+
+
+# -- leaving -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_is_refused_while_it_sends_ends_by_itself(running: Running) -> None:
+    """The client is still allowed to read the refusal of a body that it goes on sending."""
+    client = await running.client()
+    client.send(client.request(b"x" * 5_000_000, headers={"Content-Type": "text/plain"}))
+    got = await client.answer()
+    assert_error(got, 415, "unsupported_media_type")
+    assert await client.ended() == b""
+
+
+async def test_a_listener_hears_when_the_client_reads_slowly_and_again_when_it_caught_up(
+    running: Running, fake_vllm: FakeVllm
+) -> None:
+    """The stream comes whole, and what waits in memory stays bounded meanwhile."""
+    event = token_event("x" * 1000)
+    fake_vllm.play(Send(stream(*[event] * 5000, DONE)))
+    client = await running.client(receive_buffer=4096)
+    client.send(client.request(BODY | {"stream": True}))
+    await client.head()
+    await asyncio.sleep(0.2)
+    (connection,) = running.open_side.connections
+    assert connection.transport is not None
+    assert connection.transport.get_write_buffer_size() < 1_000_000
+    body = b""
+    while data := await client.chunk():
+        body += data
+    assert body == event * 5000 + DONE
