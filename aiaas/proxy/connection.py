@@ -17,6 +17,7 @@ Every refusal of a head is queued like a request, so that it is answered in its 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -28,7 +29,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError, ClientError, UpstreamError
-from aiaas.proxy.respond import Answered, error_answer
+from aiaas.proxy.respond import Answered, date_header, error_answer
 
 # A connection on which nothing comes is closed after this: longer than the usual ingress keeps its own idle ones (60 s
 # in nginx and haproxy), so that the ingress closes first and never writes into a closing connection.
@@ -242,7 +243,7 @@ class Connection(RequestHandler):
         if self.begun:
             self.force_close()
         else:
-            self.transport.write(error_answer(error, extra=self.extra, close=True))
+            self.transport.write(error_answer(error, extra=date_header(time.time()) + self.extra, close=True))
             self.linger()
         return Answered(keep_alive=False)
 

@@ -49,6 +49,7 @@ def assert_error(got: Got, status: int, code: str) -> None:
     assert got.json["error"]["type"] == ("server_error" if status >= 500 else "invalid_request_error")
     assert got.header("content-type") == "application/json"
     assert got.header("connection") == "close"
+    assert got.header("date")
 
 
 async def refused(running: Running, *pieces: bytes, pause: float = 0.0) -> Got:
