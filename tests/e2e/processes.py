@@ -135,7 +135,7 @@ def running_gateway(
     for name, section in (sections or {}).items():
         config[name] = {**config.get(name, {}), **section}
     (folder / "aiaas.yaml").write_text(yaml.safe_dump(config))
-    key = aiaas(folder, "keys", "create", "e2e")
+    key = keys(folder, "create", "e2e")
     log = folder / "stderr.log"
     command = [sys.executable, "-m", "aiaas", "serve", "-c", str(folder / "aiaas.yaml")]
     environ = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
@@ -145,9 +145,9 @@ def running_gateway(
         yield Gateway(url, f"http://127.0.0.1:{metrics_port}/metrics", key, folder, process)
 
 
-def aiaas(folder: Path, *arguments: str, stdin: str = "") -> str:
-    """What an `aiaas` command prints, with the folder's config."""
-    command = [sys.executable, "-m", "aiaas", *arguments, "-c", str(folder / "aiaas.yaml")]
+def keys(folder: Path, *arguments: str, stdin: str = "") -> str:
+    """What an `aiaas keys` command prints, for the folder's key file."""
+    command = [sys.executable, "-m", "aiaas", "keys", *arguments, "--keys-file", str(folder / "keys.yaml")]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

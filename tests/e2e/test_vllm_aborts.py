@@ -103,23 +103,25 @@ def assert_idle_soon(engine: Engine, gateway: Gateway) -> None:
 @pytest.mark.parametrize(("kind", "leave"), LEAVINGS)
 def test_mid_stream(engine: Engine, gateway: Gateway, kind: Callable[..., Client], leave: Callable[[Client], None]):
     """After some events."""
+    before = len(gateway.requests())
     client = kind(gateway, body(stream=True))
     client.read_events(5)
     assert engine.metric("vllm:num_requests_running") == 1
     assert gateway.metric("aiaas_requests_in_flight") == 1
     leave(client)
     assert_idle_soon(engine, gateway)
-    assert_logged_as_left(gateway, stream=True)
+    assert_logged_as_left(gateway, before, stream=True)
 
 
 @pytest.mark.parametrize(("kind", "leave"), LEAVINGS)
 def test_while_a_whole_answer_is_computed(engine, gateway, kind, leave):
     """Nothing has been sent to the client yet, nor will be."""
+    before = len(gateway.requests())
     client = kind(gateway, body())
     eventually(lambda: engine.metric("vllm:num_requests_running") == 1, 10)
     leave(client)
     assert_idle_soon(engine, gateway)
-    assert_logged_as_left(gateway, stream=False)
+    assert_logged_as_left(gateway, before, stream=False)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,8 @@ def test_several_choices_end_with_their_client(engine, gateway):
     assert_idle_soon(engine, gateway)
 
 
-def assert_logged_as_left(gateway: Gateway, *, stream: bool) -> None:
-    """The access log says who ended it."""
-    eventually(lambda: gateway.requests()[-1]["ended_by"] == "client", WITHIN)
-    assert gateway.requests()[-1]["stream"] is stream
+def assert_logged_as_left(gateway: Gateway, before: int, *, stream: bool) -> None:
+    """The access log has one line more than `before`, and it says who ended it."""
+    eventually(lambda: len(gateway.requests()) == before + 1, WITHIN)
+    line = gateway.requests()[-1]
+    assert (line["ended_by"], line["stream"]) == ("client", stream)

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.e2e.processes import ALIAS, MODEL, Engine, Gateway, aiaas, eventually, free_port
+from tests.e2e.processes import ALIAS, MODEL, Engine, Gateway, eventually, free_port, keys
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 LONG = {"max_tokens": 1900, "temperature": 0, "extra_body": {"ignore_eos": True}}  # seconds of generation on either
@@ -132,7 +132,7 @@ def test_a_bad_request_is_a_bad_request_error(client, more, stream):
 
 def test_too_many_requests_are_a_rate_limit_error(gateway):
     """429 with Retry-After, and a key of its own does not spend another's."""
-    key = aiaas(gateway.folder, "keys", "create", "slow", "--rpm", "1")
+    key = keys(gateway.folder, "create", "slow", "--rpm", "1")
     with OpenAI(base_url=gateway.url + "/v1", api_key=key, max_retries=0) as client:
         eventually(lambda: is_known(client), 3)
         chat(client)
