@@ -23,8 +23,8 @@ Json = dict[str, Any]
 
 
 def encode(value: object) -> bytes:
-    """JSON bytes without spaces, non-ASCII as it is, as Starlette's JSONResponse writes them."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON bytes without spaces, non-ASCII as it is, as Starlette writes them; a lone surrogate becomes "?"."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)

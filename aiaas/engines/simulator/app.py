@@ -265,6 +265,8 @@ class App:
         pooling = exchange.request.path == "/pooling"
         form = fill_form(EmbeddingsForm, _decode(exchange.request))
         texts = prompt_texts(form.input)
+        if not texts:
+            raise errors.bad_request("You must pass at least one prompt")
         tokens = self._pooled_tokens(form.model, texts)
         stamp = self._stamp(exchange.request, "pooling-" if pooling else "embd-")
         as_base64 = form.encoding_format == "base64"
@@ -283,6 +285,7 @@ class App:
             ones = ones * len(twos)
         if len(ones) != len(twos):
             raise errors.bad_request("Input lengths must be either 1:1, 1:N or N:N")
+        _need_pairs(twos)
         tokens = self._pooled_tokens(form.model, [*ones[:1], *twos])
         stamp = self._stamp(exchange.request, "score-")
         pairs = list(zip(ones, twos, strict=True))
@@ -290,6 +293,7 @@ class App:
 
     def _rerank(self, exchange: Exchange) -> None:
         form = fill_form(RerankForm, _decode(exchange.request))
+        _need_pairs(form.documents)
         tokens = self._pooled_tokens(form.model, [form.query, *form.documents])
         stamp = self._stamp(exchange.request, "score-")
         self._pool(
@@ -299,7 +303,7 @@ class App:
         )
 
     def _pooled_tokens(self, model: str | None, texts: list[str]) -> int:
-        check_model(model, self.options)
+        check_model(model, self.options, pooling=True)
         counts = [len(tokenize(text)) for text in texts]
         if any(count > self.options.max_model_len for count in counts):
             raise errors.too_long(self.options.max_model_len)
@@ -342,6 +346,11 @@ class App:
         self.metrics.http.labels(handler, request.method, f"{exchange.status // 100}xx").inc()
 
 
+def _need_pairs(texts: list[str]) -> None:
+    if not texts:
+        raise errors.bad_request("At least one text_pair element must be given")
+
+
 def _decode(request: Request) -> object:
     return parse_json(request.headers.get("content-type", ""), request.body)
 
@@ -351,4 +360,4 @@ def _random_hex(count: int) -> str:
 
 
 def _token_id(piece: str) -> int:
-    return 256 + binascii.crc32(piece.encode()) % 0xFF_FFFF
+    return 256 + binascii.crc32(piece.encode(errors="surrogatepass")) % 0xFF_FFFF

@@ -96,10 +96,10 @@ def parse_invocation(data: object, options: SimulatorOptions) -> Job:
     return _parse_chat(data, options)
 
 
-def check_model(name: str | None, options: SimulatorOptions) -> None:
-    """Refuse a model that is not served; none given means the first (17)."""
+def check_model(name: str | None, options: SimulatorOptions, *, pooling: bool = False) -> None:
+    """Refuse a model that is not served; none given means the first (17). The pooling paths say less about it (157)."""
     if name and name not in options.models:
-        raise errors.unknown_model(name, options.models, pooling=options.runner == "pooling")
+        raise errors.unknown_model(name, options.models, pooling=pooling)
 
 
 def count_messages_tokens(data: object, options: SimulatorOptions) -> int:
