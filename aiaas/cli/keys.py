@@ -66,6 +66,10 @@ ExpiresOption = Annotated[
 ]
 
 
+def _examples(*lines: str) -> str:
+    return "\n  ".join(["Examples:\n\n\b", *lines])
+
+
 def _limit(*names: str, help: str) -> Any:
     return typer.Option(*names, min=1, metavar="N", help=help)
 
@@ -78,7 +82,11 @@ MonthOption = Annotated[int | None, _limit("--tokens-per-month", help="Tokens in
 ConcurrencyOption = Annotated[int | None, _limit("--concurrency", help="Requests in flight.")]
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "aiaas keys create alice", "KEY=$(aiaas keys create alice --rpm 600 --expires 90d --metadata team=search)"
+    )
+)
 def create(
     name: NewName,
     model: ModelOption = None,
@@ -114,7 +122,7 @@ def create(
     print_key(key.text, record, where.keys_file, output, "created", now)
 
 
-@app.command(name="list")
+@app.command(name="list", epilog=_examples("aiaas keys list", "aiaas keys list -o json | jq -r '.[].name'"))
 def list_keys(
     config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text
 ) -> None:
@@ -141,7 +149,7 @@ def list_keys(
     print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "MODELS", "LIMITS"), rows)
 
 
-@app.command()
+@app.command(epilog=_examples("aiaas keys show alice"))
 def show(
     key: AnyKey, config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text
 ) -> None:
@@ -151,7 +159,7 @@ def show(
     print_record(record, output, _now())
 
 
-@app.command()
+@app.command(epilog=_examples("aiaas keys revoke alice"))
 def revoke(key: AnyKey, config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
     """Refuse a key from now on. A running gateway notices within two seconds. `prune` removes it for good."""
     where = target_of(config, keys_file)
@@ -163,7 +171,7 @@ def revoke(key: AnyKey, config: ConfigOption = None, keys_file: KeysFileOption =
     )
 
 
-@app.command()
+@app.command(epilog=_examples("KEY=$(aiaas keys rotate alice --overlap 24h)"))
 def rotate(
     key: AnyKey,
     overlap: Annotated[
@@ -187,7 +195,10 @@ def rotate(
     print_key(made.text, record, where.keys_file, output, f"rotated (old secret {until})", now)
 
 
-@app.command(name="import")
+@app.command(
+    name="import",
+    epilog=_examples("aiaas keys import legacy < key.txt", "printf sk-test-key | aiaas keys import test --weak"),
+)
 def import_key(
     name: NewName,
     weak: Annotated[
@@ -235,7 +246,7 @@ def import_key(
         note(f"warning: {name} is guessable, so its hash does not belong in git; `aiaas keys rotate {name}` ends that")
 
 
-@app.command()
+@app.command(epilog=_examples('printf %s "$KEY" | aiaas keys verify'))
 def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text) -> None:
     """Say whose a key is and what it may do. It is read from stdin. Exit code 1 where it is not valid."""
     where = target_of(config, keys_file)
@@ -256,7 +267,7 @@ def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output
     print_record(record, output, now)
 
 
-@app.command()
+@app.command(epilog=_examples("aiaas keys prune --dry-run"))
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     config: ConfigOption = None,
