@@ -1,0 +1,211 @@
+"""`aiaas serve` as a process: exit codes, what it says and what it does not, signals, a stuck reader of its log."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A port that nobody has right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_config(folder: Path, **sections: Any) -> tuple[Path, int]:
+    """A config without a living backend and without authentication; its path and its port."""
+    port = free_port()
+    config: dict[str, Any] = {
+        "server": {"host": "127.0.0.1", "port": port},
+        "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": ["m"]}},
+        "auth": {"enabled": False},
+        "monitoring": {"prometheus": False},
+    }
+    for name, section in sections.items():
+        config[name] = {**config.get(name, {}), **section}
+    path = folder / "aiaas.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path, int(config["server"]["port"])
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "aiaas", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start `aiaas serve`; whatever is left at the end is killed."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def begin(config: Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "aiaas", "serve", "-c", str(config)]
+        processes.append(subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_until_up(port: int, seconds: float = 10.0) -> None:
+    """Wait until /health answers."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            assert get(port, "/health")[0] == 200
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def get(port: int, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+    """One request on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_it_serves_until_it_is_asked_to_stop(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], number: int
+) -> None:
+    """Exit code 0; stdout holds JSON lines only, stderr one line for the person (and the config's warnings)."""
+    config, port = write_config(tmp_path)
+    process = start(config)
+    wait_until_up(port)
+    status, body = get(port, "/v1/chat/completions", "POST", b'{"model": "m", "messages": [{"content": "PROMPT"}]}')
+    assert (status, json.loads(body)["error"]["code"]) == (503, "no_healthy_backend")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == 0
+    events = [json.loads(line)["event"] for line in stdout.splitlines()]
+    assert events[0] == "started"
+    assert "inference_request" in events
+    assert events[-1] == "stopped"
+    assert b"PROMPT" not in stdout + stderr
+    lines = stderr.decode().splitlines()
+    assert lines[-1] == f"listening on http://127.0.0.1:{port} (0 keys)"
+    assert all("warning" in line for line in lines[:-1]), lines
+
+
+def test_a_missing_config_is_one_line_and_exit_3(tmp_path: Path) -> None:
+    """It says which file."""
+    done = run("serve", "-c", str(tmp_path / "none.yaml"))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "none.yaml" in done.stderr
+
+
+def test_an_invalid_config_is_all_its_problems_and_exit_1(tmp_path: Path) -> None:
+    """And nothing was started."""
+    config, _ = write_config(tmp_path, server={"colour": "blue"}, monitoring={"log_level": "loud"})
+    done = run("serve", "-c", str(config))
+    assert (done.returncode, done.stdout) == (1, "")
+    *problems, last = done.stderr.splitlines()
+    assert any("server.colour" in line for line in problems)
+    assert any("monitoring.log_level" in line for line in problems)
+    assert last.startswith("aiaas: ")
+    assert "nothing was started" in last
+
+
+@pytest.mark.parametrize("which", ["server", "metrics"])
+def test_a_port_in_use_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) -> None:
+    """No traceback, and it names the field to change."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        if which == "server":
+            config, _ = write_config(tmp_path, server={"port": port})
+        else:
+            config, _ = write_config(tmp_path, monitoring={"prometheus": True, "metrics_port": port})
+        done = run("serve", "-c", str(config))
+    assert (done.returncode, done.stdout) == (3, "")
+    field = "server.port" if which == "server" else "monitoring.metrics_port"
+    assert done.stderr.splitlines()[-1] == (
+        f"aiaas: cannot listen on 127.0.0.1:{port} ({field}): "
+        "another program listens there; stop it or choose another port"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_key_file_is_no_reason_not_to_start(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """Every request is refused, and the log says why."""
+    (tmp_path / "keys.yaml").write_bytes(b"\xff\xfe")
+    config, port = write_config(tmp_path, auth={"enabled": True})
+    process = start(config)
+    time.sleep(0)
+    try:
+        wait_until_up(port)
+    except AssertionError:
+        assert process.poll() == 1  # `validate` may call it an error, which is as clear
+        return
+    assert get(port, "/v1/models")[0] == 401
+    process.terminate()
+    stdout, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "keys_not_reloaded" in [json.loads(line)["event"] for line in stdout.splitlines()]
+
+
+def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """Requests go on while nobody reads stdout, and SIGTERM is obeyed within seconds."""
+    config, port = write_config(tmp_path, rate_limit={"enabled": False})
+    process = start(config)
+    assert process.stdout is not None
+    fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+    wait_until_up(port)
+    for _ in range(100):
+        assert get(port, "/nowhere")[0] == 404
+    started = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=10) == 0
+    assert time.monotonic() - started < 5
+
+
+def test_a_reader_of_the_log_that_left_is_no_fault(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """`aiaas serve | head -1` goes on serving; nothing is said on stderr."""
+    config, port = write_config(tmp_path)
+    read_end, write_end = os.pipe()
+    process = start(config, stdout=write_end)
+    os.close(write_end)
+    wait_until_up(port)
+    os.close(read_end)
+    for _ in range(5):
+        assert get(port, "/nowhere")[0] == 404
+        time.sleep(0.05)
+    process.terminate()
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert b"Traceback" not in stderr
+    assert b"Broken pipe" not in stderr

@@ -1,0 +1,453 @@
+"""aiaas.proxy.server: a whole life in this process, with real files, ports and clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aiaas.errors import WorldError
+from aiaas.keys.records import render_records
+from aiaas.plan.model import BackendPlan
+from aiaas.plan.read import read_plan
+from aiaas.proxy.log import JsonLog
+from aiaas.proxy.server import Ready, bind, serve
+from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, token_event
+from tests.proxy.conftest import Raw, new_key
+
+BODY = {"model": "m", "messages": []}
+STREAM = BODY | {"stream": True}
+ALICE, BOB = new_key("alice"), new_key("bob")
+
+
+def free_port() -> int:
+    """A port that nobody has right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Life:
+    """A running server: its folder, what it said, and how to end it."""
+
+    folder: Path
+    config: dict[str, Any]
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    lines: list[bytes] = field(default_factory=list)
+    ready: list[Ready] = field(default_factory=list)
+    clients: list[Raw] = field(default_factory=list)
+    engines: list[Engine] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self.config["server"]["port"])
+
+    def write_config(self, **sections: Any) -> None:
+        """Write the config, with sections changed."""
+        self.config.update(sections)
+        (self.folder / "aiaas.yaml").write_text(yaml.safe_dump(self.config))
+
+    def write_keys(self, *keys: Any) -> None:
+        """Write the key file in place."""
+        (self.folder / "keys.yaml").write_text(render_records([key.record for key in keys]))
+
+    async def client(self, key: str = ALICE.text) -> Raw:
+        client = await Raw.connect(self.port, key)
+        self.clients.append(client)
+        return client
+
+    async def status(self, body: Any = BODY, key: str = ALICE.text) -> int:
+        """The status of a request on a connection of its own."""
+        client = await self.client(key)
+        return (await client.post(body)).status
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for block in self.lines for line in block.splitlines() if line]
+        return [line for line in lines if line["event"] == name]
+
+    async def event(self, name: str, count: int = 1, timeout: float = 3.0) -> dict[str, Any]:
+        """Wait for an event in the log."""
+        async with asyncio.timeout(timeout):
+            while len(self.events(name)) < count:
+                await asyncio.sleep(0.01)
+        return self.events(name)[count - 1]
+
+
+class Engine:
+    """An engine that is none: it remembers what was asked of it."""
+
+    def __init__(self, backend: BackendPlan, healthy: Callable[[bool, str], None]) -> None:
+        self.healthy = healthy
+        self.grace: float | None = None
+        self.started = False
+
+    async def start(self) -> None:
+        self.started = True
+
+    async def stop(self, grace: float) -> None:
+        self.grace = grace
+
+
+@pytest.fixture
+def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
+    """Start a server in front of the fake; at the end it must have stopped by itself, within seconds."""
+
+    @asynccontextmanager
+    async def live(*, keys: tuple[Any, ...] | None = (ALICE,), **sections: Mapping[str, Any]) -> AsyncIterator[Life]:
+        server = {"host": "127.0.0.1", "port": free_port(), "drain_timeout": "5s", "heartbeat": "0s"}
+        backend = {"url": fake_vllm.url, "models": ["m"], "health": {"interval": "100ms"}}
+        life = Life(tmp_path, {"server": server, "backends": {"vllm": backend}, "monitoring": {"prometheus": False}})
+        life.write_config(**{name: {**life.config.get(name, {}), **section} for name, section in sections.items()})
+        if keys is not None:
+            life.write_keys(*keys)
+        plan, problems = read_plan(tmp_path / "aiaas.yaml", {})
+        assert plan is not None, problems
+        log = JsonLog(life.lines.append, time.time, "info")
+
+        def make_engine(backend: BackendPlan, healthy: Callable[[bool, str], None]) -> Engine:
+            life.engines.append(Engine(backend, healthy))
+            return life.engines[-1]
+
+        life.task = asyncio.create_task(
+            serve(plan, log, env={}, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
+        )
+        async with asyncio.timeout(5):
+            while not life.ready and not life.task.done():
+                await asyncio.sleep(0.005)
+        try:
+            if life.ready:
+                yield life
+            else:
+                await life.task
+        finally:
+            life.stop.set()
+            for client in life.clients:
+                client.reset()
+            async with asyncio.timeout(5):
+                await asyncio.gather(life.task, return_exceptions=True)
+            log.flush()
+            assert not life.events("internal_error"), life.events("internal_error")
+
+    return live
+
+
+# -- beginning -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_port_that_is_taken_is_one_clear_message() -> None:
+    """It names the field; neither a second server nor one that only binds gets the same port."""
+    with bind("127.0.0.1", 0, "server.port") as first:
+        port = first.getsockname()[1]
+        with pytest.raises(WorldError) as caught:
+            bind("127.0.0.1", port, "server.port")
+    assert caught.value.message == (
+        f"cannot listen on 127.0.0.1:{port} (server.port): "
+        "another program listens there; stop it or choose another port"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [("192.0.2.1", "this machine has no such address"), ("no.such.host.invalid", "cannot listen on no.such.host")],
+)
+def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: str) -> None:
+    """No error numbers."""
+    with pytest.raises(WorldError, match=words) as caught:
+        bind(host, 8080, "server.port")
+    assert "Errno" not in caught.value.message
+
+
+async def test_the_metrics_port_is_asked_for_before_anything_starts(living: Any) -> None:
+    """Where it is taken, the other port is given back."""
+    with bind("127.0.0.1", 0, "x") as taken:
+        port = free_port()
+        with pytest.raises(WorldError, match=r"monitoring\.metrics_port"):
+            async with living(
+                server={"port": port}, monitoring={"prometheus": True, "metrics_port": taken.getsockname()[1]}
+            ):
+                pytest.fail("it started")
+    bind("127.0.0.1", port, "x").close()
+
+
+async def test_ipv6_and_ipv4_share_the_wildcard(fake_vllm: FakeVllm, living: Any) -> None:
+    """`::` is IPv4 as well, and the client's address is logged as what it is."""
+    async with living(server={"host": "::"}) as life:
+        assert await life.status() == 200
+        assert (await life.event("inference_request"))["client_address"] == "127.0.0.1"
+        assert life.ready[0].url == f"http://[::1]:{life.port}"
+
+
+async def test_a_backend_that_does_not_exist_is_no_reason_not_to_start(living: Any, fake_vllm: FakeVllm) -> None:
+    """Its requests get 503 in JSON; it works as soon as the backend is there."""
+    await fake_vllm.down()
+    async with living() as life:
+        client = await life.client()
+        got = await client.post(BODY)
+        assert (got.status, got.json["error"]["code"]) == (503, "no_healthy_backend")
+        await life.event("endpoint_down")
+        await fake_vllm.up()
+        await life.event("endpoint_up")
+        assert await life.status() == 200
+
+
+async def test_models_that_the_backend_does_not_serve_are_warned_of(living: Any, fake_vllm: FakeVllm) -> None:
+    """Two names meant as two models would silently be aliases."""
+    async with living() as life:
+        line = await life.event("models_disagree")
+        assert (line["configured_but_not_served"], line["served"]) == (["m"], [])
+
+
+async def test_an_engine_of_ours_serves_from_when_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
+    """It is started before the port opens, and stopped after the last request."""
+    backends = {"vllm": {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"]}}
+    async with living() as life:
+        pass
+    async with living(backends={"vllm": None} | backends) as life:
+        (engine,) = life.engines
+        assert engine.started
+        assert await life.status() == 503
+        engine.healthy(True, "test")
+        assert await life.status() == 200
+    assert engine.grace == 15.0
+
+
+async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:
+    """Without a key, and not on the open side."""
+    async with living(monitoring={"prometheus": True, "metrics_port": (port := free_port())}) as life:
+        await life.status()
+        client = await Raw.connect(port, "")
+        life.clients.append(client)
+        got = await client.get("/metrics")
+        assert got.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+        assert b"inference_requests_total{" in got.body
+        assert life.ready[0].metrics_url == f"http://127.0.0.1:{port}/metrics"
+        assert (await (await life.client()).get("/metrics")).status == 404
+
+
+async def test_what_libraries_log_becomes_our_lines(living: Any) -> None:
+    """Python would print it on stderr."""
+    async with living() as life:
+        logging.getLogger("asyncio").warning("something %s", "odd")
+        line = await life.event("library")
+        assert (line["level"], line["logger"], line["message"]) == ("warning", "asyncio", "something odd")
+    assert not any(type(handler).__name__ == "LibraryLog" for handler in logging.getLogger().handlers)
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_missing_key_file_is_a_warning_until_it_appears(living: Any) -> None:
+    """`serve` starts and refuses; within two seconds of its appearance the keys hold."""
+    async with living(keys=None) as life:
+        assert (await life.event("keys_missing"))["level"] == "warning"
+        assert await life.status() == 401
+        life.write_keys(ALICE)
+        await life.event("keys_loaded", timeout=2)
+        assert await life.status() == 200
+
+
+async def test_a_revoked_key_is_refused_within_two_seconds(living: Any) -> None:
+    """Also where it was verified before and its digest is known."""
+    async with living(keys=(ALICE, BOB)) as life:
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [200, 200]
+        life.write_keys(BOB)
+        await life.event("keys_loaded", count=2, timeout=2)
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [401, 200]
+
+
+@pytest.mark.parametrize("damage", ["half", "gone", "unreadable", "empty folder"])
+async def test_a_broken_key_file_keeps_the_last_good_one(living: Any, damage: str) -> None:
+    """It says so, and valid keys never get 401 for it; the mended file counts again."""
+    async with living() as life:
+        file = life.folder / "keys.yaml"
+        text = file.read_text()
+        file.unlink()
+        if damage == "half":
+            file.write_text(text[: len(text) // 2])
+        elif damage == "unreadable":
+            file.write_bytes(b"\xff\xfe\x00")
+        elif damage == "empty folder":
+            file.mkdir()
+        line = await life.event("keys_not_reloaded")
+        assert line["kept"] == 1
+        assert str(file) in line["error"]
+        assert await life.status() == 200
+        if damage == "empty folder":
+            file.rmdir()
+        life.write_keys(BOB)
+        await life.event("keys_loaded", count=2)
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [401, 200]
+
+
+async def test_the_symlink_swap_of_a_mounted_secret_is_seen(living: Any) -> None:
+    """As the kubelet does it: `..data` points to another folder, the file's own link stays."""
+    async with living(keys=None) as life:
+        for name, key in (("..1", ALICE), ("..2", BOB)):
+            (life.folder / name).mkdir()
+            (life.folder / name / "keys.yaml").write_text(render_records([key.record]))
+        (life.folder / "..data").symlink_to("..1")
+        (life.folder / "keys.yaml").symlink_to("..data/keys.yaml")
+        await life.event("keys_loaded")
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [200, 401]
+        (life.folder / "..tmp").symlink_to("..2")
+        (life.folder / "..tmp").rename(life.folder / "..data")
+        await life.event("keys_loaded", count=2)
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [401, 200]
+
+
+# -- config --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_changed_config_is_put_in_force_while_a_stream_runs(living: Any, fake_vllm: FakeVllm) -> None:
+    """The stream ends under the old one; new requests meet the new one."""
+    go_on = asyncio.Event()
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
+    async with living() as life:
+        client = await life.client()
+        client.send(client.request(STREAM))
+        await client.head()
+        life.write_config(backends={"vllm": {"url": fake_vllm.url, "models": ["new"]}})
+        await life.event("config_reloaded")
+        assert [await life.status(BODY | {"model": name}) for name in ("m", "new")] == [404, 200]
+        go_on.set()
+        assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
+        assert not life.events("restart_needed")
+
+
+async def test_a_broken_config_changes_nothing_and_says_so(living: Any) -> None:
+    """Each problem with its line; a file that is gone likewise; the mended one counts."""
+    async with living() as life:
+        good = (life.folder / "aiaas.yaml").read_text()
+        (life.folder / "aiaas.yaml").write_text(good + "\nnonsense: 1\n")
+        line = await life.event("config_not_reloaded")
+        assert "aiaas.yaml" in line["problems"][0]
+        assert "nonsense" in line["problems"][0]
+        (life.folder / "aiaas.yaml").unlink()
+        assert "error" in await life.event("config_not_reloaded", count=2)
+        assert await life.status() == 200
+        life.write_config(rate_limit={"requests_per_minute": 77})
+        await life.event("config_reloaded")
+        got = await (await life.client()).post(BODY)
+        assert got.header("x-ratelimit-limit-requests") == "77"
+
+
+async def test_what_only_a_new_start_puts_in_force_is_named(living: Any) -> None:
+    """And no longer once it is as at the start."""
+    async with living() as life:
+        port = life.port
+        life.write_config(server={**life.config["server"], "port": free_port(), "header_timeout": "3s"})
+        line = await life.event("restart_needed")
+        assert line["fields"] == ["server.port", "server.header_timeout"]
+        life.write_config(server={**life.config["server"], "port": port, "header_timeout": "10s"})
+        await life.event("config_reloaded", count=2)
+        assert len(life.events("restart_needed")) == 1
+
+
+async def test_authentication_that_is_turned_on_reads_the_keys_first(living: Any) -> None:
+    """So that no valid key is refused in between; likewise another key file."""
+    async with living(auth={"enabled": False}) as life:
+        assert await life.status(key="none") == 200
+        life.write_config(auth={"enabled": True})
+        await life.event("config_reloaded")
+        assert await life.status() == 200
+        assert await life.status(key="sk-none") == 401
+        (life.folder / "other.yaml").write_text(render_records([BOB.record]))
+        life.write_config(auth={"keys_file": "other.yaml"})
+        await life.event("config_reloaded", count=2)
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [401, 200]
+        (life.folder / "other.yaml").write_text(render_records([ALICE.record]))
+        await life.event("keys_loaded", count=3)
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [200, 401]
+
+
+async def test_sighup_reads_both_files_at_once(living: Any) -> None:
+    """And answers also where nothing has changed."""
+    async with living() as life:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await life.event("config_unchanged")
+        await life.event("keys_loaded", count=2)
+
+
+# -- ending --------------------------------------------------------------------------------------------------------
+
+
+async def test_sigterm_finishes_what_is_open(living: Any, fake_vllm: FakeVllm) -> None:
+    """New connections are refused, /ready says no on open ones, the stream goes on to its end, then it stops."""
+    go_on = asyncio.Event()
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
+    async with living() as life:
+        client, idle, other = [await life.client() for _ in range(3)]
+        for one in (idle, other):
+            assert (await one.get("/ready")).status == 200
+        client.send(client.request(STREAM))
+        await client.head()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await life.event("draining")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", life.port)
+        served = await other.post(BODY)
+        assert (served.status, served.header("connection")) == (200, "close")
+        await asyncio.sleep(1.1)
+        refused = await idle.post(BODY)
+        assert (refused.status, refused.json["error"]["code"]) == (503, "draining")
+        go_on.set()
+        assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
+        async with asyncio.timeout(2):
+            await life.task
+    assert life.events("stopped")[0]["cut_off"] == 0
+
+
+async def test_what_is_open_at_the_drain_deadline_ends_with_an_error_event(living: Any, fake_vllm: FakeVllm) -> None:
+    """And the backend's work with it."""
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
+    async with living(server={"drain_timeout": "300ms"}) as life:
+        client = await life.client()
+        client.send(client.request(STREAM))
+        await client.head()
+        await client.chunk()
+        life.stop.set()
+        event = await client.chunk()
+        assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "draining"
+        assert await client.chunk() == b""
+        assert await client.ended() == b""
+        await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 1)
+        async with asyncio.timeout(2):
+            await life.task
+    assert life.events("stopped")[0]["cut_off"] == 1
+
+
+async def test_a_second_signal_leaves_at_once(living: Any, fake_vllm: FakeVllm) -> None:
+    """Whatever drain_timeout says."""
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
+    async with living(server={"drain_timeout": "300s"}) as life:
+        client = await life.client()
+        client.send(client.request(STREAM))
+        await client.head()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await life.event("draining")
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(2):
+            await life.task
+
+
+async def test_an_idle_server_stops_at_once(living: Any) -> None:
+    """Nothing waits for anybody."""
+    async with living() as life:
+        started = time.monotonic()
+        life.stop.set()
+        await life.task
+        assert time.monotonic() - started < 0.5
