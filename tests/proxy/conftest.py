@@ -22,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -92,13 +93,13 @@ def known_key() -> KnownKey:
 # -- the gateway ---------------------------------------------------------------------------------------------------
 
 
-def plan_of(config: Mapping[str, Any]) -> Plan:
+def plan_of(config: Mapping[str, Any], env: Mapping[str, str] = MappingProxyType({})) -> Plan:
     """Config -> Plan through the YAML text, exactly as `serve` does it; a problem fails the test."""
-    loaded = load_text(yaml.safe_dump(dict(config)), file="aiaas.yaml", env={})
-    problems = [*loaded.problems, *check(loaded, {})]
+    loaded = load_text(yaml.safe_dump(dict(config), sort_keys=False), file="aiaas.yaml", env=env)
+    problems = [*loaded.problems, *check(loaded, env)]
     assert loaded.config is not None, problems
     assert not has_errors(problems), problems
-    return compile_plan(loaded.config, env={})
+    return compile_plan(loaded.config, env=env)
 
 
 def config_of(urls: list[str], backend: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:

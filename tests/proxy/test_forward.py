@@ -1,0 +1,315 @@
+"""aiaas.proxy.forward: which attempts are made, and what the client sees when they are spent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiaas.proxy.forward import BACKOFF_MOST, longest_backoff
+from tests.fakes.vllm import (
+    BUSY,
+    DONE,
+    ENGINE_DEAD,
+    SHUT_DOWN,
+    Close,
+    FakeVllm,
+    Hang,
+    Reset,
+    Send,
+    Step,
+    answer,
+    error_answer,
+    error_stream_event,
+    json_answer,
+    stream,
+    token_event,
+)
+from tests.proxy.conftest import Running, config_of
+
+CHAT = {"model": "m", "messages": []}
+STREAM = {**CHAT, "stream": True}
+PATIENT = {"unhealthy_after": 100}
+FINE = (Send(json_answer({"fine": True})),)
+
+
+def in_turn(running: Running, *fakes: FakeVllm) -> list[FakeVllm]:
+    """The fakes in the order in which the next request would try them."""
+    by_url = {fake.url: fake for fake in fakes}
+    endpoints = running.endpoints()
+    start = (running.backend().turn + 1) % len(endpoints)
+    return [by_url[endpoint.plan.url] for endpoint in endpoints[start:] + endpoints[:start]]
+
+
+# -- the rules -----------------------------------------------------------------------------------------------------
+
+# situation: what every attempt meets; attempts allowed at most; status and code that the client sees (a code of None:
+# the backend's own answer, byte for byte); whether the SDK is told not to try again.
+SITUATIONS: dict[str, tuple[Step, int, int, str | None, bool]] = {
+    "engine is busy": (Send(error_answer(503, BUSY, "Service Unavailable")), 99, 503, None, True),
+    "engine says 429": (Send(error_answer(429, "slow down")), 99, 429, None, True),
+    "busy, in chunks": (
+        Send(b"HTTP/1.1 503 Busy\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\n\r\n"),
+        99,
+        503,
+        None,
+        True,
+    ),
+    "engine is dead": (Send(error_answer(500, ENGINE_DEAD)), 2, 502, "upstream_error", True),
+    "engine drains": (Send(error_answer(500, SHUT_DOWN)), 2, 502, "upstream_error", True),
+    "engine dies before the first event": (
+        Send(stream(error_stream_event(), DONE)),
+        2,
+        502,
+        "upstream_error",
+        True,
+    ),
+    "another 500": (Send(error_answer(500, "CUDA out of memory")), 1, 500, None, False),
+    "a 500 that quotes a dead engine": (Send(error_answer(500, f"x {ENGINE_DEAD}")), 1, 500, None, False),
+    "closed": (Close(), 1, 502, "upstream_error", True),
+    "reset": (Reset(), 1, 502, "upstream_error", True),
+    "nonsense": (Send(b"SSH-2.0-OpenSSH\r\n\r\n"), 1, 502, "upstream_error", True),
+    "redirect": (
+        Send(answer(307, b"", headers="location: http://vllm:8000/v1/chat/completions\r\n")),
+        1,
+        502,
+        "upstream_error",
+        True,
+    ),
+    "our key is refused": (Send(json_answer({"error": "Unauthorized"}, status=401)), 1, 502, "upstream_error", True),
+    "bad request": (Send(error_answer(400, "max_tokens must be at least 1", "BadRequestError")), 1, 400, None, False),
+    "unknown model": (Send(error_answer(404, "does not exist", "NotFoundError")), 1, 404, None, False),
+    "third shape": (Send(json_answer({"detail": "Not Found"}, status=404)), 1, 404, None, False),
+    "silence": (Hang(), 1, 504, "upstream_timeout", True),
+}
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 3])
+@pytest.mark.parametrize(("step", "most", "status", "code", "spent"), SITUATIONS.values(), ids=SITUATIONS)
+async def test_attempts(
+    fake_vllm: FakeVllm,
+    gateway: Any,
+    step: Step,
+    most: int,
+    status: int,
+    code: str | None,
+    spent: bool,
+    max_retries: int,
+) -> None:
+    """How often each situation is tried, how often generation could have begun, and what the client is told."""
+    fake_vllm.default = (step,)
+    backend = {"max_retries": max_retries, "timeout": "100ms", "health": PATIENT}
+    running = await gateway(fake_vllm, backend=backend)
+    got = await (await running.client()).post(STREAM)
+    attempts = min(most, max_retries + 1)
+    assert len(fake_vllm.posts) == attempts
+    assert (got.status, got.whole) == (status, True)
+    assert got.header("x-should-retry") == ("false" if spent else None)
+    assert got.header("location") is None
+    if code is None:
+        assert isinstance(step, Send)
+        assert got.body == (b"busy" if b"chunked" in step.data else step.data.partition(b"\r\n\r\n")[2])
+    else:
+        assert got.json["error"]["code"] == code
+    line = running.log_lines()[-1]
+    assert (line["status"], line["retries"], line["error_code"]) == (status, attempts - 1, code)
+    assert len({post.body for post in fake_vllm.posts}) == 1
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 2])
+async def test_nothing_listens(fake_vllm: FakeVllm, gateway: Any, max_retries: int) -> None:
+    """A refused connection is tried again as often as allowed; then it is 503, for the SDK may try later."""
+    await fake_vllm.down()
+    running = await gateway(fake_vllm, backend={"max_retries": max_retries, "health": PATIENT})
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, got.json["error"]["code"], got.header("retry-after")) == (503, "no_healthy_backend", "5")
+    assert running.log_lines()[-1]["retries"] == max_retries
+    assert running.metric('aiaas_retries_total{reason="connect"}') == max_retries
+
+
+async def test_comes_up_between_attempts(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A backend that was refusing a moment ago answers the retry."""
+    fake_vllm.play(Send(error_answer(503, BUSY)))
+    fake_vllm.default = FINE
+    running = await gateway(fake_vllm)
+    got = await (await running.client()).post({**CHAT, "model": "alias"})
+    assert (got.status, got.json) == (200, {"fine": True})
+    assert got.header("x-should-retry") is None
+    assert [post.json["model"] for post in fake_vllm.posts] == ["m", "m"]
+    assert running.metric('aiaas_retries_total{reason="busy"}') == 1
+    line = running.log_lines()[-1]
+    assert (line["status"], line["error_code"], line["retries"]) == (200, None, 1)
+
+
+# -- idle connections ----------------------------------------------------------------------------------------------
+
+
+async def used_once(running: Running, *, idle: float) -> None:
+    """Leave an idle connection in the pool that believes to be `idle` seconds old."""
+    assert (await (await running.client()).post(CHAT)).status == 200
+    (connection,) = running.endpoints()[0].pool._idle
+    connection.idle_since -= idle
+
+
+@pytest.mark.parametrize("end", [Close(), Reset()], ids=["FIN", "RST"])
+async def test_stale_connection(fake_vllm: FakeVllm, gateway: Any, end: Step) -> None:
+    """A connection that the backend had closed while it was idle costs the client nothing, not even a wait."""
+    fake_vllm.default = FINE
+    running = await gateway(fake_vllm)
+    await used_once(running, idle=2)
+    fake_vllm.play(end)
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, len(fake_vllm.posts)) == (200, 3)
+    assert running.metric('aiaas_retries_total{reason="stale"}') == 1
+    assert running.endpoints()[0].failures == 0
+
+
+async def test_stale_connection_only_once(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A request whose second, fresh connection dies too may be the reason: it is not sent a third time."""
+    running = await gateway(fake_vllm, backend={"max_retries": 5})
+    await used_once(running, idle=2)
+    fake_vllm.default = (Reset(),)
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, len(fake_vllm.posts)) == (502, 1 + 2)
+
+
+async def test_reset_of_a_busy_connection(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A connection used a moment ago that is reset was killed by this request, for all we know: one attempt."""
+    running = await gateway(fake_vllm, backend={"max_retries": 5})
+    await used_once(running, idle=0.5)
+    fake_vllm.default = (Reset(),)
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, len(fake_vllm.posts)) == (502, 1 + 1)
+
+
+async def test_poisonous_request(fake_vllms: Any, gateway: Any) -> None:
+    """A request that kills every engine it meets meets two of five, whatever max_retries says."""
+    fakes = [await fake_vllms() for _ in range(5)]
+    for fake in fakes:
+        fake.default = (Send(error_answer(500, ENGINE_DEAD)),)
+    running = await gateway(*fakes, backend={"max_retries": 9})
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, sum(len(fake.posts) for fake in fakes)) == (502, 2)
+
+
+# -- another endpoint ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "step",
+    [Send(error_answer(503, BUSY)), Send(error_answer(500, SHUT_DOWN)), Send(stream(error_stream_event(), DONE))],
+    ids=["busy", "draining", "dead before the first event"],
+)
+async def test_another_endpoint_first(fake_vllms: Any, gateway: Any, step: Step) -> None:
+    """The next attempt goes to an endpoint that was not tried yet, at once."""
+    fakes = [await fake_vllms() for _ in range(3)]
+    running = await gateway(*fakes, backend={"max_retries": 2})
+    first, second, third = in_turn(running, *fakes)
+    first.default = (step,)
+    second.default = (Send(stream(token_event(), DONE)),)
+    third.default = (Send(stream(token_event(), DONE)),)
+    started = asyncio.get_running_loop().time()
+    got = await (await running.client()).post(STREAM)
+    assert (got.status, got.body) == (200, token_event() + DONE)
+    assert asyncio.get_running_loop().time() - started < 0.08
+    assert (len(first.posts), len(second.posts) + len(third.posts)) == (1, 1)
+    assert running.log_lines()[-1]["upstream"] in (second.url, third.url)
+
+
+async def test_one_endpoint_refuses(fake_vllms: Any, gateway: Any) -> None:
+    """With one of two endpoints gone every request succeeds, before any probe has noticed; then it is down."""
+    gone, fine = await fake_vllms(), await fake_vllms()
+    await gone.down()
+    fine.default = FINE
+    running = await gateway(gone, fine)
+    client = await running.client()
+    for _ in range(8):
+        assert (await client.post(CHAT)).status == 200
+    assert len(fine.posts) == 8
+    assert [endpoint.up for endpoint in running.endpoints()] == [False, True]
+    assert running.metric('aiaas_retries_total{reason="connect"}') == 3
+
+
+async def test_every_endpoint_is_tried_before_one_twice(fake_vllms: Any, gateway: Any) -> None:
+    """Three attempts on three busy endpoints are one each."""
+    fakes = [await fake_vllms() for _ in range(3)]
+    for fake in fakes:
+        fake.default = (Send(error_answer(503, BUSY)),)
+    running = await gateway(*fakes, backend={"max_retries": 2})
+    assert (await (await running.client()).post(CHAT)).status == 503
+    assert [len(fake.posts) for fake in fakes] == [1, 1, 1]
+
+
+async def test_all_endpoints_down(fake_vllms: Any, gateway: Any) -> None:
+    """A model without a healthy endpoint is 503 at once, after no attempt; the models list still names it."""
+    fakes = [await fake_vllms() for _ in range(2)]
+    running = await gateway(*fakes, backend={"health": {"interval": "7s"}})
+    for endpoint in running.endpoints():
+        endpoint.set_up(False, "test")
+    client = await running.client()
+    got = await client.post(CHAT)
+    assert (got.status, got.json["error"]["code"], got.header("retry-after")) == (503, "no_healthy_backend", "7")
+    assert not any(fake.connections for fake in fakes)
+    assert [model["id"] for model in (await client.get("/v1/models")).json["data"]] == ["m", "alias"]
+
+
+async def test_goes_down_while_it_is_tried(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """When the last endpoint goes down under a request there is nothing left to retry."""
+    await fake_vllm.down()
+    running = await gateway(fake_vllm, backend={"max_retries": 9, "health": {"unhealthy_after": 2}})
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, got.json["error"]["code"]) == (503, "no_healthy_backend")
+    assert running.log_lines()[-1]["retries"] == 1
+
+
+async def test_another_backend_of_the_same_model(fake_vllms: Any, gateway: Any) -> None:
+    """A model that two backends serve falls back to the second, under the name that its vLLM knows."""
+    first, second = await fake_vllms(), await fake_vllms()
+    config = config_of([first.url], {}, {})
+    config["backends"]["other"] = {"url": second.url, "models": [{"name": "served", "aliases": ["m"]}]}
+    first.default = (Send(error_answer(503, BUSY)),)
+    second.default = FINE
+    running = await gateway(config=config)
+    client = await running.client()
+    assert (await client.post(CHAT)).json == {"fine": True}
+    assert [first.posts[0].json["model"], second.posts[0].json["model"]] == ["m", "served"]
+    assert running.log_lines()[-1]["backend"] == "other"
+    running.endpoints()[0].set_up(False, "test")
+    assert (await client.post(CHAT)).json == {"fine": True}
+    assert (len(first.posts), len(second.posts)) == (1, 2)
+
+
+# -- what goes upstream --------------------------------------------------------------------------------------------
+
+
+async def test_clients_key_stays_here(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Of the client's headers only the few named ones go upstream, and never its key."""
+    headers = {"Cookie": "a=b", "X-Api-Key": "k", "User-Agent": "sdk", "Accept": "*/*", "traceparent": "00-1-2-01"}
+    running = await gateway(fake_vllm)
+    await (await running.client()).post(CHAT, headers=headers)
+    (post,) = fake_vllm.posts
+    assert set(post.headers) == {
+        "host", "accept-encoding", "content-type", "x-request-id", "accept", "traceparent", "content-length"
+    }  # fmt: skip
+    assert running.key.encode() not in post.head + post.body
+
+
+async def test_connections_are_reused(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Requests one after the other share one upstream connection, also behind errors; side by side each has its own."""
+    fake_vllm.play(Send(error_answer(400, "no")))
+    running = await gateway(fake_vllm)
+    client = await running.client()
+    for _ in range(5):
+        await client.post(CHAT)
+    assert len(fake_vllm.connections) == 1
+    clients = [await running.client() for _ in range(4)]
+    await asyncio.gather(*[client.post(CHAT) for client in clients])
+    assert len(fake_vllm.connections) <= 4
+    assert running.endpoints()[0].pool.inflight == 0
+
+
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, BACKOFF_MOST), (2000, BACKOFF_MOST)])
+def test_longest_backoff(retry: int, seconds: float) -> None:
+    """Waits double and are bounded."""
+    assert longest_backoff(retry) == pytest.approx(seconds)
