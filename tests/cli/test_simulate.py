@@ -21,7 +21,7 @@ def simulate(*options: str) -> subprocess.CompletedProcess[str]:
         (("--fault", "nope"), "there is no fault 'nope'"),
         (("--jitter", "2"), "jitter must be between 0 and 1"),
         (("--max-num-seqs", "0"), "max-num-seqs must be 1 or more"),
-        (("--port", "70000"), "70000"),
+        (("--port", "70000"), "less than or equal to 65535"),
         (("--runner", "both"), "both"),
     ],
     ids=["duration", "fault", "jitter", "places", "port", "runner"],
