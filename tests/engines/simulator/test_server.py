@@ -139,7 +139,11 @@ async def test_a_fault_strikes_a_stream(fault: str) -> None:
         simulator.set_fault(fault)
         received, ended = await talk(simulator, body(stream=True))
         await simulator.wait_for(lambda stats: stats.connections == 0 and stats.running == 0)
-    assert (ended, tokens_in(received)) == (end, tokens)
+    assert ended == end
+    if end == "reset":  # a reset takes what the client's kernel has not handed over yet with it
+        assert tokens_in(received) <= tokens
+        return
+    assert tokens_in(received) == tokens
     assert piece in received
     assert bool(received) == bool(piece)
 
@@ -166,7 +170,10 @@ async def test_a_fault_strikes_a_whole_answer(fault: str, end: str, status: byte
         received, ended = await talk(simulator, body())
     head, _, content = received.partition(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head)
-    assert (ended, head.startswith(status), bool(head)) == (end, True, bool(status))
+    assert ended == end
+    if end == "reset" and not received:
+        return  # taken along by the reset
+    assert (head.startswith(status), bool(head)) == (True, bool(status))
     if length:
         assert (len(content) == int(length[1])) == whole
 
