@@ -1,0 +1,116 @@
+"""The documentation agrees with the code: links lead somewhere, and nothing that a user meets is missing from it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aiaas.cli.main import COMMANDS
+from aiaas.limits import headers as limit_headers
+from aiaas.proxy.log import JsonLog
+from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.record import Record
+from tests.repository_rules import ROOT, all_modules
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def page(name: str) -> str:
+    """A page's text, empty where there is no such page."""
+    path = ROOT / name
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(path: Path) -> Iterator[str]:
+    """Links to files that do not exist, or to headings that no page has."""
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):  # https:, mailto:
+            continue
+        file, _, anchor = target.partition("#")
+        there = path.parent / file if file else path
+        if not there.exists():
+            yield f"{path.name}: {target}: no such file"
+        elif anchor and there.suffix == ".md" and anchor not in anchors(there.read_text(encoding="utf-8")):
+            yield f"{path.name}: {target}: no such heading"
+
+
+def test_docs_links_lead_somewhere() -> None:
+    """Every relative link in a page names a file that is there, and a heading that it has."""
+    assert [dead for path in PAGES for dead in dead_links(path)] == []
+
+
+def test_a_dead_docs_link_is_found(tmp_path: Path) -> None:
+    """The check above finds what it is for."""
+    path = tmp_path / "a.md"
+    path.write_text("# One\n[x](b.md) [y](#two) [z](#one) [w](https://example.com)\n")
+    assert list(dead_links(path)) == ["a.md: b.md: no such file", "a.md: #two: no such heading"]
+
+
+def test_the_docs_index_lists_every_page() -> None:
+    """docs/README.md leads to each page of docs/."""
+    listed = set(LINK.findall(page("docs/README.md")))
+    assert sorted({path.name for path in (ROOT / "docs").glob("*.md")} - listed - {"README.md"}) == []
+
+
+def test_docs_name_every_command() -> None:
+    """Each command is used somewhere in the README or in docs/."""
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    assert [name for name in COMMANDS if f"aiaas {name}" not in text] == []
+
+
+def error_codes() -> set[str]:
+    """The codes of all ApiErrors that the source makes, and those of the limits."""
+    found = {code for code, _ in vars(limit_headers)["_REFUSALS"].values()}
+    for module in all_modules():
+        if module.path.startswith("aiaas/engines/"):  # vLLM's words, not ours
+            continue
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ClientError", "LimitError", "UpstreamError"):
+                for value in ast.walk(node.args[1]) if len(node.args) > 1 else ():
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                        found.add(value.value)
+    return found
+
+
+def test_docs_hold_every_error_code() -> None:
+    """docs/errors.md names each code that a client may get: programs branch on them."""
+    codes = error_codes()
+    assert {"invalid_api_key", "rate_limit_exceeded", "no_healthy_backend"} <= codes
+    assert sorted(code for code in codes if f"`{code}`" not in page("docs/errors.md")) == []
+
+
+async def test_docs_hold_every_metric() -> None:
+    """docs/metrics.md names each metric: dashboards and alerts are built on them."""
+    exposed = Metrics().expose().decode()
+    names = re.findall(r"^# TYPE (\S+)", exposed, re.MULTILINE)
+    assert "inference_requests_total" in names
+    assert [name for name in names if f"`{name}" not in page("docs/metrics.md")] == []
+
+
+@pytest.fixture
+def log_line() -> dict[str, object]:
+    """A request's line of the log."""
+    written: list[bytes] = []
+    log = JsonLog(written.append, lambda: 0.0, "info")
+    log.request(Record(request_id="r", path="/v1/models", started=0.0, client_address="192.0.2.1"), 0.1)
+    log.flush()
+    line: dict[str, object] = msgspec.json.decode(written[0])
+    return line
+
+
+def test_docs_hold_every_field_of_the_log(log_line: dict[str, object]) -> None:
+    """docs/logs.md names each field of a request's line."""
+    assert "request_id" in log_line
+    assert [name for name in log_line if f"`{name}`" not in page("docs/logs.md")] == []
