@@ -6,18 +6,21 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from aiaas.cli.common import new_app, note
 
 if TYPE_CHECKING:
+    from aiaas.plan.model import Plan
     from aiaas.proxy.server import Ready
 
 app = new_app()
 
 FOLDER: Final = Path("aiaas-quickstart")
+LOG: Final = "log.jsonl"
+PORT: Final = 8080
 MODEL: Final = "simulator"
 KEY_NAME: Final = "quickstart"
 
@@ -50,17 +53,27 @@ Ctrl-C stops all of it. The folder stays, and `aiaas serve -c FOLDER/aiaas.yaml`
 """
 )
 def quickstart(
-    folder: Annotated[Path, typer.Option(help="Where config and keys are written.")] = FOLDER,
+    folder: Annotated[Path, typer.Option(help="Where config, keys and log are written.")] = FOLDER,
     port: Annotated[
-        int, typer.Option(min=1, max=65533, help="Port of the gateway; metrics and simulator take the next two.")
-    ] = 8080,
+        int | None,
+        typer.Option(
+            min=1,
+            max=65533,
+            help="Port of the gateway; metrics and simulator take the next two. "
+            f"[default: {PORT}, or as the folder's config says]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """From nothing to a gateway that answers, on this machine."""
     from aiaas.cli.serve import read_valid_plan, run_gateway
 
     config = folder / "aiaas.yaml"
-    _write_config(config, port)
+    _write_config(config, PORT if port is None else port)
     plan = read_valid_plan(config)
+    if port not in (None, plan.server.port):
+        note(f"--port {port} has no effect: {config} says {plan.server.port}; change it there")
+    _require_free_ports(plan)
     key = _fresh_key(plan.auth.keys_file, plan.auth.api_key_prefix)
 
     listening: list[Ready] = []
@@ -68,26 +81,34 @@ def quickstart(
     def on_engine_healthy() -> None:
         ready = listening.pop() if listening else None
         if ready is not None:  # only the first time: an engine may be restarted
-            note(_welcome(ready, config, key))
+            note(_welcome(ready, config, key, plan))
 
-    run_gateway(plan, listening.append, on_engine_healthy)
+    def on_ready(ready: Ready) -> None:
+        listening.append(ready)
+        if all(backend.engine is None for backend in plan.backends):  # the folder's config was edited
+            on_engine_healthy()
+
+    with _opened(folder / LOG) as log:
+        run_gateway(plan, on_ready, on_engine_healthy, log.fileno())
 
 
-def _welcome(ready: Ready, config: Path, key: str) -> str:
+def _welcome(ready: Ready, config: Path, key: str, plan: Plan) -> str:
+    model = plan.models[0].name if plan.models else MODEL
+    metrics = f"Metrics: {ready.metrics_url}\n" if ready.metrics_url else ""
     return f"""
 The gateway listens on {ready.url}; its config is {config}. In another terminal:
 
   curl {ready.url}/v1/chat/completions \\
     -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
-    -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello!"}}], "stream": true}}'
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}], "stream": true}}'
 
-Metrics: {ready.metrics_url}
+{metrics}Log: {config.parent / LOG}
 Next: put your own vLLM's address into {config} (`url:` instead of `engine:`). Ctrl-C stops all of it.
 """
 
 
 def _write_config(config: Path, port: int) -> None:
-    """Write the config unless it is there with the same port; an edited one stays as it is."""
+    """Write the config unless there is one: an edited one stays as it is."""
     from aiaas.errors import WorldError
 
     if config.exists():
@@ -99,6 +120,31 @@ def _write_config(config: Path, port: int) -> None:
         config.write_text(text, encoding="utf-8")
     except OSError as error:
         raise WorldError(f"cannot write {config}: {error.strerror}") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    from aiaas.errors import WorldError
+
+    try:
+        return path.open("ab")
+    except OSError as error:
+        raise WorldError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _require_free_ports(plan: Plan) -> None:
+    """Before the key is replaced: a quickstart that already runs in this folder goes on with the key that it showed."""
+    from aiaas.proxy.server import bind
+
+    wanted = [(plan.server.host, plan.server.port, "server.port")]
+    if plan.monitoring.prometheus:
+        wanted.append((plan.server.host, plan.monitoring.metrics_port, "monitoring.metrics_port"))
+    wanted += [
+        ("127.0.0.1", backend.engine.port, f"backends.{backend.name}.engine.port")
+        for backend in plan.backends
+        if backend.engine is not None
+    ]
+    for host, port, field in wanted:
+        bind(host, port, field).close()
 
 
 def _fresh_key(keys_file: Path, prefix: str) -> str:

@@ -59,9 +59,12 @@ def read_valid_plan(path: Path) -> Plan:
 
 
 def run_gateway(
-    plan: Plan, on_ready: Callable[[Ready], None], on_engine_healthy: Callable[[], None] = lambda: None
+    plan: Plan,
+    on_ready: Callable[[Ready], None],
+    on_engine_healthy: Callable[[], None] = lambda: None,
+    log_to: int | None = None,
 ) -> None:
-    """Serve `plan` until a signal ends it. The log goes to stdout."""
+    """Serve `plan` until a signal ends it. The log goes to the file descriptor `log_to`, else to stdout."""
     import asyncio
     import time
 
@@ -70,7 +73,7 @@ def run_gateway(
     from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import serve
 
-    writer = FdWriter(sys.stdout.fileno())
+    writer = FdWriter(sys.stdout.fileno() if log_to is None else log_to)
     log = JsonLog(writer, time.time, plan.monitoring.log_level)
     make_engine = engine_maker(log, plan, on_engine_healthy)
 

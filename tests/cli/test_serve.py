@@ -161,12 +161,7 @@ def test_a_damaged_key_file_is_no_reason_not_to_start(
     (tmp_path / "keys.yaml").write_bytes(b"\xff\xfe")
     config, port = write_config(tmp_path, auth={"enabled": True})
     process = start(config)
-    time.sleep(0)
-    try:
-        wait_until_up(port)
-    except AssertionError:
-        assert process.poll() == 1  # `validate` may call it an error, which is as clear
-        return
+    wait_until_up(port)
     assert get(port, "/v1/models")[0] == 401
     process.terminate()
     stdout, _ = process.communicate(timeout=10)

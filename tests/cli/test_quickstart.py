@@ -1,0 +1,149 @@
+"""`aiaas quickstart` as a process: what it prints works, and Ctrl-C stops all of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def free_ports() -> int:
+    """The first of three ports in a row that nobody has."""
+    for port in range(20000 + time.monotonic_ns() % 20000, 60000, 7):
+        sockets = [socket.socket() for _ in range(3)]
+        try:
+            for offset, sock in enumerate(sockets):
+                sock.bind(("127.0.0.1", port + offset))
+            return port
+        except OSError:
+            continue
+        finally:
+            for sock in sockets:
+                sock.close()
+    raise AssertionError("no free ports")
+
+
+class Quickstart:
+    """A running one. `said` is its stderr so far."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(folder), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.said = ""
+
+    def until(self, words: str) -> None:
+        """Read what it says until `words` stand in it, or it ends."""
+        assert self.process.stderr is not None
+        while words not in self.said:
+            line = self.process.stderr.readline()
+            assert line, self.said
+            self.said += line
+
+    def curl(self) -> str:
+        """The printed command, run as it stands in a shell."""
+        self.until("Ctrl-C stops all")
+        found = re.search(r"^  curl .*?'$(?<=\}')", self.said, re.MULTILINE | re.DOTALL)
+        assert found is not None, self.said
+        done = subprocess.run(["sh", "-c", found[0]], capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout
+
+    def children(self) -> list[psutil.Process]:
+        """Everything that it has started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self) -> int:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        stdout, rest = self.process.communicate(timeout=20)
+        self.said += rest
+        assert stdout == ""
+        assert "Traceback" not in self.said
+        return self.process.returncode
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Quickstart]]:
+    """Start one in a folder of the test's own; whatever is left at the end is killed."""
+    running: list[Quickstart] = []
+
+    def begin(*arguments: str) -> Quickstart:
+        running.append(Quickstart(tmp_path / "try", *arguments))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.process.kill()
+        one.process.communicate()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
+    start: Callable[..., Quickstart], tmp_path: Path
+) -> None:
+    """Twice in the same folder; neither the simulator nor a port is left behind, and no key is in the log."""
+    port = free_ports()
+    for round_, arguments in enumerate((("--port", str(port)), ())):
+        quickstart = start(*arguments)
+        answer = quickstart.curl()
+        assert answer.startswith("data: ")
+        assert answer.endswith("data: [DONE]\n\n")
+        children = quickstart.children()
+        assert children
+        assert quickstart.stop() == 0
+        assert not psutil.wait_procs(children, timeout=5)[1]
+        assert ("stays as it is" in quickstart.said) == (round_ == 1)
+    log = (tmp_path / "try" / "log.jsonl").read_text()
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert events.count("inference_request") == 2
+    assert "Hello!" not in log
+    assert re.search(r"sk-[A-Za-z0-9]{20}", log) is None
+    for offset in range(3):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port + offset))
+            sock.listen()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_a_second_one_in_the_same_folder_leaves_the_first_alone(start: Callable[..., Quickstart]) -> None:
+    """It says that the port is taken, exits with 3, and the first one's key still works."""
+    first = start("--port", str(port := free_ports()))
+    first.until("Ctrl-C stops all")
+    second = start()
+    _, said = second.process.communicate(timeout=20)
+    assert second.process.returncode == 3
+    assert f"cannot listen on 127.0.0.1:{port} (server.port)" in said
+    assert "Traceback" not in said
+    time.sleep(0.7)  # longer than the key file's watch takes
+    assert first.curl().endswith("data: [DONE]\n\n")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """And exit code 3."""
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path / "file" / "x")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("aiaas: cannot write ")
+
+
+def test_a_port_that_differs_from_the_folders_config_is_told(start: Callable[..., Quickstart], tmp_path: Path) -> None:
+    """The config stays as it is, for somebody may have edited it."""
+    port = free_ports()
+    first = start("--port", str(port))
+    first.until("Ctrl-C stops all")
+    assert first.stop() == 0
+    second = start("--port", str(port + 10))
+    second.until("has no effect")
+    second.until(f"listens on http://127.0.0.1:{port};")
