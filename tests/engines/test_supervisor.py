@@ -6,9 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,54 +14,11 @@ import psutil
 import pytest
 import uvloop
 
-from aiaas.engines import launch
 from aiaas.engines.lifecycle import Died, Event, GaveUp, Healthy, Restarting, Starting, Stopped
 from aiaas.engines.supervisor import LAST_LINES, LONGEST_LINE, EngineSupervisor, find_vllm, lines_of
 from aiaas.errors import WorldError
 from aiaas.plan.model import EnginePlan
-
-# `vllm serve MODEL ... --port N`: MODEL says how it behaves. Helpers stand for the engine core and its workers.
-FAKE_VLLM = """
-    import http.server, os, signal, subprocess, sys, time
-    model, port = sys.argv[2], int(sys.argv[sys.argv.index("--port") + 1])
-    print("pid", os.getpid(), flush=True)
-    helper = [sys.executable, "-c", "import signal, time;"
-              "signal.signal(signal.SIGTERM, lambda *_: print('helper-got-SIGTERM', flush=True));"
-              "print('helper-ready', flush=True); time.sleep(60); time.sleep(60)"]
-    if "helper" in model:
-        print("helper", subprocess.Popen(helper).pid, flush=True)
-    if "daemon" in model:
-        print("helper", subprocess.Popen(helper, start_new_session=True).pid, flush=True)
-    if "old" in model and "--shutdown-timeout" in sys.argv:
-        sys.exit("vllm: error: unrecognized arguments: --shutdown-timeout 5")
-    if "crash" in model:
-        sys.exit("ValueError: no such model")
-    if "stubborn" in model:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    else:
-        def leave(*_):
-            time.sleep(0.3 if "slow" in model else 0)
-            print("leaving", flush=True)
-            os._exit(0)
-        signal.signal(signal.SIGTERM, leave)
-    if "loud" in model:
-        print("x" * 300_000, flush=True)
-        for i in range(3000):
-            print("line", i, "y" * 100)
-    if "deaf" in model:
-        time.sleep(60)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if "sick" not in model else 503)
-            self.end_headers()
-            if self.path == "/die":
-                os._exit(3)
-        def log_message(self, *_):
-            pass
-
-    http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-"""
+from tests.engines.fake_vllm import alive, free_port, write_fake_vllm
 
 
 class Watched:
@@ -82,12 +36,8 @@ class Watched:
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
-    """A folder for PATH with a `vllm` that is FAKE_VLLM."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "vllm").write_text(f"#!{sys.executable}\n{textwrap.dedent(FAKE_VLLM)}")
-    (folder / "vllm").chmod(0o755)
-    return folder
+    """A folder for PATH with a `vllm` that is a small fake."""
+    return write_fake_vllm(tmp_path / "bin")
 
 
 @pytest.fixture
@@ -109,12 +59,6 @@ async def watch(bin_folder: Path) -> AsyncIterator[Callable[..., Watched]]:
     yield make
     for watched in made:
         await watched.supervisor.stop(0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(holds: Callable[[], object], seconds: float = 10) -> None:
@@ -280,50 +224,6 @@ async def test_stop_right_after_start_leaves_nothing(watch):
     assert not [child for child in psutil.Process().children() if "launch.py" in " ".join(child.cmdline())]
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM without a handler"])
-def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
-    """The launcher notices, also when a forked worker still holds the pipe, and takes the whole tree with it."""
-    script = tmp_path / "gateway.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import asyncio, os, time
-        from aiaas.engines.supervisor import EngineSupervisor
-        from aiaas.plan.model import EnginePlan
-
-        async def main():
-            plan = EnginePlan("vllm", "stubborn helper daemon", "m", (), {{}}, {free_port()}, 20)
-            supervisor = EngineSupervisor("m", plan, drain_timeout=5, on_event=lambda _: None,
-                                          on_line=lambda line: print(line, flush=True),
-                                          environ={{"PATH": {str(bin_folder)!r}}})
-            await supervisor.start()
-            await supervisor.wait_settled()
-            worker = os.fork()
-            if worker == 0:
-                os.closerange(0, 3)
-                time.sleep(4)
-                os._exit(0)
-            print("launcher", supervisor.pid, flush=True)
-            await asyncio.sleep(60)
-
-        asyncio.run(main())
-    """)
-    )
-    with subprocess.Popen([sys.executable, "-W", "ignore", script], stdout=subprocess.PIPE, text=True) as gateway:
-        assert gateway.stdout is not None
-        tree: list[int] = []
-        for line in gateway.stdout:
-            tree += [int(word) for word in line.split() if word.isdigit()]
-            if line.startswith("launcher"):
-                break
-        assert len(tree) == 4
-        assert all(map(alive, tree))
-        gateway.send_signal(by)
-    deadline = time.monotonic() + 3
-    while any(map(alive, tree)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [pid for pid in tree if alive(pid)] == []
-
-
 async def test_a_killed_launcher_takes_the_tree_with_it(watch):
     """The kernel kills the root, the supervisor the rest of the group, and starts anew."""
     engine = watch("stubborn helper")
@@ -332,23 +232,6 @@ async def test_a_killed_launcher_takes_the_tree_with_it(watch):
     os.kill(engine.supervisor.pid, signal.SIGKILL)
     await until(lambda: Restarting in engine.kinds())
     await until(lambda: not any(map(alive, engine.pids() + engine.pids("helper"))))
-
-
-def test_the_root_dies_with_its_launcher_even_when_nobody_is_left_to_see_to_it(tmp_path):
-    """The kernel does it (PR_SET_PDEATHSIG)."""
-    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    command = [sys.executable, "-I", launch.__file__, sys.executable, "-c", sleeper]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
-        assert launcher.stdout is not None
-        root = int(launcher.stdout.readline())
-        launcher.kill()
-        deadline = time.monotonic() + 5
-        while alive(root) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        survived = alive(root)
-        if survived:
-            os.kill(root, signal.SIGKILL)
-    assert not survived
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -375,14 +258,6 @@ def test_it_works_on_both_event_loops(bin_folder, loop):
     pids = [int(line.split()[1]) for line in lines if line.startswith(("pid", "helper "))]
     assert len(pids) == 6
     assert not any(map(alive, pids))
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that nobody waits for (a zombie) does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def test_vllm_is_found_on_path_first_then_beside_python(tmp_path):

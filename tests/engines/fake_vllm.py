@@ -1,0 +1,76 @@
+"""A small process that stands for vLLM: it listens, or dies, or hangs, as its model's name says."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+
+# `vllm serve MODEL ... --port N`: MODEL says how it behaves. Helpers stand for the engine core and its workers.
+FAKE_VLLM = """
+    import http.server, os, signal, subprocess, sys, time
+    model, port = sys.argv[2], int(sys.argv[sys.argv.index("--port") + 1])
+    print("pid", os.getpid(), flush=True)
+    helper = [sys.executable, "-c", "import signal, time;"
+              "signal.signal(signal.SIGTERM, lambda *_: print('helper-got-SIGTERM', flush=True));"
+              "print('helper-ready', flush=True); time.sleep(60); time.sleep(60)"]
+    if "helper" in model:
+        print("helper", subprocess.Popen(helper).pid, flush=True)
+    if "daemon" in model:
+        print("helper", subprocess.Popen(helper, start_new_session=True).pid, flush=True)
+    if "old" in model and "--shutdown-timeout" in sys.argv:
+        sys.exit("vllm: error: unrecognized arguments: --shutdown-timeout 5")
+    if "crash" in model:
+        sys.exit("ValueError: no such model")
+    if "stubborn" in model:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        def leave(*_):
+            time.sleep(0.3 if "slow" in model else 0)
+            print("leaving", flush=True)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, leave)
+    if "loud" in model:
+        print("x" * 300_000, flush=True)
+        for i in range(3000):
+            print("line", i, "y" * 100)
+    if "deaf" in model:
+        time.sleep(60)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if "sick" not in model else 503)
+            self.end_headers()
+            if self.path == "/die":
+                os._exit(3)
+        def log_message(self, *_):
+            pass
+
+    http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def write_fake_vllm(folder: Path) -> Path:
+    """Put an executable `vllm` into a new folder, for PATH."""
+    folder.mkdir()
+    (folder / "vllm").write_text(f"#!{sys.executable}\n{textwrap.dedent(FAKE_VLLM)}")
+    (folder / "vllm").chmod(0o755)
+    return folder
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody waits for (a zombie) does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
