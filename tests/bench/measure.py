@@ -54,12 +54,14 @@ class Cost:
     rate             units a second
     tested_busy      share of its core that the process under test used
     generator_busy   share of the other core that the load generator and the backend used together
+    disturbed        share of the tested core that went to others meanwhile: what else this machine was doing
     """
 
     micros: float
     rate: float
     tested_busy: float
     generator_busy: float
+    disturbed: float = 0.0
 
 
 @dataclass(slots=True)
@@ -100,26 +102,30 @@ class Window:
         self._target = target
         self._backend = backend
         self._count = count
-        self._marks: list[tuple[float, float, float, int]] = []
+        self._marks: list[tuple[float, float, float, int, float]] = []
 
     def __call__(self, tally: Tally) -> Sequence[object]:
         """Make a mark."""
-        others = process.cpu_seconds(self._backend) + time.process_time()
-        self._marks.append((time.perf_counter(), process.cpu_seconds(self._target), others, self._count(tally)))
+        self._marks.append(
+            (
+                time.perf_counter(),
+                process.cpu_seconds(self._target),
+                process.cpu_seconds(self._backend) + time.process_time(),
+                self._count(tally),
+                process.core_busy_seconds(process.TESTED_CORE),
+            )
+        )
         return self._marks
 
     def cost(self) -> Cost:
         """What lies between the two marks. Raises BadAnswerError where nothing does."""
-        (began, tested_0, others_0, count_0), (ended, tested_1, others_1, count_1) = self._marks
-        wall, units = ended - began, count_1 - count_0
+        wall, tested, others, units, core = (
+            end - start for start, end in zip(self._marks[0], self._marks[1], strict=True)
+        )
         if units < 1:
             raise BadAnswerError("nothing was answered while it was measured")
-        return Cost(
-            (tested_1 - tested_0) / units * 1e6,
-            units / wall,
-            (tested_1 - tested_0) / wall,
-            (others_1 - others_0) / wall,
-        )
+        disturbed = max(0.0, core - tested) / wall
+        return Cost(tested / units * 1e6, units / wall, tested / wall, others / wall, disturbed)
 
 
 def measure(settings: Settings, say: Callable[[str], None]) -> Results:

@@ -74,6 +74,16 @@ def cpu_seconds(pid: int) -> float:
     return sum(time.clock_gettime((~each << 3) | 2) for each in pids)
 
 
+def core_busy_seconds(core: int) -> float:
+    """Seconds that a core has worked for anybody since the machine started (/proc/stat, in units of 10 ms)."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
+            return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def resident(pid: int) -> int:
     """Resident memory of a process and its children, in bytes."""
     process = psutil.Process(pid)

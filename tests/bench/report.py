@@ -18,6 +18,8 @@ from tests.bench.measure import Cost, Results, Settings, Target
 
 # Above this share, what feeds the proxy was the limit and not the proxy.
 FULL = 0.95
+# Below this share it is the kernel's own work on that core.
+DISTURBED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,10 @@ def _busy(name: str, costs: Sequence[Cost]) -> str:
     rate = median(cost.rate for cost in costs)
     tested = median(cost.tested_busy for cost in costs)
     others = median(cost.generator_busy for cost in costs)
+    disturbed = max(cost.disturbed for cost in costs)
     full = ", which was the limit" if others > FULL else ""
-    return f"{name} at {rate:,.0f}/s: its core {tested:.0%} busy, generator and backend {others:.0%}{full}"
+    shared = f", at worst {disturbed:.0%} of its core taken by others" if disturbed > DISTURBED else ""
+    return f"{name} at {rate:,.0f}/s: its core {tested:.0%} busy, generator and backend {others:.0%}{full}{shared}"
 
 
 def _added(target: Target, direct: Sequence[Sequence[float]], share: float) -> tuple[float, ...]:

@@ -77,10 +77,19 @@ def test_cpu_seconds_are_those_of_the_process() -> None:
     assert 0.02 <= process.cpu_seconds(os.getpid()) - before < 0.2
 
 
+def test_a_window_divides_by_what_was_answered_in_it() -> None:
+    """CPU a unit, rate, and the share of the core that others took."""
+    window = Window(os.getpid(), os.getpid(), lambda tally: tally.answers)
+    window._marks += [(10.0, 1.0, 5.0, 100, 50.0), (12.0, 1.5, 6.0, 10_100, 50.9)]
+    cost = window.cost()
+    assert (cost.micros, cost.rate, cost.tested_busy, cost.generator_busy) == (50.0, 5000.0, 0.25, 0.5)
+    assert cost.disturbed == pytest.approx(0.2)
+
+
 def test_a_window_without_answers_is_no_measurement() -> None:
     """Dividing by nothing is refused in words."""
     window = Window(os.getpid(), os.getpid(), lambda tally: tally.answers)
-    window._marks += [(0.0, 0.0, 0.0, 5), (1.0, 1.0, 1.0, 5)]
+    window._marks += [(0.0, 0.0, 0.0, 5, 0.0), (1.0, 1.0, 1.0, 5, 0.0)]
     with pytest.raises(Exception, match="nothing was answered"):
         window.cost()
 
