@@ -29,7 +29,7 @@ from aiaas.proxy.connection import Connection
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.relay import End, Outcome, Relay, Shape
 from aiaas.proxy.respond import Answered, relayed_head
-from aiaas.proxy.upstream import Failure, FailureKind
+from aiaas.proxy.upstream import Failure, FailureKind, Pool, UpstreamConnection
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 2.0
@@ -140,7 +140,7 @@ async def _attempt(
     try:
         connection = pool.take_idle(asyncio.get_running_loop().time())
         if connection is None:
-            opened = await pool.connect()
+            opened = await _connect(pool, shape)
             if isinstance(opened, Failure):
                 return Outcome(End.FAILED, failure=opened)
             connection = opened
@@ -156,6 +156,14 @@ async def _attempt(
             relay.abort()
     finally:
         pool.inflight -= 1
+
+
+async def _connect(pool: Pool, shape: Shape) -> UpstreamConnection | Failure:
+    try:
+        async with asyncio.timeout_at(shape.deadline):
+            return await pool.connect()
+    except TimeoutError:
+        return Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
 
 
 def _may_try_again(outcome: Outcome) -> Again | None:

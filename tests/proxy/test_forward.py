@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -313,3 +314,21 @@ async def test_connections_are_reused(fake_vllm: FakeVllm, gateway: Any) -> None
 def test_longest_backoff(retry: int, seconds: float) -> None:
     """Waits double and are bounded."""
     assert longest_backoff(retry) == pytest.approx(seconds)
+
+
+async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
+    """A request that is still connecting at its deadline ends then, with 504, and not after `connect_timeout`."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        for sock in crowd:
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        running = await gateway(url, backend={"total_timeout": "100ms", "timeout": "90ms"})
+        got = await (await running.client()).post(CHAT)
+        for sock in crowd:
+            sock.close()
+    assert (got.status, got.json["error"]["code"]) == (504, "upstream_timeout")
+    assert running.log_lines()[-1]["duration_seconds"] < 0.5

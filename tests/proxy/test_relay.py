@@ -647,22 +647,32 @@ async def test_client_that_takes_nothing_is_dropped(fake_vllm, gateway):
 
 
 async def test_slow_but_steady_client_is_kept(fake_vllm, gateway):
-    """A client that takes a little now and then is slow and not gone, however much longer than `timeout` it takes."""
-    fake_vllm.play(Send(STREAM_HEAD), Flood(FLOOD, 3000), Send(LAST_CHUNK))
+    """A client that takes a little now and then is slow and not gone, however long it stays behind."""
+    fake_vllm.play(Send(STREAM_HEAD), Flood(FLOOD, 200), Send(LAST_CHUNK))
     running = await gateway(fake_vllm, backend={"timeout": "200ms"})
     client = await running.client(receive_buffer=4096)
+    connection = await with_small_buffer(running)
     client.send(client.request(STREAM))
     await client.head()
     size = 0
-    for _ in range(15):
-        await asyncio.sleep(0.04)
-        size += len(await client.reader.readexactly(400_000))
+    for _ in range(16):
+        await asyncio.sleep(0.03)
+        assert connection.writing_paused  # all the time: nothing but the shrinking of the buffer shows progress
+        size += len(await client.reader.readexactly(4096))
     data = b""
     while not data.endswith(LAST_CHUNK):
         data = await client.reader.read(65536)
         size += len(data)
-    assert size > 3000 * len(token_event("x" * 4000))
+    assert size > 200 * len(token_event("x" * 4000))
     assert running.log_lines()[-1]["error_code"] is None
+
+
+async def with_small_buffer(running):
+    """The gateway's side of the only client, whose kernel buffer from now on holds next to nothing."""
+    await until(lambda: bool(running.open_side.connections))
+    (connection,) = running.open_side.connections
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return connection
 
 
 async def test_pipelining_client_that_does_not_read(fake_vllm, gateway):
@@ -671,9 +681,7 @@ async def test_pipelining_client_that_does_not_read(fake_vllm, gateway):
     fake_vllm.play(Send(STREAM_HEAD), Flood(FLOOD, 10_000), Send(LAST_CHUNK))
     running = await gateway(fake_vllm)
     client = await running.client(receive_buffer=4096)
-    await until(lambda: bool(running.open_side.connections))
-    (connection,) = running.open_side.connections
-    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    connection = await with_small_buffer(running)
     client.send(client.request(CHAT) + client.request(STREAM))
     await until(lambda: len(fake_vllm.posts) == 2)
     assert connection.writing_paused
@@ -689,6 +697,9 @@ async def test_pipelining_client_that_does_not_read(fake_vllm, gateway):
 
 
 # -- clients that leave --------------------------------------------------------------------------------------------
+
+# Two milliseconds on an idle machine. No timer that could end the request instead is shorter than 5 s.
+PROMPTLY = 1.0
 
 PHASES = {
     "before the head": ((Hang(),), STREAM, False),
@@ -706,7 +717,7 @@ PHASES = {
 @pytest.mark.parametrize("leave", ["reset", "close", "half_close"], ids=["RST", "FIN", "half-close"])
 @pytest.mark.parametrize(("steps", "body", "headed"), PHASES.values(), ids=PHASES)
 async def test_client_leaves(fake_vllm, gateway, steps, body, headed, leave):
-    """The upstream connection ends within 100 ms, in every phase, and everything is given back."""
+    """The upstream connection ends at once, in every phase, and everything is given back."""
     fake_vllm.play(*steps)
     running = await gateway(fake_vllm)
     client = await running.client()
@@ -719,7 +730,7 @@ async def test_client_leaves(fake_vllm, gateway, steps, body, headed, leave):
     await until(fake_vllm.posts[0].gone.is_set)
     gone_at = fake_vllm.posts[0].gone_at
     assert gone_at is not None
-    assert gone_at - left_at < 0.1
+    assert gone_at - left_at < PROMPTLY
     await running.quiet()
     line = running.log_lines()[-1]
     assert (line["ended_by"], line["error_code"]) == ("client", "client_left")

@@ -444,8 +444,10 @@ async def test_abort_from_inside_the_sink(fake_vllm: FakeVllm, pool: Pool) -> No
 
 async def test_closed_connection_is_freed_without_the_garbage_collector(fake_vllm: FakeVllm, pool: Pool) -> None:
     """Parser and connection refer to each other; a closed one must not wait for a full collection."""
+    fake_vllm.play(Hang())
     connection = await opened(pool)
-    await exchanged(connection)
+    connection.exchange(REQUEST, Recorder())
+    await until(lambda: bool(fake_vllm.posts))
     gone = weakref.ref(connection)
     gc.disable()
     try:
