@@ -1,0 +1,174 @@
+"""aiaas.proxy.log: one JSON line each, whatever the reader does; and docs/logs.md says what stands in them."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiaas.proxy.log import BACKLOG_LIMIT, FLUSH_INTERVAL, FdWriter, JsonLog, LibraryLog
+from aiaas.proxy.record import Record
+
+ROOT = Path(__file__).parents[2]
+FIELDS = [
+    "time", "level", "event", "request_id", "user", "key_id", "model", "backend", "upstream", "endpoint", "status",
+    "error_code", "stream", "input_tokens", "output_tokens", "duration_seconds", "ttft_seconds", "queue_seconds",
+    "retries", "request_bytes", "response_bytes", "ended_by", "client_address",
+]  # fmt: skip
+
+
+def lines_of(blocks: list[bytes]) -> list[dict[str, Any]]:
+    """What was written, decoded."""
+    return [json.loads(line) for line in b"".join(blocks).splitlines()]
+
+
+def new_log(level: str = "info") -> tuple[JsonLog, list[bytes]]:
+    """A log into a list, at 2026-11-23T07:16:08.250Z."""
+    blocks: list[bytes] = []
+    return JsonLog(blocks.append, lambda: 1_795_418_168.25, level), blocks
+
+
+def test_a_request_is_one_line_with_all_its_fields() -> None:
+    """In contract section 8's order, times rounded to the microsecond."""
+    log, blocks = new_log()
+    log.request(Record("id", "/v1/x", 0.0, "1.2.3.4", status=200, ttft=0.12345678), 1.23456789)
+    log.flush()
+    (line,) = lines_of(blocks)
+    assert list(line) == FIELDS
+    assert (line["time"], line["level"], line["event"]) == ("2026-11-23T07:16:08.250Z", "info", "inference_request")
+    assert (line["duration_seconds"], line["ttft_seconds"], line["user"]) == (1.234568, 0.123457, None)
+    assert blocks[0].endswith(b"\n")
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_less_important_lines_are_left_out(level: str, count: int) -> None:
+    """Requests are info."""
+    log, blocks = new_log(level)
+    for one in ("debug", "warning", "error"):
+        log.event(one, "x")
+    log.request(Record("id", "/v1/x", 0.0, "1.2.3.4"), 0.0)
+    log.flush()
+    assert len(lines_of(blocks)) == count
+
+
+def test_what_json_does_not_know_is_written_all_the_same() -> None:
+    """A log must not fail: surrogates, objects, exceptions."""
+    log, blocks = new_log()
+    log.event("error", "x", text="a\udcff\n", path=Path("/x"), error=ZeroDivisionError("y"))
+    log.flush()
+    (line,) = lines_of(blocks)
+    assert line["text"] == "a\\udcff\n"
+    assert "/x" in line["path"]
+    assert line["error"] == "ZeroDivisionError('y')"
+
+
+def test_lines_beyond_the_backlog_are_dropped_and_counted() -> None:
+    """The next that is written says how many."""
+    log, blocks = new_log()
+    line = "x" * 1_000_000
+    for _ in range(BACKLOG_LIMIT // len(line) + 6):
+        log.event("info", "big", text=line)
+    log.flush()
+    log.event("info", "after")
+    log.flush()
+    events = [line["event"] for line in lines_of(blocks)]
+    dropped = next(line["lines"] for line in lines_of(blocks) if line["event"] == "log_lines_lost")
+    assert events.count("big") + dropped == BACKLOG_LIMIT // len(line) + 6
+    assert dropped > 0
+    assert events[-1] == "after"
+
+
+async def test_a_write_that_failed_is_counted_as_lost() -> None:
+    """The disk was full for a while."""
+    blocks: list[bytes] = []
+    full = True
+
+    def write(data: bytes) -> bool:
+        if not full:
+            blocks.append(data)
+        return not full
+
+    log = JsonLog(write, time.time, "info")
+    task = asyncio.create_task(log.flush_forever())
+    for _ in range(3):
+        log.event("info", "x")
+    await asyncio.sleep(2 * FLUSH_INTERVAL)
+    full = False
+    await asyncio.sleep(2 * FLUSH_INTERVAL)
+    task.cancel()
+    assert [(line["event"], line.get("lines")) for line in lines_of(blocks)] == [("log_lines_lost", 3)]
+
+
+def test_a_reader_that_stops_is_waited_for_until_it_is_time_to_leave() -> None:
+    """Not a byte is lost to one that goes on; one that does not is given up soon after `hurry`."""
+    read_end, write_end = os.pipe()
+    writer = FdWriter(write_end)
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(writer(b"x" * 1_000_000)))
+    thread.start()
+    got = 0
+    while got < 1_000_000:
+        got += len(os.read(read_end, 65536))
+    thread.join(5)
+    assert results == [True]
+    thread = threading.Thread(target=lambda: results.append(writer(b"x" * 1_000_000)))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    writer.hurry(0.1)
+    thread.join(2)
+    assert results == [True, False]
+    os.close(read_end)
+    assert writer(b"x") is False
+    os.close(write_end)
+
+
+def test_what_libraries_log_is_a_line_with_its_traceback() -> None:
+    """From warnings up."""
+    log, blocks = new_log()
+    logger = logging.getLogger("some.library")
+    logger.addHandler(handler := LibraryLog(log))
+    try:
+        logger.info("no")
+        logger.warning("careful: %d", 1)
+        try:
+            raise ZeroDivisionError("oh")
+        except ZeroDivisionError:
+            logger.exception("it broke")
+    finally:
+        logger.removeHandler(handler)
+    log.flush()
+    first, second = lines_of(blocks)
+    assert (first["level"], first["logger"], first["message"]) == ("warning", "some.library", "careful: 1")
+    assert (second["level"], second["message"]) == ("error", "it broke")
+    assert "ZeroDivisionError: oh" in second["traceback"]
+
+
+# -- docs/logs.md --------------------------------------------------------------------------------------------------
+
+MANUAL = (ROOT / "docs" / "logs.md").read_text()
+
+
+def test_the_manual_has_every_field_of_a_request() -> None:
+    """In the order in which they are written."""
+    table = MANUAL.partition("## Requests")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == FIELDS
+
+
+def test_the_manual_has_every_event() -> None:
+    """Each name that the code logs, and no other."""
+    named: set[str] = set()
+    for file in [*(ROOT / "aiaas" / "proxy").glob("*.py"), ROOT / "aiaas" / "cli" / "serve.py"]:
+        text = file.read_text()
+        named |= set(re.findall(r'\.event\(\s*"?[^,]+?"?,\s*"(\w+)"', text))
+        named |= {word for pair in re.findall(r'"(endpoint_up)" if up else "(endpoint_down)"', text) for word in pair}
+    named |= {"log_lines_lost", "engine"}
+    named -= {"info", "warning"}
+    table = MANUAL.partition("## Other events")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == named

@@ -1,0 +1,123 @@
+"""aiaas.proxy.metrics: what is counted, under which labels; and docs/metrics.md agrees with what is exposed."""
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from aiaas.proxy.metrics import LATENCY_BUCKETS, LIMIT_OF, Metrics
+from aiaas.proxy.record import Record
+from tests.fakes.vllm import DONE, FakeVllm, Send, json_answer, stream, token_event, usage_event
+from tests.proxy.conftest import StartGateway
+
+ROOT = Path(__file__).parents[2]
+CHAT = "/v1/chat/completions"
+
+
+def record(**facts: object) -> Record:
+    """A finished request."""
+    facts = {"status": 200, "model": "m", "key_id": "k", "input_tokens": 3, "output_tokens": 4} | facts
+    return Record("id", CHAT, 0.0, "1.2.3.4", **facts)  # type: ignore[arg-type]
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """One sample."""
+    for family in text_string_to_metric_families(metrics.expose().decode()):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return float(sample.value)
+    return None
+
+
+def full() -> Metrics:
+    """Metrics with every series in use."""
+    metrics = Metrics()
+    metrics.finished(record(ttft=0.1, ended_by="client"), 1.0)
+    for code in LIMIT_OF:
+        metrics.refused(code)
+    metrics.retries("busy")
+    metrics.endpoint_up("b", "http://e", True)
+    metrics.reloaded("config", ok=True)
+    metrics.config("abc")
+    return metrics
+
+
+def test_the_plans_three_are_there_by_name() -> None:
+    """With its labels, and its buckets going on to where its timeout is."""
+    metrics = full()
+    assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="success") == 1
+    assert value(metrics, "inference_latency_seconds_count", model="m", endpoint=CHAT) == 1
+    assert value(metrics, "tokens_processed_total", model="m", type="input") == 3
+    assert value(metrics, "tokens_processed_total", model="m", type="output") == 4
+    assert LATENCY_BUCKETS == (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+
+
+def test_an_error_is_every_end_that_is_no_whole_answer() -> None:
+    """Also a stream that broke behind its 200."""
+    metrics = Metrics()
+    for facts in ({"status": 404}, {"status": 499, "error_code": "client_left"}, {"error_code": "upstream_error"}):
+        metrics.finished(record(**facts), 1.0)
+    assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="error") == 3
+    assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="success") == 0
+
+
+def test_an_estimated_input_is_not_counted_as_reported() -> None:
+    """What was streamed is: it was seen."""
+    metrics = Metrics()
+    metrics.finished(record(estimated=True), 1.0)
+    assert value(metrics, "tokens_processed_total", model="m", type="input") == 0
+    assert value(metrics, "tokens_processed_total", model="m", type="output") == 4
+
+
+def test_an_endpoint_that_no_plan_names_has_no_series() -> None:
+    """A dashboard would show it as down for ever."""
+    metrics = full()
+    metrics.endpoint_gone("b", "http://e")
+    assert value(metrics, "aiaas_endpoint_up", backend="b", endpoint="http://e") is None
+
+
+def test_the_manual_and_the_exposition_agree() -> None:
+    """Every metric with its type and labels, in either direction."""
+    exposed = {}
+    for family in text_string_to_metric_families(full().expose().decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        exposed[name] = (family.type, labels)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert documented == exposed
+
+
+async def test_label_values_are_bounded(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """Whatever clients invent: models, paths, methods, keys, ids."""
+    running = await gateway(fake_vllm, server={"trusted_proxies": ["127.0.0.0/8"]})
+    client = await running.client()
+    for number in range(20):
+        odd = f"odd-{number}"
+        await client.post({"model": odd, "messages": []}, headers={"X-Request-Id": odd})
+        await client.post({"model": "m"}, path=f"/{odd}")
+        await client.get(f"/v1/models/{odd}")
+        await client.post({"model": "m"}, key=f"sk-{odd}")
+        client.send(f"{odd} / HTTP/1.1\r\n\r\n".encode())
+        await client.answer()
+        client = await running.client()
+    assert "odd-" not in running.metrics.expose().decode()
+    assert running.metric(f'inference_requests_total{{endpoint="{CHAT}",model="unknown",status="error"}}') == 40
+
+
+async def test_a_stream_and_an_answer_are_counted_as_vllm_reported(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """Tokens by model and by key, the first token's time, and the gauge back at nothing."""
+    running = await gateway(fake_vllm)
+    client = await running.client()
+    fake_vllm.play(Send(stream(token_event(), usage_event(18, 5), DONE)))
+    await client.post({"model": "alias", "messages": [], "stream": True})
+    fake_vllm.play(Send(json_answer({"usage": {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}})))
+    await client.post({"model": "m", "messages": []})
+    key_id = running.log_lines()[-1]["key_id"]
+    assert running.metric('tokens_processed_total{model="alias",type="input"}') == 18
+    assert running.metric('tokens_processed_total{model="m",type="output"}') == 1
+    assert running.metric(f'aiaas_key_tokens_total{{key_id="{key_id}",type="output"}}') == 6
+    assert running.metric(f'aiaas_key_requests_total{{key_id="{key_id}"}}') == 2
+    assert running.metric('aiaas_time_to_first_token_seconds_count{model="alias"}') == 1
+    assert running.metric('aiaas_responses_total{code="200",reason=""}') == 2
+    assert running.metric("aiaas_requests_in_flight") == 0
