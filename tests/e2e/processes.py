@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -141,6 +142,9 @@ def running_gateway(
     environ = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
     with running(command, log, environ, stdout=folder / "stdout.log", grace=15) as process:
         url = f"http://127.0.0.1:{port}"
+        # Its own word first: what answers on the port might be somebody else's.
+        said = folder / "stdout.log"
+        wait_for(lambda: '"event":"started"' in said.read_text(), ready_within, process, log)
         wait_for(lambda: status_of(url + "/ready") == 200, ready_within, process, log)
         yield Gateway(url, f"http://127.0.0.1:{metrics_port}/metrics", key, folder, process)
 
@@ -229,7 +233,14 @@ def metric(url: str, name: str, **labels: str) -> float:
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on just now, and that the kernel gives to nobody else meanwhile.
+
+    Not port 0's: those are also what any other program's connections and listeners are given, and one of them took such
+    a port between here and the server's own bind.
+    """
+    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(10_000, lowest_given)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
