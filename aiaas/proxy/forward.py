@@ -138,7 +138,8 @@ async def _attempt(
     pool = endpoint.pool
     pool.inflight += 1
     try:
-        connection = pool.take_idle(asyncio.get_running_loop().time())
+        # A retry gets a connection of its own: what closed one idle connection may have closed more.
+        connection = None if record.retries else pool.take_idle(asyncio.get_running_loop().time())
         if connection is None:
             opened = await _connect(pool, shape)
             if isinstance(opened, Failure):

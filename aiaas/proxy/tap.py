@@ -45,7 +45,6 @@ class Tap:
                 self._usage_event = event
                 if self._strip_usage and is_usage_only_event(event):
                     self.end()
-                    self._record.events -= 1
                     continue
             if b'"error"' in event:
                 code = is_error_event(event)

@@ -166,6 +166,23 @@ async def test_stale_connection(fake_vllm: FakeVllm, gateway: Any, end: Step) ->
     assert running.endpoints()[0].failures == 0
 
 
+async def test_stale_connections_to_every_endpoint(fake_vllms: Any, gateway: Any) -> None:
+    """Whatever closed the idle connections of one endpoint closed those of the next: the retry does not use them."""
+    fakes = [await fake_vllms() for _ in range(2)]
+    running = await gateway(*fakes)
+    client = await running.client()
+    for _ in fakes:
+        assert (await client.post(CHAT)).status == 200
+    for endpoint in running.endpoints():
+        (connection,) = endpoint.pool._idle
+        connection.idle_since -= 2
+    first, second = in_turn(running, *fakes)
+    first.play(Reset())
+    second.default = FINE
+    assert (await client.post(CHAT)).json == {"fine": True}
+    assert [post.connection for post in second.posts] == [0, 1]
+
+
 async def test_stale_connection_only_once(fake_vllm: FakeVllm, gateway: Any) -> None:
     """A request whose second, fresh connection dies too may be the reason: it is not sent a third time."""
     running = await gateway(fake_vllm, backend={"max_retries": 5})

@@ -172,6 +172,20 @@ async def test_event_by_event(fake_vllm, gateway):
     assert await client.chunk() == b""
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"], ids=["LF", "CR LF", "CR"])
+async def test_event_goes_on_with_its_last_byte(fake_vllm, gateway, end):
+    """An event cut inside its blank line is with the client as soon as the line is whole."""
+    event = b"data: x" + end
+    steps = [Send(STREAM_HEAD + chunk(event[:-1])), Wait(go := asyncio.Event()), Send(chunk(event[-1:])), Hang()]
+    fake_vllm.play(*steps)
+    client = await (await gateway(fake_vllm)).client()
+    client.send(client.request(STREAM))
+    await asyncio.sleep(0.02)
+    go.set()
+    await client.head()
+    assert await client.chunk() == event
+
+
 async def test_http_1_0_client(fake_vllm, gateway):
     """A client that knows no chunks gets the stream as it is, and its end is the connection's."""
     fake_vllm.play(Send(stream(token_event(), DONE)))
@@ -396,6 +410,26 @@ async def test_failing_replica_is_replaced(fake_vllms, gateway, step):
     assert (line["status"], line["error_code"], line["retries"]) == (200, None, 1)
     assert running.metric('aiaas_retries_total{reason="engine"}') == 1
     assert sorted(endpoint.failures for endpoint in running.endpoints()) == [0, 1]
+
+
+async def test_death_right_behind_the_first_event(fake_vllm, gateway):
+    """Where a token came first, though in the same read, the request has run: both pass, and nothing is repeated."""
+    fake_vllm.play(Send(stream(token_event(), error_stream_event(), DONE)))
+    running = await gateway(fake_vllm)
+    got = await (await running.client()).post(STREAM)
+    assert (got.status, got.body) == (200, token_event() + error_stream_event() + DONE)
+    assert (len(fake_vllm.posts), running.endpoints()[0].failures) == (1, 1)
+
+
+async def test_failed_attempt_does_not_count_as_output(fake_vllm, gateway):
+    """What is written down about a stream is that of the attempt that the client saw."""
+    fake_vllm.play(Send(stream(error_stream_event(), DONE)))
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Reset())
+    running = await gateway(fake_vllm)
+    got = await (await running.client()).post(STREAM)
+    assert got.body.startswith(token_event())
+    line = running.log_lines()[-1]
+    assert (line["output_tokens"], line["retries"]) == (1, 1)
 
 
 # -- failures after the first byte ---------------------------------------------------------------------------------
