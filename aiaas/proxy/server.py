@@ -269,7 +269,8 @@ class _Server:
         if cut:
             gateway.end_requests()
             await first_of(gateway.quiet(), timeout=1.0)
-        # Let the last bytes go out before the connections are dropped.
+        # Idle connections end now; the others get a moment for their last bytes.
+        open_side.pre_shutdown()
         await open_side.shutdown(timeout=0.5)
         self._log.event("info", "stopped", cut_off=cut)
 

@@ -1,0 +1,205 @@
+"""aiaas.proxy.admission: whose limits hold, what is reserved and what is charged, over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiaas.keys.model import KeyLimits
+from aiaas.limits.model import Limits, Rate
+from aiaas.proxy.admission import effective_limits, header_values
+from tests.fakes.vllm import (
+    DONE,
+    STREAM_HEAD,
+    FakeVllm,
+    Hang,
+    Reset,
+    Send,
+    chunk,
+    error_answer,
+    json_answer,
+    stream,
+    token_event,
+    usage_event,
+)
+from tests.proxy.conftest import Running, StartGateway, new_key, plan_of
+
+BODY = {"model": "m", "messages": []}
+STREAM = BODY | {"stream": True}
+PLAN: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
+
+
+@pytest.mark.parametrize(
+    ("section", "own", "limits"),
+    [
+        ({}, KeyLimits(), Limits(requests=Rate(10, 10))),
+        ({"burst": 3}, KeyLimits(), Limits(requests=Rate(10, 3))),
+        ({"burst": 3}, KeyLimits(requests_per_minute=60), Limits(requests=Rate(60, 60))),
+        ({"burst": 3}, KeyLimits(burst=5), Limits(requests=Rate(10, 5))),
+        ({}, KeyLimits(requests_per_minute=60, burst=1), Limits(requests=Rate(60, 1))),
+        ({"requests_per_minute": None}, KeyLimits(burst=1), Limits()),
+        ({"tokens_per_minute": 9, "tokens_per_day": 8}, KeyLimits(tokens_per_minute=7), Limits(
+            requests=Rate(10, 10), tokens=Rate(7, 7), tokens_per_day=8)),
+        ({"max_concurrent": 2}, KeyLimits(max_concurrent=5), Limits(requests=Rate(10, 10), concurrent=5)),
+        ({"enabled": False}, KeyLimits(requests_per_minute=1, max_concurrent=1), Limits()),
+    ],
+    ids=[
+        "default", "default burst", "own rate with its own burst", "own burst on the default rate", "own both",
+        "a burst without a rate", "own tokens, default quota", "own concurrency", "limits off",
+    ],
+)  # fmt: skip
+def test_a_keys_own_limits_come_before_the_defaults(section: dict[str, Any], own: KeyLimits, limits: Limits) -> None:
+    """Field by field; the default's burst belongs to the default's rate."""
+    assert effective_limits(plan_of(PLAN | {"rate_limit": section}), own) == limits
+
+
+def test_no_header_can_smuggle_another() -> None:
+    """Control characters are taken out; names that are absent leave no line."""
+    headers = {"accept": "a\r\nX-Evil: 1", "traceparent": "\x00t\x7f\tx"}
+    assert (
+        header_values(headers, ("accept", "nothing", "traceparent")) == b"accept: aX-Evil: 1\r\ntraceparent: t\tx\r\n"
+    )
+
+
+async def left(running: Running) -> tuple[str | None, str | None]:
+    """What remains of requests and tokens, seen through a request that costs nothing."""
+    await running.quiet()
+    client = await running.client()
+    got = await client.post(b"{")
+    return got.header("x-ratelimit-remaining-requests"), got.header("x-ratelimit-remaining-tokens")
+
+
+LIMITS = {"requests_per_minute": 10, "tokens_per_minute": 1000}
+ESTIMATE = 8  # tokens, of BODY's 30 bytes
+LONGER = 22  # of STREAM with the usage option spliced in
+
+
+@pytest.mark.parametrize(
+    ("body", "script", "cost"),
+    [
+        (BODY, [Send(json_answer({"usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}))], (1, 7)),
+        (STREAM, [Send(stream(token_event(), usage_event(18, 5), DONE))], (1, 23)),
+        (BODY | {"max_tokens": 500}, [Send(json_answer({}))], (1, ESTIMATE + 5)),
+        (BODY, [Send(error_answer(400, "no", "BadRequestError"))], (1, 0)),
+        (BODY | {"max_tokens": 500}, [Send(error_answer(422, "no", "BadRequestError"))], (1, 0)),
+        (STREAM, [Send(STREAM_HEAD + chunk(token_event()) + chunk(token_event())), Reset()], (1, LONGER + 2)),
+        (BODY, [Send(json_answer({"x": "y" * 50})[:-9]), Reset()], (1, ESTIMATE)),
+        (BODY, [Reset()], (1, 0)),
+        (BODY, [Send(error_answer(401, "whose key?"))], (1, 0)),
+    ],
+    ids=[
+        "usage", "usage of a stream", "no usage", "vLLM's 400", "vLLM's 422 with a large reservation", "cut stream",
+        "cut answer", "reset before any byte", "our own key refused",
+    ],
+)  # fmt: skip
+async def test_what_is_charged(
+    gateway: StartGateway, fake_vllm: FakeVllm, body: dict[str, Any], script: list[Any], cost: tuple[int, int]
+) -> None:
+    """The reservation is replaced by what was used."""
+    running = await gateway(fake_vllm, rate_limit=LIMITS, backend={"max_retries": 0})
+    fake_vllm.play(*script)
+    client = await running.client()
+    await client.post(body)
+    assert await left(running) == (str(10 - cost[0]), str(1000 - cost[1]))
+
+
+@pytest.mark.parametrize("phase", ["waiting", "streaming"])
+async def test_a_client_that_leaves_pays_for_what_the_engine_did(
+    gateway: StartGateway, fake_vllm: FakeVllm, phase: str
+) -> None:
+    """Its input, and the events that it got: leaving early is no way round the limit."""
+    running = await gateway(fake_vllm, rate_limit=LIMITS)
+    fake_vllm.play(*([Send(STREAM_HEAD + chunk(token_event()) * 3)] if phase == "streaming" else []), Hang())
+    client = await running.client()
+    client.send(client.request(STREAM))
+    if phase == "streaming":
+        await client.head()
+    else:
+        while not fake_vllm.posts:
+            await asyncio.sleep(0.005)
+    client.reset()
+    assert await left(running) == ("9", str(1000 - LONGER - (3 if phase == "streaming" else 0)))
+
+
+async def test_a_reservation_counts_while_the_request_runs(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """Output bound times choices, and the input."""
+    running = await gateway(fake_vllm, rate_limit=LIMITS)
+    fake_vllm.play(Hang())
+    client = await running.client()
+    body = BODY | {"max_tokens": 100, "n": 3}
+    client.send(client.request(body))
+    while not fake_vllm.posts:
+        await asyncio.sleep(0.005)
+    other = await running.client()
+    got = await other.post(b"{")
+    estimate = -(-len(fake_vllm.posts[0].body) // 4)
+    assert got.header("x-ratelimit-remaining-tokens") == str(1000 - 300 - estimate)
+
+
+async def test_eleven_at_once_give_one_429(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """With 10 a minute and a burst of 10, as the plan's test has it."""
+    running = await gateway(fake_vllm, rate_limit={"requests_per_minute": 10})
+    clients = [await running.client() for _ in range(11)]
+    answers = await asyncio.gather(*[client.post(BODY) for client in clients])
+    assert sorted(got.status for got in answers) == [200] * 10 + [429]
+
+
+async def test_a_slot_is_one_request_at_a_time(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """It says so, with a second to wait; each key has its own."""
+    one = new_key("one", limits=KeyLimits(max_concurrent=1))
+    running = await gateway(fake_vllm, keys=(one,))
+    fake_vllm.play(Hang())
+    client = await running.client()
+    client.send(client.request(BODY, key=one.text))
+    while not fake_vllm.posts:
+        await asyncio.sleep(0.005)
+    got = await (await running.client()).post(BODY, key=one.text)
+    assert (got.status, got.json["error"]["code"]) == (429, "concurrency_limit_exceeded")
+    assert got.header("retry-after") == "1"
+    assert (await (await running.client()).post(BODY)).status == 200
+    client.reset()
+    while running.gateway.in_flight:
+        await asyncio.sleep(0.005)
+    assert (await (await running.client()).post(BODY, key=one.text)).status == 200
+
+
+async def test_a_models_bound_is_spliced_into_what_goes_upstream(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """Also for an alias; `clamp` lowers what is too much."""
+    model = {"name": "m", "aliases": ["alias"], "max_output_tokens": 5, "on_over_limit": "clamp"}
+    running = await gateway(fake_vllm, backend={"models": [model]})
+    client = await running.client()
+    await client.post(b'{"model":"alias"}')
+    await client.post(b'{"model":"m","max_tokens":99}')
+    assert [post.body for post in fake_vllm.posts] == [b'{"max_tokens":5,"model":"m"}', b'{"model":"m","max_tokens":5}']
+
+
+async def test_nothing_secret_is_ever_written(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """No key, prompt, answer or header of the client in the log or in the metrics, whatever happens."""
+    running = await gateway(fake_vllm, backend={"max_retries": 0})
+    secret = "S3CRET"
+    bodies: list[Any] = [
+        BODY | {"messages": [{"role": "user", "content": secret}]},
+        BODY | {"model": secret},
+        BODY | {"n": secret},
+        f"{{{secret}".encode(),
+        STREAM | {"user": secret},
+    ]
+    fake_vllm.play(Send(json_answer({"choices": [{"message": {"content": secret}}]})))
+    for body in bodies:
+        client = await running.client()
+        await client.post(body, headers={"X-Other": secret, "Cookie": secret, "Accept": secret})
+        fake_vllm.play(Send(STREAM_HEAD + chunk(token_event(secret))), Reset())
+    for key in (f"sk-{secret}", secret):
+        client = await running.client()
+        await client.post(BODY, key=key)
+    client = await running.client()
+    client.send(f"POST / HTTP/1.1\r\n{secret}\r\n\r\n".encode())
+    await client.answer()
+    await running.quiet()
+    running.gateway.log.flush()
+    written = b"".join(running.lines).decode() + running.metrics.expose().decode()
+    assert secret not in written
+    assert running.key not in written
+    assert len(running.log_lines()) == len(bodies) + 2
