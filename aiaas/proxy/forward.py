@@ -215,7 +215,7 @@ def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: 
     if outcome.end is End.REFUSED:
         return _pass_refusal(outcome, again, client, shape, ticket)
     assert outcome.failure is not None
-    raise outcome.error or _failure_error(outcome.failure)
+    raise _failure_error(outcome.failure)
 
 
 def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:

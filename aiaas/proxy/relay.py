@@ -79,7 +79,6 @@ class Outcome:
 
     status, headers, body  of the held answer, where `end` is REFUSED
     failure  how it broke; with SENT: the engine's own error event, which the client has
-    error    what the client is to be told, where nothing was sent and the gateway itself ended it
     """
 
     end: End
@@ -87,7 +86,6 @@ class Outcome:
     headers: HeaderList = field(default_factory=list)
     body: bytes = b""
     failure: Failure | None = None
-    error: UpstreamError | None = None
 
 
 class Relay:
@@ -133,15 +131,10 @@ class Relay:
         self._stop()
 
     def end_with_error(self, error: UpstreamError) -> None:
-        """The gateway ends the request (drain deadline): an error answer, an error event in a stream, or a break."""
-        if self.done.done():
-            return
-        self._upstream.abort()
-        failure = Failure(FailureKind.TIMEOUT, error.message)
-        if self._committed:
-            self._break(failure, error)
-        else:
-            self._finish(Outcome(End.FAILED, failure=failure, error=error))
+        """End a committed answer (drain deadline): an error event in a stream, else a break."""
+        if self._committed and not self.done.done():
+            self._upstream.abort()
+            self._break(Failure(FailureKind.TIMEOUT, error.message), error)
 
     def end_if_silent(self, since: float) -> None:
         """End a stream on which nothing has come after `since` (the loop's time): its server is held to be gone."""

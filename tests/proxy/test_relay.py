@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiaas.errors import UpstreamError
 from aiaas.openai.sse import MAX_EVENT
 from aiaas.proxy.relay import PING
 from aiaas.proxy.tap import USAGE_WINDOW
@@ -788,7 +787,7 @@ async def test_client_leaves(fake_vllm, gateway, steps, body, headed, leave):
     ],
     ids=["mid-stream", "before the first event", "before the head"],
 )
-async def test_end_with_error(fake_vllm, gateway, steps, body, status):
+async def test_drain_deadline(fake_vllm, gateway, steps, body, status):
     """At the drain deadline a begun stream ends with an error event; who has nothing yet gets an error answer."""
     fake_vllm.play(*steps)
     running = await gateway(fake_vllm)
@@ -799,8 +798,7 @@ async def test_end_with_error(fake_vllm, gateway, steps, body, status):
         await until(lambda: any(relay.committed for relay in running.gateway.relays))
     else:
         await asyncio.sleep(0.02)
-    for relay in list(running.gateway.relays):
-        relay.end_with_error(UpstreamError(503, "draining", "The gateway is shutting down."))
+    running.gateway.end_requests()
     got = await client.answer()
     assert (got.status, got.whole) == (status, True)
     error = errors_in(got.body)[0] if status == 200 else got.json["error"]
