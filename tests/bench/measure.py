@@ -80,6 +80,7 @@ class Target:
     idle_bytes: int = 0
     loaded_bytes: int = 0
     start_seconds: list[float] = field(default_factory=list)
+    start_cpu_seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -178,15 +179,18 @@ class _Bench:
 
     def _start_aiaas(self) -> Target:
         self._say("starting aiaas")
-        seconds = []
+        seconds, cpu_seconds = [], []
         command, key = process.aiaas_command(self._folder, port := process.free_port(), self._backend_port)
         request = wire.request(key, stream=False)
-        for _ in range(self._settings.starts):
+        for _ in range(1 + self._settings.starts):
             with process.started(command, process.TESTED_CORE, self._folder, "aiaas") as running:
                 seconds.append(process.wait_for_answer(port, request, running, self._folder, "aiaas"))
+                cpu_seconds.append(process.cpu_seconds(running.pid))
         running = self._stack.enter_context(process.started(command, process.TESTED_CORE, self._folder, "aiaas"))
         process.wait_for_answer(port, request, running, self._folder, "aiaas")
-        target = Target("aiaas", port, running.pid, request, wire.request(key, stream=True), start_seconds=seconds)
+        target = Target("aiaas", port, running.pid, request, wire.request(key, stream=True))
+        # The first one wrote the bytecode, which an installed package has.
+        target.start_seconds, target.start_cpu_seconds = seconds[1:], cpu_seconds[1:]
         target.idle_bytes = process.resident(running.pid)
         return target
 
@@ -201,7 +205,8 @@ class _Bench:
         request = wire.request("none", stream=False)
         running = self._stack.enter_context(process.started(command, process.TESTED_CORE, self._folder, "nginx"))
         seconds = [process.wait_for_answer(port, request, running, self._folder, "nginx")]
-        target = Target("nginx", port, running.pid, request, wire.request("none", stream=True), start_seconds=seconds)
+        target = Target("nginx", port, running.pid, request, wire.request("none", stream=True))
+        target.start_seconds, target.start_cpu_seconds = seconds, [process.cpu_seconds(running.pid)]
         target.idle_bytes = process.resident(running.pid)
         return target
 

@@ -108,7 +108,7 @@ def pin(core: int) -> None:
 def started(command: Sequence[str], core: int, folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process on `core`; what it writes goes to files in `folder`. Ended with the block."""
     with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
-        process = _spawn(command, core, out, err)
+        process = _spawn(command, core, folder, out, err)
         try:
             yield process
         finally:
@@ -120,10 +120,14 @@ def started(command: Sequence[str], core: int, folder: Path, name: str) -> Itera
                 process.wait()
 
 
-def _spawn(command: Sequence[str], core: int, out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(command: Sequence[str], core: int, folder: Path, out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
     if shutil.which("taskset") is not None and core < (os.cpu_count() or 1):
         command = ["taskset", "--cpu-list", str(core), *command]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+    # An installed package has its bytecode; so has what starts here, whatever the environment says, from the second
+    # start on.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
 
 
 def wait_for_answer(port: int, request: bytes, process: subprocess.Popen[bytes], folder: Path, name: str) -> float:

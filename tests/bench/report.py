@@ -72,14 +72,15 @@ def rows(results: Results) -> list[Row]:
                 None if nginx is None else (getattr(nginx, attribute) / mib,),
             )
         )
-    found.append(
-        Row(
-            "start to first answered request",
-            "ms",
-            tuple(seconds * 1e3 for seconds in aiaas.start_seconds),
-            None if nginx is None else tuple(seconds * 1e3 for seconds in nginx.start_seconds),
+    for what, attribute in (("", "start_seconds"), (", CPU", "start_cpu_seconds")):
+        found.append(
+            Row(
+                f"start to first answered request{what}",
+                "ms",
+                tuple(seconds * 1e3 for seconds in getattr(aiaas, attribute)),
+                None if nginx is None else tuple(seconds * 1e3 for seconds in getattr(nginx, attribute)),
+            )
         )
-    )
     return found
 
 
@@ -204,7 +205,7 @@ usage and takes it out again.
   in which all of them run. Every stream is read to its end, and its events are counted.
 - Added latency: the percentile through the proxy less the same percentile without one, {latency_seconds:g} s each.
 - Start: from starting the process to its first answered inference request with the backend up, the slow hash of the
-  key included.
+  key included; and the CPU time of that, which other work on the machine does not change much.
 - nginx: one process, `proxy_buffering off`, keep-alive on both sides, no access log. aiaas: `aiaas serve` with
   authentication, limits on requests, tokens and concurrency, metrics, and its log to a file.
 

@@ -28,6 +28,7 @@ def target(name: str, micros: float) -> Target:
         idle_bytes=2**20,
         loaded_bytes=2**21,
         start_seconds=[0.5],
+        start_cpu_seconds=[0.4],
     )
 
 
