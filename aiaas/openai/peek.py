@@ -23,7 +23,7 @@ from msgspec import UNSET, Raw, UnsetType
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.media import names_media_url
-from aiaas.openai.toplevel import may_hide_keys, top_level
+from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
 
 
 class Peek(msgspec.Struct, frozen=True):
@@ -62,10 +62,8 @@ def peek(body: bytes, path: str) -> Peek:
         fields = _DECODER.decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_type(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise ClientError(400, "invalid_json", "The body is not valid JSON (RFC 8259, in UTF-8).") from None
-    except RecursionError:
-        raise ClientError(400, "invalid_request", "The body is nested too deep.") from None
+    except UNREADABLE as error:
+        raise unreadable(error) from None
     escaped = may_hide_keys(body)
     _refuse_duplicates(body, fields, escaped)
     bound, bound_field = _output_bound(fields, path)
@@ -222,7 +220,10 @@ def _count(value: Raw | UnsetType) -> int:
         return 0 if text[0] == _NULL else 1
     if _FIRST.match(text):
         return 1
-    return len(_RAW_LIST.decode(value))
+    try:
+        return len(_RAW_LIST.decode(value))
+    except UNREADABLE as error:
+        raise unreadable(error) from None
 
 
 _LIST: Final = ord("[")

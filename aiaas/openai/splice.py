@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.openai.toplevel import may_hide_keys, top_level
+from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
@@ -32,7 +32,10 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
     key is there more than once (`peek` refuses that for the fields it reads), all are replaced. `name` is made of
     lower-case letters and underscores, as all of vLLM's are. Raises what `top_level` raises.
     """
-    fields = _OBJECT.decode(body)
+    try:
+        fields = _OBJECT.decode(body)
+    except UNREADABLE as error:
+        raise unreadable(error) from None
     old = fields.get(name)
     if old is None:
         return _insert(body, name, value, empty=not fields)

@@ -34,6 +34,20 @@ def may_hide_keys(body: bytes) -> bool:
     return body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None
 
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def unreadable(error: BaseException) -> ClientError:
+    """The 400 for what msgspec raises (UNREADABLE).
+
+    A body that was read once may be unreadable the next time: a key that is no UTF-8 was skipped by who did not want
+    it, and how deep msgspec goes depends on the depth of Python's own stack.
+    """
+    if isinstance(error, RecursionError):
+        return ClientError(400, "invalid_request", "The body is nested too deep.")
+    return ClientError(400, "invalid_json", "The body is not valid JSON (RFC 8259, in UTF-8).")
+
+
 class _Key:
     """A key as it was met; compared by identity, so that a repeated key is a second entry."""
 
@@ -46,8 +60,7 @@ class _Key:
 def top_level(body: bytes) -> list[tuple[str, msgspec.Raw]]:
     """Every field of the object: its name with escapes resolved, and its value as it stands.
 
-    Raises what msgspec raises for bytes that are no JSON object (msgspec.DecodeError, RecursionError,
-    UnicodeDecodeError), and ClientError 400 `invalid_request` for more than MAX_FIELDS fields.
+    Raises ClientError 400: as `unreadable` says, or `invalid_request` for more than MAX_FIELDS fields.
     """
     seen = 0
 
@@ -58,5 +71,8 @@ def top_level(body: bytes) -> list[tuple[str, msgspec.Raw]]:
             raise ClientError(400, "invalid_request", f"The body has more than {MAX_FIELDS} top-level fields.")
         return _Key(name)
 
-    fields = msgspec.json.decode(body, type=dict[_Key, msgspec.Raw], dec_hook=key)
+    try:
+        fields = msgspec.json.decode(body, type=dict[_Key, msgspec.Raw], dec_hook=key)
+    except UNREADABLE as error:
+        raise unreadable(error) from None
     return [(key.name, value) for key, value in fields.items()]

@@ -202,10 +202,7 @@ class Connection(RequestHandler):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        if self._request_in_progress:  # its answer comes first; until then half a head harms nobody
-            self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
-        else:
-            self._refuse_head(HeadTooSlow())
+        self._refuse_head(HeadTooSlow())
 
     def _refuse_head(self, reason: Exception) -> None:
         """Queue a refusal where the request would have been queued."""

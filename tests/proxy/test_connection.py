@@ -150,7 +150,13 @@ async def test_a_head_just_below_the_bound_passes(running: Running) -> None:
     start = b"GET /health HTTP/1.1\r\nHost: x\r\nX: "
     for size, status in ((4096, 200), (4097, 431)):
         client = await running.client()
-        client.send(start + b"a" * (size - len(start) - 4) + b"\r\n\r\n")
+        head = start + b"a" * (size - len(start) - 4) + b"\r\n\r\n"
+        client.send(head)
+        assert (await client.answer()).status == status
+        client = await running.client()
+        client.send(head[:2000])
+        await asyncio.sleep(0.02)
+        client.send(head[2000:])
         assert (await client.answer()).status == status
 
 
