@@ -302,19 +302,19 @@ async def test_a_body_that_is_refused_unread_ends_the_connection(
     assert not running.gateway.in_flight
 
 
-@pytest.mark.parametrize("with_length", [True, False], ids=["by its length", "chunked"])
-async def test_a_body_beyond_the_bound_gets_413(gateway: StartGateway, fake_vllm: FakeVllm, with_length: bool) -> None:
+@pytest.mark.parametrize("end", [None, b"", b"0\r\n\r\n"], ids=["by its length", "chunks", "all chunks at once"])
+async def test_a_body_beyond_the_bound_gets_413(gateway: StartGateway, fake_vllm: FakeVllm, end: bytes | None) -> None:
     """At the first byte beyond it, without waiting for the rest; one that just fits passes."""
     running = await gateway(fake_vllm, server={"max_body_size": "1KiB"})
     client = await running.client()
     fits = json.dumps(BODY | {"x": ""}).encode()
     fits = fits.replace(b'""', b'"' + b"x" * (1024 - len(fits)) + b'"')
     assert (await client.post(fits)).status == 200
-    if with_length:
+    if end is None:
         got = await client.post(fits + b" ")
     else:
         head = client.request(None, headers={"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
-        client.send(head + chunk(fits) + chunk(b" "))
+        client.send(head + chunk(fits) + chunk(b" ") + end)
         got = await client.answer()
     assert_error(got, 413, "request_too_large")
     assert got.json["error"]["message"] == "The request's body is larger than 1024 bytes."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 
 import pytest
 import uvloop
@@ -344,3 +346,62 @@ async def test_a_listener_hears_when_the_client_reads_slowly_and_again_when_it_c
     while data := await client.chunk():
         body += data
     assert body == event * 5000 + DONE
+
+
+# -- whatever else -------------------------------------------------------------------------------------------------
+
+SCRAPS = [
+    b"\r\n", b"\x00", b":", b" ", b"\xff", b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked\r\n", b"HTTP/1.1",
+    b"0\r\n\r\n", b"A" * 5000, b"%00", b"/../", b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n",
+]  # fmt: skip
+
+
+def mangled(choose: random.Random, requests: list[bytes]) -> bytes:
+    """One to three requests with up to three scraps put in, bytes taken out, or bytes changed."""
+    data = bytearray(b"".join(choose.choices(requests, k=choose.choice((1, 1, 2, 3)))))
+    for _ in range(choose.randrange(4)):
+        at = choose.randrange(len(data))
+        end = at + choose.randrange(20)
+        data[at : choose.choice((at, end))] = choose.choice((b"", choose.randbytes(1), choose.choice(SCRAPS)))
+    return bytes(data)
+
+
+async def test_mangled_requests_are_answered_or_dropped_and_leave_nothing_behind(
+    running: Running, fake_vllm: FakeVllm
+) -> None:
+    """Cut into pieces at random, with clients that read, leave and reset: no fault of ours, no request left over."""
+    choose = random.Random(1)
+    first = await running.client()
+    requests = [
+        first.request(BODY),
+        first.request(BODY, version="1.0"),
+        first.request({"model": "alias", "stream": True, "n": 1, "stream_options": {}, "messages": []}),
+        first.request(None, path="/v1/models", method="GET"),
+        first.request(None, path="/health", method="HEAD"),
+        first.request(BODY, headers={"Upgrade": "websocket", "Connection": "Upgrade"}),
+        chunked(running, b"5\r\nhello\r\n0\r\n\r\n"),
+        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+
+    async def visit() -> None:
+        client = await running.client()
+        data = mangled(choose, requests)
+        with contextlib.suppress(ConnectionError):
+            while data:
+                size = choose.choice((1, 7, 50, 500, 5000))
+                client.send(data[:size])
+                data = data[size:]
+                await asyncio.sleep(choose.choice((0, 0, 0.001)))
+            if choose.random() < 0.5:
+                client.half_close()
+                await client.ended()
+        client.reset()
+
+    for _ in range(10):
+        await asyncio.gather(*[visit() for _ in range(30)])
+    await running.quiet()
+    assert running.metric("aiaas_requests_in_flight") == 0
+    assert not running.log_lines("internal_error")
+    assert not running.log_lines("library")
+    assert len(running.log_lines("request_refused")) > 50
+    assert len(running.log_lines()) > 50
