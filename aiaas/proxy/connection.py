@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -259,7 +260,8 @@ class Connection(RequestHandler):
         if not transport.is_reading():
             transport.resume_reading()
         if transport.can_write_eof():
-            transport.write_eof()
+            with suppress(OSError):  # it has just been reset
+                transport.write_eof()
 
     def _end_lingering(self) -> None:
         if self._linger_timer is not None:
