@@ -194,12 +194,12 @@ usage and takes it out again.
 ## How it was measured
 
 - {versions}.
-- The process under test had one core to itself, the load generator and the scripted backend shared another. Load
+- The process under test was pinned to one core, the load generator and the scripted backend to another. Load
   average before the run: {before}; after it: {after}.
 - {rounds} repetitions in turns (nginx, aiaas, nginx, aiaas, ...), each with its warm-up left out.
 - CPU is user and system time of the whole process by its CPU clock, divided by the requests answered, or events
   received by the clients, between two marks.
-- Short requests: a chat completion with a prompt of 160 bytes and an answer of {answer} bytes over {connections}
+- Short requests: a chat completion with a prompt of about 150 bytes and an answer of {answer} bytes over {connections}
   keep-alive connections, first as fast as it goes, then with a pause of {pause:g} ms after each answer.
 - Streams: {streams} at once, {pace:g} events of {event} bytes a second each, measured over {stream_seconds:g} s
   in which all of them run. Every stream is read to its end, and its events are counted.

@@ -22,7 +22,7 @@ _HEAD: Final = b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserve
 
 
 def request(key: str, *, stream: bool) -> bytes:
-    """A whole chat completion request with a prompt of about 160 bytes."""
+    """A whole chat completion request with a prompt of about 150 bytes."""
     fields: dict[str, object] = {"model": ALIAS, "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 64}
     if stream:
         fields["stream"] = True
