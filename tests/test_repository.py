@@ -36,6 +36,24 @@ MAY_BE_LARGE: Final[dict[str, str]] = {}
 # Modules whose tests stand elsewhere.
 TESTED_ELSEWHERE: Final = {
     "aiaas/__main__.py": "one call of aiaas.cli.main; test_repository.py starts it as a process",
+    "aiaas/cli/common.py": "what commands share; every test of tests/cli goes through it",
+    "aiaas/cli/keytarget.py": "tests/cli/test_keys.py",
+    "aiaas/cli/keyview.py": "tests/cli/test_keys.py",
+    "aiaas/config/backend.py": "the cases of tests/config/cases",
+    "aiaas/config/environment.py": "the cases of tests/config/cases",
+    "aiaas/config/fields.py": "the cases of tests/config/cases",
+    "aiaas/config/problem.py": "the cases of tests/config/cases: each expects Problems as they are printed",
+    "aiaas/config/secret.py": "the cases of tests/config/cases",
+    "aiaas/config/section.py": "the cases of tests/config/cases",
+    "aiaas/config/tree.py": "the cases of tests/config/cases",
+    "aiaas/config/unavailable.py": "the cases of tests/config/cases: one for each row",
+    "aiaas/engines/simulator/answers.py": "the wire suite (tests/e2e/wire_cases.py), which a real vLLM passes, too",
+    "aiaas/engines/simulator/checks.py": "the wire suite (tests/e2e/wire_refusals.py)",
+    "aiaas/engines/simulator/errors.py": "the wire suite (tests/e2e/wire_refusals.py)",
+    "aiaas/engines/simulator/forms.py": "the wire suite (tests/e2e/wire_refusals.py)",
+    "aiaas/engines/simulator/metrics.py": "the wire suite (tests/e2e/wire_cases.py)",
+    "aiaas/engines/simulator/replies.py": "the wire suite (tests/e2e/wire_cases.py)",
+    "aiaas/proxy/tap.py": "tests/proxy/test_relay.py",
 }
 
 # Declared dependencies that no import names.
