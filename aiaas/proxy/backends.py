@@ -128,7 +128,9 @@ class BackendState:
 
     def pick(self, tried: Sequence[EndpointState]) -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one."""
-        self.turn += 1
+        if not any(endpoint in tried for endpoint in self.endpoints):
+            # By request and not by attempt: retries in step with the turns would begin each request at the same one.
+            self.turn += 1
         return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
 
     def close(self) -> None:

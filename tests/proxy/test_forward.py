@@ -220,19 +220,30 @@ async def test_poisonous_request(fake_vllms: Any, gateway: Any) -> None:
     ids=["busy", "draining", "dead before the first event"],
 )
 async def test_another_endpoint_first(fake_vllms: Any, gateway: Any, step: Step) -> None:
-    """The next attempt goes to an endpoint that was not tried yet, at once."""
+    """The next attempt goes to an endpoint that was not tried yet."""
     fakes = [await fake_vllms() for _ in range(3)]
     running = await gateway(*fakes, backend={"max_retries": 2})
     first, second, third = in_turn(running, *fakes)
     first.default = (step,)
     second.default = (Send(stream(token_event(), DONE)),)
     third.default = (Send(stream(token_event(), DONE)),)
-    started = asyncio.get_running_loop().time()
     got = await (await running.client()).post(STREAM)
     assert (got.status, got.body) == (200, token_event() + DONE)
-    assert asyncio.get_running_loop().time() - started < 0.08
     assert (len(first.posts), len(second.posts) + len(third.posts)) == (1, 1)
     assert running.log_lines()[-1]["upstream"] in (second.url, third.url)
+
+
+async def test_no_wait_before_another_endpoint(fake_vllms: Any, gateway: Any) -> None:
+    """Backoff spares an endpoint that was asked already; another one is asked at once."""
+    busy, fine = await fake_vllms(), await fake_vllms()
+    busy.default, fine.default = (Send(error_answer(503, BUSY)),), FINE
+    running = await gateway(busy, fine)
+    client = await running.client()
+    started = asyncio.get_running_loop().time()
+    for _ in range(40):
+        assert (await client.post(CHAT)).status == 200
+    assert len(busy.posts) == 20
+    assert asyncio.get_running_loop().time() - started < 20 * longest_backoff(1) / 4
 
 
 async def test_one_endpoint_refuses(fake_vllms: Any, gateway: Any) -> None:
