@@ -53,6 +53,7 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/engines/simulator/forms.py": "the wire suite (tests/e2e/wire_refusals.py)",
     "aiaas/engines/simulator/metrics.py": "the wire suite (tests/e2e/wire_cases.py)",
     "aiaas/engines/simulator/replies.py": "the wire suite (tests/e2e/wire_cases.py)",
+    "aiaas/proxy/attempt.py": "tests/proxy/test_relay.py and test_forward.py",
     "aiaas/proxy/tap.py": "tests/proxy/test_relay.py",
 }
 

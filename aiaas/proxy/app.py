@@ -25,6 +25,7 @@ from aiaas.openai import paths
 from aiaas.openai.errors import error_body
 from aiaas.plan.model import Plan, Route, Target
 from aiaas.proxy.admission import Admission, Ticket
+from aiaas.proxy.attempt import Shape
 from aiaas.proxy.backends import BackendState, EndpointState, all_endpoints
 from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
@@ -34,7 +35,7 @@ from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.models import is_models_path, models_body
 from aiaas.proxy.record import Record
-from aiaas.proxy.relay import Relay, Shape
+from aiaas.proxy.relay import Relay
 from aiaas.proxy.respond import Answered, answer, date_header, header_lines
 
 # nginx's word for "the client left before there was an answer"; never on the wire.

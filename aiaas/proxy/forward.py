@@ -24,10 +24,11 @@ from aiaas.errors import ApiError, UpstreamError
 from aiaas.openai.errors import engine_died
 from aiaas.plan.model import Target
 from aiaas.proxy.admission import Ticket
+from aiaas.proxy.attempt import End, Outcome, Shape
 from aiaas.proxy.backends import BackendState, EndpointState
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.relay import End, Outcome, Relay, Shape
+from aiaas.proxy.relay import Relay
 from aiaas.proxy.respond import Answered, relayed_head
 from aiaas.proxy.upstream import Failure, FailureKind, Pool, UpstreamConnection
 

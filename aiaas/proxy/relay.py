@@ -22,12 +22,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 
 from aiaas.errors import UpstreamError
 from aiaas.openai.errors import error_event
 from aiaas.openai.sse import MAX_EVENT
+from aiaas.proxy.attempt import End, Outcome, Shape
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.record import Record
 from aiaas.proxy.respond import HeaderList, relayed_head
@@ -38,54 +37,6 @@ from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 HELD_LIMIT = 1024 * 1024
 
 PING = b": ping\n\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How the answer to one request has to look, whichever attempt gives it. Durations in seconds.
-
-    extra        complete header lines of ours: request id, limits
-    close        the connection ends with this answer
-    chunked      the client speaks HTTP/1.1; else `close` is set too, as an answer without a length ends with the
-                 connection
-    strip_usage  the usage event was asked for by us, not by the client
-    silence      longest silence of the backend
-    heartbeat    silence on a stream after which a comment is written; 0 is off
-    deadline     monotonic time at which the whole request ends, or None
-    """
-
-    path: str
-    extra: bytes
-    close: bool
-    chunked: bool
-    strip_usage: bool
-    silence: float
-    heartbeat: float
-    deadline: float | None
-
-
-class End(Enum):
-    """How an attempt ended."""
-
-    SENT = "sent"  # the client has a whole answer
-    REFUSED = "refused"  # the backend answered with an error, which is held
-    FAILED = "failed"  # nothing usable came, nothing was sent
-    BROKEN = "broken"  # something was sent, and the rest will not come
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """An attempt's end.
-
-    status, headers, body  of the held answer, where `end` is REFUSED
-    failure  how it broke; with SENT: the engine's own error event, which the client has
-    """
-
-    end: End
-    status: int = 0
-    headers: HeaderList = field(default_factory=list)
-    body: bytes = b""
-    failure: Failure | None = None
 
 
 class Relay:
