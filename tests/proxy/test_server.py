@@ -79,7 +79,7 @@ class Life:
         lines = [json.loads(line) for block in self.lines for line in block.splitlines() if line]
         return [line for line in lines if line["event"] == name]
 
-    async def event(self, name: str, count: int = 1, timeout: float = 3.0) -> dict[str, Any]:
+    async def event(self, name: str, count: int = 1, timeout: float = 15.0) -> dict[str, Any]:
         """Wait for an event in the log."""
         async with asyncio.timeout(timeout):
             while len(self.events(name)) < count:
@@ -125,7 +125,7 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
         life.task = asyncio.create_task(
             serve(plan, log, env={}, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while not life.ready and not life.task.done():
                 await asyncio.sleep(0.005)
         try:
@@ -137,7 +137,7 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
             life.stop.set()
             for client in life.clients:
                 client.reset()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 await asyncio.gather(life.task, return_exceptions=True)
             log.flush()
             assert not life.events("internal_error"), life.events("internal_error")
@@ -251,21 +251,21 @@ async def test_what_libraries_log_becomes_our_lines(living: Any) -> None:
 
 
 async def test_a_missing_key_file_is_a_warning_until_it_appears(living: Any) -> None:
-    """`serve` starts and refuses; within two seconds of its appearance the keys hold."""
+    """`serve` starts and refuses; soon after its appearance the keys hold."""
     async with living(keys=None) as life:
         assert (await life.event("keys_missing"))["level"] == "warning"
         assert await life.status() == 401
         life.write_keys(ALICE)
-        await life.event("keys_loaded", timeout=2)
+        await life.event("keys_loaded")
         assert await life.status() == 200
 
 
-async def test_a_revoked_key_is_refused_within_two_seconds(living: Any) -> None:
-    """Also where it was verified before and its digest is known."""
+async def test_a_revoked_key_is_refused_soon(living: Any) -> None:
+    """Also where it was verified before and its digest is known. (How soon: test_watch.py.)"""
     async with living(keys=(ALICE, BOB)) as life:
         assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [200, 200]
         life.write_keys(BOB)
-        await life.event("keys_loaded", count=2, timeout=2)
+        await life.event("keys_loaded", count=2)
         assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [401, 200]
 
 
@@ -390,23 +390,24 @@ async def test_sigterm_finishes_what_is_open(living: Any, fake_vllm: FakeVllm) -
     go_on = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
     async with living() as life:
-        client, idle, other = [await life.client() for _ in range(3)]
-        for one in (idle, other):
+        client, idle, other, probe = [await life.client() for _ in range(4)]
+        for one in (idle, other, probe):
             assert (await one.get("/ready")).status == 200
         client.send(client.request(STREAM))
         await client.head()
         os.kill(os.getpid(), signal.SIGTERM)
-        await life.event("draining")
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", life.port)
+        while (await probe.get("/ready")).status == 200:
+            await asyncio.sleep(0.001)
         served = await other.post(BODY)
         assert (served.status, served.header("connection")) == (200, "close")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", life.port)
         await asyncio.sleep(1.1)
         refused = await idle.post(BODY)
         assert (refused.status, refused.json["error"]["code"]) == (503, "draining")
         go_on.set()
         assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await life.task
     assert life.events("stopped")[0]["cut_off"] == 0
 
@@ -425,7 +426,7 @@ async def test_what_is_open_at_the_drain_deadline_ends_with_an_error_event(livin
         assert await client.chunk() == b""
         assert await client.ended() == b""
         await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 1)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await life.task
     assert life.events("stopped")[0]["cut_off"] == 1
 
@@ -440,7 +441,7 @@ async def test_a_second_signal_leaves_at_once(living: Any, fake_vllm: FakeVllm) 
         os.kill(os.getpid(), signal.SIGTERM)
         await life.event("draining")
         os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await life.task
 
 
