@@ -59,7 +59,12 @@ Exit codes: 0 done, 1 what was checked does not hold, 2 wrong usage, 3 the world
 
 def main() -> NoReturn:
     """The `aiaas` program."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already; the interpreter would try again at its end, and make it exit code 120
+        _let_go_of_stdout()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

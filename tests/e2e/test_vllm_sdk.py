@@ -85,7 +85,7 @@ async def test_32_streams_at_once(gateway, engine):
 
     async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0) as client:
         events = await asyncio.gather(*(one(client) for _ in range(32)))
-    assert min(events) >= 40
+    assert min(events) > 20  # a busy vLLM puts two tokens into one event now and then
     eventually(lambda: engine.metric("vllm:num_requests_running") == 0, 1)
     eventually(lambda: gateway.metric("aiaas_requests_in_flight") == 0, 1)
     assert gateway.metric("tokens_processed_total", type="output") - before == 32 * 40
