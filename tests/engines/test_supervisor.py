@@ -253,17 +253,20 @@ def test_it_works_on_both_event_loops(bin_folder, loop):
         )  # fmt: skip
         await supervisor.start()
         assert await supervisor.wait_settled()
-        os.kill(int(lines[0].split()[1]), signal.SIGKILL)
-        await until(lambda: [type(event) for event in events].count(Healthy) == 2)
+        await until(lambda: len(pids()) == 3)  # health may be quicker than the last line
+        os.kill(pids()[0], signal.SIGKILL)
+        await until(lambda: [type(event) for event in events].count(Healthy) == 2 and len(pids()) == 6)
         await supervisor.stop(0.1)
+
+    def pids() -> list[int]:
+        return [int(line.split()[1]) for line in lines if line.startswith(("pid", "helper "))]
 
     lines: list[str] = []
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(life())
     assert [type(event) for event in events] == [Starting, Healthy, Died, Restarting, Starting, Healthy, Stopped]
-    pids = [int(line.split()[1]) for line in lines if line.startswith(("pid", "helper "))]
-    assert len(pids) == 6
-    assert not any(map(alive, pids))
+    assert len(pids()) == 6
+    assert not any(map(alive, pids()))
 
 
 async def test_vllm_is_found_on_path_first_then_beside_python(tmp_path):
