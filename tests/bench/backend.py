@@ -1,9 +1,10 @@
 """The backend of the benchmark: answers as vLLM does on the wire, at a cost that leaves the core to the load generator.
 
-    python -m tests.bench.backend PORT EVENTS PER_SECOND
+    python -m tests.bench.backend PORT
 
-A request is known by what it begins with and where it ends; nothing is parsed further. A stream sends EVENTS token
-events at PER_SECOND, each in a write of its own, on a schedule that does not drift.
+A request is known by what it begins with and where it ends; nothing is parsed further. A stream sends as many token
+events as its prompt asks for, at the pace that it asks for, each in a write of its own, on a schedule that does not
+drift.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from tests.bench import wire
 class Backend(asyncio.Protocol):
     """One connection from a proxy, or from the load generator where there is none."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, events: int, per_second: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._events = events
-        self._interval = 1 / per_second
         self._buffer = b""
+        self._stream = wire.Stream(0, 1.0)
         self._sent = 0
         self._began = 0.0
         self._wants_usage = False
@@ -46,6 +46,10 @@ class Backend(asyncio.Protocol):
             self._buffer = b""
             self._transport.write(wire.MODELS if data.startswith(b"GET /v1/models") else wire.HEALTHY)
             return
+        if not data.startswith(b"POST "):  # sglang-router asks in HTTP/2 whether this is gRPC
+            self._transport.write(wire.NO_HTTP)
+            self._transport.close()
+            return
         head = data[:head_end].lower()
         at = head.find(b"content-length:") + 15
         stop = head.find(b"\r\n", at)
@@ -55,7 +59,11 @@ class Backend(asyncio.Protocol):
         if b'"stream": true' not in data and b'"stream":true' not in data:
             self._transport.write(wire.ANSWER)
             return
-        self._wants_usage = b"include_usage" in data
+        self._begin_stream(data[head_end:])
+
+    def _begin_stream(self, body: bytes) -> None:
+        self._stream = wire.asked_for(body)
+        self._wants_usage = b"include_usage" in body
         self._sent = 0
         self._began = self._loop.time()
         self._transport.write(wire.STREAM_HEAD)
@@ -64,20 +72,20 @@ class Backend(asyncio.Protocol):
     def _tick(self) -> None:
         self._transport.write(wire.TOKEN_EVENT)
         self._sent += 1
-        if self._sent < self._events:
-            self._timer = self._loop.call_at(self._began + self._sent * self._interval, self._tick)
+        if self._sent < self._stream.events:
+            self._timer = self._loop.call_at(self._began + self._sent / self._stream.per_second, self._tick)
         else:
             self._timer = None
             usage = wire.USAGE_EVENT if self._wants_usage else b""
             self._transport.write(usage + wire.DONE_EVENT + wire.END_OF_CHUNKS)
 
 
-async def run(port: int, events: int, per_second: float) -> None:
+async def run(port: int) -> None:
     """Answer on 127.0.0.1 until the process is ended."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Backend(loop, events, per_second), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(lambda: Backend(loop), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(run(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    uvloop.run(run(int(sys.argv[1])))

@@ -1,17 +1,20 @@
 """The load generator: clients on plain asyncio protocols, which check each answer and count.
 
 A client that gets anything but a whole 200 ends the measurement with `BadAnswerError`: a benchmark of errors is none.
+
+Three loads: `closed_loop` (the next request after the answer, as fast as it goes), `open_loop` (requests fall due at a
+fixed rate, whatever the answers do; one that has to wait for a free connection waits at the proxy's expense) and
+`streams` (in streaming.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
-
-from tests.bench import wire
+from typing import Self, cast
 
 
 class BadAnswerError(Exception):
@@ -20,11 +23,15 @@ class BadAnswerError(Exception):
 
 @dataclass(slots=True)
 class Tally:
-    """What the clients of one load have counted so far, and the first thing that went wrong."""
+    """What the clients of one load have counted so far, and the first thing that went wrong.
+
+    latencies   seconds from when a request was due to its whole answer, or to a stream's first event
+    """
 
     answers: int = 0
     events: int = 0
     started: int = 0
+    finished: int = 0
     latencies: list[float] = field(default_factory=list)
     failed: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -34,26 +41,40 @@ class Tally:
             self.failed.set_exception(BadAnswerError(why))
 
 
-class ShortClient(asyncio.Protocol):
-    """A keep-alive connection in a closed loop: the next request goes out `pause` seconds after the answer."""
+Mark = Callable[[Tally], None]
 
-    def __init__(self, tally: Tally, request: bytes, pause: float = 0.0, *, timed: bool = False) -> None:
-        self._tally = tally
+
+class ShortClient(asyncio.Protocol):
+    """A keep-alive connection that sends one request at a time; `answered` says what comes after an answer."""
+
+    def __init__(self, tally: Tally, request: bytes) -> None:
+        self.tally = tally
         self._request = request
-        self._pause = pause
-        self._timed = timed
         self._buffer = b""
-        self._began = 0.0
-        self.stopping = False
+        self._closing = False
+
+    @classmethod
+    async def connect(cls, port: int, *arguments: object) -> Self:
+        """A connected client of 127.0.0.1. Raises BadAnswerError where nothing listens."""
+        loop = asyncio.get_running_loop()
+        try:
+            _, client = await loop.create_connection(lambda: cls(*arguments), "127.0.0.1", port)  # type: ignore[arg-type]
+        except OSError as error:
+            raise BadAnswerError(f"no connection: {error}") from error
+        return client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._send()
 
-    def _send(self) -> None:
-        if not self.stopping and not self._transport.is_closing():
-            self._began = time.perf_counter()
+    def send(self) -> None:
+        """Send the request."""
+        if not self._closing:
             self._transport.write(self._request)
+
+    def answered(self) -> None:
+        """Called after each whole answer: closed loop, so the next request goes out at once."""
+        self.tally.answers += 1
+        self.send()
 
     def data_received(self, data: bytes) -> None:
         self._buffer = data = self._buffer + data if self._buffer else data
@@ -63,150 +84,144 @@ class ShortClient(asyncio.Protocol):
         head = data[:head_end].lower()
         at = head.find(b"content-length:")
         if at < 0 or not head.startswith(b"http/1.1 200"):
-            self._tally.fail(f"expected a 200 with a length, got {data[:200]!r}")
+            self.tally.fail(f"expected a 200 with a length, got {data[:200]!r}")
             return
         stop = head.find(b"\r\n", at)
         missing = head_end + 4 + int(head[at + 15 : stop if stop >= 0 else head_end]) - len(data)
         if missing > 0:
             return
         if missing < 0:
-            self._tally.fail("more bytes than the answer has")
+            self.tally.fail("more bytes than the answer has")
             return
         self._buffer = b""
-        self._tally.answers += 1
-        if self._timed:
-            self._tally.latencies.append(time.perf_counter() - self._began)
-        if self._pause:
-            asyncio.get_running_loop().call_later(self._pause, self._send)
-        else:
-            self._send()
+        self.answered()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.stopping:
-            self._tally.fail("the connection was closed")
+        if not self._closing:
+            self.tally.fail("the connection was closed")
 
     def close(self) -> None:
         """Leave, without that counting as a failure."""
-        self.stopping = True
+        self._closing = True
         self._transport.abort()
 
 
-class StreamClient(asyncio.Protocol):
-    """One stream: counts events as they come; `done` when the last chunk has."""
+class PooledClient(ShortClient):
+    """A connection of an open loop: timed, and back in the pool after each answer."""
 
-    def __init__(self, tally: Tally, request: bytes, expected: int) -> None:
-        self._tally = tally
-        self._request = request
-        self._expected = expected
-        self._events = 0
-        self._last = b""
-        self._head_seen = False
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, tally: Tally, request: bytes, pool: Pool) -> None:
+        super().__init__(tally, request)
+        self._pool = pool
+        self._due = 0.0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._request)
+    def send_due(self, due: float) -> None:
+        """Send a request that was due at `due`."""
+        self._due = due
+        self.send()
 
-    def data_received(self, data: bytes) -> None:
-        if not self._head_seen:
-            self._head_seen = True
-            self._tally.started += 1
-            if not data.startswith(b"HTTP/1.1 200"):
-                self._tally.fail(f"expected a stream, got {data[:200]!r}")
-                return
-        # An event's end may be cut by a read; `_last` is what may be its first half.
-        new = (self._last + data).count(b"\n\n")
-        self._last = b"\n" if data.endswith(b"\n") and not data.endswith(b"\n\n") else b""
-        self._events += new
-        self._tally.events += new
-        if data.endswith(wire.END_OF_CHUNKS) and not self.done.done():
-            if self._events != self._expected:
-                self._tally.fail(f"{self._events} events instead of {self._expected}")
-            self.done.set_result(None)
-            self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self._tally.fail(f"the connection was closed after {self._events} events")
-            self.done.set_result(None)
+    def answered(self) -> None:
+        self.tally.answers += 1
+        self.tally.latencies.append(time.perf_counter() - self._due)
+        self._pool.give_back(self)
 
 
-async def short_load(
-    port: int,
-    request: bytes,
-    window: Callable[[Tally], Sequence[object]] | None,
-    *,
-    connections: int,
-    pause: float,
-    warm_up: float,
-    seconds: float,
-    timed: bool = False,
+class Pool:
+    """Free connections, or else requests that wait for one; never both."""
+
+    def __init__(self) -> None:
+        self._free: deque[PooledClient] = deque()
+        self._waiting: deque[float] = deque()
+
+    def request_due(self) -> None:
+        """Send a request now, or as soon as a connection is free; its time counts from now in both cases."""
+        now = time.perf_counter()
+        if self._free:
+            self._free.popleft().send_due(now)
+        else:
+            self._waiting.append(now)
+
+    def give_back(self, client: PooledClient) -> None:
+        """A connection is free."""
+        if self._waiting:
+            client.send_due(self._waiting.popleft())
+        else:
+            self._free.append(client)
+
+
+async def closed_loop(
+    port: int, request: bytes, mark: Mark, *, connections: int, warm_up: float, seconds: float
 ) -> Tally:
-    """Short requests for `warm_up` + `seconds`; `window` is called at the start and at the end of the measured part.
+    """`connections` requests at any time; `mark` is called at the start and at the end of the measured part.
 
-    The latencies that come back are those of the measured part. Raises BadAnswerError.
+    Raises BadAnswerError.
     """
-    loop = asyncio.get_running_loop()
     tally = Tally()
     clients = []
     try:
         for _ in range(connections):
-            _, client = await loop.create_connection(
-                lambda: ShortClient(tally, request, pause, timed=timed), "127.0.0.1", port
-            )
-            clients.append(client)
-        await _sleep(warm_up, tally)
-        tally.latencies.clear()
-        if window is not None:
-            window(tally)
-        await _sleep(seconds, tally)
-        if window is not None:
-            window(tally)
+            clients.append(await ShortClient.connect(port, tally, request))
+        for client in clients:
+            client.send()
+        await sleep(warm_up, tally)
+        mark(tally)
+        await sleep(seconds, tally)
+        mark(tally)
     finally:
         for client in clients:
             client.close()
     return tally
 
 
-async def stream_load(
-    port: int,
-    request: bytes,
-    window: Callable[[Tally], Sequence[object]],
-    *,
-    streams: int,
-    events: int,
-    warm_up: float,
-    seconds: float,
+async def open_loop(
+    port: int, request: bytes, mark: Mark, *, connections: int, per_second: float, warm_up: float, seconds: float
 ) -> Tally:
-    """`streams` at once, spread evenly over the first half second, each of `events` events; the window lies inside.
+    """`per_second` requests, evenly spaced, over at most `connections`; the latencies are those of the measured part.
 
-    Every stream is read to its end and its events counted (with [DONE], without the usage event). Raises
-    BadAnswerError.
+    Raises BadAnswerError.
     """
-    loop = asyncio.get_running_loop()
-    tally = Tally()
-    clients = []
-    began = loop.time()
-    for index in range(streams):
-        delay = began + 0.5 * index / streams - loop.time()
-        if delay > 0:
-            await asyncio.sleep(delay)
-        _, client = await loop.create_connection(lambda: StreamClient(tally, request, events + 1), "127.0.0.1", port)
-        clients.append(client)
-    await _sleep(warm_up, tally)
-    if tally.started != streams:
-        raise BadAnswerError(f"only {tally.started} of {streams} streams had begun")
-    window(tally)
-    await _sleep(seconds, tally)
-    window(tally)
-    await asyncio.wait_for(asyncio.gather(*(client.done for client in clients)), 30)
-    if tally.failed.done():
-        await tally.failed
+    tally, pool = Tally(), Pool()
+    clients: list[PooledClient] = []
+    try:
+        for _ in range(connections):
+            clients.append(await PooledClient.connect(port, tally, request, pool))
+        for client in clients:
+            pool.give_back(client)
+        await _send_evenly(pool, tally, per_second, warm_up)
+        tally.latencies.clear()
+        mark(tally)
+        await _send_evenly(pool, tally, per_second, seconds)
+        mark(tally)
+    finally:
+        for client in clients:
+            client.close()
     return tally
 
 
-async def _sleep(seconds: float, tally: Tally) -> None:
+async def _send_evenly(pool: Pool, tally: Tally, per_second: float, seconds: float) -> None:
+    """A timer that is late sends what has fallen due meanwhile: the rate holds."""
+    began = asyncio.get_running_loop().time()
+    for number in range(int(seconds * per_second)):
+        await sleep(began + number / per_second - asyncio.get_running_loop().time(), tally)
+        pool.request_due()
+
+
+async def sleep(seconds: float, tally: Tally) -> None:
     """Wait, but not beyond a failure."""
-    await asyncio.wait([tally.failed], timeout=seconds)
     if tally.failed.done():
         await tally.failed
+    if seconds <= 0:
+        return
+    loop = asyncio.get_running_loop()
+    timer = loop.create_future()
+    handle = loop.call_later(seconds, _wake, timer)
+    try:
+        await asyncio.wait([tally.failed, timer], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        handle.cancel()
+    if tally.failed.done():
+        await tally.failed
+
+
+def _wake(timer: asyncio.Future[None]) -> None:
+    if not timer.done():
+        timer.set_result(None)

@@ -1,49 +1,61 @@
-"""One run of the benchmark: every measure repeated in turns (nginx, aiaas, nginx, aiaas, ...), so that what else the
-machine does in the meantime hits both alike.
+"""One run of the benchmark: every measure repeated in turns, each time in another order, so that what else the machine
+does in the meantime hits all alike.
 
-The measures
-  short         CPU of the proxy a request: keep-alive connections in a closed loop, as fast as it goes
-  short paced   the same with a pause between requests, so that neither core is full
-  event         CPU of the proxy a streamed event: many streams at a fixed pace, measured in the middle of them
-  latency       of one request at a time, direct and through each proxy
-  memory        resident after the first answer, and after all loads
-  start-up      from starting the process to its first answered inference request, the backend being up
+First each subject is started several times by itself: start-up, memory idle and with many streams open. Then all run
+at once and are measured in rounds, one at a time: short requests in a closed loop, short requests at a fixed rate,
+many streams at a fixed pace with short streams among them for the time to the first event. The backend is measured
+without a proxy in each round, too, and what it takes by itself is taken off.
+
+What goes wrong with one subject is written down for it and for this measure, and the run goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import uvloop
 
 from tests.bench import process, wire
-from tests.bench.load import BadAnswerError, Tally, short_load, stream_load
+from tests.bench.load import BadAnswerError, Tally, closed_loop, open_loop
+from tests.bench.process import NotStartedError
+from tests.bench.streaming import Shape, held_streams, streams_and_probes
+from tests.bench.subjects import FAST, SUBJECTS, MissingError, Pace, Subject
+
+T = TypeVar("T")
+OPEN_FILES: Final = 10_000  # what haproxy wants for its 4,096 connections, and a little
+
+
+SELDOM: Final = 0.2  # events a second of a stream that only has to stay open
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How much is measured. Seconds, and counts."""
 
-    rounds: int = 3
+    rounds: int = 4
+    warm_up: float = 0.4
     connections: int = 32
-    short_seconds: float = 2.5
-    pause: float = 0.006
+    short_seconds: float = 2.0
+    paced_seconds: float = 3.0
     streams: int = 256
-    events_per_second: float = 50.0
-    stream_seconds: float = 4.0
-    latency_seconds: float = 1.5
-    starts: int = 5
+    stream_seconds: float = 3.0
+    probe_seconds: float = 1.5
+    open_streams: int = 2000
+    starts: int = 3
+    memory_repeats: int = 2
 
 
-QUICK = Settings(rounds=1, short_seconds=0.5, streams=32, stream_seconds=0.8, latency_seconds=0.3, starts=1)
+QUICK: Final = Settings(rounds=1, short_seconds=0.4, paced_seconds=0.6, stream_seconds=0.6, probe_seconds=0.4,
+                        streams=32, open_streams=200, starts=1, memory_repeats=1)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +77,43 @@ class Cost:
 
 
 @dataclass(slots=True)
-class Target:
-    """A process under test, and what was measured of it."""
+class Findings:
+    """What was measured of one subject.
+
+    missing    why there is nothing at all; empty where there is
+    values     of each measure (the keys of report.MEASURES), in the order of the repetitions
+    costs      of each load: `short`, `paced`, `event`
+    problems   of each phase that failed, why
+    """
 
     name: str
-    port: int
-    pid: int
-    request: bytes
-    stream_request: bytes
-    short: list[Cost] = field(default_factory=list)
-    paced: list[Cost] = field(default_factory=list)
-    event: list[Cost] = field(default_factory=list)
-    latencies: list[list[float]] = field(default_factory=list)
-    idle_bytes: int = 0
-    loaded_bytes: int = 0
-    start_seconds: list[float] = field(default_factory=list)
-    start_cpu_seconds: list[float] = field(default_factory=list)
+    version: str = ""
+    pace: Pace = FAST
+    missing: str = ""
+    values: dict[str, list[float]] = field(default_factory=dict)
+    costs: dict[str, list[Cost]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def add(self, measure: str, value: float) -> None:
+        """One more repetition."""
+        self.values.setdefault(measure, []).append(value)
+
+    @contextmanager
+    def attempt(self, phase: str) -> Iterator[None]:
+        """Write down what goes wrong, and go on."""
+        try:
+            yield
+        except (BadAnswerError, NotStartedError) as error:
+            self.problems.setdefault(phase, str(error))
 
 
 @dataclass(slots=True)
 class Results:
-    """All of a run. `direct` is the backend without a proxy; `nginx` is None where this machine has none."""
+    """All of a run; `direct` is the backend without a proxy."""
 
     settings: Settings
-    aiaas: Target
-    nginx: Target | None
-    direct: list[list[float]]
+    findings: list[Findings]
+    direct: Findings
     load_before: str
     load_after: str
     seconds: float
@@ -105,7 +128,7 @@ class Window:
         self._count = count
         self._marks: list[tuple[float, float, float, int, float]] = []
 
-    def __call__(self, tally: Tally) -> Sequence[object]:
+    def __call__(self, tally: Tally) -> None:
         """Make a mark."""
         self._marks.append(
             (
@@ -116,7 +139,6 @@ class Window:
                 process.core_busy_seconds(process.TESTED_CORE),
             )
         )
-        return self._marks
 
     def cost(self) -> Cost:
         """What lies between the two marks. Raises BadAnswerError where nothing does."""
@@ -129,16 +151,30 @@ class Window:
         return Cost(tested / units * 1e6, units / wall, tested / wall, others / wall, disturbed)
 
 
-def measure(settings: Settings, say: Callable[[str], None]) -> Results:
-    """Run the whole benchmark. Raises NotStartedError, BadAnswerError."""
-    process.pin(process.OTHER_CORE)
+def measure(settings: Settings, names: Sequence[str], say: Callable[[str], None]) -> Results:
+    """Measure the subjects of these names. Raises NotStartedError where the backend does not start."""
     began, load_before = time.perf_counter(), _load_average()
+    process.raise_file_limit(OPEN_FILES)
+    process.pin(process.OTHER_CORE)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         bench = _Bench(settings, Path(name), stack, say)
-        results = bench.run()
-    results.load_before, results.load_after = load_before, _load_average()
-    results.seconds = time.perf_counter() - began
-    return results
+        findings = bench.run(names)
+    seconds = time.perf_counter() - began
+    return Results(settings, findings, bench.direct, load_before, _load_average(), seconds)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value below which `share` of an ordered, not empty sequence lies (nearest rank)."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+@dataclass(slots=True)
+class _Running:
+    """A subject whose process is up."""
+
+    subject: Subject
+    findings: Findings
+    pid: int
 
 
 class _Bench:
@@ -149,114 +185,137 @@ class _Bench:
         self._folder = folder
         self._stack = stack
         self._say = say
-        # A stream lasts from before the first mark, with all others begun, until after the last one.
-        self._events = int((settings.stream_seconds + 2.5) * settings.events_per_second)
-        self._backend_port = process.free_port()
+        self._port = process.free_port()
+        backend = Subject("backend", "", self._port, process.backend_command(self._port))
+        self.direct = Findings("direct")
+        running, _ = self._start(backend, process.OTHER_CORE, stack)
+        self._backend = running.pid
+        self._unproxied = _Running(backend, self.direct, running.pid)
 
-    def run(self) -> Results:
-        settings, say = self._settings, self._say
-        command = process.backend_command(self._backend_port, self._events, settings.events_per_second)
-        backend = self._stack.enter_context(process.started(command, process.OTHER_CORE, self._folder, "backend"))
-        direct_request = wire.request("none", stream=False)
-        process.wait_for_answer(self._backend_port, direct_request, backend, self._folder, "backend")
+    def run(self, names: Sequence[str]) -> list[Findings]:
+        findings = {name: Findings(name) for name in names}
+        subjects = [subject for name in names if (subject := self._prepare(findings[name])) is not None]
+        for number in range(1 + self._settings.starts):
+            for subject in subjects:
+                self._say(f"start {number} of {self._settings.starts}: {subject.name}")
+                with findings[subject.name].attempt("start"):
+                    self._single_start(subject, findings[subject.name], number)
+        running = []
+        for subject in subjects:
+            with findings[subject.name].attempt("start"):
+                process_, _ = self._start(subject, process.TESTED_CORE, self._stack)
+                running.append(_Running(subject, findings[subject.name], process_.pid))
+        for number in range(self._settings.rounds):
+            self._round(running[number % len(running) :] + running[: number % len(running)] if running else [], number)
+        return list(findings.values())
 
-        aiaas = self._start_aiaas()
-        nginx = self._start_nginx()
-        targets = [target for target in (nginx, aiaas) if target is not None]
-        direct: list[list[float]] = []
-        for number in range(1, settings.rounds + 1):
-            for target in targets:
-                say(f"round {number} of {settings.rounds}: {target.name}")
-                target.short.append(self._short(target, backend.pid, pause=0.0))
-                target.paced.append(self._short(target, backend.pid, pause=settings.pause))
-                target.event.append(self._stream(target, backend.pid))
-            direct.append(self._latency(self._backend_port, direct_request))
-            for target in targets:
-                target.latencies.append(self._latency(target.port, target.request))
-        for target in targets:
-            target.loaded_bytes = process.resident(target.pid)
-        return Results(settings, aiaas, nginx, direct, "", "", 0.0)
-
-    def _start_aiaas(self) -> Target:
-        self._say("starting aiaas")
-        seconds, cpu_seconds = [], []
-        command, key = process.aiaas_command(self._folder, port := process.free_port(), self._backend_port)
-        request = wire.request(key, stream=False)
-        for _ in range(1 + self._settings.starts):
-            with process.started(command, process.TESTED_CORE, self._folder, "aiaas") as running:
-                seconds.append(process.wait_for_answer(port, request, running, self._folder, "aiaas"))
-                cpu_seconds.append(process.cpu_seconds(running.pid))
-        running = self._stack.enter_context(process.started(command, process.TESTED_CORE, self._folder, "aiaas"))
-        process.wait_for_answer(port, request, running, self._folder, "aiaas")
-        target = Target("aiaas", port, running.pid, request, wire.request(key, stream=True))
-        # The first one wrote the bytecode, which an installed package has.
-        target.start_seconds, target.start_cpu_seconds = seconds[1:], cpu_seconds[1:]
-        target.idle_bytes = process.resident(running.pid)
-        return target
-
-    def _start_nginx(self) -> Target | None:
-        executable = process.nginx_path()
-        if executable is None:
-            self._say("this machine has no nginx, so nothing is compared with it (Debian: apt-get install nginx-light)")
+    def _prepare(self, findings: Findings) -> Subject | None:
+        try:
+            subject = SUBJECTS[findings.name](self._folder, self._port)
+        except (MissingError, NotStartedError) as error:
+            self._say(f"{findings.name}: {error}")
+            findings.missing = str(error)
             return None
-        self._say("starting nginx")
-        port = process.free_port()
-        command = process.nginx_command(executable, self._folder, port, self._backend_port)
-        request = wire.request("none", stream=False)
-        running = self._stack.enter_context(process.started(command, process.TESTED_CORE, self._folder, "nginx"))
-        seconds = [process.wait_for_answer(port, request, running, self._folder, "nginx")]
-        target = Target("nginx", port, running.pid, request, wire.request("none", stream=True))
-        target.start_seconds, target.start_cpu_seconds = seconds, [process.cpu_seconds(running.pid)]
-        target.idle_bytes = process.resident(running.pid)
-        return target
+        findings.version, findings.pace = subject.version, subject.pace
+        return subject
 
-    def _short(self, target: Target, backend: int, *, pause: float) -> Cost:
+    def _start(self, subject: Subject, core: int, stack: ExitStack) -> tuple[subprocess.Popen[bytes], float]:
+        """Its process, and the seconds from its start to its first answer."""
+        started = process.started(subject.command, core, self._folder, subject.name, subject.environment)
+        running = stack.enter_context(started)
+        request = wire.request(subject.key)
+        return running, process.wait_for_answer(subject.port, request, running, self._folder, subject.name)
+
+    def _single_start(self, subject: Subject, findings: Findings, number: int) -> None:
+        """Start it alone. The first time only warms caches: files, and the bytecode of what is written in Python."""
+        with ExitStack() as stack:
+            running, seconds = self._start(subject, process.TESTED_CORE, stack)
+            if number > 0:
+                findings.add("start", seconds)
+                findings.add("start_cpu", process.cpu_seconds(running.pid))
+            if 0 < number <= self._settings.memory_repeats:
+                with findings.attempt("open streams"):
+                    self._memory(_Running(subject, findings, running.pid))
+
+    def _memory(self, running: _Running) -> None:
+        settings, subject, findings = self._settings, running.subject, running.findings
+        seen: list[int] = []
+
+        def look(_: Tally) -> None:
+            seen.append(process.resident(running.pid))
+
+        # What is made for the first stream only is no cost of each.
+        _run(held_streams(subject.port, subject.key, Shape(1, 0.0, wire.Stream(100, 10.0)), look, settle=0.3))
+        findings.add("idle", seen[0])
+        ramp = settings.open_streams / subject.pace.opened
+        shape = Shape(settings.open_streams, ramp, wire.Stream(100, SELDOM))
+        _run(held_streams(subject.port, subject.key, shape, look, settle=1.0))
+        findings.add("per_stream", (seen[1] - seen[0]) / settings.open_streams)
+
+    def _round(self, running: Sequence[_Running], number: int) -> None:
+        self._say(f"round {number + 1} of {self._settings.rounds}: direct")
+        base: dict[str, float] = {}
+        with self.direct.attempt("direct"):
+            base = self._paced(self._unproxied) | self._streams(self._unproxied)
+        for measure, value in base.items():
+            self.direct.add(measure, value)
+        for each in running:
+            self._say(f"round {number + 1} of {self._settings.rounds}: {each.subject.name}")
+            with each.findings.attempt("short requests, closed loop"):
+                self._short(each)
+            with each.findings.attempt("short requests at a fixed rate"):
+                self._add_less(each.findings, self._paced(each), base)
+            with each.findings.attempt("streams"):
+                self._add_less(each.findings, self._streams(each), base)
+
+    def _add_less(self, findings: Findings, values: dict[str, float], base: dict[str, float]) -> None:
+        for measure, value in values.items():
+            if measure in base:
+                findings.add(measure, value - base[measure])
+
+    def _short(self, running: _Running) -> None:
         settings = self._settings
-        window = Window(target.pid, backend, lambda tally: tally.answers)
-        _run(
-            short_load(
-                target.port,
-                target.request,
-                window,
-                connections=settings.connections,
-                pause=pause,
-                warm_up=0.5,
-                seconds=settings.short_seconds,
-            )
-        )
-        return window.cost()
+        window = Window(running.pid, self._backend, lambda tally: tally.answers)
+        load = closed_loop(running.subject.port, wire.request(running.subject.key), window,
+                           connections=settings.connections, warm_up=settings.warm_up,
+                           seconds=settings.short_seconds)  # fmt: skip
+        _run(load)
+        self._count(running, "short", window)
+        running.findings.add("short_rate", running.findings.costs["short"][-1].rate)
 
-    def _stream(self, target: Target, backend: int) -> Cost:
+    def _paced(self, running: _Running) -> dict[str, float]:
         settings = self._settings
-        window = Window(target.pid, backend, lambda tally: tally.events)
-        _run(
-            stream_load(
-                target.port,
-                target.stream_request,
-                window,
-                streams=settings.streams,
-                events=self._events,
-                warm_up=0.5,
-                seconds=settings.stream_seconds,
-            )
-        )
-        return window.cost()
+        pace = running.subject.pace
+        window = Window(running.pid, self._backend, lambda tally: tally.answers)
+        load = open_loop(running.subject.port, wire.request(running.subject.key), window,
+                         connections=4 * settings.connections, per_second=pace.requests, warm_up=settings.warm_up,
+                         seconds=settings.paced_seconds)  # fmt: skip
+        latencies = sorted(_run(load).latencies)
+        self._count(running, "paced", window)
+        return {"latency_p50": percentile(latencies, 0.5), "latency_p99": percentile(latencies, 0.99)}
 
-    def _latency(self, port: int, request: bytes) -> list[float]:
-        load = short_load(
-            port,
-            request,
-            None,
-            connections=1,
-            pause=0.002,
-            warm_up=0.2,
-            seconds=self._settings.latency_seconds,
-            timed=True,
-        )
-        return sorted(_run(load).latencies)
+    def _streams(self, running: _Running) -> dict[str, float]:
+        settings, subject = self._settings, running.subject
+        pace = subject.pace
+        # A stream lasts from before the first mark, with all others begun, until after the last probe.
+        lasts = 2 * pace.ramp + settings.warm_up + settings.stream_seconds + settings.probe_seconds + 0.8
+        stream = wire.Stream(int(lasts * pace.events), pace.events)
+        shape = Shape(settings.streams, pace.ramp, stream, subject.extra_events)
+        window = Window(running.pid, self._backend, lambda tally: tally.events)
+        load = streams_and_probes(subject.port, subject.key, shape, window, warm_up=settings.warm_up,
+                                  seconds=settings.stream_seconds, probes=settings.probe_seconds,
+                                  probe_rate=pace.probes)  # fmt: skip
+        first_events = sorted(_run(load))
+        self._count(running, "event", window)
+        return {"ttft_p50": percentile(first_events, 0.5), "ttft_p95": percentile(first_events, 0.95)}
+
+    def _count(self, running: _Running, load: str, window: Window) -> None:
+        cost = window.cost()
+        running.findings.costs.setdefault(load, []).append(cost)
+        running.findings.add(f"{load}_cpu", cost.micros)
 
 
-def _run(load: Coroutine[Any, Any, Tally]) -> Tally:
+def _run(load: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(load)
 

@@ -1,64 +1,25 @@
-"""What a process has cost so far, as the kernel accounts it, and the processes under test themselves."""
+"""Processes on a core of their own, and what each has cost so far, as the kernel accounts it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from tests.bench import wire
-
 # The process under test has the first core to itself, everything else shares the second.
 TESTED_CORE = 0
 OTHER_CORE = 1
-
-NGINX_CONFIG = """\
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  keepalive_requests 100000000;
-  upstream backend {{ server 127.0.0.1:{backend}; keepalive 512; keepalive_requests 100000000; }}
-  server {{
-    listen 127.0.0.1:{port} backlog=2048;
-    location / {{
-      proxy_pass http://backend;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_buffering off;
-      proxy_read_timeout 120s;
-    }}
-  }}
-}}
-"""
-
-AIAAS_CONFIG = """\
-server: {{host: 127.0.0.1, port: {port}}}
-backends:
-  vllm:
-    url: http://127.0.0.1:{backend}
-    models: [{served}, {alias}]
-auth: {{keys_file: keys.yaml}}
-rate_limit: {{requests_per_minute: 60}}
-monitoring: {{metrics_port: {metrics}, log_level: info}}
-"""
+START_SECONDS = 60.0
 
 
 class NotStartedError(Exception):
@@ -104,36 +65,50 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
+def raise_file_limit(needed: int) -> None:
+    """Allow `needed` open files to this process and to what it starts. Raises NotStartedError where that is refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(hard, needed)))
+    except (ValueError, OSError) as error:
+        raise NotStartedError(f"{needed} open files are needed and {hard} allowed: raise `ulimit -Hn`") from error
+
+
 @contextlib.contextmanager
-def started(command: Sequence[str], core: int, folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    command: Sequence[str], core: int, folder: Path, name: str, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process on `core`; what it writes goes to files in `folder`. Ended with the block."""
     with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
-        process = _spawn(command, core, folder, out, err)
+        process = _spawn(command, core, environment, out, err)
         try:
             yield process
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
-def _spawn(command: Sequence[str], core: int, folder: Path, out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(
+    command: Sequence[str], core: int, extra: Mapping[str, str], out: IO[bytes], err: IO[bytes]
+) -> subprocess.Popen[bytes]:
     if shutil.which("taskset") is not None and core < (os.cpu_count() or 1):
         command = ["taskset", "--cpu-list", str(core), *command]
-    # An installed package has its bytecode; so has what starts here, whatever the environment says, from the second
-    # start on.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    # Bytecode that was written once is used from the second start on, whatever the environment says.
+    without = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    environment = {name: value for name, value in os.environ.items() if name not in without} | dict(extra)
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
 
 
 def wait_for_answer(port: int, request: bytes, process: subprocess.Popen[bytes], folder: Path, name: str) -> float:
-    """Try until the first 200 comes; the seconds that it took. Raises NotStartedError after 15 s, or if it ended."""
+    """Try until the first 200 comes; the seconds that it took. Raises NotStartedError after 60 s, or if it ended."""
     began = time.perf_counter()
-    while time.perf_counter() - began < 15:
+    while time.perf_counter() - began < START_SECONDS:
         if process.poll() is not None:
             break
         try:
@@ -144,39 +119,12 @@ def wait_for_answer(port: int, request: bytes, process: subprocess.Popen[bytes],
         except OSError:
             pass
         time.sleep(0.002)
-    wrote = (folder / f"{name}.err").read_text(errors="replace").strip() or "nothing"
+    wrote = (
+        "".join((folder / f"{name}.{end}").read_text(errors="replace") for end in ("out", "err")).strip() or "nothing"
+    )
     raise NotStartedError(f"{name} did not answer; it wrote: {wrote[-1000:]}")
 
 
-def backend_command(port: int, events: int, per_second: float) -> list[str]:
+def backend_command(port: int) -> list[str]:
     """The scripted backend of `backend.py`."""
-    return [sys.executable, "-m", "tests.bench.backend", str(port), str(events), str(per_second)]
-
-
-def nginx_path() -> str | None:
-    """Debian's nginx, which is not on every PATH; None where there is none."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    return found
-
-
-def nginx_command(executable: str, folder: Path, port: int, backend: int) -> list[str]:
-    """One nginx process, proxying everything, its files in `folder`."""
-    config = folder / "nginx.conf"
-    config.write_text(NGINX_CONFIG.format(folder=folder, port=port, backend=backend))
-    return [executable, "-p", str(folder), "-e", "stderr", "-c", str(config)]
-
-
-def aiaas_command(folder: Path, port: int, backend: int) -> tuple[list[str], str]:
-    """`aiaas serve` with authentication, limits, metrics and the request log, and a key that it takes."""
-    config = folder / "aiaas.yaml"
-    config.write_text(
-        AIAAS_CONFIG.format(port=port, backend=backend, metrics=free_port(), served=wire.SERVED_MODEL, alias=wire.ALIAS)
-    )
-    aiaas = [sys.executable, "-m", "aiaas"]
-    # More than any run sends, so that the limits are computed and never reached.
-    limits = ["--rpm", "100000000", "--tpm", "10000000000", "--concurrency", "100000"]
-    create = [*aiaas, "keys", "create", "bench", "-c", str(config), *limits]
-    made = subprocess.run(create, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise NotStartedError(f"no key could be made: {made.stderr.strip()}")
-    return [*aiaas, "serve", "-c", str(config)], made.stdout.strip()
+    return [sys.executable, "-m", "tests.bench.backend", str(port)]

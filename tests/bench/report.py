@@ -1,100 +1,153 @@
-"""The results as rows, as a table for the terminal, as JSON and as a page of the docs."""
+"""The results as rows, as text for the terminal and as JSON. page.py makes the page of the docs from the same rows.
+
+A ratio is that of the medians: what aiaas has, divided by what the other has. Where the ranges of their repetitions
+(min to max) overlap, the two are called equal.
+"""
 
 from __future__ import annotations
 
 import platform
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
-from tests.bench import process, wire
-from tests.bench.measure import Cost, Results, Settings, Target
+from tests.bench.measure import Cost, Findings, Results
 
-# Above this share, what feeds the proxy was the limit and not the proxy.
-FULL = 0.95
-# Below this share it is the kernel's own work on that core.
-DISTURBED = 0.05
+OURS: Final = "aiaas"
+FULL: Final = 0.95  # above this share, what feeds the proxy was the limit and not the proxy
+DISTURBED: Final = 0.05  # below this share it is the kernel's own work on that core
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One line of the tables. `load` is whose notes belong to it; `paced` where a slower pace of a subject applies."""
+
+    key: str
+    what: str
+    unit: str
+    scale: float
+    load: str = ""
+    paced: bool = False
+
+
+MEASURES: Final = (
+    Measure("short_cpu", "CPU a short request, {connections} connections", "us", 1.0, "short"),
+    Measure("paced_cpu", "CPU a short request, 500 a second", "us", 1.0, "paced", paced=True),
+    Measure("event_cpu", "CPU a stream event, {streams} streams of 50 a second", "us", 1.0, "event", paced=True),
+    Measure("short_rate", "short requests a second on one core", "1/s", 1.0, "short"),
+    Measure("latency_p50", "added latency p50, 500 requests a second", "us", 1e6, paced=True),
+    Measure("latency_p99", "added latency p99, 500 requests a second", "us", 1e6, paced=True),
+    Measure("ttft_p50", "added time to first event p50, at {streams} streams", "us", 1e6, paced=True),
+    Measure("ttft_p95", "added time to first event p95, at {streams} streams", "us", 1e6, paced=True),
+    Measure("idle", "memory idle", "MiB", 2**-20),
+    Measure("per_stream", "memory an open stream, {open_streams:,} open", "KiB", 2**-10),
+    Measure("start", "start to first answered request", "ms", 1e3),
+    Measure("start_cpu", "start to first answered request, CPU", "ms", 1e3),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measure: values in `unit` of each repetition; `note` is what else a reader has to know."""
+    """One measure of every subject: the values of its repetitions, in `unit`; none where it was not measured.
+
+    slower    names of those that were measured at a slower pace than the others
+    capped    names of those whose values are lower bounds: what fed them was the limit
+    """
 
     what: str
     unit: str
-    aiaas: tuple[float, ...]
-    nginx: tuple[float, ...] | None
-    note: str = ""
+    values: dict[str, tuple[float, ...]]
+    slower: frozenset[str] = frozenset()
+    capped: frozenset[str] = frozenset()
 
-    def ratio(self) -> float | None:
-        """Median to median; None where there is nothing to compare with."""
-        if not self.nginx or median(self.nginx) <= 0:
+    def ratio(self, name: str) -> float | None:
+        """Of aiaas to another, by their medians; None where there is nothing to compare."""
+        ours, other = self.values.get(OURS), self.values.get(name)
+        if name == OURS or not ours or not other or median(other) <= 0 or median(ours) <= 0:
             return None
-        return median(self.aiaas) / median(self.nginx)
+        return median(ours) / median(other)
+
+    def equal(self, name: str) -> bool:
+        """Whether the difference lies within the spread. One repetition has none, and says nothing."""
+        ours, other = self.values.get(OURS, ()), self.values.get(name, ())
+        if min(len(ours), len(other)) < 2:
+            return False
+        return min(ours) <= max(other) and min(other) <= max(ours)
+
+    def cell(self, name: str) -> str:
+        """min / median / max, with what a reader has to know in a sign."""
+        values = self.values.get(name)
+        if not values:
+            return "not measured"
+        spread = (min(values), median(values), max(values)) if len(values) > 1 else values
+        at_least = ">= " if name in self.capped else ""
+        return at_least + " / ".join(map(number, spread)) + (" *" if name in self.slower else "")
+
+    def compared(self, name: str) -> str:
+        """The ratio in words; empty where there is none."""
+        ratio = self.ratio(name)
+        return "" if ratio is None else f"{ratio:.3g}" + (", equal" if self.equal(name) else "")
 
 
 def rows(results: Results) -> list[Row]:
-    """Every measure of a run, in the order of the table."""
-    aiaas, nginx, settings = results.aiaas, results.nginx, results.settings
-    found = [
-        _cost_row(f"short request, {settings.connections} connections, closed loop", aiaas, nginx, "short"),
-        _cost_row(f"short request, {settings.connections} connections, paced", aiaas, nginx, "paced"),
-        _cost_row(
-            f"stream event, {settings.streams} streams of {settings.events_per_second:g}/s", aiaas, nginx, "event"
-        ),
-    ]
-    for label, share in (("p50", 0.5), ("p99", 0.99)):
-        found.append(
-            Row(
-                f"added latency {label}, one request at a time",
-                "us",
-                _added(aiaas, results.direct, share),
-                None if nginx is None else _added(nginx, results.direct, share),
-                f"direct: {median(percentile(run, share) for run in results.direct) * 1e6:.0f} us",
-            )
-        )
-    mib = 1024 * 1024
-    for what, attribute in (
-        ("memory after the first answer", "idle_bytes"),
-        ("memory after all loads", "loaded_bytes"),
-    ):
-        found.append(
-            Row(
-                what,
-                "MiB",
-                (getattr(aiaas, attribute) / mib,),
-                None if nginx is None else (getattr(nginx, attribute) / mib,),
-            )
-        )
-    for what, attribute in (("", "start_seconds"), (", CPU", "start_cpu_seconds")):
-        found.append(
-            Row(
-                f"start to first answered request{what}",
-                "ms",
-                tuple(seconds * 1e3 for seconds in getattr(aiaas, attribute)),
-                None if nginx is None else tuple(seconds * 1e3 for seconds in getattr(nginx, attribute)),
-            )
-        )
+    """Every measure of a run, in the order of the tables."""
+    return [_row(measure, results) for measure in MEASURES]
+
+
+def _row(measure: Measure, results: Results) -> Row:
+    ours = next((each.pace for each in results.findings if each.name == OURS), None)
+    return Row(
+        measure.what.format(**asdict(results.settings)),
+        measure.unit,
+        {
+            each.name: tuple(value * measure.scale for value in each.values.get(measure.key, ()))
+            for each in results.findings
+        },
+        frozenset(each.name for each in results.findings if measure.paced and ours and each.pace != ours),
+        frozenset(each.name for each in results.findings if measure.key == "short_rate" and _fed_too_slowly(each)),
+    )
+
+
+def _fed_too_slowly(findings: Findings) -> bool:
+    costs = findings.costs.get("short")
+    return bool(costs) and median(cost.generator_busy for cost in costs) > FULL
+
+
+def number(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def problems(results: Results) -> list[str]:
+    """What was not measured and why; each a line."""
+    found = [f"{each.name}: not measured: {each.missing}" for each in results.findings if each.missing]
+    for each in [results.direct, *results.findings]:
+        found += [f"{each.name}: {phase}: {why}" for phase, why in each.problems.items()]
     return found
 
 
-def _cost_row(what: str, aiaas: Target, nginx: Target | None, attribute: str) -> Row:
-    costs: Sequence[Cost] = getattr(aiaas, attribute)
-    base: Sequence[Cost] | None = None if nginx is None else getattr(nginx, attribute)
-    parts = [_busy("aiaas", costs)] if base is None else [_busy("nginx", base), _busy("aiaas", costs)]
-    return Row(
-        what,
-        "us CPU",
-        tuple(cost.micros for cost in costs),
-        None if base is None else tuple(cost.micros for cost in base),
-        "; ".join(parts),
-    )
+def slower(results: Results) -> list[str]:
+    """What stands behind the star; each a line."""
+    starred = {name for row in rows(results) for name in row.slower}
+    return [
+        f"* {each.name} could not answer what the others were asked for: measured at {each.pace.requests:g} requests a "
+        f"second, and at {results.settings.streams} streams of {each.pace.events:g} events a second"
+        for each in results.findings
+        if each.name in starred
+    ]
+
+
+def busy(results: Results) -> list[str]:
+    """How busy the two cores were under each load; each a line."""
+    return [
+        f"{load}: " + "; ".join(_busy(each.name, each.costs[key]) for each in results.findings if key in each.costs)
+        for load, key in (("closed loop", "short"), ("fixed rate", "paced"), ("streams", "event"))
+    ]
 
 
 def _busy(name: str, costs: Sequence[Cost]) -> str:
@@ -107,135 +160,53 @@ def _busy(name: str, costs: Sequence[Cost]) -> str:
     return f"{name} at {rate:,.0f}/s: its core {tested:.0%} busy, generator and backend {others:.0%}{full}{shared}"
 
 
-def _added(target: Target, direct: Sequence[Sequence[float]], share: float) -> tuple[float, ...]:
-    return tuple(
-        (percentile(through, share) - percentile(without, share)) * 1e6
-        for through, without in zip(target.latencies, direct, strict=True)
-    )
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value below which `share` of an ordered, not empty sequence lies (nearest rank)."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
 def as_text(results: Results) -> str:
-    """A table for the terminal; the notes below it."""
-    lines = [("", "unit", "nginx min/median/max", "aiaas min/median/max", "ratio")]
-    notes = []
+    """For the terminal: a block for each measure, then the notes."""
+    names = [each.name for each in results.findings]
+    width = max(map(len, names), default=0)
+    lines = ["min / median / max of each; right of it aiaas divided by it"]
     for row in rows(results):
-        ratio = row.ratio()
-        lines.append(
-            (row.what, row.unit, _spread(row.nginx), _spread(row.aiaas), "-" if ratio is None else f"{ratio:.2f}")
-        )
-        if row.note:
-            notes.append(f"  {row.what}: {row.note}")
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        lines += ["", f"{row.what} ({row.unit})"]
+        for name in names:
+            compared = row.compared(name)
+            lines.append(f"  {name:<{width}}  {row.cell(name):<34}{compared and 'x '}{compared}".rstrip())
     load = f"load average before: {results.load_before}; after: {results.load_after} (with this run's own load)"
-    missing = [] if results.nginx is not None else ["nginx: not found on this machine, so there is no ratio"]
-    return "\n".join([*table, *notes, *missing, load, f"took {results.seconds:.0f} s"])
-
-
-def _spread(values: Sequence[float] | None) -> str:
-    if not values:
-        return "not measured"
-    if len(values) == 1:
-        return _number(values[0])
-    return f"{_number(min(values))} / {_number(median(values))} / {_number(max(values))}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    notes = [*slower(results), *problems(results), *busy(results), load, f"took {results.seconds:.0f} s"]
+    return "\n".join([*lines, "", *notes])
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Everything, for a machine; latencies as percentiles only."""
+    """Everything, for a machine."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": versions(),
+        "versions": versions(results),
         "settings": asdict(results.settings),
-        "rows": [asdict(row) | {"ratio_of_medians": row.ratio()} for row in rows(results)],
+        "rows": [
+            {
+                "what": row.what,
+                "unit": row.unit,
+                "values": row.values,
+                "ratios_of_medians": {name: row.ratio(name) for name in row.values},
+                "equal": [name for name in row.values if name != OURS and row.equal(name)],
+                "slower": sorted(row.slower),
+                "at_least": sorted(row.capped),
+            }
+            for row in rows(results)
+        ],
+        "problems": problems(results),
+        "busy": busy(results),
         "load_average": {"before": results.load_before, "after": results.load_after},
         "seconds": results.seconds,
     }
 
 
-def versions() -> dict[str, str]:
+def versions(results: Results) -> dict[str, str]:
     """What was measured, and on what."""
     found = {"python": platform.python_version(), "kernel": platform.release(), "processor": _processor()}
-    found |= {name: version(name) for name in ("aiaas", "aiohttp", "httptools", "uvloop", "msgspec")}
-    executable = process.nginx_path()
-    if executable is not None:
-        said = subprocess.run([executable, "-v"], capture_output=True, text=True, check=False).stderr
-        found["nginx"] = said.strip().rpartition("/")[2]
-    return found
+    found |= {each.name: each.version for each in results.findings if each.version}
+    return found | {name: version(name) for name in ("aiohttp", "httptools", "uvloop", "msgspec")}
 
 
 def _processor() -> str:
     found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return " ".join(found.group(1).split()) if found else platform.machine()
-
-
-PAGE = """\
-# What a request costs
-
-Written by `python -m tests.bench --write-docs` on {date}; the figures are a record and not a promise. Absolute ones
-vary by machine; what should hold elsewhere is their ratio. nginx only passes bytes; aiaas also checks a key, computes
-the key's limits, rewrites an alias, keeps metrics, writes a log line for each request, and for a stream asks for the
-usage and takes it out again.
-
-| what | unit | nginx min / median / max | aiaas min / median / max | ratio of medians |
-| --- | --- | --- | --- | --- |
-{table}
-
-{notes}
-
-## How it was measured
-
-- {versions}.
-- The process under test was pinned to one core, the load generator and the scripted backend to another. Load
-  average before the run: {before}; after it: {after}.
-- {rounds} repetitions in turns (nginx, aiaas, nginx, aiaas, ...), each with its warm-up left out.
-- CPU is user and system time of the whole process by its CPU clock, divided by the requests answered, or events
-  received by the clients, between two marks.
-- Short requests: a chat completion with a prompt of about 150 bytes and an answer of {answer} bytes over {connections}
-  keep-alive connections, first as fast as it goes, then with a pause of {pause:g} ms after each answer.
-- Streams: {streams} at once, {pace:g} events of {event} bytes a second each, measured over {stream_seconds:g} s
-  in which all of them run. Every stream is read to its end, and its events are counted.
-- Added latency: the percentile through the proxy less the same percentile without one, {latency_seconds:g} s each.
-- Start: from starting the process to its first answered inference request with the backend up, the slow hash of the
-  key included; and the CPU time of that, which other work on the machine does not change much.
-- nginx: one process, `proxy_buffering off`, keep-alive on both sides, no access log. aiaas: `aiaas serve` with
-  authentication, limits on requests, tokens and concurrency, metrics, and its log to a file.
-
-Run it again with `nox -s bench`.
-"""
-
-
-def as_page(results: Results) -> str:
-    """docs/bench.md."""
-    settings: Settings = results.settings
-    found = rows(results)
-    table = []
-    for row in found:
-        ratio = row.ratio()
-        cells = (row.what, row.unit, _spread(row.nginx), _spread(row.aiaas), "" if ratio is None else f"{ratio:.2f}")
-        table.append(f"| {' | '.join(cells)} |")
-    return PAGE.format(
-        date=datetime.now(UTC).date().isoformat(),
-        table="\n".join(table),
-        notes="\n".join(f"- {row.what}: {row.note}." for row in found if row.note),
-        versions=", ".join(f"{name} {value}" for name, value in versions().items()),
-        before=results.load_before,
-        after=results.load_after,
-        rounds=settings.rounds,
-        answer=len(wire.ANSWER.partition(b"\r\n\r\n")[2]),
-        event=len(wire.TOKEN_EVENT),
-        connections=settings.connections,
-        pause=settings.pause * 1e3,
-        streams=settings.streams,
-        pace=settings.events_per_second,
-        stream_seconds=settings.stream_seconds,
-        latency_seconds=settings.latency_seconds,
-    )

@@ -1,67 +1,116 @@
-"""The benchmark's own arithmetic, and (marked `bench`) that a short run of it works."""
+"""The benchmark's own arithmetic and tables, and (marked `bench`) that a short run of it works."""
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.bench import process
-from tests.bench.measure import Cost, Results, Settings, Target, Window, measure
-from tests.bench.report import as_page, as_text, percentile, rows
+from tests.bench import process, wire
+from tests.bench.load import BadAnswerError
+from tests.bench.measure import QUICK, Cost, Findings, Results, Settings, Window, measure, percentile
+from tests.bench.page import as_page, without_paths
+from tests.bench.report import MEASURES, as_json, as_text, rows
+from tests.bench.subjects import SLOW, SUBJECTS
+
+REPETITIONS = (0.0, 1.0, 5.0)
 
 
-def target(name: str, micros: float) -> Target:
-    """A target on which every load cost `micros`."""
-    costs = [Cost(micros + step, 1000.0, 0.5, 0.2) for step in (0.0, 1.0, 5.0)]
-    return Target(
-        name,
-        port=1,
-        pid=1,
-        request=b"",
-        stream_request=b"",
-        short=costs,
-        paced=costs,
-        event=costs,
-        latencies=[[0.001, 0.002], [0.001, 0.002], [0.001, 0.002]],
-        idle_bytes=2**20,
-        loaded_bytes=2**21,
-        start_seconds=[0.5],
-        start_cpu_seconds=[0.4],
-    )
+def findings(name: str, base: float) -> Findings:
+    """A subject of which every measure was `base`, `base` + 1 and `base` + 5 in its own unit."""
+    found = Findings(name, version="1.2.3")
+    for each in MEASURES:
+        found.values[each.key] = [(base + step) / each.scale for step in REPETITIONS]
+    found.costs = {load: [Cost(base, 1000.0, 0.5, 0.2)] for load in ("short", "paced", "event")}
+    return found
 
 
-def results(nginx: Target | None) -> Results:
-    """A finished run."""
-    return Results(Settings(), target("aiaas", 30.0), nginx, [[0.0005, 0.001]] * 3, "0.1 0.1 0.1", "1 1 1", 60.0)
+def results(*others: Findings) -> Results:
+    """A finished run, with aiaas at 30."""
+    return Results(Settings(), [findings("aiaas", 30.0), *others], Findings("direct"), "0.1 0.1 0.1", "1 1 1", 60.0)
 
 
 def test_the_ratio_is_that_of_the_medians() -> None:
     """One disturbed repetition does not move it."""
-    first = rows(results(target("nginx", 9.0)))[0]
-    assert first.ratio() == pytest.approx(31.0 / 10.0)
+    assert rows(results(findings("nginx", 9.0)))[0].ratio("nginx") == pytest.approx(31.0 / 10.0)
 
 
-def test_added_latency_leaves_out_what_the_backend_takes() -> None:
-    """Percentile through the proxy, less the same percentile without it."""
-    added = next(row for row in rows(results(None)) if row.what.startswith("added latency p50"))
-    assert added.aiaas == pytest.approx((1000.0, 1000.0, 1000.0))
+@pytest.mark.parametrize(
+    ("base", "equal"),
+    [
+        pytest.param(30.0, True, id="the same"),
+        pytest.param(34.0, True, id="ranges overlap"),
+        pytest.param(36.0, False, id="the other dearer in every repetition"),
+        pytest.param(24.0, False, id="the other cheaper in every repetition"),
+    ],
+)
+def test_what_lies_within_the_spread_is_called_equal(base: float, equal: bool) -> None:
+    """Where the ranges of both overlap, the table makes no difference of it."""
+    row = rows(results(findings("nginx", base)))[0]
+    assert row.equal("nginx") is equal
+    assert row.compared("nginx").endswith(", equal") is equal
 
 
-def test_a_machine_without_nginx_is_told_so() -> None:
-    """No silent skip: the table says that nothing was compared."""
-    shown = as_text(results(None))
-    assert "nginx: not found on this machine" in shown
-    assert "not measured" in shown
+def test_one_repetition_is_never_called_equal() -> None:
+    """It has no spread."""
+    run = results(findings("nginx", 30.0))
+    for each in run.findings:
+        each.values = {key: values[:1] for key, values in each.values.items()}
+    assert not rows(run)[0].equal("nginx")
+
+
+def test_what_is_missing_is_said_in_the_table_and_why() -> None:
+    """No silent skip: not on the terminal, not in the docs."""
+    run = results(Findings("haproxy", missing="not found on this machine (Debian: apt-get install haproxy)"))
+    for shown in (as_text(run), as_page(run)):
+        assert "haproxy: not measured: not found on this machine" in shown
+        assert shown.count("not measured") > len(MEASURES)
+
+
+def test_what_failed_leaves_the_rest_standing() -> None:
+    """A refused stream is written down, and the other measures remain."""
+    failing = findings("nginx", 9.0)
+    with failing.attempt("open streams"):
+        raise BadAnswerError("1,999 streams were open: refused")
+    del failing.values["per_stream"]
+    shown = as_text(results(failing))
+    assert "nginx: open streams: 1,999 streams were open: refused" in shown
+    assert shown.count("not measured") == 1
+
+
+def test_a_slower_pace_is_said() -> None:
+    """What could not answer the others' load has a star, and only where the load was another."""
+    slow = findings("litellm", 5000.0)
+    slow.pace = SLOW
+    run = results(slow)
+    assert [row.cell("litellm").endswith(" *") for row in rows(run)] == [each.paced for each in MEASURES]
+    assert "litellm could not answer what the others were asked for: measured at 50 requests" in as_text(run)
+
+
+def test_a_rate_that_the_generator_limited_is_a_lower_bound() -> None:
+    """The proxy might do more."""
+    fast = findings("nginx", 9.0)
+    fast.costs["short"] = [Cost(9.0, 80_000.0, 0.8, 0.99)]
+    shown = [row.cell("nginx") for row in rows(results(fast)) if row.cell("nginx").startswith(">= ")]
+    assert len(shown) == 1
 
 
 def test_the_page_holds_every_measure_and_no_path() -> None:
     """docs/bench.md is written from the same rows as the table."""
-    run = results(target("nginx", 9.0))
+    run = results(findings("nginx", 9.0), Findings("litellm", missing=f"could not be installed: {os.getcwd()}/x"))
     page = as_page(run)
     assert [row.what for row in rows(run) if row.what not in page] == []
     assert os.getcwd() not in page
+    assert without_paths("no /var/x/y; 3/4 of 1/s") == "no ...; 3/4 of 1/s"
+
+
+def test_the_json_holds_every_repetition() -> None:
+    """And the ratios."""
+    [first, *_] = as_json(results(findings("nginx", 9.0)))["rows"]
+    assert first["values"] == {"aiaas": pytest.approx((30.0, 31.0, 35.0)), "nginx": pytest.approx((9.0, 10.0, 14.0))}
+    assert first["ratios_of_medians"] == {"aiaas": None, "nginx": pytest.approx(3.1)}
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
@@ -91,19 +140,34 @@ def test_a_window_without_answers_is_no_measurement() -> None:
     """Dividing by nothing is refused in words."""
     window = Window(os.getpid(), os.getpid(), lambda tally: tally.answers)
     window._marks += [(0.0, 0.0, 0.0, 5, 0.0), (1.0, 1.0, 1.0, 5, 0.0)]
-    with pytest.raises(Exception, match="nothing was answered"):
+    with pytest.raises(BadAnswerError, match="nothing was answered"):
         window.cost()
+
+
+def test_the_backend_finds_in_the_request_what_it_shall_stream() -> None:
+    """However a proxy spaces the JSON."""
+    request = wire.request("key", wire.Stream(120, 0.2))
+    assert wire.asked_for(request.replace(b'": ', b'":')) == wire.Stream(120, 0.2)
+
+
+def test_what_is_not_on_this_machine_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a line in the results."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("tests.bench.subjects.shutil.which", lambda *_args, **_more: None)
+    with pytest.raises(Exception, match="apt-get install haproxy"):
+        SUBJECTS["haproxy"](Path("unused"), 1)
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(300)
 def test_a_run_measures_everything() -> None:
-    """The whole benchmark: recorded, not asserted. Only that there are figures, which `pytest -s` shows."""
+    """A short run: recorded, not judged. Only that there are figures of aiaas, which `pytest -s` shows."""
     affinity = os.sched_getaffinity(0)
     try:
-        run = measure(Settings(), print)
+        run = measure(QUICK, list(SUBJECTS), print)
     finally:
         os.sched_setaffinity(0, affinity)
     print(as_text(run))
-    assert run.aiaas.short[0].micros > 0
-    assert run.aiaas.event[0].rate > 0
+    [ours] = [each for each in run.findings if each.name == "aiaas"]
+    assert (ours.missing, ours.problems) == ("", {})
+    assert sorted(ours.values) == sorted(each.key for each in MEASURES)

@@ -1,12 +1,15 @@
 """The bytes on the wire of the benchmark: what the clients send and what the backend answers, in vLLM's own shapes.
 
 The request names an alias and asks for no usage, as most clients do: aiaas then has to rewrite the model, ask for the
-usage event itself and take it out again. nginx passes everything as it is.
+usage event itself and take it out again. LiteLLM maps the alias, too; the others pass the name as it is.
+
+How many events a stream shall have and how fast is said in its prompt, the one thing that every proxy leaves alone.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Final
 
 SERVED_MODEL: Final = "unsloth/gpt-oss-20b"
@@ -21,16 +24,32 @@ _PROMPT: Final = (
 _HEAD: Final = b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserver: uvicorn\r\n"
 
 
-def request(key: str, *, stream: bool) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What the backend is asked to stream: `events` token events, `per_second` of them."""
+
+    events: int
+    per_second: float
+
+
+def request(key: str, stream: Stream | None = None) -> bytes:
     """A whole chat completion request with a prompt of about 150 bytes."""
-    fields: dict[str, object] = {"model": ALIAS, "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 64}
-    if stream:
+    prompt = _PROMPT if stream is None else f"{_PROMPT} pace={stream.per_second:g};events={stream.events};"
+    fields: dict[str, object] = {"model": ALIAS, "messages": [{"role": "user", "content": prompt}], "max_tokens": 64}
+    if stream is not None:
         fields["stream"] = True
     body = json.dumps(fields).encode()
     return (
         f"POST {PATH} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nAccept: application/json\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
+
+
+def asked_for(body: bytes) -> Stream:
+    """What a streamed request's prompt asks for."""
+    _, _, rest = body.partition(b"pace=")
+    per_second, _, rest = rest.partition(b";events=")
+    return Stream(int(rest.partition(b";")[0]), float(per_second))
 
 
 def _compact(value: object) -> bytes:
@@ -94,6 +113,7 @@ USAGE_EVENT: Final = _event(
     {"choices": [], "usage": {"prompt_tokens": 42, "total_tokens": 342, "completion_tokens": 300}}
 )
 DONE_EVENT: Final = _chunk(b"[DONE]")
+NO_HTTP: Final = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 HEALTHY: Final = _HEAD + b"content-length: 0\r\nvary: Origin\r\n\r\n"
 
 

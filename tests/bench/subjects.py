@@ -1,0 +1,230 @@
+"""What is measured: aiaas, and what it is measured beside. Each is one process on one core before the same backend.
+
+Each runs as its own documentation says, with one backend and without what costs it time for nothing here: quiet logs,
+the cheapest policy, no database. nginx and haproxy check nothing; the routers and LiteLLM have one key for everybody;
+aiaas has keys with limits, metrics and its log of requests.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from tests.bench import process, setup, wire
+from tests.bench.process import NotStartedError
+
+NGINX_CONFIG: Final = """\
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log stderr warn;
+worker_rlimit_nofile 10000;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  keepalive_requests 100000000;
+  upstream backend {{ server 127.0.0.1:{backend}; keepalive 512; keepalive_requests 100000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://backend;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffering off;
+      proxy_read_timeout 120s;
+    }}
+  }}
+}}
+"""
+
+HAPROXY_CONFIG: Final = """\
+global
+  nbthread 1
+  maxconn 4096
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 120s
+  timeout server 120s
+  option http-no-delay
+frontend clients
+  bind 127.0.0.1:{port} backlog 4096
+  default_backend vllm
+backend vllm
+  http-reuse always
+  server one 127.0.0.1:{backend}
+"""
+
+LITELLM_CONFIG: Final = """\
+model_list:
+  - model_name: {alias}
+    litellm_params: {{model: openai/{served}, api_base: "http://127.0.0.1:{backend}/v1", api_key: none}}
+general_settings: {{master_key: {key}}}
+"""
+
+AIAAS_CONFIG: Final = """\
+server: {{host: 127.0.0.1, port: {port}}}
+backends:
+  vllm:
+    url: http://127.0.0.1:{backend}
+    models: [{served}, {alias}]
+auth: {{keys_file: keys.yaml}}
+rate_limit: {{requests_per_minute: 60}}
+monitoring: {{metrics_port: {metrics}, log_level: info}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the paced loads are.
+
+    requests, probes, opened   short requests, short streams among many, and streams that stay open: a second
+    events                     of each of the many streams, a second
+    ramp                       seconds over which those begin
+    """
+
+    requests: float
+    events: float
+    probes: float
+    opened: float
+    ramp: float
+
+
+FAST: Final = Pace(requests=500.0, events=50.0, probes=80.0, opened=600.0, ramp=0.5)
+# LiteLLM cannot do half of what the others are asked for; overloaded, it would say nothing of its latency.
+SLOW: Final = Pace(requests=50.0, events=2.0, probes=20.0, opened=90.0, ramp=4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A process to be measured: how it is started and asked.
+
+    pace           of the paced loads: slower for what could not answer the others'
+    extra_events   what it adds to each stream
+    """
+
+    name: str
+    version: str
+    port: int
+    command: list[str]
+    key: str = "none"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    pace: Pace = FAST
+    extra_events: int = 0
+
+
+class MissingError(Exception):
+    """It is not on this machine; says how it gets there."""
+
+
+def nginx(folder: Path, backend: int) -> Subject:
+    """Debian's nginx, one process."""
+    executable = _debian("nginx", "nginx-light")
+    said = subprocess.run([executable, "-v"], capture_output=True, text=True, check=False).stderr
+    config, port = folder / "nginx.conf", process.free_port()
+    config.write_text(NGINX_CONFIG.format(folder=folder, port=port, backend=backend))
+    command = [executable, "-p", str(folder), "-e", "stderr", "-c", str(config)]
+    return Subject("nginx", said.strip().rpartition("/")[2], port, command)
+
+
+def haproxy(folder: Path, backend: int) -> Subject:
+    """Debian's haproxy, one thread."""
+    executable = _debian("haproxy", "haproxy")
+    said = subprocess.run([executable, "-v"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"version (\d[\d.]*)", said)
+    config, port = folder / "haproxy.cfg", process.free_port()
+    config.write_text(HAPROXY_CONFIG.format(port=port, backend=backend))
+    return Subject("haproxy", found.group(1) if found else "?", port, [executable, "-db", "-q", "-f", str(config)])
+
+
+def vllm_router(folder: Path, backend: int) -> Subject:
+    """vLLM's router in Rust, started by its own command."""
+    command = [str(_environment("vllm-router") / "bin" / "vllm-router"), "--log-level", "warning"]
+    return _rust_router("vllm-router", [*command, "--worker-startup-check-interval", "1"], backend)
+
+
+def sglang_router(folder: Path, backend: int) -> Subject:
+    """SGLang's router in Rust, started by its own module."""
+    python = str(_environment("sglang-router") / "bin" / "python")
+    command = [python, "-m", "sglang_router.launch_router", "--log-level", "warn", "--shutdown-grace-period-secs", "1"]
+    return _rust_router("sglang-router", [*command, "--worker-startup-check-interval", "1"], backend)
+
+
+def _rust_router(name: str, command: list[str], backend: int) -> Subject:
+    port, key = process.free_port(), "sk-shared"
+    command += ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://127.0.0.1:{backend}"]
+    command += ["--policy", "round_robin", "--api-key", key, "--max-concurrent-requests", "32768"]
+    command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(process.free_port())]
+    return Subject(name, setup.version(name), port, command, key)
+
+
+def litellm(folder: Path, backend: int) -> Subject:
+    """LiteLLM's proxy with a config file, one key, one worker, and no database."""
+    key, port = "sk-shared", process.free_port()
+    config, logging = folder / "litellm.yaml", folder / "litellm-logging.json"
+    config.write_text(LITELLM_CONFIG.format(backend=backend, key=key, served=wire.SERVED_MODEL, alias=wire.ALIAS))
+    quiet = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn.access": {"level": "WARNING"}}}
+    logging.write_text(json.dumps(quiet))
+    command = [str(_environment("litellm") / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--num_workers", "1", "--telemetry", "False", "--log_config", str(logging)]
+    # Its table of prices would otherwise be asked for on the internet at each start.
+    environment = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    # An event with the finish reason, which the scripted backend leaves out, is added.
+    return Subject("litellm", setup.version("litellm"), port, command, key, environment, pace=SLOW, extra_events=1)
+
+
+def aiaas(folder: Path, backend: int) -> Subject:
+    """`aiaas serve` with authentication, limits, metrics and the request log, and a key that it takes."""
+    config, port = folder / "aiaas.yaml", process.free_port()
+    names = {"served": wire.SERVED_MODEL, "alias": wire.ALIAS}
+    config.write_text(AIAAS_CONFIG.format(port=port, backend=backend, metrics=process.free_port(), **names))
+    command = [sys.executable, "-m", "aiaas"]
+    # More than any run sends, so that the limits are computed and never reached.
+    limits = ["--rpm", "100000000", "--tpm", "10000000000", "--concurrency", "100000"]
+    create = [*command, "keys", "create", "bench", "-c", str(config), *limits]
+    made = subprocess.run(create, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise NotStartedError(f"no key could be made: {made.stderr.strip()}")
+    # An installed package has its bytecode; so has what starts here, from the second start on.
+    environment = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+    serve = [*command, "serve", "-c", str(config)]
+    return Subject("aiaas", version("aiaas"), port, serve, made.stdout.strip(), environment)
+
+
+# In the order of the tables. aiaas comes first, as what the others are compared with.
+SUBJECTS: Final[Mapping[str, Callable[[Path, int], Subject]]] = {
+    "aiaas": aiaas,
+    "nginx": nginx,
+    "haproxy": haproxy,
+    "vllm-router": vllm_router,
+    "sglang-router": sglang_router,
+    "litellm": litellm,
+}
+
+
+def _debian(name: str, package: str) -> str:
+    # Not every PATH has the folders of daemons.
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise MissingError(f"not found on this machine (Debian: apt-get install {package})")
+    return found
+
+
+def _environment(name: str) -> Path:
+    try:
+        return setup.ensure(name)
+    except setup.SetupError as error:
+        raise MissingError(str(error)) from error
