@@ -95,7 +95,9 @@ def as_page(results: Results) -> str:
         date=datetime.now(UTC).date().isoformat(),
         figures=_table(["what", "unit", *names], ((row.what, row.unit, *map(row.cell, names)) for row in found)),
         ratios=_table(["what", *others], ((row.what, *_ratios(row, others)) for row in found)),
-        notes="\n".join(f"- {line.removeprefix('* ') if line.startswith('* ') else line}." for line in notes),
+        notes="\n".join(
+            f"- {line.replace('* ', 'With a star: ', 1) if line.startswith('* ') else line}." for line in notes
+        ),
         versions=", ".join(f"{name} {value}" for name, value in versions(results).items()),
         before=results.load_before,
         after=results.load_after,
