@@ -14,15 +14,18 @@ import psutil
 # `vllm serve MODEL ... --port N`: MODEL says how it behaves. Helpers stand for the engine core and its workers.
 FAKE_VLLM = """
     import http.server, os, signal, subprocess, sys, time
+    # One write a line: an unbuffered print() makes a write of each argument, and the helpers write in between.
+    def say(line):
+        os.write(1, (line + "\\n").encode())
     model, port = sys.argv[2], int(sys.argv[sys.argv.index("--port") + 1])
-    print("pid", os.getpid(), flush=True)
-    helper = [sys.executable, "-c", "import signal, time;"
-              "signal.signal(signal.SIGTERM, lambda *_: print('helper-got-SIGTERM', flush=True));"
-              "print('helper-ready', flush=True); time.sleep(60); time.sleep(60)"]
+    say(f"pid {os.getpid()}")
+    helper = [sys.executable, "-c", "import os, signal, time;"
+              "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'helper-got-SIGTERM' + bytes([10])));"
+              "os.write(1, b'helper-ready' + bytes([10])); time.sleep(60); time.sleep(60)"]
     if "helper" in model:
-        print("helper", subprocess.Popen(helper).pid, flush=True)
+        say(f"helper {subprocess.Popen(helper).pid}")
     if "daemon" in model:
-        print("helper", subprocess.Popen(helper, start_new_session=True).pid, flush=True)
+        say(f"helper {subprocess.Popen(helper, start_new_session=True).pid}")
     if "old" in model and "--shutdown-timeout" in sys.argv:
         sys.exit("vllm: error: unrecognized arguments: --shutdown-timeout 5")
     if "crash" in model:
@@ -32,7 +35,7 @@ FAKE_VLLM = """
     else:
         def leave(*_):
             time.sleep(0.3 if "slow" in model else 0)
-            print("leaving", flush=True)
+            say("leaving")
             os._exit(0)
         signal.signal(signal.SIGTERM, leave)
     if "loud" in model:
