@@ -54,7 +54,7 @@ def test_a_changed_pin_is_another_folder_and_a_changed_comment_is_not(
 def test_a_failing_step_is_told_with_its_last_line() -> None:
     """One line, as the table wants it."""
     with pytest.raises(setup.SetupError, match="litellm could not be installed; the last line was: no such thing"):
-        setup._step("litellm", [sys.executable, "-c", "print('first'); exit('no such thing')"])
+        setup._step("litellm", [sys.executable, "-c", "print('first', flush=True); exit('no such thing')"])
 
 
 @pytest.mark.parametrize("name", setup.NAMES)
