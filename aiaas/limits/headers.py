@@ -25,6 +25,16 @@ def limit_headers(admission: Admission) -> Headers:
     return _for(tokens, _TOKENS) if requests is None else _for(requests, _REQUESTS) + _for(tokens, _TOKENS)
 
 
+def limit_lines(admission: Admission) -> bytes:
+    """The same as complete header lines."""
+    lines = b""
+    if admission.requests is not None:
+        lines = _lines(admission.requests, _REQUEST_LINES)
+    if admission.tokens is not None:
+        lines += _lines(admission.tokens, _TOKEN_LINES)
+    return lines
+
+
 def retry_headers(decision: Decision) -> Headers:
     """The further headers of a refusal; empty where waiting cannot help."""
     if decision.retry_after is None:
@@ -73,6 +83,9 @@ def duration(seconds: float) -> str:
 _REQUESTS: Final = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
 
+_REQUEST_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _REQUESTS)
+_TOKEN_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _TOKENS)
+
 _REFUSALS: Final = {
     "requests": ("rate_limit_exceeded", "The limit is {limit} requests a minute. Try again in {wait}."),
     "tokens": ("tokens_limit_exceeded", "The limit is {limit} tokens a minute. Try again in {wait}."),
@@ -82,6 +95,10 @@ _REFUSALS: Final = {
     ),
     "quota": ("quota_exceeded", "The quota is {limit} tokens. It starts anew in {wait}."),
 }
+
+
+def _lines(decision: Decision, form: bytes) -> bytes:
+    return form % (decision.limit, decision.remaining, duration(decision.reset_after).encode())
 
 
 def _for(decision: Decision, names: tuple[str, str, str]) -> Headers:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+import msgspec
 from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ClientError, UpstreamError
 from aiaas.keys.model import KeyLimits, Principal
 from aiaas.keys.verifier import Verifier, VerifierBusy
-from aiaas.limits.headers import limit_headers, refusal
+from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
@@ -27,7 +28,6 @@ from aiaas.proxy.connection import Connection
 from aiaas.proxy.identity import presented_key, unauthorized
 from aiaas.proxy.models import model_not_found
 from aiaas.proxy.record import Record
-from aiaas.proxy.respond import header_lines
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ASK_FOR_USAGE = b'{"include_usage":true}'
@@ -35,8 +35,7 @@ _ASK_FOR_USAGE = b'{"include_usage":true}'
 _FORWARDED = ("accept", "traceparent", "tracestate")
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(msgspec.Struct, frozen=True, gc=False):
     """A request that is in order, before any limit was asked.
 
     body             as it came, or with fields spliced (all but `model`, which depends on the target)
@@ -58,8 +57,7 @@ class Checked:
     reserved: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True, gc=False):
     """An admitted request: what to send, and what has to be settled when it ends. Fields as in Checked.
 
     extra  complete header lines for the answer: request id, limits
@@ -156,7 +154,7 @@ class Admission:
         if admission.lease is None:
             path = checked.route.path
             raise refusal(admission, output_field(checked.peek, path) if path in paths.OUTPUT else None)
-        record.limit_lines = header_lines(limit_headers(admission))
+        record.limit_lines = limit_lines(admission)
         return Ticket(
             principal=principal,
             route=checked.route,
@@ -177,7 +175,7 @@ class Admission:
         if limits.requests is None and limits.tokens is None:
             return b""
         state = await self._store.look(self._store_key(principal), limits, self._loop.time())
-        return header_lines(limit_headers(state))
+        return limit_lines(state)
 
     def _store_key(self, principal: Principal) -> str:
         return principal.key_id if self._plan.auth.enabled else f"address:{principal.name}"
@@ -237,5 +235,7 @@ def header_values(headers: Mapping[str, str], names: tuple[str, ...]) -> bytes:
     for name in names:
         value = headers.get(name)
         if value is not None:
-            lines += f"{name}: {_UNSAFE.sub('', value)}\r\n"
+            if not (value.isascii() and value.isprintable()):
+                value = _UNSAFE.sub("", value)
+            lines += f"{name}: {value}\r\n"
     return lines.encode("utf-8", "surrogateescape")

@@ -85,6 +85,7 @@ class Gateway:
         self._date = (0, b"")
         self.active = self._activate(plan, {})
         metrics.config(plan.digest)
+        metrics.watch_in_flight(lambda: len(self._requests))
 
     # -- a request ------------------------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class Gateway:
         if path in (paths.HEALTH, paths.READY):
             return self._health(request, client, path)
         active = self.active
-        record = self._record(request, active, path)
+        record = self._record(request, client, active, path)
         client.extra = b"x-request-id: %b\r\n" % record.request_id.encode()
         try:
             if path in active.plan.routes:
@@ -114,7 +115,7 @@ class Gateway:
 
     async def _inference(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
         """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         self._enter(task, record)
         try:
@@ -203,12 +204,10 @@ class Gateway:
 
     def _enter(self, task: asyncio.Task[Any], record: Record) -> None:
         self._requests[task] = record
-        self.metrics.in_flight.inc()
         self._quiet.clear()
 
     def _leave(self, task: asyncio.Task[Any], record: Record) -> None:
         del self._requests[task]
-        self.metrics.in_flight.dec()
         if not self._requests:
             self._quiet.set()
         if record.status == 0:  # an exception of ours is on its way to `internal_error`
@@ -271,18 +270,18 @@ class Gateway:
             self._date = (second, date_header(second))
         return self._date[1]
 
-    def _record(self, request: BaseRequest, active: Active, path: str) -> Record:
-        peername = request.transport.get_extra_info("peername") if request.transport is not None else None
-        peer = peername[0] if isinstance(peername, tuple) else "local"
-        forwarded_for = request_id = None
-        if active.trusted and is_trusted(peer, active.trusted):
+    def _record(self, request: BaseRequest, client: Connection, active: Active, path: str) -> Record:
+        address = client.peer
+        request_id = None
+        if active.trusted and is_trusted(address, active.trusted):
             request_id = sane_request_id(request.headers.get("x-request-id"))
             forwarded_for = ",".join(request.headers.getall("x-forwarded-for", ())) or None
+            address = client_address(address, forwarded_for, active.trusted)
         return Record(
             request_id=request_id or f"{self._id_prefix}{next(self._ids):08x}",
             path=path,
             started=time.monotonic(),
-            client_address=client_address(peer, forwarded_for, active.trusted),
+            client_address=address,
         )
 
     # -- life -----------------------------------------------------------------------------------------------------

@@ -128,6 +128,9 @@ class BackendState:
 
     def pick(self, tried: Sequence[EndpointState]) -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one."""
+        if not tried and len(self.endpoints) == 1:
+            only = self.endpoints[0]
+            return only if only.up else None
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1

@@ -10,7 +10,7 @@ no backend saw it                                      nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from aiaas.proxy.record import Record
 
@@ -18,8 +18,7 @@ from aiaas.proxy.record import Record
 NEVER_RAN = frozenset({"no_healthy_backend", "overloaded"})
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What to settle. Tokens are LLM tokens.
 
     estimated  the backend did not count them

@@ -30,6 +30,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError, ClientError, UpstreamError
+from aiaas.proxy.identity import plain_address
 from aiaas.proxy.respond import Answered, date_header, error_answer
 
 # A connection on which nothing comes is closed after this: longer than the usual ingress keeps its own idle ones (60 s
@@ -95,6 +96,7 @@ class Connection(RequestHandler):
         "body_broken",
         "extra",
         "listener",
+        "peer",
     )
 
     def __init__(
@@ -130,10 +132,14 @@ class Connection(RequestHandler):
         self.begun = False
         self.extra = b""
         self.body_broken = False
+        self.peer = "local"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what may wait in the socket buffer."""
+        """Bound what may wait in the socket buffer, and see who is there."""
         super().connection_made(transport)
+        peername = transport.get_extra_info("peername")
+        if isinstance(peername, tuple):
+            self.peer = plain_address(peername[0]) or peername[0]
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -142,6 +148,11 @@ class Connection(RequestHandler):
         self._end_lingering()
         self.listener = None
         super().connection_lost(exc)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it lives on; cheaper than to ask which one runs (in CPython 3.11 a system call)."""
+        return self._loop
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
         """Let the handler end within `timeout` seconds, then close."""

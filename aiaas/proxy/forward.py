@@ -85,6 +85,11 @@ async def forward(
 def _pick(
     backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState]
 ) -> tuple[Target, BackendState, EndpointState]:
+    if not tried:
+        target, backend = backends[0]
+        endpoint = backend.pick(tried)
+        if endpoint is not None:
+            return target, backend, endpoint
     fallback: tuple[Target, BackendState, EndpointState] | None = None
     for target, backend in backends:
         endpoint = backend.pick(tried)
@@ -140,7 +145,7 @@ async def _attempt(
     pool.inflight += 1
     try:
         # A retry gets a connection of its own: what closed one idle connection may have closed more.
-        connection = None if record.retries else pool.take_idle(asyncio.get_running_loop().time())
+        connection = None if record.retries else pool.take_idle(client.loop.time())
         if connection is None:
             opened = await _connect(pool, shape)
             if isinstance(opened, Failure):

@@ -5,16 +5,16 @@ One mutable object for each request, filled in by whoever learns a fact; read on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 EndedBy = Literal["upstream", "client", "gateway"]
 # Where a request was when its client left: the `phase` of aiaas_aborts_total.
 Phase = Literal["admission", "waiting", "streaming"]
 
 
-@dataclass(slots=True)
-class Record:
+class Record(msgspec.Struct):
     """One request. Times are monotonic seconds (`started`) or durations; tokens are LLM tokens.
 
     status       what the client got, or 499 (nginx's word) where it left before an answer began

@@ -47,7 +47,7 @@ class Relay:
         self._upstream = upstream
         self._record = record
         self._shape = shape
-        self._loop = asyncio.get_running_loop()
+        self._loop = client.loop
         self._take: Callable[[bytes], None] = self._hold
         self._status = 0
         self._headers: HeaderList = []
