@@ -32,25 +32,22 @@ async def read_body(request: BaseRequest, client: Connection, bounds: ServerPlan
             raise ClientError(417, "invalid_request", "Only `Expect: 100-continue` is understood.")
         if client.transport is not None and not request.content.is_eof():
             client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = await _read_all(request, most, bounds.body_timeout)
+    content = request.content
+    body = content.read_nowait(-1) if content.is_eof() else await _read_all(request, most, bounds.body_timeout)
+    if len(body) > most:
+        raise too_large(most)
     if client.body_broken:
         raise ClientError(400, "invalid_request", "The body's chunks are not valid HTTP/1.1.")
     return body
 
 
 async def _read_all(request: BaseRequest, most: int, silence: float) -> bytes:
-    content = request.content
-    if content.is_eof():
-        body = content.read_nowait(-1)
-        if len(body) > most:
-            raise too_large(most)
-        return body
     parts: list[bytes] = []
     size = 0
     while True:
         try:
             async with asyncio.timeout(silence):
-                part = await content.readany()
+                part = await request.content.readany()
         except TimeoutError:
             raise ClientError(
                 408, "request_timeout", f"The request's body stopped for more than {silence:g} s."

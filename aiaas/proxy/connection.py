@@ -149,6 +149,11 @@ class Connection(RequestHandler):
         self.listener = None
         super().connection_lost(exc)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Nothing, where nothing was paused: aiohttp asks after every part of a body, and would parse b"" each time."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that it lives on; cheaper than to ask which one runs (in CPython 3.11 a system call)."""

@@ -120,7 +120,8 @@ class UpstreamConnection(asyncio.Protocol):
             raise RuntimeError(f"no exchange can begin on {self!r}")
         self._begin_exchange_state()
         self._idle_before = self._loop.time() - self.idle_since if self._served else 0.0
-        self._parser = httptools.HttpResponseParser(self)
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         self._sink = sink
         transport.write(request)
 
@@ -190,7 +191,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish()
 
     def _finish(self) -> None:
-        sink, self._sink, self._parser = self._sink, None, None
+        sink, self._sink = self._sink, None
         transport = self._transport
         self._served += 1
         if (

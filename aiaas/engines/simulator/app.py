@@ -317,7 +317,8 @@ class App:
         """Into the engine, unless a fault or the shutdown stands before it."""
         if self.draining:
             raise errors.engine_gone()
-        if self.fault.strikes(Point.REQUEST) and strike_request(answer.exchange, self.fault):
+        if self.fault.strikes(Point.REQUEST):
+            strike_request(answer.exchange, self.fault)
             return
         itl = self.fault.arg if self.fault.strikes(Point.PACE) else self.options.itl
         steps = max(len(choice.deltas) for choice in job.choices)

@@ -156,3 +156,14 @@ def engine_busy() -> WireError:
 def engine_gone() -> WireError:
     """Shutting down (139): raised outside the CORS layer, so without `vary`."""
     return WireError(500, error_object(ENGINE_GONE, "InternalServerError", None, 500), varies=False)
+
+
+def too_many() -> WireError:
+    """Not vLLM's own: what a rate limiter before it says."""
+    return WireError(429, error_object("Too many requests; please slow down.", "RateLimitError", None, 429))
+
+
+def told_to_fail(status: int) -> WireError:
+    """An error that says nothing about the engine's life (fault `error`)."""
+    kind = "InternalServerError" if status >= 500 else "BadRequestError"
+    return WireError(status, error_object("The simulator was told to fail.", kind, None, status))

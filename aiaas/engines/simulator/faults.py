@@ -4,9 +4,10 @@ Theory: an HTTP exchange with an engine can fail at few points, and a gateway ha
 
     connect -> request read -> headers -> first event -> events -> end
 
-A fault strikes at exactly one of them. It applies to every request that generates (or pools); /health, /metrics and
-/v1/models go on answering as a real vLLM's do, except where the table says otherwise. What each looks like on the wire
-is taken from the transcripts named in the table.
+A fault strikes at exactly one of them (its Point) and does one thing there (its Act). It applies to every request that
+generates (or pools); /health, /metrics and /v1/models go on answering as a real vLLM's do, except where the table says
+otherwise. What each looks like on the wire is taken from the transcripts named in the table; the others are what stands
+between a gateway and vLLM: load balancers, kernels, a process that is killed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,24 @@ class Point(Enum):
     REQUEST = "request"  # the request is read, nothing is answered yet
     FIRST_EVENT = "first event"  # the headers are out
     MID_STREAM = "mid stream"  # argument: after so many tokens
+    END = "end"  # the answer is whole
     PACE = "pace"
+
+
+class Act(Enum):
+    """What it does there."""
+
+    NOTHING = "nothing"
+    REFUSE = "refuse"
+    HANG = "hang"  # silence, the connection stays open
+    RESET = "reset"  # RST
+    CLOSE = "close"  # FIN, without the end that the framing asks for
+    FINISH = "finish"  # the end that the framing asks for, although the answer is not whole
+    DIE = "die"  # the engine dies, and vLLM says so
+    HALVE = "halve"  # half of the next thing (a head, an event), then FIN
+    GARBAGE = "garbage"  # bytes that are not HTTP where HTTP is due
+    ANSWER = "answer"  # a whole answer, of another kind
+    DELAY = "delay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +52,56 @@ class Kind:
 
     name: str
     point: Point
+    act: Act
     default: float | None
     unit: str
     what: str
 
 
+def _at(point: Point, name: str, act: Act, what: str, default: float | None = None, unit: str = "") -> Kind:
+    return Kind(name, point, act, default, unit, what)
+
+
+def _after_tokens(name: str, act: Act, what: str) -> Kind:
+    return Kind(name, Point.MID_STREAM, act, 5, "tokens", what)
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("none", Point.NEVER, None, "", "behaves"),
-        Kind("refuse", Point.CONNECT, None, "", "the port is bound but nobody listens: connection refused"),
-        Kind("hang-before-headers", Point.REQUEST, None, "", "reads the request and never answers (133)"),
-        Kind("hang-before-first-event", Point.FIRST_EVENT, None, "", "sends status and headers, then nothing"),
-        Kind("hang-mid-stream", Point.MID_STREAM, 5, "tokens", "falls silent after some tokens, connection open (133)"),
-        Kind("reset-mid-stream", Point.MID_STREAM, 5, "tokens", "TCP reset after some tokens"),
-        Kind("close-mid-stream", Point.MID_STREAM, 5, "tokens", "closes after some tokens, without the last chunk"),
-        Kind("engine-dead", Point.REQUEST, None, "", "500 EngineCore, and /health and /ping are 503 (134 to 138)"),
-        Kind(
-            "engine-dies-mid-stream", Point.MID_STREAM, 5, "tokens", "an error event, then [DONE] and a clean end (132)"
+        _at(Point.NEVER, "none", Act.NOTHING, "behaves"),
+        _at(Point.CONNECT, "refuse", Act.REFUSE, "the port is bound but nobody listens: connection refused"),
+        _at(Point.CONNECT, "hang-before-connect", Act.HANG, "nobody accepts: a connection is neither made nor refused"),
+        _at(Point.REQUEST, "hang-before-headers", Act.HANG, "reads the request and never answers (133)"),
+        _at(Point.REQUEST, "reset-before-headers", Act.RESET, "reads the request, then TCP reset"),
+        _at(Point.REQUEST, "close-before-headers", Act.CLOSE, "reads the request and closes"),
+        _at(Point.REQUEST, "cut-headers", Act.HALVE, "closes in the middle of the headers"),
+        _at(Point.REQUEST, "huge-headers", Act.ANSWER, "answers with 128 KiB of headers"),
+        _at(Point.REQUEST, "garbage", Act.GARBAGE, "answers bytes that are not HTTP, and closes"),
+        _at(Point.REQUEST, "busy", Act.ANSWER, "503, the queue is full (115)"),
+        _at(Point.REQUEST, "too-many", Act.ANSWER, "429 with a Retry-After, as a proxy before vLLM", 1, "seconds"),
+        _at(Point.REQUEST, "engine-dead", Act.DIE, "500 EngineCore, and /health and /ping are 503 (134 to 138)"),
+        _at(Point.REQUEST, "draining", Act.ANSWER, "500, shutting down, while /health is still 200 (140)"),
+        _at(Point.REQUEST, "error", Act.ANSWER, "another error, in vLLM's shape", 500, "status"),
+        _at(
+            Point.REQUEST, "html-error", Act.ANSWER, "an HTML error page, as a load balancer would send", 502, "status"
         ),
-        Kind("busy", Point.REQUEST, None, "", "503, the queue is full (115)"),
-        Kind("garbage", Point.REQUEST, None, "", "answers bytes that are not HTTP, and closes"),
-        Kind("html-error", Point.REQUEST, 502, "status", "answers an HTML error page, as a load balancer would"),
-        Kind("slow-tokens", Point.PACE, 1.0, "seconds", "so long a gap between tokens"),
+        _at(Point.REQUEST, "redirect", Act.ANSWER, "307 to itself"),
+        _at(Point.REQUEST, "unauthorized", Act.ANSWER, "401, whatever the key (100)"),
+        _at(Point.FIRST_EVENT, "hang-before-first-event", Act.HANG, "sends status and headers, then nothing"),
+        _at(Point.FIRST_EVENT, "reset-before-first-event", Act.RESET, "sends status and headers, then TCP reset"),
+        _at(Point.FIRST_EVENT, "close-before-first-event", Act.CLOSE, "sends status and headers, then closes"),
+        _at(Point.FIRST_EVENT, "end-before-first-event", Act.FINISH, "a whole answer without any content"),
+        _at(Point.FIRST_EVENT, "engine-dies-first", Act.DIE, "an error event first, then [DONE] and a clean end"),
+        _after_tokens("hang-mid-stream", Act.HANG, "falls silent after some tokens, connection open (133)"),
+        _after_tokens("reset-mid-stream", Act.RESET, "TCP reset after some tokens"),
+        _after_tokens("close-mid-stream", Act.CLOSE, "closes after some tokens, without the last chunk"),
+        _after_tokens("end-mid-stream", Act.FINISH, "ends after some tokens with the last chunk, but without [DONE]"),
+        _after_tokens("half-event", Act.HALVE, "closes after some tokens and half an event more"),
+        _after_tokens("garbage-mid-stream", Act.GARBAGE, "after some tokens, bytes that are no chunk"),
+        _after_tokens("engine-dies-mid-stream", Act.DIE, "an error event, then [DONE] and a clean end (132)"),
+        _at(Point.END, "excess", Act.GARBAGE, "behind the whole answer, another one that nobody asked for"),
+        _at(Point.PACE, "slow-tokens", Act.DELAY, "so long a gap between tokens", 1.0, "seconds"),
     )
 }
 
@@ -72,6 +117,11 @@ class Fault:
     def name(self) -> str:
         """The kind's name."""
         return self.kind.name
+
+    @property
+    def act(self) -> Act:
+        """What it does where it strikes."""
+        return self.kind.act
 
     def strikes(self, point: Point) -> bool:
         """Whether it strikes at this point."""
@@ -99,6 +149,6 @@ def parse_fault(text: str) -> Fault:
         arg = float(raw)
     except ValueError:
         arg = -1
-    if not (100 <= arg <= 599 if kind.unit == "status" else 0 <= arg < float("inf")):
+    if not (400 <= arg <= 599 if kind.unit == "status" else 0 <= arg < float("inf")):
         raise UsageError(f"fault {name} takes a number ({kind.unit}), not {raw!r}; e.g. {name}:{kind.default:g}")
     return Fault(kind, arg)

@@ -12,11 +12,14 @@ from aiaas.engines.simulator import errors
 from aiaas.engines.simulator.answers import Json, encode
 from aiaas.engines.simulator.engine import Engine, Generation
 from aiaas.engines.simulator.events import EventWriter
-from aiaas.engines.simulator.faults import Fault, Point
+from aiaas.engines.simulator.faults import Act, Fault, Point
 from aiaas.engines.simulator.http import Exchange
 
 JSON_TYPE = "application/json"
 VARY = (("vary", "Origin"),)
+HUGE_HEADER = "x" * 128 * 1024
+# Behind an answer: to be taken for the next request's answer by whoever trusts the connection.
+EXCESS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
 
 
 class WholeReply:
@@ -39,19 +42,26 @@ class WholeReply:
         fault, generation = self._fault, self._generation
         if generation is None or first > 0 or fault.kind.point not in (Point.FIRST_EVENT, Point.MID_STREAM):
             return
-        if fault.name == "engine-dies-mid-stream":
+        if fault.act is Act.DIE:
             self._engine.abort(generation)
             dead = errors.engine_dead()
             self.exchange.respond(dead.status, dead.body, JSON_TYPE, after=VARY)
             return
-        if fault.strikes(Point.MID_STREAM):
-            body = encode(self._whole())
-            self.exchange.respond_partly(200, body, JSON_TYPE, len(body) // 2)
+        body = encode(self._whole())
+        sent = len(body) // 2 if fault.strikes(Point.MID_STREAM) else 0
+        if fault.act is Act.FINISH:
+            self._engine.abort(generation)
+            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY)
+            return
+        if sent:
+            self.exchange.respond_partly(200, body, JSON_TYPE, sent)
         _stop_half_way(self._engine, self.exchange, generation, fault)
 
     def on_end(self) -> None:
         """The whole answer."""
         self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY)
+        if self._fault.strikes(Point.END):
+            self.exchange.write_raw(EXCESS)
 
 
 class StreamReply:
@@ -83,45 +93,82 @@ class StreamReply:
         if events:
             self.exchange.send(events)
         if upto < last and self._generation is not None:
-            self._strike(self._generation)
+            self._strike(self._generation, upto)
 
     def on_end(self) -> None:
         """The end mark, and the last chunk."""
         self.exchange.send(self._writer.last())
         self.exchange.end_stream()
+        if self._fault.strikes(Point.END):
+            self.exchange.write_raw(EXCESS)
 
-    def _strike(self, generation: Generation) -> None:
-        if self._fault.name == "engine-dies-mid-stream":
+    def _strike(self, generation: Generation, k: int) -> None:
+        """Instead of token `k`."""
+        act = self._fault.act
+        if act in (Act.DIE, Act.FINISH):
             self._engine.abort(generation)
-            self.exchange.send(self._writer.error())
+            if act is Act.DIE:
+                self.exchange.send(self._writer.error())
             self.exchange.end_stream()
-        else:
-            _stop_half_way(self._engine, self.exchange, generation, self._fault)
+            return
+        if act is Act.HALVE:
+            event = b"".join(self._writer.step(k))
+            self.exchange.send([event[: len(event) // 2]])
+        elif act is Act.GARBAGE:
+            self.exchange.write_raw(b"this is no chunk\r\n")
+        _stop_half_way(self._engine, self.exchange, generation, self._fault)
 
 
 def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
-    """RST, FIN, or silence."""
-    if fault.name == "reset-mid-stream":
-        engine.abort(generation)
-        exchange.reset()
-    elif fault.name == "close-mid-stream":
-        engine.abort(generation)
-        exchange.close()
-    else:
+    """Silence, RST or FIN."""
+    if fault.act is Act.HANG:
         engine.freeze(generation)
+        return
+    engine.abort(generation)
+    if fault.act is Act.RESET:
+        exchange.reset()
+    else:
+        exchange.close()
 
 
-def strike_request(exchange: Exchange, fault: Fault) -> bool:
-    """The faults that stand before the engine; true where the exchange is dealt with. Raises WireError."""
-    if fault.name == "busy":
-        raise errors.engine_busy()
-    if fault.name == "engine-dead":
-        raise errors.engine_dead()
-    if fault.name == "garbage":
+def strike_request(exchange: Exchange, fault: Fault) -> None:
+    """The faults that stand before the engine. Raises WireError where vLLM itself would refuse so."""
+    if fault.act is Act.HANG:
+        return
+    if fault.act is Act.RESET:
+        exchange.reset()
+    elif fault.act is Act.CLOSE:
+        exchange.close()
+    elif fault.act is Act.HALVE:
+        exchange.write_raw(b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserver: aiaas-si")
+        exchange.close()
+    elif fault.act is Act.GARBAGE:
         exchange.write_raw(b"\x16\x03\x01\x00\x05this is no HTTP\r\n\r\n")
         exchange.close()
-    elif fault.name == "html-error":
-        status = int(fault.arg)
+    else:
+        _answer_otherwise(exchange, fault)
+
+
+def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
+    name, status = fault.name, int(fault.arg)
+    refusals = {
+        "busy": errors.engine_busy,
+        "engine-dead": errors.engine_dead,
+        "draining": errors.engine_gone,
+        "unauthorized": errors.unauthorized,
+    }
+    if name in refusals:
+        raise refusals[name]()
+    if name == "error":
+        raise errors.told_to_fail(status)
+    if name == "too-many":
+        refusal = errors.too_many()
+        exchange.respond(refusal.status, refusal.body, JSON_TYPE, after=(("retry-after", f"{fault.arg:g}"),))
+    elif name == "redirect":
+        location = f"http://{exchange.request.headers.get('host', '')}{exchange.request.path}"
+        exchange.respond(307, b"", None, after=(("location", location), *VARY))
+    elif name == "huge-headers":
+        exchange.respond(200, b"{}", JSON_TYPE, after=(("x-huge", HUGE_HEADER),))
+    else:
         page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1>aiaas simulator</body></html>\n"
         exchange.respond(status, page.encode(), "text/html")
-    return True

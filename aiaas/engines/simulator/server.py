@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from aiaas.engines.simulator.app import App, Received
-from aiaas.engines.simulator.faults import Fault, Point, parse_fault
+from aiaas.engines.simulator.faults import Act, Fault, Point, parse_fault
 from aiaas.engines.simulator.http import HttpServer
 from aiaas.engines.simulator.options import SimulatorOptions
 from aiaas.errors import WorldError
@@ -82,7 +82,14 @@ class SimulatorHandle:
     port  its port
     """
 
-    def __init__(self, app: App, http: HttpServer, server: asyncio.Server | None, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        app: App,
+        http: HttpServer,
+        server: asyncio.Server | None,
+        sock: socket.socket,
+        crowd: tuple[socket.socket, ...] = (),
+    ) -> None:
         host, port = sock.getsockname()[:2]
         self.port: int = port
         self.url = f"http://{'[' + host + ']' if ':' in host else host}:{port}"
@@ -90,6 +97,7 @@ class SimulatorHandle:
         self._http = http
         self._server = server
         self._socket = sock
+        self._crowd = crowd
 
     @property
     def options(self) -> SimulatorOptions:
@@ -117,7 +125,10 @@ class SimulatorHandle:
         )
 
     def set_fault(self, fault: Fault | str) -> None:
-        """Misbehave so from the next request on ("none" behaves again). `refuse` works at the start only."""
+        """Misbehave so from the next request on ("none" behaves again).
+
+        What strikes at the connect (`refuse`, `hang-before-connect`) works at the start only.
+        """
         self._app.fault = parse_fault(fault) if isinstance(fault, str) else fault
 
     async def wait_for(self, condition: Callable[[Stats], bool], timeout: float = 2.0) -> Stats:
@@ -138,7 +149,8 @@ class SimulatorHandle:
         if self._server is not None:
             self._server.close()
         else:
-            self._socket.close()
+            for sock in (self._socket, *self._crowd):
+                sock.close()
 
     def drop_connections(self) -> None:
         """Close every open connection at once."""
@@ -177,7 +189,8 @@ async def _start(options: SimulatorOptions, host: str, port: int, *, record: int
     http = HttpServer(loop, options.keep_alive, app.handle)
     sock = _bind(host, port)
     if options.fault.strikes(Point.CONNECT):
-        return SimulatorHandle(app, http, None, sock)  # bound, never listening: refused
+        crowd = _fill_backlog(sock) if options.fault.act is Act.HANG else ()
+        return SimulatorHandle(app, http, None, sock, crowd)  # bound, and if not listening: refused
     server = await loop.create_server(http.protocol, sock=sock, backlog=BACKLOG)
     return SimulatorHandle(app, http, server, sock)
 
@@ -199,6 +212,16 @@ def _bind(host: str, port: int) -> socket.socket:
         raise WorldError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     sock.setblocking(False)
     return sock
+
+
+def _fill_backlog(sock: socket.socket) -> tuple[socket.socket, ...]:
+    """Listen without ever accepting, the queue full: Linux then ignores every further connection attempt."""
+    sock.listen(0)
+    crowd = tuple(socket.socket(sock.family) for _ in range(4))
+    for filler in crowd:
+        filler.setblocking(False)
+        filler.connect_ex(sock.getsockname())
+    return crowd
 
 
 class _StopSignals:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from aiaas.engines.simulator.faults import KINDS, Point, parse_fault
@@ -35,6 +37,7 @@ def test_an_argument_follows_a_colon() -> None:
         ("slow-tokens:inf", "takes a number"),
         ("slow-tokens:nan", "takes a number"),
         ("html-error:20", "takes a number (status)"),
+        ("error:200", "takes a number (status)"),
     ],
 )
 def test_a_wrong_fault_is_one_clear_message(text: str, message: str) -> None:
@@ -42,3 +45,10 @@ def test_a_wrong_fault_is_one_clear_message(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_fault(text)
     assert message in caught.value.message
+
+
+def test_docs_hold_every_fault() -> None:
+    """docs/simulator.md names each kind with its default argument."""
+    page = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text()
+    written = [name if kind.default is None else f"{name}:{kind.default:g}" for name, kind in KINDS.items()]
+    assert [text for text in written if text != "none" and f"`{text}`" not in page] == []

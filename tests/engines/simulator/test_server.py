@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.engines.simulator.faults import KINDS, parse_fault
+from aiaas.engines.simulator.faults import KINDS, Point, parse_fault
 from aiaas.engines.simulator.options import SimulatorOptions
 from aiaas.engines.simulator.server import SimulatorHandle, running_simulator
 from aiaas.errors import WorldError
@@ -114,20 +114,40 @@ ERROR_EVENT = (
     b'"type": "InternalServerError", "param": null, "code": 500}}\n\n'
 )
 
+OK = b"HTTP/1.1 200 OK"
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+
 STREAM_FAULTS = {
     # fault: (how it ends, tokens that came, a piece of what came)
-    "none": ("silent", 20, b"data: [DONE]\n\n\r\n0\r\n\r\n"),
+    "none": ("silent", 20, b"data: [DONE]\n\n" + LAST_CHUNK),
     "hang-before-headers": ("silent", 0, b""),
-    "hang-before-first-event": ("silent", 0, b"HTTP/1.1 200 OK"),
-    "hang-mid-stream:3": ("silent", 3, b"HTTP/1.1 200 OK"),
-    "reset-mid-stream:3": ("reset", 3, b"HTTP/1.1 200 OK"),
-    "close-mid-stream:3": ("closed", 3, b"HTTP/1.1 200 OK"),
-    "engine-dead": ("silent", 0, b"HTTP/1.1 500 Internal Server Error"),
-    "engine-dies-mid-stream:3": ("silent", 3, b"a9\r\n" + ERROR_EVENT + b"\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"),
-    "busy": ("silent", 0, b"HTTP/1.1 503 Service Unavailable"),
+    "reset-before-headers": ("reset", 0, b""),
+    "close-before-headers": ("closed", 0, b""),
+    "cut-headers": ("closed", 0, OK),
+    "huge-headers": ("silent", 0, b"x-huge: xxx"),
     "garbage": ("closed", 0, b"this is no HTTP"),
+    "busy": ("silent", 0, b"HTTP/1.1 503 Service Unavailable"),
+    "too-many:7": ("silent", 0, b"\r\nretry-after: 7\r\n"),
+    "engine-dead": ("silent", 0, b"HTTP/1.1 500 Internal Server Error"),
+    "draining": ("silent", 0, b'{"error":{"message":"cannot schedule new futures after shutdown",'),
+    "error:418": ("silent", 0, b'"type":"BadRequestError","param":null,"code":418}}'),
     "html-error:504": ("silent", 0, b"HTTP/1.1 504 Gateway Timeout"),
-    "slow-tokens:30": ("silent", 1, b"HTTP/1.1 200 OK"),
+    "redirect": ("silent", 0, b"\r\nlocation: http://x/v1/chat/completions\r\n"),
+    "unauthorized": ("silent", 0, b'{"error":"Unauthorized"}'),
+    "hang-before-first-event": ("silent", 0, OK),
+    "reset-before-first-event": ("reset", 0, OK),
+    "close-before-first-event": ("closed", 0, OK),
+    "end-before-first-event": ("silent", 0, b"\r\n\r\n0\r\n\r\n"),
+    "engine-dies-first": ("silent", 0, b"\r\n\r\na9\r\n" + ERROR_EVENT + b"\r\ne\r\ndata: [DONE]\n\n" + LAST_CHUNK),
+    "hang-mid-stream:3": ("silent", 3, OK),
+    "reset-mid-stream:3": ("reset", 3, OK),
+    "close-mid-stream:3": ("closed", 3, OK),
+    "end-mid-stream:3": ("silent", 3, b"}\n\n" + LAST_CHUNK),
+    "half-event:3": ("closed", 3, OK),
+    "garbage-mid-stream:3": ("closed", 3, b"}\n\n\r\nthis is no chunk\r\n"),
+    "engine-dies-mid-stream:3": ("silent", 3, b"a9\r\n" + ERROR_EVENT + b"\r\ne\r\ndata: [DONE]\n\n" + LAST_CHUNK),
+    "excess": ("silent", 20, b"data: [DONE]\n\n" + LAST_CHUNK + b"HTTP/1.1 200 OK\r\n"),
+    "slow-tokens:30": ("silent", 1, OK),
 }
 
 
@@ -148,18 +168,37 @@ async def test_a_fault_strikes_a_stream(fault: str) -> None:
     assert bool(received) == bool(piece)
 
 
-def test_every_fault_but_refuse_is_tested() -> None:
+def test_every_fault_behind_the_connect_is_tested() -> None:
     """A new row of the table needs a row here."""
-    assert {parse_fault(fault).name for fault in STREAM_FAULTS} == set(KINDS) - {"refuse"}
+    tested = {parse_fault(fault).name for fault in STREAM_FAULTS}
+    assert tested == {kind.name for kind in KINDS.values() if kind.point is not Point.CONNECT}
+
+
+async def test_half_an_event_is_half_an_event() -> None:
+    """In a whole chunk, so that the cut is one of the event and not of the framing."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault("half-event:3")
+        received, _ = await talk(simulator, body(stream=True))
+    *_, size, event, rest = received.split(b"\r\n")
+    assert (len(event), rest) == (int(size, 16), b"")
+    assert event.startswith(b'data: {"id":')
+    assert b"\n" not in event
 
 
 @pytest.mark.parametrize(
     ("fault", "end", "status", "whole"),
     [
         ("hang-before-first-event", "silent", b"", False),
-        ("hang-mid-stream", "silent", b"HTTP/1.1 200 OK", False),
-        ("reset-mid-stream", "reset", b"HTTP/1.1 200 OK", False),
-        ("close-mid-stream", "closed", b"HTTP/1.1 200 OK", False),
+        ("reset-before-first-event", "reset", b"", False),
+        ("close-before-first-event", "closed", b"", False),
+        ("end-before-first-event", "silent", OK, True),
+        ("engine-dies-first", "silent", b"HTTP/1.1 500 Internal Server Error", True),
+        ("hang-mid-stream", "silent", OK, False),
+        ("reset-mid-stream", "reset", OK, False),
+        ("close-mid-stream", "closed", OK, False),
+        ("end-mid-stream", "silent", OK, True),
+        ("half-event", "closed", OK, False),
+        ("garbage-mid-stream", "closed", OK, False),
         ("engine-dies-mid-stream", "silent", b"HTTP/1.1 500 Internal Server Error", True),
     ],
 )
@@ -194,6 +233,17 @@ async def test_refuse_binds_and_does_not_listen() -> None:
     async with running_simulator(options) as simulator:
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", simulator.port)
+
+
+async def test_hang_before_connect_neither_accepts_nor_refuses() -> None:
+    """As an address whose packets a firewall drops; the port is free again afterwards."""
+    options = SimulatorOptions(fault=parse_fault("hang-before-connect"))
+    async with running_simulator(options) as simulator:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await asyncio.open_connection("127.0.0.1", simulator.port)
+    async with running_simulator(FAST, port=simulator.port) as simulator:
+        assert (await talk(simulator, body(), silence=0.1))[0].startswith(OK)
 
 
 async def test_a_second_simulator_on_a_port_is_refused() -> None:
