@@ -28,6 +28,7 @@ import httptools
 
 SERVER = b"aiaas-simulator"
 MAX_PIPELINED = 100  # a client that queues more is dropped
+RESET_DELAY = 0.01  # s; a RST takes along what the other side's kernel has not handed over yet
 
 Headers = Iterable[tuple[str, str]]
 
@@ -103,9 +104,10 @@ class Exchange:
         self._connection.close()
 
     def reset(self) -> None:
-        """RST, wherever the answer stands."""
+        """RST, wherever the answer stands, RESET_DELAY after what was sent."""
         self._done = True
-        self._connection.reset()
+        connection = self._connection
+        connection.server.loop.call_later(RESET_DELAY, connection.reset)
 
     def gone(self) -> None:
         """Told by the connection: the client has left."""

@@ -1,0 +1,282 @@
+"""The fault contract (`fault_table.py`), row by row, over real sockets: a client, the gateway, a backend that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from aiaas.engines.simulator.faults import Act, Point, parse_fault
+from aiaas.engines.simulator.options import SimulatorOptions
+from aiaas.engines.simulator.server import SimulatorHandle, running_simulator
+from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, chunk, token_event
+from tests.proxy.conftest import CHAT, Got, Raw, Running
+from tests.proxy.fault_page import PAGE, page
+from tests.proxy.fault_table import (
+    CLIENTS,
+    FAULTS,
+    SCRIPTED,
+    SETTINGS,
+    TOKENS,
+    Fault,
+    Leaving,
+    Outcome,
+    Says,
+    Scripted,
+    missing_kinds,
+)
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": TOKENS, "ignore_eos": True}
+BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+EACH = pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.fault)
+
+
+@asynccontextmanager
+async def simulator(fault: str) -> AsyncIterator[SimulatorHandle]:
+    """What `aiaas simulate --fault` starts."""
+    options = SimulatorOptions(models=("m",), ttft=0.002, itl=0.001, fault=parse_fault(fault))
+    async with running_simulator(options) as handle:
+        yield handle
+
+
+def whole_events(body: bytes) -> list[bytes]:
+    """The data of a stream's events; half an event fails the test."""
+    if not body:
+        return []
+    assert body.endswith(b"\n\n"), body[-200:]
+    events = body[:-2].split(b"\n\n")
+    assert all(event.startswith(b"data: ") for event in events), body
+    data = [event.removeprefix(b"data: ") for event in events]
+    assert all(isinstance(json.loads(item), dict) for item in data if item != b"[DONE]")
+    return data
+
+
+def tokens_in(events: list[bytes]) -> int:
+    """Events with text."""
+    deltas = [json.loads(event)["choices"] for event in events if b'"choices"' in event]
+    return sum(bool(choices) and bool(choices[0]["delta"].get("content")) for choices in deltas)
+
+
+def check_client(got: Got, outcome: Outcome, streamed: bool) -> None:
+    """Status, headers, body, and the end of it."""
+    assert got.status == outcome.status
+    assert got.header("x-should-retry") == (None if outcome.should_retry else "false")
+    assert got.header("retry-after") == outcome.retry_after
+    assert got.header("location") is None
+    assert got.header("x-request-id")
+    assert got.whole == (outcome.says is not Says.HALF)
+    if outcome.says is Says.OUR_ERROR:
+        assert got.json["error"]["code"] == outcome.code
+    elif outcome.says is Says.ITS_ERROR:
+        assert b"upstream_error" not in got.body
+        assert got.body
+    elif outcome.says is Says.HALF:
+        assert 0 < len(got.body) < int(got.header("content-length") or 0)
+    elif streamed:
+        check_events(whole_events(got.body), outcome)
+    elif outcome.says is Says.ANSWER:
+        assert got.json
+
+
+def check_events(events: list[bytes], outcome: Outcome) -> None:
+    """How a stream ends, and how much of it came."""
+    assert tokens_in(events) == outcome.tokens
+    errors = [json.loads(event)["error"]["code"] for event in events if event.startswith(b'{"error"')]
+    done = events.count(b"[DONE]")
+    if outcome.says is Says.OUR_EVENT:
+        assert (errors, done, b'"error"' in events[-1]) == ([outcome.code], 0, True)
+    elif outcome.says is Says.ITS_EVENT:
+        assert (len(errors), type(errors[0]), done) == (1, int, 1)
+    else:
+        assert (errors, done) == ([], int(outcome.says is Says.ANSWER))
+
+
+def check_told(running: Running, outcome: Outcome, *, before: int = 0) -> None:
+    """The log's line and the metrics. `before` counts good requests that came earlier."""
+    line = running.log_lines()[-1]
+    retries = outcome.retries[1] if outcome.retries else 0
+    assert (line["status"], line["error_code"], line["ended_by"], line["retries"]) == (
+        outcome.status, outcome.code, outcome.ended_by, retries
+    )  # fmt: skip
+    reasons = {outcome.retries[0]: float(retries)} if outcome.retries else {}
+    assert samples(running, "aiaas_retries_total") == {f'{{reason="{reason}"}}': n for reason, n in reasons.items()}
+    assert samples(running, "aiaas_aborts_total") == {}
+    answers = {f'{{code="{outcome.status}",reason="{outcome.code or ""}"}}': 1.0}
+    if before:
+        answers['{code="200",reason=""}'] = answers.get('{code="200",reason=""}', 0.0) + before
+    assert samples(running, "aiaas_responses_total") == answers
+    failed = outcome.status >= 400 or outcome.code is not None
+    assert running.metric(
+        f'inference_requests_total{{endpoint="{CHAT}",model="m",status="{"error" if failed else "success"}"}}'
+    ) == 1 + (0 if failed else before)
+    assert running.metric("aiaas_requests_in_flight") == 0
+
+
+def samples(running: Running, metric: str) -> dict[str, float]:
+    """Labels -> value of a metric's samples that are not 0."""
+    lines = (line.rpartition(" ") for line in running.metrics.expose().decode().splitlines())
+    found = {name.removeprefix(metric): float(value) for name, _, value in lines if name.startswith(f"{metric}{{")}
+    return {labels: value for labels, value in found.items() if value}
+
+
+# -- the backend's faults ------------------------------------------------------------------------------------------
+
+
+@BOTH
+@EACH
+async def test_fault(gateway: Any, row: Fault, streamed: bool) -> None:
+    """With one endpoint: what the client sees, what the engine did, what is tried again, logged and counted."""
+    outcome = row.stream if streamed else row.whole
+    async with simulator(row.fault) as backend:
+        running = await gateway(backend.url, backend=SETTINGS)
+        got = await (await running.client()).post({**ASK, "stream": streamed})
+        await running.quiet()
+        check_client(got, outcome, streamed)
+        check_told(running, outcome)
+        assert len(backend.received) == outcome.sent
+        kept = outcome.sent if outcome.kept else 0
+        stats = await backend.wait_for(lambda stats: stats.running == 0 and stats.connections == kept)
+        assert stats.begun == outcome.begun
+        assert [endpoint.failures for endpoint in running.endpoints()] == [outcome.failures]
+        assert len({received.body for received in backend.received}) <= 1
+
+
+@BOTH
+@EACH
+async def test_fault_beside_a_healthy_endpoint(gateway: Any, row: Fault, streamed: bool) -> None:
+    """Of two requests, the one that meets the fault is answered by the other endpoint where that is safe."""
+    outcome = row.stream if streamed else row.whole
+    async with AsyncExitStack() as stack:
+        faulty, healthy = [await stack.enter_async_context(simulator(fault)) for fault in (row.fault, "none")]
+        running = await gateway(faulty.url, healthy.url, backend={**SETTINGS, "balance": "round_robin"})
+        client = await running.client()
+        got = []
+        for _ in range(2):
+            got.append(await client.post({**ASK, "stream": streamed}))
+            if not got[-1].whole:
+                client = await running.client()
+        await running.quiet()
+        lines = running.log_lines()
+    assert (len(faulty.received), len(healthy.received)) == (min(outcome.sent, 1), 2 if outcome.rescued else 1)
+    fine = [line for line in lines if (line["status"], line["error_code"]) == (200, None)]
+    assert len(fine) == (2 if outcome.rescued or (outcome.status, outcome.code) == (200, None) else 1)
+    assert sum(line["retries"] for line in lines) == int(outcome.rescued)
+    assert sum(tokens_in(whole_events(answer.body)) for answer in got if streamed and answer.status == 200) == (
+        TOKENS + (TOKENS if outcome.rescued else outcome.tokens)
+    ) * int(streamed)
+
+
+def test_every_fault_of_the_simulator_is_in_the_table() -> None:
+    """A new fault needs a row that says what becomes of it."""
+    assert missing_kinds() == set()
+
+
+async def test_excess_is_nobodys_answer(gateway: Any) -> None:
+    """What a backend sends behind an answer never reaches the next client."""
+    async with simulator("excess") as backend:
+        running = await gateway(backend.url, backend=SETTINGS)
+        for streamed in (True, False, True, False):
+            got = await (await running.client()).post({**ASK, "stream": streamed})
+            assert got.whole
+            assert b"excess" not in got.body
+            assert len(got.body) > 500
+            await backend.wait_for(lambda stats: stats.connections == 0)
+
+
+@pytest.mark.parametrize("row", SCRIPTED, ids=lambda row: row.name)
+async def test_scripted_fault(fake_vllm: FakeVllm, gateway: Any, row: Scripted) -> None:
+    """The same, of what the simulator does not do."""
+    running = await gateway(fake_vllm, backend=SETTINGS)
+    before = 0
+    if row.idle is not None:
+        before = 1
+        assert (await (await running.client()).post({**ASK})).status == 200
+        (connection,) = running.endpoints()[0].pool._idle
+        connection.idle_since -= row.idle
+    for script in row.scripts[:-1]:
+        fake_vllm.play(*script)
+    fake_vllm.default = row.scripts[-1]
+    got = await (await running.client()).post({**ASK, "stream": row.streamed})
+    await running.quiet()
+    check_client(got, row.outcome, row.streamed)
+    check_told(running, row.outcome, before=before)
+    assert len(fake_vllm.posts) - before == row.outcome.sent
+    assert [endpoint.failures for endpoint in running.endpoints()] == [row.outcome.failures]
+    if not row.outcome.kept:
+        async with asyncio.timeout(1):
+            await asyncio.gather(*[post.gone.wait() for post in fake_vllm.posts])
+
+
+# -- the client's faults -------------------------------------------------------------------------------------------
+
+WAYS: dict[str, Callable[[Raw], None]] = {"FIN": Raw.close, "RST": Raw.reset, "half-close": Raw.half_close}
+
+
+@pytest.mark.parametrize("leave", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("row", CLIENTS, ids=lambda row: row.name)
+async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], None]) -> None:
+    """Whatever was being done for it ends at once, upstream too; nothing is tried again and no endpoint is blamed."""
+    patient = {**SETTINGS, "timeout": "30s", "connect_timeout": "30s"}
+    async with simulator(row.fault) as backend:
+        running = await gateway(backend.url, backend=patient)
+        client = await running.client()
+        request = client.request({**ASK, "stream": row.streamed})
+        client.send(request[:-10] if row.half else request)
+        await arrived(row, running, backend)
+        if row.phase == "streaming":
+            await client.head()
+        leave(client)
+        await running.quiet()
+        stats = await backend.wait_for(lambda stats: stats.running == stats.connections == 0)
+    assert (stats.begun, stats.aborted, stats.finished) == (row.begun, row.begun, 0)
+    line = running.log_lines()[-1]
+    assert (line["status"], line["error_code"], line["ended_by"]) == (row.status, "client_left", "client")
+    assert line["retries"] == 0
+    assert samples(running, "aiaas_aborts_total") == {f'{{phase="{row.phase}"}}': 1.0}
+    assert samples(running, "aiaas_retries_total") == {}
+    assert [endpoint.failures for endpoint in running.endpoints()] == [0]
+
+
+async def arrived(row: Leaving, running: Running, backend: SimulatorHandle) -> None:
+    """Wait until the request is where the row says."""
+    fault = parse_fault(row.fault)
+    if row.begun:
+        await backend.wait_for(lambda stats: stats.running == 1)
+    elif fault.strikes(Point.REQUEST):
+        await backend.wait_for(lambda stats: bool(backend.received))
+    async with asyncio.timeout(2):
+        while running.gateway.in_flight != 1:
+            await asyncio.sleep(0.002)
+        while fault.strikes(Point.CONNECT) and running.endpoints()[0].pool.inflight != 1:
+            await asyncio.sleep(0.002)
+    if fault.act is Act.HANG and row.begun:  # for what comes before the silence to be written
+        await asyncio.sleep(0.02)
+
+
+async def test_client_takes_nothing(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Reading from the backend stops, and after `timeout` the client is dropped; only it is to blame."""
+    fake_vllm.default = (Send(STREAM_HEAD), Flood(chunk(token_event("x" * 10_000)), 5_000), Hang())
+    running = await gateway(fake_vllm, backend=SETTINGS)
+    client = await running.client(receive_buffer=4096)
+    client.send(client.request({**ASK, "stream": True}))
+    async with asyncio.timeout(5):
+        while not (lines := running.log_lines()):
+            await asyncio.sleep(0.02)
+    await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 1)
+    (line,) = lines
+    assert (line["status"], line["error_code"], line["ended_by"]) == (200, "client_too_slow", "client")
+    assert samples(running, "aiaas_aborts_total") == {'{phase="streaming"}': 1.0}
+    assert [endpoint.failures for endpoint in running.endpoints()] == [0]
+    assert fake_vllm.connections[0].flooded < 40_000_000
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_docs_hold_the_fault_table() -> None:
+    """docs/faults.md is what the table says: `python -m tests.proxy.fault_page` writes it."""
+    assert PAGE.read_text(encoding="utf-8") == page()
