@@ -6,7 +6,7 @@ One table, from which `test_faults.py` takes its cases and docs/faults.md its te
     SCRIPTED  what the simulator does not do: a script of the fake vLLM
     CLIENTS   what the client itself does wrong, in each phase
 
-An Outcome is what is asserted, all of it. The gateway's settings are those of `SETTINGS`.
+An Outcome is what is asserted, all of it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ from tests.fakes.vllm import (
     token_event,
 )
 
-# max_retries is the default, 2; a second or two of patience would only make the tests slow.
-SETTINGS: Final = {"timeout": "150ms", "connect_timeout": "50ms", "max_retries": 2, "health": {"unhealthy_after": 100}}
 TOKENS: Final = 8  # of every answer
 AFTER: Final = 3  # tokens, where a fault strikes mid-stream
 
@@ -88,6 +86,17 @@ class Outcome:
     retry_after: str | None = None
     tokens: int = 0
     rescued: bool = False
+
+    def settings(self) -> dict[str, object]:
+        """The gateway's backend: patient, but where patience is what comes to its end; `max_retries` is the default."""
+        timeout = "250ms" if self.code == "upstream_timeout" else "5s"
+        connect_timeout = "100ms" if self.retries is not None and self.retries[0] == "connect" else "5s"
+        return {
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "max_retries": 2,
+            "health": {"unhealthy_after": 100},
+        }
 
 
 @dataclass(frozen=True)

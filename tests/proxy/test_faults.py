@@ -20,7 +20,6 @@ from tests.proxy.fault_table import (
     CLIENTS,
     FAULTS,
     SCRIPTED,
-    SETTINGS,
     TOKENS,
     Fault,
     Leaving,
@@ -132,7 +131,7 @@ async def test_fault(gateway: Any, row: Fault, streamed: bool) -> None:
     """With one endpoint: what the client sees, what the engine did, what is tried again, logged and counted."""
     outcome = row.stream if streamed else row.whole
     async with simulator(row.fault) as backend:
-        running = await gateway(backend.url, backend=SETTINGS)
+        running = await gateway(backend.url, backend=outcome.settings())
         got = await (await running.client()).post({**ASK, "stream": streamed})
         await running.quiet()
         check_client(got, outcome, streamed)
@@ -152,7 +151,7 @@ async def test_fault_beside_a_healthy_endpoint(gateway: Any, row: Fault, streame
     outcome = row.stream if streamed else row.whole
     async with AsyncExitStack() as stack:
         faulty, healthy = [await stack.enter_async_context(simulator(fault)) for fault in (row.fault, "none")]
-        running = await gateway(faulty.url, healthy.url, backend={**SETTINGS, "balance": "round_robin"})
+        running = await gateway(faulty.url, healthy.url, backend={**outcome.settings(), "balance": "round_robin"})
         client = await running.client()
         got = []
         for _ in range(2):
@@ -178,7 +177,7 @@ def test_every_fault_of_the_simulator_is_in_the_table() -> None:
 async def test_excess_is_nobodys_answer(gateway: Any) -> None:
     """What a backend sends behind an answer never reaches the next client."""
     async with simulator("excess") as backend:
-        running = await gateway(backend.url, backend=SETTINGS)
+        running = await gateway(backend.url)
         for streamed in (True, False, True, False):
             got = await (await running.client()).post({**ASK, "stream": streamed})
             assert got.whole
@@ -190,7 +189,7 @@ async def test_excess_is_nobodys_answer(gateway: Any) -> None:
 @pytest.mark.parametrize("row", SCRIPTED, ids=lambda row: row.name)
 async def test_scripted_fault(fake_vllm: FakeVllm, gateway: Any, row: Scripted) -> None:
     """The same, of what the simulator does not do."""
-    running = await gateway(fake_vllm, backend=SETTINGS)
+    running = await gateway(fake_vllm, backend=row.outcome.settings())
     before = 0
     if row.idle is not None:
         before = 1
@@ -220,7 +219,7 @@ WAYS: dict[str, Callable[[Raw], None]] = {"FIN": Raw.close, "RST": Raw.reset, "h
 @pytest.mark.parametrize("row", CLIENTS, ids=lambda row: row.name)
 async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], None]) -> None:
     """Whatever was being done for it ends at once, upstream too; nothing is tried again and no endpoint is blamed."""
-    patient = {**SETTINGS, "timeout": "30s", "connect_timeout": "30s"}
+    patient = {"timeout": "30s", "connect_timeout": "30s"}
     async with simulator(row.fault) as backend:
         running = await gateway(backend.url, backend=patient)
         client = await running.client()
@@ -260,7 +259,7 @@ async def arrived(row: Leaving, running: Running, backend: SimulatorHandle) -> N
 async def test_client_takes_nothing(fake_vllm: FakeVllm, gateway: Any) -> None:
     """Reading from the backend stops, and after `timeout` the client is dropped; only it is to blame."""
     fake_vllm.default = (Send(STREAM_HEAD), Flood(chunk(token_event("x" * 10_000)), 5_000), Hang())
-    running = await gateway(fake_vllm, backend=SETTINGS)
+    running = await gateway(fake_vllm, backend={"timeout": "150ms"})
     client = await running.client(receive_buffer=4096)
     client.send(client.request({**ASK, "stream": True}))
     async with asyncio.timeout(5):

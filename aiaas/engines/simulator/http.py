@@ -28,7 +28,8 @@ import httptools
 
 SERVER = b"aiaas-simulator"
 MAX_PIPELINED = 100  # a client that queues more is dropped
-RESET_DELAY = 0.01  # s; a RST takes along what the other side's kernel has not handed over yet
+# s; a RST takes along what the other side's kernel has not handed over yet, and garbage may take what is read with it
+BREAK_DELAY = 0.01
 
 Headers = Iterable[tuple[str, str]]
 
@@ -104,10 +105,24 @@ class Exchange:
         self._connection.close()
 
     def reset(self) -> None:
-        """RST, wherever the answer stands, RESET_DELAY after what was sent."""
-        self._done = True
+        """RST, wherever the answer stands, BREAK_DELAY after what was sent."""
+        self._break_off(self._connection.reset)
+
+    def garble(self, data: bytes) -> None:
+        """Bytes that are no HTTP, wherever the answer stands, BREAK_DELAY after what was sent; then FIN."""
         connection = self._connection
-        connection.server.loop.call_later(RESET_DELAY, connection.reset)
+
+        def finish() -> None:
+            connection.write(data)
+            connection.close()
+
+        self._break_off(finish)
+
+    def _break_off(self, finish: Callable[[], None]) -> None:
+        self._done = True
+        loop = self._connection.server.loop
+        # In two steps: in a loop that the client shares (a test's), and that was held up, it reads in between.
+        loop.call_later(BREAK_DELAY / 2, loop.call_later, BREAK_DELAY / 2, finish)
 
     def gone(self) -> None:
         """Told by the connection: the client has left."""

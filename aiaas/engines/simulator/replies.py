@@ -114,19 +114,19 @@ class StreamReply:
         if act is Act.HALVE:
             event = b"".join(self._writer.step(k))
             self.exchange.send([event[: len(event) // 2]])
-        elif act is Act.GARBAGE:
-            self.exchange.write_raw(b"this is no chunk\r\n")
         _stop_half_way(self._engine, self.exchange, generation, self._fault)
 
 
 def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
-    """Silence, RST or FIN."""
+    """Silence, RST, garbage or FIN."""
     if fault.act is Act.HANG:
         engine.freeze(generation)
         return
     engine.abort(generation)
     if fault.act is Act.RESET:
         exchange.reset()
+    elif fault.act is Act.GARBAGE:
+        exchange.garble(b"this is no chunk\r\n")
     else:
         exchange.close()
 
@@ -143,8 +143,7 @@ def strike_request(exchange: Exchange, fault: Fault) -> None:
         exchange.write_raw(b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserver: aiaas-si")
         exchange.close()
     elif fault.act is Act.GARBAGE:
-        exchange.write_raw(b"\x16\x03\x01\x00\x05this is no HTTP\r\n\r\n")
-        exchange.close()
+        exchange.garble(b"\x16\x03\x01\x00\x05this is no HTTP\r\n\r\n")
     else:
         _answer_otherwise(exchange, fault)
 
