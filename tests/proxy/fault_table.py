@@ -260,6 +260,13 @@ SCRIPTED: Final = (
         streamed=False,
     ),
     Scripted(
+        "rubbish behind the answer",
+        "behind the whole answer, in the same breath, bytes that are not HTTP",
+        ((Send(json_answer({"object": "fake"}) + b"SSH-2.0-OpenSSH\r\n"),),),
+        replace(_ENGINE_FINE, kept=False),
+        streamed=False,
+    ),
+    Scripted(
         "unfinished refusal",
         "a 503 whose body breaks off",
         ((Send(answer(503, b"busy!")[:-1]), Close()),),

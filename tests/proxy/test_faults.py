@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, chunk, to
 from tests.proxy.conftest import CHAT, Got, Raw, Running
 from tests.proxy.fault_page import PAGE, page
 from tests.proxy.fault_table import (
+    AFTER,
     CLIENTS,
+    CUT,
     FAULTS,
     SCRIPTED,
+    SILENT,
     TOKENS,
     Fault,
     Leaving,
@@ -30,6 +34,7 @@ from tests.proxy.fault_table import (
 )
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": TOKENS, "ignore_eos": True}
+ONE_SLOT = {"requests_per_minute": 100_000, "max_concurrent": 1}
 BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 EACH = pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.fault)
 
@@ -147,18 +152,23 @@ async def test_fault(gateway: Any, row: Fault, streamed: bool) -> None:
 @BOTH
 @EACH
 async def test_fault_beside_a_healthy_endpoint(gateway: Any, row: Fault, streamed: bool) -> None:
-    """Of two requests, the one that meets the fault is answered by the other endpoint where that is safe."""
+    """Of two requests, the one that meets the fault is answered by the other endpoint where that is safe.
+
+    And whatever became of it, the key's one slot is free again.
+    """
     outcome = row.stream if streamed else row.whole
     async with AsyncExitStack() as stack:
         faulty, healthy = [await stack.enter_async_context(simulator(fault)) for fault in (row.fault, "none")]
-        running = await gateway(faulty.url, healthy.url, backend={**outcome.settings(), "balance": "round_robin"})
+        running = await gateway(
+            faulty.url, healthy.url, backend={**outcome.settings(), "balance": "round_robin"}, rate_limit=ONE_SLOT
+        )
         client = await running.client()
         got = []
         for _ in range(2):
             got.append(await client.post({**ASK, "stream": streamed}))
+            await running.quiet()
             if not got[-1].whole:
                 client = await running.client()
-        await running.quiet()
         lines = running.log_lines()
     assert (len(faulty.received), len(healthy.received)) == (min(outcome.sent, 1), 2 if outcome.rescued else 1)
     fine = [line for line in lines if (line["status"], line["error_code"]) == (200, None)]
@@ -184,6 +194,41 @@ async def test_excess_is_nobodys_answer(gateway: Any) -> None:
             assert b"excess" not in got.body
             assert len(got.body) > 500
             await backend.wait_for(lambda stats: stats.connections == 0)
+
+
+@pytest.mark.parametrize("fault", ["close-mid-stream:3", "half-event:3", "garbage-mid-stream:3"])
+async def test_messages_break_off_in_their_own_shape(gateway: Any, fault: str) -> None:
+    """The Anthropic SDK knows an error by the event's name."""
+    async with simulator(fault) as backend:
+        running = await gateway(backend.url, backend=CUT.settings())
+        got = await (await running.client()).post({**ASK, "stream": True}, path="/v1/messages")
+    *events, last, end = got.body.split(b"\n\n")
+    assert (got.status, got.whole, end) == (200, True, b"")
+    assert [event.count(b"event: content_block_delta\ndata: {") for event in events].count(1) == AFTER
+    name, data = last.split(b"\ndata: ")
+    assert (name, json.loads(data)["error"]["code"]) == (b"event: error", "upstream_error")
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        ("hang-before-first-event", replace(SILENT, tokens=0)),
+        ("close-before-first-event", replace(CUT, tokens=0)),
+        ("engine-dies-first", Outcome(200, Says.ITS_EVENT, "upstream_error", kept=True, failures=1)),
+    ],
+)
+async def test_a_comment_spends_the_status(gateway: Any, fault: str, outcome: Outcome) -> None:
+    """What would be an error with a status, or be tried again, is an event behind the first `: ping`."""
+    options = SimulatorOptions(models=("m",), ttft=0.15, itl=0.001, fault=parse_fault(fault))
+    async with running_simulator(options) as backend:
+        running = await gateway(backend.url, backend=outcome.settings(), server={"heartbeat": "50ms"})
+        got = await (await running.client()).post({**ASK, "stream": True})
+        await running.quiet()
+        assert got.body.startswith(b": ping\n\n")
+        got.body = got.body.replace(b": ping\n\n", b"")
+        check_client(got, outcome, streamed=True)
+        check_told(running, outcome)
+        assert len(backend.received) == 1
 
 
 @pytest.mark.parametrize("row", SCRIPTED, ids=lambda row: row.name)
@@ -221,7 +266,7 @@ async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], 
     """Whatever was being done for it ends at once, upstream too; nothing is tried again and no endpoint is blamed."""
     patient = {"timeout": "30s", "connect_timeout": "30s"}
     async with simulator(row.fault) as backend:
-        running = await gateway(backend.url, backend=patient)
+        running = await gateway(backend.url, backend=patient, rate_limit=ONE_SLOT)
         client = await running.client()
         request = client.request({**ASK, "stream": row.streamed})
         client.send(request[:-10] if row.half else request)
@@ -231,13 +276,16 @@ async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], 
         leave(client)
         await running.quiet()
         stats = await backend.wait_for(lambda stats: stats.running == stats.connections == 0)
-    assert (stats.begun, stats.aborted, stats.finished) == (row.begun, row.begun, 0)
-    line = running.log_lines()[-1]
-    assert (line["status"], line["error_code"], line["ended_by"]) == (row.status, "client_left", "client")
-    assert line["retries"] == 0
-    assert samples(running, "aiaas_aborts_total") == {f'{{phase="{row.phase}"}}': 1.0}
-    assert samples(running, "aiaas_retries_total") == {}
-    assert [endpoint.failures for endpoint in running.endpoints()] == [0]
+        assert (stats.begun, stats.aborted, stats.finished) == (row.begun, row.begun, 0)
+        line = running.log_lines()[-1]
+        assert (line["status"], line["error_code"], line["ended_by"]) == (row.status, "client_left", "client")
+        assert line["retries"] == 0
+        assert samples(running, "aiaas_aborts_total") == {f'{{phase="{row.phase}"}}': 1.0}
+        assert samples(running, "aiaas_retries_total") == {}
+        assert [endpoint.failures for endpoint in running.endpoints()] == [0]
+        if not parse_fault(row.fault).strikes(Point.CONNECT):
+            backend.set_fault("none")
+            assert (await (await running.client()).post(ASK)).status == 200  # its slot is free again
 
 
 async def arrived(row: Leaving, running: Running, backend: SimulatorHandle) -> None:
