@@ -85,10 +85,10 @@ class Engine(Section):
 
 
 class Queue(Section):
-    """Where requests over `max_inflight` wait, in order of arrival."""
+    """Where requests over `max_inflight` wait: in order of arrival for each key, and keys take turns."""
 
     size: AtLeast0 = 100
-    """How many may wait; the next one is refused with 503. 0 refuses at once."""
+    """How many may wait, of all keys together; the next one is refused with 503. 0 refuses at once."""
 
     max_wait: PositiveDuration = 30.0
     """The longest wait, then 503. Half of the 60 s after which most clients and ingresses give up by themselves."""
@@ -164,11 +164,13 @@ class Backend(Section):
 
     balance: Literal["least_inflight", "round_robin", "prefix_hash"] = "least_inflight"
     """Which endpoint gets the next request: the one with the fewest in flight; each in turn; or the same one for
-    prompts that begin alike, so that vLLM's prefix cache hits. The default suits requests of very different
-    length."""
+    prompts that begin alike, so that vLLM's prefix cache hits (alike: up to the first message of the user, 1 KiB at the
+    most; an endpoint with a quarter more in flight than the mean is passed over). The default suits requests of very
+    different length."""
 
     max_inflight: AtLeast1 | None = None
-    """Requests at once per endpoint; what is over waits in `queue`. null is no bound, since vLLM queues too."""
+    """Requests at once per endpoint, of each aiaas process; what is over waits in `queue`. null is no bound, since vLLM
+    queues too, though without turns between keys."""
 
     queue: Queue = Queue()
     """Where requests over `max_inflight` wait."""

@@ -23,11 +23,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (("monitoring", "usage_file"), lambda c: c.monitoring.usage_file is not None, "remove it"),
 )
 
-BACKEND_ROWS: Final[tuple[BackendRow, ...]] = (
-    ("dns", lambda b: b.dns is not None, "list the addresses under urls"),
-    ("balance", lambda b: b.balance == "prefix_hash", "write least_inflight or round_robin"),
-    ("max_inflight", lambda b: b.max_inflight is not None, "remove it; vLLM queues what is too much"),
-)
+BACKEND_ROWS: Final[tuple[BackendRow, ...]] = (("dns", lambda b: b.dns is not None, "list the addresses under urls"),)
 
 
 def unavailable(config: Config) -> Iterator[tuple[Path, str]]:

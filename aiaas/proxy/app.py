@@ -86,6 +86,7 @@ class Gateway:
         self.active = self._activate(plan, {})
         metrics.config(plan.digest)
         metrics.watch_in_flight(lambda: len(self._requests))
+        metrics.watch_queued(lambda: sum(record.phase == "queued" for record in self._requests.values()))
 
     # -- a request ------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Gateway:
             record.status, record.error_code = error.status, error.code
             raise
         except asyncio.CancelledError:
-            if not self._is_cut(client):
+            if not self._is_cut(client, record):
                 record.status = record.status or CLIENT_LEFT
                 record.error_code = record.error_code or "client_left"
                 raise
@@ -158,17 +159,18 @@ class Gateway:
                 record.error_code = error.code
                 raise
             except asyncio.CancelledError:
-                record.ended_by = "gateway" if self._is_cut(client) else "client"
+                record.ended_by = "gateway" if self._is_cut(client, record) else "client"
                 raise
             finally:
                 await self._settle(ticket)
         except asyncio.CancelledError:
-            record.ended_by = "gateway" if self._is_cut(client) else "client"
+            record.ended_by = "gateway" if self._is_cut(client, record) else "client"
             raise
 
-    def _is_cut(self, client: Connection) -> bool:
-        """Whether a cancelled request is one that the drain deadline ended, and not one whose client has left."""
-        return self._ending and client.transport is not None
+    def _is_cut(self, client: Connection, record: Record) -> bool:
+        """Whether a cancelled request is one that draining ended, and not one whose client has left."""
+        ended = self._ending or (self.refusing and record.phase == "queued")
+        return ended and client.transport is not None
 
     def _shape(self, request: BaseRequest, active: Active, ticket: Ticket) -> Shape:
         backend = ticket.route.targets[0].backend
@@ -305,7 +307,8 @@ class Gateway:
                 backends[backend_plan.name] = known
             else:
                 backends[backend_plan.name] = BackendState(backend_plan, self._turned)
-                _remember_health(backends[backend_plan.name], known)
+                if known is not None:
+                    backends[backend_plan.name].remember_health(known)
         for endpoint in all_endpoints(backends.values()):
             self.metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
         return Active(
@@ -352,6 +355,13 @@ class Gateway:
         """Wait until no inference request is being answered."""
         await self._quiet.wait()
 
+    def refuse(self) -> None:
+        """From now on new inference requests are refused, and so are those that no backend has seen yet."""
+        self.refusing = True
+        for task, record in self._requests.items():
+            if record.phase == "queued":
+                task.cancel()
+
     def end_requests(self) -> None:
         """The drain deadline: an answer that has begun ends with an error event or breaks off, any other is a 503."""
         self._ending = True
@@ -363,13 +373,6 @@ class Gateway:
         for relay in list(self.relays):
             if relay.committed:
                 relay.end_with_error(draining())
-
-
-def _remember_health(backend: BackendState, before: BackendState | None) -> None:
-    """What is known about an address holds under a changed Plan too; an engine of ours would else stay down."""
-    known = {endpoint.plan.url: endpoint.up for endpoint in before.endpoints} if before is not None else {}
-    for endpoint in backend.endpoints:
-        endpoint.up = known.get(endpoint.plan.url, endpoint.up)
 
 
 def _targets(route: Route, backends: Mapping[str, BackendState]) -> Sequence[tuple[Target, BackendState]]:

@@ -1,10 +1,13 @@
 """The backends as they are now: connections, health, and the choice of an endpoint.
 
-Choosing is a pure function over the endpoints' states (`choose`); what changes those states is here too: probes on a
-timer, and what requests report. A client's 4xx or a client's leaving is never reported (a breaker that trips on the
-client's own faults takes the fleet down).
+Choosing is a pure function over the endpoints' states (`choose`, `choose_by_prefix`); what changes those states is here
+too: probes on a timer, and what requests report. A client's 4xx or a client's leaving is never reported (a breaker that
+trips on the client's own faults takes the fleet down).
 
     up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
+
+Where a backend has a bound (`max_inflight`), requests wait for a slot of any of its endpoints. A slot that comes free
+goes to the next in turn at once, so while somebody waits nothing is free, and nobody who comes later is faster.
 
 An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
 start ourselves starts as down, and only its supervisor turns it up or down.
@@ -17,10 +20,12 @@ that still delivers is left alone: behind a ClusterIP the probe may have met ano
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
 
 from aiaas.plan.model import BackendPlan, EndpointPlan
+from aiaas.proxy.affinity import load_bound, prompt_prefix, weight
+from aiaas.proxy.queue import FairQueue
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.upstream import Failure, FailureKind, Pool
 
@@ -116,25 +121,114 @@ class EndpointState:
         self._listener(self, up, reason)
 
 
-class BackendState:
-    """A backend's endpoints. `turn` counts requests, for round robin and for spreading ties."""
+class Waiter:
+    """A request that waits for a slot.
 
-    __slots__ = ("endpoints", "plan", "turn")
+    key      between which the queue is fair
+    tried    endpoints that it has tried
+    body     of the request
+    granted  the endpoint whose slot it now has; None: look again, as nothing is up any more, or `expired`
+    """
+
+    __slots__ = ("body", "expired", "granted", "key", "tried")
+
+    def __init__(
+        self, key: Hashable, tried: Sequence[EndpointState], body: bytes, granted: asyncio.Future[EndpointState | None]
+    ) -> None:
+        self.key = key
+        self.tried = tried
+        self.body = body
+        self.granted = granted
+        self.expired = False
+
+
+class BackendState:
+    """A backend's endpoints, and who waits for them. `turn` counts requests, for round robin and for spreading ties."""
+
+    __slots__ = ("_bound", "_listener", "_waiting", "endpoints", "plan", "turn")
 
     def __init__(self, plan: BackendPlan, listener: HealthListener) -> None:
         self.plan = plan
-        self.endpoints = tuple(EndpointState(plan, endpoint, listener) for endpoint in plan.endpoints)
+        self.endpoints = tuple(EndpointState(plan, endpoint, self._turned) for endpoint in plan.endpoints)
         self.turn = 0
+        self._listener = listener
+        self._bound = plan.max_inflight
+        self._waiting: FairQueue[Waiter] = FairQueue(plan.queue.size)
 
-    def pick(self, tried: Sequence[EndpointState]) -> EndpointState | None:
-        """The endpoint for the next attempt, one that was not tried yet where there is one."""
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return len(self._waiting)
+
+    def pick(self, tried: Sequence[EndpointState], body: bytes = b"") -> EndpointState | None:
+        """The endpoint for the next attempt, one that was not tried yet where there is one; None: none has a slot.
+
+        Who goes there takes the slot (`pool.inflight`), and afterwards calls `give_back`.
+        """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
-            return only if only.up else None
+            return only if only.up and (self._bound is None or only.pool.inflight < self._bound) else None
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1
-        return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
+        if self.plan.balance == "prefix_hash":
+            return choose_by_prefix(self.endpoints, tried, prompt_prefix(body), self._bound)
+        free = self.endpoints if self._bound is None else [e for e in self.endpoints if e.pool.inflight < self._bound]
+        return choose(free, tried, self.turn, by_load=self.plan.balance == "least_inflight")
+
+    def give_back(self, endpoint: EndpointState) -> None:
+        """An exchange has ended, in whichever way: its slot goes to the next in turn."""
+        endpoint.pool.inflight -= 1
+        if self._waiting:
+            self._hand_over()
+
+    def wait(self, waiter: Waiter) -> bool:
+        """Let it wait for a slot; False where the queue is full."""
+        return self._waiting.put(waiter.key, waiter)
+
+    def expire(self, waiter: Waiter) -> None:
+        """It has waited for as long as it may; nothing where it already has its answer."""
+        if not waiter.granted.done():
+            self._waiting.remove(waiter.key, waiter)
+            waiter.expired = True
+            waiter.granted.set_result(None)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Its client has gone. The slot that it may have got in the same moment goes on to the next."""
+        self._waiting.remove(waiter.key, waiter)
+        granted = waiter.granted
+        endpoint = granted.result() if granted.done() and not granted.cancelled() else None
+        if endpoint is not None:
+            self.give_back(endpoint)
+
+    def remember_health(self, before: BackendState) -> None:
+        """What is known about an address holds under a changed Plan too; an engine of ours would else stay down."""
+        known = {endpoint.plan.url: endpoint.up for endpoint in before.endpoints}
+        for endpoint in self.endpoints:
+            endpoint.up = known.get(endpoint.plan.url, endpoint.up)
+
+    def _turned(self, endpoint: EndpointState, up: bool, reason: str) -> None:
+        self._listener(endpoint, up, reason)
+        if self._waiting:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give what is free to those whose turn it is. Where nothing is up, all are to look elsewhere."""
+        while self._waiting:
+            is_up = False
+            is_free = False
+            for endpoint in self.endpoints:
+                is_up = is_up or endpoint.up
+                is_free = is_free or (endpoint.up and (self._bound is None or endpoint.pool.inflight < self._bound))
+            if is_up and not is_free:
+                return
+            waiter = self._waiting.take()
+            if waiter is None or waiter.granted.done():
+                continue  # cancelled, and about to leave
+            chosen = self.pick(waiter.tried, waiter.body)
+            if chosen is not None:
+                chosen.pool.inflight += 1
+            waiter.granted.set_result(chosen)
 
     def close(self) -> None:
         """Drop idle connections; requests in flight go on."""
@@ -156,6 +250,24 @@ def choose(
     offset = turn % len(candidates)
     rotated = candidates[offset:] + candidates[:offset]
     return min(rotated, key=lambda endpoint: endpoint.pool.inflight) if by_load else rotated[0]
+
+
+def choose_by_prefix(
+    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], prefix: bytes, bound: int | None = None
+) -> EndpointState | None:
+    """Pure: an endpoint that is up and has fewer than `bound` in flight, untried before tried; of these the first in
+    the prefix's own order that does not have more in flight than its share.
+    """
+    up = [endpoint for endpoint in endpoints if endpoint.up]
+    candidates = [endpoint for endpoint in up if bound is None or endpoint.pool.inflight < bound]
+    candidates = [endpoint for endpoint in candidates if endpoint not in tried] or candidates
+    if not candidates:
+        return None
+    share = load_bound([endpoint.pool.inflight for endpoint in up])
+    within = [endpoint for endpoint in candidates if endpoint.pool.inflight <= share]
+    if not within:  # those that have less are full or tried
+        return min(candidates, key=lambda endpoint: endpoint.pool.inflight)
+    return max(within, key=lambda endpoint: weight(prefix, endpoint.plan.url))
 
 
 class _Collector:

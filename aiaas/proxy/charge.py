@@ -5,7 +5,7 @@ the client left, before the first byte or after it     the estimated input, and 
 a stream or answer was cut by the backend or by us     the same
 a whole answer without usage (/tokenize)               the estimated input
 an error, vLLM's or ours, instead of an answer         one request, no tokens
-no backend saw it                                      nothing
+no backend saw it (also: the client left the queue)    nothing
 """
 
 from __future__ import annotations
@@ -39,5 +39,5 @@ def charge_of(record: Record, estimated_input: int) -> Charge:
     answered = record.phase == "streaming" and record.status < 400
     if left or answered:
         return Charge(estimated_input, record.events if record.stream else 0, estimated=True, ran=True)
-    never_ran = record.ended_by == "gateway" and record.error_code in NEVER_RAN
+    never_ran = record.upstream is None or (record.ended_by == "gateway" and record.error_code in NEVER_RAN)
     return Charge(0, 0, estimated=False, ran=not never_ran)

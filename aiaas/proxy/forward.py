@@ -11,6 +11,9 @@ What may be tried again (contract section 6), and only while no byte has gone to
 A reset on a connection that was in use is not tried again: the request may have been the reason. Another endpoint
 comes first where there is one. Between attempts: exponential backoff with full jitter; none before a fresh endpoint,
 and none where the connection was at fault and not the endpoint.
+
+Where the endpoints have a bound, each attempt needs a slot, and waits for it in the backend's queue. An attempt gives
+its slot back before the next one asks for one: two requests that each held one and wanted another would wait forever.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from aiaas.openai.errors import engine_died
 from aiaas.plan.model import Target
 from aiaas.proxy.admission import Ticket
 from aiaas.proxy.attempt import End, Outcome, Shape
-from aiaas.proxy.backends import BackendState, EndpointState
+from aiaas.proxy.backends import BackendState, EndpointState, Waiter
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.relay import Relay
@@ -38,6 +41,10 @@ BACKOFF_MOST = 2.0
 # `_should_retry`).
 NO_SDK_RETRY = b"x-should-retry: false\r\n"
 NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
+# Seconds after which a client that met a full queue, or waited in vain, may come back.
+OVERLOADED_RETRY_AFTER = 5
+
+Choice = tuple[Target, BackendState, EndpointState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +72,16 @@ async def forward(
     tried: list[EndpointState] = []
     once_spent = False
     while True:
-        target, backend, endpoint = _pick(backends, tried)
-        outcome = await _attempt(ticket, target, backend, endpoint, client, shape, relays)
+        choice = _pick(backends, tried, ticket.body)
+        if choice is not None:
+            choice[2].pool.inflight += 1
+        else:
+            choice = await _wait_for_slot(backends, tried, ticket, client.loop, shape.deadline)
+        target, backend, endpoint = choice
+        try:
+            outcome = await _attempt(ticket, target, backend, endpoint, client, shape, relays)
+        finally:
+            backend.give_back(endpoint)
         again = _may_try_again(outcome)
         _report(endpoint, outcome, again)
         if again is not None:
@@ -83,24 +98,86 @@ async def forward(
 
 
 def _pick(
-    backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState]
-) -> tuple[Target, BackendState, EndpointState]:
+    backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState], body: bytes
+) -> Choice | None:
+    """Where the next attempt goes: an endpoint that has a slot, or None."""
     if not tried:
         target, backend = backends[0]
-        endpoint = backend.pick(tried)
+        endpoint = backend.pick(tried, body)
         if endpoint is not None:
             return target, backend, endpoint
-    fallback: tuple[Target, BackendState, EndpointState] | None = None
+    fallback: Choice | None = None
     for target, backend in backends:
-        endpoint = backend.pick(tried)
+        endpoint = backend.pick(tried, body)
         if endpoint is None:
             continue
         if endpoint not in tried:
             return target, backend, endpoint
         fallback = fallback or (target, backend, endpoint)
-    if fallback is None:
-        raise no_healthy_backend(backends)
     return fallback
+
+
+async def _wait_for_slot(
+    backends: Sequence[tuple[Target, BackendState]],
+    tried: Sequence[EndpointState],
+    ticket: Ticket,
+    loop: asyncio.AbstractEventLoop,
+    deadline: float | None,
+) -> Choice:
+    """Wait in the queue of the first backend that is up, until a slot there is this request's.
+
+    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queue is full or
+    `max_wait` is over, 504 at the request's `deadline` (the loop's time).
+    """
+    while True:
+        choice = _pick(backends, tried, ticket.body)
+        if choice is not None:
+            choice[2].pool.inflight += 1
+            return choice
+        up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
+        if not up:
+            raise no_healthy_backend(backends)
+        target, backend = up[0]
+        endpoint = await _wait_in_queue(backend, tried, ticket, loop, deadline)
+        if endpoint is not None:
+            return target, backend, endpoint
+
+
+async def _wait_in_queue(
+    backend: BackendState,
+    tried: Sequence[EndpointState],
+    ticket: Ticket,
+    loop: asyncio.AbstractEventLoop,
+    deadline: float | None,
+) -> EndpointState | None:
+    """An endpoint whose slot is this request's, or None once nothing of this backend is up."""
+    record, principal = ticket.record, ticket.principal
+    waiter = Waiter((principal.key_id, principal.name), tried, ticket.body, loop.create_future())
+    if not backend.wait(waiter):
+        raise overloaded("Too many requests wait for this model; try again shortly.")
+    record.phase = "queued"
+    record.backend = backend.plan.name
+    began = loop.time()
+    until = began + backend.plan.queue.max_wait - record.queue_seconds
+    timer = loop.call_at(until if deadline is None else min(until, deadline), backend.expire, waiter)
+    try:
+        endpoint = await waiter.granted
+    except asyncio.CancelledError:
+        backend.leave(waiter)
+        raise
+    finally:
+        timer.cancel()
+        record.queue_seconds = round(record.queue_seconds + loop.time() - began, 6)
+    if not waiter.expired:
+        return endpoint
+    if deadline is not None and deadline < until:
+        raise _failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
+    raise overloaded("No server for this model became free in time; try again shortly.")
+
+
+def overloaded(message: str) -> UpstreamError:
+    """503: everything is up, and everything is busy."""
+    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(OVERLOADED_RETRY_AFTER)),))
 
 
 def no_healthy_backend(backends: Sequence[tuple[Target, BackendState]]) -> UpstreamError:
@@ -142,27 +219,23 @@ async def _attempt(
     record.phase = "waiting"
     record.events = 0
     pool = endpoint.pool
-    pool.inflight += 1
+    # A retry gets a connection of its own: what closed one idle connection may have closed more.
+    connection = None if record.retries else pool.take_idle(client.loop.time())
+    if connection is None:
+        opened = await _connect(pool, shape)
+        if isinstance(opened, Failure):
+            return Outcome(End.FAILED, failure=opened)
+        connection = opened
+    relay = Relay(client, connection, record, shape)
+    relays.add(relay)
+    endpoint.streams.add(relay)
     try:
-        # A retry gets a connection of its own: what closed one idle connection may have closed more.
-        connection = None if record.retries else pool.take_idle(client.loop.time())
-        if connection is None:
-            opened = await _connect(pool, shape)
-            if isinstance(opened, Failure):
-                return Outcome(End.FAILED, failure=opened)
-            connection = opened
-        relay = Relay(client, connection, record, shape)
-        relays.add(relay)
-        endpoint.streams.add(relay)
-        try:
-            relay.begin(ticket.upstream_request(endpoint.plan, target))
-            return await relay.done
-        finally:
-            relays.discard(relay)
-            endpoint.streams.discard(relay)
-            relay.abort()
+        relay.begin(ticket.upstream_request(endpoint.plan, target))
+        return await relay.done
     finally:
-        pool.inflight -= 1
+        relays.discard(relay)
+        endpoint.streams.discard(relay)
+        relay.abort()
 
 
 async def _connect(pool: Pool, shape: Shape) -> UpstreamConnection | Failure:

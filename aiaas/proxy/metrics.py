@@ -79,6 +79,7 @@ class Metrics:
         self._in_flight = Gauge(
             "aiaas_requests_in_flight", "Inference requests that are being answered", registry=registry
         )
+        self._queued = Gauge("aiaas_requests_queued", "Requests that wait for an endpoint", registry=registry)
         self._refused = Counter("aiaas_refused", "Requests refused by a limit", ["limit"], registry=registry)
         self._retries = Counter("aiaas_retries", "Further attempts by reason", ["reason"], registry=registry)
         self._aborts = Counter(
@@ -98,6 +99,10 @@ class Metrics:
     def watch_in_flight(self, number: Callable[[], int]) -> None:
         """Ask `number` at each scrape."""
         self._in_flight.set_function(number)
+
+    def watch_queued(self, number: Callable[[], int]) -> None:
+        """Likewise, for requests that wait for an endpoint."""
+        self._queued.set_function(number)
 
     def finished(self, record: Record, duration: float) -> None:
         """Count a finished inference request."""

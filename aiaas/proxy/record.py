@@ -11,7 +11,7 @@ import msgspec
 
 EndedBy = Literal["upstream", "client", "gateway"]
 # Where a request was when its client left: the `phase` of aiaas_aborts_total.
-Phase = Literal["admission", "waiting", "streaming"]
+Phase = Literal["admission", "queued", "waiting", "streaming"]
 
 
 class Record(msgspec.Struct):

@@ -261,7 +261,7 @@ class _Server:
         server.close()
         if open_side.connections:
             await first_of(self._impatient.wait(), timeout=min(NOTICE, timeout))
-        gateway.refusing = True
+        gateway.refuse()
         if gateway.in_flight and not self._impatient.is_set():
             left = max(0.0, timeout - (time.monotonic() - began))
             await first_of(gateway.quiet(), self._impatient.wait(), timeout=left)

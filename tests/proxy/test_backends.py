@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aiaas.plan.model import EnginePlan
-from aiaas.proxy.backends import BackendState, EndpointState, choose, fetch
+from aiaas.proxy.affinity import load_bound
+from aiaas.proxy.backends import BackendState, EndpointState, Waiter, choose, choose_by_prefix, fetch
 from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
     LAST_CHUNK,
@@ -93,6 +96,218 @@ def test_even_spread() -> None:
         backend, _ = state(3, balance=balance)
         picked = [backend.pick(()) for _ in range(30)]
         assert [picked.count(endpoint) for endpoint in backend.endpoints] == [10, 10, 10]
+
+
+# -- the same prefix to the same endpoint ---------------------------------------------------------------------------
+
+
+def test_prefix_stays_while_others_go_and_come() -> None:
+    """An endpoint's own prefixes come back with it, and no other prefix ever moves."""
+    endpoints = state(4)[0].endpoints
+    prefixes = [b"prompt %d" % number for number in range(200)]
+    before = [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes]
+    assert set(before) == set(endpoints)
+    endpoints[1].up = False
+    during = [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes]
+    assert endpoints[1] not in during
+    assert all(now is then for now, then in zip(during, before, strict=True) if then is not endpoints[1])
+    endpoints[1].up = True
+    assert [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes] == before
+
+
+def test_prefix_that_everybody_uses_buries_nobody() -> None:
+    """One prefix alone keeps each endpoint within its share, and stays where it was while nothing else runs."""
+    endpoints = state(4)[0].endpoints
+    own = choose_by_prefix(endpoints, (), b"popular")
+    for count in range(200):
+        share = load_bound([endpoint.pool.inflight for endpoint in endpoints])
+        chosen = choose_by_prefix(endpoints, (), b"popular")
+        assert chosen is not None
+        assert chosen.pool.inflight <= share
+        assert (chosen is own) == (own is not None and own.pool.inflight <= share), count
+        chosen.pool.inflight += 1
+    assert max(endpoint.pool.inflight for endpoint in endpoints) <= 1.25 * 50 + 2
+
+
+def test_prefix_next_in_its_order() -> None:
+    """A retry goes to the prefix's second endpoint, and so does a request whose first one is full; all full is None."""
+    endpoints = state(3)[0].endpoints
+    first = choose_by_prefix(endpoints, (), b"x")
+    assert first is not None
+    second = choose_by_prefix(endpoints, (first,), b"x")
+    assert second is not None
+    assert second is not first
+    first.pool.inflight = 2
+    assert choose_by_prefix(endpoints, (), b"x", 2) is second
+    assert choose_by_prefix(endpoints, (second,), b"x", 2) not in (first, second)
+    assert choose_by_prefix(endpoints, endpoints, b"x", 2) is second
+    for endpoint in endpoints:
+        endpoint.pool.inflight = 2
+    assert choose_by_prefix(endpoints, (), b"x", 2) is None
+    assert choose_by_prefix(endpoints, (), b"x", 3) is first
+
+
+def test_untried_endpoint_over_its_share() -> None:
+    """Where whoever is within the share was tried, the least loaded of the others is asked."""
+    endpoints = state(3)[0].endpoints
+    endpoints[0].pool.inflight, endpoints[1].pool.inflight = 9, 8
+    assert choose_by_prefix(endpoints, (endpoints[2],), b"x") is endpoints[1]
+
+
+def test_balance_by_prefix() -> None:
+    """A backend picks by what the request's body begins with."""
+    backend, _ = state(3, balance="prefix_hash")
+    bodies = [b'{"prompt":"%d"}' % number for number in range(30)]
+    first = [backend.pick((), body) for body in bodies]
+    assert [backend.pick((), body) for body in bodies] == first
+    assert set(first) == set(backend.endpoints)
+
+
+# -- slots ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop to make futures of; it never runs."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+class Requests:
+    """Requests at a backend, as `forward` makes them: each has a slot, waits for one, or was refused."""
+
+    def __init__(self, backend: BackendState, loop: asyncio.AbstractEventLoop) -> None:
+        self.backend = backend
+        self.loop = loop
+        self.running: list[EndpointState] = []
+        self.waiting: list[Waiter] = []
+        self.leaving: list[Waiter] = []
+        self.refused = 0
+
+    def arrive(self, key: str) -> None:
+        """A new request."""
+        endpoint = self.backend.pick(())
+        if endpoint is not None:
+            # Only where nobody waits may somebody who just came have a slot.
+            assert self.backend.waiting == 0
+            endpoint.pool.inflight += 1
+            self.running.append(endpoint)
+            return
+        waiter = Waiter(key, (), b"", self.loop.create_future())
+        if any(endpoint.up for endpoint in self.backend.endpoints) and self.backend.wait(waiter):
+            self.waiting.append(waiter)
+        else:
+            self.refused += 1
+
+    def cancel(self, place: int) -> None:
+        """A client goes away; its task learns of it a moment later."""
+        if place < len(self.waiting):
+            waiter = self.waiting.pop(place)
+            waiter.granted.cancel()
+            self.leaving.append(waiter)
+
+    def wake(self) -> None:
+        """Tasks run: those that were cancelled leave, those that have an answer take it."""
+        while self.leaving:
+            self.backend.leave(self.leaving.pop())
+        for waiter in [waiter for waiter in self.waiting if waiter.granted.done()]:
+            self.waiting.remove(waiter)
+            endpoint = waiter.granted.result()
+            if endpoint is not None:
+                self.running.append(endpoint)
+            else:
+                self.refused += 1
+
+    def cancel_granted(self) -> None:
+        """A client goes away in the moment in which it got its slot."""
+        for waiter in self.waiting:
+            if waiter.granted.done():
+                self.waiting.remove(waiter)
+                self.leaving.append(waiter)
+                return
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "arrive", "finish", "cancel", "cancel granted", "expire", "down", "up", "wake"]),
+        st.integers(0, 3),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS, st.sampled_from(["least_inflight", "round_robin", "prefix_hash"]))
+def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], balance: str) -> None:
+    """Whatever happens in whatever order: no endpoint over its bound, no slot lost, and nobody waits for a free one."""
+    backend, _ = state(2, max_inflight=2, queue={"size": 4}, balance=balance, health={"unhealthy_after": 1})
+    requests = Requests(backend, loop)
+    for step, number in steps:
+        match step:
+            case "arrive":
+                requests.arrive("abcd"[number])
+            case "finish" if number < len(requests.running):
+                backend.give_back(requests.running.pop(number))
+            case "cancel":
+                requests.cancel(number)
+            case "cancel granted":
+                requests.cancel_granted()
+            case "expire" if number < len(requests.waiting):
+                backend.expire(requests.waiting[number])
+            case "down":
+                backend.endpoints[number % 2].report_failure("reset")
+            case "up":
+                backend.endpoints[number % 2].report_success(probe=True)
+            case "wake":
+                requests.wake()
+        up = [endpoint for endpoint in backend.endpoints if endpoint.up]
+        unanswered = [waiter for waiter in requests.waiting if not waiter.granted.done()]
+        assert all(endpoint.pool.inflight <= 2 for endpoint in backend.endpoints)
+        assert not unanswered or (up and all(endpoint.pool.inflight == 2 for endpoint in up)), step
+        assert backend.waiting <= 4
+    requests.wake()
+    for endpoint in backend.endpoints:
+        assert endpoint.pool.inflight == requests.running.count(endpoint)
+    assert backend.waiting == len(requests.waiting)
+    for endpoint in backend.endpoints:
+        endpoint.report_success(probe=True)
+    while requests.running:
+        backend.give_back(requests.running.pop())
+        requests.wake()
+    assert (backend.waiting, requests.waiting) == (0, [])
+    assert [endpoint.pool.inflight for endpoint in backend.endpoints] == [0, 0]
+
+
+def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
+    """Keys take turns, and a slot has its next owner before its last one has let go of it for others to see."""
+    backend, _ = state(1, max_inflight=1)
+    requests = Requests(backend, loop)
+    for key in ("a", "a", "a", "b"):
+        requests.arrive(key)
+    assert (len(requests.running), [waiter.key for waiter in requests.waiting]) == (1, ["a", "a", "b"])
+    order = []
+    for _ in range(3):
+        before = list(requests.waiting)
+        backend.give_back(requests.running.pop())
+        assert backend.endpoints[0].pool.inflight == 1
+        requests.wake()
+        (got,) = [waiter for waiter in before if waiter not in requests.waiting]
+        order.append(got.key)
+    assert order == ["a", "b", "a"]
+
+
+def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> None:
+    """With the last endpoint all that wait look elsewhere; while another is up they wait on."""
+    backend, _ = state(2, max_inflight=1, health={"unhealthy_after": 1})
+    requests = Requests(backend, loop)
+    for _ in range(4):
+        requests.arrive("a")
+    backend.endpoints[0].report_failure("reset")
+    requests.wake()
+    assert (len(requests.waiting), requests.refused) == (2, 0)
+    backend.endpoints[1].report_failure("reset")
+    requests.wake()
+    assert (len(requests.waiting), requests.refused) == (0, 2)
 
 
 # -- up and down ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ UP = "http://vllm:8000"
         ({"status": 200, "phase": "streaming", "events": 7}, Charge(10, 0, True, True)),
         ({"ended_by": "client", "phase": "waiting"}, Charge(10, 0, True, True)),
         ({"ended_by": "client", "phase": "waiting", "stream": True}, Charge(10, 0, True, True)),
-        ({"ended_by": "client", "phase": "waiting", "upstream": None}, Charge(0, 0, False, True)),
+        ({"ended_by": "client", "phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
         ({"status": 400, "ended_by": "upstream", "phase": "waiting"}, Charge(0, 0, False, True)),
         ({"status": 500, "ended_by": "upstream", "phase": "streaming"}, Charge(0, 0, False, True)),
         ({"error_code": "upstream_timeout", "phase": "waiting"}, Charge(0, 0, False, True)),
@@ -27,11 +27,13 @@ UP = "http://vllm:8000"
         ({"error_code": "no_healthy_backend", "phase": "waiting"}, Charge(0, 0, False, False)),
         ({"error_code": "overloaded", "upstream": None}, Charge(0, 0, False, False)),
         ({"error_code": "draining", "phase": "waiting"}, Charge(0, 0, False, True)),
+        ({"phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
     ],
     ids=[
         "usage", "usage without output", "cut stream", "whole or cut answer without usage", "left while waiting",
-        "left before the first event", "left before any backend", "vLLM's 400", "huge vLLM error", "timeout",
+        "left before the first event", "left in the queue", "vLLM's 400", "huge vLLM error", "timeout",
         "broken backend", "nobody there", "queue full", "drain deadline while waiting",
+        "refused in the queue, while draining",
     ],
 )  # fmt: skip
 def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:

@@ -20,6 +20,7 @@ from tests.fakes.vllm import (
     Reset,
     Send,
     Step,
+    Wait,
     answer,
     error_answer,
     error_stream_event,
@@ -27,7 +28,7 @@ from tests.fakes.vllm import (
     stream,
     token_event,
 )
-from tests.proxy.conftest import Running, config_of
+from tests.proxy.conftest import Raw, Running, config_of, new_key
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}
@@ -360,3 +361,201 @@ async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
             sock.close()
     assert (got.status, got.json["error"]["code"]) == (504, "upstream_timeout")
     assert running.log_lines()[-1]["duration_seconds"] < 0.5
+
+
+# -- max_inflight and the queue ------------------------------------------------------------------------------------
+
+ONE_AT_ONCE = {"max_inflight": 1, "max_retries": 0, "health": PATIENT}
+
+
+async def until(condition: Any) -> None:
+    """Wait for something that happens on another socket."""
+    async with asyncio.timeout(2):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def queued(running: Running, *bodies: Any, keys: tuple[str | None, ...] = ()) -> list[Raw]:
+    """Clients whose requests wait, in this order."""
+    clients = []
+    for count, body in enumerate(bodies):
+        client = await running.client()
+        before = running.backend().waiting
+        client.send(client.request(body, key=keys[count] if keys else None))
+        await until(lambda before=before: running.backend().waiting == before + 1)
+        clients.append(client)
+    return clients
+
+
+async def occupied(running: Running, fake: FakeVllm) -> tuple[Raw, asyncio.Event]:
+    """A client whose request has the only slot until the event is set."""
+    go = asyncio.Event()
+    fake.scripts.appendleft((Wait(go), *FINE))
+    client = await running.client()
+    client.send(client.request(CHAT))
+    await until(lambda: len(fake.posts) == 1)
+    return client, go
+
+
+async def test_over_max_inflight_requests_wait_their_turn(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """The backend has so many at once and no more; who waits is shown, counted, and served when a slot is free."""
+    bob = new_key("bob")
+    running = await gateway(fake_vllm, backend=ONE_AT_ONCE, keys=(bob,))
+    first, go = await occupied(running, fake_vllm)
+    bodies = [{**CHAT, "user": name} for name in ("a1", "a2", "b1")]
+    waiting = await queued(running, *bodies, keys=(None, None, bob.text))
+    assert (running.metric("aiaas_requests_queued"), running.metric("aiaas_requests_in_flight")) == (3, 4)
+    assert len(fake_vllm.posts) == 1
+    await asyncio.sleep(0.02)
+    go.set()
+    assert [(await client.answer()).status for client in (first, *waiting)] == [200] * 4
+    assert [post.json.get("user") for post in fake_vllm.posts] == [None, "a1", "b1", "a2"]
+    assert running.metric("aiaas_requests_queued") == 0
+    waits = [line["queue_seconds"] for line in running.log_lines()]
+    assert waits[0] == 0
+    assert all(0.01 < wait < 2 for wait in waits[1:])
+    assert running.endpoints()[0].pool.inflight == 0
+
+
+def remaining(got: Any) -> int:
+    """How many requests the key has left at once."""
+    return int(got.header("x-ratelimit-remaining-requests"))
+
+
+async def test_full_queue_refuses_at_once(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """One more than the queue holds is 503 with Retry-After, and costs the key nothing."""
+    limits = {"requests_per_minute": 5}
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "queue": {"size": 1}}, rate_limit=limits)
+    first, go = await occupied(running, fake_vllm)
+    (waiting,) = await queued(running, CHAT)
+    for _ in range(5):
+        got = await (await running.client()).post(CHAT)
+        assert (got.status, got.json["error"]["code"]) == (503, "overloaded")
+        assert got.header("retry-after") == "5"
+    go.set()
+    assert [(await client.answer()).status for client in (first, waiting)] == [200, 200]
+    assert len(fake_vllm.posts) == 2
+    assert running.metric('aiaas_responses_total{code="503",reason="overloaded"}') == 5
+
+
+async def test_queue_of_none(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A size of 0 refuses whatever has no slot at once."""
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "queue": {"size": 0}})
+    first, go = await occupied(running, fake_vllm)
+    assert (await (await running.client()).post(CHAT)).json["error"]["code"] == "overloaded"
+    go.set()
+    assert (await first.answer()).status == 200
+
+
+# what ends the waiting: the backend's fields, the status, the code
+TOO_LATE = {
+    "max_wait": ({"queue": {"max_wait": "30ms"}}, 503, "overloaded"),
+    "total_timeout": ({"total_timeout": "30ms"}, 504, "upstream_timeout"),
+}
+
+
+@pytest.mark.parametrize(("fields", "status", "code"), TOO_LATE.values(), ids=TOO_LATE)
+async def test_waits_no_longer_than_allowed(
+    fake_vllm: FakeVllm, gateway: Any, fields: dict[str, Any], status: int, code: str
+) -> None:
+    """Whichever bound is first; no backend saw the request, so it costs nothing."""
+    limits = {"requests_per_minute": 2}
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, **fields}, rate_limit=limits)
+    client = await running.client()
+    running.endpoints()[0].pool.inflight += 1  # somebody's request that does not end
+    for _ in range(3):
+        got = await client.post(CHAT)
+        assert (got.status, got.json["error"]["code"]) == (status, code)
+    assert fake_vllm.posts == []
+    line = running.log_lines()[-1]
+    assert (line["backend"], line["upstream"], line["ended_by"]) == ("vllm", None, "gateway")
+    assert 0.02 < line["queue_seconds"] < 1
+    assert running.backend().waiting == 0
+
+
+async def test_client_that_leaves_the_queue(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """It is gone at once, no backend hears of it, it costs nothing, and those behind it move up."""
+    running = await gateway(fake_vllm, backend=ONE_AT_ONCE, rate_limit={"requests_per_minute": 10})
+    first, go = await occupied(running, fake_vllm)
+    leaver, stayer = await queued(running, {**CHAT, "user": "leaver"}, {**CHAT, "user": "stayer"})
+    leaver.reset()
+    await until(lambda: running.backend().waiting == 1)
+    await until(lambda: running.gateway.in_flight == 2)
+    (line,) = running.log_lines()
+    assert (line["status"], line["ended_by"], line["upstream"], line["input_tokens"]) == (499, "client", None, None)
+    assert running.metric('aiaas_aborts_total{phase="queued"}') == 1
+    go.set()
+    assert [(await client.answer()).status for client in (first, stayer)] == [200, 200]
+    assert [post.json.get("user") for post in fake_vllm.posts] == [None, "stayer"]
+    assert remaining(await first.post(CHAT)) == 7
+
+
+async def test_last_endpoint_goes_down_under_the_queue(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Nobody waits for what is not there: 503 at once."""
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "health": {"unhealthy_after": 1}})
+    _, go = await occupied(running, fake_vllm)
+    waiting = await queued(running, CHAT, CHAT)
+    running.endpoints()[0].report_failure("health check: refused")
+    for client in waiting:
+        got = await client.answer()
+        assert (got.status, got.json["error"]["code"]) == (503, "no_healthy_backend")
+    go.set()
+
+
+async def test_queue_is_refused_while_draining(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Who waits when the gateway begins to refuse can still go elsewhere; what is at the backend goes on."""
+    running = await gateway(fake_vllm, backend=ONE_AT_ONCE)
+    first, go = await occupied(running, fake_vllm)
+    waiting = await queued(running, CHAT, CHAT)
+    running.gateway.refuse()
+    for client in waiting:
+        got = await client.answer()
+        assert (got.status, got.json["error"]["code"]) == (503, "draining")
+    assert (running.backend().waiting, len(fake_vllm.posts)) == (0, 1)
+    go.set()
+    assert (await first.answer()).status == 200
+    assert [line["ended_by"] for line in running.log_lines()[:2]] == ["gateway", "gateway"]
+
+
+async def test_retry_gives_its_slot_back_first(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Two requests that are both refused at first do not wait for each other's slot."""
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "max_retries": 1})
+    go = asyncio.Event()
+    fake_vllm.play(Wait(go), Send(error_answer(503, BUSY)))
+    fake_vllm.play(Send(error_answer(503, BUSY)))
+    fake_vllm.default = FINE
+    first = await running.client()
+    first.send(first.request(CHAT))
+    await until(lambda: len(fake_vllm.posts) == 1)
+    (second,) = await queued(running, CHAT)
+    go.set()
+    assert [(await client.answer()).status for client in (first, second)] == [200, 200]
+    assert [line["retries"] for line in running.log_lines()] == [1, 1]
+    assert (len(fake_vllm.posts), running.endpoints()[0].pool.inflight) == (4, 0)
+
+
+async def test_another_endpoint_before_the_queue(fake_vllms: Any, gateway: Any) -> None:
+    """Nobody waits while some endpoint of the route has a slot, be it another backend's."""
+    mine, other = await fake_vllms(), await fake_vllms()
+    config = config_of([mine.url], ONE_AT_ONCE, {})
+    config["backends"]["other"] = {"url": other.url, "models": ["m"], "max_inflight": 1}
+    running = await gateway(config=config)
+    first, go = await occupied(running, mine)
+    assert (await (await running.client()).post(CHAT)).status == 200
+    assert (len(mine.posts), len(other.posts)) == (1, 1)
+    go.set()
+    assert (await first.answer()).status == 200
+
+
+async def test_conversation_stays_where_its_prefix_is(fake_vllms: Any, gateway: Any) -> None:
+    """With prefix_hash each turn of a conversation goes to one endpoint, and conversations spread."""
+    fakes = [await fake_vllms() for _ in range(3)]
+    running = await gateway(*fakes, backend={"balance": "prefix_hash"})
+    client = await running.client()
+    for number in range(20):
+        messages = [{"role": "user", "content": f"question {number}"}]
+        for _turn in range(3):
+            await client.post({"model": "alias", "temperature": 0.5, "messages": messages})
+            messages += [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "and?"}]
+    assert all(len(fake.posts) % 3 == 0 and fake.posts for fake in fakes)
+    assert sum(len(fake.posts) for fake in fakes) == 60

@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from aiaas.proxy.relay import Relay
 from aiaas.proxy.upstream import IDLE_LIMIT, UpstreamConnection
 from tests.fakes.vllm import (
@@ -101,7 +103,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_nothing_is_left_behind(fake_vllms: Any, gateway: Any) -> None:
+@pytest.mark.parametrize("max_inflight", [None, 3], ids=["no bound", "through the queue"])
+async def test_nothing_is_left_behind(fake_vllms: Any, gateway: Any, max_inflight: int | None) -> None:
     """After 500 requests with random faults on both sides no connection, slot, timer, task or file is left."""
     fakes = [await fake_vllms() for _ in range(2)]
     dice = random.Random(20261123)
@@ -110,7 +113,12 @@ async def test_nothing_is_left_behind(fake_vllms: Any, gateway: Any) -> None:
     health = {"unhealthy_after": 100_000}
     running = await gateway(
         *fakes,
-        backend={"timeout": "60ms", "health": health},
+        backend={
+            "timeout": "60ms",
+            "health": health,
+            "max_inflight": max_inflight,
+            "queue": {"size": AT_ONCE // 3, "max_wait": "100ms"},
+        },
         server={"heartbeat": "20ms"},
         rate_limit={"requests_per_minute": 100_000, "max_concurrent": AT_ONCE * 2},
     )
@@ -124,7 +132,7 @@ async def test_nothing_is_left_behind(fake_vllms: Any, gateway: Any) -> None:
     await asyncio.gather(*[one() for _ in range(REQUESTS)])
     await running.quiet()
 
-    assert running.gateway.in_flight == 0
+    assert running.gateway.in_flight == running.backend().waiting == 0
     assert not running.gateway.relays
     assert [(endpoint.pool.inflight, len(endpoint.streams)) for endpoint in running.endpoints()] == [(0, 0), (0, 0)]
     assert len(running.log_lines()) == REQUESTS

@@ -1,0 +1,75 @@
+"""The same prompt prefix to the same replica, so that vLLM's prefix cache hits (`balance: prefix_hash`). Pure.
+
+What counts as the prefix (`prompt_prefix`): the value of `messages`, `prompt` or `input`, whichever comes first in the
+body, up to the end of its first message from the user, and PREFIX_BYTES at the most. So all turns of a conversation
+have the same prefix, and so have all chats whose system prompt alone is longer than that. Found by a pattern over a few
+KiB; the body is not decoded. A wrong guess costs a cache miss and nothing else.
+
+Which replica (`weight`): rendezvous hashing (Thaler and Ravishankar 1998). Each endpoint has a weight for a prefix,
+made from its URL, and the heaviest is asked first. When an endpoint goes, only its own prefixes move; when it is back,
+so are they; every gateway process comes to the same answer without a word to the others.
+
+How much (`load_bound`): a prefix that everybody uses must not bury one replica, so whoever is over LOAD_FACTOR times
+the mean in flight is passed over, and the next in the prefix's order is asked (Mirrokni, Thorup and Zadimoghaddam,
+"Consistent Hashing with Bounded Loads", 2018, with its c = 1.25).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+
+# About 16 blocks of vLLM's prefix cache, which are 16 tokens each.
+PREFIX_BYTES: Final = 1024
+# Tools and the like may stand before the prompt; further than this nobody looks for it.
+SEARCHED_BYTES: Final = 64 * 1024
+LOAD_FACTOR: Final = 1.25
+
+# A quote inside a JSON text is escaped, so these are keys and never text.
+_PROMPT: Final = re.compile(rb'"(?:messages|prompt|input)"[ \t\r\n]*:[ \t\r\n]*')
+_FROM_USER: Final = re.compile(rb'"role"[ \t\r\n]*:[ \t\r\n]*"user"')
+# A bracket, or a text, which may be cut off by the end of what is looked at.
+_TOKEN: Final = re.compile(rb'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)')
+
+
+def prompt_prefix(body: bytes) -> bytes:
+    """The part of a request body (a JSON object that `peek` accepted) that decides on its replica."""
+    found = _PROMPT.search(body, 0, SEARCHED_BYTES)
+    if found is None:
+        return body[:PREFIX_BYTES]
+    start = found.end()
+    window = body[start : start + PREFIX_BYTES]
+    return window[: _end_of_first_user_message(window)]
+
+
+def _end_of_first_user_message(window: bytes) -> int:
+    """Where in `window`, which begins with a JSON value, that message ends; else where the value or the window does."""
+    depth = message = 0
+    for token in _TOKEN.finditer(window):
+        mark = window[token.start()]
+        if mark in b"[{":
+            depth += 1
+            if depth == 2:
+                message = token.start()
+        elif mark in b"]}":
+            depth -= 1
+            if depth == 1 and _FROM_USER.search(window, message, token.end()):
+                return token.end()
+        if depth == 0:
+            return token.end()
+    return len(window)
+
+
+def weight(prefix: bytes, url: str) -> bytes:
+    """How much the endpoint at `url` is the one for `prefix`: the largest of all endpoints is."""
+    return blake2b(prefix, digest_size=8, salt=blake2b(url.encode(), digest_size=16).digest()).digest()
+
+
+def load_bound(loads: Sequence[int]) -> float:
+    """The most that an endpoint may have in flight and still be asked; `loads` are those of all that are up.
+
+    The one more keeps a few requests on an idle fleet where their prefix is.
+    """
+    return LOAD_FACTOR * sum(loads) / len(loads) + 1
