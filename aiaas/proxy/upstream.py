@@ -169,6 +169,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._complete:
+                if self._head_given:  # events that came before the fault are good, however the reads fell
+                    self._deliver()
                 self._fail(Failure(FailureKind.MALFORMED, f"not valid HTTP: {error}"))
                 return
             self._excess = True  # rubbish behind a whole answer: the answer stands, the connection does not
