@@ -23,8 +23,9 @@ from typing import Final
 
 # About 16 blocks of vLLM's prefix cache, which are 16 tokens each.
 PREFIX_BYTES: Final = 1024
-# Tools and the like may stand before the prompt; further than this nobody looks for it.
-SEARCHED_BYTES: Final = 64 * 1024
+# Tools and the like may stand before the prompt; beyond this nobody looks for it, and the body's own beginning counts
+# (vLLM puts tools before the messages, too). To search all of it takes 0.1 ms.
+SEARCHED_BYTES: Final = 16 * 1024
 LOAD_FACTOR: Final = 1.25
 
 # A quote inside a JSON text is escaped, so these are keys and never text.

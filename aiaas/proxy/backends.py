@@ -122,15 +122,16 @@ class EndpointState:
 
 
 class Waiter:
-    """A request that waits for a slot.
+    """A request that waits for a slot, of any backend of its route.
 
     key      between which the queue is fair
     tried    endpoints that it has tried
     body     of the request
     granted  the endpoint whose slot it now has; None: look again, as nothing is up any more, or `expired`
+    places   how many backends it still may hear from
     """
 
-    __slots__ = ("body", "expired", "granted", "key", "tried")
+    __slots__ = ("body", "expired", "granted", "key", "places", "tried")
 
     def __init__(
         self, key: Hashable, tried: Sequence[EndpointState], body: bytes, granted: asyncio.Future[EndpointState | None]
@@ -140,6 +141,13 @@ class Waiter:
         self.body = body
         self.granted = granted
         self.expired = False
+        self.places = 0
+
+    def expire(self) -> None:
+        """It has waited for as long as it may; nothing where it already has its answer."""
+        if not self.granted.done():
+            self.expired = True
+            self.granted.set_result(None)
 
 
 class BackendState:
@@ -184,21 +192,21 @@ class BackendState:
 
     def wait(self, waiter: Waiter) -> bool:
         """Let it wait for a slot; False where the queue is full."""
-        return self._waiting.put(waiter.key, waiter)
+        if not self._waiting.put(waiter.key, waiter):
+            return False
+        waiter.places += 1
+        return True
 
-    def expire(self, waiter: Waiter) -> None:
-        """It has waited for as long as it may; nothing where it already has its answer."""
-        if not waiter.granted.done():
-            self._waiting.remove(waiter.key, waiter)
-            waiter.expired = True
-            waiter.granted.set_result(None)
+    def forget(self, waiter: Waiter) -> None:
+        """It waits no longer."""
+        self._waiting.remove(waiter.key, waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        """Its client has gone. The slot that it may have got in the same moment goes on to the next."""
-        self._waiting.remove(waiter.key, waiter)
+        """Its client has gone. The slot that it may have got here in the same moment goes on to the next."""
+        self.forget(waiter)
         granted = waiter.granted
         endpoint = granted.result() if granted.done() and not granted.cancelled() else None
-        if endpoint is not None:
+        if endpoint is not None and endpoint in self.endpoints:
             self.give_back(endpoint)
 
     def remember_health(self, before: BackendState) -> None:
@@ -213,7 +221,7 @@ class BackendState:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Give what is free to those whose turn it is. Where nothing is up, all are to look elsewhere."""
+        """Give what is free to those whose turn it is. Where nothing is up, nobody is to wait here."""
         while self._waiting:
             is_up = False
             is_free = False
@@ -224,11 +232,14 @@ class BackendState:
                 return
             waiter = self._waiting.take()
             if waiter is None or waiter.granted.done():
-                continue  # cancelled, and about to leave
+                continue  # it has its answer, or was cancelled, and is about to leave
             chosen = self.pick(waiter.tried, waiter.body)
             if chosen is not None:
                 chosen.pool.inflight += 1
-            waiter.granted.set_result(chosen)
+            else:
+                waiter.places -= 1
+            if chosen is not None or not waiter.places:
+                waiter.granted.set_result(chosen)
 
     def close(self) -> None:
         """Drop idle connections; requests in flight go on."""

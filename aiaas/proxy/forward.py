@@ -124,10 +124,10 @@ async def _wait_for_slot(
     loop: asyncio.AbstractEventLoop,
     deadline: float | None,
 ) -> Choice:
-    """Wait in the queue of the first backend that is up, until a slot there is this request's.
+    """Wait in the queues of all backends that are up, until a slot of one of them is this request's.
 
-    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queue is full or
-    `max_wait` is over, 504 at the request's `deadline` (the loop's time).
+    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queues are full
+    or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
     """
     while True:
         choice = _pick(backends, tried, ticket.body)
@@ -137,36 +137,40 @@ async def _wait_for_slot(
         up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
         if not up:
             raise no_healthy_backend(backends)
-        target, backend = up[0]
-        endpoint = await _wait_in_queue(backend, tried, ticket, loop, deadline)
-        if endpoint is not None:
-            return target, backend, endpoint
+        endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, deadline)
+        for target, backend in up:
+            if endpoint in backend.endpoints:
+                return target, backend, endpoint
 
 
-async def _wait_in_queue(
-    backend: BackendState,
+async def _wait_in_queues(
+    backends: Sequence[BackendState],
     tried: Sequence[EndpointState],
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
     deadline: float | None,
 ) -> EndpointState | None:
-    """An endpoint whose slot is this request's, or None once nothing of this backend is up."""
+    """An endpoint whose slot is this request's, or None once nothing of these backends is up."""
     record, principal = ticket.record, ticket.principal
     waiter = Waiter((principal.key_id, principal.name), tried, ticket.body, loop.create_future())
-    if not backend.wait(waiter):
+    queues = [backend for backend in backends if backend.wait(waiter)]
+    if not queues:
         raise overloaded("Too many requests wait for this model; try again shortly.")
     record.phase = "queued"
-    record.backend = backend.plan.name
+    record.backend = queues[0].plan.name
     began = loop.time()
-    until = began + backend.plan.queue.max_wait - record.queue_seconds
-    timer = loop.call_at(until if deadline is None else min(until, deadline), backend.expire, waiter)
+    until = began + queues[0].plan.queue.max_wait - record.queue_seconds
+    timer = loop.call_at(until if deadline is None else min(until, deadline), waiter.expire)
     try:
         endpoint = await waiter.granted
     except asyncio.CancelledError:
-        backend.leave(waiter)
+        for backend in queues:
+            backend.leave(waiter)
         raise
     finally:
         timer.cancel()
+        for backend in queues:
+            backend.forget(waiter)
         record.queue_seconds = round(record.queue_seconds + loop.time() - began, 6)
     if not waiter.expired:
         return endpoint

@@ -95,6 +95,13 @@ def test_prefix_is_short() -> None:
     assert len(prompt_prefix(body(text="a" * 5000))) == PREFIX_BYTES
 
 
+def test_prompt_far_back() -> None:
+    """Behind a little else the prompt is found; behind many tools it is not looked for, and these count instead."""
+    few, many = "tool " * 1000, "tool " * 4000
+    assert prompt_prefix(body(tools=few, prompt="x")) == b'"x"'
+    assert prompt_prefix(body(tools=many, prompt="x")) == body(tools=many)[:PREFIX_BYTES]
+
+
 def best(prefix: bytes, urls: list[str]) -> str:
     """Where a prefix goes while nobody is loaded."""
     return max(urls, key=lambda url: weight(prefix, url))

@@ -150,7 +150,7 @@ def test_prefix_next_in_its_order() -> None:
 def test_untried_endpoint_over_its_share() -> None:
     """Where whoever is within the share was tried, the least loaded of the others is asked."""
     endpoints = state(3)[0].endpoints
-    endpoints[0].pool.inflight, endpoints[1].pool.inflight = 9, 8
+    endpoints[0].pool.inflight, endpoints[1].pool.inflight = 20, 19
     assert choose_by_prefix(endpoints, (endpoints[2],), b"x") is endpoints[1]
 
 
@@ -213,6 +213,7 @@ class Requests:
             self.backend.leave(self.leaving.pop())
         for waiter in [waiter for waiter in self.waiting if waiter.granted.done()]:
             self.waiting.remove(waiter)
+            self.backend.forget(waiter)
             endpoint = waiter.granted.result()
             if endpoint is not None:
                 self.running.append(endpoint)
@@ -233,14 +234,15 @@ STEPS = st.lists(
         st.sampled_from(["arrive", "arrive", "finish", "cancel", "cancel granted", "expire", "down", "up", "wake"]),
         st.integers(0, 3),
     ),
+    min_size=15,
     max_size=60,
 )
 
 
-@given(STEPS, st.sampled_from(["least_inflight", "round_robin", "prefix_hash"]))
-def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], balance: str) -> None:
+@given(STEPS, st.integers(1, 2), st.sampled_from(["least_inflight", "round_robin", "prefix_hash"]))
+def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bound: int, balance: str) -> None:
     """Whatever happens in whatever order: no endpoint over its bound, no slot lost, and nobody waits for a free one."""
-    backend, _ = state(2, max_inflight=2, queue={"size": 4}, balance=balance, health={"unhealthy_after": 1})
+    backend, _ = state(2, max_inflight=bound, queue={"size": 4}, balance=balance, health={"unhealthy_after": 1})
     requests = Requests(backend, loop)
     for step, number in steps:
         match step:
@@ -253,7 +255,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], ba
             case "cancel granted":
                 requests.cancel_granted()
             case "expire" if number < len(requests.waiting):
-                backend.expire(requests.waiting[number])
+                requests.waiting[number].expire()
             case "down":
                 backend.endpoints[number % 2].report_failure("reset")
             case "up":
@@ -262,8 +264,8 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], ba
                 requests.wake()
         up = [endpoint for endpoint in backend.endpoints if endpoint.up]
         unanswered = [waiter for waiter in requests.waiting if not waiter.granted.done()]
-        assert all(endpoint.pool.inflight <= 2 for endpoint in backend.endpoints)
-        assert not unanswered or (up and all(endpoint.pool.inflight == 2 for endpoint in up)), step
+        assert all(endpoint.pool.inflight <= bound for endpoint in backend.endpoints)
+        assert not unanswered or (up and all(endpoint.pool.inflight == bound for endpoint in up)), step
         assert backend.waiting <= 4
     requests.wake()
     for endpoint in backend.endpoints:
@@ -303,11 +305,43 @@ def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> Non
     for _ in range(4):
         requests.arrive("a")
     backend.endpoints[0].report_failure("reset")
+    requests.running.remove(backend.endpoints[0])
+    backend.give_back(backend.endpoints[0])
     requests.wake()
     assert (len(requests.waiting), requests.refused) == (2, 0)
     backend.endpoints[1].report_failure("reset")
     requests.wake()
     assert (len(requests.waiting), requests.refused) == (0, 2)
+
+
+def waiting_at_both(loop: asyncio.AbstractEventLoop) -> tuple[BackendState, BackendState, Waiter]:
+    """Two backends whose only slot is taken, and one who waits for either."""
+    one, other = (state(1, max_inflight=1, health={"unhealthy_after": 1})[0] for _ in range(2))
+    waiter = Waiter("a", (), b"", loop.create_future())
+    for backend in (one, other):
+        backend.endpoints[0].pool.inflight = 1
+        assert backend.wait(waiter)
+    return one, other, waiter
+
+
+def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop) -> None:
+    """It is sent away only when neither is up."""
+    one, other, waiter = waiting_at_both(loop)
+    one.endpoints[0].report_failure("reset")
+    assert (one.waiting, other.waiting, waiter.granted.done()) == (0, 1, False)
+    other.endpoints[0].report_failure("reset")
+    assert (other.waiting, waiter.granted.result()) == (0, None)
+
+
+def test_who_leaves_two_gives_back_the_slot_of_one(loop: asyncio.AbstractEventLoop) -> None:
+    """The slot that it got in the moment of leaving goes back to where it came from, once."""
+    one, other, waiter = waiting_at_both(loop)
+    other.give_back(other.endpoints[0])
+    assert waiter.granted.result() is other.endpoints[0]
+    for backend in (one, other):
+        backend.leave(waiter)
+    assert [backend.endpoints[0].pool.inflight for backend in (one, other)] == [1, 0]
+    assert (one.waiting, other.waiting) == (0, 0)
 
 
 # -- up and down ---------------------------------------------------------------------------------------------------

@@ -534,6 +534,22 @@ async def test_retry_gives_its_slot_back_first(fake_vllm: FakeVllm, gateway: Any
     assert (len(fake_vllm.posts), running.endpoints()[0].pool.inflight) == (4, 0)
 
 
+async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A retry has what the first attempt has left of it."""
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "max_retries": 1, "queue": {"max_wait": "150ms"}})
+    _, go = await occupied(running, fake_vllm)
+    fake_vllm.play(Send(error_answer(503, BUSY)))
+    refused, _ = await queued(running, CHAT, CHAT)
+    fake_vllm.default = (Hang(),)
+    await asyncio.sleep(0.1)
+    go.set()
+    got = await refused.answer()
+    assert (got.status, got.json["error"]["code"]) == (503, "overloaded")
+    line = running.log_lines()[-1]
+    assert line["retries"] == 1
+    assert 0.14 < line["queue_seconds"] < 0.22
+
+
 async def test_another_endpoint_before_the_queue(fake_vllms: Any, gateway: Any) -> None:
     """Nobody waits while some endpoint of the route has a slot, be it another backend's."""
     mine, other = await fake_vllms(), await fake_vllms()
@@ -545,6 +561,62 @@ async def test_another_endpoint_before_the_queue(fake_vllms: Any, gateway: Any) 
     assert (len(mine.posts), len(other.posts)) == (1, 1)
     go.set()
     assert (await first.answer()).status == 200
+
+
+async def two_backends(fake_vllms: Any, gateway: Any) -> tuple[Running, list[FakeVllm], list[Raw], list[asyncio.Event]]:
+    """Two backends that serve `m` with a slot each, both taken; the clients that have them, and what ends those."""
+    fakes = [await fake_vllms(), await fake_vllms()]
+    config = config_of([fakes[0].url], {**ONE_AT_ONCE, "health": {"unhealthy_after": 1}}, {})
+    config["backends"]["other"] = {**config["backends"]["vllm"], "urls": [fakes[1].url], "models": ["m"]}
+    running = await gateway(config=config)
+    clients, events = zip(*[await occupied(running, fake) for fake in fakes], strict=True)
+    return running, fakes, list(clients), list(events)
+
+
+@pytest.mark.parametrize("free", [0, 1])
+async def test_slot_of_whichever_backend_is_free_first(fake_vllms: Any, gateway: Any, free: int) -> None:
+    """Who waits, waits for all backends of the route, and is in no queue any more once one has served it."""
+    running, fakes, clients, events = await two_backends(fake_vllms, gateway)
+    (waiting,) = await queued(running, CHAT)
+    events[free].set()
+    assert (await waiting.answer()).status == 200
+    assert len(fakes[free].posts) == 2
+    assert [running.backend(name).waiting for name in ("vllm", "other")] == [0, 0]
+    events[1 - free].set()
+    assert [(await client.answer()).status for client in clients] == [200, 200]
+
+
+async def test_one_backend_goes_down_under_the_queue(fake_vllms: Any, gateway: Any) -> None:
+    """Who waits keeps its place at the other; with the last one it is refused."""
+    running, fakes, _, events = await two_backends(fake_vllms, gateway)
+    first, second = await queued(running, CHAT, CHAT)
+    running.endpoints()[0].report_failure("health check: refused")
+    await asyncio.sleep(0.01)
+    assert [running.backend(name).waiting for name in ("vllm", "other")] == [0, 2]
+    fakes[1].scripts.append((Hang(),))
+    events[1].set()
+    await until(lambda: len(fakes[1].posts) == 2)
+    running.backend("other").endpoints[0].report_failure("health check: refused")
+    assert (await second.answer()).json["error"]["code"] == "no_healthy_backend"
+    first.reset()
+    events[0].set()
+    await running.quiet()
+    assert [running.backend(name).endpoints[0].pool.inflight for name in ("vllm", "other")] == [0, 0]
+
+
+async def test_backend_that_came_back_takes_over_the_queue(fake_vllms: Any, gateway: Any) -> None:
+    """Who waited at a backend that goes down looks again for what is up by now."""
+    running, fakes, clients, events = await two_backends(fake_vllms, gateway)
+    events[1].set()
+    assert (await clients[1].answer()).status == 200
+    other = running.backend("other").endpoints[0]
+    other.report_failure("reset")
+    (waiting,) = await queued(running, CHAT)
+    other.report_success(probe=True)
+    running.endpoints()[0].report_failure("reset")
+    assert (await waiting.answer()).status == 200
+    assert (len(fakes[1].posts), other.pool.inflight) == (2, 0)
+    events[0].set()
 
 
 async def test_conversation_stays_where_its_prefix_is(fake_vllms: Any, gateway: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiaas.proxy.backends import Waiter
 from aiaas.proxy.relay import Relay
 from aiaas.proxy.upstream import IDLE_LIMIT, UpstreamConnection
 from tests.fakes.vllm import (
@@ -117,7 +118,7 @@ async def test_nothing_is_left_behind(fake_vllms: Any, gateway: Any, max_infligh
             "timeout": "60ms",
             "health": health,
             "max_inflight": max_inflight,
-            "queue": {"size": AT_ONCE // 3, "max_wait": "100ms"},
+            "queue": {"size": AT_ONCE // 3, "max_wait": "10s"},
         },
         server={"heartbeat": "20ms"},
         rate_limit={"requests_per_minute": 100_000, "max_concurrent": AT_ONCE * 2},
@@ -145,4 +146,4 @@ async def test_nothing_is_left_behind(fake_vllms: Any, gateway: Any, max_infligh
     await until(lambda: tasks() <= before)
     await until(lambda: len(os.listdir("/proc/self/fd")) <= files)
     gc.collect()
-    assert (living(Relay), living(UpstreamConnection)) == (0, 0)
+    assert (living(Relay), living(UpstreamConnection), living(Waiter)) == (0, 0, 0)
