@@ -187,7 +187,7 @@ class BackendState:
     def give_back(self, endpoint: EndpointState) -> None:
         """An exchange has ended, in whichever way: its slot goes to the next in turn."""
         endpoint.pool.inflight -= 1
-        if self._waiting:
+        if self._bound is not None and self._waiting:
             self._hand_over()
 
     def wait(self, waiter: Waiter) -> bool:

@@ -581,6 +581,7 @@ async def test_slot_of_whichever_backend_is_free_first(fake_vllms: Any, gateway:
     events[free].set()
     assert (await waiting.answer()).status == 200
     assert len(fakes[free].posts) == 2
+    assert running.log_lines()[-1]["backend"] == ("vllm", "other")[free]
     assert [running.backend(name).waiting for name in ("vllm", "other")] == [0, 0]
     events[1 - free].set()
     assert [(await client.answer()).status for client in clients] == [200, 200]
