@@ -341,7 +341,8 @@ async def probe_forever(backend: BackendState, on_recovered: Callable[[BackendSt
         health = backend.plan.health
         result = await fetch(endpoint, health.path, health.timeout)
         if isinstance(result, Failure):
-            endpoint.report_failure(f"health check: {result.detail}")
+            if result.kind is not FailureKind.OURS:
+                endpoint.report_failure(f"health check: {result.detail}")
             if result.refused:
                 endpoint.report_refused_probe(asyncio.get_running_loop())
         elif result[0] >= 500:

@@ -71,12 +71,22 @@ async def forward(
     record = ticket.record
     tried: list[EndpointState] = []
     once_spent = False
+    reached: tuple[Outcome, Again] | None = None
     while True:
         choice = _pick(backends, tried, ticket.body)
         if choice is not None:
             choice[2].pool.inflight += 1
         else:
-            choice = await _wait_for_slot(backends, tried, ticket, client.loop, shape.deadline)
+            try:
+                choice = await _wait_for_slot(backends, tried, ticket, client.loop, shape.deadline)
+            except UpstreamError as error:
+                if reached is None or error.status == 504:
+                    raise
+                # An engine has had this request: what became of that is the answer, and not that nobody else is free.
+                return _conclude(*reached, client, shape, ticket)
+        if reached is not None:
+            record.retries += 1
+            metrics.retries(reached[1].reason)
         target, backend, endpoint = choice
         try:
             outcome = await _attempt(ticket, target, backend, endpoint, client, shape, relays)
@@ -89,10 +99,9 @@ async def forward(
             left = record.retries < backend.plan.max_retries and not (again.once and once_spent)
             if left and _somewhere_up(backends):
                 once_spent = once_spent or again.once
-                record.retries += 1
-                metrics.retries(again.reason)
+                reached = (outcome, again)
                 if again.reason != "stale" and not _untried(backends, tried):
-                    await asyncio.sleep(random.uniform(0, longest_backoff(record.retries)))
+                    await asyncio.sleep(random.uniform(0, longest_backoff(record.retries + 1)))
                 continue
         return _conclude(outcome, again, client, shape, ticket)
 
@@ -328,6 +337,8 @@ def _failure_error(failure: Failure) -> ApiError:
             "The model server cannot be reached right now; try again shortly.",
             headers=(("retry-after", "5"),),
         )
+    if failure.kind is FailureKind.OURS:
+        return overloaded("The gateway has no room for another connection right now; try again shortly.")
     headers = (NO_SDK_RETRY_HEADER,)
     if failure.kind is FailureKind.TIMEOUT:
         return UpstreamError(

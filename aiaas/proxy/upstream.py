@@ -20,6 +20,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ IDLE_LIMIT = 4.0
 # A reused connection that dies before any byte may be taken as closed by the other side's idle timer, and so the
 # request as never seen, only if it had been idle for a while (contract section 6).
 STALE_AFTER = 1.0
+# And only if it dies at once. A vLLM that is killed seconds later was running the request, which may be why.
+STALE_AT_ONCE = 1.0
+_OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 # The head of an answer: vLLM's are 200 bytes; what is larger than this is not an answer of a vLLM.
 MAX_HEAD = 64 * 1024
 
@@ -48,6 +52,7 @@ class FailureKind(Enum):
     RESET = "reset"  # the connection died before the answer was whole
     MALFORMED = "malformed"  # not HTTP
     ENGINE = "engine"  # the engine said in a 200 stream, or by a 500 of its own, that it is dying
+    OURS = "ours"  # this process has no descriptors, ports or buffers left; the backend is not to blame
     TIMEOUT = "timeout"  # silent for longer than allowed
 
 
@@ -92,7 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._served = 0
         self.idle_since = 0.0
-        self._idle_before = 0.0
+        self._idle_before = self._sent_at = 0.0
         self._begin_exchange_state()
 
     def __repr__(self) -> str:
@@ -119,7 +124,8 @@ class UpstreamConnection(asyncio.Protocol):
         if transport is None or self._sink is not None:
             raise RuntimeError(f"no exchange can begin on {self!r}")
         self._begin_exchange_state()
-        self._idle_before = self._loop.time() - self.idle_since if self._served else 0.0
+        self._sent_at = self._loop.time()
+        self._idle_before = self._sent_at - self.idle_since if self._served else 0.0
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
         self._sink = sink
@@ -228,11 +234,16 @@ class UpstreamConnection(asyncio.Protocol):
     def _lost(self) -> None:
         if self._sink is None:
             self.abort()
-        elif not self._any_byte and self._idle_before >= STALE_AFTER:
+        elif self._is_stale():
             self._pool.drop_idle()
             self._fail(Failure(FailureKind.STALE, f"an idle connection ({self._idle_before:.1f} s) was closed"))
         else:
             self._fail(Failure(FailureKind.RESET, "the connection was closed before the answer was whole"))
+
+    def _is_stale(self) -> bool:
+        """Whether the backend had closed the idle connection before it saw the request."""
+        at_once = self._loop.time() - self._sent_at < STALE_AT_ONCE
+        return not self._any_byte and self._idle_before >= STALE_AFTER and at_once
 
     def _fail(self, failure: Failure) -> None:
         sink = self._sink
@@ -327,8 +338,11 @@ class Pool:
             return Failure(FailureKind.CONNECT, f"TLS failed: {error.reason or error}")
         except ConnectionRefusedError:
             return Failure(FailureKind.CONNECT, "connection refused", refused=True)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS could hold
-            return Failure(FailureKind.CONNECT, getattr(error, "strerror", None) or str(error))
+        except OSError as error:
+            kind = FailureKind.OURS if error.errno in _OUR_OWN_LACK else FailureKind.CONNECT
+            return Failure(kind, error.strerror or str(error))
+        except UnicodeError as error:  # UnicodeError: a name that no DNS could hold
+            return Failure(FailureKind.CONNECT, str(error))
         return connection if connection.is_open() else Failure(FailureKind.CONNECT, "closed as soon as it was open")
 
     def give_back(self, connection: UpstreamConnection) -> None:

@@ -212,6 +212,20 @@ async def test_poisonous_request(fake_vllms: Any, gateway: Any) -> None:
     assert (got.status, sum(len(fake.posts) for fake in fakes)) == (502, 2)
 
 
+async def test_nobody_left_after_an_engine_died(fake_vllms: Any, gateway: Any) -> None:
+    """What became of the attempt is the answer, and no 503 that invites the SDK to send the same request again."""
+    dying, down = await fake_vllms(), await fake_vllms()
+    dying.default = (Send(error_answer(500, ENGINE_DEAD)),)
+    running = await gateway(dying, down, backend={"max_retries": 5, "max_inflight": 1, "queue": {"size": 0}})
+    for endpoint in running.endpoints():
+        if endpoint.plan.url == down.url:
+            endpoint.pool.inflight = 1  # busy with something else, and nobody may wait
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, got.json["error"]["code"], got.header("x-should-retry")) == (502, "upstream_error", "false")
+    assert (len(dying.posts), len(down.posts)) == (2, 0)
+    assert running.metric('aiaas_retries_total{reason="engine"}') == 1
+
+
 # -- another endpoint ----------------------------------------------------------------------------------------------
 
 
@@ -535,7 +549,7 @@ async def test_retry_gives_its_slot_back_first(fake_vllm: FakeVllm, gateway: Any
 
 
 async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A retry has what the first attempt has left of it."""
+    """A retry has what the first attempt has left of it; then the engine's own refusal is the answer."""
     running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "max_retries": 1, "queue": {"max_wait": "150ms"}})
     _, go = await occupied(running, fake_vllm)
     fake_vllm.play(Send(error_answer(503, BUSY)))
@@ -544,7 +558,7 @@ async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gatewa
     await asyncio.sleep(0.1)
     go.set()
     got = await refused.answer()
-    assert (got.status, got.json["error"]["code"]) == (503, "overloaded")
+    assert (got.status, got.json["error"]["code"], got.header("x-should-retry")) == (503, 503, "false")
     line = running.log_lines()[-1]
     assert line["retries"] == 1
     assert 0.14 < line["queue_seconds"] < 0.22

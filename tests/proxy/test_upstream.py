@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import resource
 import shutil
 import socket
 import ssl
@@ -21,7 +23,16 @@ from hypothesis import strategies as st
 
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.respond import HeaderList
-from aiaas.proxy.upstream import IDLE_LIMIT, MAX_HEAD, STALE_AFTER, Failure, FailureKind, Pool, UpstreamConnection
+from aiaas.proxy.upstream import (
+    IDLE_LIMIT,
+    MAX_HEAD,
+    STALE_AFTER,
+    STALE_AT_ONCE,
+    Failure,
+    FailureKind,
+    Pool,
+    UpstreamConnection,
+)
 from tests.fakes.vllm import Close, FakeVllm, Hang, Reset, Send, SendSlowly, Step, Wait, answer, chunk
 
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\ncontent-length: 2\r\n\r\n{}"
@@ -344,6 +355,33 @@ async def test_busy_connection_that_dies_is_not_stale(fake_vllm: FakeVllm, pool:
     connection = await idle_connection(fake_vllm, pool, idle=STALE_AFTER - 0.2, then=end)
     assert taken(pool) is connection
     assert (await exchanged(connection)).kind is FailureKind.RESET
+
+
+async def test_a_connection_that_dies_long_after_the_request_is_not_stale(fake_vllm: FakeVllm, pool: Pool) -> None:
+    """A vLLM that is killed seconds later was running the request, which may be why: it must not get it again."""
+    connection = await idle_connection(fake_vllm, pool, idle=STALE_AFTER, then=Hang())
+    assert taken(pool) is connection
+    recorder = Recorder()
+    connection.exchange(REQUEST, recorder)
+    connection._sent_at -= STALE_AT_ONCE
+    connection.eof_received()
+    assert recorder.failure is not None
+    assert recorder.failure.kind is FailureKind.RESET
+
+
+async def test_our_own_lack_of_descriptors_is_not_the_backends_fault(fake_vllm: FakeVllm, pool: Pool) -> None:
+    """Out of file descriptors, nothing is known about the backend; its health must not suffer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken_up = [os.dup(0) for _ in range(3)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken_up) - 2, hard))
+    try:
+        failure = await pool.connect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken_up:
+            os.close(descriptor)
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.OURS
 
 
 async def test_stale_after_a_byte_is_a_reset(fake_vllm: FakeVllm, pool: Pool) -> None:
