@@ -73,8 +73,10 @@ CODES: Final = MappingProxyType(
             "default syntax.",
         ),
         PLAIN_SECRET: (
-            "A secret stands in the file in plain text",
-            "Configs end up in git and in ConfigMaps. Put the secret into an environment variable and write `${NAME}`.",
+            "A secret stands in the file in plain text, or on a command line",
+            "Configs end up in git and in ConfigMaps. Put the secret into an environment variable and write `${NAME}`. "
+            "An engine's arguments are seen by everybody on the machine (`ps`), wherever their values come from: give "
+            "it the secret by `engine.env`, such as `HF_TOKEN` instead of `--hf-token`.",
         ),
         OVERRIDE_UNUSED: (
             "An override variable is set and has no effect",

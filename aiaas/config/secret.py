@@ -24,6 +24,9 @@ _LOOKS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]*:[^/\s?#]+@")
+_URL: Final = "this URL holds a password"
+# Refused by a check of its own, which says what to use instead.
+_SET_BY_AIAAS: Final = frozenset({"api-key", "api_key"})
 _NAMED = re.compile(r"(?i)(^|[_-])(token|password|passwd|secret|api[_-]?key|access[_-]?key)$")
 
 
@@ -31,9 +34,16 @@ def find_secrets(flat: Flat, from_environment: frozenset[Path]) -> tuple[frozens
     """The paths that hold a secret in plain text, and a Problem for each. No message shows one."""
     found: dict[Path, Problem] = {}
     for path, text in _texts(flat.data, ()):
-        reason = None if path in from_environment or path == _MAY_START_WITH_SK else _reason(path, text)
-        if reason is not None:
-            message = f"{reason} in plain text; put it into an environment variable and write ${{NAME}} here"
+        argument = _is_argument(path) and _is_named_secret(path)
+        if argument and path[-1] not in _SET_BY_AIAAS:
+            # Also from ${NAME}: `ps` shows every command line to everybody on the machine, and the log has it.
+            message = "a secret on a command line is seen by everybody; vLLM also takes it from `engine.env`"
+        elif path in from_environment or path == _MAY_START_WITH_SK or argument:
+            continue
+        else:
+            reason = _reason(path, text)
+            message = f"{reason} in plain text; {_way_out(path, reason)}" if reason else ""
+        if message:
             found[path] = problem_at(codes.PLAIN_SECRET, "error", path, message, flat.values[path])
     return frozenset(found), list(found.values())
 
@@ -42,11 +52,25 @@ def _reason(path: Path, text: str) -> str | None:
     if _LOOKS.search(text):
         return "this looks like a key"
     if _URL_PASSWORD.search(text):
-        return "this URL holds a password"
-    # engine.env.HF_TOKEN, engine.args.api-key; but a field of ours such as kubernetes.env.X.secret is a name
-    if text and len(path) > 2 and path[-2] in ("env", "args") and "engine" in path and _NAMED.search(str(path[-1])):
+        return _URL
+    # engine.env.HF_TOKEN; but a field of ours such as kubernetes.env.X.secret is a name
+    if text and len(path) > 2 and path[-2] == "env" and "engine" in path and _is_named_secret(path):
         return f"the value of {path[-1]} stands here"
     return None
+
+
+def _way_out(path: Path, reason: str) -> str:
+    if reason == _URL and path[-1] in ("url", "urls"):
+        return "a backend's own key goes into api_key_env; take it out of the URL"
+    return "put it into an environment variable and write ${NAME} here"
+
+
+def _is_argument(path: Path) -> bool:
+    return len(path) > 2 and path[-2] == "args" and "engine" in path
+
+
+def _is_named_secret(path: Path) -> bool:
+    return _NAMED.search(str(path[-1])) is not None
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

@@ -72,7 +72,7 @@ class EnginePlan:
     kind: Literal["vllm", "simulator"]
     model: str
     served_name: str
-    args: tuple[str, ...]
+    args: tuple[str, ...] = field(repr=False)
     env: Mapping[str, str] = field(repr=False)
     port: int
     start_timeout: float
