@@ -1,6 +1,6 @@
 """`python -m aiaas` is `aiaas`."""
 
-from aiaas.cli.main import main
+from aiaas.cli.entry import main
 
 if __name__ == "__main__":
     main()

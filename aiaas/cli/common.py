@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,8 +74,9 @@ def config_path(option: Path | None) -> Path:
 
 
 def note(message: str) -> None:
-    """Say something to the person at the terminal: one line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Say something to the person at the terminal: one line on stderr. Where that takes nothing, nobody is told."""
+    with suppress(OSError):  # a full disk behind `2>FILE` changes no result and no exit code
+        print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:

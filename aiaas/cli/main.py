@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from aiaas import __version__
-from aiaas.cli.common import new_app
+from aiaas.cli.common import new_app, note
 from aiaas.errors import AiaasError, CommandError
 
 # name -> (module, one line of help), in the order in which `aiaas --help` lists them.
@@ -58,12 +59,13 @@ Exit codes: 0 done, 1 what was checked does not hold, 2 wrong usage, 3 the world
 
 
 def main() -> NoReturn:
-    """The `aiaas` program."""
+    """The `aiaas` program, once `aiaas.cli.entry` has prepared the ground."""
     code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except OSError:  # said already; the interpreter would try again at its end, and make it exit code 120
-        _let_go_of_stdout()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # said already; the interpreter would try again at its end, and make it exit code 120
+            _let_go_of(stream)
     sys.exit(code)
 
 
@@ -71,11 +73,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Whatever goes wrong is one line on stderr."""
     arguments, debug = _take_debug(arguments)
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by aiaas.cli.entry, until somebody catches it: we do
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _run_command(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _let_go_of_stdout()
+        _let_go_of(sys.stdout)
         return EXIT_READER_LEFT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -134,7 +138,7 @@ def _root(
 ) -> None:
     del version, debug  # the first acts through its callback, the second was taken by `run`
     if ctx.invoked_subcommand is None:
-        print(ctx.get_help(), file=sys.stderr)
+        note(ctx.get_help())
         raise typer.Exit(2)
 
 
@@ -182,13 +186,13 @@ def _os_message(error: OSError) -> str:
 
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    print(f"aiaas: {message}", file=sys.stderr, flush=True)
+        note(traceback.format_exc().rstrip("\n"))
+    note(f"aiaas: {message}")
     return code
 
 
-def _let_go_of_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush has nobody to complain about."""
+def _let_go_of(stream: TextIO) -> None:
+    """Point a stream at nothing, so that the interpreter's last flush has nobody to complain about."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

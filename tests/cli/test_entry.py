@@ -1,0 +1,159 @@
+"""The first lines of the program: closed standard streams, and Ctrl-C before there is anybody to catch it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiaas.keys.file import read_key_file
+
+CONFIG = "backends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    monkeypatch.delenv("AIAAS_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run one line of bash in which `aiaas` is this checkout's."""
+    script = f'aiaas() {{ "{sys.executable}" -m aiaas "$@"; }}; {line}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "schema", "keys list"])
+def test_a_closed_stdout_is_one_line_and_exit_3(command: str) -> None:
+    """A result that nobody gets is no success, and no traceback."""
+    Path("keys.yaml").write_text("version: 1\nkeys: []\n...\n")
+    shell("aiaas keys create alice >/dev/null")
+    done = shell(f"aiaas {command} >&-")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("aiaas: ")
+    assert "Bad file descriptor" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_key_for_a_closed_stdout_is_said_to_be_lost() -> None:
+    """Its record is stored already, so the way out is named."""
+    done = shell("aiaas keys create yod >&-")
+    assert done.returncode == 3
+    assert "`aiaas keys rotate yod` makes another" in done.stderr
+    assert [record.name for record in read_key_file(Path("keys.yaml")).records] == ["yod"]
+
+
+def test_a_closed_stdin_reads_as_empty() -> None:
+    """As wrong as an empty one, and said in the same words."""
+    shell("aiaas keys create alice >/dev/null")
+    done = shell("aiaas keys verify <&-")
+    assert done.returncode == 2
+    assert "no key came in on stdin" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_a_stderr_that_takes_nothing_changes_no_result(closed: str) -> None:
+    """Neither the exit code nor stdout, whether it is closed or full."""
+    Path("aiaas.yaml").write_text(CONFIG)
+    done = shell(f"aiaas validate -o json {closed}")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["valid"]
+    assert shell(f"aiaas validate -c none.yaml {closed}").returncode == 3
+    assert shell(f"aiaas --nope {closed}").returncode == 2
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_the_gateway_runs_with_closed_streams(closed: str) -> None:
+    """No socket of the event loop gets the number of a standard stream: it starts, stops when asked, and exits 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server = f"server: {{host: 127.0.0.1, port: {free.getsockname()[1]}}}\n"
+    Path("aiaas.yaml").write_text(CONFIG + server + "monitoring: {prometheus: false}\n")
+    process = subprocess.Popen(
+        ["bash", "-c", f'exec "{sys.executable}" -m aiaas serve {closed}'],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("listening on"):
+                process.terminate()
+        assert process.wait(timeout=10) == 0, said
+        assert said[-1].startswith("listening on")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_during_the_imports_is_silent() -> None:
+    """The process ends by the signal; a typer that never finishes its import stands for a slow disk."""
+    slow = Path("slow")
+    slow.mkdir()
+    (slow / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(30)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiaas", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": f"{slow.absolute()}{os.pathsep}{os.environ['PYTHONPATH']}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever the test runner's parent ignores
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == (b"", b"")
+        assert process.returncode == -signal.SIGINT
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_in_a_command_is_exit_130() -> None:
+    """Once a command runs, it is an exception again, which lets it tidy up."""
+    code = (
+        "import sys, time\nfrom aiaas.cli import entry, main\n"
+        "def wait(arguments):\n    print('waiting', flush=True)\n    time.sleep(30)\n"
+        "main._run_command = wait\nentry.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == (b"", b"")
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    """A parent such as nohup or a shell's background job wants that."""
+    code = (
+        "import os, signal\nfrom aiaas.cli import entry, main\n"
+        "def interrupt(arguments):\n    os.kill(os.getpid(), signal.SIGINT)\n    return 0\n"
+        "main._run_command = interrupt\nentry.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
