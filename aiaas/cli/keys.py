@@ -31,7 +31,7 @@ from aiaas.keys.file import KeyFileError, edit_key_file
 from aiaas.keys.format import foreign_key_fault, guessable, make_key, make_key_id, tag_of
 from aiaas.keys.hashing import hash_key, needs_update
 from aiaas.keys.model import KeyLimits, KeyRecord
-from aiaas.keys.records import time_text
+from aiaas.keys.records import MAX_LIMIT, time_text
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import first_match
 
@@ -71,7 +71,7 @@ def _examples(*lines: str) -> str:
 
 
 def _limit(*names: str, help: str) -> Any:
-    return typer.Option(*names, min=1, metavar="N", help=help)
+    return typer.Option(*names, min=1, max=MAX_LIMIT, metavar="N", help=help)
 
 
 RpmOption = Annotated[int | None, _limit("--rpm", "--requests-per-minute", help="Requests a minute.")]

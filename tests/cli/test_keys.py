@@ -84,7 +84,7 @@ def test_a_key_is_created_with_everything_said(console: Console) -> None:
         (["create", "alice"], 1, "a key named 'alice' exists already; `aiaas keys rotate alice`"),
         (["create", "bob", "--rpm", "0"], 2, "--rpm"),
         (["create", "bob", "--rpm", "x"], 2, "--rpm"),
-        (["create", "bob", "--tpm", "9" * 17], 1, "tokens_per_minute must be 1 to"),
+        (["create", "bob", "--tpm", "9" * 17], 2, "1000000000000000"),
         (["create", "bob", "--expires", "soon"], 2, "'soon' is no expiry; write for example 90d"),
         (["create", "bob", "--expires", "2020-01-01"], 2, "'2020-01-01' is in the past"),
         (["create", "bob", "--metadata", "x"], 2, "write it as name=value"),
@@ -256,6 +256,16 @@ def test_no_key_shows_in_a_traceback(console: Console) -> None:
     assert console("--debug", "import", "a/b", stdin=FOREIGN) == 1
     assert "Traceback" in console.err
     assert FOREIGN not in console.err
+
+
+@pytest.mark.parametrize("option", ["--rpm", "--burst", "--tpm", "--tpd", "--tokens-per-month", "--concurrency"])
+def test_a_limit_beyond_the_bound_is_wrong_usage(console: Console, option: str) -> None:
+    """The option and its bound are named, not a line of a file that was never written. The bound itself is taken."""
+    assert console("create", "bob", option, str(10**15 + 1)) == 2
+    assert option in console.err
+    assert str(10**15) in console.err
+    assert not console.file.exists()
+    assert console("create", "bob", option, str(10**15)) == 0
 
 
 CONFIG = """
