@@ -12,11 +12,13 @@ traceback.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TextIO
 
@@ -60,6 +62,7 @@ Exit codes: 0 done, 1 what was checked does not hold, 2 wrong usage, 3 the world
 
 def main() -> NoReturn:
     """The `aiaas` program, once `aiaas.cli.entry` has prepared the ground."""
+    sys.stdout = _named(sys.stdout)
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -96,6 +99,37 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  the last resort: a fault of ours becomes one line and never a traceback
         what = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error: {what}; run again with --debug for details", EXIT_INTERNAL, debug)
+
+
+class _Stdout(io.TextIOWrapper):
+    """Says in its errors that it was stdout; the system's "No space left on device" does not.
+
+    In this layer, since a Ctrl-C between the raw write and its return would have the text written twice.
+    """
+
+    def write(self, text: str) -> int:
+        with _blaming_stdout():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _blaming_stdout():
+            super().flush()
+
+
+@contextmanager
+def _blaming_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = "cannot write to stdout"
+        raise
+
+
+def _named(stdout: TextIO) -> TextIO:
+    """The same stream as a _Stdout. Where Python was told not to buffer, each line still goes out by itself."""
+    at_once = bool(stdout.line_buffering or getattr(stdout, "write_through", False))
+    buffer = open(stdout.fileno(), "wb", closefd=False)  # noqa: SIM115  as long as the process
+    return _Stdout(buffer, stdout.encoding, stdout.errors, line_buffering=at_once)
 
 
 class LazyGroup(TyperGroup):

@@ -160,6 +160,15 @@ def test_output_to_a_closed_pipe_is_quiet() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_full_stdout_is_named() -> None:
+    """A bare "No space left on device" says nothing about which device; exit 3."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "aiaas", "schema"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=buffered, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (3, b"aiaas: cannot write to stdout: No space left on device\n")
+
+
 def test_completion_names_the_commands() -> None:
     """Pressing TAB after `aiaas ke` offers keys, and imports nothing for it."""
     environment = os.environ | {"_AIAAS_COMPLETE": "complete_bash", "COMP_WORDS": "aiaas ke", "COMP_CWORD": "1"}
