@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aiaas.errors import WorldError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,6 +46,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
+        readable=False,  # that a file may not be read is not wrong usage: config_path says it
         help=f"The config; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}.",
         show_default=False,
     ),
@@ -66,11 +69,21 @@ def new_app(**settings: Any) -> typer.Typer:
 
 
 def config_path(option: Path | None) -> Path:
-    """The config file that holds: the option, else $AIAAS_CONFIG, else ./aiaas.yaml. It need not exist."""
-    if option is not None:
-        return option
-    from_environment = os.environ.get(CONFIG_VARIABLE)
-    return Path(from_environment) if from_environment else DEFAULT_CONFIG
+    """The config file that holds: the option, else $AIAAS_CONFIG, else ./aiaas.yaml. It need not exist.
+
+    Raises WorldError where it is there and may not be read.
+    """
+    path = option if option is not None else Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    try:
+        path.stat()
+        allowed = os.access(path, os.R_OK, effective_ids=True)
+    except PermissionError:  # a folder on the way to it
+        allowed = False
+    except (OSError, ValueError):  # not there, or no path at all: whoever opens it says so
+        allowed = True
+    if not allowed:
+        raise WorldError(f"{path}: cannot be read: Permission denied")
+    return path
 
 
 def note(message: str) -> None:

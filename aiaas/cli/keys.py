@@ -50,7 +50,13 @@ app = new_app(name="keys", help="Create, list, revoke and check API keys.", epil
 
 KeysFileOption = Annotated[
     Path | None,
-    typer.Option("--keys-file", metavar="FILE", help="The key file; then no config is needed.", show_default=False),
+    typer.Option(
+        "--keys-file",
+        metavar="FILE",
+        readable=False,  # said, with exit code 3, by whoever opens it
+        help="The key file; then no config is needed.",
+        show_default=False,
+    ),
 ]
 NewName = Annotated[str, typer.Argument(help="The new key's name.", show_default=False)]
 AnyKey = Annotated[str, typer.Argument(metavar="NAME|ID", help="The key's name or id.", show_default=False)]

@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from aiaas.cli.main import run
 from aiaas.keys.file import read_key_file
 
 CONFIG = "backends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
@@ -55,6 +57,33 @@ def test_a_closed_stdin_reads_as_empty() -> None:
     done = shell("aiaas keys verify <&-")
     assert done.returncode == 2
     assert "no key came in on stdin" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["validate -c", "serve -c", "keys list -c", "keys list --keys-file"])
+def test_a_file_that_may_not_be_read_is_exit_3(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither wrong usage nor a fault in the config: the world is in the way."""
+    assert run(["validate", "-c", "none.yaml"]) == 3  # imports what it needs while everything may be read
+    assert run(["keys", "list", "--keys-file", "none.yaml"]) == 3
+    capsys.readouterr()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "secret.yaml"
+        file.write_text(CONFIG)
+        file.chmod(0)
+        Path(folder).chmod(0o755)
+        root = os.geteuid() == 0  # who may read everything
+        if root:
+            os.seteuid(65534)
+        try:
+            code = run([*command.split(), str(file)])
+        finally:
+            if root:
+                os.seteuid(0)
+    assert code == 3
+    message = capsys.readouterr().err
+    assert message.startswith(f"aiaas: {file}: ")
+    assert "Permission denied" in message
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&- 2>&-"])
