@@ -30,7 +30,7 @@ backends:
     timeout: 120s        # longest silence of vLLM, not the length of an answer
     models:
       - $model           # the name that vLLM serves it as; further names below it are aliases
-    # api_key_env: VLLM_KEY       # the variable with vLLM's own --api-key, if it has one
+$aliases    # api_key_env: VLLM_KEY       # the variable with vLLM's own --api-key, if it has one
     # urls: [http://vllm-1:8000, http://vllm-2:8000]    # instead of url: several replicas
     # engine: {kind: vllm, model: Qwen/Qwen3-0.6B}      # instead of url: `aiaas serve` starts vLLM itself
     # engine: {kind: simulator}                         # instead of url: a stand-in without a model
@@ -55,28 +55,34 @@ monitoring:
 
 \b
   aiaas init
-  aiaas init --url http://vllm:8000 --model Qwen/Qwen3-0.6B
+  aiaas init --url http://vllm:8000 --model Qwen/Qwen3-0.6B --model small
   aiaas init -c gateway/aiaas.yaml
 """
 )
 def init(
     config: ConfigOption = None,
     url: Annotated[str, typer.Option(metavar="URL", help="Where vLLM listens.")] = DEFAULT_URL,
-    model: Annotated[str, typer.Option(metavar="NAME", help="The name that vLLM serves its model as.")] = DEFAULT_MODEL,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"The name that vLLM serves its model as; repeat it for aliases. [default: {DEFAULT_MODEL}]",
+        ),
+    ] = None,
 ) -> None:
     """Write a commented starter config; an existing file stays as it is."""
     path = config_path(config)
-    _write_new(path, _starter(url, model))
+    _write_new(path, _starter(url, model or []))
     option = "" if path == config_path(None) else f" -c {path}"
     note(f"wrote {path}; now:")
-    note("  1. put vLLM's address and model into it" if model == DEFAULT_MODEL else "  1. look through it")
+    note("  1. put vLLM's address and model into it" if not model else "  1. look through it")
     note(f"  2. aiaas validate{option}")
     note(f"  3. KEY=$(aiaas keys create NAME{option})")
     note(f"  4. aiaas serve{option}")
 
 
-def _starter(url: str, model: str) -> str:
-    """The text, with the model's name quoted (JSON's strings are YAML's), since it could read as something else."""
+def _starter(url: str, models: list[str]) -> str:
+    """The text, with the models' names quoted (JSON's strings are YAML's), since one could read as something else."""
     import json
 
     from aiaas.config.address import parse_url
@@ -86,10 +92,12 @@ def _starter(url: str, model: str) -> str:
         parse_url(url)
     except ValueError as error:
         raise UsageError(f"--url {error}") from error
-    if not model.strip() or not model.isprintable():
+    if not all(model.strip() and model.isprintable() for model in models):
         raise UsageError("--model must be the name of a model")
-    written = model if model == DEFAULT_MODEL else json.dumps(model.replace("${", "$${"), ensure_ascii=False)
-    return STARTER.substitute(url=url, model=written)
+    unique = dict.fromkeys(models)
+    first, *aliases = (json.dumps(name.replace("${", "$${"), ensure_ascii=False) for name in unique or [DEFAULT_MODEL])
+    written = first if models else DEFAULT_MODEL
+    return STARTER.substitute(url=url, model=written, aliases="".join(f"      - {alias}\n" for alias in aliases))
 
 
 def _write_new(path: Path, text: str) -> None:

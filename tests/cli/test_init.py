@@ -37,6 +37,17 @@ def test_the_starter_is_valid(arguments: list[str]) -> None:
     assert plan.backends[0].served_models == (given.get("--model", "my-model"),)
 
 
+def test_further_models_are_aliases() -> None:
+    """The first --model is what vLLM serves, the rest are names for it; one given twice counts once."""
+    arguments = ["--model", "Qwen/Qwen3-0.6B", "--model", "small", "--model", "off", "--model", "small"]
+    assert run(["init", *arguments]) == 0
+    plan, problems = read_plan(Path("aiaas.yaml"), {})
+    assert problems == ()
+    assert plan is not None
+    assert plan.backends[0].served_models == ("Qwen/Qwen3-0.6B",)
+    assert {model.name for model in plan.models} == {"Qwen/Qwen3-0.6B", "small", "off"}
+
+
 def test_the_commented_alternatives_are_valid_too() -> None:
     """Each commented line of the starter, put in place of url, is a config that compiles."""
     assert run(["init"]) == 0
