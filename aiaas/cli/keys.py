@@ -64,6 +64,7 @@ ModelOption = Annotated[
     list[str] | None,
     typer.Option("--model", metavar="MODEL", help="A model that it may use; repeat for more. Default: all."),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Take a --model that the config does not have (yet).")]
 MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="A note kept with the key; repeatable.")
 ]
@@ -96,6 +97,7 @@ ConcurrencyOption = Annotated[int | None, _limit("--concurrency", help="Requests
 def create(
     name: NewName,
     model: ModelOption = None,
+    force: ForceOption = False,
     rpm: RpmOption = None,
     burst: BurstOption = None,
     tpm: TpmOption = None,
@@ -119,7 +121,7 @@ def create(
         tag=tag_of(key.text),
         created=now,
         expires=_expiry(expires, now),
-        models=_models(model, where),
+        models=_models(model, where, force=force),
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
         metadata=_metadata(metadata),
     )
@@ -211,6 +213,7 @@ def import_key(
         bool, typer.Option("--weak", help="Take a guessable key; its hash does not belong in git.")
     ] = False,
     model: ModelOption = None,
+    force: ForceOption = False,
     rpm: RpmOption = None,
     burst: BurstOption = None,
     tpm: TpmOption = None,
@@ -237,7 +240,7 @@ def import_key(
         tag=tag_of(foreign, weak=why is not None),
         created=now,
         expires=_expiry(expires, now),
-        models=_models(model, where),
+        models=_models(model, where, force=force),
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
         metadata=_metadata(metadata),
         imported=True,
@@ -321,7 +324,8 @@ def _renew(where: Target, record: KeyRecord, presented: str) -> None:
         note(f"the hash of {record.name} was outdated and is renewed in {where.keys_file}")
 
 
-def _models(models: list[str] | None, where: Target) -> tuple[str, ...] | None:
+def _models(models: list[str] | None, where: Target, *, force: bool) -> tuple[str, ...] | None:
+    """The models of a new key. NotHeldError for one that the config lacks, since `validate` would fail on the key."""
     if not models:
         return None
     unique = tuple(dict.fromkeys(models))
@@ -331,6 +335,8 @@ def _models(models: list[str] | None, where: Target) -> tuple[str, ...] | None:
 
             near = difflib.get_close_matches(model, where.models, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(where.models) or 'none'}"
+            if not force:
+                raise NotHeldError(f"the config has no model {model!r}; {hint} (--force takes it all the same)")
             note(f"warning: the config has no model {model!r}; {hint}")
     return unique
 

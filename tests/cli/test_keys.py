@@ -278,13 +278,29 @@ auth: {api_key_prefix: "ak_", keys_file: sub/keys.yaml}
 
 
 def test_the_config_says_where_keys_are_and_how_they_begin(console: Console, tmp_path: Path) -> None:
-    """The key file is relative to the config; a model that the config has not is a warning with a suggestion."""
+    """The key file is relative to the config, and the prefix is the config's."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "aiaas.yaml").write_text(CONFIG)
-    assert console("create", "alice", "--model", "gpt-oss-20") == 0
+    assert console("create", "alice", "--model", "gpt-oss-20b") == 0
     assert console.out.startswith("ak_")
-    assert "did you mean gpt-oss-20b?" in console.err
     assert read_key_file(tmp_path / "sub" / "keys.yaml").records
+
+
+@pytest.mark.parametrize(("command", "stdin"), [("create", None), ("import", FOREIGN)], ids=["create", "import"])
+def test_a_model_that_the_config_lacks_needs_force(
+    console: Console, tmp_path: Path, command: str, stdin: str | None
+) -> None:
+    """Refused with a suggestion, and nothing is stored; with --force it is a warning, for a model that comes later."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "aiaas.yaml").write_text(CONFIG)
+    file = tmp_path / "sub" / "keys.yaml"
+    assert console(command, "alice", "--model", "gpt-oss-20", stdin=stdin) == 1
+    assert (console.out, console.err.count("\n")) == ("", 1)
+    assert "did you mean gpt-oss-20b?" in console.err
+    assert not file.exists()
+    assert console(command, "alice", "--model", "gpt-oss-20", "--force", stdin=stdin) == 0
+    assert "warning: the config has no model 'gpt-oss-20'" in console.err
+    assert read_key_file(file).records[0].models == ("gpt-oss-20",)
 
 
 def test_a_config_with_errors_is_refused(console: Console, tmp_path: Path) -> None:
