@@ -9,7 +9,9 @@ aiohttp parses, frames and keeps alive. What it does not do by itself is here, e
   `handle_error` answers in the OpenAI shape and logs one line;
 - a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
 - a close while the client still sends is a reset, which may destroy the answer that it has not read yet: `linger`;
-- a handler that writes to the transport itself has to be told when the client reads too slowly: `listener`.
+- a handler that writes to the transport itself has to be told when the client reads too slowly: `listener`;
+- behind an answer nobody waits for its last bytes, and `transport.close()` waits for them forever: a client that takes
+  none of them for `closing_silence` is dropped (once seen: a socket leaked for each client that had stopped reading).
 
 Every refusal of a head is queued like a request, so that it is answered in its turn, behind what came before it.
 """
@@ -38,6 +40,8 @@ from aiaas.proxy.respond import Answered, date_header, error_answer
 KEEPALIVE_TIMEOUT = 75.0
 # How long what a refused client still sends is read and thrown away, so that it can read the refusal.
 LINGERING_TIME = 2.0
+# A client that takes no byte of an answer whose end is written is dropped after this.
+CLOSING_SILENCE = 30.0
 # A browser sends 20 headers, an SDK 25.
 MAX_HEADERS = 128
 _TOO_MANY = "Too many headers received"  # aiohttp's parser tells it from other faults by its words only
@@ -57,10 +61,11 @@ class WriteListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Seconds and bytes that hold for every head."""
+    """Seconds and bytes: of every head, and seconds in which a client takes no byte of an answer that has ended."""
 
     header_timeout: float
     max_header_size: int
+    closing_silence: float = CLOSING_SILENCE
 
 
 # Called with the exception that escaped a handler: a fault of ours, logged there with its traceback.
@@ -84,6 +89,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_body",
+        "_drain_timer",
         "_head_bytes",
         "_head_timer",
         "_limits",
@@ -128,6 +134,7 @@ class Connection(RequestHandler):
         self._refused = False
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
         self.listener: WriteListener | None = None
         self.begun = False
         self.extra = b""
@@ -148,6 +155,7 @@ class Connection(RequestHandler):
         self._end_lingering()
         self.listener = None
         super().connection_lost(exc)
+        self._stop_drain_timer()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Nothing, where nothing was paused: aiohttp asks after every part of a body, and would parse b"" each time."""
@@ -173,6 +181,7 @@ class Connection(RequestHandler):
     def resume_writing(self) -> None:
         """The client caught up."""
         super().resume_writing()
+        self._watch_drain(self.transport)
         if self.listener is not None:
             self.listener.client_resumed()
 
@@ -269,6 +278,7 @@ class Connection(RequestHandler):
         transport = self.transport
         if transport is None:
             return
+        self._watch_drain(transport)
         self.transport = None  # as in aiohttp's `force_close`: nothing is written any more
         self._force_close = True
         self._lingering = transport
@@ -286,6 +296,42 @@ class Connection(RequestHandler):
         if self._lingering is not None:
             self._lingering.close()
             self._lingering = None
+
+    async def finish_response(self, request: BaseRequest, resp: Any, start_time: float | None) -> tuple[Any, bool]:
+        """The answer is written; see that the client takes it."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._watch_drain(self.transport)
+        return finished
+
+    def force_close(self) -> None:
+        """Close as soon as the client has what is written."""
+        self._watch_drain(self.transport)
+        super().force_close()
+
+    def _watch_drain(self, transport: asyncio.Transport | None) -> None:
+        """Drop the client where it takes none of the bytes that wait for it now. Free where there are none."""
+        waiting = transport.get_write_buffer_size() if transport is not None else 0
+        if transport is None or not waiting:
+            return
+        if self._drain_timer is not None:
+            if self._paused:  # a client that goes on asking and never reads gains no time by that
+                return
+            self._drain_timer.cancel()
+        self._drain_timer = self._loop.call_later(self._limits.closing_silence, self._look, transport, waiting)
+
+    def _look(self, transport: asyncio.Transport, before: int) -> None:
+        self._drain_timer = None
+        if self.listener is not None:
+            return  # the next answer is being written; its writer looks after the client
+        if transport.get_write_buffer_size() >= before:
+            transport.abort()
+        else:
+            self._watch_drain(transport)
+
+    def _stop_drain_timer(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
 
     def _drop(self) -> None:
         transport = self.transport

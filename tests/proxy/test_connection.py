@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import json
 import random
+import socket
+from collections.abc import AsyncIterator
 
 import pytest
 import uvloop
 
+from aiaas.proxy.connection import Connection, ConnectionLimits, OpenSide
 from tests.fakes.vllm import (
     DONE,
     LAST_CHUNK,
@@ -23,7 +26,7 @@ from tests.fakes.vllm import (
     stream,
     token_event,
 )
-from tests.proxy.conftest import CHAT, Got, Running, StartGateway
+from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway
 
 BODY = {"model": "m", "messages": []}
 
@@ -350,6 +353,85 @@ async def test_a_listener_hears_when_the_client_reads_slowly_and_again_when_it_c
     while data := await client.chunk():
         body += data
     assert body == event * 5000 + DONE
+
+
+# -- clients that stop reading -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def impatient(running: Running) -> AsyncIterator[tuple[int, OpenSide]]:
+    """The running gateway on a second port, where a client that takes no byte of an ended answer has 300 ms."""
+    made = running.gateway
+    limits = ConnectionLimits(10.0, 4096, closing_silence=0.3)
+    open_side = OpenSide(made.handle, limits, made.internal_error, made.refused_head)
+    server = await asyncio.get_running_loop().create_server(open_side, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], open_side
+    server.close()
+    await open_side.shutdown(0.1)
+
+
+async def until_gone(open_side: OpenSide, seconds: float = 3.0) -> None:
+    """Wait until it has no connection left."""
+    async with asyncio.timeout(seconds):
+        while open_side.connections:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["keep-alive", "close", "force_close", "linger"])
+async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
+    running: Running, impatient: tuple[int, OpenSide], fake_vllm: FakeVllm, how: str
+) -> None:
+    """Also behind a close, which would wait for it forever: its socket would never be given back."""
+    port, open_side = impatient
+    fake_vllm.play(Send(json_answer({"id": "x" * 40_000})))
+    client = await Raw.connect(port, running.key, receive_buffer=2048)
+    client.send(client.request(None, path="/health", method="GET"))
+    while not (open_side.connections and open_side.requests_count):
+        await asyncio.sleep(0.005)
+    (connection,) = open_side.connections
+    transport = connection.transport
+    assert isinstance(connection, Connection)
+    assert transport is not None
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    client.send(client.request(BODY, headers={"Connection": "close"} if how == "close" else {}))
+    async with asyncio.timeout(3):
+        while not transport.get_write_buffer_size():
+            await asyncio.sleep(0.005)
+    await running.quiet()
+    if how == "force_close":
+        connection.force_close()
+    elif how == "linger":
+        connection.linger()
+    assert open_side.connections
+    await until_gone(open_side, 1.5)
+    client.reset()
+
+
+async def test_a_client_that_reads_an_ended_answer_slowly_keeps_its_connection(
+    running: Running, impatient: tuple[int, OpenSide], fake_vllm: FakeVllm
+) -> None:
+    """The bound is on silence: it gets all, and the next answer, too."""
+    port, open_side = impatient
+    body = {"id": "x" * 100_000}
+    client = await Raw.connect(port, running.key, receive_buffer=2048)
+    assert (await client.get("/health")).status == 200
+    (connection,) = open_side.connections
+    transport = connection.transport
+    assert transport is not None
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    fake_vllm.play(Send(json_answer(body)))
+    client.send(client.request(BODY))
+    head = await client.head()
+    left = int(head.header("content-length") or 0)
+    started = asyncio.get_running_loop().time()
+    while left:
+        left -= len(await client.reader.read(min(left, 4096)))
+        await asyncio.sleep(0.03)
+    assert asyncio.get_running_loop().time() - started > 0.6
+    assert (await client.get("/health")).status == 200
+    await asyncio.sleep(0.4)
+    assert (await client.get("/health")).status == 200
+    client.reset()
 
 
 # -- whatever else -------------------------------------------------------------------------------------------------
