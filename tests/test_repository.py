@@ -35,7 +35,7 @@ MAY_BE_LARGE: Final[dict[str, str]] = {}
 
 # Modules whose tests stand elsewhere.
 TESTED_ELSEWHERE: Final = {
-    "aiaas/__main__.py": "one call of aiaas.cli.main; test_repository.py starts it as a process",
+    "aiaas/__main__.py": "one call of aiaas.cli.entry; test_repository.py starts it as a process",
     "aiaas/cli/common.py": "what commands share; every test of tests/cli goes through it",
     "aiaas/cli/keytarget.py": "tests/cli/test_keys.py",
     "aiaas/cli/keyview.py": "tests/cli/test_keys.py",

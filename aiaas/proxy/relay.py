@@ -36,6 +36,10 @@ from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 # An error answer that is larger than this is no vLLM error; it goes through without a chance of a retry.
 HELD_LIMIT = 1024 * 1024
 
+# The beginning of a chat's first event, as far as its delta.
+_ROLE = b'"role":"assistant","content":""'
+_ROLE_WITHIN = 512
+
 PING = b": ping\n\n"
 
 
@@ -181,11 +185,18 @@ class Relay:
         if self._committed:
             self._write(data)
             if record.ttft is None and not data.startswith(b":"):
-                record.ttft = time.monotonic() - record.started
+                self._note_first(data)
         else:
             if not data.startswith(b":"):
-                record.ttft = time.monotonic() - record.started
+                self._note_first(data)
             self._commit(data, whole=False)
+
+    def _note_first(self, data: bytes) -> None:
+        """The stream's first event has come. Of a chat it says the role and holds no token (capture 12)."""
+        record = self._record
+        record.ttft = time.monotonic() - record.started
+        if _ROLE in data[:_ROLE_WITHIN]:
+            record.events -= 1
 
     def _whole_events(self, data: bytes) -> bytes:
         """Put `data` behind the unfinished event; what is whole now. Reads each byte once, however many parts come."""

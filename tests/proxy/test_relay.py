@@ -344,6 +344,17 @@ async def test_usage_at_the_end_of_a_long_answer(fake_vllm, gateway):
     assert (line["input_tokens"], line["output_tokens"]) == (14, 0)
 
 
+async def test_role_event_is_no_token(fake_vllm, gateway):
+    """The first event of a chat says who speaks (capture 12): a cut stream is not charged for it."""
+    role = (
+        b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+    )
+    fake_vllm.play(Send(STREAM_HEAD + chunk(role) + chunk(token_event()) + chunk(token_event())), Reset())
+    running = await gateway(fake_vllm)
+    await (await running.client()).post({**CHAT, "stream": True})
+    assert running.log_lines()[-1]["output_tokens"] == 2
+
+
 @pytest.mark.parametrize("end", ["backend breaks off", "client leaves"])
 async def test_usage_of_a_cut_stream(fake_vllm, gateway, end):
     """A cut stream counts what was streamed, also where an early event reported no output yet (capture 25)."""
