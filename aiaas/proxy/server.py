@@ -39,6 +39,9 @@ from aiaas.proxy.tasks import end_tasks, first_of, report_crash
 # before it noticed. (In a cluster preStop has waited already.) An idle gateway does not wait.
 NOTICE = 1.0
 BACKLOG = 2048
+# A client whose machine is gone is noticed within half a minute; the kernel's own bound is two hours. (Seconds, count.)
+# No TCP_USER_TIMEOUT: recent kernels also end a connection by it whose client lives and only reads nothing for a while.
+KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 # Engines get this long to end after the last request has; nothing of ours is in them any more.
 ENGINE_GRACE = 15.0
 
@@ -99,6 +102,10 @@ def bind(host: str, port: int, field: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 as well
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE:  # on Linux an accepted socket inherits them
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)

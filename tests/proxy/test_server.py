@@ -171,6 +171,19 @@ def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: 
     assert "Errno" not in caught.value.message
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="Linux lets accepted sockets inherit these")
+def test_an_accepted_socket_notices_a_client_whose_machine_is_gone() -> None:
+    """Within half a minute; the kernel's own bound is two hours."""
+    with bind("127.0.0.1", 0, "x") as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+            found = [accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+            assert found == [15, 5, 3]
+
+
 async def test_the_metrics_port_is_asked_for_before_anything_starts(living: Any) -> None:
     """Where it is taken, the other port is given back."""
     with bind("127.0.0.1", 0, "x") as taken:
