@@ -66,6 +66,7 @@ def run_gateway(
 ) -> None:
     """Serve `plan` until a signal ends it. The log goes to the file descriptor `log_to`, else to stdout."""
     import asyncio
+    import resource
     import time
 
     import uvloop
@@ -73,6 +74,9 @@ def run_gateway(
     from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import serve
 
+    # Two descriptors a request; the usual soft limit of 1024 would end at 500 streams.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     writer = FdWriter(sys.stdout.fileno() if log_to is None else log_to)
     log = JsonLog(writer, time.time, plan.monitoring.log_level)
     make_engine = engine_maker(log, plan, on_engine_healthy)

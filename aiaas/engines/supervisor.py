@@ -74,6 +74,7 @@ class EngineSupervisor:
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._settled = asyncio.Event()  # healthy for the first time, given up, or stopped
 
     def __repr__(self) -> str:
@@ -119,12 +120,24 @@ class EngineSupervisor:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-            killed = not await _exited(process, grace)
+            killed = not await self._left_in_time(process, grace)
             if killed:
                 await _kill(process)
         await asyncio.gather(self._task, return_exceptions=True)
         self._settled.set()
         self._on_event(Stopped(_now() - started, killed))
+
+    def hurry(self) -> None:
+        """End the grace of a `stop` that is under way: whoever waits for it has lost patience."""
+        self._hurried.set()
+
+    async def _left_in_time(self, process: asyncio.subprocess.Process, grace: float) -> bool:
+        waits = [asyncio.create_task(process.wait()), asyncio.create_task(self._hurried.wait())]
+        await asyncio.wait(waits, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        return process.returncode is not None
 
     async def _keep_running(self, environment: Mapping[str, str], vllm: str | None) -> None:
         try:

@@ -36,6 +36,13 @@ _NOT_RELAYED = frozenset(
         b"alt-svc",
         b"www-authenticate",
         b"x-request-id",
+        b"x-should-retry",
+        b"x-ratelimit-limit-requests",
+        b"x-ratelimit-remaining-requests",
+        b"x-ratelimit-reset-requests",
+        b"x-ratelimit-limit-tokens",
+        b"x-ratelimit-remaining-tokens",
+        b"x-ratelimit-reset-tokens",
     }
 )
 

@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from aiaas import __version__
 from aiaas.errors import WorldError
@@ -33,6 +33,7 @@ from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.probes import Probes
 from aiaas.proxy.reload import Reloader
+from aiaas.proxy.respond import Answered, answer
 from aiaas.proxy.tasks import end_tasks, first_of, report_crash
 
 # After SIGTERM, requests on connections that are still open are served for this long: the ingress may have sent one
@@ -44,6 +45,10 @@ BACKLOG = 2048
 KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 # Engines get this long to end after the last request has; nothing of ours is in them any more.
 ENGINE_GRACE = 15.0
+# Prometheus' text format, and what a scraper's request may take.
+EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
+METRICS_HEAD_TIMEOUT = 10.0
+METRICS_HEAD_SIZE = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,9 @@ class EngineHandle(Protocol):
 
     async def stop(self, grace: float) -> None:
         """End it within `grace` seconds."""
+
+    def hurry(self) -> None:
+        """End the grace now."""
 
 
 # Makes the engine of a backend; gets a callback for (healthy, reason).
@@ -201,7 +209,12 @@ class _Server:
         engine = make_engine(backend, healthy)
 
         async def stop() -> None:
-            await engine.stop(0.0 if self._impatient.is_set() else ENGINE_GRACE)
+            stopping = asyncio.create_task(engine.stop(ENGINE_GRACE), name=f"stop engine {backend.name}")
+            impatient = asyncio.create_task(self._impatient.wait(), name="a second signal")
+            await asyncio.wait([stopping, impatient], return_when=asyncio.FIRST_COMPLETED)
+            engine.hurry()
+            impatient.cancel()
+            await stopping
 
         self._stack.push_async_callback(stop)
         await engine.start()
@@ -215,16 +228,28 @@ class _Server:
         return server, open_side
 
     async def _serve_metrics(self, listener: socket.socket) -> None:
-        async def metrics(_request: web.Request) -> web.Response:
-            content_type = "text/plain; version=0.0.4; charset=utf-8"
-            return web.Response(body=self._metrics.expose(), headers={"content-type": content_type})
+        """On the same open side as everything else: it says nothing of versions and bounds a slow head."""
 
-        app = web.Application()
-        app.router.add_get("/metrics", metrics)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener, backlog=16).start()
+        async def metrics(request: BaseRequest) -> Answered:
+            found = request.raw_path.partition("?")[0] == "/metrics" and request.method in ("GET", "HEAD")
+            body = self._metrics.expose() if found else b"Metrics are at GET /metrics.\n"
+            whole = answer(
+                200 if found else 404,
+                EXPOSITION if found else b"text/plain",
+                body,
+                extra=b"",
+                close=True,
+                head_only=request.method == "HEAD",
+            )
+            if request.transport is not None:
+                request.transport.write(whole)
+            return Answered(keep_alive=False)
+
+        limits = ConnectionLimits(METRICS_HEAD_TIMEOUT, METRICS_HEAD_SIZE)
+        open_side = OpenSide(metrics, limits, self._gateway.internal_error, lambda _status, _code: None)
+        server = await asyncio.get_running_loop().create_server(open_side, sock=listener, backlog=16)
+        self._stack.push_async_callback(open_side.shutdown, 1.0)
+        self._stack.callback(server.close)
 
     def _ready(self, plan: Plan, listener: socket.socket, metrics_listener: socket.socket | None) -> Ready:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.server.host, plan.server.host)

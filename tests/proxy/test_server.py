@@ -101,6 +101,9 @@ class Engine:
     async def stop(self, grace: float) -> None:
         self.grace = grace
 
+    def hurry(self) -> None:
+        self.hurried = True
+
 
 @pytest.fixture
 def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
