@@ -117,7 +117,8 @@ class _Fields(msgspec.Struct):
 _DECODER: Final = msgspec.json.Decoder(_Fields)
 _LARGEST: Final = 2**63 - 1  # some clients send it for "no bound"; what is larger does not fit the limiter's floats
 
-_RAW_LIST: Final = msgspec.json.Decoder(list[Raw])
+# Of one request, to generate from or to embed. The SDKs' largest batch to embed is 2048 texts.
+MAX_PROMPTS: Final = 100_000
 
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # as they are nearly always written
@@ -203,29 +204,51 @@ def _choices(fields: _Fields) -> int:
 
 def _prompts(fields: _Fields, path: str) -> int:
     if path == paths.COMPLETIONS:
-        return _count(fields.prompt) + _count(fields.prompt_embeds) or 1
-    return _count(fields.input) or 1
+        return _count(fields.prompt, "prompt") + _count(fields.prompt_embeds, "prompt_embeds") or 1
+    return _count(fields.input, "input") or 1
 
 
-def _count(value: Raw | UnsetType) -> int:
-    """How many prompts a value holds.
+def _count(value: Raw | UnsetType, name: str) -> int:
+    """How many prompts `value`, the field `name`, holds. Raises ClientError 400 for more than MAX_PROMPTS.
 
-    A list that begins with a number is one prompt's token ids; vLLM's types allow no further prompt in it. Any other
-    list has a prompt in each place.
+    vLLM knows four shapes: a text, a list of texts, a list of token ids (one prompt), a list of such lists. How a list
+    begins says which one it is; what is mixed, vLLM refuses as a whole. So counting bytes is enough. To decode the list
+    would cost 60 ns and 64 bytes for each value: ten megabytes of empty texts stopped the gateway for a quarter of a
+    second and took 240 MB, and were refused afterwards.
     """
     if value is UNSET:
         return 0
     text = memoryview(value)
     if text[0] != _LIST:
         return 0 if text[0] == _NULL else 1
-    if _FIRST.match(text):
+    begin = _FIRST.match(text)
+    first = b"" if begin is None else begin[1]
+    if first == b"]":
+        return 0
+    if first in _NUMBER:
         return 1
-    try:
-        return len(_RAW_LIST.decode(value))
-    except UNREADABLE as error:
-        raise unreadable(error) from None
+    written = bytes(text)
+    if first == b'"':
+        count = _texts(written)
+    elif first == b"[":
+        count = written.count(b"[") - 1
+    else:  # no shape that vLLM knows
+        count = written.count(b",") + 1
+    if count > MAX_PROMPTS:
+        raise ClientError(400, "invalid_request", f"`{name}` holds more than {MAX_PROMPTS} prompts.", param=name)
+    return count
+
+
+def _texts(value: bytes) -> int:
+    """How many texts stand in valid JSON: pairs of quotes, without those that are escaped inside a text."""
+    if value.find(b"\\") < 0:
+        return value.count(b'"') // 2
+    if value.find(b"\\\\") >= 0:  # an escaped backslash escapes nothing: the quote after it ends its text
+        value = value.replace(b"\\\\", b"")
+    return (value.count(b'"') - value.count(b'\\"')) // 2
 
 
 _LIST: Final = ord("[")
 _NULL: Final = ord("n")
-_FIRST: Final = re.compile(rb"\[[ \t\r\n]*[-0-9]")
+_NUMBER: Final = frozenset(b"%d" % digit for digit in range(10)) | {b"-"}
+_FIRST: Final = re.compile(rb"\[[ \t\r\n]*(.)", re.DOTALL)

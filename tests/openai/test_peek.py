@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
-from aiaas.openai.peek import Peek, estimate_input_tokens, peek
+from aiaas.openai.peek import MAX_PROMPTS, Peek, estimate_input_tokens, peek
 
 CHAT = paths.CHAT
 READ = ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "background"]
@@ -208,6 +210,12 @@ def test_choices_are_the_larger_of_n_and_best_of(fields: dict[str, int], choices
         (paths.COMPLETIONS, '{"prompt": [ \\n -1, 2]}'.replace("\\n", "\n"), 1),
         (paths.COMPLETIONS, '{"prompt": [[1, 2], [3]]}', 2),
         (paths.COMPLETIONS, '{"prompt": []}', 1),
+        (paths.COMPLETIONS, '{"prompt": [ ]}', 1),
+        (paths.COMPLETIONS, '{"prompt": ["", " ", ""]}', 3),
+        (paths.COMPLETIONS, r'{"prompt": ["a\"b", "\",\"", "c"]}', 3),
+        (paths.COMPLETIONS, r'{"prompt": ["a\\", "\\\"", "\\\\", ""]}', 4),
+        (paths.COMPLETIONS, '{"prompt": [ [ ], [1] , [2, 3]]}', 3),
+        (paths.COMPLETIONS, '{"prompt": [null, {"a": 1}]}', 2),
         (paths.COMPLETIONS, '{"prompt": null}', 1),
         (paths.COMPLETIONS, '{"prompt": null, "prompt_embeds": ["x", "y"]}', 2),
         (paths.COMPLETIONS, '{"prompt": ["a", "b"], "prompt_embeds": ["x"]}', 3),
@@ -221,6 +229,48 @@ def test_choices_are_the_larger_of_n_and_best_of(fields: dict[str, int], choices
 def test_prompts_are_counted(path: str, body: str, prompts: int) -> None:
     """A list of texts or of token lists is many prompts; a list of token ids is one."""
     assert peek(body.encode(), path).prompts == prompts
+
+
+@given(
+    st.lists(st.text('a\\"[]{},: \n\u00e9'), min_size=1), st.booleans(), st.sampled_from([(",", ":"), (" ,\n", " : ")])
+)
+def test_texts_are_counted_whatever_stands_in_them(texts: list[str], ascii_only: bool, separators: Any) -> None:
+    """Quotes, backslashes, brackets and commas of a text are no ends of it."""
+    body = json.dumps({"input": texts}, ensure_ascii=ascii_only, separators=separators).encode()
+    assert peek(body, paths.EMBEDDINGS).prompts == len(texts)
+
+
+@pytest.mark.parametrize("field", ["prompt", "prompt_embeds", "input"])
+@pytest.mark.parametrize("item", ['""', '"\\\\"', "[]", "[1]", "null", "{}"])
+def test_more_prompts_than_any_batch_has_are_refused_by_name(field: str, item: str) -> None:
+    """At the bound they pass."""
+    path = paths.EMBEDDINGS if field == "input" else paths.COMPLETIONS
+
+    def body(count: int) -> bytes:
+        return f'{{"{field}": [{",".join([item] * count)}]}}'.encode()
+
+    assert peek(body(MAX_PROMPTS), path).prompts == MAX_PROMPTS
+    assert refused(body(MAX_PROMPTS + 1), path) == ("invalid_request", field)
+
+
+def test_a_million_token_ids_are_one_prompt() -> None:
+    """As long as the longest context; in a list of lists too the ids do not count."""
+    ids = ",".join(["12345"] * 1_000_000)
+    assert peek(f'{{"prompt": [{ids}]}}'.encode(), paths.COMPLETIONS).prompts == 1
+    assert peek(f'{{"input": [[{ids}], [1]]}}'.encode(), paths.EMBEDDINGS).prompts == 2
+
+
+@pytest.mark.parametrize("item", ['""', "[]", "1", "null", "{}", '"prompt"', '"\\\\"', '"\\""'])
+@pytest.mark.parametrize("first", ["", '"",', "1,", "[1],"])
+def test_a_list_of_very_many_values_takes_no_more_memory_than_the_body(first: str, item: str) -> None:
+    """Refused or not: building each value took twenty times the body, and stopped everybody for its time."""
+    body = f'{{"model": "m", "prompt": [{first}{",".join([item] * 200_000)}]}}'.encode()
+    tracemalloc.start()
+    with contextlib.suppress(ClientError):
+        peek(body, paths.COMPLETIONS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * len(body) + 2**16
 
 
 def test_a_repeated_prompt_is_refused() -> None:
