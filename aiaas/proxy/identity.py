@@ -33,12 +33,13 @@ def presented_key(request: BaseRequest, path: str) -> str:
         key = headers.get("x-api-key", "").strip()
         if key:
             return key
-    raise ClientError(
-        401,
-        "missing_api_key",
-        "No API key was sent. Put it in the header `Authorization: Bearer KEY`.",
-        headers=(("www-authenticate", "Bearer"),),
-    )
+    if sent:
+        raise _missing("The header `Authorization` must be `Bearer KEY`.")
+    raise _missing("No API key was sent. Put it in the header `Authorization: Bearer KEY`.")
+
+
+def _missing(message: str) -> ClientError:
+    return ClientError(401, "missing_api_key", message, headers=(("www-authenticate", "Bearer"),))
 
 
 def unauthorized() -> ClientError:

@@ -3,8 +3,11 @@
 from ipaddress import ip_network
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from aiaas.proxy.identity import client_address, is_trusted, plain_address, sane_request_id
+from aiaas.errors import ClientError
+from aiaas.openai import paths
+from aiaas.proxy.identity import client_address, is_trusted, plain_address, presented_key, sane_request_id
 
 TRUSTED = tuple(ip_network(cidr) for cidr in ("10.0.0.0/8", "fd00::/8"))
 
@@ -73,3 +76,21 @@ def test_what_is_no_address_is_none(text: str) -> None:
 def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> None:
     """It stands in a header and in the log."""
     assert sane_request_id(offered) == (offered if sane else None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "No API key was sent."),
+        ({"Authorization": "sk-abc"}, "The header `Authorization` must be `Bearer KEY`."),
+        ({"Authorization": "Basic abc"}, "The header `Authorization` must be `Bearer KEY`."),
+        ({"Authorization": "Bearer "}, "The header `Authorization` must be `Bearer KEY`."),
+    ],
+    ids=["no header", "the key alone", "another scheme", "no key"],
+)
+def test_who_sends_no_key_is_told_how(headers: dict[str, str], message: str) -> None:
+    """A header that is there, but not as it must be, is not said to be missing."""
+    with pytest.raises(ClientError) as caught:
+        presented_key(make_mocked_request("POST", paths.CHAT, headers=headers), paths.CHAT)
+    assert (caught.value.status, caught.value.code) == (401, "missing_api_key")
+    assert caught.value.message.startswith(message)
