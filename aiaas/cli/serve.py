@@ -66,6 +66,7 @@ def run_gateway(
 ) -> None:
     """Serve `plan` until a signal ends it. The log goes to the file descriptor `log_to`, else to stdout."""
     import asyncio
+    import logging
     import resource
     import time
 
@@ -74,6 +75,8 @@ def run_gateway(
     from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import serve
 
+    # What a library says after the end (a name that still did not resolve when the loop was closed) goes nowhere.
+    logging.getLogger().addHandler(logging.NullHandler())
     # Two descriptors a request; the usual soft limit of 1024 would end at 500 streams.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
