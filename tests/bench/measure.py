@@ -41,7 +41,7 @@ SELDOM: Final = 0.2  # events a second of a stream that only has to stay open
 class Settings:
     """How much is measured. Seconds, and counts."""
 
-    rounds: int = 4
+    rounds: int = 3
     warm_up: float = 0.4
     connections: int = 32
     short_seconds: float = 2.0
@@ -50,8 +50,8 @@ class Settings:
     stream_seconds: float = 3.0
     probe_seconds: float = 1.5
     open_streams: int = 2000
-    starts: int = 3
-    memory_repeats: int = 2
+    starts: int = 2
+    memory_repeats: int = 1
 
 
 QUICK: Final = Settings(rounds=1, short_seconds=0.4, paced_seconds=0.6, stream_seconds=0.6, probe_seconds=0.4,
