@@ -21,19 +21,8 @@ from aiaas.config.problem import Path, Problem, Severity
 from aiaas.config.tree import problem_at
 from aiaas.config.unavailable import unavailable
 from aiaas.config.values import format_duration
+from aiaas.openai.paths import GENERATE, MODELS
 
-GENERATE_PATHS: Final[tuple[str, ...]] = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/embeddings",
-    "/v1/score",
-    "/v1/rerank",
-    "/tokenize",
-    "/detokenize",
-)
-MODELS_PATH: Final[str] = "/v1/models"
 FIRST_ENGINE_PORT: Final = 18100
 
 # What `aiaas` itself puts on an engine's command line (vllm serve's names; `api-key` belongs into api_key_env).
@@ -158,7 +147,7 @@ def _fallbacks(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _endpoint_paths(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    known = (*GENERATE_PATHS, MODELS_PATH)
+    known = (*GENERATE, MODELS)
     for path, backend in _each(config):
         place = (*path, "endpoints")
         for index, endpoint in enumerate(backend.endpoints):
@@ -168,8 +157,8 @@ def _endpoint_paths(config: Config, _env: Mapping[str, str]) -> Iterator[Finding
                 yield codes.ENDPOINT_PATH, "error", (*place, index), f"{endpoint[:60]!r} is not served; {hint}"
             elif endpoint in backend.endpoints[:index]:
                 yield codes.ENDPOINT_PATH, "error", (*place, index), f"{endpoint} is listed twice; keep one"
-        if backend.enabled and not set(backend.endpoints) & set(GENERATE_PATHS):
-            message = f"names no path that answers requests; add one of {', '.join(GENERATE_PATHS[:2])}, ..."
+        if backend.enabled and not set(backend.endpoints) & set(GENERATE):
+            message = f"names no path that answers requests; add one of {', '.join(GENERATE[:2])}, ..."
             yield codes.ENDPOINT_PATH, "warning", place, message
 
 

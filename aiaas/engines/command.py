@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from aiaas.config.environment import OVERRIDES
 from aiaas.errors import WorldError
 from aiaas.plan.model import EnginePlan
 
@@ -16,17 +17,7 @@ HOST = "127.0.0.1"
 
 # They configure the gateway (contract section 2). vLLM would warn about the unknown VLLM_* among them, and read others,
 # such as LOG_LEVEL, as its own.
-GATEWAY_VARIABLES = frozenset({
-    "VLLM_BACKEND_URL",
-    "VLLM_TIMEOUT",
-    "VLLM_MAX_RETRIES",
-    "API_KEY_VALIDATION_ENABLED",
-    "RATE_LIMIT_REQUESTS_PER_MINUTE",
-    "PROMETHEUS_ENABLED",
-    "PROMETHEUS_PORT",
-    "LOG_LEVEL",
-    "AIAAS_API_KEY",  # a client's secret, for `aiaas smoke`; an engine has no use for it
-})  # fmt: skip
+GATEWAY_VARIABLES = frozenset(OVERRIDES) | {"AIAAS_API_KEY"}  # the last is a client's secret, for `aiaas smoke`
 
 SHUTDOWN_TIMEOUT = "--shutdown-timeout"
 

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from aiaas.config.address import Address, parse_url
 from aiaas.config.backend import Backend, Model
-from aiaas.config.check import GENERATE_PATHS, MODELS_PATH, engine_port
+from aiaas.config.check import engine_port
 from aiaas.config.model import Config, RateLimit
 from aiaas.limits.model import UNLIMITED, Limits, Rate
+from aiaas.openai.paths import GENERATE, MODELS
 from aiaas.plan.model import (
     AuthPlan,
     BackendPlan,
@@ -56,7 +57,7 @@ def compile_plan(
         backends=tuple(backends.values()),
         routes=_routes(enabled, backends),
         models=_models(enabled),
-        serves_models=any(MODELS_PATH in backend.endpoints for backend in enabled.values()),
+        serves_models=any(MODELS in backend.endpoints for backend in enabled.values()),
         auth=AuthPlan(config.auth.enabled, config.auth.api_key_prefix, folder / config.auth.keys_file),
         limits=_limits(config.rate_limit),
         request=RequestPlan(config.request.media_urls, config.request.max_choices),
@@ -119,8 +120,8 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
 
 def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:
     # GET: aiaas's own requests, the probe and the comparison of the configured models with what vLLM lists.
-    paths = {backend.health.path: "GET", MODELS_PATH: "GET"}
-    paths |= {path: "POST" for path in GENERATE_PATHS if path in backend.endpoints}
+    paths = {backend.health.path: "GET", MODELS: "GET"}
+    paths |= {path: "POST" for path in GENERATE if path in backend.endpoints}
     return EndpointPlan(
         url=address.url,
         host=address.host,
@@ -181,7 +182,7 @@ def _routes(enabled: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) ->
     file's order."""
     routes: dict[str, dict[str, Route]] = {}
     for name, backend in enabled.items():
-        for path in (path for path in GENERATE_PATHS if path in backend.endpoints):
+        for path in (path for path in GENERATE if path in backend.endpoints):
             table = routes.setdefault(path, {})
             for public, model in _public_names(backend):
                 rewrite = None if public == model.name else json.dumps(model.name).encode("ascii")
@@ -211,7 +212,7 @@ def _models(enabled: Mapping[str, Backend]) -> tuple[PublicModel, ...]:
     """What GET /v1/models lists: the names of the backends that name that path; of a fallback only the first."""
     listed: dict[str, PublicModel] = {}
     for name, backend in enabled.items():
-        if MODELS_PATH in backend.endpoints:
+        if MODELS in backend.endpoints:
             for public, model in _public_names(backend):
                 alias_of = None if public == model.name else model.name
                 listed.setdefault(public, PublicModel(public, name, alias_of))
