@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +23,7 @@ import psutil
 import yaml
 
 from aiaas.engines import launch
+from tests.ports import free_port
 
 MODEL = "unsloth/gpt-oss-20b"  # what the engine serves, and the plan's alias of it
 ALIAS = "gpt-oss-20b"
@@ -230,17 +229,3 @@ def metric(url: str, name: str, **labels: str) -> float:
         if found and found[1] == name and all(f'{key}="{value}"' in (found[2] or "") for key, value in labels.items()):
             total += float(found[3])
     return total
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now, and that the kernel gives to nobody else meanwhile.
-
-    Not port 0's: those are also what any other program's connections and listeners are given, and one of them took such
-    a port between here and the server's own bind.
-    """
-    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(10_000, lowest_given)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port

@@ -12,8 +12,9 @@ import pytest
 from openai import InternalServerError, OpenAI
 
 from tests.e2e.conftest import StartGateway
-from tests.e2e.processes import ALIAS, MODEL, VLLM_ENVIRONMENT, Gateway, eventually, free_port
+from tests.e2e.processes import ALIAS, MODEL, VLLM_ENVIRONMENT, Gateway, eventually
 from tests.e2e.vllm.setup import Installation
+from tests.ports import free_port
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 

@@ -10,7 +10,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.e2e.processes import ALIAS, MODEL, Engine, Gateway, eventually, free_port, keys
+from tests.e2e.processes import ALIAS, MODEL, Engine, Gateway, eventually, keys
+from tests.ports import free_port
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 LONG = {"max_tokens": 1900, "temperature": 0, "extra_body": {"ignore_eos": True}}  # seconds of generation on either

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import sys
 import textwrap
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,20 +61,6 @@ def write_fake_vllm(folder: Path) -> Path:
     (folder / "vllm").write_text(f"#!{sys.executable}\n{textwrap.dedent(FAKE_VLLM)}")
     (folder / "vllm").chmod(0o755)
     return folder
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now, and that the kernel gives to nobody else meanwhile.
-
-    Not port 0's: those are also what any other program's connections and listeners are given, and one of them took such
-    a port between here and the server's own bind.
-    """
-    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(10_000, lowest_given)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def alive(pid: int) -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from aiaas.engines import launch
-from tests.engines.fake_vllm import alive, free_port, write_fake_vllm
+from tests.engines.fake_vllm import alive, write_fake_vllm
+from tests.ports import free_port
 
 
 def launched(*command: str) -> subprocess.Popen[bytes]:

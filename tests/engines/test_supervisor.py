@@ -18,7 +18,8 @@ from aiaas.engines.lifecycle import Died, Event, GaveUp, Healthy, Restarting, St
 from aiaas.engines.supervisor import LAST_LINES, LONGEST_LINE, EngineSupervisor, find_vllm, lines_of
 from aiaas.errors import WorldError
 from aiaas.plan.model import EnginePlan
-from tests.engines.fake_vllm import alive, free_port, write_fake_vllm
+from tests.engines.fake_vllm import alive, write_fake_vllm
+from tests.ports import free_port
 
 
 class Watched:

@@ -1,0 +1,22 @@
+"""Ports for servers that are processes of their own, and so cannot be given port 0."""
+
+from __future__ import annotations
+
+import random
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now, and that the kernel gives to nobody else meanwhile.
+
+    Not port 0's: those are also what any other program's connections and listeners are given, and one of them took such
+    a port between here and the server's own bind.
+    """
+    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(10_000, lowest_given)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
