@@ -50,7 +50,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """An attempt's end.
 
     status, headers, body  of the held answer, where `end` is REFUSED
-    failure  how it broke; with SENT: the engine's own error event, which the client has
+    failure  how it broke; with SENT: the engine's own error event, which the client has, or that the
+             stream it has is not whole
     """
 
     end: End

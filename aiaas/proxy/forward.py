@@ -279,7 +279,9 @@ def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> N
     failure = outcome.failure
     if failure is not None and failure.kind is FailureKind.ENGINE:
         endpoint.report_failure("the engine is dying or draining")
-    elif outcome.end is End.SENT or (outcome.end is End.REFUSED and (again is None or again.reason == "busy")):
+    elif (outcome.end is End.SENT and failure is None) or (
+        outcome.end is End.REFUSED and (again is None or again.reason == "busy")
+    ):
         endpoint.report_success(probe=False)
     elif again is not None and again.reason == "engine":
         endpoint.report_failure("the engine is dying or draining")
@@ -300,7 +302,7 @@ def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: 
         record.error_code = record.error_code or (
             "upstream_timeout" if failure is not None and failure.kind is FailureKind.TIMEOUT else "upstream_error"
         )
-        if failure is not None and failure.kind is FailureKind.RESET:
+        if failure is not None and failure.kind is not FailureKind.TIMEOUT:
             record.ended_by = "upstream"
         client.close()
         return Answered(keep_alive=False)

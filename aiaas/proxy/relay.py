@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 
 from aiaas.errors import UpstreamError
+from aiaas.openai import paths
 from aiaas.openai.errors import error_event
 from aiaas.openai.sse import MAX_EVENT
 from aiaas.proxy.attempt import End, Outcome, Shape
@@ -58,6 +59,7 @@ class Relay:
         self._held: list[bytes] = []
         self._held_size = 0
         self._tail = bytearray()
+        self._latest = b""  # whole events, as the last read brought them
         self._streaming = False
         self._committed = False
         self._chunked = False
@@ -81,7 +83,7 @@ class Relay:
         # A cancelled handler has cancelled `done`, which it awaited, before it gets here.
         if not self.done.done() or self.done.cancelled():
             self._upstream.abort()
-            self._tap.end(cut=True)
+            self._end_counting(cut=True)
             self.done.cancel()
         self._stop()
 
@@ -139,7 +141,16 @@ class Relay:
             self._write(last)
         if self._chunked:
             self._client_write(b"0\r\n\r\n")
-        self._finish(Outcome(End.SENT, failure=self._tap.engine_failure))
+        failure = self._tap.engine_failure
+        if failure is None and self._streaming and self._is_truncated(last):
+            failure = Failure(FailureKind.TRUNCATED, "the stream ended without its last event")
+        self._finish(Outcome(End.SENT, failure=failure))
+
+    def _is_truncated(self, last: bytes) -> bool:
+        """Whether a stream that ended cleanly is not whole: no event at all came, or no `[DONE]` where one is due."""
+        if self._shape.path in paths.DONE_MARKED:
+            return not (_is_done(self._latest) or _is_done(last))
+        return not (self._latest or last)
 
     def failed(self, failure: Failure) -> None:
         """The backend's answer will not become whole."""
@@ -172,6 +183,7 @@ class Relay:
             data = self._whole_events(data)
             if not data:
                 return
+        self._latest = data
         record = self._record
         record.events += data.count(b"\n\n") or data.count(b"\n\r\n") or data.count(b"\r\r")
         if b'"usage":' in data or b'"error"' in data:
@@ -340,10 +352,16 @@ class Relay:
         self._finish(Outcome(End.BROKEN, failure=failure))
 
     def _finish(self, outcome: Outcome) -> None:
-        self._tap.end(cut=outcome.end is End.BROKEN)
+        self._end_counting(cut=outcome.failure is not None)
         self._stop()
         if not self.done.done():
             self.done.set_result(outcome)
+
+    def _end_counting(self, *, cut: bool) -> None:
+        if _is_done(self._latest):
+            self._latest = b""
+            self._record.events -= 1  # it holds no token
+        self._tap.end(cut=cut)
 
     def _stop(self) -> None:
         if self._client.listener is self:
@@ -359,6 +377,11 @@ def _header(headers: HeaderList, wanted: bytes) -> bytes:
         if name == wanted:
             return value
     return b""
+
+
+def _is_done(data: bytes) -> bool:
+    """Whether `data` ends with the event that ends a stream, its blank line or not."""
+    return data.rstrip(b"\r\n").endswith(b"data: [DONE]")
 
 
 def _nothing(_data: bytes) -> None:

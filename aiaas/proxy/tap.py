@@ -48,6 +48,8 @@ class Tap:
                     continue
             if b'"error"' in event:
                 code = is_error_event(event)
+                if code is not None:
+                    self._record.events -= 1  # it holds no token
                 if code is not None and code >= 500:
                     self.engine_failure = Failure(FailureKind.ENGINE, f"an error event with code {code}")
                     self.failed_first = not kept

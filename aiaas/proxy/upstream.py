@@ -51,6 +51,7 @@ class FailureKind(Enum):
     STALE = "stale"  # a reused, idle connection died before any byte: the backend had closed it
     RESET = "reset"  # the connection died before the answer was whole
     MALFORMED = "malformed"  # not HTTP
+    TRUNCATED = "truncated"  # a stream with a clean end that lacks its last event
     ENGINE = "engine"  # the engine said in a 200 stream, or by a 500 of its own, that it is dying
     OURS = "ours"  # this process has no descriptors, ports or buffers left; the backend is not to blame
     TIMEOUT = "timeout"  # silent for longer than allowed

@@ -169,6 +169,7 @@ DYING: Final = _ours(
 )  # fmt: skip
 ITS_OWN: Final = Outcome(500, Says.ITS_ERROR, begun=0, kept=True)
 NOTHING: Final = Outcome(200, Says.SHORT, kept=True)
+TRUNCATED: Final = replace(NOTHING, code="upstream_error")
 CUT: Final = Outcome(200, Says.OUR_EVENT, "upstream_error", failures=1, tokens=AFTER)
 SILENT: Final = replace(CUT, code="upstream_timeout", ended_by="gateway", failures=0)
 HALF: Final = Outcome(200, Says.HALF, "upstream_error", failures=1)
@@ -204,15 +205,15 @@ FAULTS: Final = (
     _both("hang-before-first-event", replace(TIMEOUT, begun=1)),
     _both("reset-before-first-event", replace(BROKE_OFF, begun=1)),
     _both("close-before-first-event", replace(BROKE_OFF, begun=1)),
-    _both("end-before-first-event", NOTHING),
+    Fault("end-before-first-event", TRUNCATED, NOTHING),
     Fault("engine-dies-first", replace(DYING, begun=2, kept=False), replace(DYING, begun=2)),
     # mid-stream
     Fault(f"hang-mid-stream:{AFTER}", SILENT, replace(SILENT, says=Says.HALF)),
     Fault(f"reset-mid-stream:{AFTER}", CUT, HALF),
     Fault(f"close-mid-stream:{AFTER}", CUT, HALF),
-    Fault(f"end-mid-stream:{AFTER}", replace(NOTHING, tokens=AFTER), NOTHING),
+    Fault(f"end-mid-stream:{AFTER}", replace(TRUNCATED, tokens=AFTER), NOTHING),
     Fault(f"half-event:{AFTER}", CUT, HALF),
-    Fault(f"garbage-mid-stream:{AFTER}", replace(CUT, ended_by="gateway"), HALF),
+    Fault(f"garbage-mid-stream:{AFTER}", CUT, HALF),
     Fault(
         f"engine-dies-mid-stream:{AFTER}",
         Outcome(200, Says.ITS_EVENT, "upstream_error", kept=True, failures=1, tokens=AFTER),
@@ -300,7 +301,7 @@ SCRIPTED: Final = (
         "chunk size out of range",
         "a chunk of more bytes than 64 bits can count",
         ((Send(_FIRST), Sleep(0.02), Send(b"1" + b"0" * 16 + b"\r\n"), Hang()),),
-        replace(CUT, ended_by="gateway", tokens=1),
+        replace(CUT, tokens=1),
     ),
     Scripted(
         "client's own error in a stream",

@@ -106,6 +106,8 @@ def check_told(running: Running, outcome: Outcome, *, before: int = 0) -> None:
     assert (line["status"], line["error_code"], line["ended_by"], line["retries"]) == (
         outcome.status, outcome.code, outcome.ended_by, retries
     )  # fmt: skip
+    if outcome.says in (Says.OUR_EVENT, Says.ITS_EVENT, Says.SHORT) and outcome.code is not None:
+        assert line["output_tokens"] == outcome.tokens  # no error event and no [DONE] among them
     reasons = {outcome.retries[0]: float(retries)} if outcome.retries else {}
     assert samples(running, "aiaas_retries_total") == {f'{{reason="{reason}"}}': n for reason, n in reasons.items()}
     assert samples(running, "aiaas_aborts_total") == {}

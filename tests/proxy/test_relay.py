@@ -472,7 +472,7 @@ async def test_stream_that_breaks_off(fake_vllm, gateway, cut, code, half):
     assert await client.ended() == b""
     line = running.log_lines()[-1]
     assert (line["status"], line["error_code"]) == (200, code)
-    assert line["ended_by"] == ("upstream" if isinstance(cut, Close | Reset) else "gateway")
+    assert line["ended_by"] == ("gateway" if isinstance(cut, Hang) else "upstream")
 
 
 async def test_messages_stream_that_breaks_off(fake_vllm, gateway):
@@ -527,6 +527,34 @@ async def test_engine_death_inside_a_stream(fake_vllm, gateway):
     assert running.endpoints()[0].failures == 1
     sample = 'inference_requests_total{endpoint="/v1/chat/completions",model="m",status="error"}'
     assert running.metric(sample) == 1
+
+
+ENDS = {
+    "chat without [DONE]": ("/v1/chat/completions", (token_event(),), False),
+    "chat with [DONE] in a read of its own": ("/v1/chat/completions", (token_event(), DONE), True),
+    "[DONE] without its blank line": ("/v1/chat/completions", (token_event(), DONE[:-2]), True),
+    "[DONE] of other line ends": ("/v1/chat/completions", (DONE.replace(b"\n", b"\r\n"),), True),
+    "a token that says [DONE]": ("/v1/chat/completions", (token_event("data: [DONE]"),), False),
+    "chat without any event": ("/v1/chat/completions", (), False),
+    "responses without any event": ("/v1/responses", (), False),
+    "responses, which have no [DONE]": ("/v1/responses", tuple(RESPONSES_STREAM), True),
+    "messages, which have no [DONE]": ("/v1/messages", tuple(MESSAGES_STREAM), True),
+}
+
+
+@pytest.mark.parametrize(("path", "events", "whole"), ENDS.values(), ids=ENDS)
+async def test_stream_that_ends_without_its_last_event(fake_vllm, gateway, path, events, whole):
+    """It goes through as it came, and is an error in log and metrics; the endpoint's health is not told."""
+    fake_vllm.play(Send(STREAM_HEAD + b"".join(map(chunk, events)) + LAST_CHUNK))
+    running = await gateway(fake_vllm)
+    running.endpoints()[0].failures = 1
+    got = await (await running.client()).post({**STREAM, "input": "x", "max_tokens": 5}, path=path)
+    assert (got.status, got.whole, got.body) == (200, True, b"".join(events))
+    line = running.log_lines()[-1]
+    assert (line["error_code"], line["ended_by"]) == (None if whole else "upstream_error", "upstream")
+    outcome = "success" if whole else "error"
+    assert running.metric(f'inference_requests_total{{endpoint="{path}",model="m",status="{outcome}"}}') == 1
+    assert running.endpoints()[0].failures == (0 if whole else 1)
 
 
 async def test_client_error_inside_a_stream_is_nobody_elses(fake_vllm, gateway):
@@ -692,7 +720,7 @@ async def test_client_that_takes_nothing_is_dropped(fake_vllm, gateway):
 
 async def test_slow_but_steady_client_is_kept(fake_vllm, gateway):
     """A client that takes a little now and then is slow and not gone, however long it stays behind."""
-    fake_vllm.play(Send(STREAM_HEAD), Flood(FLOOD, 200), Send(LAST_CHUNK))
+    fake_vllm.play(Send(STREAM_HEAD), Flood(FLOOD, 200), Send(chunk(DONE) + LAST_CHUNK))
     running = await gateway(fake_vllm, backend={"timeout": "200ms"})
     client = await running.client(receive_buffer=4096)
     connection = await with_small_buffer(running)
