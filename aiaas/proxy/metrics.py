@@ -7,10 +7,11 @@ bounded: a model that no Plan names counts as `unknown`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 
 from aiaas import __version__
 from aiaas.proxy.record import Record
@@ -19,6 +20,8 @@ UNKNOWN = "unknown"
 # The plan's, and beyond: a timeout of 120 s would all land in +Inf (contract section 11).
 LATENCY_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
+# A healthy loop is late by less than a millisecond (uvloop's timers count in those); a client notices a quarter second.
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 # The `limit` label for each error code of a limit.
 LIMIT_OF = {
     "rate_limit_exceeded": "requests",
@@ -91,6 +94,12 @@ class Metrics:
         self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
         self._key_requests = Counter("aiaas_key_requests", "Inference requests by key", ["key_id"], registry=registry)
         self._key_tokens = Counter("aiaas_key_tokens", "LLM tokens by key", ["key_id", "type"], registry=registry)
+        self.loop_lag = Histogram(
+            "aiaas_event_loop_lag_seconds",
+            "How late the event loop comes to what is due",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
         self._config = Info("aiaas_config", "Which config is in force", registry=registry)
         Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
         self._series: dict[tuple[str, str], _Series] = {}
@@ -168,6 +177,11 @@ class Metrics:
     def config(self, digest: str) -> None:
         """Show which config is in force."""
         self._config.info({"digest": digest})
+
+    def collect(self) -> Iterable[Metric]:
+        """Every series as it is now."""
+        self._fold()
+        return self._registry.collect()
 
     def expose(self) -> bytes:
         """The text exposition format 0.0.4."""

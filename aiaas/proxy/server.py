@@ -2,7 +2,8 @@
 
     bound -> serving -> draining (no new connections; /ready says no; open ones end) -> stopped
 
-Nothing here touches a request; `app.py` does.
+`serve` is such a life in a process of its own; with several workers each lives one (`worker.py`) under a supervisor
+(`workers.py`). Nothing here touches a request; `app.py` does.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiohttp.web_request import BaseRequest
-
 from aiaas import __version__
 from aiaas.errors import WorldError
 from aiaas.keys.ring import EMPTY_RING
@@ -29,12 +28,13 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.connection import ConnectionLimits, OpenSide
+from aiaas.proxy.lag import watch_lag
 from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.probes import Probes
 from aiaas.proxy.reload import Reloader
-from aiaas.proxy.respond import Answered, answer
-from aiaas.proxy.tasks import end_tasks, first_of, report_crash
+from aiaas.proxy.scrape import serve_metrics
+from aiaas.proxy.tasks import first_of, keep_running
 
 # After SIGTERM, requests on connections that are still open are served for this long: the ingress may have sent one
 # before it noticed. (In a cluster preStop has waited already.) An idle gateway does not wait.
@@ -45,10 +45,6 @@ BACKLOG = 2048
 KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 # Engines get this long to end after the last request has; nothing of ours is in them any more.
 ENGINE_GRACE = 15.0
-# Prometheus' text format, and what a scraper's request may take.
-EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
-METRICS_HEAD_TIMEOUT = 10.0
-METRICS_HEAD_SIZE = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +90,32 @@ async def serve(
         if plan.monitoring.prometheus:
             metrics_listener = bind(plan.server.host, plan.monitoring.metrics_port, "monitoring.metrics_port")
             stack.callback(metrics_listener.close)
-        server = _Server(plan, log, env, stop or asyncio.Event(), stack)
-        await server.live(listener, metrics_listener, make_engine, on_ready)
+        stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
+        begin_logging(log, stack)
+        server = Server(plan, log, env, stopping, stack)
+        signals = {signal.SIGTERM: stopping.ask, signal.SIGINT: stopping.ask, signal.SIGHUP: server.reloader.wake}
+        take_signals(signals, stack)
+
+        def serving(keys: int) -> None:
+            ready = ready_of(plan, listener, metrics_listener, keys)
+            say_started(log, plan, ready)
+            on_ready(ready)
+
+        await server.live(listener, metrics_listener, make_engine, serving)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """`asked` to stop; then `impatient`: whoever asked does not want to wait any longer."""
+
+    asked: asyncio.Event
+    impatient: asyncio.Event
+
+    def ask(self) -> None:
+        """A signal came: the first one asks, the second is impatient."""
+        if self.asked.is_set():
+            self.impatient.set()
+        self.asked.set()
 
 
 def bind(host: str, port: int, field: str) -> socket.socket:
@@ -104,10 +124,27 @@ def bind(host: str, port: int, field: str) -> socket.socket:
     Without SO_REUSEPORT, which would let a second server share the port and half of its requests. It listens at once:
     two sockets that are only bound, with SO_REUSEADDR, may have the same port.
     """
+    return _listen(host, port, field, shared=False)
+
+
+def bind_shared(host: str, port: int, field: str, count: int) -> list[socket.socket]:
+    """Listening sockets that share a port: the kernel spreads new connections over them. Raises as `bind`.
+
+    A first socket without SO_REUSEPORT finds out whether the port is free, and gets the option only when it has it. So
+    at no moment can another program that asks the same way have the port as well.
+    """
+    with bind(host, port, field) as first:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return [_listen(host, first.getsockname()[1], field, shared=True) for _ in range(count)]
+
+
+def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 as well
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -129,95 +166,117 @@ def bind(host: str, port: int, field: str) -> socket.socket:
     return sock
 
 
-class _Server:
+def begin_logging(log: JsonLog, stack: AsyncExitStack) -> None:
+    """Write out what is logged, what libraries log included, until `stack` ends."""
+    keep_running(log.flush_forever(), "log", log, stack)
+    library_log = LibraryLog(log)
+    root = logging.getLogger()
+    root.addHandler(library_log)
+    stack.callback(root.removeHandler, library_log)
+
+
+def take_signals(handlers: Mapping[signal.Signals, Callable[[], None]], stack: AsyncExitStack) -> None:
+    """Call these on signals, until `stack` ends."""
+    loop = asyncio.get_running_loop()
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+        stack.callback(loop.remove_signal_handler, number)
+
+
+async def run_engine(engine: EngineHandle, name: str, impatient: asyncio.Event, stack: AsyncExitStack) -> None:
+    """Start an engine; `stack` ends it, within its grace or as soon as somebody is `impatient`."""
+
+    async def stop() -> None:
+        stopping = asyncio.create_task(engine.stop(ENGINE_GRACE), name=f"stop engine {name}")
+        hurrying = asyncio.create_task(impatient.wait(), name="a second signal")
+        await asyncio.wait([stopping, hurrying], return_when=asyncio.FIRST_COMPLETED)
+        engine.hurry()
+        hurrying.cancel()
+        await stopping
+
+    stack.push_async_callback(stop)
+    await engine.start()
+
+
+def ready_of(plan: Plan, listener: socket.socket, metrics_listener: socket.socket | None, keys: int) -> Ready:
+    """Where it listens, as somebody on this machine would write it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.server.host, plan.server.host)
+
+    def url(sock: socket.socket) -> str:
+        return f"http://{_bracket(host)}:{sock.getsockname()[1]}"
+
+    return Ready(url(listener), None if metrics_listener is None else f"{url(metrics_listener)}/metrics", keys)
+
+
+def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
+    """The log's line for the moment from which on it listens."""
+    log.event(
+        "info",
+        "started",
+        version=__version__,
+        pid=os.getpid(),
+        workers=plan.server.workers,
+        address=f"{_bracket(plan.server.host)}:{ready.url.rpartition(':')[2]}",
+        config=str(plan.source) if plan.source else None,
+        config_digest=plan.digest,
+        overrides=list(plan.overrides),
+        keys=ready.keys,
+    )
+
+
+class Server:
     """One life. Whatever it begins is ended by `stack`, last things first."""
 
     def __init__(
-        self, plan: Plan, log: JsonLog, env: Mapping[str, str], stop: asyncio.Event, stack: AsyncExitStack
+        self, plan: Plan, log: JsonLog, env: Mapping[str, str], stopping: Stopping, stack: AsyncExitStack
     ) -> None:
         self._log = log
-        self._stop = stop
+        self._stopping = stopping
         self._stack = stack
-        self._impatient = asyncio.Event()
-        self._metrics = Metrics()
-        self._verifier = Verifier(EMPTY_RING)
-        self._gateway = Gateway(plan, self._verifier, MemoryStore(), log, self._metrics)
+        self.metrics = Metrics()
+        self.verifier = Verifier(EMPTY_RING)
+        self._gateway = Gateway(plan, self.verifier, MemoryStore(), log, self.metrics)
         self._probes = Probes(log)
-        self._reloader = Reloader(self._gateway, env, self._follow)
+        self.reloader = Reloader(self._gateway, env, self._follow)
 
     async def live(
         self,
         listener: socket.socket,
         metrics_listener: socket.socket | None,
         make_engine: EngineMaker,
-        on_ready: Callable[[Ready], None],
+        on_serving: Callable[[int], None],
     ) -> None:
-        """From the first task to the last."""
+        """From the first task to the last. `on_serving` is called with the number of keys once it serves."""
         plan = self._gateway.active.plan
-        self._begin_logging()
-        self._take_signals()
-        self._stack.callback(self._verifier.close)
-        await self._reloader.reload_keys()
+        self._stack.callback(self.verifier.close)
+        await self.reloader.reload_keys()
         for backend in plan.backends:
             if backend.engine is not None:
-                await self._start_engine(make_engine, backend)
+                engine = make_engine(backend, self._health_of(backend))
+                await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
         self._stack.callback(self._close_backends)
         if metrics_listener is not None:
-            await self._serve_metrics(metrics_listener)
+            await serve_metrics(metrics_listener, self._expose, self._gateway.internal_error, self._stack)
         server, open_side = await self._open(listener, plan)
         self._follow(plan)
         self._stack.push_async_callback(self._probes.close)
-        for watch in self._reloader.watches():
-            self._keep_running(asyncio.create_task(watch.run(), name="watch"))
-        ready = self._ready(plan, listener, metrics_listener)
-        self._say_started(plan, ready)
-        on_ready(ready)
-        await self._stop.wait()
+        for watch in self.reloader.watches():
+            keep_running(watch.run(), "watch", self._log, self._stack)
+        keep_running(watch_lag(self.metrics.loop_lag.observe), "lag", self._log, self._stack)
+        on_serving(len(self.verifier.ring.records))
+        await self._stopping.asked.wait()
         await self._drain(server, open_side)
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
-    def _begin_logging(self) -> None:
-        self._keep_running(asyncio.create_task(self._log.flush_forever(), name="log"))
-        library_log = LibraryLog(self._log)
-        root = logging.getLogger()
-        root.addHandler(library_log)
-        self._stack.callback(root.removeHandler, library_log)
-
-    def _keep_running(self, task: asyncio.Task[None]) -> None:
-        task.add_done_callback(report_crash(self._log))
-        self._stack.push_async_callback(end_tasks, [task])
-
-    def _take_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        handlers = {
-            signal.SIGTERM: self._asked_to_stop,
-            signal.SIGINT: self._asked_to_stop,
-            signal.SIGHUP: self._reloader.wake,
-        }
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-            self._stack.callback(loop.remove_signal_handler, number)
-
-    async def _start_engine(self, make_engine: EngineMaker, backend: BackendPlan) -> None:
+    def _health_of(self, backend: BackendPlan) -> Callable[[bool, str], None]:
         def healthy(up: bool, reason: str) -> None:
             state = self._gateway.active.backends.get(backend.name)
             if state is not None and state.plan.engine is not None:
                 for endpoint in state.endpoints:
                     endpoint.set_up(up, reason)
 
-        engine = make_engine(backend, healthy)
-
-        async def stop() -> None:
-            stopping = asyncio.create_task(engine.stop(ENGINE_GRACE), name=f"stop engine {backend.name}")
-            impatient = asyncio.create_task(self._impatient.wait(), name="a second signal")
-            await asyncio.wait([stopping, impatient], return_when=asyncio.FIRST_COMPLETED)
-            engine.hurry()
-            impatient.cancel()
-            await stopping
-
-        self._stack.push_async_callback(stop)
-        await engine.start()
+        return healthy
 
     async def _open(self, listener: socket.socket, plan: Plan) -> tuple[asyncio.Server, OpenSide]:
         gateway = self._gateway
@@ -227,61 +286,13 @@ class _Server:
         self._stack.callback(server.close)
         return server, open_side
 
-    async def _serve_metrics(self, listener: socket.socket) -> None:
-        """On the same open side as everything else: it says nothing of versions and bounds a slow head."""
-
-        async def metrics(request: BaseRequest) -> Answered:
-            found = request.raw_path.partition("?")[0] == "/metrics" and request.method in ("GET", "HEAD")
-            body = self._metrics.expose() if found else b"Metrics are at GET /metrics.\n"
-            whole = answer(
-                200 if found else 404,
-                EXPOSITION if found else b"text/plain",
-                body,
-                extra=b"",
-                close=True,
-                head_only=request.method == "HEAD",
-            )
-            if request.transport is not None:
-                request.transport.write(whole)
-            return Answered(keep_alive=False)
-
-        limits = ConnectionLimits(METRICS_HEAD_TIMEOUT, METRICS_HEAD_SIZE)
-        open_side = OpenSide(metrics, limits, self._gateway.internal_error, lambda _status, _code: None)
-        server = await asyncio.get_running_loop().create_server(open_side, sock=listener, backlog=16)
-        self._stack.push_async_callback(open_side.shutdown, 1.0)
-        self._stack.callback(server.close)
-
-    def _ready(self, plan: Plan, listener: socket.socket, metrics_listener: socket.socket | None) -> Ready:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.server.host, plan.server.host)
-
-        def url(sock: socket.socket) -> str:
-            return f"http://{_bracket(host)}:{sock.getsockname()[1]}"
-
-        metrics_url = None if metrics_listener is None else f"{url(metrics_listener)}/metrics"
-        return Ready(url(listener), metrics_url, len(self._verifier.ring.records))
-
-    def _say_started(self, plan: Plan, ready: Ready) -> None:
-        self._log.event(
-            "info",
-            "started",
-            version=__version__,
-            pid=os.getpid(),
-            address=f"{_bracket(plan.server.host)}:{ready.url.rpartition(':')[2]}",
-            config=str(plan.source) if plan.source else None,
-            config_digest=plan.digest,
-            overrides=list(plan.overrides),
-            keys=ready.keys,
-        )
+    async def _expose(self) -> bytes:
+        return self.metrics.expose()
 
     def _follow(self, _plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)
 
     # -- ending ---------------------------------------------------------------------------------------------------
-
-    def _asked_to_stop(self) -> None:
-        if self._stop.is_set():
-            self._impatient.set()
-        self._stop.set()
 
     async def _drain(self, server: asyncio.Server, open_side: OpenSide) -> None:
         """No new connections; what is open may end within drain_timeout. A second signal ends the waiting."""
@@ -292,11 +303,11 @@ class _Server:
         gateway.draining = True
         server.close()
         if open_side.connections:
-            await first_of(self._impatient.wait(), timeout=min(NOTICE, timeout))
+            await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE, timeout))
         gateway.refuse()
-        if gateway.in_flight and not self._impatient.is_set():
+        if gateway.in_flight and not self._stopping.impatient.is_set():
             left = max(0.0, timeout - (time.monotonic() - began))
-            await first_of(gateway.quiet(), self._impatient.wait(), timeout=left)
+            await first_of(gateway.quiet(), self._stopping.impatient.wait(), timeout=left)
         cut = gateway.in_flight
         if cut:
             gateway.end_requests()

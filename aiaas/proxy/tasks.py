@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from aiaas.proxy.log import JsonLog
@@ -21,6 +21,13 @@ def report_crash(log: JsonLog) -> Callable[[asyncio.Task[Any]], None]:
             log.event("error", "internal_error", task=task.get_name(), error=repr(error), traceback=shown)
 
     return done
+
+
+def keep_running(work: Coroutine[Any, Any, None], name: str, log: JsonLog, stack: AsyncExitStack) -> None:
+    """Run `work` as a task until it ends or `stack` does."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(report_crash(log))
+    stack.push_async_callback(end_tasks, [task])
 
 
 async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:

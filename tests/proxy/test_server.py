@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from aiaas.keys.records import render_records
 from aiaas.plan.model import BackendPlan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.log import JsonLog
-from aiaas.proxy.server import Ready, bind, serve
+from aiaas.proxy.server import Ready, bind, bind_shared, serve
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, new_key
 
@@ -161,6 +161,29 @@ async def test_a_port_that_is_taken_is_one_clear_message() -> None:
         f"cannot listen on 127.0.0.1:{port} (server.port): "
         "another program listens there; stop it or choose another port"
     )
+
+
+async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
+    """Connections are spread over the sockets; a second server that asks the same way is refused."""
+    listeners = bind_shared("127.0.0.1", 0, "server.port", 2)
+    port = listeners[0].getsockname()[1]
+    try:
+        with pytest.raises(WorldError, match="another program listens there"):
+            bind_shared("127.0.0.1", port, "server.port", 2)
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+        accepted = [0, 0]
+        for number, listener in enumerate(listeners):
+            with suppress(BlockingIOError):
+                while True:
+                    listener.accept()[0].close()
+                    accepted[number] += 1
+        for client in clients:
+            client.close()
+        assert sum(accepted) == 40
+        assert min(accepted) > 0
+    finally:
+        for listener in listeners:
+            listener.close()
 
 
 @pytest.mark.parametrize(
