@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -31,12 +30,14 @@ from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.forward import forward, write
 from aiaas.proxy.identity import Networks, client_address, is_trusted, sane_request_id
+from aiaas.proxy.incidents import Incidents
 from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.models import is_models_path, models_body
 from aiaas.proxy.record import Record
 from aiaas.proxy.relay import Relay
 from aiaas.proxy.respond import Answered, answer, date_header, header_lines
+from aiaas.proxy.target import path_of
 
 # nginx's word for "the client left before there was an answer"; never on the wire.
 CLIENT_LEFT = 499
@@ -82,6 +83,7 @@ class Gateway:
         self._quiet.set()
         self._id_prefix = os.urandom(8).hex()
         self._ids = count(1)
+        self.incidents = Incidents(log, metrics, self._new_id)
         self._date = (0, b"")
         self.active = self._activate(plan, {})
         metrics.config(plan.digest)
@@ -94,7 +96,7 @@ class Gateway:
         """Answer one request, in contract section 3's order: path, method, key, then what the path does."""
         client = cast(Connection, request.protocol)
         client.begun, client.extra = False, b""
-        path = request.raw_path.partition("?")[0]
+        path = path_of(request.raw_path) or request.raw_path
         if path in (paths.HEALTH, paths.READY):
             return self._health(request, client, path)
         active = self.active
@@ -263,8 +265,10 @@ class Gateway:
         self.log.request(record, time.monotonic() - record.started, OTHER)
 
     def _must_close(self, request: BaseRequest) -> bool:
-        """Whether the connection ends with this answer: asked for, HTTP/1.0, an upgrade (never taken), draining."""
-        return not request.keep_alive or request.version < (1, 1) or self.draining or "upgrade" in request.headers
+        """Whether the connection ends with this answer: asked for, HTTP/1.0, draining, or something other than HTTP
+        was to follow (an upgrade or a tunnel, neither of which is ever taken)."""
+        other = "upgrade" in request.headers or request.method == "CONNECT"
+        return not request.keep_alive or request.version < (1, 1) or self.draining or other
 
     def _date_line(self) -> bytes:
         second = int(self._wall())
@@ -280,11 +284,14 @@ class Gateway:
             forwarded_for = ",".join(request.headers.getall("x-forwarded-for", ())) or None
             address = client_address(address, forwarded_for, active.trusted)
         return Record(
-            request_id=request_id or f"{self._id_prefix}{next(self._ids):08x}",
+            request_id=request_id or self._new_id(),
             path=path,
             started=time.monotonic(),
             client_address=address,
         )
+
+    def _new_id(self) -> str:
+        return f"{self._id_prefix}{next(self._ids):08x}"
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -339,17 +346,6 @@ class Gateway:
         for endpoint in all_endpoints(before):
             if (endpoint.backend_name, endpoint.plan.url) not in now:
                 self.metrics.endpoint_gone(endpoint.backend_name, endpoint.plan.url)
-
-    def internal_error(self, error: BaseException | None) -> None:
-        """An exception that no code expected reached aiohttp: log it whole, once."""
-        self.log.event(
-            "error", "internal_error", error=repr(error), traceback="".join(traceback.format_exception(error))
-        )
-
-    def refused_head(self, status: int, code: str) -> None:
-        """The HTTP parser refused a request."""
-        self.metrics.responded(status, code)
-        self.log.event("info", "request_refused", status=status, error_code=code)
 
     async def quiet(self) -> None:
         """Wait until no inference request is being answered."""

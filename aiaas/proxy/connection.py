@@ -22,17 +22,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, LineTooLong
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from aiaas.errors import ApiError, ClientError, UpstreamError
+from aiaas.errors import ApiError
 from aiaas.proxy.identity import plain_address
+from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, fault_of, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
 
 # A connection on which nothing comes is closed after this: longer than the usual ingress keeps its own idle ones (60 s
@@ -40,11 +40,6 @@ from aiaas.proxy.respond import Answered, date_header, error_answer
 KEEPALIVE_TIMEOUT = 75.0
 # How long what a refused client still sends is read and thrown away, so that it can read the refusal.
 LINGERING_TIME = 2.0
-# A client that takes no byte of an answer whose end is written is dropped after this.
-CLOSING_SILENCE = 30.0
-# A browser sends 20 headers, an SDK 25.
-MAX_HEADERS = 128
-_TOO_MANY = "Too many headers received"  # aiohttp's parser tells it from other faults by its words only
 # Bytes that may wait in a client's socket buffer before the reading from upstream stops. Two large events.
 WRITE_HIGH_WATER = 64 * 1024
 
@@ -59,23 +54,17 @@ class WriteListener(Protocol):
         """It has room again: go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Seconds and bytes: of every head, and seconds in which a client takes no byte of an answer that has ended."""
+class Hooks(Protocol):
+    """Who hears of what happens outside of a request."""
 
-    header_timeout: float
-    max_header_size: int
-    closing_silence: float = CLOSING_SILENCE
+    def internal_error(self, error: BaseException | None) -> None:
+        """An exception escaped a handler: a fault of ours."""
 
+    def refused_head(self, peer: str, error: ApiError) -> bytes:
+        """A head from the address `peer` is being refused. Gives complete header lines for the answer."""
 
-# Called with the exception that escaped a handler: a fault of ours, logged there with its traceback.
-InternalErrorHook = Callable[[BaseException | None], None]
-# Called with (status, code) for every head that was refused before it became a request.
-RefusedHeadHook = Callable[[int, str], None]
-
-
-class HeadTooSlow(Exception):
-    """A head was not whole within `header_timeout`."""
+    def dropped(self, peer: str, reason: str) -> None:
+        """A connection from the address `peer` is being ended without an answer."""
 
 
 class Connection(RequestHandler):
@@ -92,11 +81,10 @@ class Connection(RequestHandler):
         "_drain_timer",
         "_head_bytes",
         "_head_timer",
+        "_hooks",
         "_limits",
         "_linger_timer",
         "_lingering",
-        "_on_internal_error",
-        "_on_refused_head",
         "_refused",
         "begun",
         "body_broken",
@@ -109,8 +97,7 @@ class Connection(RequestHandler):
         self,
         manager: Server,
         limits: ConnectionLimits,
-        on_internal_error: InternalErrorHook,
-        on_refused_head: RefusedHeadHook,
+        hooks: Hooks,
         *,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -126,8 +113,7 @@ class Connection(RequestHandler):
             auto_decompress=False,
         )
         self._limits = limits
-        self._on_internal_error = on_internal_error
-        self._on_refused_head = on_refused_head
+        self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._body: StreamReader = EMPTY_PAYLOAD
@@ -209,13 +195,24 @@ class Connection(RequestHandler):
                 self.body_broken = True
                 self._body.feed_eof()
         elif size > self._limits.max_header_size and not in_body:
-            for _ in range(number):
-                self._messages.pop()
-            self._refuse_head(LineTooLong(b"", self._limits.max_header_size))
+            self._refuse_heads(number, LineTooLong(b"", self._limits.max_header_size))
         else:
             self._body = body
+        for behind in range(number, 0, -1):
+            message, _ = self._messages[-behind]
+            if isinstance(message, _ErrInfo):
+                break
+            if (fault := fault_of(message)) is not None:
+                self._refuse_heads(behind, fault)  # and what follows: where this body ends is anybody's guess
+                break
         if len(self._messages) > 1 + (not self._request_in_progress):
-            self._drop()
+            self._drop("it sent more than one further request before its answer")
+
+    def _refuse_heads(self, number: int, reason: Exception) -> None:
+        """Refuse the last `number` messages of the queue as one."""
+        for _ in range(number):
+            self._messages.pop()
+        self._refuse_head(reason)
 
     def _partial_head(self, data: bytes) -> None:
         if not self._head_bytes and not data.strip(b"\r\n"):
@@ -255,12 +252,11 @@ class Connection(RequestHandler):
     ) -> Answered:
         """Answer what was refused before it became a request (4xx), or what escaped our own handler (500)."""
         if status >= 500:
-            self._on_internal_error(exc)
-            error: ApiError = _internal_error()
+            self._hooks.internal_error(exc)
+            error: ApiError = internal_error()
         else:
-            error = _refusal(exc, self._limits)
-            self.begun, self.extra = False, b""
-            self._on_refused_head(error.status, error.code)
+            error = refusal(exc, self._limits)
+            self.begun, self.extra = False, self._hooks.refused_head(self.peer, error)
         if self.transport is None:
             raise ConnectionResetError("the client has left")
         if self.begun:
@@ -324,6 +320,7 @@ class Connection(RequestHandler):
         if self.listener is not None:
             return  # the next answer is being written; its writer looks after the client
         if transport.get_write_buffer_size() >= before:
+            self._hooks.dropped(self.peer, "it took no byte of an answer that had ended")
             transport.abort()
         else:
             self._watch_drain(transport)
@@ -333,7 +330,8 @@ class Connection(RequestHandler):
             self._drain_timer.cancel()
             self._drain_timer = None
 
-    def _drop(self) -> None:
+    def _drop(self, reason: str) -> None:
+        self._hooks.dropped(self.peer, reason)
         transport = self.transport
         self.force_close()
         if transport is not None:
@@ -347,35 +345,12 @@ class OpenSide(Server):
         self,
         handler: Callable[[BaseRequest], Awaitable[Any]],
         limits: ConnectionLimits,
-        on_internal_error: InternalErrorHook,
-        on_refused_head: RefusedHeadHook,
+        hooks: Hooks,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self._connection_limits = limits
-        self._on_internal_error = on_internal_error
-        self._on_refused_head = on_refused_head
+        self._hooks = hooks
 
     def __call__(self) -> Connection:
         """Make the protocol of one new connection."""
-        return Connection(
-            self, self._connection_limits, self._on_internal_error, self._on_refused_head, loop=self._loop
-        )
-
-
-def _refusal(reason: BaseException | None, limits: ConnectionLimits) -> ClientError:
-    """What the client is told; never its own bytes, which a parser error quotes."""
-    if isinstance(reason, HeadTooSlow):
-        seconds = limits.header_timeout
-        return ClientError(408, "request_timeout", f"The request's headers did not arrive within {seconds:g} s.")
-    if isinstance(reason, LineTooLong):
-        size = limits.max_header_size
-        return ClientError(431, "headers_too_large", f"The request's headers are larger than {size} bytes.")
-    if isinstance(reason, BadHttpMessage) and reason.message == _TOO_MANY:
-        return ClientError(431, "headers_too_large", f"The request has more than {MAX_HEADERS} headers.")
-    if isinstance(reason, BadStatusLine):
-        return ClientError(400, "invalid_request", "The request line is not valid HTTP/1.1.")
-    return ClientError(400, "invalid_request", "The request is not valid HTTP/1.1.")
-
-
-def _internal_error() -> UpstreamError:
-    return UpstreamError(500, "internal_error", "The gateway failed on this request; its log says why.")
+        return Connection(self, self._connection_limits, self._hooks, loop=self._loop)

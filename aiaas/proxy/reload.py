@@ -38,9 +38,10 @@ class Reloader:
         self._on_plan = on_plan
         self._begun_with = gateway.active.plan
         self._reading_keys = asyncio.Lock()
-        self._key_watch = FileWatch(self._begun_with.auth.keys_file, self.reload_keys, gateway.internal_error)
+        crashed = gateway.incidents.internal_error
+        self._key_watch = FileWatch(self._begun_with.auth.keys_file, self.reload_keys, crashed)
         source = self._begun_with.source
-        self._config_watch = None if source is None else FileWatch(source, self.reload_config, gateway.internal_error)
+        self._config_watch = None if source is None else FileWatch(source, self.reload_config, crashed)
 
     def watches(self) -> list[FileWatch]:
         """To be run until the end."""

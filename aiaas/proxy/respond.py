@@ -108,9 +108,19 @@ def error_answer(error: ApiError, *, extra: bytes, close: bool) -> bytes:
 
 
 def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:
-    """The head of an answer that goes through: the backend's end-to-end headers, then `framing` and ours."""
+    """The head of an answer that goes through: the backend's end-to-end headers, then `framing` and ours.
+
+    What its `Connection` header names is hop-by-hop, too (RFC 9110 section 7.6.1).
+    """
     lines = [status_line(status)]
-    lines += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _NOT_RELAYED]
+    named = b""
+    for name, value in headers:
+        if name not in _NOT_RELAYED:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif name == b"connection":
+            named += value + b","
+    if named and (hop_by_hop := frozenset(word.strip().lower() for word in named.split(b","))):
+        lines = [line for line in lines if line.partition(b":")[0] not in hop_by_hop]
     lines.append(framing)
     lines.append(extra)
     lines.append(b"connection: close\r\n\r\n" if close else _CRLF)

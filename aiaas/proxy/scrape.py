@@ -6,11 +6,15 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from aiohttp.web_request import BaseRequest
 
-from aiaas.proxy.connection import ConnectionLimits, InternalErrorHook, OpenSide
+from aiaas.errors import ApiError
+from aiaas.proxy.connection import OpenSide
+from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.respond import Answered, answer
+from aiaas.proxy.target import path_of
 
 EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 # What a scraper's request may take, in seconds and in bytes.
@@ -18,10 +22,24 @@ HEAD_TIMEOUT = 10.0
 HEAD_SIZE = 32 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class _FaultsOnly:
+    """A scraper that is refused or dropped says so itself."""
+
+    internal_error: Callable[[BaseException | None], None]
+
+    def refused_head(self, _peer: str, _error: ApiError) -> bytes:
+        """Not counted among the gateway's answers."""
+        return b""
+
+    def dropped(self, _peer: str, _reason: str) -> None:
+        """Nothing to tell."""
+
+
 async def serve_metrics(
     listener: socket.socket,
     expose: Callable[[], Awaitable[bytes]],
-    internal_error: InternalErrorHook,
+    internal_error: Callable[[BaseException | None], None],
     stack: AsyncExitStack,
 ) -> None:
     """Answer with what `expose` gives, until `stack` ends.
@@ -30,7 +48,7 @@ async def serve_metrics(
     """
 
     async def metrics(request: BaseRequest) -> Answered:
-        found = request.raw_path.partition("?")[0] == "/metrics" and request.method in ("GET", "HEAD")
+        found = path_of(request.raw_path) == "/metrics" and request.method in ("GET", "HEAD")
         body = await expose() if found else b"Metrics are at GET /metrics.\n"
         whole = answer(
             200 if found else 404,
@@ -45,7 +63,7 @@ async def serve_metrics(
         return Answered(keep_alive=False)
 
     limits = ConnectionLimits(HEAD_TIMEOUT, HEAD_SIZE)
-    open_side = OpenSide(metrics, limits, internal_error, lambda _status, _code: None)
+    open_side = OpenSide(metrics, limits, _FaultsOnly(internal_error))
     server = await asyncio.get_running_loop().create_server(open_side, sock=listener, backlog=16)
     stack.push_async_callback(open_side.shutdown, 1.0)
     stack.callback(server.close)

@@ -27,11 +27,12 @@ from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.app import Gateway
-from aiaas.proxy.connection import ConnectionLimits, OpenSide
+from aiaas.proxy.connection import OpenSide
 from aiaas.proxy.lag import watch_lag
 from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.probes import Probes
+from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.reload import Reloader
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.tasks import first_of, keep_running
@@ -256,7 +257,7 @@ class Server:
                 await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
         self._stack.callback(self._close_backends)
         if metrics_listener is not None:
-            await serve_metrics(metrics_listener, self._expose, self._gateway.internal_error, self._stack)
+            await serve_metrics(metrics_listener, self._expose, self._gateway.incidents.internal_error, self._stack)
         server, open_side = await self._open(listener, plan)
         self._follow(plan)
         self._stack.push_async_callback(self._probes.close)
@@ -281,7 +282,7 @@ class Server:
     async def _open(self, listener: socket.socket, plan: Plan) -> tuple[asyncio.Server, OpenSide]:
         gateway = self._gateway
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
-        open_side = OpenSide(gateway.handle, limits, gateway.internal_error, gateway.refused_head)
+        open_side = OpenSide(gateway.handle, limits, gateway.incidents)
         server = await asyncio.get_running_loop().create_server(open_side, sock=listener, backlog=BACKLOG)
         self._stack.callback(server.close)
         return server, open_side

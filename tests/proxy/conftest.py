@@ -42,9 +42,10 @@ from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.backends import BackendState, EndpointState, probe_forever
-from aiaas.proxy.connection import ConnectionLimits, OpenSide
+from aiaas.proxy.connection import OpenSide
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.refusal import ConnectionLimits
 from tests.fakes.vllm import FakeVllm
 
 CHAT = "/v1/chat/completions"
@@ -194,7 +195,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         verifier = Verifier(KeyRing.from_records([key.record for key in (known_key, *keys)]))
         made = Gateway(plan, verifier, MemoryStore(), log, metrics, wall)
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
-        open_side = OpenSide(made.handle, limits, made.internal_error, made.refused_head)
+        open_side = OpenSide(made.handle, limits, made.incidents)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(open_side, "127.0.0.1", 0)
         tasks = [

@@ -92,7 +92,7 @@ async def test_each_check_comes_before_the_next(gateway: StartGateway, fake_vllm
     [
         "/", "/v1", "/v1/", "//v1/chat/completions", "/v1/chat/completions/", "/V1/chat/completions",
         "/v1/chat%2Fcompletions", "/v1/chat/%63ompletions", "/v1/./chat/completions", "/v1/models/../chat/completions",
-        "/v1/chat/completions%00", "/v1/chat/completions;x", "http://gateway/v1/chat/completions", "/metrics",
+        "/v1/chat/completions%00", "/v1/chat/completions;x", "ftp://gateway/v1/chat/completions", "/metrics",
         "/invocations", "/v1/chat/completions#x", "/healthz", "/health/", "/v1/modelsx", "/v1/score", "/docs",
     ],
 )  # fmt: skip
@@ -106,6 +106,30 @@ async def test_only_the_listed_paths_exist(
     got = await client.post(BODY, path=path, **({} if with_key else {"headers": {"Authorization": "x"}}))
     assert_error(got, *((404, "not_found") if not path.startswith("/v1/models/") else (405, "method_not_allowed")))
     assert not fake_vllm.posts
+
+
+async def test_a_target_in_absolute_form_is_served_by_its_path(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """As RFC 9112 section 3.2.2 asks of every server; whatever host it names."""
+    client = await (await gateway(fake_vllm)).client()
+    assert (await client.get("http://elsewhere/v1/models")).status == 200
+    assert (await client.post({"model": "m", "messages": []}, path=f"https://elsewhere:1{CHAT}?x=1")).status == 200
+    assert fake_vllm.posts[0].path == CHAT
+    assert (await client.get("http://elsewhere")).status == 404
+    assert (await client.get("http://elsewhere/health")).status == 200
+
+
+@pytest.mark.parametrize(("method", "target"), [("CONNECT", "x:80"), ("OPTIONS", "*")], ids=["a tunnel", "asterisk"])
+async def test_a_target_that_is_no_path_is_a_404(gateway: StartGateway, method: str, target: str) -> None:
+    """And no tunnel begins behind it."""
+    client = await (await gateway("http://127.0.0.1:1")).client()
+    client.send(client.request(None, path=target, method=method) + client.request(None, path="/health", method="GET"))
+    got = await client.answer()
+    assert (got.status, got.json["error"]["code"]) == (404, "not_found")
+    if method == "CONNECT":
+        assert got.header("connection") == "close"
+        assert await client.ended() == b""
+    else:
+        assert (await client.answer()).status == 200
 
 
 async def test_a_query_is_ignored(gateway: StartGateway, fake_vllm: FakeVllm) -> None:

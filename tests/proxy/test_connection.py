@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 import pytest
 import uvloop
 
-from aiaas.proxy.connection import Connection, ConnectionLimits, OpenSide
+from aiaas.proxy.connection import Connection, OpenSide
+from aiaas.proxy.refusal import ConnectionLimits
 from tests.fakes.vllm import (
     DONE,
     LAST_CHUNK,
@@ -56,7 +57,7 @@ def assert_error(got: Got, status: int, code: str) -> None:
     """The OpenAI shape, and a connection that ends."""
     assert (got.status, got.json["error"]["code"]) == (status, code), got
     assert set(got.json["error"]) == {"message", "type", "param", "code"}
-    assert got.json["error"]["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    assert got.json["error"]["type"] == ("server_error" if status in (500, 503) else "invalid_request_error")
     assert got.header("content-type") == "application/json"
     assert got.header("connection") == "close"
     assert got.header("date")
@@ -223,6 +224,64 @@ async def test_rubbish_behind_a_request_is_refused_after_its_answer(running: Run
     await client.ended()
 
 
+async def transfer_coding(running: Running, lines: str, version: str = "1.1", method: str = "POST") -> Got:
+    """The answer to a request with a whole chunked body and the given header lines."""
+    head = f"{method} {CHAT} HTTP/{version}\r\nHost: x\r\nAuthorization: Bearer {running.key}\r\n{lines}\r\n\r\n"
+    return await refused(running, head.encode() + b"2\r\n{}\r\n0\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("Transfer-Encoding: gzip, chunked", 501),
+        ("Transfer-Encoding: xchunked, chunked", 501),
+        ("Transfer-Encoding: ,chunked", 501),
+        ("Transfer-Encoding: identity", 400),
+        ("Transfer-Encoding: gzip", 400),
+        ("Transfer-Encoding: chunked, chunked", 400),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", 400),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 400),
+        ("Transfer-Encoding: chunked;q=1", 400),
+    ],
+    ids=[
+        "gzip, then chunked", "unknown, then chunked", "an empty one", "identity", "gzip",
+        "chunked twice in one header", "chunked in two headers", "gzip and chunked in two headers",
+        "chunked with a parameter",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_a_transfer_coding_other_than_chunked_is_refused(
+    running: Running, fake_vllm: FakeVllm, lines: str, status: int, method: str
+) -> None:
+    """As RFC 9112 section 6.1 says, and what follows on the connection is not taken for a request."""
+    assert_error(await transfer_coding(running, lines, method=method), status, "invalid_request")
+    assert not fake_vllm.posts
+
+
+async def test_http_1_0_has_no_transfer_coding(running: Running, fake_vllm: FakeVllm) -> None:
+    """Who writes one frames the message otherwise than we do (RFC 9112 section 6.1)."""
+    assert_error(await transfer_coding(running, "Transfer-Encoding: chunked", "1.0"), 400, "invalid_request")
+    assert not fake_vllm.posts
+
+
+async def test_a_bad_coding_in_the_second_of_two_requests_is_told_after_the_first_ones_answer(running: Running) -> None:
+    """In its turn."""
+    client = await running.client()
+    bad = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+    client.send(client.request(BODY) + bad)
+    assert (await client.answer()).status == 200
+    assert_error(await client.answer(), 501, "invalid_request")
+
+
+async def test_a_refused_head_leaves_a_line_with_the_answers_id_and_the_clients_address(running: Running) -> None:
+    """So that whoever was refused can be helped."""
+    got = await refused(running, b"rubbish\r\n\r\n")
+    (line,) = running.log_lines("request_refused")
+    assert line["request_id"] == got.header("x-request-id") != ""
+    assert (line["client_address"], line["status"]) == ("127.0.0.1", 400)
+    assert line["reason"] == got.json["error"]["message"]
+
+
 # -- bodies --------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +372,8 @@ async def test_more_than_one_request_in_the_queue_drops_the_connection(
         client.send(client.request(BODY) * 2)
     assert await client.ended() == b""
     await running.quiet()
+    (line,) = running.log_lines("connection_dropped")
+    assert (line["client_address"], "further request" in line["reason"]) == ("127.0.0.1", True)
     assert all([post.gone.is_set() or await asyncio.wait_for(post.gone.wait(), 1) for post in fake_vllm.posts])
 
 
@@ -363,7 +424,7 @@ async def impatient(running: Running) -> AsyncIterator[tuple[int, OpenSide]]:
     """The running gateway on a second port, where a client that takes no byte of an ended answer has 300 ms."""
     made = running.gateway
     limits = ConnectionLimits(10.0, 4096, closing_silence=0.3)
-    open_side = OpenSide(made.handle, limits, made.internal_error, made.refused_head)
+    open_side = OpenSide(made.handle, limits, made.incidents)
     server = await asyncio.get_running_loop().create_server(open_side, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1], open_side
     server.close()
@@ -404,6 +465,7 @@ async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
         connection.linger()
     assert open_side.connections
     await until_gone(open_side, 1.5)
+    assert "took no byte" in running.log_lines("connection_dropped")[-1]["reason"]
     client.reset()
 
 

@@ -54,6 +54,16 @@ def test_of_the_backends_headers_only_what_is_the_clients_business_goes_through(
     )
 
 
+def test_what_the_backends_connection_header_names_ends_here() -> None:
+    """In one header or several, before or behind the named ones, in any case; `close` names none."""
+    headers = [
+        (b"x-hop", b"1"), (b"connection", b"close, X-Hop"), (b"connection", b"keep-alive,x-other"), (b"x-other", b"2"),
+        (b"x-kept", b"x-hop"),
+    ]  # fmt: skip
+    head = relayed_head(200, headers, framing=b"content-length: 2\r\n", extra=b"x-request-id: 1\r\n", close=False)
+    assert head == b"HTTP/1.1 200 OK\r\nx-kept: x-hop\r\ncontent-length: 2\r\nx-request-id: 1\r\n\r\n"
+
+
 async def test_aiohttp_is_told_that_nothing_is_left_to_send() -> None:
     """It calls these two and reads the third."""
     answered = Answered(keep_alive=True)

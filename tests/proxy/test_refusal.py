@@ -1,0 +1,31 @@
+"""aiaas.proxy.refusal: what a client is told whose head is refused. How heads arrive is tested in test_connection."""
+
+import pytest
+from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, LineTooLong
+
+from aiaas.proxy.refusal import CodingFromHttp10, ConnectionLimits, HeadTooSlow, UnknownCoding, refusal
+
+MARK = "MARKER"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [
+        (HeadTooSlow(), 408, "request_timeout"),
+        (LineTooLong(MARK.encode(), 5), 431, "headers_too_large"),
+        (BadHttpMessage("Too many headers received"), 431, "headers_too_large"),
+        (UnknownCoding(), 501, "invalid_request"),
+        (CodingFromHttp10(), 400, "invalid_request"),
+        (BadStatusLine(MARK), 400, "invalid_request"),
+        (BadHttpMessage(MARK), 400, "invalid_request"),
+        (None, 400, "invalid_request"),
+    ],
+    ids=["slow", "large", "many", "coding", "coding from HTTP/1.0", "request line", "anything else", "nothing known"],
+)
+def test_every_fault_has_its_status_and_never_the_clients_bytes(
+    reason: Exception | None, status: int, code: str
+) -> None:
+    """Which a parser's error quotes."""
+    error = refusal(reason, ConnectionLimits(10.0, 4096))
+    assert (error.status, error.code) == (status, code)
+    assert MARK not in error.message
