@@ -23,8 +23,8 @@ from aiaas.cli.common import (
     print_json,
     print_table,
 )
-from aiaas.cli.keytarget import Target, editing, read_key, read_records, target_of, translated
-from aiaas.cli.keyview import limits_text, models_text, print_key, print_record, shown
+from aiaas.cli.keytarget import Target, editing, last_uses, read_key, read_records, target_of, translated
+from aiaas.cli.keyview import limits_text, models_text, print_key, print_record, shown, used_text
 from aiaas.errors import NotHeldError, UsageError
 from aiaas.keys import changes
 from aiaas.keys.file import KeyFileError, edit_key_file
@@ -135,9 +135,10 @@ def list_keys(
     config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text
 ) -> None:
     """List all keys: names, ids, states, what they may use. No key and no hash is shown."""
-    records, now = read_records(target_of(config, keys_file)), _now()
+    where, now = target_of(config, keys_file), _now()
+    records, used = read_records(where), last_uses(where)
     if output is Output.json:
-        print_json([shown(record, now) for record in records])
+        print_json([shown(record, now) | {"last_used": used_text(record, used)} for record in records])
         return
     if not records:
         note("no keys yet; `aiaas keys create NAME` makes one")
@@ -149,12 +150,13 @@ def list_keys(
             changes.state_of(record, now),
             time_text(record.created),
             "never" if record.expires is None else time_text(record.expires),
+            used_text(record, used) or "unknown",
             models_text(record),
             limits_text(record),
         )
         for record in records
     ]
-    print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "MODELS", "LIMITS"), rows)
+    print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "MODELS", "LIMITS"), rows)
 
 
 @app.command(epilog=_examples("aiaas keys show alice"))

@@ -6,16 +6,19 @@ import getpass
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from aiaas.cli.common import CONFIG_VARIABLE, config_path
+from aiaas.cli.common import CONFIG_VARIABLE, config_path, note
 from aiaas.errors import NotHeldError, UsageError, WorldError
 from aiaas.keys.changes import KeyChangeError
 from aiaas.keys.file import KeyFile, KeyFileAccessError, KeyFileError, edit_key_file, read_key_file
 from aiaas.keys.model import KeyRecord
+
+if TYPE_CHECKING:
+    from aiaas.limits.usage import UsageStore
 
 DEFAULT_KEYS_FILE: Final = Path("keys.yaml")
 DEFAULT_PREFIX: Final = "sk-"
@@ -24,11 +27,12 @@ MAX_STDIN: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which file, what new keys begin with, and the models that a key can name (None: unknown)."""
+    """Which file, what new keys begin with, the models that a key can name and where usage is kept (None: unknown)."""
 
     keys_file: Path
     prefix: str
     models: tuple[str, ...] | None
+    usage: UsageStore | None = None
 
 
 def target_of(config: Path | None, keys_file: Path | None) -> Target:
@@ -44,11 +48,14 @@ def target_of(config: Path | None, keys_file: Path | None) -> Target:
             return Target(DEFAULT_KEYS_FILE, DEFAULT_PREFIX, None)
         raise WorldError(f"{path}: there is no such config; `aiaas init` writes one, --keys-file needs none")
     from aiaas.plan.read import read_plan
+    from aiaas.proxy.usage import usage_store
 
     plan, _ = read_plan(path, os.environ)
     if plan is None:
         raise NotHeldError(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
-    return Target(plan.auth.keys_file, plan.auth.api_key_prefix, tuple(model.name for model in plan.models))
+    return Target(
+        plan.auth.keys_file, plan.auth.api_key_prefix, tuple(model.name for model in plan.models), usage_store(plan)
+    )
 
 
 @contextmanager
@@ -73,6 +80,20 @@ def read_records(where: Target) -> tuple[KeyRecord, ...]:
     """The records of the key file."""
     with translated():
         return read_key_file(where.keys_file).records
+
+
+def last_uses(where: Target) -> dict[str, int]:
+    """When each key was last used, POSIX seconds by key id, as far as it is known. Where it cannot be read, a note."""
+    from aiaas.limits.usage import UsageStoreError
+
+    if where.usage is None:
+        return {}
+    try:
+        with closing(where.usage) as store:
+            return dict(store.last_used())
+    except UsageStoreError as error:
+        note(f"warning: last use is not known: {error}")
+        return {}
 
 
 def read_key() -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
 def models_text(record: KeyRecord) -> str:
     """The models that a key may use, in one cell."""
     return "all" if record.models is None else ", ".join(record.models) or "none"
+
+
+def used_text(record: KeyRecord, last_uses: Mapping[str, int]) -> str | None:
+    """When a key was last used (`last_uses`: POSIX seconds by key id); None where that is not known."""
+    used = last_uses.get(record.id)
+    return None if used is None else time_text(datetime.fromtimestamp(used, UTC))
 
 
 def limits_text(record: KeyRecord) -> str:

@@ -38,6 +38,7 @@ COMMANDS: Final = MappingProxyType(
         "validate": ("aiaas.cli.validate", "Check a config and show all its problems at once."),
         "schema": ("aiaas.cli.schema", "Print the JSON Schema of the config, for editors."),
         "keys": ("aiaas.cli.keys", "Create, list, revoke and check API keys."),
+        "usage": ("aiaas.cli.usage", "Show requests and tokens by key, model and day."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
         "simulate": ("aiaas.cli.simulate", "Run only the embedded stand-in for vLLM."),
     }

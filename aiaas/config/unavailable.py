@@ -20,7 +20,6 @@ ROWS: Final[tuple[Row, ...]] = (
     (("server", "cors"), lambda c: c.server.cors is not None, "remove it, and let the ingress do it"),
     (("server", "tls"), lambda c: c.server.tls is not None, "remove it, and let the ingress do it"),
     (("rate_limit", "store"), lambda c: c.rate_limit.store != "memory", "write memory, which counts in each process"),
-    (("monitoring", "usage_file"), lambda c: c.monitoring.usage_file is not None, "remove it"),
 )
 
 BACKEND_ROWS: Final[tuple[BackendRow, ...]] = (("dns", lambda b: b.dns is not None, "list the addresses under urls"),)

@@ -29,7 +29,14 @@ from aiaas.proxy.backends import BackendState, EndpointState, all_endpoints
 from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.forward import forward, write
-from aiaas.proxy.identity import Networks, client_address, is_trusted, sane_request_id
+from aiaas.proxy.identity import (
+    Networks,
+    client_address,
+    is_trusted,
+    method_not_allowed,
+    require_method,
+    sane_request_id,
+)
 from aiaas.proxy.incidents import Incidents
 from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
@@ -38,6 +45,7 @@ from aiaas.proxy.record import Record
 from aiaas.proxy.relay import Relay
 from aiaas.proxy.respond import Answered, answer, date_header, header_lines
 from aiaas.proxy.target import path_of
+from aiaas.proxy.usage import UsageRecorder
 
 # nginx's word for "the client left before there was an answer"; never on the wire.
 CLIENT_LEFT = 499
@@ -66,6 +74,7 @@ class Gateway:
         store: Store,
         log: JsonLog,
         metrics: Metrics,
+        usage: UsageRecorder,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -74,6 +83,7 @@ class Gateway:
         self.store = store
         self.log = log
         self.metrics = metrics
+        self._usage = usage
         self.draining = False  # answers end their connections, /ready says no
         self.refusing = False  # and new inference requests are refused
         self.relays: set[Relay] = set()
@@ -199,6 +209,7 @@ class Gateway:
             record.estimated = True
             record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens
         used = charge.input_tokens + charge.output_tokens
+        self._usage.settled(record, charge, ticket.lease.admitted_wall)
         await self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=charge.ran)
 
     @property
@@ -380,15 +391,3 @@ def draining() -> UpstreamError:
     return UpstreamError(
         503, "draining", "The gateway is shutting down; send the request again.", headers=(("retry-after", "1"),)
     )
-
-
-def require_method(request: BaseRequest, allowed: tuple[str, ...]) -> None:
-    """Raises ClientError 405 with `Allow`."""
-    if request.method not in allowed:
-        raise method_not_allowed(allowed)
-
-
-def method_not_allowed(allowed: tuple[str, ...]) -> ClientError:
-    """405 that says what is allowed."""
-    methods = ", ".join(allowed)
-    return ClientError(405, "method_not_allowed", f"This path takes {methods}.", headers=(("allow", methods),))

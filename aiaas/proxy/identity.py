@@ -87,6 +87,18 @@ def plain_address(text: str) -> str | None:
     return str(mapped or ip)
 
 
+def require_method(request: BaseRequest, allowed: tuple[str, ...]) -> None:
+    """Raises ClientError 405 with `Allow`."""
+    if request.method not in allowed:
+        raise method_not_allowed(allowed)
+
+
+def method_not_allowed(allowed: tuple[str, ...]) -> ClientError:
+    """405 that says what is allowed."""
+    methods = ", ".join(allowed)
+    return ClientError(405, "method_not_allowed", f"This path takes {methods}.", headers=(("allow", methods),))
+
+
 def sane_request_id(offered: str | None) -> str | None:
     """An offered X-Request-Id that may stand in our log and header, or None."""
     return offered if offered is not None and _SANE_REQUEST_ID.match(offered) else None

@@ -44,10 +44,11 @@ class _Series:
 class _Tally:
     """Requests that ended alike since the last scrape: how many, and their LLM tokens."""
 
-    __slots__ = ("input_tokens", "output_tokens", "requests")
+    __slots__ = ("estimated_input_tokens", "estimated_output_tokens", "input_tokens", "output_tokens", "requests")
 
     def __init__(self) -> None:
         self.requests = self.input_tokens = self.output_tokens = 0
+        self.estimated_input_tokens = self.estimated_output_tokens = 0
 
 
 class Metrics:
@@ -67,7 +68,13 @@ class Metrics:
             registry=registry,
         )
         self.tokens = Counter(
-            "tokens_processed", "LLM tokens as the backend reported them", ["model", "type"], registry=registry
+            "tokens_processed",
+            "LLM tokens that were settled: reported, else estimated",
+            ["model", "type"],
+            registry=registry,
+        )
+        self._estimated = Counter(
+            "aiaas_tokens_estimated", "Of these, estimated ones", ["model", "type"], registry=registry
         )
         self.ttft = Histogram(
             "aiaas_time_to_first_token_seconds",
@@ -100,6 +107,12 @@ class Metrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
+        self._usage_batches = Counter(
+            "aiaas_usage_batches", "Batches of usage, by whether the store took them", ["result"], registry=registry
+        )
+        self._usage_lost = Counter(
+            "aiaas_usage_lost_requests", "Requests that no usage store has counted", registry=registry
+        )
         self._config = Info("aiaas_config", "Which config is in force", registry=registry)
         Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
         self._series: dict[tuple[str, str], _Series] = {}
@@ -127,10 +140,12 @@ class Metrics:
         if tally is None:
             tally = self._tallies[end] = _Tally()
         tally.requests += 1
-        if record.input_tokens and not record.estimated:
+        if record.input_tokens is not None:
             tally.input_tokens += record.input_tokens
-        if record.output_tokens:
-            tally.output_tokens += record.output_tokens
+            tally.output_tokens += record.output_tokens or 0
+            if record.estimated:
+                tally.estimated_input_tokens += record.input_tokens
+                tally.estimated_output_tokens += record.output_tokens or 0
         if record.ended_by == "client":
             self._aborts.labels(record.phase).inc()
 
@@ -144,6 +159,8 @@ class Metrics:
             self.requests.labels(model, path, other).inc(0)  # a series that begins at 0 has a first increase
             self.tokens.labels(model, "input").inc(tally.input_tokens)
             self.tokens.labels(model, "output").inc(tally.output_tokens)
+            self._estimated.labels(model, "input").inc(tally.estimated_input_tokens)
+            self._estimated.labels(model, "output").inc(tally.estimated_output_tokens)
             self._responses.labels(str(status), reason or "").inc(tally.requests)
             if key_id is not None:
                 self._key_requests.labels(key_id).inc(tally.requests)
@@ -173,6 +190,14 @@ class Metrics:
     def reloaded(self, what: str, ok: bool) -> None:
         """Count a reload of `config` or `keys`."""
         self._reloads.labels(what, "success" if ok else "failure").inc()
+
+    def usage_written(self, ok: bool) -> None:
+        """Count a batch of usage that was written, or could not be."""
+        self._usage_batches.labels("success" if ok else "failure").inc()
+
+    def usage_lost(self, requests: int) -> None:
+        """Count requests that the usage store will never know of."""
+        self._usage_lost.inc(requests)
 
     def config(self, digest: str) -> None:
         """Show which config is in force."""

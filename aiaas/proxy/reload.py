@@ -126,7 +126,7 @@ def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
     ]
     fields += [
         f"monitoring.{name}"
-        for name in ("prometheus", "metrics_port")
+        for name in ("prometheus", "metrics_port", "usage_file")
         if getattr(begun_with.monitoring, name) != getattr(plan.monitoring, name)
     ]
     engines = {backend.name: backend.engine for backend in plan.backends}

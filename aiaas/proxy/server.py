@@ -36,6 +36,7 @@ from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.reload import Reloader
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.tasks import first_of, keep_running
+from aiaas.proxy.usage import UsageRecorder, usage_store
 
 # After SIGTERM, requests on connections that are still open are served for this long: the ingress may have sent one
 # before it noticed. (In a cluster preStop has waited already.) An idle gateway does not wait.
@@ -236,7 +237,8 @@ class Server:
         self._stack = stack
         self.metrics = Metrics()
         self.verifier = Verifier(EMPTY_RING)
-        self._gateway = Gateway(plan, self.verifier, MemoryStore(), log, self.metrics)
+        self._usage = UsageRecorder(usage_store(plan), log, self.metrics)
+        self._gateway = Gateway(plan, self.verifier, MemoryStore(), log, self.metrics, self._usage)
         self._probes = Probes(log)
         self.reloader = Reloader(self._gateway, env, self._follow)
 
@@ -249,6 +251,8 @@ class Server:
     ) -> None:
         """From the first task to the last. `on_serving` is called with the number of keys once it serves."""
         plan = self._gateway.active.plan
+        keep_running(self._usage.run(), "usage", self._log, self._stack)
+        self._stack.push_async_callback(self._usage.close)
         self._stack.callback(self.verifier.close)
         await self.reloader.reload_keys()
         for backend in plan.backends:

@@ -38,6 +38,7 @@ from aiaas.keys.model import KeyLimits, KeyRecord
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
+from aiaas.limits.usage import UsageStore
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
 from aiaas.proxy.app import Gateway
@@ -46,6 +47,7 @@ from aiaas.proxy.connection import OpenSide
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.refusal import ConnectionLimits
+from aiaas.proxy.usage import UsageRecorder
 from tests.fakes.vllm import FakeVllm
 
 CHAT = "/v1/chat/completions"
@@ -134,6 +136,7 @@ class Running:
     metrics: Metrics
     open_side: OpenSide
     lines: list[bytes]
+    usage: UsageRecorder
     clients: list[Raw] = field(default_factory=list)
 
     async def client(self, *, receive_buffer: int | None = None) -> Raw:
@@ -186,6 +189,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         probes: bool = False,
         on_recovered: Callable[[BackendState, EndpointState], None] = lambda _backend, _endpoint: None,
         wall: Callable[[], float] = time.time,
+        usage: UsageStore | None = None,
         **sections: Mapping[str, Any],
     ) -> Running:
         urls = [fake if isinstance(fake, str) else fake.url for fake in backends]
@@ -193,7 +197,8 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         lines: list[bytes] = []
         log, metrics = JsonLog(lines.append, wall, "debug"), Metrics()
         verifier = Verifier(KeyRing.from_records([key.record for key in (known_key, *keys)]))
-        made = Gateway(plan, verifier, MemoryStore(), log, metrics, wall)
+        recorder = UsageRecorder(usage, log, metrics)
+        made = Gateway(plan, verifier, MemoryStore(), log, metrics, recorder, wall)
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
         open_side = OpenSide(made.handle, limits, made.incidents)
         loop = asyncio.get_running_loop()
@@ -203,7 +208,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
             for name, state in made.active.backends.items()
             if probes
         ]
-        running = Running(made, server.sockets[0].getsockname()[1], known_key.text, metrics, open_side, lines)
+        running = Running(made, server.sockets[0].getsockname()[1], known_key.text, metrics, open_side, lines, recorder)
 
         async def close() -> None:
             for client in running.clients:

@@ -61,12 +61,15 @@ def test_an_error_is_every_end_that_is_no_whole_answer() -> None:
     assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="success") == 0
 
 
-def test_an_estimated_input_is_not_counted_as_reported() -> None:
-    """What was streamed is: it was seen."""
+def test_estimated_tokens_count_and_are_told_apart() -> None:
+    """What was settled is what is counted; the part that the backend never reported has a series of its own."""
     metrics = Metrics()
     metrics.finished(record(estimated=True), 1.0)
-    assert value(metrics, "tokens_processed_total", model="m", type="input") == 0
-    assert value(metrics, "tokens_processed_total", model="m", type="output") == 4
+    metrics.finished(record(), 1.0)
+    assert value(metrics, "tokens_processed_total", model="m", type="input") == 6
+    assert value(metrics, "tokens_processed_total", model="m", type="output") == 8
+    assert value(metrics, "aiaas_tokens_estimated_total", model="m", type="input") == 3
+    assert value(metrics, "aiaas_tokens_estimated_total", model="m", type="output") == 4
 
 
 def test_an_endpoint_that_no_plan_names_has_no_series() -> None:

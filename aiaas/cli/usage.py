@@ -1,0 +1,162 @@
+"""`aiaas usage`: requests and LLM tokens by key, model and day, from where the gateway keeps them. It only reads."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aiaas.cli.common import ConfigOption, config_path, new_app, note, print_json, print_table
+from aiaas.errors import NotHeldError, UsageError, WorldError
+
+if TYPE_CHECKING:
+    from aiaas.limits.usage import Usage, UsageKey, UsageStore, UsageSums
+
+app = new_app()
+
+
+class Form(StrEnum):
+    """How the result is printed."""
+
+    text = "text"
+    json = "json"
+    csv = "csv"
+
+
+FIELDS = ("day", "key", "key_id", "model", "requests", "input_tokens", "output_tokens")
+ESTIMATED = ("estimated_input_tokens", "estimated_output_tokens")
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+  aiaas usage                                  the last 7 days, today included
+  aiaas usage --key alice --since 2026-03-01
+  aiaas usage --since 31d -o csv > usage.csv
+  aiaas usage -o json | jq 'map(.output_tokens) | add'
+
+A request counts on the UTC day of its admission, once it has ended, a second later at the most. Estimated tokens are
+those of requests that ended before the backend reported; they are not among the others.
+"""
+)
+def usage(
+    key: Annotated[str | None, typer.Option("--key", metavar="NAME|ID", help="Only this key.")] = None,
+    since: Annotated[
+        str, typer.Option("--since", metavar="WHEN", help="7d (today and the six days before), or 2026-03-01.")
+    ] = "7d",
+    config: ConfigOption = None,
+    output: Annotated[
+        Form, typer.Option("--output", "-o", metavar="text|json|csv", help="How to print the result.")
+    ] = Form.text,
+) -> None:
+    """Show requests and LLM tokens by key, model and day (UTC)."""
+    from aiaas.limits.usage import UsageStoreError, day_text
+
+    store = store_of(config_path(config))
+    first = first_day(since, time.time())
+    try:
+        with closing(store):
+            kept = store.read(first)
+            if key is not None:
+                kept = _of_key(kept, key) or _nothing_of(store.read(0), key)
+    except UsageStoreError as error:
+        raise WorldError(str(error)) from error
+    rows = [_row(at, sums) for at, sums in sorted(kept.items(), key=lambda item: (item[0].day, item[1].name, item[0]))]
+    if output is Form.json:
+        print_json(rows)
+    elif output is Form.csv:
+        _print_csv(rows)
+    elif rows:
+        _print_table(rows)
+    if not rows:
+        note(f"no usage since {day_text(first)}")
+
+
+def store_of(path: Path) -> UsageStore:
+    """Where this config's gateway keeps usage. Raises NotHeldError where it keeps none, or the config has errors."""
+    from aiaas.plan.read import read_plan
+    from aiaas.proxy.usage import usage_store
+
+    plan, _ = read_plan(path, os.environ)
+    if plan is None:
+        raise NotHeldError(f"{path} has errors; `aiaas validate -c {path}` shows them")
+    store = usage_store(plan)
+    if store is None:
+        raise NotHeldError(f"{path} keeps no usage; set monitoring.usage_file: usage.db there and restart the gateway")
+    return store
+
+
+def first_day(since: str, now: float) -> int:
+    """The first UTC day of `7d`, `2w` (today counts as one of them) or a date. Raises UsageError."""
+    from aiaas.keys.changes import parse_duration
+    from aiaas.limits.usage import DAY, day_from, day_of
+
+    try:
+        return day_from(since)
+    except ValueError:
+        pass
+    try:
+        days = math.ceil(parse_duration(since).total_seconds() / DAY)
+    except ValueError as error:
+        raise UsageError(f"--since: {since!r} is no time; write for example 7d, 12w or 2026-03-01") from error
+    return max(day_of(now) - max(days, 1) + 1, 0)
+
+
+def _of_key(kept: Usage, wanted: str) -> Usage:
+    """What belongs to a key, by its name or its id."""
+    return {at: sums for at, sums in kept.items() if wanted in (at.key_id, sums.name)}
+
+
+def _nothing_of(ever: Usage, wanted: str) -> Usage:
+    """No usage, of a key that has been used once. Raises NotHeldError where none of that name or id ever was."""
+    if not _of_key(ever, wanted):
+        near = difflib.get_close_matches(wanted, sorted({sums.name for sums in ever.values()}), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`aiaas keys list` shows all keys"
+        raise NotHeldError(f"no key {wanted[:80]!r} has been used; {hint}")
+    return {}
+
+
+def _row(at: UsageKey, sums: UsageSums) -> dict[str, Any]:
+    from aiaas.limits.usage import day_text
+
+    return {
+        "day": day_text(at.day),
+        "key": sums.name,
+        "key_id": at.key_id,
+        "model": at.model,
+        "requests": sums.requests,
+        "input_tokens": sums.input_tokens,
+        "output_tokens": sums.output_tokens,
+        "estimated_input_tokens": sums.estimated_input_tokens,
+        "estimated_output_tokens": sums.estimated_output_tokens,
+    }
+
+
+def _print_csv(rows: Iterable[Mapping[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, (*FIELDS, *ESTIMATED), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The counts stand under each other from the right, with their sums in the last line."""
+    fields = (*FIELDS[4:], *ESTIMATED)
+    columns = []
+    for header, field in zip(("REQUESTS", "INPUT", "OUTPUT", "EST. INPUT", "EST. OUTPUT"), fields, strict=True):
+        cells = [header, *(str(row[field]) for row in rows), str(sum(row[field] for row in rows))]
+        columns.append([cell.rjust(max(map(len, cells))) for cell in cells])
+    headers, *counts = zip(*columns, strict=True)
+    names = [(row["day"], row["key"], row["model"]) for row in rows]
+    lines = [(*named, *counted) for named, counted in zip([*names, ("total", "", "")], counts, strict=True)]
+    print_table(("DAY", "KEY", "MODEL", *headers), lines)

@@ -1,0 +1,92 @@
+"""The words of usage accounting, and the protocol of what keeps it: LLM tokens by day, key and model.
+
+A request counts once, when it is settled, with what it was settled with: so the sums here equal what the limits
+charged and what `tokens_processed_total` shows. One that no backend saw was charged nothing and does not count.
+The day is the UTC day of its admission, as for quotas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from aiaas.errors import AiaasError
+
+DAY: Final = 86400  # seconds
+_EPOCH: Final = date(1970, 1, 1)
+
+
+class UsageKey(NamedTuple):
+    """What is summed over. `day` counts UTC days since 1970-01-01."""
+
+    day: int
+    key_id: str
+    model: str
+
+
+class UsageSums(msgspec.Struct, gc=False):
+    """The sums of one day, key and model. Mutable: a request that ends adds to it.
+
+    name                     the key's name when it was last used
+    input_tokens, output_tokens  as the backend reported
+    estimated_input_tokens, estimated_output_tokens  of requests that ended before it could report; not in the former
+    last_used                POSIX seconds of the last request's admission
+    """
+
+    name: str
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated_input_tokens: int = 0
+    estimated_output_tokens: int = 0
+    last_used: int = 0
+
+
+Usage = Mapping[UsageKey, UsageSums]
+
+
+class UsageStoreError(AiaasError):
+    """Usage could not be written or read; one sentence with what to do. Nothing of what was to be added was."""
+
+
+class UsageStore(Protocol):
+    """Where usage is kept. Every method blocks, so the gateway calls them in a thread; one thread at a time."""
+
+    def add(self, batch: str, usage: Usage) -> None:
+        """Add to what is kept, all of it or nothing.
+
+        batch  names these sums: where an attempt failed without telling whether it arrived, the next one with the same
+               name adds nothing twice
+        Raises UsageStoreError.
+        """
+        ...
+
+    def read(self, first_day: int) -> Usage:
+        """Everything from `first_day` on. Raises UsageStoreError."""
+        ...
+
+    def last_used(self) -> Mapping[str, int]:
+        """For each key id that is known here, POSIX seconds of its last use. Raises UsageStoreError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+def day_of(wall: float) -> int:
+    """The UTC day of a moment in POSIX seconds."""
+    return int(wall // DAY)
+
+
+def day_text(day: int) -> str:
+    """As `2026-03-01`."""
+    return (_EPOCH + timedelta(days=day)).isoformat()
+
+
+def day_from(text: str) -> int:
+    """The inverse of `day_text`. Raises ValueError."""
+    return (date.fromisoformat(text) - _EPOCH).days

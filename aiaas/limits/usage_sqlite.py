@@ -1,0 +1,167 @@
+"""Usage in an SQLite file that several processes share.
+
+Rules:
+  1. WAL: readers never wait for the gateway, nor it for them. `synchronous=FULL`: what was added outlasts a power cut.
+  2. One transaction for each batch. Whoever finds the file locked waits BUSY seconds.
+  3. After any error the connection is dropped and the next call opens the file anew, so that a disk that has room
+     again, or a file that was put in the place of a damaged one, is all it takes.
+  4. A file that is another program's database is refused, never written to (SQLite's application_id tells).
+
+The table is for people too: `sqlite3 usage.db 'SELECT * FROM usage'`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from aiaas.limits.usage import Usage, UsageKey, UsageStoreError, UsageSums, day_from, day_text
+
+BUSY: Final = 2.0  # seconds; another worker's transaction takes milliseconds
+APPLICATION_ID: Final = 0x61696173  # "aias"
+VERSION: Final = 1  # of the table; in user_version
+
+_COLUMNS: Final = (
+    "day, key_id, model, name, requests, input_tokens, output_tokens, estimated_input_tokens, estimated_output_tokens, "
+    "last_used"
+)
+_CREATE: Final = """CREATE TABLE usage (
+    day TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    name TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    estimated_input_tokens INTEGER NOT NULL,
+    estimated_output_tokens INTEGER NOT NULL,
+    last_used INTEGER NOT NULL,
+    PRIMARY KEY (day, key_id, model)
+) WITHOUT ROWID"""
+_ADD: Final = f"""INSERT INTO usage ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, key_id, model) DO UPDATE SET
+    name = excluded.name,
+    requests = requests + excluded.requests,
+    input_tokens = input_tokens + excluded.input_tokens,
+    output_tokens = output_tokens + excluded.output_tokens,
+    estimated_input_tokens = estimated_input_tokens + excluded.estimated_input_tokens,
+    estimated_output_tokens = estimated_output_tokens + excluded.estimated_output_tokens,
+    last_used = max(last_used, excluded.last_used)"""
+
+
+class SqliteUsage:
+    """`aiaas.limits.usage.UsageStore` in one file, which the first `add` makes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: sqlite3.Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"SqliteUsage({str(self._path)!r})"
+
+    def add(self, batch: str, usage: Usage) -> None:
+        """As in `UsageStore.add`; a transaction that failed was rolled back, so the batch's name is not needed."""
+        del batch
+        rows = [
+            (
+                day_text(at.day),
+                at.key_id,
+                at.model,
+                sums.name,
+                sums.requests,
+                sums.input_tokens,
+                sums.output_tokens,
+                sums.estimated_input_tokens,
+                sums.estimated_output_tokens,
+                sums.last_used,
+            )
+            for at, sums in usage.items()
+        ]
+        try:
+            with self._translated():
+                if self._writer is None:
+                    self._writer = self._open_to_write()
+                with self._writer as transaction:
+                    transaction.execute("BEGIN IMMEDIATE")
+                    transaction.executemany(_ADD, rows)
+        except UsageStoreError:
+            self.close()
+            raise
+
+    def read(self, first_day: int) -> Usage:
+        """As in `UsageStore.read`. A file that is not there yet holds nothing."""
+        query = f"SELECT {_COLUMNS} FROM usage WHERE day >= ? ORDER BY day, name, model"
+        return {
+            UsageKey(day_from(day), key_id, model): UsageSums(name, *sums)
+            for day, key_id, model, name, *sums in self._query(query, (day_text(first_day),))
+        }
+
+    def last_used(self) -> Mapping[str, int]:
+        """As in `UsageStore.last_used`."""
+        return dict(self._query("SELECT key_id, max(last_used) FROM usage GROUP BY key_id", ()))
+
+    def close(self) -> None:
+        """As in `UsageStore.close`; closing the last connection puts the log back into the file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._translated():
+                writer.close()
+
+    def _open_to_write(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")  # two workers that start at once: one makes the table
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version={VERSION}")
+                connection.execute(_CREATE)
+            connection.execute("COMMIT")
+            self._check_owner(connection)
+            connection.execute("PRAGMA journal_mode=WAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _query(self, query: str, parameters: tuple[str, ...]) -> list[Any]:
+        """Run a query on a connection that cannot write."""
+        with self._translated():
+            if not self._path.exists() or not self._path.stat().st_size:  # or just being made
+                return []
+            # Beside a file whose log was put back and that lies in a folder that may not be written, SQLite cannot make
+            # the shared memory that WAL needs; there nobody writes, so `immutable` holds.
+            logged = self._path.with_name(self._path.name + "-wal").exists()
+            for mode in ("ro",) if logged else ("ro", "ro&immutable=1"):
+                try:
+                    uri = f"file:{quote(str(self._path.absolute()))}?mode={mode}"
+                    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY)) as connection:
+                        self._check_owner(connection)
+                        return connection.execute(query, parameters).fetchall()
+                except sqlite3.OperationalError as error:
+                    failed = error
+            raise failed
+
+    def _check_owner(self, connection: sqlite3.Connection) -> None:
+        (owner,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if owner != APPLICATION_ID:
+            raise UsageStoreError(f"{self._path} is the database of another program; name another file")
+        if version != VERSION:
+            raise UsageStoreError(f"{self._path} was made by another version of aiaas; name another file")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # locked, full, read-only, not to be opened
+            raise UsageStoreError(f"{self._path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            message = f"{self._path} is damaged or no database ({error}); move it away, and a new one is made"
+            raise UsageStoreError(message) from error
+        except OSError as error:
+            raise UsageStoreError(f"{self._path}: {error.strerror}") from error

@@ -1,0 +1,136 @@
+"""Usage on its way to the store: summed in memory on the request path, written by a task beside it.
+
+    a request is settled -> `settled` adds to the sums of its day, key and model (one dict lookup, under a microsecond)
+    every FLUSH_INTERVAL -> the sums become a batch, which a thread adds to the store
+
+Rules:
+  1. A crash loses what was settled within the last second: half of it is waiting, half is for a slow disk.
+  2. A store that fails stops nothing: the batch stays and is tried again under the same name, and what comes meanwhile
+     is summed for the next. Said once when it begins and once when it is over, and counted.
+  3. Memory is bounded: MAX_SUMS sums. Beyond them requests of a day, key and model that have no sums yet are not
+     counted, and their number is.
+  4. A clean end writes everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
+
+from aiaas.limits.usage import Usage, UsageKey, UsageStore, UsageStoreError, UsageSums, day_of
+from aiaas.limits.usage_sqlite import SqliteUsage
+from aiaas.plan.model import Plan
+from aiaas.proxy.charge import Charge
+from aiaas.proxy.log import JsonLog
+from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.record import Record
+
+FLUSH_INTERVAL: Final = 0.5  # seconds
+MAX_SUMS: Final = 20_000  # some 6 MB
+
+
+def usage_store(plan: Plan) -> UsageStore | None:
+    """Where a Plan's usage is kept; None where it is not."""
+    file = plan.monitoring.usage_file
+    return None if file is None else SqliteUsage(file)
+
+
+class UsageRecorder:
+    """One for each gateway. Without a store it counts nothing.
+
+    interval  seconds between two batches
+    """
+
+    def __init__(
+        self, store: UsageStore | None, log: JsonLog, metrics: Metrics, interval: float = FLUSH_INTERVAL
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._metrics = metrics
+        self._interval = interval
+        self._sums: dict[UsageKey, UsageSums] = {}
+        self._batch: tuple[str, Usage] | None = None
+        self._failing = False
+        self._closing = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    def settled(self, record: Record, charge: Charge, admitted: float) -> None:
+        """Count a request that was settled with `charge`. `admitted` is the moment of its admission, POSIX seconds."""
+        if self._store is None or not charge.ran:
+            return
+        key = UsageKey(day_of(admitted), record.key_id or "-", record.model or "-")
+        sums = self._sums.get(key)
+        if sums is None:
+            if len(self._sums) >= MAX_SUMS:
+                self._metrics.usage_lost(1)
+                return
+            # With auth.enabled: false the name is an address, and there may be any number of them.
+            sums = self._sums[key] = UsageSums("-" if key.key_id == "-" else record.user or "-")
+        sums.requests += 1
+        sums.last_used = max(sums.last_used, int(admitted))
+        if charge.estimated:
+            sums.estimated_input_tokens += charge.input_tokens
+            sums.estimated_output_tokens += charge.output_tokens
+        else:
+            sums.input_tokens += charge.input_tokens
+            sums.output_tokens += charge.output_tokens
+
+    async def run(self) -> None:
+        """Write batches until `close`."""
+        if self._store is None:
+            self._closed.set()
+            return
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="aiaas-usage") as thread:
+                ending = False
+                while not ending:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._interval):
+                            await self._closing.wait()
+                    ending = self._closing.is_set()
+                    await self._flush(self._store, thread)
+                await self._end(self._store, thread)
+        finally:
+            self._closed.set()
+
+    async def close(self) -> None:
+        """Write what is left, and end `run`. Only once `run` has begun."""
+        self._closing.set()
+        await self._closed.wait()
+
+    async def _flush(self, store: UsageStore, thread: ThreadPoolExecutor) -> None:
+        """Add the batch that failed last time, then the new one; with the first failure stop."""
+        while self._batch is not None or self._sums:
+            if self._batch is None:
+                self._batch, self._sums = (os.urandom(12).hex(), self._sums), {}
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, store.add, *self._batch)
+            except UsageStoreError as error:
+                self._failed(str(error))
+                return
+            self._batch = None
+            self._succeeded()
+
+    async def _end(self, store: UsageStore, thread: ThreadPoolExecutor) -> None:
+        left = [*self._sums.values(), *(self._batch[1].values() if self._batch is not None else ())]
+        if left:
+            lost = sum(sums.requests for sums in left)
+            self._metrics.usage_lost(lost)
+            self._log.event("error", "usage_lost", requests=lost)
+        with suppress(UsageStoreError):
+            await asyncio.get_running_loop().run_in_executor(thread, store.close)
+
+    def _failed(self, reason: str) -> None:
+        self._metrics.usage_written(ok=False)
+        if not self._failing:
+            self._failing = True
+            self._log.event("error", "usage_not_written", error=reason, hint="it is kept in memory and tried again")
+
+    def _succeeded(self) -> None:
+        self._metrics.usage_written(ok=True)
+        if self._failing:
+            self._failing = False
+            self._log.event("info", "usage_written_again")

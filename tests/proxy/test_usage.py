@@ -1,0 +1,267 @@
+"""aiaas.proxy.usage: what is settled is in the store within a second, whatever the store does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiaas.limits.usage import Usage, UsageKey, UsageStoreError, UsageSums, day_of
+from aiaas.limits.usage_sqlite import SqliteUsage
+from aiaas.proxy import usage as module
+from aiaas.proxy.charge import Charge
+from aiaas.proxy.log import JsonLog
+from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.record import Record
+from aiaas.proxy.usage import FLUSH_INTERVAL, UsageRecorder, usage_store
+from tests.fakes.vllm import FakeVllm, Send, json_answer
+from tests.proxy.conftest import StartGateway, config_of, plan_of
+
+NOON = 20_780 * 86400 + 43_200.0
+REPORTED = Charge(3, 4, estimated=False, ran=True)
+
+
+class ListStore:
+    """Keeps the batches that it was given; fails as long as `fault` says so."""
+
+    def __init__(self) -> None:
+        self.batches: dict[str, Usage] = {}
+        self.attempts: list[str] = []
+        self.fault: str | None = None
+        self.closed = False
+        self.wait = threading.Event()
+        self.wait.set()
+
+    def add(self, batch: str, usage: Usage) -> None:
+        self.attempts.append(batch)
+        self.wait.wait(5)
+        if self.fault is not None:
+            raise UsageStoreError(self.fault)
+        assert batch not in self.batches
+        self.batches[batch] = usage
+
+    def read(self, first_day: int) -> Usage:
+        """All batches together."""
+        whole: dict[UsageKey, UsageSums] = {}
+        for batch in self.batches.values():
+            for key, sums in batch.items():
+                known = whole.setdefault(key, UsageSums(sums.name))
+                for field in sums.__struct_fields__[1:-1]:
+                    setattr(known, field, getattr(known, field) + getattr(sums, field))
+                known.last_used = sums.last_used
+        return whole
+
+    def last_used(self) -> Mapping[str, int]:
+        return {}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A recorder in front of a ListStore, with its log and its metrics."""
+
+    def __init__(self) -> None:
+        self.store = ListStore()
+        self.lines: list[bytes] = []
+        self.log = JsonLog(self.lines.append, lambda: 0.0, "debug")
+        self.metrics = Metrics()
+        self.recorder = UsageRecorder(self.store, self.log, self.metrics, interval=0.001)
+
+    def settle(self, charge: Charge = REPORTED, at: float = NOON, **facts: Any) -> None:
+        facts = {"key_id": "k1", "user": "alice", "model": "m"} | facts
+        self.recorder.settled(Record("id", "/p", 0.0, "1.2.3.4", **facts), charge, at)
+
+    def events(self) -> list[str]:
+        self.log.flush()
+        return [json.loads(line)["event"] for block in self.lines for line in block.splitlines()]
+
+    def metric(self, name: str) -> float:
+        samples = (line.rpartition(" ") for line in self.metrics.expose().decode().splitlines())
+        return sum(float(value) for sample, _, value in samples if sample == name)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.recorder.run())
+        try:
+            yield
+        finally:
+            await self.recorder.close()
+            await task
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait for the recorder's task and thread."""
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def test_requests_are_summed_by_day_key_and_model() -> None:
+    """Reported and estimated tokens apart; the day is that of the admission."""
+    bench = Bench()
+    bench.settle()
+    bench.settle(Charge(10, 2, estimated=True, ran=True), NOON + 5)
+    bench.settle(Charge(0, 0, estimated=False, ran=True))
+    bench.settle(model="n", at=NOON + 43_200)
+    bench.settle(key_id="k2", user="bob")
+    async with bench.running():
+        pass
+    assert bench.store.read(0) == {
+        UsageKey(20_780, "k1", "m"): UsageSums("alice", 3, 3, 4, 10, 2, int(NOON) + 5),
+        UsageKey(20_781, "k1", "n"): UsageSums("alice", 1, 3, 4, 0, 0, int(NOON) + 43_200),
+        UsageKey(20_780, "k2", "m"): UsageSums("bob", 1, 3, 4, 0, 0, int(NOON)),
+    }
+
+
+async def test_what_no_backend_saw_does_not_count() -> None:
+    """It was charged nothing."""
+    bench = Bench()
+    bench.settle(Charge(0, 0, estimated=False, ran=False))
+    async with bench.running():
+        pass
+    assert bench.store.batches == {}
+
+
+async def test_without_authentication_there_is_one_key() -> None:
+    """Addresses would be any number of them, and are nobody's key."""
+    bench = Bench()
+    bench.settle(key_id="-", user="192.0.2.1")
+    bench.settle(key_id="-", user="192.0.2.2")
+    async with bench.running():
+        pass
+    assert [(key.key_id, sums.name, sums.requests) for key, sums in bench.store.read(0).items()] == [("-", "-", 2)]
+
+
+async def test_a_batch_that_failed_is_tried_again_under_its_name_and_nothing_is_counted_twice() -> None:
+    """What was settled meanwhile follows it. One line says that it began, one that it is over."""
+    bench = Bench()
+    bench.store.fault = "disk full"
+    async with bench.running():
+        bench.settle()
+        await until(lambda: len(bench.store.attempts) > 3)
+        bench.settle()
+        assert len(set(bench.store.attempts)) == 1
+        bench.store.fault = None
+        await until(lambda: len(bench.store.batches) == 2)
+    assert bench.store.read(0)[UsageKey(20_780, "k1", "m")].requests == 2
+    assert bench.events() == ["usage_not_written", "usage_written_again"]
+    assert bench.metric('aiaas_usage_batches_total{result="failure"}') >= 3
+    assert bench.metric('aiaas_usage_batches_total{result="success"}') == 2
+    assert bench.metric("aiaas_usage_lost_requests_total") == 0
+
+
+async def test_a_slow_store_holds_nobody_up() -> None:
+    """While its thread waits, requests settle and the loop turns."""
+    bench = Bench()
+    bench.store.wait.clear()
+    async with bench.running():
+        bench.settle()
+        await until(lambda: bench.store.attempts)
+        began = time.perf_counter()
+        for _ in range(100):
+            bench.settle()
+            await asyncio.sleep(0)
+        assert time.perf_counter() - began < 1  # the store waits for 5
+        bench.store.wait.set()
+    assert bench.store.read(0)[UsageKey(20_780, "k1", "m")].requests == 101
+
+
+async def test_closing_writes_what_is_left() -> None:
+    """And lets go of the store; the interval is not waited for."""
+    bench = Bench()
+    bench.recorder = UsageRecorder(bench.store, bench.log, bench.metrics, interval=3600)
+    async with bench.running():
+        await asyncio.sleep(0)
+        bench.settle()
+    assert bench.store.read(0)[UsageKey(20_780, "k1", "m")].requests == 1
+    assert bench.store.closed
+
+
+async def test_what_cannot_be_written_at_the_end_is_told() -> None:
+    """With its number: nobody keeps it any longer."""
+    bench = Bench()
+    bench.store.fault = "disk full"
+    async with bench.running():
+        bench.settle()
+        await until(lambda: bench.store.attempts)
+        bench.settle()
+        bench.settle(model="n")
+    assert bench.events() == ["usage_not_written", "usage_lost"]
+    assert bench.metric("aiaas_usage_lost_requests_total") == 3
+
+
+async def test_memory_is_bounded_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums that exist go on; what would need further ones is only counted."""
+    monkeypatch.setattr(module, "MAX_SUMS", 2)
+    bench = Bench()
+    for model in ("a", "b", "c", "a", "d"):
+        bench.settle(model=model)
+    assert bench.metric("aiaas_usage_lost_requests_total") == 2
+    async with bench.running():
+        pass
+    assert {key.model: sums.requests for key, sums in bench.store.read(0).items()} == {"a": 2, "b": 1}
+
+
+async def test_without_a_store_nothing_is_kept() -> None:
+    """No sums, no thread, and closing does not wait."""
+    bench = Bench()
+    recorder = UsageRecorder(None, bench.log, bench.metrics)
+    recorder.settled(Record("id", "/p", 0.0, "1.2.3.4"), REPORTED, NOON)
+    async with asyncio.timeout(1):
+        await recorder.run()
+        await recorder.close()
+    assert vars(recorder)["_sums"] == {}
+
+
+def test_settling_costs_next_to_nothing() -> None:
+    """A generous bound (it takes 0.6 us): something that waits or opens a file would be far beyond it."""
+    bench = Bench()
+    record = Record("id", "/p", 0.0, "1.2.3.4", key_id="k", user="u", model="m")
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(10_000):
+            bench.recorder.settled(record, REPORTED, NOON)
+        took.append(time.perf_counter() - began)
+    assert min(took) / 10_000 < 10e-6
+
+
+def test_a_crash_loses_a_second_at_most() -> None:
+    """Half of it is the interval, half is left for the disk."""
+    assert FLUSH_INTERVAL <= 0.5
+
+
+async def test_a_request_through_the_gateway_is_counted_with_what_it_was_settled_with(
+    fake_vllm: FakeVllm, gateway: StartGateway, tmp_path: Path
+) -> None:
+    """Under the key and the public model name; a refused one is not there at all."""
+    store = SqliteUsage(tmp_path / "usage.db")
+    running = await gateway(fake_vllm, usage=store)
+    task = asyncio.create_task(running.usage.run())
+    fake_vllm.play(Send(json_answer({"usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}})))
+    client = await running.client()
+    assert (await client.post({"model": "alias", "messages": []})).status == 200
+    assert (await client.post({"model": "none", "messages": []})).status == 404
+    await running.usage.close()
+    await task
+    with closing(sqlite3.connect(tmp_path / "usage.db")) as connection:
+        rows = connection.execute("SELECT name, model, requests, input_tokens, output_tokens FROM usage").fetchall()
+    assert rows == [("alice", "alias", 1, 7, 5)]
+    (key,) = store.read(0)
+    assert key.day in (day_of(time.time()), day_of(time.time() - 60))
+
+
+def test_the_plan_says_where_usage_is_kept() -> None:
+    """Nowhere, unless it names a file."""
+    assert usage_store(plan_of(config_of(["http://127.0.0.1:1"], {}, {}))) is None
+    named = config_of(["http://127.0.0.1:1"], {}, {"monitoring": {"usage_file": "u.db"}})
+    assert repr(usage_store(plan_of(named))) == "SqliteUsage('u.db')"
