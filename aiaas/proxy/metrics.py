@@ -51,6 +51,26 @@ class _Tally:
         self.estimated_input_tokens = self.estimated_output_tokens = 0
 
 
+class UsageCounters:
+    """How it goes with the store of usage."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._batches = Counter(
+            "aiaas_usage_batches", "Batches of usage, by whether the store took them", ["result"], registry=registry
+        )
+        self._lost = Counter(
+            "aiaas_usage_lost_requests", "Requests that no store of usage has counted", registry=registry
+        )
+
+    def written(self, ok: bool) -> None:
+        """Count a batch that was written, or could not be."""
+        self._batches.labels("success" if ok else "failure").inc()
+
+    def lost(self, requests: int) -> None:
+        """Count requests that the store will never know of."""
+        self._lost.inc(requests)
+
+
 class Metrics:
     """Everything a gateway counts. `expose()` is what `/metrics` answers."""
 
@@ -107,12 +127,7 @@ class Metrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
-        self._usage_batches = Counter(
-            "aiaas_usage_batches", "Batches of usage, by whether the store took them", ["result"], registry=registry
-        )
-        self._usage_lost = Counter(
-            "aiaas_usage_lost_requests", "Requests that no usage store has counted", registry=registry
-        )
+        self.usage = UsageCounters(registry)
         self._config = Info("aiaas_config", "Which config is in force", registry=registry)
         Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
         self._series: dict[tuple[str, str], _Series] = {}
@@ -190,14 +205,6 @@ class Metrics:
     def reloaded(self, what: str, ok: bool) -> None:
         """Count a reload of `config` or `keys`."""
         self._reloads.labels(what, "success" if ok else "failure").inc()
-
-    def usage_written(self, ok: bool) -> None:
-        """Count a batch of usage that was written, or could not be."""
-        self._usage_batches.labels("success" if ok else "failure").inc()
-
-    def usage_lost(self, requests: int) -> None:
-        """Count requests that the usage store will never know of."""
-        self._usage_lost.inc(requests)
 
     def config(self, digest: str) -> None:
         """Show which config is in force."""

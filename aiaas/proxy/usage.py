@@ -49,7 +49,7 @@ class UsageRecorder:
     ) -> None:
         self._store = store
         self._log = log
-        self._metrics = metrics
+        self._metrics = metrics.usage
         self._interval = interval
         self._sums: dict[UsageKey, UsageSums] = {}
         self._batch: tuple[str, Usage] | None = None
@@ -65,7 +65,7 @@ class UsageRecorder:
         sums = self._sums.get(key)
         if sums is None:
             if len(self._sums) >= MAX_SUMS:
-                self._metrics.usage_lost(1)
+                self._metrics.lost(1)
                 return
             # With auth.enabled: false the name is an address, and there may be any number of them.
             sums = self._sums[key] = UsageSums("-" if key.key_id == "-" else record.user or "-")
@@ -118,19 +118,19 @@ class UsageRecorder:
         left = [*self._sums.values(), *(self._batch[1].values() if self._batch is not None else ())]
         if left:
             lost = sum(sums.requests for sums in left)
-            self._metrics.usage_lost(lost)
+            self._metrics.lost(lost)
             self._log.event("error", "usage_lost", requests=lost)
         with suppress(UsageStoreError):
             await asyncio.get_running_loop().run_in_executor(thread, store.close)
 
     def _failed(self, reason: str) -> None:
-        self._metrics.usage_written(ok=False)
+        self._metrics.written(ok=False)
         if not self._failing:
             self._failing = True
             self._log.event("error", "usage_not_written", error=reason, hint="it is kept in memory and tried again")
 
     def _succeeded(self) -> None:
-        self._metrics.usage_written(ok=True)
+        self._metrics.written(ok=True)
         if self._failing:
             self._failing = False
             self._log.event("info", "usage_written_again")

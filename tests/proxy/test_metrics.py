@@ -39,6 +39,7 @@ def full() -> Metrics:
     metrics.endpoint_up("b", "http://e", True)
     metrics.reloaded("config", ok=True)
     metrics.config("abc")
+    metrics.usage.written(ok=True)
     return metrics
 
 
