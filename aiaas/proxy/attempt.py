@@ -1,4 +1,4 @@
-"""One attempt at an answer, in values: how the answer has to look, and how the attempt ended.
+"""One attempt at an answer, in values: how the answer has to look, how the attempt ended, and whether it may go on.
 
 msgspec.Struct and not a dataclass: a frozen dataclass of ten fields takes 3 us to make, a Struct 0.3, and every request
 makes several. `gc=False` as none of them can be part of a cycle.
@@ -10,8 +10,9 @@ from enum import Enum
 
 import msgspec
 
+from aiaas.openai.errors import engine_died, is_json_object
 from aiaas.proxy.respond import HeaderList
-from aiaas.proxy.upstream import Failure
+from aiaas.proxy.upstream import Failure, FailureKind
 
 
 class Shape(msgspec.Struct, frozen=True, gc=False):
@@ -59,3 +60,46 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     headers: HeaderList = []
     body: bytes = b""
     failure: Failure | None = None
+
+
+class Again(msgspec.Struct, frozen=True, gc=False):
+    """An attempt's end that may be tried again: the metrics' word for why, and whether only once."""
+
+    reason: str
+    once: bool
+
+
+def may_try_again(outcome: Outcome) -> Again | None:
+    """Whether the request cannot have been run, or was refused (the table in `forward.py`)."""
+    if outcome.end is End.FAILED and outcome.failure is not None:
+        return {
+            FailureKind.CONNECT: Again("connect", once=False),
+            FailureKind.STALE: Again("stale", once=True),
+            FailureKind.ENGINE: Again("engine", once=True),
+        }.get(outcome.failure.kind)
+    if outcome.end is End.REFUSED:
+        if outcome.status == 503 and is_from_between(outcome):
+            return Again("balancer", once=True)
+        if outcome.status in (429, 503):
+            return Again("busy", once=False)
+        if outcome.status == 500 and engine_died(outcome.body):
+            return Again("engine", once=True)
+    return None
+
+
+def is_from_between(outcome: Outcome) -> bool:
+    """Whether a held 502, 503 or 504 is not vLLM's answer but that of a load balancer or ingress before it.
+
+    vLLM's errors are JSON objects; what stands in between answers in HTML or in plain words.
+    """
+    is_gateway_error = outcome.end is End.REFUSED and outcome.status in (502, 503, 504)
+    return is_gateway_error and not is_json_object(outcome.body)
+
+
+def retry_after(headers: HeaderList) -> int | None:
+    """The seconds of a `Retry-After` (RFC 9110 section 10.2.3); None without one. As a date it counts as none: its
+    clock is not ours."""
+    for name, value in headers:
+        if name == b"retry-after" and value.isdigit() and len(value) < 10:
+            return int(value)
+    return None

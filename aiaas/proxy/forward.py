@@ -5,12 +5,17 @@ What may be tried again (contract section 6), and only while no byte has gone to
     connect failure                          the request was never sent           up to max_retries
     an idle connection dies before any byte  the backend had closed it            once
     429 or 503 from the engine               refused, not run                     up to max_retries
+    503 that is not vLLM's own               a balancer has nobody to give it to  once
     a 500 of a dying or draining engine      not run, or lost                     once
     an error event as a stream's first       the engine died before a token       once
 
 A reset on a connection that was in use is not tried again: the request may have been the reason. Another endpoint
 comes first where there is one. Between attempts: exponential backoff with full jitter; none before a fresh endpoint,
-and none where the connection was at fault and not the endpoint.
+and none where the connection was at fault and not the endpoint. Before an endpoint that has said `Retry-After`, that
+comes first; where it asks for more than RETRY_AFTER_MOST its answer goes to the client, who may wait for as long.
+
+A 502 or 504 of a balancer in between is not tried again, since the engine may have been at work; nor has a client any
+use for its HTML. Both are ours in JSON, and like its 503 they count against the endpoint.
 
 Where the endpoints have a bound, each attempt needs a slot, and waits for it in the backend's queue. An attempt gives
 its slot back before the next one asks for one: two requests that each held one and wanted another would wait forever.
@@ -19,15 +24,14 @@ its slot back before the next one asks for one: two requests that each held one 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from aiaas.errors import ApiError, UpstreamError
-from aiaas.openai.errors import engine_died
 from aiaas.plan.model import Target
 from aiaas.proxy.admission import Ticket
-from aiaas.proxy.attempt import End, Outcome, Shape
+from aiaas.proxy.attempt import Again, End, Outcome, Shape, is_from_between, may_try_again, retry_after
 from aiaas.proxy.backends import BackendState, EndpointState, Waiter
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.metrics import Metrics
@@ -37,6 +41,8 @@ from aiaas.proxy.upstream import Failure, FailureKind, Pool, UpstreamConnection
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 2.0
+# A waiting request holds its slot of the key's limits, and its client a connection.
+RETRY_AFTER_MOST = 5
 # The SDKs retry twice by themselves on 429 and 5xx; this header is their word for "do not" (openai-python,
 # `_should_retry`).
 NO_SDK_RETRY = b"x-should-retry: false\r\n"
@@ -45,14 +51,6 @@ NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
 OVERLOADED_RETRY_AFTER = 5
 
 Choice = tuple[Target, BackendState, EndpointState]
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """An attempt's end that may be tried again: the metrics' word for why, and whether only once."""
-
-    reason: str
-    once: bool
 
 
 async def forward(
@@ -92,16 +90,19 @@ async def forward(
             outcome = await _attempt(ticket, target, backend, endpoint, client, shape, relays)
         finally:
             backend.give_back(endpoint)
-        again = _may_try_again(outcome)
+        again = may_try_again(outcome)
         _report(endpoint, outcome, again)
         if again is not None:
             tried.append(endpoint)
             left = record.retries < backend.plan.max_retries and not (again.once and once_spent)
-            if left and _somewhere_up(backends):
+            elsewhere = again.reason == "stale" or _untried(backends, tried)
+            pause = 0.0 if elsewhere else pause_before(record.retries + 1, outcome)
+            deadline = math.inf if shape.deadline is None else shape.deadline
+            if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
                 once_spent = once_spent or again.once
                 reached = (outcome, again)
-                if again.reason != "stale" and not _untried(backends, tried):
-                    await asyncio.sleep(random.uniform(0, longest_backoff(record.retries + 1)))
+                if pause:
+                    await asyncio.sleep(pause)
                 continue
         return _conclude(outcome, again, client, shape, ticket)
 
@@ -217,6 +218,12 @@ def longest_backoff(retry: int) -> float:
     return min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(retry - 1, 10))
 
 
+def pause_before(retry: int, outcome: Outcome) -> float:
+    """Seconds until retry number `retry` at an endpoint whose last answer was `outcome`; infinite: not at all."""
+    asked = retry_after(outcome.headers) or 0
+    return math.inf if asked > RETRY_AFTER_MOST else asked + random.uniform(0, longest_backoff(retry))
+
+
 async def _attempt(
     ticket: Ticket,
     target: Target,
@@ -259,25 +266,12 @@ async def _connect(pool: Pool, shape: Shape) -> UpstreamConnection | Failure:
         return Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
 
 
-def _may_try_again(outcome: Outcome) -> Again | None:
-    if outcome.end is End.FAILED and outcome.failure is not None:
-        return {
-            FailureKind.CONNECT: Again("connect", once=False),
-            FailureKind.STALE: Again("stale", once=True),
-            FailureKind.ENGINE: Again("engine", once=True),
-        }.get(outcome.failure.kind)
-    if outcome.end is End.REFUSED:
-        if outcome.status in (429, 503):
-            return Again("busy", once=False)
-        if outcome.status == 500 and engine_died(outcome.body):
-            return Again("engine", once=True)
-    return None
-
-
 def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:
     """Tell the endpoint's health what is its own fault. Being busy is not (vLLM's 503 means: try another replica)."""
     failure = outcome.failure
-    if failure is not None and failure.kind is FailureKind.ENGINE:
+    if is_from_between(outcome):
+        endpoint.report_failure(f"status {outcome.status} from something before vLLM")
+    elif failure is not None and failure.kind is FailureKind.ENGINE:
         endpoint.report_failure("the engine is dying or draining")
     elif (outcome.end is End.SENT and failure is None) or (
         outcome.end is End.REFUSED and (again is None or again.reason == "busy")
@@ -320,7 +314,11 @@ def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, sha
         )
     if again is not None and again.reason == "engine":
         raise UpstreamError(502, "upstream_error", "The model server is going down.", headers=(NO_SDK_RETRY_HEADER,))
-    extra = shape.extra + (NO_SDK_RETRY if again is not None else b"")
+    if is_from_between(outcome):
+        raise _error_from_between(outcome)
+    # Where the backend asks for a longer wait than ours, nothing was multiplied yet, and the SDK may do as it is asked.
+    spent = again is not None and pause_before(1, outcome) < math.inf
+    extra = shape.extra + (NO_SDK_RETRY if spent else b"")
     framing = b"content-length: %d\r\n" % len(outcome.body)
     head = relayed_head(outcome.status, outcome.headers, framing=framing, extra=extra, close=shape.close)
     record = ticket.record
@@ -329,6 +327,23 @@ def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, sha
     record.sent += len(outcome.body)
     write(client, head + outcome.body)
     return Answered(keep_alive=not shape.close)
+
+
+def _error_from_between(outcome: Outcome) -> UpstreamError:
+    """The status that a balancer gave instead of vLLM, as ours."""
+    if outcome.status == 503:
+        seconds = str(retry_after(outcome.headers) or OVERLOADED_RETRY_AFTER)
+        return UpstreamError(
+            503,
+            "no_healthy_backend",
+            "What stands before the model server says that it cannot be reached.",
+            headers=(("retry-after", seconds), NO_SDK_RETRY_HEADER),
+        )
+    if outcome.status == 504:
+        message = "What stands before the model server says that it did not answer in time."
+        return UpstreamError(504, "upstream_timeout", message, headers=(NO_SDK_RETRY_HEADER,))
+    message = "What stands before the model server says that it did not answer."
+    return UpstreamError(502, "upstream_error", message, headers=(NO_SDK_RETRY_HEADER,))
 
 
 def _failure_error(failure: Failure) -> ApiError:

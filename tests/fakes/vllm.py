@@ -351,11 +351,12 @@ def json_answer(body: Any, *, status: int = 200, headers: str = "") -> bytes:
     return answer(status, encoded, content_type="application/json", headers=headers)
 
 
-def error_answer(status: int, message: str, kind: str = "InternalServerError") -> bytes:
+def error_answer(status: int, message: str, kind: str = "InternalServerError", headers: str = "") -> bytes:
     """vLLM's own error."""
     return json_answer(
         {"error": {"message": message, "type": kind, "param": None, "code": status}},
         status=status,
+        headers=headers,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from aiaas.errors import ApiError, ClientError, LimitError, UpstreamError
 from aiaas.openai import paths
-from aiaas.openai.errors import engine_died, error_body, error_event, is_error_event
+from aiaas.openai.errors import engine_died, error_body, error_event, is_error_event, is_json_object
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 DRAINING = "cannot schedule new futures after shutdown"
@@ -63,6 +63,14 @@ def test_an_error_event_of_messages_has_the_anthropic_shape() -> None:
 def test_a_dying_engine_is_told_by_its_message(body: object, died: bool) -> None:
     """Only the two messages that were seen, at the beginning."""
     assert engine_died(json.dumps(body).encode()) is died
+
+
+@pytest.mark.parametrize(
+    ("body", "is_object"), [(b"{}", True), (b' {"a": []}\n', True), (b"[]", False), (b"<p>", False), (b"", False)]
+)
+def test_is_json_object(body: bytes, is_object: bool) -> None:
+    """As all errors of vLLM are."""
+    assert is_json_object(body) is is_object
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", DEAD.encode(), b"[" * 100_000, b'{"error": {"message": "\xff"}}'])

@@ -25,6 +25,8 @@ yet due (a comment that has been sent spends the status: what is an error with a
 - **vLLM**: requests that it received, those for which it began to generate, and whether the connection is used again. A
   connection that is not is closed at once, which ends what vLLM was generating.
 - **Again**: further attempts, as `aiaas_retries_total{reason}` counts them and the log's `retries`.
+  Before the same endpoint is asked again, a `Retry-After` of up to 5 s is waited for; one that asks for more goes to
+  the client. HTML or plain words in a 502, 503 or 504 are not vLLM's but a balancer's, whose engine may have worked.
 - **Log**: `error_code` and `ended_by`. `status` is the client's; `aiaas_responses_total` and `inference_requests_total`
   follow them (`error` for a status of 400 or more, or any `error_code`).
 - **Health**: how often the endpoint's health was told; `health.unhealthy_after` in a row take it out.

@@ -29,6 +29,7 @@ from tests.fakes.vllm import (
     Step,
     answer,
     chunk,
+    error_answer,
     error_stream_event,
     json_answer,
     stream,
@@ -164,6 +165,12 @@ NOT_UNDERSTOOD: Final = BROKE_OFF
 BUSY_ENGINE: Final = Outcome(
     503, Says.ITS_ERROR, sent=3, begun=0, kept=True, retries=("busy", 2), should_retry=False, rescued=True
 )
+# It asks for more than forward.RETRY_AFTER_MOST: the client is told, and may come back by itself.
+TOO_MANY: Final = Outcome(429, Says.ITS_ERROR, begun=0, kept=True, retry_after="6", rescued=True)
+BALANCER: Final = _ours(502, "upstream_error", kept=True, failures=1)
+NOBODY_BEHIND: Final = _ours(
+    503, "no_healthy_backend", sent=2, kept=True, retries=("balancer", 1), failures=2, retry_after="5", rescued=True
+)
 DYING: Final = _ours(
     502, "upstream_error", sent=2, kept=True, retries=("engine", 1), failures=2, rescued=True
 )  # fmt: skip
@@ -192,13 +199,14 @@ FAULTS: Final = (
     _both("huge-headers", NOT_UNDERSTOOD),
     _both("garbage", NOT_UNDERSTOOD),
     _both("busy", BUSY_ENGINE),
-    _both("too-many:1", replace(BUSY_ENGINE, status=429, retry_after="1")),
+    _both("too-many:6", TOO_MANY),
     _both("engine-dead", DYING),
     _both("draining", DYING),
     _both("error:500", ITS_OWN),
     _both("error:400", replace(ITS_OWN, status=400)),
-    _both("html-error:502", replace(ITS_OWN, status=502)),
-    _both("html-error:503", BUSY_ENGINE),
+    _both("html-error:502", BALANCER),
+    _both("html-error:503", NOBODY_BEHIND),
+    _both("html-error:504", replace(BALANCER, status=504, code="upstream_timeout")),
     _both("redirect", NOT_UNDERSTOOD),
     _both("unauthorized", _ours(502, "upstream_error", kept=True)),
     # before the first event
@@ -256,7 +264,7 @@ SCRIPTED: Final = (
     Scripted(
         "busy once",
         "503, and a free place at the next attempt",
-        ((Send(answer(503, BUSY.encode())),), (_OK,)),
+        ((Send(error_answer(503, BUSY)),), (_OK,)),
         replace(_ENGINE_FINE, sent=2, retries=("busy", 1)),
         streamed=False,
     ),

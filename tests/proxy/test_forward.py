@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from typing import Any
 
 import pytest
 
-from aiaas.proxy.forward import BACKOFF_MOST, longest_backoff
+from aiaas.proxy.attempt import End, Outcome
+from aiaas.proxy.forward import BACKOFF_MOST, RETRY_AFTER_MOST, longest_backoff, pause_before
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -52,7 +54,7 @@ SITUATIONS: dict[str, tuple[Step, int, int, str | None, bool]] = {
     "engine is busy": (Send(error_answer(503, BUSY, "Service Unavailable")), 99, 503, None, True),
     "engine says 429": (Send(error_answer(429, "slow down")), 99, 429, None, True),
     "busy, in chunks": (
-        Send(b"HTTP/1.1 503 Busy\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\n\r\n"),
+        Send(b'HTTP/1.1 503 Busy\r\ntransfer-encoding: chunked\r\n\r\na\r\n{"busy":1}\r\n0\r\n\r\n'),
         99,
         503,
         None,
@@ -67,6 +69,10 @@ SITUATIONS: dict[str, tuple[Step, int, int, str | None, bool]] = {
         "upstream_error",
         True,
     ),
+    "a balancer without a server": (Send(answer(503, b"<html>503</html>")), 2, 503, "no_healthy_backend", True),
+    "a balancer whose server broke off": (Send(answer(502, b"<html>502</html>")), 1, 502, "upstream_error", True),
+    "a balancer that waited in vain": (Send(answer(504, b"<html>504</html>")), 1, 504, "upstream_timeout", True),
+    "asked to wait for too long": (Send(error_answer(503, BUSY, headers="retry-after: 6\r\n")), 1, 503, None, False),
     "another 500": (Send(error_answer(500, "CUDA out of memory")), 1, 500, None, False),
     "a 500 that quotes a dead engine": (Send(error_answer(500, f"x {ENGINE_DEAD}")), 1, 500, None, False),
     "closed": (Close(), 1, 502, "upstream_error", True),
@@ -111,7 +117,7 @@ async def test_attempts(
     assert got.header("location") is None
     if code is None:
         assert isinstance(step, Send)
-        assert got.body == (b"busy" if b"chunked" in step.data else step.data.partition(b"\r\n\r\n")[2])
+        assert got.body == (b'{"busy":1}' if b"chunked" in step.data else step.data.partition(b"\r\n\r\n")[2])
     else:
         assert got.json["error"]["code"] == code
     line = running.log_lines()[-1]
@@ -357,6 +363,43 @@ async def test_connections_are_reused(fake_vllm: FakeVllm, gateway: Any) -> None
 def test_longest_backoff(retry: int, seconds: float) -> None:
     """Waits double and are bounded."""
     assert longest_backoff(retry) == pytest.approx(seconds)
+
+
+def test_pause_before() -> None:
+    """What an endpoint asks for, and the jitter on top; without end where it asks for more than a request may wait."""
+    for asked, least, most in ((b"0", 0, 0.2), (b"3", 3, 3.2), (b"%d" % (RETRY_AFTER_MOST + 1), math.inf, math.inf)):
+        pauses = [pause_before(2, Outcome(End.REFUSED, 503, [(b"retry-after", asked)])) for _ in range(50)]
+        assert (least <= min(pauses), max(pauses) <= most, len(set(pauses)) > 1) == (True, True, most < math.inf)
+
+
+async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """The same endpoint is not asked again before the time that it said, even where the backoff is shorter."""
+    fake_vllm.play(Send(error_answer(503, BUSY, headers="retry-after: 1\r\n")))
+    fake_vllm.default = FINE
+    running = await gateway(fake_vllm)
+    began = asyncio.get_running_loop().time()
+    assert (await (await running.client()).post(CHAT)).status == 200
+    assert asyncio.get_running_loop().time() - began >= 1
+    assert len(fake_vllm.posts) == 2
+
+
+async def test_no_pause_that_ends_behind_the_deadline(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A client whose request must end before the next attempt may begin gets the refusal at once."""
+    fake_vllm.default = (Send(error_answer(503, BUSY, headers="retry-after: 3\r\n")),)
+    running = await gateway(fake_vllm, backend={"total_timeout": "2s"})
+    async with asyncio.timeout(1):
+        got = await (await running.client()).post(CHAT)
+    assert (got.status, got.header("retry-after"), len(fake_vllm.posts)) == (503, "3", 1)
+
+
+async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Its 502 is no sign of life, and its HTML is not for the client."""
+    fake_vllm.default = (Send(answer(502, b"<html>502</html>", content_type="text/html")),)
+    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 2}})
+    client = await running.client()
+    codes = [(await client.post(CHAT)).json["error"]["code"] for _ in range(3)]
+    assert codes == ["upstream_error", "upstream_error", "no_healthy_backend"]
+    assert len(fake_vllm.posts) == 2
 
 
 async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
