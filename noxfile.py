@@ -89,6 +89,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "tests.bench", *session.posargs)
 
 
+@nox.session
+def soak(session: nox.Session) -> None:
+    """10,000 disconnects and faults and a million events leave nothing behind (docs/soak.md); two minutes."""
+    install(session)
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
 @nox.session(reuse_venv=False)
 def build(session: nox.Session) -> None:
     """The wheel, installed alone into an empty environment, works: `aiaas --help`, `aiaas schema`."""

@@ -14,54 +14,11 @@ import pytest
 from aiaas.proxy.backends import Waiter
 from aiaas.proxy.relay import Relay
 from aiaas.proxy.upstream import IDLE_LIMIT, UpstreamConnection
-from tests.fakes.vllm import (
-    BUSY,
-    DONE,
-    ENGINE_DEAD,
-    LAST_CHUNK,
-    STREAM_HEAD,
-    Close,
-    Hang,
-    Reset,
-    Send,
-    SendSlowly,
-    Step,
-    chunk,
-    error_answer,
-    error_stream_event,
-    json_answer,
-    stream,
-    token_event,
-    usage_event,
-)
+from tests.fakes.faults import FAULTS
 from tests.proxy.conftest import Raw, Running
 
 REQUESTS = 500
 AT_ONCE = 25
-
-WHOLE = stream(token_event(), token_event(), usage_event(), DONE)
-FAULTS: list[tuple[Step, ...]] = [
-    (Send(WHOLE),),
-    (SendSlowly(WHOLE, size=100),),
-    (SendSlowly(WHOLE * 20, size=1000, pause=0.001),),
-    (Send(json_answer({"usage": {"prompt_tokens": 1, "completion_tokens": 1}})),),
-    (Send(json_answer({}) + b"rubbish"),),
-    (Send(error_answer(400, "no")),),
-    (Send(error_answer(503, BUSY)),),
-    (Send(error_answer(500, ENGINE_DEAD)),),
-    (Send(stream(error_stream_event(), DONE)),),
-    (Send(STREAM_HEAD + chunk(token_event()) + chunk(error_stream_event() + DONE) + LAST_CHUNK),),
-    (Send(STREAM_HEAD + chunk(token_event() + b"data: half")), Close()),
-    (Send(STREAM_HEAD + chunk(token_event())), Reset()),
-    (Send(STREAM_HEAD + chunk(token_event())), Hang()),
-    (Send(STREAM_HEAD), Hang()),
-    (Hang(),),
-    (Close(),),
-    (Reset(),),
-    (Send(b"nonsense\r\n\r\n"),),
-    (Send(b"HTTP/1.1 200 OK\r\n\r\n{}"), Close()),
-    (Send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"), Reset()),
-]
 
 
 async def misbehave(running: Running, random: random.Random) -> None:
