@@ -39,6 +39,7 @@ COMMANDS: Final = MappingProxyType(
         "schema": ("aiaas.cli.schema", "Print the JSON Schema of the config, for editors."),
         "keys": ("aiaas.cli.keys", "Create, list, revoke and check API keys."),
         "usage": ("aiaas.cli.usage", "Show requests and tokens by key, model and day."),
+        "render": ("aiaas.cli.render", "Print Kubernetes manifests made from the config."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
         "simulate": ("aiaas.cli.simulate", "Run only the embedded stand-in for vLLM."),
     }

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from aiaas.config.kubernetes import EnginePod
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
 
@@ -82,6 +83,9 @@ class Engine(Section):
     start_timeout: PositiveDuration = 1800.0
     """How long it may take until it is healthy. Generous, since the first start downloads the weights and a large model
     takes minutes to load."""
+
+    pod: EnginePod = EnginePod()
+    """What `aiaas render` makes of it, where `kind` is `vllm`."""
 
 
 class Queue(Section):

@@ -4,7 +4,7 @@ AIA0xx  the text: encoding, YAML, environment, secrets
 AIA1xx  one field
 AIA2xx  fields that contradict each other
 AIA3xx  not in this version
-AIA4xx  files beside the config
+AIA4xx  files beside the config, and what a cluster wants
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ KEYS_FILE: Final = "AIA401"
 KEYS_UNREADABLE: Final = "AIA402"
 WEAK_KEY: Final = "AIA403"
 KEY_SCOPE: Final = "AIA404"
+NOT_DEPLOYABLE: Final = "AIA405"
 
 CODES: Final = MappingProxyType(
     {
@@ -195,6 +196,12 @@ CODES: Final = MappingProxyType(
             "A key is limited to a model that is not served",
             "A renamed or removed model silently breaks such a key. Name the model that is meant in the key's "
             "`models`, or give the old name to the new model as an alias.",
+        ),
+        NOT_DEPLOYABLE: (
+            "Manifests cannot be made of this config",
+            "Only `aiaas render` says this: the config runs here, but in a cluster something would be missing or out "
+            "of reach. A host name or a Gateway to be found under, TLS on a port that stands in the internet, a place "
+            "for each `${NAME}` (`kubernetes.env`), an address and a port that a pod can listen on.",
         ),
     }
 )

@@ -63,6 +63,18 @@ def interpolate(flat: Flat, env: Mapping[str, str]) -> tuple[frozenset[Path], li
     return frozenset(filled), problems
 
 
+def names_in(value: Any) -> frozenset[str]:
+    """Every NAME that `${NAME}` stands for, anywhere inside plain data."""
+    found: set[str] = set()
+
+    def look(text: str, _path: Path) -> str:
+        found.update(match[1] for match in _REFERENCE.finditer(text) if match[1] and match[0].endswith("}"))
+        return text
+
+    _map_text(value, (), look)
+    return frozenset(found)
+
+
 def _map_text(value: Any, path: Path, change: Callable[[str, Path], str]) -> Any:
     if isinstance(value, str):
         return change(value, path) if "${" in value else value

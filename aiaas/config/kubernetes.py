@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from aiaas.config.section import Section
-from aiaas.config.values import AtLeast1, Count, EnvName, Flag, Quantity, Text
+from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, Quantity, Text
 
+# A Service's name begins with a letter (RFC 1035) and has 63 characters at the most; the longest suffix takes 23.
+Stem = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HostName = Annotated[
     str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
@@ -57,7 +59,7 @@ class Ingress(Section):
     """cert-manager's issuer of the certificate. null is none: the TLS secret must exist already."""
 
     tls_secret: Text | None = None
-    """The Secret with the certificate. null is the name of the deployment without `-service`, plus `-tls`."""
+    """The Secret with the certificate, also of `server.tls`. null is `kubernetes.name` plus `-tls`."""
 
     controller_namespace: DnsLabel = "ingress-nginx"
     """Where the controller's pods are, for the NetworkPolicy."""
@@ -76,7 +78,10 @@ class Gateway(Section):
     """Its namespace. null is our own."""
 
     section: Text | None = None
-    """The listener's name in it. null is every listener."""
+    """The listener's name in it. null is every listener, so also one without TLS."""
+
+    controller_namespace: DnsLabel | None = None
+    """Where the pods are that carry its traffic, for the NetworkPolicy. null is the Gateway's namespace."""
 
 
 class KeysSecret(Section):
@@ -86,7 +91,7 @@ class KeysSecret(Section):
     """Render it from `auth.keys_file`. false means that something else keeps it."""
 
     name: DnsLabel | None = None
-    """Its name. null is the name of the deployment plus `-keys`."""
+    """Its name. null is `kubernetes.name` plus `-keys`. The entry in it is `keys.yaml`."""
 
 
 class SecretReference(Section):
@@ -109,6 +114,19 @@ class ClusterDns(Section):
     """Labels of its pods; CoreDNS bears kube-dns's."""
 
 
+class StorePods(Section):
+    """Where the pods of the shared store (`rate_limit.store`) are, for the NetworkPolicy."""
+
+    namespace: DnsLabel | None = None
+    """Their namespace. null is taken from the host name in the address (`name.namespace`), else aiaas's own."""
+
+    pod_labels: Labels | None = None
+    """Their labels. null is every pod of that namespace."""
+
+    port: Port | None = None
+    """The port that they listen on. null is the port in the address."""
+
+
 class NetworkPolicy(Section):
     """Who may talk to the gateway, and whom it may talk to."""
 
@@ -120,6 +138,9 @@ class NetworkPolicy(Section):
 
     dns: ClusterDns = ClusterDns()
     """Where the cluster's DNS is."""
+
+    store: StorePods = StorePods()
+    """Where the shared store is."""
 
 
 class KubernetesMonitoring(Section):
@@ -135,17 +156,59 @@ class KubernetesMonitoring(Section):
     """A ConfigMap with a Grafana dashboard."""
 
 
+class EnginePod(Section):
+    """The pod that `aiaas render` makes of an engine of kind `vllm`. `aiaas serve` ignores it."""
+
+    image: Text = "vllm/vllm-openai:v0.32.0"
+    """The container image; `vllm` is on its PATH. The default is the version that aiaas is tested with."""
+
+    gpus: AtLeast0 = 1
+    """GPUs of the pod; with more than one, `tensor-parallel-size` belongs into the engine's `args`."""
+
+    gpu_resource: Text = "nvidia.com/gpu"
+    """What the device plugin calls a GPU."""
+
+    resources: Resources = Resources(
+        requests=ResourceAmounts(memory="16Gi", cpu="4"), limits=ResourceAmounts(memory="32Gi")
+    )
+    """What else it asks for. The memory is the host's; a model passes through it on its way to the GPU."""
+
+    shared_memory: Quantity = "2Gi"
+    """Size of /dev/shm, over which the processes of one engine talk. It counts as memory of the pod."""
+
+    storage: Quantity = "100Gi"
+    """Size of the volume that keeps weights and compiled kernels from start to start."""
+
+    storage_class: Text | None = None
+    """Its StorageClass. null is the cluster's default."""
+
+    claim: DnsLabel | None = None
+    """A PersistentVolumeClaim that exists already. null makes one."""
+
+    node_selector: Labels = Field(default_factory=dict)
+    """Labels of the nodes that may run it."""
+
+    tolerations: tuple[dict[str, Any], ...] = ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},)
+    """Taints that it tolerates, as Kubernetes writes them. The default is the usual taint of GPU nodes."""
+
+
 class Kubernetes(Section):
     """What `aiaas render` makes."""
 
-    name: DnsLabel = "api-router"
+    name: Stem = "api-router"
     """The stem of every object's name."""
 
     namespace: DnsLabel = "system"
     """Where everything goes."""
 
+    create_namespace: Flag = False
+    """Render the Namespace, too, with Pod Security `restricted` enforced in it."""
+
     image: Text | None = None
     """The container image. null is `aiaas:<version>`, with a warning."""
+
+    image_pull_secrets: tuple[DnsLabel, ...] = ()
+    """Secrets with the credentials of the image's registry."""
 
     host: HostName | None = None
     """The public host name. Required where something is exposed by name."""

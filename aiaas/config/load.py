@@ -40,6 +40,7 @@ class Loaded:
     problems   in the file's order
     overrides  names of the environment variables in force
     values, keys  where each value, and the key in front of it, is written
+    written    the fields as they stand in the file: `${NAME}` is still there, nothing is overridden
     """
 
     config: Config | None
@@ -50,6 +51,7 @@ class Loaded:
     keys: Mapping[Path, Place] = field(repr=False)
     partial: Config | None = field(default=None, repr=False)
     dropped: frozenset[Path] = field(default=frozenset(), repr=False)
+    written: Any = field(default=None, repr=False)
 
     def place(self, path: Path) -> Place:
         """Where `path` is written, or else the nearest thing around it that is."""
@@ -95,6 +97,7 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
     except Refused as refused:
         return Loaded(None, (*problems, refused.problem), (), file, {}, {})
 
+    written = flat.data  # which is not changed in place: interpolation builds it anew
     from_environment, more = interpolate(flat, env)
     problems += more
     secrets, more = find_secrets(flat, from_environment)
@@ -109,7 +112,7 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
 
     problems.sort(key=lambda problem: (problem.line, problem.column))
     usable = None if dropped or has_errors(tuple(problems)) else partial
-    return Loaded(usable, tuple(problems), overrides, file, flat.values, flat.keys, partial, dropped)
+    return Loaded(usable, tuple(problems), overrides, file, flat.values, flat.keys, partial, dropped, written)
 
 
 def _unreadable(file: str, message: str, line: int = 1, column: int = 1) -> Loaded:
@@ -245,6 +248,8 @@ _KINDS = {
 
 # Patterns of the model, as a person reads them.
 _PATTERNS = (
+    ("{0,38}", "must be at most 40 lower-case letters, digits and dashes, a letter first and no dash last"),
+    ("^[a-z0-9]([a-z0-9-]{0,61}", "must be at most 63 lower-case letters, digits and dashes, no dash first or last"),
     ("{0,61}", "must start and end with a letter or digit, with letters, digits, dots, dashes or underscores between"),
     ("A-Za-z_", "must be the name of an environment variable: letters, digits and underscores, not a digit first"),
     ("[!-~]", "must be a path that starts with / and has no spaces"),

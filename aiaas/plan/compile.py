@@ -240,7 +240,8 @@ def _monitoring(config: Config, folder: Path) -> MonitoringPlan:
 
 
 def _digest(plan: Plan) -> str:
-    """Hex digits over everything that counts. Two Plans with one digest do the same, but for the values of secrets."""
+    """Hex digits over everything that counts. Two Plans with one digest do the same, but for the values of secrets and
+    for where files lie: the pod mounts them elsewhere than the operator keeps them."""
     text = json.dumps(canonical(plan), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
@@ -259,4 +260,4 @@ def canonical(value: Any) -> Any:
         return [canonical(item) for item in value]
     if isinstance(value, bytes):
         return value.decode("ascii")
-    return str(value) if isinstance(value, Path) else value
+    return "(a file)" if isinstance(value, Path) else value

@@ -1,0 +1,136 @@
+"""`aiaas render`: the config's Kubernetes manifests.
+
+The result does not depend on the shell: overrides are left out of the environment, and a `${NAME}` that is not set here
+is filled with a stand-in, since only its name is rendered.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aiaas.cli.common import ConfigOption, config_path, new_app, note
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiaas.manifests.objects import Object
+    from aiaas.plan.kubernetes import KubernetesPlan
+    from aiaas.plan.read import Reading
+
+STAND_IN = "not-set-here"
+
+app = new_app()
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+  aiaas render | kubectl apply -f -
+  aiaas render --only Deployment,ConfigMap
+
+Exit codes: 0 done, 1 the config is not valid or cannot be deployed, 3 no such file.
+"""
+)
+def render(
+    config: ConfigOption = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="KIND,...", help="Only objects of these kinds.", show_default=False)
+    ] = None,
+) -> None:
+    """Print the config's Kubernetes manifests as one YAML stream."""
+    from aiaas.manifests.render import origin, to_stream
+
+    path = config_path(config)
+    plan, keys_text = plan_for_cluster(path)
+    objects = chosen(objects_of(plan, keys_text), only)
+    print(to_stream(objects, origin(plan, path.name)), end="")
+
+
+def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
+    """All objects; what a person should know about them goes to stderr."""
+    from aiaas.manifests.render import render as render_objects
+
+    if plan.settings.image is None:
+        note(f"warning: kubernetes.image is not set, so the pods run {plan.image}, which no registry has")
+    return render_objects(plan, keys_text)
+
+
+def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
+    """The objects of the kinds in `only` (any case), or all. Raises UsageError for a kind that is never rendered."""
+    from aiaas.errors import UsageError
+    from aiaas.manifests.render import KINDS
+
+    if only is None:
+        return objects
+    known = {kind.lower(): kind for kind in KINDS}
+    wanted = {known.get(word.strip().lower(), "") for word in only.split(",")}
+    if "" in wanted:
+        raise UsageError(f"--only: {only!r} names a kind that is never rendered; there are {', '.join(KINDS)}")
+    return tuple(made for made in objects if made["kind"] in wanted)
+
+
+def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
+    """What to render, and the text of the key file (None where its Secret is not ours to make).
+
+    Problems go to stderr. Raises NotHeldError where one of them is an error.
+    """
+    from aiaas.cli.validate import file_problems
+    from aiaas.config.problem import has_errors
+    from aiaas.errors import NotHeldError
+    from aiaas.plan.kubernetes import plan_kubernetes
+    from aiaas.plan.read import read
+
+    env = environment_for(path)
+    reading = read(path, env)
+    problems = reading.problems + (file_problems(reading) if _makes_keys(reading) else ())
+    plan = None
+    if not has_errors(problems):
+        plan, more = plan_kubernetes(reading.loaded, env)
+        problems += more
+    for problem in problems:
+        note(str(problem))
+    if plan is None:
+        raise NotHeldError(f"{path} cannot be rendered; mend it and run again")
+    return plan, keys_text_of(reading) if _makes_keys(reading) else None
+
+
+def environment_for(path: Path) -> dict[str, str]:
+    """The environment in which a config is read for rendering: this one without the overrides, and with a stand-in for
+    each variable that the config names and that is not set here. Raises WorldError where there is no file."""
+    from aiaas.config.environment import OVERRIDES, names_in
+    from aiaas.config.load import load_file
+
+    ignored = [name for name in OVERRIDES if os.environ.get(name)]
+    if ignored:
+        note(f"ignored, since they hold in this shell only: {', '.join(ignored)}")
+    env = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
+    written = load_file(path, env).written
+    backends = written.get("backends") if isinstance(written, dict) else None
+    keys = [
+        backend.get("api_key_env")
+        for backend in (backends.values() if isinstance(backends, dict) else ())
+        if isinstance(backend, dict)
+    ]
+    named = names_in(written) | {key for key in keys if isinstance(key, str)}
+    return dict.fromkeys(sorted(named), STAND_IN) | {name: value for name, value in env.items() if value}
+
+
+def _makes_keys(reading: Reading) -> bool:
+    config = reading.loaded.config
+    return config is not None and config.auth.enabled and config.kubernetes.keys_secret.create
+
+
+def keys_text_of(reading: Reading) -> str:
+    """The key file as it goes into the Secret; where there is none yet, one without keys."""
+    from aiaas.keys.file import KeyFileMissingError, read_key_file
+    from aiaas.keys.records import render_records
+
+    assert reading.plan is not None
+    try:
+        return render_records(read_key_file(reading.plan.auth.keys_file).records)
+    except KeyFileMissingError:
+        return render_records(())

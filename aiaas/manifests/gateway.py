@@ -1,0 +1,211 @@
+"""The gateway's own objects: identity, config, keys, Deployment, Service, and what keeps enough of it running."""
+
+from __future__ import annotations
+
+import base64
+
+from aiaas.manifests.objects import (
+    READ_BY_GROUP,
+    Object,
+    container_security,
+    from_secret,
+    head,
+    labels_of,
+    pod_security,
+    resources_of,
+    selector_of,
+)
+from aiaas.openai.paths import HEALTH, READY
+from aiaas.plan.deployed import CONFIG_FILE, CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER, KEYS_FOLDER, KEYS_KEY, TLS_FOLDER
+from aiaas.plan.kubernetes import PRE_STOP, KubernetesPlan
+
+CONTAINER = "api-router"
+HTTPS_PORT = 443
+
+
+def namespace(plan: KubernetesPlan) -> Object:
+    """The Namespace, with Pod Security `restricted` enforced."""
+    made = head(plan, "v1", "Namespace", plan.settings.namespace)
+    del made["metadata"]["namespace"]
+    made["metadata"]["labels"] |= {"pod-security.kubernetes.io/enforce": "restricted"}
+    return made
+
+
+def service_account(plan: KubernetesPlan) -> Object:
+    """An identity without rights and without a token: the gateway never talks to the API server."""
+    return head(plan, "v1", "ServiceAccount", plan.app) | {"automountServiceAccountToken": False}
+
+
+def config_map(plan: KubernetesPlan) -> Object:
+    """The deployed form of the config. Immutable and named by its content, so that an old ReplicaSet keeps its own."""
+    made = head(plan, "v1", "ConfigMap", plan.config_name)
+    if plan.settings.immutable_config:
+        made["immutable"] = True
+    return made | {"data": {CONFIG_KEY: plan.config_text}}
+
+
+def keys_secret(plan: KubernetesPlan, keys_text: str) -> Object:
+    """The key file: hashes, no keys. A change of it rolls nothing; the gateway reads it again."""
+    encoded = base64.b64encode(keys_text.encode()).decode("ascii")
+    return head(plan, "v1", "Secret", plan.keys_secret) | {"type": "Opaque", "data": {KEYS_KEY: encoded}}
+
+
+def service(plan: KubernetesPlan) -> Object:
+    """The plan's Service; of type LoadBalancer it is what the internet reaches, at 443."""
+    port = plan.gateway.server.port
+    if plan.settings.expose == "loadbalancer":
+        ports: Object = {"name": "https", "protocol": "TCP", "port": HTTPS_PORT, "targetPort": port}
+        # Local: the pods see the clients' addresses, and no node forwards to another.
+        kind: Object = {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
+    else:
+        ports = {"name": "http", "protocol": "TCP", "port": port, "targetPort": port}
+        kind = {"type": "ClusterIP"}
+    spec = kind | {"ports": [ports], "selector": selector_of(plan.app)}
+    return head(plan, "v1", "Service", plan.app) | {"spec": spec}
+
+
+def deployment(plan: KubernetesPlan) -> Object:
+    """The gateway. `replicas` is absent where the autoscaler owns it: an apply would set it back every time."""
+    replicas = plan.settings.replicas
+    spec: Object = {} if has_autoscaler(plan) else {"replicas": replicas.min}
+    spec |= {
+        "selector": {"matchLabels": selector_of(plan.app)},
+        # Old pods go only as new ones are ready, and then drain for as long as they need.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {"metadata": _pod_metadata(plan), "spec": _pod(plan)},
+    }
+    return head(plan, "apps/v1", "Deployment", plan.app) | {"spec": spec}
+
+
+def _pod_metadata(plan: KubernetesPlan) -> Object:
+    monitoring = plan.gateway.monitoring
+    annotations = dict(plan.settings.annotations)
+    if not plan.settings.immutable_config:
+        annotations["checksum/config"] = plan.config_digest
+    if monitoring.prometheus and not plan.settings.monitoring.service_monitor:
+        annotations |= {"prometheus.io/scrape": "true", "prometheus.io/port": str(monitoring.metrics_port)}
+    metadata: Object = {"labels": labels_of(plan, plan.app)}
+    return metadata | ({"annotations": annotations} if annotations else {})
+
+
+def _pod(plan: KubernetesPlan) -> Object:
+    settings = plan.settings
+    spec: Object = {
+        "serviceAccountName": plan.app,
+        "automountServiceAccountToken": False,
+        # A Service named `prometheus` would put PROMETHEUS_PORT into the environment, which is one of our overrides.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": plan.grace,
+        "securityContext": pod_security(),
+        "topologySpreadConstraints": [_spread(plan, "topology.kubernetes.io/zone"), _spread(plan, HOST_NAME)],
+    }
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.node_selector:
+        spec["nodeSelector"] = dict(settings.node_selector)
+    if settings.tolerations:
+        spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
+    return spec | {"containers": [_container(plan)], "volumes": _volumes(plan)}
+
+
+HOST_NAME = "kubernetes.io/hostname"
+
+
+def _spread(plan: KubernetesPlan, topology: str) -> Object:
+    """Not all on one node, nor in one zone; where there is only one, that is no reason not to run."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": topology,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector_of(plan.app)},
+    }
+
+
+def _container(plan: KubernetesPlan) -> Object:
+    container: Object = {
+        "name": CONTAINER,
+        "image": plan.image,
+        "command": ["aiaas"],
+        "args": ["serve", "--config", str(CONFIG_FILE)],
+        "ports": _ports(plan),
+    }
+    if plan.variables:
+        container["env"] = [from_secret(plan, name) for name in plan.variables]
+    return container | {
+        "resources": resources_of(plan.settings.resources),
+        # A start takes a second or two; until then the other probes wait.
+        "startupProbe": _probe(plan, HEALTH, periodSeconds=1, timeoutSeconds=2, failureThreshold=60),
+        "readinessProbe": _probe(plan, READY, periodSeconds=5, timeoutSeconds=2, failureThreshold=2),
+        "livenessProbe": _probe(plan, HEALTH, periodSeconds=10, timeoutSeconds=5, failureThreshold=3),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP}}},
+        "securityContext": container_security(read_only=True),
+        "volumeMounts": [
+            {"name": name, "mountPath": path} | ({} if writable else {"readOnly": True})
+            for name, path, writable in _mounts(plan)
+        ],
+    }
+
+
+def _ports(plan: KubernetesPlan) -> list[Object]:
+    monitoring = plan.gateway.monitoring
+    ports = [{"name": "http", "protocol": "TCP", "containerPort": plan.gateway.server.port}]
+    if monitoring.prometheus:
+        ports.append({"name": "metrics", "protocol": "TCP", "containerPort": monitoring.metrics_port})
+    return ports
+
+
+def _probe(plan: KubernetesPlan, path: str, **numbers: int) -> Object:
+    get: Object = {"path": path, "port": "http"}
+    if plan.gateway.server.tls is not None:
+        get["scheme"] = "HTTPS"
+    return {"httpGet": get} | numbers
+
+
+def _mounts(plan: KubernetesPlan) -> list[tuple[str, str, bool]]:
+    """(volume, folder, whether it is written). Folders, never single files: a `subPath` is never updated."""
+    mounts = [("config", CONFIG_FOLDER, False)]
+    if plan.gateway.auth.enabled:
+        mounts.append(("keys", KEYS_FOLDER, False))
+    if plan.gateway.server.tls is not None:
+        mounts.append(("tls", TLS_FOLDER, False))
+    if plan.gateway.monitoring.usage_file is not None:
+        mounts.append(("data", DATA_FOLDER, True))
+    return [*mounts, ("tmp", "/tmp", True)]
+
+
+def _volumes(plan: KubernetesPlan) -> list[Object]:
+    sources: dict[str, Object] = {
+        "config": {"configMap": {"name": plan.config_name}},
+        "keys": {"secret": {"secretName": plan.keys_secret, "defaultMode": READ_BY_GROUP}},
+        "tls": {"secret": {"secretName": plan.tls_secret, "defaultMode": READ_BY_GROUP}},
+        "data": {"emptyDir": {"sizeLimit": "1Gi"}},
+        "tmp": {"emptyDir": {"sizeLimit": "64Mi"}},
+    }
+    return [{"name": name} | sources[name] for name, _, _ in _mounts(plan)]
+
+
+def disruption_budget(plan: KubernetesPlan) -> Object:
+    """A node's maintenance takes one gateway at a time."""
+    spec: Object = {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",  # one that never became ready must not hold up a node
+        "selector": {"matchLabels": selector_of(plan.app)},
+    }
+    return head(plan, "policy/v1", "PodDisruptionBudget", plan.named("pdb")) | {"spec": spec}
+
+
+def has_autoscaler(plan: KubernetesPlan) -> bool:
+    """Equal bounds are a fixed size."""
+    return plan.settings.replicas.max > plan.settings.replicas.min
+
+
+def autoscaler(plan: KubernetesPlan) -> Object:
+    """The plan's HPA, on CPU."""
+    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": plan.settings.cpu_target}}
+    spec: Object = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": plan.app},
+        "minReplicas": plan.settings.replicas.min,
+        "maxReplicas": plan.settings.replicas.max,
+        "metrics": [{"type": "Resource", "resource": cpu}],
+    }
+    return head(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.named("hpa")) | {"spec": spec}

@@ -1,0 +1,260 @@
+"""Config -> KubernetesPlan: every decision that the manifests need, taken. Pure.
+
+The manifests are then a plain spelling-out of it. What cannot be deployed is said here, by field, before anything is
+rendered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiaas import __version__
+from aiaas.config import codes
+from aiaas.config.address import parse_url
+from aiaas.config.backend import Backend
+from aiaas.config.check import check
+from aiaas.config.environment import names_in
+from aiaas.config.hops import ingress_timeout, request_timeout
+from aiaas.config.kubernetes import EnginePod, Kubernetes
+from aiaas.config.load import Loaded, load_text
+from aiaas.config.model import Config
+from aiaas.config.problem import Path, Problem
+from aiaas.config.tree import problem_at
+from aiaas.config.write import to_yaml
+from aiaas.openai.paths import HEALTH, MODELS
+from aiaas.plan.compile import compile_plan
+from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_form
+from aiaas.plan.model import EnginePlan, Plan
+from aiaas.plan.network import Edge, edge_to
+
+PRE_STOP: Final = 10  # seconds between "send it no new connections" and SIGTERM: until every proxy has heard of it
+AFTER_DRAIN: Final = 10  # seconds to end what is still open, and to leave
+LONGEST_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
+DIGEST_DIGITS: Final = 10
+LOWEST_PORT: Final = 1024  # below it a process needs a right that Pod Security `restricted` wants dropped
+REDIS_PORT: Final = 6379
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDeployment:
+    """A vLLM that runs in a pod of its own.
+
+    name         of its objects, and its `app` label
+    key          the variable with its API key, None where it wants none
+    environment  what `engine.env` says, `${NAME}` still inside
+    """
+
+    backend: str
+    name: str
+    engine: EnginePlan
+    pod: EnginePod
+    key: str | None
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names whose values come from a Secret."""
+        return names_in(dict(self.environment)) | ({self.key} if self.key else set())
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesPlan:
+    """What the manifests say.
+
+    settings         the `kubernetes` section, for what needs no decision
+    gateway          the Plan that the pods run: that of `config_text`
+    config_text      the deployed form of the config
+    image            of the gateway
+    paths            (path, whether it is a prefix) of everything that clients may reach
+    ingress_timeout  seconds of silence that a hop in front must bear
+    request_timeout  seconds for a whole request at a hop that bounds that; 0 is no bound
+    variables        the names whose values the gateway takes from a Secret (`settings.env`), sorted
+    outgoing         whom the gateway talks to, our own engines aside
+    grace            seconds from the deletion of a pod to its end at the latest
+    """
+
+    settings: Kubernetes
+    gateway: Plan
+    config_text: str = field(repr=False)
+    image: str
+    paths: tuple[tuple[str, bool], ...]
+    ingress_timeout: int
+    request_timeout: int
+    variables: tuple[str, ...]
+    engines: tuple[EngineDeployment, ...]
+    outgoing: tuple[Edge, ...]
+    grace: int
+
+    @property
+    def app(self) -> str:
+        """The name of the Deployment and the Service, and the value of the `app` label."""
+        return self.named("service")
+
+    @property
+    def config_name(self) -> str:
+        """The ConfigMap's name: by content where it is immutable."""
+        stem = self.named("config")
+        return f"{stem}-{self.config_digest}" if self.settings.immutable_config else stem
+
+    @property
+    def config_digest(self) -> str:
+        """Of the ConfigMap's content."""
+        return hashlib.sha256(self.config_text.encode()).hexdigest()[:DIGEST_DIGITS]
+
+    @property
+    def keys_secret(self) -> str:
+        """The name of the Secret with the key file."""
+        return self.settings.keys_secret.name or self.named("keys")
+
+    @property
+    def tls_secret(self) -> str:
+        """The name of the Secret with the certificate."""
+        return self.settings.ingress.tls_secret or self.named("tls")
+
+    def named(self, suffix: str) -> str:
+        """The name of one of our objects."""
+        return f"{self.settings.name}-{suffix}"
+
+
+def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesPlan | None, tuple[Problem, ...]]:
+    """What to render of a checked config, or None, and why.
+
+    env  a value for every `${NAME}`: it may decide where a backend is, but none of them is rendered
+    """
+    config = loaded.config
+    assert config is not None
+    settings = config.kubernetes
+    names = {backend: _engine_name(settings.name, backend) for backend in _vllm_engines(config)}
+    urls = {backend: f"http://{name}.{settings.namespace}:{ENGINE_PORT}" for backend, name in names.items()}
+    text = to_yaml(deployed_form(loaded.written, config, urls))
+    engines = tuple(_engines(loaded, names, compile_plan(config, env=env)))
+    variables = names_in(text) | {backend.api_key_env for backend in _enabled(config) if backend.api_key_env}
+    needed = variables.union(*(engine.variables for engine in engines))
+    problems = tuple(
+        problem_at(codes.NOT_DEPLOYABLE, "error", path, message, loaded.place(path))
+        for path, message in _obstacles(config, needed)
+    )
+    if problems:
+        return None, problems
+    gateway = plan_of_text(text, env)
+    plan = KubernetesPlan(
+        settings=settings,
+        gateway=gateway,
+        config_text=text,
+        image=settings.image or f"aiaas:{__version__}",
+        paths=_paths(gateway),
+        ingress_timeout=ingress_timeout(config),
+        request_timeout=request_timeout(config),
+        variables=tuple(sorted(variables)),
+        engines=engines,
+        outgoing=tuple(dict.fromkeys(_edges(config))),
+        grace=PRE_STOP + math.ceil(gateway.server.drain_timeout) + AFTER_DRAIN,
+    )
+    return plan, ()
+
+
+def plan_of_text(text: str, env: Mapping[str, str]) -> Plan:
+    """The Plan that a pod runs whose ConfigMap holds `text`."""
+    loaded = load_text(text, file=CONFIG_KEY, env=env)
+    wrong = [str(problem) for problem in loaded.problems + check(loaded, env) if problem.severity == "error"]
+    assert not wrong, wrong
+    assert loaded.config is not None
+    return compile_plan(loaded.config, source=CONFIG_FILE, overrides=loaded.overrides, env=env)
+
+
+def _enabled(config: Config) -> Iterator[Backend]:
+    return (backend for backend in config.backends.values() if backend.enabled)
+
+
+def _vllm_engines(config: Config) -> list[str]:
+    """The backends that have one; parked ones, too, since their addresses stand in the config as well."""
+    return [name for name, backend in config.backends.items() if backend.engine and backend.engine.kind == "vllm"]
+
+
+def _engine_name(stem: str, backend: str) -> str:
+    """A Service's name for the engine of `backend`. Where that cannot hold the backend's own name, a digest keeps it
+    apart from others (`A.b` from `a-b`)."""
+    slug = re.sub(r"[^a-z0-9]+", "-", backend.lower()).strip("-")
+    name = f"{stem}-engine-{slug}"
+    if slug == backend and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(backend.encode()).hexdigest()[:6]
+    return f"{name[: LONGEST_NAME - 7].rstrip('-')}-{digest}"
+
+
+def _engines(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator[EngineDeployment]:
+    config = loaded.config
+    assert config is not None
+    for backend in plan.backends:
+        settings = config.backends[backend.name]
+        if backend.name in names and backend.engine is not None and settings.engine is not None:
+            written = loaded.written["backends"][backend.name]["engine"]
+            yield EngineDeployment(
+                backend=backend.name,
+                name=names[backend.name],
+                engine=backend.engine,
+                pod=settings.engine.pod,
+                key=settings.api_key_env,
+                environment=dict(written.get("env") or {}),
+            )
+
+
+def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, str]]:
+    """What stands in the way of a deployment, by field."""
+    settings, server = config.kubernetes, config.server
+    expose: Path = ("kubernetes", "expose")
+    if settings.expose in ("ingress", "gateway") and settings.host is None:
+        yield ("kubernetes", "host"), f"is required for expose: {settings.expose}; write the public host name"
+    if settings.expose == "gateway" and settings.gateway.name is None:
+        yield ("kubernetes", "gateway", "name"), "is required for expose: gateway; name the Gateway to attach to"
+    if settings.expose == "loadbalancer" and server.tls is None:
+        yield (
+            expose,
+            "loadbalancer needs server.tls, else keys cross the internet in plain text; set it, or use ingress",
+        )
+    if _is_loopback(server.host):
+        yield ("server", "host"), f"{server.host} is not reached from outside the pod; write 0.0.0.0, or leave it out"
+    if server.port < LOWEST_PORT:
+        yield ("server", "port"), f"{server.port} needs a right that the pod has not; write {LOWEST_PORT} or more"
+    for name in sorted(needed - settings.env.keys()):
+        message = f"{name} is used, and nothing says where it is in the cluster; add {name}: {{secret: NAME, key: KEY}}"
+        yield ("kubernetes", "env"), message
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
+    """What is routed from outside: `/v1` where anything below it is served, the rest one by one, and /health. Not
+    /ready, which is for the kubelet, nor metrics."""
+    served = [*plan.routes, *([MODELS] if plan.serves_models else [])]
+    prefixes = [("/v1", True)] if any(path.startswith("/v1/") for path in served) else []
+    others = [(path, False) for path in sorted(set(served)) if not path.startswith("/v1/")]
+    return (*prefixes, *others, (HEALTH, False))
+
+
+def _edges(config: Config) -> Iterator[Edge]:
+    """Backends, but for engines of ours, and the shared store."""
+    own = config.kubernetes.namespace
+    for backend in _enabled(config):
+        for url in (backend.url,) if backend.url is not None else backend.urls or ():
+            address = parse_url(url)
+            yield edge_to(address.host, address.port, backend.network, own_namespace=own, tls=address.tls)
+        if backend.dns is not None:
+            host, _, port = backend.dns.rpartition(":")
+            yield edge_to(host.strip("[]"), int(port), backend.network, own_namespace=own)
+    if config.rate_limit.store != "memory":
+        store = urlsplit(config.rate_limit.store)
+        hints = config.kubernetes.network_policy.store
+        yield edge_to(store.hostname or "", store.port or REDIS_PORT, hints, own_namespace=own)

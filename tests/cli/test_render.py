@@ -1,0 +1,161 @@
+"""`aiaas render`: manifests on stdout, words on stderr."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aiaas.cli.main import run
+from aiaas.config.environment import OVERRIDES
+
+CONFIG = """backends:
+  vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}
+kubernetes: {image: 'r/aiaas:1', host: api.example.com}
+"""
+SECRETS = """backends:
+  vllm: {url: 'http://${HOST}:8000', models: [m], api_key_env: KEY}
+kubernetes:
+  image: r/aiaas:1
+  host: api.example.com
+  env: {HOST: {secret: s, key: host}, KEY: {secret: s, key: key}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (*OVERRIDES, "AIAAS_CONFIG", "HOST", "KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def write(text: str = CONFIG, *, keys: bool = True) -> None:
+    """A config, and a key file beside it, in the working directory."""
+    Path("aiaas.yaml").write_text(text)
+    if keys:
+        Path("keys.yaml").write_text("version: 1\nkeys: []\n")
+
+
+def rendered(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[Any], str]:
+    """The documents on stdout and the text on stderr of a run that succeeds."""
+    assert run(["render", *arguments]) == 0
+    out, err = capsys.readouterr()
+    return list(yaml.safe_load_all(out)), err
+
+
+def test_the_stream_is_on_stdout_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    """A config with an image and keys gives manifests and no word on stderr."""
+    write()
+    documents, err = rendered(capsys)
+    assert err == ""
+    assert {"Deployment", "Service", "ConfigMap", "Secret"} <= {each["kind"] for each in documents}
+
+
+def test_missing_keys_are_a_warning_and_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """The Secret is there, so that the pods start; they refuse until it has keys."""
+    write(keys=False)
+    documents, err = rendered(capsys)
+    [secret] = [each for each in documents if each["kind"] == "Secret"]
+    assert "keys: []" in base64.b64decode(secret["data"]["keys.yaml"]).decode()
+    assert "warning AIA401 auth.keys_file: keys.yaml does not exist" in err
+
+
+def test_the_local_keys_go_into_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `aiaas keys create` wrote is what the pods read; the key itself is nowhere."""
+    write()
+    assert run(["keys", "create", "alice"]) == 0
+    key = capsys.readouterr().out.strip()
+    documents, _ = rendered(capsys, "--only", "Secret")
+    assert base64.b64decode(documents[0]["data"]["keys.yaml"]) == Path("keys.yaml").read_bytes()
+    assert key.encode() not in base64.b64decode(documents[0]["data"]["keys.yaml"])
+
+
+def test_an_unset_image_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """No registry has aiaas:<version>."""
+    write(CONFIG.replace("image: 'r/aiaas:1', ", ""))
+    assert "warning: kubernetes.image is not set" in rendered(capsys)[1]
+
+
+def test_overrides_of_the_shell_are_ignored_and_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens to be exported here must not end up in a cluster."""
+    write()
+    plain, _ = rendered(capsys)
+    monkeypatch.setenv("RATE_LIMIT_REQUESTS_PER_MINUTE", "99999")
+    overridden, err = rendered(capsys)
+    assert overridden == plain
+    assert err == "ignored, since they hold in this shell only: RATE_LIMIT_REQUESTS_PER_MINUTE\n"
+
+
+def test_variables_need_not_be_set_here_and_are_never_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`${NAME}` stays literal whether the secret is in this shell or not."""
+    write(SECRETS)
+    unset, err = rendered(capsys)
+    monkeypatch.setenv("KEY", "hunter2")
+    assert rendered(capsys)[0] == unset
+    [config] = [each for each in unset if each["kind"] == "ConfigMap"]
+    assert "http://${HOST}:8000" in config["data"]["config.yaml"]
+    assert err == ""
+
+
+def test_only_some_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    """--only takes kinds in any case and keeps the order of application."""
+    write()
+    documents, _ = rendered(capsys, "--only", "deployment, ConfigMap")
+    assert [each["kind"] for each in documents] == ["ConfigMap", "Deployment"]
+
+
+def test_an_unknown_kind_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """A typo must not look like an empty rendering."""
+    write()
+    assert run(["render", "--only", "Deploymnet"]) == 2
+    assert "names a kind that is never rendered; there are Namespace, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("backends: {a: {url: 'http://a', models: [m]}}\n", "error AIA405 kubernetes.host", id="no host"),
+        pytest.param(CONFIG + "foo: 1\n", "error AIA101 foo", id="not valid"),
+    ],
+)
+def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(
+    text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, the problems on stderr, an empty stdout that kubectl takes for nothing."""
+    write(text)
+    assert run(["render"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert "cannot be rendered; mend it and run again" in err
+
+
+def test_a_missing_config_is_the_world_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 3, as everywhere."""
+    assert run(["render"]) == 3
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_the_hash_seed_does_not_count() -> None:
+    """Two processes with different seeds print equal bytes."""
+    write(SECRETS)
+
+    def printed(seed: str) -> bytes:
+        env = os.environ | {"PYTHONHASHSEED": seed}
+        return subprocess.run(
+            [sys.executable, "-m", "aiaas", "render"], capture_output=True, check=True, env=env
+        ).stdout
+
+    first = printed("1")
+    assert b"kind: Deployment" in first
+    assert printed("2") == first

@@ -1,0 +1,161 @@
+"""The gateway's own objects."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiaas.config.load import load_text
+from aiaas.plan.compile import compile_plan
+from tests.manifests.rendering import KEYS, MINIMAL, objects_of, one, plan_of, with_kubernetes
+
+
+def container(text: str, env: dict[str, str] | None = None) -> Any:
+    """The gateway's container."""
+    [only] = one(text, "Deployment", env)["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def test_the_objects_bear_the_plans_names() -> None:
+    """With a host and nothing else, everything is called what the plan calls it."""
+    made = objects_of(with_kubernetes(immutable_config="false"))
+    for name in ("Service/api-router-service", "Deployment/api-router-service", "ConfigMap/api-router-config"):
+        assert name in made
+    assert {"Secret/api-router-keys", "HorizontalPodAutoscaler/api-router-hpa"} <= set(made)
+    assert made["Service/api-router-service"]["spec"]["selector"] == {"app": "api-router-service"}
+    assert made["Service/api-router-service"]["spec"]["ports"][0]["port"] == 8080
+
+
+def test_the_config_map_is_the_plan_that_was_rendered() -> None:
+    """Loaded and compiled where it is mounted, its content equals the Plan."""
+    plan = plan_of(MINIMAL)
+    text = one(MINIMAL, "ConfigMap")["data"]["config.yaml"]
+    loaded = load_text(text, file="config.yaml", env={})
+    assert loaded.config is not None
+    assert compile_plan(loaded.config, source=Path("/etc/aiaas/config/config.yaml")) == plan.gateway
+
+
+def test_an_immutable_config_is_referred_to_by_its_content() -> None:
+    """The Deployment mounts the ConfigMap of that content, so that an undone rollout brings back the old one."""
+    made = objects_of(MINIMAL)
+    [config] = [each for each in made.values() if each["kind"] == "ConfigMap"]
+    [volume] = [v for v in made["Deployment/api-router-service"]["spec"]["template"]["spec"]["volumes"] if "configMap" in v]
+    assert config["immutable"] is True
+    assert volume["configMap"]["name"] == config["metadata"]["name"] != "api-router-config"
+
+
+def test_a_config_of_fixed_name_rolls_the_pods_by_a_checksum() -> None:
+    """Another config is another annotation on the pods."""
+
+    def annotations(text: str) -> Any:
+        return one(text, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+
+    fixed = with_kubernetes(immutable_config="false")
+    assert "immutable" not in one(fixed, "ConfigMap")
+    assert annotations(fixed)["checksum/config"] != annotations(fixed + "request: {max_choices: 2}\n")["checksum/config"]
+    assert "checksum/config" not in annotations(MINIMAL)
+
+
+def test_the_keys_go_into_a_secret_and_roll_nothing() -> None:
+    """The file is there byte for byte; another one changes the Secret alone."""
+    made, other = objects_of(MINIMAL), objects_of(MINIMAL, keys_text=KEYS + "\n")
+    assert base64.b64decode(made["Secret/api-router-keys"]["data"]["keys.yaml"]).decode() == KEYS
+    assert {name for name in made if made[name] != other[name]} == {"Secret/api-router-keys"}
+
+
+def test_a_secret_of_others_is_referred_to_only() -> None:
+    """With keys_secret.create: false there is no Secret, and its name is mounted."""
+    made = objects_of(with_kubernetes(keys_secret="{create: false, name: from-vault}"), keys_text=None)
+    assert not [name for name in made if name.startswith("Secret/")]
+    volumes = made["Deployment/api-router-service"]["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "keys", "secret": {"secretName": "from-vault", "defaultMode": 0o440}} in volumes
+
+
+def test_without_authentication_no_keys_are_mounted() -> None:
+    """auth.enabled: false needs no Secret."""
+    text = MINIMAL + "auth: {enabled: false}\n"
+    assert "keys" not in [mount["name"] for mount in container(text)["volumeMounts"]]
+
+
+def test_nothing_is_mounted_by_sub_path() -> None:
+    """A subPath is never updated, so revoked keys would live on."""
+    assert all("subPath" not in mount for mount in container(MINIMAL)["volumeMounts"])
+
+
+def test_the_autoscaler_owns_the_number_of_replicas() -> None:
+    """With one, the Deployment has no number; with a fixed size there is none."""
+    assert "replicas" not in one(MINIMAL, "Deployment")["spec"]
+    scaler = one(MINIMAL, "HorizontalPodAutoscaler")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 70
+    fixed = with_kubernetes(replicas="{min: 3, max: 3}")
+    assert one(fixed, "Deployment")["spec"]["replicas"] == 3
+    assert "HorizontalPodAutoscaler/api-router-hpa" not in objects_of(fixed)
+
+
+def test_a_pod_has_time_to_drain() -> None:
+    """preStop comes before SIGTERM, and the grace period counts both."""
+    deployment = one(MINIMAL + "server: {drain_timeout: 60s}\n", "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 10}}
+    assert pod["terminationGracePeriodSeconds"] == 80
+
+
+def test_probes_ask_what_they_are_for() -> None:
+    """Readiness follows the drain; liveness only whether the process lives."""
+    probes = container(MINIMAL)
+    assert probes["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
+    assert probes["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+
+
+def test_variables_come_from_secrets() -> None:
+    """Each name of the config, and a backend's key, has a secretKeyRef; what nobody uses has none."""
+    text = """
+backends: {a: {url: "http://${HOST}:8000", models: [m], api_key_env: KEY}}
+kubernetes:
+  host: a.example.com
+  env: {HOST: {secret: s, key: host}, KEY: {secret: s, key: k}, UNUSED: {secret: s, key: u}}
+"""
+    env = container(text, {"HOST": "vllm", "KEY": "hunter2"})["env"]
+    assert env == [
+        {"name": "HOST", "valueFrom": {"secretKeyRef": {"name": "s", "key": "host"}}},
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]
+
+
+def test_the_environment_is_not_that_of_other_services() -> None:
+    """A Service named `prometheus` would inject PROMETHEUS_PORT, which overrides our config."""
+    assert one(MINIMAL, "Deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "annotated"),
+    [({}, True), ({"monitoring": "{service_monitor: true}"}, False)],
+    ids=["by annotation", "by a ServiceMonitor"],
+)
+def test_pods_are_scraped_once(fields: dict[str, str], annotated: bool) -> None:
+    """The annotations are for a Prometheus without the operator; with a ServiceMonitor they would scrape twice."""
+    metadata = one(with_kubernetes(**fields), "Deployment")["spec"]["template"]["metadata"]
+    assert ("prometheus.io/port" in metadata.get("annotations", {})) is annotated
+
+
+def test_placement_and_registry_are_passed_on() -> None:
+    """Node selector, tolerations and pull secrets stand in the pod as they were written."""
+    text = with_kubernetes(
+        node_selector="{disk: ssd}", tolerations="[{key: a, operator: Exists}]", image_pull_secrets="[reg]"
+    )
+    pod = one(text, "Deployment")["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"disk": "ssd"}
+    assert pod["tolerations"] == [{"key": "a", "operator": "Exists"}]
+    assert pod["imagePullSecrets"] == [{"name": "reg"}]
+
+
+def test_a_namespace_is_rendered_where_asked() -> None:
+    """It comes first, belongs to no namespace, and enforces Pod Security `restricted`."""
+    made = list(objects_of(with_kubernetes(create_namespace="true")).values())
+    assert (made[0]["kind"], made[0]["metadata"]["name"]) == ("Namespace", "system")
+    assert "namespace" not in made[0]["metadata"]
+    assert made[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"

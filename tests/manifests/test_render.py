@@ -1,0 +1,47 @@
+"""The whole rendering: order and bytes."""
+
+from __future__ import annotations
+
+import yaml
+
+from aiaas.manifests.render import KINDS, origin, render, to_stream
+from tests.manifests.rendering import KEYS, MINIMAL, plan_of, with_kubernetes
+
+
+def stream_of(text: str) -> str:
+    """What `aiaas render` prints."""
+    plan = plan_of(text)
+    return to_stream(render(plan, KEYS), origin(plan, "aiaas.yaml"))
+
+
+def test_rendering_twice_gives_equal_bytes() -> None:
+    """No time, no order of a hash."""
+    assert stream_of(MINIMAL) == stream_of(MINIMAL)
+
+
+def test_comments_and_layout_of_the_config_do_not_count() -> None:
+    """Another comment rolls no pod."""
+    assert stream_of(MINIMAL) == stream_of("# a comment\n" + MINIMAL.replace(": {url", ":   {url"))
+
+
+def test_what_is_referred_to_comes_first() -> None:
+    """Kinds stand in the order in which one `kubectl apply` can take them."""
+    kinds = [each["kind"] for each in render(plan_of(with_kubernetes(create_namespace="true")), KEYS)]
+    assert kinds == sorted(kinds, key=KINDS.index)
+    assert kinds[:4] == ["Namespace", "ServiceAccount", "ConfigMap", "Secret"]
+    assert kinds.index("Deployment") > kinds.index("Service")
+
+
+def test_the_stream_says_what_it_was_made_from() -> None:
+    """File, version and digest stand on top: the digest that the pods report."""
+    plan = plan_of(MINIMAL)
+    first = stream_of(MINIMAL).splitlines()[0]
+    assert first == (
+        "# Made by `aiaas render` (aiaas 0.1.0) from aiaas.yaml, "
+        f"config digest {plan.gateway.digest}: change that, not this."
+    )
+
+
+def test_the_stream_is_one_document_for_each_object() -> None:
+    """Every YAML reader gets back exactly what was rendered."""
+    assert list(yaml.safe_load_all(stream_of(MINIMAL))) == list(render(plan_of(MINIMAL), KEYS))

@@ -1,0 +1,80 @@
+"""The deployed form of a config, and that its Plan is the one that was meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiaas.config.load import load_text
+from aiaas.config.write import to_yaml
+from aiaas.plan.compile import compile_plan
+from aiaas.plan.deployed import deployed_form
+from aiaas.plan.kubernetes import plan_of_text
+from aiaas.plan.model import Plan
+
+PLAN = """
+backends:
+  vllm: {url: "http://vllm-gpt-oss-20b.system:8000", timeout: 120s, models: [unsloth/gpt-oss-20b, gpt-oss-20b]}
+"""
+
+
+def deployed(text: str, env: dict[str, str], urls: dict[str, str]) -> tuple[Plan, str]:
+    """The Plan of a config as it stands here, and the text of its deployed form."""
+    loaded = load_text(text, file="f", env=env)
+    assert loaded.config is not None, loaded.problems
+    return compile_plan(loaded.config, env=env), to_yaml(deployed_form(loaded.written, loaded.config, urls))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(PLAN, id="the plan"),
+        pytest.param(PLAN + "auth: {keys_file: secrets/prod.yaml}\n", id="keys elsewhere"),
+        pytest.param(PLAN + "auth:\n  enabled: false\n", id="without keys"),
+        pytest.param(PLAN + "kubernetes: {replicas: {min: 3, max: 3}, host: a.example.com}\n", id="with kubernetes"),
+        pytest.param(
+            "backends:\n  a: {enabled: false, engine: {kind: vllm}, models: [x]}\n"
+            "  b: {engine: {kind: simulator}, models: [y]}\n",
+            id="a simulator, whose port is its place in the file",
+        ),
+        pytest.param(
+            "backends:\n  a: {url: 'http://${HOST}:8000', models: ['no', '1e3', '010'], api_key_env: KEY}\n",
+            id="variables, and words that look like something else",
+        ),
+    ],
+)
+def test_what_is_deployed_does_what_was_written(text: str) -> None:
+    """Without a vLLM engine the deployed form has the digest of the config itself: only places of files differ."""
+    env = {"HOST": "vllm.gpu", "KEY": "k"}
+    plan, form = deployed(text, env, {"a": "http://e:8000"} if "enabled: false, engine" in text else {})
+    assert plan_of_text(form, env).digest == plan.digest
+
+
+def test_an_engine_becomes_the_address_of_its_service() -> None:
+    """The Plan is the one of a config that names that Service; everything else of the backend stays."""
+    text = "backends:\n  a: {engine: {kind: vllm, env: {HF_TOKEN: '${T}'}}, models: [x], timeout: 9s}\n"
+    _, form = deployed(text, {"T": "t"}, {"a": "http://api-router-engine-a.system:8000"})
+    expected = "backends:\n  a: {url: 'http://api-router-engine-a.system:8000', models: [x], timeout: 9s}\n"
+    by_hand, _ = deployed(expected, {}, {})
+    assert plan_of_text(form, {}).digest == by_hand.digest
+
+
+def test_files_are_where_they_are_mounted() -> None:
+    """Keys, certificate and usage have places of their own in the pod."""
+    text = PLAN + "auth: {api_key_prefix: 'x-', keys_file: here.yaml}\n"
+    _, form = deployed(text, {}, {})
+    assert str(plan_of_text(form, {}).auth.keys_file) == "/etc/aiaas/keys/keys.yaml"
+    assert "here.yaml" not in form
+
+
+def test_variables_stay_variables() -> None:
+    """No value from the environment stands in the ConfigMap."""
+    _, form = deployed("backends:\n  a: {url: 'http://${HOST}:8000', models: [m]}\n", {"HOST": "hunter2"}, {})
+    assert '"http://${HOST}:8000"' in form
+    assert "hunter2" not in form
+
+
+def test_of_kubernetes_only_replicas_are_kept() -> None:
+    """A changed annotation of the ingress must not roll the pods; the number of replicas divides limits."""
+    section = "kubernetes: {host: a.example.com, replicas: {max: 4}, ingress: {class: traefik}}\n"
+    _, form = deployed(PLAN + section, {}, {})
+    assert form.endswith("kubernetes:\n  replicas:\n    max: 4\nauth:\n  keys_file: /etc/aiaas/keys/keys.yaml\n")

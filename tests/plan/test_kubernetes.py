@@ -1,0 +1,125 @@
+"""What the manifests need, decided; and what cannot be deployed, said by field."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.manifests.rendering import BACKEND, plan_of, plan_or_problems, with_kubernetes
+
+ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernetes: {{host: a.example.com{more}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(BACKEND, "kubernetes.host: is required for expose: ingress", id="no host for the ingress"),
+        pytest.param(
+            BACKEND + "kubernetes: {expose: gateway, gateway: {name: g}}\n",
+            "kubernetes.host: is required",
+            id="no host for a Gateway",
+        ),
+        pytest.param(
+            with_kubernetes(expose="gateway"), "kubernetes.gateway.name: is required", id="no Gateway to attach to"
+        ),
+        pytest.param(
+            with_kubernetes(expose="loadbalancer"), "kubernetes.expose: loadbalancer needs server.tls", id="plain text"
+        ),
+        pytest.param(
+            with_kubernetes() + "server: {host: 127.0.0.1}\n", "server.host: 127.0.0.1 is not reached", id="loopback"
+        ),
+        pytest.param(with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a right", id="privileged port"),
+        pytest.param(
+            "backends: {a: {url: 'http://${HOST}', models: [m]}}\nkubernetes: {host: a.b}\n",
+            "kubernetes.env: HOST is used",
+            id="a variable without a place",
+        ),
+        pytest.param(
+            "backends: {a: {url: 'http://a', models: [m], api_key_env: HOST}}\nkubernetes: {host: a.b}\n",
+            "kubernetes.env: HOST is used",
+            id="a backend's key without a place",
+        ),
+        pytest.param(
+            "backends: {a: {engine: {kind: vllm, env: {T: '${HOST}'}}, models: [m]}}\nkubernetes: {host: a.b}\n",
+            "kubernetes.env: HOST is used",
+            id="an engine's variable without a place",
+        ),
+    ],
+)
+def test_what_cannot_be_deployed_is_said_by_field(text: str, expected: str) -> None:
+    """Each obstacle is one problem with its place and what to do; nothing is rendered."""
+    plan, problems = plan_or_problems(text, {"HOST": "vllm"})
+    assert plan is None
+    [problem] = problems
+    assert str(problem).partition("error AIA405 ")[2].startswith(expected)
+    assert problem.file == "aiaas.yaml"
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "paths"),
+    [
+        pytest.param("[/v1/completions]", (("/v1", True), ("/health", False)), id="one below /v1"),
+        pytest.param(
+            "[/tokenize, /v1/models]", (("/v1", True), ("/tokenize", False), ("/health", False)), id="models count"
+        ),
+        pytest.param("[/tokenize]", (("/tokenize", False), ("/health", False)), id="none below /v1"),
+    ],
+)
+def test_served_paths_are_routed_and_no_others(endpoints: str, paths: tuple[tuple[str, bool], ...]) -> None:
+    """What a backend names is reached from outside, and /health; /ready and /metrics are not."""
+    text = f"backends: {{a: {{url: 'http://a', models: [m], endpoints: {endpoints}}}}}\nkubernetes: {{host: a.b}}\n"
+    assert plan_of(text).paths == paths
+
+
+def test_names_begin_with_the_plans_stem() -> None:
+    """With nothing configured the objects bear the plan's names."""
+    plan = plan_of(with_kubernetes(immutable_config="false"))
+    assert (plan.app, plan.config_name, plan.keys_secret, plan.tls_secret) == (
+        *("api-router-service", "api-router-config", "api-router-keys", "api-router-tls"),
+    )
+
+
+def test_an_immutable_config_map_is_named_by_its_content() -> None:
+    """Another config is another ConfigMap; another annotation of the ingress is not."""
+    name = plan_of(with_kubernetes()).config_name
+    assert name.startswith("api-router-config-")
+    assert plan_of(with_kubernetes(ingress="{annotations: {a: b}}")).config_name == name
+    assert plan_of(with_kubernetes() + "request: {max_choices: 2}\n").config_name != name
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        pytest.param("qwen", "api-router-engine-qwen", id="a plain name"),
+        pytest.param("Qwen.3", "api-router-engine-qwen-3-", id="one that no Service may have"),
+        pytest.param("q" * 60, "api-router-engine-" + "q" * 38 + "-", id="a long one"),
+    ],
+)
+def test_an_engines_name_fits_a_service(backend: str, name: str) -> None:
+    """At most 63 lower-case letters, digits and dashes; two backends never share one."""
+    [engine] = plan_of(ENGINE.format(name=backend, more="")).engines
+    assert engine.name.startswith(name)
+    assert len(engine.name) <= 63
+    assert engine.name == name or engine.name.removeprefix(name).isalnum()
+
+
+def test_the_grace_period_outlasts_pre_stop_and_drain() -> None:
+    """10 s until proxies have noticed, the drain, 10 s to leave."""
+    assert plan_of(with_kubernetes() + "server: {drain_timeout: 90500ms}\n").grace == 10 + 91 + 10
+
+
+def test_each_peer_is_an_edge_once() -> None:
+    """Two replicas of one namespace and port are one peer; engines of ours are none of these."""
+    text = """
+backends:
+  a: {urls: ["http://v-1.gpu:8000", "http://v-2.gpu:8000", "http://v-3.gpu:9000"], models: [m]}
+  b: {engine: {kind: vllm}, models: [n]}
+  c: {enabled: false, url: "http://elsewhere.example.com", models: [o]}
+kubernetes: {host: a.b}
+"""
+    assert [(edge.namespace, edge.ports) for edge in plan_of(text).outgoing] == [("gpu", (8000,)), ("gpu", (9000,))]
+
+
+def test_no_repr_shows_what_an_engines_environment_holds() -> None:
+    """What stands in engine.env stays out of tracebacks and logs."""
+    text = "backends: {a: {engine: {kind: vllm, env: {X: hunter2}}, models: [m]}}\nkubernetes: {host: a.b}\n"
+    assert "hunter2" not in repr(plan_of(text).engines)
