@@ -39,7 +39,7 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
     old = fields.get(name)
     if old is None:
         return _insert(body, name, value, empty=not fields)
-    key = b'"' + name.encode() + b'"'
+    key = b'"%b"' % name.encode()
     at = body.find(key)
     if at < 0 or body.find(key, at + 1) >= 0 or may_hide_keys(body):
         return _replace_all(body, name, value)
@@ -47,6 +47,18 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
     assert colon is not None  # it is a key, the parser said so
     start = colon.end()
     return body[:start] + value + body[start + len(memoryview(old)) :]
+
+
+def replace_text(body: bytes, name: str, old: str, value: bytes) -> bytes:
+    """`set_field` of a field whose value is known to be the text `old`; a third of the cost where it is plainly written."""
+    key = b'"%b"' % name.encode()
+    at = body.find(key)
+    if at >= 0 and body.find(key, at + 1) < 0 and not may_hide_keys(body):
+        colon = _COLON.match(body, at + len(key))
+        written = b'"%b"' % old.encode()
+        if colon is not None and body.startswith(written, colon.end()):
+            return body[: colon.end()] + value + body[colon.end() + len(written) :]
+    return set_field(body, name, value)
 
 
 def set_fields(body: bytes, values: Mapping[str, bytes]) -> bytes:

@@ -21,7 +21,7 @@ from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
-from aiaas.openai.splice import set_fields
+from aiaas.openai.splice import replace_text, set_fields
 from aiaas.plan.model import EndpointPlan, Plan, Route, Target
 from aiaas.proxy.body import bound_output, output_field, read_body, refuse_harm
 from aiaas.proxy.connection import Connection
@@ -77,7 +77,9 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 
     def upstream_request(self, endpoint: EndpointPlan, target: Target) -> bytes:
         """The whole request for `endpoint`: its prepared head, the few headers that go along, and the body."""
-        body = self.body if target.rewrite is None else set_fields(self.body, {"model": target.rewrite})
+        body = self.body
+        if target.rewrite is not None and self.peek.model is not None:
+            body = replace_text(body, "model", self.peek.model, target.rewrite)
         named = target.backend.forward_headers
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         return b"%b%bcontent-length: %d\r\n\r\n%b" % (endpoint.heads[self.route.path], passed, len(body), body)

@@ -31,6 +31,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError
+from aiaas.proxy.alarm import Alarm
 from aiaas.proxy.identity import plain_address
 from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, fault_of, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
@@ -70,6 +71,7 @@ class Hooks(Protocol):
 class Connection(RequestHandler):
     """A client's connection.
 
+    alarm        of whoever writes to it: silence, heartbeat, deadline
     listener     told when writing has to pause; at most one at a time
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
@@ -86,6 +88,7 @@ class Connection(RequestHandler):
         "_linger_timer",
         "_lingering",
         "_refused",
+        "alarm",
         "begun",
         "body_broken",
         "extra",
@@ -126,6 +129,7 @@ class Connection(RequestHandler):
         self.extra = b""
         self.body_broken = False
         self.peer = "local"
+        self.alarm = Alarm(loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what may wait in the socket buffer, and see who is there."""
@@ -140,6 +144,7 @@ class Connection(RequestHandler):
         self._stop_head_timer()
         self._end_lingering()
         self.listener = None
+        self.alarm.close()
         super().connection_lost(exc)
         self._stop_drain_timer()
 

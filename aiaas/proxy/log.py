@@ -34,6 +34,34 @@ INFERENCE = "inference_request"
 OTHER = "request"
 
 
+class _Line(msgspec.Struct, frozen=True, gc=False):
+    """A request's line, in the order that it is written in (half of a dict's cost)."""
+
+    time: str
+    level: str
+    event: str
+    request_id: str
+    user: str | None
+    key_id: str | None
+    model: str | None
+    backend: str | None
+    upstream: str | None
+    endpoint: str
+    status: int
+    error_code: str | None
+    stream: bool
+    input_tokens: int | None
+    output_tokens: int | None
+    duration_seconds: float
+    ttft_seconds: float | None
+    queue_seconds: float
+    retries: int
+    request_bytes: int
+    response_bytes: int
+    ended_by: str
+    client_address: str
+
+
 class JsonLog:
     """A log. `wall` gives POSIX seconds.
 
@@ -61,31 +89,31 @@ class JsonLog:
         if self.threshold > 20:
             return
         self._append(
-            {
-                "time": self._time(),
-                "level": "info",
-                "event": event,
-                "request_id": record.request_id,
-                "user": record.user,
-                "key_id": record.key_id,
-                "model": record.model,
-                "backend": record.backend,
-                "upstream": record.upstream,
-                "endpoint": record.path,
-                "status": record.status,
-                "error_code": record.error_code,
-                "stream": record.stream,
-                "input_tokens": record.input_tokens,
-                "output_tokens": record.output_tokens,
-                "duration_seconds": round(duration, 6),
-                "ttft_seconds": None if record.ttft is None else round(record.ttft, 6),
-                "queue_seconds": record.queue_seconds,
-                "retries": record.retries,
-                "request_bytes": record.request_bytes,
-                "response_bytes": record.sent,
-                "ended_by": record.ended_by,
-                "client_address": record.client_address,
-            }
+            _Line(
+                self._time(),
+                "info",
+                event,
+                record.request_id,
+                record.user,
+                record.key_id,
+                record.model,
+                record.backend,
+                record.upstream,
+                record.path,
+                record.status,
+                record.error_code,
+                record.stream,
+                record.input_tokens,
+                record.output_tokens,
+                round(duration, 6),
+                None if record.ttft is None else round(record.ttft, 6),
+                record.queue_seconds,
+                record.retries,
+                record.request_bytes,
+                record.sent,
+                record.ended_by,
+                record.client_address,
+            )
         )
 
     def _time(self) -> str:
@@ -95,14 +123,15 @@ class JsonLog:
             self._second = (second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S."))
         return f"{self._second[1]}{int((wall - second) * 1000):03d}Z"
 
-    def _append(self, fields: dict[str, Any]) -> None:
+    def _append(self, fields: dict[str, Any] | _Line) -> None:
         if self._size > BACKLOG_LIMIT:
             self._dropped += 1
             return
         try:
             line = self._encode(fields)
         except UnicodeEncodeError:  # bytes of a client that were no UTF-8, in a path or in a traceback
-            line = self._encode({name: _printable(value) for name, value in fields.items()})
+            named = msgspec.structs.asdict(fields) if isinstance(fields, _Line) else fields
+            line = self._encode({name: _printable(value) for name, value in named.items()})
         self._lines.append(line)
         self._size += len(line)
 

@@ -67,7 +67,6 @@ class Relay:
         self._last_read = self._last_write = self._loop.time()
         self._paused_at: float | None = None
         self._paused_size = 0
-        self._timer: asyncio.TimerHandle | None = None
         self.done: asyncio.Future[Outcome] = self._loop.create_future()
 
     def begin(self, request: bytes) -> None:
@@ -294,10 +293,9 @@ class Relay:
             due = min(due, now + shape.heartbeat)  # it may turn out to be a stream
         if shape.deadline is not None:
             due = min(due, shape.deadline)
-        self._timer = self._loop.call_at(max(due, now + 0.001), self._tick)
+        self._client.alarm.set(max(due, now + 0.001), self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
         now = self._loop.time()
         shape = self._shape
         if shape.deadline is not None and now >= shape.deadline:
@@ -366,9 +364,7 @@ class Relay:
     def _stop(self) -> None:
         if self._client.listener is self:
             self._client.listener = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._client.alarm.clear()
         self._take = _nothing  # a bound method of its own would keep this alive until the garbage collector runs
 
 

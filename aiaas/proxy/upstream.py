@@ -181,6 +181,14 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail(Failure(FailureKind.MALFORMED, f"not valid HTTP: {error}"))
                 return
             self._excess = True  # rubbish behind a whole answer: the answer stands, the connection does not
+        if self._head_given and not self._complete:  # nearly always: an event in the middle of a stream
+            parts = self._parts
+            if len(parts) == 1:
+                self._sink.body(parts.pop())
+            elif parts:
+                self._parts = []
+                self._sink.body(b"".join(parts))
+            return
         if not self._head_ready and self._head_bytes > MAX_HEAD:
             self._fail(Failure(FailureKind.MALFORMED, f"headers of more than {MAX_HEAD} bytes"))
             return
