@@ -106,3 +106,17 @@ def event_data(event: bytes) -> bytes | None:
 
 def _value(line: bytes) -> bytes:
     return line[6:] if line.startswith(b"data: ") else line[5:]
+
+
+def after_last_event(data: bytearray, start: int) -> int:
+    """The index behind the last whole event, 0 where none ends after `start`.
+
+    An event ends with a blank line, in any of the line ends that SSE allows (WHATWG HTML, section 9.2.6).
+    """
+    ends = [(data.rfind(end, start), len(end)) for end in (b"\n\n", b"\n\r\n", b"\r\r")]
+    return max((at + size for at, size in ends if at >= 0), default=0)
+
+
+def ends_with_done(data: bytes) -> bool:
+    """Whether `data` ends with the event that ends a stream, its blank line or not."""
+    return data.rstrip(b"\r\n").endswith(b"data: [DONE]")

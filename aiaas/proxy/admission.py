@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -123,7 +124,9 @@ class Admission:
         self, request: BaseRequest, client: Connection, path: str, principal: Principal, record: Record
     ) -> Checked:
         """Read and check one generate request. Raises ApiError; nothing is charged."""
+        began = time.monotonic()
         body = await read_body(request, client, self._plan.server)
+        record.body_seconds = time.monotonic() - began
         record.request_bytes = len(body)
         peeked = peek(body, path)
         record.stream = peeked.stream

@@ -87,7 +87,7 @@ async def forward(
             metrics.retries(reached[1].reason)
         target, backend, endpoint = choice
         try:
-            outcome = await _attempt(ticket, target, backend, endpoint, client, shape, relays)
+            outcome = await _attempt(ticket, target, backend, endpoint, client, shape, metrics, relays)
         finally:
             backend.give_back(endpoint)
         again = may_try_again(outcome)
@@ -231,6 +231,7 @@ async def _attempt(
     endpoint: EndpointState,
     client: Connection,
     shape: Shape,
+    metrics: Metrics,
     relays: set[Relay],
 ) -> Outcome:
     record = ticket.record
@@ -246,7 +247,7 @@ async def _attempt(
         if isinstance(opened, Failure):
             return Outcome(End.FAILED, failure=opened)
         connection = opened
-    relay = Relay(client, connection, record, shape)
+    relay = Relay(client, connection, record, shape, metrics.timings.gaps.labels(ticket.route.model))
     relays.add(relay)
     endpoint.streams.add(relay)
     try:

@@ -14,6 +14,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from aiaas import __version__
+from aiaas.proxy.histogram import Tallies
 from aiaas.proxy.record import Record
 
 UNKNOWN = "unknown"
@@ -22,6 +23,8 @@ LATENCY_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
 # A healthy loop is late by less than a millisecond (uvloop's timers count in those); a client notices a quarter second.
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+GAP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 # The `limit` label for each error code of a limit.
 LIMIT_OF = {
     "rate_limit_exceeded": "requests",
@@ -31,14 +34,45 @@ LIMIT_OF = {
 }
 
 
+class Timings:
+    """The histograms that requests and events are measured with."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.latency = Tallies(
+            "inference_latency_seconds",
+            "From the request's arrival to the end of its answer",
+            ["model", "endpoint"],
+            LATENCY_BUCKETS,
+            registry,
+        )
+        self.ttft = Tallies(
+            "aiaas_time_to_first_token_seconds",
+            "From the request's arrival to the first event of its stream",
+            ["model"],
+            TTFT_BUCKETS,
+            registry,
+        )
+        self.gaps = Tallies(
+            "aiaas_event_gap_seconds", "Between two events of a stream", ["model"], GAP_BUCKETS, registry
+        )
+        self.overhead = Tallies(
+            "aiaas_overhead_seconds",
+            "From the request's arrival to its sending, without waiting for its body or for a free endpoint",
+            ["model"],
+            OVERHEAD_BUCKETS,
+            registry,
+        )
+
+
 class _Series:
     """The histograms of one (model, endpoint), bound at first use."""
 
-    __slots__ = ("latency", "ttft")
+    __slots__ = ("latency", "overhead", "ttft")
 
-    def __init__(self, metrics: Metrics, model: str, endpoint: str) -> None:
-        self.latency = metrics.latency.labels(model, endpoint)
-        self.ttft = metrics.ttft.labels(model)
+    def __init__(self, timings: Timings, model: str, endpoint: str) -> None:
+        self.latency = timings.latency.labels(model, endpoint)
+        self.ttft = timings.ttft.labels(model)
+        self.overhead = timings.overhead.labels(model)
 
 
 class _Tally:
@@ -77,15 +111,9 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # half of the series, and of no use to Prometheus
         registry = self._registry = CollectorRegistry()
+        self.timings = Timings(registry)
         self.requests = Counter(
             "inference_requests", "Inference requests by outcome", ["model", "endpoint", "status"], registry=registry
-        )
-        self.latency = Histogram(
-            "inference_latency_seconds",
-            "From the request's arrival to the end of its answer",
-            ["model", "endpoint"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
         )
         self.tokens = Counter(
             "tokens_processed",
@@ -95,13 +123,6 @@ class Metrics:
         )
         self._estimated = Counter(
             "aiaas_tokens_estimated", "Of these, estimated ones", ["model", "type"], registry=registry
-        )
-        self.ttft = Histogram(
-            "aiaas_time_to_first_token_seconds",
-            "From the request's arrival to the first event of its stream",
-            ["model"],
-            buckets=TTFT_BUCKETS,
-            registry=registry,
         )
         self._responses = Counter(
             "aiaas_responses", "Answers by HTTP status and error code", ["code", "reason"], registry=registry
@@ -146,10 +167,12 @@ class Metrics:
         model = record.model or UNKNOWN
         series = self._series.get((model, record.path))
         if series is None:
-            series = self._series[model, record.path] = _Series(self, model, record.path)
+            series = self._series[model, record.path] = _Series(self.timings, model, record.path)
         series.latency.observe(duration)
         if record.ttft is not None:
             series.ttft.observe(record.ttft)
+        if record.overhead is not None:
+            series.overhead.observe(record.overhead)
         end = (model, record.path, record.key_id, record.status, record.error_code)
         tally = self._tallies.get(end)
         if tally is None:

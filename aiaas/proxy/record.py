@@ -21,6 +21,8 @@ class Record(msgspec.Struct):
     error_code   the `code` of an error of ours, or of the failure behind a broken answer
     input_tokens, output_tokens  as the backend reported, or as estimated (`estimated`) where it could not
     events       stream events that carried output, for streams that end before their usage event
+    body_seconds  waited for the request's body
+    overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue
     sent         bytes of the answer's body that were written to the client
     limit_lines  complete header lines that say how the key's limits stand; empty until they are known
     """
@@ -43,6 +45,8 @@ class Record(msgspec.Struct):
     events: int = 0
     ttft: float | None = None
     queue_seconds: float = 0.0
+    body_seconds: float = 0.0
+    overhead: float | None = None
     retries: int = 0
     request_bytes: int = 0
     sent: int = 0

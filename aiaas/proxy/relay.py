@@ -26,11 +26,12 @@ from collections.abc import Callable
 from aiaas.errors import UpstreamError
 from aiaas.openai import paths
 from aiaas.openai.errors import error_event
-from aiaas.openai.sse import MAX_EVENT
+from aiaas.openai.sse import MAX_EVENT, after_last_event, ends_with_done
 from aiaas.proxy.attempt import End, Outcome, Shape
 from aiaas.proxy.connection import Connection
+from aiaas.proxy.histogram import Tally
 from aiaas.proxy.record import Record
-from aiaas.proxy.respond import HeaderList, relayed_head
+from aiaas.proxy.respond import HeaderList, header_of, relayed_head
 from aiaas.proxy.tap import Tap
 from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 
@@ -47,11 +48,14 @@ PING = b": ping\n\n"
 class Relay:
     """One attempt: a `Sink` of the upstream connection and the `WriteListener` of the client's."""
 
-    def __init__(self, client: Connection, upstream: UpstreamConnection, record: Record, shape: Shape) -> None:
+    def __init__(
+        self, client: Connection, upstream: UpstreamConnection, record: Record, shape: Shape, gaps: Tally
+    ) -> None:
         self._client = client
         self._upstream = upstream
         self._record = record
         self._shape = shape
+        self._gaps = gaps
         self._loop = client.loop
         self._take: Callable[[bytes], None] = self._hold
         self._status = 0
@@ -61,6 +65,7 @@ class Relay:
         self._tail = bytearray()
         self._latest = b""  # whole events, as the last read brought them
         self._streaming = False
+        self._flowing = False  # a stream's first event has gone to the client
         self._committed = False
         self._chunked = False
         self._tap = Tap(record, strip_usage=shape.strip_usage)
@@ -73,6 +78,10 @@ class Relay:
         """Send the request and take the answer."""
         self._client.listener = self
         self._upstream.exchange(request, self)
+        record = self._record
+        if record.overhead is None:
+            waited = record.body_seconds + record.queue_seconds
+            record.overhead = max(0.0, time.monotonic() - record.started - waited)
         if self._client.writing_paused:  # an earlier answer on this connection has not been taken yet
             self.client_paused()
         self._arm()
@@ -94,7 +103,7 @@ class Relay:
 
     def end_if_silent(self, since: float) -> None:
         """End a stream on which nothing has come after `since` (the loop's time): its server is held to be gone."""
-        # Where the client is the slow one, nothing is read, and nothing is known about the server.
+        # Where the client is slow, nothing is read, and nothing is known about the server.
         if self._record.stream and self._last_read <= since and self._paused_at is None and not self.done.done():
             self._upstream.abort()
             self.failed(Failure(FailureKind.RESET, "its address refuses connections, and it has fallen silent"))
@@ -114,17 +123,34 @@ class Relay:
             self._upstream.abort()
             self._fail(Failure(FailureKind.MALFORMED, f"a redirect ({status}), which is not followed"))
         elif status < 300:
-            content_type = _header(headers, b"content-type").lower()
+            content_type = header_of(headers, b"content-type").lower()
             # A backend that compresses unasked has no events to be seen.
-            self._streaming = content_type.startswith(b"text/event-stream") and not _header(
+            self._streaming = content_type.startswith(b"text/event-stream") and not header_of(
                 headers, b"content-encoding"
             )
             self._take = self._events if self._streaming else self._bytes
 
     def body(self, data: bytes) -> None:
         """What one read brought."""
-        self._last_read = self._loop.time()
-        self._take(data)
+        now = self._loop.time()
+        if not self._flowing:
+            self._last_read = now
+            self._take(data)
+            return
+        self._gaps.observe(now - self._last_read)
+        self._last_read = now
+        if self._tail or not data.endswith(b"\n\n") or data.find(b'"usage":') >= 0 or data.find(b'"error"') >= 0:
+            self._events(data)
+            return
+        # What nearly all of a gateway's work is: whole events in the middle of a stream.
+        record = self._record
+        record.events += data.count(b"\n\n")
+        record.sent += len(data)
+        self._latest = data
+        self._last_write = now
+        transport = self._client.transport
+        if transport is not None:
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self) -> None:
         """The backend's answer is whole."""
@@ -148,7 +174,7 @@ class Relay:
     def _is_truncated(self, last: bytes) -> bool:
         """Whether a stream that ended cleanly is not whole: no event at all came, or no `[DONE]` where one is due."""
         if self._shape.path in paths.DONE_MARKED:
-            return not (_is_done(self._latest) or _is_done(last))
+            return not (ends_with_done(self._latest) or ends_with_done(last))
         return not (self._latest or last)
 
     def failed(self, failure: Failure) -> None:
@@ -193,19 +219,18 @@ class Relay:
                 return
             if not data:
                 return
+        if record.ttft is None and not data.startswith(b":"):
+            self._note_first(data)
         if self._committed:
             self._write(data)
-            if record.ttft is None and not data.startswith(b":"):
-                self._note_first(data)
         else:
-            if not data.startswith(b":"):
-                self._note_first(data)
             self._commit(data, whole=False)
 
     def _note_first(self, data: bytes) -> None:
         """The stream's first event has come. Of a chat it says the role and holds no token (capture 12)."""
         record = self._record
         record.ttft = time.monotonic() - record.started
+        self._flowing = True
         if _ROLE in data[:_ROLE_WITHIN]:
             record.events -= 1
 
@@ -214,7 +239,7 @@ class Relay:
         tail = self._tail
         seen = max(0, len(tail) - 3)
         tail += data
-        cut = _after_last_event(tail, seen)
+        cut = after_last_event(tail, seen)
         data = bytes(tail[:cut])
         del tail[:cut]
         if len(tail) > MAX_EVENT:
@@ -233,7 +258,7 @@ class Relay:
         record = self._record
         record.status = self._status
         record.phase = "streaming"
-        length = _header(self._headers, b"content-length")
+        length = header_of(self._headers, b"content-length")
         close = shape.close
         if self._status == 204:  # has neither body nor length (RFC 9110 section 8.6)
             framing = b""
@@ -356,7 +381,7 @@ class Relay:
             self.done.set_result(outcome)
 
     def _end_counting(self, *, cut: bool) -> None:
-        if _is_done(self._latest):
+        if ends_with_done(self._latest):
             self._latest = b""
             self._record.events -= 1  # it holds no token
         self._tap.end(cut=cut)
@@ -365,29 +390,9 @@ class Relay:
         if self._client.listener is self:
             self._client.listener = None
             self._client.alarm.clear()
+        self._flowing = False
         self._take = _nothing  # a bound method of its own would keep this alive until the garbage collector runs
-
-
-def _header(headers: HeaderList, wanted: bytes) -> bytes:
-    for name, value in headers:
-        if name == wanted:
-            return value
-    return b""
-
-
-def _is_done(data: bytes) -> bool:
-    """Whether `data` ends with the event that ends a stream, its blank line or not."""
-    return data.rstrip(b"\r\n").endswith(b"data: [DONE]")
 
 
 def _nothing(_data: bytes) -> None:
     """Where bytes go after the end; none should come."""
-
-
-def _after_last_event(data: bytearray, start: int) -> int:
-    """The index behind the last whole event, 0 where none ends after `start`.
-
-    An event ends with a blank line, in any of the line ends that SSE allows (WHATWG HTML, section 9.2.6).
-    """
-    ends = [(data.rfind(end, start), len(end)) for end in (b"\n\n", b"\n\r\n", b"\r\r")]
-    return max((at + size for at, size in ends if at >= 0), default=0)

@@ -125,3 +125,11 @@ def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: byt
     lines.append(extra)
     lines.append(b"connection: close\r\n\r\n" if close else _CRLF)
     return b"".join(lines)
+
+
+def header_of(headers: HeaderList, wanted: bytes) -> bytes:
+    """The value of the first header of that name (lower case), b"" where there is none."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return b""
