@@ -12,9 +12,11 @@ Rules:
      is over is refused with VerifierBusy, which is no verdict: the client is told 503 and to come back, never 401.
   4. The same key presented many times at once is hashed once.
   5. A wrong key is remembered by its digest too, MAX_REFUSED of them, until the ring changes.
-  6. Digests are keyed with random bytes of this process, kept in memory only. The text of a key is kept while it waits
+  6. A source (a client's network) whose keys were hashed and wrong too often has no further ones hashed for a while:
+     TooManyWrongKeys, which is no verdict either (`throttle.py`).
+  7. Digests are keyed with random bytes of this process, kept in memory only. The text of a key is kept while it waits
      and is hashed, and no longer. No repr shows any of it.
-  7. `swap` keeps what holds: a verified key whose record still has the same hash stays verified, under the record's new
+  8. `swap` keeps what holds: a verified key whose record still has the same hash stays verified, under the record's new
      limits; one whose record is gone, disabled or changed is dropped at once, also while it is being hashed.
 
 The event loop is the only thread that touches the state; threads get a key and hashes and return an index.
@@ -36,6 +38,7 @@ from aiaas.keys.format import MAX_KEY_LENGTH
 from aiaas.keys.hashing import verify_key
 from aiaas.keys.model import Principal
 from aiaas.keys.ring import EMPTY_RING, KeyRing, StoredSecret
+from aiaas.keys.throttle import FailureThrottle, source_of
 
 WORKERS: Final = 2  # slow hashes at once: 2 x 19 MiB, and two cores at the most
 MAX_WAITING: Final = 64  # about 0.8 s of hashing
@@ -53,12 +56,25 @@ class VerifierBusy(AiaasError):
         super().__init__("too many unknown API keys are being checked; try again in a second")
 
 
+class TooManyWrongKeys(AiaasError):
+    """Too many wrong keys came from this source lately. No verdict on this one; try again in `retry_after` seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many wrong API keys came from this address")
+        self.retry_after = retry_after
+
+
 @dataclass(slots=True)
 class _Job:
-    """One presented key on its way through a thread, and those that wait for the answer."""
+    """One presented key on its way through a thread, and those that wait for the answer.
+
+    source  where it came from first; a wrong key counts against it, from the moment `since` (POSIX seconds)
+    """
 
     digest: bytes = field(repr=False)
     presented: str = field(repr=False)
+    source: str
+    since: float
     ring: KeyRing
     candidates: tuple[StoredSecret, ...] = field(repr=False)
     answer: asyncio.Future[StoredSecret | None] = field(repr=False)
@@ -76,6 +92,7 @@ class Verifier:
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()  # by record; the first is served next
         self._waiting = 0
         self._running = 0
+        self._throttle = FailureThrottle()
         self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="aiaas-key-hash")
 
     def __repr__(self) -> str:
@@ -97,11 +114,13 @@ class Verifier:
             return None
         return secret.principal
 
-    async def verify(self, presented: str, now: float) -> Principal | None:
+    async def verify(self, presented: str, now: float, address: str) -> Principal | None:
         """Who `presented` is, or None: it is no valid key.
 
-        now  POSIX seconds
-        Raises VerifierBusy where too many unknown keys wait already; a key that was verified before never sees it.
+        now      POSIX seconds
+        address  the client's
+        Raises VerifierBusy where too many unknown keys wait already, and TooManyWrongKeys where too many of that
+        address were wrong; a key that was verified before never sees either.
         A caller that is cancelled leaves the work to the others that wait for the same key.
         """
         if len(presented) > MAX_KEY_LENGTH or not presented.isascii():
@@ -114,7 +133,7 @@ class Verifier:
                 return known.principal if known.usable(now) else None
             if digest in self._refused:
                 return None
-            job = self._jobs.get(digest) or self._enqueue(digest, presented, now)
+            job = self._jobs.get(digest) or self._enqueue(digest, presented, now, address)
             if job is None:
                 return None
             secret = await asyncio.shield(job.answer)
@@ -143,16 +162,20 @@ class Verifier:
     def _digest(self, presented: bytes) -> bytes:
         return hashlib.blake2b(presented, digest_size=16, key=self._digest_key).digest()
 
-    def _enqueue(self, digest: bytes, presented: str, now: float) -> _Job | None:
+    def _enqueue(self, digest: bytes, presented: str, now: float, address: str) -> _Job | None:
         """Line a key up for a thread; None where no stored secret could match it, so that it need not be hashed."""
         candidates = tuple(secret for secret in self._ring.candidates(presented) if secret.usable(now))
         if not candidates:
             return None
+        source = source_of(address)
+        if wait := self._throttle.wait(source, now):
+            raise TooManyWrongKeys(wait)
         record = candidates[0].principal.key_id
         queue = self._queues.get(record, ())
         if self._waiting >= MAX_WAITING or len(queue) >= MAX_WAITING_EACH:
             raise VerifierBusy
-        job = _Job(digest, presented, self._ring, candidates, asyncio.get_running_loop().create_future())
+        answer = asyncio.get_running_loop().create_future()
+        job = _Job(digest, presented, source, now, self._ring, candidates, answer)
         self._jobs[digest] = job
         self._queues.setdefault(record, deque()).append(job)
         self._waiting += 1
@@ -186,6 +209,7 @@ class Verifier:
     def _verdict(self, job: _Job, index: int | None) -> StoredSecret | None:
         """What a finished hash means under the ring that is in force now."""
         if index is None:
+            self._throttle.failed(job.source, job.since)
             if job.ring is self._ring:
                 self._remember_refused(job.digest)
             return None

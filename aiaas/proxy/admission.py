@@ -17,7 +17,7 @@ from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ClientError, UpstreamError
 from aiaas.keys.model import KeyLimits, Principal
-from aiaas.keys.verifier import Verifier, VerifierBusy
+from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
@@ -26,7 +26,7 @@ from aiaas.openai.splice import replace_text, set_fields
 from aiaas.plan.model import EndpointPlan, Plan, Route, Target
 from aiaas.proxy.body import bound_output, output_field, read_body, refuse_harm
 from aiaas.proxy.connection import Connection
-from aiaas.proxy.identity import presented_key, unauthorized
+from aiaas.proxy.identity import presented_key, too_many_wrong_keys, unauthorized
 from aiaas.proxy.models import model_not_found
 from aiaas.proxy.record import Record
 
@@ -100,7 +100,8 @@ class Admission:
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
     async def principal(self, request: BaseRequest, path: str, address: str) -> Principal:
-        """Who asks. Raises ClientError 401, or UpstreamError 503 where too many unknown keys wait to be checked."""
+        """Who asks. Raises ClientError 401, or 429 where too many wrong keys came from this address; UpstreamError 503
+        where too many unknown keys wait to be checked."""
         if not self._plan.auth.enabled:
             return Principal(key_id="-", name=address, models=None, limits=KeyLimits())
         presented = presented_key(request, path)
@@ -108,7 +109,9 @@ class Admission:
         principal = self._verifier.lookup(presented.encode("utf-8", "surrogateescape"), wall)
         if principal is None:
             try:
-                principal = await self._verifier.verify(presented, wall)
+                principal = await self._verifier.verify(presented, wall, address)
+            except TooManyWrongKeys as error:
+                raise too_many_wrong_keys(error.retry_after) from None
             except VerifierBusy:
                 raise UpstreamError(
                     503,

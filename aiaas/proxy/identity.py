@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from math import ceil
 
 from aiohttp.web_request import BaseRequest
 
-from aiaas.errors import ClientError
+from aiaas.errors import ClientError, LimitError
 from aiaas.openai import paths
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -49,6 +50,16 @@ def unauthorized() -> ClientError:
         "invalid_api_key",
         "This API key is not valid (mistyped, revoked or expired).",
         headers=(("www-authenticate", 'Bearer error="invalid_token"'),),
+    )
+
+
+def too_many_wrong_keys(wait: float) -> LimitError:
+    """No verdict on this key: it would have to be checked slowly, and too many from the same address were wrong."""
+    return LimitError(
+        429,
+        "too_many_wrong_keys",
+        f"Too many wrong API keys came from your address, so no new one is checked now; try again in {ceil(wait)} s.",
+        headers=(("retry-after", str(ceil(wait))), ("retry-after-ms", str(ceil(wait * 1000)))),
     )
 
 

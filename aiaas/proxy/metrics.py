@@ -31,6 +31,7 @@ LIMIT_OF = {
     "tokens_limit_exceeded": "tokens",
     "concurrency_limit_exceeded": "concurrency",
     "quota_exceeded": "quota",
+    "too_many_wrong_keys": "wrong_keys",
 }
 
 

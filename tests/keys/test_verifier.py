@@ -16,10 +16,20 @@ from aiaas.keys.format import NewKey, make_key, tag_of
 from aiaas.keys.hashing import hash_key
 from aiaas.keys.model import KeyLimits, KeyRecord
 from aiaas.keys.ring import KeyRing
-from aiaas.keys.verifier import MAX_REFUSED, MAX_WAITING, MAX_WAITING_EACH, WORKERS, Verifier, VerifierBusy
+from aiaas.keys.throttle import BURST
+from aiaas.keys.verifier import (
+    MAX_REFUSED,
+    MAX_WAITING,
+    MAX_WAITING_EACH,
+    WORKERS,
+    TooManyWrongKeys,
+    Verifier,
+    VerifierBusy,
+)
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOW = START.timestamp()
+HOME, AWAY = "192.0.2.1", "192.0.2.2"  # addresses of clients
 
 
 def make(name: str = "alice", *, tagged: bool = True) -> tuple[NewKey, KeyRecord]:
@@ -74,7 +84,7 @@ async def test_a_key_is_hashed_once_and_then_looked_up() -> None:
     record = replace(record, hash=hash_key(key.text), models=("m",))
     verifier = Verifier(KeyRing.from_records([record]))
     assert verifier.lookup(key.text.encode(), NOW) is None
-    principal = await verifier.verify(key.text, NOW)
+    principal = await verifier.verify(key.text, NOW, HOME)
     assert principal is not None
     assert (principal.name, principal.models) == ("alice", {"m"})
     assert verifier.lookup(key.text.encode(), NOW) is principal
@@ -87,7 +97,7 @@ async def test_junk_costs_no_hash(hasher: Hasher) -> None:
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     for text in ("", "sk-", key.text[:-1], "x" * 10_000, "schlüssel", make()[0].text, key.text + " "):
-        assert await verifier.verify(text, NOW) is None
+        assert await verifier.verify(text, NOW, HOME) is None
     assert hasher.calls == []
 
 
@@ -95,7 +105,7 @@ async def test_the_same_key_at_once_is_hashed_once(hasher: Hasher) -> None:
     """Fifty requests with one new key wait for one hash."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
-    principals = await asyncio.gather(*(verifier.verify(key.text, NOW) for _ in range(50)))
+    principals = await asyncio.gather(*(verifier.verify(key.text, NOW, HOME) for _ in range(50)))
     assert all(principal is not None for principal in principals)
     assert hasher.calls == [key.text]
 
@@ -105,11 +115,11 @@ async def test_a_wrong_key_is_remembered(hasher: Hasher) -> None:
     key, record = make(tagged=False)
     wrong = forge(key, 1)
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(wrong, NOW) is None
-    assert await verifier.verify(wrong, NOW) is None
+    assert await verifier.verify(wrong, NOW, HOME) is None
+    assert await verifier.verify(wrong, NOW, HOME) is None
     assert len(hasher.calls) == 1
     verifier.swap(KeyRing.from_records([record]))
-    assert await verifier.verify(wrong, NOW) is None
+    assert await verifier.verify(wrong, NOW, HOME) is None
     assert len(hasher.calls) == 2
 
 
@@ -120,7 +130,7 @@ async def test_the_memory_of_wrong_keys_is_bounded(hasher: Hasher) -> None:
     for number in range(MAX_REFUSED + 50):
         verifier._remember_refused(number.to_bytes(16))
     assert len(verifier._refused) == MAX_REFUSED
-    assert await verifier.verify(forge(key, 1), NOW) is None
+    assert await verifier.verify(forge(key, 1), NOW, HOME) is None
     assert len(verifier._refused) == MAX_REFUSED
 
 
@@ -129,7 +139,7 @@ async def test_at_most_two_hashes_run_at_once(hasher: Hasher) -> None:
     made = [make(f"u{n}") for n in range(30)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
-    tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW)) for key, _ in made]
+    tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
     await held(hasher, WORKERS)
     hasher.gate.set()
     assert all(await asyncio.gather(*tasks))
@@ -140,12 +150,12 @@ async def test_a_flood_never_delays_a_verified_key(hasher: Hasher) -> None:
     """With every thread stuck and the line full, a key that was verified before is answered at once."""
     key, record = make(tagged=False)
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(key.text, NOW)
+    assert await verifier.verify(key.text, NOW, HOME)
     hasher.gate.clear()
-    flood = [asyncio.ensure_future(verifier.verify(forge(key, n), NOW)) for n in range(200)]
+    flood = [asyncio.ensure_future(verifier.verify(forge(key, n), NOW, HOME)) for n in range(200)]
     await held(hasher, WORKERS)
     assert verifier.lookup(key.text.encode(), NOW) is not None
-    assert await asyncio.wait_for(verifier.verify(key.text, NOW), 1) is not None
+    assert await asyncio.wait_for(verifier.verify(key.text, NOW, HOME), 1) is not None
     hasher.gate.set()
     answers = await asyncio.gather(*flood, return_exceptions=True)
     assert answers.count(None) == WORKERS + MAX_WAITING_EACH
@@ -157,9 +167,9 @@ async def test_a_flood_on_one_key_id_leaves_room_for_other_keys(hasher: Hasher) 
     (attacked, record), (key, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
-    flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW)) for n in range(100)]
+    flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, HOME)) for n in range(100)]
     await held(hasher, WORKERS)
-    first = asyncio.ensure_future(verifier.verify(key.text, NOW))
+    first = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
     await asyncio.sleep(0)
     hasher.gate.set()
     assert await first is not None
@@ -172,12 +182,54 @@ async def test_the_line_is_bounded_over_all_keys(hasher: Hasher) -> None:
     made = [make(f"u{n}") for n in range(MAX_WAITING + WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
-    tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW)) for key, _ in made]
+    tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
     await held(hasher, WORKERS)
     hasher.gate.set()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(answer) for answer in answers if isinstance(answer, BaseException)] == [VerifierBusy]
-    assert await verifier.verify(made[-1][0].text, NOW) is not None
+    assert await verifier.verify(made[-1][0].text, NOW, HOME) is not None
+
+
+async def test_an_address_with_many_wrong_keys_has_no_further_ones_hashed(hasher: Hasher) -> None:
+    """Whether they are valid or not is not said; other addresses and keys that are known do not notice."""
+    (attacked, record), (known, other), (new, third) = make(tagged=False), make("bob"), make("carol")
+    verifier = Verifier(KeyRing.from_records([record, other, third]))
+    assert await verifier.verify(known.text, NOW, HOME) is not None
+    for seed in range(BURST):
+        assert await verifier.verify(forge(attacked, seed), NOW, HOME) is None
+    hashed = len(hasher.calls)
+    for text in (forge(attacked, 99), new.text):
+        with pytest.raises(TooManyWrongKeys) as raised:
+            await verifier.verify(text, NOW, HOME)
+        assert raised.value.retry_after == 10
+        assert text not in f"{raised.value!r}"
+    assert len(hasher.calls) == hashed
+    assert verifier.lookup(known.text.encode(), NOW) is not None
+    assert await verifier.verify(known.text, NOW, HOME) is not None
+    assert await verifier.verify(new.text, NOW, AWAY) is not None
+
+
+async def test_who_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
+    """A valid key that was held up is let in then, and counts against nobody."""
+    (attacked, record), (new, other) = make(tagged=False), make("bob")
+    verifier = Verifier(KeyRing.from_records([record, other]))
+    for seed in range(BURST):
+        await verifier.verify(forge(attacked, seed), NOW, HOME)
+    with pytest.raises(TooManyWrongKeys) as raised:
+        await verifier.verify(new.text, NOW, HOME)
+    assert await verifier.verify(new.text, NOW + raised.value.retry_after, HOME) is not None
+    assert await verifier.verify(forge(attacked, 98), NOW + raised.value.retry_after, HOME) is None
+    with pytest.raises(TooManyWrongKeys):
+        await verifier.verify(forge(attacked, 99), NOW + raised.value.retry_after, HOME)
+
+
+async def test_what_costs_no_hash_holds_nobody_up(hasher: Hasher) -> None:
+    """A client that goes on with a mistyped or revoked key must not keep its neighbours out."""
+    key, record = make()
+    verifier = Verifier(KeyRing.from_records([record, replace(make("bob")[1], disabled=True)]))
+    for seed in range(5 * BURST):
+        assert await verifier.verify(forge(make()[0], seed), NOW, HOME) is None
+    assert await verifier.verify(key.text, NOW, HOME) is not None
 
 
 async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hasher) -> None:
@@ -185,7 +237,7 @@ async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hashe
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
-    leaving, staying = (asyncio.ensure_future(verifier.verify(key.text, NOW)) for _ in range(2))
+    leaving, staying = (asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for _ in range(2))
     await held(hasher, 1)
     leaving.cancel()
     await asyncio.sleep(0)
@@ -199,10 +251,10 @@ async def test_a_key_expires_at_its_moment(hasher: Hasher) -> None:
     """Also when it was verified before, without a reload."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([replace(record, expires=START + timedelta(seconds=10))]))
-    assert await verifier.verify(key.text, NOW + 9) is not None
+    assert await verifier.verify(key.text, NOW + 9, HOME) is not None
     assert verifier.lookup(key.text.encode(), NOW + 9.9) is not None
     assert verifier.lookup(key.text.encode(), NOW + 10) is None
-    assert await verifier.verify(key.text, NOW + 10) is None
+    assert await verifier.verify(key.text, NOW + 10, HOME) is None
     assert len(hasher.calls) == 1
 
 
@@ -210,7 +262,7 @@ async def test_an_expired_key_costs_no_hash(hasher: Hasher) -> None:
     """Its state is known before anything is hashed."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([replace(record, expires=START)]))
-    assert await verifier.verify(key.text, NOW) is None
+    assert await verifier.verify(key.text, NOW, HOME) is None
     assert hasher.calls == []
 
 
@@ -219,18 +271,18 @@ async def test_a_reload_drops_what_no_longer_holds(hasher: Hasher, change: str) 
     """From the swap on, a verified key is unknown when its record is gone, disabled or under another hash."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(key.text, NOW)
+    assert await verifier.verify(key.text, NOW, HOME)
     after = {"removed": [], "disabled": [replace(record, disabled=True)], "another hash": [replace(record, hash="x")]}
     verifier.swap(KeyRing.from_records(after[change]))
     assert verifier.lookup(key.text.encode(), NOW) is None
-    assert await verifier.verify(key.text, NOW) is None
+    assert await verifier.verify(key.text, NOW, HOME) is None
 
 
 async def test_a_reload_keeps_what_holds_under_its_new_limits(hasher: Hasher) -> None:
     """No key is hashed again because another one, or its own limits, changed."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(key.text, NOW)
+    assert await verifier.verify(key.text, NOW, HOME)
     verifier.swap(KeyRing.from_records([replace(record, limits=KeyLimits(burst=7)), make("bob")[1]]))
     principal = verifier.lookup(key.text.encode(), NOW)
     assert principal is not None
@@ -243,7 +295,7 @@ async def test_a_key_revoked_while_it_is_hashed_is_refused(hasher: Hasher) -> No
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
-    task = asyncio.ensure_future(verifier.verify(key.text, NOW))
+    task = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
     await held(hasher, 1)
     verifier.swap(KeyRing.from_records([replace(record, disabled=True)]))
     hasher.gate.set()
@@ -257,7 +309,7 @@ async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Has
     new = make_key("sk-", secrets.token_bytes, old.key_id)
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
-    task = asyncio.ensure_future(verifier.verify(new.text, NOW))
+    task = asyncio.ensure_future(verifier.verify(new.text, NOW, HOME))
     await held(hasher, 1)
     changed = rotated(record, "hash of " + new.text, tag_of(new.text), START, timedelta(hours=1))
     verifier.swap(KeyRing.from_records([changed]))
@@ -271,8 +323,8 @@ async def test_a_rotated_key_works_with_both_secrets_during_the_overlap(hasher: 
     new = make_key("sk-", secrets.token_bytes, old.key_id)
     changed = rotated(record, "hash of " + new.text, tag_of(new.text), START, timedelta(hours=1))
     verifier = Verifier(KeyRing.from_records([changed]))
-    assert await verifier.verify(old.text, NOW)
-    assert await verifier.verify(new.text, NOW)
+    assert await verifier.verify(old.text, NOW, HOME)
+    assert await verifier.verify(new.text, NOW, HOME)
     assert verifier.lookup(old.text.encode(), NOW + 3600) is None
     assert verifier.lookup(new.text.encode(), NOW + 3600) is not None
 
@@ -282,7 +334,7 @@ async def test_nothing_shows_or_keeps_the_key(hasher: Hasher) -> None:
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
-    task = asyncio.ensure_future(verifier.verify(key.text, NOW))
+    task = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
     await held(hasher, 1)
     (job,) = verifier._jobs.values()
     assert key.text not in repr(verifier) + repr(job) + repr(VerifierBusy())
@@ -299,7 +351,7 @@ async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
-    task = asyncio.ensure_future(verifier.verify(key.text, NOW))
+    task = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
     await held(hasher, 1)
     verifier.close()
     with pytest.raises(asyncio.CancelledError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import Any
 
 import pytest
 
+from aiaas.keys.format import make_key
 from aiaas.keys.model import KeyLimits
+from aiaas.keys.throttle import BURST
 from aiaas.limits.model import Limits, Rate
 from aiaas.proxy.admission import effective_limits, header_values
 from tests.fakes.vllm import (
@@ -25,7 +28,7 @@ from tests.fakes.vllm import (
     token_event,
     usage_event,
 )
-from tests.proxy.conftest import Running, StartGateway, new_key, plan_of
+from tests.proxy.conftest import Got, KnownKey, Running, StartGateway, new_key, plan_of
 
 BODY = {"model": "m", "messages": []}
 STREAM = BODY | {"stream": True}
@@ -212,3 +215,28 @@ async def test_nothing_secret_is_ever_written(gateway: StartGateway, fake_vllm: 
     assert secret not in written
     assert running.key not in written
     assert len(running.log_lines()) == len(bodies) + 2
+
+
+async def test_wrong_keys_hold_up_only_new_keys_of_their_own_address(
+    gateway: StartGateway, fake_vllm: FakeVllm, known_key: KnownKey
+) -> None:
+    """Behind a trusted proxy that is the client's. Keys that were used before are served from there as before."""
+    new = new_key("bob")
+    running = await gateway(fake_vllm, keys=(new,), server={"trusted_proxies": ["127.0.0.0/8"]})
+    fake_vllm.play(*[Send(json_answer({}))] * 3)
+    client = await running.client()
+
+    async def post(key: str, address: str) -> Got:
+        return await client.post(BODY, key=key, headers={"X-Forwarded-For": f"203.0.113.9, {address}"})
+
+    attacker, neighbour = "198.51.100.1", "198.51.100.2"
+    assert (await post(known_key.text, attacker)).status == 200
+    wrong = [make_key("sk-", secrets.token_bytes, known_key.record.id).text for _ in range(BURST + 1)]
+    assert [(await post(key, attacker)).status for key in wrong] == [401] * BURST + [429]
+    refused = await post(new.text, attacker)
+    assert (refused.status, refused.json["error"]["code"]) == (429, "too_many_wrong_keys")
+    assert refused.header("retry-after") == "10"
+    assert refused.json["error"]["type"] == "rate_limit_error"
+    assert (await post(known_key.text, attacker)).status == 200
+    assert (await post(new.text, neighbour)).status == 200
+    assert running.metric('aiaas_refused_total{limit="wrong_keys"}') == 2
