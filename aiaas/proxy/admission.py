@@ -24,8 +24,9 @@ from aiaas.openai import paths
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import replace_text, set_fields
 from aiaas.plan.model import EndpointPlan, Plan, Route, Target
-from aiaas.proxy.body import bound_output, output_field, read_body, refuse_harm
+from aiaas.proxy.body import SMALL_BODY, BodyBudget, bound_output, output_field, read_body, refuse_harm
 from aiaas.proxy.connection import Connection
+from aiaas.proxy.examine import ON_LOOP, Examiner
 from aiaas.proxy.identity import presented_key, too_many_wrong_keys, unauthorized
 from aiaas.proxy.models import model_not_found
 from aiaas.proxy.record import Record
@@ -76,25 +77,41 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     strip_usage: bool
     estimated_input: int
 
-    def upstream_request(self, endpoint: EndpointPlan, target: Target) -> bytes:
-        """The whole request for `endpoint`: its prepared head, the few headers that go along, and the body."""
+    def upstream_request(self, endpoint: EndpointPlan, target: Target) -> tuple[bytes, bytes]:
+        """The request for `endpoint`: its prepared head, the few headers that go along, and the body.
+
+        In two parts, to be sent one after the other: a large body is not copied, the second part of a small one is
+        empty.
+        """
         body = self.body
         if target.rewrite is not None and self.peek.model is not None:
             body = replace_text(body, "model", self.peek.model, target.rewrite)
         named = target.backend.forward_headers
         passed = self.passed + header_values(self.headers, named) if named else self.passed
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (endpoint.heads[self.route.path], passed, len(body), body)
+        head = endpoint.heads[self.route.path]
+        if len(body) > SMALL_BODY:
+            return b"%b%bcontent-length: %d\r\n\r\n" % (head, passed, len(body)), body
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, passed, len(body), body), b""
 
 
 class Admission:
     """The gate of one Plan. Replaced as a whole on reload; `verifier` and `store` live on."""
 
     def __init__(
-        self, plan: Plan, verifier: Verifier, store: Store, loop: asyncio.AbstractEventLoop, wall: Callable[[], float]
+        self,
+        plan: Plan,
+        verifier: Verifier,
+        store: Store,
+        bodies: BodyBudget,
+        examiner: Examiner,
+        loop: asyncio.AbstractEventLoop,
+        wall: Callable[[], float],
     ) -> None:
         self._plan = plan
         self._verifier = verifier
         self._store = store
+        self._bodies = bodies
+        self._examiner = examiner
         self._loop = loop
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
@@ -128,17 +145,19 @@ class Admission:
     ) -> Checked:
         """Read and check one generate request. Raises ApiError; nothing is charged."""
         began = time.monotonic()
-        body = await read_body(request, client, self._plan.server)
+        body = await read_body(request, client, self._plan.server, self._bodies, record)
         record.body_seconds = time.monotonic() - began
         record.request_bytes = len(body)
-        peeked = peek(body, path)
+        large = len(body) > ON_LOOP
+        peeked = await self._examiner.run(peek, body, path) if large else peek(body, path)
         record.stream = peeked.stream
         route = self._route(path, peeked, principal, record)
         refuse_harm(peeked, self._plan.request, path)
-        body, output = bound_output(body, peeked, route)
         strip_usage = peeked.stream and not peeked.include_usage and path in paths.USAGE_ON_REQUEST
-        if strip_usage:
-            body = set_fields(body, {"stream_options": _ASK_FOR_USAGE})
+        if large:
+            body, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
+        else:
+            body, output = _fit(body, peeked, route, strip_usage)
         estimated = estimate_input_tokens(len(body))
         return Checked(
             principal=principal,
@@ -208,6 +227,12 @@ class Admission:
         if self._plan.auth.enabled:
             self._limits[principal.key_id] = (principal, limits)
         return limits
+
+
+def _fit(body: bytes, peeked: Peek, route: Route, ask_for_usage: bool) -> tuple[bytes, int | None]:
+    """The body as vLLM is to get it, but for the model's name, and the output bound of one choice in LLM tokens."""
+    body, output = bound_output(body, peeked, route)
+    return set_fields(body, {"stream_options": _ASK_FOR_USAGE}) if ask_for_usage else body, output
 
 
 def effective_limits(plan: Plan, own: KeyLimits) -> Limits:

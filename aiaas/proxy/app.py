@@ -26,17 +26,12 @@ from aiaas.plan.model import Plan, Route, Target
 from aiaas.proxy.admission import Admission, Ticket
 from aiaas.proxy.attempt import Shape
 from aiaas.proxy.backends import BackendState, EndpointState, all_endpoints
+from aiaas.proxy.body import BodyBudget
 from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
+from aiaas.proxy.examine import Examiner
 from aiaas.proxy.forward import forward, write
-from aiaas.proxy.identity import (
-    Networks,
-    client_address,
-    is_trusted,
-    method_not_allowed,
-    require_method,
-    sane_request_id,
-)
+from aiaas.proxy.identity import Networks, believed, method_not_allowed, require_method
 from aiaas.proxy.incidents import Incidents
 from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
@@ -88,6 +83,8 @@ class Gateway:
         self.refusing = False  # and new inference requests are refused
         self.relays: set[Relay] = set()
         self._requests: dict[asyncio.Task[Any], Record] = {}
+        self.bodies = BodyBudget(plan.server.max_body_size)
+        self.examiner = Examiner(self._loop)
         self._ending = False  # the drain deadline has come
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -227,6 +224,8 @@ class Gateway:
             self._quiet.set()
         if record.status == 0:  # an exception of ours is on its way to `internal_error`
             record.status, record.error_code = 500, "internal_error"
+        if record.body_held:
+            self.bodies.give_back(record)
         duration = time.monotonic() - record.started
         self.metrics.finished(record, duration)
         self.log.request(record, duration)
@@ -288,12 +287,9 @@ class Gateway:
         return self._date[1]
 
     def _record(self, request: BaseRequest, client: Connection, active: Active, path: str) -> Record:
-        address = client.peer
-        request_id = None
-        if active.trusted and is_trusted(address, active.trusted):
-            request_id = sane_request_id(request.headers.get("x-request-id"))
-            forwarded_for = ",".join(request.headers.getall("x-forwarded-for", ())) or None
-            address = client_address(address, forwarded_for, active.trusted)
+        address, request_id = client.peer, None
+        if active.trusted:
+            address, request_id = believed(request, address, active.trusted)
         return Record(
             request_id=request_id or self._new_id(),
             path=path,
@@ -309,6 +305,7 @@ class Gateway:
     def replace_plan(self, plan: Plan) -> None:
         """Put a new Plan in force; requests in flight finish under the one that they began with."""
         before = self.active
+        self.bodies.resize(plan.server.max_body_size)
         self.active = self._activate(plan, before.backends)
         kept = {id(backend) for backend in self.active.backends.values()}
         for backend in before.backends.values():
@@ -331,7 +328,7 @@ class Gateway:
             self.metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
         return Active(
             plan=plan,
-            admission=Admission(plan, self.verifier, self.store, self._loop, self._wall),
+            admission=Admission(plan, self.verifier, self.store, self.bodies, self.examiner, self._loop, self._wall),
             backends=backends,
             targets={
                 path: {model: _targets(route, backends) for model, route in by_model.items()}

@@ -1,21 +1,81 @@
-"""The request's body: read it whole within its bounds, and refuse or bound what would hurt others."""
+"""The request's body: read it whole within its bounds, and refuse or bound what would hurt others.
+
+A body is held until its request has ended, since it may have to be sent again. Small ones cost less than the connection
+that they come by. Large ones together have a budget, `BodyBudget`: whoever finds it spent is refused before a byte is
+read, so that uploads never grow until the pod is killed (30 of 10 MiB at once were 370 MB once; a pod has 512 MiB).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from aiohttp.web_request import BaseRequest
 
-from aiaas.errors import ClientError
+from aiaas.errors import ClientError, UpstreamError
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek
 from aiaas.openai.splice import set_fields
 from aiaas.plan.model import RequestPlan, Route, ServerPlan
 from aiaas.proxy.connection import Connection
+from aiaas.proxy.record import Record
+
+# Up to this a body is exempt: aiohttp itself buffers as much for each connection, and nearly all prompts are smaller.
+SMALL_BODY: Final = 64 * 1024
+# The budget. Eight of the largest bodies at once, as an image a request from a handful of users makes them, and at
+# least 64 MiB, so that a small `max_body_size` does not turn away a burst of middling ones. With the default of 10 MiB
+# that is 80 MiB, and at the worst twice as much in memory, since an alias is spliced into a copy: a third of a pod of
+# 512 MiB.
+BUDGET_BODIES: Final = 8
+BUDGET_LEAST: Final = 64 * 1024**2
+# Seconds after which a client that found the budget spent may come back: an upload takes about as long.
+BUDGET_RETRY_AFTER: Final = 2
 
 
-async def read_body(request: BaseRequest, client: Connection, bounds: ServerPlan) -> bytes:
-    """The whole body. Raises ClientError 400, 408, 413, 415 or 417; nothing is ever inflated."""
+class BodyBudget:
+    """Bytes that the large bodies of all requests may take together.
+
+    most  the bound; a reload may change it, and what is held then stays
+    held  what is taken now
+    """
+
+    def __init__(self, max_body_size: int) -> None:
+        self.held = 0
+        self.resize(max_body_size)
+
+    def resize(self, max_body_size: int) -> None:
+        """Follow the config's `max_body_size`."""
+        self.most = max(BUDGET_LEAST, BUDGET_BODIES * max_body_size)
+
+    def take(self, record: Record, size: int) -> None:
+        """Let `record`'s request hold `size` bytes in all. Raises UpstreamError 503 `overloaded`; then nothing changes.
+
+        The caller of this need not give anything back; who ends the request does.
+        """
+        more = size - record.body_held
+        if self.held + more > self.most:
+            raise UpstreamError(
+                503,
+                "overloaded",
+                "Too many large requests are being sent at once; try again shortly.",
+                headers=(("retry-after", str(BUDGET_RETRY_AFTER)),),
+            )
+        self.held += more
+        record.body_held = size
+
+    def give_back(self, record: Record) -> None:
+        """The request has ended."""
+        self.held -= record.body_held
+        record.body_held = 0
+
+
+async def read_body(
+    request: BaseRequest, client: Connection, bounds: ServerPlan, budget: BodyBudget, record: Record
+) -> bytes:
+    """The whole body. Nothing is ever inflated.
+
+    Raises ClientError 400, 408, 413, 415 or 417, or UpstreamError 503 where large bodies have no room left.
+    """
     headers = request.headers
     most = bounds.max_body_size
     length = request.content_length
@@ -26,6 +86,8 @@ async def read_body(request: BaseRequest, client: Connection, bounds: ServerPlan
         raise ClientError(415, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ClientError(415, "unsupported_media_type", "Send the body uncompressed, without `Content-Encoding`.")
+    if length is not None and length > SMALL_BODY:
+        budget.take(record, length)
     expect = headers.get("expect")
     if expect is not None and request.version >= (1, 1):  # from HTTP/1.0 it is to be ignored (RFC 9110 section 10.1.1)
         if expect.lower() != "100-continue":
@@ -33,7 +95,12 @@ async def read_body(request: BaseRequest, client: Connection, bounds: ServerPlan
         if client.transport is not None and not request.content.is_eof():
             client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     content = request.content
-    body = content.read_nowait(-1) if content.is_eof() else await _read_all(request, most, bounds.body_timeout)
+    if content.is_eof():
+        body = content.read_nowait(-1)
+        if len(body) > SMALL_BODY:  # chunked, and it came in one read
+            budget.take(record, len(body))
+    else:
+        body = b"".join(await _read_parts(request, most, bounds.body_timeout, budget, record))
     if len(body) > most:
         raise too_large(most)
     if client.body_broken:
@@ -41,7 +108,9 @@ async def read_body(request: BaseRequest, client: Connection, bounds: ServerPlan
     return body
 
 
-async def _read_all(request: BaseRequest, most: int, silence: float) -> bytes:
+async def _read_parts(
+    request: BaseRequest, most: int, silence: float, budget: BodyBudget, record: Record
+) -> list[bytes]:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -53,10 +122,12 @@ async def _read_all(request: BaseRequest, most: int, silence: float) -> bytes:
                 408, "request_timeout", f"The request's body stopped for more than {silence:g} s."
             ) from None
         if not part:
-            return b"".join(parts)
+            return parts
         size += len(part)
         if size > most:
             raise too_large(most)
+        if size > SMALL_BODY and size > record.body_held:  # its length was not announced
+            budget.take(record, size)
         parts.append(part)
 
 

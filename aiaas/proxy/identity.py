@@ -63,6 +63,14 @@ def too_many_wrong_keys(wait: float) -> LimitError:
     )
 
 
+def believed(request: BaseRequest, peer: str, trusted: Networks) -> tuple[str, str | None]:
+    """The client's address, and the request's id if it has a sane one: a trusted proxy's word, else only the peer."""
+    if not is_trusted(peer, trusted):
+        return peer, None
+    forwarded_for = ",".join(request.headers.getall("x-forwarded-for", ())) or None
+    return client_address(peer, forwarded_for, trusted), sane_request_id(request.headers.get("x-request-id"))
+
+
 def client_address(peer: str, forwarded_for: str | None, trusted: Networks) -> str:
     """The nearest address that is not a trusted proxy's: from the right of X-Forwarded-For, if the peer is trusted.
 

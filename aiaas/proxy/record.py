@@ -24,6 +24,7 @@ class Record(msgspec.Struct):
     body_seconds  waited for the request's body
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue
     sent         bytes of the answer's body that were written to the client
+    body_held    bytes of the body that count against the budget of large ones (`proxy/body.py`)
     limit_lines  complete header lines that say how the key's limits stand; empty until they are known
     """
 
@@ -49,6 +50,7 @@ class Record(msgspec.Struct):
     overhead: float | None = None
     retries: int = 0
     request_bytes: int = 0
+    body_held: int = 0
     sent: int = 0
     ended_by: EndedBy = "gateway"
     phase: Phase = "admission"

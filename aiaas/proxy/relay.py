@@ -74,10 +74,10 @@ class Relay:
         self._paused_size = 0
         self.done: asyncio.Future[Outcome] = self._loop.create_future()
 
-    def begin(self, request: bytes) -> None:
-        """Send the request and take the answer."""
+    def begin(self, request: bytes, rest: bytes = b"") -> None:
+        """Send the request, in one part or two, and take the answer."""
         self._client.listener = self
-        self._upstream.exchange(request, self)
+        self._upstream.exchange(request, self, rest)
         record = self._record
         if record.overhead is None:
             waited = record.body_seconds + record.queue_seconds

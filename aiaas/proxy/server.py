@@ -254,6 +254,7 @@ class Server:
         keep_running(self._usage.run(), "usage", self._log, self._stack)
         self._stack.push_async_callback(self._usage.close)
         self._stack.callback(self.verifier.close)
+        self._stack.callback(self._gateway.examiner.close)
         await self.reloader.reload_keys()
         for backend in plan.backends:
             if backend.engine is not None:

@@ -119,8 +119,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- the owner's side -----------------------------------------------------------------------------------------
 
-    def exchange(self, request: bytes, sink: Sink) -> None:
-        """Send a whole request; the answer goes to `sink`. Only on an open connection without an exchange."""
+    def exchange(self, request: bytes, sink: Sink, rest: bytes = b"") -> None:
+        """Send a whole request; the answer goes to `sink`. Only on an open connection without an exchange.
+
+        `rest` follows `request`, and is not copied (uvloop keeps a reference): a large body would else be there twice.
+        """
         transport = self._transport
         if transport is None or self._sink is not None:
             raise RuntimeError(f"no exchange can begin on {self!r}")
@@ -131,6 +134,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser = httptools.HttpResponseParser(self)
         self._sink = sink
         transport.write(request)
+        if rest:
+            transport.write(rest)
 
     def abort(self) -> None:
         """End the exchange and the connection at once: a vLLM stops generating within 70 ms of it (capture 80)."""

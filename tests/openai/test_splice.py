@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiaas.errors import ClientError
-from aiaas.openai.splice import set_field, set_fields
+from aiaas.openai.splice import LARGE, set_field, set_fields
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,21 @@ from aiaas.openai.splice import set_field, set_fields
 def test_the_field_is_set_and_nothing_else(body: bytes, result: bytes) -> None:
     """Whatever surrounds the value, it alone is replaced; an absent field is inserted at the front."""
     assert set_field(body, "model", b'"new"') == result
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "result"),
+    [
+        (b'{"model": "a", "x": "', b'"}', (b'{"model": "new", "x": "', b'"}')),
+        (b'{"x": "', b'", "mod\\u0065l" : {"n": 1}}', (b'{"x": "', b'", "mod\\u0065l" : "new"}')),
+        (b' {"x": "', b'", "y": {"model": 1}}', (b' {"model":"new","x": "', b'", "y": {"model": 1}}')),
+    ],
+    ids=["first", "last and escaped", "only nested"],
+)
+def test_a_large_body_changes_in_the_same_way(begin: bytes, end: bytes, result: tuple[bytes, bytes]) -> None:
+    """By the walk, whatever stands in its texts."""
+    text = b'\\"model\\": \\\\' * (LARGE // 12)
+    assert set_field(begin + text + end, "model", b'"new"') == result[0] + text + result[1]
 
 
 def test_several_fields_are_set_at_once() -> None:

@@ -221,6 +221,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
             for state in made.active.backends.values():
                 state.close()
             verifier.close()
+            made.examiner.close()
             assert not running.log_lines("internal_error")
 
         closers.append(close)
