@@ -38,6 +38,7 @@ from aiaas.keys.model import KeyLimits, KeyRecord
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
+from aiaas.limits.model import Store
 from aiaas.limits.usage import UsageStore
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
@@ -189,6 +190,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         probes: bool = False,
         on_recovered: Callable[[BackendState, EndpointState], None] = lambda _backend, _endpoint: None,
         wall: Callable[[], float] = time.time,
+        store: Store | None = None,
         usage: UsageStore | None = None,
         **sections: Mapping[str, Any],
     ) -> Running:
@@ -198,7 +200,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         log, metrics = JsonLog(lines.append, wall, "debug"), Metrics()
         verifier = Verifier(KeyRing.from_records([key.record for key in (known_key, *keys)]))
         recorder = UsageRecorder(usage, log, metrics)
-        made = Gateway(plan, verifier, MemoryStore(), log, metrics, recorder, wall)
+        made = Gateway(plan, verifier, MemoryStore() if store is None else store, log, metrics, recorder, wall)
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
         open_side = OpenSide(made.handle, limits, made.incidents)
         loop = asyncio.get_running_loop()
