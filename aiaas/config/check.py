@@ -21,6 +21,7 @@ from aiaas.config.problem import Path, Problem, Severity
 from aiaas.config.tree import problem_at
 from aiaas.config.unavailable import unavailable
 from aiaas.config.values import format_duration
+from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 
 FIRST_ENGINE_PORT: Final = 18100
@@ -221,6 +222,14 @@ def _limits(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
                 yield codes.TOKEN_BOUNDS, "warning", place, message
 
 
+def _store(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    if config.rate_limit.store != "memory":
+        try:
+            parse_redis_url(config.rate_limit.store)
+        except ValueError as error:
+            yield codes.STORE_URL, "error", ("rate_limit", "store"), str(error)
+
+
 def _backend_keys(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
     for path, backend in _each(config, enabled_only=True):
         name = backend.api_key_env
@@ -314,6 +323,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _networks,
     _auth,
     _limits,
+    _store,
     _backend_keys,
     _engines,
     _forwarded,

@@ -40,6 +40,7 @@ ENGINE_MODELS: Final = "AIA214"
 ENGINE_ARGS: Final = "AIA215"
 FORWARD_HEADER: Final = "AIA216"
 TIMEOUT_ORDER: Final = "AIA217"
+STORE_URL: Final = "AIA218"
 UNAVAILABLE: Final = "AIA301"
 KEYS_FILE: Final = "AIA401"
 KEYS_UNREADABLE: Final = "AIA402"
@@ -173,6 +174,11 @@ CODES: Final = MappingProxyType(
         TIMEOUT_ORDER: (
             "A timeout that another one makes pointless (warning)",
             "The outer time must be longer than the one inside it.",
+        ),
+        STORE_URL: (
+            "An address of the shared store that cannot be used",
+            "Write `redis://host:6379/0`, `rediss://` for TLS, with `:${NAME}@` in front of the host for a password "
+            "from the environment; `?ssl_ca_certs=FILE` names authorities other than the system's.",
         ),
         UNAVAILABLE: (
             "Not available in this version",

@@ -122,12 +122,13 @@ class RateLimit(Section):
     max_concurrent: AtLeast1 | None = None
     """Requests in flight at once. null is no limit."""
 
-    store: Annotated[str, Field(pattern=r"^(memory|(redis|rediss|valkey)://\S+)$", repr=False)] = "memory"
-    """Where the counts live: `memory` (each process for itself), or `redis://host:6379/0` (shared by all). A password
-    comes in as `${NAME}`."""
+    store: Annotated[str, Field(pattern=r"^(memory|(rediss?|valkeys?)://\S+)$", repr=False)] = "memory"
+    """Where the counts live: `memory` (each process for itself), or `redis://host:6379/0` (a Redis or Valkey that all
+    share; `rediss://` is TLS). A password comes in as `${NAME}`: `redis://:${REDIS_PASSWORD}@host:6379/0`."""
 
     on_store_failure: Literal["local", "allow", "deny"] = "local"
-    """While the shared store is away: each process counts its share, or lets everything in, or nothing."""
+    """While the shared store is away: each process counts by itself, with its share of every limit (divided by
+    `kubernetes.replicas.max` times `server.workers`); or lets everything in; or nothing, with 503."""
 
 
 class Request(Section):

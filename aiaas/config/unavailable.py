@@ -19,7 +19,6 @@ ROWS: Final[tuple[Row, ...]] = (
     (("server", "workers"), lambda c: c.server.workers > 1, "write 1, and run more replicas instead"),
     (("server", "cors"), lambda c: c.server.cors is not None, "remove it, and let the ingress do it"),
     (("server", "tls"), lambda c: c.server.tls is not None, "remove it, and let the ingress do it"),
-    (("rate_limit", "store"), lambda c: c.rate_limit.store != "memory", "write memory, which counts in each process"),
 )
 
 BACKEND_ROWS: Final[tuple[BackendRow, ...]] = (("dns", lambda b: b.dns is not None, "list the addresses under urls"),)

@@ -60,6 +60,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 class Lease(msgspec.Struct, frozen=True, gc=False):
     """What an admitted request holds, and has to give back exactly once: a slot and a reservation of tokens.
 
+    id             its name in the shared store; "" where this process alone knows of it
     admitted_at    the `now` of its admission, monotonic seconds
     admitted_wall  the `wall` of its admission, POSIX seconds: its tokens count in the UTC day and month of that moment
     """
@@ -70,6 +71,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     admitted_at: float
     slot: bool
     admitted_wall: float = 0.0
+    id: str = ""
 
 
 class Admission(msgspec.Struct, frozen=True, gc=False):
@@ -90,7 +92,10 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
 
 
 class Store(Protocol):
-    """Where the limiter's state lives: `MemoryStore` here, or Redis (later). One round trip for each call."""
+    """Where the limiter's state lives: `MemoryStore` in this process, `FallbackStore` in Redis while that is there.
+
+    A store with a clock of its own goes by that, and not by `now` and `wall`.
+    """
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
         """Decide on one request of `key` that reserves `tokens`, and charge it if all limits let it in.

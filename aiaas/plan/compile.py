@@ -16,8 +16,9 @@ from typing import Any, Final
 from aiaas.config.address import Address, parse_url
 from aiaas.config.backend import Backend, Model
 from aiaas.config.check import engine_port
-from aiaas.config.model import Config, RateLimit
+from aiaas.config.model import Config
 from aiaas.limits.model import UNLIMITED, Limits, Rate
+from aiaas.limits.redis_url import RedisUrl, parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 from aiaas.plan.model import (
     AuthPlan,
@@ -59,7 +60,7 @@ def compile_plan(
         models=_models(enabled),
         serves_models=any(MODELS in backend.endpoints for backend in enabled.values()),
         auth=AuthPlan(config.auth.enabled, config.auth.api_key_prefix, folder / config.auth.keys_file),
-        limits=_limits(config.rate_limit),
+        limits=_limits(config, folder),
         request=RequestPlan(config.request.media_urls, config.request.max_choices),
         monitoring=_monitoring(config, folder),
         digest="",
@@ -219,7 +220,8 @@ def _models(enabled: Mapping[str, Backend]) -> tuple[PublicModel, ...]:
     return tuple(listed.values())
 
 
-def _limits(limits: RateLimit) -> LimitsPlan:
+def _limits(config: Config, folder: Path) -> LimitsPlan:
+    limits = config.rate_limit
     default = UNLIMITED
     if limits.enabled:
         requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
@@ -230,7 +232,22 @@ def _limits(limits: RateLimit) -> LimitsPlan:
             tokens_per_month=limits.tokens_per_month,
             concurrent=limits.max_concurrent,
         )
-    return LimitsPlan(limits.enabled, default, limits.store, limits.on_store_failure)
+    if limits.store == "memory":
+        return LimitsPlan(limits.enabled, default, limits.store, limits.on_store_failure)
+    url = _store_url(limits.store, folder)
+    processes = config.kubernetes.replicas.max * config.server.workers
+    return LimitsPlan(limits.enabled, default, url.url, limits.on_store_failure, url, processes)
+
+
+def _store_url(text: str, folder: Path) -> RedisUrl:
+    """The store's address; files that it names are relative to the config's folder."""
+
+    def placed(file: str | None) -> str | None:
+        return None if file is None else str(folder / file)
+
+    url = parse_redis_url(text)
+    ca, cert, key = placed(url.ca_file), placed(url.cert_file), placed(url.key_file)
+    return dataclasses.replace(url, ca_file=ca, cert_file=cert, key_file=key)
 
 
 def _monitoring(config: Config, folder: Path) -> MonitoringPlan:
@@ -246,7 +263,9 @@ def _digest(plan: Plan) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
-_LEFT_OUT: Final = frozenset({"heads", "env", "digest", "source", "overrides"})  # secrets, and what does not count
+_LEFT_OUT: Final = frozenset(
+    {"heads", "env", "password", "digest", "source", "overrides"}
+)  # secrets, and what does not count
 
 
 def canonical(value: Any) -> Any:

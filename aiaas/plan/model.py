@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from aiaas.limits.model import Limits
+from aiaas.limits.redis_url import RedisUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +161,18 @@ class AuthPlan:
 
 @dataclass(frozen=True, slots=True)
 class LimitsPlan:
-    """The limits of a key without its own; `default` is UNLIMITED where `enabled` is false."""
+    """The limits of a key without its own; `default` is UNLIMITED where `enabled` is false.
+
+    store_url  how to get into the store, with its password (hence no repr of that); None for memory
+    processes  the largest number of gateway processes that share the store; 1 for memory
+    """
 
     enabled: bool
     default: Limits
     store: str  # "memory" or a redis:// URL without its password
     on_store_failure: Literal["local", "allow", "deny"]
+    store_url: RedisUrl | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ class Gateway:
     async def _settle(self, ticket: Ticket) -> None:
         """Replace the reservation by what was used, on every way out.
 
-        Also while being cancelled: the memory store never suspends, so nothing can come in between.
+        Also while being cancelled: no store suspends here, so nothing can come in between.
         """
         record = ticket.record
         charge = charge_of(record, ticket.estimated_input)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from aiaas import __version__
 from aiaas.proxy.histogram import Tallies
@@ -158,6 +159,10 @@ class Metrics:
     def watch_in_flight(self, number: Callable[[], int]) -> None:
         """Ask `number` at each scrape."""
         self._in_flight.set_function(number)
+
+    def register(self, collector: Collector) -> None:
+        """Have `collector` asked at each scrape as well."""
+        self._registry.register(collector)
 
     def watch_queued(self, number: Callable[[], int]) -> None:
         """Likewise, for requests that wait for an endpoint."""

@@ -120,7 +120,8 @@ class Reloader:
 
 
 def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
-    """The fields that differ from those at the start, and that only a new start puts in force: sockets and engines."""
+    """The fields that differ from those at the start, and that only a new start puts in force: sockets, the shared
+    store and engines."""
     fields = [
         f"server.{name}" for name in _NEEDS_RESTART if getattr(begun_with.server, name) != getattr(plan.server, name)
     ]
@@ -128,6 +129,11 @@ def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
         f"monitoring.{name}"
         for name in ("prometheus", "metrics_port", "usage_file")
         if getattr(begun_with.monitoring, name) != getattr(plan.monitoring, name)
+    ]
+    fields += [
+        f"rate_limit.{name}"
+        for name, parts in (("store", ("store_url", "processes")), ("on_store_failure", ("on_store_failure",)))
+        if any(getattr(begun_with.limits, part) != getattr(plan.limits, part) for part in parts)
     ]
     engines = {backend.name: backend.engine for backend in plan.backends}
     started = {backend.name: backend.engine for backend in begun_with.backends}

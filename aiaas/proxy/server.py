@@ -35,6 +35,7 @@ from aiaas.proxy.probes import Probes
 from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.reload import Reloader
 from aiaas.proxy.scrape import serve_metrics
+from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import first_of, keep_running
 from aiaas.proxy.usage import UsageRecorder, usage_store
 
@@ -238,7 +239,9 @@ class Server:
         self.metrics = Metrics()
         self.verifier = Verifier(EMPTY_RING)
         self._usage = UsageRecorder(usage_store(plan), log, self.metrics)
-        self._gateway = Gateway(plan, self.verifier, MemoryStore(), log, self.metrics, self._usage)
+        self._shared = shared_store(plan.limits, log)
+        store = MemoryStore() if self._shared is None else self._shared
+        self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
         self._probes = Probes(log)
         self.reloader = Reloader(self._gateway, env, self._follow)
 
@@ -251,6 +254,8 @@ class Server:
     ) -> None:
         """From the first task to the last. `on_serving` is called with the number of keys once it serves."""
         plan = self._gateway.active.plan
+        if self._shared is not None:
+            await begin_shared_store(self._shared, self._log, self.metrics, self._stack)
         keep_running(self._usage.run(), "usage", self._log, self._stack)
         self._stack.push_async_callback(self._usage.close)
         self._stack.callback(self.verifier.close)

@@ -228,6 +228,31 @@ class StoreConformance:
         await settle(store, held, 0)
         await admitted(store, limits)
 
+    async def test_a_look_says_how_limits_stand_and_charges_nothing(self, store: Store) -> None:
+        """As often as one likes; a key that never came looks whole."""
+        limits = Limits(Rate(60, 10), Rate(600, 600), 1000, None, 1)
+        fresh = await store.look("alice", limits, NOW)
+        assert (fresh.refused_by, fresh.refusal, fresh.lease) == (None, None, None)
+        assert fresh.requests is not None
+        assert fresh.tokens is not None
+        assert (fresh.requests.remaining, fresh.tokens.remaining) == (10, 600)
+        await admitted(store, limits, 100)
+        for _ in range(3):
+            seen = await store.look("alice", limits, NOW + 2.0)
+            assert seen.requests is not None
+            assert seen.tokens is not None
+            assert (seen.requests.allowed, seen.requests.limit, seen.requests.remaining) == (True, 60, 10)
+            assert (seen.tokens.remaining, seen.tokens.reset_after) == (520, pytest.approx(8.0))
+        assert (await store.look("alice", UNLIMITED, NOW)).requests is None
+
+    async def test_a_request_that_never_ran_costs_nothing(self, store: Store) -> None:
+        """No backend saw it: its request, its tokens and its slot come back."""
+        limits = Limits(Rate(1, 1), Rate(100, 100), 100, 100, 1)
+        lease = await admitted(store, limits, 100)
+        assert await refused(store, limits, 1) is not None
+        await store.settle(lease, 0, NOW, WALL, ran=False)
+        await admitted(store, limits, 100)
+
     async def test_closing_is_possible_at_any_time(self, store: Store) -> None:
         """Also twice."""
         await store.close()

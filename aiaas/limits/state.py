@@ -1,0 +1,141 @@
+"""What is kept for one key, and what a refusal is made of: the same whichever store keeps it. Pure.
+
+Where several limits refuse, the one named is that whose wait is longest, since after a shorter one the client would be
+refused again; a wait that cannot help (a reservation larger than the bucket) comes before all.
+"""
+
+from __future__ import annotations
+
+import calendar
+from datetime import UTC, datetime
+from math import inf
+from typing import Final, NamedTuple
+
+from aiaas.limits.gcra import decide
+from aiaas.limits.model import Admission, Decision, Limits
+
+SLOT_RETRY: Final = 1.0  # seconds; when a slot comes back cannot be known (contract section 5)
+
+_DAY: Final = 86400.0
+
+
+class Windows(NamedTuple):
+    """The UTC day and month of a moment: their starts, which name them, and their ends, in POSIX seconds."""
+
+    day: float
+    day_end: float
+    month: float
+    month_end: float
+
+
+def windows_at(wall: float) -> Windows:
+    """Those of the moment `wall`, POSIX seconds."""
+    utc = datetime.fromtimestamp(wall, UTC)
+    day = float(calendar.timegm((utc.year, utc.month, utc.day, 0, 0, 0)))
+    month = float(calendar.timegm((utc.year, utc.month, 1, 0, 0, 0)))
+    year, next_month = divmod(utc.year * 12 + utc.month, 12)
+    return Windows(day, day + _DAY, month, float(calendar.timegm((year, next_month + 1, 1, 0, 0, 0))))
+
+
+class State:
+    """What is kept for one key. The moments `requests` and `tokens` are TATs on the store's clock.
+
+    day, month                starts of the windows that tokens are counted in
+    day_tokens, month_tokens  reserved or used in them
+    """
+
+    __slots__ = ("day", "day_tokens", "month", "month_tokens", "requests", "slots", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = -inf
+        self.tokens = -inf
+        self.slots = 0
+        self.day = -inf
+        self.day_tokens = 0
+        self.month = -inf
+        self.month_tokens = 0
+
+    def count(self, tokens: int, limits: Limits, windows: Windows) -> None:
+        """Add to the windows that have a quota. One that is later than the clock says (it was set back) goes on."""
+        self._turn(windows)
+        if limits.tokens_per_day is not None:
+            self.day_tokens += tokens
+        if limits.tokens_per_month is not None:
+            self.month_tokens += tokens
+
+    def correct(self, tokens: int, limits: Limits, counted_in: Windows, current: Windows) -> None:
+        """Add to those of the windows `counted_in` that are not over."""
+        self._turn(current)
+        if limits.tokens_per_day is not None and counted_in.day == self.day:
+            self.day_tokens = max(self.day_tokens + tokens, 0)
+        if limits.tokens_per_month is not None and counted_in.month == self.month:
+            self.month_tokens = max(self.month_tokens + tokens, 0)
+
+    def _turn(self, windows: Windows) -> None:
+        if self.day < windows.day:
+            self.day = windows.day
+            self.day_tokens = 0
+        if self.month < windows.month:
+            self.month = windows.month
+            self.month_tokens = 0
+
+    def is_fresh(self, now: float, windows: Windows) -> bool:
+        """Whether a new record would decide all the same."""
+        return (
+            self.requests <= now
+            and self.tokens <= now
+            and not self.slots
+            and (not self.day_tokens or self.day < windows.day)
+            and (not self.month_tokens or self.month < windows.month)
+        )
+
+
+def has_quota(limits: Limits) -> bool:
+    """Whether tokens are counted in a day or a month."""
+    return limits.tokens_per_day is not None or limits.tokens_per_month is not None
+
+
+def quota_refusals(
+    state: State, limits: Limits, tokens: int, wall: float, windows: Windows
+) -> list[tuple[str, Decision]]:
+    """What the day and the month say against `tokens` more."""
+    refusals = []
+    if limits.tokens_per_day is not None:
+        used = state.day_tokens if state.day >= windows.day else 0
+        if used + tokens > limits.tokens_per_day:
+            refusals.append(("quota", _quota(limits.tokens_per_day, used, tokens, windows.day_end - wall)))
+    if limits.tokens_per_month is not None:
+        used = state.month_tokens if state.month >= windows.month else 0
+        if used + tokens > limits.tokens_per_month:
+            refusals.append(("quota", _quota(limits.tokens_per_month, used, tokens, windows.month_end - wall)))
+    return refusals
+
+
+def _quota(limit: int, used: int, tokens: int, left: float) -> Decision:
+    return Decision(False, limit, max(limit - used, 0), left, left if tokens <= limit else None)
+
+
+def _slot_refusals(state: State, limits: Limits) -> list[tuple[str, Decision]]:
+    if limits.concurrent is None or state.slots < limits.concurrent:
+        return []
+    return [("concurrency", Decision(False, limits.concurrent, 0, SLOT_RETRY, SLOT_RETRY))]
+
+
+def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, windows: Windows) -> Admission:
+    """Nothing was charged; where a limit would have let the request in, its Decision says how it stands without it."""
+    requests = minute = None
+    refusals = quota_refusals(state, limits, tokens, wall, windows) + _slot_refusals(state, limits)
+    if limits.requests is not None:
+        requests = decide(state.requests, limits.requests, 1, now)[0]
+        if requests.allowed:
+            requests = decide(state.requests, limits.requests, 0, now)[0]
+        else:
+            refusals.append(("requests", requests))
+    if limits.tokens is not None:
+        minute = decide(state.tokens, limits.tokens, tokens, now)[0]
+        if minute.allowed:
+            minute = decide(state.tokens, limits.tokens, 0, now)[0]
+        else:
+            refusals.append(("tokens", minute))
+    by, refusal = max(refusals, key=lambda named: inf if named[1].retry_after is None else named[1].retry_after)
+    return Admission(by, requests, minute, refusal, None)

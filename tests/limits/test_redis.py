@@ -1,0 +1,400 @@
+"""The shared store, in a real Redis: the conformance suite, and what only it promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from aiaas.limits.connection import StoreAwayError
+from aiaas.limits.memory import MemoryStore
+from aiaas.limits.model import Admission, Decision, Lease, Limits, Rate, Store
+from aiaas.limits.redis import LATE_LIMIT, RedisStore
+from aiaas.limits.redis_url import parse_redis_url
+from aiaas.limits.script import SCRIPT
+from aiaas.limits.state import windows_at
+from tests.fakes.redis import RedisServer
+from tests.limits.conformance import NOW, WALL, StoreConformance, admit
+
+# The same script, which reads the time from a key: the suite's time is passed in.
+CLOCK = "redis.call('TIME')"
+CLOCKED = SCRIPT.replace(CLOCK, "redis.call('LRANGE', 'time', 0, 1)")
+SET_CLOCK = "redis.call('DEL', 'time') return redis.call('RPUSH', 'time', ARGV[1], ARGV[2])"
+
+
+@asynccontextmanager
+async def running(server: RedisServer, **options: Any) -> AsyncIterator[RedisStore]:
+    """A connected store, in an empty server."""
+    store = RedisStore(parse_redis_url(server.url), **options)
+    task = asyncio.create_task(store.run())
+    await store.tried.wait()
+    assert store.up
+    await store.command("FLUSHALL")
+    try:
+        yield store
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.close()
+
+
+class ClockedStore:
+    """A store whose server's clock shows the `wall` of each call."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+
+    async def _set(self, wall: float) -> None:
+        seconds, micros = divmod(round(wall * 1e6), 10**6)
+        await self.store.command("EVAL", SET_CLOCK, 0, seconds, micros)
+
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+        await self._set(wall)
+        return await self.store.admit(key, limits, tokens, now, wall)
+
+    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+        await self._set(WALL + now - NOW)
+        return await self.store.look(key, limits, now)
+
+    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+        await self._set(wall)
+        await self.store.settle(lease, used_tokens, now, wall, ran=ran)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+class TestRedisStore(StoreConformance):
+    """The suite that all stores share."""
+
+    @pytest.fixture
+    async def store(self, redis_server: RedisServer) -> AsyncIterator[Store]:
+        assert CLOCKED != SCRIPT
+        async with running(redis_server, script=CLOCKED, lease=3600.0) as store:
+            yield ClockedStore(store)
+
+
+# -- the same as in memory ------------------------------------------------------------------------------------------
+
+
+def seen(decision: Decision | None) -> object:
+    """A Decision for comparison: the two clocks begin elsewhere, so seconds agree to a microsecond."""
+    if decision is None:
+        return None
+    retry = decision.retry_after
+    times = (pytest.approx(decision.reset_after, abs=1e-6), None if retry is None else pytest.approx(retry, abs=1e-6))
+    return (decision.allowed, decision.limit, decision.remaining, times)
+
+
+def some_limits(random: Random) -> Limits:
+    """Any combination, small enough that each refuses now and then."""
+
+    def maybe(*values: Any) -> Any:
+        return random.choice([None, *values])
+
+    return Limits(
+        maybe(Rate(60, 3), Rate(7, 2)),
+        maybe(Rate(600, 100), Rate(77, 77)),
+        maybe(150, 1000),
+        maybe(300),
+        maybe(1, 3),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_it_decides_as_the_memory_store_does(redis_server: RedisServer, seed: int) -> None:
+    """Any sequence of admissions, looks and settlements, over days and months, under limits that change."""
+    random = Random(seed)
+    async with running(redis_server, script=CLOCKED, lease=1e8) as shared:
+        stores: list[Store] = [ClockedStore(shared), MemoryStore()]
+        held: list[list[Lease]] = []
+        at = 0.0
+        limits = some_limits(random)
+        for _ in range(150):
+            at += random.choice([0.0, 0.001, 0.5, 3.25, 61.0, 9000.0, 200_000.0]) * random.randrange(1, 5)
+            step = random.random()
+            if step < 0.05:
+                limits = some_limits(random)
+            elif step < 0.15:
+                looks = [await store.look("alice", limits, NOW + at) for store in stores]
+                assert seen(looks[0].requests) == seen(looks[1].requests)
+                assert seen(looks[0].tokens) == seen(looks[1].tokens)
+            elif step < 0.5 and held:
+                leases = held.pop(random.randrange(len(held)))
+                used, ran = random.randrange(150), random.random() < 0.8
+                for store, lease in zip(stores, leases, strict=True):
+                    await store.settle(lease, used, NOW + at, WALL + at, ran=ran)
+            else:
+                tokens = random.randrange(110)
+                ours, theirs = [await admit(store, limits, tokens, at) for store in stores]
+                assert ours.refused_by == theirs.refused_by
+                for name in ("requests", "tokens", "refusal"):
+                    assert seen(getattr(ours, name)) == seen(getattr(theirs, name))
+                if ours.lease is not None and theirs.lease is not None:
+                    assert ours.lease.slot is theirs.lease.slot
+                    held.append([ours.lease, theirs.lease])
+
+
+async def test_its_months_are_the_calendars(redis_server: RedisServer) -> None:
+    """The script's UTC months begin where Python's do, leap years and centuries included."""
+    body = SCRIPT[SCRIPT.index("local function month_of") : SCRIPT.index("local stored")]
+    script = f"local DAY = 86400 {body} return string.format('%.0f', month_of(tonumber(ARGV[1])))"
+    random = Random(1)
+    moments = [random.randrange(0, 5_000_000_000) for _ in range(300)]
+    moments += [windows_at(moment).month + edge for moment in moments[:100] for edge in (-1, 0)]
+    async with running(redis_server) as store:
+        for moment in moments:
+            found = await store.command("EVAL", script, 0, moment)
+            assert found == b"%d" % windows_at(moment).month, moment
+
+
+# -- many gateways ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [Rate(6000, 20), Rate(600, 1)], ids=["with a burst", "without"])
+async def test_no_window_admits_more_than_burst_and_rate(redis_server: RedisServer, rate: Rate) -> None:
+    """Eight connections at once: between any two admissions no more than the rate gives and the burst allows."""
+    moments: list[float] = []
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(running(redis_server)) for _ in range(8)]
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 1.0
+
+        async def ask(store: RedisStore) -> None:
+            while loop.time() < end:
+                admission = await store.admit("alice", Limits(requests=rate), 0, 0.0, 0.0)
+                if admission.lease is not None:
+                    moments.append(admission.lease.admitted_wall)
+
+        await asyncio.gather(*(ask(store) for store in stores for _ in range(3)))
+    moments.sort()
+    assert len(moments) >= 0.9 * rate.per_minute / 60
+    for first in range(len(moments)):
+        for last in range(first, len(moments)):
+            most = rate.burst + (moments[last] - moments[first] + 2e-6) * rate.per_minute / 60
+            assert last - first + 1 <= most
+
+
+async def test_a_client_that_waits_as_told_is_admitted(redis_server: RedisServer) -> None:
+    """By its own clock, through another gateway."""
+    limits = Limits(Rate(1200, 1), Rate(6000, 10))
+    async with running(redis_server) as one, running(redis_server) as other:
+        for turn in range(12):
+            first, second = (one, other) if turn % 2 else (other, one)
+            admission = await first.admit("alice", limits, 7, 0.0, 0.0)
+            while admission.refusal is not None:
+                assert admission.refusal.retry_after is not None
+                await asyncio.sleep(admission.refusal.retry_after)
+                admission = await second.admit("alice", limits, 7, 0.0, 0.0)
+                assert admission.refused_by is None
+
+
+async def test_a_slot_is_given_once(redis_server: RedisServer) -> None:
+    """Twelve ask for three, through four gateways; what is settled by one is free for another."""
+    limits = Limits(concurrent=3)
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(running(redis_server)) for _ in range(4)]
+        found = await asyncio.gather(*(store.admit("alice", limits, 0, 0.0, 0.0) for store in stores * 3))
+        leases = [admission.lease for admission in found if admission.lease is not None]
+        assert len(leases) == 3
+        await stores[0].settle(leases[0], 0, 0.0, 0.0)
+        await stores[0].command("PING")
+        assert (await stores[3].admit("alice", limits, 0, 0.0, 0.0)).refused_by is None
+        assert (await stores[2].admit("alice", limits, 0, 0.0, 0.0)).refused_by == "concurrency"
+
+
+# -- leases ----------------------------------------------------------------------------------------------------------
+
+ONE = Limits(concurrent=1)
+
+
+async def until(holds: Callable[[], Awaitable[object]], within: float = 3.0) -> float:
+    """Seconds until it holds; the real server's clock cannot be passed in."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while not await holds():
+        assert loop.time() - began < within
+        await asyncio.sleep(0.01)
+    return loop.time() - began
+
+
+async def is_free(store: RedisStore) -> bool:
+    admission = await store.admit("alice", ONE, 0, 0.0, 0.0)
+    if admission.lease is not None:
+        await store.settle(admission.lease, 0, 0.0, 0.0)
+    return admission.lease is not None
+
+
+async def test_a_slot_lives_as_long_as_its_request(redis_server: RedisServer) -> None:
+    """Renewed beyond its lease while the gateway lives; free within a lease after the gateway has died."""
+    async with running(redis_server) as other:
+        async with running(redis_server, lease=0.3) as store:
+            assert (await store.admit("alice", ONE, 0, 0.0, 0.0)).lease is not None
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                assert not await is_free(other)
+        assert await until(lambda: is_free(other)) <= 0.5
+
+
+async def test_slots_are_put_back_into_a_server_that_lost_them(redis_server: RedisServer) -> None:
+    """The limit holds again for requests that run on."""
+    async with running(redis_server, lease=0.3) as store, running(redis_server) as other:
+        assert (await store.admit("alice", ONE, 0, 0.0, 0.0)).lease is not None
+        await other.command("FLUSHALL")
+
+        async def is_taken() -> bool:
+            return not await is_free(other)
+
+        await until(is_taken)
+
+
+async def test_everything_expires_by_itself(redis_server: RedisServer) -> None:
+    """Every key has an end; what is as good as new is gone at once."""
+    limits = Limits(Rate(60, 10), Rate(600, 600), 1000, 10_000, 5)
+    async with running(redis_server) as store:
+        lease = (await store.admit("alice", limits, 600, 0.0, 0.0)).lease
+        await store.admit("bob", Limits(Rate(600, 1)), 0, 0.0, 0.0)
+        await store.admit("carol", Limits(tokens_per_month=5), 5, 0.0, 0.0)
+        keys = await store.command("KEYS", "aiaas:{*")
+        assert isinstance(keys, list)
+        assert sorted(map(str, keys)) == sorted(
+            map(str, [b"aiaas:{alice}:limits", b"aiaas:{alice}:slots", b"aiaas:{bob}:limits", b"aiaas:{carol}:limits"])
+        )
+        for key in keys:
+            assert isinstance(key, bytes)
+            left = await store.command("PTTL", key)
+            assert isinstance(left, int)
+            longest = 32 * 86400 if b"carol" in key or b"alice}:limits" in key else 16
+            assert 0 < left <= longest * 1000
+        assert lease is not None
+        await store.settle(lease, 0, 0.0, 0.0, ran=False)
+        assert await store.command("EXISTS", "aiaas:{alice}:limits", "aiaas:{alice}:slots") == 0
+
+
+# -- a server that misbehaves ----------------------------------------------------------------------------------------
+
+
+async def test_a_forgotten_script_is_taught_again(redis_server: RedisServer) -> None:
+    """SCRIPT FLUSH fails no admission and loses no settlement."""
+    limits = Limits(Rate(60, 5), concurrent=1)
+    async with running(redis_server) as store:
+        await store.command("SCRIPT", "FLUSH")
+        lease = (await store.admit("alice", limits, 0, 0.0, 0.0)).lease
+        assert lease is not None
+        await store.command("SCRIPT", "FLUSH")
+        await store.settle(lease, 0, 0.0, 0.0, ran=False)
+        await until(lambda: store.command("PING"))
+        found = await store.admit("alice", limits, 0, 0.0, 0.0)
+        assert found.requests is not None
+        assert (found.refused_by, found.requests.remaining) == (None, 4)
+        assert (store.failures, store.settlements_lost) == (0, 0)
+
+
+async def test_a_cancelled_admission_costs_nothing_and_mixes_nothing_up(redis_server: RedisServer) -> None:
+    """Its answer goes to nobody else, and what it charged is given back."""
+    limits = Limits(Rate(60, 10), Rate(600, 600), None, None, 1)
+    async with running(redis_server) as store:
+        for turn in range(50):
+            left = asyncio.create_task(store.admit("alice", limits, 600, 0.0, 0.0))
+            await asyncio.sleep(0)
+            other = asyncio.create_task(store.admit(f"bob {turn}", Limits(Rate(turn + 1, 1)), 0, 0.0, 0.0))
+            left.cancel()
+            found = await other
+            assert left.cancelled()
+            assert found.requests is not None
+            assert found.requests.limit == turn + 1
+        stands = await store.look("alice", limits, 0.0)
+        assert stands.requests is not None
+        assert stands.tokens is not None
+        assert (stands.requests.remaining, stands.tokens.remaining) == (10, 600)
+        assert await store.command("EXISTS", "aiaas:{alice}:slots") == 0
+
+
+async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: Path) -> None:
+    """While it is away nobody waits; settlements of meanwhile are made when it is back; each change is told once."""
+    server = RedisServer(tmp_path)
+    server.start()
+    changes: list[bool] = []
+    limits = Limits(tokens=Rate(60, 1000))
+    try:
+        async with running(server, on_change=lambda up, _reason: changes.append(up)) as store:
+            lease = (await store.admit("alice", limits, 600, 0.0, 0.0)).lease
+            assert lease is not None
+            server.kill()
+            await until(lambda: away(store))
+            with pytest.raises(StoreAwayError):
+                await store.admit("alice", limits, 1, 0.0, 0.0)
+            await store.settle(lease, 900, 0.0, 0.0)  # 300 more than were reserved
+            server.start()
+            await until(lambda: back(store), within=5.0)
+            stands = await store.look("alice", limits, 0.0)
+            assert stands.tokens is not None
+            assert 700 <= stands.tokens.remaining <= 705
+            assert store.settlements_lost == 0
+        assert changes == [True, False, True]
+    finally:
+        server.end()
+
+
+async def test_a_server_that_hangs_costs_no_request_50_ms(tmp_path: Path) -> None:
+    """It keeps its connections and says nothing; one wait, then none, and it is back when it goes on."""
+    server = RedisServer(tmp_path)
+    server.start()
+    loop = asyncio.get_running_loop()
+    try:
+        async with running(server) as store:
+            server.hang()
+            began = loop.time()
+            found = await asyncio.gather(
+                *(store.admit(f"key {n}", Limits(Rate(60, 1)), 0, 0.0, 0.0) for n in range(20)), return_exceptions=True
+            )
+            assert all(isinstance(one, StoreAwayError) for one in found)
+            assert loop.time() - began < 0.05
+            assert not store.up
+            server.go_on()
+            await until(lambda: back(store), within=5.0)
+    finally:
+        server.end()
+
+
+async def away(store: RedisStore) -> bool:
+    return not store.up
+
+
+async def back(store: RedisStore) -> bool:
+    return store.up
+
+
+async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
+    """Neither the right one nor a wrong one stands in a reason or a repr."""
+    server = RedisServer(tmp_path, "--requirepass", "right-pass")
+    server.start()
+    said: list[str] = []
+    try:
+        for password, opens in (("right-pass", True), ("wrong-pass", False)):
+            url = parse_redis_url(f"redis://:{password}@127.0.0.1:{server.port}/3")
+            store = RedisStore(url, on_change=lambda _up, reason: said.append(reason))
+            task = asyncio.create_task(store.run())
+            await store.tried.wait()
+            assert store.up is opens
+            said.append(repr(store) + repr(url))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await store.close()
+    finally:
+        server.end()
+    assert any("WRONGPASS" in text for text in said)
+    assert not any("-pass" in text.replace("username-password", "") for text in said)
+
+
+async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:
+    """The first LATE_LIMIT are kept, the rest are lost, and said to be."""
+    store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
+    for number in range(LATE_LIMIT + 5):
+        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, 0.0, False, WALL, str(number)), 3, 0.0, 0.0)
+    assert store.settlements_lost == 5
