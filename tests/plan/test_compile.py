@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aiaas.config.check import check
 from aiaas.config.load import load_text
 from aiaas.limits.model import UNLIMITED, Limits, Rate
-from aiaas.plan.compile import compile_plan
+from aiaas.plan.compile import canonical, compile_plan
 from aiaas.plan.model import Plan
 
 MINIMAL = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
@@ -49,6 +49,27 @@ backends:
   b: {engine: {kind: vllm, env: {HF_TOKEN: "${TOKEN}"}}, models: [b]}
 """
     assert "hunter" not in repr(plan_of(text, {"KEY": "hunter1", "TOKEN": "hunter2"}))
+
+
+def test_a_stores_password_is_for_the_store_only() -> None:
+    """The Plan's repr, its digest and its canonical form do not have it; a comparison of two Plans counts it."""
+    text = (
+        MINIMAL
+        + """
+rate_limit: {store: "rediss://:${PASSWORD}@redis:7000/2?ssl_ca_certs=ca.pem"}
+kubernetes: {replicas: {min: 1, max: 3}}
+"""
+    )
+    plan = plan_of(text, {"PASSWORD": "hunter1"}, source=Path("conf/aiaas.yaml"))
+    limits = plan.limits
+    assert (limits.store, limits.processes) == ("rediss://redis:7000/2", 3)
+    assert limits.store_url is not None
+    assert (limits.store_url.password, limits.store_url.ca_file) == ("hunter1", "conf/ca.pem")
+    assert "hunter" not in repr(plan)
+    assert "hunter" not in repr(canonical(plan))
+    other = plan_of(text, {"PASSWORD": "hunter2"}, source=Path("conf/aiaas.yaml"))
+    assert other.digest == plan.digest
+    assert other != plan
 
 
 def test_several_urls_are_several_endpoints() -> None:

@@ -22,10 +22,14 @@ ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "model
         ({"monitoring": {"log_level": "debug"}, "server": {"max_body_size": "1MiB", "drain_timeout": "1s"}}, []),
         ({"backends": {"b": {"url": "http://b:1", "models": ["n"]}}}, []),
         ({"backends": {**BASE["backends"], "e": ENGINE}}, ["backends.e.engine"]),
+        (
+            {"rate_limit": {"store": "redis://r", "on_store_failure": "deny"}},
+            ["rate_limit.store", "rate_limit.on_store_failure"],
+        ),
     ],
-    ids=["nothing", "port", "two", "metrics port", "metrics off", "what reloads", "backends", "an engine"],
+    ids=["nothing", "port", "two", "metrics port", "metrics off", "what reloads", "backends", "an engine", "a store"],
 )
-def test_only_sockets_and_engines_need_a_restart(change: dict[str, Any], fields: list[str]) -> None:
+def test_only_sockets_the_store_and_engines_need_a_restart(change: dict[str, Any], fields: list[str]) -> None:
     """Everything else is in force at once."""
     assert needs_restart(plan_of(BASE), plan_of(BASE | change)) == fields
 
