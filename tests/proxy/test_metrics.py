@@ -5,8 +5,12 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from aiaas.limits.fallback import FallbackStore
+from aiaas.limits.redis import RedisStore
+from aiaas.limits.redis_url import parse_redis_url
 from aiaas.proxy.metrics import LATENCY_BUCKETS, LIMIT_OF, Metrics
 from aiaas.proxy.record import Record
+from aiaas.proxy.shared import StoreMetrics
 from tests.fakes.vllm import DONE, FakeVllm, Send, json_answer, stream, token_event, usage_event
 from tests.proxy.conftest import StartGateway
 
@@ -41,6 +45,7 @@ def full() -> Metrics:
     metrics.reloaded("config", ok=True)
     metrics.config("abc")
     metrics.usage.written(ok=True)
+    metrics.register(StoreMetrics(FallbackStore(RedisStore(parse_redis_url("redis://r")), "local", 1)))
     return metrics
 
 
