@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from aiaas.config.backend import Backend
 from aiaas.config.kubernetes import Kubernetes
 from aiaas.config.section import Section
-from aiaas.config.values import AtLeast1, Count, Duration, Flag, Port, PositiveDuration, Size, Text
+from aiaas.config.values import AtLeast1, Count, Duration, Flag, Origin, Port, PositiveDuration, Size, Text
 
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
@@ -24,8 +24,9 @@ BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A
 class Cors(Section):
     """Which web pages may call the gateway from a browser."""
 
-    allow_origins: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Origins such as `https://chat.example.com`; `*` is any."""
+    allow_origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
+    """Origins such as `https://chat.example.com`, without a path; `*` is any. What a page
+    knows its visitors can read, so a key in it needs limits of its own."""
 
 
 class Tls(Section):

@@ -17,7 +17,6 @@ BackendRow = tuple[str, Callable[[Backend], bool], str]
 
 ROWS: Final[tuple[Row, ...]] = (
     (("server", "workers"), lambda c: c.server.workers > 1, "write 1, and run more replicas instead"),
-    (("server", "cors"), lambda c: c.server.cors is not None, "remove it, and let the ingress do it"),
     (("server", "tls"), lambda c: c.server.tls is not None, "remove it, and let the ingress do it"),
 )
 

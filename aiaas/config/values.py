@@ -30,6 +30,7 @@ SIZE_HINT: Final = "write a whole number with a unit, such as 512KiB, 10MiB or 1
 
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h)")
 _SIZE = re.compile(r"([0-9]{1,12}) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
@@ -121,6 +122,17 @@ def _parse_quantity(value: object) -> str:
     raise ValueError("must be a Kubernetes quantity, such as 500m, 1, 256Mi or 2Gi")
 
 
+def _parse_origin(value: object) -> object:
+    """An origin as browsers write it (RFC 6454 section 6.2), for it is compared with theirs."""
+    if not isinstance(value, str) or value == "*":
+        return value
+    match = _ORIGIN.fullmatch(value.lower())
+    if match is None:
+        raise ValueError("must be an origin such as https://chat.example.com (no path, no slash at the end), or *")
+    default = {"http": ":80", "https": ":443"}.get(match["scheme"])
+    return match[0].removesuffix(match["port"]) if match["port"] and match["port"] == default else match[0]
+
+
 DURATION_PATTERN: Final = r"^(0|[0-9]+(\.[0-9]+)? ?(ms|s|m|h))$"
 SIZE_PATTERN: Final = r"^(0|[0-9]+ ?(B|[kK]B|MB|GB|KiB|MiB|GiB))$"
 
@@ -145,6 +157,8 @@ Size = Annotated[
 Flag = Annotated[bool, BeforeValidator(_parse_flag, json_schema_input_type=bool)]
 Count = Annotated[int, BeforeValidator(_parse_count, json_schema_input_type=int)]
 Quantity = Annotated[str, BeforeValidator(_parse_quantity, json_schema_input_type=str | int | float)]
+
+Origin = Annotated[str, BeforeValidator(_parse_origin, json_schema_input_type=str)]
 
 AtLeast1 = Annotated[Count, Field(ge=1)]
 AtLeast0 = Annotated[Count, Field(ge=0)]

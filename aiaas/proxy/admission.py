@@ -191,7 +191,7 @@ class Admission:
             body=checked.body,
             passed=checked.passed,
             lease=admission.lease,
-            extra=b"x-request-id: %b\r\n%b" % (record.request_id.encode(), record.limit_lines),
+            extra=record.own_lines + record.limit_lines,
             strip_usage=checked.strip_usage,
             estimated_input=checked.estimated_input,
         )

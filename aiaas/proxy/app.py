@@ -9,29 +9,30 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 from itertools import count
 from typing import Any, cast
 
 from aiohttp.web_request import BaseRequest
 
-from aiaas.errors import ApiError, ClientError, LimitError, UpstreamError
+from aiaas.errors import ApiError, LimitError
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.model import Store
 from aiaas.openai import paths
 from aiaas.openai.errors import error_body
-from aiaas.plan.model import Plan, Route, Target
+from aiaas.plan.model import Plan
+from aiaas.proxy.active import Active, targets_of
 from aiaas.proxy.admission import Admission, Ticket
 from aiaas.proxy.attempt import Shape
 from aiaas.proxy.backends import BackendState, EndpointState, all_endpoints
 from aiaas.proxy.body import BodyBudget
 from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
+from aiaas.proxy.cors import Cors, preflight_lines
 from aiaas.proxy.examine import Examiner
-from aiaas.proxy.forward import forward, write
-from aiaas.proxy.identity import Networks, believed, method_not_allowed, require_method
+from aiaas.proxy.forward import draining, forward, write
+from aiaas.proxy.identity import believed, method_not_allowed, not_found, require_method
 from aiaas.proxy.incidents import Incidents
 from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
@@ -46,17 +47,6 @@ from aiaas.proxy.usage import UsageRecorder
 CLIENT_LEFT = 499
 # Of a path that is none of ours so much stands in the log.
 LOGGED_PATH = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """A Plan in force, and what was made from it."""
-
-    plan: Plan
-    admission: Admission
-    backends: Mapping[str, BackendState]
-    targets: Mapping[str, Mapping[str, Sequence[tuple[Target, BackendState]]]]  # by path, by model
-    trusted: Networks
 
 
 class Gateway:
@@ -108,15 +98,17 @@ class Gateway:
             return self._health(request, client, path)
         active = self.active
         record = self._record(request, client, active, path)
-        client.extra = b"x-request-id: %b\r\n" % record.request_id.encode()
+        client.extra = record.own_lines
         try:
+            if active.cors is not None and active.cors.is_preflight(request.method, request.headers):
+                return self._preflight(request, client, active, record)
             if path in active.plan.routes:
                 require_method(request, ("POST",))
                 return await self._inference(request, client, active, record)
             if active.plan.serves_models and is_models_path(path):
                 require_method(request, ("GET", "HEAD"))
                 return await self._models(request, client, active, record)
-            raise ClientError(404, "not_found", "There is nothing at this path.")
+            raise not_found()
         except ApiError as error:
             return self._refuse(request, client, record, error)
         except Exception as error:
@@ -240,6 +232,15 @@ class Gateway:
             return self._answer(request, client, 503, b'{"status":"draining"}\n', b"")
         return self._answer(request, client, 200, b'{"status":"ok"}\n', b"")
 
+    def _preflight(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+        """A browser asks whether a page may send its request; it has no key yet."""
+        if record.path not in active.plan.routes and not (active.plan.serves_models and is_models_path(record.path)):
+            raise not_found()
+        methods = ("POST",) if record.path in active.plan.routes else ("GET", "HEAD")
+        lines = preflight_lines(methods, request.headers.get("access-control-request-headers", ""))
+        self._log_other(record, 204, None)
+        return self._answer(request, client, 204, b"", client.extra + lines)
+
     async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
         principal = await active.admission.principal(request, record.path, record.client_address)
         record.user, record.key_id = principal.name, principal.key_id
@@ -290,11 +291,16 @@ class Gateway:
         address, request_id = client.peer, None
         if active.trusted:
             address, request_id = believed(request, address, active.trusted)
+        request_id = request_id or self._new_id()
+        own_lines = b"x-request-id: %b\r\n" % request_id.encode()
+        if active.cors is not None:
+            own_lines += active.cors.lines(request.headers.get("origin"))
         return Record(
-            request_id=request_id or self._new_id(),
+            request_id=request_id,
             path=path,
             started=time.monotonic(),
             client_address=address,
+            own_lines=own_lines,
         )
 
     def _new_id(self) -> str:
@@ -331,9 +337,10 @@ class Gateway:
             admission=Admission(plan, self.verifier, self.store, self.bodies, self.examiner, self._loop, self._wall),
             backends=backends,
             targets={
-                path: {model: _targets(route, backends) for model, route in by_model.items()}
+                path: {model: targets_of(route, backends) for model, route in by_model.items()}
                 for path, by_model in plan.routes.items()
             },
+            cors=None if plan.server.cors_allow_origins is None else Cors(plan.server.cors_allow_origins),
             trusted=tuple(ip_network(cidr) for cidr in plan.server.trusted_proxies),
         )
 
@@ -377,14 +384,3 @@ class Gateway:
         for relay in list(self.relays):
             if relay.committed:
                 relay.end_with_error(draining())
-
-
-def _targets(route: Route, backends: Mapping[str, BackendState]) -> Sequence[tuple[Target, BackendState]]:
-    return [(target, backends[target.backend.name]) for target in route.targets]
-
-
-def draining() -> UpstreamError:
-    """503 for what arrives while the gateway is shutting down."""
-    return UpstreamError(
-        503, "draining", "The gateway is shutting down; send the request again.", headers=(("retry-after", "1"),)
-    )

@@ -194,6 +194,13 @@ def overloaded(message: str) -> UpstreamError:
     return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(OVERLOADED_RETRY_AFTER)),))
 
 
+def draining() -> UpstreamError:
+    """503 for what arrives while the gateway is shutting down."""
+    return UpstreamError(
+        503, "draining", "The gateway is shutting down; send the request again.", headers=(("retry-after", "1"),)
+    )
+
+
 def no_healthy_backend(backends: Sequence[tuple[Target, BackendState]]) -> UpstreamError:
     """503, to be tried again after the next round of probes."""
     seconds = max(1, round(max(backend.plan.health.interval for _, backend in backends)))

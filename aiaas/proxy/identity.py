@@ -112,6 +112,11 @@ def require_method(request: BaseRequest, allowed: tuple[str, ...]) -> None:
         raise method_not_allowed(allowed)
 
 
+def not_found() -> ClientError:
+    """404: no path of ours."""
+    return ClientError(404, "not_found", "There is nothing at this path.")
+
+
 def method_not_allowed(allowed: tuple[str, ...]) -> ClientError:
     """405 that says what is allowed."""
     methods = ", ".join(allowed)

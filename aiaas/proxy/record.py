@@ -25,6 +25,7 @@ class Record(msgspec.Struct):
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue
     sent         bytes of the answer's body that were written to the client
     body_held    bytes of the body that count against the budget of large ones (`proxy/body.py`)
+    own_lines    complete header lines of every answer: the request id, and CORS
     limit_lines  complete header lines that say how the key's limits stand; empty until they are known
     """
 
@@ -54,4 +55,5 @@ class Record(msgspec.Struct):
     sent: int = 0
     ended_by: EndedBy = "gateway"
     phase: Phase = "admission"
+    own_lines: bytes = b""
     limit_lines: bytes = b""

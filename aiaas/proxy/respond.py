@@ -17,7 +17,8 @@ HeaderList = list[tuple[bytes, bytes]]
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _CRLF = b"\r\n"
 
-# Hop-by-hop (RFC 9110 section 7.6.1), ours to say, or the backend's own business: cookies and redirects name it.
+# Hop-by-hop (RFC 9110 section 7.6.1), ours to say (limits, CORS), or the backend's own business: cookies and redirects
+# name it.
 _NOT_RELAYED = frozenset(
     {
         b"connection",
@@ -35,6 +36,9 @@ _NOT_RELAYED = frozenset(
         b"location",
         b"alt-svc",
         b"www-authenticate",
+        b"access-control-allow-origin",
+        b"access-control-allow-credentials",
+        b"access-control-expose-headers",
         b"x-request-id",
         b"x-should-retry",
         b"x-ratelimit-limit-requests",
@@ -88,7 +92,7 @@ def answer(
         [
             status_line(status),
             b"content-type: %b\r\n" % content_type if content_type else b"",
-            b"content-length: %d\r\n" % len(body),
+            b"content-length: %d\r\n" % len(body) if status != 204 else b"",  # RFC 9110 section 8.6
             extra,
             b"connection: close\r\n\r\n" if close else _CRLF,
             b"" if head_only else body,
