@@ -7,6 +7,9 @@ is filled with a stand-in, since only its name is rendered.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +17,6 @@ import typer
 from aiaas.cli.common import ConfigOption, config_path, new_app, note
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from aiaas.manifests.objects import Object
     from aiaas.plan.kubernetes import KubernetesPlan
     from aiaas.plan.read import Reading
@@ -31,8 +32,11 @@ app = new_app()
 \b
   aiaas render | kubectl apply -f -
   aiaas render --only Deployment,ConfigMap
+  aiaas render --diff                     what an apply would change
+  aiaas render --output-dir manifests     a file for each object, and kustomization.yaml
 
-Exit codes: 0 done, 1 the config is not valid or cannot be deployed, 3 no such file.
+Exit codes: 0 done (with --diff: nothing differs), 1 the config is not valid or cannot be deployed (with --diff: or
+something differs), 3 no such file, no kubectl, or no cluster.
 """
 )
 def render(
@@ -40,22 +44,58 @@ def render(
     only: Annotated[
         str | None, typer.Option("--only", metavar="KIND,...", help="Only objects of these kinds.", show_default=False)
     ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", metavar="DIR", help="Write files into a folder instead of a stream.", show_default=False
+        ),
+    ] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what an apply would change, by kubectl diff.")] = False,
 ) -> None:
     """Print the config's Kubernetes manifests as one YAML stream."""
-    from aiaas.manifests.render import origin, to_stream
+    from aiaas.cli.manifestfolder import write_folder
+    from aiaas.errors import UsageError
+    from aiaas.manifests.render import origin, to_files, to_stream
 
+    if output_dir is not None and (diff or only is not None):
+        raise UsageError("--output-dir writes all of it; it goes neither with --diff nor with --only")
     path = config_path(config)
     plan, keys_text = plan_for_cluster(path)
     objects = chosen(objects_of(plan, keys_text), only)
-    print(to_stream(objects, origin(plan, path.name)), end="")
+    comment = origin(plan, path.name)
+    if output_dir is not None:
+        write_folder(output_dir, to_files(plan, objects, comment))
+    elif diff:
+        raise typer.Exit(differs(to_stream(objects, comment)))
+    else:
+        print(to_stream(objects, comment), end="")
+
+
+def differs(stream: str) -> int:
+    """What `kubectl diff` says of a stream: 0 nothing differs, 1 something does. It prints the difference itself.
+
+    Raises WorldError where there is no kubectl, or it reaches no cluster.
+    """
+    from aiaas.errors import WorldError
+
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise WorldError("no kubectl on PATH; install it, or compare `aiaas render` with what you have by other means")
+    done = subprocess.run([kubectl, "diff", "-f", "-"], input=stream, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise WorldError(f"kubectl diff failed (exit code {done.returncode}); what it says stands above")
+    return done.returncode
 
 
 def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
     """All objects; what a person should know about them goes to stderr."""
+    from aiaas.manifests.expose import notes
     from aiaas.manifests.render import render as render_objects
 
     if plan.settings.image is None:
         note(f"warning: kubernetes.image is not set, so the pods run {plan.image}, which no registry has")
+    for text in notes(plan):
+        note(f"note: {text}")
     return render_objects(plan, keys_text)
 
 

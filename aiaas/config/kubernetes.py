@@ -163,7 +163,8 @@ class EnginePod(Section):
     """The container image; `vllm` is on its PATH. The default is the version that aiaas is tested with."""
 
     gpus: AtLeast0 = 1
-    """GPUs of the pod; with more than one, `tensor-parallel-size` belongs into the engine's `args`."""
+    """GPUs of the pod. With more than one the model is split over them (`--tensor-parallel-size`), unless the engine's
+    `args` say otherwise."""
 
     gpu_resource: Text = "nvidia.com/gpu"
     """What the device plugin calls a GPU."""

@@ -8,9 +8,9 @@ from typing import Final
 
 from aiaas import __version__
 from aiaas.config.write import to_yaml
-from aiaas.manifests import gateway
+from aiaas.manifests import engine, expose, gateway, monitoring, network
 from aiaas.manifests.objects import Object
-from aiaas.plan.kubernetes import KubernetesPlan
+from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
 # Every kind that there may be, in the order of application.
 KINDS: Final = (
@@ -18,10 +18,16 @@ KINDS: Final = (
     "ServiceAccount",
     "ConfigMap",
     "Secret",
+    "PersistentVolumeClaim",
+    "NetworkPolicy",  # before there are pods that it is to guard
     "Service",
     "Deployment",
     "PodDisruptionBudget",
     "HorizontalPodAutoscaler",
+    "Ingress",
+    "HTTPRoute",
+    "ServiceMonitor",
+    "PrometheusRule",
 )
 MARK: Final = "# Made by `aiaas render`"
 
@@ -47,6 +53,39 @@ def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
     yield gateway.disruption_budget(plan)
     if gateway.has_autoscaler(plan):
         yield gateway.autoscaler(plan)
+    yield from _exposed(plan)
+    yield from _monitored(plan)
+    for each in plan.engines:
+        yield from _engine(plan, each)
+
+
+def _exposed(plan: KubernetesPlan) -> Iterator[Object]:
+    if plan.settings.network_policy.enabled:
+        yield network.gateway_policy(plan)
+    if plan.settings.expose == "ingress":
+        yield expose.ingress(plan)
+    elif plan.settings.expose == "gateway":
+        yield expose.http_route(plan)
+
+
+def _monitored(plan: KubernetesPlan) -> Iterator[Object]:
+    wanted = plan.settings.monitoring
+    if wanted.service_monitor:
+        yield monitoring.metrics_service(plan)
+        yield monitoring.service_monitor(plan)
+    if wanted.rules:
+        yield monitoring.rules(plan)
+    if wanted.dashboard:
+        yield monitoring.dashboard(plan)
+
+
+def _engine(plan: KubernetesPlan, each: EngineDeployment) -> Iterator[Object]:
+    if each.pod.claim is None:
+        yield engine.claim(plan, each)
+    if plan.settings.network_policy.enabled:
+        yield network.engine_policy(plan, each)
+    yield engine.service(plan, each)
+    yield engine.deployment(plan, each)
 
 
 def origin(plan: KubernetesPlan, source: str) -> str:
@@ -58,3 +97,17 @@ def origin(plan: KubernetesPlan, source: str) -> str:
 def to_stream(objects: Iterable[Object], comment: str) -> str:
     """One YAML stream for `kubectl apply -f -`."""
     return comment + "".join(f"---\n{to_yaml(made)}" for made in objects)
+
+
+def to_files(plan: KubernetesPlan, objects: Iterable[Object], comment: str) -> dict[str, str]:
+    """File name -> text: one file for each object, and the kustomization.yaml that lists them in the same order.
+
+    A ConfigMap that is named by its content keeps its file, so that a change of the config is a diff and not a new file.
+    """
+    names = {plan.config_name: plan.named("config")}
+    files = {}
+    for made in objects:
+        name = made["metadata"]["name"]
+        files[f"{made['kind'].lower()}-{names.get(name, name)}.yaml"] = comment + to_yaml(made)
+    listing = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(files)}
+    return files | {"kustomization.yaml": comment + to_yaml(listing)}

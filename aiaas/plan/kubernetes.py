@@ -219,6 +219,14 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
             expose,
             "loadbalancer needs server.tls, else keys cross the internet in plain text; set it, or use ingress",
         )
+    if settings.expose == "gateway" and server.tls is not None:
+        yield (
+            ("server", "tls"),
+            "a Gateway speaks plain HTTP to its backends; remove it, the Gateway's listener has TLS",
+        )
+    wanted = settings.monitoring
+    if not config.monitoring.prometheus and (wanted.service_monitor or wanted.rules or wanted.dashboard):
+        yield ("kubernetes", "monitoring"), "needs monitoring.prometheus, which is off; switch it on, or remove this"
     if _is_loopback(server.host):
         yield ("server", "host"), f"{server.host} is not reached from outside the pod; write 0.0.0.0, or leave it out"
     if server.port < LOWEST_PORT:

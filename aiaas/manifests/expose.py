@@ -1,0 +1,153 @@
+"""How clients from outside get in: an Ingress, with what its controller has to be told, or a route of the Gateway API.
+
+What each hop must bear is decided in the KubernetesPlan: bodies as large as ours, silence longer than ours, no buffering
+of streams, no plain HTTP. An Ingress has no fields for these; each controller has annotations of its own.
+
+Sources: ingress-nginx, user-guide/nginx-configuration/annotations; Traefik, reference/routing-configuration/kubernetes/
+ingress; haproxytech/kubernetes-ingress, documentation/annotations; haproxy-ingress.github.io, docs/configuration/keys;
+Gateway API, GEP-1742 (timeouts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from aiaas.config.values import format_size
+from aiaas.manifests.objects import Object, head
+from aiaas.plan.kubernetes import KubernetesPlan
+
+
+def ingress(plan: KubernetesPlan) -> Object:
+    """The plan's Ingress."""
+    settings = plan.settings.ingress
+    annotations = _certificate(plan) | annotations_for(settings.class_name, plan) | settings.annotations
+    paths = [
+        {"path": path, "pathType": "Prefix" if prefix else "Exact", "backend": {"service": _service(plan)}}
+        for path, prefix in plan.paths
+    ]
+    spec = {
+        "ingressClassName": settings.class_name,
+        "tls": [{"hosts": [plan.settings.host], "secretName": plan.tls_secret}],
+        "rules": [{"host": plan.settings.host, "http": {"paths": paths}}],
+    }
+    made = head(plan, "networking.k8s.io/v1", "Ingress", plan.named("ingress"), annotations=annotations)
+    return made | {"spec": spec}
+
+
+def _service(plan: KubernetesPlan) -> Object:
+    return {"name": plan.app, "port": {"number": plan.gateway.server.port}}
+
+
+def _certificate(plan: KubernetesPlan) -> dict[str, str]:
+    issuer = plan.settings.ingress.cluster_issuer
+    return {} if issuer is None else {"cert-manager.io/cluster-issuer": issuer}
+
+
+def annotations_for(class_name: str, plan: KubernetesPlan) -> dict[str, str]:
+    """What the controller behind a class has to be told; nothing where that is unknown."""
+    family = family_of(class_name)
+    return {} if family is None else FAMILIES[family](plan)
+
+
+def family_of(class_name: str) -> str | None:
+    """The controller behind a class, by its name: `nginx`, `nginx-internal` and so on."""
+    return next((family for family in FAMILIES if family in class_name.lower()), None)
+
+
+def _nginx(plan: KubernetesPlan) -> dict[str, str]:
+    seconds = str(plan.ingress_timeout)
+    annotations = {
+        "proxy-body-size": nginx_size(plan.gateway.server.max_body_size),
+        "proxy-read-timeout": seconds,
+        "proxy-send-timeout": seconds,
+        "proxy-buffering": "off",
+        "ssl-redirect": "true",
+    }
+    if plan.gateway.server.tls is not None:
+        annotations["backend-protocol"] = "HTTPS"
+    return {f"nginx.ingress.kubernetes.io/{name}": value for name, value in annotations.items()}
+
+
+def _traefik(plan: KubernetesPlan) -> dict[str, str]:
+    # Its router has neither a bound on bodies nor on silence, and buffers nothing. On websecure alone, plain HTTP is
+    # not served at all; a redirect is a setting of its entry point.
+    del plan
+    return {
+        "traefik.ingress.kubernetes.io/router.entrypoints": "websecure",
+        "traefik.ingress.kubernetes.io/router.tls": "true",
+    }
+
+
+def _haproxy(plan: KubernetesPlan) -> dict[str, str]:
+    # Two controllers go by this name; each ignores the other's annotations. Neither buffers answers, and that of
+    # HAProxy Technologies has no bound on bodies.
+    seconds = f"{plan.ingress_timeout}s"
+    annotations = {
+        "haproxy.org/timeout-server": seconds,
+        "haproxy.org/ssl-redirect": "true",
+        "haproxy-ingress.github.io/timeout-server": seconds,
+        "haproxy-ingress.github.io/ssl-redirect": "true",
+        "haproxy-ingress.github.io/proxy-body-size": nginx_size(plan.gateway.server.max_body_size),
+    }
+    if plan.gateway.server.tls is not None:
+        annotations |= {"haproxy.org/server-ssl": "true", "haproxy-ingress.github.io/backend-protocol": "h1-ssl"}
+    return annotations
+
+
+FAMILIES: Final[dict[str, Callable[[KubernetesPlan], dict[str, str]]]] = {
+    "nginx": _nginx,
+    "traefik": _traefik,
+    "haproxy": _haproxy,
+}
+
+
+def nginx_size(size: int) -> str:
+    """A size as nginx and haproxy-ingress write it (their k and m are binary)."""
+    for suffix, unit in (("m", 1024**2), ("k", 1024)):
+        if size % unit == 0:
+            return f"{size // unit}{suffix}"
+    return str(size)
+
+
+def http_route(plan: KubernetesPlan) -> Object:
+    """The same by the Gateway API. Where a backend has no total_timeout, a whole request has no bound (`0s`): some
+    implementations would cut every stream after 15 s otherwise."""
+    settings = plan.settings.gateway
+    parent: Object = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": settings.name}
+    if settings.namespace is not None:
+        parent["namespace"] = settings.namespace
+    if settings.section is not None:
+        parent["sectionName"] = settings.section
+    bound = f"{plan.request_timeout}s"
+    rule = {
+        "matches": [
+            {"path": {"type": "PathPrefix" if prefix else "Exact", "value": path}} for path, prefix in plan.paths
+        ],
+        "backendRefs": [
+            {"group": "", "kind": "Service", "name": plan.app, "port": plan.gateway.server.port, "weight": 1}
+        ],
+        "timeouts": {"request": bound, "backendRequest": bound},
+    }
+    spec = {"parentRefs": [parent], "hostnames": [plan.settings.host], "rules": [rule]}
+    return head(plan, "gateway.networking.k8s.io/v1", "HTTPRoute", plan.named("route")) | {"spec": spec}
+
+
+def notes(plan: KubernetesPlan) -> tuple[str, ...]:
+    """What a person has to see to, since no manifest of ours can."""
+    settings = plan.settings
+    found = []
+    if settings.expose == "ingress" and family_of(settings.ingress.class_name) is None:
+        found.append(
+            f"ingress class {settings.ingress.class_name}: aiaas knows no annotations for it; see in "
+            f"kubernetes.ingress.annotations to bodies of {format_size(plan.gateway.server.max_body_size)}, "
+            f"{plan.ingress_timeout} s of silence, unbuffered answers and a redirect to HTTPS"
+        )
+    if settings.expose == "gateway" and settings.gateway.section is None:
+        found.append(
+            "kubernetes.gateway.section is not set, so the route also attaches to listeners of plain HTTP; "
+            "name the one with TLS"
+        )
+    if settings.expose == "loadbalancer":
+        found.append(f"the Secret {plan.tls_secret} (type kubernetes.io/tls) must exist in {settings.namespace}")
+    return tuple(found)

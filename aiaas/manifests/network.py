@@ -1,0 +1,94 @@
+"""NetworkPolicies from the Plan's real edges: who gets in, to whom the gateway talks, and nothing else.
+
+A policy sees pods and pod ports, after a Service's address has been translated. The kubelet's probes are let through by
+every network plugin.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiaas.manifests.objects import Object, head, selector_of
+from aiaas.plan.deployed import ENGINE_PORT
+from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
+from aiaas.plan.network import Edge
+
+NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"  # the API server puts it on every namespace
+DNS_PORT: Final = 53
+
+
+def gateway_policy(plan: KubernetesPlan) -> Object:
+    """The plan's NetworkPolicy, with what it forgot: names have to be resolved, metrics to be scraped."""
+    spec = {
+        "podSelector": {"matchLabels": selector_of(plan.app)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [_clients(plan), *_scrapers(plan, plan.gateway.monitoring.metrics_port, plan.app)],
+        "egress": [_dns(plan), *(_to_engine(engine) for engine in plan.engines), *map(_to, plan.outgoing)],
+    }
+    made = head(plan, "networking.k8s.io/v1", "NetworkPolicy", plan.named("network-policy"))
+    return made | {"spec": spec}
+
+
+def engine_policy(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
+    """Only the gateway reaches an engine, which has no keys of its own. Outwards it may go anywhere: it fetches its
+    weights."""
+    rules = [_rule("from", [{"podSelector": {"matchLabels": selector_of(plan.app)}}], ENGINE_PORT)]
+    spec = {
+        "podSelector": {"matchLabels": selector_of(engine.name)},
+        "policyTypes": ["Ingress"],
+        "ingress": [*rules, *_scrapers(plan, ENGINE_PORT, engine.name)],
+    }
+    return head(plan, "networking.k8s.io/v1", "NetworkPolicy", engine.name, app=engine.name) | {"spec": spec}
+
+
+def _clients(plan: KubernetesPlan) -> Object:
+    """Where requests come from: the controller's pods; any pod where nothing is exposed; anywhere at a load balancer."""
+    settings, port = plan.settings, plan.gateway.server.port
+    if settings.expose == "loadbalancer":
+        return _rule("from", [], port)
+    if settings.expose == "none":
+        return _rule("from", [{"namespaceSelector": {}}], port)
+    if settings.expose == "ingress":
+        namespace = settings.ingress.controller_namespace
+    else:
+        gateway = settings.gateway
+        namespace = gateway.controller_namespace or gateway.namespace or settings.namespace
+    return _rule("from", [_namespace(namespace)], port)
+
+
+def _scrapers(plan: KubernetesPlan, port: int, app: str) -> list[Object]:
+    namespace = plan.settings.network_policy.monitoring_namespace
+    if namespace is None or (app == plan.app and not plan.gateway.monitoring.prometheus):
+        return []
+    return [_rule("from", [_namespace(namespace)], port)]
+
+
+def _dns(plan: KubernetesPlan) -> Object:
+    dns = plan.settings.network_policy.dns
+    peer = _namespace(dns.namespace)
+    if dns.pod_labels:
+        peer["podSelector"] = {"matchLabels": dict(dns.pod_labels)}
+    return {"to": [peer], "ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]}
+
+
+def _to_engine(engine: EngineDeployment) -> Object:
+    return _rule("to", [{"podSelector": {"matchLabels": selector_of(engine.name)}}], ENGINE_PORT)
+
+
+def _to(edge: Edge) -> Object:
+    if edge.namespace is None:
+        return _rule("to", [{"ipBlock": {"cidr": network}} for network in edge.networks], *edge.ports)
+    peer = _namespace(edge.namespace)
+    if edge.pod_labels:
+        peer["podSelector"] = {"matchLabels": dict(edge.pod_labels)}
+    return _rule("to", [peer], *edge.ports)
+
+
+def _namespace(name: str) -> Object:
+    return {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: name}}}
+
+
+def _rule(direction: str, peers: list[Object], *ports: int) -> Object:
+    """One rule; without peers it is anybody."""
+    rule: Object = {direction: peers} if peers else {}
+    return rule | {"ports": [{"protocol": "TCP", "port": port} for port in ports]}
