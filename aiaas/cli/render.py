@@ -89,11 +89,14 @@ def differs(stream: str) -> int:
 
 def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
     """All objects; what a person should know about them goes to stderr."""
+    from aiaas.keys.records import parse_records
     from aiaas.manifests.expose import notes
     from aiaas.manifests.render import render as render_objects
 
     if plan.settings.image is None:
         note(f"warning: kubernetes.image is not set, so the pods run {plan.image}, which no registry has")
+    if keys_text is not None and not parse_records(keys_text, "keys"):
+        note(f"warning: the Secret {plan.keys_secret} has no keys; applied, it replaces one that has")
     for text in notes(plan):
         note(f"note: {text}")
     return render_objects(plan, keys_text)

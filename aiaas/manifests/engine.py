@@ -1,7 +1,8 @@
 """A vLLM in a pod of its own, for a backend with `engine: {kind: vllm}`.
 
-On one machine `aiaas serve` starts it (`aiaas.engines`); in a cluster it cannot share a pod with the gateway: the gateway
-is rolled and scaled, a model takes minutes to load and a GPU to itself. So it gets a Deployment, a Service and a volume.
+On one machine `aiaas serve` starts it (`aiaas.engines`); in a cluster it cannot share a pod with the gateway, which is
+rolled and scaled, while a model takes minutes to load and a GPU to itself. So it gets a Deployment, a Service and a
+volume.
 
 What the gateway relies on: `--shutdown-timeout`, without which SIGTERM leaves requests hanging (transcripts 131, 139);
 idle connections that outlive ours by far (we drop them after 4 s, vLLM by default after 5: transcript 81); the served

@@ -1,11 +1,11 @@
 """How clients from outside get in: an Ingress, with what its controller has to be told, or a route of the Gateway API.
 
-What each hop must bear is decided in the KubernetesPlan: bodies as large as ours, silence longer than ours, no buffering
-of streams, no plain HTTP. An Ingress has no fields for these; each controller has annotations of its own.
+What each hop must bear is decided in the KubernetesPlan: bodies as large as ours, silence longer than ours, streams
+unbuffered, no plain HTTP. An Ingress has no fields for these; each controller has annotations of its own.
 
-Sources: ingress-nginx, user-guide/nginx-configuration/annotations; Traefik, reference/routing-configuration/kubernetes/
-ingress; haproxytech/kubernetes-ingress, documentation/annotations; haproxy-ingress.github.io, docs/configuration/keys;
-Gateway API, GEP-1742 (timeouts).
+Sources: ingress-nginx, user-guide/nginx-configuration/annotations; Traefik, reference/routing-configuration; HAProxy
+Technologies' kubernetes-ingress, documentation/annotations; haproxy-ingress.github.io, docs/configuration/keys; Gateway
+API, GEP-1742 (timeouts).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""For the Prometheus operator and Grafana: how the metrics are found, what is worth waking somebody for, a dashboard."""
+"""For the Prometheus operator and Grafana: how metrics are found, what is worth waking somebody for, a dashboard."""
 
 from __future__ import annotations
 
@@ -136,7 +136,12 @@ def dashboard(plan: KubernetesPlan) -> Object:
 # (title, unit, expression, legend)
 PANELS: Final = (
     ("Requests by model", "reqps", "sum by (model) (rate(inference_requests_total{{ns}}[5m]))", "{{model}}"),
-    ("Answers by code", "reqps", "sum by (code, reason) (rate(aiaas_responses_total{{ns}}[5m]))", "{{code}} {{reason}}"),
+    (
+        "Answers by code",
+        "reqps",
+        "sum by (code, reason) (rate(aiaas_responses_total{{ns}}[5m]))",
+        "{{code}} {{reason}}",
+    ),
     (
         "Latency, 95th percentile",
         "s",

@@ -42,7 +42,7 @@ def engine_policy(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
 
 
 def _clients(plan: KubernetesPlan) -> Object:
-    """Where requests come from: the controller's pods; any pod where nothing is exposed; anywhere at a load balancer."""
+    """Where requests come from: a controller's pods; any pod where nothing is exposed; anywhere at a load balancer."""
     settings, port = plan.settings, plan.gateway.server.port
     if settings.expose == "loadbalancer":
         return _rule("from", [], port)

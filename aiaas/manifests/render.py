@@ -102,7 +102,7 @@ def to_stream(objects: Iterable[Object], comment: str) -> str:
 def to_files(plan: KubernetesPlan, objects: Iterable[Object], comment: str) -> dict[str, str]:
     """File name -> text: one file for each object, and the kustomization.yaml that lists them in the same order.
 
-    A ConfigMap that is named by its content keeps its file, so that a change of the config is a diff and not a new file.
+    A ConfigMap that is named by its content keeps its file, so that a changed config is a diff and not a new file.
     """
     names = {plan.config_name: plan.named("config")}
     files = {}

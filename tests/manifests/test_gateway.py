@@ -42,7 +42,9 @@ def test_an_immutable_config_is_referred_to_by_its_content() -> None:
     """The Deployment mounts the ConfigMap of that content, so that an undone rollout brings back the old one."""
     made = objects_of(MINIMAL)
     [config] = [each for each in made.values() if each["kind"] == "ConfigMap"]
-    [volume] = [v for v in made["Deployment/api-router-service"]["spec"]["template"]["spec"]["volumes"] if "configMap" in v]
+    [volume] = [
+        v for v in made["Deployment/api-router-service"]["spec"]["template"]["spec"]["volumes"] if "configMap" in v
+    ]
     assert config["immutable"] is True
     assert volume["configMap"]["name"] == config["metadata"]["name"] != "api-router-config"
 
@@ -55,7 +57,9 @@ def test_a_config_of_fixed_name_rolls_the_pods_by_a_checksum() -> None:
 
     fixed = with_kubernetes(immutable_config="false")
     assert "immutable" not in one(fixed, "ConfigMap")
-    assert annotations(fixed)["checksum/config"] != annotations(fixed + "request: {max_choices: 2}\n")["checksum/config"]
+    assert (
+        annotations(fixed)["checksum/config"] != annotations(fixed + "request: {max_choices: 2}\n")["checksum/config"]
+    )
     assert "checksum/config" not in annotations(MINIMAL)
 
 

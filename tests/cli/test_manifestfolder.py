@@ -1,0 +1,62 @@
+"""Files in a folder: ours are replaced and removed, those of others are left alone or stand in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aiaas.cli.manifestfolder import write_folder
+from aiaas.errors import WorldError
+from aiaas.manifests.render import MARK
+
+OURS = f"{MARK} from a test\na: 1\n"
+
+
+def test_files_are_written_into_a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder is made, with its parents."""
+    folder = tmp_path / "a" / "b"
+    write_folder(folder, {"x.yaml": OURS, "kustomization.yaml": OURS})
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"x.yaml": OURS, "kustomization.yaml": OURS}
+    assert "wrote 2 files to " in capsys.readouterr().err
+
+
+def test_what_is_rendered_no_more_is_removed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stale file would be applied again, at the latest by whoever lists the folder."""
+    write_folder(tmp_path, {"old.yaml": OURS, "kept.yaml": OURS})
+    capsys.readouterr()
+    write_folder(tmp_path, {"kept.yaml": OURS})
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.yaml"]
+    assert f"removed {tmp_path / 'old.yaml'}, which is rendered no more" in capsys.readouterr().err
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    """A patch or a README beside them is nobody's business."""
+    (tmp_path / "patch.yaml").write_text("a: 1\n")
+    (tmp_path / "README.md").write_text("hello\n")
+    write_folder(tmp_path, {"x.yaml": OURS})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "patch.yaml", "x.yaml"]
+
+
+def test_a_file_of_others_in_the_way_stops_everything(tmp_path: Path) -> None:
+    """A kustomization.yaml that somebody wrote is not overwritten, and nothing else is written either."""
+    (tmp_path / "kustomization.yaml").write_text("resources: []\n")
+    with pytest.raises(WorldError, match=r"kustomization.yaml was not made by aiaas render"):
+        write_folder(tmp_path, {"a.yaml": OURS, "kustomization.yaml": OURS})
+    assert [path.name for path in tmp_path.iterdir()] == ["kustomization.yaml"]
+
+
+def test_what_does_not_change_is_not_touched(tmp_path: Path) -> None:
+    """A second rendering leaves the times of the files as they are."""
+    write_folder(tmp_path, {"a.yaml": OURS})
+    (tmp_path / "a.yaml").chmod(0o400)
+    before = (tmp_path / "a.yaml").stat().st_mtime_ns
+    write_folder(tmp_path, {"a.yaml": OURS})
+    assert (tmp_path / "a.yaml").stat().st_mtime_ns == before
+
+
+def test_a_folder_in_the_place_of_a_file_is_in_the_way(tmp_path: Path) -> None:
+    """It is no file of ours."""
+    (tmp_path / "a.yaml").mkdir()
+    with pytest.raises(WorldError):
+        write_folder(tmp_path, {"a.yaml": OURS})

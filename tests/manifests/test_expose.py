@@ -1,0 +1,135 @@
+"""How clients get in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiaas.manifests.expose import nginx_size, notes
+from tests.manifests.rendering import BACKEND, MINIMAL, objects_of, one, plan_of, with_kubernetes
+
+GATEWAY = {"expose": "gateway", "gateway": "{name: public, namespace: gateways, section: https}"}
+
+
+def annotations(text: str) -> Any:
+    """Those of the Ingress."""
+    return one(text, "Ingress")["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize(
+    ("class_name", "expected"),
+    [
+        pytest.param(
+            "nginx",
+            {
+                "nginx.ingress.kubernetes.io/proxy-body-size": "10m",
+                "nginx.ingress.kubernetes.io/proxy-read-timeout": "145",
+                "nginx.ingress.kubernetes.io/proxy-send-timeout": "145",
+                "nginx.ingress.kubernetes.io/proxy-buffering": "off",
+                "nginx.ingress.kubernetes.io/ssl-redirect": "true",
+            },
+            id="ingress-nginx",
+        ),
+        pytest.param(
+            "traefik-internal",
+            {
+                "traefik.ingress.kubernetes.io/router.entrypoints": "websecure",
+                "traefik.ingress.kubernetes.io/router.tls": "true",
+            },
+            id="a class of Traefik's",
+        ),
+        pytest.param(
+            "haproxy",
+            {
+                "haproxy.org/timeout-server": "145s",
+                "haproxy.org/ssl-redirect": "true",
+                "haproxy-ingress.github.io/timeout-server": "145s",
+                "haproxy-ingress.github.io/ssl-redirect": "true",
+                "haproxy-ingress.github.io/proxy-body-size": "10m",
+            },
+            id="both of HAProxy's",
+        ),
+        pytest.param("alb", {}, id="one that aiaas does not know"),
+    ],
+)
+def test_each_controller_is_told_in_its_own_words(class_name: str, expected: dict[str, str]) -> None:
+    """Bodies as large as ours, more patience than ours (135 s at the worst, and 10), no buffering, no plain HTTP."""
+    found = annotations(with_kubernetes(ingress=f"{{class: {class_name}}}"))
+    assert found == {"cert-manager.io/cluster-issuer": "letsencrypt-prod"} | expected
+
+
+def test_an_unknown_class_is_said() -> None:
+    """A person has to see to what no annotation of ours does."""
+    [note] = notes(plan_of(with_kubernetes(ingress="{class: alb}")))
+    assert note.startswith(
+        "ingress class alb: aiaas knows no annotations for it; see in kubernetes.ingress.annotations"
+    )
+    assert "10MiB, 145 s" in note
+    assert notes(plan_of(MINIMAL)) == ()
+
+
+def test_the_operators_annotations_win() -> None:
+    """What aiaas derives can be said otherwise, and more can be said."""
+    given = "{annotations: {nginx.ingress.kubernetes.io/proxy-read-timeout: '600', a: b}}"
+    found = annotations(with_kubernetes(ingress=given))
+    assert (found["nginx.ingress.kubernetes.io/proxy-read-timeout"], found["a"]) == ("600", "b")
+
+
+def test_without_an_issuer_cert_manager_is_not_asked() -> None:
+    """The certificate is there by other means, under the name that the config gives."""
+    text = with_kubernetes(ingress="{cluster_issuer: null, tls_secret: wildcard}")
+    assert "cert-manager.io/cluster-issuer" not in annotations(text)
+    assert one(text, "Ingress")["spec"]["tls"] == [{"hosts": ["api.example.com"], "secretName": "wildcard"}]
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [
+        pytest.param(10 * 1024**2, "10m", id="the plan's"),
+        pytest.param(1536 * 1024, "1536k", id="kibibytes"),
+        pytest.param(10**7, "10000000", id="decimal megabytes"),
+    ],
+)
+def test_sizes_are_exactly_ours(size: int, written: str) -> None:
+    """nginx's units are binary; what does not fit is written in bytes."""
+    assert nginx_size(size) == written
+
+
+def test_served_paths_are_routed_each_as_it_is() -> None:
+    """/v1 as a prefix, others exactly, /health; never /metrics or /ready."""
+    text = MINIMAL.replace("models: [m]", "models: [m], endpoints: [/v1/completions, /tokenize]")
+    paths = one(text, "Ingress")["spec"]["rules"][0]["http"]["paths"]
+    assert [(path["path"], path["pathType"]) for path in paths] == [
+        ("/v1", "Prefix"),
+        ("/tokenize", "Exact"),
+        ("/health", "Exact"),
+    ]
+
+
+def test_a_route_attaches_to_a_listener_of_the_gateway() -> None:
+    """Parent, listener, host and paths; no bound on a whole request, or streams would be cut."""
+    spec = one(with_kubernetes(**GATEWAY), "HTTPRoute")["spec"]
+    [parent] = spec["parentRefs"]
+    assert (parent["name"], parent["namespace"], parent["sectionName"]) == ("public", "gateways", "https")
+    assert spec["hostnames"] == ["api.example.com"]
+    assert spec["rules"][0]["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+    assert spec["rules"][0]["matches"][0] == {"path": {"type": "PathPrefix", "value": "/v1"}}
+
+
+def test_a_route_is_bounded_where_every_backend_is() -> None:
+    """total_timeout, and 10 s for our own answer to arrive."""
+    text = with_kubernetes(**GATEWAY).replace("models: [m]", "models: [m], total_timeout: 200s")
+    assert one(text, "HTTPRoute")["spec"]["rules"][0]["timeouts"]["request"] == "210s"
+
+
+def test_a_route_to_every_listener_is_said() -> None:
+    """Without a section it may attach to plain HTTP."""
+    [note] = notes(plan_of(with_kubernetes(expose="gateway", gateway="{name: public}")))
+    assert note.startswith("kubernetes.gateway.section is not set")
+
+
+def test_nothing_may_be_exposed() -> None:
+    """expose: none has neither Ingress nor route, and needs no host."""
+    made = objects_of(BACKEND + "kubernetes: {image: 'r/a:1', expose: none}\n")
+    assert [name for name in made if name.startswith(("Ingress/", "HTTPRoute/"))] == []

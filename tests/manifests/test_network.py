@@ -1,0 +1,131 @@
+"""Who may talk to whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.manifests.rendering import BACKEND, MINIMAL, objects_of, one, with_kubernetes
+
+
+def namespace(name: str) -> Any:
+    """The selector of a namespace by its name."""
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+def tcp(port: int) -> Any:
+    """One TCP port."""
+    return [{"protocol": "TCP", "port": port}]
+
+
+def policy(text: str) -> Any:
+    """The spec of the only NetworkPolicy."""
+    return one(text, "NetworkPolicy")["spec"]
+
+
+def test_the_plans_edges_and_those_that_it_forgot() -> None:
+    """In: the ingress controller, and monitoring to the metrics port. Out: DNS by UDP and TCP, and vLLM."""
+    spec = policy(MINIMAL)
+    assert spec["podSelector"] == {"matchLabels": {"app": "api-router-service"}}
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["ingress"] == [
+        {"from": [namespace("ingress-nginx")], "ports": tcp(8080)},
+        {"from": [namespace("monitoring")], "ports": tcp(9090)},
+    ]
+    dns = namespace("kube-system") | {"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    assert spec["egress"] == [
+        {"to": [dns], "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
+        {"to": [namespace("system")], "ports": tcp(8000)},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "url", "peers", "port"),
+    [
+        pytest.param("{}", "http://vllm.gpu:8000", [namespace("gpu")], 8000, id="guessed from the Service's name"),
+        pytest.param(
+            "{pod_labels: {app: vllm}, port: 9000}",
+            "http://vllm.gpu",
+            [namespace("gpu") | {"podSelector": {"matchLabels": {"app": "vllm"}}}],
+            9000,
+            id="pods and their own port",
+        ),
+        pytest.param(
+            "{}",
+            "https://llm.example.com",
+            [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}],
+            443,
+            id="a host outside",
+        ),
+        pytest.param("{}", "http://192.0.2.7:8000", [{"ipBlock": {"cidr": "192.0.2.7/32"}}], 8000, id="an address"),
+    ],
+)
+def test_a_backend_is_reached_where_its_pods_are(network: str, url: str, peers: list[Any], port: int) -> None:
+    """Pods of its own namespace at their own port, or addresses where it is none of the cluster's."""
+    text = f"backends: {{a: {{url: '{url}', models: [m], network: {network}}}}}\nkubernetes: {{host: a.b}}\n"
+    assert policy(text)["egress"][1] == {"to": peers, "ports": tcp(port)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "peers"),
+    [
+        pytest.param({"ingress": "{controller_namespace: traefik}"}, [namespace("traefik")], id="an ingress"),
+        pytest.param(
+            {"expose": "gateway", "gateway": "{name: g, namespace: gw}"}, [namespace("gw")], id="a Gateway's namespace"
+        ),
+        pytest.param(
+            {"expose": "gateway", "gateway": "{name: g, namespace: gw, controller_namespace: envoy}"},
+            [namespace("envoy")],
+            id="a Gateway whose pods are elsewhere",
+        ),
+        pytest.param(
+            {"expose": "gateway", "gateway": "{name: g}"}, [namespace("system")], id="a Gateway of our namespace"
+        ),
+        pytest.param({"expose": "none"}, [{"namespaceSelector": {}}], id="nothing: any pod of the cluster"),
+    ],
+)
+def test_requests_come_from_where_we_are_exposed(fields: dict[str, str], peers: list[Any]) -> None:
+    """Nobody else gets to the port; the metrics port is not among it."""
+    assert policy(with_kubernetes(**fields))["ingress"][0] == {"from": peers, "ports": tcp(8080)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(with_kubernetes(network_policy="{monitoring_namespace: null}"), id="nobody scrapes"),
+        pytest.param(MINIMAL + "monitoring: {prometheus: false}\n", id="nothing to scrape"),
+    ],
+)
+def test_the_metrics_port_is_closed_where_nobody_needs_it(text: str) -> None:
+    """Only one way in is left."""
+    assert len(policy(text)["ingress"]) == 1
+
+
+def test_the_clusters_dns_may_be_elsewhere() -> None:
+    """Namespace and labels as configured; without labels every pod of that namespace."""
+    given = "{dns: {namespace: dns, pod_labels: {}}}"
+    assert policy(with_kubernetes(network_policy=given))["egress"][0]["to"] == [namespace("dns")]
+
+
+def test_a_disabled_policy_is_not_rendered() -> None:
+    """Neither ours nor those of engines."""
+    text = "backends: {a: {engine: {kind: vllm}, models: [m]}}\n"
+    text += "kubernetes: {host: a.b, network_policy: {enabled: false}}\n"
+    assert [name for name in objects_of(text) if name.startswith("NetworkPolicy/")] == []
+
+
+def test_an_engine_is_reached_by_the_gateway_and_by_monitoring_only() -> None:
+    """It has no keys of its own; outwards it fetches its weights."""
+    text = BACKEND + "  own: {engine: {kind: vllm}, models: [n]}\nkubernetes: {host: a.b}\n"
+    made = objects_of(text)
+    engine = made["NetworkPolicy/api-router-engine-own"]["spec"]
+    assert engine["policyTypes"] == ["Ingress"]
+    gateway = {"podSelector": {"matchLabels": {"app": "api-router-service"}}}
+    assert engine["ingress"] == [
+        {"from": [gateway], "ports": tcp(8000)},
+        {"from": [namespace("monitoring")], "ports": tcp(8000)},
+    ]
+    to_engine = {"podSelector": {"matchLabels": {"app": "api-router-engine-own"}}}
+    egress = made["NetworkPolicy/api-router-network-policy"]["spec"]["egress"]
+    assert {"to": [to_engine], "ports": tcp(8000)} in egress
