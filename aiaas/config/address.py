@@ -1,17 +1,18 @@
-"""A backend's URL, taken apart once and for both: the checker (what is wrong with it) and the compiler (what to
-connect to)."""
+"""A backend's URL or DNS name, taken apart once and for both: the checker (what is wrong with it) and the compiler
+(what to connect to)."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_DNS_NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*")  # some character that no IPv4 address has
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 
 
@@ -54,6 +55,21 @@ def parse_url(text: str) -> Address:
     number = port if port is not None else DEFAULT_PORTS[parts.scheme]
     authority = shown if number == DEFAULT_PORTS[parts.scheme] else f"{shown}:{number}"
     return Address(host, number, tls, parts.path.rstrip("/"), authority)
+
+
+def parse_dns(text: str) -> Address:
+    """Take the `name:port` of a `dns` backend apart. Raises ValueError with what is wrong and what is allowed.
+
+    A dot at the name's end stays in `host`: it keeps the resolver from trying the search domains, of which a pod has
+    four (ndots: 5). It does not belong into the Host header.
+    """
+    name, _, port = text.rpartition(":")
+    if not _DNS_NAME.fullmatch(name) or not port.isdecimal():
+        raise ValueError(
+            "must be name:port with a name and no address, such as vllm-headless.system:8000, without http:// or path"
+        )
+    address = parse_url(f"http://{text}")
+    return replace(address, host=name)
 
 
 def _refuse_parts(text: str, parts: SplitResult, port: int | None) -> None:

@@ -143,7 +143,8 @@ class Backend(Section):
     """Several addresses of replicas that serve the same models."""
 
     dns: Text | None = None
-    """`name:port`; every address that the name resolves to is one endpoint."""
+    """`name:port`; every address that the name resolves to is one endpoint, such as the pods behind a headless Service
+    of Kubernetes. Asked again every 5 s. Always plain HTTP."""
 
     engine: Engine | None = None
     """A process that `aiaas serve` starts itself."""

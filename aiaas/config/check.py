@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from aiaas.config import codes
-from aiaas.config.address import parse_url
+from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
@@ -111,6 +111,11 @@ def _urls(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             if url in seen:
                 yield codes.BAD_URL, "error", place, f"{url} is listed twice; each replica has its own address"
             seen[url] = place
+        if backend.dns is not None:
+            try:
+                parse_dns(backend.dns)
+            except ValueError as error:
+                yield codes.BAD_URL, "error", (*path, "dns"), str(error)
 
 
 def _model_names(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:

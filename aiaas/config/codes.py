@@ -112,7 +112,7 @@ CODES: Final = MappingProxyType(
         BAD_URL: (
             "An address that requests cannot be sent to",
             "Write `http://host:port`, with a path in front of vLLM's own only where a proxy needs one; no "
-            "user, no query, and without `/v1`, which the requests bring along.",
+            "user, no query, and without `/v1`, which the requests bring along. In `dns`, write `name:port`.",
         ),
         MODEL_NAME_TWICE: (
             "A backend has the same model name twice",

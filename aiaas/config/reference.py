@@ -16,7 +16,7 @@ from aiaas.config.fields import fields_of
 from aiaas.config.problem import Path as FieldPath
 from aiaas.config.problem import dotted
 from aiaas.config.schema import config_schema
-from aiaas.config.unavailable import BACKEND_ROWS, ROWS
+from aiaas.config.unavailable import ROWS
 from aiaas.config.values import DURATION_PATTERN, SIZE_PATTERN
 
 _INTRO = """# The config, field by field
@@ -90,7 +90,7 @@ def _heading(path: FieldPath) -> str:
 
 
 def _is_unavailable(path: FieldPath) -> bool:
-    rows = {row[0] for row in ROWS} | {("backends", "*", row[0]) for row in BACKEND_ROWS}
+    rows = {row[0] for row in ROWS}
     partly = {("server", "workers"), ("rate_limit", "store"), ("backends", "*", "balance")}  # some value of it works
     return path in rows - partly
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from aiaas.config.address import Address, parse_url
+from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend, Model
 from aiaas.config.check import engine_port
 from aiaas.config.model import Config
@@ -114,6 +114,7 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
             backend.health.healthy_after,
         ),
         engine=engine,
+        dns=_endpoint(parse_dns(backend.dns), backend, key) if backend.dns is not None else None,
         served_models=tuple(model.name for model in backend.served()),
         forward_headers=tuple(header.lower() for header in backend.forward_headers),
     )

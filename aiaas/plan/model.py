@@ -7,7 +7,7 @@ from (file, override) does not count. Durations are seconds, sizes are bytes. No
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +58,12 @@ class EndpointPlan:
     base_path: str
     heads: Mapping[str, bytes] = field(repr=False)
 
+    def at(self, address: str) -> EndpointPlan:
+        """The same at one IP address of its name, which the Host header goes on to say."""
+        shown = f"[{address}]" if ":" in address else address
+        scheme = "https" if self.tls else "http"
+        return replace(self, url=f"{scheme}://{shown}:{self.port}{self.base_path}", host=address)
+
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
@@ -100,7 +106,11 @@ class QueuePlan:
 
 @dataclass(frozen=True, slots=True)
 class BackendPlan:
-    """One named vLLM deployment. Meaning of each field: `aiaas.config.model.Backend`."""
+    """One named vLLM deployment. Meaning of each field: `aiaas.config.model.Backend`.
+
+    endpoints  those that are written down; none where `dns` says what they are made from
+    dns        `host` is a name, and every address that it resolves to is an endpoint (`EndpointPlan.at`)
+    """
 
     name: str
     endpoints: tuple[EndpointPlan, ...]
@@ -114,6 +124,7 @@ class BackendPlan:
     health: HealthPlan
     engine: EnginePlan | None
     served_models: tuple[str, ...]  # the names that vLLM itself should list, for the comparison at start
+    dns: EndpointPlan | None = None
     forward_headers: tuple[str, ...] = ()  # lower case, beyond the fixed few of contract section 3
 
 

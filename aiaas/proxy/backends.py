@@ -1,13 +1,16 @@
 """The backends as they are now: connections, health, and the choice of an endpoint.
 
-Choosing is a pure function over the endpoints' states (`choose`, `choose_by_prefix`); what changes those states is here
-too: probes on a timer, and what requests report. A client's 4xx or a client's leaving is never reported (a breaker that
-trips on the client's own faults takes the fleet down).
+Choosing is a pure function over the endpoints' states (`choose`, `choose_by_prefix`); what changes those states is what
+probes and requests report. A client's 4xx or a client's leaving is never reported (a breaker that trips on the client's
+own faults takes the fleet down).
 
     up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
 
 Where a backend has a bound (`max_inflight`), requests wait for a slot of any of its endpoints. A slot that comes free
 goes to the next in turn at once, so while somebody waits nothing is free, and nobody who comes later is faster.
+
+The endpoints of a `dns` backend follow what its name resolves to (`resolve.py`). One that has left gets no new request;
+those that it has go on.
 
 An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
 start ourselves starts as down, and only its supervisor turns it up or down.
@@ -26,8 +29,7 @@ from typing import Protocol
 from aiaas.plan.model import BackendPlan, EndpointPlan
 from aiaas.proxy.affinity import load_bound, prompt_prefix, weight
 from aiaas.proxy.queue import FairQueue
-from aiaas.proxy.respond import HeaderList
-from aiaas.proxy.upstream import Failure, FailureKind, Pool
+from aiaas.proxy.upstream import Pool
 
 # Seconds (contract section 6).
 SILENT_AFTER_REFUSAL = 5.0
@@ -151,14 +153,20 @@ class Waiter:
 
 
 class BackendState:
-    """A backend's endpoints, and who waits for them. `turn` counts requests, for round robin and for spreading ties."""
+    """A backend's endpoints, and who waits for them.
 
-    __slots__ = ("_bound", "_listener", "_waiting", "endpoints", "plan", "turn")
+    turn     counts requests, for round robin and for spreading ties
+    changed  set when endpoints have joined; whoever probes them clears it
+    """
+
+    __slots__ = ("_bound", "_leaving", "_listener", "_waiting", "changed", "endpoints", "plan", "turn")
 
     def __init__(self, plan: BackendPlan, listener: HealthListener) -> None:
         self.plan = plan
         self.endpoints = tuple(EndpointState(plan, endpoint, self._turned) for endpoint in plan.endpoints)
+        self.changed = asyncio.Event()
         self.turn = 0
+        self._leaving: list[EndpointState] = []
         self._listener = listener
         self._bound = plan.max_inflight
         self._waiting: FairQueue[Waiter] = FairQueue(plan.queue.size)
@@ -167,6 +175,41 @@ class BackendState:
     def waiting(self) -> int:
         """How many requests wait for a slot."""
         return len(self._waiting)
+
+    @property
+    def leaving(self) -> Sequence[EndpointState]:
+        """Those that its name does not resolve to any more, while they have requests under way."""
+        self._leaving = [endpoint for endpoint in self._leaving if endpoint.pool.inflight]
+        return self._leaving
+
+    def owns(self, endpoint: EndpointState) -> bool:
+        """Whether it is, or was until now, one of this backend's."""
+        return endpoint in self.endpoints or endpoint in self._leaving
+
+    def resolved(self, addresses: Iterable[str]) -> tuple[list[EndpointState], list[EndpointState]]:
+        """Make `addresses` (IP addresses, in any order) the endpoints of a `dns` backend; those that joined, that left.
+
+        One that stays keeps its health, its requests and its connections; so does one that is back before its last
+        request has ended.
+        """
+        template = self.plan.dns
+        assert template is not None
+        known = {endpoint.plan.url: endpoint for endpoint in (*self.leaving, *self.endpoints)}
+        plans = [template.at(address) for address in sorted(set(addresses))]
+        before = self.endpoints
+        now = tuple(known.get(plan.url) or EndpointState(self.plan, plan, self._turned) for plan in plans)
+        joined = [endpoint for endpoint in now if endpoint not in before]
+        left = [endpoint for endpoint in before if endpoint not in now]
+        self.endpoints = now
+        self._leaving = [endpoint for endpoint in known.values() if endpoint not in now]
+        for endpoint in left:
+            endpoint.pool.close()
+        for endpoint in joined:
+            endpoint.pool.closed = False
+        if joined:
+            self.changed.set()
+            self._hand_over()
+        return joined, left
 
     def pick(self, tried: Sequence[EndpointState], body: bytes = b"") -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one; None: none has a slot.
@@ -206,12 +249,15 @@ class BackendState:
         self.forget(waiter)
         granted = waiter.granted
         endpoint = granted.result() if granted.done() and not granted.cancelled() else None
-        if endpoint is not None and endpoint in self.endpoints:
+        if endpoint is not None and self.owns(endpoint):
             self.give_back(endpoint)
 
     def remember_health(self, before: BackendState) -> None:
         """What is known about an address holds under a changed Plan too; an engine of ours would else stay down."""
         known = {endpoint.plan.url: endpoint.up for endpoint in before.endpoints}
+        dns, dns_before = self.plan.dns, before.plan.dns
+        if dns is not None and dns_before is not None and dns.url == dns_before.url:
+            self.resolved([endpoint.plan.host for endpoint in before.endpoints])
         for endpoint in self.endpoints:
             endpoint.up = known.get(endpoint.plan.url, endpoint.up)
 
@@ -279,86 +325,6 @@ def choose_by_prefix(
     if not within:  # those that have less are full or tried
         return min(candidates, key=lambda endpoint: endpoint.pool.inflight)
     return max(within, key=lambda endpoint: weight(prefix, endpoint.plan.url))
-
-
-class _Collector:
-    """A Sink for small answers of the gateway's own requests: probes and model lists."""
-
-    LIMIT = 1024 * 1024
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.done: asyncio.Future[tuple[int, bytes] | Failure] = loop.create_future()
-        self._status = 0
-        self._body = bytearray()
-
-    def head(self, status: int, _headers: HeaderList) -> None:
-        self._status = status
-
-    def body(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > self.LIMIT:
-            self.failed(Failure(FailureKind.MALFORMED, "an answer that is too long"))
-
-    def end(self) -> None:
-        if not self.done.done():
-            self.done.set_result((self._status, bytes(self._body)))
-
-    def failed(self, failure: Failure) -> None:
-        if not self.done.done():
-            self.done.set_result(failure)
-
-
-async def fetch(endpoint: EndpointState, path: str, timeout: float) -> tuple[int, bytes] | Failure:
-    """GET a small resource of an endpoint on a connection of its own: status and body, or the failure.
-
-    path  the backend's health path or `/v1/models`, for which the plan has heads
-    Never raises; a probe on a reused connection would tell about the connection and not about the backend.
-    """
-    loop = asyncio.get_running_loop()
-    collector = _Collector(loop)
-    try:
-        async with asyncio.timeout(timeout):
-            connection = await endpoint.pool.connect()
-            if isinstance(connection, Failure):
-                return connection
-            try:
-                connection.exchange(endpoint.plan.heads[path] + b"Connection: close\r\n\r\n", collector)
-                return await collector.done
-            finally:
-                connection.abort()
-    except TimeoutError:
-        return Failure(FailureKind.TIMEOUT, f"no answer within {timeout:g} s")
-
-
-async def probe_forever(backend: BackendState, on_recovered: Callable[[BackendState, EndpointState], None]) -> None:
-    """Probe a backend's endpoints side by side every `health.interval` seconds, the first time at once.
-
-    `on_recovered` is called after the first good probe of an endpoint, and whenever it comes back up.
-    """
-    greeted: set[EndpointState] = set()
-
-    async def probe(endpoint: EndpointState) -> None:
-        health = backend.plan.health
-        result = await fetch(endpoint, health.path, health.timeout)
-        if isinstance(result, Failure):
-            if result.kind is not FailureKind.OURS:
-                endpoint.report_failure(f"health check: {result.detail}")
-            if result.refused:
-                endpoint.report_refused_probe(asyncio.get_running_loop())
-        elif result[0] >= 500:
-            endpoint.report_failure(f"health check: status {result[0]}")
-        else:
-            # An engine of ours that is still loading may answer on its port; its supervisor has the last word.
-            endpoint.report_success(probe=True)
-            if endpoint.up and endpoint not in greeted:
-                greeted.add(endpoint)
-                on_recovered(backend, endpoint)
-        if not endpoint.up:
-            greeted.discard(endpoint)
-
-    while True:
-        await asyncio.gather(*[probe(endpoint) for endpoint in backend.endpoints])
-        await asyncio.sleep(backend.plan.health.interval)
 
 
 def all_endpoints(backends: Iterable[BackendState]) -> list[EndpointState]:

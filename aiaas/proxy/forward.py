@@ -149,7 +149,7 @@ async def _wait_for_slot(
             raise no_healthy_backend(backends)
         endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, deadline)
         for target, backend in up:
-            if endpoint in backend.endpoints:
+            if endpoint is not None and backend.owns(endpoint):
                 return target, backend, endpoint
 
 

@@ -141,6 +141,7 @@ class Metrics:
         self._endpoint_up = Gauge(
             "aiaas_endpoint_up", "Whether an endpoint gets requests", ["backend", "endpoint"], registry=registry
         )
+        self._resolutions = Counter("aiaas_dns_resolutions", "Names resolved", ["backend", "result"], registry=registry)
         self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
         self._key_requests = Counter("aiaas_key_requests", "Inference requests by key", ["key_id"], registry=registry)
         self._key_tokens = Counter("aiaas_key_tokens", "LLM tokens by key", ["key_id", "type"], registry=registry)
@@ -230,6 +231,10 @@ class Metrics:
     def endpoint_gone(self, backend: str, endpoint: str) -> None:
         """An endpoint that no Plan names any more has no series."""
         self._endpoint_up.remove(backend, endpoint)
+
+    def resolved(self, backend: str, ok: bool) -> None:
+        """Count an answer, or its failure, to the question for a backend's name."""
+        self._resolutions.labels(backend, "success" if ok else "failure").inc()
 
     def reloaded(self, what: str, ok: bool) -> None:
         """Count a reload of `config` or `keys`."""

@@ -1,42 +1,51 @@
-"""Which backends are being watched: a task of probes for each in force, and a comparison of the models they serve."""
+"""Which backends are being watched: for each in force a task of probes, one that follows its name where it has one, and
+a comparison of the models it serves."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import msgspec
 
 from aiaas.openai import paths
-from aiaas.proxy.backends import BackendState, EndpointState, fetch, probe_forever
+from aiaas.proxy.backends import BackendState, EndpointState
 from aiaas.proxy.log import JsonLog
+from aiaas.proxy.resolve import Resolver
+from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.tasks import end_tasks, report_crash
-from aiaas.proxy.upstream import Failure
+from aiaas.proxy.upstream import Failure, FailureKind
 
 
 class Probes:
     """The tasks that watch backends. `follow` starts and ends them, `close` ends all."""
 
-    def __init__(self, log: JsonLog) -> None:
+    def __init__(self, log: JsonLog, resolver: Resolver) -> None:
         self._log = log
-        self._watched: dict[str, tuple[BackendState, asyncio.Task[None]]] = {}
+        self._resolver = resolver
+        self._watched: dict[str, tuple[BackendState, list[asyncio.Task[None]]]] = {}
         self._comparisons: set[asyncio.Task[None]] = set()
 
     def follow(self, backends: Mapping[str, BackendState]) -> None:
         """Watch these and no others. An engine of ours is watched by its supervisor instead."""
-        for name, (state, task) in list(self._watched.items()):
+        for name, (state, tasks) in list(self._watched.items()):
             if backends.get(name) is not state:
-                task.cancel()
+                for task in tasks:
+                    task.cancel()
                 del self._watched[name]
         for name, state in backends.items():
             if name not in self._watched and state.plan.engine is None:
-                task = asyncio.create_task(probe_forever(state, self._recovered), name=f"probe {name}")
-                task.add_done_callback(report_crash(self._log))
-                self._watched[name] = (state, task)
+                tasks = [asyncio.create_task(probe_forever(state, self._recovered), name=f"probe {name}")]
+                if state.plan.dns is not None:
+                    tasks.append(asyncio.create_task(self._resolver.follow(state), name=f"resolve {name}"))
+                for task in tasks:
+                    task.add_done_callback(report_crash(self._log))
+                self._watched[name] = (state, tasks)
 
     async def close(self) -> None:
         """End all of it."""
-        await end_tasks([task for _, task in self._watched.values()])
+        await end_tasks([task for _, tasks in self._watched.values() for task in tasks])
         await end_tasks(list(self._comparisons))
 
     def _recovered(self, backend: BackendState, endpoint: EndpointState) -> None:
@@ -62,6 +71,94 @@ class Probes:
                 served=sorted(served),
                 hint="the first name of `models` is what vLLM serves, the rest are aliases of it",
             )
+
+
+class _Collector:
+    """A Sink for small answers of the gateway's own requests: probes and model lists."""
+
+    LIMIT = 1024 * 1024
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[tuple[int, bytes] | Failure] = loop.create_future()
+        self._status = 0
+        self._body = bytearray()
+
+    def head(self, status: int, _headers: HeaderList) -> None:
+        self._status = status
+
+    def body(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > self.LIMIT:
+            self.failed(Failure(FailureKind.MALFORMED, "an answer that is too long"))
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result((self._status, bytes(self._body)))
+
+    def failed(self, failure: Failure) -> None:
+        if not self.done.done():
+            self.done.set_result(failure)
+
+
+async def fetch(endpoint: EndpointState, path: str, timeout: float) -> tuple[int, bytes] | Failure:
+    """GET a small resource of an endpoint on a connection of its own: status and body, or the failure.
+
+    path  the backend's health path or `/v1/models`, for which the plan has heads
+    Never raises; a probe on a reused connection would tell about the connection and not about the backend.
+    """
+    loop = asyncio.get_running_loop()
+    collector = _Collector(loop)
+    try:
+        async with asyncio.timeout(timeout):
+            connection = await endpoint.pool.connect()
+            if isinstance(connection, Failure):
+                return connection
+            try:
+                connection.exchange(endpoint.plan.heads[path] + b"Connection: close\r\n\r\n", collector)
+                return await collector.done
+            finally:
+                connection.abort()
+    except TimeoutError:
+        return Failure(FailureKind.TIMEOUT, f"no answer within {timeout:g} s")
+
+
+async def probe_forever(backend: BackendState, on_recovered: Callable[[BackendState, EndpointState], None]) -> None:
+    """Probe a backend's endpoints side by side every `health.interval` seconds, the first time and new ones at once.
+
+    Also those that its name does not resolve to any more, as long as they have requests: a vLLM that got SIGTERM goes
+    silent on them.
+
+    `on_recovered` is called after the first good probe of an endpoint, and whenever it comes back up.
+    """
+    greeted: set[EndpointState] = set()
+    interval = backend.plan.health.interval
+
+    async def probe(endpoint: EndpointState) -> None:
+        health = backend.plan.health
+        result = await fetch(endpoint, health.path, health.timeout)
+        if isinstance(result, Failure):
+            if result.kind is not FailureKind.OURS:
+                endpoint.report_failure(f"health check: {result.detail}")
+            if result.refused:
+                endpoint.report_refused_probe(asyncio.get_running_loop())
+        elif result[0] >= 500:
+            endpoint.report_failure(f"health check: status {result[0]}")
+        else:
+            # An engine of ours that is still loading may answer on its port; its supervisor has the last word.
+            endpoint.report_success(probe=True)
+            if endpoint.up and endpoint not in greeted:
+                greeted.add(endpoint)
+                on_recovered(backend, endpoint)
+        if not endpoint.up:
+            greeted.discard(endpoint)
+
+    while True:
+        backend.changed.clear()
+        await asyncio.gather(*[probe(endpoint) for endpoint in (*backend.endpoints, *backend.leaving)])
+        greeted.intersection_update(backend.endpoints)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval):
+                await backend.changed.wait()
 
 
 def listed_models(body: bytes) -> set[str] | None:

@@ -34,6 +34,7 @@ from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.probes import Probes
 from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.reload import Reloader
+from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import first_of, keep_running
@@ -242,7 +243,7 @@ class Server:
         self._shared = shared_store(plan.limits, log)
         store = MemoryStore() if self._shared is None else self._shared
         self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
-        self._probes = Probes(log)
+        self._probes = Probes(log, Resolver(log, self.metrics))
         self.reloader = Reloader(self._gateway, env, self._follow)
 
     async def live(

@@ -314,6 +314,7 @@ class Pool:
     """The connections to one endpoint: as many as there are exchanges, idle ones kept for IDLE_LIMIT, newest first.
 
     inflight  exchanges under way, for choosing an endpoint; the owner counts (`forward.py`)
+    closed    no connection is kept; False again where the endpoint is back (`backends.py`)
     """
 
     def __init__(self, endpoint: EndpointPlan, connect_timeout: float) -> None:
@@ -323,7 +324,7 @@ class Pool:
         self._idle: deque[UpstreamConnection] = deque()
         self._sweep: asyncio.TimerHandle | None = None
         self._ssl = ssl.create_default_context() if endpoint.tls else None
-        self._closed = False
+        self.closed = False
 
     def __repr__(self) -> str:
         return f"<Pool {self.endpoint.url}: {self.inflight} in flight, {len(self._idle)} idle>"
@@ -361,7 +362,7 @@ class Pool:
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose exchange ended cleanly."""
-        if self._closed:
+        if self.closed:
             connection.abort()
             return
         self._idle.append(connection)
@@ -389,7 +390,7 @@ class Pool:
 
     def close(self) -> None:
         """Drop the idle connections; those with an exchange end with it."""
-        self._closed = True
+        self.closed = True
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None

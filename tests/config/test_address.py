@@ -1,4 +1,4 @@
-"""A backend's URL, taken apart."""
+"""A backend's URL or DNS name, taken apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.config.address import Address, parse_url
+from aiaas.config.address import Address, parse_dns, parse_url
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,30 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
         return
     assert not set(address.authority + address.base_path) & set(" \r\n\t")
     assert 1 <= address.port <= 65535
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "authority"),
+    [
+        pytest.param("vllm.system:8000", "vllm.system", "vllm.system:8000", id="a name"),
+        pytest.param("vllm.system.svc.cluster.local.:8000", "vllm.system.svc.cluster.local.",
+                     "vllm.system.svc.cluster.local:8000", id="no search domains"),
+        pytest.param("localhost:80", "localhost", "localhost", id="the port of plain HTTP"),
+        pytest.param("1a.example:8000", "1a.example", "1a.example:8000", id="digits first"),
+    ],
+)  # fmt: skip
+def test_a_dns_name_is_taken_apart(text: str, host: str, authority: str) -> None:
+    """What is asked for, and what belongs into the Host header."""
+    address = parse_dns(text)
+    assert (address.host, address.authority, address.tls, address.base_path) == (host, authority, False, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "vllm", "vllm:", ":8000", "http://vllm:8000", "vllm:8000/v1", "10.0.0.1:8000", "[::1]:8000", "u:p@vllm:8000",
+     "vllm:0", "vllm:65536", "a b:8000", "vl\u00e4m:8000", "-:8000", "a..b:8000", "vllm:\u0663"],
+)  # fmt: skip
+def test_what_is_no_name_and_port_is_refused(text: str) -> None:
+    """Addresses belong into `urls`; a scheme or a path has no place here."""
+    with pytest.raises(ValueError):
+        parse_dns(text)

@@ -154,22 +154,24 @@ class FakeVllm:
             "/v1/models": (Send(json_answer({"object": "list", "data": []})),),
         }
         self.connections: list[_Connection] = []
+        self.host = "127.0.0.1"
         self.port = 0
         self.tls: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
 
     @classmethod
-    async def start(cls, tls: ssl.SSLContext | None = None) -> FakeVllm:
-        """Listen on a free port."""
+    async def start(cls, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> FakeVllm:
+        """Listen, on a free port where none is given."""
         fake = cls()
-        fake.tls = tls
+        fake.tls, fake.host, fake.port = tls, host, port
         await fake.up()
         return fake
 
     @property
     def url(self) -> str:
         """As a config writes it."""
-        return f"http://127.0.0.1:{self.port}"
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{shown}:{self.port}"
 
     @property
     def open_connections(self) -> int:
@@ -183,9 +185,9 @@ class FakeVllm:
     async def up(self) -> None:
         """Listen (again, on the same port)."""
         loop = asyncio.get_running_loop()
-        sock = socket.socket()
+        sock = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", self.port))
+        sock.bind((self.host, self.port))
         self.port = sock.getsockname()[1]
         self._server = await loop.create_server(lambda: _Connection(self, loop), sock=sock, ssl=self.tls)
 

@@ -43,10 +43,11 @@ from aiaas.limits.usage import UsageStore
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
 from aiaas.proxy.app import Gateway
-from aiaas.proxy.backends import BackendState, EndpointState, probe_forever
+from aiaas.proxy.backends import BackendState, EndpointState
 from aiaas.proxy.connection import OpenSide
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.probes import probe_forever
 from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.usage import UsageRecorder
 from tests.fakes.vllm import FakeVllm
@@ -232,6 +233,13 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
     yield start
     for close in reversed(closers):
         await close()
+
+
+async def until(condition: Callable[[], bool], timeout: float = 2.0) -> None:
+    """Wait for something that happens on another socket or a timer."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 # -- fakes ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,26 +13,17 @@ from hypothesis import strategies as st
 
 from aiaas.plan.model import EnginePlan
 from aiaas.proxy.affinity import load_bound
-from aiaas.proxy.backends import BackendState, EndpointState, Waiter, choose, choose_by_prefix, fetch
-from aiaas.proxy.upstream import Failure, FailureKind
+from aiaas.proxy.backends import BackendState, EndpointState, Waiter, choose, choose_by_prefix
 from tests.fakes.vllm import (
-    LAST_CHUNK,
-    STREAM_HEAD,
     Close,
     FakeVllm,
-    Flood,
     Hang,
     Send,
-    SendSlowly,
     Step,
-    Wait,
-    answer,
-    chunk,
     error_answer,
     json_answer,
-    token_event,
 )
-from tests.proxy.conftest import config_of, plan_of
+from tests.proxy.conftest import config_of, plan_of, until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}
@@ -47,13 +38,6 @@ def state(count: int = 1, **backend: Any) -> tuple[BackendState, Turns]:
     urls = [f"http://127.0.0.1:{port}" for port in range(1, count + 1)]
     plan = plan_of(config_of(urls, backend, {})).backends[0]
     return BackendState(plan, lambda _endpoint, up, reason: turns.append((up, reason))), turns
-
-
-async def until(condition: Callable[[], bool], timeout: float = 2.0) -> None:
-    """Wait for something that happens on another socket or a timer."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 # -- choose --------------------------------------------------------------------------------------------------------
@@ -447,193 +431,3 @@ async def test_leaving_clients_are_never_blamed_on_the_backend(fake_vllm: FakeVl
         client.reset()
     await running.quiet()
     assert (running.endpoints()[0].up, running.endpoints()[0].failures) == (True, 0)
-
-
-# -- fetch and probes ----------------------------------------------------------------------------------------------
-
-
-async def test_fetch(fake_vllm: FakeVllm) -> None:
-    """A small resource comes with its status, on a connection of its own, with the backend's own key."""
-    config = config_of([fake_vllm.url], {"api_key_env": "KEY"}, {})
-    plan = plan_of(config, env={"KEY": "backend-secret"}).backends[0]
-    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
-    fake_vllm.gets["/v1/models"] = (SendSlowly(json_answer({"data": [1]}), size=30),)
-    assert await fetch(endpoint, "/v1/models", 1.0) == (200, b'{"data":[1]}')
-    assert fake_vllm.got[0].headers["authorization"] == "Bearer backend-secret"
-    await until(lambda: fake_vllm.open_connections == 0)
-
-
-@pytest.mark.parametrize(
-    ("step", "kind"),
-    [
-        (Hang(), FailureKind.TIMEOUT),
-        (Close(), FailureKind.RESET),
-        (Flood(chunk(b"x" * 65536), 1000), FailureKind.MALFORMED),
-    ],
-    ids=["hangs", "closes", "never ends"],
-)
-async def test_fetch_that_fails(fake_vllm: FakeVllm, step: Step, kind: FailureKind) -> None:
-    """It is a Failure, within the timeout and in bounded memory, and no connection is left."""
-    plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
-    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
-    fake_vllm.gets["/health"] = (Send(STREAM_HEAD), step) if isinstance(step, Flood) else (step,)
-    result = await fetch(endpoint, "/health", 0.3)
-    assert isinstance(result, Failure)
-    assert result.kind is kind
-    await until(lambda: fake_vllm.open_connections == 0)
-
-
-SICK = {
-    "refuses": None,
-    "hangs": Hang(),
-    "says 503": Send(answer(503, b"")),
-    "closes": Close(),
-    "speaks nonsense": Send(b"nonsense\r\n\r\n"),
-}
-
-
-@pytest.mark.parametrize("sickness", SICK.values(), ids=SICK)
-async def test_sick_endpoint_goes_down_and_comes_back(fake_vllms: Any, gateway: Any, sickness: Step | None) -> None:
-    """Probes take one endpoint out, leave the other alone, and bring the first back when it is well."""
-    sick, well = await fake_vllms(), await fake_vllms()
-    healthy = sick.gets["/health"]
-    if sickness is None:
-        await sick.down()
-    else:
-        sick.gets["/health"] = (sickness,)
-    greeted: list[str] = []
-    running = await gateway(
-        sick, well, backend={"health": FAST}, probes=True, on_recovered=lambda _b, e: greeted.append(e.plan.url)
-    )
-    first, second = running.endpoints()
-    await until(lambda: not first.up)
-    assert second.up
-    client = await running.client()
-    for _ in range(3):
-        assert (await client.post(CHAT)).status == 200
-    assert (len(sick.posts), len(well.posts)) == (0, 3)
-    assert greeted == [well.url]
-    (down,) = running.log_lines("endpoint_down")
-    assert down["upstream"] == sick.url
-    assert down["reason"].startswith("health check: ")
-    sample = f'aiaas_endpoint_up{{backend="vllm",endpoint="{sick.url}"}}'
-    assert running.metric(sample) == 0
-    sick.gets["/health"] = healthy
-    if sickness is None:
-        await sick.up()
-    await until(lambda: first.up)
-    await until(lambda: greeted == [well.url, sick.url])
-    assert running.metric(sample) == 1
-    assert len(running.log_lines("endpoint_up")) == 1
-
-
-async def test_hanging_probe_holds_up_no_other(fake_vllms: Any, gateway: Any) -> None:
-    """Endpoints are probed side by side: one that hangs does not keep the others from being seen."""
-    hanging, sick = await fake_vllms(), await fake_vllms()
-    hanging.gets["/health"] = (Hang(),)
-    sick.gets["/health"] = (Send(answer(503, b"")),)
-    health = {"interval": "10ms", "timeout": "1s", "unhealthy_after": 1}
-    running = await gateway(hanging, sick, backend={"health": health}, probes=True)
-    await until(lambda: not running.endpoints()[1].up, 0.5)
-
-
-async def test_backend_that_does_not_exist_delays_nobody(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """An endpoint counts as up until it is known to be down: the first request waits for no probe."""
-    fake_vllm.gets["/health"] = (Hang(),)
-    running = await gateway(fake_vllm, probes=True)
-    assert (await (await running.client()).post(CHAT)).status == 200
-
-
-# -- a server that refuses and goes silent (capture 131) -----------------------------------------------------------
-
-
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds of silence after a refused probe, shortened."""
-    monkeypatch.setattr("aiaas.proxy.backends.SILENT_AFTER_REFUSAL", 0.1)
-    return 0.1
-
-
-REFUSING = {"health": {"interval": "50ms", "timeout": "50ms", "unhealthy_after": 1}}
-
-
-async def test_silent_streams_of_a_refusing_address_are_ended(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """After SIGTERM a vLLM refuses connections and leaves its streams hanging: they end with an error event."""
-    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
-    running = await gateway(fake_vllm, backend=REFUSING, probes=True)
-    client = await running.client()
-    client.send(client.request(STREAM))
-    await client.head()
-    assert await client.chunk() == token_event()
-    await fake_vllm.down()
-    started = asyncio.get_running_loop().time()
-    last = await client.chunk()
-    assert soon < asyncio.get_running_loop().time() - started < 1
-    assert b'"code":"upstream_error"' in last
-    assert await client.chunk() == b""
-    line = running.log_lines()[-1]
-    assert (line["status"], line["error_code"]) == (200, "upstream_error")
-
-
-async def test_silent_request_before_its_first_event(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """A stream that has not begun gets a 502; it may have run, so it is not sent again."""
-    fake_vllm.play(Send(STREAM_HEAD), Hang())
-    running = await gateway(fake_vllm, backend=REFUSING, probes=True)
-    client = await running.client()
-    client.send(client.request(STREAM))
-    await until(lambda: bool(fake_vllm.posts))
-    await fake_vllm.down()
-    got = await client.answer()
-    assert (got.status, got.header("x-should-retry"), len(fake_vllm.posts)) == (502, "false", 1)
-
-
-async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """Behind a ClusterIP the refused probe may have met another pod: what still comes still counts."""
-    events = chunk(token_event()) * 10
-    fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.04), Send(LAST_CHUNK))
-    running = await gateway(fake_vllm, backend=REFUSING, probes=True)
-    client = await running.client()
-    client.send(client.request(STREAM))
-    await client.head()
-    await fake_vllm.down()
-    got = b""
-    while data := await client.chunk():
-        got += data
-    assert got == token_event() * 10
-    assert not running.endpoints()[0].up
-
-
-async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """An answer that is not streamed is silent by nature, and a stream whose client reads slowly is not read."""
-    go = asyncio.Event()
-    fake_vllm.play(Wait(go), Send(json_answer({"late": True})))
-    fake_vllm.play(Send(STREAM_HEAD), Flood(chunk(token_event("x" * 4000)), 3000), Send(LAST_CHUNK))
-    running = await gateway(fake_vllm, backend=REFUSING, probes=True)
-    plain, slow = await running.client(), await running.client(receive_buffer=4096)
-    plain.send(plain.request(CHAT))
-    await until(lambda: len(fake_vllm.posts) == 1)
-    slow.send(slow.request(STREAM))
-    await slow.head()
-    await fake_vllm.down()
-    await until(lambda: not running.endpoints()[0].up)
-    await asyncio.sleep(4 * soon)
-    go.set()
-    assert (await plain.answer()).json == {"late": True}
-    size = 0
-    while data := await slow.chunk():
-        size += len(data)
-    assert size == 3000 * len(token_event("x" * 4000))
-
-
-async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """A hanging health check takes the endpoint down; its streams may go on (capture 133: frozen, then back)."""
-    fake_vllm.gets["/health"] = (Hang(),)
-    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), Send(LAST_CHUNK))
-    running = await gateway(fake_vllm, backend=REFUSING, probes=True)
-    client = await running.client()
-    client.send(client.request(STREAM))
-    await client.head()
-    await until(lambda: not running.endpoints()[0].up)
-    await asyncio.sleep(3 * soon)
-    go.set()
-    assert [await client.chunk(), await client.chunk()] == [token_event(), b""]

@@ -1,0 +1,25 @@
+"""aiaas.plan.model: what a Plan's values can do."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+
+from aiaas.plan.model import EndpointPlan
+
+HEADS = MappingProxyType({"/health": b"GET /health HTTP/1.1\r\nHost: vllm:8000\r\n"})
+
+
+@pytest.mark.parametrize(
+    ("address", "tls", "url"),
+    [
+        ("10.0.0.1", False, "http://10.0.0.1:8000/base"),
+        ("fd00::1", False, "http://[fd00::1]:8000/base"),
+        ("10.0.0.1", True, "https://10.0.0.1:8000/base"),
+    ],
+)
+def test_an_endpoint_at_one_address_of_its_name(address: str, tls: bool, url: str) -> None:
+    """It is connected to there, and asked for by its name."""
+    named = EndpointPlan("http://vllm:8000/base", "vllm", 8000, tls, "/base", HEADS)
+    assert named.at(address) == EndpointPlan(url, address, 8000, tls, "/base", HEADS)
