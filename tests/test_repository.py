@@ -39,6 +39,8 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/cli/common.py": "what commands share; every test of tests/cli goes through it",
     "aiaas/cli/keytarget.py": "tests/cli/test_keys.py",
     "aiaas/cli/keyview.py": "tests/cli/test_keys.py",
+    "aiaas/cli/loadoptions.py": "tests/cli/test_loadtest.py",
+    "aiaas/cli/loadview.py": "tests/cli/test_loadtest.py",
     "aiaas/config/backend.py": "the cases of tests/config/cases",
     "aiaas/config/environment.py": "the cases of tests/config/cases",
     "aiaas/config/fields.py": "the cases of tests/config/cases",

@@ -1,0 +1,189 @@
+"""The options of `aiaas loadtest`, read into what the load test needs; what does not go together is said at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from aiaas.cli.common import config_path, note
+from aiaas.errors import UsageError, WorldError
+
+if TYPE_CHECKING:
+    from aiaas.loadtest.prompts import Asking
+    from aiaas.loadtest.runner import Stage
+    from aiaas.loadtest.session import Key
+
+KEY_VARIABLE: Final = "AIAAS_API_KEY"
+DEFAULT_PORT: Final = 8080
+DEFAULT_USERS: Final = 8
+DEFAULT_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The shape of the load as given; None is not given."""
+
+    users: int | None
+    rate: float | None
+    poisson: bool
+    duration: str | None
+    requests: int | None
+    warmup: str
+    ramp: str
+    sweep: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Options that stand for those that are not given."""
+
+    users: int
+    duration: str
+    warmup: str
+    ramp: str
+    prompt_tokens: str
+    output_tokens: str
+    slo: str
+    says: str
+
+
+# The plan's success criteria: 100 concurrent users, response times below 5 s for typical requests, errors below 1 %.
+# Typical is taken from its own test request, a short chat message with max_tokens 50, and means 95 of 100 answers.
+PRESETS: Final = {
+    "plan": Preset(
+        users=100,
+        duration="60s",
+        warmup="5s",
+        ramp="5s",
+        prompt_tokens="100",
+        output_tokens="50",
+        slo="e2e:p95=5s,error_rate=1%",
+        says=(
+            "preset plan: 100 users at once for 60 s; a typical request is a streamed chat of 100 tokens that asks for "
+            "50; 95 % of the answers must be whole within 5 s, and errors, 429s included, at most 1 %"
+        ),
+    )
+}
+
+
+def default_url(config: Path | None) -> str:
+    """The gateway on this machine, on the port that the config names. Raises WorldError where that cannot be read."""
+    from aiaas.config.load import load_file
+
+    path = config_path(config)
+    if config is None and not path.exists():
+        return f"http://127.0.0.1:{DEFAULT_PORT}"
+    loaded = load_file(path, os.environ)
+    if loaded.config is None:
+        raise UsageError(f"{path} is not valid, so it names no port; see `aiaas validate`, or give a URL")
+    scheme = "http" if loaded.config.server.tls is None else "https"
+    return f"{scheme}://127.0.0.1:{loaded.config.server.port}"
+
+
+def read_keys(files: list[Path]) -> tuple[Key, ...]:
+    """The keys: from the files, else from $AIAAS_API_KEY, else none. Raises WorldError, UsageError; never shows one."""
+    from aiaas.loadtest.session import Key
+
+    if not files:
+        value = os.environ.get(KEY_VARIABLE, "").strip()
+        return (Key(f"${KEY_VARIABLE}", _checked(value, f"${KEY_VARIABLE}")) if value else Key("no key", None),)
+    return tuple(Key(path.stem, _checked(_read_text(path).strip(), str(path))) for path in files)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise WorldError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text, so it holds no key") from error
+
+
+def _checked(value: str, where: str) -> str:
+    if not value:
+        raise UsageError(f"{where} is empty; it must hold a key")
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        raise UsageError(f"{where} must hold one key and nothing else: no spaces, one line")
+    return value
+
+
+def read_stages(load: Load) -> tuple[Stage, ...]:
+    """The stages of a load: one, or a sweep's. Raises UsageError."""
+    from aiaas.loadtest.runner import Stage
+    from aiaas.loadtest.sweep import parse_sweep
+
+    if load.users is not None and load.rate is not None:
+        raise UsageError("--users is a closed loop and --rate an open one; give one of them")
+    if load.duration is not None and load.requests is not None:
+        raise UsageError("give either --duration or --requests")
+    length = None if load.requests is not None else DEFAULT_SECONDS
+    if load.duration is not None:
+        length = read_duration("--duration", load.duration)
+        if not length:
+            raise UsageError("--duration must be longer than 0")
+    warmup, ramp = read_duration("--warmup", load.warmup), read_duration("--ramp", load.ramp)
+
+    def stage(users: int | None, rate: float | None, level: float = 0) -> Stage:
+        return Stage(users, rate, load.poisson, ramp, warmup, length, load.requests, level)
+
+    if load.sweep is None:
+        users = None if load.rate is not None else load.users or DEFAULT_USERS
+        return (stage(users, load.rate),)
+    if load.users is not None or load.rate is not None:
+        raise UsageError("--sweep names its own levels; leave out --users and --rate")
+    sweep = parse_sweep(load.sweep)
+    if sweep.what == "users":
+        return tuple(stage(int(level), None, level) for level in sweep.levels)
+    return tuple(stage(None, level, level) for level in sweep.levels)
+
+
+def read_duration(option: str, text: str) -> float:
+    """Seconds. Raises UsageError naming the option."""
+    from aiaas.config.values import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+def read_share(option: str, text: str) -> float:
+    """A share between 0 and 1, of `10%` or `0.1`. Raises UsageError naming the option."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise UsageError(f"{option}: {text!r} is no share; write 10% or 0.1") from error
+    if not 0 <= share <= 1:
+        raise UsageError(f"{option}: {text} is not between 0 and 100%")
+    return share
+
+
+def read_asking(
+    *, endpoint: str, stream: bool, prompt_tokens: str, output_tokens: str, shared_prefix: int, prompts: Path | None
+) -> Asking:
+    """What is asked. Raises UsageError, WorldError, NotHeldError (a broken line in the file of prompts)."""
+    from aiaas.loadtest.files import read_file_lines
+    from aiaas.loadtest.prompts import Asking, check_asking, parse_length, parse_prompts
+
+    asking = Asking(
+        endpoint=endpoint,
+        stream=stream,
+        prompt_tokens=parse_length("--prompt-tokens", prompt_tokens),
+        output_tokens=parse_length("--output-tokens", output_tokens),
+        shared_prefix=shared_prefix,
+        prompts=() if prompts is None else parse_prompts(str(prompts), read_file_lines(prompts)),
+    )
+    check_asking(asking)
+    return asking
+
+
+def say_preset(name: str | None) -> Preset | None:
+    """The preset of a name, said aloud. Raises UsageError."""
+    if name is None:
+        return None
+    if name not in PRESETS:
+        raise UsageError(f"--preset: there is no {name!r}; there is {', '.join(PRESETS)}")
+    note(PRESETS[name].says)
+    return PRESETS[name]

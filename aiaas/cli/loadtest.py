@@ -1,0 +1,210 @@
+"""`aiaas loadtest`: put load on a gateway, and say what came of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, note, print_json
+from aiaas.cli.loadoptions import (
+    Load,
+    default_url,
+    read_asking,
+    read_duration,
+    read_keys,
+    read_share,
+    read_stages,
+    say_preset,
+)
+
+if TYPE_CHECKING:
+    from aiaas.loadtest.report import Shown, Table
+    from aiaas.loadtest.session import Settings
+
+app = new_app()
+
+EXIT_INTERRUPTED = 130
+
+
+class Arrival(StrEnum):
+    """How the requests of an open loop are spaced."""
+
+    poisson = "poisson"
+    constant = "constant"
+
+
+class Endpoint(StrEnum):
+    """Which path is asked."""
+
+    chat = "chat"
+    completions = "completions"
+
+
+_EPILOG = """Examples:
+
+\b
+  aiaas loadtest                                    8 users for 30 s on the gateway of ./aiaas.yaml
+  aiaas loadtest https://api.example.com --users 100 --duration 2m --slo ttft=1s,e2e:p95=5s,error_rate=1%
+  aiaas loadtest --rate 50 --arrival constant --warmup 5s --out samples.jsonl
+  aiaas loadtest --sweep users=1-128 --duration 10s more and more users, and where more brings no more
+  aiaas loadtest --preset plan                      the integration plan's success criteria
+
+The key comes from --api-key-file (repeat it for several keys) or $AIAAS_API_KEY, never from the command line.
+Exit codes: 0 done, 1 an SLO missed or a key refused, 2 wrong usage, 3 unreachable, 130 Ctrl-C (with the report so far).
+"""
+
+
+@app.command(epilog=_EPILOG)
+def loadtest(
+    url: Annotated[str | None, typer.Argument(help="The gateway. [default: the config's port on 127.0.0.1]")] = None,
+    config: ConfigOption = None,
+    api_key_file: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A file that holds one key; repeat it for several.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model. [default: the first of GET /v1/models]")] = None,
+    endpoint: Annotated[Endpoint, typer.Option(metavar="chat|completions", help="What to ask.")] = Endpoint.chat,
+    users: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Closed loop: so many at once. [default: 8]")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, max=1e6, help="Open loop: requests per second.")] = None,
+    arrival: Annotated[
+        Arrival, typer.Option(metavar="poisson|constant", help="How the open loop's requests are spaced.")
+    ] = Arrival.poisson,
+    duration: Annotated[str | None, typer.Option(metavar="TIME", help="Measure for so long. [default: 30s]")] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Measure so many requests instead.")] = None,
+    warmup: Annotated[str | None, typer.Option(metavar="TIME", help="Load before, not measured. [default: 0s]")] = None,
+    ramp: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Reach the load evenly in so long. [default: 0s]")
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="LEVELS", help="Level after level, to the knee: users=1-128, rate=5,10,20.")
+    ] = None,
+    prompt_tokens: Annotated[
+        str | None, typer.Option(metavar="N|A-B", help="Length of made prompts. [default: 100]")
+    ] = None,
+    output_tokens: Annotated[
+        str | None, typer.Option(metavar="N|A-B", help="Exact length of answers. [default: 100]")
+    ] = None,
+    shared_prefix: Annotated[int, typer.Option(min=0, help="Words that all made prompts begin with.")] = 0,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prompts instead: JSON lines, or a text line each.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Ask for streams.")] = True,
+    abort_share: Annotated[str, typer.Option(metavar="SHARE", help="Leave so many in the middle, such as 10%.")] = "0%",
+    slo: Annotated[
+        str | None, typer.Option(metavar="BOUNDS", help="What must hold: ttft=1s,e2e:p95=5s,error_rate=1%.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(metavar="plan", help="The integration plan's success criteria.")] = None,
+    timeout: Annotated[str, typer.Option(metavar="TIME", help="The longest that a request may take.")] = "300s",
+    seed: Annotated[int, typer.Option(help="Decides prompts, lengths and arrivals.")] = 0,
+    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Accept any certificate.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every sample, as JSON lines.")] = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Put load on a gateway and report latencies, rates, errors and goodput."""
+    from aiaas.loadtest.session import Settings
+    from aiaas.loadtest.slo import parse_slo
+    from aiaas.loadtest.target import parse_target
+
+    given = {name: str(value) for name, value in locals().items() if name in _RECORDED and value not in (None, False)}
+    chosen = say_preset(preset)
+    if chosen is not None:
+        users = users if users is not None or rate is not None or sweep is not None else chosen.users
+        duration = duration or (None if requests is not None else chosen.duration)
+        warmup, ramp = warmup or chosen.warmup, ramp or chosen.ramp
+        prompt_tokens, output_tokens = prompt_tokens or chosen.prompt_tokens, output_tokens or chosen.output_tokens
+        slo = slo or chosen.slo
+    load = Load(users, rate, arrival == Arrival.poisson, duration, requests, warmup or "0s", ramp or "0s", sweep)
+    parse_slo(slo or "")
+    settings = Settings(
+        target=parse_target(url or default_url(config), ca=ca, insecure=insecure),
+        keys=read_keys(api_key_file or []),
+        asking=read_asking(
+            endpoint=endpoint.value,
+            stream=stream,
+            prompt_tokens=prompt_tokens or "100",
+            output_tokens=output_tokens or "100",
+            shared_prefix=shared_prefix,
+            prompts=prompts,
+        ),
+        stages=read_stages(load),
+        model=model,
+        slo=slo or "",
+        timeout=read_duration("--timeout", timeout),
+        abort_share=read_share("--abort-share", abort_share),
+        seed=seed,
+        out=out,
+        options=given,
+    )
+    _run(settings, output)
+
+
+# Options that stand in the file of samples: those that decide the load, and no place on this machine but the prompts'.
+_RECORDED = frozenset(
+    {
+        *("endpoint", "users", "rate", "arrival", "duration", "requests", "warmup", "ramp", "sweep", "prompt_tokens"),
+        *(
+            "output_tokens",
+            "shared_prefix",
+            "prompts",
+            "stream",
+            "abort_share",
+            "preset",
+            "timeout",
+            "seed",
+            "insecure",
+        ),
+    }
+)
+
+
+def _run(settings: Settings, output: Output) -> None:
+    import uvloop
+
+    from aiaas.cli.loadview import LoadView
+    from aiaas.loadtest.report import Shown, remarks, to_json
+    from aiaas.loadtest.session import measure
+
+    with LoadView() as view:
+        outcome = uvloop.run(measure(settings, view))
+    shown = Shown("this run", outcome.run, outcome.summary, outcome.end)
+    if output == Output.json:
+        print_json(to_json(shown))
+    else:
+        show(shown)
+    for remark in remarks(shown):
+        note(f"note: {remark}")
+    if settings.out is not None:
+        note(f"samples are in {settings.out}; `aiaas report {settings.out}` shows them again")
+    if outcome.end.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if outcome.end.stopped_by or not outcome.summary.total.held or not outcome.summary.total.ok:
+        raise typer.Exit(1)
+
+
+def show(shown: Shown) -> None:
+    """A run's tables on stdout."""
+    from aiaas.loadtest.report import tables
+
+    for table in tables(shown):
+        print_rich(table)
+
+
+def print_rich(table: Table) -> None:
+    """One table on stdout: first column left, figures right."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for position, header in enumerate(table.headers):
+        text = position == 0 or header == "for example"
+        drawn.add_column(header, justify="left" if text else "right", no_wrap=not text)
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    screen = console()
+    screen.print(drawn)
+    screen.print()

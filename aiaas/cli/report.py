@@ -1,0 +1,58 @@
+"""`aiaas report`: runs of a load test out of their files, as tables, Markdown or JSON, one or several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aiaas.cli.common import Output, OutputOption, new_app, note, print_json
+
+app = new_app()
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+  aiaas report samples.jsonl
+  aiaas report before.jsonl after.jsonl             side by side, with the change against the first
+  aiaas report samples.jsonl --slo ttft=500ms       held against another SLO
+  aiaas report samples.jsonl --markdown > run.md
+
+Exit codes: 0 done, 1 a file holds no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read.
+"""
+)
+def report(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples of `aiaas loadtest --out FILE`.")],
+    slo: Annotated[str | None, typer.Option(metavar="BOUNDS", help="Another SLO than the run's own.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    output: OutputOption = Output.text,
+) -> None:
+    """Show one or more runs."""
+    from aiaas.cli.loadtest import print_rich
+    from aiaas.loadtest.files import read_run
+    from aiaas.loadtest.report import Shown, compare_table, remarks, tables, to_json, to_markdown
+    from aiaas.loadtest.slo import parse_slo
+    from aiaas.loadtest.summary import summarize_recorded
+
+    runs = []
+    for path in files:
+        recorded = read_run(path)
+        bounds = parse_slo(recorded.run.slo if slo is None else slo)
+        runs.append(Shown(path.stem, recorded.run, summarize_recorded(recorded, bounds), recorded.end))
+    if output == Output.json:
+        print_json([to_json(shown) for shown in runs])
+    else:
+        found = [compare_table(runs)] if len(runs) > 1 else tables(runs[0])
+        for table in found:
+            if markdown:
+                print(to_markdown(table))
+            else:
+                print_rich(table)
+    for shown in runs:
+        for remark in remarks(shown):
+            note(f"note: {shown.name}: {remark}")
+    if not all(shown.summary.total.held for shown in runs):
+        raise typer.Exit(1)

@@ -1,0 +1,232 @@
+"""What one answer was: output events with their moments, usage, and what went wrong. Pure: bytes and `now` in.
+
+An output event is one that adds something to the answer: text, reasoning, or a tool call. vLLM's first event of a chat
+(`"role":"assistant","content":""`) is none, nor is the one that only carries usage, `[DONE]`, or a comment (`: ping`).
+
+Errors by kind, each counted apart:
+
+    connect    no connection: refused, unreachable, no such name
+    tls        the connection is not to be trusted, or speaks no TLS
+    reset      closed before an answer began
+    cut        closed, or ended without its `[DONE]`, in the middle of an answer
+    timeout    not whole within --timeout
+    garbage    not HTTP, not a stream where one was asked for, or events that are no JSON
+    in_stream  an error event behind a 200
+    http_NNN   a status of 400 or more (429: the limit of the key, and no fault of the server), or a redirect
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from aiaas.errors import UpstreamError
+from aiaas.openai.sse import EventSplitter, event_data
+from aiaas.openai.usage import usage_of
+
+MAX_BODY: Final = 16 * 1024 * 1024  # bytes of a body that is no stream; an answer of a model is kilobytes
+DETAIL: Final = 160  # characters of an error's message that are kept
+HTTP_ERROR: Final = "http_"
+RATE_LIMITED: Final = "http_429"
+
+Headers = dict[str, str]
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    error: _Error | str | None = None
+
+
+class _Body(msgspec.Struct):
+    error: _Error | str | None = None
+    message: str = ""  # FastAPI and vLLM put it at the top in some of their errors
+    choices: list[msgspec.Raw] | None = None
+
+
+_EVENT: Final[msgspec.json.Decoder[_Event]] = msgspec.json.Decoder(_Event)
+_BODY: Final[msgspec.json.Decoder[_Body]] = msgspec.json.Decoder(_Body)
+
+
+class Answer:
+    """One answer as it comes. `moments` are the output events', in the clock of `now`.
+
+    error, code, detail   as in `Sample`, "" while nothing is wrong
+    """
+
+    __slots__ = (
+        "_body",
+        "_done",
+        "_splitter",
+        "_streams",
+        "code",
+        "detail",
+        "error",
+        "headers",
+        "moments",
+        "output_tokens",
+        "prompt_tokens",
+        "status",
+        "wants_stream",
+    )
+
+    def __init__(self, wants_stream: bool) -> None:
+        self.wants_stream = wants_stream
+        self.status: int | None = None
+        self.headers: Headers = {}
+        self.moments: list[float] = []
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.error = self.code = self.detail = ""
+        self._streams = False
+        self._splitter = EventSplitter()
+        self._body = bytearray()
+        self._done = False
+
+    def head(self, status: int, headers: Headers) -> None:
+        """Status and headers, names in lower case."""
+        self.status = status
+        self.headers = headers
+        self._streams = self.wants_stream and status == 200 and "text/event-stream" in headers.get("content-type", "")
+
+    @property
+    def content(self) -> bytes:
+        """The body of an answer that is no stream."""
+        return bytes(self._body)
+
+    def body(self, data: bytes, now: float) -> None:
+        """A part of the body, received at `now`."""
+        if not self._streams:
+            self._body += data[: MAX_BODY - len(self._body)]
+            return
+        try:
+            events = self._splitter.feed(data)
+        except UpstreamError as error:
+            self.fail("garbage", error.message)
+            self._streams = False  # what follows is kept up to MAX_BODY, and read by nobody
+            return
+        for event in events:
+            self._event(event, now)
+
+    def _event(self, event: bytes, now: float) -> None:
+        data = event_data(event)
+        if data is None:  # a comment
+            return
+        if data == b"[DONE]":
+            self._done = True
+            return
+        try:
+            read = _EVENT.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.fail("garbage", f"an event that is no chat or completion chunk: {error}")
+            return
+        if read.error is not None:
+            self._read_error("in_stream", data)
+        elif read.choices and any(map(_adds, read.choices)):
+            self.moments.append(now)
+        if b'"usage"' in data:
+            self._take_usage(data)
+
+    def _take_usage(self, data: bytes) -> None:
+        usage = usage_of(data)
+        if usage is not None:
+            self.prompt_tokens, self.output_tokens = usage.input_tokens, usage.output_tokens
+
+    def end(self) -> None:
+        """The answer is whole, as far as HTTP knows; is it one?"""
+        if self.error or self.status is None:
+            return
+        if self._streams:
+            if not self._done:
+                self.fail("cut", "the stream ended without its [DONE]")
+        elif self.status == 200:
+            self._read_whole(self.content)
+        else:
+            self._read_error(f"{HTTP_ERROR}{self.status}", self.content)
+        if not self.output_tokens:
+            self.output_tokens = len(self.moments)
+
+    def _read_whole(self, body: bytes) -> None:
+        if self.wants_stream or "json" not in self.headers.get("content-type", ""):
+            wanted = "a stream" if self.wants_stream else "JSON"
+            got = self.headers.get("content-type") or "no content type"
+            self.fail("garbage", f"asked for {wanted}, got {got}{_title(body)}")
+            return
+        try:
+            read = _BODY.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.fail("garbage", f"the answer is no JSON: {error}")
+            return
+        if read.error is not None:
+            self._read_error("in_stream", body)
+        elif not read.choices:
+            self.fail("garbage", "the answer has no choices")
+        else:
+            self._take_usage(body)
+
+    def fail(self, error: str, detail: str, code: str = "") -> None:
+        """Note what went wrong; the first fault counts, the others come of it."""
+        if not self.error:
+            self.error, self.code = error, code
+            self.detail = " ".join(detail.split())[:DETAIL]
+            if not self.output_tokens:
+                self.output_tokens = len(self.moments)
+
+    def _read_error(self, kind: str, body: bytes) -> None:
+        try:
+            read = _BODY.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            what = self.headers.get("content-type") or "no content type"
+            self.fail(kind, f"{what}{_title(body)}", "html" if "html" in what else "")
+            return
+        error = read.error or _Error(read.message)
+        if isinstance(error, str):
+            error = _Error(error)
+        self.fail(kind, error.message, str(error.code if error.code is not None else error.type or ""))
+
+
+class PlainAnswer(Answer):
+    """An answer whose content the caller reads itself: any 200 is good."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(wants_stream=False)
+
+    def _read_whole(self, body: bytes) -> None:
+        pass
+
+
+def _adds(choice: _Choice) -> bool:
+    """Whether it adds something to the answer."""
+    if choice.text:
+        return True
+    delta = choice.delta
+    return delta is not None and bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls)
+
+
+def _title(body: bytes) -> str:
+    """An error page's title, where it has one: `: 502 Bad Gateway`."""
+    lower = body[:4096].lower()
+    begin, end = lower.find(b"<title>"), lower.find(b"</title>")
+    if begin < 0 or end < begin:
+        return ""
+    return ": " + body[begin + 7 : end].decode("utf-8", "replace").strip()

@@ -1,0 +1,63 @@
+"""Samples into a file as they come, and out of it again: what was measured survives a crash and a full disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from aiaas.errors import WorldError
+from aiaas.loadtest.sample import Line, Recorded, from_lines, to_line
+
+
+class SampleFile:
+    """A file that is being written. What is in it is never overwritten: a measurement cannot be had again.
+
+    failure   why it takes no more (a full disk), "" while it does; what stands in it is good
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises WorldError where the file is there already, or cannot be made."""
+        self._path = path
+        self.failure = ""
+        try:
+            self._file: IO[bytes] = path.open("xb")
+        except FileExistsError as error:
+            raise WorldError(f"{path} is there already and is not overwritten; choose another --out") from error
+        except OSError as error:
+            raise WorldError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def write(self, value: Line) -> None:
+        """Add a line; it may wait for `flush`."""
+        self._guard(lambda: self._file.write(to_line(value)))
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        self._guard(self._file.flush)
+
+    def close(self) -> None:
+        """The last flush."""
+        self._guard(self._file.close)
+
+    def _guard(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError as error:
+            self.failure = self.failure or f"{self._path}: cannot be written: {error.strerror}"
+
+
+def read_run(path: Path) -> Recorded:
+    """A run out of its file. Raises WorldError where it cannot be read, NotHeldError where it holds no run."""
+    try:
+        with path.open("rb") as file:
+            return from_lines(str(path), file)
+    except OSError as error:
+        raise WorldError(f"{path}: {error.strerror}") from error
+
+
+def read_file_lines(path: Path) -> list[bytes]:
+    """The lines of a file. Raises WorldError."""
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as error:
+        raise WorldError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,149 @@
+"""What is asked: prompts of a given length, sharing a prefix or not, or those of a file; and the request's body.
+
+Made prompts are common English words, of about one LLM token each; the figures show what the server counted. Each
+begins with a word of its own, so that no prompt finds another's prefix in the engine's cache; `shared_prefix` words
+are put in front of all of them where that is what shall be measured. The same seed makes the same prompts.
+
+A file of prompts is JSON lines where its first line begins with `{` or `"`, else text with one prompt a line:
+
+    {"prompt": "..."}                             also "messages": [...], and "max_tokens": 50
+    "a prompt by itself"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from aiaas.errors import NotHeldError, UsageError
+
+_TEXT: Final = """
+time year people way day man thing woman life child world school state family student group country problem hand part
+place case week company system program question work government number night point home water room mother area money
+story fact month lot right study book eye job word business issue side kind head house service friend father power
+hour game line end member law car city community name president team minute idea kid body information
+"""
+WORDS: Final = tuple(_TEXT.split())
+PATHS: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
+LONGEST: Final = 1_000_000  # tokens; longer than any model's context
+
+Draw = Callable[[], float]
+Length = tuple[int, int]
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """One thing to ask; `messages` are raw JSON and win over `text`."""
+
+    text: str = ""
+    messages: list[msgspec.Raw] | None = None
+    max_tokens: int | None = None
+
+
+class Asking(msgspec.Struct, frozen=True):
+    """What every request of a run has in common, but for the model.
+
+    endpoint      "chat" or "completions"
+    prompt_tokens, output_tokens   shortest and longest, drawn evenly; None is left to the server, or to the prompt
+    shared_prefix words at the beginning of every prompt, the same in all
+    prompts       those of a file, in turn; empty for made ones
+    """
+
+    endpoint: str = "chat"
+    stream: bool = True
+    prompt_tokens: Length = (100, 100)
+    output_tokens: Length | None = (100, 100)
+    shared_prefix: int = 0
+    prompts: tuple[Prompt, ...] = ()
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    prompt: str | None = None
+    messages: list[msgspec.Raw] | None = None
+    max_tokens: int | None = None
+
+
+_LINE: Final[msgspec.json.Decoder[_Line | str]] = msgspec.json.Decoder(_Line | str)
+
+
+def parse_length(option: str, text: str, at_least: int = 1) -> Length:
+    """`100`, or `50-200` for lengths drawn evenly between the two. Raises UsageError naming the option."""
+    low, dash, high = text.partition("-")
+    if not low.isdecimal() or (dash and not high.isdecimal()):
+        raise UsageError(f"{option}: {text!r} is no length; write 100, or 50-200 for lengths between the two")
+    length = (int(low), int(high) if dash else int(low))
+    if not at_least <= length[0] <= length[1] <= LONGEST:
+        raise UsageError(f"{option}: {text} must grow, from {at_least} at least to {LONGEST} at most")
+    return length
+
+
+def parse_prompts(name: str, lines: Sequence[bytes]) -> tuple[Prompt, ...]:
+    """The prompts of a file. Raises NotHeldError naming file and line."""
+    filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not filled:
+        raise NotHeldError(f"{name}: holds no prompt")
+    read = _json_line if filled[0][1][:1] in (b"{", b'"') else _text_line
+    return tuple(read(f"{name}:{number}", line) for number, line in filled)
+
+
+def check_asking(asking: Asking) -> None:
+    """Raises UsageError where the parts do not go together."""
+    if asking.endpoint == "completions" and any(prompt.messages is not None for prompt in asking.prompts):
+        raise UsageError("the file of prompts holds messages, which need --endpoint chat")
+    if not asking.prompts and asking.shared_prefix >= asking.prompt_tokens[0]:
+        raise UsageError(
+            "--shared-prefix must be shorter than --prompt-tokens, so that each prompt has words of its own"
+        )
+
+
+def _text_line(place: str, line: bytes) -> Prompt:
+    try:
+        return Prompt(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise NotHeldError(f"{place}: is not UTF-8") from error
+
+
+def _json_line(place: str, line: bytes) -> Prompt:
+    try:
+        read = _LINE.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotHeldError(f'{place}: {error}; write {{"prompt": "..."}} or {{"messages": [...]}}') from error
+    if isinstance(read, str):
+        return Prompt(read)
+    if (read.prompt is None) == (read.messages is None):
+        raise NotHeldError(f"{place}: needs either prompt or messages")
+    if read.max_tokens is not None and read.max_tokens < 1:
+        raise NotHeldError(f"{place}: max_tokens must be 1 or more")
+    return Prompt(read.prompt or "", read.messages, read.max_tokens)
+
+
+def next_body(asking: Asking, model: str, number: int, draw: Draw) -> bytes:
+    """The body of request `number`."""
+    given = asking.prompts
+    prompt = given[number % len(given)] if given else Prompt(_made(asking, number, draw))
+    fields: dict[str, object] = {"model": model}
+    if asking.endpoint == "chat":
+        fields["messages"] = prompt.messages or [{"role": "user", "content": prompt.text}]
+    else:
+        fields["prompt"] = prompt.text
+    if prompt.max_tokens is not None:
+        fields["max_tokens"] = prompt.max_tokens
+    elif asking.output_tokens is not None:
+        # vLLM then generates exactly so many: answers of different lengths could not be compared.
+        fields |= {"max_tokens": _drawn(asking.output_tokens, draw), "ignore_eos": True}
+    if asking.stream:
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+    return msgspec.json.encode(fields)
+
+
+def _made(asking: Asking, number: int, draw: Draw) -> str:
+    length = max(_drawn(asking.prompt_tokens, draw) - asking.shared_prefix, 1)
+    prefix = [WORDS[position % len(WORDS)] for position in range(asking.shared_prefix)]
+    own = [str(number), *(WORDS[int(draw() * len(WORDS))] for _ in range(length - 1))]
+    return " ".join([*prefix, *own])
+
+
+def _drawn(length: Length, draw: Draw) -> int:
+    low, high = length
+    return low if low == high else low + int(draw() * (high - low + 1))

@@ -1,0 +1,275 @@
+"""Runs as tables: the same rows for a terminal, for Markdown and for JSON. Pure.
+
+A run is shown with its latencies (percentiles of what was measured, see `stats`), its rates, its errors by kind, the
+verdict on its SLO, and whether the load generator itself kept up. Several runs stand side by side, the first being the
+one that the others are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from aiaas.loadtest.answer import RATE_LIMITED
+from aiaas.loadtest.sample import End, Generator, Run
+from aiaas.loadtest.slo import Bound, Verdict
+from aiaas.loadtest.stats import Spread
+from aiaas.loadtest.summary import RunSummary, Summary, bottleneck, fairness
+from aiaas.loadtest.sweep import knee
+
+LATENCIES: Final = (
+    ("ttft", "TTFT", "time to first output event"),
+    ("itl", "ITL", "gap between two output events"),
+    ("tpot", "TPOT", "(E2E - TTFT) / (output tokens - 1)"),
+    ("e2e", "E2E", "time to the whole answer"),
+)
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Rows under headers; the first column is text, the others are figures."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A run with its name and its numbers."""
+
+    name: str
+    run: Run
+    summary: RunSummary
+    end: End | None = None
+
+
+def tables(shown: Shown) -> list[Table]:
+    """One run."""
+    summary = shown.summary
+    found = [latency_table(summary.total), rate_table(summary.total)]
+    if summary.levels:
+        found.append(level_table(shown.run, summary.levels))
+    if summary.keys:
+        found.append(key_table(shown.run, summary.keys))
+    if summary.total.faults:
+        found.append(fault_table(summary.total))
+    if summary.total.verdicts:
+        found.append(verdict_table(summary.total.verdicts))
+    return found
+
+
+def latency_table(summary: Summary) -> Table:
+    """Latencies by percentile."""
+    rows = []
+    for name, label, _ in LATENCIES:
+        figures: Spread | None = getattr(summary, name)
+        if figures is not None:
+            values = (figures.mean, figures.p50, figures.p90, figures.p95, figures.p99, figures.maximum)
+            rows.append((label, *map(seconds, values), str(figures.count)))
+    return Table("Latency", ("", "mean", "p50", "p90", "p95", "p99", "max", "values"), tuple(rows))
+
+
+def rate_table(summary: Summary) -> Table:
+    """What came in a second, and how many requests it was."""
+    rows = [
+        ("requests", f"{summary.requests}"),
+        ("answered", f"{summary.ok}"),
+        ("refused by the limit (429)", f"{summary.rate_limited}"),
+        ("errors", f"{summary.errors}"),
+        ("error rate, 429s included", share(summary.error_rate)),
+        ("answers per second", number(summary.requests_per_second)),
+        ("output tokens per second", number(summary.output_tokens_per_second)),
+        ("input tokens per second", number(summary.input_tokens_per_second)),
+        ("tokens per request, in and out", f"{summary.prompt_tokens:.0f} and {summary.output_tokens:.0f}"),
+        ("measured for", seconds(summary.seconds)),
+    ]
+    if summary.aborted:
+        rows.insert(4, ("left on purpose", f"{summary.aborted}"))
+    if summary.goodput is not None:
+        rows.insert(-4, ("goodput, answers within the SLO per second", number(summary.goodput)))
+    return Table("Throughput", ("", ""), tuple(rows))
+
+
+def level_table(run: Run, levels: Sequence[Summary]) -> Table:
+    """A sweep, level by level, with its knee."""
+    best = knee(levels)
+    rows = []
+    for summary in levels:
+        mark = "  <- knee" if best is not None and summary.level == best.level else ""
+        rows.append(
+            (
+                f"{summary.level:g}",
+                number(summary.output_tokens_per_second),
+                number(summary.requests_per_second),
+                _at(summary.ttft, "p50"),
+                _at(summary.ttft, "p99"),
+                _at(summary.tpot, "p50"),
+                _at(summary.e2e, "p99"),
+                share(summary.error_rate) + mark,
+            )
+        )
+    what = "users" if run.loop == "closed" else "requests/s"
+    headers = (what, "tokens/s", "answers/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "errors")
+    return Table("Levels", headers, tuple(rows))
+
+
+def key_table(run: Run, keys: Sequence[Summary]) -> Table:
+    """What each key got."""
+    rows = tuple(
+        (
+            label,
+            str(summary.requests),
+            str(summary.ok),
+            str(summary.rate_limited),
+            number(summary.output_tokens_per_second),
+            _at(summary.ttft, "p50"),
+            _at(summary.e2e, "p50"),
+            _at(summary.e2e, "p99"),
+        )
+        for label, summary in zip(run.keys, keys, strict=False)
+    )
+    title = f"Keys (fairness {fairness([summary.output_tokens_per_second for summary in keys]):.3f}; 1 is even)"
+    return Table(title, ("key", "requests", "answered", "429", "tokens/s", "TTFT p50", "E2E p50", "E2E p99"), rows)
+
+
+def fault_table(summary: Summary) -> Table:
+    """Errors by kind, each with what the first of them said."""
+    rows = tuple((f"{fault.error} {fault.code}".strip(), str(fault.count), fault.example) for fault in summary.faults)
+    return Table("Errors", ("kind", "count", "for example"), rows)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> Table:
+    """The SLO, bound by bound."""
+    rows = tuple(
+        (bound_text(verdict.bound), _seen(verdict), "held" if verdict.held else "missed") for verdict in verdicts
+    )
+    return Table("SLO", ("bound", "seen", ""), rows)
+
+
+def compare_table(runs: Sequence[Shown]) -> Table:
+    """Runs side by side; beside each figure of a later run stands its change against the first."""
+    first = runs[0].summary.total
+    rows: list[tuple[str, ...]] = []
+    for label, read, write in _compared():
+        base = read(first)
+        cells = []
+        for shown in runs:
+            value = read(shown.summary.total)
+            change = "" if shown is runs[0] or not base or value is None else f" ({(value / base - 1) * 100:+.0f} %)"
+            cells.append("-" if value is None else write(value) + change)
+        rows.append((label, *cells))
+    return Table("Runs", ("", *(shown.name for shown in runs)), tuple(rows))
+
+
+def _compared() -> Iterable[tuple[str, Any, Any]]:
+    for name, label, _ in LATENCIES:
+        for percent in ("p50", "p99"):
+            yield f"{label} {percent}", _reader(name, percent), seconds
+    yield "answers per second", lambda summary: summary.requests_per_second, number
+    yield "output tokens per second", lambda summary: summary.output_tokens_per_second, number
+    yield "goodput", lambda summary: summary.goodput, number
+    yield "error rate", lambda summary: summary.error_rate, share
+
+
+def _reader(name: str, percent: str) -> Any:
+    def read(summary: Summary) -> float | None:
+        figures: Spread | None = getattr(summary, name)
+        return None if figures is None else getattr(figures, percent)
+
+    return read
+
+
+def remarks(shown: Shown) -> list[str]:
+    """What a reader has to know before believing the figures; empty where there is nothing."""
+    summary, end = shown.summary.total, shown.end
+    found = []
+    generator = Generator() if end is None else end.generator
+    why = bottleneck(generator, summary.requests)
+    if why:
+        found.append(
+            f"the load generator was itself the bottleneck: {why}; the figures say more about it than about the "
+            "server. Give it a core of its own, fewer users, or several machines"
+        )
+    if summary.rate_limited:
+        found.append(_limit_remark(summary))
+    if end is None:
+        found.append("the run has no end in its file: it crashed, and what was measured until then is shown")
+    elif end.stopped_by:
+        found.append(f"the run was ended early ({end.stopped_by}); {end.unfinished} requests under way are not counted")
+    if not summary.ok:
+        found.append("not one request was answered, so there are no latencies")
+    return found
+
+
+def _limit_remark(summary: Summary) -> str:
+    part = summary.rate_limited / summary.requests
+    codes = [fault.code for fault in summary.faults if fault.error == RATE_LIMITED and fault.code]
+    return (
+        f"{share(part)} of the requests were refused by the key's own limit ({', '.join(codes) or '429'}), so that "
+        "limit is what was measured; `aiaas keys create load --rpm 60000 --burst 1000` makes a key with room"
+    )
+
+
+def to_markdown(table: Table) -> str:
+    """A table in GitHub's Markdown."""
+    headers = [header.replace("|", "\\|") or " " for header in table.headers]
+    lines = [f"### {table.title}", "", _markdown_row(headers)]
+    lines.append(_markdown_row(["---", *("---:" for _ in table.headers[1:])]))
+    lines += [_markdown_row([cell.replace("|", "\\|") for cell in row]) for row in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def to_json(shown: Shown) -> dict[str, Any]:
+    """A run for machines: seconds, shares and rates as plain numbers."""
+    found: dict[str, Any] = {"name": shown.name, "run": msgspec.to_builtins(shown.run)}
+    found |= msgspec.to_builtins(shown.summary)
+    best = knee(shown.summary.levels) if shown.summary.levels else None
+    found["knee"] = None if best is None else best.level
+    found["held"] = shown.summary.total.held
+    found["end"] = None if shown.end is None else msgspec.to_builtins(shown.end)
+    found["remarks"] = remarks(shown)
+    return found
+
+
+def seconds(value: float) -> str:
+    """A duration as people read it: `842 us`, `51.3 ms`, `1.24 s`, `83 s`."""
+    if value < 0.001:
+        return f"{value * 1e6:.0f} us"
+    if value < 1:
+        return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value * 1000:.0f} ms"
+    return f"{value:.2f} s" if value < 60 else f"{value:.0f} s"
+
+
+def number(value: float) -> str:
+    """A figure with three digits that count."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def share(value: float) -> str:
+    """A share as a percentage; a small one is not rounded to nothing."""
+    return f"{value * 100:.2f} %" if 0 < value < 0.1 else f"{value * 100:.1f} %" if value else "0 %"
+
+
+def bound_text(bound: Bound) -> str:
+    """A bound as it is written in `--slo`, with its percentile."""
+    if bound.name == "error_rate":
+        return f"error_rate <= {share(bound.limit)}"
+    if bound.name == "goodput":
+        return f"goodput >= {number(bound.limit)}/s"
+    return f"{bound.name} p{bound.percent} <= {seconds(bound.limit)}"
+
+
+def _seen(verdict: Verdict) -> str:
+    if verdict.seen is None:
+        return "nothing measured"
+    write = {"error_rate": share, "goodput": number}.get(verdict.bound.name, seconds)
+    return write(verdict.seen)
+
+
+def _at(figures: Spread | None, percent: str) -> str:
+    return "-" if figures is None else seconds(getattr(figures, percent))

@@ -1,0 +1,236 @@
+"""A load test from the first look to the last line of its file.
+
+    look (is it there, does it take each key) -> write down what will be run -> its stages, samples going to the file,
+    the folds and the listener as they come -> the end, and the numbers
+
+Ctrl-C (SIGINT) stops the sending and drops what is under way; what was measured is kept and folded like any run. A
+second one ends the process. A file that takes no more (a full disk) ends the run in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from aiaas import __version__
+from aiaas.loadtest.client import Client
+from aiaas.loadtest.files import SampleFile
+from aiaas.loadtest.probe import choose_model, models_of
+from aiaas.loadtest.prompts import Asking
+from aiaas.loadtest.runner import Job, Runner, Stage
+from aiaas.loadtest.sample import FORMAT, End, Run, Sample
+from aiaas.loadtest.slo import parse_slo
+from aiaas.loadtest.summary import Folds, RunSummary, Summary
+from aiaas.loadtest.sweep import goes_on
+from aiaas.loadtest.target import Target
+
+TICK: Final = 0.5  # seconds between two looks at a run: the live view moves, and the file is flushed
+INTERRUPTED: Final = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key with the label that it is shown by."""
+
+    label: str
+    value: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that one load test needs to know.
+
+    model    None takes the first that the server lists
+    direct   an engine's own address, to be compared with the target
+    stages   one, or a sweep's levels in order
+    slo      as written, "" for none
+    out      file for the samples, None for none
+    options  the options as given, for the file; never a key
+    """
+
+    target: Target
+    keys: tuple[Key, ...]
+    asking: Asking
+    stages: tuple[Stage, ...]
+    model: str | None = None
+    direct: Target | None = None
+    direct_model: str | None = None
+    direct_key: str | None = field(default=None, repr=False)
+    slo: str = ""
+    timeout: float = 300.0
+    abort_share: float = 0.0
+    seed: int = 0
+    out: Path | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+
+class Listener(Protocol):
+    """Who watches a load test."""
+
+    def begun(self, run: Run) -> None:
+        """The first look is over; load begins."""
+
+    def sample(self, sample: Sample) -> None:
+        """A request ended."""
+
+    def tick(self, now: float, inflight: int, stage: Stage) -> None:
+        """Every TICK seconds."""
+
+    def level_done(self, summary: Summary) -> None:
+        """A level of a sweep is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it."""
+
+    run: Run
+    end: End
+    summary: RunSummary
+
+
+async def measure(settings: Settings, listener: Listener) -> Outcome:
+    """Run a load test.
+
+    Raises:
+        WorldError: nothing answers there, or the file of samples cannot be made.
+        NotHeldError: a key is refused, or the server has no such model.
+    """
+    bounds = parse_slo(settings.slo)
+    models = await _look(settings)
+    run = _describe(settings, models)
+    folds = Folds(bounds)
+    async with AsyncExitStack() as stack:
+        file = None if settings.out is None else SampleFile(settings.out)
+        if file is not None:
+            stack.callback(file.close)
+            file.write(run)
+
+        def observe(sample: Sample) -> None:
+            if file is not None:
+                file.write(sample)
+            folds.add(sample)
+            listener.sample(sample)
+
+        listener.begun(run)
+        runner = await stack.enter_async_context(Runner(_job(settings, models), observe))
+        stack.enter_context(_stopped_by_ctrl_c(runner))
+        done: list[Summary] = []
+        for stage in settings.stages:
+            if runner.stopped_by or not goes_on(done):
+                break
+            await _stage(runner, stage, folds, done, listener, file)
+        end = runner.end(interrupted=runner.stopped_by == INTERRUPTED)
+        if file is not None:
+            file.write(end)
+    return Outcome(run, end, folds.summary(end.windows))
+
+
+async def _stage(
+    runner: Runner, stage: Stage, folds: Folds, done: list[Summary], listener: Listener, file: SampleFile | None
+) -> None:
+    """One level, with the file flushed and the listener told on the way."""
+
+    async def tick() -> None:
+        while True:
+            listener.tick(runner.now(), runner.inflight, stage)
+            if file is not None:
+                file.flush()
+                if file.failure:
+                    runner.stop(file.failure)
+            await asyncio.sleep(TICK)
+
+    ticking = asyncio.create_task(tick(), name="loadtest-tick")
+    try:
+        window = await runner.stage(stage)
+    finally:
+        ticking.cancel()
+        with suppress(asyncio.CancelledError):
+            await ticking
+    done.append(folds.level(window))
+    listener.level_done(done[-1])
+
+
+async def _look(settings: Settings) -> dict[str, str]:
+    """The model to ask for, by way. Raises as `measure`."""
+    client = Client(settings.target)
+    try:
+        listed = [await models_of(client, key.value) for key in settings.keys]
+    finally:
+        client.close()
+    models = {"gateway": choose_model(settings.target.url, settings.model, listed[0])}
+    for more in listed[1:]:
+        choose_model(settings.target.url, models["gateway"], more)
+    if settings.direct is not None:
+        client = Client(settings.direct)
+        try:
+            served = await models_of(client, settings.direct_key)
+        finally:
+            client.close()
+        models["direct"] = choose_model(settings.direct.url, settings.direct_model, served)
+    return models
+
+
+def _job(settings: Settings, models: dict[str, str]) -> Job:
+    ways = [("gateway", settings.target)]
+    if settings.direct is not None:
+        ways.append(("direct", settings.direct))
+    return Job(
+        ways=tuple(ways),
+        asking=settings.asking,
+        models=models,
+        keys=tuple(key.value for key in settings.keys),
+        direct_key=settings.direct_key,
+        timeout=settings.timeout,
+        abort_share=settings.abort_share,
+        seed=settings.seed,
+    )
+
+
+def _describe(settings: Settings, models: dict[str, str]) -> Run:
+    return Run(
+        format=FORMAT,
+        version=__version__,
+        url=settings.target.url,
+        model=models["gateway"],
+        started=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        loop="closed" if settings.stages[0].rate is None else "open",
+        keys=tuple(key.label for key in settings.keys),
+        options=settings.options,
+        machine={
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": platform.machine(),
+            "processors": str(os.cpu_count() or 0),
+            "python": platform.python_version(),
+        },
+        slo=settings.slo,
+        direct="" if settings.direct is None else settings.direct.url,
+    )
+
+
+@contextmanager
+def _stopped_by_ctrl_c(runner: Runner) -> Iterator[None]:
+    """The first SIGINT stops the runner, a second one does what it always does."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        runner.stop(INTERRUPTED)
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, stop)
+    except (ValueError, RuntimeError):  # not in the main thread: somebody else's loop, who stops us by cancelling
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

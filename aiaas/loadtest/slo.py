@@ -1,0 +1,119 @@
+"""What a run has to hold, written as `ttft=1s,e2e=5s,error_rate=1%`, and whether it did.
+
+    ttft, itl, tpot, e2e   a duration for each request. A request meets the SLO when all of its figures do (itl: its
+                           median gap); a run does when the named percentile of all requests does, p99 unless another
+                           is written: `e2e:p95=5s`
+    error_rate             a share of all requests, errors and 429s counted, deliberate aborts not
+    goodput                requests per second that met the SLO, at least so many
+
+Goodput counts the requests that met every duration; so `--slo` gives a figure even where no share is promised.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from aiaas.config.values import parse_positive_duration
+from aiaas.errors import UsageError
+from aiaas.loadtest.sample import Sample
+from aiaas.loadtest.stats import Spread, median
+
+LATENCIES: Final = ("ttft", "itl", "tpot", "e2e")
+PERCENTILES: Final = (50, 90, 95, 99)
+FORM: Final = "write it as ttft=1s,e2e:p95=5s,error_rate=1%"
+
+_TERM = re.compile(r"([a-z0-9_]+)(?::p([0-9]+))?=(.+)")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """One term: `limit` in seconds, as a share (0.01), or in requests per second."""
+
+    name: str
+    limit: float
+    percent: int = 99
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """One term held against a run; `seen` is None where nothing was measured, which does not hold."""
+
+    bound: Bound
+    seen: float | None
+    held: bool
+
+
+def parse_slo(text: str) -> tuple[Bound, ...]:
+    """The bounds of an SLO as written; empty for an empty text. Raises UsageError."""
+    bounds = tuple(_bound(term.strip()) for term in text.split(",")) if text.strip() else ()
+    names = [bound.name for bound in bounds]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--slo: {name} stands there twice")
+    return bounds
+
+
+def _bound(term: str) -> Bound:
+    match = _TERM.fullmatch(term)
+    if match is None:
+        raise UsageError(f"--slo: {term!r} is no bound; {FORM}")
+    name, percent, value = match.groups()
+    if name in LATENCIES:
+        try:
+            return Bound(name, parse_positive_duration(value), _percent(percent))
+        except ValueError as error:
+            raise UsageError(f"--slo: {name}={value}: {error}") from error
+    if percent is not None:
+        raise UsageError(f"--slo: {name} has no percentiles; only {', '.join(LATENCIES)} do")
+    number = value.removesuffix("%")
+    if _NUMBER.fullmatch(number) is None or name not in ("error_rate", "goodput"):
+        raise UsageError(f"--slo: {term!r} is no bound; {FORM}")
+    share = float(number) / 100 if value.endswith("%") else float(number)
+    if name == "error_rate" and share > 1:
+        raise UsageError(f"--slo: error_rate={value} is more than all; write 1% or 0.01")
+    return Bound(name, share)
+
+
+def _percent(text: str | None) -> int:
+    percent = 99 if text is None else int(text)
+    if percent not in PERCENTILES:
+        raise UsageError(f"--slo: p{percent} is not computed; use p50, p90, p95 or p99")
+    return percent
+
+
+def meets(sample: Sample, bounds: tuple[Bound, ...]) -> bool:
+    """Whether one request met every duration; a failed or aborted one never does."""
+    if not sample.ok:
+        return False
+    for bound in bounds:
+        seen = _figure(sample, bound.name)
+        if seen is not None and seen > bound.limit:
+            return False
+    return True
+
+
+def _figure(sample: Sample, name: str) -> float | None:
+    if name == "itl":
+        return median(sample.gaps) / 1e6 if sample.gaps else None
+    return {"ttft": sample.ttft, "tpot": sample.tpot, "e2e": sample.e2e}.get(name)
+
+
+def judge(
+    bounds: tuple[Bound, ...], latencies: dict[str, Spread | None], error_rate: float, goodput: float | None
+) -> tuple[Verdict, ...]:
+    """Each bound held against a run's figures."""
+    return tuple(_judge(bound, latencies, error_rate, goodput) for bound in bounds)
+
+
+def _judge(bound: Bound, latencies: dict[str, Spread | None], error_rate: float, goodput: float | None) -> Verdict:
+    if bound.name == "error_rate":
+        return Verdict(bound, error_rate, error_rate <= bound.limit)
+    if bound.name == "goodput":
+        return Verdict(bound, goodput, goodput is not None and goodput >= bound.limit)
+    figures = latencies[bound.name]
+    if figures is None:
+        return Verdict(bound, None, False)
+    seen: float = getattr(figures, f"p{bound.percent}")
+    return Verdict(bound, seen, seen <= bound.limit)

@@ -1,0 +1,89 @@
+"""A sweep: level after level of load, until more load brings no more. Pure.
+
+Levels are users or rates: `users=1-128` doubles from 1 to 128, `rate=5,10,20` takes those. The sweep ends early when
+two levels in a row brought no more output than the best before them, give or take GROWTH, or when half of the requests
+fail.
+
+The knee is the last level whose share of the load's growth came out as growth in output: from one level to the next the
+load grows by a factor, and the output must grow by at least HALF of what the load did (load x 2: output x 1.5). With an
+SLO, levels that miss it are no candidates; the knee then says how much load can be promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from aiaas.errors import UsageError
+from aiaas.loadtest.summary import Summary
+
+GROWTH: Final = 0.05  # of the output; less is within the noise of a level of some seconds
+HALF: Final = 0.5
+GIVE_UP: Final = 0.5  # share of requests that fail
+MOST_LEVELS: Final = 64
+FORM: Final = "write users=1-128 (doubling) or rate=5,10,20"
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """What varies ("users" or "rate"), and its levels in ascending order."""
+
+    what: str
+    levels: tuple[float, ...]
+
+
+def parse_sweep(text: str) -> Sweep:
+    """The sweep as written. Raises UsageError."""
+    what, _, values = text.partition("=")
+    try:
+        low, dash, high = values.partition("-")
+        levels = _doubled(float(low), float(high)) if dash else tuple(float(value) for value in values.split(","))
+    except ValueError as error:
+        raise UsageError(f"--sweep: {text!r} is no sweep; {FORM}") from error
+    if what not in ("users", "rate"):
+        raise UsageError(f"--sweep: {what!r} cannot be varied; {FORM}")
+    ascending = all(low < high for low, high in pairwise(levels))
+    whole = what == "rate" or all(level == int(level) for level in levels)
+    if not levels or len(levels) > MOST_LEVELS or not ascending or not whole or not 0 < levels[0] <= levels[-1] <= 1e6:
+        raise UsageError(f"--sweep: {text!r}: levels must be ascending numbers above 0, at most {MOST_LEVELS}; {FORM}")
+    return Sweep(what, levels)
+
+
+def _doubled(low: float, high: float) -> tuple[float, ...]:
+    if not 0 < low <= high <= 1e6:
+        raise ValueError("levels must grow")
+    levels = [low]
+    while levels[-1] * 2 < high:
+        levels.append(levels[-1] * 2)
+    return tuple(levels) if high == low else (*levels, high)
+
+
+def goes_on(done: Sequence[Summary]) -> bool:
+    """Whether a higher level can tell anything new."""
+    if done and done[-1].error_rate >= GIVE_UP:
+        return False
+    if len(done) < 3:
+        return True
+    best = max(_output(summary) for summary in done[:-2])
+    return any(_output(summary) > best * (1 + GROWTH) for summary in done[-2:])
+
+
+def knee(done: Sequence[Summary]) -> Summary | None:
+    """The last level worth its load; None where not even the first is (it fails, or misses the SLO)."""
+    found: Summary | None = None
+    for summary in done:
+        if not summary.ok or not summary.held or summary.error_rate >= GIVE_UP:
+            break
+        if found is not None:
+            load = summary.level / found.level - 1
+            if _output(summary) / _output(found) - 1 < HALF * load:
+                break
+        found = summary
+    return found
+
+
+def _output(summary: Summary) -> float:
+    """Output tokens per second; answers per second where the server counts no tokens."""
+    return summary.output_tokens_per_second or summary.requests_per_second or 1e-9

@@ -1,0 +1,60 @@
+"""The file of samples: what is in it stays, and what cannot be written is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aiaas.errors import NotHeldError, WorldError
+from aiaas.loadtest.files import SampleFile, read_file_lines, read_run
+from aiaas.loadtest.sample import Run
+from tests.loadtest.samples import sample
+
+RUN = Run(1, "0", "u", "m", "t", "closed")
+
+
+def test_what_is_flushed_is_there_before_the_end(tmp_path: Path) -> None:
+    """A crash afterwards takes nothing of it."""
+    file = SampleFile(tmp_path / "a.jsonl")
+    file.write(RUN)
+    file.write(sample(1.0))
+    file.flush()
+    assert read_run(tmp_path / "a.jsonl").samples == (sample(1.0),)
+    file.close()
+
+
+def test_a_measurement_is_never_overwritten(tmp_path: Path) -> None:
+    """It cannot be had again."""
+    (tmp_path / "a.jsonl").write_text("x")
+    with pytest.raises(WorldError, match="is there already"):
+        SampleFile(tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").read_text() == "x"
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    """One line with the path."""
+    with pytest.raises(WorldError, match="cannot be written: No such file"):
+        SampleFile(tmp_path / "no" / "a.jsonl")
+
+
+def test_a_full_disk_is_told_and_not_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is ended by its owner, in order."""
+    monkeypatch.setattr(Path, "open", lambda _path, _mode: open("/dev/full", "wb"))  # noqa: SIM115
+    file = SampleFile(tmp_path / "a")
+    file.write(RUN)
+    assert file.failure == ""
+    file.flush()
+    assert file.failure == f"{tmp_path}/a: cannot be written: No space left on device"
+    file.close()
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    """Missing is the world's fault, another content the file's."""
+    with pytest.raises(WorldError, match="No such file"):
+        read_run(tmp_path / "no")
+    with pytest.raises(WorldError, match="No such file"):
+        read_file_lines(tmp_path / "no")
+    (tmp_path / "b").write_bytes(b"\x00\xff\n")
+    with pytest.raises(NotHeldError, match="b:1: is no line"):
+        read_run(tmp_path / "b")

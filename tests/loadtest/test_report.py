@@ -1,0 +1,155 @@
+"""Runs as tables: each figure in its place, and what a reader has to be told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from aiaas.loadtest.report import (
+    Shown,
+    Table,
+    bound_text,
+    compare_table,
+    number,
+    remarks,
+    seconds,
+    share,
+    tables,
+    to_json,
+    to_markdown,
+)
+from aiaas.loadtest.sample import End, Generator, Run, Sample, Window
+from aiaas.loadtest.slo import parse_slo
+from aiaas.loadtest.summary import summarize
+from tests.loadtest.samples import failed, sample
+
+RUN = Run(1, "0.1.0", "http://h", "m", "2026-01-01T00:00:00Z", "closed", keys=("a", "b"))
+END = End(windows=(Window(0.0, 10.0),))
+
+
+def shown(*samples: Sample, end: End | None = END, slo: str = "", name: str = "run") -> Shown:
+    """A run of these samples."""
+    return Shown(name, RUN, summarize(samples, end, parse_slo(slo)), end)
+
+
+def row(found: list[Table], title: str, first: str) -> tuple[str, ...]:
+    """A row by its first cell."""
+    (table,) = [table for table in found if table.title.startswith(title)]
+    (wanted,) = [cells for cells in table.rows if cells[0] == first]
+    return wanted
+
+
+def test_a_run_is_shown_by_latency_and_throughput() -> None:
+    """With percentiles and rates."""
+    found = tables(shown(*(sample(0.0, ttft=0.1, e2e=1.0) for _ in range(20))))
+    assert [table.title for table in found] == ["Latency", "Throughput"]
+    assert row(found, "Latency", "TTFT") == ("TTFT", *["100 ms"] * 6, "20")
+    assert row(found, "Throughput", "answers per second") == ("answers per second", "2.00")
+    assert row(found, "Throughput", "output tokens per second") == ("output tokens per second", "22.0")
+
+
+def test_errors_are_shown_by_kind_with_an_example() -> None:
+    """Most frequent first."""
+    found = tables(shown(sample(), failed(error="cut", detail="closed"), failed(error="cut"), failed(code="html")))
+    (table,) = [table for table in found if table.title == "Errors"]
+    assert table.rows == (("cut", "2", "closed"), ("http_500 html", "1", ""))
+
+
+def test_the_slo_is_shown_bound_by_bound() -> None:
+    """With what was seen."""
+    found = tables(shown(sample(ttft=0.6), slo="ttft=500ms,e2e:p50=2s,error_rate=1%,goodput=3"))
+    (table,) = [table for table in found if table.title == "SLO"]
+    assert table.rows == (
+        ("ttft p99 <= 500 ms", "600 ms", "missed"),
+        ("e2e p50 <= 2.00 s", "1.00 s", "held"),
+        ("error_rate <= 1.00 %", "0 %", "held"),
+        ("goodput >= 3.00/s", "0.00", "missed"),
+    )
+
+
+def test_keys_are_shown_with_their_fairness() -> None:
+    """By label, never by key."""
+    found = tables(shown(sample(key=0), sample(key=1), failed(key=1, error="http_429", status=429)))
+    assert row(found, "Keys (fairness 1.000", "b")[1:4] == ("2", "1", "1")
+
+
+def test_a_sweep_marks_its_knee() -> None:
+    """Level by level."""
+    end = End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2), Window(2.0, 3.0, 4)))
+    found = tables(
+        shown(
+            sample(0.0, e2e=0.9, output_tokens=100, level=1),
+            sample(1.0, e2e=0.9, output_tokens=190, level=2),
+            sample(2.0, e2e=0.9, output_tokens=195, level=4),
+            end=end,
+        )
+    )
+    (table,) = [table for table in found if table.title == "Levels"]
+    assert [cells[0] for cells in table.rows if "knee" in cells[-1]] == ["2"]
+    assert table.rows[2][1:3] == ("195", "1.00")
+
+
+def test_runs_stand_side_by_side_with_the_change_against_the_first() -> None:
+    """Slower by half, in the example."""
+    table = compare_table([shown(sample(e2e=1.0), name="a"), shown(sample(e2e=1.5), name="b")])
+    assert table.headers == ("", "a", "b")
+    cells = {cells[0]: cells[1:] for cells in table.rows}
+    assert cells["E2E p50"] == ("1.00 s", "1.50 s (+50 %)")
+    assert cells["ITL p50"] == ("-", "-")
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        pytest.param(shown(sample()), "", id="nothing to say"),
+        pytest.param(
+            shown(sample(), failed(error="http_429", status=429, code="rate_limit_exceeded")),
+            "50.0 % of the requests were refused by the key's own limit (rate_limit_exceeded), so that limit is what",
+            id="the key's limit",
+        ),
+        pytest.param(shown(sample(), end=None), "it crashed", id="no end"),
+        pytest.param(
+            shown(sample(), end=End((Window(0, 10),), True, "interrupted", 3)),
+            "ended early (interrupted); 3 requests under way are not counted",
+            id="Ctrl-C",
+        ),
+        pytest.param(
+            shown(sample(), end=End((Window(0, 10),), generator=Generator(0.97))), "itself the bottleneck", id="busy"
+        ),
+        pytest.param(shown(failed()), "not one request was answered", id="no answer"),
+    ],
+)
+def test_a_reader_is_told_what_the_figures_do_not_say(run: Shown, words: str) -> None:
+    """One sentence each."""
+    found = remarks(run)
+    assert any(words in remark for remark in found) if words else not found
+
+
+def test_json_has_plain_numbers() -> None:
+    """Seconds, shares and rates; it can be written as JSON."""
+    found = json.loads(json.dumps(to_json(shown(sample(ttft=0.25), slo="ttft=1s"))))
+    assert found["total"]["ttft"]["p50"] == 0.25
+    assert (found["held"], found["run"]["url"], found["knee"], found["remarks"]) == (True, "http://h", None, [])
+
+
+def test_markdown_is_a_table() -> None:
+    """With a bar in a cell made harmless."""
+    text = to_markdown(Table("T", ("", "a|b"), (("x", "1|2"),)))
+    assert text == "### T\n\n|   | a\\|b |\n| --- | ---: |\n| x | 1\\|2 |\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0004, "400 us"), (0.0512, "51.2 ms"), (0.842, "842 ms"), (1.234, "1.23 s"), (83.2, "83 s"), (0.0, "0 us")],
+)
+def test_durations_are_read_at_a_glance(value: float, text: str) -> None:
+    """In the unit that fits."""
+    assert seconds(value) == text
+
+
+def test_numbers_and_shares_have_the_digits_that_count() -> None:
+    """A small share is not rounded to nothing."""
+    assert [number(value) for value in (1234.5, 12.34, 1.234)] == ["1234", "12.3", "1.23"]
+    assert [share(value) for value in (0.0, 0.0012, 0.5)] == ["0 %", "0.12 %", "50.0 %"]
+    assert bound_text(parse_slo("itl=50ms")[0]) == "itl p99 <= 50.0 ms"

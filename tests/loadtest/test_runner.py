@@ -1,0 +1,274 @@
+"""Runs on real sockets: who sends when, what is measured, and that the figures are true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from aiaas.engines.simulator.options import SimulatorOptions
+from aiaas.engines.simulator.server import running_simulator
+from aiaas.loadtest.prompts import Asking
+from aiaas.loadtest.runner import Job, Runner, Stage
+from aiaas.loadtest.sample import End, Sample
+from aiaas.loadtest.summary import Summary, summarize
+from aiaas.loadtest.target import parse_target
+from tests.fakes.vllm import Close, FakeVllm, Hang, Send, Sleep, error_answer
+from tests.loadtest.conftest import ANSWER, until
+
+
+def job(url: str, *, asking: Asking | None = None, **more: Any) -> Job:
+    """A job against one server."""
+    settings: dict[str, Any] = {
+        "ways": (("gateway", parse_target(url)),),
+        "models": {"gateway": "m", "direct": "m"},
+        "keys": (None,),
+    }
+    return Job(asking=asking or Asking(prompt_tokens=(5, 5)), **(settings | more))
+
+
+async def run(what: Job, *stages: Stage) -> tuple[list[Sample], End]:
+    """All stages, and what came of them."""
+    samples: list[Sample] = []
+    async with Runner(what, samples.append) as runner:
+        for stage in stages:
+            await runner.stage(stage)
+        return samples, runner.end()
+
+
+# -- truth: the figures are those of the script --------------------------------------------------------------------
+
+TTFT, ITL, TOKENS = 0.5, 0.2, 11
+E2E = TTFT + ITL * (TOKENS - 1)
+
+
+async def scripted(*stages: Stage) -> Summary:
+    """What is measured of a simulator whose every figure is known. The paces are long, so that the noise of a busy
+    machine lies within the tolerances rather than these being widened."""
+    options = SimulatorOptions(models=("m",), ttft=TTFT, itl=ITL)
+    async with running_simulator(options) as simulator:
+        asking = Asking(prompt_tokens=(20, 20), output_tokens=(TOKENS, TOKENS))
+        samples, end = await run(job(simulator.url, asking=asking), *stages)
+    return summarize(samples, end).total
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(Stage(users=10, requests=20), id="closed loop"),
+        pytest.param(Stage(rate=12.0, poisson=False, requests=20), id="open loop"),
+    ],
+)
+async def test_the_reported_figures_are_those_of_the_script(stage: Stage) -> None:
+    """TTFT, ITL, TPOT and E2E within 2 % at p50 and 5 % at p99; tokens exactly."""
+    total = await scripted(stage)
+    assert (total.requests, total.ok, total.output_tokens) == (20, 20, TOKENS)
+    for figures, truth in ((total.ttft, TTFT), (total.itl, ITL), (total.tpot, ITL), (total.e2e, E2E)):
+        assert figures is not None
+        assert figures.p50 == pytest.approx(truth, rel=0.02)
+        assert figures.p99 == pytest.approx(truth, rel=0.05)
+
+
+async def test_a_stall_of_the_server_appears_in_the_open_loop(fake: FakeVllm) -> None:
+    """No coordinated omission: whoever was due while the server stood still for a second waited for it.
+
+    A constant 50 a second; the server takes one request at a time, and the 20th for a second. A generator that sends
+    only after an answer would have one slow request of 100. Here those due during the stall are slow, too.
+    """
+    gate = asyncio.Lock()
+
+    class OneAtATime:
+        """Answers in turn; the 20th request holds all the others up."""
+
+        count = 0
+
+        async def play(self, connection: Any) -> None:
+            async with gate:
+                self.count += 1
+                if self.count == 20:
+                    await asyncio.sleep(1.0)
+            connection.write(ANSWER)
+
+    fake.default = (OneAtATime(),)
+    samples, end = await run(job(fake.url), Stage(rate=50.0, poisson=False, requests=100))
+    slow = [sample.e2e for sample in samples if sample.e2e > 0.1]
+    assert 40 <= len(slow) <= 60
+    assert max(slow) == pytest.approx(1.0, abs=0.1)
+    total = summarize(samples, end).total
+    assert total.e2e is not None
+    assert total.e2e.p90 > 0.5
+    assert total.e2e.mean == pytest.approx(0.25, abs=0.08)
+
+
+async def test_what_waits_for_the_generator_itself_counts_from_when_it_was_due(fake: FakeVllm) -> None:
+    """A blocked event loop makes late sends, which are counted, and not short latencies."""
+    samples: list[Sample] = []
+    async with Runner(job(fake.url), samples.append) as runner:
+        stage = asyncio.create_task(runner.stage(Stage(rate=100.0, poisson=False, requests=40)), name="test-stage")
+        await until(lambda: len(samples) >= 5)
+        import time
+
+        time.sleep(0.2)
+        await stage
+        end = runner.end()
+    late = [sample for sample in samples if sample.began - sample.due > 0.05]
+    assert len(late) >= 10
+    assert all(sample.e2e >= sample.began - sample.due for sample in late)
+    assert end.generator.late_sends >= len(late)
+    assert end.generator.lag_max > 0.1
+
+
+# -- loops ---------------------------------------------------------------------------------------------------------
+
+
+async def test_users_of_a_closed_loop_wait_for_their_answers(fake: FakeVllm) -> None:
+    """Never more at once than there are users."""
+    most = 0
+    fake.default = (Sleep(0.01), Send(ANSWER))
+    async with Runner(job(fake.url), lambda sample: None) as runner:
+        stage = asyncio.create_task(runner.stage(Stage(users=3, requests=30)), name="test-stage")
+        while not stage.done():
+            most = max(most, runner.inflight)
+            await asyncio.sleep(0.001)
+    assert most == 3
+    assert len(fake.posts) == 30
+    assert len({post.connection for post in fake.posts}) == 3
+
+
+async def test_an_open_loop_sends_on_schedule_whatever_the_answers_do(fake: FakeVllm) -> None:
+    """Twenty requests are on their way before the first is answered."""
+    fake.default = (Sleep(0.3), Send(ANSWER))
+    samples, _ = await run(job(fake.url), Stage(rate=100.0, poisson=False, requests=20))
+    assert len(samples) == 20
+    assert max(sample.began for sample in samples) < min(sample.end for sample in samples)
+    dues = sorted(sample.due for sample in samples)
+    assert dues[-1] - dues[0] == pytest.approx(0.19, abs=0.02)
+
+
+async def test_a_duration_ends_the_sending_and_waits_for_what_is_under_way(fake: FakeVllm) -> None:
+    """The window ends with the sending, the samples with the last answer."""
+    fake.default = (Sleep(0.05), Send(ANSWER))
+    samples, end = await run(job(fake.url), Stage(users=4, duration=0.2))
+    (window,) = end.windows
+    assert window.stop - window.start == pytest.approx(0.2, abs=1e-5)
+    assert max(sample.end for sample in samples) > window.stop
+    assert all(sample.ok and sample.due < window.stop for sample in samples)
+    assert end.unfinished == 0
+
+
+async def test_ramp_and_warm_up_come_before_what_is_measured(fake: FakeVllm) -> None:
+    """Users begin one after the other; what is due before the measured part is marked."""
+    fake.default = (Sleep(0.01), Send(ANSWER))
+    samples, end = await run(job(fake.url), Stage(users=4, ramp=0.1, warmup=0.1, requests=10))
+    assert end.windows[0].start == pytest.approx(0.2, abs=0.01)
+    assert sum(not sample.warmup for sample in samples) == 10
+    assert all(sample.warmup == (sample.due < end.windows[0].start) for sample in samples)
+    assert sum(sample.due < 0.005 for sample in samples) == 1
+
+
+async def test_stages_are_told_apart(fake: FakeVllm) -> None:
+    """Each with its window and its level."""
+    samples, end = await run(job(fake.url), Stage(users=1, requests=3, level=1), Stage(users=2, requests=4, level=2))
+    assert Counter(sample.level for sample in samples) == {1: 3, 2: 4}
+    assert [window.level for window in end.windows] == [1, 2]
+    assert end.windows[0].stop <= end.windows[1].start
+
+
+# -- what is sent ----------------------------------------------------------------------------------------------------
+
+
+async def test_keys_take_turns_and_are_told_apart(fake: FakeVllm) -> None:
+    """By their number; the keys themselves are in no sample."""
+    samples, _ = await run(job(fake.url, keys=("sk-one", "sk-two")), Stage(users=2, requests=10))
+    assert Counter(post.headers["authorization"] for post in fake.posts) == {"Bearer sk-one": 5, "Bearer sk-two": 5}
+    assert Counter(sample.key for sample in samples) == {0: 5, 1: 5}
+    assert not any("sk-" in repr(sample) for sample in samples)
+
+
+async def test_the_same_seed_sends_the_same_requests(fake: FakeVllm) -> None:
+    """Prompts, lengths and arrivals."""
+    asking = Asking(prompt_tokens=(5, 50), output_tokens=(1, 100))
+    for seed in (1, 1, 2):
+        await run(job(fake.url, asking=asking, seed=seed), Stage(rate=500.0, requests=10))
+    bodies = [sorted(post.body for post in fake.posts[start : start + 10]) for start in (0, 10, 20)]
+    assert bodies[0] == bodies[1] != bodies[2]
+
+
+async def test_direct_and_gateway_take_turns_in_pairs(fake: FakeVllm) -> None:
+    """One of each in every two requests, in an order that varies."""
+    target = parse_target(fake.url)
+    both = (("gateway", target), ("direct", target))
+    samples, _ = await run(job(fake.url, ways=both, keys=("sk-1",), direct_key=None), Stage(users=1, requests=40))
+    ways = [sample.via for sample in sorted(samples, key=lambda sample: sample.number)]
+    pairs = {tuple(ways[start : start + 2]) for start in range(0, 40, 2)}
+    assert pairs == {("direct", "gateway"), ("gateway", "direct")}
+    assert sum("authorization" in post.headers for post in fake.posts) == 20
+
+
+async def test_an_abort_share_leaves_so_many_on_purpose() -> None:
+    """Their connections end at once, and nothing generates any longer; they are no errors."""
+    async with running_simulator(SimulatorOptions(models=("m",), ttft=0.005, itl=0.005)) as simulator:
+        asking = Asking(prompt_tokens=(5, 5), output_tokens=(30, 30))
+        samples, _ = await run(job(simulator.url, asking=asking, abort_share=0.5), Stage(users=10, requests=60))
+        stats = await simulator.wait_for(lambda stats: stats.running == 0)
+    left = [sample for sample in samples if sample.aborted]
+    assert 20 <= len(left) <= 40
+    assert all(not sample.error and sample.events < 30 for sample in left)
+    assert stats.aborted > len(left) / 2
+    assert all(sample.output_tokens == 30 for sample in samples if not sample.aborted)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_key_stops_the_run_at_once(fake: FakeVllm) -> None:
+    """Ten thousand refusals tell no more than the first."""
+    fake.default = (Send(error_answer(401, "This key was revoked.")),)
+    samples, end = await run(job(fake.url, keys=("sk-1",)), Stage(users=3, requests=10_000))
+    assert 1 <= len(samples) <= 3
+    assert end.stopped_by == "the server refuses the key: This key was revoked."
+
+
+async def test_a_user_that_meets_errors_does_not_spin(fake: FakeVllm) -> None:
+    """It pauses, so a dead server gets tens of requests and not thousands."""
+    await fake.down()
+    samples, _ = await run(job(fake.url), Stage(users=2, duration=0.35))
+    assert {sample.error for sample in samples} == {"connect"}
+    assert 4 <= len(samples) <= 10
+
+
+async def test_errors_are_samples_with_their_kind(fake: FakeVllm) -> None:
+    """And the run goes on."""
+    fake.play(Close())
+    fake.play(Send(error_answer(503, "busy")))
+    samples, _ = await run(job(fake.url), Stage(users=1, requests=3))
+    assert [sample.error for sample in samples] == ["reset", "http_503", ""]
+    assert samples[1].status == 503
+
+
+async def test_stop_keeps_what_was_measured_and_drops_what_is_under_way(fake: FakeVllm) -> None:
+    """Nothing goes on generating; what was cut off is counted and in no figure."""
+    samples: list[Sample] = []
+    fake.play(Send(ANSWER))
+    fake.default = (Hang(),)
+    async with Runner(job(fake.url), samples.append) as runner:
+        stage = asyncio.create_task(runner.stage(Stage(users=2, duration=60.0)), name="test-stage")
+        await until(lambda: len(samples) == 1 and len(fake.posts) == 3)
+        runner.stop("interrupted")
+        await stage
+        later = await runner.stage(Stage(users=2, duration=60.0))
+        end = runner.end()
+    assert (len(samples), end.unfinished, end.stopped_by) == (1, 2, "interrupted")
+    assert later.stop - later.start < 0.1
+    await until(lambda: fake.open_connections == 0)
+
+
+async def test_requests_are_what_the_options_say(fake: FakeVllm) -> None:
+    """Model, path and a JSON body with its length."""
+    await run(job(fake.url, asking=Asking(endpoint="completions", stream=False)), Stage(users=1, requests=1))
+    (post,) = fake.posts
+    assert (post.path, post.headers["content-type"]) == ("/v1/completions", "application/json")
+    assert json.loads(post.body)["model"] == "m"

@@ -1,0 +1,165 @@
+"""A load test from the first look to the last line of its file."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiaas.errors import NotHeldError, WorldError
+from aiaas.loadtest.files import read_run
+from aiaas.loadtest.prompts import Asking
+from aiaas.loadtest.runner import Stage
+from aiaas.loadtest.sample import Run, Sample
+from aiaas.loadtest.session import INTERRUPTED, Key, Settings, measure
+from aiaas.loadtest.summary import Summary, summarize_recorded
+from aiaas.loadtest.target import parse_target
+from tests.fakes.vllm import FakeVllm, Hang, Send, Sleep, error_answer, json_answer
+from tests.loadtest.conftest import ANSWER
+
+
+class Watcher:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.samples: list[Sample] = []
+        self.interrupt_at: int | None = None
+
+    def begun(self, run: Run) -> None:
+        self.heard.append(f"begun {run.model}")
+
+    def sample(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        if len(self.samples) == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def tick(self, now: float, inflight: int, stage: Stage) -> None:
+        if self.heard[-1] != "tick":
+            self.heard.append("tick")
+
+    def level_done(self, summary: Summary) -> None:
+        self.heard.append(f"level {summary.level:g}")
+
+
+def settings(fake: FakeVllm, *stages: Stage, **more: Any) -> Settings:
+    """A short test of the fake."""
+    base = Settings(
+        target=parse_target(fake.url),
+        keys=(Key("alice", "sk-alice"),),
+        asking=Asking(prompt_tokens=(5, 5)),
+        stages=stages or (Stage(users=2, requests=6),),
+    )
+    return replace(base, **more)
+
+
+async def test_a_run_is_looked_at_measured_and_written_down(fake: FakeVllm, tmp_path: Path) -> None:
+    """The file holds the run, each request and the end; it folds to the same numbers."""
+    out, watcher = tmp_path / "a.jsonl", Watcher()
+    outcome = await measure(settings(fake, out=out, slo="ttft=5s", options={"users": "2"}), watcher)
+    assert watcher.heard == ["begun m", "tick", "level 0"]
+    recorded = read_run(out)
+    assert recorded.run == outcome.run
+    assert (recorded.run.model, recorded.run.loop, recorded.run.keys) == ("m", "closed", ("alice",))
+    assert recorded.samples == tuple(watcher.samples)
+    assert recorded.end == outcome.end
+    assert summarize_recorded(recorded).total.e2e == outcome.summary.total.e2e
+    assert outcome.summary.total.requests == 6
+    assert "sk-alice" not in out.read_text()
+
+
+async def test_ctrl_c_keeps_and_reports_what_was_measured(fake: FakeVllm, tmp_path: Path) -> None:
+    """The file has an end that says so; nothing goes on."""
+    watcher = Watcher()
+    watcher.interrupt_at = 3
+    fake.default = (Sleep(0.01), Send(ANSWER))
+    out = tmp_path / "a.jsonl"
+    outcome = await measure(settings(fake, Stage(users=2, duration=60.0), out=out), watcher)
+    assert outcome.end.interrupted
+    assert outcome.end.stopped_by == INTERRUPTED
+    assert outcome.summary.total.requests == len(watcher.samples) >= 3
+    assert read_run(out).end == outcome.end
+    assert signal.getsignal(signal.SIGINT) is not None
+
+
+async def test_what_was_measured_is_in_the_file_while_the_run_goes_on(fake: FakeVllm, tmp_path: Path) -> None:
+    """A crash would lose the last half second only."""
+    out = tmp_path / "a.jsonl"
+    seen: list[int] = []
+
+    class Reader(Watcher):
+        def tick(self, now: float, inflight: int, stage: Stage) -> None:
+            seen.append(len(read_run(out).samples) if out.stat().st_size else 0)
+
+    fake.play(Send(ANSWER))
+    fake.default = (Sleep(1.2), Send(ANSWER))
+    await measure(settings(fake, Stage(users=1, requests=2), out=out), Reader())
+    assert 1 in seen
+
+
+async def test_a_sweep_ends_when_more_load_brings_nothing(fake: FakeVllm) -> None:
+    """Its levels are summed up one by one."""
+    fake.default = (Sleep(0.02), Send(error_answer(503, "busy")))
+    watcher = Watcher()
+    stages = tuple(Stage(users=users, requests=4, level=users) for users in (1, 2, 4))
+    outcome = await measure(settings(fake, *stages), watcher)
+    assert [heard for heard in watcher.heard if heard.startswith("level")] == ["level 1"]
+    assert outcome.summary.total.requests == 4
+
+
+@pytest.mark.parametrize(
+    ("get", "kind", "message"),
+    [
+        pytest.param(error_answer(401, "No such key."), NotHeldError, "refuses the key", id="key"),
+        pytest.param(json_answer({"data": [{"id": "x"}]}), NotHeldError, "has no model 'm'", id="model"),
+        pytest.param(error_answer(500, "boom"), WorldError, "answered with 500: boom", id="server"),
+    ],
+)
+async def test_a_fault_at_the_first_look_sends_no_load_and_makes_no_file(
+    fake: FakeVllm, tmp_path: Path, get: bytes, kind: type[Exception], message: str
+) -> None:
+    """One clear line instead of ten thousand failures."""
+    fake.gets["/v1/models"] = (Send(get),)
+    with pytest.raises(kind, match=message):
+        await measure(settings(fake, model="m", out=tmp_path / "a.jsonl"), Watcher())
+    assert fake.posts == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_each_key_is_looked_at(fake: FakeVllm) -> None:
+    """And used."""
+    keys = (Key("a", "sk-a"), Key("b", "sk-b"))
+    outcome = await measure(settings(fake, keys=keys), Watcher())
+    assert [got.headers["authorization"] for got in fake.got if got.method == "GET"] == ["Bearer sk-a", "Bearer sk-b"]
+    assert [key.requests for key in outcome.summary.keys] == [3, 3]
+
+
+async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
+    """Nothing was measured in vain."""
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(WorldError, match="is there already"):
+        await measure(settings(fake, out=tmp_path / "a"), Watcher())
+    assert fake.posts == []
+
+
+async def test_a_disk_that_fills_up_ends_the_run(
+    fake: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order; it does not wait for what is under way."""
+    fake.default = (Hang(),)
+
+    def full(_path: Path, _mode: str) -> Any:
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(Path, "open", full)
+    outcome = await measure(settings(fake, Stage(users=1, requests=2), out=tmp_path / "a"), Watcher())
+    assert outcome.end.stopped_by.endswith("cannot be written: No space left on device")
+
+
+def test_a_key_is_never_shown() -> None:
+    """By its label only."""
+    assert repr(Key("alice", "sk-secret")) == "Key(label='alice')"
