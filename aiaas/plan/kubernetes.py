@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiaas import __version__
 from aiaas.config import codes
@@ -28,6 +27,7 @@ from aiaas.config.model import Config
 from aiaas.config.problem import Path, Problem
 from aiaas.config.tree import problem_at
 from aiaas.config.write import to_yaml
+from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import HEALTH, MODELS
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_form
@@ -39,7 +39,6 @@ AFTER_DRAIN: Final = 10  # seconds to end what is still open, and to leave
 LONGEST_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
 DIGEST_DIGITS: Final = 10
 LOWEST_PORT: Final = 1024  # below it a process needs a right that Pod Security `restricted` wants dropped
-REDIS_PORT: Final = 6379
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +226,9 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
     wanted = settings.monitoring
     if not config.monitoring.prometheus and (wanted.service_monitor or wanted.rules or wanted.dashboard):
         yield ("kubernetes", "monitoring"), "needs monitoring.prometheus, which is off; switch it on, or remove this"
+    for file in _store_files(config):
+        message = f"{file} is not mounted into the pod; name a file of the image by its absolute path, or remove it"
+        yield ("rate_limit", "store"), message
     if _is_loopback(server.host):
         yield ("server", "host"), f"{server.host} is not reached from outside the pod; write 0.0.0.0, or leave it out"
     if server.port < LOWEST_PORT:
@@ -234,6 +236,14 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
     for name in sorted(needed - settings.env.keys()):
         message = f"{name} is used, and nothing says where it is in the cluster; add {name}: {{secret: NAME, key: KEY}}"
         yield ("kubernetes", "env"), message
+
+
+def _store_files(config: Config) -> Iterator[str]:
+    """The files beside the config that the store's address names."""
+    if config.rate_limit.store != "memory":
+        store = parse_redis_url(config.rate_limit.store)
+        named = (store.ca_file, store.cert_file, store.key_file)
+        yield from (file for file in named if file is not None and not file.startswith("/"))
 
 
 def _is_loopback(host: str) -> bool:
@@ -263,6 +273,5 @@ def _edges(config: Config) -> Iterator[Edge]:
             host, _, port = backend.dns.rpartition(":")
             yield edge_to(host.strip("[]"), int(port), backend.network, own_namespace=own)
     if config.rate_limit.store != "memory":
-        store = urlsplit(config.rate_limit.store)
-        hints = config.kubernetes.network_policy.store
-        yield edge_to(store.hostname or "", store.port or REDIS_PORT, hints, own_namespace=own)
+        store = parse_redis_url(config.rate_limit.store)
+        yield edge_to(store.host, store.port, config.kubernetes.network_policy.store, own_namespace=own)

@@ -36,7 +36,8 @@ BEFORE = {
     "plan": {"Secret/api-router-tls"},
     "engine": {"Secret/api-router-tls", "Secret/huggingface"},
     "several-models": {"Secret/wildcard-example-com", "Secret/partner"},
-    "production": {"Secret/api-router-keys", "Secret/vllm"},
+    "shared-limits": {"Secret/api-router-tls"},
+    "production": {"Secret/api-router-keys", "Secret/vllm", "Secret/redis"},
 }
 
 

@@ -68,6 +68,26 @@ def test_a_backend_is_reached_where_its_pods_are(network: str, url: str, peers: 
 
 
 @pytest.mark.parametrize(
+    ("store", "hints", "peer", "port"),
+    [
+        pytest.param("redis://redis.data/0", "{}", namespace("data"), 6379, id="Redis's own port"),
+        pytest.param("redis://redis:7000/0", "{}", namespace("system"), 7000, id="beside us"),
+        pytest.param(
+            "redis://cache.example.com:6380",
+            "{namespace: data, pod_labels: {app: redis}, port: 6379}",
+            namespace("data") | {"podSelector": {"matchLabels": {"app": "redis"}}},
+            6379,
+            id="where the operator says",
+        ),
+    ],
+)
+def test_the_shared_store_is_reached(store: str, hints: str, peer: Any, port: int) -> None:
+    """A shared store is one of the Plan's edges."""
+    text = with_kubernetes(network_policy=f"{{store: {hints}}}") + f"rate_limit: {{store: '{store}'}}\n"
+    assert policy(text)["egress"][-1] == {"to": [peer], "ports": tcp(port)}
+
+
+@pytest.mark.parametrize(
     ("fields", "peers"),
     [
         pytest.param({"ingress": "{controller_namespace: traefik}"}, [namespace("traefik")], id="an ingress"),

@@ -29,6 +29,11 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
         ),
         pytest.param(with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a right", id="privileged port"),
         pytest.param(
+            with_kubernetes() + "rate_limit: {store: 'rediss://r:6379/0?ssl_ca_certs=ca.pem'}\n",
+            "rate_limit.store: ca.pem is not mounted",
+            id="a file of the store",
+        ),
+        pytest.param(
             "backends: {a: {url: 'http://${HOST}', models: [m]}}\nkubernetes: {host: a.b}\n",
             "kubernetes.env: HOST is used",
             id="a variable without a place",
