@@ -26,7 +26,7 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-from aiaas.limits.connection import Connection, StoreAwayError, connect
+from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, connect
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import Admission, Lease, Limits
 from aiaas.limits.redis_url import RedisUrl
@@ -64,6 +64,7 @@ class RedisStore:
     tls        for a `rediss://` address (`connection.tls_context`)
     on_change  called with (up, reason) when the store is there, or not any more
     lease      seconds that a slot lives without being renewed
+    patience   seconds after which an unanswered command means that the store is away
 
     failures          calls that failed because the store was not there, or refused
     settlements_lost  settlements that were not made, or of which that is not known
@@ -77,12 +78,14 @@ class RedisStore:
         on_change: Callable[[bool, str], None] = lambda _up, _reason: None,
         *,
         lease: float = LEASE,
+        patience: float = PATIENCE,
         script: str = SCRIPT,
     ) -> None:
         self._url = url
         self._tls = tls
         self._on_change = on_change
         self._lease = lease
+        self._patience = patience
         self._script = script
         self._digest = b""
         self._connection: Connection | None = None
@@ -259,7 +262,7 @@ class RedisStore:
 
     async def _connect(self) -> Connection:
         """A connection to a server that can be written to, knows the script, and has what was kept for it."""
-        connection = await connect(self._url, self._tls)
+        connection = await connect(self._url, self._tls, self._patience)
         try:
             self._digest = await self._teach(connection)
             # Not only a sign of life: a replica, a full server and a node of a cluster refuse it.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.limits.connection import StoreAwayError
+from aiaas.limits.connection import PATIENCE, StoreAwayError
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import Admission, Decision, Lease, Limits, Rate, Store
 from aiaas.limits.redis import LATE_LIMIT, RedisStore
@@ -29,8 +29,8 @@ SET_CLOCK = "redis.call('DEL', 'time') return redis.call('RPUSH', 'time', ARGV[1
 
 @asynccontextmanager
 async def running(server: RedisServer, **options: Any) -> AsyncIterator[RedisStore]:
-    """A connected store, in an empty server."""
-    store = RedisStore(parse_redis_url(server.url), **options)
+    """A connected store, in an empty server. Patient, since tests share their machine: silence has tests of its own."""
+    store = RedisStore(parse_redis_url(server.url), **{"patience": 2.0, **options})
     task = asyncio.create_task(store.run())
     await store.tried.wait()
     assert store.up
@@ -347,7 +347,7 @@ async def test_a_server_that_hangs_costs_no_request_50_ms(tmp_path: Path) -> Non
     server.start()
     loop = asyncio.get_running_loop()
     try:
-        async with running(server) as store:
+        async with running(server, patience=PATIENCE) as store:
             server.hang()
             began = loop.time()
             found = await asyncio.gather(
