@@ -81,6 +81,13 @@ def vllm(session: nox.Session) -> None:
 
 
 @nox.session
+def redis(session: nox.Session) -> None:
+    """What takes minutes with the shared store: the rate of four gateways over 60 s, leases that end, every outage."""
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "redis", "tests/e2e", "-n", "0", "-s", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What aiaas costs beside nginx, haproxy, two routers in Rust and LiteLLM (docs/bench.md); recorded, not judged."""
     install(session)
