@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -241,6 +242,33 @@ async def test_a_slot_lives_as_long_as_its_request(redis_server: RedisServer) ->
         assert await until(lambda: is_free(other)) <= 0.5
 
 
+async def test_a_dead_gateways_slot_is_free_while_others_of_the_key_live(redis_server: RedisServer) -> None:
+    """Each lease ends for itself."""
+    two = Limits(concurrent=2)
+    async with running(redis_server, lease=0.3) as living:
+        async with running(redis_server, lease=0.3) as dying:
+            for store in (living, dying):
+                assert (await store.admit("alice", two, 0, 0.0, 0.0)).lease is not None
+
+        async def is_admitted() -> bool:
+            return (await living.admit("alice", two, 0, 0.0, 0.0)).lease is not None
+
+        assert not await is_admitted()
+        assert await until(is_admitted) <= 0.5
+        assert not await is_admitted()
+
+
+async def test_a_slot_that_was_given_back_is_not_renewed(redis_server: RedisServer) -> None:
+    """Also where its key still holds others."""
+    two = Limits(concurrent=2)
+    async with running(redis_server, lease=0.15) as store:
+        leases = [(await store.admit("alice", two, 0, 0.0, 0.0)).lease for _ in range(2)]
+        assert leases[0] is not None
+        await store.settle(leases[0], 0, 0.0, 0.0)
+        await asyncio.sleep(0.2)
+        assert await store.command("ZCARD", "aiaas:{alice}:slots") == 1
+
+
 async def test_slots_are_put_back_into_a_server_that_lost_them(redis_server: RedisServer) -> None:
     """The limit holds again for requests that run on."""
     async with running(redis_server, lease=0.3) as store, running(redis_server) as other:
@@ -260,6 +288,8 @@ async def test_everything_expires_by_itself(redis_server: RedisServer) -> None:
         lease = (await store.admit("alice", limits, 600, 0.0, 0.0)).lease
         await store.admit("bob", Limits(Rate(600, 1)), 0, 0.0, 0.0)
         await store.admit("carol", Limits(tokens_per_month=5), 5, 0.0, 0.0)
+        wall = time.time()
+        windows = windows_at(wall)
         keys = await store.command("KEYS", "aiaas:{*")
         assert isinstance(keys, list)
         assert sorted(map(str, keys)) == sorted(
@@ -269,8 +299,13 @@ async def test_everything_expires_by_itself(redis_server: RedisServer) -> None:
             assert isinstance(key, bytes)
             left = await store.command("PTTL", key)
             assert isinstance(left, int)
-            longest = 32 * 86400 if b"carol" in key or b"alice}:limits" in key else 16
-            assert 0 < left <= longest * 1000
+            ends = {
+                b"aiaas:{alice}:limits": windows.month_end - wall,
+                b"aiaas:{alice}:slots": 15.0,
+                b"aiaas:{bob}:limits": 0.1,
+                b"aiaas:{carol}:limits": windows.month_end - wall,
+            }
+            assert ends[key] - 1 <= left / 1000 <= ends[key] + 1.1  # a second longer than needed
         assert lease is not None
         await store.settle(lease, 0, 0.0, 0.0, ran=False)
         assert await store.command("EXISTS", "aiaas:{alice}:limits", "aiaas:{alice}:slots") == 0
@@ -325,6 +360,7 @@ async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: P
         async with running(server, on_change=lambda up, _reason: changes.append(up)) as store:
             lease = (await store.admit("alice", limits, 600, 0.0, 0.0)).lease
             assert lease is not None
+            assert (await store.admit("carol", ONE, 0, 0.0, 0.0)).lease is not None
             server.kill()
             await until(lambda: away(store))
             with pytest.raises(StoreAwayError):
@@ -332,6 +368,8 @@ async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: P
             await store.settle(lease, 900, 0.0, 0.0)  # 300 more than were reserved
             server.start()
             await until(lambda: back(store), within=5.0)
+            # Its slot is taken again at once, and not only when leases are renewed.
+            assert await store.command("ZCARD", "aiaas:{carol}:slots") == 1
             stands = await store.look("alice", limits, 0.0)
             assert stands.tokens is not None
             assert 700 <= stands.tokens.remaining <= 705
