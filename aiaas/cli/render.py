@@ -128,8 +128,8 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
     from aiaas.plan.read import read
 
     env = environment_for(path)
-    reading = read(path, env)
-    problems = reading.problems + (file_problems(reading) if _makes_keys(reading) else ())
+    reading = read(path, env, deployed=True)
+    problems = reading.problems + (file_problems(reading, deployed=True) if _makes_keys(reading) else ())
     plan = None
     if not has_errors(problems):
         plan, more = plan_kubernetes(reading.loaded, env)

@@ -46,13 +46,15 @@ def validate(
 
     path = config_path(config)
     reading = read(path, os.environ)
-    plan, problems = reading.plan, reading.problems + file_problems(reading)
+    plan, problems = reading.plan, reading.problems + file_problems(reading, deployed=has_cluster(reading))
     failed = has_errors(problems) or (strict and bool(problems))
     if output == Output.json:
-        print_json(_as_json(path, plan, problems, valid=not failed))
+        print_json(_as_json(path, reading, problems, valid=not failed))
     else:
         for problem in problems:
             print(problem)
+        for line in chain_table(reading):
+            note(line)
     if plan is not None and plan.overrides:
         note(f"overridden by the environment: {', '.join(plan.overrides)}")
     note(summary(path, plan, problems, strict=strict))
@@ -60,20 +62,52 @@ def validate(
         raise typer.Exit(1)
 
 
-def file_problems(reading: Reading) -> tuple[Problem, ...]:
-    """What is wrong with the key file. A missing one is a warning, since it may come later than the config."""
+def has_cluster(reading: Reading) -> bool:
+    """Whether the config says anything about a cluster."""
+    config = reading.loaded.config
+    return config is not None and "kubernetes" in config.model_fields_set
+
+
+def chain_table(reading: Reading) -> list[str]:
+    """The hops from client to engine with what each bears, and which one gives up first; for a config with a cluster."""
+    from aiaas.config.chain import chain, weakest
+    from aiaas.config.values import format_duration, format_size
+
+    config = reading.loaded.config
+    if config is None or not has_cluster(reading):
+        return []
+    hops = chain(config)
+    found = weakest(hops)
+    rows = [("hop", "silence", "body", "")]
+    for hop in hops:
+        silence = "-" if hop.silence is None else format_duration(hop.silence)
+        body = "-" if hop.body is None else format_size(hop.body)
+        mark = f"<- weakest: {found[1]}" if found is not None and hop is found[0] else ""
+        rows.append((hop.name, silence, body, "; ".join(part for part in (mark, hop.remark) if part)))
+    width = max(len(row[0]) for row in rows)
+    return [f"{name:{width}}  {silence:>7}  {body:>8}  {remark}".rstrip() for name, silence, body, remark in rows]
+
+
+def file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
+    """What is wrong with the key file (`deployed`: also as a Secret). A missing one is a warning, since it may come
+    later than the config."""
     from aiaas.config import codes
+    from aiaas.config.crosslayer import check_keys_secret
     from aiaas.config.tree import problem_at
     from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
     from aiaas.plan.keycheck import check_keys
 
-    plan = reading.plan
-    if plan is None or not plan.auth.enabled:
+    plan, config = reading.plan, reading.loaded.config
+    if plan is None or config is None or not plan.auth.enabled:
         return ()
     path = ("auth", "keys_file")
     place = reading.loaded.place(path)
     try:
-        return check_keys(plan, read_key_file(plan.auth.keys_file).records)
+        problems = check_keys(plan, read_key_file(plan.auth.keys_file).records)
+        if deployed:
+            found = check_keys_secret(config, plan.auth.keys_file.stat().st_size)
+            problems += tuple(problem_at(code, severity, at, message, place) for code, severity, at, message in found)
+        return problems
     except KeyFileMissingError:
         message = (
             f"{plan.auth.keys_file} does not exist, so every request is refused; `aiaas keys create NAME` makes it"
@@ -123,11 +157,15 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _as_json(path: Path, plan: Plan | None, problems: Sequence[Problem], *, valid: bool) -> dict[str, object]:
+def _as_json(path: Path, reading: Reading, problems: Sequence[Problem], *, valid: bool) -> dict[str, object]:
+    from aiaas.config.chain import chain
+
+    plan, config = reading.plan, reading.loaded.config
     return {
         "file": str(path),
         "valid": valid,
         "problems": [asdict(problem) for problem in problems],
         "digest": plan.digest if plan is not None else None,
         "overrides": list(plan.overrides) if plan is not None else [],
+        "chain": [asdict(hop) for hop in chain(config)] if config is not None and has_cluster(reading) else [],
     }

@@ -15,6 +15,7 @@ from typing import Final
 from aiaas.config import codes
 from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend
+from aiaas.config.crosslayer import RULES as CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
 from aiaas.config.problem import Path, Problem, Severity
@@ -46,18 +47,22 @@ Finding = tuple[str, Severity, Path, str]
 Rule = Callable[[Config, Mapping[str, str]], Iterator[Finding]]
 
 
-def check(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
+def check(loaded: Loaded, env: Mapping[str, str], *, deployed: bool = False) -> tuple[Problem, ...]:
     """Every problem between the fields of a config, in the file's order.
 
     Where single fields were wrong, the rest is checked all the same, less what those fields have a part in.
+
+    deployed  it is to run in a cluster, although it may have no `kubernetes` section
     """
     config = loaded.partial
     if config is None:
         return ()
+    found = [finding for rule in RULES for finding in rule(config, env)]
+    if deployed or "kubernetes" in config.model_fields_set:
+        found += [finding for rule in CLUSTER_RULES for finding in rule(config)]
     problems = [
         problem_at(code, severity, path, message, loaded.place(path))
-        for rule in RULES
-        for code, severity, path, message in rule(config, env)
+        for code, severity, path, message in found
         if not any(_touch(path, dropped) for dropped in loaded.dropped)
     ]
     return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))

@@ -5,6 +5,7 @@ AIA1xx  one field
 AIA2xx  fields that contradict each other
 AIA3xx  not in this version
 AIA4xx  files beside the config, and what a cluster wants
+AIA5xx  what the gateway and the cluster around it say about each other
 """
 
 from __future__ import annotations
@@ -47,6 +48,22 @@ KEYS_UNREADABLE: Final = "AIA402"
 WEAK_KEY: Final = "AIA403"
 KEY_SCOPE: Final = "AIA404"
 NOT_DEPLOYABLE: Final = "AIA405"
+HOP_TIMEOUT: Final = "AIA501"
+HOP_BODY: Final = "AIA502"
+IDLE_TIMER: Final = "AIA503"
+DRAIN: Final = "AIA504"
+REPLICAS: Final = "AIA505"
+WORKERS: Final = "AIA506"
+ENGINE_START: Final = "AIA507"
+CONTEXT: Final = "AIA508"
+POLICY: Final = "AIA509"
+INGRESS_RETIRED: Final = "AIA510"
+PLAIN_HTTP: Final = "AIA511"
+IMAGE_TAG: Final = "AIA512"
+CLIENT_ADDRESS: Final = "AIA513"
+USAGE_IN_POD: Final = "AIA514"
+CONFIG_NAME: Final = "AIA515"
+KEYS_SIZE: Final = "AIA516"
 
 CODES: Final = MappingProxyType(
     {
@@ -208,6 +225,91 @@ CODES: Final = MappingProxyType(
             "Only `aiaas render` says this: the config runs here, but in a cluster something would be missing or out "
             "of reach. A host name or a Gateway to be found under, TLS on a port that stands in the internet, a place "
             "for each `${NAME}` (`kubernetes.env`), an address and a port that a pod can listen on.",
+        ),
+        HOP_TIMEOUT: (
+            "A hop gives up before the one behind it",
+            "Timeouts grow outwards: vLLM, gateway, ingress, client. A hop that gives up first answers in its own "
+            "HTML, and the engine works on for nobody. `aiaas validate` shows the chain; what the gateway may take is "
+            "the wait in the queue, the connections that failed, then `timeout`. Leave the ingress's timeouts to "
+            "aiaas, which derives them, or raise them; shorten `timeout` or `queue.max_wait` where clients would "
+            "leave first.",
+        ),
+        HOP_BODY: (
+            "A hop refuses bodies that the gateway would take",
+            "The ingress answers 413 in HTML, where the gateway would have answered in OpenAI's form or served the "
+            "request. Leave the annotation out, and aiaas writes `server.max_body_size` there.",
+        ),
+        IDLE_TIMER: (
+            "Silent streams are cut on the way (warning)",
+            "Load balancers end a connection on which nothing comes for a minute. The heartbeat writes a comment into "
+            "a silent stream, which clients ignore. Keep it on, well below 60 s.",
+        ),
+        DRAIN: (
+            "A rollout cuts what it should let finish (warning)",
+            "A pod that is to go finishes its requests within `drain_timeout`, and the cluster waits for it no longer "
+            "than the grace period, which aiaas derives from it. The cluster autoscaler bounds that at ten minutes.",
+        ),
+        REPLICAS: (
+            "Replicas that the cluster cannot keep",
+            "`min` is at most `max`; with one, each drained node is an outage. An autoscaler needs a CPU request to "
+            "compare with.",
+        ),
+        WORKERS: (
+            "More workers than the pod has room for (warning)",
+            "Each worker is a process that wants a core and, under load, 100 MiB (two slow hashes of 19 MiB among them) "
+            "and the budget of large bodies (eight of `server.max_body_size`, at least 64 MiB). Prefer replicas to "
+            "workers.",
+        ),
+        ENGINE_START: (
+            "A loading engine would be killed (warning)",
+            "The startup probe gives an engine `engine.start_timeout`; after that the kubelet starts it anew, from "
+            "the beginning, forever. The first start downloads the weights, a later one still takes minutes.",
+        ),
+        CONTEXT: (
+            "More output tokens than the engine's context holds (warning)",
+            "`max_output_tokens` and `default_output_tokens` are written into requests that have no bound, and vLLM "
+            "refuses what does not fit into `max-model-len`. Leave room for the prompt, too.",
+        ),
+        POLICY: (
+            "The NetworkPolicy blocks what should pass, or lets pass what should not",
+            "Prometheus needs the metrics port, a Gateway's pods the gateway's port; the namespaces of both are in "
+            "the config. Without a policy every pod reads the metrics.",
+        ),
+        INGRESS_RETIRED: (
+            "A retired ingress controller (warning)",
+            "ingress-nginx was retired in March 2026 and gets no security fixes. Another controller needs its `class` "
+            "and `controller_namespace`; its annotations follow from the class (nginx, traefik, haproxy). Or attach "
+            "to a Gateway (`expose: gateway`).",
+        ),
+        PLAIN_HTTP: (
+            "Keys cross the network in the clear",
+            "A client that calls `http://` by mistake must be sent to HTTPS before it has sent its key to anyone "
+            "listening. Leave the redirect on; name the Gateway's listener that has TLS.",
+        ),
+        IMAGE_TAG: (
+            "An image whose tag does not say which (warning)",
+            "`latest`, or no tag at all, is pulled anew and differs from pod to pod; a rollback does not bring the "
+            "old one back. Name a version, or better a digest (`image@sha256:...`).",
+        ),
+        CLIENT_ADDRESS: (
+            "Every client looks like the ingress (warning)",
+            "Without keys the limits hold for each client address. Behind an ingress that is in `X-Forwarded-For`, "
+            "which is believed only from `server.trusted_proxies`: name the network of the ingress's pods.",
+        ),
+        USAGE_IN_POD: (
+            "Usage that goes with the pod (warning)",
+            "`monitoring.usage_file` is a file of one process on one disk. In a cluster, count in the shared store: "
+            "`rate_limit.store: redis://...`, and leave `usage_file` out.",
+        ),
+        CONFIG_NAME: (
+            "A rollback without its config (warning)",
+            "With `immutable_config` off the ConfigMap has one name, and `kubectl rollout undo` starts old pods with "
+            "the new config. Fine where GitOps rolls back both.",
+        ),
+        KEYS_SIZE: (
+            "The keys are too many for a Secret",
+            "A Secret holds 1 MiB. Up to there, from 190 KiB on, apply with `kubectl apply --server-side`: the "
+            "client-side apply keeps a copy in an annotation, which holds 256 KiB in base64.",
         ),
     }
 )

@@ -31,6 +31,13 @@ SIZE_HINT: Final = "write a whole number with a unit, such as 512KiB, 10MiB or 1
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h)")
 _SIZE = re.compile(r"([0-9]{1,12}) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
+_QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
+QUANTITY_SUFFIXES: Final = {
+    "": 1.0,
+    "m": 0.001,
+    **{suffix: 1000.0**power for power, suffix in enumerate("kMGT", start=1)},
+    **{suffix: 1024.0**power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti"), start=1)},
+}
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
@@ -86,6 +93,14 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
+def amount_of(quantity: str) -> float:
+    """A Kubernetes quantity in units: `500m` is half a CPU, `512Mi` are bytes (apimachinery, resource.Quantity)."""
+    match = _QUANTITY.fullmatch(quantity)
+    if match is None:
+        raise ValueError(f"{quantity!r} is not a Kubernetes quantity")
+    return float(match[1]) * QUANTITY_SUFFIXES[match[2]]
+
+
 def _is_zero(value: object) -> bool:
     return value == "0" or (isinstance(value, int | float) and not isinstance(value, bool) and value == 0)
 
@@ -117,7 +132,7 @@ def _parse_count(value: object) -> int:
 def _parse_quantity(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", value):
+    if isinstance(value, str) and _QUANTITY.fullmatch(value):
         return value
     raise ValueError("must be a Kubernetes quantity, such as 500m, 1, 256Mi or 2Gi")
 

@@ -22,10 +22,12 @@ class Reading:
     problems: tuple[Problem, ...]
 
 
-def read(path: Path, env: Mapping[str, str]) -> Reading:
-    """Load, check and compile. Raises WorldError where there is no file; every other fault is a Problem."""
+def read(path: Path, env: Mapping[str, str], *, deployed: bool = False) -> Reading:
+    """Load, check (`deployed`: for a cluster, in any case) and compile. Raises WorldError where there is no file; every
+    other fault is a Problem."""
     loaded = load_file(path, env)
-    problems = tuple(sorted(loaded.problems + check(loaded, env), key=lambda problem: (problem.line, problem.column)))
+    found = loaded.problems + check(loaded, env, deployed=deployed)
+    problems = tuple(sorted(found, key=lambda problem: (problem.line, problem.column)))
     if loaded.config is None or has_errors(problems):
         return Reading(loaded, None, problems)
     plan = compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env)

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp.web_request import BaseRequest
 
+from aiaas.config.chain import body_budget
 from aiaas.errors import ClientError, UpstreamError
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek
@@ -22,12 +23,6 @@ from aiaas.proxy.record import Record
 
 # Up to this a body is exempt: aiohttp itself buffers as much for each connection, and nearly all prompts are smaller.
 SMALL_BODY: Final = 64 * 1024
-# The budget. Eight of the largest bodies at once, as an image a request from a handful of users makes them, and at
-# least 64 MiB, so that a small `max_body_size` does not turn away a burst of middling ones. With the default of 10 MiB
-# that is 80 MiB, and at the worst twice as much in memory, since an alias is spliced into a copy: a third of a pod of
-# 512 MiB.
-BUDGET_BODIES: Final = 8
-BUDGET_LEAST: Final = 64 * 1024**2
 # Seconds after which a client that found the budget spent may come back: an upload takes about as long.
 BUDGET_RETRY_AFTER: Final = 2
 
@@ -45,7 +40,7 @@ class BodyBudget:
 
     def resize(self, max_body_size: int) -> None:
         """Follow the config's `max_body_size`."""
-        self.most = max(BUDGET_LEAST, BUDGET_BODIES * max_body_size)
+        self.most = body_budget(max_body_size)
 
     def take(self, record: Record, size: int) -> None:
         """Let `record`'s request hold `size` bytes in all. Raises UpstreamError 503 `overloaded`; then nothing changes.

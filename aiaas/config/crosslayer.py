@@ -1,0 +1,293 @@
+"""Rules between the proxy and the cluster it runs in: what either side alone cannot see.
+
+They hold for a config with a `kubernetes` section, and for whatever is rendered. `check.py` runs them with its own:
+each is a small pure function that yields findings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from aiaas.config import codes
+from aiaas.config.backend import Backend
+from aiaas.config.chain import CLIENT_PATIENCE, body_budget
+from aiaas.config.hops import longest_silence
+from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
+from aiaas.config.model import Config
+from aiaas.config.problem import Path, Severity
+from aiaas.config.values import amount_of, format_duration, format_size
+
+# What load balancers and ingresses allow on a silent connection where nobody told them otherwise (AWS's ALB, nginx).
+SMALLEST_IDLE_TIMER: Final = 60.0
+# The cluster autoscaler waits no longer for a pod (--max-graceful-termination-sec).
+LONGEST_GRACE: Final = 600.0
+PRE_STOP_AND_AFTER: Final = 20.0  # what the manifests add to drain_timeout
+# Weights of 20B parameters come at 100 MB/s in seven minutes; below this no first start succeeds.
+SHORTEST_START: Final = 300.0
+# Measured (docs/bench.md): an idle worker, and beside it two slow hashes of 19 MiB.
+WORKER_MEMORY: Final = (60 + 40) * 1024**2
+LARGEST_SECRET: Final = 1024**2  # corev1.MaxSecretSize
+LARGEST_ANNOTATION: Final = 256 * 1024  # all of an object's annotations (TotalAnnotationSizeLimitB)
+
+Finding = tuple[str, Severity, Path, str]
+Rule = Callable[[Config], Iterator[Finding]]
+
+_K8S: Final = "kubernetes"
+_ANNOTATIONS: Final[Path] = (_K8S, "ingress", "annotations")
+
+
+def check_keys_secret(config: Config, size: int) -> Iterator[Finding]:
+    """What becomes of a key file of `size` bytes as a Secret."""
+    if not config.kubernetes.keys_secret.create:
+        return
+    path: Path = ("auth", "keys_file")
+    if size > LARGEST_SECRET:
+        message = (
+            f"the keys are {format_size(size)}, and a Secret holds {format_size(LARGEST_SECRET)}; prune revoked and "
+            "expired ones (`aiaas keys prune`), or split the gateway"
+        )
+        yield codes.KEYS_SIZE, "error", path, message
+    elif size * 4 // 3 > LARGEST_ANNOTATION:
+        message = (
+            f"the keys are {format_size(size)}, and `kubectl apply` keeps a copy in an annotation, which holds "
+            f"{format_size(LARGEST_ANNOTATION)}; apply with --server-side"
+        )
+        yield codes.KEYS_SIZE, "warning", path, message
+
+
+def _enabled(config: Config) -> Iterator[tuple[Path, Backend]]:
+    return ((("backends", name), backend) for name, backend in config.backends.items() if backend.enabled)
+
+
+def _is_exposed(config: Config) -> bool:
+    return config.kubernetes.expose != "none"
+
+
+def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
+    silence = longest_silence(config)
+    if silence >= CLIENT_PATIENCE:
+        slowest = max((backend.timeout, path) for path, backend in _enabled(config))[1]
+        message = (
+            f"the gateway may be silent for {format_duration(silence)} (queue, failed connections, timeout), and the "
+            f"OpenAI SDK gives up after {format_duration(CLIENT_PATIENCE)}; make it shorter"
+        )
+        yield codes.HOP_TIMEOUT, "warning", (*slowest, "timeout"), message
+    for name, value in _ingress_annotations(config, "silences"):
+        seconds = seconds_of(value)
+        if seconds is None:
+            yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), f"{value!r} is not a timeout; write {silence:.0f}s"
+        elif seconds < silence:
+            message = (
+                f"the ingress gives up after {format_duration(seconds)}, and the gateway may be silent for "
+                f"{format_duration(silence)}; remove it, and aiaas derives it"
+            )
+            yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), message
+
+
+def _bodies_are_equal(config: Config) -> Iterator[Finding]:
+    most = config.server.max_body_size
+    for name, value in _ingress_annotations(config, "bodies"):
+        size = bytes_of(value)
+        if size is None:
+            yield codes.HOP_BODY, "error", (*_ANNOTATIONS, name), f"{value!r} is not a size; write such as 10m"
+        elif size and size < most:
+            message = (
+                f"the ingress refuses bodies over {format_size(size)} in HTML, and the gateway takes "
+                f"{format_size(most)} (server.max_body_size); remove it, and aiaas derives it"
+            )
+            yield codes.HOP_BODY, "error", (*_ANNOTATIONS, name), message
+
+
+def _ingress_annotations(config: Config, what: str) -> Iterator[tuple[str, str]]:
+    """Those that the operator wrote, of the kind `what` of the class's Family."""
+    settings = config.kubernetes.ingress
+    family = family_of(settings.class_name)
+    if config.kubernetes.expose == "ingress" and family is not None:
+        names: tuple[str, ...] = getattr(family, what)
+        yield from ((name, settings.annotations[name]) for name in names if name in settings.annotations)
+
+
+def _heartbeat(config: Config) -> Iterator[Finding]:
+    beat = config.server.heartbeat
+    if _is_exposed(config) and not 0 < beat < SMALLEST_IDLE_TIMER:
+        what = f"is {format_duration(beat)}" if beat else "is off"
+        message = (
+            f"{what}, and a load balancer in between ends a stream that is silent for "
+            f"{format_duration(SMALLEST_IDLE_TIMER)} (a long prompt, a busy engine); write 15s"
+        )
+        yield codes.IDLE_TIMER, "warning", ("server", "heartbeat"), message
+
+
+def _drain(config: Config) -> Iterator[Finding]:
+    drain = config.server.drain_timeout
+    if drain + PRE_STOP_AND_AFTER > LONGEST_GRACE:
+        message = (
+            f"a pod would need {format_duration(drain + PRE_STOP_AND_AFTER)} to end, and the cluster autoscaler kills "
+            f"it after {format_duration(LONGEST_GRACE)}; make it {format_duration(LONGEST_GRACE - 20)} or less"
+        )
+        yield codes.DRAIN, "warning", ("server", "drain_timeout"), message
+    for path, backend in _enabled(config):
+        total = backend.total_timeout
+        if total is not None and total > drain:
+            message = (
+                f"a request may take {format_duration(total)}, and a rollout ends what is open after "
+                f"{format_duration(drain)} (server.drain_timeout); raise that, or lower this"
+            )
+            yield codes.DRAIN, "warning", (*path, "total_timeout"), message
+
+
+def _replicas(config: Config) -> Iterator[Finding]:
+    replicas, resources = config.kubernetes.replicas, config.kubernetes.resources
+    if replicas.min > replicas.max:
+        message = f"is {replicas.min}, more than max ({replicas.max})"
+        yield codes.REPLICAS, "error", (_K8S, "replicas", "min"), message
+    elif replicas.min == 1:
+        message = "with one gateway, draining its node is an outage; write 2"
+        yield codes.REPLICAS, "warning", (_K8S, "replicas", "min"), message
+    if replicas.min < replicas.max and resources.requests.cpu is None:
+        message = "the autoscaler aims at a share of the CPU request, and there is none; set it"
+        yield codes.REPLICAS, "error", (_K8S, "resources", "requests", "cpu"), message
+
+
+def _workers(config: Config) -> Iterator[Finding]:
+    workers, limits = config.server.workers, config.kubernetes.resources.limits
+    path: Path = ("server", "workers")
+    cpu = None if limits.cpu is None else amount_of(limits.cpu)
+    if cpu is not None and workers > max(1, math.ceil(cpu)):
+        message = (
+            f"{workers} workers share {limits.cpu} CPU (kubernetes.resources.limits.cpu) and throttle each other; "
+            "raise the limit, or run more replicas"
+        )
+        yield codes.WORKERS, "warning", path, message
+    memory = None if limits.memory is None else amount_of(limits.memory)
+    needed = workers * (WORKER_MEMORY + body_budget(config.server.max_body_size))
+    if memory is not None and memory < needed:
+        message = (
+            f"{workers} worker{'s' if workers > 1 else ''} need about {needed // 1024**2}Mi under load, and the pod is "
+            f"killed at {limits.memory}; raise it"
+        )
+        yield codes.WORKERS, "warning", (_K8S, "resources", "limits", "memory"), message
+
+
+def _engines(config: Config) -> Iterator[Finding]:
+    for path, backend in _enabled(config):
+        engine = backend.engine
+        if engine is None or engine.kind != "vllm":
+            continue
+        if engine.start_timeout < SHORTEST_START:
+            message = (
+                f"the kubelet kills an engine that loads for longer than {format_duration(engine.start_timeout)}, and "
+                "starts it again from the beginning; the first start downloads the weights: leave it out (30m)"
+            )
+            yield codes.ENGINE_START, "warning", (*path, "engine", "start_timeout"), message
+        context = _context(engine.args)
+        for index, model in enumerate(backend.served() if context is not None else ()):
+            for field in ("default_output_tokens", "max_output_tokens"):
+                tokens = getattr(model, field)
+                if tokens is not None and context is not None and tokens > context:
+                    message = f"is {tokens}, and the engine's context is {context} (max-model-len); vLLM refuses it"
+                    yield codes.CONTEXT, "warning", (*path, "models", index, field), message
+
+
+def _context(args: dict[str, object]) -> int | None:
+    value = args.get("max-model-len", args.get("max_model_len"))
+    return value if isinstance(value, int) else None
+
+
+def _policy(config: Config) -> Iterator[Finding]:
+    settings = config.kubernetes
+    policy, wanted = settings.network_policy, settings.monitoring
+    metrics = config.monitoring.prometheus
+    if not policy.enabled:
+        if metrics:
+            message = "every pod of the cluster reads the metrics (key ids, models, load); leave the policy on"
+            yield codes.POLICY, "warning", (_K8S, "network_policy", "enabled"), message
+        return
+    if metrics and policy.monitoring_namespace is None:
+        severity: Severity = "error" if wanted.service_monitor else "warning"
+        message = "nobody may reach the metrics port; name the namespace that Prometheus scrapes from"
+        yield codes.POLICY, severity, (_K8S, "network_policy", "monitoring_namespace"), message
+    gateway = settings.gateway
+    if settings.expose == "gateway" and gateway.namespace is None and gateway.controller_namespace is None:
+        message = (
+            f"only pods in {settings.namespace} may reach the gateway's port, and a Gateway's traffic usually comes "
+            "from its implementation's namespace; set gateway.controller_namespace"
+        )
+        yield codes.POLICY, "warning", (_K8S, "gateway"), message
+
+
+def _ingress_class(config: Config) -> Iterator[Finding]:
+    settings = config.kubernetes.ingress
+    if config.kubernetes.expose != "ingress":
+        return
+    if settings.class_name == "nginx" and settings.controller_namespace == "ingress-nginx":
+        message = (
+            "ingress-nginx has had no fixes since March 2026; use another class (and its controller_namespace), "
+            "or expose: gateway"
+        )
+        yield codes.INGRESS_RETIRED, "warning", (_K8S, "ingress", "class"), message
+    for name, value in _ingress_annotations(config, "redirects"):
+        if value.lower() != "true":
+            message = "plain HTTP is answered instead of redirected, so keys cross the internet in the clear; remove it"
+            yield codes.PLAIN_HTTP, "error", (*_ANNOTATIONS, name), message
+    if "web" in settings.annotations.get(ENTRY_POINTS, "").split(","):
+        message = "the entry point `web` is plain HTTP, so keys cross the internet in the clear; remove it"
+        yield codes.PLAIN_HTTP, "error", (*_ANNOTATIONS, ENTRY_POINTS), message
+
+
+def _gateway_listener(config: Config) -> Iterator[Finding]:
+    if config.kubernetes.expose == "gateway" and config.kubernetes.gateway.section is None:
+        message = "is not set, so the route attaches to listeners of plain HTTP as well; name the one with TLS"
+        yield codes.PLAIN_HTTP, "warning", (_K8S, "gateway", "section"), message
+
+
+def _images(config: Config) -> Iterator[Finding]:
+    images: list[tuple[Path, str | None]] = [((_K8S, "image"), config.kubernetes.image)]
+    for path, backend in _enabled(config):
+        if backend.engine is not None and backend.engine.kind == "vllm":
+            images.append(((*path, "engine", "pod", "image"), backend.engine.pod.image))
+    for path, image in images:
+        if image is None or "@" in image:
+            continue
+        _, colon, tag = image.rpartition("/")[2].partition(":")
+        if not colon or tag == "latest":
+            message = f"{image} is another image tomorrow, and a rollback does not bring back today's; name a version"
+            yield codes.IMAGE_TAG, "warning", path, message
+
+
+def _client_addresses(config: Config) -> Iterator[Finding]:
+    by_proxy = config.kubernetes.expose in ("ingress", "gateway")
+    if by_proxy and not config.auth.enabled and config.rate_limit.enabled and not config.server.trusted_proxies:
+        message = (
+            "without keys the limits hold for each client address, and that is the ingress's for everybody; name the "
+            "network that its pods are in"
+        )
+        yield codes.CLIENT_ADDRESS, "warning", ("server", "trusted_proxies"), message
+
+
+def _lost_with_the_pod(config: Config) -> Iterator[Finding]:
+    if config.monitoring.usage_file is not None:
+        message = "each pod counts by itself and forgets with its end; count in the shared store (rate_limit.store)"
+        yield codes.USAGE_IN_POD, "warning", ("monitoring", "usage_file"), message
+    if not config.kubernetes.immutable_config:
+        message = "`kubectl rollout undo` brings back the old pods and not their config; leave it on"
+        yield codes.CONFIG_NAME, "warning", (_K8S, "immutable_config"), message
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    _timeouts_grow_outwards,
+    _bodies_are_equal,
+    _heartbeat,
+    _drain,
+    _replicas,
+    _workers,
+    _engines,
+    _policy,
+    _ingress_class,
+    _gateway_listener,
+    _images,
+    _client_addresses,
+    _lost_with_the_pod,
+)
