@@ -69,7 +69,7 @@ def has_cluster(reading: Reading) -> bool:
 
 
 def chain_table(reading: Reading) -> list[str]:
-    """The hops from client to engine with what each bears, and which one gives up first; for a config with a cluster."""
+    """The hops from client to engine, what each bears, and which gives up first; for a config with a cluster."""
     from aiaas.config.chain import chain, weakest
     from aiaas.config.values import format_duration, format_size
 

@@ -256,9 +256,9 @@ CODES: Final = MappingProxyType(
         ),
         WORKERS: (
             "More workers than the pod has room for (warning)",
-            "Each worker is a process that wants a core and, under load, 100 MiB (two slow hashes of 19 MiB among them) "
-            "and the budget of large bodies (eight of `server.max_body_size`, at least 64 MiB). Prefer replicas to "
-            "workers.",
+            "Each worker is a process that wants a core and, under load, 100 MiB (two slow hashes of 19 MiB among "
+            "them) and the budget of large bodies (eight of `server.max_body_size`, at least 64 MiB). Prefer replicas "
+            "to workers.",
         ),
         ENGINE_START: (
             "A loading engine would be killed (warning)",

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,16 +33,6 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert done.stderr.strip() == "0 []"
-
-
-def test_help_answers_in_300_ms() -> None:
-    """The best of five whole processes, since the machine has other things to do."""
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        assert aiaas("--help").returncode == 0
-        times.append(time.perf_counter() - begin)
-    assert min(times) < 0.3
 
 
 def test_help_lists_every_command_with_its_line() -> None:

@@ -17,13 +17,14 @@ from aiaas.config.environment import OVERRIDES
 
 CONFIG = """backends:
   vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}
-kubernetes: {image: 'r/aiaas:1', host: api.example.com}
+kubernetes: {image: 'r/aiaas:1', host: api.example.com, ingress: {class: nginx-internal}}
 """
 SECRETS = """backends:
   vllm: {url: 'http://${HOST}:8000', models: [m], api_key_env: KEY}
 kubernetes:
   image: r/aiaas:1
   host: api.example.com
+  ingress: {class: nginx-internal}
   env: {HOST: {secret: s, key: host}, KEY: {secret: s, key: key}}
 """
 

@@ -130,3 +130,41 @@ def test_a_key_file_that_cannot_be_used_is_an_error(
     Path("keys.yaml").write_text(text)
     assert run(["validate"]) == code
     assert words in capsys.readouterr().out
+
+
+CLUSTER = """backends:
+  vllm: {url: 'http://vllm:8000', models: [m]}
+kubernetes:
+  image: r/aiaas:1
+  host: api.example.com
+  ingress: {class: nginx-internal, annotations: {nginx.ingress.kubernetes.io/proxy-read-timeout: "60"}}
+"""
+
+
+def test_the_chain_of_hops_is_shown_with_the_weakest_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, beside the problem that it explains; each hop with what it bears."""
+    Path("aiaas.yaml").write_text(CLUSTER)
+    assert run(["validate"]) == 1
+    out, err = capsys.readouterr()
+    assert "error AIA501" in out
+    rows = [line.split(maxsplit=4) for line in err.splitlines() if line.startswith("ingress")]
+    assert rows == [["ingress", "(nginx-internal)", "1m", "10MiB", "<- weakest: gives up 75s before the gateway"]]
+
+
+def test_the_chain_is_there_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """For a config with a cluster; empty otherwise."""
+    Path("aiaas.yaml").write_text(CLUSTER)
+    run(["validate", "-o", "json"])
+    chain = json.loads(capsys.readouterr().out)["chain"]
+    assert [(hop["name"], hop["silence"]) for hop in chain][1:3] == [("ingress (nginx-internal)", 60), ("gateway", 135)]
+    Path("aiaas.yaml").write_text(CLUSTER.partition("kubernetes:")[0])
+    run(["validate", "-o", "json"])
+    assert json.loads(capsys.readouterr().out)["chain"] == []
+
+
+def test_keys_that_do_not_fit_into_a_secret_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The size of the key file is what counts, comments included."""
+    Path("aiaas.yaml").write_text(CLUSTER.replace('"60"', '"600"'))
+    Path("keys.yaml").write_text("version: 1\nkeys: []\n" + "# padding\n" * 110_000)
+    assert run(["validate"]) == 1
+    assert "error AIA516 auth.keys_file" in capsys.readouterr().out
