@@ -211,7 +211,7 @@ class Connection(RequestHandler):
                 self._refuse_heads(behind, fault)  # and what follows: where this body ends is anybody's guess
                 break
         if len(self._messages) > 1 + (not self._request_in_progress):
-            self._drop("it sent more than one further request before its answer")
+            self.drop("it sent more than one further request before its answer")
 
     def _refuse_heads(self, number: int, reason: Exception) -> None:
         """Refuse the last `number` messages of the queue as one."""
@@ -335,7 +335,8 @@ class Connection(RequestHandler):
             self._drain_timer.cancel()
             self._drain_timer = None
 
-    def _drop(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
+        """End it at once, without a word to its client; `reason` is for the log."""
         self._hooks.dropped(self.peer, reason)
         transport = self.transport
         self.force_close()

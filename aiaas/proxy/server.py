@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from aiaas import __version__
 from aiaas.errors import WorldError
@@ -27,7 +27,7 @@ from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.app import Gateway
-from aiaas.proxy.connection import OpenSide
+from aiaas.proxy.connection import Connection, OpenSide
 from aiaas.proxy.lag import watch_lag
 from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
@@ -39,14 +39,12 @@ from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import first_of, keep_running
 from aiaas.proxy.usage import UsageRecorder, usage_store
+from aiaas.proxy.vanished import drop_vanished, keep_alive
 
 # After SIGTERM, requests on connections that are still open are served for this long: the ingress may have sent one
 # before it noticed. (In a cluster preStop has waited already.) An idle gateway does not wait.
 NOTICE = 1.0
 BACKLOG = 2048
-# A client whose machine is gone is noticed within half a minute; the kernel's own bound is two hours. (Seconds, count.)
-# No TCP_USER_TIMEOUT: recent kernels also end a connection by it whose client lives and only reads nothing for a while.
-KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 # Engines get this long to end after the last request has; nothing of ours is in them any more.
 ENGINE_GRACE = 15.0
 
@@ -151,10 +149,7 @@ def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 as well
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE:  # on Linux an accepted socket inherits them
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        keep_alive(sock)
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -274,6 +269,8 @@ class Server:
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
             keep_running(watch.run(), "watch", self._log, self._stack)
+        sweep = drop_vanished(lambda: cast(list[Connection], open_side.connections))
+        keep_running(sweep, "vanished clients", self._log, self._stack)
         keep_running(watch_lag(self.metrics.loop_lag.observe), "lag", self._log, self._stack)
         on_serving(len(self.verifier.ring.records))
         await self._stopping.asked.wait()

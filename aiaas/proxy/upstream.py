@@ -31,6 +31,7 @@ import httptools
 
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.respond import HeaderList
+from aiaas.proxy.vanished import watch_upstream
 
 # vLLM closes a connection 5.0 s after its last answer (capture 81).
 IDLE_LIMIT = 4.0
@@ -344,9 +345,10 @@ class Pool:
         endpoint = self.endpoint
         try:
             async with asyncio.timeout(self.connect_timeout):
-                _, connection = await loop.create_connection(
+                transport, connection = await loop.create_connection(
                     lambda: UpstreamConnection(self, loop), endpoint.host, endpoint.port, ssl=self._ssl
                 )
+            watch_upstream(transport)
         except TimeoutError:
             return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")
         except ssl.SSLError as error:

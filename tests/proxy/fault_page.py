@@ -34,7 +34,9 @@ yet due (a comment that has been sent spends the status: what is an error with a
 """
 
 _LEAVES = """A client that leaves, by FIN, RST or half-close, ends the request upstream at once. Nothing is tried again,
-and the endpoint's health is not told. The log has `error_code` `client_left` and `ended_by` `client`.
+and the endpoint's health is not told. The log has `error_code` `client_left` and `ended_by` `client`. One that vanishes
+without a word (its machine is gone) has left as soon as nothing was acknowledged for 30 s, which is noticed within 10 s
+more; a vLLM that vanishes like that breaks off after 30 s.
 """
 
 _STAYS = """A client that stays and takes nothing stops the reading from vLLM: memory stays bounded. After `timeout`
