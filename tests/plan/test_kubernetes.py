@@ -124,6 +124,12 @@ kubernetes: {host: a.b}
     assert [(edge.namespace, edge.ports) for edge in plan_of(text).outgoing] == [("gpu", (8000,)), ("gpu", (9000,))]
 
 
+def test_a_name_that_resolves_to_many_is_an_edge_too() -> None:
+    """`dns: name:port` leads to the pods of a headless Service."""
+    text = "backends: {a: {dns: 'vllm.gpu:8000', models: [m]}}\nkubernetes: {host: a.b}\n"
+    assert [(edge.namespace, edge.ports) for edge in plan_of(text).outgoing] == [("gpu", (8000,))]
+
+
 def test_no_repr_shows_what_an_engines_environment_holds() -> None:
     """What stands in engine.env stays out of tracebacks and logs."""
     text = "backends: {a: {engine: {kind: vllm, env: {X: hunter2}}, models: [m]}}\nkubernetes: {host: a.b}\n"
