@@ -55,20 +55,19 @@ def render(
     """Print the config's Kubernetes manifests as one YAML stream."""
     from aiaas.cli.manifestfolder import write_folder
     from aiaas.errors import UsageError
-    from aiaas.manifests.render import origin, to_files, to_stream
+    from aiaas.manifests.render import to_files, to_stream
 
     if output_dir is not None and (diff or only is not None):
         raise UsageError("--output-dir writes all of it; it goes neither with --diff nor with --only")
     path = config_path(config)
     plan, keys_text = plan_for_cluster(path)
     objects = chosen(objects_of(plan, keys_text), only)
-    comment = origin(plan, path.name)
     if output_dir is not None:
-        write_folder(output_dir, to_files(plan, objects, comment))
+        write_folder(output_dir, to_files(plan, objects, path.name))
     elif diff:
-        raise typer.Exit(differs(to_stream(objects, comment)))
+        raise typer.Exit(differs(to_stream(plan, objects, path.name)))
     else:
-        print(to_stream(objects, comment), end="")
+        print(to_stream(plan, objects, path.name), end="")
 
 
 def differs(stream: str) -> int:

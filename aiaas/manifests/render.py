@@ -88,22 +88,25 @@ def _engine(plan: KubernetesPlan, each: EngineDeployment) -> Iterator[Object]:
     yield engine.deployment(plan, each)
 
 
-def origin(plan: KubernetesPlan, source: str) -> str:
-    """The comment on top: what it was made from. `source` is the config's file name; no time, so that the same config
-    gives the same bytes."""
-    return f"{MARK} (aiaas {__version__}) from {source}, config digest {plan.gateway.digest}: change that, not this.\n"
+def _origin(source: str) -> str:
+    """What it was made from. No time: the same config gives the same bytes."""
+    return f"{MARK} (aiaas {__version__}) from {source}: change that, not this.\n"
 
 
-def to_stream(objects: Iterable[Object], comment: str) -> str:
-    """One YAML stream for `kubectl apply -f -`."""
-    return comment + "".join(f"---\n{to_yaml(made)}" for made in objects)
+def to_stream(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> str:
+    """One YAML stream for `kubectl apply -f -`, with the digest that its pods will report. `source` is the config's file
+    name."""
+    digest = f"# Config digest: {plan.gateway.digest}\n"
+    return _origin(source) + digest + "".join(f"---\n{to_yaml(made)}" for made in objects)
 
 
-def to_files(plan: KubernetesPlan, objects: Iterable[Object], comment: str) -> dict[str, str]:
+def to_files(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> dict[str, str]:
     """File name -> text: one file for each object, and the kustomization.yaml that lists them in the same order.
 
-    A ConfigMap that is named by its content keeps its file, so that a changed config is a diff and not a new file.
+    Another config changes as few files as possible: the ConfigMap that is named by its content keeps its file, and no
+    file holds the digest.
     """
+    comment = _origin(source)
     names = {plan.config_name: plan.named("config")}
     files = {}
     for made in objects:

@@ -15,7 +15,7 @@ from aiaas.cli.render import environment_for, objects_of, plan_for_cluster
 from aiaas.config.check import check
 from aiaas.config.load import load_file, load_text
 from aiaas.config.problem import has_errors
-from aiaas.manifests.render import origin, to_files, to_stream
+from aiaas.manifests.render import to_files, to_stream
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.kubernetes import KubernetesPlan
 from tests.manifests import checks
@@ -56,8 +56,8 @@ def render(path: Path) -> Rendering:
     """As `aiaas render -c examples/...` does it."""
     plan, keys_text = plan_for_cluster(path)
     objects = objects_of(plan, keys_text)
-    comment = origin(plan, path.name)
-    return Rendering(path.stem, plan, objects, to_stream(objects, comment), to_files(plan, objects, comment))
+    stream, files = to_stream(plan, objects, path.name), to_files(plan, objects, path.name)
+    return Rendering(path.stem, plan, objects, stream, files)
 
 
 @pytest.fixture(params=EXAMPLES, ids=lambda path: path.stem)
@@ -112,7 +112,7 @@ def test_the_pods_run_the_plan_that_was_rendered(example: Rendering) -> None:
     assert loaded.config is not None
     plan = compile_plan(loaded.config, source=Path("/etc/aiaas/config/config.yaml"), env=env)
     assert plan == example.plan.gateway
-    assert f"config digest {plan.digest}:" in example.stream.splitlines()[0]
+    assert example.stream.splitlines()[1] == f"# Config digest: {plan.digest}"
 
 
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem != "engine"], ids=lambda path: path.stem)

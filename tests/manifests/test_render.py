@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import yaml
 
-from aiaas.manifests.render import KINDS, origin, render, to_stream
+from aiaas import __version__
+from aiaas.manifests.render import KINDS, render, to_files, to_stream
 from tests.manifests.rendering import KEYS, MINIMAL, plan_of, with_kubernetes
 
 
 def stream_of(text: str) -> str:
     """What `aiaas render` prints."""
     plan = plan_of(text)
-    return to_stream(render(plan, KEYS), origin(plan, "aiaas.yaml"))
+    return to_stream(plan, render(plan, KEYS), "aiaas.yaml")
+
+
+def files_of(text: str) -> dict[str, str]:
+    """What `aiaas render --output-dir` writes."""
+    plan = plan_of(text)
+    return to_files(plan, render(plan, KEYS), "aiaas.yaml")
 
 
 def test_rendering_twice_gives_equal_bytes() -> None:
@@ -35,11 +42,20 @@ def test_what_is_referred_to_comes_first() -> None:
 def test_the_stream_says_what_it_was_made_from() -> None:
     """File, version and digest stand on top: the digest that the pods report."""
     plan = plan_of(MINIMAL)
-    first = stream_of(MINIMAL).splitlines()[0]
-    assert first == (
-        "# Made by `aiaas render` (aiaas 0.1.0) from aiaas.yaml, "
-        f"config digest {plan.gateway.digest}: change that, not this."
-    )
+    first, second, *_ = stream_of(MINIMAL).splitlines()
+    assert first == f"# Made by `aiaas render` (aiaas {__version__}) from aiaas.yaml: change that, not this."
+    assert second == f"# Config digest: {plan.gateway.digest}"
+    assert {text.splitlines()[0] for text in files_of(MINIMAL).values()} == {first}
+
+
+def test_another_config_changes_few_files() -> None:
+    """A diff in review shows what changes: the config, and the Deployment that names it by its content."""
+    before, after = files_of(MINIMAL), files_of(MINIMAL + "request: {max_choices: 2}\n")
+    assert set(before) == set(after)
+    assert {name for name in before if before[name] != after[name]} == {
+        "configmap-api-router-config.yaml",
+        "deployment-api-router-service.yaml",
+    }
 
 
 def test_the_stream_is_one_document_for_each_object() -> None:
