@@ -94,8 +94,7 @@ def _origin(source: str) -> str:
 
 
 def to_stream(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> str:
-    """One YAML stream for `kubectl apply -f -`, with the digest that its pods will report. `source` is the config's file
-    name."""
+    """One YAML stream for `kubectl apply -f -`, with the digest that its pods report. `source` is the config's file."""
     digest = f"# Config digest: {plan.gateway.digest}\n"
     return _origin(source) + digest + "".join(f"---\n{to_yaml(made)}" for made in objects)
 

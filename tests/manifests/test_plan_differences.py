@@ -27,8 +27,8 @@ def opened(made: Any) -> Any:
 
 
 def differences(plan: Any, ours: Any, path: str) -> Iterator[str]:
-    """The paths at which two objects differ, each as high up as the difference begins. Items of a list are found by what
-    they hold, not by their place."""
+    """The paths at which two objects differ, each as high up as the difference begins. Items of a list are found by
+    what they hold, not by their place."""
     if isinstance(plan, dict) and isinstance(ours, dict):
         for key in [*plan, *(key for key in ours if key not in plan)]:
             yield from differences(plan.get(key, EMPTY), ours.get(key, EMPTY), f"{path}.{key}")
