@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +34,7 @@ class Target:
     keys_file: Path
     prefix: str
     models: tuple[str, ...] | None
-    usage: UsageStore | None = None
+    usage: Callable[[], UsageStore | None] = lambda: None
 
 
 def target_of(config: Path | None, keys_file: Path | None) -> Target:
@@ -53,9 +55,8 @@ def target_of(config: Path | None, keys_file: Path | None) -> Target:
     plan, _ = read_plan(path, os.environ)
     if plan is None:
         raise NotHeldError(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
-    return Target(
-        plan.auth.keys_file, plan.auth.api_key_prefix, tuple(model.name for model in plan.models), usage_store(plan)
-    )
+    models = tuple(model.name for model in plan.models)
+    return Target(plan.auth.keys_file, plan.auth.api_key_prefix, models, partial(usage_store, plan))
 
 
 @contextmanager
@@ -86,14 +87,21 @@ def last_uses(where: Target) -> dict[str, int]:
     """When each key was last used, POSIX seconds by key id, as far as it is known. Where it cannot be read, a note."""
     from aiaas.limits.usage import UsageStoreError
 
-    if where.usage is None:
+    usage = where.usage()
+    if usage is None:
         return {}
     try:
-        with closing(where.usage) as store:
-            return dict(store.last_used())
+        return asyncio.run(_read_last_uses(usage))
     except UsageStoreError as error:
         note(f"warning: last use is not known: {error}")
         return {}
+
+
+async def _read_last_uses(usage: UsageStore) -> dict[str, int]:
+    try:
+        return dict(await usage.last_used())
+    finally:
+        await usage.close()
 
 
 def read_key() -> str:

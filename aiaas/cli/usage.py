@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import difflib
 import math
@@ -9,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,10 +66,7 @@ def usage(
     store = store_of(config_path(config))
     first = first_day(since, time.time())
     try:
-        with closing(store):
-            kept = store.read(first)
-            if key is not None:
-                kept = _of_key(kept, key) or _nothing_of(store.read(0), key)
+        kept = asyncio.run(_read(store, first, key))
     except UsageStoreError as error:
         raise WorldError(str(error)) from error
     rows = [_row(at, sums) for at, sums in sorted(kept.items(), key=lambda item: (item[0].day, item[1].name, item[0]))]
@@ -81,6 +78,14 @@ def usage(
         _print_table(rows)
     if not rows:
         note(f"no usage since {day_text(first)}")
+
+
+async def _read(store: UsageStore, first: int, key: str | None) -> Usage:
+    try:
+        kept = await store.read(first)
+        return kept if key is None else _of_key(kept, key) or _nothing_of(await store.read(0), key)
+    finally:
+        await store.close()
 
 
 def store_of(path: Path) -> UsageStore:

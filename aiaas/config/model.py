@@ -156,7 +156,8 @@ class Monitoring(Section):
     """The least important lines that are logged. Requests are logged at `info`."""
 
     usage_file: Text | None = None
-    """An SQLite file that counts usage by key, model and day, relative to the config file. null counts none."""
+    """An SQLite file that counts usage by key, model and day, relative to the config file. null counts none. Not used
+    where `rate_limit.store` is shared: usage is counted there."""
 
 
 class Config(Section):

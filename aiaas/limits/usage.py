@@ -49,30 +49,28 @@ Usage = Mapping[UsageKey, UsageSums]
 
 
 class UsageStoreError(AiaasError):
-    """Usage could not be written or read; one sentence with what to do. Nothing of what was to be added was."""
+    """Usage could not be written or read; one sentence with what to do."""
 
 
 class UsageStore(Protocol):
-    """Where usage is kept. Every method blocks, so the gateway calls them in a thread; one thread at a time."""
+    """Where usage is kept. One call at a time."""
 
-    def add(self, batch: str, usage: Usage) -> None:
-        """Add to what is kept, all of it or nothing.
+    async def add(self, batch: str, usage: Usage) -> None:
+        """Add to what is kept. Raises UsageStoreError, after which the same is to be added again.
 
-        batch  names these sums: where an attempt failed without telling whether it arrived, the next one with the same
-               name adds nothing twice
-        Raises UsageStoreError.
+        batch  names these sums: whatever of them a failed attempt has added, the next one of that name adds no more
         """
         ...
 
-    def read(self, first_day: int) -> Usage:
+    async def read(self, first_day: int) -> Usage:
         """Everything from `first_day` on. Raises UsageStoreError."""
         ...
 
-    def last_used(self) -> Mapping[str, int]:
+    async def last_used(self) -> Mapping[str, int]:
         """For each key id that is known here, POSIX seconds of its last use. Raises UsageStoreError."""
         ...
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of files and connections."""
         ...
 

@@ -7,13 +7,17 @@ Rules:
      again, or a file that was put in the place of a damaged one, is all it takes.
   4. A file that is another program's database is refused, never written to (SQLite's application_id tells).
 
+All of that blocks, and so is done in a thread of its own.
+
 The table is for people too: `sqlite3 usage.db 'SELECT * FROM usage'`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -59,13 +63,42 @@ class SqliteUsage:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="aiaas-usage")
 
     def __repr__(self) -> str:
         return f"SqliteUsage({str(self._path)!r})"
 
-    def add(self, batch: str, usage: Usage) -> None:
+    async def add(self, batch: str, usage: Usage) -> None:
         """As in `UsageStore.add`; a transaction that failed was rolled back, so the batch's name is not needed."""
         del batch
+        await self._in_thread(self._add, usage)
+
+    async def read(self, first_day: int) -> Usage:
+        """As in `UsageStore.read`. A file that is not there yet holds nothing."""
+        query = f"SELECT {_COLUMNS} FROM usage WHERE day >= ? ORDER BY day, name, model"
+        return {
+            UsageKey(day_from(day), key_id, model): UsageSums(name, *sums)
+            for day, key_id, model, name, *sums in await self._in_thread(self._query, query, (day_text(first_day),))
+        }
+
+    async def last_used(self) -> Mapping[str, int]:
+        """As in `UsageStore.last_used`."""
+        query = "SELECT key_id, max(last_used) FROM usage GROUP BY key_id"
+        return dict(await self._in_thread(self._query, query, ()))
+
+    async def close(self) -> None:
+        """As in `UsageStore.close`; closing the last connection puts the log back into the file."""
+        try:
+            await self._in_thread(self._drop_writer)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    # -- in the thread --------------------------------------------------------------------------------------------
+
+    def _add(self, usage: Usage) -> None:
         rows = [
             (
                 day_text(at.day),
@@ -89,30 +122,17 @@ class SqliteUsage:
                     transaction.execute("BEGIN IMMEDIATE")
                     transaction.executemany(_ADD, rows)
         except UsageStoreError:
-            self.close()
+            self._drop_writer()
             raise
 
-    def read(self, first_day: int) -> Usage:
-        """As in `UsageStore.read`. A file that is not there yet holds nothing."""
-        query = f"SELECT {_COLUMNS} FROM usage WHERE day >= ? ORDER BY day, name, model"
-        return {
-            UsageKey(day_from(day), key_id, model): UsageSums(name, *sums)
-            for day, key_id, model, name, *sums in self._query(query, (day_text(first_day),))
-        }
-
-    def last_used(self) -> Mapping[str, int]:
-        """As in `UsageStore.last_used`."""
-        return dict(self._query("SELECT key_id, max(last_used) FROM usage GROUP BY key_id", ()))
-
-    def close(self) -> None:
-        """As in `UsageStore.close`; closing the last connection puts the log back into the file."""
+    def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             with self._translated():
                 writer.close()
 
     def _open_to_write(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("BEGIN IMMEDIATE")  # two workers that start at once: one makes the table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Final
@@ -13,6 +14,7 @@ from aiaas.errors import WorldError
 from aiaas.limits.connection import tls_context
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
+from aiaas.limits.redis_url import RedisUrl
 from aiaas.plan.model import LimitsPlan
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
@@ -28,10 +30,7 @@ def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
     url = limits.store_url
     if url is None:
         return None
-    try:
-        tls = tls_context(url)
-    except OSError as error:
-        raise WorldError(f"the TLS files of rate_limit.store cannot be used: {error.strerror or error}") from error
+    tls = store_tls(url)
 
     def changed(up: bool, reason: str) -> None:
         if up:
@@ -40,6 +39,14 @@ def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
             log.event("warning", "limit_store_away", store=url.url, reason=reason, meanwhile=limits.on_store_failure)
 
     return FallbackStore(RedisStore(url, tls, changed), limits.on_store_failure, limits.processes)
+
+
+def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
+    """How the store is trusted; None without TLS. Raises WorldError where a file is no good."""
+    try:
+        return tls_context(url)
+    except OSError as error:
+        raise WorldError(f"the TLS files of rate_limit.store cannot be used: {error.strerror or error}") from error
 
 
 async def begin_shared_store(store: FallbackStore, log: JsonLog, metrics: Metrics, stack: AsyncExitStack) -> None:

@@ -1,7 +1,7 @@
 """Usage on its way to the store: summed in memory on the request path, written by a task beside it.
 
     a request is settled -> `settled` adds to the sums of its day, key and model (one dict lookup, under a microsecond)
-    every FLUSH_INTERVAL -> the sums become a batch, which a thread adds to the store
+    every FLUSH_INTERVAL -> the sums become a batch, which is added to the store
 
 Rules:
   1. A crash loses what was settled within the last second: half of it is waiting, half is for a slow disk.
@@ -16,25 +16,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
 
 from aiaas.limits.usage import Usage, UsageKey, UsageStore, UsageStoreError, UsageSums, day_of
+from aiaas.limits.usage_redis import RedisUsage
 from aiaas.limits.usage_sqlite import SqliteUsage
 from aiaas.plan.model import Plan
 from aiaas.proxy.charge import Charge
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.record import Record
+from aiaas.proxy.shared import store_tls
 
 FLUSH_INTERVAL: Final = 0.5  # seconds
 MAX_SUMS: Final = 20_000  # some 6 MB
 
 
 def usage_store(plan: Plan) -> UsageStore | None:
-    """Where a Plan's usage is kept; None where it is not."""
-    file = plan.monitoring.usage_file
+    """Where a Plan's usage is kept: in the shared store, else in its file; None where it is not.
+
+    Raises WorldError where the shared store's TLS files are no good.
+    """
+    url, file = plan.limits.store_url, plan.monitoring.usage_file
+    if url is not None:
+        return RedisUsage(url, store_tls(url))
     return None if file is None else SqliteUsage(file)
 
 
@@ -84,15 +90,14 @@ class UsageRecorder:
             self._closed.set()
             return
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="aiaas-usage") as thread:
-                ending = False
-                while not ending:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(self._interval):
-                            await self._closing.wait()
-                    ending = self._closing.is_set()
-                    await self._flush(self._store, thread)
-                await self._end(self._store, thread)
+            ending = False
+            while not ending:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval):
+                        await self._closing.wait()
+                ending = self._closing.is_set()
+                await self._flush(self._store)
+            await self._end(self._store)
         finally:
             self._closed.set()
 
@@ -101,27 +106,27 @@ class UsageRecorder:
         self._closing.set()
         await self._closed.wait()
 
-    async def _flush(self, store: UsageStore, thread: ThreadPoolExecutor) -> None:
+    async def _flush(self, store: UsageStore) -> None:
         """Add the batch that failed last time, then the new one; with the first failure stop."""
         while self._batch is not None or self._sums:
             if self._batch is None:
                 self._batch, self._sums = (os.urandom(12).hex(), self._sums), {}
             try:
-                await asyncio.get_running_loop().run_in_executor(thread, store.add, *self._batch)
+                await store.add(*self._batch)
             except UsageStoreError as error:
                 self._failed(str(error))
                 return
             self._batch = None
             self._succeeded()
 
-    async def _end(self, store: UsageStore, thread: ThreadPoolExecutor) -> None:
+    async def _end(self, store: UsageStore) -> None:
         left = [*self._sums.values(), *(self._batch[1].values() if self._batch is not None else ())]
         if left:
             lost = sum(sums.requests for sums in left)
             self._metrics.lost(lost)
             self._log.event("error", "usage_lost", requests=lost)
         with suppress(UsageStoreError):
-            await asyncio.get_running_loop().run_in_executor(thread, store.close)
+            await store.close()
 
     def _failed(self, reason: str) -> None:
         self._metrics.written(ok=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from aiaas.cli.main import run
 from aiaas.cli.usage import first_day
 from aiaas.errors import UsageError
-from aiaas.limits.usage import UsageKey, UsageSums, day_from, day_of, day_text
+from aiaas.limits.usage import Usage, UsageKey, UsageSums, day_from, day_of, day_text
 from aiaas.limits.usage_sqlite import SqliteUsage
 
 CONFIG = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
@@ -28,19 +28,29 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("aiaas.yaml").write_text(CONFIG + "monitoring: {usage_file: usage.db}\n")
 
 
+def add(batch: str, usage: Usage) -> None:
+    """Usage as a gateway would have kept it."""
+
+    async def written() -> None:
+        store = SqliteUsage(Path("usage.db"))
+        await store.add(batch, usage)
+        await store.close()
+
+    asyncio.run(written())
+
+
 @pytest.fixture
 def kept() -> None:
     """Usage of two keys on three days."""
-    with closing(SqliteUsage(Path("usage.db"))) as store:
-        store.add(
-            "1",
-            {
-                UsageKey(TODAY, "4hT0bQ2x", "m"): UsageSums("alice", 2, 100, 2000, 7, 0, 1_790_000_000),
-                UsageKey(TODAY - 1, "4hT0bQ2x", "alias"): UsageSums("alice", 1, 10, 20, 0, 0, 1_780_000_000),
-                UsageKey(TODAY - 1, "Zk2vQ8xL", "m"): UsageSums("bob", 5, 1, 2, 3, 4, 1_700_000_000),
-                UsageKey(TODAY - 30, "4hT0bQ2x", "m"): UsageSums("alice", 9, 9, 9, 9, 9, 1_600_000_000),
-            },
-        )
+    add(
+        "1",
+        {
+            UsageKey(TODAY, "4hT0bQ2x", "m"): UsageSums("alice", 2, 100, 2000, 7, 0, 1_790_000_000),
+            UsageKey(TODAY - 1, "4hT0bQ2x", "alias"): UsageSums("alice", 1, 10, 20, 0, 0, 1_780_000_000),
+            UsageKey(TODAY - 1, "Zk2vQ8xL", "m"): UsageSums("bob", 5, 1, 2, 3, 4, 1_700_000_000),
+            UsageKey(TODAY - 30, "4hT0bQ2x", "m"): UsageSums("alice", 9, 9, 9, 9, 9, 1_600_000_000),
+        },
+    )
 
 
 @pytest.mark.usefixtures("kept")
@@ -153,8 +163,7 @@ def test_the_list_of_keys_shows_the_last_use(capsys: pytest.CaptureFixture[str])
     assert run(["keys", "create", "carol"]) == 0
     text = Path("keys.yaml").read_text()
     key_id = next(line.split()[-1] for line in text.splitlines() if "- id:" in line).strip("'")
-    with closing(SqliteUsage(Path("usage.db"))) as store:
-        store.add("2", {UsageKey(TODAY, key_id, "m"): UsageSums("carol", 1, 0, 0, 0, 0, 1_790_000_000)})
+    add("2", {UsageKey(TODAY, key_id, "m"): UsageSums("carol", 1, 0, 0, 0, 0, 1_790_000_000)})
     assert run(["keys", "create", "dave"]) == 0
     capsys.readouterr()
     assert run(["keys", "list", "-o", "json"]) == 0

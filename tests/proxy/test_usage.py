@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
@@ -37,18 +36,21 @@ class ListStore:
         self.attempts: list[str] = []
         self.fault: str | None = None
         self.closed = False
-        self.wait = threading.Event()
+        self.wait = asyncio.Event()
         self.wait.set()
 
-    def add(self, batch: str, usage: Usage) -> None:
+    async def add(self, batch: str, usage: Usage) -> None:
         self.attempts.append(batch)
-        self.wait.wait(5)
+        await self.wait.wait()
         if self.fault is not None:
             raise UsageStoreError(self.fault)
         assert batch not in self.batches
         self.batches[batch] = usage
 
-    def read(self, first_day: int) -> Usage:
+    async def read(self, first_day: int) -> Usage:
+        return self.sums()
+
+    def sums(self) -> Usage:
         """All batches together."""
         whole: dict[UsageKey, UsageSums] = {}
         for batch in self.batches.values():
@@ -59,10 +61,10 @@ class ListStore:
                 known.last_used = sums.last_used
         return whole
 
-    def last_used(self) -> Mapping[str, int]:
+    async def last_used(self) -> Mapping[str, int]:
         return {}
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.closed = True
 
 
@@ -115,7 +117,7 @@ async def test_requests_are_summed_by_day_key_and_model() -> None:
     bench.settle(key_id="k2", user="bob")
     async with bench.running():
         pass
-    assert bench.store.read(0) == {
+    assert bench.store.sums() == {
         UsageKey(20_780, "k1", "m"): UsageSums("alice", 3, 3, 4, 10, 2, int(NOON) + 5),
         UsageKey(20_781, "k1", "n"): UsageSums("alice", 1, 3, 4, 0, 0, int(NOON) + 43_200),
         UsageKey(20_780, "k2", "m"): UsageSums("bob", 1, 3, 4, 0, 0, int(NOON)),
@@ -138,7 +140,7 @@ async def test_without_authentication_there_is_one_key() -> None:
     bench.settle(key_id="-", user="192.0.2.2")
     async with bench.running():
         pass
-    assert [(key.key_id, sums.name, sums.requests) for key, sums in bench.store.read(0).items()] == [("-", "-", 2)]
+    assert [(key.key_id, sums.name, sums.requests) for key, sums in bench.store.sums().items()] == [("-", "-", 2)]
 
 
 async def test_a_batch_that_failed_is_tried_again_under_its_name_and_nothing_is_counted_twice() -> None:
@@ -152,7 +154,7 @@ async def test_a_batch_that_failed_is_tried_again_under_its_name_and_nothing_is_
         assert len(set(bench.store.attempts)) == 1
         bench.store.fault = None
         await until(lambda: len(bench.store.batches) == 2)
-    assert bench.store.read(0)[UsageKey(20_780, "k1", "m")].requests == 2
+    assert bench.store.sums()[UsageKey(20_780, "k1", "m")].requests == 2
     assert bench.events() == ["usage_not_written", "usage_written_again"]
     assert bench.metric('aiaas_usage_batches_total{result="failure"}') >= 3
     assert bench.metric('aiaas_usage_batches_total{result="success"}') == 2
@@ -160,7 +162,7 @@ async def test_a_batch_that_failed_is_tried_again_under_its_name_and_nothing_is_
 
 
 async def test_a_slow_store_holds_nobody_up() -> None:
-    """While its thread waits, requests settle and the loop turns."""
+    """While it takes its time, requests settle."""
     bench = Bench()
     bench.store.wait.clear()
     async with bench.running():
@@ -170,9 +172,9 @@ async def test_a_slow_store_holds_nobody_up() -> None:
         for _ in range(100):
             bench.settle()
             await asyncio.sleep(0)
-        assert time.perf_counter() - began < 1  # the store waits for 5
+        assert time.perf_counter() - began < 1  # the store waits for ever
         bench.store.wait.set()
-    assert bench.store.read(0)[UsageKey(20_780, "k1", "m")].requests == 101
+    assert bench.store.sums()[UsageKey(20_780, "k1", "m")].requests == 101
 
 
 async def test_closing_writes_what_is_left() -> None:
@@ -182,7 +184,7 @@ async def test_closing_writes_what_is_left() -> None:
     async with bench.running():
         await asyncio.sleep(0)
         bench.settle()
-    assert bench.store.read(0)[UsageKey(20_780, "k1", "m")].requests == 1
+    assert bench.store.sums()[UsageKey(20_780, "k1", "m")].requests == 1
     assert bench.store.closed
 
 
@@ -208,7 +210,7 @@ async def test_memory_is_bounded_while_the_store_is_away(monkeypatch: pytest.Mon
     assert bench.metric("aiaas_usage_lost_requests_total") == 2
     async with bench.running():
         pass
-    assert {key.model: sums.requests for key, sums in bench.store.read(0).items()} == {"a": 2, "b": 1}
+    assert {key.model: sums.requests for key, sums in bench.store.sums().items()} == {"a": 2, "b": 1}
 
 
 async def test_without_a_store_nothing_is_kept() -> None:
@@ -244,8 +246,7 @@ async def test_a_request_through_the_gateway_is_counted_with_what_it_was_settled
     fake_vllm: FakeVllm, gateway: StartGateway, tmp_path: Path
 ) -> None:
     """Under the key and the public model name; a refused one is not there at all."""
-    store = SqliteUsage(tmp_path / "usage.db")
-    running = await gateway(fake_vllm, usage=store)
+    running = await gateway(fake_vllm, usage=SqliteUsage(tmp_path / "usage.db"))
     task = asyncio.create_task(running.usage.run())
     fake_vllm.play(Send(json_answer({"usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}})))
     client = await running.client()
@@ -256,12 +257,16 @@ async def test_a_request_through_the_gateway_is_counted_with_what_it_was_settled
     with closing(sqlite3.connect(tmp_path / "usage.db")) as connection:
         rows = connection.execute("SELECT name, model, requests, input_tokens, output_tokens FROM usage").fetchall()
     assert rows == [("alice", "alias", 1, 7, 5)]
-    (key,) = store.read(0)
+    (key,) = await SqliteUsage(tmp_path / "usage.db").read(0)
     assert key.day in (day_of(time.time()), day_of(time.time() - 60))
 
 
 def test_the_plan_says_where_usage_is_kept() -> None:
-    """Nowhere, unless it names a file."""
+    """In the shared store where there is one, else in the file that it names, else nowhere."""
     assert usage_store(plan_of(config_of(["http://127.0.0.1:1"], {}, {}))) is None
     named = config_of(["http://127.0.0.1:1"], {}, {"monitoring": {"usage_file": "u.db"}})
     assert repr(usage_store(plan_of(named))) == "SqliteUsage('u.db')"
+    shared = {"rate_limit": {"store": "redis://redis:6379/1"}, "monitoring": {"usage_file": "u.db"}}
+    assert (
+        repr(usage_store(plan_of(config_of(["http://127.0.0.1:1"], {}, shared)))) == "RedisUsage(redis://redis:6379/1)"
+    )

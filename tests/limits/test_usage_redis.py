@@ -1,0 +1,125 @@
+"""Usage in a real Redis: the conformance suite, and what an outage in the wrong moment does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aiaas.limits.connection import Connection, connect
+from aiaas.limits.redis_url import parse_redis_url
+from aiaas.limits.usage import DAY, UsageKey, UsageStoreError, day_text
+from aiaas.limits.usage_redis import PART, RETENTION_DAYS, RedisUsage
+from tests.fakes.redis import RedisServer
+from tests.limits.usage_conformance import ALICE, TODAY, UsageConformance, sums
+
+
+@asynccontextmanager
+async def opened(server: RedisServer) -> AsyncIterator[RedisUsage]:
+    store = RedisUsage(parse_redis_url(server.url))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Connection]:
+    """A connection to the server, which is empty."""
+    connection = await connect(parse_redis_url(redis_server.url), None, 5.0)
+    await connection.call("FLUSHALL")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def store(redis_server: RedisServer, redis: Connection) -> AsyncIterator[RedisUsage]:
+    async with opened(redis_server) as store:
+        yield store
+
+
+class TestRedisUsage(UsageConformance):
+    """The suite that all stores of usage share."""
+
+    @pytest.fixture
+    async def other(self, redis_server: RedisServer) -> AsyncIterator[RedisUsage]:
+        async with opened(redis_server) as store:
+            yield store
+
+
+@pytest.mark.parametrize("answered", [0, 1, 2, 3], ids=["no answer", "one part's", "two parts'", "all but the end's"])
+async def test_an_answer_that_was_lost_makes_nothing_count_twice(
+    store: RedisUsage, redis: Connection, answered: int
+) -> None:
+    """Whatever of a batch had arrived, the next attempt adds the rest."""
+    usage = {ALICE._replace(model=f"m{number}"): sums(number + 1) for number in range(2 * PART + 1)}
+    connection = await store._connected()
+    calls = 0
+    send = connection.call
+
+    def call(*arguments: bytes | str | int | float) -> asyncio.Future[object]:
+        nonlocal calls
+        calls += 1
+        sent = send(*arguments)
+        if calls > answered:
+            connection._transport.write_eof()  # the server does what it got, and then there is nobody to tell
+            connection.lose("the network broke")
+        return sent
+
+    connection.call = call  # type: ignore[assignment, method-assign]
+    try:
+        await store.add("1", usage)
+    except UsageStoreError:
+        assert answered < 3
+        await store.add("1", usage)
+    assert await store.read(0) == usage
+
+
+async def test_a_server_that_is_away_is_an_error_until_it_is_back(redis_server: RedisServer, store: RedisUsage) -> None:
+    """With its address; the same store object goes on by itself."""
+    await store.add("1", {ALICE: sums()})
+    redis_server.kill()
+    for attempt in (lambda: store.add("2", {ALICE: sums()}), lambda: store.read(0), store.last_used):
+        with pytest.raises(UsageStoreError, match=rf"redis://127\.0\.0\.1:{redis_server.port}/0"):
+            await attempt()
+    redis_server.start()
+    await store.add("2", {ALICE: sums()})
+    assert (await store.read(0))[ALICE].requests == 1  # this server keeps nothing on a disk
+
+
+async def test_days_end_after_their_retention(store: RedisUsage, redis: Connection) -> None:
+    """Each day expires by itself, and the list of days with them."""
+    old, new = TODAY, TODAY + RETENTION_DAYS + 1
+    await store.add("1", {UsageKey(old, "k", "m"): sums()})
+    left = await redis.call("TTL", "aiaas:{usage}:" + day_text(old))
+    assert isinstance(left, int)
+    assert RETENTION_DAYS * DAY - 60 < left <= RETENTION_DAYS * DAY
+    await store.add("2", {UsageKey(new, "k", "m"): sums()})
+    assert [key.day for key in await store.read(0)] == [new]
+
+
+async def test_what_is_known_to_be_added_leaves_no_trace(store: RedisUsage, redis: Connection) -> None:
+    """No key for each batch stays: two a second would be millions."""
+    for batch in range(5):
+        await store.add(str(batch), {ALICE: sums()})
+    assert await redis.call("DBSIZE") == 3
+
+
+async def test_all_keys_lie_in_one_place_of_a_cluster(store: RedisUsage, redis: Connection) -> None:
+    """By their hash tag."""
+    await store.add("1", {ALICE: sums()})
+    keys = await redis.call("KEYS", "*")
+    assert isinstance(keys, list)
+    assert {bytes(key).startswith(b"aiaas:{usage}:") for key in keys if isinstance(key, bytes)} == {True}
+
+
+async def test_a_large_batch_is_many_short_scripts(store: RedisUsage, redis: Connection) -> None:
+    """Everybody's admissions wait behind a script, 50 ms at the most by contract; one takes a millisecond or two."""
+    await redis.call("CONFIG", "SET", "slowlog-log-slower-than", 20_000)
+    await redis.call("SLOWLOG", "RESET")
+    usage = {UsageKey(TODAY, f"k{number % 50}", f"m{number}"): sums() for number in range(5000)}
+    await store.add("1", usage)
+    assert await redis.call("SLOWLOG", "LEN") == 0
+    assert len(await store.read(0)) == 5000
