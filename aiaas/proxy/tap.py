@@ -86,7 +86,8 @@ class Tap:
 def split_events(data: bytes) -> list[bytes]:
     """Whole events, one by one."""
     if b"\r" not in data:
-        return [part + b"\n\n" for part in data.split(b"\n\n")[:-1]]
+        *events, rest = data.split(b"\n\n")
+        return [event + b"\n\n" for event in events] + ([rest] if rest else [])
     splitter = EventSplitter(limit=len(data))
     events = splitter.feed(data)
     return [*events, splitter.rest] if splitter.rest else events
