@@ -90,7 +90,7 @@ class Relay:
         """Whoever waited has gone: end the upstream request now."""
         # A cancelled handler has cancelled `done`, which it awaited, before it gets here.
         if not self.done.done() or self.done.cancelled():
-            self._upstream.abort()
+            self._upstream.abort(self)
             self._end_counting(cut=True)
             self.done.cancel()
         self._stop()
@@ -98,14 +98,14 @@ class Relay:
     def end_with_error(self, error: UpstreamError) -> None:
         """End a committed answer (drain deadline): an error event in a stream, else a break."""
         if self._committed and not self.done.done():
-            self._upstream.abort()
+            self._upstream.abort(self)
             self._break(Failure(FailureKind.TIMEOUT, error.message), error)
 
     def end_if_silent(self, since: float) -> None:
         """End a stream on which nothing has come after `since` (the loop's time): its server is held to be gone."""
         # Where the client is slow, nothing is read, and nothing is known about the server.
         if self._record.stream and self._last_read <= since and self._paused_at is None and not self.done.done():
-            self._upstream.abort()
+            self._upstream.abort(self)
             self.failed(Failure(FailureKind.RESET, "its address refuses connections, and it has fallen silent"))
 
     @property
@@ -120,7 +120,7 @@ class Relay:
         self._status = status
         self._headers = headers
         if 300 <= status < 400:
-            self._upstream.abort()
+            self._upstream.abort(self)
             self._fail(Failure(FailureKind.MALFORMED, f"a redirect ({status}), which is not followed"))
         elif status < 300:
             content_type = header_of(headers, b"content-type").lower()
@@ -214,7 +214,7 @@ class Relay:
         if b'"usage":' in data or b'"error"' in data:
             data = self._tap.inspect(data)
             if self._tap.failed_first and not self._committed:
-                self._upstream.abort()
+                self._upstream.abort(self)
                 self._finish(Outcome(End.FAILED, failure=self._tap.engine_failure))
                 return
             if not data:
@@ -244,7 +244,7 @@ class Relay:
         del tail[:cut]
         if len(tail) > MAX_EVENT:
             tail.clear()
-            self._upstream.abort()
+            self._upstream.abort(self)
             self.failed(Failure(FailureKind.MALFORMED, f"an event of more than {MAX_EVENT} bytes"))
             return b""
         return data
@@ -346,11 +346,11 @@ class Relay:
             self._commit(PING, whole=False)
 
     def _time_out(self, detail: str) -> None:
-        self._upstream.abort()
+        self._upstream.abort(self)
         self.failed(Failure(FailureKind.TIMEOUT, detail))
 
     def _drop_client(self) -> None:
-        self._upstream.abort()
+        self._upstream.abort(self)
         self._record.ended_by = "client"
         self._record.error_code = "client_too_slow"
         if self._client.transport is not None:

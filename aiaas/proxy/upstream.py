@@ -138,8 +138,10 @@ class UpstreamConnection(asyncio.Protocol):
         if rest:
             transport.write(rest)
 
-    def abort(self) -> None:
+    def abort(self, sink: Sink | None = None) -> None:
         """End the exchange and the connection at once: a vLLM stops generating within 70 ms of it (capture 80)."""
+        if sink is not None and self._sink is not sink:
+            return  # its exchange has just ended, and the connection may already serve another client's
         self._sink = None
         self._parser = None  # it refers back to this
         transport, self._transport = self._transport, None
@@ -301,7 +303,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """httptools: a part of the body, chunk framing removed."""
-        if not self._complete:
+        if self._head_ready and not self._complete:  # 199 or 000 may have one, says llhttp
             self._parts.append(data)
 
     def on_message_complete(self) -> None:

@@ -128,7 +128,7 @@ def config_of(urls: list[str], backend: Mapping[str, Any], sections: Mapping[str
     return config
 
 
-@dataclass
+@dataclass(repr=False)
 class Running:
     """A gateway that listens. `gateway` is the real one; `lines` is what it logged."""
 
@@ -140,6 +140,9 @@ class Running:
     lines: list[bytes]
     usage: UsageRecorder
     clients: list[Raw] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Running on port {self.port}>"  # and not all that was logged: hypothesis prints it
 
     async def client(self, *, receive_buffer: int | None = None) -> Raw:
         """A new connection to it."""

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,8 +111,29 @@ async def test_empty_answers(fake_vllm, gateway):
         assert (got.status, got.body, got.whole, got.header("content-length")) == (status, b"", True, length)
 
 
+async def test_a_client_that_leaves_as_its_answer_ends_does_not_end_the_next_clients(fake_vllm, gateway):
+    """Its handler is cancelled; its answer ends, and the connection goes on to another request; only then it runs on.
+    It ended that other request, whose client waited until its timeout."""
+    running = await gateway(fake_vllm)
+    fake_vllm.play(Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{"), Hang())
+    client = await running.client()
+    client.send(client.request(CHAT))
+    await client.head()
+    (relay,) = running.gateway.relays
+    relay.done.cancel()
+    relay._upstream.data_received(b"}")
+    next_one = SimpleNamespace()
+    taken = running.endpoints()[0].pool.take_idle(asyncio.get_running_loop().time())
+    assert taken is relay._upstream
+    taken.exchange(b"", next_one)
+    await running.quiet()
+    assert taken._sink is next_one
+    taken.abort()
+
+
 EVENTS = st.sampled_from(
     [
+        b"data: three\n\n\n",
         token_event("a"),
         token_event("\u2028 \u00fc \\n\\n"),
         token_event("usage"),

@@ -150,6 +150,17 @@ WHOLE = {
         b"hello",
         True,
     ),
+    "behind 199 and 000 with a body": (
+        (
+            Send(
+                b"HTTP/1.1 199 Odd\r\ncontent-length: 2\r\n\r\nno"
+                + b"HTTP/1.1 000 Odd\r\ncontent-length: 2\r\n\r\nno"
+                + LENGTH
+            ),
+        ),
+        b"hello",
+        True,
+    ),
     "204": ((Send(b"HTTP/1.1 204 No Content\r\n\r\n"),), b"", True),
 }
 
@@ -478,6 +489,21 @@ async def test_abort_from_inside_the_sink(fake_vllm: FakeVllm, pool: Pool) -> No
     await until(lambda: fake_vllm.open_connections == 0)
     assert (recorder.data, recorder.over.is_set()) == (b"x", False)
     assert taken(pool) is None
+
+
+async def test_abort_of_an_exchange_that_is_over_leaves_the_next_one_alone(fake_vllm: FakeVllm, pool: Pool) -> None:
+    """The connection may have been taken by another client before the one that has left came to end its own."""
+    connection = await opened(pool)
+    fake_vllm.play(Send(LENGTH))
+    first, second = await exchanged(connection), Recorder()
+    assert taken(pool) is connection
+    connection.abort(first)
+    connection.exchange(REQUEST, second)
+    connection.abort(first)
+    async with asyncio.timeout(5):
+        await second.over.wait()
+    assert second.ended
+    connection.abort()
 
 
 async def test_closed_connection_is_freed_without_the_garbage_collector(fake_vllm: FakeVllm, pool: Pool) -> None:
