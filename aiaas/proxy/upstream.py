@@ -98,8 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = False
         self._served = 0
-        self.idle_since = 0.0
-        self._idle_before = self._sent_at = 0.0
+        self.idle_since = self._idle_before = self._sent_at = 0.0
         self._begin_exchange_state()
 
     def __repr__(self) -> str:
@@ -110,8 +109,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: HeaderList = []
         self._head_bytes = 0
         self._any_byte = False
-        self._head_ready = False
-        self._head_given = False
+        self._head_ready = self._head_given = False
         self._complete = False
         self._reusable = False
         self._close_delimited = True
