@@ -15,7 +15,7 @@ from aiaas.proxy.log import JsonLog
 from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.tasks import end_tasks, report_crash
-from aiaas.proxy.upstream import Failure, FailureKind
+from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 
 
 class Probes:
@@ -74,11 +74,16 @@ class Probes:
 
 
 class _Collector:
-    """A Sink for small answers of the gateway's own requests: probes and model lists."""
+    """A Sink for small answers of the gateway's own requests: probes and model lists.
+
+    It ends its connection with the answer. A backend that does not heed `Connection: close` would else leave it among
+    the idle ones until `fetch` runs on, and the request that took it in between would lose it without a word.
+    """
 
     LIMIT = 1024 * 1024
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: UpstreamConnection, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
         self.done: asyncio.Future[tuple[int, bytes] | Failure] = loop.create_future()
         self._status = 0
         self._body = bytearray()
@@ -92,6 +97,7 @@ class _Collector:
             self.failed(Failure(FailureKind.MALFORMED, "an answer that is too long"))
 
     def end(self) -> None:
+        self._connection.abort()
         if not self.done.done():
             self.done.set_result((self._status, bytes(self._body)))
 
@@ -107,12 +113,12 @@ async def fetch(endpoint: EndpointState, path: str, timeout: float) -> tuple[int
     Never raises; a probe on a reused connection would tell about the connection and not about the backend.
     """
     loop = asyncio.get_running_loop()
-    collector = _Collector(loop)
     try:
         async with asyncio.timeout(timeout):
             connection = await endpoint.pool.connect()
             if isinstance(connection, Failure):
                 return connection
+            collector = _Collector(connection, loop)
             try:
                 connection.exchange(endpoint.plan.heads[path] + b"Connection: close\r\n\r\n", collector)
                 return await collector.done

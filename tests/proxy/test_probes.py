@@ -62,6 +62,17 @@ async def test_fetch(fake_vllm: FakeVllm) -> None:
     await until(lambda: fake_vllm.open_connections == 0)
 
 
+async def test_the_connection_of_a_fetch_is_never_a_requests(fake_vllm: FakeVllm) -> None:
+    """Not for a moment, though the backend would keep it: a request that took it was never answered once."""
+    plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
+    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
+    fetching = asyncio.create_task(fetch(endpoint, "/health", 1.0))
+    while not fetching.done():
+        assert endpoint.pool.take_idle(asyncio.get_running_loop().time()) is None
+        await asyncio.sleep(0)
+    assert fetching.result() == (200, b"")
+
+
 @pytest.mark.parametrize(
     ("step", "kind"),
     [
