@@ -13,7 +13,7 @@ from typing import Final
 from aiaas.config import codes
 from aiaas.config.backend import Backend
 from aiaas.config.chain import CLIENT_PATIENCE, body_budget
-from aiaas.config.hops import longest_silence
+from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, longest_silence
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.model import Config
 from aiaas.config.problem import Path, Severity
@@ -23,7 +23,7 @@ from aiaas.config.values import amount_of, format_duration, format_size
 SMALLEST_IDLE_TIMER: Final = 60.0
 # The cluster autoscaler waits no longer for a pod (--max-graceful-termination-sec).
 LONGEST_GRACE: Final = 600.0
-PRE_STOP_AND_AFTER: Final = 20.0  # what the manifests add to drain_timeout
+PRE_STOP_AND_AFTER: Final = float(PRE_STOP + AFTER_DRAIN)  # what the manifests add to drain_timeout
 # Weights of 20B parameters come at 100 MB/s in seven minutes; below this no first start succeeds.
 SHORTEST_START: Final = 300.0
 # Measured (docs/bench.md): an idle worker, and beside it two slow hashes of 19 MiB.

@@ -13,6 +13,8 @@ from aiaas.config.model import Config
 
 MARGIN: Final = 10.0  # seconds; our own answer (503, 504) has to arrive before the hop in front gives up
 NO_BOUND: Final = 0  # what Gateway API writes as `0s`
+PRE_STOP: Final = 10  # seconds between "send it no new connections" and SIGTERM: until every proxy has heard of it
+AFTER_DRAIN: Final = 10  # seconds to end what is still open, and to leave
 
 
 def longest_silence(config: Config) -> float:

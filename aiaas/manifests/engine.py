@@ -16,6 +16,7 @@ import re
 from typing import Final
 
 from aiaas.config.environment import names_in
+from aiaas.config.hops import PRE_STOP
 from aiaas.manifests.objects import (
     Object,
     amounts_of,
@@ -29,7 +30,7 @@ from aiaas.manifests.objects import (
 )
 from aiaas.openai.paths import HEALTH
 from aiaas.plan.deployed import ENGINE_PORT
-from aiaas.plan.kubernetes import PRE_STOP, EngineDeployment, KubernetesPlan
+from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
 CACHE: Final = "/cache"
 KEEP_ALIVE: Final = 75  # seconds
@@ -92,7 +93,8 @@ def _pod(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a Service named `vllm` would inject VLLM_PORT, which vLLM reads
         "terminationGracePeriodSeconds": PRE_STOP + shutdown_timeout(plan, engine) + AFTER_SHUTDOWN,
-        "securityContext": pod_security(),
+        # Only a fresh volume is handed over to the group: going through 100 GB of weights at every start takes minutes.
+        "securityContext": pod_security() | {"fsGroupChangePolicy": "OnRootMismatch"},
     }
     if plan.settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in plan.settings.image_pull_secrets]

@@ -1,11 +1,8 @@
 """How clients from outside get in: an Ingress, with what its controller has to be told, or a route of the Gateway API.
 
 What each hop must bear is decided in the KubernetesPlan: bodies as large as ours, silence longer than ours, streams
-unbuffered, no plain HTTP. An Ingress has no fields for these; each controller has annotations of its own.
-
-Sources: ingress-nginx, user-guide/nginx-configuration/annotations; Traefik, reference/routing-configuration; HAProxy
-Technologies' kubernetes-ingress, documentation/annotations; haproxy-ingress.github.io, docs/configuration/keys; Gateway
-API, GEP-1742 (timeouts).
+unbuffered, no plain HTTP. An Ingress has no fields for these; each controller has annotations of its own (sources:
+`aiaas.config.ingress`). Timeouts of a route: Gateway API, GEP-1742.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from aiaas.config.ingress import ENTRY_POINTS, HAPROXY, HAPROXY_INGRESS, NGINX, TRAEFIK, family_of
 from aiaas.config.values import format_size
 from aiaas.manifests.objects import Object, head
 from aiaas.plan.kubernetes import KubernetesPlan
@@ -47,12 +45,7 @@ def _certificate(plan: KubernetesPlan) -> dict[str, str]:
 def annotations_for(class_name: str, plan: KubernetesPlan) -> dict[str, str]:
     """What the controller behind a class has to be told; nothing where that is unknown."""
     family = family_of(class_name)
-    return {} if family is None else FAMILIES[family](plan)
-
-
-def family_of(class_name: str) -> str | None:
-    """The controller behind a class, by its name: `nginx`, `nginx-internal` and so on."""
-    return next((family for family in FAMILIES if family in class_name.lower()), None)
+    return {} if family is None else FAMILIES[family.name](plan)
 
 
 def _nginx(plan: KubernetesPlan) -> dict[str, str]:
@@ -66,17 +59,14 @@ def _nginx(plan: KubernetesPlan) -> dict[str, str]:
     }
     if plan.gateway.server.tls is not None:
         annotations["backend-protocol"] = "HTTPS"
-    return {f"nginx.ingress.kubernetes.io/{name}": value for name, value in annotations.items()}
+    return {NGINX + name: value for name, value in annotations.items()}
 
 
 def _traefik(plan: KubernetesPlan) -> dict[str, str]:
     # Its router has neither a bound on bodies nor on silence, and buffers nothing. On websecure alone, plain HTTP is
     # not served at all; a redirect is a setting of its entry point.
     del plan
-    return {
-        "traefik.ingress.kubernetes.io/router.entrypoints": "websecure",
-        "traefik.ingress.kubernetes.io/router.tls": "true",
-    }
+    return {ENTRY_POINTS: "websecure", f"{TRAEFIK}router.tls": "true"}
 
 
 def _haproxy(plan: KubernetesPlan) -> dict[str, str]:
@@ -84,14 +74,14 @@ def _haproxy(plan: KubernetesPlan) -> dict[str, str]:
     # HAProxy Technologies has no bound on bodies.
     seconds = f"{plan.ingress_timeout}s"
     annotations = {
-        "haproxy.org/timeout-server": seconds,
-        "haproxy.org/ssl-redirect": "true",
-        "haproxy-ingress.github.io/timeout-server": seconds,
-        "haproxy-ingress.github.io/ssl-redirect": "true",
-        "haproxy-ingress.github.io/proxy-body-size": nginx_size(plan.gateway.server.max_body_size),
+        f"{HAPROXY}timeout-server": seconds,
+        f"{HAPROXY}ssl-redirect": "true",
+        f"{HAPROXY_INGRESS}timeout-server": seconds,
+        f"{HAPROXY_INGRESS}ssl-redirect": "true",
+        f"{HAPROXY_INGRESS}proxy-body-size": nginx_size(plan.gateway.server.max_body_size),
     }
     if plan.gateway.server.tls is not None:
-        annotations |= {"haproxy.org/server-ssl": "true", "haproxy-ingress.github.io/backend-protocol": "h1-ssl"}
+        annotations |= {f"{HAPROXY}server-ssl": "true", f"{HAPROXY_INGRESS}backend-protocol": "h1-ssl"}
     return annotations
 
 
@@ -143,11 +133,9 @@ def notes(plan: KubernetesPlan) -> tuple[str, ...]:
             f"kubernetes.ingress.annotations to bodies of {format_size(plan.gateway.server.max_body_size)}, "
             f"{plan.ingress_timeout} s of silence, unbuffered answers and a redirect to HTTPS"
         )
-    if settings.expose == "gateway" and settings.gateway.section is None:
-        found.append(
-            "kubernetes.gateway.section is not set, so the route also attaches to listeners of plain HTTP; "
-            "name the one with TLS"
-        )
     if settings.expose == "loadbalancer":
         found.append(f"the Secret {plan.tls_secret} (type kubernetes.io/tls) must exist in {settings.namespace}")
+    unused = settings.env.keys() - {*plan.variables, *(name for each in plan.engines for name in each.variables)}
+    if unused:
+        found.append(f"kubernetes.env: nothing uses {', '.join(sorted(unused))}, so nothing is rendered of it")
     return tuple(found)

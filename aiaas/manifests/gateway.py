@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+from aiaas.config.hops import PRE_STOP
 from aiaas.manifests.objects import (
     READ_BY_GROUP,
     Object,
@@ -17,7 +18,7 @@ from aiaas.manifests.objects import (
 )
 from aiaas.openai.paths import HEALTH, READY
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER, KEYS_FOLDER, KEYS_KEY, TLS_FOLDER
-from aiaas.plan.kubernetes import PRE_STOP, KubernetesPlan
+from aiaas.plan.kubernetes import KubernetesPlan
 
 CONTAINER = "api-router"
 HTTPS_PORT = 443

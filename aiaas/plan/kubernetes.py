@@ -20,7 +20,7 @@ from aiaas.config.address import parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.check import check
 from aiaas.config.environment import names_in
-from aiaas.config.hops import ingress_timeout, request_timeout
+from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, ingress_timeout, request_timeout
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config
@@ -34,8 +34,6 @@ from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_f
 from aiaas.plan.model import EnginePlan, Plan
 from aiaas.plan.network import Edge, edge_to
 
-PRE_STOP: Final = 10  # seconds between "send it no new connections" and SIGTERM: until every proxy has heard of it
-AFTER_DRAIN: Final = 10  # seconds to end what is still open, and to leave
 LONGEST_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
 DIGEST_DIGITS: Final = 10
 LOWEST_PORT: Final = 1024  # below it a process needs a right that Pod Security `restricted` wants dropped

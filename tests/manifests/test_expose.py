@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiaas.config.ingress import FAMILIES, Family
 from aiaas.manifests.expose import nginx_size, notes
 from tests.manifests.rendering import BACKEND, MINIMAL, objects_of, one, plan_of, with_kubernetes
 
@@ -57,6 +58,13 @@ def test_each_controller_is_told_in_its_own_words(class_name: str, expected: dic
     """Bodies as large as ours, more patience than ours (135 s at the worst, and 10), no buffering, no plain HTTP."""
     found = annotations(with_kubernetes(ingress=f"{{class: {class_name}}}"))
     assert found == {"cert-manager.io/cluster-issuer": "letsencrypt-prod"} | expected
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_what_the_checker_reads_is_what_is_written(family: Family) -> None:
+    """Each annotation that bounds silence or bodies, or redirects, is rendered under the name by which it is checked."""
+    found = annotations(with_kubernetes(ingress=f"{{class: {family.name}}}"))
+    assert {*family.silences, *family.bodies, *family.redirects} <= set(found)
 
 
 def test_an_unknown_class_is_said() -> None:
@@ -123,10 +131,13 @@ def test_a_route_is_bounded_where_every_backend_is() -> None:
     assert one(text, "HTTPRoute")["spec"]["rules"][0]["timeouts"]["request"] == "210s"
 
 
-def test_a_route_to_every_listener_is_said() -> None:
-    """Without a section it may attach to plain HTTP."""
-    [note] = notes(plan_of(with_kubernetes(expose="gateway", gateway="{name: public}")))
-    assert note.startswith("kubernetes.gateway.section is not set")
+def test_a_variable_that_nobody_uses_is_said() -> None:
+    """A renamed one would leave its Secret behind without a word."""
+    text = with_kubernetes(env="{HOST: {secret: s, key: k}, OLD: {secret: s, key: k}}").replace(
+        "oss-20b.system", "${HOST}"
+    )
+    [note] = notes(plan_of(text, {"HOST": "h.system"}))
+    assert note == "kubernetes.env: nothing uses OLD, so nothing is rendered of it"
 
 
 def test_nothing_may_be_exposed() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from aiaas.config.environment import OVERRIDES
 from aiaas.config.load import load_text
 from aiaas.config.write import to_yaml
 from aiaas.plan.compile import compile_plan
@@ -11,6 +14,11 @@ from aiaas.plan.deployed import deployed_form
 from aiaas.plan.kubernetes import plan_of_text
 from aiaas.plan.model import Plan
 
+CASES = [
+    path
+    for path in sorted((Path(__file__).parents[1] / "config" / "cases").glob("*.case"))
+    if "\n----------\n{" in path.read_text(encoding="utf-8")
+]
 PLAN = """
 backends:
   vllm: {url: "http://vllm-gpt-oss-20b.system:8000", timeout: 120s, models: [unsloth/gpt-oss-20b, gpt-oss-20b]}
@@ -47,6 +55,17 @@ def test_what_is_deployed_does_what_was_written(text: str) -> None:
     env = {"HOST": "vllm.gpu", "KEY": "k"}
     plan, form = deployed(text, env, {"a": "http://e:8000"} if "enabled: false, engine" in text else {})
     assert plan_of_text(form, env).digest == plan.digest
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
+def test_every_config_that_has_a_case_is_deployed_as_it_is(case: Path) -> None:
+    """Whatever the format has: the deployed form of each valid case has the digest of the case."""
+    text, _, expected = case.read_text(encoding="utf-8").partition("----------\n")
+    env = dict(line[6:].split("=", 1) for line in text.splitlines() if line.startswith("# env "))
+    env = {name: value for name, value in env.items() if name not in OVERRIDES}
+    plan, form = deployed(text, env, {})
+    assert plan_of_text(form, env).digest == plan.digest
+    assert expected.startswith("{")
 
 
 def test_an_engine_becomes_the_address_of_its_service() -> None:
