@@ -62,7 +62,7 @@ def test_each_controller_is_told_in_its_own_words(class_name: str, expected: dic
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_what_the_checker_reads_is_what_is_written(family: Family) -> None:
-    """Each annotation that bounds silence or bodies, or redirects, is rendered under the name by which it is checked."""
+    """Each annotation that bounds silence or bodies, or redirects, is rendered under the name that is checked."""
     found = annotations(with_kubernetes(ingress=f"{{class: {family.name}}}"))
     assert {*family.silences, *family.bodies, *family.redirects} <= set(found)
 
