@@ -120,7 +120,7 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
 
     Problems go to stderr. Raises NotHeldError where one of them is an error.
     """
-    from aiaas.cli.validate import file_problems
+    from aiaas.cli.validate import key_file_problems
     from aiaas.config.problem import has_errors
     from aiaas.errors import NotHeldError
     from aiaas.plan.kubernetes import plan_kubernetes
@@ -128,7 +128,7 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
 
     env = environment_for(path)
     reading = read(path, env, deployed=True)
-    problems = reading.problems + (file_problems(reading, deployed=True) if _makes_keys(reading) else ())
+    problems = reading.problems + (key_file_problems(reading, deployed=True) if _makes_keys(reading) else ())
     plan = None
     if not has_errors(problems):
         plan, more = plan_kubernetes(reading.loaded, env)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from aiaas.config.problem import Problem
+    from aiaas.config.problem import Problem, Severity
     from aiaas.plan.model import Plan
     from aiaas.plan.read import Reading
 
@@ -89,8 +89,38 @@ def chain_table(reading: Reading) -> list[str]:
 
 
 def file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
-    """What is wrong with the key file (`deployed`: also as a Secret). A missing one is a warning, since it may come
-    later than the config."""
+    """What is wrong with the files beside the config (`deployed`: also as Secrets)."""
+    return (*key_file_problems(reading, deployed=deployed), *_tls_problems(reading, deployed=deployed))
+
+
+def _tls_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
+    """In a cluster the files come from a Secret, so that missing ones are but a warning."""
+    import time
+
+    from aiaas.config import codes
+    from aiaas.config.tree import problem_at
+    from aiaas.proxy.tls import TlsError, TlsFileMissing, read_pair
+
+    tls = None if reading.plan is None else reading.plan.server.tls
+    if tls is None:
+        return ()
+    section = ("server", "tls")
+    try:
+        warning = read_pair(tls).validity.warning(time.time())
+    except TlsFileMissing as error:
+        severity: Severity = "warning" if deployed else "error"
+        return (problem_at(codes.TLS_FILES, severity, section, str(error), reading.loaded.place(section)),)
+    except TlsError as error:
+        return (problem_at(codes.TLS_FILES, "error", section, str(error), reading.loaded.place(section)),)
+    if warning is None:
+        return ()
+    path = (*section, "cert_file")
+    message = f"the certificate in {tls.cert_file} {warning}"
+    return (problem_at(codes.TLS_VALIDITY, "warning", path, message, reading.loaded.place(path)),)
+
+
+def key_file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
+    """A missing key file is a warning, since it may come later than the config."""
     from aiaas.config import codes
     from aiaas.config.crosslayer import check_keys_secret
     from aiaas.config.tree import problem_at

@@ -48,6 +48,8 @@ KEYS_UNREADABLE: Final = "AIA402"
 WEAK_KEY: Final = "AIA403"
 KEY_SCOPE: Final = "AIA404"
 NOT_DEPLOYABLE: Final = "AIA405"
+TLS_FILES: Final = "AIA406"
+TLS_VALIDITY: Final = "AIA407"
 HOP_TIMEOUT: Final = "AIA501"
 HOP_BODY: Final = "AIA502"
 IDLE_TIMER: Final = "AIA503"
@@ -225,6 +227,16 @@ CODES: Final = MappingProxyType(
             "Only `aiaas render` says this: the config runs here, but in a cluster something would be missing or out "
             "of reach. A host name or a Gateway to be found under, TLS on a port that stands in the internet, a place "
             "for each `${NAME}` (`kubernetes.env`), an address and a port that a pod can listen on.",
+        ),
+        TLS_FILES: (
+            "The certificate or its key cannot be used",
+            "A file of `server.tls` is missing, may not be read, is not PEM, or the two do not belong together. `aiaas "
+            "serve` does not start with them; a running one keeps the last good pair in force.",
+        ),
+        TLS_VALIDITY: (
+            "The certificate has expired or soon will (warning)",
+            "Clients refuse an expired one. Two weeks before the end (of a short life, when a quarter is left) it "
+            "should have been renewed. A renewed file is picked up without a restart.",
         ),
         HOP_TIMEOUT: (
             "A hop gives up before the one behind it",

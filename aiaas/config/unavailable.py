@@ -15,7 +15,6 @@ Row = tuple[Path, Callable[[Config], bool], str]
 
 ROWS: Final[tuple[Row, ...]] = (
     (("server", "workers"), lambda c: c.server.workers > 1, "write 1, and run more replicas instead"),
-    (("server", "tls"), lambda c: c.server.tls is not None, "remove it, and let the ingress do it"),
 )
 
 

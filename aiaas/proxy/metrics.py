@@ -237,7 +237,7 @@ class Metrics:
         self._resolutions.labels(backend, "success" if ok else "failure").inc()
 
     def reloaded(self, what: str, ok: bool) -> None:
-        """Count a reload of `config` or `keys`."""
+        """Count a reload of `config`, `keys` or `tls`."""
         self._reloads.labels(what, "success" if ok else "failure").inc()
 
     def config(self, digest: str) -> None:

@@ -1,4 +1,5 @@
-"""A changed config or key file is put in force while requests run; a broken one changes nothing and says so.
+"""A changed config, key file or certificate is put in force while requests run; a broken one changes nothing, with a
+line in the log.
 
 Compile first, then swap one reference. Requests in flight finish under the Plan that they began with. Keys that a new
 Plan needs are read before it is in force, so that no valid key is refused in between.
@@ -7,6 +8,7 @@ Plan needs are read before it is in force, so that no valid key is refused in be
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from aiaas.plan.model import AuthPlan, Plan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.log import LEVELS
+from aiaas.proxy.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.watch import FileWatch
 
 # What only a new start puts in force.
-_NEEDS_RESTART = ("host", "port", "workers", "header_timeout", "max_header_size", "tls")
+_NEEDS_RESTART = ("host", "port", "workers", "header_timeout", "max_header_size")
 
 
 class Reloader:
@@ -38,17 +41,21 @@ class Reloader:
         self._on_plan = on_plan
         self._begun_with = gateway.active.plan
         self._reading_keys = asyncio.Lock()
-        crashed = gateway.incidents.internal_error
+        self._crashed = crashed = gateway.incidents.internal_error
         self._key_watch = FileWatch(self._begun_with.auth.keys_file, self.reload_keys, crashed)
         source = self._begun_with.source
         self._config_watch = None if source is None else FileWatch(source, self.reload_config, crashed)
+        self._tls: ServerTls | None = None
+        self._tls_watches: tuple[FileWatch, ...] = ()
+        self._reading_tls = asyncio.Lock()
 
     def watches(self) -> list[FileWatch]:
         """To be run until the end."""
-        return [self._key_watch] if self._config_watch is None else [self._key_watch, self._config_watch]
+        config = [] if self._config_watch is None else [self._config_watch]
+        return [self._key_watch, *config, *self._tls_watches]
 
     def wake(self) -> None:
-        """SIGHUP: read both now."""
+        """SIGHUP: read all of them now."""
         for watch in self.watches():
             watch.wake()
 
@@ -84,6 +91,36 @@ class Reloader:
             hint = "every request is refused until a key exists: aiaas keys create NAME"
             self._log.event("warning", "keys_missing", file=str(file), hint=hint)
 
+    # -- certificate ----------------------------------------------------------------------------------------------
+
+    def follow_tls(self, tls: ServerTls) -> None:
+        """Watch the files of the open side's certificate, too; before `watches` are run."""
+        self._tls = tls
+        self._tls_watches = tuple(FileWatch(file, self.reload_tls, self._crashed) for file in files_of(tls.plan))
+        self._warn_of_expiry(tls)
+
+    async def reload_tls(self) -> None:
+        """Put the pair that the files hold now in force for new connections."""
+        plan = self._gateway.active.plan.server.tls
+        if self._tls is None or plan is None:
+            return
+        async with self._reading_tls:
+            try:
+                pair = await asyncio.get_running_loop().run_in_executor(None, read_pair, plan)
+            except TlsError as error:
+                self._metrics.reloaded("tls", ok=False)
+                self._log.event("error", "tls_not_reloaded", error=str(error))
+                return
+            if self._tls.use(plan, pair):
+                self._metrics.reloaded("tls", ok=True)
+                self._log.event("info", "tls_reloaded", file=str(plan.cert_file))
+                self._warn_of_expiry(self._tls)
+
+    def _warn_of_expiry(self, tls: ServerTls) -> None:
+        warning = tls.validity.warning(time.time())
+        if warning is not None:
+            self._log.event("warning", "tls_certificate", file=str(tls.plan.cert_file), problem=warning)
+
     # -- config ---------------------------------------------------------------------------------------------------
 
     async def reload_config(self) -> None:
@@ -108,6 +145,12 @@ class Reloader:
             self._key_watch.follow(plan.auth.keys_file)
             await self._read_keys(plan.auth)
         self._gateway.replace_plan(plan)
+        if plan.server.tls is not None and plan.server.tls != before.server.tls:
+            for watch, file in zip(
+                self._tls_watches, (plan.server.tls.cert_file, plan.server.tls.key_file), strict=False
+            ):
+                watch.follow(file)
+            await self.reload_tls()
         self._log.threshold = LEVELS[plan.monitoring.log_level]
         self._on_plan(plan)
         self._log.event("info", "config_reloaded", config_digest=plan.digest, problems=list(map(str, problems)))
@@ -125,6 +168,8 @@ def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
     fields = [
         f"server.{name}" for name in _NEEDS_RESTART if getattr(begun_with.server, name) != getattr(plan.server, name)
     ]
+    if (begun_with.server.tls is None) != (plan.server.tls is None):
+        fields.append("server.tls")
     fields += [
         f"monitoring.{name}"
         for name in ("prometheus", "metrics_port", "usage_file")

@@ -38,6 +38,7 @@ from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import first_of, keep_running
+from aiaas.proxy.tls import ServerTls, listen, open_tls
 from aiaas.proxy.usage import UsageRecorder, usage_store
 from aiaas.proxy.vanished import drop_vanished, keep_alive
 
@@ -84,7 +85,10 @@ async def serve(
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Run a gateway until SIGTERM, SIGINT or `stop`. Raises WorldError where a port or an engine cannot be had."""
+    """Run a gateway until SIGTERM, SIGINT or `stop`.
+
+    Raises WorldError where a port, the certificate or an engine cannot be had.
+    """
     async with AsyncExitStack() as stack:
         listener = bind(plan.server.host, plan.server.port, "server.port")
         stack.callback(listener.close)
@@ -201,10 +205,11 @@ def ready_of(plan: Plan, listener: socket.socket, metrics_listener: socket.socke
     """Where it listens, as somebody on this machine would write it."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.server.host, plan.server.host)
 
-    def url(sock: socket.socket) -> str:
-        return f"http://{_bracket(host)}:{sock.getsockname()[1]}"
+    def url(scheme: str, sock: socket.socket) -> str:
+        return f"{scheme}://{_bracket(host)}:{sock.getsockname()[1]}"
 
-    return Ready(url(listener), None if metrics_listener is None else f"{url(metrics_listener)}/metrics", keys)
+    metrics_url = None if metrics_listener is None else f"{url('http', metrics_listener)}/metrics"
+    return Ready(url("http" if plan.server.tls is None else "https", listener), metrics_url, keys)
 
 
 def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
@@ -250,6 +255,9 @@ class Server:
     ) -> None:
         """From the first task to the last. `on_serving` is called with the number of keys once it serves."""
         plan = self._gateway.active.plan
+        tls = open_tls(plan.server.tls)
+        if tls is not None:
+            self.reloader.follow_tls(tls)
         if self._shared is not None:
             await begin_shared_store(self._shared, self._log, self.metrics, self._stack)
         keep_running(self._usage.run(), "usage", self._log, self._stack)
@@ -264,7 +272,7 @@ class Server:
         self._stack.callback(self._close_backends)
         if metrics_listener is not None:
             await serve_metrics(metrics_listener, self._expose, self._gateway.incidents.internal_error, self._stack)
-        server, open_side = await self._open(listener, plan)
+        server, open_side = await self._open(listener, plan, tls)
         self._follow(plan)
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
@@ -287,11 +295,13 @@ class Server:
 
         return healthy
 
-    async def _open(self, listener: socket.socket, plan: Plan) -> tuple[asyncio.Server, OpenSide]:
+    async def _open(
+        self, listener: socket.socket, plan: Plan, tls: ServerTls | None
+    ) -> tuple[asyncio.Server, OpenSide]:
         gateway = self._gateway
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
         open_side = OpenSide(gateway.handle, limits, gateway.incidents)
-        server = await asyncio.get_running_loop().create_server(open_side, sock=listener, backlog=BACKLOG)
+        server = await listen(open_side, listener, BACKLOG, tls, plan.server.header_timeout)
         self._stack.callback(server.close)
         return server, open_side
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 
 from aiaas.cli.main import run
 
@@ -168,3 +171,60 @@ def test_keys_that_do_not_fit_into_a_secret_are_an_error(capsys: pytest.CaptureF
     Path("keys.yaml").write_text("version: 1\nkeys: []\n" + "# padding\n" * 110_000)
     assert run(["validate"]) == 1
     assert "error AIA516 auth.keys_file" in capsys.readouterr().out
+
+
+TLS = VALID + "server:\n  tls: {cert_file: tls.crt, key_file: tls.key}\n"
+
+
+def write_certificate(not_after: datetime) -> None:
+    """A certificate and its key, in the working directory."""
+    made = trustme.CA().issue_cert("localhost", not_after=not_after)
+    Path("tls.crt").write_bytes(made.cert_chain_pems[0].bytes())
+    Path("tls.key").write_bytes(made.private_key_pem.bytes())
+
+
+@pytest.mark.parametrize(
+    ("days", "code", "words"),
+    [(300, 0, ""), (5, 0, "warning AIA407 server.tls.cert_file: the certificate in tls.crt expires on "),
+     (-5, 0, "warning AIA407 server.tls.cert_file: the certificate in tls.crt expired on ")],
+    ids=["good", "soon over", "over"],
+)  # fmt: skip
+def test_the_end_of_the_certificate_is_told(
+    days: int, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warning, since it is renewed without a restart."""
+    write(TLS)
+    write_certificate(datetime.now(UTC) + timedelta(days=days))
+    assert run(["validate"]) == code
+    out = capsys.readouterr().out
+    assert out.startswith(f"aiaas.yaml:6:20: {words}") if words else out == ""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda: Path("tls.key").unlink(), "tls.key does not exist"),
+        (lambda: Path("tls.crt").write_text("x"), "tls.crt holds no certificate in PEM"),
+        (
+            lambda: Path("tls.key").write_bytes(trustme.CA().private_key_pem.bytes()),
+            "tls.key is not the key of the certificate in tls.crt",
+        ),
+    ],
+    ids=["missing", "no certificate", "another's key"],
+)
+def test_a_pair_that_cannot_be_used_is_an_error(
+    spoil: Callable[[], object], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gateway would not start with it."""
+    write(TLS)
+    write_certificate(datetime.now(UTC) + timedelta(days=300))
+    spoil()
+    assert run(["validate"]) == 1
+    assert capsys.readouterr().out == f"aiaas.yaml:6:3: error AIA406 server.tls: {words}\n"
+
+
+def test_in_a_cluster_the_pair_may_be_missing_here(capsys: pytest.CaptureFixture[str]) -> None:
+    """It comes from a Secret there."""
+    write(CLUSTER.replace('"60"', '"600"') + TLS.removeprefix(VALID))
+    assert run(["validate"]) == 0
+    assert "warning AIA406 server.tls: tls.crt does not exist" in capsys.readouterr().out

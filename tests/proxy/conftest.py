@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -49,6 +50,7 @@ from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.probes import probe_forever
 from aiaas.proxy.refusal import ConnectionLimits
+from aiaas.proxy.tls import listen, open_tls
 from aiaas.proxy.usage import UsageRecorder
 from tests.fakes.vllm import FakeVllm
 
@@ -144,9 +146,9 @@ class Running:
     def __repr__(self) -> str:
         return f"<Running on port {self.port}>"  # and not all that was logged: hypothesis prints it
 
-    async def client(self, *, receive_buffer: int | None = None) -> Raw:
+    async def client(self, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> Raw:
         """A new connection to it."""
-        client = await Raw.connect(self.port, self.key, receive_buffer=receive_buffer)
+        client = await Raw.connect(self.port, self.key, receive_buffer=receive_buffer, tls=tls)
         self.clients.append(client)
         return client
 
@@ -207,8 +209,8 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         made = Gateway(plan, verifier, MemoryStore() if store is None else store, log, metrics, recorder, wall)
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
         open_side = OpenSide(made.handle, limits, made.incidents)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(open_side, "127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = await listen(open_side, listener, 100, open_tls(plan.server.tls), plan.server.header_timeout)
         tasks = [
             asyncio.create_task(probe_forever(state, on_recovered), name=f"probe {name}")
             for name, state in made.active.backends.items()
@@ -302,7 +304,9 @@ class Raw:
         self.key = key
 
     @classmethod
-    async def connect(cls, port: int, key: str, *, receive_buffer: int | None = None) -> Raw:
+    async def connect(
+        cls, port: int, key: str, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> Raw:
         """Connect; `receive_buffer` bytes make a client that soon stops the sender."""
         sock = socket.socket()
         sock.setblocking(False)
@@ -310,7 +314,8 @@ class Raw:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         limit = 2**16 if receive_buffer is None else receive_buffer
-        reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
+        name = None if tls is None else "localhost"
+        reader, writer = await asyncio.open_connection(sock=sock, limit=limit, ssl=tls, server_hostname=name)
         return cls(reader, writer, key)
 
     def send(self, data: bytes) -> None:

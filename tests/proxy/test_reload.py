@@ -17,6 +17,7 @@ ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "model
         ({}, []),
         ({"server": {"port": 9}}, ["server.port"]),
         ({"server": {"max_header_size": "16KiB", "host": "::1"}}, ["server.host", "server.max_header_size"]),
+        ({"server": {"tls": {"cert_file": "c", "key_file": "k"}}}, ["server.tls"]),
         ({"monitoring": {"metrics_port": 9}}, ["monitoring.metrics_port"]),
         ({"monitoring": {"prometheus": False}}, ["monitoring.prometheus"]),
         ({"monitoring": {"log_level": "debug"}, "server": {"max_body_size": "1MiB", "drain_timeout": "1s"}}, []),
@@ -27,11 +28,30 @@ ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "model
             ["rate_limit.store", "rate_limit.on_store_failure"],
         ),
     ],
-    ids=["nothing", "port", "two", "metrics port", "metrics off", "what reloads", "backends", "an engine", "a store"],
+    ids=[
+        "nothing",
+        "port",
+        "two",
+        "TLS",
+        "metrics port",
+        "metrics off",
+        "what reloads",
+        "backends",
+        "an engine",
+        "a store",
+    ],
 )
 def test_only_sockets_the_store_and_engines_need_a_restart(change: dict[str, Any], fields: list[str]) -> None:
     """Everything else is in force at once."""
     assert needs_restart(plan_of(BASE), plan_of(BASE | change)) == fields
+
+
+def test_other_files_of_a_certificate_need_none() -> None:
+    """They are read like renewed ones."""
+    tls = {"cert_file": "c", "key_file": "k"}
+    begun = plan_of(BASE | {"server": {"tls": tls}})
+    assert needs_restart(begun, plan_of(BASE | {"server": {"tls": tls | {"cert_file": "d"}}})) == []
+    assert needs_restart(begun, plan_of(BASE)) == ["server.tls"]
 
 
 def test_an_engine_that_is_gone_or_changed_needs_a_restart() -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from aiaas.errors import WorldError
@@ -491,3 +493,46 @@ async def test_an_idle_server_stops_at_once(living: Any) -> None:
         life.stop.set()
         await life.task
         assert time.monotonic() - started < 0.5
+
+
+async def test_tls_is_served_renewed_and_moved_without_a_restart(
+    living: Any, tmp_path: Path, fake_vllm: FakeVllm
+) -> None:
+    """The URL says https; a pair under another name is a change of the config like any other."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def write_pair(name: str) -> bytes:
+        made = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
+        (tmp_path / f"{name}.key").write_bytes(made.private_key_pem.bytes())
+        (tmp_path / f"{name}.crt").write_bytes(made.cert_chain_pems[0].bytes())
+        return ssl.PEM_cert_to_DER_cert(made.cert_chain_pems[0].bytes().decode())
+
+    async def served() -> bytes:
+        client = await Raw.connect(life.port, ALICE.text, tls=context)
+        life.clients.append(client)
+        assert (await client.post(BODY)).status == 200
+        der: bytes = client.writer.get_extra_info("ssl_object").getpeercert(True)
+        return der
+
+    first = write_pair("a")
+    async with living(server={"tls": {"cert_file": "a.crt", "key_file": "a.key"}}) as life:
+        assert life.ready[0].url.startswith("https://")
+        assert await served() == first
+        second = write_pair("b")
+        tls = {"cert_file": "b.crt", "key_file": "b.key"}
+        life.write_config(server=life.config["server"] | {"tls": tls})
+        await life.event("tls_reloaded")
+        assert await served() == second
+        third = write_pair("b")
+        await life.event("tls_reloaded", count=2)
+        assert await served() == third
+        assert not life.events("restart_needed")
+
+
+async def test_without_a_usable_certificate_nothing_starts(living: Any, tmp_path: Path) -> None:
+    """Plain HTTP in its place would be worse."""
+    with pytest.raises(WorldError, match=r"cannot use server\.tls: .*a\.crt does not exist"):
+        async with living(server={"tls": {"cert_file": "a.crt", "key_file": "a.key"}}):
+            pass
