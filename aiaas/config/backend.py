@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from aiaas.config.kubernetes import EnginePod
+from aiaas.config.kubernetes import EnginePod, Labels
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
 
@@ -123,7 +123,7 @@ class Network(Section):
     namespace: Text | None = None
     """Namespace of the pods. null is taken from the host name in `url` (`name.namespace`), else aiaas's own."""
 
-    pod_labels: dict[str, str] | None = None
+    pod_labels: Labels | None = None
     """Labels of the pods. null is every pod of that namespace."""
 
     port: Port | None = None

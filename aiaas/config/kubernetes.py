@@ -16,7 +16,12 @@ DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 HostName = Annotated[
     str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
 ]
-Labels = dict[str, str]
+LabelKey = Annotated[
+    str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")
+]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
+Labels = dict[LabelKey, LabelValue]
+Annotations = dict[LabelKey, str]
 
 
 class Replicas(Section):
@@ -64,7 +69,7 @@ class Ingress(Section):
     controller_namespace: DnsLabel = "ingress-nginx"
     """Where the controller's pods are, for the NetworkPolicy."""
 
-    annotations: Labels = Field(default_factory=dict)
+    annotations: Annotations = Field(default_factory=dict)
     """Further annotations; they win over those that aiaas derives."""
 
 
@@ -251,7 +256,7 @@ class Kubernetes(Section):
     labels: Labels = Field(default_factory=dict)
     """Further labels of every object."""
 
-    annotations: Labels = Field(default_factory=dict)
+    annotations: Annotations = Field(default_factory=dict)
     """Further annotations of every object."""
 
     node_selector: Labels = Field(default_factory=dict)
