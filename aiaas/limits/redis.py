@@ -162,12 +162,6 @@ class RedisStore:
             await self._connection.close()
             self._connection = None
 
-    # -- for others -----------------------------------------------------------------------------------------------
-
-    async def command(self, *arguments: bytes | str | int | float) -> Reply:
-        """Any other command, such as what counts usage. Raises StoreAwayError, or RedisReplyError."""
-        return await self._connected().call(*arguments)
-
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def _ask(
@@ -176,12 +170,12 @@ class RedisStore:
         try:
             connection = self._connected()
             try:
-                reply = await self._evaluate(connection, key, arguments, unclaimed)
+                reply = await _claimed(self._evaluate(connection, key, arguments, unclaimed), unclaimed)
             except RedisReplyError as error:
                 if error.code != "NOSCRIPT":
                     raise
                 # The server forgot the script (SCRIPT FLUSH, a failover behind one address): EVAL teaches it anew.
-                reply = await self._evaluate(connection, key, arguments, unclaimed, teach=True)
+                reply = await _claimed(self._evaluate(connection, key, arguments, unclaimed, teach=True), unclaimed)
             assert isinstance(reply, bytes)
             return standing(reply)
         except RedisReplyError as error:
@@ -325,3 +319,13 @@ class RedisStore:
         if self._said is not up:
             self._said = up
             self._on_change(up, reason)
+
+
+async def _claimed(reply: asyncio.Future[Reply], unclaimed: Callable[[Reply], None] | None) -> Reply:
+    """The reply; where its waiter is cancelled in the moment after it came, it goes to `unclaimed` all the same."""
+    try:
+        return await reply
+    except asyncio.CancelledError:
+        if unclaimed is not None and reply.done() and not reply.cancelled() and reply.exception() is None:
+            unclaimed(reply.result())
+        raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import Admission, Decision, Lease, Limits, Rate, Store
 from aiaas.limits.redis import LATE_LIMIT, RedisStore
 from aiaas.limits.redis_url import parse_redis_url
+from aiaas.limits.resp import Reply
 from aiaas.limits.script import SCRIPT
 from aiaas.limits.state import windows_at
 from tests.fakes.redis import RedisServer
@@ -28,10 +30,17 @@ CLOCKED = SCRIPT.replace(CLOCK, "redis.call('LRANGE', 'time', 0, 1)")
 SET_CLOCK = "redis.call('DEL', 'time') return redis.call('RPUSH', 'time', ARGV[1], ARGV[2])"
 
 
+class OpenStore(RedisStore):
+    """A store whose connection also takes the tests' own commands, in order with its calls."""
+
+    async def command(self, *arguments: bytes | str | int | float) -> Reply:
+        return await self._connected().call(*arguments)
+
+
 @asynccontextmanager
-async def running(server: RedisServer, **options: Any) -> AsyncIterator[RedisStore]:
+async def running(server: RedisServer, **options: Any) -> AsyncIterator[OpenStore]:
     """A connected store, in an empty server. Patient, since tests share their machine: silence has tests of its own."""
-    store = RedisStore(parse_redis_url(server.url), **{"patience": 2.0, **options})
+    store = OpenStore(parse_redis_url(server.url), **{"patience": 2.0, **options})
     task = asyncio.create_task(store.run())
     await store.tried.wait()
     assert store.up
@@ -47,7 +56,7 @@ async def running(server: RedisServer, **options: Any) -> AsyncIterator[RedisSto
 class ClockedStore:
     """A store whose server's clock shows the `wall` of each call."""
 
-    def __init__(self, store: RedisStore) -> None:
+    def __init__(self, store: OpenStore) -> None:
         self.store = store
 
     async def _set(self, wall: float) -> None:
@@ -269,6 +278,58 @@ async def test_a_slot_that_was_given_back_is_not_renewed(redis_server: RedisServ
         assert await store.command("ZCARD", "aiaas:{alice}:slots") == 1
 
 
+async def leases_of(asked: list[tuple[RedisStore, asyncio.Task[Admission]]]) -> list[tuple[RedisStore, Lease]]:
+    """What came of the admissions under way, which are then none any more."""
+    leases = []
+    for store, task in asked:
+        with suppress(StoreAwayError, asyncio.CancelledError):
+            if (lease := (await task).lease) is not None:
+                leases.append((store, lease))
+    asked.clear()
+    return leases
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_after_anything_no_slot_stays_taken(redis_server: RedisServer, seed: int) -> None:
+    """Ends, clients that leave, connections that break at any moment, a store that forgets: all slots come back."""
+    random = Random(seed)
+    three = Limits(Rate(10**6, 10**6), concurrent=3)
+    async with running(redis_server, lease=0.3) as one, running(redis_server, lease=0.3) as other:
+        settled = 0
+        held: list[tuple[RedisStore, Lease]] = []
+        asked: list[tuple[RedisStore, asyncio.Task[Admission]]] = []
+        for _ in range(300):
+            store = random.choice([one, other])
+            step = random.random()
+            if step < 0.5:
+                asked.append((store, asyncio.create_task(store.admit("alice", three, 0, 0.0, 0.0))))
+            elif step < 0.65 and asked:
+                random.choice(asked)[1].cancel()
+            elif step < 0.9 and held:
+                owner, lease = held.pop(random.randrange(len(held)))
+                await owner.settle(lease, 0, 0.0, 0.0, ran=random.random() < 0.5)
+                settled += 1
+            elif 0.9 <= step < 0.908:
+                store._connected().lose("the test says so")
+                held += await leases_of(asked)
+                await until(partial(back, store))
+            elif 0.908 <= step < 0.93:
+                await store.command(*random.choice([("FLUSHALL",), ("SCRIPT", "FLUSH")]))
+            await asyncio.sleep(random.choice([0, 0, 0, 0.001]))
+            if random.random() < 0.1:
+                held += await leases_of(asked)
+        held += await leases_of(asked)
+        assert settled > 10
+        for owner, lease in held:
+            await owner.settle(lease, 0, 0.0, 0.0)
+
+        async def all_free() -> bool:
+            return one.up and await one.command("ZCARD", "aiaas:{alice}:slots") == 0
+
+        await until(all_free, within=5.0)
+        assert one._held == other._held == {}
+
+
 async def test_slots_are_put_back_into_a_server_that_lost_them(redis_server: RedisServer) -> None:
     """The limit holds again for requests that run on."""
     async with running(redis_server, lease=0.3) as store, running(redis_server) as other:
@@ -348,6 +409,24 @@ async def test_a_cancelled_admission_costs_nothing_and_mixes_nothing_up(redis_se
         assert stands.tokens is not None
         assert (stands.requests.remaining, stands.tokens.remaining) == (10, 600)
         assert await store.command("EXISTS", "aiaas:{alice}:slots") == 0
+
+
+async def test_an_admission_cancelled_in_the_moment_it_came_is_given_back(redis_server: RedisServer) -> None:
+    """The reply is there, its task has not run yet, and the client leaves: asyncio drops the reply."""
+    async with running(redis_server) as store:
+        connection = store._connected()
+        deliver = connection._deliver
+        asked = asyncio.create_task(store.admit("alice", ONE, 0, 0.0, 0.0))
+
+        def deliver_and_leave(reply: Reply) -> None:
+            deliver(reply)
+            asked.cancel()
+
+        connection._deliver = deliver_and_leave  # type: ignore[method-assign]
+        await asyncio.wait([asked])
+        connection._deliver = deliver  # type: ignore[method-assign]
+        assert asked.cancelled()
+        assert await store.command("ZCARD", "aiaas:{alice}:slots") == 0
 
 
 async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: Path) -> None:
