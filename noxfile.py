@@ -101,6 +101,14 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "tests.soak", *session.posargs)
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Coverage-guided fuzzing of everything that reads bytes, for so many seconds: `nox -s fuzz -- 600` (60)."""
+    install(session)
+    session.install("-q", "atheris>=3.0")  # wheels for Linux and Python 3.11 to 3.13; nothing else needs it
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
 @nox.session(reuse_venv=False)
 def build(session: nox.Session) -> None:
     """The wheel, installed alone into an empty environment, works: `aiaas --help`, `aiaas schema`."""

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of everything that reads bytes of a client, a backend or an operator."""
