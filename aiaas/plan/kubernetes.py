@@ -21,6 +21,7 @@ from aiaas.config.backend import Backend
 from aiaas.config.check import check
 from aiaas.config.environment import names_in
 from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, ingress_timeout, request_timeout
+from aiaas.config.ingress import family_of
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config
@@ -216,11 +217,8 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
             expose,
             "loadbalancer needs server.tls, else keys cross the internet in plain text; set it, or use ingress",
         )
-    if settings.expose == "gateway" and server.tls is not None:
-        yield (
-            ("server", "tls"),
-            "a Gateway speaks plain HTTP to its backends; remove it, the Gateway's listener has TLS",
-        )
+    if server.tls is not None and (why := _refuses_tls(settings)) is not None:
+        yield ("server", "tls"), f"{why}; remove it: TLS ends in front of the gateway"
     wanted = settings.monitoring
     if not config.monitoring.prometheus and (wanted.service_monitor or wanted.rules or wanted.dashboard):
         yield ("kubernetes", "monitoring"), "needs monitoring.prometheus, which is off; switch it on, or remove this"
@@ -234,6 +232,16 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
     for name in sorted(needed - settings.env.keys()):
         message = f"{name} is used, and nothing says where it is in the cluster; add {name}: {{secret: NAME, key: KEY}}"
         yield ("kubernetes", "env"), message
+
+
+def _refuses_tls(settings: Kubernetes) -> str | None:
+    """Why what stands in front cannot speak TLS to the pods; None where it can."""
+    if settings.expose == "gateway":
+        return "a Gateway speaks plain HTTP to its backends"
+    family = family_of(settings.ingress.class_name) if settings.expose == "ingress" else None
+    if family is not None and family.name == "traefik":
+        return "Traefik wants a certificate for the pods' addresses, which none has"
+    return None
 
 
 def _store_files(config: Config) -> Iterator[str]:

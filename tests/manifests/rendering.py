@@ -12,6 +12,7 @@ from aiaas.plan.kubernetes import KubernetesPlan, plan_kubernetes
 
 BACKEND = "backends:\n  vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}\n"
 MINIMAL = BACKEND + "kubernetes: {image: 'r/aiaas:1', host: api.example.com}\n"
+TLS = "server: {tls: {cert_file: a.pem, key_file: a.key}}\n"
 KEYS = "version: 1\nkeys: []\n"
 
 

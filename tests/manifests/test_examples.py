@@ -36,6 +36,7 @@ BEFORE = {
     "plan": {"Secret/api-router-tls"},
     "engine": {"Secret/api-router-tls", "Secret/huggingface"},
     "several-models": {"Secret/wildcard-example-com", "Secret/partner"},
+    "loadbalancer-tls": {"Secret/api-router-tls"},
     "shared-limits": {"Secret/api-router-tls"},
     "production": {"Secret/api-router-keys", "Secret/vllm", "Secret/redis"},
 }

@@ -8,7 +8,7 @@ import pytest
 
 from aiaas.config.ingress import FAMILIES, Family
 from aiaas.manifests.expose import nginx_size, notes
-from tests.manifests.rendering import BACKEND, MINIMAL, objects_of, one, plan_of, with_kubernetes
+from tests.manifests.rendering import BACKEND, MINIMAL, TLS, objects_of, one, plan_of, with_kubernetes
 
 GATEWAY = {"expose": "gateway", "gateway": "{name: public, namespace: gateways, section: https}"}
 
@@ -129,6 +129,25 @@ def test_a_route_is_bounded_where_every_backend_is() -> None:
     """total_timeout, and 10 s for our own answer to arrive."""
     text = with_kubernetes(**GATEWAY).replace("models: [m]", "models: [m], total_timeout: 200s")
     assert one(text, "HTTPRoute")["spec"]["rules"][0]["timeouts"]["request"] == "210s"
+
+
+@pytest.mark.parametrize(
+    ("class_name", "name", "value"),
+    [
+        pytest.param("nginx", "nginx.ingress.kubernetes.io/backend-protocol", "HTTPS", id="ingress-nginx"),
+        pytest.param("haproxy", "haproxy.org/server-ssl", "true", id="HAProxy Technologies"),
+        pytest.param("haproxy", "haproxy-ingress.github.io/backend-protocol", "h1-ssl", id="haproxy-ingress"),
+    ],
+)
+def test_a_controller_is_told_that_the_pods_speak_tls(class_name: str, name: str, value: str) -> None:
+    """Otherwise it would send plain HTTP to a TLS port."""
+    assert annotations(with_kubernetes(ingress=f"{{class: {class_name}}}") + TLS)[name] == value
+
+
+def test_a_certificate_that_nobody_makes_is_said() -> None:
+    """Behind a LoadBalancer the Secret has to be there before."""
+    [note] = notes(plan_of(with_kubernetes(expose="loadbalancer") + TLS))
+    assert note == "the Secret api-router-tls (type kubernetes.io/tls) must exist in system"
 
 
 def test_a_variable_that_nobody_uses_is_said() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from aiaas.config.load import load_text
 from aiaas.plan.compile import compile_plan
-from tests.manifests.rendering import KEYS, MINIMAL, objects_of, one, plan_of, with_kubernetes
+from tests.manifests.rendering import KEYS, MINIMAL, TLS, objects_of, one, plan_of, with_kubernetes
 
 
 def container(text: str, env: dict[str, str] | None = None) -> Any:
@@ -82,6 +82,32 @@ def test_without_authentication_no_keys_are_mounted() -> None:
     """auth.enabled: false needs no Secret."""
     text = MINIMAL + "auth: {enabled: false}\n"
     assert "keys" not in [mount["name"] for mount in container(text)["volumeMounts"]]
+
+
+def test_tls_in_the_pod_has_its_certificate_mounted() -> None:
+    """The config names the files of the Secret, the Secret is mounted there, and probes speak TLS."""
+    text = with_kubernetes(ingress="{tls_secret: cert}") + TLS
+    tls = plan_of(text).gateway.server.tls
+    assert tls is not None
+    assert (str(tls.cert_file), str(tls.key_file)) == ("/etc/aiaas/tls/tls.crt", "/etc/aiaas/tls/tls.key")
+    pod = one(text, "Deployment")["spec"]["template"]["spec"]
+    assert {"name": "tls", "secret": {"secretName": "cert", "defaultMode": 0o440}} in pod["volumes"]
+    assert container(text)["livenessProbe"]["httpGet"]["scheme"] == "HTTPS"
+
+
+def test_a_load_balancer_passes_bytes_to_tls_in_the_pod() -> None:
+    """443 outside, and the pods see who the clients are; the metrics port is not on it."""
+    spec = one(with_kubernetes(expose="loadbalancer") + TLS, "Service")["spec"]
+    assert (spec["type"], spec["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
+    assert spec["ports"] == [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": 8080}]
+    assert spec["selector"] == {"app": "api-router-service"}
+
+
+def test_a_usage_file_has_a_volume() -> None:
+    """The root file system is read-only."""
+    text = MINIMAL + "monitoring: {usage_file: usage.sqlite}\n"
+    assert {"name": "data", "mountPath": "/var/lib/aiaas"} in container(text)["volumeMounts"]
+    assert str(plan_of(text).gateway.monitoring.usage_file) == "/var/lib/aiaas/usage.sqlite"
 
 
 def test_nothing_is_mounted_by_sub_path() -> None:

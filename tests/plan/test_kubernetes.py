@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.manifests.rendering import BACKEND, plan_of, plan_or_problems, with_kubernetes
+from tests.manifests.rendering import BACKEND, TLS, plan_of, plan_or_problems, with_kubernetes
 
 ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernetes: {{host: a.example.com{more}}}\n"
 
@@ -23,6 +23,16 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
         ),
         pytest.param(
             with_kubernetes(expose="loadbalancer"), "kubernetes.expose: loadbalancer needs server.tls", id="plain text"
+        ),
+        pytest.param(
+            with_kubernetes(expose="gateway", gateway="{name: g, section: https}") + TLS,
+            "server.tls: a Gateway speaks plain HTTP",
+            id="TLS twice",
+        ),
+        pytest.param(
+            with_kubernetes(ingress="{class: traefik}") + TLS,
+            "server.tls: Traefik wants a certificate",
+            id="TLS behind Traefik",
         ),
         pytest.param(
             with_kubernetes() + "server: {host: 127.0.0.1}\n", "server.host: 127.0.0.1 is not reached", id="loopback"
