@@ -12,6 +12,7 @@ from aiaas.errors import UsageError, WorldError
 
 if TYPE_CHECKING:
     from aiaas.loadtest.prompts import Asking
+    from aiaas.loadtest.recommend import Fleet
     from aiaas.loadtest.runner import Stage
     from aiaas.loadtest.session import Key
 
@@ -80,6 +81,20 @@ def default_url(config: Path | None) -> str:
         raise UsageError(f"{path} is not valid, so it names no port; see `aiaas validate`, or give a URL")
     scheme = "http" if loaded.config.server.tls is None else "https"
     return f"{scheme}://127.0.0.1:{loaded.config.server.port}"
+
+
+def read_fleet(config: Path | None, keys: int) -> Fleet:
+    """Whom a recommendation is for: the config's first backend, where there is a config. Raises WorldError."""
+    from aiaas.loadtest.recommend import Fleet
+    from aiaas.plan.read import read_plan
+
+    path = config_path(config)
+    plan = read_plan(path, os.environ)[0] if config is not None or path.exists() else None
+    if plan is None:
+        return Fleet(keys=keys)
+    backend = plan.backends[0]
+    has_engine = backend.engine is not None and backend.engine.kind == "vllm"
+    return Fleet(backend.name, max(len(backend.endpoints), 1), keys, has_engine)
 
 
 def read_keys(files: list[Path]) -> tuple[Key, ...]:

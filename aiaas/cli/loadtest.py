@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,15 +15,19 @@ from aiaas.cli.loadoptions import (
     default_url,
     read_asking,
     read_duration,
+    read_fleet,
     read_keys,
     read_share,
     read_stages,
     say_preset,
 )
+from aiaas.errors import UsageError
 
 if TYPE_CHECKING:
+    from aiaas.loadtest.recommend import Fleet
     from aiaas.loadtest.report import Shown, Table
-    from aiaas.loadtest.session import Settings
+    from aiaas.loadtest.session import Key, Settings
+    from aiaas.loadtest.target import Target
 
 app = new_app()
 
@@ -98,6 +103,17 @@ def loadtest(
         str | None, typer.Option(metavar="BOUNDS", help="What must hold: ttft=1s,e2e:p95=5s,error_rate=1%.")
     ] = None,
     preset: Annotated[str | None, typer.Option(metavar="plan", help="The integration plan's success criteria.")] = None,
+    direct: Annotated[
+        str | None, typer.Option(metavar="URL", help="The engine itself: what does the gateway add to it?")
+    ] = None,
+    direct_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name there.")] = None,
+    direct_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A key for it.")] = None,
+    check_limits: Annotated[
+        bool, typer.Option("--check-limits", help="Instead of a load: does the key's limit admit what it says?")
+    ] = False,
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="After a sweep: the lines of a config that follow from it.")
+    ] = False,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="The longest that a request may take.")] = "300s",
     seed: Annotated[int, typer.Option(help="Decides prompts, lengths and arrivals.")] = 0,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
@@ -118,11 +134,17 @@ def loadtest(
         warmup, ramp = warmup or chosen.warmup, ramp or chosen.ramp
         prompt_tokens, output_tokens = prompt_tokens or chosen.prompt_tokens, output_tokens or chosen.output_tokens
         slo = slo or chosen.slo
+    if recommend and sweep is None:
+        raise UsageError("--recommend needs a sweep, such as --sweep users=1-128")
+    target, keys = parse_target(url or default_url(config), ca=ca, insecure=insecure), read_keys(api_key_file or [])
+    if check_limits:
+        _check_limits(target, keys, model, endpoint, output)
+        return
     load = Load(users, rate, arrival == Arrival.poisson, duration, requests, warmup or "0s", ramp or "0s", sweep)
     parse_slo(slo or "")
     settings = Settings(
-        target=parse_target(url or default_url(config), ca=ca, insecure=insecure),
-        keys=read_keys(api_key_file or []),
+        target=target,
+        keys=keys,
         asking=read_asking(
             endpoint=endpoint.value,
             stream=stream,
@@ -133,6 +155,9 @@ def loadtest(
         ),
         stages=read_stages(load),
         model=model,
+        direct=None if direct is None else parse_target(direct, ca=ca, insecure=insecure),
+        direct_model=direct_model,
+        direct_key=None if direct_key_file is None else read_keys([direct_key_file])[0].value,
         slo=slo or "",
         timeout=read_duration("--timeout", timeout),
         abort_share=read_share("--abort-share", abort_share),
@@ -140,7 +165,7 @@ def loadtest(
         out=out,
         options=given,
     )
-    _run(settings, output)
+    _run(settings, output, read_fleet(config, len(keys)) if recommend else None)
 
 
 # Options that stand in the file of samples: those that decide the load, and no place on this machine but the prompts'.
@@ -157,33 +182,63 @@ _RECORDED = frozenset(
             "timeout",
             "seed",
             "insecure",
+            "direct",
         ),
     }
 )
 
 
-def _run(settings: Settings, output: Output) -> None:
+def _check_limits(target: Target, keys: tuple[Key, ...], model: str | None, endpoint: Endpoint, output: Output) -> None:
     import uvloop
+    from msgspec import to_builtins
+
+    from aiaas.loadtest.limitrun import check_limits
+    from aiaas.loadtest.report import check_table
+
+    note(f"{target.url}: offering more than the limit of {keys[0].label} lets through; this takes up to a few minutes")
+    checks = uvloop.run(check_limits(target, keys[0].value, model, endpoint.value))
+    if output == Output.json:
+        print_json([to_builtins(check) for check in checks])
+    else:
+        print_figures(check_table(checks))
+    if not all(check.held for check in checks):
+        raise typer.Exit(1)
+
+
+def _run(settings: Settings, output: Output, fleet: Fleet | None) -> None:
+    import uvloop
+    from msgspec import to_builtins
 
     from aiaas.cli.loadview import LoadView
-    from aiaas.loadtest.report import Shown, remarks, to_json
+    from aiaas.loadtest.recommend import recommend, to_patch
+    from aiaas.loadtest.report import Shown, holds, remarks, to_json
     from aiaas.loadtest.session import measure
+    from aiaas.loadtest.slo import parse_slo
 
     with LoadView() as view:
         outcome = uvloop.run(measure(settings, view))
-    shown = Shown("this run", outcome.run, outcome.summary, outcome.end)
+    shown = Shown("this run", outcome.run, outcome.summary, outcome.end, outcome.overhead)
+    lines = (
+        () if fleet is None else recommend(outcome.summary.levels, _varied(settings), parse_slo(settings.slo), fleet)
+    )
     if output == Output.json:
-        print_json(to_json(shown))
+        print_json(to_json(shown) | {"recommended": to_builtins(lines)})
     else:
         show(shown)
+        if lines:
+            print(to_patch(lines))
     for remark in remarks(shown):
         note(f"note: {remark}")
     if settings.out is not None:
         note(f"samples are in {settings.out}; `aiaas report {settings.out}` shows them again")
     if outcome.end.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-    if outcome.end.stopped_by or not outcome.summary.total.held or not outcome.summary.total.ok:
+    if outcome.end.stopped_by or not holds(outcome.summary) or not outcome.summary.total.ok:
         raise typer.Exit(1)
+
+
+def _varied(settings: Settings) -> str:
+    return "users" if settings.stages[0].rate is None else "rate"
 
 
 def show(shown: Shown) -> None:
@@ -191,20 +246,25 @@ def show(shown: Shown) -> None:
     from aiaas.loadtest.report import tables
 
     for table in tables(shown):
-        print_rich(table)
+        print_figures(table)
 
 
-def print_rich(table: Table) -> None:
-    """One table on stdout: first column left, figures right."""
-    from rich.table import Table as RichTable
+def print_figures(table: Table) -> None:
+    """One table on stdout: text to the left, figures to the right, as wide as it needs."""
     from rich.text import Text
 
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for position, header in enumerate(table.headers):
-        text = position == 0 or header == "for example"
-        drawn.add_column(header, justify="left" if text else "right", no_wrap=not text)
-    for row in table.rows:
-        drawn.add_row(*map(Text, row))
+    lines = [table.headers, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.headers))]
     screen = console()
-    screen.print(drawn)
+    screen.print(Text(table.title, style="bold"))
+    for line in lines if any(table.headers) else table.rows:
+        cells = [
+            cell.ljust(width) if not place or table.headers[place] in _WORDS else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        screen.print(Text("  ".join(cells).rstrip(), style=_STYLES.get(line[-1], "")))
     screen.print()
+
+
+_WORDS = frozenset({"for example", "expected"})  # columns of words
+_STYLES = MappingProxyType({"missed": "red"})

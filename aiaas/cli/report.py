@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +32,10 @@ def report(
     output: OutputOption = Output.text,
 ) -> None:
     """Show one or more runs."""
-    from aiaas.cli.loadtest import print_rich
+    from aiaas.cli.loadtest import print_figures
+    from aiaas.loadtest.compare import overhead
     from aiaas.loadtest.files import read_run
-    from aiaas.loadtest.report import Shown, compare_table, remarks, tables, to_json, to_markdown
+    from aiaas.loadtest.report import Shown, compare_table, holds, remarks, tables, to_json, to_markdown
     from aiaas.loadtest.slo import parse_slo
     from aiaas.loadtest.summary import summarize_recorded
 
@@ -41,18 +43,18 @@ def report(
     for path in files:
         recorded = read_run(path)
         bounds = parse_slo(recorded.run.slo if slo is None else slo)
-        runs.append(Shown(path.stem, recorded.run, summarize_recorded(recorded, bounds), recorded.end))
+        found = overhead(recorded.samples, random.Random(0).random) if recorded.run.direct else None
+        runs.append(Shown(path.stem, recorded.run, summarize_recorded(recorded, bounds), recorded.end, found))
     if output == Output.json:
         print_json([to_json(shown) for shown in runs])
     else:
-        found = [compare_table(runs)] if len(runs) > 1 else tables(runs[0])
-        for table in found:
+        for table in [compare_table(runs)] if len(runs) > 1 else tables(runs[0]):
             if markdown:
                 print(to_markdown(table))
             else:
-                print_rich(table)
+                print_figures(table)
     for shown in runs:
         for remark in remarks(shown):
             note(f"note: {shown.name}: {remark}")
-    if not all(shown.summary.total.held for shown in runs):
+    if not all(holds(shown.summary) for shown in runs):
         raise typer.Exit(1)

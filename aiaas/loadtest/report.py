@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from aiaas.loadtest.answer import RATE_LIMITED
+from aiaas.loadtest.compare import FEWEST, Overhead
+from aiaas.loadtest.limitcheck import Check
 from aiaas.loadtest.sample import End, Generator, Run
 from aiaas.loadtest.slo import Bound, Verdict
 from aiaas.loadtest.stats import Spread
@@ -42,19 +44,23 @@ class Shown(msgspec.Struct, frozen=True):
     run: Run
     summary: RunSummary
     end: End | None = None
+    overhead: Overhead | None = None
 
 
 def tables(shown: Shown) -> list[Table]:
     """One run."""
     summary = shown.summary
-    found = [latency_table(summary.total), rate_table(summary.total)]
-    if summary.levels:
-        found.append(level_table(shown.run, summary.levels))
+    if summary.levels:  # all levels thrown together would say nothing
+        found = [level_table(shown.run, summary.levels)]
+    else:
+        found = [latency_table(summary.total), rate_table(summary.total)]
+    if shown.overhead is not None:
+        found.append(overhead_table(shown.overhead))
     if summary.keys:
         found.append(key_table(shown.run, summary.keys))
     if summary.total.faults:
         found.append(fault_table(summary.total))
-    if summary.total.verdicts:
+    if summary.total.verdicts and not summary.levels:
         found.append(verdict_table(summary.total.verdicts))
     return found
 
@@ -96,7 +102,7 @@ def level_table(run: Run, levels: Sequence[Summary]) -> Table:
     best = knee(levels)
     rows = []
     for summary in levels:
-        mark = "  <- knee" if best is not None and summary.level == best.level else ""
+        mark = "knee" if best is not None and summary.level == best.level else "" if summary.held else "SLO missed"
         rows.append(
             (
                 f"{summary.level:g}",
@@ -106,12 +112,34 @@ def level_table(run: Run, levels: Sequence[Summary]) -> Table:
                 _at(summary.ttft, "p99"),
                 _at(summary.tpot, "p50"),
                 _at(summary.e2e, "p99"),
-                share(summary.error_rate) + mark,
+                share(summary.error_rate),
+                mark,
             )
         )
     what = "users" if run.loop == "closed" else "requests/s"
-    headers = (what, "tokens/s", "answers/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "errors")
+    headers = (what, "tokens/s", "answers/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "errors", "")
     return Table("Levels", headers, tuple(rows))
+
+
+def overhead_table(found: Overhead) -> Table:
+    """What the gateway adds, with the interval that holds it."""
+    rows = []
+    for label, interval, direct in (
+        ("TTFT", found.ttft, found.direct_ttft),
+        ("each event", found.event, found.direct_event),
+        ("E2E", found.e2e, found.direct_e2e),
+    ):
+        if interval is not None and direct is not None:
+            figures = (interval.estimate, interval.low, interval.high)
+            rows.append((label, seconds(direct), *(f"{value * 1e6:+.0f} us" for value in figures)))
+    title = f"The gateway's own part (median of {found.pairs} pairs, 95 % interval)"
+    return Table(title, ("", "direct p50", "gateway adds", "from", "to"), tuple(rows))
+
+
+def check_table(checks: Iterable[Check]) -> Table:
+    """The limiter: expected against seen."""
+    rows = tuple((check.name, check.expected, check.seen, "held" if check.held else "missed") for check in checks)
+    return Table("The limiter", ("", "expected", "seen", ""), rows)
 
 
 def key_table(run: Run, keys: Sequence[Summary]) -> Table:
@@ -180,6 +208,11 @@ def _reader(name: str, percent: str) -> Any:
     return read
 
 
+def holds(summary: RunSummary) -> bool:
+    """Whether the SLO holds; for a sweep, which goes beyond what can be borne, whether it does at its knee."""
+    return knee(summary.levels) is not None if summary.levels else summary.total.held
+
+
 def remarks(shown: Shown) -> list[str]:
     """What a reader has to know before believing the figures; empty where there is nothing."""
     summary, end = shown.summary.total, shown.end
@@ -191,6 +224,8 @@ def remarks(shown: Shown) -> list[str]:
             f"the load generator was itself the bottleneck: {why}; the figures say more about it than about the "
             "server. Give it a core of its own, fewer users, or several machines"
         )
+    if shown.run.direct and shown.overhead is None:
+        found.append(f"fewer than {FEWEST} whole pairs came of the comparison, too few for an interval")
     if summary.rate_limited:
         found.append(_limit_remark(summary))
     if end is None:
@@ -230,7 +265,8 @@ def to_json(shown: Shown) -> dict[str, Any]:
     found |= msgspec.to_builtins(shown.summary)
     best = knee(shown.summary.levels) if shown.summary.levels else None
     found["knee"] = None if best is None else best.level
-    found["held"] = shown.summary.total.held
+    found["held"] = holds(shown.summary)
+    found["overhead"] = None if shown.overhead is None else msgspec.to_builtins(shown.overhead)
     found["end"] = None if shown.end is None else msgspec.to_builtins(shown.end)
     found["remarks"] = remarks(shown)
     return found

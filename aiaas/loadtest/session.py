@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import random
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -22,6 +23,7 @@ from typing import Final, Protocol
 
 from aiaas import __version__
 from aiaas.loadtest.client import Client
+from aiaas.loadtest.compare import Overhead, overhead
 from aiaas.loadtest.files import SampleFile
 from aiaas.loadtest.probe import choose_model, models_of
 from aiaas.loadtest.prompts import Asking
@@ -95,6 +97,7 @@ class Outcome:
     run: Run
     end: End
     summary: RunSummary
+    overhead: Overhead | None = None
 
 
 async def measure(settings: Settings, listener: Listener) -> Outcome:
@@ -108,6 +111,7 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
     models = await _look(settings)
     run = _describe(settings, models)
     folds = Folds(bounds)
+    pairs: list[Sample] = []
     async with AsyncExitStack() as stack:
         file = None if settings.out is None else SampleFile(settings.out)
         if file is not None:
@@ -118,6 +122,8 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
             if file is not None:
                 file.write(sample)
             folds.add(sample)
+            if settings.direct is not None:
+                pairs.append(sample)
             listener.sample(sample)
 
         listener.begun(run)
@@ -131,7 +137,7 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
         end = runner.end(interrupted=runner.stopped_by == INTERRUPTED)
         if file is not None:
             file.write(end)
-    return Outcome(run, end, folds.summary(end.windows))
+    return Outcome(run, end, folds.summary(end.windows), overhead(pairs, random.Random(settings.seed).random))
 
 
 async def _stage(

@@ -191,12 +191,19 @@ class Folds:
 
     def add(self, sample: Sample) -> None:
         """Take one in."""
-        self._total.add(sample)
-        for group in (("level", sample.level), ("key", sample.key), ("way", sample.via)):
+        if sample.via == "gateway":
+            self._total.add(sample)
+        for group in self._groups(sample):
             fold = self._by.get(group)
             if fold is None:
                 fold = self._by[group] = Fold(self._bounds)
             fold.add(sample)
+
+    def _groups(self, sample: Sample) -> tuple[tuple[str, float | int | str], ...]:
+        """Direct requests are there to be compared with; every other figure is the gateway's."""
+        if sample.via != "gateway":
+            return (("way", sample.via),)
+        return (("level", sample.level), ("key", sample.key), ("way", sample.via))
 
     def level(self, window: Window) -> Summary:
         """The numbers of one level."""

@@ -145,6 +145,7 @@ def test_a_terminal_sees_it_move(simulator: str, key: str) -> None:
         pytest.param(("--slo", "fast"), 2, "--slo: 'fast' is no bound", id="slo"),
         pytest.param(("--sweep", "users=9-1"), 2, "--sweep: ", id="sweep"),
         pytest.param(("--sweep", "users=1-2", "--users", "2"), 2, "--sweep names its own levels", id="sweep and users"),
+        pytest.param(("--recommend",), 2, "--recommend needs a sweep", id="recommend"),
         pytest.param(("--preset", "fast"), 2, "--preset: there is no 'fast'; there is plan", id="preset"),
         pytest.param(("--prompt-tokens", "x"), 2, "--prompt-tokens: 'x' is no length", id="length"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
@@ -213,6 +214,39 @@ def test_a_preset_says_what_it_means(simulator: str, key: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "a typical request is a streamed chat of 100 tokens that asks for 50" in done.stderr
     assert json.loads(done.stdout)["run"]["slo"] == "e2e:p95=5s,error_rate=1%"
+
+
+def test_a_sweep_ends_with_lines_for_a_config(simulator: str, key: str, tmp_path: Path) -> None:
+    """Level by level, the knee marked, YAML with reasons; for the config's own backend."""
+    (tmp_path / "aiaas.yaml").write_text(f"backends: {{mine: {{url: '{simulator}', models: [aiaas-simulator]}}}}\n")
+    done = aiaas(
+        "loadtest", simulator, "--api-key-file", key, "--sweep", "users=1,2", "--requests", "10", "--recommend",
+        "--output-tokens", "5", "-c", str(tmp_path / "aiaas.yaml"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^2 .* knee$", done.stdout, re.MULTILINE), done.stdout
+    assert "  mine:\n    # 2 at once gave" in done.stdout
+    assert "    max_inflight: 2\n" in done.stdout
+    assert "level 1: " in done.stderr
+
+
+def test_direct_shows_the_gateways_own_part(simulator: str, key: str, tmp_path: Path) -> None:
+    """And its samples do so again."""
+    out = str(tmp_path / "a.jsonl")
+    arguments = ["--users", "4", "--requests", "80", "--output-tokens", "3", "--out", out]
+    done = aiaas(
+        "loadtest", simulator, "--api-key-file", key, "--direct", simulator, "--direct-key-file", key, *arguments
+    )
+    assert done.returncode == 0, done.stderr
+    for shown in (done.stdout, aiaas("report", out).stdout):
+        assert re.search(r"^TTFT +\S+ ms +[+-]\d+ us +[+-]\d+ us +[+-]\d+ us$", shown, re.MULTILINE), shown
+
+
+def test_a_server_without_limits_has_none_to_check(simulator: str, key: str) -> None:
+    """One line, exit 1; the check itself is in tests/loadtest/test_limitrun.py."""
+    done = aiaas("loadtest", simulator, "--api-key-file", key, "--check-limits")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "this key has no limit of requests" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec.structs import replace
 
+from aiaas.loadtest.compare import Overhead
+from aiaas.loadtest.limitcheck import Check
 from aiaas.loadtest.report import (
     Shown,
     Table,
     bound_text,
+    check_table,
     compare_table,
+    holds,
     number,
+    overhead_table,
     remarks,
     seconds,
     share,
@@ -21,6 +27,7 @@ from aiaas.loadtest.report import (
 )
 from aiaas.loadtest.sample import End, Generator, Run, Sample, Window
 from aiaas.loadtest.slo import parse_slo
+from aiaas.loadtest.stats import Interval
 from aiaas.loadtest.summary import summarize
 from tests.loadtest.samples import failed, sample
 
@@ -86,8 +93,36 @@ def test_a_sweep_marks_its_knee() -> None:
         )
     )
     (table,) = [table for table in found if table.title == "Levels"]
-    assert [cells[0] for cells in table.rows if "knee" in cells[-1]] == ["2"]
+    assert [table.title for table in found] == ["Levels"]
+    assert [cells[0] for cells in table.rows if cells[-1] == "knee"] == ["2"]
     assert table.rows[2][1:3] == ("195", "1.00")
+
+
+def test_a_sweep_holds_when_its_knee_does() -> None:
+    """It goes beyond what can be borne on purpose; the levels that miss the SLO are marked."""
+    end = End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))
+    fine, slow = sample(0.0, e2e=0.9, level=1), sample(1.0, ttft=0.8, e2e=0.9, level=2)
+    run = shown(fine, slow, end=end, slo="ttft=500ms")
+    assert [cells[-1] for cells in tables(run)[0].rows] == ["knee", "SLO missed"]
+    assert not run.summary.total.held
+    assert holds(run.summary)
+    assert not holds(shown(replace(slow, level=1), slow, end=end, slo="ttft=500ms").summary)
+
+
+def test_the_gateways_own_part_is_shown_with_its_interval() -> None:
+    """In microseconds, beside the direct figure."""
+    found = Overhead(50, Interval(0.0005, 0.0004, 0.0006), None, Interval(-0.0001, -0.0002, 0.0001), 0.2, None, 1.5)
+    table = overhead_table(found)
+    assert table.title.startswith("The gateway's own part (median of 50 pairs")
+    assert table.rows == (
+        ("TTFT", "200 ms", "+500 us", "+400 us", "+600 us"),
+        ("E2E", "1.50 s", "-100 us", "-200 us", "+100 us"),
+    )
+
+
+def test_the_limiter_is_shown_by_statement() -> None:
+    """Expected against seen."""
+    assert check_table([Check("a", "2 to 3", "5", False)]).rows == (("a", "2 to 3", "5", "missed"),)
 
 
 def test_runs_stand_side_by_side_with_the_change_against_the_first() -> None:

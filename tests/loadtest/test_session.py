@@ -138,6 +138,21 @@ async def test_each_key_is_looked_at(fake: FakeVllm) -> None:
     assert [key.requests for key in outcome.summary.keys] == [3, 3]
 
 
+async def test_with_a_direct_address_the_gateways_own_part_is_found(fake: FakeVllm, tmp_path: Path) -> None:
+    """Both ways to one server: the interval holds 0. Each way is asked for its own model."""
+    target = parse_target(fake.url)
+    more = {"direct": target, "direct_model": "other", "direct_key": "sk-direct", "out": tmp_path / "a"}
+    outcome = await measure(settings(fake, Stage(users=1, requests=60), **more), Watcher())
+    assert outcome.overhead is not None
+    assert outcome.overhead.pairs == 30
+    assert outcome.overhead.e2e.low < 0.002
+    assert outcome.overhead.e2e.high > -0.002
+    assert outcome.run.direct == target.url
+    assert outcome.summary.total.requests == 30
+    asked = {(post.headers["authorization"], post.json["model"]) for post in fake.posts}
+    assert asked == {("Bearer sk-alice", "m"), ("Bearer sk-direct", "other")}
+
+
 async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
     """Nothing was measured in vain."""
     (tmp_path / "a").write_text("x")

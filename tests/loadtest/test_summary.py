@@ -97,17 +97,19 @@ def test_a_missed_bound_is_a_run_that_does_not_hold() -> None:
 
 
 def test_levels_keys_and_ways_are_told_apart() -> None:
-    """Where there are several; a run with one of each has the total only."""
+    """Where there are several; what went direct is in no other figure. A run with one of each has the total only."""
     end = End(windows=(Window(0.0, 10.0, 1), Window(10.0, 20.0, 2)))
     found = [
-        sample(0.0, level=1, key=0, via="direct"),
+        sample(0.0, level=1, key=0, via="direct", e2e=9.0),
+        sample(0.0, level=1, key=0),
         sample(12.0, level=2, key=0),
         sample(13.0, level=2, key=1),
     ]
     summary = summarize(found, end)
     assert [(level.level, level.requests) for level in summary.levels] == [(1, 1), (2, 2)]
     assert [key.requests for key in summary.keys] == [2, 1]
-    assert {name: way.requests for name, way in summary.ways.items()} == {"direct": 1, "gateway": 2}
+    assert {name: way.requests for name, way in summary.ways.items()} == {"direct": 1, "gateway": 3}
+    assert (summary.total.requests, summary.total.e2e and summary.total.e2e.maximum) == (3, 1.0)
     alone = summarize([sample()])
     assert (alone.levels, alone.keys, alone.ways) == ((), (), {})
 

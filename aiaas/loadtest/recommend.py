@@ -1,0 +1,136 @@
+"""Out of a sweep, the lines of a config that follow from it, each with the figures that it follows from. Pure.
+
+    max_inflight   as many at once as the fleet had at the knee: beyond it requests wait in the gateway's queue, in
+                   turns by key, rather than in the engine's, first come first served. By Little's law (L = rate x
+                   time in the system) where the sweep was one of rates
+    queue          as long as the SLO's TTFT leaves room for waiting, beside what the beginning of an answer takes at
+                   the knee; no longer than what the fleet works off meanwhile
+    rate_limit     what the knee gives, shared by as many keys as the test had
+    engine queue   the same bound at the engine, for callers that come past the gateway
+
+Nothing is said that was not measured: a client cannot see the gateway's own CPU, so there is no HPA target here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, floor
+from typing import Final
+
+import msgspec
+
+from aiaas.errors import NotHeldError
+from aiaas.loadtest.report import number, seconds, share
+from aiaas.loadtest.slo import Bound
+from aiaas.loadtest.summary import Summary
+from aiaas.loadtest.sweep import knee
+
+LONGEST_WAIT: Final = 30.0  # seconds in the queue, where no SLO says anything: the config's own default
+SHORTEST_WAIT: Final = 0.1  # below it a queue is none
+ENGINE_ROOM: Final = (
+    1.25  # more than max_inflight, so that the engine refuses only what did not come through the gateway
+)
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One setting: its path in the config, the value as YAML writes it, and why."""
+
+    path: tuple[str, ...]
+    value: str
+    reason: str
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """What the advice is for: the backend's name, how many endpoints it has, and how many keys share it."""
+
+    backend: str = "vllm"
+    endpoints: int = 1
+    keys: int = 1
+    has_engine: bool = False
+
+
+def recommend(levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], fleet: Fleet) -> tuple[Line, ...]:
+    """The lines that a sweep's levels speak for.
+
+    Args:
+        levels: the sweep, in ascending order.
+        what: what varied: "users" or "rate".
+        bounds: the SLO; empty for none.
+        fleet: whom it is for.
+
+    Raises:
+        NotHeldError: no level was good enough to recommend anything.
+    """
+    best = knee(levels)
+    if best is None:
+        raise NotHeldError("nothing can be recommended: the lowest level failed or missed the SLO; begin lower")
+    at_once = best.level if what == "users" else best.requests_per_second * (best.e2e.mean if best.e2e else 0)
+    each = max(ceil(at_once / fleet.endpoints), 1)
+    backend = ("backends", fleet.backend)
+    wait = _longest_wait(best, bounds)
+    lines = [Line((*backend, "max_inflight"), str(each), _why_inflight(levels, best, at_once, what, fleet))]
+    rate = best.requests_per_second
+    if wait >= SHORTEST_WAIT:
+        size = max(floor(rate * wait), 1)
+        why = f"{number(rate)} answers/s work off {size} in {seconds(wait)}{_why_wait(best, bounds)}"
+        lines.append(Line((*backend, "queue"), f"{{size: {size}, max_wait: {round(wait * 1000)}ms}}", why))
+    if fleet.has_engine:
+        why = "the engine refuses (503) what comes past the gateway's queue, rather than let all of it wait"
+        path = (*backend, "engine", "args", "max-num-queued-reqs")
+        lines.append(Line(path, str(ceil(each * ENGINE_ROOM)), why))
+    per_minute = floor(rate * 60 / fleet.keys)
+    if per_minute:
+        shared = "" if fleet.keys == 1 else f", shared by the {fleet.keys} keys of this test"
+        why = f"{number(rate)} answers/s at the knee{shared}; for N keys that are busy at once divide it by N"
+        lines.append(Line(("rate_limit", "requests_per_minute"), str(per_minute), why))
+        why = f"as many as the fleet had at once{shared}"
+        lines.append(Line(("rate_limit", "burst"), str(min(max(ceil(at_once / fleet.keys), 1), per_minute)), why))
+    return tuple(lines)
+
+
+def _longest_wait(best: Summary, bounds: tuple[Bound, ...]) -> float:
+    limit = _ttft_limit(bounds)
+    return LONGEST_WAIT if limit is None or best.ttft is None else min(limit - best.ttft.p99, LONGEST_WAIT)
+
+
+def _why_wait(best: Summary, bounds: tuple[Bound, ...]) -> str:
+    limit = _ttft_limit(bounds)
+    if limit is None or best.ttft is None:
+        return ""
+    return f", which ttft={seconds(limit)} leaves beside {seconds(best.ttft.p99)} (p99) at the knee"
+
+
+def _ttft_limit(bounds: tuple[Bound, ...]) -> float | None:
+    return next((bound.limit for bound in bounds if bound.name == "ttft"), None)
+
+
+def _why_inflight(levels: Sequence[Summary], best: Summary, at_once: float, what: str, fleet: Fleet) -> str:
+    parts = [f"{at_once:.0f} at once gave {number(best.output_tokens_per_second)} tokens/s"]
+    beyond = next((level for level in levels if level.level > best.level), None)
+    if beyond is None:
+        parts.append("no higher level was tried")
+    else:
+        more = round((beyond.output_tokens_per_second / max(best.output_tokens_per_second, 1e-9) - 1) * 100)
+        failed = f" with {share(beyond.error_rate)} errors" if beyond.error_rate else ""
+        missed = "" if beyond.held else " and missed the SLO"
+        parts.append(f"{what} {beyond.level:g} gave {more:+d} %{failed}{missed}")
+    if fleet.endpoints > 1:
+        parts.append(f"spread over {fleet.endpoints} endpoints")
+    parts.append("with several gateways divide it by their number")
+    return "; ".join(parts)
+
+
+def to_patch(lines: Sequence[Line]) -> str:
+    """The lines as YAML that can be merged into a config, each under its reason."""
+    written: list[str] = []
+    open_path: tuple[str, ...] = ()
+    for line in lines:
+        shared = 0
+        while shared < len(line.path) - 1 and open_path[shared : shared + 1] == line.path[shared : shared + 1]:
+            shared += 1
+        for depth in range(shared, len(line.path) - 1):
+            written.append(f"{'  ' * depth}{line.path[depth]}:")
+        indent = "  " * (len(line.path) - 1)
+        written += [f"{indent}# {line.reason}", f"{indent}{line.path[-1]}: {line.value}"]
+        open_path = line.path[:-1]
+    return "\n".join(written) + "\n"
