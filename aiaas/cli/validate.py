@@ -90,7 +90,11 @@ def chain_table(reading: Reading) -> list[str]:
 
 def file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
     """What is wrong with the files beside the config (`deployed`: also as Secrets)."""
-    return (*key_file_problems(reading, deployed=deployed), *_tls_problems(reading, deployed=deployed))
+    return (
+        *key_file_problems(reading, deployed=deployed),
+        *_tls_problems(reading, deployed=deployed),
+        *_store_problems(reading, deployed=deployed),
+    )
 
 
 def _tls_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
@@ -117,6 +121,24 @@ def _tls_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
     path = (*section, "cert_file")
     message = f"the certificate in {tls.cert_file} {warning}"
     return (problem_at(codes.TLS_VALIDITY, "warning", path, message, reading.loaded.place(path)),)
+
+
+def _store_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
+    """The files that the address of the shared store names."""
+    from aiaas.config import codes
+    from aiaas.config.tree import problem_at
+    from aiaas.limits.connection import StoreTlsError, tls_context
+
+    url = None if reading.plan is None else reading.plan.limits.store_url
+    if url is None:
+        return ()
+    path = ("rate_limit", "store")
+    try:
+        tls_context(url)
+    except StoreTlsError as error:
+        severity: Severity = "warning" if deployed else "error"
+        return (problem_at(codes.TLS_FILES, severity, path, str(error), reading.loaded.place(path)),)
+    return ()
 
 
 def key_file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:

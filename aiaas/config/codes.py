@@ -230,8 +230,9 @@ CODES: Final = MappingProxyType(
         ),
         TLS_FILES: (
             "The certificate or its key cannot be used",
-            "A file of `server.tls` is missing, may not be read, is not PEM, or the two do not belong together. `aiaas "
-            "serve` does not start with them; a running one keeps the last good pair in force.",
+            "A file of `server.tls`, or one that `rate_limit.store` names, is missing, may not be read, is not PEM, or "
+            "certificate and key do not belong together. `aiaas serve` does not start with them; a running one keeps "
+            "the last good pair in force.",
         ),
         TLS_VALIDITY: (
             "The certificate has expired or soon will (warning)",

@@ -33,6 +33,10 @@ class StoreAwayError(AiaasError):
     """The shared store cannot be asked just now. Its text says why, for the log."""
 
 
+class StoreTlsError(AiaasError):
+    """A file that a `rediss://` address names cannot be used; its text says which and why."""
+
+
 class _Waiting(NamedTuple):
     reply: asyncio.Future[Reply]
     unclaimed: Callable[[Reply], None] | None
@@ -168,10 +172,17 @@ async def connect(url: RedisUrl, tls: ssl.SSLContext | None, patience: float = P
 
 
 def tls_context(url: RedisUrl) -> ssl.SSLContext | None:
-    """What a `rediss://` address is checked by; None for one without TLS. Raises OSError where a file is no good."""
+    """What a `rediss://` address is checked by; None for one without TLS. Raises StoreTlsError."""
     if not url.tls:
         return None
-    context = ssl.create_default_context(cafile=url.ca_file)
+    try:
+        context = ssl.create_default_context(cafile=url.ca_file)
+    except OSError as error:
+        raise StoreTlsError(f"{url.ca_file} holds no authorities in PEM: {error.strerror or error}") from error
     if url.cert_file is not None:
-        context.load_cert_chain(url.cert_file, url.key_file)
+        try:
+            context.load_cert_chain(url.cert_file, url.key_file)
+        except OSError as error:
+            files = f"{url.cert_file} and {url.key_file}"
+            raise StoreTlsError(f"{files} are no certificate and its key: {error.strerror or error}") from error
     return context

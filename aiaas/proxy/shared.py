@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from aiaas.errors import WorldError
-from aiaas.limits.connection import tls_context
+from aiaas.limits.connection import StoreTlsError, tls_context
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import RedisUrl
@@ -45,8 +45,8 @@ def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
     """How the store is trusted; None without TLS. Raises WorldError where a file is no good."""
     try:
         return tls_context(url)
-    except OSError as error:
-        raise WorldError(f"the TLS files of rate_limit.store cannot be used: {error.strerror or error}") from error
+    except StoreTlsError as error:
+        raise WorldError(f"rate_limit.store: {error}") from error
 
 
 async def begin_shared_store(store: FallbackStore, log: JsonLog, metrics: Metrics, stack: AsyncExitStack) -> None:

@@ -228,3 +228,11 @@ def test_in_a_cluster_the_pair_may_be_missing_here(capsys: pytest.CaptureFixture
     write(CLUSTER.replace('"60"', '"600"') + TLS.removeprefix(VALID))
     assert run(["validate"]) == 0
     assert "warning AIA406 server.tls: tls.crt does not exist" in capsys.readouterr().out
+
+
+def test_an_authority_of_the_store_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A gateway would not start with it either."""
+    write(VALID + 'rate_limit:\n  store: "rediss://redis:6379?ssl_ca_certs=ca.pem"\n')
+    assert run(["validate"]) == 1
+    words = "ca.pem holds no authorities in PEM: No such file or directory"
+    assert capsys.readouterr().out == f"aiaas.yaml:6:10: error AIA406 rate_limit.store: {words}\n"

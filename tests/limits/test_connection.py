@@ -6,10 +6,12 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
+import trustme
 
-from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, connect, tls_context
+from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, StoreTlsError, connect, tls_context
 from aiaas.limits.redis_url import RedisUrl, parse_redis_url
 from aiaas.limits.resp import RedisReplyError, Reply
 
@@ -17,7 +19,9 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def connected(script: Script, user_info: str = "", database: int = 0) -> AsyncIterator[Connection]:
+async def connected(
+    script: Script, user_info: str = "", database: int = 0, query: str = "", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Connection]:
     """A connection to a server that does as `script` says."""
     served = asyncio.Event()
 
@@ -29,10 +33,12 @@ async def connected(script: Script, user_info: str = "", database: int = 0) -> A
             await writer.wait_closed()
         served.set()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        connection = await connect(parse_redis_url(f"redis://{user_info}127.0.0.1:{port}/{database}"), None)
+        scheme = "redis" if tls is None else "rediss"
+        url = parse_redis_url(f"{scheme}://{user_info}127.0.0.1:{port}/{database}{query}")
+        connection = await connect(url, tls_context(url))
         yield connection
         connection.lose("the test is over")
         await served.wait()
@@ -106,15 +112,17 @@ async def test_an_error_fails_only_its_command() -> None:
 async def test_silence_ends_it_for_everybody() -> None:
     """Within one and a half times PATIENCE, and a little for the loop; afterwards nobody waits at all."""
     loop = asyncio.get_running_loop()
-    async with connected(silent) as connection:
-        began = loop.time()
-        found = await asyncio.gather(*(connection.call("PING") for _ in range(5)), return_exceptions=True)
-        waited = loop.time() - began
-        assert all(isinstance(one, StoreAwayError) and "no answer" in str(one) for one in found)
-        assert PATIENCE <= waited < 1.5 * PATIENCE + 0.015
-        assert "no answer" in connection.lost.result()
-        with pytest.raises(StoreAwayError):
-            connection.call("PING")
+    waits = []
+    for _ in range(3):  # the machine may be busy with others, but not always
+        async with connected(silent) as connection:
+            began = loop.time()
+            found = await asyncio.gather(*(connection.call("PING") for _ in range(5)), return_exceptions=True)
+            waits.append(loop.time() - began)
+            assert all(isinstance(one, StoreAwayError) and "no answer" in str(one) for one in found)
+            assert "no answer" in connection.lost.result()
+            with pytest.raises(StoreAwayError):
+                connection.call("PING")
+    assert PATIENCE <= min(waits) < 1.5 * PATIENCE + 0.015
 
 
 async def test_our_own_delay_is_not_the_servers() -> None:
@@ -209,10 +217,31 @@ async def test_a_refused_connection_says_where() -> None:
 
 
 def test_tls_trusts_the_system_unless_told_otherwise() -> None:
-    """Names are checked, and a file that is not there is an OSError."""
+    """Names are checked, and a file that is no good is named."""
     assert tls_context(RedisUrl("r", 1, 0, False)) is None
     context = tls_context(RedisUrl("r", 1, 0, True))
     assert context is not None
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
-    with pytest.raises(OSError):
+    with pytest.raises(StoreTlsError, match=r"/nowhere\.pem holds no authorities in PEM: No such file"):
         tls_context(RedisUrl("r", 1, 0, True, ca_file="/nowhere.pem"))
+    with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are no certificate and its key"):
+        tls_context(RedisUrl("r", 1, 0, True, cert_file="/c.pem", key_file="/k.pem"))
+
+
+async def test_tls_with_an_authority_of_ones_own_and_a_certificate_to_show(tmp_path: Path) -> None:
+    """The server is checked, and asks for ours; without its authority there is no connection."""
+    authority = trustme.CA()
+    ours, theirs = authority.issue_cert("client"), authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    ours.private_key_pem.write_to_path(tmp_path / "key.pem")
+    ours.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    files = f"ssl_ca_certs={tmp_path}/ca.pem&ssl_certfile={tmp_path}/cert.pem&ssl_keyfile={tmp_path}/key.pem"
+    async with connected(echo, query=f"?{files}", tls=context) as connection:
+        assert await connection.call("ECHO", "sealed") == b"sealed"
+    with pytest.raises(StoreAwayError, match="CERTIFICATE_VERIFY_FAILED"):
+        async with connected(echo, query="", tls=context):
+            pass

@@ -101,7 +101,7 @@ async def test_it_goes_over_and_comes_back_by_itself(tmp_path: Path) -> None:
         before = await admitted(store, LIMITS, 1000)
         assert before.id
         server.hang()
-        for longest in (0.05, 0.005):
+        for longest in (0.1, 0.02):  # the first waits, up to 30 ms and what a busy machine takes; the second does not
             began = loop.time()
             during = await admitted(store, LIMITS, 100)
             assert loop.time() - began < longest
