@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from aiaas.engines.simulator.faults import Point
-from tests.proxy.fault_table import CLIENTS, FAULTS, SCRIPTED, Outcome, Says
+from tests.proxy.fault_table import CLIENTS, FAULTS, IN_THE_QUEUE, QUEUE, SCRIPTED, Outcome, Says
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "faults.md"
 
@@ -60,7 +60,7 @@ _SECTIONS = {
 
 def page() -> str:
     """The text of docs/faults.md."""
-    return "\n".join([_INTRO, *_fault_sections(), *_scripted_section(), *_client_section()]) + "\n"
+    return "\n".join([_INTRO, *_fault_sections(), *_scripted_section(), *_queue_section(), *_client_section()]) + "\n"
 
 
 def _fault_sections() -> Iterator[str]:
@@ -86,12 +86,22 @@ def _scripted_section() -> Iterator[str]:
     yield ""
 
 
+def _queue_section() -> Iterator[str]:
+    yield "## In the queue\n"
+    yield "Where every endpoint has `max_inflight` requests under way, a request waits. No vLLM has seen it, so it"
+    yield "costs the key nothing.\n"
+    yield _HEAD.format("while it waits")
+    for row in QUEUE:
+        yield _line(row.what, row.outcome, simulated=False)
+    yield ""
+
+
 def _client_section() -> Iterator[str]:
     yield "## The client\n"
     yield _LEAVES
     yield "| it leaves | logged status | `aiaas_aborts_total{phase}` | vLLM |"
     yield "| --- | --- | --- | --- |"
-    for row in CLIENTS:
+    for row in (*CLIENTS[:1], IN_THE_QUEUE, *CLIENTS[1:]):
         begun = "began, and stops at once" if row.begun else "generates nothing"
         yield f"| {row.name} | {row.status} | `{row.phase}` | {begun} |"
     yield ""

@@ -1,9 +1,10 @@
 """The fault contract: what becomes of a request when something between the client and vLLM goes wrong.
 
-One table, from which `test_faults.py` takes its cases and docs/faults.md its text (`fault_page.py`). Three parts:
+One table, from which `test_faults.py` takes its cases and docs/faults.md its text (`fault_page.py`). Four parts:
 
     FAULTS    what `aiaas simulate --fault` produces; with one endpoint, and with a second, healthy one
     SCRIPTED  what the simulator does not do: a script of the fake vLLM
+    QUEUE     what ends the waiting for a slot
     CLIENTS   what the client itself does wrong, in each phase
 
 An Outcome is what is asserted, all of it.
@@ -11,6 +12,7 @@ An Outcome is what is asserted, all of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal
@@ -130,6 +132,20 @@ class Scripted:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """A request that waits, since the only endpoint has `max_inflight` under way, and never gets there.
+
+    fields  of the backend, beside `max_inflight: 1`
+    then    what happens while it waits
+    """
+
+    what: str
+    fields: Mapping[str, object]
+    outcome: Outcome
+    then: Literal["nothing", "the endpoint goes down", "draining"] = "nothing"
+
+
+@dataclass(frozen=True)
 class Leaving:
     """A client that goes away (FIN, RST and half-close alike) while the simulator has this fault.
 
@@ -143,7 +159,7 @@ class Leaving:
     name: str
     fault: str
     streamed: bool
-    phase: Literal["admission", "waiting", "streaming"]
+    phase: Literal["admission", "queued", "waiting", "streaming"]
     status: int
     begun: int
     half: bool = False
@@ -319,6 +335,22 @@ SCRIPTED: Final = (
     ),
 )
 
+OVERLOADED: Final = _ours(503, "overloaded", sent=0, should_retry=True, retry_after="5")
+
+QUEUE: Final = (
+    Queued("the queue is full", {"queue": {"size": 0}}, OVERLOADED),
+    Queued("no slot comes free within `queue.max_wait`", {"queue": {"max_wait": "30ms"}}, OVERLOADED),
+    Queued("nor within `total_timeout`", {"total_timeout": "30ms"}, replace(TIMEOUT, sent=0)),
+    Queued(
+        "the last endpoint goes down",
+        {},
+        replace(OVERLOADED, code="no_healthy_backend"),
+        "the endpoint goes down",
+    ),
+    Queued("the gateway shuts down", {}, replace(OVERLOADED, code="draining", retry_after="1"), "draining"),
+)
+
+IN_THE_QUEUE: Final = Leaving("in the queue", "hang-before-headers", True, "queued", 499, 0)
 CLIENTS: Final = (
     Leaving("while it sends its body", "none", True, "admission", 499, 0, half=True),
     Leaving("while the gateway connects", "hang-before-connect", True, "waiting", 499, 0),

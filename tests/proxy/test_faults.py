@@ -15,19 +15,22 @@ from aiaas.engines.simulator.faults import Act, Point, parse_fault
 from aiaas.engines.simulator.options import SimulatorOptions
 from aiaas.engines.simulator.server import SimulatorHandle, running_simulator
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, chunk, token_event
-from tests.proxy.conftest import CHAT, Got, Raw, Running
+from tests.proxy.conftest import CHAT, Got, Raw, Running, until
 from tests.proxy.fault_page import PAGE, page
 from tests.proxy.fault_table import (
     AFTER,
     CLIENTS,
     CUT,
     FAULTS,
+    IN_THE_QUEUE,
+    QUEUE,
     SCRIPTED,
     SILENT,
     TOKENS,
     Fault,
     Leaving,
     Outcome,
+    Queued,
     Says,
     Scripted,
     missing_kinds,
@@ -257,6 +260,45 @@ async def test_scripted_fault(fake_vllm: FakeVllm, gateway: Any, row: Scripted) 
             await asyncio.gather(*[post.gone.wait() for post in fake_vllm.posts])
 
 
+# -- in the queue --------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def only_slot_taken(fake: FakeVllm, gateway: Any, **fields: Any) -> AsyncIterator[Running]:
+    """A gateway whose only endpoint has all that it may have."""
+    running = await gateway(fake, backend={"max_inflight": 1, **fields})
+    (endpoint,) = running.endpoints()
+    endpoint.pool.inflight += 1
+    yield running
+    await running.quiet()
+    running.backend().give_back(endpoint)
+    assert (fake.posts, endpoint.failures, endpoint.pool.inflight) == ([], 0, 0)
+
+
+@BOTH
+@pytest.mark.parametrize("row", QUEUE, ids=lambda row: row.what)
+async def test_in_the_queue(fake_vllm: FakeVllm, gateway: Any, row: Queued, streamed: bool) -> None:
+    """What waits in vain is told so, and no vLLM sees it."""
+    async with only_slot_taken(fake_vllm, gateway, **row.fields) as running:
+        client = await running.client()
+        client.send(client.request({**ASK, "stream": streamed}))
+        if row.then != "nothing":
+            await until(lambda: running.backend().waiting == 1)
+        if row.then == "the endpoint goes down":
+            running.endpoints()[0].set_up(False, "test")
+        elif row.then == "draining":
+            running.gateway.refuse()
+        check_client(await client.answer(), row.outcome, streamed)
+        (line,) = running.log_lines()
+        assert (line["status"], line["error_code"], line["ended_by"], line["retries"]) == (
+            row.outcome.status, row.outcome.code, row.outcome.ended_by, 0
+        )  # fmt: skip
+        assert samples(running, "aiaas_responses_total") == {
+            f'{{code="{row.outcome.status}",reason="{row.outcome.code}"}}': 1.0
+        }
+        assert running.metric("aiaas_requests_queued") == 0
+
+
 # -- the client's faults -------------------------------------------------------------------------------------------
 
 WAYS: dict[str, Callable[[Raw], None]] = {"FIN": Raw.close, "RST": Raw.reset, "half-close": Raw.half_close}
@@ -288,6 +330,22 @@ async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], 
         if not parse_fault(row.fault).strikes(Point.CONNECT):
             backend.set_fault("none")
             assert (await (await running.client()).post(ASK)).status == 200  # its slot is free again
+
+
+@pytest.mark.parametrize("leave", WAYS.values(), ids=WAYS)
+async def test_client_leaves_the_queue(fake_vllm: FakeVllm, gateway: Any, leave: Callable[[Raw], None]) -> None:
+    """Its place is free at once, and nobody else hears of it."""
+    row = IN_THE_QUEUE
+    async with only_slot_taken(fake_vllm, gateway) as running:
+        client = await running.client()
+        client.send(client.request({**ASK, "stream": row.streamed}))
+        await until(lambda: running.backend().waiting == 1)
+        leave(client)
+        await until(lambda: running.backend().waiting == 0)
+        await until(lambda: bool(running.log_lines()))
+        (line,) = running.log_lines()
+        assert (line["status"], line["error_code"], line["ended_by"]) == (row.status, "client_left", "client")
+        assert samples(running, "aiaas_aborts_total") == {f'{{phase="{row.phase}"}}': 1.0}
 
 
 async def arrived(row: Leaving, running: Running, backend: SimulatorHandle) -> None:
