@@ -50,7 +50,6 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/config/secret.py": "the cases of tests/config/cases",
     "aiaas/config/section.py": "the cases of tests/config/cases",
     "aiaas/config/tree.py": "the cases of tests/config/cases",
-    "aiaas/config/unavailable.py": "the cases of tests/config/cases: one for each row",
     "aiaas/engines/simulator/answers.py": "the wire suite (tests/e2e/wire_cases.py), which a real vLLM passes, too",
     "aiaas/engines/simulator/checks.py": "the wire suite (tests/e2e/wire_refusals.py)",
     "aiaas/engines/simulator/errors.py": "the wire suite (tests/e2e/wire_refusals.py)",

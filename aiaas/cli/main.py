@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TextIO
@@ -79,10 +79,15 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Whatever goes wrong is one line on stderr."""
     arguments, debug = _take_debug(arguments)
+    return guarded(lambda: _run_command(arguments), debug)
+
+
+def guarded(work: Callable[[], int], debug: bool = False) -> int:
+    """Do something whose result is an exit code, and return that. Whatever goes wrong is one line on stderr."""
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by aiaas.cli.entry, until somebody catches it: we do
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = _run_command(arguments)
+        code = work()
         sys.stdout.flush()
         return code
     except BrokenPipeError:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiaas.cli.common import ConfigOption, config_path, new_app, note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from aiaas.engines.lifecycle import Event
     from aiaas.engines.supervisor import EngineSupervisor
     from aiaas.plan.model import BackendPlan, Plan
-    from aiaas.proxy.log import JsonLog
+    from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import EngineMaker, Ready
 
 app = new_app()
@@ -65,36 +65,62 @@ def run_gateway(
     log_to: int | None = None,
 ) -> None:
     """Serve `plan` until a signal ends it. The log goes to the file descriptor `log_to`, else to stdout."""
-    import asyncio
-    import logging
     import resource
+    import tempfile
     import time
-
-    import uvloop
 
     from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import serve
+    from aiaas.proxy.workers import supervise
 
-    # What a library says after the end (a name that still did not resolve when the loop was closed) goes nowhere.
-    logging.getLogger().addHandler(logging.NullHandler())
     # Two descriptors a request; the usual soft limit of 1024 would end at 500 streams.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    writer = FdWriter(sys.stdout.fileno() if log_to is None else log_to)
-    log = JsonLog(writer, time.time, plan.monitoring.log_level)
-    make_engine = engine_maker(log, plan, on_engine_healthy)
+    env = dict(os.environ)
+    fd = sys.stdout.fileno() if log_to is None else log_to
+    alone = plan.server.workers == 1
+    with tempfile.TemporaryFile() as lock:  # without a name; whoever has it open can lock it
+        writer = FdWriter(fd, None if alone else lock.fileno())
+        log = JsonLog(writer, time.time, plan.monitoring.log_level)
+        make_engine = engine_maker(log, plan, on_engine_healthy)
 
-    async def life() -> None:
+        def life() -> Coroutine[Any, Any, None]:
+            if alone:
+                return serve(plan, log, env=env, make_engine=make_engine, on_ready=on_ready)
+            return supervise(
+                plan,
+                log,
+                env=env,
+                make_engine=make_engine,
+                on_ready=on_ready,
+                command=(sys.executable, "-m", "aiaas.cli.worker"),
+                log_to=(fd, lock.fileno()),
+            )
+
         try:
-            await serve(plan, log, env=dict(os.environ), make_engine=make_engine, on_ready=on_ready)
+            run_loop(life, writer)
+        finally:
+            log.flush()
+
+
+def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter) -> None:
+    """Run a server's life on uvloop; at its end the log's reader is not waited for any longer."""
+    import asyncio
+    import logging
+
+    import uvloop
+
+    # What a library says after the end (a name that still did not resolve when the loop was closed) goes nowhere.
+    logging.getLogger().addHandler(logging.NullHandler())
+
+    async def run() -> None:
+        try:
+            await life()
         finally:
             writer.hurry(LAST_LINES)
 
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(life())
-    finally:
-        log.flush()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> EngineMaker:

@@ -20,7 +20,6 @@ from aiaas.config.load import Loaded
 from aiaas.config.model import Config
 from aiaas.config.problem import Path, Problem, Severity
 from aiaas.config.tree import problem_at
-from aiaas.config.unavailable import unavailable
 from aiaas.config.values import format_duration
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
@@ -317,9 +316,29 @@ def _timeouts(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             yield codes.TIMEOUT_ORDER, "warning", (*path, "connect_timeout"), message
 
 
-def _unavailable(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    for path, message in unavailable(config):
-        yield codes.UNAVAILABLE, "error", path, message
+def _workers(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    workers = config.server.workers
+    limits = config.rate_limit
+    bounds = (limits.requests_per_minute, limits.tokens_per_minute, limits.tokens_per_day, limits.tokens_per_month)
+    is_limited = limits.enabled and any(bound is not None for bound in (*bounds, limits.max_concurrent))
+    if workers > 1 and is_limited and limits.store == "memory":
+        replicas = config.kubernetes.replicas.max if "kubernetes" in config.model_fields_set else 1
+        count = workers * replicas
+        each = limits.requests_per_minute
+        message = (
+            f"each worker counts alone (rate_limit.store: memory), so with {workers} workers"
+            f"{f' in each of {replicas} replicas' if replicas > 1 else ''} a key may use up to {count} times its limits"
+            f"{'' if each is None else f', {each * count} requests a minute instead of {each}'}; share the counts "
+            "(store: redis://host:6379/0), or set each limit to a worker's part"
+        )
+        yield codes.COUNTED_APART, "warning", ("server", "workers"), message
+    for path, backend in _each(config, enabled_only=True):
+        if backend.max_inflight is not None and backend.max_inflight < workers:
+            message = (
+                f"is {backend.max_inflight}, but each of the {workers} workers lets at least 1 through, so an endpoint "
+                f"gets up to {workers}; set fewer workers"
+            )
+            yield codes.COUNTED_APART, "warning", (*path, "max_inflight"), message
 
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -338,5 +357,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _engines,
     _forwarded,
     _timeouts,
-    _unavailable,
+    _workers,
 )

@@ -3,7 +3,6 @@
 AIA0xx  the text: encoding, YAML, environment, secrets
 AIA1xx  one field
 AIA2xx  fields that contradict each other
-AIA3xx  not in this version
 AIA4xx  files beside the config, and what a cluster wants
 AIA5xx  what the gateway and the cluster around it say about each other
 """
@@ -42,7 +41,7 @@ ENGINE_ARGS: Final = "AIA215"
 FORWARD_HEADER: Final = "AIA216"
 TIMEOUT_ORDER: Final = "AIA217"
 STORE_URL: Final = "AIA218"
-UNAVAILABLE: Final = "AIA301"
+COUNTED_APART: Final = "AIA219"
 KEYS_FILE: Final = "AIA401"
 KEYS_UNREADABLE: Final = "AIA402"
 WEAK_KEY: Final = "AIA403"
@@ -199,9 +198,11 @@ CODES: Final = MappingProxyType(
             "Write `redis://host:6379/0`, `rediss://` for TLS, with `:${NAME}@` in front of the host for a password "
             "from the environment; `?ssl_ca_certs=FILE` names authorities other than the system's.",
         ),
-        UNAVAILABLE: (
-            "Not available in this version",
-            "The field is part of the format, and this version does not do it yet. It is refused rather than ignored.",
+        COUNTED_APART: (
+            "A bound that each worker counts for itself (warning)",
+            "With `store: memory` every worker counts a key's requests and tokens alone, so a key may use as many "
+            "times its limits as there are workers, in each replica. `max_inflight` is divided between the workers, "
+            "but none of them can have less than 1.",
         ),
         KEYS_FILE: (
             "The key file is missing (warning)",

@@ -53,7 +53,9 @@ class Server(Section):
     """Port to listen on."""
 
     workers: AtLeast1 = 1
-    """Processes that share the port. One serves some thousand requests a second; more only add CPU cores."""
+    """Processes that share the port, each for one CPU core. One serves some thousand requests a second; more replicas
+    come before more workers (workers.md). `max_inflight` and the queue are divided between them, key limits in memory
+    are not."""
 
     max_body_size: Annotated[Size, Field(ge=1024, le=1024**3)] = 10 * 1024**2
     """The largest request body; what is over gets 413. A megabyte of text is already beyond any model's context,

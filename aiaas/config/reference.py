@@ -16,7 +16,6 @@ from aiaas.config.fields import fields_of
 from aiaas.config.problem import Path as FieldPath
 from aiaas.config.problem import dotted
 from aiaas.config.schema import config_schema
-from aiaas.config.unavailable import ROWS
 from aiaas.config.values import DURATION_PATTERN, SIZE_PATTERN
 
 _INTRO = """# The config, field by field
@@ -73,9 +72,8 @@ def _section(schema: dict[str, Any], section: dict[str, Any], path: FieldPath) -
     for name, field in section["properties"].items():
         here = (*path, name)
         required = "**required**" if name in section.get("required", ()) else _default(field)
-        notes = " *Not available in this version.*" if _is_unavailable(here) else ""
         text = field.get("description") or " ".join((fields[name].description or "").split())
-        yield f"- **`{name}`**: {'; '.join(part for part in (_type(field), required) if part)}.{notes}  \n  {text}"
+        yield f"- **`{name}`**: {'; '.join(part for part in (_type(field), required) if part)}.  \n  {text}"
         for target, free in _references(field):
             inner.append((schema["$defs"][target], (*here, "*") if free else here))
     yield ""
@@ -87,12 +85,6 @@ def _heading(path: FieldPath) -> str:
     names = {"backends": "NAME", "env": "NAME", "models": "0"}
     parts = [names.get(str(path[i - 1]), "*") if part == "*" else str(part) for i, part in enumerate(path)]
     return ".".join(parts).replace(".0", "[]")
-
-
-def _is_unavailable(path: FieldPath) -> bool:
-    rows = {row[0] for row in ROWS}
-    partly = {("server", "workers"), ("rate_limit", "store"), ("backends", "*", "balance")}  # some value of it works
-    return path in rows - partly
 
 
 def _default(field: dict[str, Any]) -> str:

@@ -104,8 +104,8 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         connect_timeout=backend.connect_timeout,
         max_retries=backend.max_retries,
         balance=backend.balance,
-        max_inflight=backend.max_inflight,
-        queue=QueuePlan(backend.queue.size, backend.queue.max_wait),
+        max_inflight=_share(backend.max_inflight, config) if backend.max_inflight is not None else None,
+        queue=QueuePlan(_share(backend.queue.size, config), backend.queue.max_wait),
         health=HealthPlan(
             backend.health.path,
             backend.health.interval,
@@ -118,6 +118,11 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         served_models=tuple(model.name for model in backend.served()),
         forward_headers=tuple(header.lower() for header in backend.forward_headers),
     )
+
+
+def _share(bound: int, config: Config) -> int:
+    """One worker's part of a bound, at least 1 (0 stays 0): the workers together do not exceed it."""
+    return min(bound, max(1, bound // config.server.workers))
 
 
 def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:

@@ -98,7 +98,7 @@ class HealthPlan:
 
 @dataclass(frozen=True, slots=True)
 class QueuePlan:
-    """What is over max_inflight waits here."""
+    """What is over max_inflight waits here. `size` is one worker's share."""
 
     size: int
     max_wait: float
@@ -110,6 +110,7 @@ class BackendPlan:
 
     endpoints  those that are written down; none where `dns` says what they are made from
     dns        `host` is a name, and every address that it resolves to is an endpoint (`EndpointPlan.at`)
+    max_inflight  one worker's share
     """
 
     name: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiaas.config.check import check
-from aiaas.config.load import Loaded, load_file
+from aiaas.config.load import Loaded, load_file, load_text
 from aiaas.config.problem import Problem, has_errors
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
@@ -22,10 +22,13 @@ class Reading:
     problems: tuple[Problem, ...]
 
 
-def read(path: Path, env: Mapping[str, str], *, deployed: bool = False) -> Reading:
+def read(path: Path, env: Mapping[str, str], text: str | None = None, *, deployed: bool = False) -> Reading:
     """Load, check (`deployed`: for a cluster, in any case) and compile. Raises WorldError where there is no file; every
-    other fault is a Problem."""
-    loaded = load_file(path, env)
+    other fault is a Problem.
+
+    text  what the file held at some time, to be read in place of what it holds now
+    """
+    loaded = load_file(path, env) if text is None else load_text(text, file=str(path), env=env)
     found = loaded.problems + check(loaded, env, deployed=deployed)
     problems = tuple(sorted(found, key=lambda problem: (problem.line, problem.column)))
     if loaded.config is None or has_errors(problems):

@@ -7,6 +7,7 @@ BACKLOG_LIMIT lines are dropped, and their number is the next thing that is writ
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -29,6 +30,8 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 # How often a writer that waits for its reader looks whether it shall give up.
 POLL_INTERVAL = 0.1
+# Between two tries to get the lock. Its holder usually has it for less than a millisecond.
+LOCK_PAUSE = 0.005
 
 INFERENCE = "inference_request"
 OTHER = "request"
@@ -65,12 +68,16 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
 class JsonLog:
     """A log. `wall` gives POSIX seconds.
 
-    write  called with whole lines, from a thread of its own; False says that they were not written
+    write   called with whole lines, from a thread of its own; False says that they were not written
+    worker  which of several processes this is: stands in the line of each event
     """
 
-    def __init__(self, write: Callable[[bytes], object], wall: Callable[[], float], level: str) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], wall: Callable[[], float], level: str, worker: int | None = None
+    ) -> None:
         self._write = write
         self._wall = wall
+        self._worker = {} if worker is None else {"worker": worker}
         self._encode = msgspec.json.Encoder(enc_hook=repr).encode
         self._lines: list[bytes] = []
         self._size = 0
@@ -82,7 +89,7 @@ class JsonLog:
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write down something that happened: `event` in snake_case, `fields` JSON-able, never a key or a body."""
         if LEVELS[level] >= self.threshold:
-            self._append({"time": self._time(), "level": level, "event": event, **fields})
+            self._append({"time": self._time(), "level": level, "event": event, **self._worker, **fields})
 
     def request(self, record: Record, duration: float, event: str = INFERENCE) -> None:
         """The one line of a request, in the plan's words where it has them (contract section 8)."""
@@ -171,10 +178,15 @@ class FdWriter:
 
     Written in pieces that a pipe takes whole once it is writable (PIPE_BUF), so that no write ever blocks: setting
     O_NONBLOCK instead would hold for everybody who shares the terminal.
+
+    lock  descriptor of a file that all processes which write to `fd` have open: who writes holds a lock on it, so that
+          no line gets into the middle of another. (A pipe keeps only PIPE_BUF bytes together; a line may be longer.)
+          The lock of a process that dies is free again.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, lock: int | None = None) -> None:
         self._fd = fd
+        self._lock = lock
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._give_up_at: float | None = None
@@ -185,10 +197,26 @@ class FdWriter:
 
     def __call__(self, data: bytes) -> bool:
         """Write all of `data`; False where the reader has gone, the disk is full, or the time was up."""
+        if self._lock is None:
+            return self._put(data)
+        while True:
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:  # another process writes, maybe to a reader that does not read
+                if self._is_late():
+                    return False
+                time.sleep(LOCK_PAUSE)
+        try:
+            return self._put(data)
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def _put(self, data: bytes) -> bool:
         view = memoryview(data)
         while view:
             if not self._poll.poll(POLL_INTERVAL * 1000):
-                if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+                if self._is_late():
                     return False
                 continue
             try:
@@ -198,6 +226,9 @@ class FdWriter:
             except OSError:
                 return False
         return True
+
+    def _is_late(self) -> bool:
+        return self._give_up_at is not None and time.monotonic() >= self._give_up_at
 
 
 class LibraryLog(logging.Handler):

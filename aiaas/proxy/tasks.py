@@ -37,7 +37,7 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def first_of(*waits: Coroutine[Any, Any, Any], timeout: float) -> None:
+async def first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
     """Wait until one of the coroutines is done, or `timeout` seconds."""
     tasks = [asyncio.create_task(wait, name="wait") for wait in waits]
     try:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from aiaas.config.check import check, engine_port
 from aiaas.config.load import load_text
-from aiaas.config.unavailable import ROWS
 
 MINIMAL = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m]\n"
 
@@ -37,12 +34,6 @@ def test_an_engines_port_is_its_place_in_the_file() -> None:
     assert engine_port(loaded.config, "b") == 18101
 
 
-@pytest.mark.parametrize("words", [row[2] for row in ROWS])
-def test_what_is_not_available_says_what_to_do_instead(words: str) -> None:
-    """Each row of the table has an advice."""
-    assert words.split()[0] in ("write", "remove", "remove it,", "remove it;", "list") or words.startswith("remove it")
-
-
-def test_a_plain_config_uses_nothing_that_is_not_available() -> None:
-    """The defaults are all available."""
+def test_a_plain_config_has_no_problem() -> None:
+    """The defaults go together."""
     assert check(load_text(MINIMAL, file="f", env={}), {}) == ()

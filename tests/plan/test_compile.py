@@ -78,6 +78,24 @@ def test_several_urls_are_several_endpoints() -> None:
     assert [endpoint.url for endpoint in plan_of(text).backends[0].endpoints] == ["http://a:1", "https://b"]
 
 
+@pytest.mark.parametrize(
+    ("workers", "bound", "size", "shares"),
+    [
+        pytest.param(1, 10, 100, (10, 100), id="alone"),
+        pytest.param(4, 10, 100, (2, 25), id="never more together than is allowed"),
+        pytest.param(4, 2, 3, (1, 1), id="at least one each"),
+        pytest.param(4, "null", 0, (None, 0), id="no bound, no queue"),
+    ],
+)
+def test_workers_share_what_is_bounded_for_each_endpoint(
+    workers: int, bound: object, size: int, shares: tuple[int | None, int]
+) -> None:
+    """The Plan says what one of them may."""
+    text = f"server: {{workers: {workers}}}\n{MINIMAL}    max_inflight: {bound}\n    queue: {{size: {size}}}\n"
+    (backend,) = plan_of(text).backends
+    assert (backend.max_inflight, backend.queue.size) == shares
+
+
 def test_an_alias_is_rewritten_and_the_served_name_is_not() -> None:
     """`rewrite` is the JSON text of the served name for an alias, and None for that name itself."""
     text = """

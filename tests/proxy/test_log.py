@@ -5,6 +5,9 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -172,3 +175,57 @@ def test_the_manual_has_every_event() -> None:
     named -= {"info", "warning"}
     table = MANUAL.partition("## Other events")[2]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == named
+
+
+# -- several processes ---------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from aiaas.proxy.log import FdWriter
+writer = FdWriter(1, int(sys.argv[1]))
+line = sys.argv[2].encode() * 9_999 + b"\\n"
+sys.stdin.read()
+for _ in range(60):
+    assert writer(line * 2 + b"short\\n")
+"""
+
+
+def test_lines_of_several_processes_never_mix() -> None:
+    """Also those that are longer than what a pipe keeps together."""
+    read_end, write_end = os.pipe()
+    with tempfile.TemporaryFile() as lock:
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(lock.fileno()), letter],
+                stdin=subprocess.PIPE,
+                stdout=write_end,
+                pass_fds=[lock.fileno()],
+            )
+            for letter in "ab"
+        ]
+        os.close(write_end)
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.close()
+        with open(read_end, "rb") as reader:
+            lines = reader.read().splitlines()
+        assert [writer.wait(10) for writer in writers] == [0, 0]
+    assert sorted(set(lines)) == [b"a" * 9_999, b"b" * 9_999, b"short"]
+    assert len(lines) == 2 * 60 * 3
+
+
+def test_a_writer_that_is_to_hurry_does_not_wait_for_another_processs_lock() -> None:
+    """It gives up, as it does for a reader that does not read; the lock of a process that died is free."""
+    holder = "import fcntl, sys, time; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    with tempfile.TemporaryFile() as lock, open(os.devnull, "wb") as nowhere:
+        with subprocess.Popen(
+            [sys.executable, "-c", holder, str(lock.fileno())], pass_fds=[lock.fileno()], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            writer = FdWriter(nowhere.fileno(), lock.fileno())
+            writer.hurry(0.05)
+            assert writer(b"line\n") is False
+            process.kill()
+            process.wait(10)
+        assert FdWriter(nowhere.fileno(), lock.fileno())(b"line\n") is True

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import parse_redis_url
+from aiaas.proxy.merge import exposition, of_supervisor
 from aiaas.proxy.metrics import LATENCY_BUCKETS, LIMIT_OF, Metrics
 from aiaas.proxy.record import Record
 from aiaas.proxy.shared import StoreMetrics
@@ -90,7 +91,8 @@ def test_an_endpoint_that_no_plan_names_has_no_series() -> None:
 def test_the_manual_and_the_exposition_agree() -> None:
     """Every metric with its type and labels, in either direction."""
     exposed = {}
-    for family in text_string_to_metric_families(full().expose().decode()):
+    text = full().expose() + exposition(of_supervisor(serving=2, ends=1))
+    for family in text_string_to_metric_families(text.decode()):
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         exposed[name] = (family.type, labels)

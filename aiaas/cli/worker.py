@@ -1,0 +1,39 @@
+"""`python -m aiaas.cli.worker NUMBER CHANNEL LISTENER LOCK`: one worker. `aiaas serve` starts it; nobody else can.
+
+NUMBER is which one. The others are descriptors that it inherits: its channel to the supervisor, its listening socket,
+the log's lock. Its log goes to stdout, which it shares with the supervisor and the other workers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from aiaas.cli.main import guarded
+
+
+def main(arguments: list[str]) -> int:
+    """Work until told to stop; the exit code."""
+    return guarded(lambda: _work(*(int(argument) for argument in arguments)))
+
+
+def _work(number: int, channel: int, listener: int, lock: int) -> int:
+    import time
+
+    from aiaas.cli.serve import run_loop
+    from aiaas.proxy.log import FdWriter, JsonLog
+    from aiaas.proxy.worker import work
+
+    writer = FdWriter(sys.stdout.fileno(), lock)
+    log = JsonLog(writer, time.time, "info", number)
+    try:
+        with socket.socket(fileno=channel) as sock, socket.socket(fileno=listener) as listening:
+            run_loop(lambda: work(sock, listening, log, dict(os.environ)), writer)
+    finally:
+        log.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

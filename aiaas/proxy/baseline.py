@@ -1,0 +1,91 @@
+"""Config and keys as they last were in order, for a worker that starts later.
+
+A worker that replaces a dead one may start while somebody has just broken a file. It has to serve what the others still
+serve, so the supervisor follows both files, too, and keeps the text of the last good one. It puts nothing in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from aiaas.errors import WorldError
+from aiaas.keys.file import KeyFileError, read_key_file
+from aiaas.keys.records import render_records
+from aiaas.plan.model import Plan
+from aiaas.plan.read import read
+from aiaas.proxy.watch import FileWatch
+
+
+class Baseline:
+    """The last good config (`config`, and the `plan` of it) and key file (`keys`, None: there was none yet).
+
+    crashed  called with an exception that nobody expected
+    """
+
+    def __init__(self, plan: Plan, env: Mapping[str, str], crashed: Callable[[BaseException], None]) -> None:
+        assert plan.source is not None, "workers read the config file themselves"
+        self._env = env
+        self.source: Path = plan.source
+        self.plan = plan
+        self.config = ""
+        self.keys: str | None = None
+        self._config_watch = FileWatch(self.source, self._read_config, crashed)
+        self._key_watch = FileWatch(plan.auth.keys_file, self._read_keys, crashed)
+
+    async def begin(self) -> None:
+        """Read the config; the keys follow with the first watch, since 10,000 of them take seconds.
+
+        Raises WorldError where the config is no longer in order: it was a moment ago.
+        """
+        await self._read_config()
+        if not self.config:
+            raise WorldError(f"{self.source} was changed while it was read; mend it and start again")
+        self._key_watch.wake()
+
+    def watches(self) -> list[FileWatch]:
+        """To be run until the end."""
+        return [self._config_watch, self._key_watch]
+
+    def wake(self) -> None:
+        """SIGHUP: read both now."""
+        for watch in self.watches():
+            watch.wake()
+
+    async def _read_config(self) -> None:
+        found = await asyncio.get_running_loop().run_in_executor(None, _config, self.source, self._env)
+        if found is None:
+            return
+        before = self.plan.auth
+        self.config, self.plan = found
+        if self.plan.auth != before:
+            self._key_watch.follow(self.plan.auth.keys_file)
+            await self._read_keys()
+
+    async def _read_keys(self) -> None:
+        auth = self.plan.auth
+        keys = await asyncio.get_running_loop().run_in_executor(None, _keys, auth.keys_file) if auth.enabled else None
+        if keys is not None:
+            self.keys = keys
+
+
+def config_text(path: Path) -> str | None:
+    """What the config file holds; None where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _config(path: Path, env: Mapping[str, str]) -> tuple[str, Plan] | None:
+    text = config_text(path)
+    plan = None if text is None else read(path, env, text).plan
+    return None if text is None or plan is None else (text, plan)
+
+
+def _keys(path: Path) -> str | None:
+    try:
+        return render_records(read_key_file(path).records)
+    except KeyFileError:
+        return None

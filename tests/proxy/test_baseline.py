@@ -1,0 +1,102 @@
+"""aiaas.proxy.baseline: the last good files, with real ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from aiaas.errors import WorldError
+from aiaas.keys.records import parse_records, render_records
+from aiaas.plan.read import read
+from aiaas.proxy.baseline import Baseline
+from tests.proxy.conftest import new_key
+
+CONFIG = "backends:\n  vllm: {url: 'http://127.0.0.1:9', models: [m]}\n"
+OTHER = CONFIG.replace("[m]", "[n]")
+
+
+@pytest.fixture
+async def baseline(tmp_path: Path) -> AsyncIterator[Baseline]:
+    """Of a folder with a good config and one key, already read, and followed."""
+    (tmp_path / "aiaas.yaml").write_text(CONFIG)
+    (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
+    plan = read(tmp_path / "aiaas.yaml", {}).plan
+    assert plan is not None
+    made = Baseline(plan, {}, lambda error: pytest.fail(repr(error)))
+    await made.begin()
+    tasks = [asyncio.create_task(watch.run()) for watch in made.watches()]
+    async with asyncio.timeout(5):
+        while made.keys is None:
+            await asyncio.sleep(0.01)
+    yield made
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def names(baseline: Baseline) -> list[str]:
+    """Of the keys that it holds."""
+    return [record.name for record in parse_records(baseline.keys or "", "x")]
+
+
+async def test_it_holds_what_both_files_hold(baseline: Baseline) -> None:
+    """The text, from which another process makes the same."""
+    assert baseline.config == CONFIG
+    assert names(baseline) == ["alice"]
+    assert read(baseline.source, {}, baseline.config).plan == baseline.plan
+
+
+async def test_a_good_change_is_taken_over(baseline: Baseline) -> None:
+    """Config and keys."""
+    baseline.source.write_text(OTHER)
+    (baseline.source.parent / "keys.yaml").write_text(render_records([new_key("bob").record]))
+    baseline.wake()
+    async with asyncio.timeout(5):
+        while baseline.config != OTHER or names(baseline) != ["bob"]:
+            await asyncio.sleep(0.01)
+    assert baseline.plan.models[0].name == "n"
+
+
+async def test_a_broken_change_is_not(baseline: Baseline) -> None:
+    """The last good ones stay, whatever happens to the files; the mended ones count."""
+    keys = baseline.source.parent / "keys.yaml"
+    baseline.source.write_text("backends: [")
+    keys.unlink()
+    baseline.wake()
+    await asyncio.sleep(0.3)
+    assert baseline.config == CONFIG
+    assert names(baseline) == ["alice"]
+    baseline.source.write_bytes(b"\xff\xfe")
+    keys.mkdir()
+    baseline.wake()
+    await asyncio.sleep(0.3)
+    assert baseline.config == CONFIG
+    assert names(baseline) == ["alice"]
+    baseline.source.write_text(OTHER)
+    baseline.wake()
+    async with asyncio.timeout(5):
+        while baseline.config != OTHER:
+            await asyncio.sleep(0.01)
+
+
+async def test_another_key_file_is_followed(baseline: Baseline) -> None:
+    """Where the changed config names one."""
+    (baseline.source.parent / "other.yaml").write_text(render_records([new_key("carol").record]))
+    baseline.source.write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
+    baseline.wake()
+    async with asyncio.timeout(5):
+        while names(baseline) != ["carol"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) -> None:
+    """It was valid when the command looked; without its text no worker can start."""
+    (tmp_path / "aiaas.yaml").write_text(CONFIG)
+    plan = read(tmp_path / "aiaas.yaml", {}).plan
+    assert plan is not None
+    (tmp_path / "aiaas.yaml").write_text("")
+    with pytest.raises(WorldError, match="was changed while it was read"):
+        await Baseline(plan, {}, lambda error: None).begin()
