@@ -9,11 +9,26 @@ import pytest
 from hypothesis import settings
 
 from tests.fakes.redis import RedisServer
+from tests.keymaterial import leaks_below
 
 # No deadline: the machines are shared, and a slow example is not a wrong one (pytest-timeout bounds the whole test).
 # Derandomized: a red CI must be red again when it is looked into.
 settings.register_profile("aiaas", deadline=None, derandomize=True)
 settings.load_profile("aiaas")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Nothing that a process of this run has written may hold key material (`keymaterial.py`)."""
+    folders = getattr(session.config, "_tmp_path_factory", None)
+    if folders is None or hasattr(session.config, "workerinput"):  # with several workers theirs lie below the first's
+        return
+    leaks = leaks_below(folders.getbasetemp())
+    if leaks:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_sep("=", "key material in what processes wrote", red=True)
+        for leak in leaks:
+            reporter.write_line(leak)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="module")

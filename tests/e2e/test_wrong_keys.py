@@ -142,7 +142,7 @@ async def test_valid_keys_keep_their_latency_while_wrong_ones_flood_in(attacked:
     calm, loud, attack = await under_attack(attacked, addresses)
     assert loud <= max(calm * SLOWER_TIMES, calm + SLOWER_BY)
     assert set(attack.answers) <= {401, 429, 503}
-    assert attack.answers.total() > RATE * SECONDS * 0.25  # a slow machine sends less; less than this is no flood
+    assert attack.answers.total() > RATE * SECONDS * 0.1  # a slow machine sends less; less than this is no flood
     if addresses == 1:
         assert attack.answers[429] > attack.answers.total() / 8
         assert attack.answers[503] < attack.answers.total() / 8  # before the first ten are known to be wrong

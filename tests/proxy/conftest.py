@@ -53,6 +53,7 @@ from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.tls import listen, open_tls
 from aiaas.proxy.usage import UsageRecorder
 from tests.fakes.vllm import FakeVllm
+from tests.keymaterial import leaked_hashes, leaked_keys
 
 CHAT = "/v1/chat/completions"
 ALL_PATHS = [
@@ -231,6 +232,8 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
             verifier.close()
             made.examiner.close()
             assert not running.log_lines("internal_error")
+            told = repr((vars(made), vars(verifier), running.open_side)).encode() + b"".join(lines) + metrics.expose()
+            assert leaked_keys(told) + leaked_hashes(told) == []
 
         closers.append(close)
         return running
