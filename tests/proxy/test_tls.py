@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
     """Each test on both loops: each has a TLS transport of its own."""
     policy: asyncio.AbstractEventLoopPolicy = request.param()
     return policy
+
+
+@pytest.fixture(autouse=True)
+def quiet_libraries(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever clients do to TLS, the event loop and aiohttp have nothing to say about it in our log."""
+    yield
+    said = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
+    assert said == []
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +213,26 @@ async def test_plain_text_on_the_tls_port_ends_at_once(running: Running, data: b
     writer.close()
     running.gateway.log.flush()
     assert not running.lines
+
+
+async def test_a_client_that_does_not_trust_the_certificate_leaves_no_trace(running: Running) -> None:
+    """It ends the handshake by itself."""
+    with pytest.raises(ssl.SSLError):
+        await running.client(tls=ssl.create_default_context())
+    await asyncio.sleep(0.05)
+    running.gateway.log.flush()
+    assert not running.lines
+
+
+async def test_a_client_that_breaks_tls_inside_a_request_is_gone(client: Raw, running: Running) -> None:
+    """What is no TLS record ends the connection, and the request with it."""
+    client.send(client.request(None, headers={"Content-Type": "application/json", "Content-Length": "100"}))
+    while not running.gateway.in_flight:
+        await asyncio.sleep(0.005)
+    with socket.socket(fileno=os.dup(client.writer.get_extra_info("socket").fileno())) as beneath:
+        beneath.send(b"GET / HTTP/1.1\r\n\r\n" * 10)
+    await running.quiet()
+    assert running.log_lines()[-1]["ended_by"] == "client"
 
 
 async def test_an_older_version_than_the_least_is_refused(
