@@ -43,6 +43,7 @@ rate_limit:              # for each key that has no limits of its own
   burst: 20              # at once, after a pause
   # tokens_per_minute: 100000
   # max_concurrent: 8
+  # store: redis://redis:6379/0   # several gateways count together (docs/limits.md)
 
 monitoring:
   metrics_port: 9090     # Prometheus metrics at /metrics

@@ -36,10 +36,15 @@ class FallbackStore:
 
     def __init__(self, shared: RedisStore, mode: Mode, processes: int) -> None:
         self.shared = shared
-        self._mode: Mode = mode
-        self._processes = processes
         self._local = MemoryStore()
-        self.decisions = {SHARED: 0, mode: 0}
+        self.decisions = {SHARED: 0}
+        self.follow(mode, processes)
+
+    def follow(self, mode: Mode, processes: int) -> None:
+        """From now on these hold; what was admitted is settled as it was admitted."""
+        self._mode = mode
+        self._processes = processes
+        self.decisions.setdefault(mode, 0)
 
     def __repr__(self) -> str:
         return f"FallbackStore({self.shared!r}, {self._mode})"

@@ -175,11 +175,8 @@ def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
         for name in ("prometheus", "metrics_port", "usage_file")
         if getattr(begun_with.monitoring, name) != getattr(plan.monitoring, name)
     ]
-    fields += [
-        f"rate_limit.{name}"
-        for name, parts in (("store", ("store_url", "processes")), ("on_store_failure", ("on_store_failure",)))
-        if any(getattr(begun_with.limits, part) != getattr(plan.limits, part) for part in parts)
-    ]
+    if begun_with.limits.store_url != plan.limits.store_url:
+        fields.append("rate_limit.store")
     engines = {backend.name: backend.engine for backend in plan.backends}
     started = {backend.name: backend.engine for backend in begun_with.backends}
     fields += [

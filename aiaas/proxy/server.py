@@ -308,8 +308,10 @@ class Server:
     async def _expose(self) -> bytes:
         return self.metrics.expose()
 
-    def _follow(self, _plan: Plan) -> None:
+    def _follow(self, plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)
+        if self._shared is not None and plan.limits.store_url is not None:  # another store takes a new start
+            self._shared.follow(plan.limits.on_store_failure, plan.limits.processes)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 

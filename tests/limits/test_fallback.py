@@ -88,6 +88,21 @@ async def test_deny_refuses_with_a_time_to_come_back() -> None:
     assert store.decisions == {"shared": 0, "deny": 1}
 
 
+async def test_a_reloaded_config_holds_from_the_next_request_on() -> None:
+    """Another mode, another number of processes; what was let in before is settled as it was."""
+    store = away("local")
+    lease = await admitted(store, LIMITS, 10)
+    store.follow("local", 2)
+    looked = await store.look("alice", LIMITS, NOW)
+    assert looked.requests is not None
+    assert looked.requests.limit == 300
+    store.follow("deny", 2)
+    await settle(store, lease, 5)
+    with pytest.raises(UpstreamError):
+        await admit(store, LIMITS)
+    assert store.decisions == {"shared": 0, "local": 1, "deny": 1}
+
+
 async def test_it_goes_over_and_comes_back_by_itself(tmp_path: Path) -> None:
     """Each request is settled where it was admitted; a hang costs the first ones a moment and the next nothing."""
     server = RedisServer(tmp_path)
