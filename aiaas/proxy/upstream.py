@@ -41,7 +41,7 @@ STALE_AFTER = 1.0
 # And only if it dies at once. A vLLM that is killed seconds later was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
-# The head of an answer: vLLM's are 200 bytes; what is larger than this is not an answer of a vLLM.
+# The head of an answer, trailers, a chunk's extension: vLLM's heads are 200 bytes; what is larger is no vLLM's.
 MAX_HEAD = 64 * 1024
 
 
@@ -107,7 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _begin_exchange_state(self) -> None:
         self._headers: HeaderList = []
-        self._head_bytes = 0
+        self._bare_bytes = 0  # since the last that brought a part of the body
         self._any_byte = False
         self._head_ready = self._head_given = False
         self._complete = False
@@ -176,8 +176,6 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             return
         self._any_byte = True
-        if not self._head_ready:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -187,16 +185,18 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail(Failure(FailureKind.MALFORMED, f"not valid HTTP: {error}"))
                 return
             self._excess = True  # rubbish behind a whole answer: the answer stands, the connection does not
-        if self._head_given and not self._complete:  # nearly always: an event in the middle of a stream
-            parts = self._parts
+        parts = self._parts
+        if parts and self._head_given and not self._complete:  # nearly always: an event in the middle of a stream
+            self._bare_bytes = 0
             if len(parts) == 1:
                 self._sink.body(parts.pop())
-            elif parts:
+            else:
                 self._parts = []
                 self._sink.body(b"".join(parts))
             return
-        if not self._head_ready and self._head_bytes > MAX_HEAD:
-            self._fail(Failure(FailureKind.MALFORMED, f"headers of more than {MAX_HEAD} bytes"))
+        self._bare_bytes = 0 if parts else self._bare_bytes + len(data)
+        if self._bare_bytes > MAX_HEAD and not self._complete:
+            self._fail(Failure(FailureKind.MALFORMED, f"more than {MAX_HEAD} bytes without any of a body"))
             return
         self._deliver()
 
