@@ -35,7 +35,8 @@ async def running(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
 _GOOD_HEAD = b"Host: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
 _START = st.builds(
     lambda method, target, version: b" ".join(part for part in (method, target, version) if part),
-    st.sampled_from([b"POST"] * 8 + [b"GET", b"HEAD", b"OPTIONS", b"CONNECT", b"post", b"P\x00ST", b"\xff", b"M" * 300]),
+    st.sampled_from([b"POST"] * 8
+        + [b"GET", b"HEAD", b"OPTIONS", b"CONNECT", b"post", b"P\x00ST", b"\xff", b"M" * 300]),
     st.sampled_from(
         [CHAT.encode()] * 10
         + [
