@@ -208,6 +208,7 @@ class BackendState:
             endpoint.pool.closed = False
         if joined:
             self.changed.set()
+        if joined or left:  # where the last one that was up has left, nobody is to wait
             self._hand_over()
         return joined, left
 

@@ -161,6 +161,18 @@ async def test_who_waits_gets_the_slot_of_one_that_joins() -> None:
     assert (joined.pool.inflight, list(backend.leaving)) == (0, [])
 
 
+async def test_who_waits_is_told_when_the_last_one_that_was_up_has_left() -> None:
+    """And does not wait for those that are down."""
+    backend = state(ONE, TWO, max_inflight=1)
+    one, two = backend.endpoints
+    one.pool.inflight = 1
+    two.set_up(False, "test")
+    waiter = Waiter("key", (), b"", asyncio.get_running_loop().create_future())
+    assert backend.wait(waiter)
+    backend.resolved([TWO])
+    assert waiter.granted.result() is None
+
+
 def test_another_plan_keeps_what_is_resolved() -> None:
     """A reload begins with the addresses and the health that are known, unless the name is another one."""
     before = state(ONE, TWO)
