@@ -123,3 +123,36 @@ def test_quotas_and_slots_are_exact_in_any_order(steps: list[tuple[str, int, boo
             run(store.settle(lease, 0, NOW + at, WALL + at))
         for _ in range(3):
             assert run(store.admit(key, Limits(concurrent=3), 0, NOW + at, WALL + at)).refused_by is None
+
+
+_JUMPS = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(0, 400), st.booleans(), st.floats(-1e5, 1e5), st.floats(-4e6, 4e6)),
+    max_size=40,
+)
+
+
+@given(_JUMPS)
+def test_clocks_that_jump_break_nothing(steps: list[tuple[str, int, bool, float, float]]) -> None:
+    """Whatever the order of both clocks: no wait that is no time, slots stay exact, and once the clocks go on from the
+    latest moment that was seen, a key that was let alone for a month is as good as new."""
+    store, limits = MemoryStore(), Limits(Rate(60, 10), Rate(600, 600), 1000, 2000, 3)
+    held: dict[str, list[Lease]] = {"a": [], "b": []}
+    latest_now, latest_wall = NOW, WALL
+    for key, tokens, settles, at, wall in steps:
+        latest_now, latest_wall = max(latest_now, NOW + at), max(latest_wall, WALL + wall)
+        if settles and held[key]:
+            run(store.settle(held[key].pop(), tokens, NOW + at, WALL + wall))
+            continue
+        admission = run(store.admit(key, limits, tokens, NOW + at, WALL + wall))
+        if admission.lease is not None:
+            held[key].append(admission.lease)
+            assert len(held[key]) <= 3
+        elif (refusal := admission.refusal) is not None and refusal.retry_after is not None:
+            assert 0 <= refusal.retry_after < 4e6
+            assert refusal.remaining >= 0
+    for key, leases in held.items():
+        for lease in leases:
+            run(store.settle(lease, 0, latest_now, latest_wall))
+        later = 62 * 86400.0
+        for _ in range(3):
+            assert run(store.admit(key, limits, 100, latest_now + later, latest_wall + later)).refused_by is None
