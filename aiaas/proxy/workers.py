@@ -74,6 +74,10 @@ class Row:
             return Row(self.ends + 1, self.failed_starts + 1)
         return Row(1 if served >= SERVED_WELL else self.ends + 1, 0)
 
+    def is_hopeless(self, in_order: bool) -> bool:
+        """Whether to give up; `in_order` is whether all have served before, and some still do."""
+        return self.failed_starts >= START_TRIES and not in_order
+
     @property
     def pause(self) -> float:
         """Seconds to wait before the next start."""
@@ -192,8 +196,8 @@ class _Supervisor:
                     await worker.gone.wait()
                     served = time.monotonic() - began
             row = row.after(served)
-            in_order = self._all_serve.is_set() and self._serving()
-            if row.failed_starts >= START_TRIES and not in_order and not self._stopping.asked.is_set():
+            in_order = self._all_serve.is_set() and self._serving() > 0
+            if row.is_hopeless(in_order) and not self._stopping.asked.is_set():
                 self._failure = WorldError(
                     f"worker {number} ended {row.failed_starts} times before it could serve; "
                     "what it said stands above, or in the log"
@@ -275,7 +279,7 @@ class _Supervisor:
 
     async def _all_ended(self) -> None:
         """By `wait` and not `gather`: whoever gives up waiting must not cancel what is waited for."""
-        while tasks := [*(task for task in self._keepers if not task.done()), *self._workers.values()]:
+        while tasks := [task for task in (*self._keepers, *self._workers.values()) if not task.done()]:
             await asyncio.wait(tasks)
 
     async def _kill(self) -> None:

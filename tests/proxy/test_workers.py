@@ -45,6 +45,17 @@ def test_only_starts_that_fail_one_after_another_count_as_such() -> None:
     assert row.after(0.1).after(None).failed_starts == 1
 
 
+def test_a_worker_that_cannot_start_ends_the_whole_only_where_no_other_serves() -> None:
+    """A certificate that is broken for an hour must not take down those that serve with the good one."""
+    row = Row()
+    for _ in range(START_TRIES):
+        assert not row.is_hopeless(in_order=False)
+        row = row.after(None)
+    assert row.is_hopeless(in_order=False)
+    assert row.after(None).is_hopeless(in_order=False)
+    assert not row.is_hopeless(in_order=True)
+
+
 @pytest.mark.parametrize("command", [(sys.executable, "-c", "raise SystemExit(5)"), ("/no/such/program",)])
 async def test_workers_that_cannot_start_end_the_whole(
     tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
