@@ -2,6 +2,7 @@
 
 import random
 import secrets
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -112,3 +113,22 @@ def test_no_repr_shows_a_hash_or_a_tag() -> None:
     assert "hash of alice" not in shown
     assert "new-hash" not in shown
     assert "beef" not in shown
+
+
+def test_the_number_of_keys_costs_nothing_per_request() -> None:
+    """Ten thousand keys are found as quickly as ten, and as quickly found not to be there."""
+
+    def fastest(count: int) -> float:
+        made = [own(f"u{number}") for number in range(10)]
+        others = [replace(made[0][1], id=f"{number:08d}", name=f"o{number}") for number in range(count - 10)]
+        ring = KeyRing.from_records([*(record for _, record in made), *others])
+        texts = [key.text for key, _ in made] + [make_key("sk-", secrets.token_bytes).text for _ in range(10)]
+        took = []
+        for _ in range(50):
+            began = time.perf_counter()
+            found = [len(ring.candidates(text)) for text in texts]
+            took.append(time.perf_counter() - began)
+            assert found == [1] * 10 + [0] * 10
+        return min(took)
+
+    assert fastest(10_000) < 3 * fastest(10)  # it is 1.0 to 1.2; a search through all of them would be hundreds
