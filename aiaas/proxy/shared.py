@@ -67,7 +67,7 @@ class StoreMetrics(Collector):
         """The families; docs/metrics.md says what they mean."""
         store = self._store
         yield GaugeMetricFamily(
-            "aiaas_limit_store_up", "Whether the shared store of limits can be asked", value=store.shared.up
+            "aiaas_limit_store_up", "Whether the shared store of limits can be asked", value=float(store.shared.up)
         )
         yield CounterMetricFamily(
             "aiaas_limit_store_failures", "Calls to the shared store that failed", value=store.shared.failures
