@@ -87,12 +87,10 @@ def last_uses(where: Target) -> dict[str, int]:
     """When each key was last used, POSIX seconds by key id, as far as it is known. Where it cannot be read, a note."""
     from aiaas.limits.usage import UsageStoreError
 
-    usage = where.usage()
-    if usage is None:
-        return {}
     try:
-        return asyncio.run(_read_last_uses(usage))
-    except UsageStoreError as error:
+        usage = where.usage()
+        return {} if usage is None else asyncio.run(_read_last_uses(usage))
+    except (UsageStoreError, WorldError) as error:
         note(f"warning: last use is not known: {error}")
         return {}
 

@@ -1,6 +1,6 @@
 """Usage on its way to the store: summed in memory on the request path, written by a task beside it.
 
-    a request is settled -> `settled` adds to the sums of its day, key and model (one dict lookup, under a microsecond)
+    a request is settled -> `settled` adds to the sums of its day, key and model (one dict lookup, a microsecond)
     every FLUSH_INTERVAL -> the sums become a batch, which is added to the store
 
 Rules:
