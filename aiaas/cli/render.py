@@ -112,6 +112,8 @@ def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
     wanted = {known.get(word.strip().lower(), "") for word in only.split(",")}
     if "" in wanted:
         raise UsageError(f"--only: {only!r} names a kind that is never rendered; there are {', '.join(KINDS)}")
+    if absent := sorted(wanted - {made["kind"] for made in objects}):
+        note(f"note: this config has nothing of kind {', '.join(absent)}")
     return tuple(made for made in objects if made["kind"] in wanted)
 
 

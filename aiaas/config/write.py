@@ -12,8 +12,6 @@ from typing import Any, Final
 
 import yaml
 
-from aiaas.config.tree import resolve
-
 # No digit, sign or dot first, so no number, date or sexagesimal of any reader; `y` and `n` are flags to some.
 _SURELY_TEXT: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*")
 _SINGLE_LETTER_FLAGS: Final = frozenset("yYnN")
@@ -56,7 +54,7 @@ def _is_surely_text(dumper: yaml.SafeDumper, value: str) -> bool:
     if not _SURELY_TEXT.fullmatch(value) or value in _SINGLE_LETTER_FLAGS:
         return False
     tag = dumper.resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]
-    return resolve(value) == value and bool(tag == _STR)
+    return bool(tag == _STR)
 
 
 _Dumper.add_representer(str, _text)

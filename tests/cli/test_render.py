@@ -89,13 +89,17 @@ def test_an_unset_image_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
 def test_overrides_of_the_shell_are_ignored_and_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What happens to be exported here must not end up in a cluster."""
+    """What happens to be exported here must not end up in a cluster: neither a limit nor an edge of the policy."""
     write()
-    plain, _ = rendered(capsys)
+    assert run(["render"]) == 0
+    plain = capsys.readouterr().out
     monkeypatch.setenv("RATE_LIMIT_REQUESTS_PER_MINUTE", "99999")
-    overridden, err = rendered(capsys)
-    assert overridden == plain
-    assert err.splitlines()[0] == "ignored, since they hold in this shell only: RATE_LIMIT_REQUESTS_PER_MINUTE"
+    monkeypatch.setenv("VLLM_BACKEND_URL", "http://elsewhere.other:1")
+    assert run(["render"]) == 0
+    out, err = capsys.readouterr()
+    assert out == plain
+    expected = "ignored, since they hold in this shell only: VLLM_BACKEND_URL, RATE_LIMIT_REQUESTS_PER_MINUTE"
+    assert err.splitlines()[0] == expected
 
 
 def test_variables_need_not_be_set_here_and_are_never_shown(
@@ -116,6 +120,14 @@ def test_only_some_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     write()
     documents, _ = rendered(capsys, "--only", "deployment, ConfigMap")
     assert [each["kind"] for each in documents] == ["ConfigMap", "Deployment"]
+
+
+def test_a_kind_that_this_config_does_not_have_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty stream is no accident then."""
+    write()
+    documents, err = rendered(capsys, "--only", "HTTPRoute,Service")
+    assert [each["kind"] for each in documents] == ["Service"]
+    assert "note: this config has nothing of kind HTTPRoute" in err
 
 
 def test_an_unknown_kind_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
