@@ -206,6 +206,8 @@ def _check_limits(target: Target, keys: tuple[Key, ...], model: str | None, endp
 
 
 def _run(settings: Settings, output: Output, fleet: Fleet | None) -> None:
+    import resource
+
     import uvloop
     from msgspec import to_builtins
 
@@ -215,6 +217,8 @@ def _run(settings: Settings, output: Output, fleet: Fleet | None) -> None:
     from aiaas.loadtest.session import measure
     from aiaas.loadtest.slo import parse_slo
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a descriptor; 1024 are soon gone
     with LoadView() as view:
         outcome = uvloop.run(measure(settings, view))
     shown = Shown("this run", outcome.run, outcome.summary, outcome.end, outcome.overhead)

@@ -54,11 +54,11 @@ class LoadView:
         """A request ended."""
         self._recent.add(sample)
 
-    def tick(self, now: float, inflight: int, stage: Stage) -> None:
+    def tick(self, now: float, elapsed: float, inflight: int, stage: Stage) -> None:
         """Show the last seconds."""
         glance = self._recent.glance(now)
         if self._live is not None:
-            self._live.update(_picture(now, inflight, stage, glance), refresh=True)
+            self._live.update(_picture(elapsed, inflight, stage, glance), refresh=True)
         elif now - self._last_line >= LINE_EVERY:
             self._last_line = now
             note(_line(now, inflight, glance))
@@ -91,15 +91,15 @@ def _line(now: float, inflight: int, glance: Glance) -> str:
     return "  ".join(parts)
 
 
-def _picture(now: float, inflight: int, stage: Stage, glance: Glance) -> RenderableType:
+def _picture(elapsed: float, inflight: int, stage: Stage, glance: Glance) -> RenderableType:
     from rich.table import Table
 
     whole = None if stage.duration is None else stage.ramp + stage.warmup + stage.duration
     load = f"{stage.rate:g} requests/s" if stage.rate is not None else f"{stage.users} users"
-    phase = "warm-up" if now < stage.ramp + stage.warmup else "measuring"
+    phase = "warm-up" if elapsed < stage.ramp + stage.warmup else "measuring"
     table = Table.grid(padding=(0, 2))
     table.add_row(
-        "load", f"{load}, {inflight} under way", phase, f"{now:.0f} s" + (f" of {whole:.0f} s" if whole else "")
+        "load", f"{load}, {inflight} under way", phase, f"{elapsed:.0f} s" + (f" of {whole:.0f} s" if whole else "")
     )
     table.add_row(
         "rates", f"{number(glance.answers_per_second)} answers/s", f"{number(glance.tokens_per_second)} tokens/s"

@@ -7,6 +7,7 @@ Errors by kind, each counted apart:
 
     connect    no connection: refused, unreachable, no such name
     tls        the connection is not to be trusted, or speaks no TLS
+    generator  this machine had no descriptors, ports or buffers left: its fault, and not the server's
     reset      closed before an answer began
     cut        closed, or ended without its `[DONE]`, in the middle of an answer
     timeout    not whole within --timeout

@@ -16,6 +16,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import time
 from collections import deque
@@ -28,7 +29,9 @@ from aiaas.loadtest.target import Target
 
 IDLE_LIMIT: Final = 4.0
 CONNECT_TIMEOUT: Final = 10.0
+EARLY: Final = 0.05  # seconds; long enough to be sent and queued, shorter than most first events
 MAX_HEAD: Final = 64 * 1024
+_OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class BrokenError(Exception):
@@ -43,7 +46,7 @@ class Exchange:
     """One request under way: its answer, when its bytes were handed over, and a future for its end.
 
     stale   the connection had been used before and died before any byte came
-    leave_after   leave on purpose after so many output events (0: as soon as it is sent); None: stay
+    leave_after   leave on purpose after so many output events (0: EARLY after it was sent); None: stay
     """
 
     __slots__ = ("answer", "done", "ended", "leave_after", "left", "sent", "stale")
@@ -92,7 +95,7 @@ class Connection(asyncio.Protocol):
         exchange.sent = time.perf_counter()
         transport.write(request)
         if exchange.leave_after == 0:
-            asyncio.get_running_loop().call_soon(self._leave, exchange)
+            asyncio.get_running_loop().call_later(EARLY, self._leave, exchange)
 
     def is_open(self) -> bool:
         """Whether an exchange could begin."""
@@ -267,8 +270,12 @@ class Client:
             raise BrokenError("tls", f"no TLS came about: {error.reason or error}") from error
         except ConnectionRefusedError as error:
             raise BrokenError("connect", "connection refused") from error
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS could hold
-            raise BrokenError("connect", getattr(error, "strerror", None) or str(error)) from error
+        except OSError as error:
+            if error.errno in _OUR_OWN_LACK:
+                raise BrokenError("generator", f"this machine ran out: {error.strerror}") from error
+            raise BrokenError("connect", error.strerror or str(error)) from error
+        except UnicodeError as error:  # a name that no DNS could hold
+            raise BrokenError("connect", str(error)) from error
         return connection
 
     def _take_idle(self) -> Connection | None:

@@ -224,6 +224,9 @@ def remarks(shown: Shown) -> list[str]:
             f"the load generator was itself the bottleneck: {why}; the figures say more about it than about the "
             "server. Give it a core of its own, fewer users, or several machines"
         )
+    own = sum(fault.count for fault in summary.faults if fault.error == "generator")
+    if own:
+        found.append(f"{own} requests failed since this machine had no descriptors or ports left; see `ulimit -n`")
     if shown.run.direct and shown.overhead is None:
         found.append(f"fewer than {FEWEST} whole pairs came of the comparison, too few for an interval")
     if summary.rate_limited:

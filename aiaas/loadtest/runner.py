@@ -211,10 +211,9 @@ class Runner:
         return True
 
     async def _sleep_until(self, moment: float) -> None:
-        """Rest until a moment of the run; a loop that is late comes back at once."""
-        wait = moment - self.now()
-        if wait > 0:
-            await asyncio.sleep(wait)
+        """Rest until a moment of the run. Where that has passed others still get their turn: a rate that cannot be
+        kept must not starve the answers."""
+        await asyncio.sleep(max(moment - self.now(), 0.0))
 
     # -- one request ----------------------------------------------------------------------------------------------
 
@@ -257,7 +256,9 @@ class Runner:
     def _leave_after(self, draw: pacer.Draw) -> int | None:
         """The output events after which this request is left on purpose, drawn evenly; None to stay."""
         share = self._job.abort_share
-        return int(draw() * LONGEST_LEAVE) if share and draw() < share else None
+        if not share or draw() >= share:
+            return None
+        return int(draw() * LONGEST_LEAVE) if self._job.asking.stream else 0
 
     def _make_heads(self) -> dict[tuple[str, int], bytes]:
         """A way and a key -> the head of its requests, up to the length."""

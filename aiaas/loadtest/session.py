@@ -83,8 +83,8 @@ class Listener(Protocol):
     def sample(self, sample: Sample) -> None:
         """A request ended."""
 
-    def tick(self, now: float, inflight: int, stage: Stage) -> None:
-        """Every TICK seconds."""
+    def tick(self, now: float, elapsed: float, inflight: int, stage: Stage) -> None:
+        """Every TICK seconds; `now` counts from the run's start, `elapsed` from the stage's."""
 
     def level_done(self, summary: Summary) -> None:
         """A level of a sweep is over."""
@@ -145,9 +145,12 @@ async def _stage(
 ) -> None:
     """One level, with the file flushed and the listener told on the way."""
 
+    began = runner.now()
+
     async def tick() -> None:
         while True:
-            listener.tick(runner.now(), runner.inflight, stage)
+            now = runner.now()
+            listener.tick(now, now - began, runner.inflight, stage)
             if file is not None:
                 file.flush()
                 if file.failure:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 import time
 
@@ -13,6 +15,7 @@ from aiaas.loadtest.client import BrokenError, Client, Connection, Exchange
 from aiaas.loadtest.target import parse_target
 from tests.fakes.vllm import (
     DONE,
+    LAST_CHUNK,
     STREAM_HEAD,
     Close,
     FakeVllm,
@@ -50,17 +53,17 @@ async def test_a_connection_is_used_again(fake: FakeVllm) -> None:
 
 
 async def test_moments_are_those_of_the_socket(fake: FakeVllm) -> None:
-    """Two events 100 ms apart are so, and the first comes after the request was sent."""
-    fake.play(
-        Sleep(0.05), Send(STREAM_HEAD + chunk(token_event())), Sleep(0.1), Send(chunk(token_event()) + WHOLE[-30:])
-    )
+    """The first event cannot have come before the server sent it, nor the second within 100 ms of the first."""
+    rest = chunk(token_event()) + chunk(DONE) + LAST_CHUNK
+    fake.play(Sleep(0.05), Send(STREAM_HEAD + chunk(token_event())), Sleep(0.1), Send(rest))
     client = Client(parse_target(fake.url))
     before = time.perf_counter()
     answer, exchange = await ask(client)
-    first, second = answer.moments[:2]
-    assert before <= exchange.sent < before + 0.05 <= first
-    assert second - first == pytest.approx(0.1, abs=0.03)
-    assert exchange.ended >= second
+    first, second = answer.moments
+    assert answer.error == ""
+    assert before <= exchange.sent <= first - 0.045
+    assert second - first >= 0.095
+    assert second <= exchange.ended <= time.perf_counter()
     client.close()
 
 
@@ -70,13 +73,13 @@ async def test_the_clock_is_read_before_anything_is_parsed(fake: FakeVllm, monke
     body = Answer.body
 
     def slow(answer: Answer, data: bytes, now: float) -> None:
-        time.sleep(0.05)
+        time.sleep(0.3)
         body(answer, data, now)
-        assert time.perf_counter() - now >= 0.05
 
     monkeypatch.setattr(Answer, "body", slow)
     answer, exchange = await ask(client)
-    assert answer.moments[0] - exchange.sent < 0.05
+    assert answer.moments[0] - exchange.sent < 0.3
+    assert time.perf_counter() - exchange.sent > 0.3
     client.close()
 
 
@@ -167,9 +170,8 @@ async def test_a_server_that_always_closes_is_an_error_and_no_loop(fake: FakeVll
 @pytest.mark.parametrize(("leave_after", "events"), [(0, 0), (2, 2)], ids=["before the first event", "mid-stream"])
 async def test_leaving_on_purpose_ends_the_connection(fake: FakeVllm, leave_after: int, events: int) -> None:
     """The server sees a client that has gone; it is no error."""
-    fake.play(
-        Send(STREAM_HEAD), *[step for _ in range(5) for step in (Sleep(0.01), Send(chunk(token_event())))], Hang()
-    )
+    events_come = [step for _ in range(5) for step in (Sleep(0.01), Send(chunk(token_event())))]
+    fake.play(Send(STREAM_HEAD), *(events_come if leave_after else ()), Hang())
     client = Client(parse_target(fake.url))
     answer, exchange = await ask(client, leave_after=leave_after)
     assert (exchange.left, answer.error, len(answer.moments)) == (True, "", events)
@@ -205,6 +207,21 @@ async def test_nobody_there_is_said() -> None:
     assert broken.value.kind == "connect"
 
 
+async def test_our_own_lack_of_descriptors_is_not_the_servers_fault(fake: FakeVllm) -> None:
+    """It has a kind of its own."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = os.open("/dev/null", os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held, most))
+    try:
+        with pytest.raises(BrokenError, match="this machine ran out: Too many open files") as broken:
+            await ask(Client(parse_target(fake.url)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        os.close(held)
+    assert broken.value.kind == "generator"
+
+
 async def test_a_certificate_that_does_not_verify_is_said(secure: Secure) -> None:
     """By what is wrong with it; with --ca or --insecure it is fine."""
     with pytest.raises(BrokenError, match="its certificate does not verify: self") as broken:
@@ -219,7 +236,7 @@ async def test_a_certificate_that_does_not_verify_is_said(secure: Secure) -> Non
 async def test_tls_where_there_is_none_is_said(fake: FakeVllm) -> None:
     """As no TLS."""
     with pytest.raises(BrokenError) as broken:
-        await ask(Client(parse_target(fake.url.replace("http:", "https:"))), timeout=1.0)
+        await ask(Client(parse_target(fake.url.replace("http:", "https:"))), timeout=0.3)
     assert broken.value.kind in ("tls", "timeout", "connect")
 
 

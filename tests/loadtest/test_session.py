@@ -38,7 +38,7 @@ class Watcher:
         if len(self.samples) == self.interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def tick(self, now: float, inflight: int, stage: Stage) -> None:
+    def tick(self, now: float, elapsed: float, inflight: int, stage: Stage) -> None:
         if self.heard[-1] != "tick":
             self.heard.append("tick")
 
@@ -92,7 +92,7 @@ async def test_what_was_measured_is_in_the_file_while_the_run_goes_on(fake: Fake
     seen: list[int] = []
 
     class Reader(Watcher):
-        def tick(self, now: float, inflight: int, stage: Stage) -> None:
+        def tick(self, now: float, elapsed: float, inflight: int, stage: Stage) -> None:
             seen.append(len(read_run(out).samples) if out.stat().st_size else 0)
 
     fake.play(Send(ANSWER))
