@@ -199,10 +199,10 @@ CODES: Final = MappingProxyType(
             "from the environment; `?ssl_ca_certs=FILE` names authorities other than the system's.",
         ),
         COUNTED_APART: (
-            "A bound that each worker counts for itself (warning)",
-            "With `store: memory` every worker counts a key's requests and tokens alone, so a key may use as many "
-            "times its limits as there are workers, in each replica. `max_inflight` is divided between the workers, "
-            "but none of them can have less than 1.",
+            "A bound that each worker or replica counts for itself (warning)",
+            "With `store: memory` every worker of every replica counts a key's requests and tokens alone, so a key may "
+            "use as many times its limits as there are of them. `max_inflight` is divided between the workers, but "
+            "none of them can have less than 1.",
         ),
         KEYS_FILE: (
             "The key file is missing (warning)",

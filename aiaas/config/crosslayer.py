@@ -171,6 +171,19 @@ def _workers(config: Config) -> Iterator[Finding]:
         yield codes.WORKERS, "warning", (_K8S, "resources", "limits", "memory"), message
 
 
+def _counted_apart(config: Config) -> Iterator[Finding]:
+    """One worker in each of several replicas; `check.py` speaks of several workers."""
+    limits, replicas = config.rate_limit, config.kubernetes.replicas.max
+    each = limits.requests_per_minute
+    if limits.enabled and limits.store == "memory" and replicas > 1 and config.server.workers == 1:
+        message = (
+            f"each replica counts alone (rate_limit.store: memory), so with {replicas} a key may use up to {replicas} "
+            f"times its limits{'' if each is None else f', {each * replicas} requests a minute instead of {each}'}; "
+            "share the counts (store: redis://host:6379/0)"
+        )
+        yield codes.COUNTED_APART, "warning", (_K8S, "replicas", "max"), message
+
+
 def _engines(config: Config) -> Iterator[Finding]:
     for path, backend in _enabled(config):
         engine = backend.engine
@@ -283,6 +296,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _drain,
     _replicas,
     _workers,
+    _counted_apart,
     _engines,
     _policy,
     _ingress_class,
