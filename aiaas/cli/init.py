@@ -48,6 +48,10 @@ rate_limit:              # for each key that has no limits of its own
 monitoring:
   metrics_port: 9090     # Prometheus metrics at /metrics
   log_level: info
+
+# kubernetes:            # `aiaas render` makes manifests of this file (docs/deploy.md); there, take server.host out
+#   image: registry.example.com/aiaas:0.1.0
+#   host: api.example.com
 """)
 
 

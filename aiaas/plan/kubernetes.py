@@ -16,7 +16,7 @@ from typing import Final
 
 from aiaas import __version__
 from aiaas.config import codes
-from aiaas.config.address import parse_url
+from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.check import check
 from aiaas.config.environment import names_in
@@ -227,6 +227,9 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
         yield ("rate_limit", "store"), message
     if _is_loopback(server.host):
         yield ("server", "host"), f"{server.host} is not reached from outside the pod; write 0.0.0.0, or leave it out"
+    for path, host in _addresses(config):
+        if _is_loopback(host):
+            yield path, f"{host} is the pod itself there; write the name of a Service, such as vllm.namespace"
     if server.port < LOWEST_PORT:
         yield ("server", "port"), f"{server.port} needs a right that the pod has not; write {LOWEST_PORT} or more"
     for name in sorted(needed - settings.env.keys()):
@@ -268,16 +271,30 @@ def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
     return (*prefixes, *others, (HEALTH, False))
 
 
+def _addresses(config: Config) -> Iterator[tuple[Path, str]]:
+    """The hosts of backends and of the shared store, with where they are written."""
+    for name, backend in config.backends.items():
+        for path, address in _of_backend(backend) if backend.enabled else ():
+            yield ("backends", name, *path), address.host
+    if config.rate_limit.store != "memory":
+        yield ("rate_limit", "store"), parse_redis_url(config.rate_limit.store).host
+
+
+def _of_backend(backend: Backend) -> Iterator[tuple[Path, Address]]:
+    if backend.url is not None:
+        yield ("url",), parse_url(backend.url)
+    for index, url in enumerate(backend.urls or ()):
+        yield ("urls", index), parse_url(url)
+    if backend.dns is not None:
+        yield ("dns",), parse_dns(backend.dns)
+
+
 def _edges(config: Config) -> Iterator[Edge]:
     """Backends, but for engines of ours, and the shared store."""
     own = config.kubernetes.namespace
     for backend in _enabled(config):
-        for url in (backend.url,) if backend.url is not None else backend.urls or ():
-            address = parse_url(url)
+        for _, address in _of_backend(backend):
             yield edge_to(address.host, address.port, backend.network, own_namespace=own, tls=address.tls)
-        if backend.dns is not None:
-            host, _, port = backend.dns.rpartition(":")
-            yield edge_to(host.strip("[]"), int(port), backend.network, own_namespace=own)
     if config.rate_limit.store != "memory":
         store = parse_redis_url(config.rate_limit.store)
         yield edge_to(store.host, store.port, config.kubernetes.network_policy.store, own_namespace=own)

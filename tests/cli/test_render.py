@@ -17,6 +17,7 @@ from aiaas.config.environment import OVERRIDES
 
 CONFIG = """backends:
   vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}
+rate_limit: {store: 'redis://redis.data:6379/0'}
 kubernetes: {image: 'r/aiaas:1', host: api.example.com, ingress: {class: nginx-internal}}
 """
 SECRETS = """backends:

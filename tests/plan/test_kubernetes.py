@@ -39,6 +39,16 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
         ),
         pytest.param(with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a right", id="privileged port"),
         pytest.param(
+            "backends: {a: {urls: ['http://a', 'http://localhost:8000'], models: [m]}}\nkubernetes: {host: a.b}\n",
+            "backends.a.urls[1]: localhost is the pod itself",
+            id="a backend of this machine",
+        ),
+        pytest.param(
+            with_kubernetes() + "rate_limit: {store: 'redis://127.0.0.1'}\n",
+            "rate_limit.store: 127.0.0.1 is the pod itself",
+            id="a store of this machine",
+        ),
+        pytest.param(
             with_kubernetes() + "rate_limit: {store: 'rediss://r:6379/0?ssl_ca_certs=ca.pem'}\n",
             "rate_limit.store: ca.pem is not mounted",
             id="a file of the store",
