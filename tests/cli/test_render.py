@@ -15,12 +15,14 @@ import yaml
 from aiaas.cli.main import run
 from aiaas.config.environment import OVERRIDES
 
-CONFIG = """backends:
+CONFIG = """rate_limit: {enabled: false}
+backends:
   vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}
 rate_limit: {store: 'redis://redis.data:6379/0'}
 kubernetes: {image: 'r/aiaas:1', host: api.example.com, ingress: {class: nginx-internal}}
 """
-SECRETS = """backends:
+SECRETS = """rate_limit: {enabled: false}
+backends:
   vllm: {url: 'http://${HOST}:8000', models: [m], api_key_env: KEY}
 kubernetes:
   image: r/aiaas:1
