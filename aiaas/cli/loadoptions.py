@@ -83,8 +83,8 @@ def default_url(config: Path | None) -> str:
     return f"{scheme}://127.0.0.1:{loaded.config.server.port}"
 
 
-def read_fleet(config: Path | None, keys: int) -> Fleet:
-    """Whom a recommendation is for: the config's first backend, where there is a config. Raises WorldError."""
+def read_fleet(config: Path | None, keys: int, model: str) -> Fleet:
+    """Whom a recommendation is for: the backend of `model`, where there is a config. Raises WorldError."""
     from aiaas.loadtest.recommend import Fleet
     from aiaas.plan.read import read_plan
 
@@ -92,7 +92,8 @@ def read_fleet(config: Path | None, keys: int) -> Fleet:
     plan = read_plan(path, os.environ)[0] if config is not None or path.exists() else None
     if plan is None:
         return Fleet(keys=keys)
-    backend = plan.backends[0]
+    routes = [table[model] for table in plan.routes.values() if model in table]
+    backend = routes[0].targets[0].backend if routes else plan.backends[0]
     has_engine = backend.engine is not None and backend.engine.kind == "vllm"
     return Fleet(backend.name, max(len(backend.endpoints), 1), keys, has_engine)
 

@@ -21,12 +21,12 @@ from aiaas.cli.loadoptions import (
     read_stages,
     say_preset,
 )
-from aiaas.errors import UsageError
+from aiaas.errors import NotHeldError, UsageError
 
 if TYPE_CHECKING:
-    from aiaas.loadtest.recommend import Fleet
+    from aiaas.loadtest.recommend import Line
     from aiaas.loadtest.report import Shown, Table
-    from aiaas.loadtest.session import Key, Settings
+    from aiaas.loadtest.session import Key, Outcome, Settings
     from aiaas.loadtest.target import Target
 
 app = new_app()
@@ -126,7 +126,7 @@ def loadtest(
     from aiaas.loadtest.slo import parse_slo
     from aiaas.loadtest.target import parse_target
 
-    given = {name: str(value) for name, value in locals().items() if name in _RECORDED and value not in (None, False)}
+    given = {name: str(value) for name, value in locals().items() if name in _RECORDED and value is not None}
     chosen = say_preset(preset)
     if chosen is not None:
         users = users if users is not None or rate is not None or sweep is not None else chosen.users
@@ -165,25 +165,16 @@ def loadtest(
         out=out,
         options=given,
     )
-    _run(settings, output, read_fleet(config, len(keys)) if recommend else None)
+    outcome = _measure(settings)
+    _say(settings, outcome, output, _recommended(settings, outcome, config) if recommend else ())
 
 
 # Options that stand in the file of samples: those that decide the load, and no place on this machine but the prompts'.
 _RECORDED = frozenset(
     {
-        *("endpoint", "users", "rate", "arrival", "duration", "requests", "warmup", "ramp", "sweep", "prompt_tokens"),
-        *(
-            "output_tokens",
-            "shared_prefix",
-            "prompts",
-            "stream",
-            "abort_share",
-            "preset",
-            "timeout",
-            "seed",
-            "insecure",
-            "direct",
-        ),
+        *("endpoint", "users", "rate", "arrival", "duration", "requests", "warmup", "ramp", "sweep", "stream"),
+        *("prompt_tokens", "output_tokens", "shared_prefix", "prompts", "abort_share", "preset", "timeout", "seed"),
+        *("insecure", "direct"),
     }
 )
 
@@ -205,26 +196,41 @@ def _check_limits(target: Target, keys: tuple[Key, ...], model: str | None, endp
         raise typer.Exit(1)
 
 
-def _run(settings: Settings, output: Output, fleet: Fleet | None) -> None:
+def _measure(settings: Settings) -> Outcome:
     import resource
 
     import uvloop
-    from msgspec import to_builtins
 
     from aiaas.cli.loadview import LoadView
-    from aiaas.loadtest.recommend import recommend, to_patch
-    from aiaas.loadtest.report import Shown, holds, remarks, to_json
     from aiaas.loadtest.session import measure
-    from aiaas.loadtest.slo import parse_slo
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a descriptor; 1024 are soon gone
     with LoadView() as view:
-        outcome = uvloop.run(measure(settings, view))
+        return uvloop.run(measure(settings, view))
+
+
+def _recommended(settings: Settings, outcome: Outcome, config: Path | None) -> tuple[Line, ...]:
+    """The lines that the sweep speaks for; none, with a word, where no level was good enough."""
+    from aiaas.loadtest.recommend import recommend
+    from aiaas.loadtest.slo import parse_slo
+
+    what = "users" if settings.stages[0].rate is None else "rate"
+    fleet = read_fleet(config, len(settings.keys), outcome.run.model)
+    try:
+        return recommend(outcome.summary.levels, what, parse_slo(settings.slo), fleet)
+    except NotHeldError as error:
+        note(error.message)
+        return ()
+
+
+def _say(settings: Settings, outcome: Outcome, output: Output, lines: tuple[Line, ...]) -> None:
+    from msgspec import to_builtins
+
+    from aiaas.loadtest.recommend import to_patch
+    from aiaas.loadtest.report import Shown, holds, remarks, to_json
+
     shown = Shown("this run", outcome.run, outcome.summary, outcome.end, outcome.overhead)
-    lines = (
-        () if fleet is None else recommend(outcome.summary.levels, _varied(settings), parse_slo(settings.slo), fleet)
-    )
     if output == Output.json:
         print_json(to_json(shown) | {"recommended": to_builtins(lines)})
     else:
@@ -239,10 +245,6 @@ def _run(settings: Settings, output: Output, fleet: Fleet | None) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.end.stopped_by or not holds(outcome.summary) or not outcome.summary.total.ok:
         raise typer.Exit(1)
-
-
-def _varied(settings: Settings) -> str:
-    return "users" if settings.stages[0].rate is None else "rate"
 
 
 def show(shown: Shown) -> None:

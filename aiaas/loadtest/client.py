@@ -234,13 +234,13 @@ class Client:
         """Send a request and wait for the end of its answer, whatever that is; what went wrong stands in `answer`.
 
         Raises:
-            BrokenError: no connection came about (kinds connect, tls, timeout).
+            BrokenError: no connection came about (kinds connect, tls, timeout, reset, generator).
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
             connection, reused = self._take_idle(), True
-            if connection is None:
+            if connection is None:  # opening one is part of the request's time
                 connection, reused = await self._connect(min(timeout, CONNECT_TIMEOUT)), False
             exchange = Exchange(answer, loop.create_future(), leave_after)
             connection.begin(request, exchange)
@@ -276,6 +276,8 @@ class Client:
             raise BrokenError("connect", error.strerror or str(error)) from error
         except UnicodeError as error:  # a name that no DNS could hold
             raise BrokenError("connect", str(error)) from error
+        if not connection.is_open():
+            raise BrokenError("reset", "the connection was closed as soon as it was open")
         return connection
 
     def _take_idle(self) -> Connection | None:

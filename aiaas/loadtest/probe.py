@@ -17,6 +17,7 @@ TIMEOUT: Final = 10.0
 HINTS: Final = {
     "connect": "is the server running, and the URL right?",
     "timeout": "is the URL right, and does a firewall drop it?",
+    "reset": "is it an HTTP server?",
     "generator": "close some programs",
     "tls": "--ca FILE trusts the certificate's issuer, --insecure accepts any",
 }

@@ -72,6 +72,7 @@ def test_json_is_alone_on_stdout(simulator: str) -> None:
     done = aiaas("loadtest", simulator, *SHORT, "-o", "json", AIAAS_API_KEY="sk-right")
     found = json.loads(done.stdout)
     assert (found["total"]["ok"], found["total"]["output_tokens"], found["held"]) == (4, 5.0, True)
+    assert found["run"]["options"].items() >= {"users": "2", "stream": "True", "output_tokens": "5"}.items()
 
 
 @pytest.mark.parametrize(("slo", "code"), [("e2e=10s,error_rate=1%", 0), ("ttft=1ms", 1)], ids=["held", "missed"])
@@ -228,6 +229,17 @@ def test_a_sweep_ends_with_lines_for_a_config(simulator: str, key: str, tmp_path
     assert "  mine:\n    # 2 at once gave" in done.stdout
     assert "    max_inflight: 2\n" in done.stdout
     assert "level 1: " in done.stderr
+
+
+def test_a_sweep_that_holds_nowhere_recommends_nothing(simulator: str, key: str) -> None:
+    """Its levels are shown all the same; exit 1."""
+    done = aiaas(
+        "loadtest", simulator, "--api-key-file", key, "--sweep", "users=1,2", "--requests", "4", "--recommend",
+        "--output-tokens", "5", "--slo", "ttft=1ms",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout.count("SLO missed") == 2
+    assert "nothing can be recommended: the lowest level failed or missed the SLO; begin lower" in done.stderr
 
 
 def test_direct_shows_the_gateways_own_part(simulator: str, key: str, tmp_path: Path) -> None:

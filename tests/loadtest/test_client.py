@@ -187,6 +187,23 @@ async def test_an_answer_without_a_length_ends_with_its_connection(fake: FakeVll
     assert (answer.error, len(answer.moments)) == ("", 1)
 
 
+async def test_a_server_that_closes_whatever_is_opened_is_an_error(fake: FakeVllm) -> None:
+    """Before or after the request is on its way; never a crash."""
+    fake.early = (Close(),)
+    client = Client(parse_target(fake.url))
+    found = set()
+    for _ in range(20):
+        try:
+            found.add((await ask(client))[0].error)
+        except BrokenError as broken:
+            found.add(broken.kind)
+    assert found == {"reset"}
+    connection = Connection(client)
+    connection.connection_made(NoSocket())
+    connection.connection_lost(None)
+    assert not connection.is_open()
+
+
 async def test_a_100_continue_is_no_answer(fake: FakeVllm) -> None:
     """It is skipped."""
     fake.play(Send(b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE))
