@@ -1,7 +1,7 @@
 """`aiaas render`: the config's Kubernetes manifests.
 
-The result does not depend on the shell: overrides are left out of the environment, and a `${NAME}` that is not set here
-is filled with a stand-in, since only its name is rendered.
+The result depends on the shell only where the config says so. Overrides are left out of the environment; a `${NAME}`
+that is deployed by its name need not be set here; one inside the `kubernetes` section (`image: x:${TAG}`) must be.
 """
 
 from __future__ import annotations
@@ -144,22 +144,16 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
 
 def environment_for(path: Path) -> dict[str, str]:
     """The environment in which a config is read for rendering: this one without the overrides, and with a stand-in for
-    each variable that the config names and that is not set here. Raises WorldError where there is no file."""
-    from aiaas.config.environment import OVERRIDES, names_in
+    each variable that is deployed by its name and not set here. Raises WorldError where there is no file."""
+    from aiaas.config.environment import OVERRIDES
     from aiaas.config.load import load_file
+    from aiaas.plan.deployed import literal_names
 
     ignored = [name for name in OVERRIDES if os.environ.get(name)]
     if ignored:
         note(f"ignored, since they hold in this shell only: {', '.join(ignored)}")
     env = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
-    written = load_file(path, env).written
-    backends = written.get("backends") if isinstance(written, dict) else None
-    keys = [
-        backend.get("api_key_env")
-        for backend in (backends.values() if isinstance(backends, dict) else ())
-        if isinstance(backend, dict)
-    ]
-    named = names_in(written) | {key for key in keys if isinstance(key, str)}
+    named = literal_names(load_file(path, env).written)
     return dict.fromkeys(sorted(named), STAND_IN) | {name: value for name, value in env.items() if value}
 
 

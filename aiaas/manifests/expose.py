@@ -7,6 +7,7 @@ unbuffered, no plain HTTP. An Ingress has no fields for these; each controller h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -109,7 +110,7 @@ def http_route(plan: KubernetesPlan) -> Object:
         parent["namespace"] = settings.namespace
     if settings.section is not None:
         parent["sectionName"] = settings.section
-    bound = f"{plan.request_timeout}s"
+    bound = route_duration(plan.request_timeout)
     rule = {
         "matches": [
             {"path": {"type": "PathPrefix" if prefix else "Exact", "value": path}} for path, prefix in plan.paths
@@ -121,6 +122,11 @@ def http_route(plan: KubernetesPlan) -> Object:
     }
     spec = {"parentRefs": [parent], "hostnames": [plan.settings.host], "rules": [rule]}
     return head(plan, "gateway.networking.k8s.io/v1", "HTTPRoute", plan.named("route")) | {"spec": spec}
+
+
+def route_duration(seconds: int) -> str:
+    """A duration as the Gateway API writes it (GEP-2257): at most five digits before a unit."""
+    return f"{seconds}s" if seconds < 100_000 else f"{math.ceil(seconds / 3600)}h"
 
 
 def notes(plan: KubernetesPlan) -> tuple[str, ...]:

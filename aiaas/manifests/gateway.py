@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 from aiaas.config.hops import PRE_STOP
 from aiaas.manifests.objects import (
@@ -20,8 +21,10 @@ from aiaas.openai.paths import HEALTH, READY
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER, KEYS_FOLDER, KEYS_KEY, TLS_FOLDER
 from aiaas.plan.kubernetes import KubernetesPlan
 
-CONTAINER = "api-router"
-HTTPS_PORT = 443
+CONTAINER: Final = "api-router"
+HTTPS_PORT: Final = 443
+ZONE: Final = "topology.kubernetes.io/zone"
+NODE: Final = "kubernetes.io/hostname"
 
 
 def namespace(plan: KubernetesPlan) -> Object:
@@ -98,7 +101,7 @@ def _pod(plan: KubernetesPlan) -> Object:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": plan.grace,
         "securityContext": pod_security(),
-        "topologySpreadConstraints": [_spread(plan, "topology.kubernetes.io/zone"), _spread(plan, HOST_NAME)],
+        "topologySpreadConstraints": [_spread(plan, ZONE), _spread(plan, NODE)],
     }
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
@@ -107,9 +110,6 @@ def _pod(plan: KubernetesPlan) -> Object:
     if settings.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
     return spec | {"containers": [_container(plan)], "volumes": _volumes(plan)}
-
-
-HOST_NAME = "kubernetes.io/hostname"
 
 
 def _spread(plan: KubernetesPlan, topology: str) -> Object:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from aiaas.config.environment import names_in
 from aiaas.config.model import Config
 
 CONFIG_FOLDER: Final = "/etc/aiaas/config"
@@ -55,6 +56,29 @@ def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str
     if config.monitoring.usage_file is not None:
         form["monitoring"] = form["monitoring"] | {"usage_file": f"{DATA_FOLDER}/{USAGE_FILE}"}
     return form
+
+
+def literal_names(written: Any) -> frozenset[str]:
+    """The NAMEs whose `${NAME}` is deployed as it stands, so that no value is needed where the config is rendered.
+
+    What becomes a field of a manifest has to have its value then: the `kubernetes` section (`image: x:${TAG}`), and of
+    an engine of kind vllm all but its environment. `written` is a file as it was read: anything.
+    """
+    sections = dict(written) if isinstance(written, dict) else {}
+    backends = sections.pop("backends", None)
+    rendered = [sections.pop("kubernetes", None)]
+    literal: list[Any] = list(sections.values())
+    for backend in backends.values() if isinstance(backends, dict) else ():
+        fields = dict(backend) if isinstance(backend, dict) else {}
+        engine = fields.get("engine")
+        if isinstance(engine, dict) and engine.get("kind") == "vllm":
+            del fields["engine"]
+            rendered.append({name: value for name, value in engine.items() if name != "env"})
+            literal.append(engine.get("env"))
+        literal.append(fields)
+        if isinstance(key := fields.get("api_key_env"), str):
+            literal.append(f"${{{key}}}")
+    return names_in(literal) - names_in(rendered)
 
 
 def _with_url(backend: dict[str, Any], url: str) -> dict[str, Any]:

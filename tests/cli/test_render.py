@@ -118,6 +118,19 @@ def test_variables_need_not_be_set_here_and_are_never_shown(
     assert "HOST" not in err
 
 
+def test_a_variable_of_the_kubernetes_section_is_filled_in_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`image: r/aiaas:${TAG}` has its value from the shell that renders, and without one nothing is rendered."""
+    write(CONFIG.replace("r/aiaas:1", "r/aiaas:${TAG}"))
+    monkeypatch.delenv("TAG", raising=False)
+    assert run(["render"]) == 1
+    assert "error AIA005 kubernetes.image: the environment variable TAG is not set" in capsys.readouterr().err
+    monkeypatch.setenv("TAG", "2.0")
+    documents, _ = rendered(capsys, "--only", "Deployment")
+    assert documents[0]["spec"]["template"]["spec"]["containers"][0]["image"] == "r/aiaas:2.0"
+
+
 def test_only_some_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     """--only takes kinds in any case and keeps the order of application."""
     write()

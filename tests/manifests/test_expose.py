@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from aiaas.config.ingress import FAMILIES, Family
-from aiaas.manifests.expose import nginx_size, notes
+from aiaas.manifests.expose import nginx_size, notes, route_duration
 from tests.manifests.rendering import BACKEND, MINIMAL, TLS, objects_of, one, plan_of, with_kubernetes
 
 GATEWAY = {"expose": "gateway", "gateway": "{name: public, namespace: gateways, section: https}"}
@@ -157,6 +158,15 @@ def test_a_variable_that_nobody_uses_is_said() -> None:
     )
     [note] = notes(plan_of(text, {"HOST": "h.system"}))
     assert note == "kubernetes.env: nothing uses OLD, so nothing is rendered of it"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(0, "0s"), (210, "210s"), (604_810, "169h")], ids=["no bound", "minutes", "a week"]
+)
+def test_a_routes_duration_fits_its_pattern(seconds: int, written: str) -> None:
+    """The CRD takes five digits before a unit; a week in seconds has six."""
+    assert route_duration(seconds) == written
+    assert re.fullmatch(r"([0-9]{1,5}(h|m|s|ms)){1,4}", written)
 
 
 def test_nothing_may_be_exposed() -> None:
