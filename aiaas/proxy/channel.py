@@ -99,11 +99,12 @@ class Channel:
         return bool(self._writer.transport.get_write_buffer_size())
 
     async def receive(self) -> Message | None:
-        """The next message; None at the channel's end."""
+        """The next message; None at the channel's end, and for nonsense: whoever sends that is given up, and a worker
+        then replaced."""
         try:
             size = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES))
             return _DECODER.decode(await self._reader.readexactly(size))
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError):
             return None
 
     async def close(self) -> None:

@@ -70,3 +70,14 @@ async def test_the_end_comes_also_in_the_middle_of_a_message(ends: tuple[Channel
     for _ in range(10):
         ours.send(Reload())
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [pytest.param(b"\xc1", id="no msgpack"), pytest.param(b"\x81\xa4type\xa7Counted", id="a field that is missing")],
+)
+async def test_nonsense_ends_the_channel(ends: tuple[Channel, socket.socket], body: bytes) -> None:
+    """It once ended the task that listens to a worker, and the supervisor waited for that for ever."""
+    ours, other = ends
+    other.send(len(body).to_bytes(4) + body)
+    assert await ours.receive() is None
