@@ -10,7 +10,7 @@ from pydantic import Field
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, Quantity, Text
 
-# A Service's name begins with a letter (RFC 1035) and has 63 characters at the most; the longest suffix takes 23.
+# A Service's name begins with a letter (RFC 1035) and has 63 characters at the most; suffixes need some of them.
 Stem = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HostName = Annotated[

@@ -15,8 +15,7 @@ import yaml
 from aiaas.cli.main import run
 from aiaas.config.environment import OVERRIDES
 
-CONFIG = """rate_limit: {enabled: false}
-backends:
+CONFIG = """backends:
   vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}
 rate_limit: {store: 'redis://redis.data:6379/0'}
 kubernetes: {image: 'r/aiaas:1', host: api.example.com, ingress: {class: nginx-internal}}
