@@ -21,6 +21,7 @@ from aiaas.keys.model import KeyRecord
 
 if TYPE_CHECKING:
     from aiaas.limits.usage import UsageStore
+    from aiaas.plan.model import Plan
 
 DEFAULT_KEYS_FILE: Final = Path("keys.yaml")
 DEFAULT_PREFIX: Final = "sk-"
@@ -49,14 +50,28 @@ def target_of(config: Path | None, keys_file: Path | None) -> Target:
         if config is None and not os.environ.get(CONFIG_VARIABLE):
             return Target(DEFAULT_KEYS_FILE, DEFAULT_PREFIX, None)
         raise WorldError(f"{path}: there is no such config; `aiaas init` writes one, --keys-file needs none")
-    from aiaas.plan.read import read_plan
     from aiaas.proxy.usage import usage_store
 
-    plan, _ = read_plan(path, os.environ)
+    plan = _plan_of(path)
     if plan is None:
         raise NotHeldError(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
     models = tuple(model.name for model in plan.models)
     return Target(plan.auth.keys_file, plan.auth.api_key_prefix, models, partial(usage_store, plan))
+
+
+def _plan_of(path: Path) -> Plan | None:
+    """The config's Plan, None where it has errors. A backend's own key may be missing: whoever makes keys needs no
+    engine, and often has no right to its secret."""
+    from aiaas.config import codes
+    from aiaas.plan.compile import compile_plan
+    from aiaas.plan.read import read
+
+    reading = read(path, os.environ)
+    config = reading.loaded.config
+    errors = {problem.code for problem in reading.problems if problem.severity == "error"}
+    if config is not None and errors == {codes.BACKEND_KEY}:
+        return compile_plan(config, source=path)
+    return reading.plan
 
 
 @contextmanager

@@ -303,6 +303,22 @@ def test_a_model_that_the_config_lacks_needs_force(
     assert read_key_file(file).records[0].models == ("gpt-oss-20",)
 
 
+@pytest.mark.parametrize("value", [None, "no header value"])
+def test_a_backends_own_key_is_not_needed_to_make_one(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    """Who makes keys runs no engine; what else the config says (its key file, its models) holds."""
+    monkeypatch.delenv("VLLM_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("VLLM_KEY", value)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "aiaas.yaml").write_text(CONFIG.replace("models:", "api_key_env: VLLM_KEY\n    models:"))
+    assert console("create", "alice") == 0
+    assert read_key_file(tmp_path / "sub" / "keys.yaml").records[0].name == "alice"
+    assert console("create", "bob", "--model", "gpt-oss-20") == 1
+    assert "did you mean gpt-oss-20b?" in console.err
+
+
 def test_a_config_with_errors_is_refused(console: Console, tmp_path: Path) -> None:
     """It might name another key file than was meant; --keys-file works all the same."""
     (tmp_path / "aiaas.yaml").write_text(CONFIG + "bad: 1\n")
