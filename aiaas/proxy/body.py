@@ -3,6 +3,8 @@
 A body is held until its request has ended, since it may have to be sent again. Small ones cost less than the connection
 that they come by. Large ones together have a budget, `BodyBudget`: whoever finds it spent is refused before a byte is
 read, so that uploads never grow until the pod is killed (30 of 10 MiB at once were 370 MB once; a pod has 512 MiB).
+One key may take half of it: an upload may take its time, and eight that drip a byte now and then would else shut out
+everybody else for hours.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from aiaas.proxy.record import Record
 
 # Up to this a body is exempt: aiohttp itself buffers as much for each connection, and nearly all prompts are smaller.
 SMALL_BODY: Final = 64 * 1024
+# One key's part of the budget: of the default, four uploads of the largest size at once.
+SHARE_OF_ONE: Final = 2
 # Seconds after which a client that found the budget spent may come back: an upload takes about as long.
 BUDGET_RETRY_AFTER: Final = 2
 
@@ -30,12 +34,14 @@ BUDGET_RETRY_AFTER: Final = 2
 class BodyBudget:
     """Bytes that the large bodies of all requests may take together.
 
-    most  the bound; a reload may change it, and what is held then stays
+    most  the bound; a reload may change it, and what is held then stays. One key may take a SHARE_OF_ONE-th part, and
+          without keys one address
     held  what is taken now
     """
 
     def __init__(self, max_body_size: int) -> None:
         self.held = 0
+        self._held_by: dict[tuple[str | None, str | None], int] = {}
         self.resize(max_body_size)
 
     def resize(self, max_body_size: int) -> None:
@@ -48,20 +54,35 @@ class BodyBudget:
         The caller of this need not give anything back; who ends the request does.
         """
         more = size - record.body_held
+        owner = _owner(record)
+        by_owner = self._held_by.get(owner, 0) + more
+        if by_owner > self.most // SHARE_OF_ONE:
+            raise _overloaded("You are sending too many large requests at once; try again shortly.")
         if self.held + more > self.most:
-            raise UpstreamError(
-                503,
-                "overloaded",
-                "Too many large requests are being sent at once; try again shortly.",
-                headers=(("retry-after", str(BUDGET_RETRY_AFTER)),),
-            )
+            raise _overloaded("Too many large requests are being sent at once; try again shortly.")
         self.held += more
+        self._held_by[owner] = by_owner
         record.body_held = size
 
     def give_back(self, record: Record) -> None:
         """The request has ended."""
+        owner = _owner(record)
+        left = self._held_by.get(owner, 0) - record.body_held
+        if left > 0:
+            self._held_by[owner] = left
+        else:
+            self._held_by.pop(owner, None)
         self.held -= record.body_held
         record.body_held = 0
+
+
+def _owner(record: Record) -> tuple[str | None, str | None]:
+    """Whose the request is: the key, and without keys the address, which is the name then."""
+    return record.key_id, record.user
+
+
+def _overloaded(message: str) -> UpstreamError:
+    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(BUDGET_RETRY_AFTER)),))
 
 
 async def read_body(

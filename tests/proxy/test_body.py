@@ -18,7 +18,7 @@ from aiaas.proxy.body import SMALL_BODY, BodyBudget, bound_output, refuse_harm
 from aiaas.proxy.examine import ON_LOOP
 from aiaas.proxy.record import Record
 from tests.fakes.vllm import FakeVllm, Hang, Send, Wait, chunk, json_answer
-from tests.proxy.conftest import CHAT, Raw, Running, StartGateway
+from tests.proxy.conftest import CHAT, Raw, Running, StartGateway, new_key
 
 URL = {"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}
 DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
@@ -114,9 +114,9 @@ def test_more_than_the_model_allows_is_refused_by_name() -> None:
 # -- what all bodies hold together -----------------------------------------------------------------------------------
 
 
-def record() -> Record:
-    """Of a request that has just begun."""
-    return Record(request_id="r", path=CHAT, started=0.0, client_address="x")
+def record(user: str = "x") -> Record:
+    """Of a request of `user` that has just begun."""
+    return Record(request_id="r", path=CHAT, started=0.0, client_address="x", user=user)
 
 
 def test_the_budget_is_eight_of_the_largest_bodies_and_64_mib_at_least() -> None:
@@ -130,18 +130,37 @@ def test_the_budget_is_eight_of_the_largest_bodies_and_64_mib_at_least() -> None
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     """A body that grows takes the difference; what is given back is free at once."""
     budget = BodyBudget(1024)
-    first, second = record(), record()
+    first, other, late = record("a"), record("b"), record("c")
+    half = budget.most // 2
     budget.take(first, 1000)
-    budget.take(first, budget.most)
+    budget.take(first, half)
+    budget.take(other, half)
     with pytest.raises(UpstreamError) as caught:
-        budget.take(second, 1)
+        budget.take(late, 1)
     assert (caught.value.status, caught.value.code) == (503, "overloaded")
     assert ("retry-after", "2") in caught.value.headers
-    assert (budget.held, second.body_held) == (budget.most, 0)
-    budget.give_back(first)
-    budget.give_back(second)
-    budget.take(second, 1)
+    assert (budget.held, late.body_held) == (budget.most, 0)
+    for done in (first, other, late):
+        budget.give_back(done)
+    budget.take(late, 1)
     assert budget.held == 1
+
+
+def test_one_key_takes_half_of_the_budget_and_no_more() -> None:
+    """By any number of requests; what one of them gives back it may take again, and others have the other half."""
+    budget = BodyBudget(1024)
+    mine = [record("a") for _ in range(5)]
+    quarter = budget.most // 4
+    for one in mine[:2]:
+        budget.take(one, quarter)
+    with pytest.raises(UpstreamError, match="You are sending") as caught:
+        budget.take(mine[2], 1)
+    assert (caught.value.status, mine[2].body_held, budget.held) == (503, 0, 2 * quarter)
+    budget.take(record("b"), quarter)
+    budget.give_back(mine[0])
+    budget.take(mine[2], quarter)
+    with pytest.raises(UpstreamError):
+        budget.take(mine[3], 1)
 
 
 def padded(size: int, **fields: Any) -> bytes:
@@ -156,9 +175,9 @@ CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
 
 @pytest.fixture
 async def tight(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
-    """A gateway in which two bodies of 200,000 bytes fit at once, and none beyond 300,000."""
+    """A gateway in which two bodies of 200,000 bytes of a key fit at once, and none beyond 300,000."""
     running = await gateway(fake_vllm, server={"max_body_size": "300kB", "body_timeout": "200ms"})
-    running.gateway.bodies.most = 500_000
+    running.gateway.bodies.most = 1_000_000
     return running
 
 
@@ -194,6 +213,24 @@ async def test_a_body_that_finds_the_budget_spent_is_refused_unread(tight: Runni
     assert [(await client.answer()).status for client in clients] == [200, 200]
     await until_held(tight, 0)
     assert (await (await tight.client()).post(LARGE)).status == 200
+
+
+async def test_uploads_of_one_key_that_never_end_leave_room_for_other_keys(
+    gateway: StartGateway, fake_vllm: FakeVllm
+) -> None:
+    """Eight of the largest that drip a byte now and then would else refuse everybody's large requests."""
+    other = new_key("bob")
+    running = await gateway(fake_vllm, keys=(other,))
+    announced = {"Content-Type": "application/json", "Content-Length": str(10 * 1024**2)}
+    drips = [await running.client() for _ in range(8)]
+    for drip in drips:
+        drip.send(drip.request(None, headers=announced) + b"{")
+    refused = [await drip.answer() for drip in drips[4:]]
+    assert {got.status for got in refused} == {503}
+    assert running.gateway.bodies.held == 40 * 1024**2
+    bob = await Raw.connect(running.port, other.text)
+    assert (await bob.post(LARGE)).status == 200
+    bob.close()
 
 
 async def test_a_chunked_body_is_refused_when_it_has_grown_too_large_for_the_rest(
