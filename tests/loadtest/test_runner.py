@@ -14,6 +14,7 @@ from aiaas.engines.simulator.server import running_simulator
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Job, Runner, Stage
 from aiaas.loadtest.sample import End, Sample
+from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary, summarize
 from aiaas.loadtest.target import parse_target
 from tests.fakes.vllm import Close, FakeVllm, Hang, Send, Sleep, error_answer
@@ -41,45 +42,47 @@ async def run(what: Job, *stages: Stage) -> tuple[list[Sample], End]:
 
 # -- truth: the figures are those of the script --------------------------------------------------------------------
 
-TTFT, ITL, TOKENS = 0.5, 0.2, 11
+TTFT, ITL, TOKENS = 0.5, 0.2, 6
 E2E = TTFT + ITL * (TOKENS - 1)
-ATTEMPTS = 8
+ATTEMPTS = 6
 DISTURBED = 0.008  # seconds of lag; the narrowest tolerance is 10 ms, 5 % of an ITL
 
 
-async def scripted(stage: Stage) -> Summary:
-    """What is measured of a simulator whose every figure is known.
-
-    The paces are long, so that the usual noise lies within the tolerances rather than these being widened. A machine
-    that is busy with others stands still for longer now and then: such a measurement is known by the generator's own
-    lag, and made again. A false figure would be false on a quiet machine, too. Users do not all begin at once, since
-    what the last of twenty waits for the nineteen others is no part of the script.
-    """
-    options = SimulatorOptions(models=("m",), ttft=TTFT, itl=ITL)
-    asking = Asking(prompt_tokens=(20, 20), output_tokens=(TOKENS, TOKENS))
-    for _ in range(ATTEMPTS):
-        async with running_simulator(options) as simulator:
-            samples, end = await run(job(simulator.url, asking=asking), stage)
-        if end.generator.lag_max < DISTURBED:
-            break
-    return summarize(samples, end).total
+def off_the_script(total: Summary) -> list[str]:
+    """The figures that are further from the script than 2 % at p50 or 5 % at p99."""
+    found = []
+    for name, truth in (("ttft", TTFT), ("itl", ITL), ("tpot", ITL), ("e2e", E2E)):
+        figures: Spread = getattr(total, name)
+        for percent, seen, share in (("p50", figures.p50, 0.02), ("p99", figures.p99, 0.05)):
+            if abs(seen - truth) > share * truth:
+                found.append(f"{name} {percent} is {seen:.4f} s instead of {truth} s")
+    return found
 
 
 @pytest.mark.parametrize(
     "stage",
     [
-        pytest.param(Stage(users=20, ramp=0.5, requests=20), id="closed loop"),
+        pytest.param(Stage(users=20, ramp=0.3, requests=20), id="closed loop"),
         pytest.param(Stage(rate=20.0, poisson=False, requests=20), id="open loop"),
     ],
 )
 async def test_the_reported_figures_are_those_of_the_script(stage: Stage) -> None:
-    """TTFT, ITL, TPOT and E2E within 2 % at p50 and 5 % at p99; tokens exactly."""
-    total = await scripted(stage)
-    assert (total.requests, total.ok, total.output_tokens) == (20, 20, TOKENS)
-    for figures, truth in ((total.ttft, TTFT), (total.itl, ITL), (total.tpot, ITL), (total.e2e, E2E)):
-        assert figures is not None
-        assert figures.p50 == pytest.approx(truth, rel=0.02)
-        assert figures.p99 == pytest.approx(truth, rel=0.05)
+    """TTFT, ITL, TPOT and E2E within 2 % at p50 and 5 % at p99; tokens exactly.
+
+    The paces are long, so that the usual noise lies within the tolerances rather than these being widened. A machine
+    that is busy with others stands still for longer now and then: a measurement that is off is made again where the
+    generator's own lag tells of that, and only there. Users do not all begin at once, since what the last of twenty
+    waits for the nineteen others is no part of the script.
+    """
+    for _ in range(ATTEMPTS):
+        async with running_simulator(SimulatorOptions(models=("m",), ttft=TTFT, itl=ITL)) as simulator:
+            asking = Asking(prompt_tokens=(20, 20), output_tokens=(TOKENS, TOKENS))
+            samples, end = await run(job(simulator.url, asking=asking), stage)
+        total = summarize(samples, end).total
+        assert (total.requests, total.ok, total.output_tokens) == (20, 20, TOKENS)
+        if not off_the_script(total) or end.generator.lag_max < DISTURBED:
+            break
+    assert off_the_script(total) == []
 
 
 async def test_a_stall_of_the_server_appears_in_the_open_loop(fake: FakeVllm) -> None:
