@@ -118,7 +118,7 @@ def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
 
 
 def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
-    """What to render, and the text of the key file (None where its Secret is not ours to make).
+    """What to render, and the text of the key file (None where no Secret is to be made of it).
 
     Problems go to stderr. Raises NotHeldError where one of them is an error.
     """
@@ -139,7 +139,7 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
         note(str(problem))
     if plan is None:
         raise NotHeldError(f"{path} cannot be rendered; mend it and run again")
-    return plan, keys_text_of(reading) if _makes_keys(reading) else None
+    return plan, keys_text_of(reading, plan.keys_secret) if _makes_keys(reading) else None
 
 
 def environment_for(path: Path) -> dict[str, str]:
@@ -162,8 +162,9 @@ def _makes_keys(reading: Reading) -> bool:
     return config is not None and config.auth.enabled and config.kubernetes.keys_secret.create
 
 
-def keys_text_of(reading: Reading) -> str:
-    """The key file as it goes into the Secret; where there is none yet, one without keys."""
+def keys_text_of(reading: Reading, secret: str) -> str | None:
+    """The key file as it goes into the Secret. None where there is no file: a Secret without keys would replace one
+    that has some, and with them everybody's access."""
     from aiaas.keys.file import KeyFileMissingError, read_key_file
     from aiaas.keys.records import render_records
 
@@ -171,4 +172,8 @@ def keys_text_of(reading: Reading) -> str:
     try:
         return render_records(read_key_file(reading.plan.auth.keys_file).records)
     except KeyFileMissingError:
-        return render_records(())
+        note(
+            f"warning: without a key file no Secret {secret} is rendered; one that is in the cluster stays as it is, "
+            "and where there is none the pods wait for it"
+        )
+        return None

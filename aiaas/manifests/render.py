@@ -35,7 +35,7 @@ MARK: Final = "# Made by `aiaas render`"
 def render(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
     """Every object of a plan, in the order of application.
 
-    keys_text  the text of the key file; None where the Secret is somebody else's
+    keys_text  the text of the key file; None where there is none, or its Secret is somebody else's
     """
     return tuple(sorted(_objects(plan, keys_text), key=lambda made: KINDS.index(made["kind"])))
 

@@ -62,13 +62,22 @@ def test_the_stream_is_on_stdout_and_nothing_else(capsys: pytest.CaptureFixture[
     assert {"Deployment", "Service", "ConfigMap", "Secret"} <= {each["kind"] for each in documents}
 
 
-def test_missing_keys_are_a_warning_and_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
-    """The Secret is there, so that the pods start; they refuse until it has keys."""
+def test_without_a_key_file_no_secret_is_rendered(capsys: pytest.CaptureFixture[str]) -> None:
+    """Applied in a clone without it, the rendering must not take everybody's access away."""
     write(keys=False)
+    documents, err = rendered(capsys)
+    assert "Secret" not in [each["kind"] for each in documents]
+    assert "warning AIA401 auth.keys_file: keys.yaml does not exist" in err
+    assert "without a key file no Secret api-router-keys is rendered; one that is in the cluster stays as it is" in err
+
+
+def test_a_key_file_without_keys_is_rendered_and_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever revoked and pruned the last key means it."""
+    write()
+    Path("keys.yaml").write_text("version: 1\nkeys: []\n")
     documents, err = rendered(capsys)
     [secret] = [each for each in documents if each["kind"] == "Secret"]
     assert "keys: []" in base64.b64decode(secret["data"]["keys.yaml"]).decode()
-    assert "warning AIA401 auth.keys_file: keys.yaml does not exist" in err
     assert "the Secret api-router-keys has no keys; applied, it replaces one that has" in err
 
 

@@ -10,7 +10,8 @@ from aiaas.config.problem import has_errors
 from aiaas.errors import WorldError
 from aiaas.plan.read import read, read_plan
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.name != "keys.yaml"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
