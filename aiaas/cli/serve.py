@@ -22,6 +22,9 @@ app = new_app()
 
 # Seconds that a reader of stdout which has stopped reading gets for the last lines; then we leave without.
 LAST_LINES = 1.0
+# Seconds that threads which cannot be interrupted get at the end: a name that is being resolved while DNS does not
+# answer takes a minute, and the loop would wait for it (seen: a pod killed behind its grace period).
+LAST_THREADS = 1.0
 
 
 @app.command(
@@ -98,15 +101,17 @@ def run_gateway(
             )
 
         try:
-            run_loop(life, writer)
+            run_loop(life, writer, log)
         finally:
             log.flush()
 
 
-def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter) -> None:
-    """Run a server's life on uvloop; at its end the log's reader is not waited for any longer."""
+def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, log: JsonLog) -> None:
+    """Run a server's life on uvloop; behind a good end neither the log's reader nor a thread is waited for any longer:
+    the process ends, with exit code 0."""
     import asyncio
     import logging
+    import threading
 
     import uvloop
 
@@ -119,8 +124,18 @@ def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter) ->
         finally:
             writer.hurry(LAST_LINES)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    def leave() -> None:
+        log.flush()
+        os._exit(0)
+
+    leaving = threading.Timer(LAST_THREADS, leave)
+    leaving.daemon = True
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run())
+            leaving.start()
+    finally:
+        leaving.cancel()
 
 
 def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> EngineMaker:

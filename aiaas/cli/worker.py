@@ -29,7 +29,7 @@ def _work(number: int, channel: int, listener: int, lock: int) -> int:
     log = JsonLog(writer, time.time, "info", number)
     try:
         with socket.socket(fileno=channel) as sock, socket.socket(fileno=listener) as listening:
-            run_loop(lambda: work(sock, listening, log, dict(os.environ)), writer)
+            run_loop(lambda: work(sock, listening, log, dict(os.environ)), writer, log)
     finally:
         log.flush()
     return 0

@@ -186,6 +186,29 @@ def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
     assert time.monotonic() - started < 5
 
 
+def test_a_thread_that_cannot_be_interrupted_does_not_hold_up_the_end() -> None:
+    """As one that resolves a name while DNS does not answer; what was logged last is written all the same."""
+    script = """
+import asyncio, sys, time
+from aiaas.cli.serve import run_loop
+from aiaas.proxy.log import FdWriter, JsonLog
+
+writer = FdWriter(sys.stdout.fileno())
+log = JsonLog(writer, time.time, "info")
+
+async def life():
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+    log.event("info", "stopped")
+
+run_loop(life, writer, log)
+"""
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert time.monotonic() - started < 10
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["event"] == "stopped"
+
+
 def test_a_reader_of_the_log_that_left_is_no_fault(
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
