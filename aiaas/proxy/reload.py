@@ -15,7 +15,7 @@ from pathlib import Path
 from aiaas.errors import WorldError
 from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
 from aiaas.keys.ring import KeyRing
-from aiaas.plan.model import AuthPlan, Plan
+from aiaas.plan.model import Plan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.log import LEVELS
@@ -40,6 +40,7 @@ class Reloader:
         self._env = env
         self._on_plan = on_plan
         self._begun_with = gateway.active.plan
+        self._auth = self._begun_with.auth  # whose keys are read: a new Plan's before it is in force
         self._reading_keys = asyncio.Lock()
         self._crashed = crashed = gateway.incidents.internal_error
         self._key_watch = FileWatch(self._begun_with.auth.keys_file, self.reload_keys, crashed)
@@ -63,12 +64,10 @@ class Reloader:
 
     async def reload_keys(self) -> None:
         """Put the key file's keys in force, where keys are asked for."""
-        await self._read_keys(self._gateway.active.plan.auth)
-
-    async def _read_keys(self, auth: AuthPlan) -> None:
-        if not auth.enabled:
-            return
         async with self._reading_keys:  # else an older reading could be put in force last
+            auth = self._auth
+            if not auth.enabled:
+                return
             loop = asyncio.get_running_loop()
             verifier = self._gateway.verifier
             try:
@@ -101,10 +100,10 @@ class Reloader:
 
     async def reload_tls(self) -> None:
         """Put the pair that the files hold now in force for new connections."""
-        plan = self._gateway.active.plan.server.tls
-        if self._tls is None or plan is None:
-            return
         async with self._reading_tls:
+            plan = self._gateway.active.plan.server.tls
+            if self._tls is None or plan is None:
+                return
             try:
                 pair = await asyncio.get_running_loop().run_in_executor(None, read_pair, plan)
             except TlsError as error:
@@ -142,8 +141,9 @@ class Reloader:
             self._log.event("info", "config_unchanged", config_digest=plan.digest)
             return
         if plan.auth != before.auth:
+            self._auth = plan.auth
             self._key_watch.follow(plan.auth.keys_file)
-            await self._read_keys(plan.auth)
+            await self.reload_keys()
         self._gateway.replace_plan(plan)
         if plan.server.tls is not None and plan.server.tls != before.server.tls:
             for watch, file in zip(

@@ -1,11 +1,25 @@
-"""aiaas.proxy.reload: what needs a restart. Reloading itself is tested in a server's life (test_server.py)."""
+"""aiaas.proxy.reload: what needs a restart, and readings that overlap. Reloading itself is tested in a server's life
+(test_server.py)."""
 
+import asyncio
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from aiaas.proxy.reload import needs_restart
-from tests.proxy.conftest import plan_of
+from aiaas.keys.records import render_records
+from aiaas.keys.ring import EMPTY_RING
+from aiaas.keys.verifier import Verifier
+from aiaas.limits.memory import MemoryStore
+from aiaas.plan.read import read_plan
+from aiaas.proxy.app import Gateway
+from aiaas.proxy.log import JsonLog
+from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.reload import Reloader, needs_restart
+from aiaas.proxy.usage import UsageRecorder
+from tests.proxy.conftest import new_key, plan_of
 
 BASE: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
 ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "models": ["e"]}
@@ -62,3 +76,40 @@ def test_an_engine_that_is_gone_or_changed_needs_a_restart() -> None:
     assert needs_restart(begun, plan_of({"backends": {**BASE["backends"], "e": changed}})) == ["backends.e.engine"]
     slower = ENGINE | {"timeout": "9s"}
     assert needs_restart(begun, plan_of({"backends": {**BASE["backends"], "e": slower}})) == []
+
+
+async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_path: Path) -> None:
+    """A second SIGHUP comes while a config that names another key file is read: it does not mean the old file."""
+    config, slow = tmp_path / "aiaas.yaml", tmp_path / "new.yaml"
+    (tmp_path / "old.yaml").write_text(render_records([new_key("alice").record]))
+    os.mkfifo(slow)  # whoever reads it waits for a writer
+
+    def write(file: str) -> None:
+        config.write_text(yaml.safe_dump({**BASE, "auth": {"keys_file": file}}))
+
+    write("old.yaml")
+    plan, _ = read_plan(config, {})
+    assert plan is not None
+    log, metrics = JsonLog(lambda _: True, lambda: 0.0, "info"), Metrics()
+    verifier = Verifier(EMPTY_RING)
+    gateway = Gateway(plan, verifier, MemoryStore(), log, metrics, UsageRecorder(None, log, metrics))
+    reloader = Reloader(gateway, {}, lambda _plan: None)
+    await reloader.reload_keys()
+    write("new.yaml")
+    reading = [asyncio.create_task(reloader.reload_config())]
+    async with asyncio.timeout(5):
+        while True:  # opens only once somebody reads
+            try:
+                writer = os.open(slow, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:
+                await asyncio.sleep(0.005)
+        reading.append(asyncio.create_task(reloader.reload_keys()))
+        await asyncio.sleep(0.01)
+        slow.unlink()
+        slow.write_text(bob := render_records([new_key("bob").record]))
+        os.write(writer, bob.encode())
+        os.close(writer)
+        await asyncio.gather(*reading)
+    assert [record.name for record in verifier.ring.records] == ["bob"]
+    verifier.close()
