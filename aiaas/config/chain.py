@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from aiaas.config.hops import ingress_timeout, longest_silence
+from aiaas.config.hops import ingress_timeout, longest_silence, usual_silence
 from aiaas.config.ingress import bytes_of, family_of, seconds_of
 from aiaas.config.model import Config
 from aiaas.config.values import format_duration, format_size
@@ -38,7 +38,7 @@ class Hop:
 
 def chain(config: Config) -> tuple[Hop, ...]:
     """Client, what stands in front in the cluster, gateway, engine."""
-    gateway = Hop("gateway", longest_silence(config), config.server.max_body_size, _heartbeat(config))
+    gateway = Hop("gateway", usual_silence(config), config.server.max_body_size, _remark(config))
     front = _in_front(config)
     client = Hop("client", CLIENT_PATIENCE, NO_BOUND, "what the OpenAI and Anthropic SDKs wait by default")
     engine = Hop("vLLM", NO_BOUND, NO_BOUND, "answers or not; the gateway's timeout ends it")
@@ -101,7 +101,7 @@ def ingress_hop(config: Config) -> Hop:
     return Hop(name, min(known, default=NO_BOUND), min(sizes, default=NO_BOUND))
 
 
-def _heartbeat(config: Config) -> str:
-    if not config.server.heartbeat:
-        return "no heartbeat on streams"
-    return f"on streams a comment every {config.server.heartbeat:g} s"
+def _remark(config: Config) -> str:
+    beat, usual, longest = config.server.heartbeat, usual_silence(config), longest_silence(config)
+    again = f"up to {format_duration(longest)} where a request is sent again; " if longest > usual else ""
+    return again + (f"on streams a comment every {beat:g} s" if beat else "no heartbeat on streams")

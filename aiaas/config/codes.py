@@ -244,8 +244,9 @@ CODES: Final = MappingProxyType(
             "A hop gives up before the one behind it",
             "Timeouts grow outwards: vLLM, gateway, ingress, client. A hop that gives up first answers in its own "
             "HTML, and the engine works on for nobody. `aiaas validate` shows the chain; what the gateway may take is "
-            "the wait in the queue, the connections that failed, then `timeout`. Leave the ingress's timeouts to "
-            "aiaas, which derives them, or raise them; shorten `timeout` or `queue.max_wait` where clients would "
+            "the wait in the queue, the connections that failed, then `timeout`; where a request is sent again "
+            "(`max_retries`), that counts once for each attempt. Leave the ingress's timeouts to aiaas, which derives "
+            "them, or raise them; shorten `timeout` or `queue.max_wait` where clients would "
             "leave first.",
         ),
         HOP_BODY: (

@@ -13,7 +13,7 @@ from typing import Final
 from aiaas.config import codes
 from aiaas.config.backend import Backend
 from aiaas.config.chain import CLIENT_PATIENCE, body_budget
-from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, longest_silence
+from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, longest_silence, usual_silence
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.model import Config
 from aiaas.config.problem import Path, Severity
@@ -66,7 +66,7 @@ def _is_exposed(config: Config) -> bool:
 
 
 def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
-    silence = longest_silence(config)
+    silence, longest = usual_silence(config), longest_silence(config)
     if silence >= CLIENT_PATIENCE:
         slowest = max((backend.timeout, path) for path, backend in _enabled(config))[1]
         message = (
@@ -77,13 +77,20 @@ def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
     for name, value in _ingress_annotations(config, "silences"):
         seconds = seconds_of(value)
         if seconds is None:
-            yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), f"{value!r} is not a timeout; write {silence:.0f}s"
+            message = f"{value!r} is not a timeout; remove it, and aiaas derives it"
+            yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), message
         elif seconds < silence:
             message = (
                 f"the ingress gives up after {format_duration(seconds)}, and the gateway may be silent for "
                 f"{format_duration(silence)}; remove it, and aiaas derives it"
             )
             yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), message
+        elif seconds < longest:
+            message = (
+                f"the ingress gives up after {format_duration(seconds)}, and the gateway may be silent for "
+                f"{format_duration(longest)} where it sends a request again; remove it, and aiaas derives it"
+            )
+            yield codes.HOP_TIMEOUT, "warning", (*_ANNOTATIONS, name), message
 
 
 def _bodies_are_equal(config: Config) -> Iterator[Finding]:

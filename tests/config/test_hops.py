@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.config.hops import NO_BOUND, ingress_timeout, longest_silence, request_timeout
+from aiaas.config.hops import LONGEST_PAUSE, NO_BOUND, ingress_timeout, longest_silence, request_timeout, usual_silence
 from aiaas.config.load import load_text
 from aiaas.config.model import Config
+from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff
 
 
 def config_of(*backends: str) -> Config:
@@ -18,21 +19,40 @@ def config_of(*backends: str) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("backends", "seconds"),
+    ("backends", "usual", "longest"),
     [
-        pytest.param(["timeout: 120s"], 135, id="the plan: three connections of 5 s, then 120 s"),
-        pytest.param(["timeout: 120s, max_retries: 0, connect_timeout: 2s"], 122, id="no retries"),
-        pytest.param(["timeout: 60s, max_inflight: 4"], 105, id="30 s in the queue"),
-        pytest.param(["timeout: 60s", "timeout: 200s, max_retries: 0"], 205, id="the longest of two"),
-        pytest.param(["timeout: 60s", "timeout: 200s, enabled: false"], 75, id="a parked one does not count"),
-        pytest.param(["timeout: 60s, total_timeout: 62s"], 62, id="a total timeout bounds it"),
+        pytest.param(["timeout: 120s"], 135, 389, id="the plan: three attempts of 5 s and 120 s, two pauses of 7 s"),
+        pytest.param(["timeout: 120s, max_retries: 0, connect_timeout: 2s"], 122, 122, id="no retries"),
+        pytest.param(["timeout: 60s, max_inflight: 4"], 105, 239, id="30 s in the queue"),
+        pytest.param(["timeout: 60s", "timeout: 300s, max_retries: 0"], 305, 305, id="the longest of two"),
+        pytest.param(["timeout: 60s", "timeout: 200s, enabled: false"], 75, 209, id="a parked one does not count"),
+        pytest.param(["timeout: 60s, total_timeout: 62s, max_inflight: 1"], 62, 62, id="a total timeout bounds it"),
     ],
 )
-def test_the_longest_silence(backends: list[str], seconds: float) -> None:
-    """Queue, failed connections and timeout add up; the slowest backend counts."""
+def test_the_silence(backends: list[str], usual: float, longest: float) -> None:
+    """Queue, connections and timeout add up, and again for each further attempt; the slowest backend counts."""
     config = config_of(*backends)
-    assert longest_silence(config) == seconds
-    assert ingress_timeout(config) == seconds + 10
+    assert usual_silence(config) == usual
+    assert longest_silence(config) == longest
+    assert ingress_timeout(config) == longest + 10
+
+
+def test_a_fallback_is_tried_again_as_often_as_either_says() -> None:
+    """A request keeps the timeout of its first choice, and takes the queue and the attempts of who stands in for it."""
+    text = """
+backends:
+  first: {url: http://a, timeout: 100s, max_retries: 0, connect_timeout: 1s, models: [a, shared]}
+  second: {url: http://b, timeout: 10s, max_retries: 1, max_inflight: 1, connect_timeout: 2s, models: [b, shared]}
+  other: {url: http://c, timeout: 10s, max_retries: 9, connect_timeout: 1s, models: [c]}
+"""
+    config = load_text(text, file="f", env={}).config
+    assert config is not None
+    assert longest_silence(config) == 30 + 2 * (2 + 100) + 7
+
+
+def test_a_pause_is_as_long_as_the_gateway_makes_it() -> None:
+    """Whoever changes the pauses of `forward` changes what an ingress must bear."""
+    assert RETRY_AFTER_MOST + longest_backoff(100) == LONGEST_PAUSE
 
 
 def test_a_whole_request_is_bounded_only_where_every_backend_bounds_it() -> None:

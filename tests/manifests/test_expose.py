@@ -26,8 +26,8 @@ def annotations(text: str) -> Any:
             "nginx",
             {
                 "nginx.ingress.kubernetes.io/proxy-body-size": "10m",
-                "nginx.ingress.kubernetes.io/proxy-read-timeout": "145",
-                "nginx.ingress.kubernetes.io/proxy-send-timeout": "145",
+                "nginx.ingress.kubernetes.io/proxy-read-timeout": "399",
+                "nginx.ingress.kubernetes.io/proxy-send-timeout": "399",
                 "nginx.ingress.kubernetes.io/proxy-buffering": "off",
                 "nginx.ingress.kubernetes.io/ssl-redirect": "true",
             },
@@ -44,9 +44,9 @@ def annotations(text: str) -> Any:
         pytest.param(
             "haproxy",
             {
-                "haproxy.org/timeout-server": "145s",
+                "haproxy.org/timeout-server": "399s",
                 "haproxy.org/ssl-redirect": "true",
-                "haproxy-ingress.github.io/timeout-server": "145s",
+                "haproxy-ingress.github.io/timeout-server": "399s",
                 "haproxy-ingress.github.io/ssl-redirect": "true",
                 "haproxy-ingress.github.io/proxy-body-size": "10m",
             },
@@ -56,7 +56,7 @@ def annotations(text: str) -> Any:
     ],
 )
 def test_each_controller_is_told_in_its_own_words(class_name: str, expected: dict[str, str]) -> None:
-    """Bodies as large as ours, more patience than ours (135 s at the worst, and 10), no buffering, no plain HTTP."""
+    """Bodies as large as ours, more patience than ours (389 s at the worst, and 10), no buffering, no plain HTTP."""
     found = annotations(with_kubernetes(ingress=f"{{class: {class_name}}}"))
     assert found == {"cert-manager.io/cluster-issuer": "letsencrypt-prod"} | expected
 
@@ -74,7 +74,7 @@ def test_an_unknown_class_is_said() -> None:
     assert note.startswith(
         "ingress class alb: aiaas knows no annotations for it; see in kubernetes.ingress.annotations"
     )
-    assert "10MiB, 145 s" in note
+    assert "10MiB, 399 s" in note
     assert notes(plan_of(MINIMAL)) == ()
 
 
