@@ -1,4 +1,4 @@
-"""`aiaas report`: runs of a load test out of their files, as tables, Markdown or JSON, one or several side by side."""
+"""`aiaas report`: runs of a load test out of their files, as tables, Markdown, JSON or a page with charts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from aiaas.cli.common import Output, OutputOption, new_app, note, print_json
+from aiaas.errors import UsageError
 
 app = new_app()
 
@@ -21,30 +22,40 @@ app = new_app()
   aiaas report before.jsonl after.jsonl             side by side, with the change against the first
   aiaas report samples.jsonl --slo ttft=500ms       held against another SLO
   aiaas report samples.jsonl --markdown > run.md
+  aiaas report samples.jsonl --html run.html        a page with charts: one file, no script, no network
 
-Exit codes: 0 done, 1 a file holds no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read.
+Exit codes: 0 done, 1 a file holds no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read or written.
 """
 )
 def report(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples of `aiaas loadtest --out FILE`.")],
     slo: Annotated[str | None, typer.Option(metavar="BOUNDS", help="Another SLO than the run's own.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts, too, over what is there.")
+    ] = None,
     output: OutputOption = Output.text,
 ) -> None:
     """Show one or more runs."""
     from aiaas.cli.loadtest import print_figures
     from aiaas.loadtest.compare import overhead
-    from aiaas.loadtest.files import read_run
+    from aiaas.loadtest.files import read_run, write_page
+    from aiaas.loadtest.page.document import page
+    from aiaas.loadtest.page.figure import Told
     from aiaas.loadtest.report import Shown, compare_table, holds, remarks, tables, to_json, to_markdown
     from aiaas.loadtest.slo import parse_slo
     from aiaas.loadtest.summary import summarize_recorded
 
-    runs = []
+    if html is not None and any(html.resolve() == path.resolve() for path in files):
+        raise UsageError(f"--html {html}: these are the samples; name another file")
+    runs, told = [], []
     for path in files:
         recorded = read_run(path)
         bounds = parse_slo(recorded.run.slo if slo is None else slo)
         found = overhead(recorded.samples, random.Random(0).random) if recorded.run.direct else None
         runs.append(Shown(path.stem, recorded.run, summarize_recorded(recorded, bounds), recorded.end, found))
+        if html is not None:
+            told.append(Told(runs[-1], recorded.samples))
     if output == Output.json:
         print_json([to_json(shown) for shown in runs])
     else:
@@ -53,6 +64,9 @@ def report(
                 print(to_markdown(table))
             else:
                 print_figures(table)
+    if html is not None:
+        write_page(html, page(told))
+        note(f"the page is in {html}")
     for shown in runs:
         for remark in remarks(shown):
             note(f"note: {shown.name}: {remark}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -53,6 +54,21 @@ def read_run(path: Path) -> Recorded:
             return from_lines(str(path), file)
     except OSError as error:
         raise WorldError(f"{path}: {error.strerror}") from error
+
+
+def write_page(path: Path, text: str) -> None:
+    """A report into its file, whole or not at all. Raises WorldError.
+
+    It can be made again from the samples, so what was there is replaced.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise WorldError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_file_lines(path: Path) -> list[bytes]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil, sqrt
+from math import ceil, exp, lgamma, log, sqrt
 from typing import Final
 
 import msgspec
@@ -98,3 +98,33 @@ def bootstrap(
     estimates = sorted(statistic([values[int(draw() * size)] for _ in range(size)]) for _ in range(redraws))
     tail = (1 - CONFIDENCE) / 2 * 100
     return Interval(statistic(values), percentile(estimates, tail), percentile(estimates, 100 - tail))
+
+
+def percentile_interval(ordered: Sequence[float], percent: float) -> Interval:
+    """A nearest-rank percentile of sorted values, at least one, with the 95 % interval that their order gives.
+
+    How many of n values lie below the true percentile is binomial, whatever the distribution; so two of the values
+    hold it between them (Conover, Practical Nonparametric Statistics, 3.2). Where n is too small for that, the end is
+    infinite, or 0 at the low side: latencies have no other bound. For 100,000 values it costs what the sorting did.
+    """
+    size, share = len(ordered), percent / 100
+    tail = (1 - CONFIDENCE) / 2
+    low, high = -1, size
+    below = 0.0  # P(at most `number` of them lie below)
+    reach = 9 * sqrt(size * share * (1 - share)) + 9  # nothing that could be seen lies beyond
+    first = max(int(size * share - reach), 0)
+    for number in range(first, min(int(size * share + reach), size) + 1):
+        below += _binomial(size, number, share)
+        if below <= tail:
+            low = number
+        if below >= 1 - tail:
+            high = number
+            break
+    ends = (0.0 if low < 0 else ordered[low], float("inf") if high >= size else ordered[high])
+    return Interval(percentile(ordered, percent), *ends)
+
+
+def _binomial(size: int, number: int, share: float) -> float:
+    """The probability of exactly `number` out of `size`."""
+    ways = lgamma(size + 1) - lgamma(number + 1) - lgamma(size - number + 1)
+    return exp(ways + number * log(share) + (size - number) * log(1 - share))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.errors import NotHeldError, WorldError
-from aiaas.loadtest.files import SampleFile, read_file_lines, read_run
+from aiaas.loadtest.files import SampleFile, read_file_lines, read_run, write_page
 from aiaas.loadtest.sample import Run
 from tests.loadtest.samples import sample
 
@@ -58,3 +58,20 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\x00\xff\n")
     with pytest.raises(NotHeldError, match="b:1: is no line"):
         read_run(tmp_path / "b")
+
+
+def test_a_page_is_written_over_what_was_there(tmp_path: Path) -> None:
+    """It can be made again, and nothing else is left in the folder."""
+    write_page(tmp_path / "a.html", "old")
+    write_page(tmp_path / "a.html", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.html", "new")]
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """And what was there stays."""
+    (tmp_path / "a.html").mkdir()
+    with pytest.raises(WorldError, match="cannot be written: Is a directory"):
+        write_page(tmp_path / "a.html", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+    with pytest.raises(WorldError, match="No such file or directory"):
+        write_page(tmp_path / "no" / "a.html", "x")

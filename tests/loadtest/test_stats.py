@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from fractions import Fraction
+from itertools import accumulate
+from math import comb
 from statistics import fmean, pstdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.loadtest.stats import bootstrap, median, percentile, spread, spread_of_counts
+from aiaas.loadtest.stats import bootstrap, median, percentile, percentile_interval, spread, spread_of_counts
 
 values = st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=200)
 
@@ -73,3 +76,33 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     """A report that is made again says the same."""
     numbers = [1.0, 2.0, 4.0, 8.0]
     assert bootstrap(numbers, median, random.Random(3).random) == bootstrap(numbers, median, random.Random(3).random)
+
+
+@pytest.mark.parametrize("percent", [50, 90, 99])
+@pytest.mark.parametrize("size", [1, 12, 100, 1000])
+def test_the_interval_of_a_percentile_is_that_of_the_binomial(size: int, percent: int) -> None:
+    """Held against exact sums of the binomial distribution; the values 1 to n are their own ranks."""
+    share = Fraction(percent, 100)
+    chances = [comb(size, number) * share**number * (1 - share) ** (size - number) for number in range(size + 1)]
+    sums = list(accumulate(chances))  # P(at most so many values lie below the percentile)
+    low = max((number + 1 for number, below in enumerate(sums) if below <= Fraction(25, 1000)), default=0)
+    high = next(number + 1 for number, below in enumerate(sums) if below >= Fraction(975, 1000))
+    found = percentile_interval([float(value) for value in range(1, size + 1)], percent)
+    assert (found.low, found.high) == (low, high if high <= size else float("inf"))
+
+
+def test_the_interval_of_a_percentile_holds_the_true_one_as_often_as_it_says() -> None:
+    """In 95 of 100 draws from a known distribution, or a little more, since ranks are whole."""
+    generator = random.Random(5)
+    runs = 400
+    for percent in (50, 90):
+        found = [percentile_interval(sorted(generator.random() for _ in range(200)), percent) for _ in range(runs)]
+        held = sum(each.low <= percent / 100 <= each.high for each in found)
+        assert 0.93 * runs <= held <= 0.99 * runs
+
+
+def test_too_few_values_have_no_end() -> None:
+    """Ten values say nothing about how large a p99 can be, one nothing about anything."""
+    assert percentile_interval([1.0] * 10, 99).high == float("inf")
+    only = percentile_interval([2.0], 50)
+    assert (only.estimate, only.low, only.high) == (2.0, 0.0, float("inf"))
