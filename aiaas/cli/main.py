@@ -42,6 +42,7 @@ COMMANDS: Final = MappingProxyType(
         "render": ("aiaas.cli.render", "Print Kubernetes manifests made from the config."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
         "simulate": ("aiaas.cli.simulate", "Run only the embedded stand-in for vLLM."),
+        "smoke": ("aiaas.cli.smoke", "Check a running gateway, one check after the other."),
         "loadtest": ("aiaas.cli.loadtest", "Put load on a gateway and report what came of it."),
         "report": ("aiaas.cli.report", "Show runs of a load test, one or several side by side."),
     }

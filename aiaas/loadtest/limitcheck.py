@@ -94,6 +94,12 @@ def offers_needed(per_minute: int, burst: int, seconds: float) -> int:
     return number
 
 
+def most_admitted(offers: Sequence[Offer]) -> int:
+    """How many of the offers, the first of which met a full bucket, a correct limiter admits at the most."""
+    first, ended = offers[0], max(offer.ended for offer in offers)
+    return floor(first.told.remaining + 1 + (ended - first.sent) * first.told.per_minute / 60)
+
+
 def judge_offers(offers: Sequence[Offer], at_once: int, waited: Offer | None) -> tuple[Check, ...]:
     """The statements about offers that began with a full bucket, and about the one after the wait.
 
@@ -104,7 +110,7 @@ def judge_offers(offers: Sequence[Offer], at_once: int, waited: Offer | None) ->
     burst, rate = first.told.remaining + 1, first.told.per_minute / 60
     admitted = sum(offer.admitted for offer in offers)
     low = max(floor(burst + (max((offer.sent for offer in refused), default=0.0) - first.ended) * rate) - 1, burst)
-    high = floor(burst + (ended - first.sent) * rate)
+    high = most_admitted(offers)
     before = sum(offer.admitted for offer in offers[:at_once])
     told = sum(offer.told.retry_after is not None for offer in refused)
     checks = [

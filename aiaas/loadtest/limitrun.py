@@ -17,12 +17,14 @@ from aiaas.loadtest.answer import RATE_LIMITED, Answer
 from aiaas.loadtest.client import BrokenError, Client
 from aiaas.loadtest.limitcheck import (
     EXCESS,
+    MOST_REQUESTS,
     PATIENCE,
     Check,
     Offer,
     Told,
     is_full,
     judge_offers,
+    most_admitted,
     offers_needed,
     told_of,
 )
@@ -55,6 +57,43 @@ async def check_limits(target: Target, key: str | None, model: str | None, endpo
         offers = [first, *await offering.together(burst - 1 + EXCESS, 0)]
         at_once = len(offers)
         offers += await offering.together(ceil(2 * seconds / interval), interval / 2)
+        return judge_offers(offers, at_once, await offering.as_told(offers[-1]))
+    finally:
+        client.close()
+
+
+async def check_burst(
+    target: Target, key: str | None, model: str | None, endpoint: str, most: int
+) -> tuple[Check, ...]:
+    """The short form: the burst and EXCESS more at once, until one is refused; then wait as told and come again.
+
+    While slow answers let the bucket refill, and only then, more are offered, up to `most` requests in all.
+
+    Raises:
+        NotHeldError: as `check_limits`, or it takes more than `most`.
+        WorldError: as `check_limits`.
+    """
+    client = Client(target)
+    try:
+        chosen = model or choose_model(target.url, model, await models_of(client, key))
+        offering = _Offering(client, key, chosen, endpoint)
+        first = await offering.with_full_bucket()
+        burst = first.told.remaining + 1
+        if burst + EXCESS > most:
+            more = f" (--yes: up to {MOST_REQUESTS})" if most < MOST_REQUESTS else ""
+            raise NotHeldError(
+                f"this key may send {burst} requests at once, so to see a 429 takes {burst + EXCESS}, and this check "
+                f"sends at most {most}{more}"
+            )
+        offers = [first, *await offering.together(burst - 1 + EXCESS, 0)]
+        at_once = len(offers)
+        while all(offer.admitted for offer in offers) and len(offers) <= most_admitted(offers):
+            if len(offers) + EXCESS > most:
+                raise NotHeldError(
+                    f"the answers are too slow for this key's {first.told.per_minute} requests a minute: the limit was "
+                    f"not reached by {len(offers)} requests"
+                )
+            offers += await offering.together(EXCESS, 0)
         return judge_offers(offers, at_once, await offering.as_told(offers[-1]))
     finally:
         client.close()

@@ -1,0 +1,96 @@
+"""The options of `aiaas smoke`, and what a config adds to them: where the gateway is and what it must refuse."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiaas.cli.common import CONFIG_VARIABLE, config_path
+from aiaas.cli.loadoptions import DEFAULT_PORT
+from aiaas.errors import UsageError
+
+if TYPE_CHECKING:
+    from aiaas.config.model import Config
+    from aiaas.loadtest.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known without asking; fields as in `Settings`. `metrics` only of a gateway on this machine."""
+
+    url: str
+    big_body: int | None = None
+    has_auth: bool = True
+    has_limit: bool | None = None
+    metrics: str | None = None
+
+
+def known_of(url: str | None, option: Path | None) -> Known:
+    """The URL as given, else the config's host, else its port on this machine; and what the config says.
+
+    A URL without -c is another's gateway: ./aiaas.yaml then says nothing about it.
+
+    Raises:
+        UsageError: the config is not valid.
+        WorldError: it cannot be read.
+    """
+    if url is not None and option is None:
+        return Known(url)
+    path = config_path(option)
+    if option is None and not os.environ.get(CONFIG_VARIABLE) and not path.exists():
+        return Known(f"http://127.0.0.1:{DEFAULT_PORT}")
+    config = _read(path)
+    host = config.kubernetes.host
+    known = Known(
+        url=url or (f"https://{host}" if host else _here(config)),
+        big_body=config.server.max_body_size,
+        has_auth=config.auth.enabled,
+        has_limit=config.rate_limit.enabled and config.rate_limit.requests_per_minute is not None,
+    )
+    if url is None and not host and config.monitoring.prometheus:
+        return replace(known, metrics=f"http://127.0.0.1:{config.monitoring.metrics_port}")
+    return known
+
+
+def _read(path: Path) -> Config:
+    from aiaas.config.load import load_file
+
+    loaded = load_file(path, os.environ)
+    if loaded.config is None:
+        raise UsageError(f"{path} is not valid, so it says nothing about a gateway; see `aiaas validate`")
+    return loaded.config
+
+
+def _here(config: Config) -> str:
+    return f"{'http' if config.server.tls is None else 'https'}://127.0.0.1:{config.server.port}"
+
+
+def read_names(only: str | None, skip: str | None) -> tuple[str, ...]:
+    """The checks that are wanted. Raises UsageError."""
+    from aiaas.loadtest.smoke import choose
+    from aiaas.loadtest.smokerun import NAMES
+
+    return choose(NAMES, _split(only), _split(skip))
+
+
+def _split(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def read_size(option: str, text: str) -> int:
+    """Bytes. Raises UsageError naming the option."""
+    from aiaas.config.values import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+def read_metrics(url: str | None, ca: Path | None, insecure: bool) -> Target | None:
+    """A metrics port; `/metrics` at its end is taken as meant. Raises UsageError, WorldError."""
+    from aiaas.loadtest.target import parse_target
+
+    return None if url is None else parse_target(url.rstrip("/").removesuffix("/metrics"), ca=ca, insecure=insecure)
