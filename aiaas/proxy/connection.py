@@ -12,6 +12,7 @@ aiohttp parses, frames and keeps alive. What it does not do by itself is here, e
 - a handler that writes to the transport itself has to be told when the client reads too slowly: `listener`;
 - behind an answer nobody waits for its last bytes, and `transport.close()` waits for them forever: a client that takes
   none of them for `closing_silence` is dropped (once seen: a socket leaked for each client that had stopped reading).
+  Under TLS those bytes lie below the transport that we see; there `vanished.py` asks the kernel.
 
 Every refusal of a head is queued like a request, so that it is answered in its turn, behind what came before it.
 """
@@ -76,6 +77,8 @@ class Connection(RequestHandler):
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
     body_broken  the present request's body ended by a parser error: what was read of it is not all
+    wire, sock   the transport and its socket, until it is closed: aiohttp lets go of `transport` when it begins to
+    tls          whether it is one under TLS
     """
 
     __slots__ = (
@@ -94,6 +97,9 @@ class Connection(RequestHandler):
         "extra",
         "listener",
         "peer",
+        "sock",
+        "tls",
+        "wire",
     )
 
     def __init__(
@@ -129,6 +135,9 @@ class Connection(RequestHandler):
         self.extra = b""
         self.body_broken = False
         self.peer = "local"
+        self.wire: asyncio.Transport | None = None
+        self.sock: Any = None
+        self.tls = False
         self.alarm = Alarm(loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -137,13 +146,16 @@ class Connection(RequestHandler):
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = plain_address(peername[0]) or peername[0]
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.wire = cast(asyncio.Transport, transport)
+        self.wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.sock = transport.get_extra_info("socket")
+        self.tls = transport.get_extra_info("sslcontext") is not None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the timers and the listener; aiohttp cancels the handler."""
         self._stop_head_timer()
         self._end_lingering()
-        self.listener = None
+        self.listener = self.wire = self.sock = None
         self.alarm.close()
         super().connection_lost(exc)
         self._stop_drain_timer()
@@ -338,10 +350,10 @@ class Connection(RequestHandler):
     def drop(self, reason: str) -> None:
         """End it at once, without a word to its client; `reason` is for the log."""
         self._hooks.dropped(self.peer, reason)
-        transport = self.transport
+        wire = self.wire
         self.force_close()
-        if transport is not None:
-            transport.abort()
+        if wire is not None:
+            wire.abort()
 
 
 class OpenSide(Server):

@@ -21,8 +21,8 @@ from aiaas.plan.model import TlsPlan
 from aiaas.proxy.certificate import Validity, validity
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-# Seconds until a closed connection is cut whose client neither reads the rest nor answers the goodbye; for TLS the
-# transport counts it, and `Connection` only without (its `closing_silence`).
+# Seconds until a closed connection is cut whose client does not answer the goodbye; the transport counts them. One that
+# answers and takes nothing of the rest is left to `vanished.py`.
 SHUTDOWN_TIMEOUT: Final = 30.0
 
 

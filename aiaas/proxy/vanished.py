@@ -1,4 +1,5 @@
-"""Peers whose machine is gone are noticed: no FIN, no RST, and nothing is acknowledged any more.
+"""Peers whose machine is gone are noticed: no FIN, no RST, and nothing is acknowledged any more. So are clients under
+TLS that take nothing of an answer which has ended.
 
 While nothing is under way, TCP keep-alive asks, and half a minute is enough; the kernel's own bound is two hours. It
 does not ask while bytes are unacknowledged: those the kernel repeats for a quarter of an hour, and vLLM goes on
@@ -9,6 +10,11 @@ generating.
   and a slow client may take `timeout` for that; and it takes keep-alive's place. So the kernel is asked, now and then,
   about the clients to which an answer is being written: whether it repeats, and nothing at all was acknowledged for
   VANISHED_AFTER. One that only reads nothing acknowledges each probe of its window.
+
+Without TLS `Connection` sees the bytes of an ended answer that nobody takes. Under TLS they have left its transport and
+lie in the one below; a client that then says goodbye (close_notify, or FIN) has the TLS transport end at once and the
+one below wait for it forever. So of these the kernel is asked, too: whether it has bytes left, and when it last sent
+any.
 """
 
 from __future__ import annotations
@@ -25,15 +31,17 @@ KEEPALIVE: Final = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 
 # Seconds without any acknowledgement.
 VANISHED_AFTER: Final = 30.0
 SWEEP_INTERVAL: Final = 10.0
-# Of Linux' struct tcp_info: tcpi_retransmits, in a row, and tcpi_last_ack_recv, milliseconds ago.
-_INFO: Final = struct.Struct("=2xB53xI")
+# Of Linux' struct tcp_info: tcpi_retransmits, in a row; tcpi_last_data_sent and tcpi_last_ack_recv, milliseconds ago;
+# tcpi_notsent_bytes.
+_INFO: Final = struct.Struct("=2xB41xI8xI84xI")
 
 
 class Client(Protocol):
     """A connection of a client (`connection.Connection`), as far as it matters here."""
 
     listener: Any  # who writes an answer to it now
-    transport: asyncio.Transport | None
+    sock: Any  # None once it is closed
+    tls: bool
 
     def drop(self, reason: str) -> None:
         """End it at once."""
@@ -58,24 +66,40 @@ def watch_upstream(transport: asyncio.BaseTransport) -> None:
 async def drop_vanished(
     clients: Callable[[], Iterable[Client]], after: float = VANISHED_AFTER, interval: float = SWEEP_INTERVAL
 ) -> None:
-    """Look every `interval` seconds at the clients to which answers are being written; until cancelled."""
+    """Look every `interval` seconds at the clients to which answers are being written, and under TLS at those to which
+    bytes of one are left; until cancelled."""
     while True:
         await asyncio.sleep(interval)
         for client in list(clients()):
-            transport = client.transport
-            if client.listener is None or transport is None:
+            if client.sock is None:
                 continue
-            if has_vanished(transport.get_extra_info("socket"), after):
-                client.drop("it acknowledged nothing any more")
+            if client.listener is not None:
+                if has_vanished(client.sock, after):
+                    client.drop("it acknowledged nothing any more")
+            elif client.tls and takes_nothing(client.sock, after):
+                client.drop("it took no byte of an answer that had ended")
 
 
 def has_vanished(sock: Any, after: float) -> bool:
     """Whether what was sent is being repeated, and nothing was acknowledged for `after` seconds. Linux only."""
+    retransmits, _, last_acknowledged, _ = _info(sock)
+    return bool(retransmits and last_acknowledged >= after * 1000)
+
+
+def takes_nothing(sock: Any, after: float) -> bool:
+    """Whether there are bytes that the peer's window has had no room for, for `after` seconds. Linux only."""
+    _, last_sent, _, not_sent = _info(sock)
+    return bool(not_sent and last_sent >= after * 1000)
+
+
+def _info(sock: Any) -> tuple[int, int, int, int]:
+    """What the kernel knows, as in _INFO; all 0 where it does not say."""
+    nothing = (0, 0, 0, 0)
     if sys.platform != "linux":
-        return False
+        return nothing
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
     except OSError:  # it is just being closed
-        return False
-    retransmits, last_acknowledged = _INFO.unpack(info)
-    return bool(retransmits and last_acknowledged >= after * 1000)
+        return nothing
+    retransmits, last_sent, last_acknowledged, not_sent = _INFO.unpack(info)
+    return retransmits, last_sent, last_acknowledged, not_sent

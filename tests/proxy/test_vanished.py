@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import socket
+import ssl
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import trustme
 
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.upstream import UpstreamConnection
 from aiaas.proxy.vanished import drop_vanished, has_vanished
-from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, Wait, chunk, token_event
-from tests.proxy.conftest import Raw, Running, until
+from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, Wait, chunk, json_answer, token_event
+from tests.proxy.conftest import CHAT, Raw, Running, StartGateway, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked as Linux answers")
 STREAM = {"model": "m", "messages": [], "stream": True}
@@ -86,6 +91,67 @@ async def test_a_client_that_only_reads_nothing(fake_vllm: FakeVllm, gateway: An
     sweeping.cancel()
     assert running.gateway.in_flight == 1
     assert running.log_lines("connection_dropped") == []
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    """Signs the certificate of the gateway."""
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+def stubborn(port: int, authority: trustme.CA) -> ssl.SSLSocket:
+    """A client under TLS with room for next to nothing, and which will not read."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    sock = socket.socket()
+    sock.settimeout(0.5)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.connect(("127.0.0.1", port))
+    return context.wrap_socket(sock, server_hostname="localhost")
+
+
+def say_goodbye(client: ssl.SSLSocket) -> None:
+    """Send close_notify; the peer's is not waited for."""
+    with suppress(ssl.SSLError, TimeoutError):
+        client.unwrap()
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [lambda _: None, say_goodbye, lambda client: client.shutdown(socket.SHUT_WR)],
+    ids=["stays", "close_notify", "FIN"],
+)
+async def test_a_client_under_tls_that_takes_nothing_of_an_ended_answer(
+    fake_vllm: FakeVllm,
+    gateway: StartGateway,
+    authority: trustme.CA,
+    tmp_path: Path,
+    leave: Callable[[ssl.SSLSocket], None],
+) -> None:
+    """The bytes lie below the TLS transport, which says that there are none; after a goodbye they lay there forever."""
+    made = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
+    made.private_key_and_cert_chain_pem.write_to_path(tmp_path / "pair.pem")
+    files = {"cert_file": str(tmp_path / "pair.pem"), "key_file": str(tmp_path / "pair.pem")}
+    running = await gateway(fake_vllm, server={"tls": files})
+    fake_vllm.play(Send(json_answer({"id": "x" * 40_000})))
+    client = await asyncio.to_thread(stubborn, running.port, authority)
+    clients = lambda: cast(list[Connection], running.open_side.connections)  # noqa: E731
+    await until(lambda: len(clients()) == 1)
+    clients()[0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    body = b'{"model":"m","messages":[]}'
+    client.sendall(
+        f"POST {CHAT} HTTP/1.1\r\nAuthorization: Bearer {running.key}\r\nContent-Type: application/json\r\n"
+        f"Host: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    await until(lambda: bool(running.log_lines()))
+    await asyncio.to_thread(leave, client)
+    sweeping = asyncio.create_task(drop_vanished(clients, after=0.3, interval=0.02))
+    await until(lambda: not clients())
+    sweeping.cancel()
+    (dropped,) = running.log_lines("connection_dropped")
+    assert dropped["reason"] == "it took no byte of an answer that had ended"
+    client.close()
 
 
 def test_a_socket_that_is_closed() -> None:
