@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiaas.cli.common import ConfigOption, config_path, new_app, note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
     from aiaas.engines.lifecycle import Event
@@ -96,7 +96,7 @@ def run_gateway(
                 env=env,
                 make_engine=make_engine,
                 on_ready=on_ready,
-                command=(sys.executable, "-m", "aiaas.cli.worker"),
+                command=worker_command(sys.path, os.getcwd()),
                 log_to=(fd, lock.fileno()),
             )
 
@@ -104,6 +104,15 @@ def run_gateway(
             run_loop(life, writer, log)
         finally:
             log.flush()
+
+
+def worker_command(path: Sequence[str], folder: str) -> tuple[str, ...]:
+    """The command line of a worker; `path` is where this process looks for modules, `folder` where it runs.
+
+    By itself `-m` looks in the folder first: a worker would run a `calendar.py` that lies beside the config.
+    """
+    looks_here = folder in path or "" in path  # as `python -m aiaas` does, maybe to find aiaas itself
+    return (sys.executable, *(() if looks_here else ("-P",)), "-m", "aiaas.cli.worker")
 
 
 def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, log: JsonLog) -> None:

@@ -18,6 +18,8 @@ from typing import IO, Any
 import pytest
 import yaml
 
+from aiaas.cli.serve import worker_command
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -184,6 +186,16 @@ def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
     process.terminate()
     assert process.wait(timeout=10) == 0
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(("looks_here", "runs"), [(False, False), (True, True)])
+def test_a_worker_runs_no_module_that_lies_beside_the_config(tmp_path: Path, looks_here: bool, runs: bool) -> None:
+    """Unless the gateway itself was started so that it looks there."""
+    (tmp_path / "typer.py").write_text("raise SystemExit('of the folder')")
+    command = worker_command([str(tmp_path)] if looks_here else [], str(tmp_path))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20, check=False)
+    assert ("of the folder" in done.stderr) == runs
 
 
 def test_a_thread_that_cannot_be_interrupted_does_not_hold_up_the_end() -> None:
