@@ -66,7 +66,7 @@ class Baseline:
     async def _read_keys(self) -> None:
         auth = self.plan.auth
         keys = await asyncio.get_running_loop().run_in_executor(None, _keys, auth.keys_file) if auth.enabled else None
-        if keys is not None:
+        if keys is not None and auth == self.plan.auth:  # else of a file that the config no longer names
             self.keys = keys
 
 

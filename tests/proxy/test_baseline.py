@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -100,3 +101,39 @@ async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) ->
     (tmp_path / "aiaas.yaml").write_text("")
     with pytest.raises(WorldError, match="was changed while it was read"):
         await Baseline(plan, {}, lambda error: None).begin()
+
+
+async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path) -> None:
+    """The key file is still being read when a config comes that names another one, whose keys are there first."""
+    slow, config = tmp_path / "keys.yaml", tmp_path / "aiaas.yaml"
+    os.mkfifo(slow)  # whoever reads it waits for a writer
+    config.write_text(CONFIG)
+    (tmp_path / "other.yaml").write_text(render_records([new_key("carol").record]))
+    plan = read(config, {}).plan
+    assert plan is not None
+    baseline = Baseline(plan, {}, lambda error: pytest.fail(repr(error)))
+    await baseline.begin()
+    tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
+    async with asyncio.timeout(5):
+        writer = await opened(slow)
+        try:
+            config.write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
+            while baseline.keys is None:
+                await asyncio.sleep(0.01)
+            os.write(writer, render_records([new_key("alice").record]).encode())
+        finally:
+            os.close(writer)  # else the thread that reads never ends
+        await asyncio.sleep(0.1)
+    assert names(baseline) == ["carol"]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def opened(fifo: Path) -> int:
+    """A descriptor to write to it; opens only once somebody reads."""
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            await asyncio.sleep(0.005)
