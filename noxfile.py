@@ -88,6 +88,14 @@ def redis(session: nox.Session) -> None:
 
 
 @nox.session
+def report(session: nox.Session) -> None:
+    """The page of `aiaas report --html` in a real browser, phone and desktop, light and dark: needs a Chromium."""
+    install(session)
+    session.install("-q", "playwright>=1.50")  # drives the Chromium that is there; brings none itself
+    session.run("python", "-m", "pytest", "-m", "browser", "tests/loadtest/page", "-n", "0", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What aiaas costs beside nginx, haproxy, two routers in Rust and LiteLLM (docs/bench.md); recorded, not judged."""
     install(session)

@@ -46,7 +46,7 @@ def page(runs: Sequence[Told]) -> str:
     title = "Load test" if len(runs) == 1 else "Load tests side by side"
     names = ", ".join(told.shown.name for told in runs)
     body = [
-        tag("header", tag("h1", f"{title}: {names}"), tag("p", _verdict(runs), class_="verdict")),
+        tag("header", tag("h1", f"{title}: {names}"), tag("p", _verdict(runs), class_="verdict"), _links(runs)),
         tag("main", _compared(runs), *(_run(place, told, alone=len(runs) == 1) for place, told in enumerate(runs))),
         tag(
             "footer",
@@ -86,6 +86,14 @@ def _verdict(runs: Sequence[Told]) -> str:
     return "The SLO is missed." if len(runs) == 1 else f"The SLO is missed by {', '.join(missed)}."
 
 
+def _links(runs: Sequence[Told]) -> Element | None:
+    """Where each run begins, on a long page of several."""
+    if len(runs) == 1:
+        return None
+    links = [tag("li", tag("a", told.shown.name, href=f"#run{place}")) for place, told in enumerate(runs)]
+    return tag("nav", tag("ul", *links, class_="keys"), aria_label="Runs")
+
+
 def _compared(runs: Sequence[Told]) -> Element | None:
     figures = runs_figures(runs)
     if not figures:
@@ -114,8 +122,8 @@ def _run(place: int, told: Told, *, alone: bool) -> Element:
         tag("ul", *notes, class_="notes", role="note", aria_label="Notes") if notes else None,
         _grid(figures) if figures else tag("p", "Nothing was measured that a chart could show."),
         tag("h3", "Tables"),
-        *map(table_element, tables(shown)),
-        table_element(_about(shown)),
+        tag("div", *map(table_element, [*tables(shown), _about(shown)]), class_="tables"),
+        id=name,
     )
 
 
@@ -157,7 +165,7 @@ def _tile_figures(summary: Summary) -> list[tuple[str, str]]:
     ]
     if summary.goodput is not None:
         found.append(("goodput/s", number(summary.goodput)))
-    return [*found, ("failed", share(summary.error_rate))]
+    return [*found, ("not answered", share(summary.error_rate))]
 
 
 def _about(shown: Shown) -> Table:

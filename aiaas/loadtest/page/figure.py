@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 from xml.etree.ElementTree import Element
 
 from aiaas.loadtest.page import svg
@@ -13,8 +14,9 @@ from aiaas.loadtest.report import Shown, Table
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.slo import Bound
 
-MINUTES_FROM = 300.0  # seconds; a longer run is shown in minutes
-MUCH_SPREAD = 20.0  # the slowest by the median; beyond it the usual would be a line on the floor
+MINUTES_FROM: Final = 300.0  # seconds; a longer run is shown in minutes
+LONG: Final = 28  # characters of a cell; beyond it no figure has that many
+MUCH_SPREAD: Final = 20.0  # the slowest by the median; beyond it the usual would be a line on the floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +91,33 @@ def to_element(figure: Figure) -> Element:
 def table_element(table: Table) -> Element:
     """A table, in a box of its own that scrolls where a phone is too narrow for it."""
     head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in table.headers)))
-    body = [
-        tag("tr", tag("th", cells[0], scope="row"), *(tag("td", cell) for cell in cells[1:])) for cells in table.rows
-    ]
+    body = [tag("tr", tag("th", cells[0], scope="row"), *map(_cell, cells[1:])) for cells in table.rows]
     made = tag("table", tag("caption", table.title), head if any(table.headers) else None, tag("tbody", *body))
     return tag("div", made, class_="table", tabindex="0", role="region", aria_label=table.title)
 
 
+def _cell(words: str) -> Element:
+    """Figures stay on one line; sentences may wrap."""
+    return tag("td", words, class_="long" if len(words) > LONG else None)
+
+
 def time_axis(end: float) -> tuple[Axis, float]:
     """The axis of a run's time, and what a second is on it."""
-    unit, name = (1 / 60, "minutes") if end > MINUTES_FROM else (1.0, "seconds")
-    axis = svg.across(f"{name} since the start", [0.0, end * unit], lambda value: f"{value:g}")
+    unit, words = _time_unit(end)
+    axis = svg.across(words, [0.0, end * unit], lambda value: f"{value:g}")
     return (svg.ending(axis, end * unit) if end > 0 else axis), unit
+
+
+def time_rows_axis(end: float) -> tuple[Axis, float]:
+    """The same for a chart in rows."""
+    unit, words = _time_unit(end)
+    axis = svg.rows_across(words, [0.0, end * unit], lambda value: f"{value:g}")
+    return (svg.ending(axis, end * unit) if end > 0 else axis), unit
+
+
+def _time_unit(end: float) -> tuple[float, str]:
+    unit, name = (1 / 60, "minutes") if end > MINUTES_FROM else (1.0, "seconds")
+    return unit, f"{name} since the start"
 
 
 def duration_axis(values: Iterable[float], *, log: bool) -> Axis:

@@ -18,6 +18,7 @@ from aiaas.loadtest.page.figure import (
     tick_number,
     tick_seconds,
     time_axis,
+    time_rows_axis,
     verdict_words,
 )
 from aiaas.loadtest.page.series import (
@@ -226,6 +227,8 @@ def distribution_figure(name: str, latency: str, known: Sequence[tuple[str, Dist
         marks.append(svg.line(x, y, each.points, series))
         named = [(v, float(p), f"{words} p{p}: {seconds(v)}".strip()) for p, v in each.named.items()]
         marks.append(svg.dots(x, y, named, series))
+        if len(known) == 1:
+            marks += [svg.label(x, y, v, float(p), f"p{p} {seconds(v)}") for p, v in each.named.items()]
     first = known[0][1]
     headline = f"{label}: half within {seconds(first.named[50])}, 99 % within {seconds(first.named[99])}"
     if len(known) > 1:
@@ -252,9 +255,7 @@ def fault_figure(name: str, told: Told) -> Figure | None:
     faults = faults_over_time(told.gateway, told.last)
     if not faults:
         return None
-    unit = time_axis(told.last)[1]
-    words = "minutes since the start" if unit < 1 else "seconds since the start"
-    x = svg.rows_across(words, [0.0, told.last * unit], lambda value: f"{value:g}")
+    x, unit = time_rows_axis(told.last)
     kinds = list(faults.items())
     tallest = max(count for _, spans in kinds for _, _, count in spans)
     each = []
@@ -269,7 +270,7 @@ def fault_figure(name: str, told: Told) -> Figure | None:
         what += f" The {MOST_KINDS} most frequent kinds; all are in the table of errors."
     rows = tuple((kind, str(sum(count for *_, count in spans))) for kind, spans in kinds)
     return Figure(
-        f"{failed} of {total.requests} requests failed ({share(total.error_rate)}): {named}{more}",
+        f"{failed} of {total.requests} requests were not answered ({share(total.error_rate)}): {named}{more}",
         what,
         svg.rows(name, "Failures over time, by kind", f"{named}{more}.", x, each),
         tables=(Table("Failures by kind", ("kind", "count"), rows),),

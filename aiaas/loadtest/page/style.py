@@ -37,6 +37,9 @@ dt { color: var(--quiet); font-size: .8rem; } dd { margin: 0; font-size: 1.3rem;
 .table { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; font-weight: 600; padding: .2rem 0; }
+td { white-space: nowrap; } td.long { white-space: normal; text-align: left; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 2.5rem; } .tables .table { max-width: 100%; }
+a { color: var(--c1); }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; border-bottom: 1px solid var(--edge); font-weight: 400; }
 th { color: var(--quiet); } th:first-child { text-align: left; min-width: 6rem; }
 .chart { display: block; width: 100%; height: auto; margin: .4rem 0; }

@@ -122,7 +122,7 @@ def chart(name: str, title: str, description: str, x: Axis, y: Axis, *marks: Ele
     """Axes with marks on them. `name` is unique on the page."""
     grid = [_line("grid", x.start, y.at(tick), x.stop, y.at(tick)) for tick in y.ticks]
     labels = [_text(x.start - 7, y.at(tick) + 4, y.write(tick), "end") for tick in y.ticks]
-    labels.append(_text(2, 12, y.label, "start"))
+    labels.append(_text(2, 15, y.label, "start"))
     return _svg(name, title, description, HEIGHT, *grid, *_x_axis(x, HEIGHT - BOTTOM), *labels, *marks)
 
 
@@ -174,6 +174,13 @@ def dots(x: Axis, y: Axis, points: Sequence[tuple[float, float, str]], series: i
         for at, value, words in points
     ]
     return tag("g", *found, class_=f"dots s{series}")
+
+
+def label(x: Axis, y: Axis, at: float, value: float, words: str) -> Element:
+    """Words beside a point of a rising curve: above to the left, where it has not been, or below to the right."""
+    if x.at(at) - x.start > len(words) * 8:
+        return _text(x.at(at) - 8, y.at(value) - 1, words, "end", "figure")
+    return _text(x.at(at) + 8, y.at(value) + 14, words, "start", "figure")
 
 
 def level(x: Axis, y: Axis, value: float, words: str) -> Element:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 from xml.etree.ElementTree import Element
 
 from aiaas.loadtest.page import svg
@@ -22,7 +23,7 @@ from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary
 from aiaas.loadtest.sweep import knee
 
-WIDE = 8.0  # the highest level by the lowest; beyond it, levels doubled, and so does the axis
+WIDE: Final = 8.0  # the highest level by the lowest; beyond it, levels doubled, and so does the axis
 
 
 def sweep_figures(name: str, told: Told) -> list[Figure]:

@@ -14,6 +14,7 @@ from aiaas.loadtest.page.figure import (
     tick_number,
     tick_seconds,
     time_axis,
+    time_rows_axis,
     to_element,
     verdict_words,
 )
@@ -42,7 +43,8 @@ def test_a_long_run_is_shown_in_minutes() -> None:
     axis, unit = time_axis(3600.0)
     assert (axis.label, axis.high) == ("minutes since the start", pytest.approx(60.0))
     assert axis.at(1800 * unit) == pytest.approx((axis.start + axis.stop) / 2)
-    assert time_axis(0.0)[0].high > 0
+    assert all(made(0.0)[0].high > 0 for made in (time_axis, time_rows_axis))
+    assert (time_rows_axis(22.0)[0].high, time_rows_axis(3600.0)[1]) == (22.0, unit)
 
 
 def test_an_slo_is_named_with_its_verdict() -> None:
@@ -86,4 +88,6 @@ def test_a_table_has_headers_of_columns_and_rows() -> None:
     made = table_element(Table("T", ("", "a"), (("r", "1"),)))
     assert [each.attrib["scope"] for each in made.iter("th")] == ["col", "col", "row"]
     assert words(made) == "Tar1"
+    wrapping = table_element(Table("T", ("", "a"), (("r", "a long sentence that may wrap"),)))
+    assert wrapping.find(".//td[@class='long']") is not None
     assert table_element(Table("T", ("", ""), (("r", "1"),))).find("table/thead") is None

@@ -129,7 +129,7 @@ def test_failures_are_counted_by_kind() -> None:
     """As the summary does; none, no chart."""
     figure = fault_figure("a", told([sample(), failed(), failed(error="cut"), failed(error="cut")]))
     assert figure is not None
-    assert figure.headline == "3 of 4 requests failed (75.0 %): 2 cut, 1 http_500"
+    assert figure.headline == "3 of 4 requests were not answered (75.0 %): 2 cut, 1 http_500"
     assert figure.tables[0].rows == (("cut", "2"), ("http_500", "1"))
     assert fault_figure("a", told([sample()])) is None
 

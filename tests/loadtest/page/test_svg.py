@@ -92,6 +92,14 @@ def test_a_chart_is_xml_with_a_title_and_a_description() -> None:
     assert values(drawing) == [50.0]
 
 
+def test_words_beside_a_point_stay_inside_the_chart() -> None:
+    """To its left where there is room, else to its right."""
+    right, left = (svg.label(LOG, LINEAR, at, 50.0, "p50 12.3 ms").attrib for at in (90.0, 1.1))
+    assert (right["text-anchor"], left["text-anchor"]) == ("end", "start")
+    assert float(right["x"]) < LOG.at(90.0)
+    assert float(left["x"]) > LOG.at(1.1)
+
+
 def test_a_line_has_a_gap_where_nothing_was_measured() -> None:
     """Rather than a line through what is not there."""
     path = svg.line(LOG, LINEAR, [(1, 1.0), (2, None), (3, 1.0), (4, 2.0)], 1).attrib["d"]
