@@ -5,19 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, note, print_json, print_table
 from aiaas.cli.loadtest import EXIT_INTERRUPTED, Endpoint
-from aiaas.cli.smokeoptions import known_of, read_metrics, read_names, read_size
+from aiaas.cli.smokeoptions import known_of, read_metrics, read_names, read_size, read_timeout
 from aiaas.errors import WorldError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
     from rich.status import Status
 
     from aiaas.loadtest.smoke import Result
@@ -76,7 +75,7 @@ def smoke(
     output: OutputOption = Output.text,
 ) -> None:
     """Check a running gateway: answers, streams, keys, errors, TLS, limits."""
-    from aiaas.cli.loadoptions import read_duration, read_keys
+    from aiaas.cli.loadoptions import read_keys
     from aiaas.loadtest.limitcheck import MOST_REQUESTS
     from aiaas.loadtest.smokeask import Settings
     from aiaas.loadtest.target import parse_target
@@ -103,7 +102,7 @@ def smoke(
         direct=None if direct is None else parse_target(direct, ca=ca, insecure=insecure),
         direct_model=direct_model,
         direct_key=None if direct_key_file is None else read_keys([direct_key_file])[0].value,
-        timeout=read_duration("--timeout", timeout),
+        timeout=read_timeout(timeout),
         most_requests=MOST_REQUESTS if yes else DEFAULT_MOST,
     )
     _run(settings, names, output, junit)
@@ -165,12 +164,12 @@ class View:
         self._screen = console()
         self._url = url
         self._as_lines = as_text and not self._screen.is_terminal
+        self._progress = console(stderr=True)
         self._status: Status | None = None
 
-    def __enter__(self) -> View:
-        progress: Console = console(stderr=True)
-        if progress.is_terminal:
-            self._status = progress.status(self._url)
+    def __enter__(self) -> Self:
+        if self._progress.is_terminal:
+            self._status = self._progress.status(self._url)
             self._status.start()
         return self
 
@@ -185,7 +184,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Why it takes longer."""
-        note(f"note: {text}")
+        self._progress.print(f"note: {text}", markup=False)
 
     def tell(self, result: Result) -> None:
         """A result has come."""
@@ -199,12 +198,13 @@ class View:
         """The table, on a terminal."""
         if self._as_lines:
             return
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
         from aiaas.loadtest.smokereport import took_of
 
-        table = Table(title=self._url, title_justify="left", pad_edge=False)
+        table = Table(title=self._url, title_justify="left", box=SIMPLE_HEAD)
         for heading in ("check", "", "time", "what came"):
             table.add_column(heading, justify="right" if heading == "time" else "left", no_wrap=heading != "what came")
         for result in self.results:

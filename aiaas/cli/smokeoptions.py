@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiaas.cli.common import CONFIG_VARIABLE, config_path
-from aiaas.cli.loadoptions import DEFAULT_PORT
+from aiaas.cli.loadoptions import DEFAULT_PORT, read_duration
 from aiaas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,6 +87,14 @@ def read_size(option: str, text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from error
+
+
+def read_timeout(text: str) -> float:
+    """Seconds, more than none. Raises UsageError."""
+    seconds = read_duration("--timeout", text)
+    if not seconds:
+        raise UsageError("--timeout must be longer than 0")
+    return seconds
 
 
 def read_metrics(url: str | None, ca: Path | None, insecure: bool) -> Target | None:

@@ -21,6 +21,7 @@ from aiaas.loadtest.target import Target
 
 ATTEMPTS: Final = 3  # of a request that the key's own limit refuses
 WORTH_SAYING: Final = 1.0  # seconds of waiting
+LONGEST_REST: Final = 180.0  # seconds; the plan's burst of 20 at 10 a minute is whole again after 120
 # Limits that pass while one waits; a day's quota does not.
 PASSING: Final = ("rate_limit_exceeded", "tokens_limit_exceeded", "concurrency_limit_exceeded")
 Say = Callable[[str], None]
@@ -81,12 +82,14 @@ class Asker:
 
     model    to ask for; None until the list of models came, or where nobody named one
     refused  the key was; what needs it cannot be checked
+    rested   seconds that were waited for the key's own limit: no part of what a check took
     """
 
     def __init__(self, settings: Settings, say: Say) -> None:
         self.settings = settings
         self.model = settings.model
         self.refused = False
+        self.rested = 0.0
         self._say = say
         self._clients: dict[str, Client] = {}
 
@@ -111,10 +114,16 @@ class Asker:
             wait = wait_told(seen)
             if wait is None:
                 return seen
-            if wait >= WORTH_SAYING:
-                self._say(f"the key's own limit refuses: waiting {wait:.0f} s as told")
-            await asyncio.sleep(wait)
+            await self.rest(wait, "as the key's own limit told")
         return await self.post(body, self.settings.key)
+
+    async def rest(self, seconds: float, why: str) -> None:
+        """Let time pass, and say so where that is long; LONGEST_REST at the most."""
+        if seconds >= WORTH_SAYING:
+            self._say(f"waiting {seconds:.0f} s {why}")
+        began = time.perf_counter()
+        await asyncio.sleep(min(seconds, LONGEST_REST))
+        self.rested += time.perf_counter() - began
 
     async def leave(self, after: int, **fields: object) -> tuple[Seen, bool]:
         """Ask for a stream and go away after so many output events; True where that came about."""

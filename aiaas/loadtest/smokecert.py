@@ -79,7 +79,8 @@ def judge_certificate(found: Certificate, now: float) -> Verdict:
     if found.fault:
         lower = found.fault.lower()
         hint = next(
-            (hint for word, hint in _BY_REASON if word in lower), "what listens there speaks no TLS, or none of today"
+            (hint for word, hint in _BY_REASON if word in lower),
+            "what listens there speaks no TLS (then write http://), or none of today",
         )
         return judged(False, EXPECTED, found.fault, hint)
     left = (found.ends - now) / DAY

@@ -14,7 +14,7 @@ from aiaas.errors import NotHeldError, WorldError
 from aiaas.loadtest.limitcheck import EXCESS, told_of
 from aiaas.loadtest.limitrun import check_burst
 from aiaas.loadtest.smoke import Seen, Verdict, judged, skipped
-from aiaas.loadtest.smokeask import Asker
+from aiaas.loadtest.smokeask import WORTH_SAYING, Asker
 from aiaas.loadtest.smokecert import judge_certificate, read_certificate
 from aiaas.loadtest.smokedeep import judge_limit
 from aiaas.loadtest.smokejudge import (
@@ -157,6 +157,8 @@ async def _rate_limit(asker: Asker) -> Verdict:
                 False, "x-ratelimit headers, as the config limits every key", says(first), hint_for(first, hint)
             )
         return _no_limit(first)
+    if told.reset_after > WORTH_SAYING:  # the checks before, or an earlier run, have used the bucket up
+        await asker.rest(told.reset_after, "until the key's limit is whole again")
     try:
         checks = await check_burst(
             settings.target, settings.key, asker.model, settings.endpoint, settings.most_requests

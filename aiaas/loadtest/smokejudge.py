@@ -51,9 +51,9 @@ _BY_ERROR: Final = {
     "connect": "nothing takes connections there any more: did the gateway restart or crash meanwhile?",
     "tls": "the certificate, or what speaks TLS in front of the gateway; see the check `certificate`",
     "timeout": "the engine is overloaded or hangs, or something drops the connection; try a longer --timeout",
-    "reset": "what is in front closed the connection: a crash, a proxy's limit, or a port that speaks TLS",
+    "reset": "what is in front closed the connection: a crash, a proxy's limit, or a port that speaks TLS: then write https://",
     "cut": "closed in the middle: the gateway or the engine died, or a proxy's timeout is shorter than the answer",
-    "garbage": "something else than the gateway answers there",
+    "garbage": "something else than the gateway answers there, or a port that speaks TLS: then write https://",
     "in_stream": "the engine failed on the request; its log says why",
 }
 _BY_CODE: Final = {
@@ -75,8 +75,11 @@ _BY_CODE: Final = {
 }
 _HTML: Final = (
     "an HTML page comes from the ingress or another proxy in front, not from the gateway: its route (host, path, "
-    "service, port) is wrong, or no gateway pod is ready"
+    "service, port) is wrong, no gateway pod is ready, or it puts its own page in place of the gateway's errors"
 )
+
+
+_NO_VLLM: Final = "is it a vLLM behind the gateway, and a model that generates?"
 
 
 def error_of(seen: Seen) -> tuple[str, str] | None:
@@ -94,7 +97,10 @@ def says(seen: Seen) -> str:
         return seen.detail or seen.error or "no answer"
     error = error_of(seen)
     if error is not None:
-        return f"{seen.status} {error[0]}: {error[1]}" if error[0] else f"{seen.status}: {error[1]}"
+        code = "" if error[0] == str(seen.status) else error[0]  # vLLM's own code is the status
+        return f"{seen.status} {code}".rstrip() + f": {error[1]}"
+    if seen.status in REDIRECTS:
+        return f"{seen.status} to {seen.headers.get('location') or 'nowhere'}"
     if seen.error and seen.detail:
         return f"{seen.status}: {seen.detail}"
     return f"{seen.status} with {seen.headers.get('content-type') or 'no content type'}"
@@ -109,7 +115,9 @@ def hint_for(seen: Seen, otherwise: str) -> str:
         return _HTML
     if error is not None and error[0] in _BY_CODE:
         return _BY_CODE[error[0]]
-    if seen.error in _BY_ERROR and (seen.status is None or seen.error == "cut"):
+    if seen.status in REDIRECTS:
+        return "what is in front sends elsewhere: does the URL lack its https://, or name another host?"
+    if seen.error in _BY_ERROR and (seen.status is None or seen.error in ("cut", "timeout")):
         return _BY_ERROR[seen.error]
     return otherwise
 
@@ -189,13 +197,11 @@ def judge_completion(seen: Seen, most_tokens: int) -> Verdict:
     try:
         choices = len(_COMPLETION.decode(seen.body).choices)
     except _UNREADABLE:
-        return judged(False, expected, "200 with JSON that is no completion", _BY_ERROR["garbage"])
+        return judged(False, expected, "200 with JSON that is no completion", _NO_VLLM)
     usage = usage_of(seen.body)
     if not choices or usage is None:
         missing = "no choice" if not choices else "no usage"
-        return judged(
-            False, expected, f"200 with {missing}", "is it a vLLM behind the gateway, and a model that generates?"
-        )
+        return judged(False, expected, f"200 with {missing}", _NO_VLLM)
     text = f"200, {usage.input_tokens} input and {usage.output_tokens} output tokens"
     return judged(
         0 < usage.output_tokens <= most_tokens and usage.input_tokens > 0,

@@ -39,11 +39,11 @@ async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell
         untrusted = await _reach(asker)
         for check in wanted:
             begin(check.name)
-            began = time.monotonic()
+            began, rested = time.perf_counter(), asker.rested
             reason = _obstacle(check, asker, untrusted)
             verdict: Verdict = await check.make(asker) if reason is None else skipped(reason)
-            seconds = None if verdict.held is None else time.monotonic() - began
-            tell(result_of(check.name, verdict, seconds, secrets))
+            took = time.perf_counter() - began - (asker.rested - rested)
+            tell(result_of(check.name, verdict, None if verdict.held is None else took, secrets))
     finally:
         asker.close()
 

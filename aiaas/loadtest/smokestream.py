@@ -82,26 +82,10 @@ def _fault(data: bytes) -> str:
 def judge_stream(seen: Seen, usage_asked: bool) -> Verdict:
     """Events that parse, [DONE] at the end, usage where it was asked for and only there."""
     expected = "events, usage among them, then [DONE]" if usage_asked else "events without usage, then [DONE]"
-    kind = seen.headers.get("content-type", "")
-    if seen.status != 200:
-        return judged(False, expected, says(seen), hint_for(seen, "the engine refused it; the gateway's log says why"))
-    if "text/event-stream" not in kind:
-        return judged(
-            False,
-            expected,
-            f"200 with {kind or 'no content type'}",
-            hint_for(seen, "a proxy in front rewrites answers"),
-        )
     read = read_stream(seen)
-    if seen.error or read.fault:
-        text = "; ".join(
-            part for part in (f"{read.events} events", read.fault, seen.detail if seen.error else "") if part
-        )
-        if "is an error" in read.fault:
-            return judged(False, expected, text, "the engine failed in the middle of its answer; its log says why")
-        return judged(
-            False, expected, text, hint_for(seen, "a proxy's timeout, or an engine that died or sends nonsense")
-        )
+    broken = _broken(seen, read, expected)
+    if broken is not None:
+        return broken
     if usage_asked:
         held = bool(read.usages) and read.usages[-1].output_tokens > 0
         told = f"usage of {read.usages[-1].output_tokens} output tokens" if read.usages else "no usage"
@@ -112,11 +96,37 @@ def judge_stream(seen: Seen, usage_asked: bool) -> Verdict:
     return judged(not read.usages, expected, f"{read.events} events{told}, [DONE]", hint)
 
 
+def _broken(seen: Seen, read: Streamed, expected: str) -> Verdict | None:
+    """The verdict on what is no whole stream; None on one that is."""
+    kind = seen.headers.get("content-type", "")
+    if seen.status != 200:
+        return judged(False, expected, says(seen), hint_for(seen, "the engine refused it; the gateway's log says why"))
+    if "text/event-stream" not in kind:
+        return judged(
+            False,
+            expected,
+            f"200 with {kind or 'no content type'}",
+            hint_for(seen, "a proxy in front rewrites answers"),
+        )
+    if seen.error or read.fault:
+        text = "; ".join(
+            part for part in (f"{read.events} events", read.fault, seen.detail if seen.error else "") if part
+        )
+        if "is an error" in read.fault:
+            return judged(False, expected, text, "the engine failed in the middle of its answer; its log says why")
+        return judged(
+            False, expected, text, hint_for(seen, "a proxy's timeout, or an engine that died or sends nonsense")
+        )
+    return None
+
+
 def judge_pace(seen: Seen) -> Verdict:
     """Whether the events came one by one, or were held back by something in between."""
     read = read_stream(seen)
-    if seen.status != 200 or seen.error or read.fault:
-        return skipped("no whole stream came; see the check `stream`")
+    expected = "events as they are generated"
+    broken = _broken(seen, read, expected)
+    if broken is not None:
+        return broken
     if read.events < FEW_EVENTS:
         return skipped(f"the stream had only {read.events} events")
     if seen.seconds < TOO_QUICK:
@@ -128,7 +138,7 @@ def judge_pace(seen: Seen) -> Verdict:
     )
     return judged(
         reads * EVENTS_A_READ >= read.events,
-        "events as they are generated",
+        expected,
         f"{read.events} events in {reads} reads, from {seen.arrivals[0]:.2f} s to {seen.arrivals[-1]:.2f} s",
         hint,
     )

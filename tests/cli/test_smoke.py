@@ -90,6 +90,7 @@ def test_nobody_there_is_exit_3_and_one_line() -> None:
         pytest.param(("--only", "health", "--skip", "health"), 2, "--only and --skip leave no check", id="none"),
         pytest.param(("--body-size", "big"), 2, "--body-size: ", id="size"),
         pytest.param(("--timeout", "5"), 2, "--timeout: 5 has no unit", id="timeout"),
+        pytest.param(("--timeout", "0"), 2, "--timeout must be longer than 0", id="no time"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
         pytest.param(("-c", "/no/such.yaml"), 3, "/no/such.yaml", id="config"),
         pytest.param(("--metrics", "ftp://x"), 2, "is no URL of a server", id="metrics"),
@@ -156,5 +157,5 @@ def test_a_terminal_gets_a_table(simulator: str) -> None:
     process.communicate(timeout=20)
     os.close(ours)
     assert process.returncode == 1
-    for part in (simulator.encode(), "│".encode(), b"\x1b[32mpassed", b"\x1b[1;31mfailed", b"hint: "):
+    for part in (simulator.encode(), "──".encode(), b"\x1b[32mpassed", b"\x1b[1;31mfailed", b"hint: "):
         assert part in seen, seen

@@ -75,6 +75,10 @@ def test_what_agrees_passes(verdict: Verdict) -> None:
     ("verdict", "seen", "hint"),
     [
         pytest.param(judge_metrics(metrics("x", 404)), "404", "`monitoring.metrics_port`", id="no metrics"),
+        pytest.param(
+            judge_metrics(Seen(502, {"content-type": "text/html"})), "502", "an HTML page", id="an ingress's page"
+        ),
+        pytest.param(judge_metrics(Seen(error="connect", detail="refused")), "refused", "metrics_port", id="nobody"),
         pytest.param(judge_metrics(metrics("<html>")), "no exposition", "`monitoring.metrics_port`", id="a web page"),
         pytest.param(judge_metrics(metrics("a 1\n")), "without inference_requests", "metrics_port", id="another's"),
         pytest.param(judge_usage(None, ONE, None, False), "no usage in the whole", "`completion`", id="no usage"),
@@ -82,6 +86,7 @@ def test_what_agrees_passes(verdict: Verdict) -> None:
             judge_usage(ONE, Usage(3, 1), None, False), "3+1 tokens streamed", "counts otherwise", id="differs"
         ),
         pytest.param(judge_usage(ONE, ONE, Usage(3, 2), True), "counted 3+2", "another replica", id="counted once"),
+        pytest.param(judge_usage(ONE, ONE, Usage(9, 3), True), "counted 9+3", "another replica", id="output missing"),
         pytest.param(judge_usage(ONE, ONE, Usage(12, 8), True), "counted 12+8", "counted twice", id="counted twice"),
         pytest.param(
             judge_engine_abort(Counts(0, 0), Counts(1, 300), 5.0), "1 running", "keeps the request open", id="runs on"
@@ -105,6 +110,19 @@ def test_what_disagrees_fails_with_its_usual_cause(verdict: Verdict, seen: str, 
     assert verdict.held is False
     assert seen in verdict.seen
     assert hint in verdict.hint
+
+
+def test_a_limit_that_failed_tells_only_what_failed() -> None:
+    """And one that held, all."""
+    good, bad = Check("a", "1", "1", held=True), Check("b", "2", "3", held=False)
+    assert (judge_limit((good, bad)).expected, judge_limit((good, bad)).seen) == ("b: 2", "b: 3")
+    assert judge_limit((good, good)).seen == "a: 1; a: 1"
+
+
+def test_what_is_the_same_is_told_so() -> None:
+    """And where not, the place."""
+    assert judge_direct(whole(), whole()).seen == "the same"
+    assert judge_direct(whole(), whole(n=1)).seen == "they differ at n"
 
 
 def test_an_engine_that_did_nothing_was_not_the_one() -> None:

@@ -18,7 +18,9 @@ from aiaas.loadtest.smokejudge import (
     judge_refusal,
     judge_status,
     says,
+    usage_in,
 )
+from aiaas.openai.usage import Usage
 
 JSON = {"content-type": "application/json"}
 HTML = Seen(404, {"content-type": "text/html"}, b"<html>", "http_404", "html", "text/html: 404 Not Found")
@@ -71,12 +73,35 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
             "takes the header away",
             id="no challenge",
         ),
-        pytest.param(judge_refusal(error(401, 401), 401, "missing_api_key", "else"), "401 401", "else", id="code"),
+        pytest.param(judge_refusal(error(401, 401), 401, "missing_api_key", "else"), "401: No.", "else", id="code"),
         pytest.param(judge_models(MODELS, "o", has_key=True), "m, n", "scope", id="another model"),
         pytest.param(judge_models(Seen(401, JSON, b"{}"), None, has_key=False), "401", "no key was given", id="no key"),
         pytest.param(judge_models(error(404, "not_found"), None, has_key=True), "404", "`endpoints`", id="no list"),
-        pytest.param(judge_completion(ok({}), 2), "JSON that is no completion", "something else", id="no completion"),
-        pytest.param(judge_completion(ok({"choices": []}), 2), "no choice", "a vLLM", id="no choice"),
+        pytest.param(
+            judge_models(Seen(404, {}), None, has_key=True), "404", "name a model by --model", id="vLLM's 404"
+        ),
+        pytest.param(judge_ids([HTML]), "1 without one", "an HTML page", id="no id on an ingress's page"),
+        pytest.param(judge_completion(ok({}), 2), "JSON that is no completion", "a vLLM", id="no completion"),
+        pytest.param(judge_completion(ok({"choices": [], "usage": USAGE}), 2), "no choice", "a vLLM", id="no choice"),
+        pytest.param(judge_completion(ok({"choices": [{}]}), 2), "no usage", "a vLLM", id="no usage"),
+        pytest.param(
+            judge_completion(ok({"choices": [{}], "usage": USAGE | {"prompt_tokens": 0}}), 2),
+            "0 input",
+            "did not reach",
+            id="nothing asked",
+        ),
+        pytest.param(
+            judge_completion(Seen(200, JSON, b"{", "cut", "", "closed"), 2), "200: closed", "in the middle", id="cut"
+        ),
+        pytest.param(
+            judge_completion(Seen(200, JSON, b"{", "timeout", "", "late"), 2), "200: late", "overloaded", id="late"
+        ),
+        pytest.param(
+            judge_completion(Seen(308, {"location": "https://h/"}, b"", "http_308"), 2),
+            "308 to https://h/",
+            "lack its https://",
+            id="sent elsewhere",
+        ),
         pytest.param(
             judge_completion(error(503, "no_healthy_backend"), 2), "503", "reaches no engine", id="no backend"
         ),
@@ -123,12 +148,35 @@ def test_a_long_list_of_models_is_cut() -> None:
         (HTML, "404: text/html: 404 Not Found"),
         (Seen(200, JSON), "200 with application/json"),
         (Seen(204), "204 with no content type"),
+        (Seen(404, {}, b"", "http_404"), "404 with no content type"),
+        (error(404, 404), "404: No."),
+        (error(404, None), "404: No."),
     ],
-    ids=["none", "ours", "HTML", "JSON", "empty"],
+    ids=["none", "ours", "HTML", "JSON", "empty", "empty error", "vLLM's", "no code"],
 )
 def test_an_answer_is_told_in_a_few_words(seen: Seen, text: str) -> None:
     """Status first."""
     assert says(seen) == text
+
+
+def test_usage_is_that_of_a_whole_answer() -> None:
+    """One that broke or was refused has none."""
+    good = ok({"usage": USAGE})
+    assert usage_in(good) == Usage(3, 2)
+    assert usage_in(Seen(200, JSON, good.body, "cut")) is None
+    assert usage_in(Seen(500, JSON, good.body)) is None
+
+
+def test_our_own_413_is_no_ingresss() -> None:
+    """Its form tells whose it is."""
+    assert "`server.max_body_size`" in hint_for(error(413, "request_too_large"), "")
+    assert "the ingress" in hint_for(Seen(413, {"content-type": "text/html"}, b"<html>"), "")
+
+
+def test_the_model_stands_in_what_was_expected() -> None:
+    """Where one was named."""
+    assert judge_models(MODELS, None, has_key=True).expected == "a list of models"
+    assert judge_models(MODELS, "n", has_key=True).expected == "a list of models with n in it"
 
 
 def test_a_cause_that_nobody_knows_is_the_checks_own() -> None:

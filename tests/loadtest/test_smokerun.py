@@ -79,9 +79,7 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
         ),
         pytest.param("metrics-hidden", (Send(answer(200, b"a 1\n")),), "200", "metrics are public", id="metrics"),
         pytest.param("no-key", (Send(json_answer(whole(5))),), "200", "`auth.enabled` is false", id="no key taken"),
-        pytest.param(
-            "no-key", (Send(error_answer(401, "No.")),), "401 401: No.", "past the gateway", id="vLLM's own 401"
-        ),
+        pytest.param("no-key", (Send(error_answer(401, "No.")),), "401: No.", "past the gateway", id="vLLM's own 401"),
         pytest.param("wrong-key", (Send(json_answer(whole(5))),), "200", "any key is taken", id="any key taken"),
         pytest.param("models", (HTML,), "502", "an HTML page", id="no models"),
         pytest.param("models", (Send(json_answer({"data": []})),), "an empty list", "scope", id="empty models"),
@@ -186,6 +184,7 @@ async def test_a_right_server_passes(good: FakeGateway) -> None:
     assert set(skipped) == {"certificate", "redirect", "stream-pace", "metrics", "abort", "direct", "rate-limit"}
     assert skipped["rate-limit"].startswith("this key has no limit of requests")
     assert skipped["metrics"].startswith("needs --metrics URL")
+    assert {name for name, result in results.items() if result.seconds is None} == set(skipped)
 
 
 async def test_answers_that_share_an_id_fail_the_request_id(good: FakeGateway) -> None:
@@ -202,6 +201,14 @@ async def test_the_limit_is_waited_for_and_then_tested(good: FakeGateway) -> Non
     results = await run(settings_of(good), "completion", "rate-limit")
     assert results["rate-limit"].outcome == "passed", results["rate-limit"]
     assert "after waiting as told: admitted" in results["rate-limit"].seen
+
+
+async def test_waiting_for_the_limit_is_no_part_of_what_a_check_took(good: FakeGateway) -> None:
+    """The second answer comes 100 ms after the first, and took a moment."""
+    good.rate = Rate(600, 1)
+    results = await run(settings_of(good), "completion", "stream")
+    assert {name: result.outcome for name, result in results.items()} == dict.fromkeys(results, "passed")
+    assert (results["stream"].seconds or 9) < 0.05
 
 
 async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:

@@ -63,6 +63,20 @@ def test_a_fault_is_named(events: tuple[bytes, ...], fault: str) -> None:
         pytest.param(
             judge_pace(streamed(*[token_event()] * 20, DONE, arrivals=(0.5,) * 20)), "buffers streams", id="buffered"
         ),
+        pytest.param(judge_pace(streamed(token_event())), "timeout, or an engine that died", id="long one cut"),
+        pytest.param(
+            judge_stream(streamed(token_event(), error_stream_event(), DONE), usage_asked=False),
+            "the engine failed in the middle",
+            id="engine dies",
+        ),
+        pytest.param(
+            judge_stream(streamed(token_event(), usage_event(3, 0), DONE), usage_asked=True),
+            "`stream_options` did not reach",
+            id="usage of nothing",
+        ),
+        pytest.param(
+            judge_stream(streamed(token_event(), DONE), usage_asked=True), "`stream_options` did not", id="no usage"
+        ),
     ],
 )
 def test_a_wrong_stream_fails(verdict: Verdict, hint: str) -> None:
@@ -76,15 +90,21 @@ def test_a_wrong_stream_fails(verdict: Verdict, hint: str) -> None:
     [
         (streamed(token_event(), DONE, arrivals=(1.0,)), "only 1 events"),
         (streamed(*[token_event()] * 20, DONE, arrivals=(0.05,)), "too quick to tell"),
-        (Seen(500), "no whole stream came"),
     ],
-    ids=["short", "quick", "broken"],
+    ids=["short", "quick"],
 )
 def test_a_pace_that_cannot_be_told_is_skipped(seen: Seen, reason: str) -> None:
     """Neither passed nor failed."""
     verdict = judge_pace(seen)
     assert verdict.held is None
     assert reason in verdict.seen
+
+
+def test_what_came_is_told() -> None:
+    """Events, usage, the end; or the media type in place of a stream."""
+    assert judge_stream(streamed(token_event(), DONE), usage_asked=False).seen == "1 events, [DONE]"
+    assert judge_stream(Seen(200, {"content-type": "a/b"}), usage_asked=False).seen == "200 with a/b"
+    assert judge_stream(Seen(200, {}), usage_asked=False).seen == "200 with no content type"
 
 
 def test_usage_is_read_wherever_it_stands() -> None:
