@@ -9,6 +9,7 @@ Every session installs this checkout into a virtual environment of its own below
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nox
@@ -115,6 +116,16 @@ def fuzz(session: nox.Session) -> None:
     install(session)
     session.install("-q", "atheris>=3.0")  # wheels for Linux and Python 3.11 to 3.13; nothing else needs it
     session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def apiserver(session: nox.Session) -> None:
+    """The manifests before a real API server, whose binaries are in the folder KUBEBUILDER_ASSETS (as for envtest:
+    `export KUBEBUILDER_ASSETS=$(setup-envtest use 1.36 -p path)`)."""
+    if "KUBEBUILDER_ASSETS" not in os.environ:
+        session.skip("KUBEBUILDER_ASSETS names no folder with etcd and kube-apiserver")
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "apiserver", "tests/apiserver", "-n", "0", *session.posargs)
 
 
 @nox.session
