@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiaas.cli.common import ConfigOption, config_path, new_app, note
@@ -42,8 +45,20 @@ Exit codes: 0 stopped as asked, 1 the config is not valid, 3 a port, a file or a
 )
 def serve(config: ConfigOption = None) -> None:
     """Run the gateway."""
-    path = config_path(config)
-    run_gateway(read_valid_plan(path), announce)
+    with ends_on_sigterm():
+        path = config_path(config)
+        run_gateway(read_valid_plan(path), announce)
+
+
+@contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process, until a server's life takes the signal over. The first process of a container has no
+    default: what came in the second before it listens was lost, and the pod killed at the end of its grace period."""
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_valid_plan(path: Path) -> Plan:

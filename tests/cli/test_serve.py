@@ -198,6 +198,23 @@ def test_a_worker_runs_no_module_that_lies_beside_the_config(tmp_path: Path, loo
     assert ("of the folder" in done.stderr) == runs
 
 
+def test_sigterm_before_it_listens_ends_it() -> None:
+    """By a handler: the kernel gives the first process of a container no default one."""
+    script = """
+import os, signal, time
+from aiaas.cli.serve import ends_on_sigterm
+
+with ends_on_sigterm():
+    pass
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+with ends_on_sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_thread_that_cannot_be_interrupted_does_not_hold_up_the_end() -> None:
     """As one that resolves a name while DNS does not answer; what was logged last is written all the same."""
     script = """
