@@ -190,6 +190,7 @@ class FdWriter:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._give_up_at: float | None = None
+        self._torn = False  # the last line was not written whole: the disk was full
 
     def hurry(self, seconds: float) -> None:
         """The process wants to end: from `seconds` from now on a reader that takes nothing is given up."""
@@ -213,18 +214,20 @@ class FdWriter:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def _put(self, data: bytes) -> bool:
-        view = memoryview(data)
+        view = memoryview(b"\n" + data if self._torn else data)
         while view:
             if not self._poll.poll(POLL_INTERVAL * 1000):
                 if self._is_late():
                     return False
                 continue
             try:
-                view = view[os.write(self._fd, view[: select.PIPE_BUF]) :]
+                written = os.write(self._fd, view[: select.PIPE_BUF])
             except BlockingIOError:
                 continue
             except OSError:
                 return False
+            self._torn = view[written - 1] != ord("\n")
+            view = view[written:]
         return True
 
     def _is_late(self) -> bool:

@@ -108,6 +108,25 @@ async def test_a_write_that_failed_is_counted_as_lost() -> None:
     assert [(line["event"], line.get("lines")) for line in lines_of(blocks)] == [("log_lines_lost", 3)]
 
 
+def test_behind_a_line_that_a_full_disk_cut_begins_a_new_one(tmp_path: Path) -> None:
+    """Of the cut one nothing can be saved; the next is whole."""
+    script = """
+import resource, sys
+from aiaas.proxy.log import FdWriter
+
+writer = FdWriter(1)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (15, most))
+results = [writer(b"first line\\nsecond line\\n")]
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+results += [writer(b"third line\\n"), writer(b"fourth line\\n")]
+assert results == [False, True, True]
+"""
+    with (tmp_path / "log").open("wb") as file:
+        subprocess.run([sys.executable, "-c", script], stdout=file, timeout=20, check=True)
+    assert (tmp_path / "log").read_text() == "first line\nseco\nthird line\nfourth line\n"
+
+
 def test_a_reader_that_stops_is_waited_for_until_it_is_time_to_leave() -> None:
     """Not a byte is lost to one that goes on; one that does not is given up soon after `hurry`."""
     read_end, write_end = os.pipe()
