@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.processes import Engine, Gateway, running_gateway
 
 TLS_CHECKS = {"certificate", "redirect"}
+TOO_QUICK = {"stream-pace"}  # where an engine makes 64 tokens in less than 0.1 s
 
 
 @pytest.fixture
@@ -49,9 +50,14 @@ def test_every_check_passes(engine: Engine, limited: Gateway, tmp_path: Path) ->
     checks = outcomes(done)
     assert {name: check for name, check in checks.items() if check["outcome"] == "failed"} == {}
     assert done.returncode == 0
-    assert {name for name, check in checks.items() if check["outcome"] == "skipped"} == TLS_CHECKS
+    skipped = {name for name, check in checks.items() if check["outcome"] == "skipped"}
+    assert skipped - TOO_QUICK == TLS_CHECKS
     suite = ElementTree.parse(tmp_path / "smoke.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == (str(len(checks)), "0", "2")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == (
+        str(len(checks)),
+        "0",
+        str(len(skipped)),
+    )
     assert limited.key not in done.stdout + done.stderr + (tmp_path / "smoke.xml").read_text()
 
 
@@ -62,4 +68,4 @@ def test_a_key_and_a_url_are_enough(limited: Gateway) -> None:
     checks = outcomes(done)
     assert done.returncode == 0, done.stdout
     skipped = {name for name, check in checks.items() if check["outcome"] == "skipped"}
-    assert skipped == TLS_CHECKS | {"body-too-large", "metrics", "abort", "direct"}
+    assert skipped - TOO_QUICK == TLS_CHECKS | {"body-too-large", "metrics", "abort", "direct"}

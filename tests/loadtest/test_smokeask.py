@@ -48,14 +48,16 @@ def test_a_limit_that_passes_tells_how_long(seen: Seen, wait: float | None) -> N
 
 
 async def test_a_limit_is_waited_for(fake: FakeVllm) -> None:
-    """As told, and said where it takes long; then the request is sent again."""
+    """As told; then the request is sent again."""
     body = {"error": {"message": "No.", "type": "t", "code": "rate_limit_exceeded"}}
     fake.play(Send(json_answer(body, status=429, headers="retry-after-ms: 20\r\n")))
-    asker = Asker(Settings(parse_target(fake.url), key="sk-1", model="m"), lambda _: None)
+    said: list[str] = []
+    asker = Asker(Settings(parse_target(fake.url), key="sk-1", model="m"), said.append)
     seen = await asker.generate(max_tokens=5)
     asker.close()
     assert (seen.status, len(fake.posts)) == (200, 2)
-    assert fake.posts[1].json["max_tokens"] == 5
+    assert said == []  # of a moment nobody need know
+    assert (fake.posts[1].json["model"], fake.posts[1].json["max_tokens"]) == ("m", 5)
     assert fake.posts[1].began - fake.posts[0].began >= 0.015  # a loop's timers count in milliseconds
     assert 0.015 <= asker.rested < 1
 

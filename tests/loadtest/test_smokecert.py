@@ -64,6 +64,14 @@ async def test_one_that_does_not_verify_is_a_fault(secure: Secure) -> None:
     assert "self-signed certificate" in found.fault
 
 
+async def test_one_for_another_host_is_a_fault(secure: Secure) -> None:
+    """Trusted, but of 127.0.0.1 and not of this name."""
+    target = parse_target(secure.url.replace("127.0.0.1", "localhost"), ca=secure.certificate)
+    assert target.tls is not None
+    found = await read_certificate(target, target.tls, 5)
+    assert "another host's" in judge_certificate(found, NOW).hint
+
+
 async def test_a_port_without_tls_is_a_fault(fake: FakeVllm) -> None:
     """And so is one where nobody listens, or that says nothing."""
     target = parse_target(fake.url.replace("http:", "https:"))

@@ -55,7 +55,7 @@ async def scraped() -> AsyncIterator[Scraped]:
 
 def known(good: FakeGateway) -> Settings:
     """With the key."""
-    return Settings(target=parse_target(good.url), key=KEY, timeout=2.0, patience=0.15)
+    return Settings(target=parse_target(good.url), key=KEY, timeout=2.0, patience=0.5)
 
 
 def tokens(taken: int, given: int) -> str:
