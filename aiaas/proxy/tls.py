@@ -21,9 +21,10 @@ from aiaas.plan.model import TlsPlan
 from aiaas.proxy.certificate import Validity, validity
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-# Seconds until a closed connection is cut whose client does not answer the goodbye; the transport counts them. One that
-# answers and takes nothing of the rest is left to `vanished.py`.
-SHUTDOWN_TIMEOUT: Final = 30.0
+# Seconds until a closed connection is cut whose client does not answer the goodbye; the transport counts them. Time for
+# the last bytes of an answer, too: with 30 s a client that takes 2 kB a second lost its end. One that takes nothing is
+# dropped earlier (`vanished.py`).
+SHUTDOWN_TIMEOUT: Final = 120.0
 
 
 class TlsError(Exception):
