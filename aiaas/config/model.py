@@ -92,7 +92,7 @@ class Auth(Section):
     """Who may use the gateway."""
 
     enabled: Flag = True
-    """false lets everybody in; limits then hold per client address."""
+    """false lets everybody in; limits then hold per client address (of IPv6: per /64)."""
 
     api_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,16}$")] = "sk-"
     """What every key starts with. The default is what OpenAI's clients and secret scanners expect."""

@@ -17,6 +17,7 @@ from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ClientError, UpstreamError
 from aiaas.keys.model import KeyLimits, Principal
+from aiaas.keys.throttle import source_of
 from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
@@ -205,7 +206,8 @@ class Admission:
         return limit_lines(state)
 
     def _store_key(self, principal: Principal) -> str:
-        return principal.key_id if self._plan.auth.enabled else f"address:{principal.name}"
+        # Of IPv6 a client has 64 bits of addresses: with limits for each it would have none.
+        return principal.key_id if self._plan.auth.enabled else f"address:{source_of(principal.name)}"
 
     def _route(self, path: str, peeked: Peek, principal: Principal, record: Record) -> Route:
         if peeked.model is None:

@@ -240,3 +240,22 @@ async def test_wrong_keys_hold_up_only_new_keys_of_their_own_address(
     assert (await post(known_key.text, attacker)).status == 200
     assert (await post(new.text, neighbour)).status == 200
     assert running.metric('aiaas_refused_total{limit="wrong_keys"}') == 2
+
+
+async def test_without_keys_an_ipv6_client_has_the_limits_of_its_network(
+    gateway: StartGateway, fake_vllm: FakeVllm
+) -> None:
+    """It has 2**64 addresses, and takes another one for each request as it likes; its neighbours have limits too."""
+    running = await gateway(
+        fake_vllm,
+        auth={"enabled": False},
+        server={"trusted_proxies": ["127.0.0.0/8"]},
+        rate_limit={"requests_per_minute": 1},
+    )
+    client = await running.client()
+    fake_vllm.default = (Send(json_answer({"id": 1})),)
+    statuses = [
+        (await client.post({"model": "m", "messages": []}, headers={"X-Forwarded-For": address})).status
+        for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "192.0.2.1", "192.0.2.2", "192.0.2.1")
+    ]
+    assert statuses == [200, 429, 200, 200, 200, 429]
