@@ -109,13 +109,21 @@ class Asker:
     async def generate(self, **fields: object) -> Seen:
         """One request with the key and the model; a limit that passes is waited for."""
         body = self.body(self.model, **fields)
+        return (await self._patiently(body, Capture, None))[0]
+
+    async def leave(self, after: int, **fields: object) -> tuple[Seen, bool]:
+        """Ask for a stream and go away after so many output events; True where that came about. Waits as `generate`."""
+        body = self.body(self.model, stream=True, **fields)
+        return await self._patiently(body, lambda: Answer(wants_stream=True), after)
+
+    async def _patiently(self, body: bytes, answer: Callable[[], Answer], leave: int | None) -> tuple[Seen, bool]:
         for _ in range(ATTEMPTS - 1):
-            seen = await self.post(body, self.settings.key)
+            seen, left = await self._send("POST", self.path, self.settings.key, body, answer(), None, leave)
             wait = wait_told(seen)
             if wait is None:
-                return seen
+                return seen, left
             await self.rest(wait, "as the key's own limit told")
-        return await self.post(body, self.settings.key)
+        return await self._send("POST", self.path, self.settings.key, body, answer(), None, leave)
 
     async def rest(self, seconds: float, why: str) -> None:
         """Let time pass, and say so where that is long; LONGEST_REST at the most."""
@@ -124,11 +132,6 @@ class Asker:
         began = time.perf_counter()
         await asyncio.sleep(min(seconds, LONGEST_REST))
         self.rested += time.perf_counter() - began
-
-    async def leave(self, after: int, **fields: object) -> tuple[Seen, bool]:
-        """Ask for a stream and go away after so many output events; True where that came about."""
-        body = self.body(self.model, stream=True, **fields)
-        return await self._send("POST", self.path, self.settings.key, body, Answer(wants_stream=True), None, after)
 
     async def ask(self, method: str, path: str, key: str | None, body: bytes | None, target: Target | None) -> Seen:
         """One request, and what came of it; also that nothing did."""

@@ -179,6 +179,16 @@ def test_the_model_stands_in_what_was_expected() -> None:
     assert judge_models(MODELS, "n", has_key=True).expected == "a list of models with n in it"
 
 
+def test_the_hint_looks_at_the_answer_that_lacks_its_id() -> None:
+    """Not at the first."""
+    assert "an HTML page" in judge_ids([Seen(200, {"x-request-id": "a"}), HTML]).hint
+
+
+def test_an_error_in_a_whole_answer_has_the_checks_own_hint() -> None:
+    """It is the answer that is wrong, and not the connection."""
+    assert hint_for(Seen(200, JSON, b"{}", "garbage"), "otherwise") == "otherwise"
+
+
 def test_a_cause_that_nobody_knows_is_the_checks_own() -> None:
     """The last resort."""
     assert hint_for(error(418, "teapot"), "otherwise") == "otherwise"

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from aiaas.limits.model import Rate
 from aiaas.loadtest.smokeask import Settings
 from aiaas.loadtest.target import Target, parse_target
 from tests.fakes.gateway import KEY, PROMPT_TOKENS, FakeGateway
@@ -129,6 +130,14 @@ async def test_an_abort_is_counted_by_the_gateway(
     scraped.texts = texts
     result = (await run(replace(known(good), metrics=scraped.at()), "abort"))["abort"]
     assert result.outcome == outcome, result
+
+
+async def test_an_abort_waits_for_the_keys_own_limit(good: FakeGateway, scraped: Scraped) -> None:
+    """The check before has used it up; 429 is no stream to go away from."""
+    good.rate = Rate(600, 1)
+    scraped.texts = [aborts(1), aborts(2)]
+    results = await run(replace(known(good), metrics=scraped.at()), "stream-pace", "abort")
+    assert results["abort"].outcome == "passed", results["abort"]
 
 
 @pytest.mark.parametrize(
