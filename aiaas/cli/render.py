@@ -138,8 +138,32 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
     for problem in problems:
         note(str(problem))
     if plan is None:
+        if unset := sorted(name for name, value in env.items() if value == STAND_IN):
+            note(f"note: not set here: {', '.join(unset)}; what is part of an address has to be")
         raise NotHeldError(f"{path} cannot be rendered; mend it and run again")
+    for text in guesses(reading):
+        note(text)
     return plan, keys_text_of(reading, plan.keys_secret) if _makes_keys(reading) else None
+
+
+def guesses(reading: Reading) -> list[str]:
+    """A warning for each host that a stand-in is part of: the NetworkPolicy cannot know where it is."""
+    from aiaas.config.problem import dotted
+    from aiaas.plan.kubernetes import addresses
+
+    config = reading.loaded.config
+    assert config is not None
+    if not config.kubernetes.network_policy.enabled:
+        return []
+    named = {("backends", name) for name, backend in config.backends.items() if backend.network.namespace is not None}
+    if config.kubernetes.network_policy.store.namespace is not None:
+        named.add(("rate_limit", "store"))
+    return [
+        f"warning: the variable in {dotted(path)} is not set here, so the NetworkPolicy may block what it stands for; "
+        "set it to render, or name the pods' namespace"
+        for path, host in addresses(config)
+        if STAND_IN in host and path[:2] not in named
+    ]
 
 
 def environment_for(path: Path) -> dict[str, str]:

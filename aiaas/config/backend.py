@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from aiaas.config.kubernetes import EnginePod, Labels
+from aiaas.config.kubernetes import DnsLabel, EnginePod, Labels
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
 
@@ -120,7 +120,7 @@ class Health(Section):
 class Network(Section):
     """Where the backend's pods are, for the NetworkPolicy: it sees pods and pod ports, not Services."""
 
-    namespace: Text | None = None
+    namespace: DnsLabel | None = None
     """Namespace of the pods. null is taken from the host name in `url` (`name.namespace`), else aiaas's own."""
 
     pod_labels: Labels | None = None

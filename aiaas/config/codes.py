@@ -65,6 +65,7 @@ CLIENT_ADDRESS: Final = "AIA513"
 USAGE_IN_POD: Final = "AIA514"
 CONFIG_NAME: Final = "AIA515"
 KEYS_SIZE: Final = "AIA516"
+REQUEST_ABOVE_LIMIT: Final = "AIA517"
 
 CODES: Final = MappingProxyType(
     {
@@ -325,6 +326,11 @@ CODES: Final = MappingProxyType(
             "The keys are too many for a Secret",
             "A Secret holds 1 MiB. Up to there, from 190 KiB on, apply with `kubectl apply --server-side`: the "
             "client-side apply keeps a copy in an annotation, which holds 256 KiB in base64.",
+        ),
+        REQUEST_ABOVE_LIMIT: (
+            "A pod asks for more than it may have",
+            "What is requested is at most the limit, else the API server refuses the Deployment. The default limits "
+            "hold where only `requests` are written, so raise both.",
         ),
     }
 )

@@ -15,6 +15,7 @@ from aiaas.config.backend import Backend
 from aiaas.config.chain import CLIENT_PATIENCE, body_budget
 from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, longest_silence, usual_silence
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
+from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
 from aiaas.config.problem import Path, Severity
 from aiaas.config.values import amount_of, format_duration, format_size
@@ -178,6 +179,20 @@ def _workers(config: Config) -> Iterator[Finding]:
         yield codes.WORKERS, "warning", (_K8S, "resources", "limits", "memory"), message
 
 
+def _requests_below_limits(config: Config) -> Iterator[Finding]:
+    """Of the gateway's pods and the engines'; the defaults of one may not fit the other, as written."""
+    pods: list[tuple[Path, Resources | EngineResources]] = [((_K8S, "resources"), config.kubernetes.resources)]
+    for path, backend in _enabled(config):
+        if backend.engine is not None and backend.engine.kind == "vllm":
+            pods.append(((*path, "engine", "pod", "resources"), backend.engine.pod.resources))
+    for path, resources in pods:
+        for name in ("memory", "cpu"):
+            request, limit = getattr(resources.requests, name), getattr(resources.limits, name)
+            if request is not None and limit is not None and amount_of(request) > amount_of(limit):
+                message = f"is {request}, above the limit of {limit}, and the API server refuses that; raise the limit"
+                yield codes.REQUEST_ABOVE_LIMIT, "error", (*path, "requests", name), message
+
+
 def _counted_apart(config: Config) -> Iterator[Finding]:
     """One worker in each of several replicas; `check.py` speaks of several workers."""
     limits, replicas = config.rate_limit, config.kubernetes.replicas.max
@@ -303,6 +318,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _drain,
     _replicas,
     _workers,
+    _requests_below_limits,
     _counted_apart,
     _engines,
     _policy,

@@ -13,6 +13,12 @@ from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, 
 # A Service's name begins with a letter (RFC 1035) and has 63 characters at the most; suffixes need some of them.
 Stem = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+# What most objects are named by (RFC 1123 subdomain).
+ObjectName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
+]
+EntryName = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+ImageName = Annotated[str, Field(pattern=r"^\S+$", min_length=1)]
 HostName = Annotated[
     str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
 ]
@@ -54,16 +60,26 @@ class Resources(Section):
     """Where it is throttled (CPU) or killed (memory)."""
 
 
+class EngineResources(Section):
+    """The same for an engine's pod, whose defaults are those of a model of medium size."""
+
+    requests: ResourceAmounts = ResourceAmounts(memory="16Gi", cpu="4")
+    """What the scheduler reserves."""
+
+    limits: ResourceAmounts = ResourceAmounts(memory="32Gi")
+    """Where it is throttled (CPU) or killed (memory)."""
+
+
 class Ingress(Section):
     """The Ingress, where `expose` is `ingress`."""
 
-    class_name: Annotated[Text, Field(alias="class")] = "nginx"
+    class_name: Annotated[ObjectName, Field(alias="class")] = "nginx"
     """The IngressClass."""
 
-    cluster_issuer: Text | None = "letsencrypt-prod"
+    cluster_issuer: ObjectName | None = "letsencrypt-prod"
     """cert-manager's issuer of the certificate. null is none: the TLS secret must exist already."""
 
-    tls_secret: Text | None = None
+    tls_secret: ObjectName | None = None
     """The Secret with the certificate, also of `server.tls`. null is `kubernetes.name` plus `-tls`."""
 
     controller_namespace: DnsLabel = "ingress-nginx"
@@ -76,13 +92,13 @@ class Ingress(Section):
 class Gateway(Section):
     """The Gateway API's Gateway that an HTTPRoute attaches to, where `expose` is `gateway`."""
 
-    name: Text | None = None
+    name: ObjectName | None = None
     """The Gateway's name. Required where `expose` is `gateway`."""
 
     namespace: DnsLabel | None = None
     """Its namespace. null is our own."""
 
-    section: Text | None = None
+    section: ObjectName | None = None
     """The listener's name in it. null is every listener, so also one without TLS."""
 
     controller_namespace: DnsLabel | None = None
@@ -102,10 +118,10 @@ class KeysSecret(Section):
 class SecretReference(Section):
     """One entry of a Secret in the same namespace."""
 
-    secret: Text
+    secret: ObjectName
     """The Secret's name."""
 
-    key: Text
+    key: EntryName
     """The entry in it."""
 
 
@@ -164,7 +180,7 @@ class KubernetesMonitoring(Section):
 class EnginePod(Section):
     """The pod that `aiaas render` makes of an engine of kind `vllm`. `aiaas serve` ignores it."""
 
-    image: Text = "vllm/vllm-openai:v0.32.0"
+    image: ImageName = "vllm/vllm-openai:v0.32.0"
     """The container image; `vllm` is on its PATH. The default is the version that aiaas is tested with."""
 
     gpus: AtLeast0 = 1
@@ -174,9 +190,7 @@ class EnginePod(Section):
     gpu_resource: Text = "nvidia.com/gpu"
     """What the device plugin calls a GPU."""
 
-    resources: Resources = Resources(
-        requests=ResourceAmounts(memory="16Gi", cpu="4"), limits=ResourceAmounts(memory="32Gi")
-    )
+    resources: EngineResources = EngineResources()
     """What else it asks for. The memory is the host's; a model passes through it on its way to the GPU."""
 
     shared_memory: Quantity = "2Gi"
@@ -185,7 +199,7 @@ class EnginePod(Section):
     storage: Quantity = "100Gi"
     """Size of the volume that keeps weights and compiled kernels from start to start."""
 
-    storage_class: Text | None = None
+    storage_class: ObjectName | None = None
     """Its StorageClass. null is the cluster's default."""
 
     claim: DnsLabel | None = None
@@ -210,7 +224,7 @@ class Kubernetes(Section):
     create_namespace: Flag = False
     """Render the Namespace, too, with Pod Security `restricted` enforced in it."""
 
-    image: Text | None = None
+    image: ImageName | None = None
     """The container image. null is `aiaas:<version>`, with a warning."""
 
     image_pull_secrets: tuple[DnsLabel, ...] = ()

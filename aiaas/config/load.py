@@ -258,6 +258,9 @@ _PATTERNS = (
     (r"\x00", "must not hold line breaks or other control characters"),
     ("[^\\s/]", "must be an address to listen on, such as 0.0.0.0, 127.0.0.1 or ::"),
     ("*\\.", "must be a host name such as api.example.com"),
+    ("(\\.[a-z0-9]", "must be lower-case letters, digits, dots and dashes, a letter or digit first and last"),
+    ("-._", "must be letters, digits, dots, dashes or underscores"),
+    ("\\S", "must be the name of an image, without spaces"),
 )
 
 

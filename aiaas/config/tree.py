@@ -203,6 +203,8 @@ class _Builder:
             reason = 'a { inside {...} needs quotes, as in {key: "${NAME}"}'
         elif "'\\t'" in reason:
             reason = "a tab stands where YAML allows only spaces; indent with spaces"
+        elif "expected <block end>" in reason or "mapping values are not allowed" in reason:
+            reason = "this line does not fit to those above it; see to its indentation, and to the space after each :"
         elif error.context and error.problem:
             since = f" (line {error.context_mark.line + 1})" if error.context_mark else ""
             reason = f"{error.problem}, {error.context}{since}"

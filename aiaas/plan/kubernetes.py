@@ -227,7 +227,7 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
         yield ("rate_limit", "store"), message
     if _is_loopback(server.host):
         yield ("server", "host"), f"{server.host} is not reached from outside the pod; write 0.0.0.0, or leave it out"
-    for path, host in _addresses(config):
+    for path, host in addresses(config):
         if _is_loopback(host):
             yield path, f"{host} is the pod itself there; write the name of a Service, such as vllm.namespace"
     if server.port < LOWEST_PORT:
@@ -271,7 +271,7 @@ def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
     return (*prefixes, *others, (HEALTH, False))
 
 
-def _addresses(config: Config) -> Iterator[tuple[Path, str]]:
+def addresses(config: Config) -> Iterator[tuple[Path, str]]:
     """The hosts of backends and of the shared store, with where they are written."""
     for name, backend in config.backends.items():
         for path, address in _of_backend(backend) if backend.enabled else ():

@@ -261,3 +261,24 @@ def test_without_kubectl_there_is_no_diff(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("PATH", "")
     assert run(["render", "--diff"]) == 3
     assert "no kubectl on PATH" in capsys.readouterr().err
+
+
+def test_a_variable_that_is_not_set_and_decides_where_a_backend_is_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy would let through to our own namespace, which is where a name without dots is."""
+    write(SECRETS)
+    said = "warning: the variable in backends.vllm.url is not set here, so the NetworkPolicy may block"
+    assert said in rendered(capsys)[1]
+    write(SECRETS.replace("models: [m]", "network: {namespace: models}, models: [m]"))
+    assert said not in rendered(capsys)[1]
+    monkeypatch.setenv("HOST", "vllm.models")
+    write(SECRETS)
+    assert said not in rendered(capsys)[1]
+
+
+def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong is that it is not set, whatever the stand-in looks like."""
+    write(SECRETS.replace("http://${HOST}:8000", "${HOST}"))
+    assert run(["render"]) == 1
+    assert "note: not set here: HOST, KEY; what is part of an address has to be" in capsys.readouterr().err
