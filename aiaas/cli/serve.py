@@ -111,7 +111,7 @@ def run_gateway(
                 env=env,
                 make_engine=make_engine,
                 on_ready=on_ready,
-                command=worker_command(sys.path, os.getcwd()),
+                command=worker_command(),
                 log_to=(fd, lock.fileno()),
             )
 
@@ -121,13 +121,19 @@ def run_gateway(
             log.flush()
 
 
-def worker_command(path: Sequence[str], folder: str) -> tuple[str, ...]:
-    """The command line of a worker; `path` is where this process looks for modules, `folder` where it runs.
+def worker_command() -> tuple[str, ...]:
+    """The command line of a worker."""
+    return (sys.executable, *python_options(sys.path, os.getcwd()), "-m", "aiaas.cli.worker")
 
-    By itself `-m` looks in the folder first: a worker would run a `calendar.py` that lies beside the config.
+
+def python_options(path: Sequence[str], folder: str) -> tuple[str, ...]:
+    """For an interpreter of ours; `path` is where this process looks for modules, `folder` where it runs.
+
+    By itself `-m` looks in the folder first: a worker or a simulator would run a `calendar.py` that lies beside the
+    config.
     """
     looks_here = folder in path or "" in path  # as `python -m aiaas` does, maybe to find aiaas itself
-    return (sys.executable, *(() if looks_here else ("-P",)), "-m", "aiaas.cli.worker")
+    return () if looks_here else ("-P",)
 
 
 def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, log: JsonLog) -> None:
@@ -185,7 +191,12 @@ def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> En
 
         assert backend.engine is not None
         return EngineSupervisor(
-            backend.name, backend.engine, drain_timeout=plan.server.drain_timeout, on_event=on_event, on_line=on_line
+            backend.name,
+            backend.engine,
+            drain_timeout=plan.server.drain_timeout,
+            on_event=on_event,
+            on_line=on_line,
+            python_options=python_options(sys.path, os.getcwd()),
         )
 
     return make

@@ -29,10 +29,11 @@ def engine_argv(
     vllm: str | None,
     drain_timeout: float,
     knows_shutdown_timeout: bool = True,
+    python_options: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """The command line of `engine`.
 
-    python         the interpreter that runs aiaas; the simulator runs under it
+    python         the interpreter that runs aiaas; the simulator runs under it, with `python_options`
     vllm           path of the `vllm` command, or None where there is none: WorldError for an engine of kind vllm
     drain_timeout  seconds that vLLM may take on SIGTERM to finish what is in flight. Without the option it neither
                    finishes nor closes such requests (131); with it they stream to their ends (139)
@@ -43,7 +44,8 @@ def engine_argv(
     seconds = str(math.ceil(drain_timeout))
     ours = ("--served-model-name", engine.served_name, "--host", HOST, "--port", str(engine.port))
     if engine.kind == "simulator":
-        return (python, "-m", "aiaas", "simulate", SHUTDOWN_TIMEOUT, f"{seconds}s", *engine.args, *ours)
+        simulate = (python, *python_options, "-m", "aiaas", "simulate", SHUTDOWN_TIMEOUT, f"{seconds}s")
+        return (*simulate, *engine.args, *ours)
     if vllm is None:
         raise WorldError(NO_VLLM)
     argv = [vllm, "serve", engine.model, *engine.args]

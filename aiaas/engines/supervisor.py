@@ -48,6 +48,7 @@ class EngineSupervisor:
     on_line        called with each line that the engine writes (stdout and stderr alike), without its newline;
                    must not block nor raise
     environ        the environment to inherit; os.environ when None
+    python         and `python_options`: what a simulator runs under
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class EngineSupervisor:
         on_line: Callable[[str], None],
         environ: Mapping[str, str] | None = None,
         python: str = sys.executable,
+        python_options: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.engine = engine
@@ -68,6 +70,7 @@ class EngineSupervisor:
         self._on_line = on_line
         self._environ = environ
         self._python = python
+        self._python_options = python_options
         self._life = Life()
         self._knows_shutdown_timeout = True
         self._process: asyncio.subprocess.Process | None = None
@@ -148,6 +151,7 @@ class EngineSupervisor:
                     vllm=vllm,
                     drain_timeout=self._drain_timeout,
                     knows_shutdown_timeout=self._knows_shutdown_timeout,
+                    python_options=self._python_options,
                 )
                 died = await self._run_once(argv, environment)
                 if self._stopping.is_set():

@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 import yaml
 
-from aiaas.cli.serve import worker_command
+from aiaas.cli.serve import python_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,10 +189,13 @@ def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
 
 
 @pytest.mark.parametrize(("looks_here", "runs"), [(False, False), (True, True)])
-def test_a_worker_runs_no_module_that_lies_beside_the_config(tmp_path: Path, looks_here: bool, runs: bool) -> None:
+def test_a_process_of_ours_runs_no_module_that_lies_beside_the_config(
+    tmp_path: Path, looks_here: bool, runs: bool
+) -> None:
     """Unless the gateway itself was started so that it looks there."""
     (tmp_path / "typer.py").write_text("raise SystemExit('of the folder')")
-    command = worker_command([str(tmp_path)] if looks_here else [], str(tmp_path))
+    options = python_options([str(tmp_path)] if looks_here else [], str(tmp_path))
+    command = [sys.executable, *options, "-m", "aiaas.cli.worker"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20, check=False)
     assert ("of the folder" in done.stderr) == runs

@@ -33,6 +33,12 @@ def test_the_simulator_runs_under_the_gateways_own_python():
     )
 
 
+def test_the_simulators_python_gets_options_of_its_own():
+    """They are not the simulator's, and vLLM gets none."""
+    assert argv(engine("simulator"), python_options=("-P",))[:5] == ("/bin/python", "-P", "-m", "aiaas", "simulate")
+    assert "-P" not in argv(engine(), python_options=("-P",))
+
+
 @pytest.mark.parametrize("args", [["--shutdown-timeout", "5"], ["--shutdown-timeout=5"], ["--shutdown_timeout", "5"]])
 def test_the_operators_own_shutdown_timeout_stays(args):
     """It is added only where the operator does not give it, in any spelling that vLLM takes."""
