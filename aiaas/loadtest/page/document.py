@@ -115,7 +115,7 @@ def _run(place: int, told: Told, *, alone: bool) -> Element:
     notes = [tag("li", words) for words in remarks(shown)]
     return tag(
         "section",
-        None if alone else tag("h2", shown.name),
+        tag("h2", "The run" if alone else shown.name),
         tag("p", _one_line(shown), class_="about"),
         tag("p", _where(told)) if shown.summary.levels else None,
         _tiles(shown),

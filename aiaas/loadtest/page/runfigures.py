@@ -316,9 +316,13 @@ def overhead_figure(name: str, found: Overhead) -> Figure:
     ]
     label, first = known[0]
     within = f"{_signed(first.low)} to {_signed(first.high)}"
-    headline = f"The gateway adds {_signed(first.estimate)} to {label} ({within})"
-    if first.low <= 0 <= first.high:
-        headline = f"No part of the gateway in {label} was seen: the interval, {within}, holds 0"
+    headline = f"No part of the gateway in {label} was seen: the interval, {within}, holds 0"
+    if first.low > 0:
+        headline = (
+            f"The gateway adds {seconds(first.estimate)} to {label} ({seconds(first.low)} to {seconds(first.high)})"
+        )
+    elif first.high < 0:
+        headline = f"{label} was shorter through the gateway ({within}): find out what else differed"
     return Figure(
         headline,
         f"Median difference of {found.pairs} pairs sent in turns, one each way, with its 95 % interval.",

@@ -11,7 +11,8 @@ from typing import Final
 STYLE: Final = """
 :root { color-scheme: light dark; --ground: #fff; --panel: #f6f7f9; --text: #1a1d21; --quiet: #535a63; --edge: #d3d7dd;
   --c1: #0069a8; --c2: #b8480a; --c3: #00775a; --c4: #9a3f86; --c5: #7a6100; --c6: #4d5560; --bound: #b00020; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --panel: #1d2126; --text: #e9ecf0; --quiet: #aab2bd;
+@media screen and (prefers-color-scheme: dark) { :root {
+  --ground: #14171b; --panel: #1d2126; --text: #e9ecf0; --quiet: #aab2bd;
   --edge: #3a414a; --c1: #63b8f0; --c2: #f2955c; --c3: #3ecfa3; --c4: #e39ad1; --c5: #e6cf4f; --c6: #b6bec9;
   --bound: #ff8a95; } }
 * { box-sizing: border-box; }
@@ -67,6 +68,7 @@ th { color: var(--quiet); } th:first-child { text-align: left; min-width: 6rem; 
 .chart .whisker path { stroke: inherit; stroke-width: 2; }
 .bar { stroke: none; }
 @media (max-width: 40rem) { body { padding: .6rem; } figure { padding: .5rem; } .chart text { font-size: 15px; } }
-@media print { body { max-width: none; padding: 0; font-size: 11px; } .figures { grid-template-columns: 1fr 1fr; }
+@media print { html { font-size: 10px; color-scheme: light; } body { max-width: none; padding: 0; font-size: 1rem; }
+  .figures { grid-template-columns: 1fr 1fr; } .table { font-size: .9rem; } details:not([open]), nav { display: none; }
   details, .tiles div, figure, tr { break-inside: avoid; } .table { overflow: visible; } }
 """

@@ -67,7 +67,7 @@ def browser() -> Iterator[Any]:
 def test_the_page_fits_and_keeps_to_itself(
     browser: Any, tmp_path: Path, runs: list[Told], width: int, scheme: str
 ) -> None:
-    """Nothing to scroll sideways, nothing clipped, no word on the console, no request but for the page."""
+    """Nothing to scroll sideways, nothing clipped, no word on the console, no request but for the page; white paper."""
     file = tmp_path / "a.html"
     file.write_text(page(runs), encoding="utf-8")
     opened = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -84,6 +84,9 @@ def test_the_page_fits_and_keeps_to_itself(
     assert opened.evaluate(OVERLAPPING) == []
     ground = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]
+    opened.emulate_media(media="print", color_scheme=scheme)
+    on_paper = "getComputedStyle(document.documentElement).getPropertyValue('--ground')"
+    assert opened.evaluate(on_paper) == "#fff"
     opened.close()
     assert said == []
     assert [url for url in asked if url not in (file.as_uri(), "data:,")] == []

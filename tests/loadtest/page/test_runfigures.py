@@ -158,10 +158,12 @@ def test_the_gateways_part_is_on_its_interval() -> None:
     seen = overhead_figure(
         "a", Overhead(50, Interval(0.0005, 0.0004, 0.0006), None, Interval(0.02, 0.01, 0.03), 0.2, None, 1.5)
     )
-    assert seen.headline == "The gateway adds +500 us to TTFT (+400 us to +600 us)"
+    assert seen.headline == "The gateway adds 500 us to TTFT (400 us to 600 us)"
     assert values(seen.drawing, "data-low") == [0.0004, 0.01]
     unseen = overhead_figure("a", Overhead(50, None, None, Interval(0.0001, -0.0002, 0.0003), None, None, 1.5))
     assert unseen.headline == "No part of the gateway in E2E was seen: the interval, -200 us to +300 us, holds 0"
+    odd = overhead_figure("a", Overhead(50, None, None, Interval(-0.02, -0.03, -0.01), None, None, 1.5))
+    assert odd.headline == "E2E was shorter through the gateway (-30.0 ms to -10.0 ms): find out what else differed"
 
 
 def test_only_failures_have_no_latencies() -> None:
