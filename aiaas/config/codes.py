@@ -288,8 +288,8 @@ CODES: Final = MappingProxyType(
         ),
         POLICY: (
             "The NetworkPolicy blocks what should pass, or lets pass what should not",
-            "Prometheus needs the metrics port, a Gateway's pods the gateway's port; the namespaces of both are in "
-            "the config. Without a policy every pod reads the metrics.",
+            "Prometheus needs the metrics port, the pods of an ingress or a Gateway the gateway's port; the namespaces "
+            "of both are in the config. Without a policy every pod reads the metrics.",
         ),
         INGRESS_RETIRED: (
             "A retired ingress controller (warning)",

@@ -244,7 +244,14 @@ def _policy(config: Config) -> Iterator[Finding]:
         severity: Severity = "error" if wanted.service_monitor else "warning"
         message = "nobody may reach the metrics port; name the namespace that Prometheus scrapes from"
         yield codes.POLICY, severity, (_K8S, "network_policy", "monitoring_namespace"), message
-    gateway = settings.gateway
+    ingress, gateway = settings.ingress, settings.gateway
+    named = "controller_namespace" in ingress.model_fields_set
+    if settings.expose == "ingress" and not named and "nginx" not in ingress.class_name:
+        message = (
+            f"is not set, so only pods in {ingress.controller_namespace} may reach the gateway's port; name the "
+            f"namespace of the controller of {ingress.class_name}"
+        )
+        yield codes.POLICY, "warning", (_K8S, "ingress", "controller_namespace"), message
     if settings.expose == "gateway" and gateway.namespace is None and gateway.controller_namespace is None:
         message = (
             f"only pods in {settings.namespace} may reach the gateway's port, and a Gateway's traffic usually comes "

@@ -137,7 +137,8 @@ def notes(plan: KubernetesPlan) -> tuple[str, ...]:
         found.append(
             f"ingress class {settings.ingress.class_name}: aiaas knows no annotations for it; see in "
             f"kubernetes.ingress.annotations to bodies of {format_size(plan.gateway.server.max_body_size)}, "
-            f"{plan.ingress_timeout} s of silence, unbuffered answers and a redirect to HTTPS"
+            f"{plan.ingress_timeout} s of silence, unbuffered answers and a redirect to HTTPS; where its traffic does "
+            f"not come from pods in {settings.ingress.controller_namespace}, the NetworkPolicy blocks it"
         )
     if settings.expose == "loadbalancer":
         found.append(f"the Secret {plan.tls_secret} (type kubernetes.io/tls) must exist in {settings.namespace}")

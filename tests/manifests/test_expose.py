@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from aiaas.config.check import check
 from aiaas.config.ingress import FAMILIES, Family
-from aiaas.manifests.expose import nginx_size, notes, route_duration
+from aiaas.config.load import load_text
+from aiaas.manifests.expose import annotations_for, nginx_size, notes, route_duration
 from tests.manifests.rendering import BACKEND, MINIMAL, TLS, objects_of, one, plan_of, with_kubernetes
 
 GATEWAY = {"expose": "gateway", "gateway": "{name: public, namespace: gateways, section: https}"}
@@ -173,3 +178,34 @@ def test_nothing_may_be_exposed() -> None:
     """expose: none has neither Ingress nor route, and needs no host."""
     made = objects_of(BACKEND + "kubernetes: {image: 'r/a:1', expose: none}\n")
     assert [name for name in made if name.startswith(("Ingress/", "HTTPRoute/"))] == []
+
+
+@given(
+    class_name=st.sampled_from(["nginx-public", "traefik", "haproxy"]),
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            "timeout": st.integers(1, 900),
+            "total_timeout": st.integers(901, 4000),
+            "connect_timeout": st.integers(1, 60),
+        },
+    ),
+    retries=st.integers(0, 5),
+    body=st.integers(1024, 2**28),
+)
+def test_what_is_derived_satisfies_the_checker(
+    class_name: str, fields: dict[str, int], retries: int, body: int
+) -> None:
+    """Written over by itself, no annotation of ours is a finding: both sides mean the same by their figures."""
+    times = "".join(f", {name}: {seconds}s" for name, seconds in fields.items())
+    text = f"""
+server: {{max_body_size: {body}B}}
+backends: {{v: {{url: 'http://v', models: [m], max_retries: {retries}{times}}}}}
+kubernetes: {{host: h.example, ingress: {{class: {class_name}, controller_namespace: c, annotations: %s}}}}
+"""
+    made = annotations_for(class_name, plan_of(text % "{}"))
+    loaded = load_text(text % json.dumps(made), file="aiaas.yaml", env={})
+    assert not loaded.problems
+    codes = [problem.code for problem in check(loaded, {})]
+    assert not {"AIA502", "AIA511"} & set(codes)
+    assert [str(problem) for problem in check(loaded, {}) if "ingress gives up" in problem.message] == []
