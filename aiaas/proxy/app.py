@@ -85,7 +85,7 @@ class Gateway:
         self.active = self._activate(plan, {})
         metrics.config(plan.digest)
         metrics.watch_in_flight(lambda: len(self._requests))
-        metrics.watch_queued(lambda: sum(record.phase == "queued" for record in self._requests.values()))
+        metrics.watch_queued(lambda: sum(record.phase == "queued" for record in list(self._requests.values())))
 
     # -- a request ------------------------------------------------------------------------------------------------
 

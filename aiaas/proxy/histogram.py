@@ -53,8 +53,8 @@ class Tallies(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """prometheus_client: the metric as it stands."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for values, series in self._series.items():
-            family.add_metric(values, _cumulative(self._bounds, series.counts), series.total)
+        for values, series in list(self._series.items()):  # a scrape has a thread of its own, and the loop goes on
+            family.add_metric(values, _cumulative(self._bounds, list(series.counts)), series.total)
         yield family
 
 

@@ -20,6 +20,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from prometheus_client.exposition import generate_latest
+
 from aiaas import __version__
 from aiaas.errors import WorldError
 from aiaas.keys.ring import EMPTY_RING
@@ -306,7 +308,7 @@ class Server:
         return server, open_side
 
     async def _expose(self) -> bytes:
-        return self.metrics.expose()
+        return await self.metrics.aside(generate_latest)
 
     def _follow(self, plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)

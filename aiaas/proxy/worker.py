@@ -64,7 +64,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         if config_text(Path(begin.source)) != begin.config:
             server.reloader.wake()  # it has changed since, or is broken, which is to be said
         await server.live(listener, None, orders.make_engine, orders.serving)
-        channel.send(_counted(server.metrics, asked=False))
+        channel.send(await _counted(server.metrics, asked=False))
 
 
 class _Orders:
@@ -80,17 +80,17 @@ class _Orders:
     async def follow(self) -> None:
         """Until the channel's end, which stops the worker as well."""
         while (message := await self._channel.receive()) is not None:
-            self._obey(message)
+            await self._obey(message)
         self._stopping.asked.set()
 
-    def _obey(self, message: Message) -> None:
+    async def _obey(self, message: Message) -> None:
         match message:
             case EngineHealth():
                 self._engine(message)
             case Reload():
                 self._server.reloader.wake()
             case Report():
-                self._channel.send(_counted(self._server.metrics, asked=True))
+                self._channel.send(await _counted(self._server.metrics, asked=True))
             case Stop(now=now):
                 self._stopping.asked.set()
                 if now:
@@ -145,12 +145,12 @@ async def _count(channel: Channel, metrics: Metrics) -> None:
         await asyncio.sleep(pause)
         if not channel.is_stuck:
             began = time.perf_counter()
-            channel.send(_counted(metrics, asked=False))
+            channel.send(await _counted(metrics, asked=False))
             pause = max(COUNT_INTERVAL, COUNT_SHARE * (time.perf_counter() - began))
 
 
-def _counted(metrics: Metrics, *, asked: bool) -> Counted:
-    return Counted(snapshot(metrics.collect()), asked)
+async def _counted(metrics: Metrics, *, asked: bool) -> Counted:
+    return Counted(await metrics.aside(lambda registry: snapshot(registry.collect())), asked)
 
 
 def _ring(text: str) -> KeyRing:
