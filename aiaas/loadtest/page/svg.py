@@ -101,7 +101,7 @@ def linear_ticks(low: float, high: float) -> tuple[float, ...]:
     power = 10.0 ** floor(log10(span / (MOST_TICKS - 1)))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * (MOST_TICKS - 1) >= span * (1 - 1e-9))
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
-    return tuple(round(number * step, 12) for number in range(first, max(last, first + 1) + 1))
+    return tuple(float(f"{number * step:.12g}") for number in range(first, max(last, first + 1) + 1))
 
 
 def log_ticks(low: float, high: float) -> tuple[float, ...]:

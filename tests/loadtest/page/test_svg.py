@@ -14,7 +14,6 @@ from tests.loadtest.page.runs import values, words
 
 LINEAR = svg.upward("y", [0.0, 100.0], str)
 LOG = svg.across("x", [1.0, 100.0], str, log=True)
-positive = st.floats(1e-6, 1e6)
 
 
 @pytest.mark.parametrize(
@@ -48,15 +47,27 @@ def test_logarithmic_ticks_are_round(low: float, high: float, ticks: tuple[float
     assert svg.log_ticks(low, high) == pytest.approx(ticks)
 
 
-@given(one=positive, other=positive)
-def test_ticks_reach_around_the_values_and_are_few(one: float, other: float) -> None:
-    """Both kinds, ascending."""
+@given(one=st.floats(1e-30, 1e30), other=st.floats(1e-30, 1e30))
+def test_linear_ticks_reach_around_the_values_and_are_few(one: float, other: float) -> None:
+    """Ascending, for values of any size."""
     low, high = min(one, other), max(one, other)
-    for ticks in (svg.linear_ticks(0.0, high), svg.linear_ticks(-low, high), svg.log_ticks(low, high)):
-        assert 2 <= len(ticks) <= svg.MOST_TICKS + 1
-        assert all(first < second for first, second in pairwise(ticks))
-        assert ticks[-1] >= high * (1 - 1e-6)
-    assert svg.log_ticks(low, high)[0] <= low * (1 + 1e-6)
+    for first, ticks in ((0.0, svg.linear_ticks(0.0, high)), (-low, svg.linear_ticks(-low, high))):
+        reach(ticks, first, high)
+
+
+@given(one=st.floats(1e-9, 1e5), other=st.floats(1e-9, 1e5))
+def test_logarithmic_ticks_reach_around_the_values_and_are_few(one: float, other: float) -> None:
+    """Ascending, from a nanosecond to a day."""
+    low, high = min(one, other), max(one, other)
+    reach(svg.log_ticks(low, high), low, high)
+
+
+def reach(ticks: tuple[float, ...], low: float, high: float) -> None:
+    """What both promise."""
+    assert 2 <= len(ticks) <= svg.MOST_TICKS + 2  # one more at each end, where values begin between two
+    assert all(first < second for first, second in pairwise(ticks))
+    assert ticks[0] <= low + (high - low) * 1e-6 + abs(low) * 1e-6
+    assert ticks[-1] >= high * (1 - 1e-6)
 
 
 def test_a_value_stands_where_the_axis_says() -> None:
