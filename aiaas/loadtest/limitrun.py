@@ -151,7 +151,7 @@ class _Offering:
             return await self._one()
 
     async def _one(self) -> Offer:
-        body = next_body(self._asking, self._model, self._number, self._draw)
+        body = next_body(self._asking, self._model, self._number, self._number, self._draw, self._draw)
         self._number += 1
         head = self._head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         answer = Answer(wants_stream=False)

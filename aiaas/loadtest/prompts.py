@@ -118,10 +118,16 @@ def _json_line(place: str, line: bytes) -> Prompt:
     return Prompt(read.prompt or "", read.messages, read.max_tokens)
 
 
-def next_body(asking: Asking, model: str, number: int, draw: Draw) -> bytes:
-    """The body of request `number`."""
+def next_body(asking: Asking, model: str, number: int, turn: int, draw: Draw, sizes: Draw) -> bytes:
+    """The body of request `number`, one of those of `turn`.
+
+    draw   decides its words
+    sizes  decides its lengths, and is the same for all of a turn: a pair of requests that went two ways, and asked for
+           answers of different lengths, could not be compared. Its words differ, or the engine's prefix cache would
+           make the second one's answer
+    """
     given = asking.prompts
-    prompt = given[number % len(given)] if given else Prompt(_made(asking, number, draw))
+    prompt = given[turn % len(given)] if given else Prompt(_made(asking, number, draw, sizes))
     fields: dict[str, object] = {"model": model}
     if asking.endpoint == "chat":
         fields["messages"] = prompt.messages or [{"role": "user", "content": prompt.text}]
@@ -131,14 +137,14 @@ def next_body(asking: Asking, model: str, number: int, draw: Draw) -> bytes:
         fields["max_tokens"] = prompt.max_tokens
     elif asking.output_tokens is not None:
         # vLLM then generates exactly so many: answers of different lengths could not be compared.
-        fields |= {"max_tokens": _drawn(asking.output_tokens, draw), "ignore_eos": True}
+        fields |= {"max_tokens": _drawn(asking.output_tokens, sizes), "ignore_eos": True}
     if asking.stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
     return msgspec.json.encode(fields)
 
 
-def _made(asking: Asking, number: int, draw: Draw) -> str:
-    length = max(_drawn(asking.prompt_tokens, draw) - asking.shared_prefix, 1)
+def _made(asking: Asking, number: int, draw: Draw, sizes: Draw) -> str:
+    length = max(_drawn(asking.prompt_tokens, sizes) - asking.shared_prefix, 1)
     prefix = [WORDS[position % len(WORDS)] for position in range(asking.shared_prefix)]
     own = [str(number), *(WORDS[int(draw() * len(WORDS))] for _ in range(length - 1))]
     return " ".join([*prefix, *own])

@@ -271,7 +271,9 @@ class Runner:
         }
 
     def _request(self, via: str, key: int, number: int, draw: pacer.Draw) -> bytes:
-        body = next_body(self._job.asking, self._job.models[via], number, draw)
+        turn = number // len(self._clients)
+        sizes = random.Random(f"{self._job.seed} sizes {turn}").random
+        body = next_body(self._job.asking, self._job.models[via], number, turn, draw, sizes)
         return self._heads[via, key] + b"%d\r\n\r\n%b" % (len(body), body)
 
     def _sample(

@@ -16,7 +16,7 @@ from aiaas.loadtest.prompts import Asking, Prompt, check_asking, next_body, pars
 
 def body(asking: Asking, number: int = 0, seed: int = 0) -> dict[str, Any]:
     """The body of a request, read back."""
-    read: dict[str, Any] = json.loads(next_body(asking, "m", number, random.Random(seed).random))
+    read: dict[str, Any] = json.loads(next_body(asking, "m", number, number, *[random.Random(seed).random] * 2))
     return read
 
 
@@ -134,3 +134,17 @@ def test_what_does_not_go_together_is_refused(asking: Asking, message: str) -> N
     """Before anything is sent."""
     with pytest.raises(UsageError, match=message):
         check_asking(asking)
+
+
+def test_a_pair_has_the_same_lengths_and_other_words() -> None:
+    """One half goes past the gateway: a longer answer there was once taken for the gateway's own time."""
+    asking = Asking(prompt_tokens=(10, 200), output_tokens=(20, 400))
+    for turn in range(20):
+        halves = [
+            json.loads(next_body(asking, "m", number, turn, random.Random(number).random, random.Random(turn).random))
+            for number in (2 * turn, 2 * turn + 1)
+        ]
+        texts = [half["messages"][0]["content"] for half in halves]
+        assert halves[0]["max_tokens"] == halves[1]["max_tokens"]
+        assert len(texts[0].split()) == len(texts[1].split())
+        assert texts[0] != texts[1]
