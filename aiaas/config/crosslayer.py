@@ -13,7 +13,7 @@ from typing import Final
 from aiaas.config import codes
 from aiaas.config.backend import Backend
 from aiaas.config.chain import CLIENT_PATIENCE, body_budget
-from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, longest_silence, usual_silence
+from aiaas.config.hops import AFTER_DRAIN, longest_silence, pre_stop, usual_silence
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
@@ -24,7 +24,6 @@ from aiaas.config.values import amount_of, format_duration, format_size
 SMALLEST_IDLE_TIMER: Final = 60.0
 # The cluster autoscaler waits no longer for a pod (--max-graceful-termination-sec).
 LONGEST_GRACE: Final = 600.0
-PRE_STOP_AND_AFTER: Final = float(PRE_STOP + AFTER_DRAIN)  # what the manifests add to drain_timeout
 # Weights of 20B parameters come at 100 MB/s in seven minutes; below this no first start succeeds.
 SHORTEST_START: Final = 300.0
 # Measured (docs/bench.md): an idle worker, and beside it two slow hashes of 19 MiB.
@@ -129,11 +128,11 @@ def _heartbeat(config: Config) -> Iterator[Finding]:
 
 
 def _drain(config: Config) -> Iterator[Finding]:
-    drain = config.server.drain_timeout
-    if drain + PRE_STOP_AND_AFTER > LONGEST_GRACE:
+    drain, around = config.server.drain_timeout, float(pre_stop(config) + AFTER_DRAIN)
+    if drain + around > LONGEST_GRACE:
         message = (
-            f"a pod would need {format_duration(drain + PRE_STOP_AND_AFTER)} to end, and the cluster autoscaler kills "
-            f"it after {format_duration(LONGEST_GRACE)}; make it {format_duration(LONGEST_GRACE - 20)} or less"
+            f"a pod would need {format_duration(drain + around)} to end, and the cluster autoscaler kills it after "
+            f"{format_duration(LONGEST_GRACE)}; make it {format_duration(LONGEST_GRACE - around)} or less"
         )
         yield codes.DRAIN, "warning", ("server", "drain_timeout"), message
     for path, backend in _enabled(config):

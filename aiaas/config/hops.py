@@ -14,6 +14,8 @@ from aiaas.config.model import Config
 MARGIN: Final = 10.0  # seconds; our own answer (503, 504) has to arrive before the hop in front gives up
 NO_BOUND: Final = 0  # what Gateway API writes as `0s`
 PRE_STOP: Final = 10  # seconds between "send it no new connections" and SIGTERM: until every proxy has heard of it
+# The same behind a cloud's load balancer, which learns it from three failed health checks, ten seconds apart.
+PRE_STOP_BALANCER: Final = 40
 LONGEST_PAUSE: Final = (
     7.0  # seconds between two attempts: the longest Retry-After that is heeded, and the longest backoff
 )
@@ -31,6 +33,11 @@ def longest_silence(config: Config) -> float:
     """The same at the worst, where every attempt that may be repeated (`aiaas.proxy.forward`) fails at its last moment:
     an engine that dies after a minute's work, a balancer that refuses after its own, each `Retry-After` heeded."""
     return max((_longest(backend, _standing_in(backend, config)) for backend in _enabled(config)), default=0.0)
+
+
+def pre_stop(config: Config) -> int:
+    """Seconds that a gateway's pod goes on taking connections after its deletion."""
+    return PRE_STOP_BALANCER if config.kubernetes.expose == "loadbalancer" else PRE_STOP
 
 
 def ingress_timeout(config: Config) -> int:

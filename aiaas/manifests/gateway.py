@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from typing import Final
 
-from aiaas.config.hops import PRE_STOP
 from aiaas.manifests.objects import (
     READ_BY_GROUP,
     Object,
@@ -138,7 +137,7 @@ def _container(plan: KubernetesPlan) -> Object:
         "startupProbe": _probe(plan, HEALTH, periodSeconds=1, timeoutSeconds=2, failureThreshold=60),
         "readinessProbe": _probe(plan, READY, periodSeconds=5, timeoutSeconds=2, failureThreshold=2),
         "livenessProbe": _probe(plan, HEALTH, periodSeconds=10, timeoutSeconds=5, failureThreshold=3),
-        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": plan.pre_stop}}},
         "securityContext": container_security(read_only=True),
         "volumeMounts": [
             {"name": name, "mountPath": path} | ({} if writable else {"readOnly": True})

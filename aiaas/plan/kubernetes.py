@@ -20,7 +20,7 @@ from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.check import check
 from aiaas.config.environment import names_in
-from aiaas.config.hops import AFTER_DRAIN, PRE_STOP, ingress_timeout, request_timeout
+from aiaas.config.hops import AFTER_DRAIN, ingress_timeout, pre_stop, request_timeout
 from aiaas.config.ingress import family_of
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
@@ -75,6 +75,7 @@ class KubernetesPlan:
     request_timeout  seconds for a whole request at a hop that bounds that; 0 is no bound
     variables        the names whose values the gateway takes from a Secret (`settings.env`), sorted
     outgoing         whom the gateway talks to, our own engines aside
+    pre_stop         seconds that a pod goes on taking connections after its deletion
     grace            seconds from the deletion of a pod to its end at the latest
     """
 
@@ -88,6 +89,7 @@ class KubernetesPlan:
     variables: tuple[str, ...]
     engines: tuple[EngineDeployment, ...]
     outgoing: tuple[Edge, ...]
+    pre_stop: int
     grace: int
 
     @property
@@ -153,7 +155,8 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesP
         variables=tuple(sorted(variables)),
         engines=engines,
         outgoing=tuple(dict.fromkeys(_edges(config))),
-        grace=PRE_STOP + math.ceil(gateway.server.drain_timeout) + AFTER_DRAIN,
+        pre_stop=pre_stop(config),
+        grace=pre_stop(config) + math.ceil(gateway.server.drain_timeout) + AFTER_DRAIN,
     )
     return plan, ()
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.config.hops import LONGEST_PAUSE, NO_BOUND, ingress_timeout, longest_silence, request_timeout, usual_silence
+from aiaas.config.hops import (
+    LONGEST_PAUSE,
+    NO_BOUND,
+    ingress_timeout,
+    longest_silence,
+    pre_stop,
+    request_timeout,
+    usual_silence,
+)
 from aiaas.config.load import load_text
 from aiaas.config.model import Config
 from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff
@@ -59,3 +67,14 @@ def test_a_whole_request_is_bounded_only_where_every_backend_bounds_it() -> None
     """One backend without total_timeout may stream for hours."""
     assert request_timeout(config_of("total_timeout: 200s", "total_timeout: 300s")) == 310
     assert request_timeout(config_of("total_timeout: 200s", "timeout: 10s")) == NO_BOUND
+
+
+def test_a_load_balancer_is_given_the_time_of_its_health_checks() -> None:
+    """It sends new connections to a pod that is gone until three of them have failed."""
+    text = "backends:\n  b: {url: 'http://b', models: [m]}\nkubernetes: {expose: %s}\n"
+    found = {}
+    for expose in ("ingress", "gateway", "none", "loadbalancer"):
+        config = load_text(text % expose, file="f", env={}).config
+        assert config is not None
+        found[expose] = pre_stop(config)
+    assert found == {"ingress": 10, "gateway": 10, "none": 10, "loadbalancer": 40}
