@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -20,10 +21,15 @@ from prometheus_client.registry import Collector
 
 GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
     {
-        "aiaas_requests_in_flight": lambda a, b: a + b,
-        "aiaas_requests_queued": lambda a, b: a + b,
+        "aiaas_requests_in_flight": operator.add,
+        "aiaas_requests_queued": operator.add,
         "aiaas_endpoint_up": min,  # down for one worker is worth a look
         "aiaas_limit_store_up": min,
+        "process_resident_memory_bytes": operator.add,  # pages that processes share count for each of them
+        "process_virtual_memory_bytes": operator.add,
+        "process_open_fds": operator.add,
+        "process_max_fds": min,  # each has its own; it is the smallest that runs out first
+        "process_start_time_seconds": min,  # the gateway's: that a worker was replaced, aiaas_worker_ends_total says
     }
 )
 _CUMULATIVE: Final = ("counter", "histogram", "summary")
@@ -61,7 +67,7 @@ class Sums:
         for family in families:
             self._heads.setdefault(family.name, family)
             values = self._values.setdefault(family.name, {})
-            combine = _sum if family.kind in _CUMULATIVE else GAUGES.get(family.name, max)
+            combine = operator.add if family.kind in _CUMULATIVE else GAUGES.get(family.name, max)
             for sample in family.samples:
                 key = (sample.name, tuple(sample.labels.items()))
                 before = values.get(key)
@@ -119,7 +125,3 @@ class _Given(Collector):
             for sample in family.samples:
                 metric.add_sample(sample.name, sample.labels, sample.value)
             yield metric
-
-
-def _sum(a: float, b: float) -> float:
-    return a + b

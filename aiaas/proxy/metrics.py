@@ -15,6 +15,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from aiaas import __version__
@@ -162,6 +163,7 @@ class Metrics:
         self.usage = UsageCounters(registry)
         self._config = Info("aiaas_config", "Which config is in force", registry=registry)
         Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
+        ProcessCollector(registry=registry)  # CPU, memory, descriptors, out of /proc; nothing where there is none
         self._series: dict[tuple[str, str], _Series] = {}
         self._tallies: _Ends = {}
         self._aside = threading.Lock()  # one scrape at a time

@@ -25,12 +25,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
+from prometheus_client.process_collector import ProcessCollector
+
 from aiaas.errors import WorldError
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.baseline import Baseline
 from aiaas.proxy.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.log import JsonLog
-from aiaas.proxy.merge import Sums, exposition, of_supervisor
+from aiaas.proxy.merge import Sums, exposition, of_supervisor, snapshot
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.server import (
     EngineMaker,
@@ -140,6 +142,7 @@ class _Supervisor:
         self._engines: dict[str, EngineHealth] = {}
         self._failure: WorldError | None = None
         self._retired = Sums()
+        self._process = ProcessCollector(registry=None)
         self._ends = 0
 
     async def live(
@@ -261,6 +264,7 @@ class _Supervisor:
         for worker in self._workers:
             sums.add(worker.families)
         sums.add(of_supervisor(self._serving(), self._ends))
+        sums.add(snapshot(self._process.collect()))  # this one's CPU and memory are the gateway's, too
         return exposition(sums.families())
 
     # -- ending ---------------------------------------------------------------------------------------------------

@@ -158,6 +158,11 @@ async def test_all_workers_serve_and_one_metrics_port_counts_for_all(gateway: Ga
     assert got['inference_latency_seconds_count{endpoint="/v1/chat/completions",model="m"}'] == 40
     assert got["aiaas_workers"] == 2
     assert got["aiaas_requests_in_flight"] == 0
+    processes = [psutil.Process(gateway.process.pid), *gateway.workers()]
+    used = sum(each.user + each.system for each in (process.cpu_times() for process in processes))
+    assert used - 0.5 < got["process_cpu_seconds_total"] <= used
+    began = min(process.create_time() for process in processes)
+    assert abs(got["process_start_time_seconds"] - began) < 2  # the system knows its own start to a second
     await gateway.until(lambda: len(gateway.events("inference_request")) == 40)
     # A request's id begins with what its process drew at its start.
     assert len({line["request_id"][:16] for line in gateway.events("inference_request")}) == 2
@@ -171,14 +176,18 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(gat
         assert (await client.answer()).status == 200
     assert (await gateway.metrics())[name] == 24
     before = gateway.workers()
+    used = [(await gateway.metrics())["process_cpu_seconds_total"]]
     before[0].kill()
     seen: list[float] = []
     replaced = asyncio.create_task(gateway.replaced(before))
     while not replaced.done():
         assert await gateway.status() == 200  # one of the two sockets; where the dead one's, then a little later
-        seen.append((await gateway.metrics())[name])
+        got = await gateway.metrics()
+        seen.append(got[name])
+        used.append(got["process_cpu_seconds_total"])
     await replaced
     assert seen == sorted(seen)
+    assert used == sorted(used)
     got = await gateway.metrics()
     assert got[name] == 24 + len(seen)
     assert got["aiaas_worker_ends_total"] == 1

@@ -104,6 +104,20 @@ def test_the_manual_and_the_exposition_agree() -> None:
     assert documented == exposed
 
 
+def test_the_process_tells_what_it_uses() -> None:
+    """CPU as the system counts it, which never goes backwards; what is held, and how many descriptors of how many."""
+    metrics = Metrics()
+    before = value(metrics, "process_cpu_seconds_total") or 0.0
+    until = time.process_time() + 0.05
+    while time.process_time() < until:
+        pass
+    assert (value(metrics, "process_cpu_seconds_total") or 0.0) >= before + 0.03  # counted in ticks of 10 ms
+    assert value(metrics, "process_resident_memory_bytes") > 1e6
+    assert value(metrics, "process_virtual_memory_bytes") > value(metrics, "process_resident_memory_bytes")
+    assert 0 < value(metrics, "process_open_fds") < value(metrics, "process_max_fds")
+    assert 0 < time.time() - value(metrics, "process_start_time_seconds") < 86_400
+
+
 async def test_label_values_are_bounded(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """Whatever clients invent: models, paths, methods, keys, ids."""
     running = await gateway(fake_vllm, server={"trusted_proxies": ["127.0.0.0/8"]})
