@@ -239,6 +239,11 @@ class Kubernetes(Section):
     cpu_target: Annotated[Count, Field(ge=1, le=100)] = 70
     """Average CPU, in percent of the request, that the autoscaler aims at."""
 
+    inflight_target: AtLeast1 | None = None
+    """Average requests in flight of a pod that the autoscaler aims at besides: requests wait for the engine, so many
+    may be open while the CPU has little to do. Needs an adapter (prometheus-adapter, KEDA) that serves
+    `aiaas_requests_in_flight` as a pod metric. null leaves it out."""
+
     resources: Resources = Resources()
     """What a pod asks for, and what it may take at most."""
 

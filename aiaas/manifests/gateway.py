@@ -200,12 +200,16 @@ def has_autoscaler(plan: KubernetesPlan) -> bool:
 
 
 def autoscaler(plan: KubernetesPlan) -> Object:
-    """The plan's HPA, on CPU."""
+    """The plan's HPA, on CPU, and on requests in flight where somebody serves that metric."""
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": plan.settings.cpu_target}}
+    metrics: list[Object] = [{"type": "Resource", "resource": cpu}]
+    if plan.settings.inflight_target is not None:
+        target = {"type": "AverageValue", "averageValue": str(plan.settings.inflight_target)}
+        metrics.append({"type": "Pods", "pods": {"metric": {"name": "aiaas_requests_in_flight"}, "target": target}})
     spec: Object = {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": plan.app},
         "minReplicas": plan.settings.replicas.min,
         "maxReplicas": plan.settings.replicas.max,
-        "metrics": [{"type": "Resource", "resource": cpu}],
+        "metrics": metrics,
     }
     return head(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.named("hpa")) | {"spec": spec}

@@ -115,6 +115,15 @@ def test_nothing_is_mounted_by_sub_path() -> None:
     assert all("subPath" not in mount for mount in container(MINIMAL)["volumeMounts"])
 
 
+def test_the_autoscaler_also_goes_by_requests_in_flight_where_asked_to() -> None:
+    """By the gauge of its own name, averaged over the pods; without an adapter that metric would stop the scaling."""
+    scaler = one(with_kubernetes(inflight_target="200"), "HorizontalPodAutoscaler")["spec"]
+    by_cpu, by_requests = scaler["metrics"]
+    assert by_cpu["resource"]["name"] == "cpu"
+    assert by_requests["pods"]["metric"] == {"name": "aiaas_requests_in_flight"}
+    assert by_requests["pods"]["target"] == {"type": "AverageValue", "averageValue": "200"}
+
+
 def test_the_autoscaler_owns_the_number_of_replicas() -> None:
     """With one, the Deployment has no number; with a fixed size there is none."""
     assert "replicas" not in one(MINIMAL, "Deployment")["spec"]
