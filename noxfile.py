@@ -98,9 +98,14 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What aiaas costs beside nginx, haproxy, two routers in Rust and LiteLLM (docs/bench.md); recorded, not judged."""
+    """What aiaas costs beside nginx, haproxy, two routers in Rust and LiteLLM (docs/bench.md); recorded, not judged.
+
+    Then, without arguments, the load test beside vLLM's own and guidellm (docs/loadtest-crosscheck.md).
+    """
     install(session)
     session.run("python", "-m", "tests.bench", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "tests.bench.crosscheck")
 
 
 @nox.session

@@ -1,10 +1,10 @@
 """The backend of the benchmark: answers as vLLM does on the wire, at a cost that leaves the core to the load generator.
 
-    python -m tests.bench.backend PORT
+    python -m tests.bench.backend PORT [EVENTS PER_SECOND]
 
 A request is known by what it begins with and where it ends; nothing is parsed further. A stream sends as many token
-events as its prompt asks for, at the pace that it asks for, each in a write of its own, on a schedule that does not
-drift.
+events as its prompt asks for, at the pace that it asks for (or as the command line says), each in a write of its own,
+on a schedule that does not drift.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from tests.bench import wire
 class Backend(asyncio.Protocol):
     """One connection from a proxy, or from the load generator where there is none."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, otherwise: wire.Stream = wire.ONE_EVENT) -> None:
         self._loop = loop
+        self._otherwise = otherwise
         self._buffer = b""
-        self._stream = wire.Stream(0, 1.0)
+        self._stream = otherwise
         self._sent = 0
         self._began = 0.0
         self._wants_usage = False
@@ -62,7 +63,7 @@ class Backend(asyncio.Protocol):
         self._begin_stream(data[head_end:])
 
     def _begin_stream(self, body: bytes) -> None:
-        self._stream = wire.asked_for(body)
+        self._stream = wire.asked_for(body, self._otherwise)
         self._wants_usage = b"include_usage" in body
         self._sent = 0
         self._began = self._loop.time()
@@ -76,16 +77,17 @@ class Backend(asyncio.Protocol):
             self._timer = self._loop.call_at(self._began + self._sent / self._stream.per_second, self._tick)
         else:
             self._timer = None
-            usage = wire.USAGE_EVENT if self._wants_usage else b""
+            usage = wire.usage_event(self._sent) if self._wants_usage else b""
             self._transport.write(usage + wire.DONE_EVENT + wire.END_OF_CHUNKS)
 
 
-async def run(port: int) -> None:
+async def run(port: int, otherwise: wire.Stream) -> None:
     """Answer on 127.0.0.1 until the process is ended."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Backend(loop), "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: Backend(loop, otherwise), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(run(int(sys.argv[1])))
+    events, per_second = sys.argv[2:] or ("1", "1")
+    uvloop.run(run(int(sys.argv[1]), wire.Stream(int(events), float(per_second))))

@@ -80,8 +80,9 @@ nox -s bench -- --only aiaas,nginx --quick
 
 vllm-router, sglang-router and LiteLLM are installed on the first run, each into an environment of its own below
 `${{AIAAS_CACHE:-~/.cache/aiaas}}`, from the pinned versions in `tests/bench/locks` (about 0.8 GB and a minute;
-`python -m tests.bench.setup` does only that). A whole run takes about {minutes:.0f} minutes and needs two cores that do
-nothing else.
+`python -m tests.bench.setup` does only that, and installs guidellm for
+[the load test's cross-check](loadtest-crosscheck.md), 1.5 GB more). A whole run takes about {minutes:.0f} minutes and
+needs two cores that do nothing else.
 """
 
 

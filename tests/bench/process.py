@@ -94,11 +94,16 @@ def started(
                 process.wait()
 
 
+def on_core(core: int) -> list[str]:
+    """What to begin a command with, so that it keeps to one core; nothing where the machine has no such core."""
+    pinned = shutil.which("taskset") is not None and core < (os.cpu_count() or 1)
+    return ["taskset", "--cpu-list", str(core)] if pinned else []
+
+
 def _spawn(
     command: Sequence[str], core: int, extra: Mapping[str, str], out: IO[bytes], err: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    if shutil.which("taskset") is not None and core < (os.cpu_count() or 1):
-        command = ["taskset", "--cpu-list", str(core), *command]
+    command = [*on_core(core), *command]
     # Bytecode that was written once is used from the second start on, whatever the environment says.
     without = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
     environment = {name: value for name, value in os.environ.items() if name not in without} | dict(extra)
@@ -125,6 +130,6 @@ def wait_for_answer(port: int, request: bytes, process: subprocess.Popen[bytes],
     raise NotStartedError(f"{name} did not answer; it wrote: {wrote[-1000:]}")
 
 
-def backend_command(port: int) -> list[str]:
-    """The scripted backend of `backend.py`."""
-    return [sys.executable, "-m", "tests.bench.backend", str(port)]
+def backend_command(port: int, *stream: str) -> list[str]:
+    """The scripted backend of `backend.py`; `stream` for requests that do not ask for one."""
+    return [sys.executable, "-m", "tests.bench.backend", str(port), *stream]

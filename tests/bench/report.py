@@ -202,11 +202,11 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def versions(results: Results) -> dict[str, str]:
     """What was measured, and on what."""
-    found = {"python": platform.python_version(), "kernel": platform.release(), "processor": _processor()}
+    found = {"python": platform.python_version(), "kernel": platform.release(), "processor": processor()}
     found |= {each.name: each.version for each in results.findings if each.version}
     return found | {name: version(name) for name in ("aiohttp", "httptools", "uvloop", "msgspec")}
 
 
-def _processor() -> str:
+def processor() -> str:
     found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return " ".join(found.group(1).split()) if found else platform.machine()

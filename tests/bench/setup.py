@@ -1,11 +1,11 @@
 """The environments of what is measured beside aiaas, kept in a cache folder that every clone shares.
 
-    python -m tests.bench.setup          # prints the folders; about a minute the first time, nothing afterwards
+    python -m tests.bench.setup          # prints the folders; about two minutes the first time, nothing afterwards
 
-Each of `vllm-router`, `sglang-router` and `litellm` has a folder `bench-<name>-<12 hex digits>` below $AIAAS_CACHE,
-else below $XDG_CACHE_HOME/aiaas, else ~/.cache/aiaas. The digits are a digest of its pins and the Python version, so a
-changed pin is a new folder. Built as tests/e2e/vllm/setup.py builds vLLM's: in place, under a lock that the
-kernel drops with its holder, the file `ready` last; a folder without it is begun again.
+Each of `vllm-router`, `sglang-router`, `litellm` and `guidellm` has a folder `bench-<name>-<12 hex digits>` below
+$AIAAS_CACHE, else below $XDG_CACHE_HOME/aiaas, else ~/.cache/aiaas. The digits are a digest of its pins and the Python
+version, so a changed pin is a new folder. Built as tests/e2e/vllm/setup.py builds vLLM's: in place, under a lock that
+the kernel drops with its holder, the file `ready` last; a folder without it is begun again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 LOCKS: Final = Path(__file__).resolve().parent / "locks"
-NAMES: Final = ("vllm-router", "sglang-router", "litellm")
+NAMES: Final = ("vllm-router", "sglang-router", "litellm", "guidellm")
 
 
 class SetupError(Exception):

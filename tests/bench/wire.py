@@ -32,6 +32,9 @@ class Stream:
     per_second: float
 
 
+ONE_EVENT: Final = Stream(1, 1.0)
+
+
 def request(key: str, stream: Stream | None = None) -> bytes:
     """A whole chat completion request with a prompt of about 150 bytes."""
     prompt = _PROMPT if stream is None else f"{_PROMPT} pace={stream.per_second:g};events={stream.events};"
@@ -45,11 +48,19 @@ def request(key: str, stream: Stream | None = None) -> bytes:
     ).encode() + body
 
 
-def asked_for(body: bytes) -> Stream:
-    """What a streamed request's prompt asks for."""
-    _, _, rest = body.partition(b"pace=")
+def asked_for(body: bytes, otherwise: Stream = ONE_EVENT) -> Stream:
+    """What a streamed request's prompt asks for, and `otherwise` where it does not say."""
+    _, found, rest = body.partition(b"pace=")
+    if not found:
+        return otherwise
     per_second, _, rest = rest.partition(b";events=")
     return Stream(int(rest.partition(b";")[0]), float(per_second))
+
+
+def usage_event(tokens: int) -> bytes:
+    """The event that tells how many tokens there were, one for each event before it."""
+    usage = {"prompt_tokens": 42, "total_tokens": 42 + tokens, "completion_tokens": tokens}
+    return _event({"choices": [], "usage": usage})
 
 
 def _compact(value: object) -> bytes:
@@ -109,9 +120,6 @@ STREAM_HEAD: Final = (
     _HEAD + b"content-type: text/event-stream; charset=utf-8\r\nvary: Origin\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 TOKEN_EVENT: Final = _token(" early")
-USAGE_EVENT: Final = _event(
-    {"choices": [], "usage": {"prompt_tokens": 42, "total_tokens": 342, "completion_tokens": 300}}
-)
 DONE_EVENT: Final = _chunk(b"[DONE]")
 NO_HTTP: Final = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 HEALTHY: Final = _HEAD + b"content-length: 0\r\nvary: Origin\r\n\r\n"
