@@ -39,8 +39,8 @@ same length of prompts and answers. A record and no promise.
 
 ## Beside the truth
 
-"script" is what follows from the simulator's options, with nothing taking time but them. Medians of {rounds} rounds; in
-brackets the difference from the script.
+"script" is what follows from the simulator's options, with nothing taking time but them. Each figure is the median of
+{rounds}; in brackets its difference from the script.
 
 {scripts}
 
@@ -51,10 +51,10 @@ Read in the tools' own code: {read}.
 {reasons}
 ## How many events on one core
 
-{streams} streams of {seconds} s, from a scripted backend on the other core, whose timers count whole milliseconds. A
-tool that received less than {kept_up:.0%} of what was offered did not keep up, and is not offered more. CPU an event is
-user and system time of all its processes, less that of the same run with two events a stream. "says" is the tool's own
-word that it was too slow.
+{streams} streams of {seconds} s, from a scripted backend on the other core, whose timers count whole milliseconds.
+Received is what the tool itself reports, over its whole run; less than {kept_up:.0%} of what was offered is "did not keep
+up". CPU an event is user and system time of all its processes, less that of the same run with two events a stream; it
+falls where one read brings several events, whose gaps then are 0. "says" is the tool's own word that it was too slow.
 
 {events}
 
@@ -78,7 +78,7 @@ def as_page(scripts: Sequence[Script], outcomes: Sequence[Outcome], before: str)
     rounds = max((len(each) for outcome in outcomes for each in outcome.reports.values()), default=0)
     return PAGE.format(
         date=datetime.now(UTC).date().isoformat(),
-        rounds=rounds,
+        rounds=f"{rounds} rounds" if rounds > 1 else "one round",
         scripts="\n\n".join(f"**{_title(each)}**\n\n{_markdown(script_table(each, outcomes))}" for each in scripts),
         read=", ".join(f"{name} {version}" for name, version in READ.items()),
         reasons=REASONS,
@@ -111,7 +111,7 @@ def script_table(script: Script, outcomes: Sequence[Outcome]) -> Table:
 
 
 def event_table(outcomes: Sequence[Outcome]) -> Table:
-    """A row for each tool and pace, up to the one at which it did not keep up."""
+    """A row for each tool and pace."""
     head = ["tool", "offered a second", "received a second", "CPU an event", "ITL p50 (true)", "ITL p99", "says"]
     return [head, *(_received(outcome.tool.name, each) for outcome in outcomes for each in outcome.received.values())]
 
@@ -122,7 +122,7 @@ def problems(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _received(name: str, each: Received) -> list[str]:
-    kept = "" if each.rate >= KEPT_UP * each.offered else ": did not keep up"
+    kept = "" if each.kept_up else ": did not keep up"
     itl = f"{each.report.figures['itl_p50'] * 1e3:.2f} ({each.true_itl * 1e3:g}) ms"
     return [name, f"{each.offered:,.0f}", f"{each.rate:,.0f}{kept}", f"{each.cpu * 1e6:.1f} us", itl,
             f"{each.report.figures['itl_p99'] * 1e3:.2f} ms", each.report.says or "nothing"]  # fmt: skip

@@ -54,8 +54,8 @@ def test_what_is_missing_is_said_and_why() -> None:
 def test_a_tool_that_does_not_keep_up_is_shown_with_what_it_says(rate: float, shown: str) -> None:
     """Received a second, CPU an event, and its own word."""
     found = outcome(VLLM, 1.0)
-    report = Report({"itl_p50": 0.0201, "itl_p99": 0.03}, "")
-    found.received[50] = Received(5_000, rate, 11.5e-6, report, 0.02)
+    report = Report({"itl_p50": 0.0201, "itl_p99": 0.03, "tokens_per_second": rate}, "")
+    found.received[50] = Received(5_000, 11.5e-6, report, 0.02)
     assert event_table([found])[1] == [VLLM, "5,000", shown, "11.5 us", "20.10 (20) ms", "30.00 ms", "nothing"]
 
 
