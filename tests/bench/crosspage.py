@@ -52,9 +52,10 @@ Read in the tools' own code: {read}.
 ## How many events on one core
 
 {streams} streams of {seconds} s, from a scripted backend on the other core, whose timers count whole milliseconds.
-Received is what the tool itself reports, over its whole run; less than {kept_up:.0%} of what was offered is "did not keep
-up". CPU an event is user and system time of all its processes, less that of the same run with two events a stream; it
-falls where one read brings several events, whose gaps then are 0. "says" is the tool's own word that it was too slow.
+Received is what the tool itself reports, over its whole run; less than {kept_up:.0%} of what was offered is "did not
+keep up". CPU an event is user and system time of all its processes, less that of the same run with two events a
+stream; it falls where one read brings several events, whose gaps then are 0. "says" is the tool's own word that it was
+too slow.
 
 {events}
 

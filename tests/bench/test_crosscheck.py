@@ -39,9 +39,9 @@ def test_each_figure_stands_beside_the_truth() -> None:
 
 def test_what_is_missing_is_said_and_why() -> None:
     """No silent skip: not on the terminal, not in the docs."""
-    missing = Outcome(Tool(GUIDELLM, missing="no wheel"), problems={"not measured": "no wheel in /home/me/wheels"})
+    missing = Outcome(Tool(GUIDELLM, missing="no wheel"), problems={"not measured": "no wheel in /srv/wheels"})
     outcomes = [outcome(OURS, 1.0), missing]
-    assert "guidellm: not measured: no wheel in /home/me/wheels" in as_text(SCRIPTS, outcomes)
+    assert "guidellm: not measured: no wheel in /srv/wheels" in as_text(SCRIPTS, outcomes)
     page = as_page(SCRIPTS, outcomes, "0.1 0.1 0.1")
     assert "guidellm: not measured: no wheel in ..." in page
     assert "| TTFT p50, ms | 200.0 | 200.0 (+0.0%) | not measured |" in page
