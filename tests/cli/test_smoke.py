@@ -126,7 +126,13 @@ def test_ctrl_c_shows_what_was_found() -> None:
     """Exit 130, as the shell says it of any interrupted program."""
     process, url = simulated("--fault", "hang-before-headers")
     command = [*AIAAS, "smoke", url, "--only", "health,completion"]
-    smoke = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    smoke = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever the test runner's parent ignores
+    )
     try:
         assert smoke.stdout is not None
         assert smoke.stdout.readline().startswith("passed   health ")
@@ -135,7 +141,9 @@ def test_ctrl_c_shows_what_was_found() -> None:
         smoke.send_signal(signal.SIGINT)
         _, stderr = smoke.communicate(timeout=20)
     finally:
-        smoke.kill()
+        if smoke.poll() is None:
+            smoke.kill()
+            smoke.communicate()
         process.kill()
         process.communicate()
     assert smoke.returncode == 130, stderr
