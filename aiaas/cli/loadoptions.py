@@ -85,17 +85,20 @@ def default_url(config: Path | None) -> str:
 
 def read_fleet(config: Path | None, keys: int, model: str) -> Fleet:
     """Whom a recommendation is for: the backend of `model`, where there is a config. Raises WorldError."""
-    from aiaas.loadtest.recommend import Fleet
-    from aiaas.plan.read import read_plan
+    from aiaas.loadtest.recommend import Fleet, Pod
+    from aiaas.plan.read import read
 
     path = config_path(config)
-    plan = read_plan(path, os.environ)[0] if config is not None or path.exists() else None
-    if plan is None:
+    reading = read(path, os.environ) if config is not None or path.exists() else None
+    if reading is None or reading.plan is None or reading.loaded.config is None:
         return Fleet(keys=keys)
+    plan, written = reading.plan, reading.loaded.config
+    amounts = written.kubernetes.resources
+    pod = Pod(amounts.requests.cpu, amounts.limits.cpu, written.server.workers, written.kubernetes.cpu_target)
     routes = [table[model] for table in plan.routes.values() if model in table]
     backend = routes[0].targets[0].backend if routes else plan.backends[0]
     has_engine = backend.engine is not None and backend.engine.kind == "vllm"
-    return Fleet(backend.name, max(len(backend.endpoints), 1), keys, has_engine)
+    return Fleet(backend.name, max(len(backend.endpoints), 1), keys, has_engine, pod)
 
 
 def read_keys(files: list[Path]) -> tuple[Key, ...]:

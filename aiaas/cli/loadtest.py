@@ -21,6 +21,7 @@ from aiaas.cli.loadoptions import (
     read_stages,
     say_preset,
 )
+from aiaas.cli.smokeoptions import read_metrics
 from aiaas.errors import NotHeldError, UsageError
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ def loadtest(
     ] = None,
     direct_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name there.")] = None,
     direct_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A key for it.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="URL", help="The gateway's metrics port: what CPU did it take?")
+    ] = None,
     check_limits: Annotated[
         bool, typer.Option("--check-limits", help="Instead of a load: does the key's limit admit what it says?")
     ] = False,
@@ -158,6 +162,7 @@ def loadtest(
         direct=None if direct is None else parse_target(direct, ca=ca, insecure=insecure),
         direct_model=direct_model,
         direct_key=None if direct_key_file is None else read_keys([direct_key_file])[0].value,
+        metrics=read_metrics(metrics, ca, insecure),
         slo=slo or "",
         timeout=read_duration("--timeout", timeout),
         abort_share=read_share("--abort-share", abort_share),
@@ -174,7 +179,7 @@ _RECORDED = frozenset(
     {
         *("endpoint", "users", "rate", "arrival", "duration", "requests", "warmup", "ramp", "sweep", "stream"),
         *("prompt_tokens", "output_tokens", "shared_prefix", "prompts", "abort_share", "preset", "timeout", "seed"),
-        *("insecure", "direct"),
+        *("insecure", "direct", "metrics"),
     }
 )
 
@@ -212,16 +217,20 @@ def _measure(settings: Settings) -> Outcome:
 
 def _recommended(settings: Settings, outcome: Outcome, config: Path | None) -> tuple[Line, ...]:
     """The lines that the sweep speaks for; none, with a word, where no level was good enough."""
-    from aiaas.loadtest.recommend import recommend
+    from aiaas.loadtest.recommend import recommend, why_no_cpu_target
     from aiaas.loadtest.slo import parse_slo
 
     what = "users" if settings.stages[0].rate is None else "rate"
     fleet = read_fleet(config, len(settings.keys), outcome.run.model)
     try:
-        return recommend(outcome.summary.levels, what, parse_slo(settings.slo), fleet)
+        lines = recommend(outcome.summary.levels, what, parse_slo(settings.slo), fleet)
     except NotHeldError as error:
         note(error.message)
         return ()
+    missing = why_no_cpu_target(outcome.summary.levels, fleet, settings.metrics is not None)
+    if missing:
+        note(f"note: {missing}")
+    return lines
 
 
 def _say(settings: Settings, outcome: Outcome, output: Output, lines: tuple[Line, ...]) -> None:

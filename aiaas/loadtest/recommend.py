@@ -7,8 +7,11 @@
                    the knee; no longer than what the fleet works off meanwhile
     rate_limit     what the knee gives, shared by as many keys as the test had
     engine queue   the same bound at the engine, for callers that come past the gateway
+    cpu_target     so that the autoscaler adds a gateway at EARLY of the CPU that one used at the knee, in percent of
+                   what a pod requests. Where that was less than NEAR of the request, something else ended the growth
+                   (the engine, nearly always), more gateways would bring nothing, and what the config says stays
 
-Nothing is said that was not measured: a client cannot see the gateway's own CPU, so there is no HPA target here.
+Nothing is said that was not measured: without a look at the gateway's CPU (`--metrics`) there is no `cpu_target`.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from typing import Final
 
 import msgspec
 
+from aiaas.config.values import amount_of
 from aiaas.errors import NotHeldError
 from aiaas.loadtest.report import number, seconds, share
 from aiaas.loadtest.slo import Bound
-from aiaas.loadtest.summary import Summary
+from aiaas.loadtest.summary import GatewayCpu, Summary
 from aiaas.loadtest.sweep import knee
 
 LONGEST_WAIT: Final = 30.0  # seconds in the queue, where no SLO says anything: the config's own default
@@ -30,6 +34,12 @@ SHORTEST_WAIT: Final = 0.1  # below it a queue is none
 ENGINE_ROOM: Final = (
     1.25  # more than max_inflight, so that the engine refuses only what did not come through the gateway
 )
+
+NEAR: Final = 0.5  # of the requested CPU; below it a pod is idle for the larger part when the knee is reached
+EARLY: Final = 0.7  # of what was used at the knee: a pod needs half a minute to come, and load grows meanwhile
+FULL: Final = 0.85  # of the CPU that a gateway can use at all
+STEP: Final = 5  # percent; a sweep of some seconds a level measures no finer
+ALONE: Final = (0.8, 1.25)  # a share of the requests that is all of them, but for what was under way at either end
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -40,13 +50,25 @@ class Line(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Pod(msgspec.Struct, frozen=True):
+    """What a gateway's pod may use, as the config says it: CPU requested and allowed (Kubernetes quantities, None for
+    none), workers, each of which can use one core, and the autoscaler's target in percent of the request."""
+
+    request: str | None = "500m"
+    limit: str | None = "1"
+    workers: int = 1
+    cpu_target: int = 70
+
+
 class Fleet(msgspec.Struct, frozen=True):
-    """What the advice is for: the backend's name, how many endpoints it has, and how many keys share it."""
+    """What the advice is for: the backend's name, how many endpoints it has, how many keys share it, and the pod that
+    a gateway runs in."""
 
     backend: str = "vllm"
     endpoints: int = 1
     keys: int = 1
     has_engine: bool = False
+    pod: Pod = Pod()
 
 
 def recommend(levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], fleet: Fleet) -> tuple[Line, ...]:
@@ -85,7 +107,52 @@ def recommend(levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], f
         lines.append(Line(("rate_limit", "requests_per_minute"), str(per_minute), why))
         why = f"as many as the fleet had at once{shared}"
         lines.append(Line(("rate_limit", "burst"), str(min(max(ceil(at_once / fleet.keys), 1), per_minute)), why))
+    if best.cpu is not None and fleet.pod.request:
+        lines.append(_cpu_target(levels, best, best.cpu, fleet.pod, what))
     return tuple(lines)
+
+
+def why_no_cpu_target(levels: Sequence[Summary], fleet: Fleet, looked: bool) -> str:
+    """What is missing for a line about the autoscaler, "" where nothing is. `looked`: there was a --metrics."""
+    best = knee(levels)
+    wanted = "no line for kubernetes.cpu_target"
+    if not fleet.pod.request:
+        return f"{wanted}: it is a share of kubernetes.resources.requests.cpu, which the config leaves out"
+    if not looked:
+        return (
+            f"{wanted}: a client does not see the gateway's CPU; --metrics URL names its metrics port, which tells it"
+        )
+    if best is not None and best.cpu is None:
+        return (
+            f"{wanted}: --metrics told nothing of the level at the knee; was it shorter than half a second, did the "
+            "gateway restart, or do several answer at that address?"
+        )
+    return ""
+
+
+def _cpu_target(levels: Sequence[Summary], best: Summary, cpu: GatewayCpu, pod: Pod, what: str) -> Line:
+    asked = amount_of(pod.request or "0")
+    most = min(float(pod.workers), amount_of(pod.limit) if pod.limit is not None else float(pod.workers))
+    used = cpu.cores / asked
+    carried = ""
+    if cpu.share is not None and not ALONE[0] <= cpu.share <= ALONE[1]:
+        carried = f" (it counted {share(cpu.share)} of this test's requests)"
+    why = (
+        f"at the knee, {what} {best.level:g}, one gateway used {number(cpu.cores)} cores{carried}, {used * 100:.0f} % "
+        f"of the {pod.request} that a pod requests"
+    )
+    path = ("kubernetes", "cpu_target")
+    is_full = cpu.cores > most * FULL
+    if used < NEAR and not is_full:
+        beyond = any(level.level > best.level for level in levels)
+        limits = "so the engine limits and not the gateway" if beyond else "and no higher level was tried"
+        return Line(path, str(pod.cpu_target), f"{why}, {limits}; leave this as it is")
+    if is_full:
+        why += f" and all but all of the {number(most)} that it can use, so it is itself what limits"
+    target = min(max(round(used * EARLY * 100 / STEP) * STEP, STEP), 100)
+    return Line(
+        path, str(target), f"{why}; {target} adds a gateway at {number(asked * target / 100)} cores, before that"
+    )
 
 
 def _longest_wait(best: Summary, bounds: tuple[Bound, ...]) -> float:

@@ -18,7 +18,7 @@ from aiaas.loadtest.limitcheck import Check
 from aiaas.loadtest.sample import End, Generator, Run
 from aiaas.loadtest.slo import Bound, Verdict
 from aiaas.loadtest.stats import Spread
-from aiaas.loadtest.summary import RunSummary, Summary, bottleneck, fairness
+from aiaas.loadtest.summary import GatewayCpu, RunSummary, Summary, bottleneck, fairness
 from aiaas.loadtest.sweep import knee
 
 LATENCIES: Final = (
@@ -90,6 +90,9 @@ def rate_table(summary: Summary) -> Table:
         ("tokens per request, in and out", f"{summary.prompt_tokens:.0f} and {summary.output_tokens:.0f}"),
         ("measured for", seconds(summary.seconds)),
     ]
+    if summary.cpu is not None:
+        rows += zip(("gateway: cores in use", "gateway: CPU per request", "gateway: CPU per output token"),
+                    _cpu_cells(summary.cpu), strict=True)  # fmt: skip
     if summary.aborted:
         rows.insert(4, ("left on purpose", f"{summary.aborted}"))
     if summary.goodput is not None:
@@ -98,10 +101,12 @@ def rate_table(summary: Summary) -> Table:
 
 
 def level_table(run: Run, levels: Sequence[Summary]) -> Table:
-    """A sweep, level by level, with its knee."""
+    """A sweep, level by level, with its knee; and with the gateway's CPU where somebody looked at it."""
     best = knee(levels)
+    looked = any(summary.cpu is not None for summary in levels)
     rows = []
     for summary in levels:
+        used = () if not looked else ("-", "-", "-") if summary.cpu is None else _cpu_cells(summary.cpu)
         mark = "knee" if best is not None and summary.level == best.level else "" if summary.held else "SLO missed"
         rows.append(
             (
@@ -112,13 +117,21 @@ def level_table(run: Run, levels: Sequence[Summary]) -> Table:
                 _at(summary.ttft, "p99"),
                 _at(summary.tpot, "p50"),
                 _at(summary.e2e, "p99"),
+                *used,
                 share(summary.error_rate),
                 mark,
             )
         )
     what = "users" if run.loop == "closed" else "requests/s"
-    headers = (what, "tokens/s", "answers/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "errors", "")
+    cpu = ("gateway cores", "CPU/request", "CPU/token") if looked else ()
+    headers = (what, "tokens/s", "answers/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", *cpu, "errors", "")
     return Table("Levels", headers, tuple(rows))
+
+
+def _cpu_cells(cpu: GatewayCpu) -> tuple[str, str, str]:
+    """Cores in use, CPU for a request, CPU for an output token."""
+    each = [None if value is None else seconds(value) for value in (cpu.per_request, cpu.per_token)]
+    return f"{cpu.cores:.2f}", each[0] or "-", each[1] or "-"
 
 
 def overhead_table(found: Overhead) -> Table:

@@ -128,13 +128,28 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="run", tag_field=
     direct: str = ""
 
 
+class GatewayUse(msgspec.Struct, frozen=True):
+    """What one gateway's metrics port told of a window (`--metrics`).
+
+    cores     CPU seconds of its process (of all workers) in a second
+    requests  inference requests that it counted as ended, a second, whoever had sent them
+    """
+
+    cores: float
+    requests: float
+
+
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     """The part of a run in which rates count: from the end of ramp and warm-up until no more was sent (or, where a
-    number of requests was asked for, until the last was over). Seconds since the run's start."""
+    number of requests was asked for, until the last was over). Seconds since the run's start.
+
+    gateway  what the gateway used meanwhile, None where nobody looked
+    """
 
     start: float
     stop: float
     level: float = 0
+    gateway: GatewayUse | None = None
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_field="kind"):

@@ -14,21 +14,25 @@ import os
 import platform
 import random
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from aiaas import __version__
 from aiaas.loadtest.client import Client
 from aiaas.loadtest.compare import Overhead, overhead
 from aiaas.loadtest.files import SampleFile
+from aiaas.loadtest.gatewaycpu import CpuWatch
 from aiaas.loadtest.probe import choose_model, models_of
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Job, Runner, Stage
-from aiaas.loadtest.sample import FORMAT, End, Run, Sample
+from aiaas.loadtest.sample import FORMAT, End, Run, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Folds, RunSummary, Summary
 from aiaas.loadtest.sweep import goes_on
@@ -52,6 +56,7 @@ class Settings:
 
     model    None takes the first that the server lists
     direct   an engine's own address, to be compared with the target
+    metrics  the gateway's metrics port, for its CPU
     stages   one, or a sweep's levels in order
     slo      as written, "" for none
     out      file for the samples, None for none
@@ -66,6 +71,7 @@ class Settings:
     direct: Target | None = None
     direct_model: str | None = None
     direct_key: str | None = field(default=None, repr=False)
+    metrics: Target | None = None
     slo: str = ""
     timeout: float = 300.0
     abort_share: float = 0.0
@@ -105,7 +111,7 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
 
     Raises:
         WorldError: nothing answers there, or the file of samples cannot be made.
-        NotHeldError: a key is refused, or the server has no such model.
+        NotHeldError: a key is refused, the server has no such model, or the metrics port tells no CPU.
     """
     bounds = parse_slo(settings.slo)
     models = await _look(settings)
@@ -113,6 +119,10 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
     folds = Folds(bounds)
     pairs: list[Sample] = []
     async with AsyncExitStack() as stack:
+        cpu = None if settings.metrics is None else CpuWatch(settings.metrics, time.perf_counter)
+        if cpu is not None:
+            stack.callback(cpu.close)
+            await cpu.first_look()
         file = None if settings.out is None else SampleFile(settings.out)
         if file is not None:
             stack.callback(file.close)
@@ -129,22 +139,25 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
         listener.begun(run)
         runner = await stack.enter_async_context(Runner(_job(settings, models), observe))
         stack.enter_context(_stopped_by_ctrl_c(runner))
+        windows: list[Window] = []
         done: list[Summary] = []
         for stage in settings.stages:
             if runner.stopped_by or not goes_on(done):
                 break
-            await _stage(runner, stage, folds, done, listener, file)
+            windows.append(await _stage(runner, stage, listener, file, cpu))
+            done.append(folds.level(windows[-1]))
+            listener.level_done(done[-1])
         end = runner.end(interrupted=runner.stopped_by == INTERRUPTED)
+        end = msgspec.structs.replace(end, windows=tuple(windows))
         if file is not None:
             file.write(end)
     return Outcome(run, end, folds.summary(end.windows), overhead(pairs, random.Random(settings.seed).random))
 
 
 async def _stage(
-    runner: Runner, stage: Stage, folds: Folds, done: list[Summary], listener: Listener, file: SampleFile | None
-) -> None:
-    """One level, with the file flushed and the listener told on the way."""
-
+    runner: Runner, stage: Stage, listener: Listener, file: SampleFile | None, cpu: CpuWatch | None
+) -> Window:
+    """One level, with the file flushed, the listener told and the gateway's CPU watched on the way."""
     began = runner.now()
 
     async def tick() -> None:
@@ -158,14 +171,24 @@ async def _stage(
             await asyncio.sleep(TICK)
 
     ticking = asyncio.create_task(tick(), name="loadtest-tick")
+    ended = asyncio.Event()
+    watching = None if cpu is None else asyncio.create_task(cpu.over(stage, ended), name="loadtest-gateway-cpu")
     try:
         window = await runner.stage(stage)
+        ended.set()
+        if watching is None or runner.stopped_by:
+            return window
+        return msgspec.structs.replace(window, gateway=await watching)
     finally:
-        ticking.cancel()
-        with suppress(asyncio.CancelledError):
-            await ticking
-    done.append(folds.level(window))
-    listener.level_done(done[-1])
+        await _end(ticking)
+        if watching is not None:
+            await _end(watching)
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _look(settings: Settings) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from aiaas.loadtest.answer import RATE_LIMITED
-from aiaas.loadtest.sample import End, Generator, Recorded, Sample, Window
+from aiaas.loadtest.sample import End, GatewayUse, Generator, Recorded, Sample, Window
 from aiaas.loadtest.slo import Bound, Verdict, judge, meets
 from aiaas.loadtest.stats import Spread, spread, spread_of_counts
 
@@ -38,6 +38,21 @@ class Fault(msgspec.Struct, frozen=True):
     example: str
 
 
+class GatewayCpu(msgspec.Struct, frozen=True):
+    """CPU of the gateway's process.
+
+    cores        that it used
+    per_request  seconds of CPU for each request that it counted; None where that was none
+    per_token    and for each output token of this test
+    share        of this test's requests that it counted: 1 for the only gateway, a third for one of three
+    """
+
+    cores: float
+    per_request: float | None
+    per_token: float | None
+    share: float | None
+
+
 class Summary(msgspec.Struct, frozen=True):
     """The folded numbers. Latencies in seconds, rates per second.
 
@@ -45,6 +60,7 @@ class Summary(msgspec.Struct, frozen=True):
     ok, rate_limited, errors   whole answers; 429s; all other failures. They add up to `requests`
     error_rate   (errors + rate_limited) / requests
     goodput      whole answers per second that met the SLO's durations; None without an SLO
+    cpu          what the gateway used, None where nobody looked (`--metrics`)
     """
 
     seconds: float
@@ -67,6 +83,7 @@ class Summary(msgspec.Struct, frozen=True):
     e2e: Spread | None
     faults: tuple[Fault, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    cpu: GatewayCpu | None = None
 
     @property
     def held(self) -> bool:
@@ -134,6 +151,7 @@ class Fold:
         error_rate = failed / self._requests if self._requests else 0.0
         goodput = sum(span[5] for span in inside) / seconds if self._bounds else None
         whole = [span for span in self._spans if span[4]]
+        output = sum(_tokens_in(span, window) for span in self._spans) / seconds
         return Summary(
             seconds=seconds,
             level=window.level,
@@ -144,7 +162,7 @@ class Fold:
             aborted=self._aborted,
             error_rate=error_rate,
             requests_per_second=sum(span[4] for span in inside) / seconds,
-            output_tokens_per_second=sum(_tokens_in(span, window) for span in self._spans) / seconds,
+            output_tokens_per_second=output,
             input_tokens_per_second=sum(span[2] for span in inside) / seconds,
             goodput=goodput,
             prompt_tokens=_mean([span[2] for span in whole]),
@@ -158,7 +176,22 @@ class Fold:
                 for (error, code), count in self._faults.most_common()
             ),
             verdicts=judge(self._bounds, latencies, error_rate, goodput),
+            cpu=_cpu(window.gateway, len(inside) / seconds, output),
         )
+
+
+def _cpu(use: GatewayUse | None, requests: float, tokens: float) -> GatewayCpu | None:
+    """`requests` and `tokens` are this test's own, per second. Whoever carried a share of the requests is taken to have
+    carried that share of the tokens."""
+    if use is None:
+        return None
+    share = use.requests / requests if requests else None
+    return GatewayCpu(
+        cores=use.cores,
+        per_request=use.cores / use.requests if use.requests else None,
+        per_token=use.cores / (tokens * share) if share and tokens else None,
+        share=share,
+    )
 
 
 def _tokens_in(span: tuple[float, float, int, int, bool, bool], window: Window) -> float:
@@ -212,8 +245,9 @@ class Folds:
     def summary(self, windows: Sequence[Window] = ()) -> RunSummary:
         """All of it; windows as far as they are known."""
         whole = windows[0] if len(windows) == 1 else Window(windows[0].start, windows[-1].stop) if windows else None
-        keys = [fold.summary(whole) for _, fold in self._of("key")]
-        ways = {str(name): fold.summary(whole) for name, fold in self._of("way")}
+        bare = None if whole is None else Window(whole.start, whole.stop, whole.level)  # CPU is not known by key
+        keys = [fold.summary(bare) for _, fold in self._of("key")]
+        ways = {str(name): fold.summary(bare) for name, fold in self._of("way")}
         levels = tuple(self.level(window) for window in windows)
         return RunSummary(
             self._total.summary(whole),

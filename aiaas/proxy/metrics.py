@@ -1,4 +1,4 @@
-"""The metrics: the plan's three by name, and aiaas's own.
+"""The metrics: the plan's three by name, aiaas's own, and the process'.
 
 A registry of its own for each gateway (no module state). What every request counts is tallied in plain integers and put
 into prometheus_client's counters when they are scraped: seven increments cost 9 us, the tally one. Label values are

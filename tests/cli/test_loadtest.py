@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.processes import running_gateway
+
 AIAAS = [sys.executable, "-m", "aiaas"]
 SHORT = ("--users", "2", "--requests", "4", "--prompt-tokens", "10", "--output-tokens", "5")
 
@@ -228,7 +230,35 @@ def test_a_sweep_ends_with_lines_for_a_config(simulator: str, key: str, tmp_path
     assert re.search(r"^2 .* knee$", done.stdout, re.MULTILINE), done.stdout
     assert "  mine:\n    # 2 at once gave" in done.stdout
     assert "    max_inflight: 2\n" in done.stdout
+    assert "cpu_target" not in done.stdout
+    assert "no line for kubernetes.cpu_target: a client does not see the gateway's CPU; --metrics URL" in done.stderr
     assert "level 1: " in done.stderr
+
+
+def test_with_the_metrics_port_a_sweep_tells_the_gateways_cpu(simulator: str, tmp_path: Path) -> None:
+    """Two users leave a gateway idle: cores and CPU by level, in the table, as JSON and out of the file again; and the
+    config's own target stays, with the figures."""
+    out = str(tmp_path / "a.jsonl")
+    backend = {"url": simulator, "models": ["aiaas-simulator"], "api_key_env": "ENGINE_KEY"}
+    sections = {"kubernetes": {"cpu_target": 55, "resources": {"requests": {"cpu": "1"}}}}
+    environment = {"ENGINE_KEY": "sk-right"}
+    with running_gateway(tmp_path, backend, sections=sections, environment=environment) as gateway:
+        done = aiaas(
+            "loadtest", gateway.url, "--metrics", gateway.metrics_url, "--sweep", "users=1,2", "--duration", "1s",
+            "--output-tokens", "5", "--recommend", "-c", str(tmp_path / "aiaas.yaml"), "--out", out,
+            AIAAS_API_KEY=gateway.key, **environment,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "CPU/request" in done.stdout
+    reason = r"% of the 1 that a pod requests, .*; leave this as it is\n  cpu_target: 55\n"
+    assert re.search(reason, done.stdout), done.stdout
+    (run,) = json.loads(aiaas("report", out, "-o", "json").stdout)
+    for level in run["levels"]:
+        cpu = level["cpu"]
+        assert 0 < cpu["cores"] < 1
+        assert 0.5 < cpu["share"] < 2
+        assert 0.0001 < cpu["per_request"] < 0.05
+        assert cpu["per_request"] == pytest.approx(cpu["per_token"] * 5, rel=0.5)
 
 
 def test_a_sweep_that_holds_nowhere_recommends_nothing(simulator: str, key: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from aiaas.config.kubernetes import Kubernetes
 from aiaas.errors import NotHeldError
-from aiaas.loadtest.recommend import Fleet, Line, recommend, to_patch
-from aiaas.loadtest.sample import End, Window
+from aiaas.loadtest.recommend import Fleet, Line, Pod, recommend, to_patch, why_no_cpu_target
+from aiaas.loadtest.sample import End, GatewayUse, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Summary, summarize
 from tests.loadtest.samples import sample
@@ -16,10 +17,10 @@ from tests.proxy.conftest import plan_of
 SLO = "ttft=500ms"
 
 
-def level(load: float, answers: int, ttft: float) -> Summary:
-    """A level of one second with so many answers of 10 tokens."""
+def level(load: float, answers: int, ttft: float, gateway: GatewayUse | None = None) -> Summary:
+    """A level of one second with so many answers of 10 tokens, and what the gateway used."""
     samples = [sample(0.0, ttft=ttft, e2e=0.9, output_tokens=10)] * answers
-    return summarize(samples, End(windows=(Window(0.0, 1.0, load),)), parse_slo(SLO)).total
+    return summarize(samples, End(windows=(Window(0.0, 1.0, load, gateway),)), parse_slo(SLO)).total
 
 
 SWEEP = [level(8, 10, 0.1), level(16, 20, 0.12), level(32, 21, 0.4), level(64, 20, 0.9)]
@@ -76,3 +77,108 @@ def test_the_patch_is_a_valid_part_of_a_config() -> None:
     assert (backend.max_inflight, backend.queue.size, backend.queue.max_wait) == (16, 7, 0.38)
     engine = to_patch(recommend(SWEEP, "users", (), Fleet("sim", has_engine=True)))
     assert yaml.safe_load(engine)["backends"]["sim"]["engine"]["args"] == {"max-num-queued-reqs": 20}
+
+
+def sweep_with_cpu(cores: float, *, requests: float = 20, beyond: bool = True) -> list[Summary]:
+    """The knee lies at 16 users with 20 answers a second, of which the gateway counted `requests`."""
+    levels = [level(8, 10, 0.1, GatewayUse(cores / 2, 10)), level(16, 20, 0.12, GatewayUse(cores, requests))]
+    return [*levels, level(32, 21, 0.4, GatewayUse(cores * 2, requests))] if beyond else levels
+
+
+@pytest.mark.parametrize(
+    ("levels", "pod", "value", "reason"),
+    [
+        pytest.param(
+            sweep_with_cpu(0.31),
+            Pod(),
+            "45",
+            "at the knee, users 16, one gateway used 0.31 cores, 62 % of the 500m that a pod requests; "
+            "45 adds a gateway at 0.23 cores, before that",
+            id="a part of the request",
+        ),
+        pytest.param(
+            sweep_with_cpu(0.04),
+            Pod(cpu_target=60),
+            "60",
+            "at the knee, users 16, one gateway used 0.04 cores, 8 % of the 500m that a pod requests, "
+            "so the engine limits and not the gateway; leave this as it is",
+            id="the engine limits",
+        ),
+        pytest.param(
+            sweep_with_cpu(0.04, beyond=False),
+            Pod(),
+            "70",
+            "at the knee, users 16, one gateway used 0.04 cores, 8 % of the 500m that a pod requests, "
+            "and no higher level was tried; leave this as it is",
+            id="nothing limited",
+        ),
+        pytest.param(
+            sweep_with_cpu(0.97),
+            Pod(),
+            "100",
+            "at the knee, users 16, one gateway used 0.97 cores, 194 % of the 500m that a pod requests and all but all "
+            "of the 1.00 that it can use, so it is itself what limits; 100 adds a gateway at 0.50 cores, before that",
+            id="the gateway limits",
+        ),
+        pytest.param(
+            sweep_with_cpu(0.95),
+            Pod(request="2", limit="4"),
+            "35",
+            "at the knee, users 16, one gateway used 0.95 cores, 48 % of the 2 that a pod requests and all but all of "
+            "the 1.00 that it can use, so it is itself what limits; 35 adds a gateway at 0.70 cores, before that",
+            id="one worker cannot use the request",
+        ),
+        pytest.param(
+            sweep_with_cpu(0.95),
+            Pod(request="1", limit=None, workers=2),
+            "65",
+            "at the knee, users 16, one gateway used 0.95 cores, 95 % of the 1 that a pod requests; "
+            "65 adds a gateway at 0.65 cores, before that",
+            id="two workers",
+        ),
+        pytest.param(
+            sweep_with_cpu(0.31, requests=5),
+            Pod(),
+            "45",
+            "at the knee, users 16, one gateway used 0.31 cores (it counted 25.0 % of this test's requests), 62 % of "
+            "the 500m that a pod requests; 45 adds a gateway at 0.23 cores, before that",
+            id="one of four gateways",
+        ),
+    ],
+)
+def test_the_autoscalers_target_follows_from_the_gateways_cpu(
+    levels: list[Summary], pod: Pod, value: str, reason: str
+) -> None:
+    """Before one gateway uses what it used at the knee; untouched where that is far from what it has."""
+    line = recommend(levels, "users", (), Fleet(pod=pod))[-1]
+    assert line == Line(("kubernetes", "cpu_target"), value, reason)
+    assert why_no_cpu_target(levels, Fleet(pod=pod), looked=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("levels", "pod", "looked", "why"),
+    [
+        pytest.param(SWEEP, Pod(), False, "--metrics URL names its metrics port", id="nobody looked"),
+        pytest.param(SWEEP, Pod(), True, "told nothing of the level at the knee", id="nothing seen"),
+        pytest.param(sweep_with_cpu(0.3), Pod(request=None), True, "which the config leaves out", id="no request"),
+    ],
+)
+def test_no_line_for_the_autoscaler_says_what_is_missing(
+    levels: list[Summary], pod: Pod, looked: bool, why: str
+) -> None:
+    """Nothing that was not measured is recommended."""
+    assert "kubernetes.cpu_target" not in values(recommend(levels, "users", (), Fleet(pod=pod)))
+    assert why in why_no_cpu_target(levels, Fleet(pod=pod), looked)
+
+
+def test_without_a_config_a_pod_is_what_a_config_without_a_word_makes() -> None:
+    """The same request, limit and target."""
+    default = Kubernetes()
+    amounts = default.resources
+    assert Pod(amounts.requests.cpu, amounts.limits.cpu, 1, default.cpu_target) == Pod()
+
+
+def test_the_autoscalers_line_is_a_valid_part_of_a_config() -> None:
+    """Beside the others."""
+    patch = yaml.safe_load(to_patch(recommend(sweep_with_cpu(0.31), "users", (), Fleet("sim"))))
+    assert Kubernetes(**patch["kubernetes"]).cpu_target == 45

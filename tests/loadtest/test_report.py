@@ -25,7 +25,7 @@ from aiaas.loadtest.report import (
     to_json,
     to_markdown,
 )
-from aiaas.loadtest.sample import End, Generator, Run, Sample, Window
+from aiaas.loadtest.sample import End, GatewayUse, Generator, Run, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.stats import Interval
 from aiaas.loadtest.summary import summarize
@@ -96,6 +96,27 @@ def test_a_sweep_marks_its_knee() -> None:
     assert [table.title for table in found] == ["Levels"]
     assert [cells[0] for cells in table.rows if cells[-1] == "knee"] == ["2"]
     assert table.rows[2][1:3] == ("195", "1.00")
+
+
+def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
+    """Cores, and what a request and an output token took of them; the columns are not there where nobody did."""
+    windows = (Window(0.0, 1.0, 1, GatewayUse(0.022, 2.0)), Window(1.0, 2.0, 2))
+    samples = [sample(0.0, e2e=0.9, level=1), sample(0.0, e2e=0.9, level=1), sample(1.0, e2e=0.9, level=2)]
+    run = shown(*samples, end=End(windows=windows))
+    (table,) = tables(run)
+    place = table.headers.index("gateway cores")
+    assert table.headers[place : place + 3] == ("gateway cores", "CPU/request", "CPU/token")
+    assert [cells[place : place + 3] for cells in table.rows] == [("0.02", "11.0 ms", "1.0 ms"), ("-", "-", "-")]
+    assert to_json(run)["levels"][0]["cpu"] == {
+        "cores": 0.022,
+        "per_request": pytest.approx(0.011),
+        "per_token": pytest.approx(0.001),
+        "share": 1.0,
+    }
+    (blind,) = tables(shown(*samples, end=End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))))
+    assert "gateway cores" not in blind.headers
+    single = tables(shown(*samples[:2], end=End(windows=(Window(0.0, 1.0, 0, GatewayUse(0.022, 2.0)),))))
+    assert ("gateway: CPU per request", "11.0 ms") in single[1].rows
 
 
 def test_a_sweep_holds_when_its_knee_does() -> None:

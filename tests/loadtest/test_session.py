@@ -14,11 +14,11 @@ from aiaas.errors import NotHeldError, WorldError
 from aiaas.loadtest.files import read_run
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Stage
-from aiaas.loadtest.sample import Run, Sample
+from aiaas.loadtest.sample import GatewayUse, Run, Sample
 from aiaas.loadtest.session import INTERRUPTED, Key, Settings, measure
 from aiaas.loadtest.summary import Summary, summarize_recorded
 from aiaas.loadtest.target import parse_target
-from tests.fakes.vllm import FakeVllm, Hang, Send, Sleep, error_answer, json_answer
+from tests.fakes.vllm import FakeVllm, Hang, Send, Sleep, answer, error_answer, json_answer
 from tests.loadtest.conftest import ANSWER
 
 
@@ -151,6 +151,28 @@ async def test_with_a_direct_address_the_gateways_own_part_is_found(fake: FakeVl
     assert outcome.summary.total.requests == 30
     asked = {(post.headers["authorization"], post.json["model"]) for post in fake.posts}
     assert asked == {("Bearer sk-alice", "m"), ("Bearer sk-direct", "other")}
+
+
+async def test_with_a_metrics_port_each_level_tells_the_gateways_cpu(fake: FakeVllm, tmp_path: Path) -> None:
+    """In the file as well; a level that is too short for it tells nothing, and so does a key."""
+    text = b"process_cpu_seconds_total 1.5\nprocess_start_time_seconds 9\ninference_requests_total 4\n"
+    fake.gets["/metrics"] = (Send(answer(200, text)),)
+    fake.default = (Sleep(0.02), Send(ANSWER))
+    out, stages = tmp_path / "a", (Stage(users=1, duration=0.6, level=1), Stage(users=2, requests=4, level=2))
+    keys = (Key("a", "sk-a"), Key("b", "sk-b"))
+    outcome = await measure(settings(fake, *stages, metrics=parse_target(fake.url), out=out, keys=keys), Watcher())
+    assert [window.gateway for window in outcome.end.windows] == [GatewayUse(0.0, 0.0), None]
+    assert read_run(out).end == outcome.end
+    assert [level.cpu is None for level in outcome.summary.levels] == [False, True]
+    assert [key.cpu for key in outcome.summary.keys] == [None, None]
+
+
+async def test_a_metrics_port_that_tells_no_cpu_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
+    """And before a file."""
+    with pytest.raises(NotHeldError, match="there is no process_cpu_seconds_total"):
+        await measure(settings(fake, metrics=parse_target(fake.url), out=tmp_path / "a"), Watcher())
+    assert fake.posts == []
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
