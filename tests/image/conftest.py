@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,18 @@ MEMORY = 512 * 1024**2  # the manifests' limit
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel and what docker/requirements.txt locks, made by the Dockerfile's steps."""
-    folder = tmp_path_factory.mktemp("image")
-    for part in (folder, *folder.parents[:3]):
-        part.chmod(0o755)  # pytest's folders are for one user, and another one will run this
+def installed() -> Iterator[Path]:
+    """A virtual environment with the wheel and what docker/requirements.txt locks, made by the Dockerfile's steps.
+
+    Not among pytest's folders: those are searched for key material at the end, and libraries carry hashes as examples.
+    """
+    with tempfile.TemporaryDirectory(prefix="aiaas-image-") as name:
+        yield install(Path(name))
+
+
+def install(folder: Path) -> Path:
+    """The environment, in `folder`."""
+    folder.chmod(0o755)  # another user will run it
     tools, venv, wheels = folder / "build", folder / "aiaas", folder / "dist"
     run(sys.executable, "-m", "venv", str(tools))
     locked = ("--require-hashes", "--only-binary", ":all:", "-q", "-r")

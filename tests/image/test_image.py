@@ -66,13 +66,9 @@ def test_it_serves_without_rights_on_a_read_only_root_within_512_mib(
     """Keys are checked, streams and eight of the largest bodies at once go through; SIGTERM ends it with 0."""
     with (
         running_simulator(tmp_path / "engine.log") as engine,
-        pod(installed, memory, tmp_path, engine) as (
-            url,
-            key,
-            process,
-        ),
+        pod(installed, memory, tmp_path, engine) as (url, keys, process),
     ):
-        asyncio.run(exercise(url, key))
+        asyncio.run(exercise(url, keys))
         written = process_root_is_read_only(memory)
         process.terminate()
         assert process.wait(30) == 0, (tmp_path / "stderr.log").read_text()
@@ -89,8 +85,8 @@ def manifest(kind: str) -> dict:  # type: ignore[type-arg]
 @contextmanager
 def pod(
     installed: Path, memory: Memory, folder: Path, backend: str
-) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
-    """The gateway as the minimal example deploys it, on ports of its own: its URL, a key for it, the process."""
+) -> Iterator[tuple[str, list[str], subprocess.Popen[bytes]]]:
+    """The gateway as the minimal example deploys it, on ports of its own: its URL, two keys for it, the process."""
     config, keys, root = folder / "config", folder / "keys", folder / "root"
     for path in (config, keys, root):
         path.mkdir()
@@ -102,17 +98,7 @@ def pod(
     text["server"] = {"host": "127.0.0.1", "port": port}
     text["monitoring"] = {"metrics_port": free_port()}
     (config / "config.yaml").write_text(json.dumps(text))
-    create = [
-        f"{installed}/bin/aiaas",
-        "keys",
-        "create",
-        "pod",
-        "--rpm",
-        "100000",
-        "--keys-file",
-        str(keys / "keys.yaml"),
-    ]
-    key = subprocess.run(create, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    made = [new_key(installed, keys / "keys.yaml", name) for name in ("one", "two")]
     (keys / "keys.yaml").chmod(0o440)
     shutil.chown(keys / "keys.yaml", group=10001)  # as fsGroup does
     script = str(Path(__file__).with_name("container.sh"))
@@ -124,16 +110,23 @@ def pod(
             stdout=lines, stderr=errors,
         )  # fmt: skip
         try:
-            yield f"http://127.0.0.1:{port}", key, process
+            yield f"http://127.0.0.1:{port}", made, process
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait(10)
 
 
-async def exercise(url: str, key: str) -> None:
-    """What a pod meets: probes, no key, a stream, and the largest bodies at once."""
-    async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {key}"}) as client:
+def new_key(installed: Path, file: Path, name: str) -> str:
+    """A key without a limit that matters here."""
+    create = [f"{installed}/bin/aiaas", "keys", "create", name, "--rpm", "100000", "--keys-file", str(file)]
+    return subprocess.run(create, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+async def exercise(url: str, keys: list[str]) -> None:
+    """What a pod meets: probes, no key, a stream, and the largest bodies at once: four of each key, as one key alone
+    gets half of their budget."""
+    async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {keys[0]}"}) as client:
         await ready(client)
         async with aiohttp.ClientSession(url) as stranger, stranger.post("/v1/chat/completions", json={}) as answer:
             assert answer.status == 401
@@ -144,13 +137,13 @@ async def exercise(url: str, key: str) -> None:
             assert (await answer.read()).endswith(b"data: [DONE]\n\n")
         large = json.dumps({"model": MODEL, "max_tokens": 1, "prompt": "x" * BODY_SIZE}).encode()
 
-        async def upload() -> int:
-            headers = {"Content-Type": "application/json"}
+        async def upload(key: str) -> int:
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
             async with client.post("/v1/completions", data=io.BytesIO(large), headers=headers) as answer:
                 await answer.read()
                 return answer.status
 
-        statuses = await asyncio.gather(*(upload() for _ in range(8)))
+        statuses = await asyncio.gather(*(upload(key) for key in keys * 4))
         assert set(statuses) <= {200, 400, 503}, statuses  # 400: longer than the model's context
         assert 503 not in statuses, "eight of the largest bodies fit into the budget"
 
