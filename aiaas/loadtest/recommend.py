@@ -26,7 +26,7 @@ from aiaas.config.values import amount_of
 from aiaas.errors import NotHeldError
 from aiaas.loadtest.report import number, seconds, share
 from aiaas.loadtest.slo import Bound
-from aiaas.loadtest.summary import GatewayCpu, Summary
+from aiaas.loadtest.summary import ALONE, GatewayCpu, Summary
 from aiaas.loadtest.sweep import knee
 
 LONGEST_WAIT: Final = 30.0  # seconds in the queue, where no SLO says anything: the config's own default
@@ -39,7 +39,6 @@ NEAR: Final = 0.5  # of the requested CPU; below it a pod is idle for the larger
 EARLY: Final = 0.7  # of what was used at the knee: a pod needs half a minute to come, and load grows meanwhile
 FULL: Final = 0.85  # of the CPU that a gateway can use at all
 STEP: Final = 5  # percent; a sweep of some seconds a level measures no finer
-ALONE: Final = (0.8, 1.25)  # a share of the requests that is all of them, but for what was under way at either end
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -107,7 +106,7 @@ def recommend(levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], f
         lines.append(Line(("rate_limit", "requests_per_minute"), str(per_minute), why))
         why = f"as many as the fleet had at once{shared}"
         lines.append(Line(("rate_limit", "burst"), str(min(max(ceil(at_once / fleet.keys), 1), per_minute)), why))
-    if best.cpu is not None and fleet.pod.request:
+    if best.cpu is not None and _asked(fleet.pod):
         lines.append(_cpu_target(levels, best, best.cpu, fleet.pod, what))
     return tuple(lines)
 
@@ -116,8 +115,8 @@ def why_no_cpu_target(levels: Sequence[Summary], fleet: Fleet, looked: bool) -> 
     """What is missing for a line about the autoscaler, "" where nothing is. `looked`: there was a --metrics."""
     best = knee(levels)
     wanted = "no line for kubernetes.cpu_target"
-    if not fleet.pod.request:
-        return f"{wanted}: it is a share of kubernetes.resources.requests.cpu, which the config leaves out"
+    if not _asked(fleet.pod):
+        return f"{wanted}: it is a share of kubernetes.resources.requests.cpu, and the config has none"
     if not looked:
         return (
             f"{wanted}: a client does not see the gateway's CPU; --metrics URL names its metrics port, which tells it"
@@ -131,7 +130,7 @@ def why_no_cpu_target(levels: Sequence[Summary], fleet: Fleet, looked: bool) -> 
 
 
 def _cpu_target(levels: Sequence[Summary], best: Summary, cpu: GatewayCpu, pod: Pod, what: str) -> Line:
-    asked = amount_of(pod.request or "0")
+    asked = _asked(pod)
     most = min(float(pod.workers), amount_of(pod.limit) if pod.limit is not None else float(pod.workers))
     used = cpu.cores / asked
     carried = ""
@@ -153,6 +152,11 @@ def _cpu_target(levels: Sequence[Summary], best: Summary, cpu: GatewayCpu, pod: 
     return Line(
         path, str(target), f"{why}; {target} adds a gateway at {number(asked * target / 100)} cores, before that"
     )
+
+
+def _asked(pod: Pod) -> float:
+    """Cores."""
+    return 0.0 if pod.request is None else amount_of(pod.request)
 
 
 def _longest_wait(best: Summary, bounds: tuple[Bound, ...]) -> float:

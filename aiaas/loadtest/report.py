@@ -90,13 +90,13 @@ def rate_table(summary: Summary) -> Table:
         ("tokens per request, in and out", f"{summary.prompt_tokens:.0f} and {summary.output_tokens:.0f}"),
         ("measured for", seconds(summary.seconds)),
     ]
-    if summary.cpu is not None:
-        rows += zip(("gateway: cores in use", "gateway: CPU per request", "gateway: CPU per output token"),
-                    _cpu_cells(summary.cpu), strict=True)  # fmt: skip
     if summary.aborted:
         rows.insert(4, ("left on purpose", f"{summary.aborted}"))
     if summary.goodput is not None:
         rows.insert(-4, ("goodput, answers within the SLO per second", number(summary.goodput)))
+    if summary.cpu is not None:
+        labels = ("gateway: cores in use", "gateway: CPU per request", "gateway: CPU per output token")
+        rows += zip(labels, _cpu_cells(summary.cpu), strict=True)
     return Table("Throughput", ("", ""), tuple(rows))
 
 

@@ -28,6 +28,9 @@ BUSY_SHARE: Final = 0.8  # of one core; beyond it events wait in the socket befo
 MUCH_LAG: Final = 0.02  # seconds, p99; it is added to every latency
 MANY_LATE: Final = 0.01  # share of the requests
 
+# A share of the requests that is all of them, but for what was under way at either end of a window.
+ALONE: Final = (0.8, 1.25)
+
 
 class Fault(msgspec.Struct, frozen=True):
     """One kind of failure: how often, and what the first of them said."""
@@ -182,14 +185,15 @@ class Fold:
 
 def _cpu(use: GatewayUse | None, requests: float, tokens: float) -> GatewayCpu | None:
     """`requests` and `tokens` are this test's own, per second. Whoever carried a share of the requests is taken to have
-    carried that share of the tokens."""
+    carried that share of the tokens; near 1 it is all of them."""
     if use is None:
         return None
     share = use.requests / requests if requests else None
+    carried = tokens * (1.0 if share is None or ALONE[0] <= share <= ALONE[1] else share)
     return GatewayCpu(
         cores=use.cores,
         per_request=use.cores / use.requests if use.requests else None,
-        per_token=use.cores / (tokens * share) if share and tokens else None,
+        per_token=use.cores / carried if carried else None,
         share=share,
     )
 

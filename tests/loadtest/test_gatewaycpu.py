@@ -104,7 +104,8 @@ async def test_a_stage_is_looked_at_when_it_is_measured_and_when_that_is_over(
     if has_ended:
         await asyncio.sleep(0)
         ended.set()
-    assert await watching == GatewayUse(0.31, 40.0)
+    async with asyncio.timeout(2):
+        assert await watching == GatewayUse(0.31, 40.0)
     assert len(fake.got) == 2
 
 

@@ -160,7 +160,8 @@ def test_the_autoscalers_target_follows_from_the_gateways_cpu(
     [
         pytest.param(SWEEP, Pod(), False, "--metrics URL names its metrics port", id="nobody looked"),
         pytest.param(SWEEP, Pod(), True, "told nothing of the level at the knee", id="nothing seen"),
-        pytest.param(sweep_with_cpu(0.3), Pod(request=None), True, "which the config leaves out", id="no request"),
+        pytest.param(sweep_with_cpu(0.3), Pod(request=None), True, "the config has none", id="no request"),
+        pytest.param(sweep_with_cpu(0.3), Pod(request="0"), True, "the config has none", id="a request of nothing"),
     ],
 )
 def test_no_line_for_the_autoscaler_says_what_is_missing(

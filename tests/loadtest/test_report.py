@@ -116,7 +116,11 @@ def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
     (blind,) = tables(shown(*samples, end=End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))))
     assert "gateway cores" not in blind.headers
     single = tables(shown(*samples[:2], end=End(windows=(Window(0.0, 1.0, 0, GatewayUse(0.022, 2.0)),))))
-    assert ("gateway: CPU per request", "11.0 ms") in single[1].rows
+    assert single[1].rows[-3:] == (
+        ("gateway: cores in use", "0.02"),
+        ("gateway: CPU per request", "11.0 ms"),
+        ("gateway: CPU per output token", "1.0 ms"),
+    )
 
 
 def test_a_sweep_holds_when_its_knee_does() -> None:

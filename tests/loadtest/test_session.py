@@ -154,17 +154,15 @@ async def test_with_a_direct_address_the_gateways_own_part_is_found(fake: FakeVl
 
 
 async def test_with_a_metrics_port_each_level_tells_the_gateways_cpu(fake: FakeVllm, tmp_path: Path) -> None:
-    """In the file as well; a level that is too short for it tells nothing, and so does a key."""
+    """In the file as well; a level that is too short for it tells nothing."""
     text = b"process_cpu_seconds_total 1.5\nprocess_start_time_seconds 9\ninference_requests_total 4\n"
     fake.gets["/metrics"] = (Send(answer(200, text)),)
     fake.default = (Sleep(0.02), Send(ANSWER))
     out, stages = tmp_path / "a", (Stage(users=1, duration=0.6, level=1), Stage(users=2, requests=4, level=2))
-    keys = (Key("a", "sk-a"), Key("b", "sk-b"))
-    outcome = await measure(settings(fake, *stages, metrics=parse_target(fake.url), out=out, keys=keys), Watcher())
+    outcome = await measure(settings(fake, *stages, metrics=parse_target(fake.url), out=out), Watcher())
     assert [window.gateway for window in outcome.end.windows] == [GatewayUse(0.0, 0.0), None]
     assert read_run(out).end == outcome.end
     assert [level.cpu is None for level in outcome.summary.levels] == [False, True]
-    assert [key.cpu for key in outcome.summary.keys] == [None, None]
 
 
 async def test_a_metrics_port_that_tells_no_cpu_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.loadtest.sample import End, Generator, Recorded, Run, Window
+from aiaas.loadtest.sample import End, GatewayUse, Generator, Recorded, Run, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.stats import percentile
 from aiaas.loadtest.summary import bottleneck, fairness, summarize, summarize_recorded
@@ -149,3 +149,31 @@ def test_a_generator_that_did_not_keep_up_says_so(generator: Generator, words: s
     """By CPU, by its loop's lag, by late sends."""
     found = bottleneck(generator, 200)
     assert (words in found) if words else not found
+
+
+@pytest.mark.parametrize(
+    ("use", "answers", "cpu"),
+    [
+        pytest.param(GatewayUse(0.22, 2.0), 2, (0.11, 0.01, 1.0), id="the only gateway"),
+        pytest.param(GatewayUse(0.22, 1.8), 2, (0.22 / 1.8, 0.01, 0.9), id="some were under way at its end"),
+        pytest.param(GatewayUse(0.11, 1.0), 2, (0.11, 0.01, 0.5), id="one of two"),
+        pytest.param(GatewayUse(0.11, 0.0), 2, (None, None, 0.0), id="another one than the load's"),
+        pytest.param(GatewayUse(0.11, 0.0), 0, (None, None, None), id="nothing came"),
+    ],
+)
+def test_a_gateways_cpu_is_that_of_what_it_carried(
+    use: GatewayUse, answers: int, cpu: tuple[float | None, float | None, float | None]
+) -> None:
+    """A second in which so many answers of 11 tokens came; CPU by request, by token, and the gateway's share."""
+    found = summarize([sample(0.0, e2e=0.9)] * answers, End(windows=(Window(0.0, 1.0, 0, use),))).total.cpu
+    assert found is not None
+    assert found.cores == use.cores
+    assert (found.per_request, found.per_token, found.share) == pytest.approx(cpu)
+
+
+def test_a_gateways_cpu_is_of_the_whole_and_of_no_key() -> None:
+    """Who took how much of it, nobody knows."""
+    windows = (Window(0.0, 1.0, 0, GatewayUse(0.22, 2.0)),)
+    found = summarize([sample(0.0, e2e=0.9, key=0), sample(0.0, e2e=0.9, key=1)], End(windows=windows))
+    assert found.total.cpu is not None
+    assert [key.cpu for key in found.keys] == [None, None]
