@@ -35,6 +35,15 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
     note(f"wrote {len(files)} files to {folder}; apply them with: kubectl apply -k {folder}")
 
 
+def keep_keys(path: Path) -> None:
+    """Raises WorldError where an earlier rendering left the Secret with the keys, and there is no key file now.
+
+    A GitOps tool that prunes would delete the live one, and with it everybody's access.
+    """
+    if _is_ours(path):
+        raise WorldError(f"{path} holds keys, and there is no key file to make it from; render where that is")
+
+
 def _is_ours(path: Path) -> bool:
     if not path.is_file():
         return False

@@ -53,7 +53,7 @@ def render(
     diff: Annotated[bool, typer.Option("--diff", help="Show what an apply would change, by kubectl diff.")] = False,
 ) -> None:
     """Print the config's Kubernetes manifests as one YAML stream."""
-    from aiaas.cli.manifestfolder import write_folder
+    from aiaas.cli.manifestfolder import keep_keys, write_folder
     from aiaas.errors import UsageError
     from aiaas.manifests.render import to_files, to_stream
 
@@ -63,6 +63,8 @@ def render(
     plan, keys_text = plan_for_cluster(path)
     objects = chosen(objects_of(plan, keys_text), only)
     if output_dir is not None:
+        if keys_text is None and plan.gateway.auth.enabled and plan.settings.keys_secret.create:
+            keep_keys(output_dir / f"secret-{plan.keys_secret}.yaml")
         write_folder(output_dir, to_files(plan, objects, path.name))
     elif diff:
         raise typer.Exit(differs(to_stream(plan, objects, path.name)))

@@ -282,3 +282,19 @@ def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixtu
     write(SECRETS.replace("http://${HOST}:8000", "${HOST}"))
     assert run(["render"]) == 1
     assert "note: not set here: HOST, KEY; what is part of an address has to be" in capsys.readouterr().err
+
+
+def test_a_folders_keys_are_not_removed_where_the_key_file_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tool that prunes would delete the live Secret. Without authentication there is none to keep."""
+    write()
+    assert run(["render", "--output-dir", "out"]) == 0
+    secret = Path("out/secret-api-router-keys.yaml")
+    before = secret.read_text()
+    Path("keys.yaml").unlink()
+    capsys.readouterr()
+    assert run(["render", "--output-dir", "out"]) == 3
+    assert "there is no key file to make it from; render where that is" in capsys.readouterr().err
+    assert secret.read_text() == before
+    Path("aiaas.yaml").write_text("auth: {enabled: false}\n" + CONFIG)
+    assert run(["render", "--output-dir", "out"]) == 0
+    assert not secret.exists()
