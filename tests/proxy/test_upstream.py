@@ -6,10 +6,8 @@ import asyncio
 import gc
 import os
 import resource
-import shutil
 import socket
 import ssl
-import subprocess
 import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -33,6 +31,7 @@ from aiaas.proxy.upstream import (
     Pool,
     UpstreamConnection,
 )
+from tests.certificate import self_signed
 from tests.fakes.vllm import Close, FakeVllm, Hang, Reset, Send, SendSlowly, Step, Wait, answer, chunk
 
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\ncontent-length: 2\r\n\r\n{}"
@@ -743,15 +742,7 @@ def without_socket(*parts: bytes) -> Told:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command to make a certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "cert.pem", folder / "key.pem"
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, "-out", str(made[0]), "-keyout", str(made[1])], check=True, capture_output=True)
-    return made
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
