@@ -2,7 +2,8 @@
 
 Rules:
   1. WAL: readers never wait for the gateway, nor it for them. `synchronous=FULL`: what was added outlasts a power cut.
-  2. One transaction for each batch. Whoever finds the file locked waits BUSY seconds.
+  2. One transaction for each batch. A writer that finds the file locked waits BUSY seconds, also for the switch to
+     WAL: there SQLite answers "database is locked" at once, as two gateways that opened a new file together saw.
   3. After any error the connection is dropped and the next call opens the file anew, so that a disk that has room
      again, or a file that was put in the place of a damaged one, is all it takes.
   4. A file that is another program's database is refused, never written to (SQLite's application_id tells).
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -26,6 +28,7 @@ from urllib.parse import quote
 from aiaas.limits.usage import Usage, UsageKey, UsageStoreError, UsageSums, day_from, day_text
 
 BUSY: Final = 2.0  # seconds; another worker's transaction takes milliseconds
+BUSY_POLL: Final = 0.005  # seconds between two tries of what SQLite does not wait for by itself
 APPLICATION_ID: Final = 0x61696173  # "aias"
 VERSION: Final = 1  # of the table; in user_version
 
@@ -142,7 +145,7 @@ class SqliteUsage:
                 connection.execute(_CREATE)
             connection.execute("COMMIT")
             self._check_owner(connection)
-            connection.execute("PRAGMA journal_mode=WAL")
+            switch_to_wal(connection)
         except BaseException:
             connection.close()
             raise
@@ -185,3 +188,16 @@ class SqliteUsage:
             raise UsageStoreError(message) from error
         except OSError as error:
             raise UsageStoreError(f"{self._path}: {error.strerror}") from error
+
+
+def switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Set the journal mode, and wait up to BUSY seconds for other connections. Nothing to wait for where it is set."""
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_POLL)

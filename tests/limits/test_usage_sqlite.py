@@ -9,11 +9,12 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from aiaas.limits.usage import Usage, UsageStoreError
-from aiaas.limits.usage_sqlite import BUSY, SqliteUsage
+from aiaas.limits.usage_sqlite import BUSY, SqliteUsage, switch_to_wal
 from tests.limits.usage_conformance import ALICE, UsageConformance, sums
 
 
@@ -59,6 +60,38 @@ async def test_a_reader_works_while_a_writer_has_the_file(store: SqliteUsage, fi
         busy.execute("BEGIN IMMEDIATE")
         busy.execute("UPDATE usage SET requests = 99")
         assert await kept(file) == {ALICE: sums()}
+
+
+class Switching:
+    """A connection whose switch of the journal mode meets `errors` before it succeeds. SQLite says SQLITE_BUSY at once,
+    without waiting, to one in 300 of the connections that open a new file together; nothing provokes that for sure."""
+
+    def __init__(self, *errors: int) -> None:
+        self.errors = list(errors)
+        self.asked = 0
+
+    def execute(self, statement: str) -> None:
+        assert statement == "PRAGMA journal_mode=WAL"
+        self.asked += 1
+        if self.errors:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.errors.pop(0)
+            raise error
+
+
+def test_switch_to_wal_is_tried_again_while_the_file_is_busy() -> None:
+    """Two gateways that made a new file at the same moment logged "database is locked"."""
+    connection = Switching(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY)
+    switch_to_wal(cast(sqlite3.Connection, connection))
+    assert connection.asked == 3
+
+
+def test_switch_to_wal_raises_any_other_error() -> None:
+    """A full or read-only disk does not become a wait."""
+    connection = Switching(sqlite3.SQLITE_READONLY)
+    with pytest.raises(sqlite3.OperationalError):
+        switch_to_wal(cast(sqlite3.Connection, connection))
+    assert connection.asked == 1
 
 
 async def test_reading_changes_nothing(store: SqliteUsage, file: Path) -> None:

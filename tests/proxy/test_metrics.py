@@ -154,17 +154,16 @@ async def test_a_stream_and_an_answer_are_counted_as_vllm_reported(gateway: Star
 
 
 async def test_a_scrape_of_many_keys_does_not_hold_up_the_loop() -> None:
-    """Ten thousand keys take half a second to write out, and a stream's next event waits for 20 ms at the most."""
+    """Ten thousand keys take half a second to write out; meanwhile the loop gets its turns, and counting goes on."""
     metrics = Metrics()
     for number in range(10_000):
         metrics.finished(record(key_id=f"key{number}"), 1.0)
     scrape = asyncio.create_task(metrics.aside(generate_latest))
-    longest, before = 0.0, time.perf_counter()
+    turns = 0
     while not scrape.done():
         metrics.finished(record(key_id="late"), 1.0)
         await asyncio.sleep(0.001)
-        now = time.perf_counter()
-        longest, before = max(longest, now - before), now
+        turns += 1
     assert (await scrape).count(b'aiaas_key_requests_total{key_id="key') == 10_000
-    assert longest < 0.2  # 20 ms on a quiet machine; on the loop it is all of the half second
-    assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="success") > 10_000
+    assert turns > 10  # 50 to 100; a scrape on the loop leaves 1
+    assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="success") == 10_000 + turns
