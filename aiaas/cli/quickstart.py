@@ -69,11 +69,14 @@ def quickstart(
     from aiaas.cli.serve import read_valid_plan, run_gateway
 
     config = folder / "aiaas.yaml"
-    _write_config(config, PORT if port is None else port)
-    plan = read_valid_plan(config)
-    if port not in (None, plan.server.port):
-        note(f"--port {port} has no effect: {config} says {plan.server.port}; change it there")
+    before = _text_of(config)
+    text = _text_with(before, config, port)
+    plan = read_valid_plan(config, text)
     _require_free_ports(plan)
+    if text != before:
+        _write_config(config, text)
+    elif port is None:
+        note(f"{config} is there already and stays as it is")
     key = _fresh_key(plan.auth.keys_file, plan.auth.api_key_prefix)
 
     listening: list[Ready] = []
@@ -103,18 +106,65 @@ The gateway listens on {ready.url}; its config is {config}. In another terminal:
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}], "stream": true}}'
 
 {metrics}Log: {config.parent / LOG}
-Next: put your own vLLM's address into {config} (`url:` instead of `engine:`). Ctrl-C stops all of it.
+Next, your own vLLM: in {config} write `url: http://localhost:8000` instead of `engine:`, and in `models:`
+the name that it serves (curl http://localhost:8000/v1/models); then start this again. Ctrl-C stops all of it.
 """
 
 
-def _write_config(config: Path, port: int) -> None:
-    """Write the config unless there is one: an edited one stays as it is."""
+def _text_of(config: Path) -> str | None:
+    """What the config of an earlier run says; None where there was none. Raises WorldError where it cannot be read."""
     from aiaas.errors import WorldError
 
-    if config.exists():
-        note(f"{config} is there already and stays as it is")
-        return
-    text = CONFIG.substitute(port=port, metrics_port=port + 1, engine_port=port + 2, model=MODEL)
+    try:
+        return config.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorldError(f"cannot read {config}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _text_with(before: str | None, config: Path, port: int | None) -> str:
+    """The config to run with: the one of an earlier run, in which only a `port` that was asked for is changed.
+
+    One that nobody has edited is written anew, so that metrics and simulator follow the port. Raises UsageError where
+    an edited one has no `server.port` to change.
+    """
+    from aiaas.errors import UsageError
+
+    if before is None:
+        return _fresh_text(PORT if port is None else port)
+    found = _port_in(before)
+    if port is None or (found is not None and before[found] == str(port)):
+        return before
+    if found is None:
+        raise UsageError(f"--port {port}: {config} was edited and has no server.port; write it there")
+    old = before[found]
+    if old.isdecimal() and before == _fresh_text(int(old)):
+        return _fresh_text(port)
+    return before[: found.start] + str(port) + before[found.stop :]
+
+
+def _fresh_text(port: int) -> str:
+    return CONFIG.substitute(port=port, metrics_port=port + 1, engine_port=port + 2, model=MODEL)
+
+
+def _port_in(text: str) -> slice | None:
+    """Where the value of `server.port` stands in a config's text; None where it does not, or the text is no YAML."""
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        for name in ("server", "port"):
+            fields = node.value if isinstance(node, yaml.MappingNode) else []
+            node = next((value for key, value in fields if key.value == name), None)
+    except (yaml.YAMLError, RecursionError):  # the config's own reader says what is wrong
+        return None
+    return slice(node.start_mark.index, node.end_mark.index) if isinstance(node, yaml.ScalarNode) else None
+
+
+def _write_config(config: Path, text: str) -> None:
+    from aiaas.errors import WorldError
+
     try:
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(text, encoding="utf-8")

@@ -61,13 +61,17 @@ def ends_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def read_valid_plan(path: Path) -> Plan:
-    """The Plan of a config file; its warnings go to stderr. Raises NotHeldError where there are errors."""
-    from aiaas.errors import NotHeldError
-    from aiaas.plan.read import read_plan
+def read_valid_plan(path: Path, text: str | None = None) -> Plan:
+    """The Plan of a config file, or of a `text` that is to become that file; its warnings go to stderr.
 
-    plan, problems = read_plan(path, os.environ)
-    for problem in problems:
+    Raises NotHeldError where there are errors.
+    """
+    from aiaas.errors import NotHeldError
+    from aiaas.plan.read import read
+
+    reading = read(path, os.environ, text)
+    plan = reading.plan
+    for problem in reading.problems:
         note(str(problem))
     if plan is None:
         raise NotHeldError(f"{path} is not valid, so nothing was started; mend it and run: aiaas validate -c {path}")
@@ -87,10 +91,12 @@ def run_gateway(
     import tempfile
     import time
 
+    from aiaas.proxy.connection import require_c_parser
     from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import serve
     from aiaas.proxy.workers import supervise
 
+    require_c_parser()
     # Two descriptors a request; the usual soft limit of 1024 would end at 500 streams.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -47,6 +47,8 @@ def validate(
     path = config_path(config)
     reading = read(path, os.environ)
     plan, problems = reading.plan, reading.problems + file_problems(reading, deployed=has_cluster(reading))
+    if has_cluster(reading) and not has_errors(problems):
+        problems += cluster_problems(reading)
     failed = has_errors(problems) or (strict and bool(problems))
     if output == Output.json:
         print_json(_as_json(path, reading, problems, valid=not failed))
@@ -66,6 +68,14 @@ def has_cluster(reading: Reading) -> bool:
     """Whether the config says anything about a cluster."""
     config = reading.loaded.config
     return config is not None and "kubernetes" in config.model_fields_set
+
+
+def cluster_problems(reading: Reading) -> tuple[Problem, ...]:
+    """What `aiaas render` would refuse: a config with a `kubernetes` section is meant for a cluster."""
+    from aiaas.plan.kubernetes import plan_kubernetes
+
+    _, problems = plan_kubernetes(reading.loaded, os.environ)
+    return problems
 
 
 def chain_table(reading: Reading) -> list[str]:

@@ -16,6 +16,7 @@ import yaml
 from aiaas.errors import AiaasError
 
 MAX_DEPTH: Final = 8
+TOO_DEEP: Final = "nested too deep for a key file"
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 
@@ -82,6 +83,8 @@ def read_tree(text: str, source: str) -> Node:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         line = None if mark is None else mark.line + 1
+        if "nesting" in problem:  # PyYAML 6.0.4 and later count too, and may be first: libyaml reads ahead
+            raise KeyFileError(source, line, TOO_DEEP) from None
         raise KeyFileError(source, line, f"not YAML: {problem} (was it cut short, or merged with conflicts?)") from None
     except UnicodeError:
         raise KeyFileError(source, None, "not YAML: it holds characters that no text file has") from None
@@ -94,7 +97,7 @@ def _node(events: Iterator[Any], event: Any, source: str, depth: int) -> Node:
     if isinstance(event, yaml.ScalarEvent):
         return Scalar(text=event.value, plain=event.implicit[0], line=line)
     if depth == MAX_DEPTH:
-        raise KeyFileError(source, line, "nested too deep for a key file")
+        raise KeyFileError(source, line, TOO_DEEP)
     if isinstance(event, yaml.SequenceStartEvent):
         items = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):

@@ -3,7 +3,7 @@
 Every answer carries the six `x-ratelimit-*` headers of OpenAI as far as there is such a limit, with durations written
 as Go does (`6m0s`, `1.5s`, `120ms`). A 429 adds `Retry-After` (RFC 9110 section 10.2.3: whole seconds) and
 `retry-after-ms`, which the OpenAI SDK prefers. All times are rounded up, so that a client that waits is not refused
-again.
+again; up to NOISE beyond a whole number is the noise of doubles (30.000000000004 s is no 31).
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from math import ceil
 from typing import Final
 
 from aiaas.errors import ApiError, ClientError, LimitError
+from aiaas.limits.gcra import EPSILON
 from aiaas.limits.model import Admission, Decision
 
 Headers = tuple[tuple[str, str], ...]
+# Seconds. `decide` admits a request that comes EPSILON too early, so what is told may be half of that too short.
+NOISE: Final = EPSILON / 2
 
 
 def limit_headers(admission: Admission) -> Headers:
@@ -40,8 +43,8 @@ def retry_headers(decision: Decision) -> Headers:
     if decision.retry_after is None:
         return ()
     return (
-        ("Retry-After", str(max(ceil(decision.retry_after), 1))),
-        ("retry-after-ms", str(max(ceil(decision.retry_after * 1000), 1))),
+        ("Retry-After", str(max(ceil(decision.retry_after - NOISE), 1))),
+        ("retry-after-ms", str(max(ceil((decision.retry_after - NOISE) * 1000), 1))),
     )
 
 
@@ -67,7 +70,7 @@ def refusal(admission: Admission, param: str | None = None) -> ApiError:
 
 def duration(seconds: float) -> str:
     """Seconds, rounded up to a millisecond, as Go's `time.Duration` writes them: `1h0m0s`, `6m0s`, `8.64s`, `120ms`."""
-    milliseconds = ceil(seconds * 1000)
+    milliseconds = ceil((seconds - NOISE) * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds > 0 else "0s"
     whole, rest = divmod(milliseconds, 1000)

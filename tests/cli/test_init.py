@@ -84,9 +84,10 @@ def test_an_existing_file_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--url", "vllm:8000"], 2, "--url must start with http://"),
         (["--model", "a\nb"], 2, "--model must be the name of a model"),
+        (["--kubernetes", "a b"], 2, "--kubernetes must be a host name"),
         (["-c", "none/aiaas.yaml"], 3, "the folder does not exist"),
     ],
-    ids=["bad address", "bad model", "no such folder"],
+    ids=["bad address", "bad model", "bad public name", "no such folder"],
 )
 def test_what_cannot_be_written_is_one_line(
     arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
@@ -97,3 +98,14 @@ def test_what_cannot_be_written_is_one_line(
     assert words in err
     assert err.count("\n") == 1
     assert not Path("aiaas.yaml").exists()
+
+
+def test_the_starter_for_a_cluster_is_valid_and_renders(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pods listen on all addresses; the next step that it names is the one that deploys."""
+    arguments = ["--kubernetes", "api.example.com", "--url", "http://vllm.default:8000", "--model", "m"]
+    assert run(["init", "-c", "cluster.yaml", *arguments]) == 0
+    assert "  4. aiaas render -c cluster.yaml | kubectl apply -f -" in capsys.readouterr().err
+    assert run(["keys", "create", "alice", "-c", "cluster.yaml"]) == 0
+    assert run(["validate", "-c", "cluster.yaml"]) == 0
+    assert run(["render", "-c", "cluster.yaml", "--only", "Ingress"]) == 0
+    assert "host: api.example.com" in capsys.readouterr().out

@@ -16,10 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.e2e.processes import MODEL, running_simulator
 
-def free_ports() -> int:
-    """The first of three ports in a row that nobody has."""
-    for port in range(20000 + time.monotonic_ns() % 20000, 60000, 7):
+
+def free_ports(after: int = 0) -> int:
+    """The first of three ports in a row that nobody has, above `after`."""
+    for port in range(max(after, 20000 + time.monotonic_ns() % 10000), 32000, 7):
         sockets = [socket.socket() for _ in range(3)]
         try:
             for offset, sock in enumerate(sockets):
@@ -138,12 +140,60 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("aiaas: cannot write ")
 
 
-def test_a_port_that_differs_from_the_folders_config_is_told(start: Callable[..., Quickstart], tmp_path: Path) -> None:
-    """The config stays as it is, for somebody may have edited it."""
-    port = free_ports()
-    first = start("--port", str(port))
+def test_port_option_wins_over_an_earlier_config(start: Callable[..., Quickstart], tmp_path: Path) -> None:
+    """The next run in the same folder listens where it is told to, with metrics and simulator behind it."""
+    first = start("--port", str(port := free_ports()))
     first.until("Ctrl-C stops all")
     assert first.stop() == 0
-    second = start("--port", str(port + 10))
-    second.until("has no effect")
-    second.until(f"listens on http://127.0.0.1:{port};")
+    second = start("--port", str(other := free_ports(after=port + 3)))
+    second.until(f"listens on http://127.0.0.1:{other};")
+    second.until(f"Metrics: http://127.0.0.1:{other + 1}/metrics")
+
+
+def test_port_option_changes_nothing_else_in_an_edited_config(start: Callable[..., Quickstart], tmp_path: Path) -> None:
+    """Only the port's digits; what somebody wrote into the file stays."""
+    config = tmp_path / "try" / "aiaas.yaml"
+    config.parent.mkdir()
+    before = "# mine\nserver: {port: 1, host: 127.0.0.1}  # here\nmonitoring: {prometheus: false}\nbackends:\n"
+    before += "  v: {url: 'http://127.0.0.1:9', models: [m]}\n"
+    config.write_text(before)
+    running = start("--port", str(port := free_ports()))
+    running.until(f"listens on http://127.0.0.1:{port};")
+    assert config.read_text() == before.replace("port: 1,", f"port: {port},")
+
+
+def test_an_edited_config_without_a_port_says_where_to_write_it(tmp_path: Path) -> None:
+    """Exit code 2: the option cannot win there."""
+    (tmp_path / "aiaas.yaml").write_text("backends: {v: {url: 'http://127.0.0.1:9', models: [m]}}\n")
+    command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path), "--port", "9000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "has no server.port; write it there" in done.stderr
+
+
+def test_a_taken_port_leaves_no_config_behind(tmp_path: Path) -> None:
+    """Ports are tried before anything is written: the next run would go on with the port that is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path / "try")]
+        command += ["--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "choose another port" in done.stderr
+    assert not (tmp_path / "try").exists()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_next_step_that_it_prints_works(start: Callable[..., Quickstart], tmp_path: Path) -> None:
+    """`url:` instead of `engine:`, and the served name in `models:`."""
+    first = start("--port", str(free_ports()))
+    first.until("Ctrl-C stops all")
+    assert first.stop() == 0
+    assert "write `url: http://localhost:8000` instead of `engine:`, and in `models:`" in first.said
+    with running_simulator(tmp_path / "simulator.log") as url:
+        config = tmp_path / "try" / "aiaas.yaml"
+        config.write_text(
+            re.sub(r"engine: \{.*\}", f"url: {url}", config.read_text()).replace("[simulator]", f"[{MODEL}]")
+        )
+        assert start().curl().endswith("data: [DONE]\n\n")

@@ -123,6 +123,15 @@ def test_a_missing_config_is_one_line_and_exit_3(tmp_path: Path) -> None:
     assert "none.yaml" in done.stderr
 
 
+def test_serve_without_the_c_parser_refuses_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp's parser in Python lets smuggled requests through."""
+    monkeypatch.setenv("AIOHTTP_NO_EXTENSIONS", "1")
+    config, _ = write_config(tmp_path)
+    done = run("serve", "-c", str(config))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "aiohttp runs without its C parser here" in done.stderr.splitlines()[-1]
+
+
 def test_an_invalid_config_is_all_its_problems_and_exit_1(tmp_path: Path) -> None:
     """And nothing was started."""
     config, _ = write_config(tmp_path, server={"colour": "blue"}, monitoring={"log_level": "loud"})

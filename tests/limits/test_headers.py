@@ -22,7 +22,9 @@ LEASE = Lease("alice", Limits(), 0, 0.0, False)
     ("seconds", "text"),
     [
         (0.0, "0s"),
-        (1e-9, "1ms"),
+        (1e-9, "0s"),  # the noise of doubles
+        (1e-6, "1ms"),
+        (30.000000000004, "30s"),
         (0.12, "120ms"),
         (0.9991, "1s"),
         (1.0, "1s"),
@@ -37,6 +39,12 @@ LEASE = Lease("alice", Limits(), 0, 0.0, False)
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     """As Go's time.Duration, rounded up to a millisecond."""
     assert duration(seconds) == text
+
+
+def test_noise_of_doubles_adds_no_second() -> None:
+    """A wait of 30 s that came out as 30.000000000004 s was once told as 31."""
+    decision = Decision(False, 10, 0, 30.0, 30.000000000004)
+    assert retry_headers(decision) == (("Retry-After", "30"), ("retry-after-ms", "30000"))
 
 
 @given(st.floats(0, 3e6))
