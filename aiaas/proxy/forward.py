@@ -1,18 +1,22 @@
 """One request: pick an endpoint, send, and try again only while it is safe.
 
-What may be tried again (contract section 6), and only while no byte has gone to the client:
+What may be tried again, and only while no byte has gone to the client:
 
     connect failure                          the request was never sent           up to max_retries
-    an idle connection dies before any byte  the backend had closed it            once
+    a used connection closes without a byte  the backend had closed it            once
     429 or 503 from the engine               refused, not run                     up to max_retries
     503 that is not vLLM's own               a balancer has nobody to give it to  once
     a 500 of a dying or draining engine      not run, or lost                     once
     an error event as a stream's first       the engine died before a token       once
 
-A reset on a connection that was in use is not tried again: the request may have been the reason. Another endpoint
-comes first where there is one. Between attempts: exponential backoff with full jitter; none before a fresh endpoint,
-and none where the connection was at fault and not the endpoint. Before an endpoint that has said `Retry-After`, that
-comes first; where it asks for more than RETRY_AFTER_MOST its answer goes to the client, who may wait for as long.
+"Once" is one further attempt for all of these reasons together, however many others lie between: the request itself
+may be what closes connections and kills engines. `max_retries: 0` allows not even that one. A new connection that
+closes without a byte is not tried again, nor is a used one that closes later than STALE_AT_ONCE after the request.
+
+Another endpoint comes first where there is one. Between attempts: exponential backoff with full jitter; none before a
+fresh endpoint, and none where the connection was at fault and not the endpoint. Before an endpoint that has said
+`Retry-After`, that comes first; where it asks for more than RETRY_AFTER_MOST its answer goes to the client, who may
+wait for as long.
 
 A 502 or 504 of a balancer in between is not tried again, since the engine may have been at work; nor has a client any
 use for its HTML. Both are ours in JSON, and like its 503 they count against the endpoint.
@@ -95,14 +99,12 @@ async def forward(
         if again is not None:
             tried.append(endpoint)
             left = record.retries < backend.plan.max_retries and not (again.once and once_spent)
-            elsewhere = again.reason == "stale" or _untried(backends, tried)
-            pause = 0.0 if elsewhere else pause_before(record.retries + 1, outcome)
+            pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
             deadline = math.inf if shape.deadline is None else shape.deadline
             if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
                 once_spent = once_spent or again.once
                 reached = (outcome, again)
-                if pause:
-                    await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
                 continue
         return _conclude(outcome, again, client, shape, ticket)
 
@@ -111,11 +113,6 @@ def _pick(
     backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState], body: bytes
 ) -> Choice | None:
     """Where the next attempt goes: an endpoint that has a slot, or None."""
-    if not tried:
-        target, backend = backends[0]
-        endpoint = backend.pick(tried, body)
-        if endpoint is not None:
-            return target, backend, endpoint
     fallback: Choice | None = None
     for target, backend in backends:
         endpoint = backend.pick(tried, body)
@@ -181,7 +178,7 @@ async def _wait_in_queues(
         timer.cancel()
         for backend in queues:
             backend.forget(waiter)
-        record.queue_seconds = round(record.queue_seconds + loop.time() - began, 6)
+        record.queue_seconds += loop.time() - began
     if not waiter.expired:
         return endpoint
     if deadline is not None and deadline < until:
@@ -227,6 +224,8 @@ def longest_backoff(retry: int) -> float:
 
 def pause_before(retry: int, outcome: Outcome) -> float:
     """Seconds until retry number `retry` at an endpoint whose last answer was `outcome`; infinite: not at all."""
+    if outcome.failure is not None and outcome.failure.kind is FailureKind.STALE:
+        return 0.0
     asked = retry_after(outcome.headers) or 0
     return math.inf if asked > RETRY_AFTER_MOST else asked + random.uniform(0, longest_backoff(retry))
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.attempt import End, Outcome
-from aiaas.proxy.forward import BACKOFF_MOST, RETRY_AFTER_MOST, longest_backoff, pause_before
+from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff, pause_before
+from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -153,24 +154,24 @@ async def test_comes_up_between_attempts(fake_vllm: FakeVllm, gateway: Any) -> N
 # -- idle connections ----------------------------------------------------------------------------------------------
 
 
-async def used_once(running: Running, *, idle: float) -> None:
-    """Leave an idle connection in the pool that believes to be `idle` seconds old."""
+async def used_once(running: Running) -> None:
+    """Leave a used connection in the pool."""
     assert (await (await running.client()).post(CHAT)).status == 200
-    (connection,) = running.endpoints()[0].pool._idle
-    connection.idle_since -= idle
+    assert len(running.endpoints()[0].pool._idle) == 1
 
 
 @pytest.mark.parametrize("end", [Close(), Reset()], ids=["FIN", "RST"])
 async def test_stale_connection(fake_vllm: FakeVllm, gateway: Any, end: Step) -> None:
-    """A connection that the backend had closed while it was idle costs the client nothing, not even a wait."""
+    """A connection that the backend had closed costs the client nothing, not even a wait, and the endpoint neither."""
     fake_vllm.default = FINE
-    running = await gateway(fake_vllm)
-    await used_once(running, idle=2)
+    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
+    await used_once(running)
     fake_vllm.play(end)
     got = await (await running.client()).post(CHAT)
     assert (got.status, len(fake_vllm.posts)) == (200, 3)
     assert running.metric('aiaas_retries_total{reason="stale"}') == 1
     assert running.endpoints()[0].failures == 0
+    assert running.log_lines()[-1]["retries"] == 1
 
 
 async def test_stale_connections_to_every_endpoint(fake_vllms: Any, gateway: Any) -> None:
@@ -180,9 +181,6 @@ async def test_stale_connections_to_every_endpoint(fake_vllms: Any, gateway: Any
     client = await running.client()
     for _ in fakes:
         assert (await client.post(CHAT)).status == 200
-    for endpoint in running.endpoints():
-        (connection,) = endpoint.pool._idle
-        connection.idle_since -= 2
     first, second = in_turn(running, *fakes)
     first.play(Reset())
     second.default = FINE
@@ -190,22 +188,60 @@ async def test_stale_connections_to_every_endpoint(fake_vllms: Any, gateway: Any
     assert [post.connection for post in second.posts] == [0, 1]
 
 
-async def test_stale_connection_only_once(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A request whose second, fresh connection dies too may be the reason: it is not sent a third time."""
-    running = await gateway(fake_vllm, backend={"max_retries": 5})
-    await used_once(running, idle=2)
-    fake_vllm.default = (Reset(),)
-    got = await (await running.client()).post(CHAT)
-    assert (got.status, len(fake_vllm.posts)) == (502, 1 + 2)
+DEAD = (Send(error_answer(500, ENGINE_DEAD)),)
+FIRST_EVENT_DEAD = (Send(stream(error_stream_event(), DONE)),)
+FULL = (Send(error_answer(503, BUSY)),)
+NOBODY = (Send(answer(503, b"<html>503</html>")),)
+ENDED = (Close(),)
+# What one endpoint, whose connection was used before, does with each attempt (the last script is repeated); how many
+# attempts it gets; the client's status.
+ONCE_FOR_ALL: dict[str, tuple[list[tuple[Step, ...]], int, int]] = {
+    "stale, then reset": ([ENDED, (Reset(),)], 2, 502),
+    "stale, then the engine dies": ([ENDED, DEAD], 2, 502),
+    "stale, then the engine dies in the stream": ([ENDED, FIRST_EVENT_DEAD], 2, 502),
+    "stale, then a balancer has nobody": ([ENDED, NOBODY], 2, 503),
+    "the engine dies twice": ([DEAD], 2, 502),
+    "the engine dies, then a balancer has nobody": ([DEAD, NOBODY], 2, 503),
+    "a balancer has nobody, then the engine dies": ([NOBODY, DEAD], 2, 502),
+    "stale, then busy": ([ENDED, FULL, FINE], 3, 200),
+    "stale, busy, then the engine dies": ([ENDED, FULL, DEAD], 3, 502),
+    "stale, busy twice, then the engine dies": ([ENDED, FULL, FULL, DEAD], 4, 502),
+    "the engine dies, busy, then it dies again": ([DEAD, FULL, DEAD], 3, 502),
+    "busy, then the engine dies": ([FULL, DEAD, FINE], 3, 200),
+    "busy, then the engine dies twice": ([FULL, DEAD], 3, 502),
+}
 
 
-async def test_reset_of_a_busy_connection(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A connection used a moment ago that is reset was killed by this request, for all we know: one attempt."""
+@pytest.mark.parametrize(("scripts", "sent", "status"), ONCE_FOR_ALL.values(), ids=ONCE_FOR_ALL)
+async def test_once_is_one_attempt_for_all_reasons_together(
+    fake_vllm: FakeVllm, gateway: Any, scripts: list[tuple[Step, ...]], sent: int, status: int
+) -> None:
+    """The request may be what closes connections and kills engines, whatever else happens in between."""
+    running = await gateway(fake_vllm, backend={"max_retries": 9, "health": PATIENT})
+    await used_once(running)
+    for script in scripts:
+        fake_vllm.play(*script)
+    fake_vllm.default = scripts[-1]
+    got = await (await running.client()).post(STREAM)
+    assert (got.status, len(fake_vllm.posts) - 1) == (status, sent)
+    assert running.log_lines()[-1]["retries"] == sent - 1
+
+
+async def test_max_retries_of_0_allows_no_second_attempt(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Not even behind a connection that the backend had closed; still the endpoint is not to blame."""
+    running = await gateway(fake_vllm, backend={"max_retries": 0})
+    await used_once(running)
+    fake_vllm.play(Close())
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, len(fake_vllm.posts), running.endpoints()[0].failures) == (502, 1 + 1, 0)
+
+
+async def test_reset_of_a_new_connection_is_final(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """This request may have closed it: one attempt."""
     running = await gateway(fake_vllm, backend={"max_retries": 5})
-    await used_once(running, idle=0.5)
     fake_vllm.default = (Reset(),)
     got = await (await running.client()).post(CHAT)
-    assert (got.status, len(fake_vllm.posts)) == (502, 1 + 1)
+    assert (got.status, len(fake_vllm.posts), running.endpoints()[0].failures) == (502, 1, 1)
 
 
 async def test_poisonous_request(fake_vllms: Any, gateway: Any) -> None:
@@ -330,6 +366,18 @@ async def test_another_backend_of_the_same_model(fake_vllms: Any, gateway: Any) 
     assert (len(first.posts), len(second.posts)) == (1, 2)
 
 
+async def test_first_backend_is_tried_again_before_the_second(fake_vllms: Any, gateway: Any) -> None:
+    """Where every endpoint was tried, the order of preference holds again."""
+    first, second = await fake_vllms(), await fake_vllms()
+    config = config_of([first.url], {"max_retries": 2}, {})
+    config["backends"]["other"] = {"url": second.url, "models": ["m"]}
+    for fake in (first, second):
+        fake.default = (Send(error_answer(503, BUSY)),)
+    running = await gateway(config=config)
+    assert (await (await running.client()).post(CHAT)).status == 503
+    assert [len(fake.posts) for fake in (first, second)] == [2, 1]
+
+
 # -- what goes upstream --------------------------------------------------------------------------------------------
 
 
@@ -359,7 +407,7 @@ async def test_connections_are_reused(fake_vllm: FakeVllm, gateway: Any) -> None
     assert running.endpoints()[0].pool.inflight == 0
 
 
-@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, BACKOFF_MOST), (2000, BACKOFF_MOST)])
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, 2.0), (2000, 2.0)])
 def test_longest_backoff(retry: int, seconds: float) -> None:
     """Waits double and are bounded."""
     assert longest_backoff(retry) == pytest.approx(seconds)
@@ -367,9 +415,23 @@ def test_longest_backoff(retry: int, seconds: float) -> None:
 
 def test_pause_before() -> None:
     """What an endpoint asks for, and the jitter on top; without end where it asks for more than a request may wait."""
-    for asked, least, most in ((b"0", 0, 0.2), (b"3", 3, 3.2), (b"%d" % (RETRY_AFTER_MOST + 1), math.inf, math.inf)):
-        pauses = [pause_before(2, Outcome(End.REFUSED, 503, [(b"retry-after", asked)])) for _ in range(50)]
+    longest, longer = RETRY_AFTER_MOST, RETRY_AFTER_MOST + 1
+    for asked, least, most in (
+        (0, 0, 0.2),
+        (3, 3, 3.2),
+        (longest, longest, longest + 0.2),
+        (longer, math.inf, math.inf),
+    ):
+        headers = [(b"retry-after", b"%d" % asked)]
+        pauses = [pause_before(2, Outcome(End.REFUSED, 503, headers)) for _ in range(50)]
         assert (least <= min(pauses), max(pauses) <= most, len(set(pauses)) > 1) == (True, True, most < math.inf)
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
+    """Where the connection was at fault, and not the endpoint."""
+    pauses = {pause_before(1, Outcome(End.FAILED, failure=Failure(kind, "x"))) for _ in range(10)}
+    assert (pauses == {0.0}) == (kind is FailureKind.STALE)
 
 
 async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, gateway: Any) -> None:
@@ -381,6 +443,19 @@ async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, gateway: Any) -> N
     assert (await (await running.client()).post(CHAT)).status == 200
     assert asyncio.get_running_loop().time() - began >= 1
     assert len(fake_vllm.posts) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "should_retry"), [(RETRY_AFTER_MOST, "false"), (RETRY_AFTER_MOST + 1, None)], ids=["5 s", "6 s"]
+)
+async def test_retry_after_decides_whether_the_sdk_may_retry(
+    fake_vllm: FakeVllm, gateway: Any, seconds: int, should_retry: str | None
+) -> None:
+    """It may where the gateway itself would never have waited for so long."""
+    fake_vllm.default = (Send(error_answer(503, BUSY, headers=f"retry-after: {seconds}\r\n")),)
+    running = await gateway(fake_vllm, backend={"max_retries": 0})
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, got.header("retry-after"), got.header("x-should-retry")) == (503, str(seconds), should_retry)
 
 
 async def test_no_pause_that_ends_behind_the_deadline(fake_vllm: FakeVllm, gateway: Any) -> None:
@@ -400,6 +475,15 @@ async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, g
     codes = [(await client.post(CHAT)).json["error"]["code"] for _ in range(3)]
     assert codes == ["upstream_error", "upstream_error", "no_healthy_backend"]
     assert len(fake_vllm.posts) == 2
+
+
+async def test_no_pause_before_an_endpoint_that_went_down(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Where nothing is up any more, the client is told at once, and not after the time that the balancer asks for."""
+    fake_vllm.default = (Send(answer(503, b"<html>503</html>", headers="retry-after: 5\r\n")),)
+    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
+    async with asyncio.timeout(4):
+        got = await (await running.client()).post(CHAT)
+    assert (got.status, got.json["error"]["code"], len(fake_vllm.posts)) == (503, "no_healthy_backend", 1)
 
 
 async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
@@ -493,6 +577,20 @@ async def test_full_queue_refuses_at_once(fake_vllm: FakeVllm, gateway: Any) -> 
     assert [(await client.answer()).status for client in (first, waiting)] == [200, 200]
     assert len(fake_vllm.posts) == 2
     assert running.metric('aiaas_responses_total{code="503",reason="overloaded"}') == 5
+
+
+async def test_request_waits_where_only_one_endpoint_is_up(fake_vllms: Any, gateway: Any) -> None:
+    """An endpoint that is down keeps nobody from waiting for the other one's slot."""
+    busy, down = await fake_vllms(), await fake_vllms()
+    running = await gateway(busy, down, backend=ONE_AT_ONCE)
+    for endpoint in running.endpoints():
+        if endpoint.plan.url == down.url:
+            endpoint.set_up(False, "test")
+    first, go = await occupied(running, busy)
+    (waiting,) = await queued(running, CHAT)
+    go.set()
+    assert [(await client.answer()).status for client in (first, waiting)] == [200, 200]
+    assert (len(busy.posts), len(down.posts)) == (2, 0)
 
 
 async def test_queue_of_none(fake_vllm: FakeVllm, gateway: Any) -> None:
@@ -605,6 +703,21 @@ async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gatewa
     line = running.log_lines()[-1]
     assert line["retries"] == 0
     assert 0.14 < line["queue_seconds"] < 0.22
+
+
+async def test_deadline_while_a_retry_waits_is_504(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """And not the engine's refusal, which would say that there was still time."""
+    fields = {**ONE_AT_ONCE, "max_retries": 1, "total_timeout": "1s"}
+    running = await gateway(fake_vllm, backend=fields)
+    (endpoint,) = running.endpoints()
+    fake_vllm.play(Wait(go := asyncio.Event()), Send(error_answer(503, BUSY)))
+    client = await running.client()
+    client.send(client.request(CHAT))
+    await until(lambda: len(fake_vllm.posts) == 1)
+    endpoint.pool.inflight += 1  # somebody's request that does not end
+    go.set()
+    got = await client.answer()
+    assert (got.status, got.json["error"]["code"], len(fake_vllm.posts)) == (504, "upstream_timeout", 1)
 
 
 async def test_another_endpoint_before_the_queue(fake_vllms: Any, gateway: Any) -> None:
