@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from aiaas.plan.model import EnginePlan
 from aiaas.proxy.affinity import load_bound
-from aiaas.proxy.backends import BackendState, EndpointState, Waiter, choose, choose_by_prefix
+from aiaas.proxy.backends import BackendState, EndpointState, Waiter
+from aiaas.proxy.choose import choose, choose_by_prefix
 from tests.fakes.vllm import (
     Close,
     FakeVllm,
@@ -115,20 +116,22 @@ def test_prefix_that_everybody_uses_buries_nobody() -> None:
 
 def test_prefix_next_in_its_order() -> None:
     """A retry goes to the prefix's second endpoint, and so does a request whose first one is full; all full is None."""
-    endpoints = state(3)[0].endpoints
+    endpoints = state(3, max_inflight=2)[0].endpoints
     first = choose_by_prefix(endpoints, (), b"x")
     assert first is not None
     second = choose_by_prefix(endpoints, (first,), b"x")
     assert second is not None
     assert second is not first
     first.pool.inflight = 2
-    assert choose_by_prefix(endpoints, (), b"x", 2) is second
-    assert choose_by_prefix(endpoints, (second,), b"x", 2) not in (first, second)
-    assert choose_by_prefix(endpoints, endpoints, b"x", 2) is second
+    assert choose_by_prefix(endpoints, (), b"x") is second
+    assert choose_by_prefix(endpoints, (second,), b"x") not in (first, second)
+    assert choose_by_prefix(endpoints, endpoints, b"x") is second
     for endpoint in endpoints:
         endpoint.pool.inflight = 2
-    assert choose_by_prefix(endpoints, (), b"x", 2) is None
-    assert choose_by_prefix(endpoints, (), b"x", 3) is first
+    assert choose_by_prefix(endpoints, (), b"x") is None
+    for endpoint in endpoints:
+        endpoint.bound = 3
+    assert choose_by_prefix(endpoints, (), b"x") is first
 
 
 def test_untried_endpoint_over_its_share() -> None:
@@ -233,7 +236,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
             case "arrive":
                 requests.arrive("abcd"[number])
             case "finish" if number < len(requests.running):
-                backend.give_back(requests.running.pop(number))
+                requests.running.pop(number).give_back()
             case "cancel":
                 requests.cancel(number)
             case "cancel granted":
@@ -258,7 +261,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
     for endpoint in backend.endpoints:
         endpoint.report_success(probe=True)
     while requests.running:
-        backend.give_back(requests.running.pop())
+        requests.running.pop().give_back()
         requests.wake()
     assert (backend.waiting, requests.waiting) == (0, [])
     assert [endpoint.pool.inflight for endpoint in backend.endpoints] == [0, 0]
@@ -274,7 +277,7 @@ def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
     order = []
     for _ in range(3):
         before = list(requests.waiting)
-        backend.give_back(requests.running.pop())
+        requests.running.pop().give_back()
         assert backend.endpoints[0].pool.inflight == 1
         requests.wake()
         (got,) = [waiter for waiter in before if waiter not in requests.waiting]
@@ -290,7 +293,7 @@ def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> Non
         requests.arrive("a")
     backend.endpoints[0].report_failure("reset")
     requests.running.remove(backend.endpoints[0])
-    backend.give_back(backend.endpoints[0])
+    backend.endpoints[0].give_back()
     requests.wake()
     assert (len(requests.waiting), requests.refused) == (2, 0)
     backend.endpoints[1].report_failure("reset")
@@ -320,7 +323,7 @@ def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop
 def test_who_leaves_two_gives_back_the_slot_of_one(loop: asyncio.AbstractEventLoop) -> None:
     """The slot that it got in the moment of leaving goes back to where it came from, once."""
     one, other, waiter = waiting_at_both(loop)
-    other.give_back(other.endpoints[0])
+    other.endpoints[0].give_back()
     assert waiter.granted.result() is other.endpoints[0]
     for backend in (one, other):
         backend.leave(waiter)

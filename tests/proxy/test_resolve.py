@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.proxy.backends import BackendState, Waiter, choose_by_prefix
+from aiaas.proxy.backends import BackendState, Waiter
+from aiaas.proxy.choose import choose_by_prefix
 from aiaas.proxy.resolve import Resolver, Timing, addresses_of, next_delay
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, stream, token_event
 from tests.proxy.conftest import Running, StartGateway, config_of, plan_of, until
@@ -123,11 +124,11 @@ def test_one_that_is_back_before_its_requests_have_ended_is_the_same() -> None:
     one, two = backend.endpoints
     one.pool.inflight = 1
     backend.resolved([TWO])
-    assert (backend.endpoints, list(backend.leaving), backend.owns(one)) == ((two,), [one], True)
+    assert (backend.endpoints, list(backend.leaving)) == ((two,), [one])
     backend.resolved([ONE, TWO])
     assert (backend.endpoints, list(backend.leaving)) == ((one, two), [])
     backend.resolved([TWO])
-    backend.give_back(one)
+    one.give_back()
     assert list(backend.leaving) == []
     backend.resolved([ONE, TWO])
     assert backend.endpoints[0] is not one
@@ -174,15 +175,18 @@ async def test_who_waits_is_told_when_the_last_one_that_was_up_has_left() -> Non
 
 
 def test_another_plan_keeps_what_is_resolved() -> None:
-    """A reload begins with the addresses and the health that are known, unless the name is another one."""
-    before = state(ONE, TWO)
-    before.endpoints[1].set_up(False, "test")
-    after = BackendState(replace(before.plan, timeout=1.0), lambda *_: None)
-    after.remember_health(before)
-    assert [(endpoint.plan.host, endpoint.up) for endpoint in after.endpoints] == [(ONE, True), (TWO, False)]
-    other = BackendState(plan_of(config_at(8001)).backends[0], lambda *_: None)
-    other.remember_health(before)
-    assert other.endpoints == ()
+    """Health and addresses, and another name's addresses replace them when they are known, not before."""
+    backend = state(ONE, TWO)
+    one, two = backend.endpoints
+    two.set_up(False, "test")
+    backend.follow(replace(backend.plan, connect_timeout=1.5))
+    assert backend.endpoints == (one, two)
+    assert [endpoint.up for endpoint in backend.endpoints] == [True, False]
+    assert [endpoint.pool.connect_timeout for endpoint in backend.endpoints] == [1.5, 1.5]
+    backend.follow(plan_of(config_at(8001)).backends[0])
+    assert backend.endpoints == (one, two)
+    backend.resolved([TWO])
+    assert urls(backend.endpoints) == ["http://10.0.0.2:8001"]
 
 
 # -- asking --------------------------------------------------------------------------------------------------------
