@@ -344,9 +344,7 @@ class Pool:
         """Open a connection within `connect_timeout` seconds, or say how it failed."""
         loop = asyncio.get_running_loop()
         try:
-            transport, connection = await self.dialer.open(
-                lambda: UpstreamConnection(self, loop), self.connect_timeout
-            )
+            transport, connection = await self.dialer.open(lambda: UpstreamConnection(self, loop), self.connect_timeout)
             watch_upstream(transport)
         except TimeoutError:
             return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")

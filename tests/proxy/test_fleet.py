@@ -131,9 +131,7 @@ RELOADS: dict[str, tuple[dict[str, Any], str, int]] = {
 
 
 @pytest.mark.parametrize(("after", "name", "most"), RELOADS.values(), ids=RELOADS)
-def test_slots_survive_a_reload(
-    loop: asyncio.AbstractEventLoop, after: dict[str, Any], name: str, most: int
-) -> None:
+def test_slots_survive_a_reload(loop: asyncio.AbstractEventLoop, after: dict[str, Any], name: str, most: int) -> None:
     """The engine behind an address never gets more than the bound, whatever else of its backend changes."""
     site = Site(loop, a=FOUR, b=FOUR | {"url": Y, "models": ["other"]})
     site.arrive("a", 4)
@@ -233,9 +231,7 @@ def test_who_waits_gets_what_a_reload_adds_at_once(
 
 
 @pytest.mark.parametrize("after", [{"b": FOUR | {"max_inflight": 1}}, {"a": FOUR | {"models": ["n"]}}])
-def test_who_waits_at_a_retired_backend_gets_its_turn(
-    loop: asyncio.AbstractEventLoop, after: dict[str, Any]
-) -> None:
+def test_who_waits_at_a_retired_backend_gets_its_turn(loop: asyncio.AbstractEventLoop, after: dict[str, Any]) -> None:
     """At the address that it began with, before those who wait at the backend that took the address over."""
     site = Site(loop, a=FOUR | {"max_inflight": 1})
     site.arrive("a", 3)
