@@ -66,6 +66,7 @@ def compile_plan(
         digest="",
         source=source,
         overrides=overrides,
+        config=config,
     )
     return dataclasses.replace(plan, digest=_digest(plan))
 
@@ -270,7 +271,7 @@ def _digest(plan: Plan) -> str:
 
 
 _LEFT_OUT: Final = frozenset(
-    {"heads", "env", "password", "digest", "source", "overrides"}
+    {"heads", "env", "password", "digest", "source", "overrides", "config"}
 )  # secrets, and what does not count
 
 

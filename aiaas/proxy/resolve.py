@@ -10,8 +10,8 @@ as the pods behind a headless Service come and go; the name in a `url` is one en
   gone are found by their probes.
 - One question at a time: getaddrinfo cannot be cancelled, and its threads are few. One that takes longer than `timeout`
   counts as a failure, and its answer is still taken when it comes.
-- Of a `dns` name neither the order of the answer nor an address that stands in it twice means anything. A `url` tries its
-  addresses in the order of the answer.
+- Of a `dns` name neither the order of the answer nor an address that stands in it twice means anything. A `url` tries
+  its addresses in the order of the answer.
 """
 
 from __future__ import annotations

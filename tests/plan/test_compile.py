@@ -164,7 +164,7 @@ backends:
         *("--max-model-len", "2048", "--enforce-eager", "--middleware", "a", "b"),
         *("--override-generation-config", '{"temperature":0}', "--gpu-memory-utilization", "0.5"),
     )
-    assert (engine.model, engine.served_name, engine.port) == ("tiny", "tiny", 18100)
+    assert (engine.model, engine.served_name, engine.port) == ("tiny", "tiny", 19048)
 
 
 def test_an_engines_endpoint_is_on_loopback() -> None:
