@@ -140,7 +140,8 @@ class Backend(Section):
     """Its one address: `http://host:port`, without `/v1`."""
 
     urls: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Several addresses of replicas that serve the same models."""
+    """Several addresses of replicas that serve the same models. A host name in `url` or `urls` is looked up every 5 s
+    in the background, and the last known addresses stay while DNS is away."""
 
     dns: Text | None = None
     """`name:port`; every address that the name resolves to is one endpoint, such as the pods behind a headless Service

@@ -211,6 +211,23 @@ async def test_it_begins_with_the_last_good_files_though_they_are_broken_now(wor
     assert await worker.event("config_not_reloaded")
 
 
+async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: Worker) -> None:
+    """The engine runs at its old port, and a new timeout holds; the config file says both otherwise and so."""
+    before = (worker.folder / "aiaas.yaml").read_text()
+    config = yaml.safe_load(before)
+    config["backends"]["own"]["engine"] = {"kind": "simulator", "port": 1}
+    config["server"]["max_body_size"] = "2KiB"
+    text = yaml.safe_dump(config)
+    (worker.folder / "aiaas.yaml").write_text(text)
+    worker.channel.send(Begin(worker.source, text, before, None))
+    worker.channel.send(EngineHealth("own", True, "it is healthy"))
+    await worker.hear(Serving)
+    client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
+    assert (await client.post(BODY | {"model": "e"})).status == 200
+    assert (await client.post(BODY | {"model": "e", "x": "x" * 2048})).status == 413
+    client.reset()
+
+
 async def test_a_config_that_cannot_be_used_is_an_error(worker: Worker) -> None:
     """It was valid where it came from."""
     worker.channel.send(Begin(worker.source, "backends: [", "backends: [", None))
