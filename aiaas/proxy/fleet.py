@@ -21,12 +21,12 @@ from aiaas.proxy.metrics import Metrics
 
 
 class Fleet:
-    """`backends` are those of the Plan in force, by name."""
+    """`backends` are those of the Plan in force, by name. `tls` is for all https endpoints, of every Plan."""
 
-    def __init__(self, log: JsonLog, metrics: Metrics) -> None:
+    def __init__(self, log: JsonLog, metrics: Metrics, tls: ClientTls | None = None) -> None:
         self._log = log
         self._metrics = metrics
-        self._tls = ClientTls()
+        self._tls = tls or ClientTls()
         self._retired: list[BackendState] = []
         self.backends: Mapping[str, BackendState] = {}
 

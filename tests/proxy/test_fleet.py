@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+import threading
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 
 from aiaas.plan.model import BackendPlan
 from aiaas.proxy.backends import BackendState, EndpointState, Waiter
+from aiaas.proxy.dial import ClientTls
 from aiaas.proxy.fleet import Fleet
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.upstream import Failure
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway, config_of, plan_of, until
 
@@ -428,6 +432,30 @@ def act(site: Site, seen: list[BackendState], what: str, number: int) -> None:
         site.finish(site.running[number % len(site.running)])
     elif what in ("down", "up"):
         backend.endpoints[number % len(backend.endpoints)].set_up(what == "up", "test")
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+async def test_all_https_endpoints_share_one_context() -> None:
+    """A reload makes none, and the first connection of all has it made in a thread, so no stream stands still."""
+    made_in: list[threading.Thread] = []
+
+    def make() -> ssl.SSLContext:
+        made_in.append(threading.current_thread())
+        return ssl.create_default_context()
+
+    fleet = Fleet(JsonLog(lambda _: True, lambda: 0.0, "debug"), Metrics(), ClientTls(make))
+    many = {"urls": [f"https://127.0.0.{last}:1" for last in range(1, 21)], "models": ["m"]}
+    endpoints: list[EndpointState] = []
+    for timeout in ("8s", "9s"):
+        fleet.follow(plans(a=many | {"timeout": timeout}, b={"url": f"https://127.0.0.{timeout[0]}:2"}))
+        assert made_in == []
+        endpoints += [*fleet.backends["a"].endpoints, *fleet.backends["b"].endpoints]
+    failures = await asyncio.gather(*[endpoint.pool.connect() for endpoint in endpoints])
+    assert all(isinstance(failure, Failure) and failure.refused for failure in failures)
+    assert len(made_in) == 1
+    assert made_in[0] is not threading.current_thread()
 
 
 # -- real sockets --------------------------------------------------------------------------------------------------
