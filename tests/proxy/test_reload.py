@@ -4,6 +4,7 @@ server's life is tested in test_server.py."""
 import asyncio
 import json
 import os
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,50 @@ async def test_all_files_are_watched(folder: Path) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     site.verifier.close()
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+async def test_tls_follows_other_files_and_another_version(folder: Path) -> None:
+    """Where the new files cannot be used the old pair stays, until they can; the version holds with them."""
+
+    def pair(name: str) -> dict[str, str]:
+        (folder / name).mkdir()
+        certificate, key = self_signed(folder / name)
+        return {"cert_file": f"{name}/{certificate.name}", "key_file": f"{name}/{key.name}"}
+
+    site = Reloading(folder, BASE | {"server": {"tls": pair("one")}})
+    tls = open_tls(site.gateway.active.plan.server.tls)
+    assert tls is not None
+    site.reloader.follow_tls(tls)
+    missing = {"cert_file": "two/cert.pem", "key_file": "two/key.pem", "min_version": "1.3"}
+    lines = await site.reload(BASE | {"server": {"tls": missing}})
+    assert events(lines) == ["tls_not_reloaded", "config_reloaded"]
+    assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("one", ssl.TLSVersion.TLSv1_2)
+    pair("two")
+    tasks = [asyncio.create_task(watch.run()) for watch in site.reloader.watches()]
+    async with asyncio.timeout(10):
+        while site.reloads("tls") != {"success": 1, "failure": 1}:
+            await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("two", ssl.TLSVersion.TLSv1_3)
+    site.logged()
+    assert events(await site.reload(BASE | {"server": {"tls": missing, "heartbeat": "3s"}})) == ["config_reloaded"]
+    lines = await site.reload(BASE)
+    assert lines[-1]["fields"] == ["server.tls"]
+    (folder / "two" / "cert.pem").unlink()
+    await site.reloader.reload_tls()
+    assert events(site.logged()) == ["tls_not_reloaded"]
+
+
+async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
+    """Neither in the Plan nor on the port."""
+    site = Reloading(folder, BASE)
+    await site.reloader.reload_tls()
+    assert (site.logged(), site.reloads("tls")) == ([], {})
 
 
 # -- what waits for a restart ----------------------------------------------------------------------------------------
