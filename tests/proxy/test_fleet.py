@@ -21,7 +21,7 @@ from aiaas.proxy.fleet import Fleet
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.upstream import Failure
-from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
+from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, error_answer, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway, config_of, plan_of, until
 
 X, Y, Z = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
@@ -501,3 +501,18 @@ async def test_who_waits_through_a_rename_and_another_path_is_served(
     for client in clients:
         assert (await client.answer()).body == token_event() + DONE
     assert running.backend("new").endpoints[0].pool.inflight == 0
+
+
+async def test_retries_are_those_of_the_plan_that_a_request_began_with(
+    gateway: StartGateway, fake_vllm: FakeVllm
+) -> None:
+    """Also where another Plan allows more by the time that it is refused."""
+    go_on = asyncio.Event()
+    fake_vllm.default = (Wait(go_on), Send(error_answer(503, "busy")))
+    running = await gateway(fake_vllm, backend={"max_retries": 0})
+    (client,) = await streams(running, 1)
+    await until(lambda: len(fake_vllm.posts) == 1)
+    running.gateway.replace_plan(plan_of(config_of([fake_vllm.url], {"max_retries": 2}, {})))
+    go_on.set()
+    assert (await client.answer()).status == 503
+    assert len(fake_vllm.posts) == 1

@@ -149,6 +149,25 @@ async def test_a_wake_counts_as_a_change_and_a_crash_does_not_end_the_watching(t
     assert task.cancelled()
 
 
+async def test_what_changes_before_the_watching_begins_is_seen(tmp_path: Path) -> None:
+    """Its owner read the file before, and starts other things first."""
+    calls = asyncio.Queue[int]()
+
+    async def changed() -> None:
+        calls.put_nowait(1)
+
+    path = tmp_path / "file"
+    path.write_text("x")
+    watch = FileWatch(path, changed, lambda _error: None, interval=0.02)
+    path.write_text("xy")
+    task = asyncio.create_task(watch.run())
+    await asyncio.wait_for(calls.get(), 10)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(calls.get(), 0.2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_another_file_is_watched_from_its_present_state_on(tmp_path: Path) -> None:
     """Whoever says `follow` has just read it."""
     calls = asyncio.Queue[int]()
