@@ -77,8 +77,8 @@ class Engine(Section):
     """Further environment variables of the process. A secret comes in as `${NAME}`."""
 
     port: Port | None = None
-    """Where it listens on 127.0.0.1. null is 18100 plus the backend's place in the file, so that it stays the same from
-    start to start."""
+    """Where it listens on 127.0.0.1. null is a port from 18100 to 19099 that follows from the backend's name, so that
+    it stays the same from start to start."""
 
     start_timeout: PositiveDuration = 1800.0
     """How long it may take until it is healthy. Generous, since the first start downloads the weights and a large model
@@ -140,7 +140,8 @@ class Backend(Section):
     """Its one address: `http://host:port`, without `/v1`."""
 
     urls: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Several addresses of replicas that serve the same models."""
+    """Several addresses of replicas that serve the same models. A host name in `url` or `urls` is looked up every 5 s
+    in the background, and the last known addresses stay while DNS is away."""
 
     dns: Text | None = None
     """`name:port`; every address that the name resolves to is one endpoint, such as the pods behind a headless Service

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -24,7 +25,9 @@ from aiaas.config.values import format_duration
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 
+# Default ports of engines are in this range.
 FIRST_ENGINE_PORT: Final = 18100
+ENGINE_PORTS: Final = 1000
 
 # What `aiaas` itself puts on an engine's command line (vllm serve's names; `api-key` belongs into api_key_env).
 RESERVED_ENGINE_ARGS: Final = frozenset({"host", "port", "uds", "model", "served-model-name", "api-key", "config"})
@@ -73,11 +76,17 @@ def _touch(one: Path, other: Path) -> bool:
 
 
 def engine_port(config: Config, name: str) -> int:
-    """Where the engine of backend `name` listens."""
-    engine = config.backends[name].engine
-    if engine is not None and engine.port is not None:
-        return engine.port
-    return FIRST_ENGINE_PORT + list(config.backends).index(name)
+    """Where the engine of backend `name` listens. A default follows from the name, so that it stays the same whatever
+    else is in the file; where it is taken, the next free one, in the order of the names."""
+    engines = {other: b.engine for other, b in config.backends.items() if b.engine is not None and b.enabled}
+    ports = {other: engine.port for other, engine in engines.items() if engine.port is not None}
+    taken = {config.server.port, config.monitoring.metrics_port, *ports.values()}
+    for other in sorted(engines.keys() - ports.keys()):
+        offset = zlib.crc32(other.encode())
+        candidates = (FIRST_ENGINE_PORT + (offset + step) % ENGINE_PORTS for step in range(ENGINE_PORTS))
+        ports[other] = next(port for port in candidates if port not in taken)
+        taken.add(ports[other])
+    return ports[name]
 
 
 def _each(config: Config, *, enabled_only: bool = False) -> Iterator[tuple[Path, Backend]]:

@@ -85,7 +85,7 @@ class Server(Section):
     """Which web pages may call from a browser. null is none."""
 
     tls: Tls | None = None
-    """TLS on this port. null is plain HTTP, as behind an ingress."""
+    """TLS on this port. null is plain HTTP, as behind an ingress. Its fields reload; turning it on or off does not."""
 
 
 class Auth(Section):

@@ -15,6 +15,7 @@ from aiaas.config.environment import OVERRIDES
 from aiaas.config.fields import fields_of
 from aiaas.config.problem import Path as FieldPath
 from aiaas.config.problem import dotted
+from aiaas.config.restart import RESTARTS
 from aiaas.config.schema import config_schema
 from aiaas.config.values import DURATION_PATTERN, SIZE_PATTERN
 
@@ -25,7 +26,8 @@ for editors. This page is made from the code (`python -m aiaas.config.reference 
 
 An unknown field, a key that appears twice and a secret in plain text are errors. A section that is left out, or has
 nothing below it, has its defaults. Paths inside the file are relative to the file. A Kubernetes ConfigMap that holds
-the config as `config.yaml` is read as it is.
+the config as `config.yaml` is read as it is. A changed file is put in force while the gateway runs
+([reload.md](reload.md)); fields that need a restart say so.
 
 - A **duration** has a unit: `500ms`, `120s`, `2m`, `1h`; only `0` needs none.
 - A **size** has a unit, too: `512KiB`, `10MiB` (binary), `10MB` (decimal).
@@ -73,6 +75,7 @@ def _section(schema: dict[str, Any], section: dict[str, Any], path: FieldPath) -
         here = (*path, name)
         required = "**required**" if name in section.get("required", ()) else _default(field)
         text = field.get("description") or " ".join((fields[name].description or "").split())
+        text += " A change needs a restart." if dotted(here) in RESTARTS else ""
         yield f"- **`{name}`**: {'; '.join(part for part in (_type(field), required) if part)}.  \n  {text}"
         for target, free in _references(field):
             inner.append((schema["$defs"][target], (*here, "*") if free else here))

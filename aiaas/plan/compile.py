@@ -66,6 +66,7 @@ def compile_plan(
         digest="",
         source=source,
         overrides=overrides,
+        config=config,
     )
     return dataclasses.replace(plan, digest=_digest(plan))
 
@@ -126,9 +127,9 @@ def _share(bound: int, config: Config) -> int:
 
 
 def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:
-    # GET: aiaas's own requests, the probe and the comparison of the configured models with what vLLM lists.
-    paths = {backend.health.path: "GET", MODELS: "GET"}
-    paths |= {path: "POST" for path in GENERATE if path in backend.endpoints}
+    # GET: aiaas's own requests, the probe and the comparison of the configured models with what vLLM lists. Every path
+    # that clients may use anywhere: a reload may take a path from a backend while a request to it waits there.
+    paths = {backend.health.path: "GET", MODELS: "GET"} | dict.fromkeys(GENERATE, "POST")
     return EndpointPlan(
         url=address.url,
         host=address.host,
@@ -270,7 +271,7 @@ def _digest(plan: Plan) -> str:
 
 
 _LEFT_OUT: Final = frozenset(
-    {"heads", "env", "password", "digest", "source", "overrides"}
+    {"heads", "env", "password", "digest", "source", "overrides", "config"}
 )  # secrets, and what does not count
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from aiaas.config.model import Config
 from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
 
@@ -214,6 +215,7 @@ class Plan:
     serves_models  whether GET /v1/models is served (some backend names /v1/models)
     digest     12 hex digits over everything that counts, without secrets
     source     the file it came from; overrides: the environment variables in force
+    config     the last config that was put in force as a whole; a changed one is compared with it (no repr: secrets)
     """
 
     server: ServerPlan
@@ -228,3 +230,4 @@ class Plan:
     digest: str
     source: Path | None = field(default=None, compare=False)
     overrides: tuple[str, ...] = field(default=(), compare=False)
+    config: Config | None = field(default=None, compare=False, repr=False)

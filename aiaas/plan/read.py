@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aiaas.config.check import check
 from aiaas.config.load import Loaded, load_file, load_text
+from aiaas.config.model import Config
 from aiaas.config.problem import Problem, has_errors
+from aiaas.config.restart import hold_back
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A config file with all that came of it; `plan` is None where there is an error."""
+    """A config file with all that came of it; `plan` is None where there is an error. `held` are the fields that wait
+    for a restart: the Plan has their old values."""
 
     loaded: Loaded
     plan: Plan | None
     problems: tuple[Problem, ...]
+    held: tuple[str, ...] = ()
 
 
-def read(path: Path, env: Mapping[str, str], text: str | None = None, *, deployed: bool = False) -> Reading:
+def read(
+    path: Path,
+    env: Mapping[str, str],
+    text: str | None = None,
+    *,
+    deployed: bool = False,
+    before: Config | None = None,
+) -> Reading:
     """Load, check (`deployed`: for a cluster, in any case) and compile. Raises WorldError where there is no file; every
     other fault is a Problem.
 
-    text  what the file held at some time, to be read in place of what it holds now
+    text    what the file held at some time, to be read in place of what it holds now
+    before  the config that a gateway runs with: the Plan is what it can put in force without a restart
     """
     loaded = load_file(path, env) if text is None else load_text(text, file=str(path), env=env)
     found = loaded.problems + check(loaded, env, deployed=deployed)
     problems = tuple(sorted(found, key=lambda problem: (problem.line, problem.column)))
     if loaded.config is None or has_errors(problems):
         return Reading(loaded, None, problems)
-    plan = compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env)
-    return Reading(loaded, plan, problems)
+    config, held = (loaded.config, ()) if before is None else hold_back(before, loaded.config)
+    plan = compile_plan(config, source=path, overrides=loaded.overrides, env=env)
+    return Reading(loaded, replace(plan, config=before) if held else plan, problems, held)
 
 
 def read_plan(path: Path, env: Mapping[str, str]) -> tuple[Plan | None, tuple[Problem, ...]]:

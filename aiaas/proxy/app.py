@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from ipaddress import ip_network
 from itertools import count
 from typing import Any, cast
@@ -25,12 +25,12 @@ from aiaas.plan.model import Plan
 from aiaas.proxy.active import Active, targets_of
 from aiaas.proxy.admission import Admission, Ticket
 from aiaas.proxy.attempt import Shape
-from aiaas.proxy.backends import BackendState, EndpointState, all_endpoints
 from aiaas.proxy.body import BodyBudget
 from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.cors import Cors, preflight_lines
 from aiaas.proxy.examine import Examiner
+from aiaas.proxy.fleet import Fleet
 from aiaas.proxy.forward import draining, forward, write
 from aiaas.proxy.identity import believed, method_not_allowed, not_found, require_method
 from aiaas.proxy.incidents import Incidents
@@ -82,7 +82,8 @@ class Gateway:
         self._ids = count(1)
         self.incidents = Incidents(log, metrics, self._new_id)
         self._date = (0, b"")
-        self.active = self._activate(plan, {})
+        self.fleet = Fleet(log, metrics)
+        self.active = self._activate(plan)
         metrics.config(plan.digest)
         metrics.watch_in_flight(lambda: len(self._requests))
         metrics.watch_queued(lambda: sum(record.phase == "queued" for record in list(self._requests.values())))
@@ -310,28 +311,12 @@ class Gateway:
 
     def replace_plan(self, plan: Plan) -> None:
         """Put a new Plan in force; requests in flight finish under the one that they began with."""
-        before = self.active
         self.bodies.resize(plan.server.max_body_size)
-        self.active = self._activate(plan, before.backends)
-        kept = {id(backend) for backend in self.active.backends.values()}
-        for backend in before.backends.values():
-            if id(backend) not in kept:
-                backend.close()
-        self._forget_endpoints(before.backends.values())
+        self.active = self._activate(plan)
         self.metrics.config(plan.digest)
 
-    def _activate(self, plan: Plan, before: Mapping[str, BackendState]) -> Active:
-        backends: dict[str, BackendState] = {}
-        for backend_plan in plan.backends:
-            known = before.get(backend_plan.name)
-            if known is not None and known.plan == backend_plan:
-                backends[backend_plan.name] = known
-            else:
-                backends[backend_plan.name] = BackendState(backend_plan, self._turned)
-                if known is not None:
-                    backends[backend_plan.name].remember_health(known)
-        for endpoint in all_endpoints(backends.values()):
-            self.metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
+    def _activate(self, plan: Plan) -> Active:
+        backends = self.fleet.follow(plan.backends)
         return Active(
             plan=plan,
             admission=Admission(plan, self.verifier, self.store, self.bodies, self.examiner, self._loop, self._wall),
@@ -343,24 +328,6 @@ class Gateway:
             cors=None if plan.server.cors_allow_origins is None else Cors(plan.server.cors_allow_origins),
             trusted=tuple(ip_network(cidr) for cidr in plan.server.trusted_proxies),
         )
-
-    def _turned(self, endpoint: EndpointState, up: bool, reason: str) -> None:
-        if all(endpoint is not known for known in all_endpoints(self.active.backends.values())):
-            return  # of a Plan that is no longer in force: some request still tries it
-        self.metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, up)
-        self.log.event(
-            "info" if up else "warning",
-            "endpoint_up" if up else "endpoint_down",
-            backend=endpoint.backend_name,
-            upstream=endpoint.plan.url,
-            reason=reason,
-        )
-
-    def _forget_endpoints(self, before: Iterable[BackendState]) -> None:
-        now = {(e.backend_name, e.plan.url) for e in all_endpoints(self.active.backends.values())}
-        for endpoint in all_endpoints(before):
-            if (endpoint.backend_name, endpoint.plan.url) not in now:
-                self.metrics.endpoint_gone(endpoint.backend_name, endpoint.plan.url)
 
     async def quiet(self) -> None:
         """Wait until no inference request is being answered."""

@@ -1,7 +1,7 @@
 """The backends as they are now: connections, health, and the choice of an endpoint.
 
-Choosing is a pure function over the endpoints' states (`choose`, `choose_by_prefix`); what changes those states is what
-probes and requests report. A client's 4xx or a client's leaving is never reported (a breaker that trips on the client's
+Choosing is a pure function over the endpoints' states (`choose.py`); what changes those states is what probes and
+requests report. A client's 4xx or a client's leaving is never reported (a breaker that trips on the client's
 own faults takes the fleet down).
 
     up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
@@ -11,6 +11,9 @@ goes to the next in turn at once, so while somebody waits nothing is free, and n
 
 The endpoints of a `dns` backend follow what its name resolves to (`resolve.py`). One that has left gets no new request;
 those that it has go on.
+
+State belongs to what it is about and outlives a Plan: an address keeps its connections, slots and health, a backend its
+queue and its turn. A reload only replaces their settings (`BackendState.follow`, `fleet.py`).
 
 An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
 start ourselves starts as down, and only its supervisor turns it up or down.
@@ -27,7 +30,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
 
 from aiaas.plan.model import BackendPlan, EndpointPlan
-from aiaas.proxy.affinity import load_bound, prompt_prefix, weight
+from aiaas.proxy.affinity import prompt_prefix
+from aiaas.proxy.choose import choose, choose_by_prefix
+from aiaas.proxy.dial import ClientTls
 from aiaas.proxy.queue import FairQueue
 from aiaas.proxy.upstream import Pool
 
@@ -45,54 +50,86 @@ class Stream(Protocol):
 
 
 class EndpointState:
-    """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row."""
+    """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row.
+
+    backend  the one that names it in the Plan in force, else the last one that did: its settings hold
+    users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
+    bound    the backend's max_inflight
+    """
 
     __slots__ = (
-        "_backend",
-        "_listener",
         "_silence_checks",
+        "backend",
+        "bound",
         "failures",
         "plan",
         "pool",
         "streams",
         "successes",
         "up",
+        "users",
     )
 
-    def __init__(self, backend: BackendPlan, plan: EndpointPlan, listener: HealthListener) -> None:
-        self._backend = backend
-        self._listener = listener
-        self.plan = plan
-        self.pool = Pool(plan, backend.connect_timeout)
+    def __init__(self, backend: BackendState, plan: EndpointPlan, tls: ClientTls) -> None:
+        self.pool = Pool(plan, backend.plan.connect_timeout, tls)
         self.streams: set[Stream] = set()
         self._silence_checks: set[asyncio.TimerHandle] = set()
-        self.up = backend.engine is None
+        self.up = backend.plan.engine is None
         self.failures = 0
         self.successes = 0
+        self.users: list[BackendState] = []
+        self.belong_to(backend, plan)
+
+    def belong_to(self, backend: BackendState, plan: EndpointPlan) -> None:
+        """Take the settings of the backend that names it now. Slots, connections and health stay."""
+        self.backend = backend
+        self.bound = backend.plan.max_inflight
+        self.plan = self.pool.endpoint = plan
+        self.pool.connect_timeout = backend.plan.connect_timeout
+        self.pool.closed = False
+        if backend not in self.users:
+            self.users.append(backend)
 
     @property
     def backend_name(self) -> str:
         """The backend that it belongs to."""
-        return self._backend.name
+        return self.backend.plan.name
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a request may go there now."""
+        return self.up and (self.bound is None or self.pool.inflight < self.bound)
 
     def __repr__(self) -> str:
-        return f"<EndpointState {self._backend.name} {self.plan.url} {'up' if self.up else 'down'} {self.pool!r}>"
+        return f"<EndpointState {self.backend_name} {self.plan.url} {'up' if self.up else 'down'} {self.pool!r}>"
+
+    def give_back(self) -> None:
+        """An exchange has ended, in whichever way: its slot goes to the next in turn."""
+        self.pool.inflight -= 1
+        self._hand_over()
+
+    def leave(self, backend: BackendState) -> None:
+        """`backend` does not name it any more. Its requests go on, and its idle connections end."""
+        if backend in self.users:
+            self.users.remove(backend)
+        if self.backend is backend:
+            self.pool.close()
 
     def report_success(self, *, probe: bool) -> None:
         """An answer came, or a probe was good. Only probes bring an endpoint back up."""
         self.failures = 0
         if probe and not self.up:
             self.successes += 1
-            if self.successes >= self._backend.health.healthy_after:
+            if self.successes >= self.backend.plan.health.healthy_after:
                 self._turn(True, "its health check answers again")
 
     def report_failure(self, reason: str) -> None:
         """A connect failure, a reset, a dying engine, a bad probe: the backend's own fault, never a client's."""
-        if self._backend.engine is not None:
+        if self.backend.plan.engine is not None:
             return  # nothing but its supervisor could turn it up again
         self.successes = 0
         self.failures += 1
-        if self.up and self.failures >= self._backend.health.unhealthy_after:
+        if self.up and self.failures >= self.backend.plan.health.unhealthy_after:
             self._turn(False, reason)
 
     def report_refused_probe(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -107,10 +144,6 @@ class EndpointState:
         handle = loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
         self._silence_checks.add(handle)
 
-    def close(self) -> None:
-        """Drop idle connections; requests in flight go on."""
-        self.pool.close()
-
     def set_up(self, up: bool, reason: str) -> None:
         """Somebody who knows better (the engine's supervisor) says so."""
         self.failures = self.successes = 0
@@ -120,7 +153,13 @@ class EndpointState:
     def _turn(self, up: bool, reason: str) -> None:
         self.up = up
         self.successes = self.failures = 0
-        self._listener(self, up, reason)
+        self.backend.listener(self, up, reason)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        for backend in self.users:
+            if backend.waiting:
+                backend.hand_over()
 
 
 class Waiter:
@@ -129,11 +168,12 @@ class Waiter:
     key      between which the queue is fair
     tried    endpoints that it has tried
     body     of the request
-    granted  the endpoint whose slot it now has; None: look again, as nothing is up any more, or `expired`
+    granted  the endpoint whose slot it now has, by the backend `by`; None: look again, as nothing is up any more, or
+             `expired`
     places   how many backends it still may hear from
     """
 
-    __slots__ = ("body", "expired", "granted", "key", "places", "tried")
+    __slots__ = ("body", "by", "expired", "granted", "key", "places", "tried")
 
     def __init__(
         self, key: Hashable, tried: Sequence[EndpointState], body: bytes, granted: asyncio.Future[EndpointState | None]
@@ -142,6 +182,7 @@ class Waiter:
         self.tried = tried
         self.body = body
         self.granted = granted
+        self.by: BackendState | None = None
         self.expired = False
         self.places = 0
 
@@ -155,21 +196,44 @@ class Waiter:
 class BackendState:
     """A backend's endpoints, and who waits for them.
 
-    turn     counts requests, for round robin and for spreading ties
-    changed  set when endpoints have joined; whoever probes them clears it
+    listener   told whenever an endpoint goes down or comes up
+    unclaimed  an endpoint at a URL that no backend of the Plan in force has any more, None without one
+    retired    taken out by a reload; requests that began before still use it
+    turn       counts requests, for round robin and for spreading ties
+    changed    set when endpoints have joined; whoever probes them clears it
     """
 
-    __slots__ = ("_bound", "_leaving", "_listener", "_waiting", "changed", "endpoints", "plan", "turn")
+    __slots__ = (
+        "_leaving",
+        "_tls",
+        "_unclaimed",
+        "_waiting",
+        "changed",
+        "endpoints",
+        "listener",
+        "plan",
+        "retired",
+        "turn",
+    )
 
-    def __init__(self, plan: BackendPlan, listener: HealthListener) -> None:
+    def __init__(
+        self,
+        plan: BackendPlan,
+        listener: HealthListener,
+        tls: ClientTls | None = None,
+        unclaimed: Callable[[str], EndpointState | None] = lambda _url: None,
+    ) -> None:
         self.plan = plan
-        self.endpoints = tuple(EndpointState(plan, endpoint, self._turned) for endpoint in plan.endpoints)
+        self.listener = listener
+        self.retired = False
         self.changed = asyncio.Event()
         self.turn = 0
+        self.endpoints: tuple[EndpointState, ...] = ()
         self._leaving: list[EndpointState] = []
-        self._listener = listener
-        self._bound = plan.max_inflight
+        self._tls = tls or ClientTls()
+        self._unclaimed = unclaimed
         self._waiting: FairQueue[Waiter] = FairQueue(plan.queue.size)
+        self._place(plan.endpoints)
 
     @property
     def waiting(self) -> int:
@@ -178,13 +242,57 @@ class BackendState:
 
     @property
     def leaving(self) -> Sequence[EndpointState]:
-        """Those that its name does not resolve to any more, while they have requests under way."""
-        self._leaving = [endpoint for endpoint in self._leaving if endpoint.pool.inflight]
+        """Those that are no longer its endpoints, while they have requests under way."""
+        self._leaving = [e for e in self._leaving if e.pool.inflight and e.backend is self]
         return self._leaving
 
-    def owns(self, endpoint: EndpointState) -> bool:
-        """Whether it is, or was until now, one of this backend's."""
-        return endpoint in self.endpoints or endpoint in self._leaving
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request waits here, or is under way at an endpoint that belongs to it."""
+        own = [endpoint for endpoint in self.endpoints if endpoint.backend is self]
+        return bool(self.waiting or self.leaving or any(endpoint.pool.inflight for endpoint in own))
+
+    # -- what a reload, or an answer of DNS, changes ---------------------------------------------------------------
+
+    def lives_on(self, plan: BackendPlan) -> bool:
+        """Whether `plan` is of the same backend: one that serves what those that wait here have asked for."""
+        return plan.name == self.plan.name and set(self.plan.served_models) <= set(plan.served_models)
+
+    def part(self, plan: BackendPlan) -> None:
+        """Let endpoints go that `plan` does not name, so that another backend can have them, before `follow`."""
+        named = {endpoint.url for endpoint in plan.endpoints}
+        if plan.dns is None:
+            self._place([endpoint.plan for endpoint in self.endpoints if endpoint.plan.url in named])
+
+    def follow(self, plan: BackendPlan) -> None:
+        """Take another Plan's settings. Endpoints that it names as well stay as they are, and so do those that wait;
+        the caller calls `hand_over` once all backends have followed.
+
+        Where it is found by another name from now on, the endpoints stay until that name has its first answer.
+        """
+        before, self.plan, self.retired = self.plan, plan, False
+        self._waiting.size = plan.queue.size
+        if plan.dns is None:
+            self._place(plan.endpoints)
+        elif before.dns is not None and before.dns.url == plan.dns.url:
+            self._place([plan.dns.at(endpoint.plan.host) for endpoint in self.endpoints])
+        else:
+            self._place([endpoint.plan for endpoint in self.endpoints])
+
+    def retire(self) -> None:
+        """A reload has taken it out. Its requests go on, and so do those that wait; idle connections end."""
+        self.retired = True
+        self.close()
+
+    def dissolve(self) -> None:
+        """A retired one that nobody uses."""
+        for endpoint in self.endpoints:
+            endpoint.leave(self)
+
+    def parted(self, url: str) -> EndpointState | None:
+        """An endpoint of its own that it no longer needs for new requests."""
+        candidates = (*self._leaving, *self.endpoints) if self.retired else self._leaving
+        return next((e for e in candidates if e.backend is self and e.plan.url == url), None)
 
     def resolved(self, addresses: Iterable[str]) -> tuple[list[EndpointState], list[EndpointState]]:
         """Make `addresses` (IP addresses, in any order) the endpoints of a `dns` backend; those that joined, that left.
@@ -194,50 +302,52 @@ class BackendState:
         """
         template = self.plan.dns
         assert template is not None
-        known = {endpoint.plan.url: endpoint for endpoint in (*self.leaving, *self.endpoints)}
-        plans = [template.at(address) for address in sorted(set(addresses))]
-        before = self.endpoints
-        now = tuple(known.get(plan.url) or EndpointState(self.plan, plan, self._turned) for plan in plans)
+        joined, left = self._place([template.at(address) for address in sorted(set(addresses))])
+        if joined or left:  # where the last one that was up has left, nobody is to wait
+            self.hand_over()
+        return joined, left
+
+    def _place(self, plans: Sequence[EndpointPlan]) -> tuple[list[EndpointState], list[EndpointState]]:
+        own = {e.plan.url: e for e in (*self.leaving, *self.endpoints) if e.backend is self}
+        before, now = self.endpoints, []
+        for plan in plans:
+            endpoint = own.get(plan.url) or self._unclaimed(plan.url) or EndpointState(self, plan, self._tls)
+            endpoint.belong_to(self, plan)
+            now.append(endpoint)
+        self.endpoints = tuple(now)
+        self._leaving = [endpoint for endpoint in own.values() if endpoint not in now]
         joined = [endpoint for endpoint in now if endpoint not in before]
         left = [endpoint for endpoint in before if endpoint not in now]
-        self.endpoints = now
-        self._leaving = [endpoint for endpoint in known.values() if endpoint not in now]
         for endpoint in left:
-            endpoint.pool.close()
-        for endpoint in joined:
-            endpoint.pool.closed = False
+            endpoint.leave(self)
         if joined:
             self.changed.set()
-        if joined or left:  # where the last one that was up has left, nobody is to wait
-            self._hand_over()
         return joined, left
+
+    # -- slots -----------------------------------------------------------------------------------------------------
 
     def pick(self, tried: Sequence[EndpointState], body: bytes = b"") -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one; None: none has a slot.
 
-        Who goes there takes the slot (`pool.inflight`), and afterwards calls `give_back`.
+        Who goes there takes the slot (`pool.inflight`), and afterwards gives it back (`EndpointState.give_back`).
         """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
-            return only if only.up and (self._bound is None or only.pool.inflight < self._bound) else None
+            return only if only.is_free else None
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1
         if self.plan.balance == "prefix_hash":
-            return choose_by_prefix(self.endpoints, tried, prompt_prefix(body), self._bound)
-        free = self.endpoints if self._bound is None else [e for e in self.endpoints if e.pool.inflight < self._bound]
-        return choose(free, tried, self.turn, by_load=self.plan.balance == "least_inflight")
-
-    def give_back(self, endpoint: EndpointState) -> None:
-        """An exchange has ended, in whichever way: its slot goes to the next in turn."""
-        endpoint.pool.inflight -= 1
-        if self._bound is not None and self._waiting:
-            self._hand_over()
+            return choose_by_prefix(self.endpoints, tried, prompt_prefix(body))
+        return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
 
     def wait(self, waiter: Waiter) -> bool:
         """Let it wait for a slot; False where the queue is full."""
         if not self._waiting.put(waiter.key, waiter):
             return False
+        if self.retired:
+            for endpoint in self.endpoints:
+                endpoint.users += [] if self in endpoint.users else [self]
         waiter.places += 1
         return True
 
@@ -250,32 +360,14 @@ class BackendState:
         self.forget(waiter)
         granted = waiter.granted
         endpoint = granted.result() if granted.done() and not granted.cancelled() else None
-        if endpoint is not None and self.owns(endpoint):
-            self.give_back(endpoint)
+        if endpoint is not None and waiter.by is self:
+            endpoint.give_back()
 
-    def remember_health(self, before: BackendState) -> None:
-        """What is known about an address holds under a changed Plan too; an engine of ours would else stay down."""
-        known = {endpoint.plan.url: endpoint.up for endpoint in before.endpoints}
-        dns, dns_before = self.plan.dns, before.plan.dns
-        if dns is not None and dns_before is not None and dns.url == dns_before.url:
-            self.resolved([endpoint.plan.host for endpoint in before.endpoints])
-        for endpoint in self.endpoints:
-            endpoint.up = known.get(endpoint.plan.url, endpoint.up)
-
-    def _turned(self, endpoint: EndpointState, up: bool, reason: str) -> None:
-        self._listener(endpoint, up, reason)
-        if self._waiting:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """Give what is free to those whose turn it is. Where nothing is up, nobody is to wait here."""
         while self._waiting:
-            is_up = False
-            is_free = False
-            for endpoint in self.endpoints:
-                is_up = is_up or endpoint.up
-                is_free = is_free or (endpoint.up and (self._bound is None or endpoint.pool.inflight < self._bound))
-            if is_up and not is_free:
+            is_up = any(endpoint.up for endpoint in self.endpoints)
+            if is_up and not any(endpoint.is_free for endpoint in self.endpoints):
                 return
             waiter = self._waiting.take()
             if waiter is None or waiter.granted.done():
@@ -283,6 +375,7 @@ class BackendState:
             chosen = self.pick(waiter.tried, waiter.body)
             if chosen is not None:
                 chosen.pool.inflight += 1
+                waiter.by = self
             else:
                 waiter.places -= 1
             if chosen is not None or not waiter.places:
@@ -291,41 +384,7 @@ class BackendState:
     def close(self) -> None:
         """Drop idle connections; requests in flight go on."""
         for endpoint in self.endpoints:
-            endpoint.close()
-
-
-def choose(
-    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], turn: int, *, by_load: bool
-) -> EndpointState | None:
-    """Pure: an endpoint that is up, untried before tried, least in flight (ties by turn) or simply by turn."""
-    candidates = [endpoint for endpoint in endpoints if endpoint.up]
-    fresh = [endpoint for endpoint in candidates if endpoint not in tried]
-    candidates = fresh or candidates
-    if not candidates:
-        return None
-    if len(candidates) == 1:
-        return candidates[0]
-    offset = turn % len(candidates)
-    rotated = candidates[offset:] + candidates[:offset]
-    return min(rotated, key=lambda endpoint: endpoint.pool.inflight) if by_load else rotated[0]
-
-
-def choose_by_prefix(
-    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], prefix: bytes, bound: int | None = None
-) -> EndpointState | None:
-    """Pure: an endpoint that is up and has fewer than `bound` in flight, untried before tried; of these the first in
-    the prefix's own order that does not have more in flight than its share.
-    """
-    up = [endpoint for endpoint in endpoints if endpoint.up]
-    candidates = [endpoint for endpoint in up if bound is None or endpoint.pool.inflight < bound]
-    candidates = [endpoint for endpoint in candidates if endpoint not in tried] or candidates
-    if not candidates:
-        return None
-    share = load_bound([endpoint.pool.inflight for endpoint in up])
-    within = [endpoint for endpoint in candidates if endpoint.pool.inflight <= share]
-    if not within:  # those that have less are full or tried
-        return min(candidates, key=lambda endpoint: endpoint.pool.inflight)
-    return max(within, key=lambda endpoint: weight(prefix, endpoint.plan.url))
+            endpoint.pool.close()
 
 
 def all_endpoints(backends: Iterable[BackendState]) -> list[EndpointState]:

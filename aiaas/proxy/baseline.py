@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+from aiaas.config.model import Config
 from aiaas.errors import WorldError
 from aiaas.keys.file import KeyFileError, read_key_file
 from aiaas.keys.records import render_records
@@ -19,17 +21,27 @@ from aiaas.proxy.watch import FileWatch
 
 
 class Baseline:
-    """The last good config (`config`, and the `plan` of it) and key file (`keys`, None: there was none yet).
+    """The last good config (`config`, and the `plan` that the workers have of it) and key file (`keys`, None: there was
+    none yet). `before` is the text of the last config that was in force as a whole: the workers have of `config` what
+    needs no restart after that.
 
+    on_plan  called after another config was read
     crashed  called with an exception that nobody expected
     """
 
-    def __init__(self, plan: Plan, env: Mapping[str, str], crashed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        env: Mapping[str, str],
+        on_plan: Callable[[Plan], None],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
         assert plan.source is not None, "workers read the config file themselves"
         self._env = env
         self.source: Path = plan.source
         self.plan = plan
-        self.config = ""
+        self.config = self.before = ""
+        self._on_plan = on_plan
         self.keys: str | None = None
         self._config_watch = FileWatch(self.source, self._read_config, crashed)
         self._key_watch = FileWatch(plan.auth.keys_file, self._read_keys, crashed)
@@ -40,8 +52,8 @@ class Baseline:
         Raises WorldError where the config is no longer in order: it was a moment ago.
         """
         await self._read_config()
-        if not self.config:
-            raise WorldError(f"{self.source} was changed while it was read; mend it and start again")
+        if not self.before:  # broken, or with other ports and engines than those that are being started
+            raise WorldError(f"{self.source} was changed while it was read; start again")
         self._key_watch.wake()
 
     def watches(self) -> list[FileWatch]:
@@ -54,11 +66,15 @@ class Baseline:
             watch.wake()
 
     async def _read_config(self) -> None:
-        found = await asyncio.get_running_loop().run_in_executor(None, _config, self.source, self._env)
+        look = partial(_config, self.source, self._env, self.plan.config)
+        found = await asyncio.get_running_loop().run_in_executor(None, look)
         if found is None:
             return
         before = self.plan.auth
-        self.config, self.plan = found
+        self.config, self.plan, as_a_whole = found
+        if as_a_whole:
+            self.before = self.config
+        self._on_plan(self.plan)
         if self.plan.auth != before:
             self._key_watch.follow(self.plan.auth.keys_file)
             await self._read_keys()
@@ -78,10 +94,13 @@ def config_text(path: Path) -> str | None:
         return None
 
 
-def _config(path: Path, env: Mapping[str, str]) -> tuple[str, Plan] | None:
+def _config(path: Path, env: Mapping[str, str], before: Config | None) -> tuple[str, Plan, bool] | None:
+    """Text and Plan of a valid config, and whether all of it is in the Plan; None of any other."""
     text = config_text(path)
-    plan = None if text is None else read(path, env, text).plan
-    return None if text is None or plan is None else (text, plan)
+    if text is None:
+        return None
+    reading = read(path, env, text, before=before)
+    return None if reading.plan is None else (text, reading.plan, not reading.held)
 
 
 def _keys(path: Path) -> str | None:

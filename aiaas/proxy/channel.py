@@ -29,12 +29,14 @@ class EngineHealth(msgspec.Struct, tag=True, frozen=True):
 class Begin(msgspec.Struct, tag=True, frozen=True):
     """To a worker, first: what it begins with.
 
-    source   the config file, and `config` its text when it was last in order
+    source   the config file, and `config` its text when it was last valid
+    before   its text when it was last in force as a whole, without a field that waits for a restart
     keys     the key file when it was last in order; None where that never was
     """
 
     source: str
     config: str
+    before: str
     keys: str | None
 
 

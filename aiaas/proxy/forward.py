@@ -93,12 +93,12 @@ async def forward(
         try:
             outcome = await _attempt(ticket, target, backend, endpoint, client, shape, metrics, relays)
         finally:
-            backend.give_back(endpoint)
+            endpoint.give_back()
         again = may_try_again(outcome)
         _report(endpoint, outcome, again)
         if again is not None:
             tried.append(endpoint)
-            left = record.retries < backend.plan.max_retries and not (again.once and once_spent)
+            left = record.retries < target.backend.max_retries and not (again.once and once_spent)
             pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
             deadline = math.inf if shape.deadline is None else shape.deadline
             if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
@@ -144,9 +144,9 @@ async def _wait_for_slot(
         up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
         if not up:
             raise no_healthy_backend(backends)
-        endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, deadline)
+        by, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, deadline)
         for target, backend in up:
-            if endpoint is not None and backend.owns(endpoint):
+            if endpoint is not None and backend is by:
                 return target, backend, endpoint
 
 
@@ -156,8 +156,8 @@ async def _wait_in_queues(
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
     deadline: float | None,
-) -> EndpointState | None:
-    """An endpoint whose slot is this request's, or None once nothing of these backends is up."""
+) -> tuple[BackendState | None, EndpointState | None]:
+    """An endpoint whose slot is this request's and its backend, or None once nothing of these backends is up."""
     record, principal = ticket.record, ticket.principal
     waiter = Waiter((principal.key_id, principal.name), tried, ticket.body, loop.create_future())
     queues = [backend for backend in backends if backend.wait(waiter)]
@@ -180,7 +180,7 @@ async def _wait_in_queues(
             backend.forget(waiter)
         record.queue_seconds += loop.time() - began
     if not waiter.expired:
-        return endpoint
+        return waiter.by, endpoint
     if deadline is not None and deadline < until:
         raise _failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
     raise overloaded("No server for this model became free in time; try again shortly.")

@@ -10,9 +10,10 @@ from contextlib import suppress
 import msgspec
 
 from aiaas.openai import paths
+from aiaas.plan.model import BackendPlan
 from aiaas.proxy.backends import BackendState, EndpointState
 from aiaas.proxy.log import JsonLog
-from aiaas.proxy.resolve import Resolver
+from aiaas.proxy.resolve import Resolver, names_of
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.tasks import end_tasks, report_crash
 from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
@@ -24,28 +25,28 @@ class Probes:
     def __init__(self, log: JsonLog, resolver: Resolver) -> None:
         self._log = log
         self._resolver = resolver
-        self._watched: dict[str, tuple[BackendState, list[asyncio.Task[None]]]] = {}
+        self._watched: dict[str, tuple[BackendState, BackendPlan, list[asyncio.Task[None]]]] = {}
         self._comparisons: set[asyncio.Task[None]] = set()
 
     def follow(self, backends: Mapping[str, BackendState]) -> None:
-        """Watch these and no others. An engine of ours is watched by its supervisor instead."""
-        for name, (state, tasks) in list(self._watched.items()):
-            if backends.get(name) is not state:
+        """Watch these and no others, each by its present settings. An engine of ours is watched by its supervisor."""
+        for name, (state, plan, tasks) in list(self._watched.items()):
+            if backends.get(name) is not state or state.plan is not plan:
                 for task in tasks:
                     task.cancel()
                 del self._watched[name]
         for name, state in backends.items():
             if name not in self._watched and state.plan.engine is None:
                 tasks = [asyncio.create_task(probe_forever(state, self._recovered), name=f"probe {name}")]
-                if state.plan.dns is not None:
-                    tasks.append(asyncio.create_task(self._resolver.follow(state), name=f"resolve {name}"))
+                for host, port in names_of(state.plan).items():
+                    tasks.append(asyncio.create_task(self._resolver.follow(state, host, port), name=f"resolve {host}"))
                 for task in tasks:
                     task.add_done_callback(report_crash(self._log))
-                self._watched[name] = (state, tasks)
+                self._watched[name] = (state, state.plan, tasks)
 
     async def close(self) -> None:
         """End all of it."""
-        await end_tasks([task for _, tasks in self._watched.values() for task in tasks])
+        await end_tasks([task for _, _, tasks in self._watched.values() for task in tasks])
         await end_tasks(list(self._comparisons))
 
     def _recovered(self, backend: BackendState, endpoint: EndpointState) -> None:

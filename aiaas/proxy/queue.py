@@ -19,12 +19,12 @@ W = TypeVar("W", bound=Hashable)
 
 
 class FairQueue(Generic[W]):
-    """At most `size` waiters, each once, each under a key."""
+    """At most `size` waiters, each once, each under a key. A smaller `size` sends away nobody who waits already."""
 
-    __slots__ = ("_len", "_rounds", "_size")
+    __slots__ = ("_len", "_rounds", "size")
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
         self._len = 0
         # By key, in the order of the round; its waiters in order of arrival. No key is there without a waiter.
         self._rounds: OrderedDict[Hashable, OrderedDict[W, None]] = OrderedDict()
@@ -33,11 +33,11 @@ class FairQueue(Generic[W]):
         return self._len
 
     def __repr__(self) -> str:
-        return f"<FairQueue: {self._len} of {self._size} wait, {len(self._rounds)} keys>"
+        return f"<FairQueue: {self._len} of {self.size} wait, {len(self._rounds)} keys>"
 
     def put(self, key: Hashable, waiter: W) -> bool:
         """Let it wait; False where the queue is full."""
-        if self._len >= self._size:
+        if self._len >= self.size:
             return False
         own = self._rounds.get(key)
         if own is None:

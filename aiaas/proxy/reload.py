@@ -2,7 +2,8 @@
 line in the log.
 
 Compile first, then swap one reference. Requests in flight finish under the Plan that they began with. Keys that a new
-Plan needs are read before it is in force, so that no valid key is refused in between.
+Plan needs are read before it is in force, so that no valid key is refused in between. Fields that need a restart keep
+their old values (`aiaas.config.restart`), and the log names them.
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from aiaas.errors import WorldError
 from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
 from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import Plan
-from aiaas.plan.read import read_plan
+from aiaas.plan.read import read
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.log import LEVELS
 from aiaas.proxy.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.watch import FileWatch
-
-# What only a new start puts in force.
-_NEEDS_RESTART = ("host", "port", "workers", "header_timeout", "max_header_size")
 
 
 class Reloader:
@@ -39,12 +38,13 @@ class Reloader:
         self._metrics = gateway.metrics
         self._env = env
         self._on_plan = on_plan
-        self._begun_with = gateway.active.plan
-        self._auth = self._begun_with.auth  # whose keys are read: a new Plan's before it is in force
+        begun_with = gateway.active.plan
+        self._held: tuple[str, ...] = ()  # fields of the last config that wait for a restart
+        self._auth = begun_with.auth  # whose keys are read: a new Plan's before it is in force
         self._reading_keys = asyncio.Lock()
         self._crashed = crashed = gateway.incidents.internal_error
-        self._key_watch = FileWatch(self._begun_with.auth.keys_file, self.reload_keys, crashed)
-        source = self._begun_with.source
+        self._key_watch = FileWatch(begun_with.auth.keys_file, self.reload_keys, crashed)
+        source = begun_with.source
         self._config_watch = None if source is None else FileWatch(source, self.reload_config, crashed)
         self._tls: ServerTls | None = None
         self._tls_watches: tuple[FileWatch, ...] = ()
@@ -123,68 +123,47 @@ class Reloader:
     # -- config ---------------------------------------------------------------------------------------------------
 
     async def reload_config(self) -> None:
-        """Compile the config file anew and put it in force; with any error the Plan stays."""
+        """Compile the config file again and put it in force; with any error the Plan stays."""
         before = self._gateway.active.plan
         if before.source is None:
             return
-        loop = asyncio.get_running_loop()
+        look = partial(read, before.source, self._env, before=before.config)
         try:
-            plan, problems = await loop.run_in_executor(None, read_plan, before.source, self._env)
+            reading = await asyncio.get_running_loop().run_in_executor(None, look)
         except WorldError as error:
             self._not_reloaded(error=error.message)
             return
+        plan, problems = reading.plan, [str(problem) for problem in reading.problems]
         if plan is None:
-            self._not_reloaded(problems=[str(problem) for problem in problems])
+            self._not_reloaded(problems=problems)
             return
         self._metrics.reloaded("config", ok=True)
-        if plan == before:
+        if plan == before and reading.held == self._held:
             self._log.event("info", "config_unchanged", config_digest=plan.digest)
-            return
+        else:
+            self._held = reading.held
+            if plan != before:
+                await self._put_in_force(plan, before)
+            self._log.event("info", "config_reloaded", config_digest=plan.digest, problems=problems)
+        if reading.held:
+            self._log.event("warning", "restart_needed", fields=list(reading.held))
+
+    async def _put_in_force(self, plan: Plan, before: Plan) -> None:
         if plan.auth != before.auth:
             self._auth = plan.auth
             self._key_watch.follow(plan.auth.keys_file)
             await self.reload_keys()
         self._gateway.replace_plan(plan)
+        self._on_plan(plan)
+        self._log.threshold = LEVELS[plan.monitoring.log_level]
         if plan.server.tls is not None and plan.server.tls != before.server.tls:
-            for watch, file in zip(
-                self._tls_watches, (plan.server.tls.cert_file, plan.server.tls.key_file), strict=False
-            ):
+            for watch, file in zip(self._tls_watches, files_of(plan.server.tls), strict=False):
                 watch.follow(file)
             await self.reload_tls()
-        self._log.threshold = LEVELS[plan.monitoring.log_level]
-        self._on_plan(plan)
-        self._log.event("info", "config_reloaded", config_digest=plan.digest, problems=list(map(str, problems)))
-        if fields := needs_restart(self._begun_with, plan):
-            self._log.event("warning", "restart_needed", fields=fields)
 
     def _not_reloaded(self, **why: object) -> None:
         self._metrics.reloaded("config", ok=False)
         self._log.event("error", "config_not_reloaded", **why)
-
-
-def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
-    """The fields that differ from those at the start, and that only a new start puts in force: sockets, the shared
-    store and engines."""
-    fields = [
-        f"server.{name}" for name in _NEEDS_RESTART if getattr(begun_with.server, name) != getattr(plan.server, name)
-    ]
-    if (begun_with.server.tls is None) != (plan.server.tls is None):
-        fields.append("server.tls")
-    fields += [
-        f"monitoring.{name}"
-        for name in ("prometheus", "metrics_port", "usage_file")
-        if getattr(begun_with.monitoring, name) != getattr(plan.monitoring, name)
-    ]
-    if begun_with.limits.store_url != plan.limits.store_url:
-        fields.append("rate_limit.store")
-    engines = {backend.name: backend.engine for backend in plan.backends}
-    started = {backend.name: backend.engine for backend in begun_with.backends}
-    fields += [
-        f"backends.{name}.engine"
-        for name in sorted(engines.keys() | started.keys())
-        if engines.get(name) != started.get(name)
-    ]
-    return fields
 
 
 def _load_ring(path: Path) -> KeyRing:

@@ -1,40 +1,30 @@
-"""The endpoints of a `dns` backend follow what its name resolves to, as the pods behind a headless Service come and go.
+"""Names are looked up in the background, so that no request waits for one: each address of a `dns` name is an endpoint,
+as the pods behind a headless Service come and go; the name in a `url` is one endpoint with these addresses (`dial.py`).
 
     unknown --(first answer)--> known --(each answer)--> known
 
-- The name is asked every `interval`. While no answer has ever come, no request can be sent (503 `no_healthy_backend`),
-  and it is asked more often: after `first` seconds, then twice that, and so on up to `interval`.
+- The name is asked every `interval`. While no answer has ever come, it is asked more often: after `first` seconds, then
+  twice that, and so on up to `interval`. A `dns` backend has no endpoint until then (503 `no_healthy_backend`).
 - No answer, an error, a name that does not exist any more (NXDOMAIN), no address: nothing changes. Resolver and name
   cannot be told apart from here, and a resolver that is down must not take the fleet down. Addresses that have really
   gone are found by their probes.
 - One question at a time: getaddrinfo cannot be cancelled, and its threads are few. One that takes longer than `timeout`
   counts as a failure, and its answer is still taken when it comes.
-- Neither the order of the answer nor an address that stands in it twice means anything.
+- Of a `dns` name neither the order of the answer nor an address that stands in it twice means anything. A `url` tries
+  its addresses in the order of the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from aiaas.plan.model import BackendPlan
 from aiaas.proxy.backends import BackendState
+from aiaas.proxy.dial import Resolve, addresses_of, is_address
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
-
-# The IP addresses of (host, port). Raises OSError or UnicodeError where there are none to be had.
-Resolve = Callable[[str, int], Coroutine[Any, Any, Sequence[str]]]
-
-
-async def addresses_of(host: str, port: int) -> list[str]:
-    """As the machine resolves names: hosts file, search domains, IPv4 and IPv6. Off the event loop, in a thread.
-
-    getaddrinfo tells no time to live.
-    """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for _, _, _, _, address in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +47,16 @@ class Resolver:
         self._resolve = resolve
         self._timing = timing or Timing()
 
-    async def follow(self, backend: BackendState) -> None:
-        """Keep the endpoints of a `dns` backend at what its name resolves to, until cancelled."""
-        name = backend.plan.dns
-        assert name is not None
+    async def follow(self, backend: BackendState, host: str, port: int) -> None:
+        """Keep what a backend knows of the name `host` at what it resolves to, until cancelled."""
         timing = self._timing
         misses = 0
         while True:
-            question = asyncio.create_task(self._resolve(name.host, name.port), name=f"getaddrinfo {name.host}")
+            question = asyncio.create_task(self._resolve(host, port), name=f"getaddrinfo {host}")
             try:
                 while not (await asyncio.wait([question], timeout=timing.timeout))[0]:
                     misses += 1
-                    self._failed(backend, misses, f"no answer within {timing.timeout:g} s")
+                    self._failed(backend, host, misses, f"no answer within {timing.timeout:g} s")
             finally:
                 question.cancel()
             try:
@@ -76,18 +64,29 @@ class Resolver:
             except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS could hold
                 addresses, reason = (), getattr(error, "strerror", None) or str(error)
             if addresses:
-                self._answered(backend, misses, addresses)
+                self._answered(backend, host, misses, addresses)
                 misses = 0
             else:
                 misses += 1
-                self._failed(backend, misses, reason)
-            await asyncio.sleep(next_delay(misses, bool(backend.endpoints), timing))
+                self._failed(backend, host, misses, reason)
+            await asyncio.sleep(next_delay(misses, bool(_known(backend, host)), timing))
 
-    def _answered(self, backend: BackendState, misses: int, addresses: Sequence[str]) -> None:
-        name = backend.plan.name
-        self._metrics.resolved(name, ok=True)
+    def _answered(self, backend: BackendState, host: str, misses: int, addresses: Sequence[str]) -> None:
+        self._metrics.resolved(backend.plan.name, ok=True)
         if misses:
-            self._log.event("info", "dns_recovered", backend=name, failures=misses)
+            self._log.event("info", "dns_recovered", backend=backend.plan.name, name=host, failures=misses)
+        if backend.plan.dns is not None:
+            self._resolved(backend, addresses)
+            return
+        before = _known(backend, host)
+        changed = [e.pool.dialer.found(addresses) for e in backend.endpoints if e.plan.host == host]
+        if before and any(changed):
+            self._log.event(
+                "info", "addresses_changed", backend=backend.plan.name, name=host, addresses=sorted(addresses)
+            )
+
+    def _resolved(self, backend: BackendState, addresses: Sequence[str]) -> None:
+        name = backend.plan.name
         joined, left = backend.resolved(addresses)
         for endpoint in joined:
             self._metrics.endpoint_up(name, endpoint.plan.url, endpoint.up)
@@ -103,18 +102,30 @@ class Resolver:
                 endpoints=len(backend.endpoints),
             )
 
-    def _failed(self, backend: BackendState, misses: int, reason: str) -> None:
-        """Counted each time, and said once."""
+    def _failed(self, backend: BackendState, host: str, misses: int, reason: str) -> None:
+        """Counted each time, and logged once."""
         name = backend.plan.name
         self._metrics.resolved(name, ok=False)
-        if misses == 1 and backend.plan.dns is not None:
-            asked = backend.plan.dns.host
-            kept = len(backend.endpoints)
-            self._log.event("warning", "dns_failed", backend=name, name=asked, reason=reason, kept_endpoints=kept)
+        if misses == 1:
+            kept = len(_known(backend, host))
+            self._log.event("warning", "dns_failed", backend=name, name=host, reason=reason, kept_addresses=kept)
+
+
+def names_of(plan: BackendPlan) -> dict[str, int]:
+    """The names that a backend's addresses come from, each with a port to ask for."""
+    named = plan.endpoints if plan.dns is None else (plan.dns,)
+    return {endpoint.host: endpoint.port for endpoint in named if not is_address(endpoint.host)}
+
+
+def _known(backend: BackendState, host: str) -> Sequence[str]:
+    """The addresses of `host` that requests of `backend` can use."""
+    if backend.plan.dns is not None:
+        return [endpoint.plan.host for endpoint in backend.endpoints]
+    return next((e.pool.dialer.addresses for e in backend.endpoints if e.plan.host == host), ())
 
 
 def next_delay(misses: int, known: bool, timing: Timing) -> float:
-    """Seconds until the name is asked again, after so many failures in a row; `known`: there are endpoints."""
+    """Seconds until the name is asked again, after so many failures in a row; `known`: there are addresses."""
     if known or not misses:
         return timing.interval
     return min(timing.interval, timing.first * 2.0 ** min(misses - 1, 10))

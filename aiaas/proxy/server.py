@@ -271,7 +271,7 @@ class Server:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))
                 await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
-        self._stack.callback(self._close_backends)
+        self._stack.callback(self._gateway.fleet.close)
         if metrics_listener is not None:
             await serve_metrics(metrics_listener, self._expose, self._gateway.incidents.internal_error, self._stack)
         server, open_side = await self._open(listener, plan, tls)
@@ -339,10 +339,6 @@ class Server:
         open_side.pre_shutdown()
         await open_side.shutdown(timeout=0.5)
         self._log.event("info", "stopped", cut_off=cut)
-
-    def _close_backends(self) -> None:
-        for backend in self._gateway.active.backends.values():
-            backend.close()
 
 
 def _bracket(host: str) -> str:

@@ -33,6 +33,7 @@ from typing import Protocol, cast
 import httptools
 
 from aiaas.plan.model import EndpointPlan
+from aiaas.proxy.dial import ClientTls, Dialer
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.vanished import watch_upstream
 
@@ -317,13 +318,13 @@ class Pool:
     closed    no connection is kept; False again where the endpoint is back (`backends.py`)
     """
 
-    def __init__(self, endpoint: EndpointPlan, connect_timeout: float) -> None:
+    def __init__(self, endpoint: EndpointPlan, connect_timeout: float, tls: ClientTls | None = None) -> None:
         self.endpoint = endpoint
+        self.dialer = Dialer(endpoint, tls or ClientTls())
         self.connect_timeout = connect_timeout
         self.inflight = 0
         self._idle: deque[UpstreamConnection] = deque()
         self._sweep: asyncio.TimerHandle | None = None
-        self._ssl = ssl.create_default_context() if endpoint.tls else None
         self.closed = False
 
     def __repr__(self) -> str:
@@ -341,12 +342,8 @@ class Pool:
     async def connect(self) -> UpstreamConnection | Failure:
         """Open a connection within `connect_timeout` seconds, or say how it failed."""
         loop = asyncio.get_running_loop()
-        endpoint = self.endpoint
         try:
-            async with asyncio.timeout(self.connect_timeout):
-                transport, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self, loop), endpoint.host, endpoint.port, ssl=self._ssl
-                )
+            transport, connection = await self.dialer.open(lambda: UpstreamConnection(self, loop), self.connect_timeout)
             watch_upstream(transport)
         except TimeoutError:
             return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")

@@ -2,6 +2,9 @@
 
 A poll of `stat` every POLL_INTERVAL sees all the ways in which a config or key file changes: written in place, renamed
 over, or swapped by the symlink of a mounted ConfigMap or Secret (`..data`), where inotify on the file sees nothing.
+
+A file that is being written is left alone until two looks in a row see the same. One that is renamed over again and
+again is whole at every look, so it does not have to stand still.
 """
 
 from __future__ import annotations
@@ -26,42 +29,68 @@ def signature(path: Path) -> Signature:
         return None
 
 
+class Looks:
+    """Decides, look by look, when a file has changed. `taken` is its state when it was last taken."""
+
+    def __init__(self, taken: Signature) -> None:
+        self.taken = self._last = taken
+
+    def has_changed(self, seen: Signature) -> bool:
+        """Whether it is to be taken now; `seen` is its state at this look."""
+        last, self._last = self._last, seen
+        if seen == self.taken:
+            return False
+        # Replaced since the last look, which had met a change already.
+        is_replaced = last != self.taken and seen is not None and last is not None and seen[:2] != last[:2]
+        if seen != last and not is_replaced:
+            return False
+        self.taken = seen
+        return True
+
+
 class FileWatch:
     """One file.
 
-    changed  called after each change, one call at a time
-    crashed  called with an exception that escaped `changed`, which must not end the watching
+    changed   called after each change, one call at a time
+    crashed   called with an exception that escaped `changed`, which must not end the watching
+    interval  seconds between two looks
     """
 
     def __init__(
-        self, path: Path, changed: Callable[[], Awaitable[None]], crashed: Callable[[BaseException], None]
+        self,
+        path: Path,
+        changed: Callable[[], Awaitable[None]],
+        crashed: Callable[[BaseException], None],
+        interval: float = POLL_INTERVAL,
     ) -> None:
         self._path = path
+        self._interval = interval
         self._changed = changed
         self._crashed = crashed
-        self._seen = signature(path)
+        self._looks = Looks(signature(path))
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Look now, and take it as changed (SIGHUP)."""
+        """Take it as changed at once, still or not: whoever sends SIGHUP has finished writing."""
         self._woken.set()
 
     def follow(self, path: Path) -> None:
         """Watch another file from now on; its present state counts as known."""
         self._path = path
-        self._seen = signature(path)
+        self._looks = Looks(signature(path))
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(POLL_INTERVAL):
+                async with asyncio.timeout(self._interval):
                     await self._woken.wait()
             except TimeoutError:
-                if signature(self._path) == self._seen:
+                if not self._looks.has_changed(signature(self._path)):
                     continue
-            self._woken.clear()
-            self._seen = signature(self._path)
+            else:
+                self._woken.clear()
+                self._looks = Looks(signature(self._path))
             (error,) = await asyncio.gather(self._changed(), return_exceptions=True)
             if error is not None:
                 self._crashed(error)

@@ -46,7 +46,8 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         begin = await channel.receive()
         if not isinstance(begin, Begin):
             return
-        plan = read(Path(begin.source), env, begin.config).plan
+        whole = read(Path(begin.source), env, begin.before).plan
+        plan = None if whole is None else read(Path(begin.source), env, begin.config, before=whole.config).plan
         if plan is None:
             raise WorldError(f"{begin.source} is no longer valid in this process")
         log.threshold = LEVELS[plan.monitoring.log_level]

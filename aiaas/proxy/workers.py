@@ -31,7 +31,7 @@ from aiaas.errors import WorldError
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.baseline import Baseline
 from aiaas.proxy.channel import Begin, EngineHealth, Message, Reload, Stop
-from aiaas.proxy.log import JsonLog
+from aiaas.proxy.log import LEVELS, JsonLog
 from aiaas.proxy.merge import Sums, exposition, of_supervisor, snapshot
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.server import (
@@ -135,7 +135,7 @@ class _Supervisor:
         self._command = command
         self._log_to = log_to
         self._stopping = stopping
-        self._baseline = Baseline(plan, env, self._internal_error)
+        self._baseline = Baseline(plan, env, self._follow_plan, self._internal_error)
         self._keepers: list[asyncio.Task[None]] = []
         self._workers: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._all_serve = asyncio.Event()
@@ -210,7 +210,7 @@ class _Supervisor:
 
     async def _start(self, number: int, listener: socket.socket) -> WorkerProcess | None:
         base = self._baseline
-        begin = Begin(str(base.source), base.config, base.keys)
+        begin = Begin(str(base.source), base.config, base.before, base.keys)
         try:
             worker = await WorkerProcess.start(self._command, number, begin, listener, self._log_to, self._env)
         except OSError as error:
@@ -246,6 +246,9 @@ class _Supervisor:
             self._tell(health)
 
         return healthy
+
+    def _follow_plan(self, plan: Plan) -> None:
+        self._log.threshold = LEVELS[plan.monitoring.log_level]
 
     def _reload(self) -> None:
         self._baseline.wake()

@@ -37,7 +37,7 @@ def test_a_head_is_complete_but_for_the_requests_own_headers() -> None:
     )
     assert endpoint.heads["/health"].startswith(b"GET /base/health HTTP/1.1\r\n")
     assert endpoint.heads["/v1/models"].startswith(b"GET /base/v1/models HTTP/1.1\r\n")
-    assert "/v1/embeddings" not in endpoint.heads
+    assert endpoint.heads["/v1/embeddings"].startswith(b"POST /base/v1/embeddings HTTP/1.1\r\n")  # though not served
     assert (endpoint.host, endpoint.port, endpoint.tls, endpoint.base_path) == ("::1", 8000, False, "/base")
 
 
@@ -164,7 +164,7 @@ backends:
         *("--max-model-len", "2048", "--enforce-eager", "--middleware", "a", "b"),
         *("--override-generation-config", '{"temperature":0}', "--gpu-memory-utilization", "0.5"),
     )
-    assert (engine.model, engine.served_name, engine.port) == ("tiny", "tiny", 18100)
+    assert (engine.model, engine.served_name, engine.port) == ("tiny", "tiny", 19048)
 
 
 def test_an_engines_endpoint_is_on_loopback() -> None:

@@ -43,7 +43,7 @@ def deployed(text: str, env: dict[str, str], urls: dict[str, str]) -> tuple[Plan
         pytest.param(
             "backends:\n  a: {enabled: false, engine: {kind: vllm}, models: [x]}\n"
             "  b: {engine: {kind: simulator}, models: [y]}\n",
-            id="a simulator, whose port is its place in the file",
+            id="a simulator, whose port follows from its name",
         ),
         pytest.param(
             "backends:\n  a: {url: 'http://${HOST}:8000', models: ['no', '1e3', '010'], api_key_env: KEY}\n",

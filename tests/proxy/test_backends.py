@@ -1,4 +1,4 @@
-"""aiaas.proxy.backends: which endpoint is chosen, and how endpoints go down and come up."""
+"""aiaas.proxy.backends: slots and those who wait for them, and how endpoints go down and come up."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.plan.model import EnginePlan
-from aiaas.proxy.affinity import load_bound
-from aiaas.proxy.backends import BackendState, EndpointState, Waiter, choose, choose_by_prefix
+from aiaas.proxy.backends import BackendState, EndpointState, Waiter
 from tests.fakes.vllm import (
     Close,
     FakeVllm,
@@ -40,38 +39,7 @@ def state(count: int = 1, **backend: Any) -> tuple[BackendState, Turns]:
     return BackendState(plan, lambda _endpoint, up, reason: turns.append((up, reason))), turns
 
 
-# -- choose --------------------------------------------------------------------------------------------------------
-
-# endpoints as "up, tried, in flight"; turn; by load; the index that is chosen
-CHOICES = {
-    "the only one": (["up - 9"], 0, True, 0),
-    "none is up": (["down - 0", "down - 0"], 0, True, None),
-    "no endpoint": ([], 0, True, None),
-    "down is never chosen": (["down - 0", "up - 9"], 0, True, 1),
-    "down is not chosen though untried": (["down - 0", "up tried 9"], 0, True, 1),
-    "least in flight": (["up - 3", "up - 1", "up - 2"], 0, True, 1),
-    "ties go round": (["up - 1", "up - 1", "up - 1"], 5, True, 2),
-    "ties go round among the least": (["up - 0", "up - 5", "up - 0"], 1, True, 2),
-    "untried before less loaded": (["up tried 0", "up - 9"], 0, True, 1),
-    "all tried: least in flight": (["up tried 5", "up tried 4"], 0, True, 1),
-    "round robin": (["up - 0", "up - 9", "up - 9"], 4, False, 1),
-    "round robin skips down": (["up - 0", "down - 0", "up - 9"], 3, False, 2),
-    "round robin, untried first": (["up tried 0", "up - 0", "up - 0"], 2, False, 1),
-}
-
-
-@pytest.mark.parametrize(("endpoints", "turn", "by_load", "chosen"), CHOICES.values(), ids=CHOICES)
-def test_choose(endpoints: list[str], turn: int, by_load: bool, chosen: int | None) -> None:
-    """Up before all, untried before tried, then the least in flight or simply the next in turn."""
-    states = state(max(1, len(endpoints)))[0].endpoints[: len(endpoints)]
-    tried = []
-    for endpoint, described in zip(states, endpoints, strict=True):
-        up, was_tried, inflight = described.split()
-        endpoint.up, endpoint.pool.inflight = up == "up", int(inflight)
-        if was_tried == "tried":
-            tried.append(endpoint)
-    result = choose(states, tried, turn, by_load=by_load)
-    assert result is (None if chosen is None else states[chosen])
+# -- picking -------------------------------------------------------------------------------------------------------
 
 
 def test_even_spread() -> None:
@@ -80,62 +48,6 @@ def test_even_spread() -> None:
         backend, _ = state(3, balance=balance)
         picked = [backend.pick(()) for _ in range(30)]
         assert [picked.count(endpoint) for endpoint in backend.endpoints] == [10, 10, 10]
-
-
-# -- the same prefix to the same endpoint ---------------------------------------------------------------------------
-
-
-def test_prefix_stays_while_others_go_and_come() -> None:
-    """An endpoint's own prefixes come back with it, and no other prefix ever moves."""
-    endpoints = state(4)[0].endpoints
-    prefixes = [b"prompt %d" % number for number in range(200)]
-    before = [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes]
-    assert set(before) == set(endpoints)
-    endpoints[1].up = False
-    during = [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes]
-    assert endpoints[1] not in during
-    assert all(now is then for now, then in zip(during, before, strict=True) if then is not endpoints[1])
-    endpoints[1].up = True
-    assert [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes] == before
-
-
-def test_prefix_that_everybody_uses_buries_nobody() -> None:
-    """One prefix alone keeps each endpoint within its share, and stays where it was while nothing else runs."""
-    endpoints = state(4)[0].endpoints
-    own = choose_by_prefix(endpoints, (), b"popular")
-    for count in range(200):
-        share = load_bound([endpoint.pool.inflight for endpoint in endpoints])
-        chosen = choose_by_prefix(endpoints, (), b"popular")
-        assert chosen is not None
-        assert chosen.pool.inflight <= share
-        assert (chosen is own) == (own is not None and own.pool.inflight <= share), count
-        chosen.pool.inflight += 1
-    assert max(endpoint.pool.inflight for endpoint in endpoints) <= 1.25 * 50 + 2
-
-
-def test_prefix_next_in_its_order() -> None:
-    """A retry goes to the prefix's second endpoint, and so does a request whose first one is full; all full is None."""
-    endpoints = state(3)[0].endpoints
-    first = choose_by_prefix(endpoints, (), b"x")
-    assert first is not None
-    second = choose_by_prefix(endpoints, (first,), b"x")
-    assert second is not None
-    assert second is not first
-    first.pool.inflight = 2
-    assert choose_by_prefix(endpoints, (), b"x", 2) is second
-    assert choose_by_prefix(endpoints, (second,), b"x", 2) not in (first, second)
-    assert choose_by_prefix(endpoints, endpoints, b"x", 2) is second
-    for endpoint in endpoints:
-        endpoint.pool.inflight = 2
-    assert choose_by_prefix(endpoints, (), b"x", 2) is None
-    assert choose_by_prefix(endpoints, (), b"x", 3) is first
-
-
-def test_untried_endpoint_over_its_share() -> None:
-    """Where whoever is within the share was tried, the least loaded of the others is asked."""
-    endpoints = state(3)[0].endpoints
-    endpoints[0].pool.inflight, endpoints[1].pool.inflight = 20, 19
-    assert choose_by_prefix(endpoints, (endpoints[2],), b"x") is endpoints[1]
 
 
 def test_balance_by_prefix() -> None:
@@ -233,7 +145,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
             case "arrive":
                 requests.arrive("abcd"[number])
             case "finish" if number < len(requests.running):
-                backend.give_back(requests.running.pop(number))
+                requests.running.pop(number).give_back()
             case "cancel":
                 requests.cancel(number)
             case "cancel granted":
@@ -258,7 +170,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
     for endpoint in backend.endpoints:
         endpoint.report_success(probe=True)
     while requests.running:
-        backend.give_back(requests.running.pop())
+        requests.running.pop().give_back()
         requests.wake()
     assert (backend.waiting, requests.waiting) == (0, [])
     assert [endpoint.pool.inflight for endpoint in backend.endpoints] == [0, 0]
@@ -274,7 +186,7 @@ def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
     order = []
     for _ in range(3):
         before = list(requests.waiting)
-        backend.give_back(requests.running.pop())
+        requests.running.pop().give_back()
         assert backend.endpoints[0].pool.inflight == 1
         requests.wake()
         (got,) = [waiter for waiter in before if waiter not in requests.waiting]
@@ -290,7 +202,7 @@ def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> Non
         requests.arrive("a")
     backend.endpoints[0].report_failure("reset")
     requests.running.remove(backend.endpoints[0])
-    backend.give_back(backend.endpoints[0])
+    backend.endpoints[0].give_back()
     requests.wake()
     assert (len(requests.waiting), requests.refused) == (2, 0)
     backend.endpoints[1].report_failure("reset")
@@ -320,7 +232,7 @@ def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop
 def test_who_leaves_two_gives_back_the_slot_of_one(loop: asyncio.AbstractEventLoop) -> None:
     """The slot that it got in the moment of leaving goes back to where it came from, once."""
     one, other, waiter = waiting_at_both(loop)
-    other.give_back(other.endpoints[0])
+    other.endpoints[0].give_back()
     assert waiter.granted.result() is other.endpoints[0]
     for backend in (one, other):
         backend.leave(waiter)

@@ -11,6 +11,7 @@ import pytest
 
 from aiaas.errors import WorldError
 from aiaas.keys.records import parse_records, render_records
+from aiaas.plan.model import Plan
 from aiaas.plan.read import read
 from aiaas.proxy.baseline import Baseline
 from tests.proxy.conftest import new_key
@@ -20,13 +21,19 @@ OTHER = CONFIG.replace("[m]", "[n]")
 
 
 @pytest.fixture
-async def baseline(tmp_path: Path) -> AsyncIterator[Baseline]:
+def plans() -> list[Plan]:
+    """What the baseline's owner was told of."""
+    return []
+
+
+@pytest.fixture
+async def baseline(tmp_path: Path, plans: list[Plan]) -> AsyncIterator[Baseline]:
     """Of a folder with a good config and one key, already read, and followed."""
     (tmp_path / "aiaas.yaml").write_text(CONFIG)
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     plan = read(tmp_path / "aiaas.yaml", {}).plan
     assert plan is not None
-    made = Baseline(plan, {}, lambda error: pytest.fail(repr(error)))
+    made = Baseline(plan, {}, plans.append, lambda error: pytest.fail(repr(error)))
     await made.begin()
     tasks = [asyncio.create_task(watch.run()) for watch in made.watches()]
     async with asyncio.timeout(5):
@@ -45,7 +52,7 @@ def names(baseline: Baseline) -> list[str]:
 
 async def test_it_holds_what_both_files_hold(baseline: Baseline) -> None:
     """The text, from which another process makes the same."""
-    assert baseline.config == CONFIG
+    assert baseline.config == baseline.before == CONFIG
     assert names(baseline) == ["alice"]
     assert read(baseline.source, {}, baseline.config).plan == baseline.plan
 
@@ -59,6 +66,20 @@ async def test_a_good_change_is_taken_over(baseline: Baseline) -> None:
         while baseline.config != OTHER or names(baseline) != ["bob"]:
             await asyncio.sleep(0.01)
     assert baseline.plan.models[0].name == "n"
+
+
+async def test_a_change_that_needs_a_restart_is_no_new_beginning(baseline: Baseline, plans: list[Plan]) -> None:
+    """A worker that starts later gets both texts, from which it makes what the others have."""
+    held = OTHER + "server: {port: 99}\n"
+    for text, before in ((held, CONFIG), (OTHER, OTHER), (held, OTHER)):
+        baseline.source.write_text(text)
+        baseline.wake()
+        async with asyncio.timeout(5):
+            while baseline.config != text:
+                await asyncio.sleep(0.01)
+        assert baseline.before == before
+        assert (baseline.plan.server.port, baseline.plan.models[0].name) == (8080, "n")
+        assert plans[-1] is baseline.plan
 
 
 async def test_a_broken_change_is_not(baseline: Baseline) -> None:
@@ -98,9 +119,10 @@ async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) ->
     (tmp_path / "aiaas.yaml").write_text(CONFIG)
     plan = read(tmp_path / "aiaas.yaml", {}).plan
     assert plan is not None
-    (tmp_path / "aiaas.yaml").write_text("")
-    with pytest.raises(WorldError, match="was changed while it was read"):
-        await Baseline(plan, {}, lambda error: None).begin()
+    for text in ("", CONFIG + "server: {port: 99}\n"):  # the second has other ports than those that were opened
+        (tmp_path / "aiaas.yaml").write_text(text)
+        with pytest.raises(WorldError, match="was changed while it was read"):
+            await Baseline(plan, {}, lambda _plan: None, lambda error: None).begin()
 
 
 async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path) -> None:
@@ -111,7 +133,7 @@ async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path)
     (tmp_path / "other.yaml").write_text(render_records([new_key("carol").record]))
     plan = read(config, {}).plan
     assert plan is not None
-    baseline = Baseline(plan, {}, lambda error: pytest.fail(repr(error)))
+    baseline = Baseline(plan, {}, lambda _plan: None, lambda error: pytest.fail(repr(error)))
     await baseline.begin()
     tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
     async with asyncio.timeout(5):

@@ -12,7 +12,7 @@ from aiaas.proxy.channel import Begin, Channel, Counted, EngineHealth, Leaving, 
 from aiaas.proxy.merge import Family, Sample
 
 MESSAGES: list[Message] = [
-    Begin("aiaas.yaml", "text: é\n" * 100_000, None),
+    Begin("aiaas.yaml", "text: é\n" * 100_000, "text", None),
     EngineHealth("vllm", False, "it died"),
     Reload(),
     Report(),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.backends import BackendState
-from aiaas.proxy.probes import fetch, listed_models
+from aiaas.proxy.probes import Probes, fetch, listed_models
+from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
     LAST_CHUNK,
@@ -247,3 +248,51 @@ async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: A
     await asyncio.sleep(3 * soon)
     go.set()
     assert [await client.chunk(), await client.chunk()] == [token_event(), b""]
+
+
+# -- what is watched -----------------------------------------------------------------------------------------------
+
+
+async def test_watching_follows_the_plan(gateway: Any) -> None:
+    """Another Plan of a backend begins its watching anew, by its settings; an unchanged one is left in its rhythm."""
+    first = {"urls": ["http://127.0.0.1:1", "http://name.test:2"], "models": ["m"]}
+    second = {"dns": "other.test:3", "models": ["n"]}
+    engine = {"engine": {"kind": "simulator"}, "models": ["e"]}
+    running = await gateway(config={"backends": {"first": first, "second": second, "e": engine}})
+    asked: list[str] = []
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    watching = Probes(running.gateway.log, Resolver(running.gateway.log, running.metrics, resolve))
+
+    def follow(**backends: Any) -> set[str]:
+        running.gateway.replace_plan(plan_of({"backends": backends}))
+        watching.follow(running.gateway.active.backends)
+        return {task.get_name() for task in asyncio.all_tasks() if not task.cancelling()} & names
+
+    names = {"probe first", "probe second", "probe e", "resolve name.test", "resolve other.test"}
+    assert follow(first=first, second=second, e=engine) == names - {"probe e"}
+    await until(lambda: sorted(asked) == ["name.test", "other.test"])
+    assert follow(first=first | {"timeout": "7s"}, second=second, e=engine) == names - {"probe e"}
+    await until(lambda: sorted(asked) == ["name.test", "name.test", "other.test"])
+    assert follow(second=second, e=engine) == {"probe second", "resolve other.test"}
+    await watching.close()
+    assert {task.get_name() for task in asyncio.all_tasks()} & names == set()
+
+
+async def test_other_models_are_compared_at_once(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Not when the endpoint has been down and up again."""
+    fake_vllm.gets["/v1/models"] = (Send(json_answer({"data": [{"id": "m"}]})),)
+    running = await gateway(fake_vllm)
+    watching = Probes(running.gateway.log, Resolver(running.gateway.log, running.metrics))
+    watching.follow(running.gateway.active.backends)
+    await until(lambda: any(got.path == "/v1/models" for got in fake_vllm.got))
+    models = [{"name": "m"}, {"name": "missing"}]
+    running.gateway.replace_plan(plan_of(config_of([fake_vllm.url], {"models": models}, {})))
+    watching.follow(running.gateway.active.backends)
+    await until(lambda: bool(running.log_lines("models_disagree")))
+    (line,) = running.log_lines("models_disagree")
+    assert line["configured_but_not_served"] == ["missing"]
+    await watching.close()

@@ -1,8 +1,10 @@
-"""aiaas.proxy.reload: what needs a restart, and readings that overlap. Reloading itself is tested in a server's life
-(test_server.py)."""
+"""aiaas.proxy.reload: what is put in force, what waits for a restart, and readings that overlap. Reloading in a
+server's life is tested in test_server.py."""
 
 import asyncio
+import json
 import os
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -13,69 +15,257 @@ from aiaas.keys.records import render_records
 from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
+from aiaas.plan.model import Plan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.app import Gateway
-from aiaas.proxy.log import JsonLog
+from aiaas.proxy.log import LEVELS, JsonLog
 from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.reload import Reloader, needs_restart
+from aiaas.proxy.reload import Reloader
+from aiaas.proxy.tls import open_tls
 from aiaas.proxy.usage import UsageRecorder
-from tests.proxy.conftest import new_key, plan_of
+from tests.certificate import self_signed
+from tests.proxy.conftest import new_key
 
 BASE: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
-ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "models": ["e"]}
+ENGINE: dict[str, Any] = {"engine": {"kind": "simulator"}, "models": ["e"]}
 
 
-@pytest.mark.parametrize(
-    ("change", "fields"),
-    [
-        ({}, []),
-        ({"server": {"port": 9}}, ["server.port"]),
-        ({"server": {"max_header_size": "16KiB", "host": "::1"}}, ["server.host", "server.max_header_size"]),
-        ({"server": {"tls": {"cert_file": "c", "key_file": "k"}}}, ["server.tls"]),
-        ({"monitoring": {"metrics_port": 9}}, ["monitoring.metrics_port"]),
-        ({"monitoring": {"prometheus": False}}, ["monitoring.prometheus"]),
-        ({"monitoring": {"log_level": "debug"}, "server": {"max_body_size": "1MiB", "drain_timeout": "1s"}}, []),
-        ({"backends": {"b": {"url": "http://b:1", "models": ["n"]}}}, []),
-        ({"backends": {**BASE["backends"], "e": ENGINE}}, ["backends.e.engine"]),
-        (
-            {"rate_limit": {"store": "redis://r", "on_store_failure": "deny"}},
-            ["rate_limit.store"],
-        ),
-    ],
-    ids=[
-        "nothing",
-        "port",
-        "two",
-        "TLS",
-        "metrics port",
-        "metrics off",
-        "what reloads",
-        "backends",
-        "an engine",
-        "a store",
-    ],
-)
-def test_only_sockets_the_store_and_engines_need_a_restart(change: dict[str, Any], fields: list[str]) -> None:
-    """Everything else is in force at once."""
-    assert needs_restart(plan_of(BASE), plan_of(BASE | change)) == fields
+class Reloading:
+    """A gateway that began with a config file, and its reloader, which the test calls."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.file = folder / "aiaas.yaml"
+        self.write(config)
+        plan, problems = read_plan(self.file, {})
+        assert plan is not None, problems
+        self.lines: list[bytes] = []
+        self.log = JsonLog(self.lines.append, lambda: 0.0, plan.monitoring.log_level)
+        self.metrics = Metrics()
+        self.verifier = Verifier(EMPTY_RING)
+        usage = UsageRecorder(None, self.log, self.metrics)
+        self.gateway = Gateway(plan, self.verifier, MemoryStore(), self.log, self.metrics, usage)
+        self.plans: list[Plan] = []
+        self.reloader = Reloader(self.gateway, {}, self.plans.append)
+
+    def write(self, config: dict[str, Any]) -> None:
+        """Another config."""
+        self.file.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    async def reload(self, config: dict[str, Any]) -> list[dict[str, Any]]:
+        """Put another config in force; what was logged for it."""
+        self.write(config)
+        await self.reloader.reload_config()
+        return self.logged()
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What was logged since the last time."""
+        self.log.flush()
+        lines = [json.loads(line) for block in self.lines for line in block.splitlines()]
+        self.lines.clear()
+        return lines
+
+    def reloads(self, what: str) -> dict[str, float]:
+        """Readings by their result."""
+        marks = [
+            (result, f'aiaas_reloads_total{{result="{result}",what="{what}"}} ') for result in ("success", "failure")
+        ]
+        lines = self.metrics.expose().decode().splitlines()
+        return {result: float(line[len(m) :]) for result, m in marks for line in lines if line.startswith(m)}
 
 
-def test_other_files_of_a_certificate_need_none() -> None:
-    """They are read like renewed ones."""
-    tls = {"cert_file": "c", "key_file": "k"}
-    begun = plan_of(BASE | {"server": {"tls": tls}})
-    assert needs_restart(begun, plan_of(BASE | {"server": {"tls": tls | {"cert_file": "d"}}})) == []
-    assert needs_restart(begun, plan_of(BASE)) == ["server.tls"]
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a key file."""
+    (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
+    return tmp_path
 
 
-def test_an_engine_that_is_gone_or_changed_needs_a_restart() -> None:
-    """It goes on running meanwhile; another timeout of its backend does not concern it."""
-    begun = plan_of({"backends": {**BASE["backends"], "e": ENGINE}})
-    assert needs_restart(begun, plan_of(BASE)) == ["backends.e.engine"]
-    changed = ENGINE | {"engine": {"kind": "simulator", "port": 18001}}
-    assert needs_restart(begun, plan_of({"backends": {**BASE["backends"], "e": changed}})) == ["backends.e.engine"]
-    slower = ENGINE | {"timeout": "9s"}
-    assert needs_restart(begun, plan_of({"backends": {**BASE["backends"], "e": slower}})) == []
+def events(lines: list[dict[str, Any]]) -> list[str]:
+    """Their names."""
+    return [line["event"] for line in lines]
+
+
+# -- config --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_changed_config_is_in_force(folder: Path) -> None:
+    """Plan, log level and metrics; whoever follows Plans is told once."""
+    site = Reloading(folder, BASE)
+    lines = await site.reload(BASE | {"monitoring": {"log_level": "error"}, "request": {"max_choices": 3}})
+    plan = site.gateway.active.plan
+    assert (plan.request.max_choices, site.plans, site.log.threshold) == (3, [plan], LEVELS["error"])
+    assert lines == []  # an info line, below the new level
+    assert site.reloads("config") == {"success": 1}
+    lines = await site.reload(BASE | {"auth": {"enabled": False}})
+    assert events(lines) == ["config_reloaded"]
+    assert lines[0]["config_digest"] == site.gateway.active.plan.digest
+    assert "authentication is off" in lines[0]["problems"][0]
+    assert len(site.plans) == 2
+
+
+async def test_an_unchanged_config_is_said_to_be_so(folder: Path) -> None:
+    """And nothing is swapped."""
+    site = Reloading(folder, BASE)
+    active = site.gateway.active
+    lines = await site.reload(BASE | {"version": 1})
+    assert [(line["event"], line["config_digest"]) for line in lines] == [("config_unchanged", active.plan.digest)]
+    assert (site.gateway.active, site.plans, site.reloads("config")) == (active, [], {"success": 1})
+
+
+async def test_a_broken_config_changes_nothing(folder: Path) -> None:
+    """Nor does one that is gone, or a gateway without a file."""
+    site = Reloading(folder, BASE)
+    active = site.gateway.active
+    (line,) = await site.reload(BASE | {"nonsense": 1})
+    assert (line["event"], line["level"]) == ("config_not_reloaded", "error")
+    assert "nonsense" in line["problems"][0]
+    site.file.unlink()
+    await site.reloader.reload_config()
+    (line,) = site.logged()
+    assert line["event"] == "config_not_reloaded"
+    assert str(site.file) in line["error"]
+    assert (site.gateway.active, site.plans, site.reloads("config")) == (active, [], {"failure": 2})
+
+
+async def test_the_keys_of_another_file_come_first(folder: Path) -> None:
+    """They are there when the Plan is; where nothing changed of them they are not read."""
+    site = Reloading(folder, BASE)
+    await site.reloader.reload_keys()
+    (folder / "other.yaml").write_text(render_records([new_key("bob").record]))
+    site.logged()
+    assert events(await site.reload(BASE | {"server": {"heartbeat": "3s"}})) == ["config_reloaded"]
+    lines = await site.reload(BASE | {"auth": {"keys_file": "other.yaml"}})
+    assert events(lines) == ["keys_loaded", "config_reloaded"]
+    assert [record.name for record in site.verifier.ring.records] == ["bob"]
+    site.verifier.close()
+
+
+async def test_all_files_are_watched(folder: Path) -> None:
+    """Config and keys always, certificate and key where there are; SIGHUP wakes all."""
+    certificate, key = self_signed(folder)
+    tls = {"cert_file": certificate.name, "key_file": key.name}
+    site = Reloading(folder, BASE | {"server": {"tls": tls}})
+    assert len(site.reloader.watches()) == 2
+    opened = open_tls(site.gateway.active.plan.server.tls)
+    assert opened is not None
+    site.reloader.follow_tls(opened)
+    site.logged()
+    assert len(site.reloader.watches()) == 4
+    tasks = [asyncio.create_task(watch.run()) for watch in site.reloader.watches()]
+    site.reloader.wake()
+    seen: list[str] = []
+    async with asyncio.timeout(10):
+        while {"keys_loaded", "config_unchanged"} - set(seen):
+            await asyncio.sleep(0.01)
+            seen += events(site.logged())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    site.verifier.close()
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+async def test_tls_follows_other_files_and_another_version(folder: Path) -> None:
+    """Where the new files cannot be used the old pair stays, until they can; the version holds with them."""
+
+    def pair(name: str) -> dict[str, str]:
+        (folder / name).mkdir()
+        certificate, key = self_signed(folder / name)
+        return {"cert_file": f"{name}/{certificate.name}", "key_file": f"{name}/{key.name}"}
+
+    site = Reloading(folder, BASE | {"server": {"tls": pair("one")}})
+    tls = open_tls(site.gateway.active.plan.server.tls)
+    assert tls is not None
+    site.reloader.follow_tls(tls)
+    missing = {"cert_file": "two/cert.pem", "key_file": "two/key.pem", "min_version": "1.3"}
+    lines = await site.reload(BASE | {"server": {"tls": missing}})
+    assert events(lines) == ["tls_not_reloaded", "config_reloaded"]
+    assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("one", ssl.TLSVersion.TLSv1_2)
+    pair("two")
+    tasks = [asyncio.create_task(watch.run()) for watch in site.reloader.watches()]
+    async with asyncio.timeout(10):
+        while site.reloads("tls") != {"success": 1, "failure": 1}:
+            await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("two", ssl.TLSVersion.TLSv1_3)
+    site.logged()
+    assert events(await site.reload(BASE | {"server": {"tls": missing, "heartbeat": "3s"}})) == ["config_reloaded"]
+    lines = await site.reload(BASE)
+    assert lines[-1]["fields"] == ["server.tls"]
+    (folder / "two" / "cert.pem").unlink()
+    await site.reloader.reload_tls()
+    assert events(site.logged()) == ["tls_not_reloaded"]
+
+
+async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
+    """Neither in the Plan nor on the port."""
+    site = Reloading(folder, BASE)
+    await site.reloader.reload_tls()
+    assert (site.logged(), site.reloads("tls")) == ([], {})
+
+
+# -- what waits for a restart ----------------------------------------------------------------------------------------
+
+
+async def test_what_needs_a_restart_is_not_put_in_force(folder: Path) -> None:
+    """It is named, again on each reading, and no longer once it is undone; the rest holds at once."""
+    site = Reloading(folder, BASE)
+    port = {"server": {"port": 99, "heartbeat": "3s"}}
+    lines = await site.reload(BASE | port)
+    assert events(lines) == ["config_reloaded", "restart_needed"]
+    assert (lines[1]["level"], lines[1]["fields"]) == ("warning", ["server.port"])
+    server = site.gateway.active.plan.server
+    assert (server.port, server.heartbeat) == (8080, 3.0)
+    lines = await site.reload(BASE | port)
+    assert events(lines) == ["config_unchanged", "restart_needed"]
+    lines = await site.reload(BASE | {"server": {"host": "127.0.0.1", "heartbeat": "3s"}})
+    assert (events(lines), lines[1]["fields"]) == (["config_reloaded", "restart_needed"], ["server.host"])
+    assert events(await site.reload(BASE | {"server": {"heartbeat": "3s"}})) == ["config_reloaded"]
+    assert len(site.plans) == 1
+    assert events(await site.reload(BASE)) == ["config_reloaded"]
+    assert len(site.plans) == 2
+
+
+async def test_an_engine_answers_through_every_edit(folder: Path) -> None:
+    """A backend with an engine above it, another engine, none: its endpoint stays up where it was."""
+    config = {"backends": {"e": ENGINE}}
+    site = Reloading(folder, config)
+    (endpoint,) = site.gateway.active.backends["e"].endpoints
+    endpoint.set_up(True, "test")
+    new = {"engine": {"kind": "simulator"}, "models": ["new"]}
+    edits: list[tuple[dict[str, Any], list[str]]] = [
+        ({"new": new, "e": ENGINE}, ["backends.new.engine"]),
+        ({"e": ENGINE}, []),
+        ({"e": ENGINE | {"engine": {"kind": "simulator", "port": 18001}}}, ["backends.e.engine"]),
+        ({"above": {"url": "http://a:1", "models": ["m"]}, "e": ENGINE | {"timeout": "9s"}}, []),
+        ({"new": new}, ["backends.new.engine", "backends.above", "backends.e"]),
+    ]
+    for backends, held in edits:
+        lines = await site.reload({"backends": backends})
+        assert [line["fields"] for line in lines if line["event"] == "restart_needed"] == ([held] if held else [])
+        assert site.gateway.active.backends["e"].endpoints == (endpoint,)
+        assert endpoint.up
+        assert site.gateway.active.plan.routes["/v1/chat/completions"].keys() - {"m"} == {"e"}
+
+
+async def test_changes_add_up_after_a_held_one(folder: Path) -> None:
+    """A field that was held once is compared with what runs, and what reloaded meanwhile is not taken back."""
+    site = Reloading(folder, BASE)
+    more = {"b": {"url": "http://b:1", "models": ["b"]}}
+    await site.reload({"backends": BASE["backends"] | more, "server": {"port": 99}})
+    lines = await site.reload({"backends": BASE["backends"] | more})
+    assert events(lines) == ["config_reloaded"]
+    assert set(site.gateway.active.backends) == {"a", "b"}
+    await site.reload({"backends": BASE["backends"], "server": {"port": 99, "workers": 2}})
+    plan = site.gateway.active.plan
+    assert (plan.server.port, plan.server.workers, [backend.name for backend in plan.backends]) == (8080, 1, ["a"])
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
 
 
 async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_path: Path) -> None:

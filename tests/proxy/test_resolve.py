@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.proxy.backends import BackendState, Waiter, choose_by_prefix
-from aiaas.proxy.resolve import Resolver, Timing, addresses_of, next_delay
+from aiaas.proxy.backends import BackendState, Waiter
+from aiaas.proxy.choose import choose_by_prefix
+from aiaas.proxy.dial import addresses_of
+from aiaas.proxy.resolve import Resolver, Timing, names_of, next_delay
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, stream, token_event
 from tests.proxy.conftest import Running, StartGateway, config_of, plan_of, until
 
@@ -77,7 +79,8 @@ async def following(
     """The gateway's backend, while its name is asked for."""
     backend = running.backend()
     resolver = Resolver(running.gateway.log, running.metrics, script, timing)
-    task = asyncio.create_task(resolver.follow(backend))
+    ((host, port),) = names_of(backend.plan).items()
+    task = asyncio.create_task(resolver.follow(backend, host, port))
     yield backend
     assert not task.done()
     task.cancel()
@@ -123,11 +126,11 @@ def test_one_that_is_back_before_its_requests_have_ended_is_the_same() -> None:
     one, two = backend.endpoints
     one.pool.inflight = 1
     backend.resolved([TWO])
-    assert (backend.endpoints, list(backend.leaving), backend.owns(one)) == ((two,), [one], True)
+    assert (backend.endpoints, list(backend.leaving)) == ((two,), [one])
     backend.resolved([ONE, TWO])
     assert (backend.endpoints, list(backend.leaving)) == ((one, two), [])
     backend.resolved([TWO])
-    backend.give_back(one)
+    one.give_back()
     assert list(backend.leaving) == []
     backend.resolved([ONE, TWO])
     assert backend.endpoints[0] is not one
@@ -174,15 +177,18 @@ async def test_who_waits_is_told_when_the_last_one_that_was_up_has_left() -> Non
 
 
 def test_another_plan_keeps_what_is_resolved() -> None:
-    """A reload begins with the addresses and the health that are known, unless the name is another one."""
-    before = state(ONE, TWO)
-    before.endpoints[1].set_up(False, "test")
-    after = BackendState(replace(before.plan, timeout=1.0), lambda *_: None)
-    after.remember_health(before)
-    assert [(endpoint.plan.host, endpoint.up) for endpoint in after.endpoints] == [(ONE, True), (TWO, False)]
-    other = BackendState(plan_of(config_at(8001)).backends[0], lambda *_: None)
-    other.remember_health(before)
-    assert other.endpoints == ()
+    """Health and addresses, and another name's addresses replace them when they are known, not before."""
+    backend = state(ONE, TWO)
+    one, two = backend.endpoints
+    two.set_up(False, "test")
+    backend.follow(replace(backend.plan, connect_timeout=1.5))
+    assert backend.endpoints == (one, two)
+    assert [endpoint.up for endpoint in backend.endpoints] == [True, False]
+    assert [endpoint.pool.connect_timeout for endpoint in backend.endpoints] == [1.5, 1.5]
+    backend.follow(plan_of(config_at(8001)).backends[0])
+    assert backend.endpoints == (one, two)
+    backend.resolved([TWO])
+    assert urls(backend.endpoints) == ["http://10.0.0.2:8001"]
 
 
 # -- asking --------------------------------------------------------------------------------------------------------
@@ -217,7 +223,7 @@ async def test_a_failing_resolver_changes_nothing(gateway: StartGateway) -> None
         await until(lambda: len(backend.endpoints) == 2)
         assert backend.endpoints[0] is one
     (failed,) = running.log_lines("dns_failed")
-    assert (failed["name"], failed["reason"], failed["kept_endpoints"]) == ("vllm.test", GONE.strerror, 1)
+    assert (failed["name"], failed["reason"], failed["kept_addresses"]) == ("vllm.test", GONE.strerror, 1)
     assert [line["failures"] for line in running.log_lines("dns_recovered")] == [4]
     assert running.metric('aiaas_dns_resolutions_total{backend="vllm",result="failure"}') == 4
     changes = [(line["joined"], line["left"]) for line in running.log_lines("endpoints_changed")]
@@ -396,3 +402,48 @@ async def test_ipv6(gateway: StartGateway) -> None:
         assert (await (await running.client()).post(STREAM)).status == 200
     assert running.log_lines()[-1]["upstream"] == f"http://[::1]:{fake.port}"
     await fake.stop()
+
+
+# -- names in `url` ------------------------------------------------------------------------------------------------
+
+
+async def test_a_url_keeps_its_addresses_while_dns_is_away(replicas: list[FakeVllm], gateway: StartGateway) -> None:
+    """No request asks for the name; another answer is used for new connections, and logged with the old health."""
+    running = await gateway(config=config_of([f"http://vllm.test:{replicas[0].port}"], {}, {}))
+    script = Script(["127.0.0.1"], GONE, ["127.0.0.2"])
+    async with following(running, script) as backend:
+        (endpoint,) = backend.endpoints
+        await until(lambda: bool(endpoint.pool.dialer.addresses))
+        await until(lambda: script.asked >= 3)
+        await until(lambda: endpoint.pool.dialer.addresses == ("127.0.0.2",))
+        client = await running.client()
+        assert (await client.post(STREAM)).status == 200
+        assert backend.endpoints == (endpoint,)
+    assert replicas[1].posts[0].headers["host"] == f"vllm.test:{replicas[0].port}"
+    (failed,) = running.log_lines("dns_failed")
+    assert (failed["name"], failed["kept_addresses"]) == ("vllm.test", 1)
+    assert [line["failures"] for line in running.log_lines("dns_recovered")] == [1]
+    (changed,) = running.log_lines("addresses_changed")
+    assert (changed["name"], changed["addresses"]) == ("vllm.test", ["127.0.0.2"])
+    assert running.metric('aiaas_dns_resolutions_total{backend="vllm",result="failure"}') == 1
+
+
+async def test_each_name_of_a_backend_is_followed_by_itself(gateway: StartGateway) -> None:
+    """Each once, whatever its ports; addresses need none."""
+    urls = ["http://one:1", "http://one:2", "https://two:3/x", "http://10.0.0.1:4", "http://[::1]:5"]
+    running = await gateway(config=config_of(urls, {}, {}))
+    backend = running.backend()
+    assert names_of(backend.plan) == {"one": 2, "two": 3}
+    answers = {"one": ["10.0.0.5"], "two": ["10.0.0.6"]}
+
+    async def resolve(host: str, _port: int) -> Sequence[str]:
+        return answers[host]
+
+    resolver = Resolver(running.gateway.log, running.metrics, resolve, QUICK)
+    tasks = [asyncio.create_task(resolver.follow(backend, *name)) for name in names_of(backend.plan).items()]
+    await until(lambda: all(endpoint.pool.dialer.addresses for endpoint in backend.endpoints))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    found = [endpoint.pool.dialer.addresses for endpoint in backend.endpoints]
+    assert found == [("10.0.0.5",), ("10.0.0.5",), ("10.0.0.6",), ("10.0.0.1",), ("::1",)]

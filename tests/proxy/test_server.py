@@ -398,6 +398,25 @@ async def test_what_only_a_new_start_puts_in_force_is_named(living: Any) -> None
         assert len(life.events("restart_needed")) == 1
 
 
+async def test_an_engine_answers_while_another_waits_for_a_restart(living: Any, fake_vllm: FakeVllm) -> None:
+    """Its health is that of the process that runs, also where the config says otherwise, and after that is undone."""
+    engine = {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"]}
+    async with living(backends={"vllm": engine}) as life:
+        life.engines[0].healthy(True, "test")
+        assert await life.status() == 200
+        new = {"engine": {"kind": "simulator"}, "models": ["new"]}
+        life.write_config(backends={"new": new, "vllm": engine})
+        assert (await life.event("restart_needed"))["fields"] == ["backends.new.engine"]
+        assert [await life.status(BODY | {"model": name}) for name in ("m", "new")] == [200, 404]
+        life.engines[0].healthy(False, "test")
+        assert await life.status() == 503
+        life.engines[0].healthy(True, "test")
+        life.write_config(backends={"vllm": engine})
+        await life.event("config_reloaded", count=2)
+        assert await life.status() == 200
+    assert len(life.engines) == 1
+
+
 async def test_authentication_that_is_turned_on_reads_the_keys_first(living: Any) -> None:
     """So that no valid key is refused in between; likewise another key file."""
     async with living(auth={"enabled": False}) as life:
@@ -498,7 +517,8 @@ async def test_an_idle_server_stops_at_once(living: Any) -> None:
 async def test_tls_is_served_renewed_and_moved_without_a_restart(
     living: Any, tmp_path: Path, fake_vllm: FakeVllm
 ) -> None:
-    """The URL says https; a pair under another name is a change of the config like any other."""
+    """The URL says https; a pair under another name is a change of the config like any other. Where TLS is taken out of
+    the config, it goes on until a restart, and so do renewals."""
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     context = ssl.create_default_context()
     authority.configure_trust(context)
@@ -529,6 +549,11 @@ async def test_tls_is_served_renewed_and_moved_without_a_restart(
         await life.event("tls_reloaded", count=2)
         assert await served() == third
         assert not life.events("restart_needed")
+        life.write_config(server={name: value for name, value in life.config["server"].items() if name != "tls"})
+        assert (await life.event("restart_needed"))["fields"] == ["server.tls"]
+        fourth = write_pair("b")
+        await life.event("tls_reloaded", count=3)
+        assert await served() == fourth
 
 
 async def test_without_a_usable_certificate_nothing_starts(living: Any, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Worker:
         return message
 
     async def begin(self, keys: str | None = None) -> Serving:
-        self.channel.send(Begin(self.source, (self.folder / "aiaas.yaml").read_text(), keys))
+        self.channel.send(Begin(self.source, text := (self.folder / "aiaas.yaml").read_text(), text, keys))
         serving = await self.hear(Serving)
         assert isinstance(serving, Serving)
         return serving
@@ -180,7 +180,7 @@ async def test_asked_it_says_what_it_has_counted(worker: Worker) -> None:
 
 async def test_an_engine_that_the_supervisor_runs_is_up_when_that_says_so(worker: Worker) -> None:
     """Also where it said so before the worker was ready."""
-    worker.channel.send(Begin(worker.source, (worker.folder / "aiaas.yaml").read_text(), None))
+    worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
     worker.channel.send(EngineHealth("own", True, "it is healthy"))
     await worker.hear(Serving)
     body = BODY | {"model": "e"}
@@ -204,15 +204,32 @@ async def test_it_begins_with_the_last_good_files_though_they_are_broken_now(wor
     text, keys = [(worker.folder / name).read_text() for name in ("aiaas.yaml", "keys.yaml")]
     (worker.folder / "aiaas.yaml").write_text("backends: [")
     (worker.folder / "keys.yaml").write_text("[")
-    worker.channel.send(Begin(worker.source, text, keys))
+    worker.channel.send(Begin(worker.source, text, text, keys))
     assert (await worker.hear(Serving)).keys == 1
     assert await worker.status() == 200
     assert (await worker.event("keys_not_reloaded"))["kept"] == 1
     assert await worker.event("config_not_reloaded")
 
 
+async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: Worker) -> None:
+    """The engine runs at its old port, and a new timeout holds; the config file says both otherwise and so."""
+    before = (worker.folder / "aiaas.yaml").read_text()
+    config = yaml.safe_load(before)
+    config["backends"]["own"]["engine"] = {"kind": "simulator", "port": 1}
+    config["server"]["max_body_size"] = "2KiB"
+    text = yaml.safe_dump(config)
+    (worker.folder / "aiaas.yaml").write_text(text)
+    worker.channel.send(Begin(worker.source, text, before, None))
+    worker.channel.send(EngineHealth("own", True, "it is healthy"))
+    await worker.hear(Serving)
+    client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
+    assert (await client.post(BODY | {"model": "e"})).status == 200
+    assert (await client.post(BODY | {"model": "e", "x": "x" * 2048})).status == 413
+    client.reset()
+
+
 async def test_a_config_that_cannot_be_used_is_an_error(worker: Worker) -> None:
     """It was valid where it came from."""
-    worker.channel.send(Begin(worker.source, "backends: [", None))
+    worker.channel.send(Begin(worker.source, "backends: [", "backends: [", None))
     with pytest.raises(WorldError, match="no longer valid"):
         await worker.task

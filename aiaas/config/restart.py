@@ -1,0 +1,159 @@
+"""Which fields of a config a running gateway puts in force, and which wait for a restart.
+
+Every field is in one of three sets. An entry stands for the fields inside it, too, where they have no entry of their
+own. A restart is needed for sockets, processes and stores: whatever is opened once, at the start.
+
+A change that needs a restart is not put in force in part (`hold_back`): the gateway runs on with the old value, and the
+rest of the changed config is in force. For engines that means:
+
+- An engine that runs goes on answering, whatever became of its backend: another engine, another kind of address,
+  disabled, removed. The backend's other settings are the new ones, except `models` where the engine would have to serve
+  another name.
+- A backend whose engine does not run yet is left out, or keeps the address that it had. While one waits like that, no
+  backend is removed: the new one may be meant to take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiaas.config.backend import Backend
+from aiaas.config.model import Config
+from aiaas.config.section import Section
+
+RESTARTS: Final = frozenset(
+    {
+        "server.host",
+        "server.port",
+        "server.workers",
+        "server.max_header_size",
+        "server.header_timeout",
+        "server.tls",  # whether there is TLS; its files and versions are followed
+        "rate_limit.store",
+        "monitoring.prometheus",
+        "monitoring.metrics_port",
+        "monitoring.usage_file",
+        "backends.*.engine",
+    }
+)
+RELOADS: Final = frozenset(
+    {
+        "server.max_body_size",
+        "server.body_timeout",
+        "server.heartbeat",
+        "server.drain_timeout",
+        "server.trusted_proxies",
+        "server.cors",
+        "server.tls.cert_file",
+        "server.tls.key_file",
+        "server.tls.min_version",
+        "auth.enabled",
+        "auth.api_key_prefix",
+        "auth.keys_file",
+        "rate_limit.enabled",
+        "rate_limit.requests_per_minute",
+        "rate_limit.burst",
+        "rate_limit.tokens_per_minute",
+        "rate_limit.tokens_per_day",
+        "rate_limit.tokens_per_month",
+        "rate_limit.max_concurrent",
+        "rate_limit.on_store_failure",
+        "request.media_urls",
+        "request.max_choices",
+        "monitoring.log_level",
+        "backends.*.enabled",
+        "backends.*.url",
+        "backends.*.urls",
+        "backends.*.dns",
+        "backends.*.timeout",
+        "backends.*.total_timeout",
+        "backends.*.connect_timeout",
+        "backends.*.max_retries",
+        "backends.*.api_key_env",
+        "backends.*.balance",
+        "backends.*.max_inflight",
+        "backends.*.queue",
+        "backends.*.health",
+        "backends.*.models",
+        "backends.*.endpoints",
+        "backends.*.forward_headers",
+        "kubernetes.replicas.max",  # a limit is divided by it while its store is away
+    }
+)
+# The gateway does not use these.
+RENDERED: Final = frozenset({"version", "kubernetes", "backends.*.engine.pod", "backends.*.network"})
+
+_ADDRESS: Final = ("url", "urls", "dns", "engine")
+
+
+def hold_back(before: Config, changed: Config) -> tuple[Config, tuple[str, ...]]:
+    """What of `changed` a gateway puts in force that runs with `before`, and the fields that wait for a restart."""
+    sections: dict[str, Section | dict[str, Backend]] = {}
+    held: list[str] = []
+    for section in ("server", "rate_limit", "monitoring"):
+        sections[section], fields = _section(section, getattr(before, section), getattr(changed, section))
+        held += fields
+    sections["backends"], fields = _backends(before.backends, changed.backends)
+    return changed.model_copy(update=sections), (*held, *fields)
+
+
+def _section(section: str, before: Section, changed: Section) -> tuple[Section, list[str]]:
+    names = [name for name in type(before).model_fields if f"{section}.{name}" in RESTARTS]
+    kept = {name: getattr(before, name) for name in names if _differs(getattr(before, name), getattr(changed, name))}
+    return changed.model_copy(update=kept), [f"{section}.{name}" for name in kept]
+
+
+def _differs(before: object, changed: object) -> bool:
+    """A section that needs a restart does so where it comes or goes."""
+    return before != changed and not (isinstance(before, Section) and isinstance(changed, Section))
+
+
+def _backends(before: Mapping[str, Backend], changed: Mapping[str, Backend]) -> tuple[dict[str, Backend], list[str]]:
+    result: dict[str, Backend] = {}
+    held: list[str] = []
+    waiting = [name for name, backend in changed.items() if _runs(backend) and not _runs(before.get(name))]
+    for name, backend in changed.items():
+        old = before.get(name)
+        if old is not None and old.enabled and (_runs(old) or name in waiting):
+            result[name], fields = _with_address_of(old, backend)
+            held += [f"backends.{name}.{field}" for field in fields]
+        elif name in waiting:
+            held.append(f"backends.{name}.engine")
+        elif waiting and old is not None and old.enabled and not backend.enabled:
+            result[name] = old
+            held.append(f"backends.{name}.enabled")
+        else:
+            result[name] = backend
+    for name, old in before.items():
+        if name not in changed and (_runs(old) or (waiting and old.enabled)):
+            result[name] = old
+            held.append(f"backends.{name}")
+    return result, held
+
+
+def _runs(backend: Backend | None) -> bool:
+    """Whether it has an engine that is started with the gateway."""
+    return backend is not None and backend.enabled and backend.engine is not None
+
+
+def _with_address_of(old: Backend, changed: Backend) -> tuple[Backend, list[str]]:
+    """`changed` at the address of `old`, with its models where others are served there; the fields that this held."""
+    kept: dict[str, object] = {}
+    held = []
+    if _address(old) != _address(changed):
+        kept |= {name: getattr(old, name) for name in _ADDRESS}
+        held.append("engine")
+    if not changed.enabled:
+        kept["enabled"] = True
+        held.append("enabled")
+    if [model.name for model in old.served()] != [model.name for model in changed.served()]:
+        kept["models"] = old.models
+        held.append("models")
+    return changed.model_copy(update=kept), held
+
+
+def _address(backend: Backend) -> tuple[object, ...]:
+    engine = backend.engine
+    pod = {} if engine is None else engine.model_dump(exclude={"pod"})
+    return (backend.url, backend.urls, backend.dns, engine is None, pod)
