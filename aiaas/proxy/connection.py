@@ -3,8 +3,11 @@
 aiohttp parses, frames and keeps alive. What it does not do by itself is here, each case seen in an experiment:
 
 - a head that comes too slowly or grows too large has no bound: `header_timeout` and `max_header_size`;
-- a client that pipelines is not noticed when it leaves, since reading is paused for the queue: more than one further
-  request in the queue drops the connection;
+- a client that pipelines is not noticed when it leaves, since reading is paused for the queue. One request may wait
+  behind the one that is being answered; the next is refused in its turn (400: the client would only do it again, so
+  neither 429 nor 503), and what follows is read and thrown away;
+- so are bytes behind `Connection: close` or an offered upgrade (RFC 9112 section 9.6). The parser raises for them, and
+  the request before them would be lost, so it stops behind each message (PARSER_QUEUE);
 - parser errors are answered in text/plain with the client's bytes in them and a traceback in the log, never with 431:
   `handle_error` answers in the OpenAI shape and logs one line;
 - a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
@@ -25,16 +28,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError
 from aiaas.proxy.alarm import Alarm
+from aiaas.proxy.head import Head
 from aiaas.proxy.identity import plain_address
-from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, fault_of, internal_error, refusal
+from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
 
 # A connection on which nothing comes is closed after this: longer than the usual ingress keeps its own idle ones (60 s
@@ -44,6 +50,10 @@ KEEPALIVE_TIMEOUT = 75.0
 LINGERING_TIME = 2.0
 # Bytes that may wait in a client's socket buffer before the reading from upstream stops. Two large events.
 WRITE_HIGH_WATER = 64 * 1024
+# The parser stops behind every message and keeps the bytes that follow, until it is asked again.
+PARSER_QUEUE = 1
+# Requests that may wait behind the one that is being answered.
+MAX_QUEUED = 1
 
 
 class WriteListener(Protocol):
@@ -84,13 +94,15 @@ class Connection(RequestHandler):
     __slots__ = (
         "_body",
         "_drain_timer",
-        "_head_bytes",
+        "_head",
         "_head_timer",
         "_hooks",
+        "_last",
         "_limits",
         "_linger_timer",
         "_lingering",
         "_refused",
+        "_surplus",
         "alarm",
         "begun",
         "body_broken",
@@ -121,12 +133,25 @@ class Connection(RequestHandler):
             lingering_time=LINGERING_TIME,
             auto_decompress=False,
         )
+        self._parser = HttpRequestParser(  # as aiohttp's own, but for `max_msg_queue_size`
+            self,
+            loop,
+            self._read_bufsize,
+            max_line_size=limits.max_header_size,
+            max_field_size=limits.max_header_size,
+            max_headers=MAX_HEADERS,
+            payload_exception=RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=PARSER_QUEUE,
+        )
         self._limits = limits
         self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._head = Head(limits.max_header_size)
         self._body: StreamReader = EMPTY_PAYLOAD
-        self._refused = False
+        self._refused = False  # nothing that comes is parsed any more
+        self._last = False  # behind the present message nothing is a request
+        self._surplus = False  # and yet something came
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -191,53 +216,53 @@ class Connection(RequestHandler):
     # -- heads ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then see whether what came was a head in part, and whether the client runs ahead."""
-        if self._refused:
+        """Parse one message after the other, and see whether the last bytes are a head in part."""
+        if self._refused or self._force_close or self._close:
             return
-        before = self._request_count
-        in_body = not self._body.is_eof()
-        super().data_received(data)
-        if self._request_count != before:
-            self._heads_came(data, self._request_count - before, in_body)
-        elif data and not in_body and not (self._force_close or self._close or self._upgraded):
-            self._partial_head(data)
+        read = data
+        while True:
+            in_body = not self._body.is_eof()
+            if self._last and not in_body:
+                self._surplus = self._surplus or bool(data)
+                return
+            assert self._parser is not None
+            try:
+                messages, _, _ = self._parser.feed_data(data)
+            except HttpProcessingError as error:
+                if in_body:
+                    self.body_broken = True
+                    self._body.feed_eof()
+                self._refuse_head(error)
+                return
+            if messages:
+                message, body = messages[0]
+                fault = self._head.fault(message, read, first=bool(data) and not in_body)
+                if fault is None and len(self._messages) >= MAX_QUEUED + (not self._request_in_progress):
+                    fault = TooFarAhead()
+                if fault is not None:
+                    self._refuse_head(fault)  # and what follows: where this body ends is anybody's guess
+                    return
+                self._stop_head_timer()
+                self._last = message.should_close or message.upgrade
+                self._body = body
+                self._enqueue(message, body)
+            elif not in_body:
+                if data:
+                    self._partial_head(data)
+                return
+            elif not self._body.is_eof():
+                return
+            data = b""  # the parser stopped behind a message, and may have kept what follows
 
-    def _heads_came(self, data: bytes, number: int, in_body: bool) -> None:
-        size = self._head_bytes + data.find(b"\r\n\r\n") + 4
-        self._stop_head_timer()
-        message, body = self._messages[-1]
-        if isinstance(message, _ErrInfo):
-            self._refused = True
-            if in_body:
-                self.body_broken = True
-                self._body.feed_eof()
-        elif size > self._limits.max_header_size and not in_body:
-            self._refuse_heads(number, LineTooLong(b"", self._limits.max_header_size))
-        else:
-            self._body = body
-        for behind in range(number, 0, -1):
-            message, _ = self._messages[-behind]
-            if isinstance(message, _ErrInfo):
-                break
-            if (fault := fault_of(message)) is not None:
-                self._refuse_heads(behind, fault)  # and what follows: where this body ends is anybody's guess
-                break
-        if len(self._messages) > 1 + (not self._request_in_progress):
-            self.drop("it sent more than one further request before its answer")
-
-    def _refuse_heads(self, number: int, reason: Exception) -> None:
-        """Refuse the last `number` messages of the queue as one."""
-        for _ in range(number):
-            self._messages.pop()
-        self._refuse_head(reason)
+    def _enqueue(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
+        self._messages.append((message, body))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _partial_head(self, data: bytes) -> None:
-        if not self._head_bytes and not data.strip(b"\r\n"):
-            return  # an empty line between requests, as old clients send behind a body (RFC 9112 section 2.2)
-        self._head_bytes += len(data)
-        if self._head_bytes > self._limits.max_header_size:
+        if not self._head.add(data):
             self._refuse_head(LineTooLong(b"", self._limits.max_header_size))
-        elif self._head_timer is None:
+        elif self._head.size and self._head_timer is None:
             self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
 
     def _head_too_slow(self) -> None:
@@ -248,12 +273,10 @@ class Connection(RequestHandler):
         """Queue a refusal where the request would have been queued."""
         self._refused = True
         self._stop_head_timer()
-        self._messages.append((_ErrInfo(400, reason, ""), EMPTY_PAYLOAD))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._enqueue(_ErrInfo(400, reason, ""), EMPTY_PAYLOAD)
 
     def _stop_head_timer(self) -> None:
-        self._head_bytes = 0
+        self._head.clear()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -314,6 +337,8 @@ class Connection(RequestHandler):
         """The answer is written; see that the client takes it."""
         finished = await super().finish_response(request, resp, start_time)
         self._watch_drain(self.transport)
+        if self._surplus:
+            self.linger()
         return finished
 
     def force_close(self) -> None:
