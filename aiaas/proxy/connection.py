@@ -6,8 +6,7 @@ aiohttp parses, frames and keeps alive. What it does not do by itself is here, e
 - a client that pipelines is not noticed when it leaves, since reading is paused for the queue. One request may wait
   behind the one that is being answered; the next is refused in its turn (400: the client would only do it again, so
   neither 429 nor 503), and what follows is read and thrown away;
-- so are bytes behind `Connection: close` or an offered upgrade (RFC 9112 section 9.6). The parser raises for them, and
-  the request before them would be lost, so it stops behind each message (PARSER_QUEUE);
+- so are bytes behind `Connection: close` or an offered upgrade (RFC 9112 section 9.6), for which the parser raises;
 - parser errors are answered in text/plain with the client's bytes in them and a traceback in the log, never with 431:
   `handle_error` answers in the OpenAI shape and logs one line;
 - a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
@@ -28,18 +27,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
-from aiohttp.http import HttpRequestParser
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError
 from aiaas.proxy.alarm import Alarm
-from aiaas.proxy.head import Head
 from aiaas.proxy.identity import plain_address
+from aiaas.proxy.incoming import Incoming
 from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
 
@@ -50,8 +47,6 @@ KEEPALIVE_TIMEOUT = 75.0
 LINGERING_TIME = 2.0
 # Bytes that may wait in a client's socket buffer before the reading from upstream stops. Two large events.
 WRITE_HIGH_WATER = 64 * 1024
-# The parser stops behind every message and keeps the bytes that follow, until it is asked again.
-PARSER_QUEUE = 1
 # Requests that may wait behind the one that is being answered.
 MAX_QUEUED = 1
 
@@ -86,26 +81,21 @@ class Connection(RequestHandler):
     listener     told when writing has to pause; at most one at a time
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
-    body_broken  the present request's body ended by a parser error: what was read of it is not all
     wire, sock   the transport and its socket, until it is closed: aiohttp lets go of `transport` when it begins to
     tls          whether it is one under TLS
     """
 
     __slots__ = (
-        "_body",
         "_drain_timer",
-        "_head",
         "_head_timer",
         "_hooks",
-        "_last",
+        "_incoming",
         "_limits",
         "_linger_timer",
         "_lingering",
         "_refused",
-        "_surplus",
         "alarm",
         "begun",
-        "body_broken",
         "extra",
         "listener",
         "peer",
@@ -133,32 +123,18 @@ class Connection(RequestHandler):
             lingering_time=LINGERING_TIME,
             auto_decompress=False,
         )
-        self._parser = HttpRequestParser(  # as aiohttp's own, but for `max_msg_queue_size`
-            self,
-            loop,
-            self._read_bufsize,
-            max_line_size=limits.max_header_size,
-            max_field_size=limits.max_header_size,
-            max_headers=MAX_HEADERS,
-            payload_exception=RequestPayloadError,
-            auto_decompress=False,
-            max_msg_queue_size=PARSER_QUEUE,
-        )
+        self._incoming = Incoming(self, loop, self._read_bufsize, limits.max_header_size)
+        self._parser = self._incoming.parser
         self._limits = limits
         self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head = Head(limits.max_header_size)
-        self._body: StreamReader = EMPTY_PAYLOAD
         self._refused = False  # nothing that comes is parsed any more
-        self._last = False  # behind the present message nothing is a request
-        self._surplus = False  # and yet something came
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self.listener: WriteListener | None = None
         self.begun = False
         self.extra = b""
-        self.body_broken = False
         self.peer = "local"
         self.wire: asyncio.Transport | None = None
         self.sock: Any = None
@@ -191,6 +167,11 @@ class Connection(RequestHandler):
             super().resume_reading(resume_parser)
 
     @property
+    def body_broken(self) -> bool:
+        """Whether the body that came last ended by a parser error: what was read of it is not all."""
+        return self._incoming.body_broken
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that it lives on; cheaper than to ask which one runs (in CPython 3.11 a system call)."""
         return self._loop
@@ -220,50 +201,23 @@ class Connection(RequestHandler):
         if self._refused or self._force_close or self._close:
             return
         read = data
-        while True:
-            in_body = not self._body.is_eof()
-            if self._last and not in_body:
-                self._surplus = self._surplus or bool(data)
+        while (got := self._incoming.next(data, read)) is not None:
+            if isinstance(got, Exception):
+                self._refuse_head(got)  # and what follows: where this body ends is anybody's guess
                 return
-            assert self._parser is not None
-            try:
-                messages, _, _ = self._parser.feed_data(data)
-            except HttpProcessingError as error:
-                if in_body:
-                    self.body_broken = True
-                    self._body.feed_eof()
-                self._refuse_head(error)
+            self._stop_head_timer()
+            if len(self._messages) >= MAX_QUEUED + (not self._request_in_progress):
+                self._refuse_head(TooFarAhead())
                 return
-            if messages:
-                message, body = messages[0]
-                fault = self._head.fault(message, read, first=bool(data) and not in_body)
-                if fault is None and len(self._messages) >= MAX_QUEUED + (not self._request_in_progress):
-                    fault = TooFarAhead()
-                if fault is not None:
-                    self._refuse_head(fault)  # and what follows: where this body ends is anybody's guess
-                    return
-                self._stop_head_timer()
-                self._last = message.should_close or message.upgrade
-                self._body = body
-                self._enqueue(message, body)
-            elif not in_body:
-                if data:
-                    self._partial_head(data)
-                return
-            elif not self._body.is_eof():
-                return
-            data = b""  # the parser stopped behind a message, and may have kept what follows
+            self._enqueue(*got)
+            data = b""
+        if self._incoming.head.size and self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
 
     def _enqueue(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
         self._messages.append((message, body))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def _partial_head(self, data: bytes) -> None:
-        if not self._head.add(data):
-            self._refuse_head(LineTooLong(b"", self._limits.max_header_size))
-        elif self._head.size and self._head_timer is None:
-            self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
@@ -276,7 +230,7 @@ class Connection(RequestHandler):
         self._enqueue(_ErrInfo(400, reason, ""), EMPTY_PAYLOAD)
 
     def _stop_head_timer(self) -> None:
-        self._head.clear()
+        self._incoming.head.clear()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -337,7 +291,7 @@ class Connection(RequestHandler):
         """The answer is written; see that the client takes it."""
         finished = await super().finish_response(request, resp, start_time)
         self._watch_drain(self.transport)
-        if self._surplus:
+        if self._incoming.surplus:
             self.linger()
         return finished
 

@@ -24,13 +24,14 @@ _OTHER_PROTOCOL = re.compile(rb" (?:RTSP|ICE)/[0-9]\.[0-9]\r\n")
 class Head:
     """A connection's present head.
 
+    most  bytes that it may have
     size  bytes that came of it, while it is not whole
     """
 
-    __slots__ = ("_host", "_line", "_most", "size")
+    __slots__ = ("_host", "_line", "most", "size")
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self.size = 0
         self._line = b""  # the last bytes of its first line
         self._host: str | None = None  # the last valid one: the connection's next request nearly always has it, too
@@ -43,7 +44,7 @@ class Head:
             line = self._line + data
             self._line = line[: line.find(b"\n") + 1 or None][-_LINE_END:]
         self.size += len(data)
-        return self.size <= self._most
+        return self.size <= self.most
 
     def clear(self) -> None:
         """Forget it: it is whole, or refused."""
@@ -55,8 +56,8 @@ class Head:
         read   the last bytes that came, in which the head ends
         first  whether they began with this head or its rest, and not with a body or another head
         """
-        if first and self.size + read.find(_END) + len(_END) > self._most:
-            return LineTooLong(b"", self._most)
+        if first and self.size + read.find(_END) + len(_END) > self.most:
+            return LineTooLong(b"", self.most)
         if not (first and _begins_with_http(self._line + read if self._line else read)) and _speaks_otherwise(read):
             return NotHttp()
         host = message.headers.get(hdrs.HOST)

@@ -308,6 +308,7 @@ ENDING = {
     "close among others": ("1.1", {"Connection": "x, Close"}),
     "HTTP/1.0": ("1.0", {}),
     "upgrade": ("1.1", {"Connection": "upgrade", "Upgrade": "websocket"}),
+    "another upgrade": ("1.1", {"Connection": "upgrade", "Upgrade": "h2c"}),
 }
 
 
@@ -334,6 +335,28 @@ async def test_bytes_behind_the_last_request_leave_its_answer_whole(
     await running.quiet()
     assert len(fake_vllm.posts) == 1
     assert not running.log_lines("request_refused")
+
+
+async def test_a_client_that_sends_on_behind_its_last_request_can_read_the_answer(
+    running: Running, fake_vllm: FakeVllm
+) -> None:
+    """Although it begins to read late: the end of the connection is no reset, which would take the answer away."""
+    fake_vllm.play(Send(json_answer({"id": 1})))
+    loop = asyncio.get_running_loop()
+    client = await running.client()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", running.port))
+        await loop.sock_sendall(sock, client.request(BODY, headers={"Connection": "close"}) + b"more")
+        await until(lambda: any(connection._lingering is not None for connection in running.open_side.connections))
+        for _ in range(3):
+            await loop.sock_sendall(sock, b"and more")
+            await asyncio.sleep(0.01)
+        got = b""
+        while data := await loop.sock_recv(sock, 65536):
+            got += data
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert got.endswith(b'{"id":1}')
 
 
 async def test_a_broken_body_before_a_close_is_still_a_400(running: Running) -> None:
@@ -532,6 +555,27 @@ async def test_what_a_refused_pipeline_still_sends_is_not_kept(running: Running,
     assert len(connection._messages) == 2
     finish.set()
     assert (await client.answer()).json["id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [(b"GET /health HTTP/1.1", 200), (b"GET /health RTSP/1.0", 400), (b"GET /health HTTP/2.0", 505)],
+    ids=["HTTP", "another protocol", "another version"],
+)
+@pytest.mark.parametrize("cut", [True, False], ids=["behind the rest of a body", "behind a request"])
+async def test_a_head_in_the_middle_of_a_read_is_checked_as_any_other(
+    running: Running, second: bytes, status: int, cut: bool
+) -> None:
+    """A body before it, larger than any head, counts for nothing."""
+    client = await running.client()
+    first = client.request(BODY | {"user": "x" * 50_000})
+    data = first + second + b"\r\nHost: x\r\n\r\n"
+    at = len(first) - 40_000 if cut else 0
+    client.send(data[:at])
+    await asyncio.sleep(0.02)
+    client.send(data[at:])
+    assert (await client.answer()).status == 200
+    assert (await client.answer()).status == status
 
 
 async def test_requests_one_after_the_other_are_no_pipeline(running: Running) -> None:
