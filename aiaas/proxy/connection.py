@@ -3,8 +3,10 @@
 aiohttp parses, frames and keeps alive. What it does not do by itself is here, each case seen in an experiment:
 
 - a head that comes too slowly or grows too large has no bound: `header_timeout` and `max_header_size`;
-- a client that pipelines is not noticed when it leaves, since reading is paused for the queue: more than one further
-  request in the queue drops the connection;
+- a client that pipelines is not noticed when it leaves, since reading is paused for the queue. One request may wait
+  behind the one that is being answered; the next is refused in its turn (400: the client would only do it again, so
+  neither 429 nor 503), and what follows is read and thrown away;
+- so are bytes behind `Connection: close` or an offered upgrade (RFC 9112 section 9.6), for which the parser raises;
 - parser errors are answered in text/plain with the client's bytes in them and a traceback in the log, never with 431:
   `handle_error` answers in the OpenAI shape and logs one line;
 - a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
@@ -26,7 +28,7 @@ from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from aiohttp import http_parser
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
@@ -35,7 +37,8 @@ from aiohttp.web_server import Server
 from aiaas.errors import ApiError, WorldError
 from aiaas.proxy.alarm import Alarm
 from aiaas.proxy.identity import plain_address
-from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, fault_of, internal_error, refusal
+from aiaas.proxy.incoming import Incoming
+from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
 
 # A connection on which nothing comes is closed after this: longer than the usual ingress keeps its own idle ones (60 s
@@ -45,6 +48,8 @@ KEEPALIVE_TIMEOUT = 75.0
 LINGERING_TIME = 2.0
 # Bytes that may wait in a client's socket buffer before the reading from upstream stops. Two large events.
 WRITE_HIGH_WATER = 64 * 1024
+# Requests that may wait behind the one that is being answered.
+MAX_QUEUED = 1
 
 
 def require_c_parser() -> None:
@@ -87,24 +92,21 @@ class Connection(RequestHandler):
     listener     told when writing has to pause; at most one at a time
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
-    body_broken  the present request's body ended by a parser error: what was read of it is not all
     wire, sock   the transport and its socket, until it is closed: aiohttp lets go of `transport` when it begins to
     tls          whether it is one under TLS
     """
 
     __slots__ = (
-        "_body",
         "_drain_timer",
-        "_head_bytes",
         "_head_timer",
         "_hooks",
+        "_incoming",
         "_limits",
         "_linger_timer",
         "_lingering",
         "_refused",
         "alarm",
         "begun",
-        "body_broken",
         "extra",
         "listener",
         "peer",
@@ -132,19 +134,18 @@ class Connection(RequestHandler):
             lingering_time=LINGERING_TIME,
             auto_decompress=False,
         )
+        self._incoming = Incoming(self, loop, self._read_bufsize, limits.max_header_size)
+        self._parser = self._incoming.parser
         self._limits = limits
         self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-        self._body: StreamReader = EMPTY_PAYLOAD
-        self._refused = False
+        self._refused = False  # nothing that comes is parsed any more
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self.listener: WriteListener | None = None
         self.begun = False
         self.extra = b""
-        self.body_broken = False
         self.peer = "local"
         self.wire: asyncio.Transport | None = None
         self.sock: Any = None
@@ -177,6 +178,11 @@ class Connection(RequestHandler):
             super().resume_reading(resume_parser)
 
     @property
+    def body_broken(self) -> bool:
+        """Whether the body that came last ended by a parser error: what was read of it is not all."""
+        return self._incoming.body_broken
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that it lives on; cheaper than to ask which one runs (in CPython 3.11 a system call)."""
         return self._loop
@@ -202,54 +208,27 @@ class Connection(RequestHandler):
     # -- heads ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then see whether what came was a head in part, and whether the client runs ahead."""
-        if self._refused:
+        """Parse one message after the other, and see whether the last bytes are a head in part."""
+        if self._refused or self._force_close or self._close:
             return
-        before = self._request_count
-        in_body = not self._body.is_eof()
-        super().data_received(data)
-        if self._request_count != before:
-            self._heads_came(data, self._request_count - before, in_body)
-        elif data and not in_body and not (self._force_close or self._close or self._upgraded):
-            self._partial_head(data)
-
-    def _heads_came(self, data: bytes, number: int, in_body: bool) -> None:
-        size = self._head_bytes + data.find(b"\r\n\r\n") + 4
-        self._stop_head_timer()
-        message, body = self._messages[-1]
-        if isinstance(message, _ErrInfo):
-            self._refused = True
-            if in_body:
-                self.body_broken = True
-                self._body.feed_eof()
-        elif size > self._limits.max_header_size and not in_body:
-            self._refuse_heads(number, LineTooLong(b"", self._limits.max_header_size))
-        else:
-            self._body = body
-        for behind in range(number, 0, -1):
-            message, _ = self._messages[-behind]
-            if isinstance(message, _ErrInfo):
-                break
-            if (fault := fault_of(message)) is not None:
-                self._refuse_heads(behind, fault)  # and what follows: where this body ends is anybody's guess
-                break
-        if len(self._messages) > 1 + (not self._request_in_progress):
-            self.drop("it sent more than one further request before its answer")
-
-    def _refuse_heads(self, number: int, reason: Exception) -> None:
-        """Refuse the last `number` messages of the queue as one."""
-        for _ in range(number):
-            self._messages.pop()
-        self._refuse_head(reason)
-
-    def _partial_head(self, data: bytes) -> None:
-        if not self._head_bytes and not data.strip(b"\r\n"):
-            return  # an empty line between requests, as old clients send behind a body (RFC 9112 section 2.2)
-        self._head_bytes += len(data)
-        if self._head_bytes > self._limits.max_header_size:
-            self._refuse_head(LineTooLong(b"", self._limits.max_header_size))
-        elif self._head_timer is None:
+        read = data
+        while (got := self._incoming.next(data, read)) is not None:
+            if isinstance(got, Exception):
+                self._refuse_head(got)  # and what follows: where this body ends is anybody's guess
+                return
+            self._stop_head_timer()
+            if len(self._messages) >= MAX_QUEUED + (not self._request_in_progress):
+                self._refuse_head(TooFarAhead())
+                return
+            self._enqueue(*got)
+            data = b""
+        if self._incoming.head.size and self._head_timer is None:
             self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
+
+    def _enqueue(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
+        self._messages.append((message, body))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
@@ -259,12 +238,10 @@ class Connection(RequestHandler):
         """Queue a refusal where the request would have been queued."""
         self._refused = True
         self._stop_head_timer()
-        self._messages.append((_ErrInfo(400, reason, ""), EMPTY_PAYLOAD))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._enqueue(_ErrInfo(400, reason, ""), EMPTY_PAYLOAD)
 
     def _stop_head_timer(self) -> None:
-        self._head_bytes = 0
+        self._incoming.head.clear()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -325,6 +302,8 @@ class Connection(RequestHandler):
         """The answer is written; see that the client takes it."""
         finished = await super().finish_response(request, resp, start_time)
         self._watch_drain(self.transport)
+        if self._incoming.surplus:
+            self.linger()
         return finished
 
     def force_close(self) -> None:

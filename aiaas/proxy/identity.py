@@ -20,23 +20,37 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
 def presented_key(request: BaseRequest, path: str) -> str:
-    """The key of the request. Raises ClientError 401 `missing_api_key`, or 400 where there are two."""
-    headers = request.headers
-    sent = headers.getall("authorization", ())
-    if len(sent) > 1:
-        raise ClientError(400, "invalid_request", "The header `Authorization` is there more than once.")
-    if sent:
-        scheme, _, key = sent[0].partition(" ")
-        key = key.strip()
-        if scheme.lower() == "bearer" and key:
-            return key
-    if path in paths.ANTHROPIC:
-        key = headers.get("x-api-key", "").strip()
-        if key:
-            return key
-    if sent:
+    """The key of the request. Raises ClientError 401 `missing_api_key`, or 400 where there are two.
+
+    Of two keys a proxy in front may have checked the other one. Two keys in one header (`Bearer A, Bearer B`) are one
+    text to us, which is not a key that we know.
+    """
+    sent = _only(request, "Authorization")
+    key = ""
+    if sent is not None:
+        scheme, _, rest = sent.partition(" ")
+        if scheme.lower() == "bearer":
+            key = rest.strip()
+    if path in paths.ANTHROPIC and (other := (_only(request, "x-api-key") or "").strip()):
+        if key and other != key:
+            raise _twice("The headers `Authorization` and `x-api-key` hold different keys; send one of them.")
+        key = other
+    if key:
+        return key
+    if sent is not None:
         raise _missing("The header `Authorization` must be `Bearer KEY`.")
     raise _missing("No API key was sent. Put it in the header `Authorization: Bearer KEY`.")
+
+
+def _only(request: BaseRequest, name: str) -> str | None:
+    sent = request.headers.getall(name, ())
+    if len(sent) > 1:
+        raise _twice(f"The header `{name}` is there more than once.")
+    return sent[0] if sent else None
+
+
+def _twice(message: str) -> ClientError:
+    return ClientError(400, "invalid_request", message)
 
 
 def _missing(message: str) -> ClientError:
@@ -68,7 +82,8 @@ def believed(request: BaseRequest, peer: str, trusted: Networks) -> tuple[str, s
     if not is_trusted(peer, trusted):
         return peer, None
     forwarded_for = ",".join(request.headers.getall("x-forwarded-for", ())) or None
-    return client_address(peer, forwarded_for, trusted), sane_request_id(request.headers.get("x-request-id"))
+    ids = request.headers.getall("x-request-id", ())  # of two, the client may have written one
+    return client_address(peer, forwarded_for, trusted), sane_request_id(ids[0]) if len(ids) == 1 else None
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: Networks) -> str:

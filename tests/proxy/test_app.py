@@ -226,12 +226,46 @@ async def test_a_key_may_come_as_bearer_in_any_case_and_as_x_api_key_for_message
     assert_error(await client.post(BODY, headers=none | {"x-api-key": running.key}), 401, "missing_api_key")
 
 
-async def test_two_authorization_headers_are_refused(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """A proxy in front may have checked the other one."""
+@pytest.mark.parametrize(
+    ("path", "lines", "status", "code"),
+    [
+        (CHAT, ["Authorization: Bearer {key}", "authorization: Bearer {key}"], 400, "invalid_request"),
+        (CHAT, ["Authorization: Bearer {key}", "Authorization: Bearer sk-other"], 400, "invalid_request"),
+        (CHAT, ["Authorization: Bearer {key}", "Authorization: Basic x"], 400, "invalid_request"),
+        (CHAT, ["Authorization: Bearer {key}, Bearer {key}"], 401, "invalid_api_key"),
+        (CHAT, ["Authorization: Bearer {key}, {key}"], 401, "invalid_api_key"),
+        (CHAT, ["Authorization: Bearer {key}", "x-api-key: sk-other", "x-api-key: {key}"], 200, None),
+        (CHAT, ["Authorization: Bearer {key}", "Content-Type: text/plain"], 400, "invalid_request"),
+        (CHAT, ["Authorization: Bearer {key}", "Content-Length: 3"], 400, "invalid_request"),
+        ("/v1/messages", ["x-api-key: {key}", "x-api-key: {key}"], 400, "invalid_request"),
+        ("/v1/messages", ["x-api-key: {key}", "X-API-Key: sk-other"], 400, "invalid_request"),
+        ("/v1/messages", ["x-api-key: {key}", "x-api-key:"], 400, "invalid_request"),
+        ("/v1/messages", ["x-api-key: {key}, {key}"], 401, "invalid_api_key"),
+        ("/v1/messages", ["Authorization: Bearer {key}", "x-api-key: {key}"], 200, None),
+        ("/v1/messages", ["Authorization: Bearer {key}", "x-api-key:"], 200, None),
+        ("/v1/messages", ["Authorization: Basic x", "x-api-key: {key}"], 200, None),
+        ("/v1/messages", ["Authorization: Bearer {key}", "x-api-key: sk-other"], 400, "invalid_request"),
+        ("/v1/messages", ["Authorization: Bearer sk-other", "x-api-key: {key}"], 400, "invalid_request"),
+        ("/v1/messages", ["Authorization: Bearer {key}", "x-api-key: x", "x-api-key: {key}"], 400, "invalid_request"),
+        ("/v1/messages", ["Authorization: Bearer {key}", "Authorization: Bearer {key}"], 400, "invalid_request"),
+    ],
+)
+async def test_two_keys_or_two_of_a_header_are_refused(
+    gateway: StartGateway, fake_vllm: FakeVllm, path: str, lines: list[str], status: int, code: str | None
+) -> None:
+    """A proxy in front may have checked the other one; equal keys in two headers are one."""
     running = await gateway(fake_vllm)
     client = await running.client()
-    client.send(client.request(BODY, headers={"authorization": f"Bearer {running.key}"}))
-    assert_error(await client.answer(), 400, "invalid_request")
+    request = client.request(BODY | {"max_tokens": 5}, path=path)
+    own = f"Authorization: Bearer {running.key}\r\n".encode()
+    headers = "".join(f"{line}\r\n" for line in lines).replace("{key}", running.key).encode()
+    client.send(request.replace(own, headers))
+    got = await client.answer()
+    if code is None:
+        assert got.status == status, got
+    else:
+        assert_error(got, status, code)
+        assert not fake_vllm.posts
 
 
 async def test_without_authentication_limits_hold_for_each_address(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
@@ -653,6 +687,15 @@ async def test_a_request_id_is_believed_from_a_trusted_proxy_only(gateway: Start
         used = got.header("x-request-id")
         assert (used == offered) == kept
         assert fake_vllm.posts[-1].headers["x-request-id"] == used == running.log_lines()[-1]["request_id"]
+
+
+async def test_two_request_ids_are_not_believed(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """One of them may be the client's own, to which its proxy added another."""
+    running = await gateway(fake_vllm, server={"trusted_proxies": ["127.0.0.1/32"]})
+    client = await running.client()
+    got = await client.post(BODY, headers={"X-Request-Id": "one", "x-request-id": "two"})
+    assert got.status == 200
+    assert got.header("x-request-id") not in ("one", "two", None)
 
 
 # -- a client that leaves ------------------------------------------------------------------------------------------

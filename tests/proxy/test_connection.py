@@ -27,7 +27,7 @@ from tests.fakes.vllm import (
     stream,
     token_event,
 )
-from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway
+from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway, until
 
 BODY = {"model": "m", "messages": []}
 
@@ -181,7 +181,6 @@ MARK = b"MARKER-1234"
     [
         b"\x16\x03\x01\x02\x00" + MARK + b"\r\n\r\n",
         MARK + b"\r\n\r\n",
-        b"GET /" + MARK + b" HTTP/9.9\r\nHost: x\r\n\r\n",
         b"GET /health HTTP/1.1\r\n" + MARK + b"\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + MARK + b"\x00\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost : " + MARK + b"\r\n\r\n",
@@ -193,12 +192,10 @@ MARK = b"MARKER-1234"
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\n" + MARK,
         b"GET /health HTTP/1.1\r\nHost: x\r\n folded: " + MARK + b"\r\n\r\n",
         b"GET /health HTTP/1.1\nHost: x\n\n" + MARK,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + MARK,
     ],
     ids=[
-        "TLS", "no HTTP", "version 9.9", "no colon", "NUL", "space before colon", "no host", "two lengths",
+        "TLS", "no HTTP", "no colon", "NUL", "space before colon", "no host", "two lengths",
         "length and chunked", "chunked not last", "negative length", "list of lengths", "folded header", "bare LF",
-        "HTTP/2 preface",
     ],
 )  # fmt: skip
 async def test_what_is_not_http_gets_a_json_400_without_the_clients_bytes(running: Running, data: bytes) -> None:
@@ -213,15 +210,160 @@ async def test_what_is_not_http_gets_a_json_400_without_the_clients_bytes(runnin
     assert running.log_lines("request_refused")[-1]["status"] == 400
 
 
-async def test_rubbish_behind_a_request_is_refused_after_its_answer(running: Running) -> None:
-    """What came before it is answered first."""
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_rubbish_behind_a_request_is_refused_after_its_answer(running: Running, pieces: int) -> None:
+    """Also where one read brought both."""
     client = await running.client()
-    client.send(client.request(None, path="/v1/models", method="GET"))
+    data = [client.request(BODY), b"\x00rubbish\r\n\r\n"]
+    for piece in data if pieces == 2 else [b"".join(data)]:
+        client.send(piece)
     assert (await client.answer()).status == 200
-    client.send(client.request(BODY))
-    client.send(b"\x00rubbish\r\n\r\n")
-    assert (await client.answer()).status in (200, 400)
-    await client.ended()
+    assert_error(await client.answer(), 400, "invalid_request")
+    assert await client.ended() == b""
+
+
+VERSIONS = {
+    b"HTTP/1.1": 200, b"HTTP/1.0": 200,
+    # RFC 9110 section 15.6.6: another major version. A line that names none is HTTP/0.9, and so no HTTP/1.1 either.
+    b"HTTP/0.9": 505, b"HTTP/2.0": 505, b"HTTP/3.0": 505, b"HTTP/9.9": 505, b"HTTP/0.8": 505, b"": 505,
+    # Section 2.5 has it read as HTTP/1.1. The parser does not, and nobody sends it.
+    b"HTTP/1.2": 505, b"HTTP/1.9": 505,
+    # RFC 9112 section 2.3: `HTTP/` in capitals, a digit, a dot, a digit.
+    b"http/1.1": 400, b"Http/1.1": 400, b"HTTP/1.10": 400, b"HTTP/10.1": 400, b"HTTP/11": 400, b"HTTP/1": 400,
+    b"HTTP/": 400, b"HTTP/x.y": 400, b"HTTP/1.x": 400, b"HTTP/1,1": 400, b"HTTP /1.1": 400, b"HTTP/ 1.1": 400,
+    b"HTTP/1.1 ": 400, b"HTTP/1.1 x": 400, b"HTTP/-1.1": 400, b"HTTPS/1.1": 400, b"1.1": 400, b"x": 400,
+    # Another protocol.
+    b"RTSP/1.0": 400, b"RTSP/1.1": 400, b"ICE/1.0": 400, b"SIP/2.0": 400, b"\x00": 400, b"\xff": 400,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), VERSIONS.items(), ids=[repr(version)[2:-1] or "none" for version in VERSIONS]
+)
+@pytest.mark.parametrize("path", ["/health", CHAT, f"http://x{CHAT}"])
+async def test_a_version_other_than_1_0_and_1_1_is_refused(
+    running: Running, fake_vllm: FakeVllm, version: bytes, status: int, path: str
+) -> None:
+    """In the OpenAI shape, and the connection ends."""
+    if status == 200:
+        client = await running.client()
+        assert (await client.get("/health", version=version.decode().removeprefix("HTTP/"))).status == 200
+        return
+    line = (b"GET " if path == "/health" else b"POST ") + path.encode() + (b" " + version if version else b"") + b"\r\n"
+    body = json.dumps(BODY).encode()
+    head = f"Host: x\r\nAuthorization: Bearer {running.key}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    got = await refused(running, line + head + body)
+    assert_error(got, status, "invalid_request")
+    assert not fake_vllm.posts
+
+
+async def test_the_preface_of_http_2_gets_505(running: Running) -> None:
+    """A client that takes HTTP/2 for granted."""
+    assert_error(await refused(running, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)), 505, "invalid_request")
+
+
+HOSTS = ["x, y", "a@x", "x/y", "x y", "x:abc", "http://x", "b\u00fccher", "", ":80", "[::1", "x:65536", "x\x01y", "%zz"]
+
+
+@pytest.mark.parametrize("host", HOSTS, ids=[repr(host) for host in HOSTS])
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_an_invalid_host_is_a_400(running: Running, fake_vllm: FakeVllm, host: str, version: str) -> None:
+    """RFC 9112 section 3.2, also where the one before it on the connection was valid."""
+    client = await running.client()
+    assert (await client.post(BODY, headers={"Host": "gateway"})).status == 200
+    client.send(client.request(BODY, version=version, headers={"Host": host}))
+    assert_error(await client.answer(), 400, "invalid_request")
+    assert await client.ended() == b""
+    assert len(fake_vllm.posts) == 1
+
+
+@pytest.mark.parametrize(
+    "lines", ["", "Host: x\r\nHost: x\r\n", "Host: x\r\nhost: y\r\n"], ids=["no", "equal", "other"]
+)
+async def test_no_host_and_two_hosts_are_a_400(running: Running, lines: str) -> None:
+    """Likewise."""
+    assert_error(await refused(running, f"GET /health HTTP/1.1\r\n{lines}\r\n".encode()), 400, "invalid_request")
+
+
+@pytest.mark.parametrize("host", ["gateway", "my_gateway.", "x:", "x:8080", "[::1]:8080", "%41.example"])
+async def test_a_valid_host_is_served_whatever_it_is(running: Running, host: str) -> None:
+    """The Plan alone says where a request goes."""
+    client = await running.client()
+    assert (await client.post(BODY, headers={"Host": host})).status == 200
+    assert (await client.post(BODY, headers={"Host": host})).status == 200
+
+
+@pytest.mark.parametrize(
+    "target", ["http://a@x/health", "http://x,y/health", "http://x:65536/health", "http://[::1/health"]
+)
+async def test_an_invalid_host_in_the_target_is_a_400(running: Running, target: str) -> None:
+    """A proxy's form of a request."""
+    assert_error(await refused(running, f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()), 400, "invalid_request")
+
+
+# -- the end of a connection ---------------------------------------------------------------------------------------
+
+ENDING = {
+    "close": ("1.1", {"Connection": "close"}),
+    "close among others": ("1.1", {"Connection": "x, Close"}),
+    "HTTP/1.0": ("1.0", {}),
+    "upgrade": ("1.1", {"Connection": "upgrade", "Upgrade": "websocket"}),
+    "another upgrade": ("1.1", {"Connection": "upgrade", "Upgrade": "h2c"}),
+}
+
+
+@pytest.mark.parametrize("ending", list(ENDING))
+@pytest.mark.parametrize("behind", ["rubbish", "a request", "a megabyte"])
+@pytest.mark.parametrize("cut", ["at once", "behind the request", "in the body"])
+async def test_bytes_behind_the_last_request_leave_its_answer_whole(
+    running: Running, fake_vllm: FakeVllm, ending: str, behind: str, cut: str
+) -> None:
+    """RFC 9112 section 9.6: the request is answered, then the connection ends; nothing behind it is run."""
+    version, headers = ENDING[ending]
+    fake_vllm.play(Send(stream(token_event(), DONE)))
+    client = await running.client()
+    request = client.request(BODY | {"stream": True}, version=version, headers=headers)
+    more = {"rubbish": b"\x00\xff", "a request": client.request(BODY), "a megabyte": b"x" * 1_000_000}[behind]
+    at = {"at once": len(request + more), "behind the request": len(request), "in the body": len(request) - 5}[cut]
+    client.send((request + more)[:at])
+    if cut != "at once":
+        await asyncio.sleep(0.01)
+        client.send((request + more)[at:])
+    got = await client.answer()
+    assert (got.status, got.whole, got.header("connection")) == (200, True, "close")
+    assert await client.ended() == b""
+    await running.quiet()
+    assert len(fake_vllm.posts) == 1
+    assert not running.log_lines("request_refused")
+
+
+async def test_a_client_that_sends_on_behind_its_last_request_can_read_the_answer(
+    running: Running, fake_vllm: FakeVllm
+) -> None:
+    """Although it begins to read late: the end of the connection is no reset, which would take the answer away."""
+    fake_vllm.play(Send(json_answer({"id": 1})))
+    loop = asyncio.get_running_loop()
+    client = await running.client()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", running.port))
+        await loop.sock_sendall(sock, client.request(BODY, headers={"Connection": "close"}) + b"more")
+        await until(lambda: any(connection._lingering is not None for connection in running.open_side.connections))
+        for _ in range(3):
+            await loop.sock_sendall(sock, b"and more")
+            await asyncio.sleep(0.01)
+        got = b""
+        while data := await loop.sock_recv(sock, 65536):
+            got += data
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert got.endswith(b'{"id":1}')
+
+
+async def test_a_broken_body_before_a_close_is_still_a_400(running: Running) -> None:
+    """Only what follows a whole request is thrown away."""
+    assert_error(
+        await refused(running, chunked(running, b"zz\r\n", headers="Connection: close\r\n")), 400, "invalid_request"
+    )
 
 
 async def transfer_coding(running: Running, lines: str, version: str = "1.1", method: str = "POST") -> Got:
@@ -356,25 +498,84 @@ async def test_two_pipelined_requests_are_answered_in_order(running: Running, fa
     assert [(await client.answer()).json["id"] for _ in range(2)] == [1, 2]
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["at once", "while the first is answered"])
-async def test_more_than_one_request_in_the_queue_drops_the_connection(
-    running: Running, fake_vllm: FakeVllm, together: bool
+@pytest.mark.parametrize("together", [True, False], ids=["at once", "one by one"])
+@pytest.mark.parametrize("number", [3, 4, 500])
+async def test_a_third_pipelined_request_is_refused_in_its_turn(
+    running: Running, fake_vllm: FakeVllm, together: bool, number: int
 ) -> None:
-    """Behind a queue nobody would notice that the client has left; the backend's work ends with the connection."""
+    """Behind the answers to the two before it, and then the connection ends; however many follow."""
+    fake_vllm.play(Sleep(0.05), Send(json_answer({"id": 1})))
+    fake_vllm.play(Send(json_answer({"id": 2})))
+    client = await running.client()
+    requests = [client.request(BODY)] * number
+    for data in [b"".join(requests)] if together else requests:
+        client.send(data)
+        if not together and number < 10:
+            await asyncio.sleep(0.005)
+    assert [(await client.answer()).json["id"] for _ in range(2)] == [1, 2]
+    assert_error(await client.answer(), 400, "invalid_request")
+    assert await client.ended() == b""
+    assert len(fake_vllm.posts) == 2
+    assert len(running.log_lines("request_refused")) == 1
+
+
+@pytest.mark.parametrize("number", [2, 3, 500])
+@pytest.mark.parametrize("together", [True, False], ids=["at once", "while the first is answered"])
+async def test_a_pipelining_client_that_leaves_is_noticed(
+    running: Running, fake_vllm: FakeVllm, together: bool, number: int
+) -> None:
+    """Reading goes on, so the work for its first request ends with the connection."""
     fake_vllm.play(Wait(asyncio.Event()))
     client = await running.client()
-    if together:
-        client.send(client.request(BODY) * 3)
-    else:
-        client.send(client.request(BODY))
-        while not fake_vllm.posts:
-            await asyncio.sleep(0.005)
-        client.send(client.request(BODY) * 2)
-    assert await client.ended() == b""
+    client.send(client.request(BODY) * (number if together else 1))
+    while not fake_vllm.posts:
+        await asyncio.sleep(0.005)
+    if not together:
+        client.send(client.request(BODY) * (number - 1))
+        await asyncio.sleep(0.02)
+    client.close()
     await running.quiet()
-    (line,) = running.log_lines("connection_dropped")
-    assert (line["client_address"], "further request" in line["reason"]) == ("127.0.0.1", True)
-    assert all([post.gone.is_set() or await asyncio.wait_for(post.gone.wait(), 1) for post in fake_vllm.posts])
+    await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 5)
+    assert len(fake_vllm.posts) == 1
+
+
+async def test_what_a_refused_pipeline_still_sends_is_not_kept(running: Running, fake_vllm: FakeVllm) -> None:
+    """Nor parsed: the queue has the request that waits, and the refusal."""
+    fake_vllm.play(Wait(finish := asyncio.Event()), Send(json_answer({"id": 1})))
+    client = await running.client()
+    for _ in range(50):
+        client.send(client.request(BODY) * 100)
+        await asyncio.sleep(0)
+    await until(lambda: bool(fake_vllm.posts) and bool(running.open_side.connections))
+    (connection,) = running.open_side.connections
+    await until(lambda: len(connection._messages) == 2)
+    await client.writer.drain()
+    assert connection.transport is not None
+    assert connection.transport.is_reading()
+    assert len(connection._messages) == 2
+    finish.set()
+    assert (await client.answer()).json["id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [(b"GET /health HTTP/1.1", 200), (b"GET /health RTSP/1.0", 400), (b"GET /health HTTP/2.0", 505)],
+    ids=["HTTP", "another protocol", "another version"],
+)
+@pytest.mark.parametrize("cut", [True, False], ids=["behind the rest of a body", "behind a request"])
+async def test_a_head_in_the_middle_of_a_read_is_checked_as_any_other(
+    running: Running, second: bytes, status: int, cut: bool
+) -> None:
+    """A body before it, larger than any head, counts for nothing."""
+    client = await running.client()
+    first = client.request(BODY | {"user": "x" * 50_000})
+    data = first + second + b"\r\nHost: x\r\n\r\n"
+    at = len(first) - 40_000 if cut else 0
+    client.send(data[:at])
+    await asyncio.sleep(0.02)
+    client.send(data[at:])
+    assert (await client.answer()).status == 200
+    assert (await client.answer()).status == status
 
 
 async def test_requests_one_after_the_other_are_no_pipeline(running: Running) -> None:
