@@ -33,14 +33,13 @@ from aiaas.proxy.baseline import Baseline
 from aiaas.proxy.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.merge import Sums, exposition, of_supervisor, snapshot
+from aiaas.proxy.ports import keeps_metrics_port, take_ports
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.server import (
     EngineMaker,
     Ready,
     Stopping,
     begin_logging,
-    bind,
-    bind_shared,
     ready_of,
     run_engine,
     say_started,
@@ -104,15 +103,9 @@ async def supervise(
     Raises WorldError where a port or an engine cannot be had, or no worker comes to serve.
     """
     async with AsyncExitStack() as stack:
-        server = plan.server
-        open_tls(server.tls)  # what is wrong with its files is said once, and not by each worker
-        listeners = bind_shared(server.host, server.port, "server.port", server.workers)
-        for listener in listeners:
-            stack.callback(listener.close)
-        metrics_listener = None
-        if plan.monitoring.prometheus:
-            metrics_listener = bind(server.host, plan.monitoring.metrics_port, "monitoring.metrics_port")
-            stack.callback(metrics_listener.close)
+        begin_logging(log, stack)
+        open_tls(plan.server.tls)  # what is wrong with its files is said once, and not by each worker
+        listeners, metrics_listener = await take_ports(plan, log, stack)
         supervisor = _Supervisor(plan, log, env, command, log_to, Stopping(stop or asyncio.Event(), asyncio.Event()))
         await supervisor.live(listeners, metrics_listener, make_engine, on_ready, stack)
 
@@ -144,6 +137,7 @@ class _Supervisor:
         self._retired = Sums()
         self._process = ProcessCollector(registry=None)
         self._ends = 0
+        self._gives_up: list[Callable[[], None]] = []  # what closes a port
 
     async def live(
         self,
@@ -154,7 +148,7 @@ class _Supervisor:
         stack: AsyncExitStack,
     ) -> None:
         """From the first task to the last."""
-        begin_logging(self._log, stack)
+        self._gives_up += [listener.close for listener in listeners]
         ask, wake = self._stopping.ask, self._reload
         take_signals({signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: wake}, stack)
         await self._baseline.begin()
@@ -165,7 +159,9 @@ class _Supervisor:
                 engine = make_engine(backend, self._health_of(backend))
                 await run_engine(engine, backend.name, self._stopping.impatient, stack)
         if metrics_listener is not None:
-            await serve_metrics(metrics_listener, self._expose, self._internal_error, stack)
+            scrapes = await serve_metrics(metrics_listener, self._expose, self._internal_error, stack)
+            if not keeps_metrics_port(self._env):
+                self._gives_up.append(scrapes.close)
         stack.push_async_callback(self._kill)
         for number, listener in enumerate(listeners, 1):
             keeper = asyncio.create_task(self._keep(number, listener), name=f"worker {number}")
@@ -178,7 +174,7 @@ class _Supervisor:
             say_started(self._log, self._plan, ready)
             on_ready(ready)
         await self._stopping.asked.wait()
-        await self._drain(listeners)
+        await self._drain()
         if self._failure is not None:
             raise self._failure
 
@@ -269,10 +265,10 @@ class _Supervisor:
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, listeners: Sequence[socket.socket]) -> None:
+    async def _drain(self) -> None:
         """The sockets close here and in the workers; these end what is open, as a server does."""
-        for listener in listeners:
-            listener.close()
+        for give_up in self._gives_up:
+            give_up()
         self._tell(Stop(now=False))
         timeout = self._baseline.plan.server.drain_timeout + STOP_GRACE
         await first_of(self._all_ended(), self._stopping.impatient.wait(), timeout=timeout)

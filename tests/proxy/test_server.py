@@ -11,9 +11,10 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from aiaas.keys.records import render_records
 from aiaas.plan.model import BackendPlan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.log import JsonLog
-from aiaas.proxy.server import Ready, bind, bind_shared, serve
+from aiaas.proxy.ports import bind
+from aiaas.proxy.server import Ready, serve
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, new_key
 
@@ -112,7 +114,12 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
     """Start a server in front of the fake; at the end it must have stopped by itself, within seconds."""
 
     @asynccontextmanager
-    async def live(*, keys: tuple[Any, ...] | None = (ALICE,), **sections: Mapping[str, Any]) -> AsyncIterator[Life]:
+    async def live(
+        *,
+        keys: tuple[Any, ...] | None = (ALICE,),
+        env: Mapping[str, str] = MappingProxyType({}),
+        **sections: Mapping[str, Any],
+    ) -> AsyncIterator[Life]:
         server = {"host": "127.0.0.1", "port": free_port(), "drain_timeout": "5s", "heartbeat": "0s"}
         backend = {"url": fake_vllm.url, "models": ["m"], "health": {"interval": "100ms"}}
         life = Life(tmp_path, {"server": server, "backends": {"vllm": backend}, "monitoring": {"prometheus": False}})
@@ -128,7 +135,7 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
             return life.engines[-1]
 
         life.task = asyncio.create_task(
-            serve(plan, log, env={}, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
+            serve(plan, log, env=env, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
         )
         async with asyncio.timeout(15):
             while not life.ready and not life.task.done():
@@ -153,67 +160,11 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
 # -- beginning -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_port_that_is_taken_is_one_clear_message() -> None:
-    """It names the field; neither a second server nor one that only binds gets the same port."""
-    with bind("127.0.0.1", 0, "server.port") as first:
-        port = first.getsockname()[1]
-        with pytest.raises(WorldError) as caught:
-            bind("127.0.0.1", port, "server.port")
-    assert caught.value.message == (
-        f"cannot listen on 127.0.0.1:{port} (server.port): "
-        "another program listens there; stop it or choose another port"
-    )
-
-
-async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
-    """Connections are spread over the sockets; a second server that asks the same way is refused."""
-    listeners = bind_shared("127.0.0.1", 0, "server.port", 2)
-    port = listeners[0].getsockname()[1]
-    try:
-        with pytest.raises(WorldError, match="another program listens there"):
-            bind_shared("127.0.0.1", port, "server.port", 2)
-        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-        accepted = [0, 0]
-        for number, listener in enumerate(listeners):
-            with suppress(BlockingIOError):
-                while True:
-                    listener.accept()[0].close()
-                    accepted[number] += 1
-        for client in clients:
-            client.close()
-        assert sum(accepted) == 40
-        assert min(accepted) > 0
-    finally:
-        for listener in listeners:
-            listener.close()
-
-
-@pytest.mark.parametrize(
-    ("host", "words"),
-    [("192.0.2.1", "this machine has no such address"), ("no.such.host.invalid", "cannot listen on no.such.host")],
-)
-def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: str) -> None:
-    """No error numbers."""
-    with pytest.raises(WorldError, match=words) as caught:
-        bind(host, 8080, "server.port")
-    assert "Errno" not in caught.value.message
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="Linux lets accepted sockets inherit these")
-def test_an_accepted_socket_notices_a_client_whose_machine_is_gone() -> None:
-    """Within half a minute; the kernel's own bound is two hours."""
-    with bind("127.0.0.1", 0, "x") as listener, socket.create_connection(listener.getsockname()):
-        listener.setblocking(True)
-        accepted, _ = listener.accept()
-        with accepted:
-            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-            found = [accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
-            assert found == [15, 5, 3]
-
-
-async def test_the_metrics_port_is_asked_for_before_anything_starts(living: Any) -> None:
+async def test_the_metrics_port_is_asked_for_before_anything_starts(
+    living: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where it is taken, the other port is given back."""
+    monkeypatch.setattr("aiaas.proxy.ports.PORT_PATIENCE", 0.0)
     with bind("127.0.0.1", 0, "x") as taken:
         port = free_port()
         with pytest.raises(WorldError, match=r"monitoring\.metrics_port"):
@@ -482,6 +433,33 @@ async def test_a_second_signal_leaves_at_once(living: Any, fake_vllm: FakeVllm) 
         os.kill(os.getpid(), signal.SIGTERM)
         await life.event("draining")
         os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await life.task
+
+
+@pytest.mark.parametrize(("env", "freed"), [({}, True), ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, False)])
+async def test_a_draining_server_has_given_up_its_ports(
+    living: Any, fake_vllm: FakeVllm, env: dict[str, str], freed: bool
+) -> None:
+    """For its successor on this machine; a pod goes on to serve metrics, since nobody else wants its port."""
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
+    port = free_port()
+    monitoring = {"prometheus": True, "metrics_port": port}
+    async with living(env=env, monitoring=monitoring, server={"drain_timeout": "300s"}) as life:
+        client = await life.client()
+        client.send(client.request(STREAM))
+        await client.head()
+        life.stop.set()
+        await life.event("draining")
+        await asyncio.sleep(0.01)  # until the loop has closed them
+        bind("127.0.0.1", life.port, "x").close()
+        if freed:
+            bind("127.0.0.1", port, "x").close()
+        else:
+            scraper = await Raw.connect(port, "")
+            assert b"aiaas_requests_in_flight 1.0" in (await scraper.get("/metrics")).body
+            scraper.reset()
+        client.reset()
         async with asyncio.timeout(10):
             await life.task
 

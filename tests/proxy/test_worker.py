@@ -20,7 +20,7 @@ from aiaas.errors import WorldError
 from aiaas.keys.records import render_records
 from aiaas.proxy.channel import Begin, Channel, Counted, EngineHealth, Leaving, Reload, Report, Serving, Stop
 from aiaas.proxy.log import JsonLog
-from aiaas.proxy.server import bind
+from aiaas.proxy.ports import bind
 from aiaas.proxy.worker import work
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Hang, Send, chunk, token_event
 from tests.proxy.conftest import Raw, new_key
