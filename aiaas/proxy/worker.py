@@ -22,10 +22,23 @@ from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import BackendPlan
 from aiaas.plan.read import read
 from aiaas.proxy.baseline import config_text
-from aiaas.proxy.channel import Begin, Channel, Counted, EngineHealth, Leaving, Message, Reload, Report, Serving, Stop
+from aiaas.proxy.channel import (
+    Alive,
+    Begin,
+    Channel,
+    Counted,
+    EngineHealth,
+    Leaving,
+    Message,
+    Reload,
+    Report,
+    Serving,
+    Stop,
+)
 from aiaas.proxy.log import LEVELS, JsonLog
 from aiaas.proxy.merge import snapshot
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.pulse import BEAT_INTERVAL
 from aiaas.proxy.server import Server, Stopping, begin_logging, take_signals
 from aiaas.proxy.tasks import keep_running
 
@@ -46,6 +59,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         begin = await channel.receive()
         if not isinstance(begin, Begin):
             return
+        keep_running(_beat(channel), "beat", log, stack)
         plan = read(Path(begin.source), env, begin.config).plan
         if plan is None:
             raise WorldError(f"{begin.source} is no longer valid in this process")
@@ -137,6 +151,13 @@ class _Elsewhere:
 
     def hurry(self) -> None:
         pass
+
+
+async def _beat(channel: Channel) -> None:
+    while True:
+        if not channel.is_stuck:
+            channel.send(Alive())
+        await asyncio.sleep(BEAT_INTERVAL)
 
 
 async def _count(channel: Channel, metrics: Metrics) -> None:

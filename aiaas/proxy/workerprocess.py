@@ -22,6 +22,8 @@ class WorkerProcess:
     serving   set when it takes connections; `keys` is how many it knows then
     gone      set when it takes none any more: it has ended, or was told to by somebody else
     families  what it last said it had counted
+    killed    whether we have sent it SIGKILL
+    heard     the loop's time when it last said anything, or was started; has_spoken: the former
     """
 
     def __init__(self, number: int, process: asyncio.subprocess.Process, channel: Channel) -> None:
@@ -30,6 +32,9 @@ class WorkerProcess:
         self.gone = asyncio.Event()
         self.keys = 0
         self.families: Sequence[Family] = ()
+        self.heard = asyncio.get_running_loop().time()
+        self.has_spoken = False
+        self.killed = False
         self._process = process
         self._channel = channel
         self._answer: asyncio.Future[None] | None = None
@@ -106,6 +111,8 @@ class WorkerProcess:
         return ended_by(code)
 
     def _hear(self, message: Message) -> None:
+        self.heard = asyncio.get_running_loop().time()
+        self.has_spoken = True
         match message:
             case Serving(keys=keys):
                 self.keys = keys
@@ -133,6 +140,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """SIGKILL."""
+        self.killed = True
         if self._process.returncode is None:
             self._process.kill()
 

@@ -10,7 +10,8 @@ is usual with SO_REUSEPORT, the kernel would reset them.) While one is replaced 
 
 A worker that ends unasked is replaced at once, and after a pause that grows where this happens again and again. One
 that does not come to serve ends the whole after START_TRIES, at the start or when no other serves either. While others
-serve what they began with, it is tried on: a file that is broken for a while must not take them down.
+serve what they began with, it is tried on: a file that is broken for a while must not take them down. A worker that
+hangs (`pulse.py`) is killed, and then replaced like any other that has ended.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from aiaas.proxy.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.merge import Sums, exposition, of_supervisor, snapshot
 from aiaas.proxy.ports import keeps_metrics_port, take_ports
+from aiaas.proxy.pulse import LOOK_INTERVAL, Listening
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.server import (
     EngineMaker,
@@ -137,6 +139,9 @@ class _Supervisor:
         self._retired = Sums()
         self._process = ProcessCollector(registry=None)
         self._ends = 0
+        self._hangs = 0
+        now = asyncio.get_running_loop().time()
+        self._listening = Listening(now, now)
         self._gives_up: list[Callable[[], None]] = []  # what closes a port
 
     async def live(
@@ -163,6 +168,7 @@ class _Supervisor:
             if not keeps_metrics_port(self._env):
                 self._gives_up.append(scrapes.close)
         stack.push_async_callback(self._kill)
+        keep_running(self._watch_for_hangs(), "hangs", self._log, stack)
         for number, listener in enumerate(listeners, 1):
             keeper = asyncio.create_task(self._keep(number, listener), name=f"worker {number}")
             keeper.add_done_callback(report_crash(self._log))
@@ -190,12 +196,12 @@ class _Supervisor:
                 await first_of(worker.serving.wait(), worker.gone.wait())
                 if worker.serving.is_set():
                     began = time.monotonic()
-                    if self._serving() == self._plan.server.workers:
+                    if len(self._serving()) == self._plan.server.workers:
                         self._all_serve.set()
                     await worker.gone.wait()
                     served = time.monotonic() - began
             row = row.after(served)
-            in_order = self._all_serve.is_set() and self._serving() > 0
+            in_order = self._all_serve.is_set() and bool(self._serving())
             if row.is_hopeless(in_order) and not self._stopping.asked.is_set():
                 self._failure = WorldError(
                     f"worker {number} ended {row.failed_starts} times before it could serve; "
@@ -228,9 +234,29 @@ class _Supervisor:
             self._ends += 1
             self._log.event("error", "worker_ended", worker=worker.number, pid=worker.pid, how=how)
 
-    def _serving(self) -> int:
-        """How many take connections."""
-        return sum(worker.serving.is_set() and not worker.gone.is_set() for worker in self._workers)
+    async def _watch_for_hangs(self) -> None:
+        """Kill workers that hang, also while all drain."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._listening = self._listening.look(now := loop.time())
+            for worker in self._workers:
+                if not worker.killed and self._listening.hangs(worker.heard, worker.has_spoken, now):
+                    self._hangs += 1
+                    silence = round(self._listening.silence(worker.heard, now), 1)
+                    self._log.event(
+                        "error", "worker_hung", worker=worker.number, pid=worker.pid, silent_seconds=silence
+                    )
+                    worker.kill()
+            await asyncio.sleep(LOOK_INTERVAL)
+
+    def _serving(self) -> list[WorkerProcess]:
+        """Those that take connections."""
+        return [worker for worker in self._workers if worker.serving.is_set() and not worker.gone.is_set()]
+
+    def _answering(self) -> int:
+        """How many of these have just said that their loops turn."""
+        now = asyncio.get_running_loop().time()
+        return sum(self._listening.answers(worker.heard, now) for worker in self._serving())
 
     def _tell(self, message: Message) -> None:
         for worker in self._workers:
@@ -259,7 +285,7 @@ class _Supervisor:
         sums.add(self._retired.families())
         for worker in self._workers:
             sums.add(worker.families)
-        sums.add(of_supervisor(self._serving(), self._ends))
+        sums.add(of_supervisor(self._answering(), self._ends, self._hangs))
         sums.add(snapshot(self._process.collect()))  # this one's CPU and memory are the gateway's, too
         return exposition(sums.families())
 

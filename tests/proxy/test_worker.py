@@ -18,7 +18,7 @@ import yaml
 
 from aiaas.errors import WorldError
 from aiaas.keys.records import render_records
-from aiaas.proxy.channel import Begin, Channel, Counted, EngineHealth, Leaving, Reload, Report, Serving, Stop
+from aiaas.proxy.channel import Alive, Begin, Channel, Counted, EngineHealth, Leaving, Reload, Report, Serving, Stop
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.ports import bind
 from aiaas.proxy.worker import work
@@ -176,6 +176,20 @@ async def test_asked_it_says_what_it_has_counted(worker: Worker) -> None:
         pass
     assert [f.samples[0].value for f in counted.families if f.name == "inference_requests"] == [1]
     assert not (await worker.hear(Counted)).asked
+
+
+async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
+    """From its start to its end, so that its supervisor can tell slow from stopped; also while it drains."""
+    worker.channel.send(Begin(worker.source, (worker.folder / "aiaas.yaml").read_text(), None))
+    assert isinstance(await worker.channel.receive(), Alive)
+    await worker.hear(Serving)
+    await worker.hear(Alive)
+    client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
+    client.send(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    worker.channel.send(Stop(now=False))
+    await worker.event("draining")
+    await worker.hear(Alive)
+    client.reset()
 
 
 async def test_an_engine_that_the_supervisor_runs_is_up_when_that_says_so(worker: Worker) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from aiaas.proxy.channel import Begin
+from aiaas.proxy.channel import Begin, Report
 from aiaas.proxy.workerprocess import WorkerProcess, ended_by
 
 # What every played worker begins with: its channel, in blocking calls.
@@ -109,6 +109,18 @@ async def test_a_report_of_one_that_hangs_is_not_waited_for_beyond_its_end(play:
     async with asyncio.timeout(10):
         await asking
         await task
+
+
+async def test_when_it_last_spoke_is_known(play: Play) -> None:
+    """Before its first word, when it was started."""
+    worker, _ = await play("hear(); say(Alive()); hear()")
+    started = worker.heard
+    assert not worker.has_spoken
+    async with asyncio.timeout(10):
+        worker.send(Report())
+        while not worker.has_spoken:
+            await asyncio.sleep(0.001)
+    assert started < worker.heard <= asyncio.get_running_loop().time()
 
 
 async def test_one_that_leaves_is_gone_before_it_has_ended(play: Play) -> None:
