@@ -45,7 +45,10 @@ class Stream(Protocol):
 
 
 class EndpointState:
-    """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row."""
+    """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row.
+
+    suspect  called when a request has timed out in an engine of ours
+    """
 
     __slots__ = (
         "_backend",
@@ -56,6 +59,7 @@ class EndpointState:
         "pool",
         "streams",
         "successes",
+        "suspect",
         "up",
     )
 
@@ -69,6 +73,7 @@ class EndpointState:
         self.up = backend.engine is None
         self.failures = 0
         self.successes = 0
+        self.suspect: Callable[[], None] | None = None
 
     @property
     def backend_name(self) -> str:
@@ -94,6 +99,12 @@ class EndpointState:
         self.failures += 1
         if self.up and self.failures >= self._backend.health.unhealthy_after:
             self._turn(False, reason)
+
+    def report_timeout(self) -> None:
+        """An answer did not come in time. That may be a slow prefill, so an engine of ours is looked at; any other
+        address has its probes."""
+        if self.suspect is not None:
+            self.suspect()
 
     def report_refused_probe(self, loop: asyncio.AbstractEventLoop) -> None:
         """Nothing listens there any more: end the streams that stay silent from now on."""

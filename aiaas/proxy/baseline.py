@@ -21,15 +21,23 @@ from aiaas.proxy.watch import FileWatch
 class Baseline:
     """The last good config (`config`, and the `plan` of it) and key file (`keys`, None: there was none yet).
 
+    on_plan  called after another config was read
     crashed  called with an exception that nobody expected
     """
 
-    def __init__(self, plan: Plan, env: Mapping[str, str], crashed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        env: Mapping[str, str],
+        on_plan: Callable[[Plan], None],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
         assert plan.source is not None, "workers read the config file themselves"
         self._env = env
         self.source: Path = plan.source
         self.plan = plan
         self.config = ""
+        self._on_plan = on_plan
         self.keys: str | None = None
         self._config_watch = FileWatch(self.source, self._read_config, crashed)
         self._key_watch = FileWatch(plan.auth.keys_file, self._read_keys, crashed)
@@ -59,6 +67,7 @@ class Baseline:
             return
         before = self.plan.auth
         self.config, self.plan = found
+        self._on_plan(self.plan)
         if self.plan.auth != before:
             self._key_watch.follow(self.plan.auth.keys_file)
             await self._read_keys()

@@ -30,14 +30,22 @@ class Reloader:
     """Follows the config and the key file of one gateway.
 
     env         where the config's `${NAME}` and overrides come from
+    offer       offers a changed Plan's settings to the engines; the fields that need a restart
     on_plan     called after another Plan was put in force
     """
 
-    def __init__(self, gateway: Gateway, env: Mapping[str, str], on_plan: Callable[[Plan], None]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        env: Mapping[str, str],
+        offer: Callable[[Plan], list[str]],
+        on_plan: Callable[[Plan], None],
+    ) -> None:
         self._gateway = gateway
         self._log = gateway.log
         self._metrics = gateway.metrics
         self._env = env
+        self._offer = offer
         self._on_plan = on_plan
         self._begun_with = gateway.active.plan
         self._auth = self._begun_with.auth  # whose keys are read: a new Plan's before it is in force
@@ -154,7 +162,7 @@ class Reloader:
         self._log.threshold = LEVELS[plan.monitoring.log_level]
         self._on_plan(plan)
         self._log.event("info", "config_reloaded", config_digest=plan.digest, problems=list(map(str, problems)))
-        if fields := needs_restart(self._begun_with, plan):
+        if fields := [*needs_restart(self._begun_with, plan), *self._offer(plan)]:
             self._log.event("warning", "restart_needed", fields=fields)
 
     def _not_reloaded(self, **why: object) -> None:
@@ -163,8 +171,8 @@ class Reloader:
 
 
 def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
-    """The fields that differ from those at the start, and that only a new start puts in force: sockets, the shared
-    store and engines."""
+    """The fields that differ from those at the start, and that only a new start puts in force: sockets and the shared
+    store. (An engine may take its settings, see `Engines.offer`.)"""
     fields = [
         f"server.{name}" for name in _NEEDS_RESTART if getattr(begun_with.server, name) != getattr(plan.server, name)
     ]
@@ -177,13 +185,6 @@ def needs_restart(begun_with: Plan, plan: Plan) -> list[str]:
     ]
     if begun_with.limits.store_url != plan.limits.store_url:
         fields.append("rate_limit.store")
-    engines = {backend.name: backend.engine for backend in plan.backends}
-    started = {backend.name: backend.engine for backend in begun_with.backends}
-    fields += [
-        f"backends.{name}.engine"
-        for name in sorted(engines.keys() | started.keys())
-        if engines.get(name) != started.get(name)
-    ]
     return fields
 
 

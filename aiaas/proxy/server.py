@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from prometheus_client.exposition import generate_latest
 
@@ -30,6 +30,7 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.connection import Connection, OpenSide
+from aiaas.proxy.engines import EngineHandle, EngineMaker, Engines
 from aiaas.proxy.lag import watch_lag
 from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
@@ -59,23 +60,6 @@ class Ready:
     url: str
     metrics_url: str | None
     keys: int
-
-
-class EngineHandle(Protocol):
-    """A started engine, as far as the server's life needs it. `aiaas.engines` is a peer package; `cli` ties the two."""
-
-    async def start(self) -> None:
-        """Begin; raises WorldError where it cannot."""
-
-    async def stop(self, grace: float) -> None:
-        """End it within `grace` seconds."""
-
-    def hurry(self) -> None:
-        """End the grace now."""
-
-
-# Makes the engine of a backend; gets a callback for (healthy, reason).
-EngineMaker = Callable[[BackendPlan, Callable[[bool, str], None]], EngineHandle]
 
 
 async def serve(
@@ -197,7 +181,8 @@ class Server:
         store = MemoryStore() if self._shared is None else self._shared
         self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
         self._probes = Probes(log, Resolver(log, self.metrics))
-        self.reloader = Reloader(self._gateway, env, self._follow)
+        self._engines = Engines()
+        self.reloader = Reloader(self._gateway, env, self._engines.offer, self._follow)
 
     async def live(
         self,
@@ -222,6 +207,7 @@ class Server:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))
                 await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
+                self._engines.add(backend.name, engine)
         self._stack.callback(self._close_backends)
         servers = []
         if metrics_listener is not None:
@@ -266,6 +252,7 @@ class Server:
 
     def _follow(self, plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)
+        self._engines.watch(self._gateway.active.backends.values())
         if self._shared is not None and plan.limits.store_url is not None:  # another store takes a new start
             self._shared.follow(plan.limits.on_store_failure, plan.limits.processes)
 

@@ -19,7 +19,7 @@ from typing import Final
 from aiaas.errors import WorldError
 from aiaas.keys.records import parse_records
 from aiaas.keys.ring import KeyRing
-from aiaas.plan.model import BackendPlan
+from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read
 from aiaas.proxy.baseline import config_text
 from aiaas.proxy.channel import (
@@ -28,6 +28,7 @@ from aiaas.proxy.channel import (
     Channel,
     Counted,
     EngineHealth,
+    EngineSuspected,
     Leaving,
     Message,
     Reload,
@@ -134,14 +135,29 @@ class _Orders:
             if backend.name in self._engines:
                 self._engine(self._engines[backend.name])
 
-        return _Elsewhere(follow)
+        def is_up() -> bool:
+            return backend.name in self._engines and self._engines[backend.name].up
+
+        return _Elsewhere(backend.engine, follow, is_up, lambda: self._channel.send(EngineSuspected(backend.name)))
 
 
 class _Elsewhere:
-    """An engine that another process runs."""
+    """An engine that another process runs.
 
-    def __init__(self, follow: Callable[[], None]) -> None:
+    It gets changed settings there, from the same file; here is only foretold whether it takes them.
+    """
+
+    def __init__(
+        self,
+        engine: EnginePlan | None,
+        follow: Callable[[], None],
+        is_up: Callable[[], bool],
+        suspect: Callable[[], None],
+    ) -> None:
         self._follow = follow
+        self._is_up = is_up
+        self.suspect = suspect
+        self._engine = engine
 
     async def start(self) -> None:
         self._follow()
@@ -151,6 +167,11 @@ class _Elsewhere:
 
     def hurry(self) -> None:
         pass
+
+    def offer(self, engine: EnginePlan) -> bool:
+        if engine != self._engine and not self._is_up():
+            self._engine = engine
+        return engine == self._engine
 
 
 async def _beat(channel: Channel) -> None:

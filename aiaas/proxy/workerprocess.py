@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aiaas.proxy.channel import Begin, Channel, Counted, Leaving, Message, Report, Serving
+from aiaas.proxy.channel import Begin, Channel, Counted, EngineSuspected, Leaving, Message, Report, Serving
 from aiaas.proxy.merge import Family
 
 # Seconds from the end of a worker's channel to the end of its process: it has nothing left to do.
@@ -92,11 +92,11 @@ class WorkerProcess:
         """Say something to it, without waiting."""
         self._channel.send(message)
 
-    async def run(self) -> str:
-        """Hear it out, and wait for its end: the words for that."""
+    async def run(self, on_suspect: Callable[[str], None]) -> str:
+        """Hear it out, and wait for its end: the words for that. `on_suspect` is called where it suspects an engine."""
         try:
             while (message := await self._channel.receive()) is not None:
-                self._hear(message)
+                self._hear(message, on_suspect)
         finally:
             self._heard_out = True
             self.gone.set()
@@ -110,13 +110,15 @@ class WorkerProcess:
             code = await self._process.wait()
         return ended_by(code)
 
-    def _hear(self, message: Message) -> None:
+    def _hear(self, message: Message, on_suspect: Callable[[str], None]) -> None:
         self.heard = asyncio.get_running_loop().time()
         self.has_spoken = True
         match message:
             case Serving(keys=keys):
                 self.keys = keys
                 self.serving.set()
+            case EngineSuspected(backend=backend):
+                on_suspect(backend)
             case Leaving():
                 self.gone.set()
             case Counted(families=families, asked=asked):

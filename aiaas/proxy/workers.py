@@ -32,13 +32,13 @@ from aiaas.errors import WorldError
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.baseline import Baseline
 from aiaas.proxy.channel import Begin, EngineHealth, Message, Reload, Stop
+from aiaas.proxy.engines import EngineMaker, Engines
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.merge import Sums, exposition, of_supervisor, snapshot
 from aiaas.proxy.ports import keeps_metrics_port, take_ports
 from aiaas.proxy.pulse import LOOK_INTERVAL, Listening
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.server import (
-    EngineMaker,
     Ready,
     Stopping,
     begin_logging,
@@ -130,7 +130,8 @@ class _Supervisor:
         self._command = command
         self._log_to = log_to
         self._stopping = stopping
-        self._baseline = Baseline(plan, env, self._internal_error)
+        self._running = Engines()
+        self._baseline = Baseline(plan, env, self._follow_plan, self._internal_error)
         self._keepers: list[asyncio.Task[None]] = []
         self._workers: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._all_serve = asyncio.Event()
@@ -163,6 +164,7 @@ class _Supervisor:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))
                 await run_engine(engine, backend.name, self._stopping.impatient, stack)
+                self._running.add(backend.name, engine)
         if metrics_listener is not None:
             scrapes = await serve_metrics(metrics_listener, self._expose, self._internal_error, stack)
             if not keeps_metrics_port(self._env):
@@ -227,7 +229,7 @@ class _Supervisor:
         return worker
 
     async def _follow(self, worker: WorkerProcess) -> None:
-        how = await worker.run()
+        how = await worker.run(self._running.suspect)
         del self._workers[worker]
         self._retired.retire(worker.families)
         if not self._stopping.asked.is_set():
@@ -268,6 +270,9 @@ class _Supervisor:
             self._tell(health)
 
         return healthy
+
+    def _follow_plan(self, plan: Plan) -> None:
+        self._running.offer(plan)  # what needs a restart, the workers say
 
     def _reload(self) -> None:
         self._baseline.wake()

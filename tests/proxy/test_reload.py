@@ -22,7 +22,6 @@ from aiaas.proxy.usage import UsageRecorder
 from tests.proxy.conftest import new_key, plan_of
 
 BASE: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
-ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "models": ["e"]}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,6 @@ ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "model
         ({"monitoring": {"prometheus": False}}, ["monitoring.prometheus"]),
         ({"monitoring": {"log_level": "debug"}, "server": {"max_body_size": "1MiB", "drain_timeout": "1s"}}, []),
         ({"backends": {"b": {"url": "http://b:1", "models": ["n"]}}}, []),
-        ({"backends": {**BASE["backends"], "e": ENGINE}}, ["backends.e.engine"]),
         (
             {"rate_limit": {"store": "redis://r", "on_store_failure": "deny"}},
             ["rate_limit.store"],
@@ -51,12 +49,11 @@ ENGINE: dict[str, Any] = {"engine": {"kind": "simulator", "port": 18000}, "model
         "metrics off",
         "what reloads",
         "backends",
-        "an engine",
         "a store",
     ],
 )
-def test_only_sockets_the_store_and_engines_need_a_restart(change: dict[str, Any], fields: list[str]) -> None:
-    """Everything else is in force at once."""
+def test_only_sockets_and_the_store_need_a_restart(change: dict[str, Any], fields: list[str]) -> None:
+    """Everything else is in force at once; engines decide for themselves (test_engines.py)."""
     assert needs_restart(plan_of(BASE), plan_of(BASE | change)) == fields
 
 
@@ -66,16 +63,6 @@ def test_other_files_of_a_certificate_need_none() -> None:
     begun = plan_of(BASE | {"server": {"tls": tls}})
     assert needs_restart(begun, plan_of(BASE | {"server": {"tls": tls | {"cert_file": "d"}}})) == []
     assert needs_restart(begun, plan_of(BASE)) == ["server.tls"]
-
-
-def test_an_engine_that_is_gone_or_changed_needs_a_restart() -> None:
-    """It goes on running meanwhile; another timeout of its backend does not concern it."""
-    begun = plan_of({"backends": {**BASE["backends"], "e": ENGINE}})
-    assert needs_restart(begun, plan_of(BASE)) == ["backends.e.engine"]
-    changed = ENGINE | {"engine": {"kind": "simulator", "port": 18001}}
-    assert needs_restart(begun, plan_of({"backends": {**BASE["backends"], "e": changed}})) == ["backends.e.engine"]
-    slower = ENGINE | {"timeout": "9s"}
-    assert needs_restart(begun, plan_of({"backends": {**BASE["backends"], "e": slower}})) == []
 
 
 async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_path: Path) -> None:
@@ -93,7 +80,7 @@ async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_pa
     log, metrics = JsonLog(lambda _: True, lambda: 0.0, "info"), Metrics()
     verifier = Verifier(EMPTY_RING)
     gateway = Gateway(plan, verifier, MemoryStore(), log, metrics, UsageRecorder(None, log, metrics))
-    reloader = Reloader(gateway, {}, lambda _plan: None)
+    reloader = Reloader(gateway, {}, lambda _plan: [], lambda _plan: None)
     await reloader.reload_keys()
     write("new.yaml")
     reading = [asyncio.create_task(reloader.reload_config())]

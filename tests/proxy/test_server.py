@@ -23,7 +23,7 @@ import yaml
 
 from aiaas.errors import WorldError
 from aiaas.keys.records import render_records
-from aiaas.plan.model import BackendPlan
+from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.ports import bind
@@ -95,9 +95,16 @@ class Engine:
     """An engine that is none: it remembers what was asked of it."""
 
     def __init__(self, backend: BackendPlan, healthy: Callable[[bool, str], None]) -> None:
-        self.healthy = healthy
+        self.is_up = False
+        self._healthy = healthy
         self.grace: float | None = None
         self.started = False
+        self.running = backend.engine
+        self.suspicions = 0
+
+    def healthy(self, up: bool, reason: str) -> None:
+        self.is_up = up
+        self._healthy(up, reason)
 
     async def start(self) -> None:
         self.started = True
@@ -107,6 +114,14 @@ class Engine:
 
     def hurry(self) -> None:
         self.hurried = True
+
+    def offer(self, engine: EnginePlan) -> bool:
+        if not self.is_up:
+            self.running = engine
+        return self.running == engine
+
+    def suspect(self) -> None:
+        self.suspicions += 1
 
 
 @pytest.fixture
@@ -215,6 +230,43 @@ async def test_an_engine_of_ours_serves_from_when_it_is_healthy(living: Any, fak
         engine.healthy(True, "test")
         assert await life.status() == 200
     assert engine.grace == 15.0
+
+
+async def test_a_request_that_times_out_in_an_engine_of_ours_is_told(living: Any, fake_vllm: FakeVllm) -> None:
+    """The engine may be frozen; one answer too late does not take it out, since a slow prefill is legal."""
+    own = {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"], "timeout": "200ms"}
+    async with living(backends={"vllm": own | {"max_retries": 0}}) as life:
+        life.engines[0].healthy(True, "it is healthy")
+        fake_vllm.play(Hang())
+        assert await life.status() == 504
+        assert life.engines[0].suspicions == 1
+        assert await life.status() == 200
+        life.write_config(backends={"vllm": own})  # another Plan, the same engine
+        await life.event("config_reloaded")
+        fake_vllm.play(Hang())
+        fake_vllm.play(Hang())
+        fake_vllm.play(Hang())
+        assert await life.status() == 504
+        assert life.engines[0].suspicions >= 2
+
+
+async def test_an_engine_takes_mended_settings_unless_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
+    """A healthy one goes on, and the log says what needs a restart."""
+    engine = {"kind": "simulator", "port": fake_vllm.port, "args": {"no-such-option": 1}}
+    own = {"engine": engine, "models": ["m"]}
+    async with living(backends={"vllm": own}) as life:
+        engine["args"] = {"max-model-len": 1024}
+        life.write_config(backends={"vllm": own})
+        await life.event("config_reloaded")
+        assert life.engines[0].running.args == ("--max-model-len", "1024")
+        assert not life.events("restart_needed")
+        life.engines[0].healthy(True, "it is healthy")
+        assert await life.status() == 200
+        engine["args"] = {"max-model-len": 2048}
+        life.write_config(backends={"vllm": own})
+        assert (await life.event("restart_needed"))["fields"] == ["backends.vllm.engine"]
+        assert life.engines[0].running.args == ("--max-model-len", "1024")
+        assert await life.status() == 200
 
 
 async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:

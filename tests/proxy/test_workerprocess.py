@@ -33,7 +33,7 @@ def counted(value, asked):
     return Counted([Family("a", "counter", "help", [Sample("a_total", {}, value)])], asked)
 begin = hear()
 """
-Play = Callable[[str], Awaitable[tuple[WorkerProcess, asyncio.Task[str]]]]
+Play = Callable[..., Awaitable[tuple[WorkerProcess, asyncio.Task[str]]]]
 
 
 @pytest.fixture
@@ -42,14 +42,16 @@ async def play() -> AsyncIterator[Play]:
     started: list[tuple[WorkerProcess, asyncio.Task[str]]] = []
     nowhere = os.open(os.devnull, os.O_WRONLY)
 
-    async def start(lines: str) -> tuple[WorkerProcess, asyncio.Task[str]]:
+    async def start(
+        lines: str, on_suspect: Callable[[str], None] = lambda _backend: None
+    ) -> tuple[WorkerProcess, asyncio.Task[str]]:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             begin = Begin("aiaas.yaml", "text", None)
             command = (sys.executable, "-c", PLAYER + lines)
             worker = await WorkerProcess.start(command, 7, begin, listener, (nowhere, nowhere), os.environ)
-        started.append((worker, asyncio.create_task(worker.run())))
+        started.append((worker, asyncio.create_task(worker.run(on_suspect))))
         return started[-1]
 
     yield start
@@ -109,6 +111,15 @@ async def test_a_report_of_one_that_hangs_is_not_waited_for_beyond_its_end(play:
     async with asyncio.timeout(10):
         await asking
         await task
+
+
+async def test_an_engine_that_it_suspects_is_told(play: Play) -> None:
+    """To whoever hears it out."""
+    suspected: list[str] = []
+    _, task = await play("say(EngineSuspected('own'))", suspected.append)
+    async with asyncio.timeout(10):
+        await task
+    assert suspected == ["own"]
 
 
 async def test_when_it_last_spoke_is_known(play: Play) -> None:

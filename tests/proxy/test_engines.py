@@ -1,0 +1,87 @@
+"""aiaas.proxy.engines: which engine takes changed settings, and who hears of a request that timed out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from aiaas.plan.model import EnginePlan, Plan
+from aiaas.proxy.backends import BackendState
+from aiaas.proxy.engines import Engines
+from tests.proxy.conftest import plan_of
+
+
+class Engine:
+    """It takes settings, or not, and counts suspicions."""
+
+    def __init__(self, *, takes: bool) -> None:
+        self.takes = takes
+        self.offered: list[EnginePlan] = []
+        self.suspicions = 0
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self, grace: float) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+    def offer(self, engine: EnginePlan) -> bool:
+        self.offered.append(engine)
+        return self.takes
+
+    def suspect(self) -> None:
+        self.suspicions += 1
+
+
+def with_engines(*engines: str) -> Plan:
+    """With these engines, and one address, `u`."""
+    backends = {name: {"engine": {"kind": "simulator"}, "models": [name]} for name in engines}
+    return plan_of({"backends": {**backends, "u": {"url": "http://127.0.0.1:9", "models": ["u"]}}})
+
+
+@pytest.mark.parametrize(
+    ("started", "wanted", "fields"),
+    [
+        pytest.param({"a": True}, ("a",), [], id="taken"),
+        pytest.param({"a": False}, ("a",), ["backends.a.engine"], id="healthy, so it keeps its own"),
+        pytest.param({}, ("a",), ["backends.a.engine"], id="a new engine"),
+        pytest.param({"a": True}, (), ["backends.a.engine"], id="an engine that is no longer wanted"),
+        pytest.param({"b": True, "a": False}, ("b", "a"), ["backends.a.engine"], id="each by itself"),
+    ],
+)
+def test_engines_that_do_not_take_their_settings_need_a_restart(
+    started: dict[str, bool], wanted: tuple[str, ...], fields: list[str]
+) -> None:
+    """Of each backend whose engine is not what the Plan says."""
+    engines = Engines()
+    handles = {name: Engine(takes=takes) for name, takes in started.items()}
+    for name, handle in handles.items():
+        engines.add(name, handle)
+    plan = with_engines(*wanted)
+    assert engines.offer(plan) == fields
+    for backend in plan.backends:
+        if backend.name in handles:
+            assert handles[backend.name].offered == [backend.engine]
+
+
+def test_only_an_engine_of_ours_is_suspected() -> None:
+    """Any other address has its probes; a backend that is not an engine any more is none of ours."""
+    engines, handle = Engines(), Engine(takes=True)
+    engines.add("a", handle)
+    engines.suspect("a")
+    engines.suspect("u")
+    assert handle.suspicions == 1
+    plan = with_engines("a")
+    states = [BackendState(backend, lambda *_: None) for backend in plan.backends]
+    engines.watch(states)
+    for state in states:
+        state.endpoints[0].report_timeout()
+    assert handle.suspicions == 2
+    moved = BackendState(replace(plan.backends[0], engine=None), lambda *_: None)
+    engines.watch([moved])
+    moved.endpoints[0].report_timeout()
+    assert handle.suspicions == 2
