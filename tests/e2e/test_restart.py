@@ -32,7 +32,7 @@ class Machine:
 
     def __init__(self, folder: Path, config: dict[str, object], port: int, metrics_port: int) -> None:
         self.folder, self.port, self.metrics_port = folder, port, metrics_port
-        (folder / "aiaas.yaml").write_text(yaml.safe_dump(config))
+        self.write(config)
         self.key = keys(folder, "create", "e2e")
         self.started: list[subprocess.Popen[bytes]] = []
 
@@ -47,10 +47,19 @@ class Machine:
             self.started.append(process)
             yield process
 
+    def write(self, config: dict[str, object]) -> None:
+        """In place of the config that is there."""
+        (self.folder / "aiaas.new").write_text(yaml.safe_dump(config))
+        (self.folder / "aiaas.new").replace(self.folder / "aiaas.yaml")
+
+    def log(self, number: int) -> str:
+        """What the gateway of this number has logged."""
+        file = self.folder / f"stdout{number}"
+        return file.read_text() if file.exists() else ""
+
     def said(self, number: int, event: str) -> bool:
         """Whether the gateway of this number has logged an event."""
-        file = self.folder / f"stdout{number}"
-        return file.exists() and f'"event":"{event}"' in file.read_text()
+        return f'"event":"{event}"' in self.log(number)
 
     def until(self, number: int, event: str) -> None:
         eventually(lambda: self.said(number, event), 40)
@@ -189,3 +198,61 @@ def test_a_restart_breaks_no_stream_and_serves_new_requests(tmp_path: Path, orde
             assert failed <= {"refused", "ConnectionResetError"}
             assert not machine.said(1, "internal_error")
             assert not machine.said(2, "internal_error")
+
+
+def test_a_new_gateway_waits_for_the_engine_of_the_old_one(tmp_path: Path) -> None:
+    """The engine's port and memory are needed to the end of the last stream; then the model is served again."""
+    args = {"itl": "20ms", "ttft": "10ms"}
+    machine = Machine(tmp_path, *config_of({"engine": {"kind": "simulator", "port": free_port(), "args": args}}, 1))
+    with machine.serve() as old:
+        eventually(lambda: "healthy after" in machine.log(1), 40)
+        stream = threading.Thread(target=lambda: answers.append(machine.ask(TOKENS, stream=True, begun=begun.set)))
+        begun, answers = threading.Event(), list[bytes]()
+        stream.start()
+        assert begun.wait(20)
+        terminate(old)
+        with machine.serve() as new:
+            machine.until(2, "started")
+            eventually(lambda: "another aiaas still has an engine on port" in machine.log(2), 20)
+            assert machine.ask(1, stream=False).startswith(b"HTTP/1.1 503")
+            stream.join(60)
+            assert old.wait(60) == 0
+            eventually(lambda: machine.ask(1, stream=False).startswith(b"HTTP/1.1 200"), 40)
+            assert new.poll() is None
+    assert answers[0].count(b'"content"') >= TOKENS
+    assert b"data: [DONE]" in answers[0]
+    assert not machine.said(2, "engine_died")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_port(tmp_path: Path, number: signal.Signals) -> None:
+    """At once, with exit code 0 or that of an interrupt."""
+    machine = Machine(tmp_path, *config_of({"url": "http://127.0.0.1:9"}, 1))
+    with socket.create_server(("127.0.0.1", machine.port)), machine.serve() as process:
+        machine.until(1, "waiting_for_port")
+        psutil.Process(process.pid).children()[0].send_signal(number)
+        assert process.wait(3) in (0, 130)
+    assert "Traceback" not in (tmp_path / "stderr1").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_mended_arguments_of_an_engine_are_taken_up_by_a_reload(tmp_path: Path, workers: int) -> None:
+    """Without a restart, whether it was in its crash loop or given up; and the log said what was wrong."""
+    engine = {"kind": "simulator", "port": free_port(), "args": {"max-model-len": "many"}}
+    config, port, metrics_port = config_of({"engine": engine}, workers)
+    machine = Machine(tmp_path, config, port, metrics_port)
+    with machine.serve():
+        machine.until(1, "engine_died")
+        (died, *_) = [json.loads(line) for line in machine.log(1).splitlines() if '"engine_died"' in line]
+        assert "--max-model-len" in died["cause"]
+        assert died["level"] == "error"
+        assert machine.ask(1, stream=False).startswith(b"HTTP/1.1 503")
+        engine["args"] = {"max-model-len": 2048}
+        machine.write(config)
+        eventually(lambda: machine.ask(1, stream=False).startswith(b"HTTP/1.1 200"), 40)
+        assert not machine.said(1, "restart_needed")
+        engine["args"] = {"max-model-len": 1024}
+        machine.write(config)
+        machine.until(1, "restart_needed")
+        assert machine.ask(1, stream=False).startswith(b"HTTP/1.1 200")
+        assert machine.log(1).count("healthy after") == 1

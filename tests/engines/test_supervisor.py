@@ -462,6 +462,19 @@ async def test_a_port_of_another_aiaas_is_waited_for(watch):
     assert await asyncio.wait_for(engine.supervisor.wait_settled(), 10)
 
 
+async def test_settings_that_change_while_it_waits_are_used(watch):
+    """With another port it need not wait any longer."""
+    engine = watch("crash")
+    claim = Claim()
+    assert claim.take(engine.supervisor.engine.port)
+    await engine.supervisor.start()
+    await until(lambda: engine.events)
+    assert engine.supervisor.offer(replace(engine.supervisor.engine, model="plain", port=free_port()))
+    assert await asyncio.wait_for(engine.supervisor.wait_settled(), 10)
+    assert engine.kinds() == [Waiting, Starting, Healthy]
+    claim.release()
+
+
 async def test_stop_ends_the_wait_for_a_port(watch):
     """Nothing was started."""
     engine = watch("plain")

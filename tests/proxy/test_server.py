@@ -456,6 +456,26 @@ async def test_sigterm_finishes_what_is_open(living: Any, fake_vllm: FakeVllm) -
     assert life.events("stopped")[0]["cut_off"] == 0
 
 
+async def test_a_reload_while_it_drains_changes_no_stream(living: Any, fake_vllm: FakeVllm) -> None:
+    """Whoever restarts has often just edited the config: it is read, and the stream ends whole."""
+    go_on = asyncio.Event()
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
+    async with living(server={"drain_timeout": "60s"}) as life:
+        client = await life.client()
+        client.send(client.request(STREAM))
+        await client.head()
+        life.stop.set()
+        await life.event("draining")
+        life.write_config(backends={"other": {"url": fake_vllm.url, "models": ["n"]}})
+        await life.event("config_reloaded")
+        with bind("127.0.0.1", life.port, "x"):  # the successor's by now
+            go_on.set()
+            assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
+            async with asyncio.timeout(10):
+                await life.task
+    assert life.events("stopped")[0]["cut_off"] == 0
+
+
 async def test_what_is_open_at_the_drain_deadline_ends_with_an_error_event(living: Any, fake_vllm: FakeVllm) -> None:
     """And the backend's work with it."""
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
