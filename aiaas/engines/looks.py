@@ -15,7 +15,7 @@ from typing import Final
 
 from aiaas.engines.command import HOST
 
-LOOK_INTERVAL: Final = 5.0  # seconds from one look at a healthy engine to the next
+LOOK_INTERVAL: Final = 5.0  # seconds from the begin of one look at a healthy engine to that of the next
 LOOK_TIMEOUT: Final = 4.0  # seconds that it may take over its answer
 LATE: Final = 2.0  # seconds by which a look may come too late before it counts as our own fault
 DOWN_AFTER: Final = 2  # looks in a row without a good answer, after which it gets no more requests
@@ -64,6 +64,11 @@ class Looks:
     def is_frozen(self) -> bool:
         """Whether it is to be ended and started again."""
         return self.failed >= FROZEN_AFTER
+
+
+def pause_before_look(began: float, now: float) -> float:
+    """Seconds from `now` to the next look, where the last one began at `began`."""
+    return max(0.0, began + LOOK_INTERVAL - now)
 
 
 async def answers_health(port: int, timeout: float) -> bool:

@@ -38,7 +38,7 @@ from aiaas.engines.lifecycle import (
     Stopped,
     Waiting,
 )
-from aiaas.engines.looks import FROZEN_AFTER, LOOK_INTERVAL, LOOK_TIMEOUT, Looks, answers_health, makes_progress
+from aiaas.engines.looks import FROZEN_AFTER, LOOK_TIMEOUT, Looks, answers_health, makes_progress, pause_before_look
 from aiaas.engines.process import KILL_PATIENCE, first_of, has_ended, kill, lines_of, spawn
 from aiaas.errors import WorldError
 from aiaas.plan.model import EnginePlan
@@ -299,9 +299,9 @@ class EngineSupervisor:
 
     async def _while_healthy(self, process: asyncio.subprocess.Process) -> str | None:
         """None where it has ended, or gets other settings before it was healthy; else why it is to be ended."""
-        looks = Looks(_now(), _now())
+        looks, began = Looks(_now(), _now()), _now()
         while not has_ended(process) and not self._changed.is_set():
-            await first_of(process.wait(), self._stopping.wait(), timeout=LOOK_INTERVAL)
+            await first_of(process.wait(), self._stopping.wait(), timeout=pause_before_look(began, _now()))
             if self._stopping.is_set():  # a vLLM that drains stops answering at some point
                 await process.wait()
                 break

@@ -16,6 +16,7 @@ from aiaas.engines.looks import (
     Looks,
     answers_health,
     makes_progress,
+    pause_before_look,
 )
 
 
@@ -68,6 +69,13 @@ def test_a_busy_machine_still_finds_a_frozen_engine() -> None:
         began = looks.looked_at + LOOK_INTERVAL + LATE
         looks = looks.after(False, began, began + LOOK_TIMEOUT + LATE)
     assert looks.is_frozen
+
+
+def test_looks_begin_at_a_steady_pace() -> None:
+    """A frozen engine takes LOOK_TIMEOUT over each, and is still found within half a minute."""
+    assert pause_before_look(10, 10 + LOOK_TIMEOUT) == LOOK_INTERVAL - LOOK_TIMEOUT
+    assert pause_before_look(10, 99) == 0
+    assert FROZEN_AFTER * LOOK_INTERVAL == 30
 
 
 # -- what is asked --------------------------------------------------------------------------------------------------

@@ -308,7 +308,7 @@ def test_enough_last_lines_are_kept_for_a_traceback():
 @pytest.fixture
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at a healthy engine come one after another."""
-    monkeypatch.setattr("aiaas.engines.supervisor.LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr("aiaas.engines.looks.LOOK_INTERVAL", 0.05)
     monkeypatch.setattr("aiaas.engines.supervisor.LOOK_TIMEOUT", 0.3)
 
 
