@@ -1,4 +1,4 @@
-"""Why an engine died, in its own words: one line out of hundreds. Pure; nothing here is a secret's place to appear.
+"""Find the line that says why an engine died, among hundreds, and hide secrets in all of them. Pure.
 
 vLLM ends with a cascade: a worker's traceback, that of the engine core which lost the worker, that of the API server
 which lost the core. The first one names the cause, the last line only says "see root cause above". So, in this order:
@@ -44,7 +44,7 @@ class CauseFinder:
         self._ended: str | None = None  # the process whose exception was the line before
 
     def read(self, line: str, now: float) -> None:
-        """The next line."""
+        """Take the next line."""
         process, level, text = _parts(line)
         if self._tracing is not None:
             if process != self._tracing:
@@ -67,7 +67,7 @@ class CauseFinder:
             self._last = text
 
     def cause(self, since: float) -> str:
-        """The cause of a death, of what came after `since`; empty where the engine said nothing."""
+        """Return the cause among the lines after `since`; empty if the engine wrote nothing."""
         for kind in (self._exceptions, self._usage, self._errors):
             for when, text in kind:
                 if when >= since:
@@ -76,7 +76,7 @@ class CauseFinder:
 
 
 def _parts(line: str) -> tuple[str, str, str]:
-    """The process that wrote a line, its level (each maybe empty), and the text with its indentation."""
+    """Split a line into its process, its level (both may be empty) and its text, still indented."""
     process = level = ""
     if found := _PROCESS.match(line):
         process, line = found["process"], line[found.end() :]
@@ -86,7 +86,7 @@ def _parts(line: str) -> tuple[str, str, str]:
 
 
 def secrets_of(args: Iterable[str], env: Mapping[str, str]) -> tuple[str, ...]:
-    """What of an engine's arguments and environment must not be logged: values whose names say so, longest first."""
+    """Return the values of arguments and variables whose names mark them as secret, longest first."""
     found = {value for name, value in env.items() if _SECRET_NAME.search(name)}
     option = ""
     for arg in args:
@@ -100,7 +100,7 @@ def secrets_of(args: Iterable[str], env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """`text` without the secrets."""
+    """Replace each secret in `text` by HIDDEN."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return text

@@ -15,14 +15,14 @@ from aiaas.engines.command import HOST
 
 
 class Claim:
-    """The right to run an engine on a port. One at a time; `take` again after another port was asked for."""
+    """The right to run an engine on a port: one port at a time, so `take` gives up the port before."""
 
     def __init__(self) -> None:
         self._name: socket.socket | None = None
         self._port: int | None = None
 
     def take(self, port: int) -> bool:
-        """Whether this process now has the port to itself among all of aiaas; other programs may still be there."""
+        """Claim a port; False if another aiaas has claimed it. A program other than aiaas may still listen there."""
         if self._port == port:
             return True
         self.release()

@@ -59,14 +59,14 @@ class Healthy:
 
 @dataclass(frozen=True, slots=True)
 class NotAnswering:
-    """It was healthy, and for `seconds` gave no good answer to /health."""
+    """A healthy engine has not answered /health with 200 for `seconds`."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class AnswersAgain:
-    """It does again; nothing was done."""
+    """An engine that did not answer /health does so again, without a restart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ FROZEN_AFTER: Final = 6  # after which it is ended: 30 s. A restart costs minute
 MOST_METRICS: Final = 4 * 1024 * 1024  # bytes; vLLM sends 70 kB
 
 _HEADERS: Final = f"Host: {HOST}\r\nConnection: close\r\n"
-# What the engine core reports with each step: tokens, and what it has in hand.
+# Metrics that the engine core reports with each step; its API server counts others also while the core is frozen.
 _OF_THE_CORE: Final = (
     b"vllm:generation_tokens_total",
     b"vllm:prompt_tokens_total",
@@ -81,9 +81,9 @@ async def answers_health(port: int, timeout: float) -> bool:
 
 
 async def makes_progress(port: int, model: str, patience: float) -> bool:
-    """Whether the engine answers a request for one token within `patience` seconds, or has done anything meanwhile.
+    """Ask for one token. False if no answer comes within `patience` seconds and no metric of the core moves meanwhile.
 
-    True also where that cannot be known: /metrics gives no answer, so /health will not either.
+    True also if /metrics gives no answer: then /health gives none either, and the looks at that find it.
     """
     try:
         before = await _core_metrics(port)
@@ -113,7 +113,7 @@ async def _core_metrics(port: int) -> list[bytes]:
 
 
 async def _ask(port: int, request: bytes, timeout: float, *, status_only: bool) -> tuple[int, bytes]:
-    """Status and the rest of an answer. Raises OSError and TimeoutError."""
+    """Send a request; return the status and the rest of the answer. Raises OSError and TimeoutError."""
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection(HOST, port)
         try:

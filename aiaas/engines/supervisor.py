@@ -128,9 +128,9 @@ class EngineSupervisor:
         self._task = asyncio.create_task(self._keep_running(), name=f"engine {self.name}")
 
     def offer(self, engine: EnginePlan) -> bool:
-        """Take other settings; whether they are in force now, or were before.
+        """Take other settings unless the engine is healthy; True if it runs, or starts, with them.
 
-        An engine that is healthy keeps its own, and so its streams. Any other is started anew with these at once.
+        A healthy engine keeps its settings, and so its streams. Any other engine is started with the new ones at once.
         """
         if engine == self.engine:
             return True
@@ -141,7 +141,7 @@ class EngineSupervisor:
         return True
 
     def suspect(self) -> None:
-        """A request has timed out in it: look whether it does anything at all."""
+        """Check at the next look whether the engine does anything at all: a request has timed out in it."""
         self._suspected = True
 
     async def wait_settled(self) -> bool:
@@ -199,7 +199,7 @@ class EngineSupervisor:
             self._claim.release()
 
     async def _port_is_ours(self) -> bool:
-        """Wait until no other aiaas has the port; False where this one stops meanwhile."""
+        """Wait until no other aiaas has the port; False if this one is stopped meanwhile."""
         port = None
         while not self._stopping.is_set():
             self._changed.clear()  # nothing runs yet that would have to start anew
@@ -212,14 +212,14 @@ class EngineSupervisor:
         return False
 
     def _start_over(self) -> None:
-        """With other settings, so without the deaths of the old ones."""
+        """Begin a new life with the changed settings: the deaths under the old ones do not count."""
         self._changed.clear()
         self._life = Life()
         self._knows_shutdown_timeout = True
         self._on_event(Changed())
 
     async def _pause(self, seconds: float | None) -> None:
-        """Wait so long, None: without an end, but only until it is stopped or gets other settings."""
+        """Wait `seconds` (None: for ever), at most until the engine is stopped or gets other settings."""
         await first_of(self._stopping.wait(), self._changed.wait(), timeout=seconds)
 
     def _environment(self) -> dict[str, str]:
@@ -269,14 +269,14 @@ class EngineSupervisor:
         return self._died(process.returncode, why)
 
     def _died(self, code: int | None, why: str | None) -> Died:
-        """`why` where it was ended by us, or could not be started."""
+        """Make the event; `why` is given if we ended the engine or could not start it."""
         now, healthy_at = _now(), self._life.healthy_at
         cause = why or self._causes.cause(0.0 if healthy_at is None else now - RECENT)
         ended_by_us = why is not None and code != launch.CANNOT_EXECUTE
         return Died(None if ended_by_us else code, cause, tuple(self._last_lines), now - self._life.started_at)
 
     async def _until_healthy(self, process: asyncio.subprocess.Process) -> str | None:
-        """None where it is healthy, has ended, or gets other settings; else why it is to be ended."""
+        """Return None once it is healthy, has ended or gets other settings; else the reason to end it."""
         started = self._life.started_at
         next_report = started + REPORT_INTERVAL
         while not has_ended(process) and not self._changed.is_set():
@@ -298,7 +298,7 @@ class EngineSupervisor:
         return None
 
     async def _while_healthy(self, process: asyncio.subprocess.Process) -> str | None:
-        """None where it has ended, or gets other settings before it was healthy; else why it is to be ended."""
+        """Watch a healthy engine. Return None once it has ended; else the reason to end it."""
         looks, began = Looks(_now(), _now()), _now()
         while not has_ended(process) and not self._changed.is_set():
             await first_of(process.wait(), self._stopping.wait(), timeout=pause_before_look(began, _now()))
@@ -324,7 +324,7 @@ class EngineSupervisor:
         return None
 
     async def _does_anything(self, process: asyncio.subprocess.Process) -> bool:
-        """Whether it makes progress, or has ended meanwhile."""
+        """Check a suspected engine; True also if it ends meanwhile, or if our own loop was late."""
         began = _now()
         asking = asyncio.create_task(makes_progress(self.engine.port, self.engine.served_name, self._silence))
         try:

@@ -101,7 +101,7 @@ class EndpointState:
             self._turn(False, reason)
 
     def report_timeout(self) -> None:
-        """An answer did not come in time. That may be a slow prefill, so an engine of ours is looked at; any other
+        """Have an engine of ours checked: an answer did not come in time, but a slow prefill is legal. Any other
         address has its probes."""
         if self.suspect is not None:
             self.suspect()

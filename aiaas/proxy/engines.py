@@ -25,10 +25,10 @@ class EngineHandle(Protocol):
         """End the grace now."""
 
     def offer(self, engine: EnginePlan) -> bool:
-        """Take changed settings unless it is healthy; whether it now runs, or starts, with these."""
+        """Take changed settings unless the engine is healthy; True if it runs, or starts, with them."""
 
     def suspect(self) -> None:
-        """A request has timed out in it: see whether it still does anything."""
+        """Check whether the engine still does anything: a request has timed out in it."""
 
 
 # Makes the engine of a backend; gets a callback for (healthy, reason).
@@ -42,22 +42,22 @@ class Engines:
         self._handles: dict[str, EngineHandle] = {}
 
     def add(self, backend: str, handle: EngineHandle) -> None:
-        """An engine was started."""
+        """Add the started engine of a backend."""
         self._handles[backend] = handle
 
     def suspect(self, backend: str) -> None:
-        """A request has timed out in a backend; nothing where it is not an engine of ours."""
+        """Have the engine of a backend checked, if it is ours: a request has timed out in it."""
         if backend in self._handles:
             self._handles[backend].suspect()
 
     def offer(self, plan: Plan) -> list[str]:
-        """Offer each engine its settings in a changed Plan; the fields that need a restart."""
+        """Offer each engine its settings in a changed Plan; return the fields that need a restart."""
         wanted = {backend.name: backend.engine for backend in plan.backends if backend.engine is not None}
         kept = {name for name, engine in wanted.items() if name in self._handles and self._handles[name].offer(engine)}
         return [f"backends.{name}.engine" for name in sorted((wanted.keys() | self._handles.keys()) - kept)]
 
     def watch(self, backends: Iterable[BackendState]) -> None:
-        """Hear of requests that time out in our engines."""
+        """Connect the endpoints of our engines with `suspect`."""
         for backend in backends:
             handle = self._handles.get(backend.plan.name)
             if handle is not None and backend.plan.engine is not None:

@@ -37,9 +37,9 @@ _Ports = tuple[list[socket.socket], socket.socket | None]
 
 
 async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack) -> _Ports:
-    """Listening sockets, one for each worker, and that of metrics; `stack` closes all.
+    """Open the listening sockets, one for each worker, and that of metrics; `stack` closes all.
 
-    Raises WorldError where one cannot be had, after PORT_PATIENCE seconds where another program has the port.
+    Raises WorldError if that fails, after PORT_PATIENCE seconds if another program has a port.
     """
     server, monitoring = plan.server, plan.monitoring
 
@@ -66,7 +66,7 @@ async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack) -> _Ports:
 
 
 async def _when_free(take: Callable[[], _Ports], log: JsonLog) -> _Ports:
-    """What `take` returns as soon as it no longer raises PortTakenError, or its error after PORT_PATIENCE seconds."""
+    """Call `take` until it no longer raises PortTakenError, for PORT_PATIENCE seconds."""
     deadline = time.monotonic() + PORT_PATIENCE
     is_told = False
     while True:
@@ -82,9 +82,8 @@ async def _when_free(take: Callable[[], _Ports], log: JsonLog) -> _Ports:
 
 
 def keeps_metrics_port(env: Mapping[str, str]) -> bool:
-    """Whether metrics are served to the end of a drain.
-
-    In a pod, which has its address to itself: its last counts are scraped, too. Elsewhere the successor needs the port.
+    """Return True in a pod: nobody else wants its port, and its last counts are scraped, too. Elsewhere the successor
+    needs the port.
     """
     return IN_POD in env
 
@@ -136,5 +135,5 @@ def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands before the port of a URL."""
+    """Write a host as it stands in a URL."""
     return f"[{host}]" if ":" in host else host

@@ -33,12 +33,12 @@ class Listening:
     since: float
 
     def look(self, now: float) -> Listening:
-        """After another look."""
+        """Return the state after another look."""
         is_late = now - self.looked > LOOK_INTERVAL + LATE
         return Listening(now, now if is_late else self.since)
 
     def silence(self, heard: float, now: float) -> float:
-        """For how long a worker said nothing although somebody listened; `heard` is when it last spoke, or began."""
+        """Seconds of silence while the supervisor listened; `heard` is when the worker last spoke, or was started."""
         return max(0.0, now - max(heard, self.since))
 
     def hangs(self, heard: float, has_spoken: bool, now: float) -> bool:

@@ -42,7 +42,7 @@ async def serve_metrics(
     internal_error: Callable[[BaseException | None], None],
     stack: AsyncExitStack,
 ) -> asyncio.Server:
-    """Answer with what `expose` gives, until `stack` ends. Whoever wants the port back sooner closes the server.
+    """Answer with what `expose` gives, until `stack` ends. Close the returned server to give the port up sooner.
 
     On the same open side as everything else: it says nothing of versions and bounds a slow head.
     """

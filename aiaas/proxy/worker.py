@@ -144,7 +144,7 @@ class _Orders:
 class _Elsewhere:
     """An engine that another process runs.
 
-    It gets changed settings there, from the same file; here is only foretold whether it takes them.
+    That process reads changed settings from the same file. `offer` only predicts whether the engine takes them.
     """
 
     def __init__(

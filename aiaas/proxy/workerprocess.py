@@ -93,7 +93,8 @@ class WorkerProcess:
         self._channel.send(message)
 
     async def run(self, on_suspect: Callable[[str], None]) -> str:
-        """Hear it out, and wait for its end: the words for that. `on_suspect` is called where it suspects an engine."""
+        """Read its messages to the end, and return how the process ended. `on_suspect` gets the backend of an engine
+        in which a request has timed out."""
         try:
             while (message := await self._channel.receive()) is not None:
                 self._hear(message, on_suspect)

@@ -256,7 +256,7 @@ class _Supervisor:
         return [worker for worker in self._workers if worker.serving.is_set() and not worker.gone.is_set()]
 
     def _answering(self) -> int:
-        """How many of these have just said that their loops turn."""
+        """Count those among them that have just said that their loops turn."""
         now = asyncio.get_running_loop().time()
         return sum(self._listening.answers(worker.heard, now) for worker in self._serving())
 
@@ -272,7 +272,7 @@ class _Supervisor:
         return healthy
 
     def _follow_plan(self, plan: Plan) -> None:
-        self._running.offer(plan)  # what needs a restart, the workers say
+        self._running.offer(plan)  # the workers log which fields need a restart
 
     def _reload(self) -> None:
         self._baseline.wake()
