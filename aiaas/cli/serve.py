@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from aiaas.engines.lifecycle import Event
     from aiaas.engines.supervisor import EngineSupervisor
     from aiaas.plan.model import BackendPlan, Plan
+    from aiaas.proxy.engines import EngineMaker
     from aiaas.proxy.log import FdWriter, JsonLog
-    from aiaas.proxy.server import EngineMaker, Ready
+    from aiaas.proxy.server import Ready
 
 app = new_app()
 
@@ -40,7 +41,7 @@ LAST_THREADS = 1.0
   kill -TERM PID         drain: finish what is open, then leave; a second one leaves at once
 
 One JSON line a request goes to stdout; what is for people goes to stderr. Metrics answer on monitoring.metrics_port.
-Exit codes: 0 stopped as asked, 1 the config is not valid, 3 a port, a file or an engine is not to be had.
+Exit codes: 0 stopped as asked, 1 the config is not valid, 3 environment error (port taken, file or vLLM missing).
 """
 )
 def serve(config: ConfigOption = None) -> None:
@@ -176,20 +177,33 @@ def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, lo
 
 def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> EngineMaker:
     """Ties engines to the log and to the terminal: `aiaas.proxy` and `aiaas.engines` do not know each other."""
-    from aiaas.engines.lifecycle import Died, GaveUp, Healthy, Stopped, describe
+    from aiaas.engines.lifecycle import (
+        AnswersAgain,
+        Died,
+        GaveUp,
+        Healthy,
+        NotAnswering,
+        Stopped,
+        Waiting,
+        describe,
+    )
     from aiaas.engines.supervisor import EngineSupervisor
 
     def make(backend: BackendPlan, healthy: Callable[[bool, str], None]) -> EngineSupervisor:
         def on_event(event: Event) -> None:
             text = describe(event)
-            log.event(
-                "warning" if isinstance(event, Died | GaveUp) else "info", "engine", backend=backend.name, text=text
-            )
+            if isinstance(event, Died):
+                how = {"cause": event.cause, "exit_code": event.exit_code, "seconds": round(event.seconds, 1)}
+                log.event("error", "engine_died", backend=backend.name, **how)
+            else:
+                level = "warning" if isinstance(event, GaveUp | NotAnswering | Waiting) else "info"
+                log.event(level, "engine", backend=backend.name, text=text)
             note(f"engine {backend.name}: {text}")
-            if isinstance(event, Healthy):
+            if isinstance(event, Healthy | AnswersAgain):
                 healthy(True, "the engine is healthy")
-                on_healthy()
-            elif isinstance(event, Died | GaveUp | Stopped):
+                if isinstance(event, Healthy):
+                    on_healthy()
+            elif isinstance(event, Died | GaveUp | NotAnswering | Stopped):
                 healthy(False, text)
 
         def on_line(line: str) -> None:
@@ -200,6 +214,7 @@ def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> En
             backend.name,
             backend.engine,
             drain_timeout=plan.server.drain_timeout,
+            silence=backend.timeout,
             on_event=on_event,
             on_line=on_line,
             python_options=python_options(sys.path, os.getcwd()),

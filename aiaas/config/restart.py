@@ -9,13 +9,14 @@ rest of the changed config is in force. For engines that means:
 - An engine that runs goes on answering, whatever became of its backend: another engine, another kind of address,
   disabled, removed. The backend's other settings are the new ones, except `models` where the engine would have to serve
   another name.
+- An engine that is not healthy takes other settings at once (`with_engines`): they may be what mends it.
 - A backend whose engine does not run yet is left out, or keeps the address that it had. While one waits like that, no
   backend is removed: the new one may be meant to take its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from aiaas.config.backend import Backend
@@ -96,6 +97,16 @@ def hold_back(before: Config, changed: Config) -> tuple[Config, tuple[str, ...]]
         held += fields
     sections["backends"], fields = _backends(before.backends, changed.backends)
     return changed.model_copy(update=sections), (*held, *fields)
+
+
+def with_engines(before: Config, changed: Config, taken: Iterable[str]) -> Config:
+    """`before` after the engines of the backends `taken` took their settings from `changed`."""
+    backends = dict(before.backends)
+    for name in taken:
+        old, new = backends.get(name), changed.backends.get(name)
+        if old is not None and new is not None and _runs(old) and _runs(new):
+            backends[name] = old.model_copy(update={"engine": new.engine, "models": new.models})
+    return before.model_copy(update={"backends": backends})
 
 
 def _section(section: str, before: Section, changed: Section) -> tuple[Section, list[str]]:

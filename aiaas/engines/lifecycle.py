@@ -1,7 +1,8 @@
 """The life of a managed engine, decided purely: what happens next, and what is said about it.
 
-    starting -> healthy -> dead -> (wait) -> starting -> ...
-        \\---------------> dead -> (wait) ...            stop() from anywhere -> stopped
+    (its port: another aiaas still has it) -> starting -> healthy -> dead -> (wait) -> starting -> ...
+                                                  \\---------------> dead -> (wait) ...
+    healthy <-> not answering -> dead                              stop() from anywhere -> stopped
 
 Rules, none of which reads a clock (`now` is seconds on any monotonic clock):
 
@@ -10,7 +11,9 @@ Rules, none of which reads a clock (`now` is seconds on any monotonic clock):
 2. A minute of health ends the row: the next death counts as the first.
 3. An engine that was never healthy is given up after 5 deaths: a wrong model name or too small a GPU does not heal by
    waiting. One that was healthy once is restarted for ever: its settings are known to work.
-4. One that is not healthy within `start_timeout` counts as dead.
+4. One that is not healthy within `start_timeout` counts as dead; so does one that was healthy and is frozen (`looks`).
+5. Changed settings end the row, too, and an engine that was given up is started with them. One that is healthy keeps
+   its own.
 """
 
 from __future__ import annotations
@@ -22,6 +25,13 @@ FIRST_WAIT = 1.0  # seconds
 LONGEST_WAIT = 60.0  # seconds
 HEALTHY_FOR_RESET = 60.0  # seconds
 DEATHS_BEFORE_GIVING_UP = 5  # in a row, without having been healthy ever: 15 s of waiting between them
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Another aiaas has claimed the port: it drains, and its engine with it."""
+
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +58,36 @@ class Healthy:
 
 
 @dataclass(frozen=True, slots=True)
+class NotAnswering:
+    """A healthy engine has not answered /health with 200 for `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersAgain:
+    """An engine that did not answer /health does so again, without a restart."""
+
+
+@dataclass(frozen=True, slots=True)
 class Died:
-    """The process ended, or was ended since it did not become healthy in time (`exit_code` is then None).
+    """The process ended, or was ended since it did not become healthy in time or was frozen (`exit_code` is then None).
 
     exit_code   as a shell shows it: 128 + N after signal N
+    cause       in the engine's own words, or why it was ended; maybe empty
     last_lines  what it wrote last, oldest first
     seconds     since its start
     """
 
     exit_code: int | None
+    cause: str
     last_lines: tuple[str, ...]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Its settings were changed while it was not healthy; it starts with them now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +112,8 @@ class Stopped:
     killed: bool
 
 
-Event = Starting | StillLoading | Healthy | Died | Restarting | GaveUp | Stopped
+_Sign = StillLoading | Healthy | NotAnswering | AnswersAgain
+Event = Waiting | Starting | _Sign | Died | Changed | Restarting | GaveUp | Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +158,8 @@ def backoff(deaths: int) -> float:
 def describe(event: Event) -> str:
     """One plain line for a log or a terminal, without the engine's name."""
     match event:
+        case Waiting(port=port):
+            return f"another aiaas still has an engine on port {port}, maybe to finish its streams; waiting for its end"
         case Starting(attempt=1, argv=argv):
             return f"starting: {' '.join(argv)}"
         case Starting(attempt=attempt):
@@ -136,14 +168,20 @@ def describe(event: Event) -> str:
             return f"still loading after {seconds:.0f} s" + (f": {line}" if line else "")
         case Healthy(seconds=seconds):
             return f"healthy after {seconds:.1f} s"
-        case Died(exit_code=None, seconds=seconds):
-            return f"not healthy after {seconds:.0f} s, so it was ended; a model that loads longer needs start_timeout"
-        case Died(exit_code=code, last_lines=lines, seconds=seconds):
-            return f"died after {seconds:.1f} s: {describe_exit(code or 0)}" + (f": {lines[-1]}" if lines else "")
+        case NotAnswering(seconds=seconds):
+            return f"no answer to /health for {seconds:.0f} s, so it gets no requests"
+        case AnswersAgain():
+            return "answers /health again"
+        case Died(exit_code=code, cause=cause, seconds=seconds):
+            how = "ended" if code is None else "died"
+            parts = (f"{how} after {seconds:.1f} s", "" if code is None else describe_exit(code), cause)
+            return ": ".join(filter(None, parts))
+        case Changed():
+            return "its settings have changed, so it starts anew"
         case Restarting(in_seconds=seconds):
             return f"restarting in {seconds:.0f} s"
         case GaveUp(deaths=deaths):
-            return f"given up after {deaths} failed starts; its models answer 503 until the cause is mended"
+            return f"given up after {deaths} failed starts: its models answer 503 until a reload brings other settings"
         case Stopped(seconds=seconds, killed=killed):
             return f"stopped after {seconds:.1f} s" + (" (killed: it did not leave by itself)" if killed else "")
 

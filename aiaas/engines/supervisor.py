@@ -7,35 +7,48 @@ Rules:
 3. A process is never left behind: every way out of `_run_once` ends in `_end`, and the launcher covers our own death.
 4. /health counts only while our own process lives, and the port is tried first: else another program's answer on that
    port would pass for the engine's.
+5. An engine that was healthy and is frozen (`looks`) is ended and started again; one that loads is never frozen.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import os
 import shutil
-import signal
-import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from aiaas.engines import launch
+from aiaas.engines.cause import RECENT, CauseFinder, hide, secrets_of
+from aiaas.engines.claim import Claim, port_is_free
 from aiaas.engines.command import HOST, NO_VLLM, engine_argv, engine_environment, refused_shutdown_timeout
-from aiaas.engines.lifecycle import Died, Event, GaveUp, Life, Restarting, StillLoading, Stopped
+from aiaas.engines.lifecycle import (
+    AnswersAgain,
+    Changed,
+    Died,
+    Event,
+    GaveUp,
+    Life,
+    NotAnswering,
+    StillLoading,
+    Stopped,
+    Waiting,
+)
+from aiaas.engines.looks import FROZEN_AFTER, LOOK_TIMEOUT, Looks, answers_health, makes_progress, pause_before_look
+from aiaas.engines.process import KILL_PATIENCE, first_of, has_ended, kill, lines_of, spawn
 from aiaas.errors import WorldError
 from aiaas.plan.model import EnginePlan
 
 POLL_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
 POLL_TIMEOUT: Final = 2.0  # seconds for one look
 REPORT_INTERVAL: Final = 5.0  # seconds between StillLoading events
+CLAIM_INTERVAL: Final = 0.2  # seconds between looks at whether another aiaas still has the port
+OUR_LOOK: Final = '"GET /health HTTP/1.1" 200'  # vLLM's line for each of our looks
 LAST_LINES: Final = 20  # kept for Died: a traceback's end and the message before it
-LONGEST_LINE: Final = 8192  # characters; longer ones are cut, the rest is dropped
-KILL_PATIENCE: Final = 5.0  # seconds for the launcher to kill the tree before it is killed itself
 
 
 class EngineSupervisor:
@@ -44,6 +57,8 @@ class EngineSupervisor:
     name           for the task's name and for messages: the backend's
     engine         what to run; it listens on 127.0.0.1:engine.port
     drain_timeout  seconds that the engine may take, on SIGTERM, to finish what is in flight
+    silence        seconds that a request may be silent; after a `suspect`, the engine is frozen if for as long again it
+                   does nothing at all
     on_event       called with each `lifecycle.Event`, in order, on the event loop; must not block
     on_line        called with each line that the engine writes (stdout and stderr alike), without its newline;
                    must not block nor raise
@@ -57,6 +72,7 @@ class EngineSupervisor:
         engine: EnginePlan,
         *,
         drain_timeout: float,
+        silence: float,
         on_event: Callable[[Event], None],
         on_line: Callable[[str], None],
         environ: Mapping[str, str] | None = None,
@@ -66,18 +82,23 @@ class EngineSupervisor:
         self.name = name
         self.engine = engine
         self._drain_timeout = drain_timeout
+        self._silence = silence
         self._on_event = on_event
         self._on_line = on_line
-        self._environ = environ
+        self._environ = os.environ if environ is None else environ
         self._python = python
         self._python_options = python_options
         self._life = Life()
         self._knows_shutdown_timeout = True
         self._process: asyncio.subprocess.Process | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._causes = CauseFinder()
+        self._claim = Claim()
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._changed = asyncio.Event()  # `engine` is another than what runs
+        self._suspected = False
         self._settled = asyncio.Event()  # healthy for the first time, given up, or stopped
 
     def __repr__(self) -> str:
@@ -97,15 +118,31 @@ class EngineSupervisor:
     async def start(self) -> None:
         """Start the engine and return at once; events tell the rest.
 
-        Raises WorldError where there is no `vllm`, or where the port is taken.
+        Raises WorldError where there is no `vllm`, or where another program than aiaas has the port.
         """
-        environment = engine_environment(self.engine, os.environ if self._environ is None else self._environ)
-        vllm = find_vllm(environment.get("PATH"), self._python)
-        if self.engine.kind == "vllm" and vllm is None:
+        if self.engine.kind == "vllm" and self._vllm() is None:
             raise WorldError(f"backend {self.name}: {NO_VLLM}")
-        if not _port_is_free(self.engine.port):
+        if self._claim.take(self.engine.port) and not port_is_free(self.engine.port):
+            self._claim.release()
             raise WorldError(f"backend {self.name}: its engine's port {self.engine.port} is taken by another program")
-        self._task = asyncio.create_task(self._keep_running(environment, vllm), name=f"engine {self.name}")
+        self._task = asyncio.create_task(self._keep_running(), name=f"engine {self.name}")
+
+    def offer(self, engine: EnginePlan) -> bool:
+        """Take other settings unless the engine is healthy; True if it runs, or starts, with them.
+
+        A healthy engine keeps its settings, and so its streams. Any other engine is started with the new ones at once.
+        """
+        if engine == self.engine:
+            return True
+        if self.healthy or self._stopping.is_set():
+            return False
+        self.engine = engine
+        self._changed.set()
+        return True
+
+    def suspect(self) -> None:
+        """Check at the next look whether the engine does anything at all: a request has timed out in it."""
+        self._suspected = True
 
     async def wait_settled(self) -> bool:
         """Wait until the engine was healthy once (True), or until it is given up or stopped (False)."""
@@ -120,12 +157,12 @@ class EngineSupervisor:
         self._stopping.set()
         killed = False
         process = self._process
-        if process is not None and process.returncode is None:
+        if process is not None and not has_ended(process):
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             killed = not await self._left_in_time(process, grace)
             if killed:
-                await _kill(process)
+                await kill(process)
         await asyncio.gather(self._task, return_exceptions=True)
         self._settled.set()
         self._on_event(Stopped(_now() - started, killed))
@@ -135,191 +172,181 @@ class EngineSupervisor:
         self._hurried.set()
 
     async def _left_in_time(self, process: asyncio.subprocess.Process, grace: float) -> bool:
-        waits = [asyncio.create_task(process.wait()), asyncio.create_task(self._hurried.wait())]
-        await asyncio.wait(waits, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
-        return process.returncode is not None
+        await first_of(process.wait(), self._hurried.wait(), timeout=grace)
+        return has_ended(process)
 
-    async def _keep_running(self, environment: Mapping[str, str], vllm: str | None) -> None:
+    async def _keep_running(self) -> None:
         try:
-            while not self._stopping.is_set():
-                argv = engine_argv(
-                    self.engine,
-                    python=self._python,
-                    vllm=vllm,
-                    drain_timeout=self._drain_timeout,
-                    knows_shutdown_timeout=self._knows_shutdown_timeout,
-                    python_options=self._python_options,
-                )
-                died = await self._run_once(argv, environment)
+            while await self._port_is_ours():
+                died = await self._run_once()
                 if self._stopping.is_set():
                     return
+                if self._changed.is_set():
+                    self._start_over()
+                    continue
                 self._on_event(died)
                 if self._knows_shutdown_timeout and refused_shutdown_timeout(died.last_lines):
                     self._knows_shutdown_timeout = False
                 self._life, then = self._life.die(_now())
                 self._on_event(then)
                 if isinstance(then, GaveUp):
-                    return
-                await self._pause(then)
+                    self._settled.set()
+                await self._pause(None if isinstance(then, GaveUp) else then.in_seconds)
+                if self._changed.is_set():
+                    self._start_over()
         finally:
             self._settled.set()
+            self._claim.release()
 
-    async def _pause(self, restarting: Restarting) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), restarting.in_seconds)
+    async def _port_is_ours(self) -> bool:
+        """Wait until no other aiaas has the port; False if this one is stopped meanwhile."""
+        port = None
+        while not self._stopping.is_set():
+            self._changed.clear()  # nothing runs yet that would have to start anew
+            if self._claim.take(self.engine.port):
+                return True
+            if port != self.engine.port:
+                port = self.engine.port
+                self._on_event(Waiting(port))
+            await self._pause(CLAIM_INTERVAL)
+        return False
 
-    async def _run_once(self, argv: tuple[str, ...], environment: Mapping[str, str]) -> Died:
+    def _start_over(self) -> None:
+        """Begin a new life with the changed settings: the deaths under the old ones do not count."""
+        self._changed.clear()
+        self._life = Life()
+        self._knows_shutdown_timeout = True
+        self._on_event(Changed())
+
+    async def _pause(self, seconds: float | None) -> None:
+        """Wait `seconds` (None: for ever), at most until the engine is stopped or gets other settings."""
+        await first_of(self._stopping.wait(), self._changed.wait(), timeout=seconds)
+
+    def _environment(self) -> dict[str, str]:
+        return engine_environment(self.engine, self._environ)
+
+    def _vllm(self) -> str | None:
+        return find_vllm(self._environment().get("PATH"), self._python)
+
+    async def _run_once(self) -> Died:
         """One process, from its start to its end."""
-        self._life, starting = self._life.start(_now(), argv)
-        self._on_event(starting)
+        engine, vllm = self.engine, self._vllm()
+        secrets = secrets_of(engine.args, engine.env)
         self._last_lines.clear()
+        self._causes = CauseFinder()
+        self._suspected = False
+        if engine.kind == "vllm" and vllm is None:
+            self._life, _ = self._life.start(_now(), ())
+            return self._died(launch.CANNOT_EXECUTE, NO_VLLM)
+        argv = engine_argv(
+            engine,
+            python=self._python,
+            vllm=vllm,
+            drain_timeout=self._drain_timeout,
+            knows_shutdown_timeout=self._knows_shutdown_timeout,
+            python_options=self._python_options,
+        )
+        self._life, starting = self._life.start(_now(), tuple(hide(arg, secrets) for arg in argv))
+        if not port_is_free(engine.port):
+            return self._died(launch.CANNOT_EXECUTE, f"its port {engine.port} is taken by another program")
+        self._on_event(starting)
         try:
-            process, output, pipe = await _spawn((self._python, "-I", launch.__file__, *argv), environment)
+            process, output, pipe = await spawn((self._python, "-I", launch.__file__, *argv), self._environment())
         except OSError as error:  # no memory, or no process left for this user
-            return Died(launch.CANNOT_EXECUTE, (f"cannot start {self._python}: {error.strerror}",), 0.0)
+            return self._died(launch.CANNOT_EXECUTE, f"cannot start {self._python}: {error.strerror}")
         self._process = process
-        reader = asyncio.create_task(self._forward_lines(output), name=f"engine {self.name}: output")
-        timed_out = False
+        reader = asyncio.create_task(self._forward_lines(output, secrets), name=f"engine {self.name}: output")
+        why = None
         try:
             if not self._stopping.is_set():  # `stop` may have come while the process was being made
-                timed_out = not await self._until_healthy(process)
-                if not timed_out:
-                    await process.wait()
+                why = await self._until_healthy(process) or await self._while_healthy(process)
         finally:
-            await _kill(process)
+            await kill(process)
             await asyncio.wait({reader}, timeout=KILL_PATIENCE)
             reader.cancel()
             pipe.close()
             self._process = None
-        seconds = _now() - self._life.started_at
-        return Died(None if timed_out else process.returncode, tuple(self._last_lines), seconds)
+        return self._died(process.returncode, why)
 
-    async def _until_healthy(self, process: asyncio.subprocess.Process) -> bool:
-        """False where it took too long; True where it is healthy, or has ended meanwhile."""
+    def _died(self, code: int | None, why: str | None) -> Died:
+        """Make the event; `why` is given if we ended the engine or could not start it."""
+        now, healthy_at = _now(), self._life.healthy_at
+        cause = why or self._causes.cause(0.0 if healthy_at is None else now - RECENT)
+        ended_by_us = why is not None and code != launch.CANNOT_EXECUTE
+        return Died(None if ended_by_us else code, cause, tuple(self._last_lines), now - self._life.started_at)
+
+    async def _until_healthy(self, process: asyncio.subprocess.Process) -> str | None:
+        """Return None once it is healthy, has ended or gets other settings; else the reason to end it."""
         started = self._life.started_at
         next_report = started + REPORT_INTERVAL
-        while process.returncode is None:
-            answered = await _answers_health(self.engine.port)
+        while not has_ended(process) and not self._changed.is_set():
+            answered = await answers_health(self.engine.port, POLL_TIMEOUT)
             now = _now()
-            if answered and process.returncode is None:
+            if answered and not has_ended(process) and not self._changed.is_set():
                 self._life, healthy = self._life.become_healthy(now)
                 self._settled.set()
                 self._on_event(healthy)
-                return True
+                return None
             if now - started >= self.engine.start_timeout:
-                return False
+                return (
+                    f"not healthy within {self.engine.start_timeout:g} s; a model that loads longer needs start_timeout"
+                )
             if now >= next_report:
                 next_report = now + REPORT_INTERVAL
                 self._on_event(StillLoading(now - started, self._last_lines[-1] if self._last_lines else ""))
-            await _exited(process, POLL_INTERVAL)
-        return True
+            await first_of(process.wait(), self._changed.wait(), timeout=POLL_INTERVAL)
+        return None
 
-    async def _forward_lines(self, output: asyncio.StreamReader) -> None:
+    async def _while_healthy(self, process: asyncio.subprocess.Process) -> str | None:
+        """Watch a healthy engine. Return None once it has ended; else the reason to end it."""
+        looks, began = Looks(_now(), _now()), _now()
+        while not has_ended(process) and not self._changed.is_set():
+            await first_of(process.wait(), self._stopping.wait(), timeout=pause_before_look(began, _now()))
+            if self._stopping.is_set():  # a vLLM that drains stops answering at some point
+                await process.wait()
+                break
+            if self._suspected:
+                self._suspected = False
+                if not await self._does_anything(process):
+                    return f"frozen: requests time out, and for {self._silence:g} s it has done nothing"
+                looks = Looks(_now(), looks.since, looks.failed)
+            began, was_down = _now(), looks.is_down
+            answered = await answers_health(self.engine.port, LOOK_TIMEOUT)
+            if has_ended(process):
+                break
+            looks = looks.after(answered, began, now := _now())
+            if looks.is_frozen:
+                return f"frozen: no answer to /health {FROZEN_AFTER} times in a row, for {now - looks.since:.0f} s"
+            if looks.is_down and not was_down:
+                self._on_event(NotAnswering(now - looks.since))
+            if was_down and not looks.is_down:
+                self._on_event(AnswersAgain())
+        return None
+
+    async def _does_anything(self, process: asyncio.subprocess.Process) -> bool:
+        """Check a suspected engine; True also if it ends meanwhile, or if our own loop was late."""
+        began = _now()
+        asking = asyncio.create_task(makes_progress(self.engine.port, self.engine.served_name, self._silence))
+        try:
+            await first_of(process.wait(), asyncio.wait({asking}))
+            was_late = _now() - began > self._silence + 3 * LOOK_TIMEOUT
+            return not asking.done() or asking.result() or was_late
+        finally:
+            asking.cancel()
+
+    async def _forward_lines(self, output: asyncio.StreamReader, secrets: tuple[str, ...]) -> None:
         async for line in lines_of(output):
-            self._last_lines.append(line)
-            self._on_line(line)
+            if OUR_LOOK in line:
+                continue
+            shown = hide(line, secrets)
+            self._last_lines.append(shown)
+            self._causes.read(shown, _now())
+            self._on_line(shown)
 
 
 def find_vllm(path: str | None, python: str) -> str | None:
     """The `vllm` on `path` (a PATH value), else the one beside the interpreter `python`, else None."""
     return shutil.which("vllm", path=path) or shutil.which("vllm", path=str(Path(python).parent))
-
-
-async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Lines without their end, empty ones left out; a carriage return ends one too, as progress bars use it.
-
-    At most LONGEST_LINE characters of a line are kept, so that a process that never ends one cannot fill the memory.
-    """
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    rest = ""
-    while chunk := await stream.read(65536):
-        *whole, rest = (rest + decode(chunk)).replace("\r", "\n").split("\n")
-        rest = rest[:LONGEST_LINE]
-        for line in whole:
-            if line.strip():
-                yield line[:LONGEST_LINE].rstrip()
-    if rest.strip():
-        yield rest.rstrip()
-
-
-async def _spawn(
-    argv: tuple[str, ...], environment: Mapping[str, str]
-) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.ReadTransport]:
-    """A process, its output (stdout and stderr in one), and the pipe to close in the end.
-
-    The output goes through a pipe of our own: asyncio's `Process.wait` also waits for its pipes to close, and so would
-    never return while a left-over grandchild holds one.
-    """
-    loop = asyncio.get_running_loop()
-    output = asyncio.StreamReader()
-    read_end, write_end = os.pipe()
-    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read_end, "rb", 0))
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=write_end,
-            stderr=write_end,
-            env=dict(environment),
-            start_new_session=True,
-        )
-    except BaseException:
-        pipe.close()
-        raise
-    finally:
-        os.close(write_end)
-    return process, output, pipe
-
-
-async def _answers_health(port: int) -> bool:
-    """Whether GET /health at 127.0.0.1:port gives 200 within POLL_TIMEOUT."""
-    try:
-        async with asyncio.timeout(POLL_TIMEOUT):
-            reader, writer = await asyncio.open_connection(HOST, port)
-            try:
-                writer.write(f"GET /health HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n".encode())
-                status = await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return False
-    return status.split(b" ")[1:2] == [b"200"]
-
-
-def _port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-async def _exited(process: asyncio.subprocess.Process, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(process.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
-
-
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End the whole tree now. The launcher does it at end of file; where it cannot, the process group is killed."""
-    assert process.stdin is not None
-    process.stdin.close()
-    if not await _exited(process, KILL_PATIENCE) or _launcher_was_killed(process.returncode):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-
-
-def _launcher_was_killed(returncode: int | None) -> bool:
-    """Whether the launcher itself died of a signal: what it passes on of the engine's is 128 + N, never negative."""
-    return returncode is not None and returncode < 0
 
 
 def _now() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aiaas.config.check import check
@@ -12,18 +12,22 @@ from aiaas.config.model import Config
 from aiaas.config.problem import Problem, has_errors
 from aiaas.config.restart import hold_back
 from aiaas.plan.compile import compile_plan
-from aiaas.plan.model import Plan
+from aiaas.plan.model import EnginePlan, Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A config file with all that came of it; `plan` is None where there is an error. `held` are the fields that wait
-    for a restart: the Plan has their old values."""
+    """A config file with all that came of it; `plan` is None where there is an error.
+
+    held     the fields that wait for a restart: the Plan has their old values
+    engines  where something is held: the settings that the file has for each backend's engine
+    """
 
     loaded: Loaded
     plan: Plan | None
     problems: tuple[Problem, ...]
     held: tuple[str, ...] = ()
+    engines: Mapping[str, EnginePlan] = field(default_factory=dict)
 
 
 def read(
@@ -47,7 +51,11 @@ def read(
         return Reading(loaded, None, problems)
     config, held = (loaded.config, ()) if before is None else hold_back(before, loaded.config)
     plan = compile_plan(config, source=path, overrides=loaded.overrides, env=env)
-    return Reading(loaded, replace(plan, config=before) if held else plan, problems, held)
+    if not held:
+        return Reading(loaded, plan, problems)
+    written = compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env)
+    engines = {backend.name: backend.engine for backend in written.backends if backend.engine is not None}
+    return Reading(loaded, replace(plan, config=before), problems, held, engines)
 
 
 def read_plan(path: Path, env: Mapping[str, str]) -> tuple[Plan | None, tuple[Problem, ...]]:

@@ -55,6 +55,7 @@ class EndpointState:
     backend  the one that names it in the Plan in force, else the last one that did: its settings hold
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
     bound    the backend's max_inflight
+    suspect  called when a request has timed out in an engine of ours
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class EndpointState:
         "pool",
         "streams",
         "successes",
+        "suspect",
         "up",
         "users",
     )
@@ -77,6 +79,7 @@ class EndpointState:
         self.up = backend.plan.engine is None
         self.failures = 0
         self.successes = 0
+        self.suspect: Callable[[], None] | None = None
         self.users: list[BackendState] = []
         self.belong_to(backend, plan)
 
@@ -131,6 +134,11 @@ class EndpointState:
         self.failures += 1
         if self.up and self.failures >= self.backend.plan.health.unhealthy_after:
             self._turn(False, reason)
+
+    def report_timeout(self) -> None:
+        """Have an engine of ours checked: a slow prefill is legal. Any other address has its probes."""
+        if self.suspect is not None:
+            self.suspect()
 
     def report_refused_probe(self, loop: asyncio.AbstractEventLoop) -> None:
         """Nothing listens there any more: end the streams that stay silent from now on."""

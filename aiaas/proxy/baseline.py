@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
-from aiaas.config.model import Config
 from aiaas.errors import WorldError
 from aiaas.keys.file import KeyFileError, read_key_file
 from aiaas.keys.records import render_records
 from aiaas.plan.model import Plan
-from aiaas.plan.read import read
+from aiaas.proxy.reread import Offer, reread
 from aiaas.proxy.watch import FileWatch
 
 
@@ -25,6 +23,7 @@ class Baseline:
     none yet). `before` is the text of the last config that was in force as a whole: the workers have of `config` what
     needs no restart after that.
 
+    offer    offers changed settings to the engines
     on_plan  called after another config was read
     crashed  called with an exception that nobody expected
     """
@@ -33,6 +32,7 @@ class Baseline:
         self,
         plan: Plan,
         env: Mapping[str, str],
+        offer: Offer,
         on_plan: Callable[[Plan], None],
         crashed: Callable[[BaseException], None],
     ) -> None:
@@ -41,6 +41,7 @@ class Baseline:
         self.source: Path = plan.source
         self.plan = plan
         self.config = self.before = ""
+        self._offer = offer
         self._on_plan = on_plan
         self.keys: str | None = None
         self._config_watch = FileWatch(self.source, self._read_config, crashed)
@@ -66,13 +67,15 @@ class Baseline:
             watch.wake()
 
     async def _read_config(self) -> None:
-        look = partial(_config, self.source, self._env, self.plan.config)
-        found = await asyncio.get_running_loop().run_in_executor(None, look)
-        if found is None:
+        text = await asyncio.get_running_loop().run_in_executor(None, config_text, self.source)
+        if text is None:
+            return
+        reading = await reread(self.source, self._env, self.plan.config, self._offer, text)
+        if reading.plan is None:
             return
         before = self.plan.auth
-        self.config, self.plan, as_a_whole = found
-        if as_a_whole:
+        self.config, self.plan = text, reading.plan
+        if not reading.held:
             self.before = self.config
         self._on_plan(self.plan)
         if self.plan.auth != before:
@@ -92,15 +95,6 @@ def config_text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _config(path: Path, env: Mapping[str, str], before: Config | None) -> tuple[str, Plan, bool] | None:
-    """Text and Plan of a valid config, and whether all of it is in the Plan; None of any other."""
-    text = config_text(path)
-    if text is None:
-        return None
-    reading = read(path, env, text, before=before)
-    return None if reading.plan is None else (text, reading.plan, not reading.held)
 
 
 def _keys(path: Path) -> str | None:

@@ -60,6 +60,16 @@ class Serving(msgspec.Struct, tag=True, frozen=True):
     keys: int
 
 
+class EngineSuspected(msgspec.Struct, tag=True, frozen=True):
+    """From a worker: a request has timed out in the engine of `backend`."""
+
+    backend: str
+
+
+class Alive(msgspec.Struct, tag=True, frozen=True):
+    """From a worker, every second: its event loop turns."""
+
+
 class Leaving(msgspec.Struct, tag=True, frozen=True):
     """From a worker: somebody else told it to stop. It takes no more connections."""
 
@@ -71,7 +81,7 @@ class Counted(msgspec.Struct, tag=True, frozen=True):
     asked: bool
 
 
-Message = Begin | EngineHealth | Reload | Report | Stop | Serving | Leaving | Counted
+Message = Begin | EngineHealth | Reload | Report | Stop | Serving | EngineSuspected | Alive | Leaving | Counted
 
 _DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 _ENCODER: Final = msgspec.msgpack.Encoder()

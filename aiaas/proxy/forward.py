@@ -288,6 +288,8 @@ def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> N
         endpoint.report_failure("the engine is dying or draining")
     elif failure is not None and failure.kind in (FailureKind.CONNECT, FailureKind.RESET, FailureKind.MALFORMED):
         endpoint.report_failure(failure.detail)
+    elif failure is not None and failure.kind is FailureKind.TIMEOUT:
+        endpoint.report_timeout()
 
 
 def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:

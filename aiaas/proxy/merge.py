@@ -98,13 +98,16 @@ def snapshot(metrics: Iterable[Metric]) -> list[Family]:
     ]
 
 
-def of_supervisor(serving: int, ends: int) -> list[Family]:
-    """What only the supervisor knows: how many workers serve now, and how many have ended unasked."""
+def of_supervisor(answering: int, ends: int, hangs: int) -> list[Family]:
+    """What only the supervisor knows: how many workers serve and answer, how many have ended unasked, how many hung."""
+
+    def one(name: str, kind: str, text: str, sample: str, value: int) -> Family:
+        return Family(name, kind, text, [Sample(sample, {}, value)])
+
     return [
-        Family("aiaas_workers", "gauge", "Workers that serve", [Sample("aiaas_workers", {}, serving)]),
-        Family(
-            "aiaas_worker_ends", "counter", "Workers that ended unasked", [Sample("aiaas_worker_ends_total", {}, ends)]
-        ),
+        one("aiaas_workers", "gauge", "Workers that serve and answer", "aiaas_workers", answering),
+        one("aiaas_worker_ends", "counter", "Workers that ended unasked", "aiaas_worker_ends_total", ends),
+        one("aiaas_worker_hangs", "counter", "Workers killed as they hung", "aiaas_worker_hangs_total", hangs),
     ]
 
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 from aiaas.errors import WorldError
 from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
 from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import Plan
-from aiaas.plan.read import read
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.log import LEVELS
+from aiaas.proxy.reread import Offer, reread
 from aiaas.proxy.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.watch import FileWatch
 
@@ -29,14 +28,22 @@ class Reloader:
     """Follows the config and the key file of one gateway.
 
     env         where the config's `${NAME}` and overrides come from
+    offer       offers changed settings to the engines
     on_plan     called after another Plan was put in force
     """
 
-    def __init__(self, gateway: Gateway, env: Mapping[str, str], on_plan: Callable[[Plan], None]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        env: Mapping[str, str],
+        offer: Offer,
+        on_plan: Callable[[Plan], None],
+    ) -> None:
         self._gateway = gateway
         self._log = gateway.log
         self._metrics = gateway.metrics
         self._env = env
+        self._offer = offer
         self._on_plan = on_plan
         begun_with = gateway.active.plan
         self._held: tuple[str, ...] = ()  # fields of the last config that wait for a restart
@@ -127,9 +134,8 @@ class Reloader:
         before = self._gateway.active.plan
         if before.source is None:
             return
-        look = partial(read, before.source, self._env, before=before.config)
         try:
-            reading = await asyncio.get_running_loop().run_in_executor(None, look)
+            reading = await reread(before.source, self._env, before.config, self._offer)
         except WorldError as error:
             self._not_reloaded(error=error.message)
             return

@@ -1,6 +1,8 @@
 """A server's life, in order: bind, start engines, serve, reload, drain, stop.
 
-    bound -> serving -> draining (no new connections; /ready says no; open ones end) -> stopped
+    bound -> serving -> draining (ports closed; /ready says no; open requests end) -> stopped
+
+A draining process has given up its ports, so that its successor on this machine serves while it ends its streams.
 
 `serve` is such a life in a process of its own; with several workers each lives one (`worker.py`) under a supervisor
 (`workers.py`). Nothing here touches a request; `app.py` does.
@@ -9,30 +11,30 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from prometheus_client.exposition import generate_latest
 
 from aiaas import __version__
-from aiaas.errors import WorldError
 from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.connection import Connection, OpenSide
+from aiaas.proxy.engines import EngineHandle, EngineMaker, Engines
 from aiaas.proxy.lag import watch_lag
 from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.ports import BACKLOG, bracketed, keeps_metrics_port, take_ports
 from aiaas.proxy.probes import Probes
 from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.reload import Reloader
@@ -42,12 +44,11 @@ from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import first_of, keep_running
 from aiaas.proxy.tls import ServerTls, listen, open_tls
 from aiaas.proxy.usage import UsageRecorder, usage_store
-from aiaas.proxy.vanished import drop_vanished, keep_alive
+from aiaas.proxy.vanished import drop_vanished
 
 # After SIGTERM, requests on connections that are still open are served for this long: the ingress may have sent one
 # before it noticed. (In a cluster preStop has waited already.) An idle gateway does not wait.
 NOTICE = 1.0
-BACKLOG = 2048
 # Engines get this long to end after the last request has; nothing of ours is in them any more.
 ENGINE_GRACE = 15.0
 
@@ -59,23 +60,6 @@ class Ready:
     url: str
     metrics_url: str | None
     keys: int
-
-
-class EngineHandle(Protocol):
-    """A started engine, as far as the server's life needs it. `aiaas.engines` is a peer package; `cli` ties the two."""
-
-    async def start(self) -> None:
-        """Begin; raises WorldError where it cannot."""
-
-    async def stop(self, grace: float) -> None:
-        """End it within `grace` seconds."""
-
-    def hurry(self) -> None:
-        """End the grace now."""
-
-
-# Makes the engine of a backend; gets a callback for (healthy, reason).
-EngineMaker = Callable[[BackendPlan, Callable[[bool, str], None]], EngineHandle]
 
 
 async def serve(
@@ -92,14 +76,9 @@ async def serve(
     Raises WorldError where a port, the certificate or an engine cannot be had.
     """
     async with AsyncExitStack() as stack:
-        listener = bind(plan.server.host, plan.server.port, "server.port")
-        stack.callback(listener.close)
-        metrics_listener = None
-        if plan.monitoring.prometheus:
-            metrics_listener = bind(plan.server.host, plan.monitoring.metrics_port, "monitoring.metrics_port")
-            stack.callback(metrics_listener.close)
-        stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
         begin_logging(log, stack)
+        (listener,), metrics_listener = await take_ports(plan, log, stack)
+        stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
         server = Server(plan, log, env, stopping, stack)
         signals = {signal.SIGTERM: stopping.ask, signal.SIGINT: stopping.ask, signal.SIGHUP: server.reloader.wake}
         take_signals(signals, stack)
@@ -124,51 +103,6 @@ class Stopping:
         if self.asked.is_set():
             self.impatient.set()
         self.asked.set()
-
-
-def bind(host: str, port: int, field: str) -> socket.socket:
-    """A listening socket. Raises WorldError, which names the config's `field`.
-
-    Without SO_REUSEPORT, which would let a second server share the port and half of its requests. It listens at once:
-    two sockets that are only bound, with SO_REUSEADDR, may have the same port.
-    """
-    return _listen(host, port, field, shared=False)
-
-
-def bind_shared(host: str, port: int, field: str, count: int) -> list[socket.socket]:
-    """Listening sockets that share a port: the kernel spreads new connections over them. Raises as `bind`.
-
-    A first socket without SO_REUSEPORT finds out whether the port is free, and gets the option only when it has it. So
-    at no moment can another program that asks the same way have the port as well.
-    """
-    with bind(host, port, field) as first:
-        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        return [_listen(host, first.getsockname()[1], field, shared=True) for _ in range(count)]
-
-
-def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 as well
-        keep_alive(sock)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except (OSError, OverflowError) as error:
-        sock.close()
-        number = getattr(error, "errno", None)
-        why = {
-            errno.EADDRINUSE: "another program listens there; stop it or choose another port",
-            errno.EACCES: "ports below 1024 need privileges; choose a higher one",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
-        }.get(number or 0, getattr(error, "strerror", None) or str(error))
-        raise WorldError(f"cannot listen on {_bracket(host)}:{port} ({field}): {why}") from error
-    return sock
 
 
 def begin_logging(log: JsonLog, stack: AsyncExitStack) -> None:
@@ -208,7 +142,7 @@ def ready_of(plan: Plan, listener: socket.socket, metrics_listener: socket.socke
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.server.host, plan.server.host)
 
     def url(scheme: str, sock: socket.socket) -> str:
-        return f"{scheme}://{_bracket(host)}:{sock.getsockname()[1]}"
+        return f"{scheme}://{bracketed(host)}:{sock.getsockname()[1]}"
 
     metrics_url = None if metrics_listener is None else f"{url('http', metrics_listener)}/metrics"
     return Ready(url("http" if plan.server.tls is None else "https", listener), metrics_url, keys)
@@ -222,7 +156,7 @@ def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
         version=__version__,
         pid=os.getpid(),
         workers=plan.server.workers,
-        address=f"{_bracket(plan.server.host)}:{ready.url.rpartition(':')[2]}",
+        address=f"{bracketed(plan.server.host)}:{ready.url.rpartition(':')[2]}",
         config=str(plan.source) if plan.source else None,
         config_digest=plan.digest,
         overrides=list(plan.overrides),
@@ -239,6 +173,7 @@ class Server:
         self._log = log
         self._stopping = stopping
         self._stack = stack
+        self._keeps_metrics = keeps_metrics_port(env)
         self.metrics = Metrics()
         self.verifier = Verifier(EMPTY_RING)
         self._usage = UsageRecorder(usage_store(plan), log, self.metrics)
@@ -246,7 +181,8 @@ class Server:
         store = MemoryStore() if self._shared is None else self._shared
         self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
         self._probes = Probes(log, Resolver(log, self.metrics))
-        self.reloader = Reloader(self._gateway, env, self._follow)
+        self._engines = Engines()
+        self.reloader = Reloader(self._gateway, env, self._engines.offer, self._follow)
 
     async def live(
         self,
@@ -271,10 +207,14 @@ class Server:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))
                 await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
+                self._engines.add(backend.name, engine)
         self._stack.callback(self._gateway.fleet.close)
+        servers = []
         if metrics_listener is not None:
-            await serve_metrics(metrics_listener, self._expose, self._gateway.incidents.internal_error, self._stack)
+            crashed = self._gateway.incidents.internal_error
+            servers.append(await serve_metrics(metrics_listener, self._expose, crashed, self._stack))
         server, open_side = await self._open(listener, plan, tls)
+        servers = [server] if self._keeps_metrics else [server, *servers]
         self._follow(plan)
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
@@ -284,7 +224,7 @@ class Server:
         keep_running(watch_lag(self.metrics.loop_lag.observe), "lag", self._log, self._stack)
         on_serving(len(self.verifier.ring.records))
         await self._stopping.asked.wait()
-        await self._drain(server, open_side)
+        await self._drain(servers, open_side)
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
@@ -312,19 +252,21 @@ class Server:
 
     def _follow(self, plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)
+        self._engines.watch(self._gateway.active.backends.values())
         if self._shared is not None and plan.limits.store_url is not None:  # another store takes a new start
             self._shared.follow(plan.limits.on_store_failure, plan.limits.processes)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, server: asyncio.Server, open_side: OpenSide) -> None:
-        """No new connections; what is open may end within drain_timeout. A second signal ends the waiting."""
+    async def _drain(self, servers: Sequence[asyncio.Server], open_side: OpenSide) -> None:
+        """Give up the ports; open requests may end within drain_timeout. A second signal ends the waiting."""
         gateway = self._gateway
         timeout = gateway.active.plan.server.drain_timeout
         began = time.monotonic()
         self._log.event("info", "draining", in_flight=gateway.in_flight, drain_timeout=timeout)
         gateway.draining = True
-        server.close()
+        for server in servers:
+            server.close()
         if open_side.connections:
             await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE, timeout))
         gateway.refuse()
@@ -339,7 +281,3 @@ class Server:
         open_side.pre_shutdown()
         await open_side.shutdown(timeout=0.5)
         self._log.event("info", "stopped", cut_off=cut)
-
-
-def _bracket(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -19,13 +19,27 @@ from typing import Final
 from aiaas.errors import WorldError
 from aiaas.keys.records import parse_records
 from aiaas.keys.ring import KeyRing
-from aiaas.plan.model import BackendPlan
+from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read
 from aiaas.proxy.baseline import config_text
-from aiaas.proxy.channel import Begin, Channel, Counted, EngineHealth, Leaving, Message, Reload, Report, Serving, Stop
+from aiaas.proxy.channel import (
+    Alive,
+    Begin,
+    Channel,
+    Counted,
+    EngineHealth,
+    EngineSuspected,
+    Leaving,
+    Message,
+    Reload,
+    Report,
+    Serving,
+    Stop,
+)
 from aiaas.proxy.log import LEVELS, JsonLog
 from aiaas.proxy.merge import snapshot
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.pulse import BEAT_INTERVAL
 from aiaas.proxy.server import Server, Stopping, begin_logging, take_signals
 from aiaas.proxy.tasks import keep_running
 
@@ -46,6 +60,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         begin = await channel.receive()
         if not isinstance(begin, Begin):
             return
+        keep_running(_beat(channel), "beat", log, stack)
         whole = read(Path(begin.source), env, begin.before).plan
         plan = None if whole is None else read(Path(begin.source), env, begin.config, before=whole.config).plan
         if plan is None:
@@ -121,14 +136,29 @@ class _Orders:
             if backend.name in self._engines:
                 self._engine(self._engines[backend.name])
 
-        return _Elsewhere(follow)
+        def is_up() -> bool:
+            return backend.name in self._engines and self._engines[backend.name].up
+
+        return _Elsewhere(backend.engine, follow, is_up, lambda: self._channel.send(EngineSuspected(backend.name)))
 
 
 class _Elsewhere:
-    """An engine that another process runs."""
+    """An engine that another process runs.
 
-    def __init__(self, follow: Callable[[], None]) -> None:
+    That process reads changed settings from the same file. `offer` only predicts whether the engine takes them.
+    """
+
+    def __init__(
+        self,
+        engine: EnginePlan | None,
+        follow: Callable[[], None],
+        is_up: Callable[[], bool],
+        suspect: Callable[[], None],
+    ) -> None:
         self._follow = follow
+        self._is_up = is_up
+        self.suspect = suspect
+        self._engine = engine
 
     async def start(self) -> None:
         self._follow()
@@ -138,6 +168,18 @@ class _Elsewhere:
 
     def hurry(self) -> None:
         pass
+
+    def offer(self, engine: EnginePlan) -> bool:
+        if engine != self._engine and not self._is_up():
+            self._engine = engine
+        return engine == self._engine
+
+
+async def _beat(channel: Channel) -> None:
+    while True:
+        if not channel.is_stuck:
+            channel.send(Alive())
+        await asyncio.sleep(BEAT_INTERVAL)
 
 
 async def _count(channel: Channel, metrics: Metrics) -> None:

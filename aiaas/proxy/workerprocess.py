@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aiaas.proxy.channel import Begin, Channel, Counted, Leaving, Message, Report, Serving
+from aiaas.proxy.channel import Begin, Channel, Counted, EngineSuspected, Leaving, Message, Report, Serving
 from aiaas.proxy.merge import Family
 
 # Seconds from the end of a worker's channel to the end of its process: it has nothing left to do.
@@ -22,6 +22,8 @@ class WorkerProcess:
     serving   set when it takes connections; `keys` is how many it knows then
     gone      set when it takes none any more: it has ended, or was told to by somebody else
     families  what it last said it had counted
+    killed    whether we have sent it SIGKILL
+    heard     the loop's time when it last said anything, or was started; has_spoken: the former
     """
 
     def __init__(self, number: int, process: asyncio.subprocess.Process, channel: Channel) -> None:
@@ -30,6 +32,9 @@ class WorkerProcess:
         self.gone = asyncio.Event()
         self.keys = 0
         self.families: Sequence[Family] = ()
+        self.heard = asyncio.get_running_loop().time()
+        self.has_spoken = False
+        self.killed = False
         self._process = process
         self._channel = channel
         self._answer: asyncio.Future[None] | None = None
@@ -87,11 +92,12 @@ class WorkerProcess:
         """Say something to it, without waiting."""
         self._channel.send(message)
 
-    async def run(self) -> str:
-        """Hear it out, and wait for its end: the words for that."""
+    async def run(self, on_suspect: Callable[[str], None]) -> str:
+        """Read its messages to the end, and return how the process ended. `on_suspect` gets the backend of an engine
+        in which a request has timed out."""
         try:
             while (message := await self._channel.receive()) is not None:
-                self._hear(message)
+                self._hear(message, on_suspect)
         finally:
             self._heard_out = True
             self.gone.set()
@@ -105,11 +111,15 @@ class WorkerProcess:
             code = await self._process.wait()
         return ended_by(code)
 
-    def _hear(self, message: Message) -> None:
+    def _hear(self, message: Message, on_suspect: Callable[[str], None]) -> None:
+        self.heard = asyncio.get_running_loop().time()
+        self.has_spoken = True
         match message:
             case Serving(keys=keys):
                 self.keys = keys
                 self.serving.set()
+            case EngineSuspected(backend=backend):
+                on_suspect(backend)
             case Leaving():
                 self.gone.set()
             case Counted(families=families, asked=asked):
@@ -133,6 +143,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """SIGKILL."""
+        self.killed = True
         if self._process.returncode is None:
             self._process.kill()
 

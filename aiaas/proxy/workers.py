@@ -10,7 +10,8 @@ is usual with SO_REUSEPORT, the kernel would reset them.) While one is replaced 
 
 A worker that ends unasked is replaced at once, and after a pause that grows where this happens again and again. One
 that does not come to serve ends the whole after START_TRIES, at the start or when no other serves either. While others
-serve what they began with, it is tried on: a file that is broken for a while must not take them down.
+serve what they began with, it is tried on: a file that is broken for a while must not take them down. A worker that
+hangs (`pulse.py`) is killed, and then replaced like any other that has ended.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from aiaas.errors import WorldError
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.baseline import Baseline
 from aiaas.proxy.channel import Begin, EngineHealth, Message, Reload, Stop
+from aiaas.proxy.engines import EngineMaker, Engines
 from aiaas.proxy.log import LEVELS, JsonLog
 from aiaas.proxy.merge import Sums, exposition, of_supervisor, snapshot
+from aiaas.proxy.ports import keeps_metrics_port, take_ports
+from aiaas.proxy.pulse import LOOK_INTERVAL, Listening
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.server import (
-    EngineMaker,
     Ready,
     Stopping,
     begin_logging,
-    bind,
-    bind_shared,
     ready_of,
     run_engine,
     say_started,
@@ -104,15 +105,9 @@ async def supervise(
     Raises WorldError where a port or an engine cannot be had, or no worker comes to serve.
     """
     async with AsyncExitStack() as stack:
-        server = plan.server
-        open_tls(server.tls)  # what is wrong with its files is said once, and not by each worker
-        listeners = bind_shared(server.host, server.port, "server.port", server.workers)
-        for listener in listeners:
-            stack.callback(listener.close)
-        metrics_listener = None
-        if plan.monitoring.prometheus:
-            metrics_listener = bind(server.host, plan.monitoring.metrics_port, "monitoring.metrics_port")
-            stack.callback(metrics_listener.close)
+        begin_logging(log, stack)
+        open_tls(plan.server.tls)  # what is wrong with its files is said once, and not by each worker
+        listeners, metrics_listener = await take_ports(plan, log, stack)
         supervisor = _Supervisor(plan, log, env, command, log_to, Stopping(stop or asyncio.Event(), asyncio.Event()))
         await supervisor.live(listeners, metrics_listener, make_engine, on_ready, stack)
 
@@ -135,7 +130,8 @@ class _Supervisor:
         self._command = command
         self._log_to = log_to
         self._stopping = stopping
-        self._baseline = Baseline(plan, env, self._follow_plan, self._internal_error)
+        self._running = Engines()
+        self._baseline = Baseline(plan, env, self._running.offer, self._follow_plan, self._internal_error)
         self._keepers: list[asyncio.Task[None]] = []
         self._workers: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._all_serve = asyncio.Event()
@@ -144,6 +140,10 @@ class _Supervisor:
         self._retired = Sums()
         self._process = ProcessCollector(registry=None)
         self._ends = 0
+        self._hangs = 0
+        now = asyncio.get_running_loop().time()
+        self._listening = Listening(now, now)
+        self._gives_up: list[Callable[[], None]] = []  # what closes a port
 
     async def live(
         self,
@@ -154,7 +154,7 @@ class _Supervisor:
         stack: AsyncExitStack,
     ) -> None:
         """From the first task to the last."""
-        begin_logging(self._log, stack)
+        self._gives_up += [listener.close for listener in listeners]
         ask, wake = self._stopping.ask, self._reload
         take_signals({signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: wake}, stack)
         await self._baseline.begin()
@@ -164,9 +164,13 @@ class _Supervisor:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))
                 await run_engine(engine, backend.name, self._stopping.impatient, stack)
+                self._running.add(backend.name, engine)
         if metrics_listener is not None:
-            await serve_metrics(metrics_listener, self._expose, self._internal_error, stack)
+            scrapes = await serve_metrics(metrics_listener, self._expose, self._internal_error, stack)
+            if not keeps_metrics_port(self._env):
+                self._gives_up.append(scrapes.close)
         stack.push_async_callback(self._kill)
+        keep_running(self._watch_for_hangs(), "hangs", self._log, stack)
         for number, listener in enumerate(listeners, 1):
             keeper = asyncio.create_task(self._keep(number, listener), name=f"worker {number}")
             keeper.add_done_callback(report_crash(self._log))
@@ -178,7 +182,7 @@ class _Supervisor:
             say_started(self._log, self._plan, ready)
             on_ready(ready)
         await self._stopping.asked.wait()
-        await self._drain(listeners)
+        await self._drain()
         if self._failure is not None:
             raise self._failure
 
@@ -194,12 +198,12 @@ class _Supervisor:
                 await first_of(worker.serving.wait(), worker.gone.wait())
                 if worker.serving.is_set():
                     began = time.monotonic()
-                    if self._serving() == self._plan.server.workers:
+                    if len(self._serving()) == self._plan.server.workers:
                         self._all_serve.set()
                     await worker.gone.wait()
                     served = time.monotonic() - began
             row = row.after(served)
-            in_order = self._all_serve.is_set() and self._serving() > 0
+            in_order = self._all_serve.is_set() and bool(self._serving())
             if row.is_hopeless(in_order) and not self._stopping.asked.is_set():
                 self._failure = WorldError(
                     f"worker {number} ended {row.failed_starts} times before it could serve; "
@@ -225,16 +229,36 @@ class _Supervisor:
         return worker
 
     async def _follow(self, worker: WorkerProcess) -> None:
-        how = await worker.run()
+        how = await worker.run(self._running.suspect)
         del self._workers[worker]
         self._retired.retire(worker.families)
         if not self._stopping.asked.is_set():
             self._ends += 1
             self._log.event("error", "worker_ended", worker=worker.number, pid=worker.pid, how=how)
 
-    def _serving(self) -> int:
-        """How many take connections."""
-        return sum(worker.serving.is_set() and not worker.gone.is_set() for worker in self._workers)
+    async def _watch_for_hangs(self) -> None:
+        """Kill workers that hang, also while all drain."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._listening = self._listening.look(now := loop.time())
+            for worker in self._workers:
+                if not worker.killed and self._listening.hangs(worker.heard, worker.has_spoken, now):
+                    self._hangs += 1
+                    silence = round(self._listening.silence(worker.heard, now), 1)
+                    self._log.event(
+                        "error", "worker_hung", worker=worker.number, pid=worker.pid, silent_seconds=silence
+                    )
+                    worker.kill()
+            await asyncio.sleep(LOOK_INTERVAL)
+
+    def _serving(self) -> list[WorkerProcess]:
+        """Those that take connections."""
+        return [worker for worker in self._workers if worker.serving.is_set() and not worker.gone.is_set()]
+
+    def _answering(self) -> int:
+        """Count those among them that have just said that their loops turn."""
+        now = asyncio.get_running_loop().time()
+        return sum(self._listening.answers(worker.heard, now) for worker in self._serving())
 
     def _tell(self, message: Message) -> None:
         for worker in self._workers:
@@ -266,16 +290,16 @@ class _Supervisor:
         sums.add(self._retired.families())
         for worker in self._workers:
             sums.add(worker.families)
-        sums.add(of_supervisor(self._serving(), self._ends))
+        sums.add(of_supervisor(self._answering(), self._ends, self._hangs))
         sums.add(snapshot(self._process.collect()))  # this one's CPU and memory are the gateway's, too
         return exposition(sums.families())
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, listeners: Sequence[socket.socket]) -> None:
+    async def _drain(self) -> None:
         """The sockets close here and in the workers; these end what is open, as a server does."""
-        for listener in listeners:
-            listener.close()
+        for give_up in self._gives_up:
+            give_up()
         self._tell(Stop(now=False))
         timeout = self._baseline.plan.server.drain_timeout + STOP_GRACE
         await first_of(self._all_ended(), self._stopping.impatient.wait(), timeout=timeout)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from aiaas.proxy.pulse import HANG_PATIENCE, LOOK_INTERVAL
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.ports import free_port
 from tests.proxy.conftest import Raw
@@ -220,6 +221,85 @@ async def test_a_worker_that_hangs_does_not_hang_the_scrape(gateway: Gateway) ->
     stopped.resume()
     name = 'inference_requests_total{endpoint="/v1/chat/completions",model="m",status="success"}'
     assert got[name] == full[name] == 20
+
+
+async def test_a_worker_that_hangs_is_replaced_and_its_queue_served(gateway: Gateway, fake_vllm: FakeVllm) -> None:
+    """SIGSTOP: it is noticed, counted and logged; connections that the kernel gave to it wait for its replacement."""
+    before = gateway.workers()
+    before[0].suspend()
+    clients = await fill(gateway)
+    async with asyncio.timeout(30):
+        while (await gateway.metrics())["aiaas_workers"] != 1:
+            await asyncio.sleep(0.05)
+    assert before[0].status() == psutil.STATUS_STOPPED, "it is missed before it is killed"
+    assert len(fake_vllm.posts) < len(clients), "every connection went to the other worker"
+    await gateway.until(lambda: bool(gateway.events("worker_hung")), 30)
+    assert [(await client.answer()).status for client in clients] == [200] * len(clients)
+    await gateway.replaced(before)
+    (hung,), (ended,) = gateway.events("worker_hung"), gateway.events("worker_ended")
+    assert (hung["worker"], hung["pid"], hung["level"]) == (1, before[0].pid, "error")
+    assert hung["silent_seconds"] >= HANG_PATIENCE
+    assert ended["how"] == "SIGKILL"
+    assert gateway.workers()[1] == before[1]
+    got = await gateway.metrics()
+    assert (got["aiaas_worker_hangs_total"], got["aiaas_worker_ends_total"]) == (1, 1)
+
+
+async def test_a_supervisor_that_was_stopped_itself_kills_no_worker(gateway: Gateway, fake_vllm: FakeVllm) -> None:
+    """It did not listen; streams go on to their ends."""
+    go_on = asyncio.Event()
+    clients = await open_streams(gateway, fake_vllm, go_on, 4)
+    before = gateway.workers()
+    gateway.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(HANG_PATIENCE + 2)
+    gateway.process.send_signal(signal.SIGCONT)
+    await asyncio.sleep(LOOK_INTERVAL + 1)  # it has looked
+    assert (await gateway.metrics())["aiaas_workers"] == 2
+    go_on.set()
+    for client in clients:
+        assert [await client.chunk() for _ in range(2)] == [DONE, b""]
+    assert gateway.workers() == before
+    assert not gateway.events("worker_hung")
+
+
+async def test_a_worker_that_hangs_while_all_drain_is_killed(gateway: Gateway, fake_vllm: FakeVllm) -> None:
+    """The end does not wait for it until drain_timeout; the other one's stream ends whole."""
+    gateway.write_config(server=gateway.config["server"] | {"drain_timeout": "120s"})
+    gateway.process.send_signal(signal.SIGHUP)
+    await gateway.until(lambda: len({line["worker"] for line in gateway.events("config_reloaded")}) == 2)
+    go_on = asyncio.Event()
+    clients = await open_streams(gateway, fake_vllm, go_on)
+    before = gateway.workers()
+    before[0].suspend()
+    gateway.process.send_signal(signal.SIGTERM)
+    await gateway.until(lambda: bool(gateway.events("worker_hung")), 30)
+    go_on.set()
+    assert await asyncio.to_thread(gateway.process.wait, 20) == 0
+    whole = 0
+    for client in clients:
+        try:
+            whole += [await client.chunk() for _ in range(2)] == [DONE, b""]
+        except (asyncio.IncompleteReadError, ConnectionError, AssertionError):
+            continue  # it was the worker's that hung
+    assert 0 < whole < len(clients)
+    assert gateway.events("stopped")[-1]["workers_left"] == 0
+
+
+async def test_a_worker_killed_while_all_drain_is_not_replaced(gateway: Gateway, fake_vllm: FakeVllm) -> None:
+    """Its port belongs to the successor by then."""
+    go_on = asyncio.Event()
+    await open_streams(gateway, fake_vllm, go_on)
+    before = gateway.workers()
+    gateway.process.send_signal(signal.SIGTERM)
+    await gateway.until(lambda: len(gateway.events("draining")) == 2)
+    before[0].kill()
+    await gateway.until(lambda: len(gateway.workers()) == 1)
+    await asyncio.sleep(0.5)
+    assert gateway.workers() == before[1:]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", gateway.port)
+    go_on.set()
+    assert await asyncio.to_thread(gateway.process.wait, 10) == 0
 
 
 async def test_a_worker_that_is_told_to_stop_is_replaced_at_once_and_ends_its_streams(

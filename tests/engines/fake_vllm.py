@@ -26,7 +26,7 @@ FAKE_VLLM = """
     if "old" in model and "--shutdown-timeout" in sys.argv:
         sys.exit("vllm: error: unrecognized arguments: --shutdown-timeout 5")
     if "crash" in model:
-        sys.exit("ValueError: no such model")
+        sys.exit(os.environ.get("SAY", "ValueError: no such model"))
     if "stubborn" in model:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
@@ -42,12 +42,25 @@ FAKE_VLLM = """
     if "deaf" in model:
         time.sleep(60)
 
+    sick, steps = "sick" in model, 0
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200 if "sick" not in model else 503)
+            global sick, steps
+            sick = sick or self.path == "/sicken"
+            self.send_response(200 if not sick else 503)
             self.end_headers()
             if self.path == "/die":
                 os._exit(3)
+            if self.path == "/metrics":
+                steps += "core-moves" in model
+                self.wfile.write(b"vllm:kv_cache_usage_perc{engine=\\"0\\"} %d" % steps)
+        def do_POST(self):
+            say("looked-at")
+            if "core-frozen" in model:
+                time.sleep(60)
+            self.send_response(200)
+            self.end_headers()
         def log_message(self, *_):
             pass
 

@@ -69,7 +69,7 @@ def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
 
         async def main():
             plan = EnginePlan("vllm", "stubborn helper daemon", "m", (), {{}}, {free_port()}, 20)
-            supervisor = EngineSupervisor("m", plan, drain_timeout=5, on_event=lambda _: None,
+            supervisor = EngineSupervisor("m", plan, drain_timeout=5, silence=1, on_event=lambda _: None,
                                           on_line=lambda line: print(line, flush=True),
                                           environ={{"PATH": {str(bin_folder)!r}}})
             await supervisor.start()

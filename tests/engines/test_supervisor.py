@@ -8,14 +8,29 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import uvloop
 
-from aiaas.engines.lifecycle import Died, Event, GaveUp, Healthy, Restarting, Starting, Stopped
-from aiaas.engines.supervisor import LAST_LINES, LONGEST_LINE, EngineSupervisor, find_vllm, lines_of
+from aiaas.engines.claim import Claim
+from aiaas.engines.lifecycle import (
+    AnswersAgain,
+    Changed,
+    Died,
+    Event,
+    GaveUp,
+    Healthy,
+    NotAnswering,
+    Restarting,
+    Starting,
+    Stopped,
+    Waiting,
+)
+from aiaas.engines.process import LONGEST_LINE
+from aiaas.engines.supervisor import LAST_LINES, EngineSupervisor, find_vllm
 from aiaas.errors import WorldError
 from aiaas.plan.model import EnginePlan
 from tests.engines.fake_vllm import alive, write_fake_vllm
@@ -51,7 +66,7 @@ async def watch(bin_folder: Path) -> AsyncIterator[Callable[..., Watched]]:
         lines: list[str] = []
         plan = EnginePlan("vllm", model, model, (), {}, port or free_port(), start_timeout)
         supervisor = EngineSupervisor(
-            "llama", plan, drain_timeout=drain, on_event=events.append, on_line=lines.append,
+            "llama", plan, drain_timeout=drain, silence=0.5, on_event=events.append, on_line=lines.append,
             environ={"PATH": str(bin_folder)},
         )  # fmt: skip
         made.append(Watched(supervisor, events, lines))
@@ -146,7 +161,7 @@ async def test_the_last_lines_of_a_failed_start_are_kept(watch):
     await until(lambda: Restarting in engine.kinds())
     died = engine.events[1]
     assert died.exit_code == 1
-    assert died.last_lines[-1] == "ValueError: no such model"
+    assert died.last_lines[-1] == died.cause == "ValueError: no such model"
     started = time.monotonic()
     await engine.supervisor.stop(10)
     assert time.monotonic() - started < 0.5
@@ -170,6 +185,7 @@ async def test_one_that_does_not_get_healthy_in_time_is_ended(watch, model):
     await engine.supervisor.start()
     await until(lambda: Restarting in engine.kinds())
     assert engine.events[1].exit_code is None
+    assert "a model that loads longer needs start_timeout" in engine.events[1].cause
     assert engine.events[1].seconds >= 0.5
     assert not psutil.pid_exists(engine.pids()[0])
 
@@ -206,7 +222,7 @@ async def test_a_missing_vllm_is_one_clear_message(tmp_path):
     """It comes from `start`, at once, and names the ways out."""
     plan = EnginePlan("vllm", "m", "m", (), {}, free_port(), 10)
     supervisor = EngineSupervisor(
-        "llama", plan, drain_timeout=1, on_event=print, on_line=print, environ={"PATH": str(tmp_path)},
+        "llama", plan, drain_timeout=1, silence=1, on_event=print, on_line=print, environ={"PATH": str(tmp_path)},
         python=str(tmp_path / "python"),
     )  # fmt: skip
     with pytest.raises(WorldError, match="backend llama: no `vllm` found"):
@@ -249,7 +265,7 @@ def test_it_works_on_both_event_loops(bin_folder, loop):
     async def life() -> None:
         plan = EnginePlan("vllm", "stubborn helper daemon", "m", (), {}, free_port(), 20)
         supervisor = EngineSupervisor(
-            "m", plan, drain_timeout=5, on_event=events.append, on_line=lines.append,
+            "m", plan, drain_timeout=5, silence=1, on_event=events.append, on_line=lines.append,
             environ={"PATH": str(bin_folder)},
         )  # fmt: skip
         await supervisor.start()
@@ -281,24 +297,215 @@ async def test_vllm_is_found_on_path_first_then_beside_python(tmp_path):
     assert find_vllm(str(tmp_path), str(tmp_path / "python")) is None
 
 
-async def test_lines_survive_any_cut_and_progress_bars_count_as_lines():
-    """A character split between two reads is one character; a carriage return ends a line."""
-    text = "Grüße\nloading 10%\rloading 20%\r\n\n  \nlast"
-    data = text.encode()
-    for cut in range(len(data)):
-        stream = asyncio.StreamReader()
-
-        async def feed(stream=stream, cut=cut) -> None:
-            stream.feed_data(data[:cut])
-            await asyncio.sleep(0)
-            stream.feed_data(data[cut:])
-            stream.feed_eof()
-
-        feeding = asyncio.create_task(feed())
-        assert [line async for line in lines_of(stream)] == ["Grüße", "loading 10%", "loading 20%", "last"]
-        await feeding
-
-
 def test_enough_last_lines_are_kept_for_a_traceback():
     """vLLM's own reason stands some lines above the last one."""
     assert LAST_LINES >= 20
+
+
+# -- frozen --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at a healthy engine come one after another."""
+    monkeypatch.setattr("aiaas.engines.looks.LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr("aiaas.engines.supervisor.LOOK_TIMEOUT", 0.3)
+
+
+async def test_a_frozen_engine_is_restarted(watch, quick_looks):
+    """It gets no requests first, and is ended after further looks without an answer; SIGSTOP resists SIGTERM only."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    os.kill(engine.pids()[0], signal.SIGSTOP)
+    await until(lambda: engine.kinds().count(Healthy) == 2, 20)
+    assert engine.kinds() == [Starting, Healthy, NotAnswering, Died, Restarting, Starting, Healthy]
+    died = engine.events[3]
+    assert died.exit_code is None
+    assert died.cause.startswith("frozen: no answer to /health 6 times in a row")
+    assert not alive(engine.pids()[0])
+
+
+async def test_an_engine_that_is_only_slow_is_not_restarted(watch, quick_looks):
+    """It gets no requests meanwhile, and then the next ones."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    os.kill(engine.pids()[0], signal.SIGSTOP)
+    await until(lambda: NotAnswering in engine.kinds())
+    os.kill(engine.pids()[0], signal.SIGCONT)
+    await until(lambda: AnswersAgain in engine.kinds())
+    assert engine.kinds() == [Starting, Healthy, NotAnswering, AnswersAgain]
+
+
+async def test_an_engine_that_answers_503_for_long_is_restarted(watch, quick_looks):
+    """A vLLM whose core has died may stay (VLLM_KEEP_ALIVE_ON_ENGINE_DEATH), and says so on /health."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    await get(engine.supervisor.engine.port, "/sicken")
+    await until(lambda: engine.kinds().count(Healthy) == 2, 20)
+    assert Died in engine.kinds()
+
+
+async def test_an_engine_frozen_while_it_stops_is_killed_after_its_grace(watch, quick_looks):
+    """It is stopped, so it is not restarted."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    os.kill(engine.pids()[0], signal.SIGSTOP)
+    await engine.supervisor.stop(0.2)
+    assert engine.kinds() == [Starting, Healthy, Stopped]
+    assert engine.events[-1].killed
+    assert not alive(engine.pids()[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "is_frozen"),
+    [("plain", False), ("core-frozen", True), ("core-frozen core-moves", False)],
+    ids=["answers", "does nothing", "a slow prefill"],
+)
+async def test_a_request_that_timed_out_is_a_reason_to_look(watch, quick_looks, model, is_frozen):
+    """/health says 200 whatever the engine core does; only a core that does nothing is frozen."""
+    engine = watch(model)
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    engine.supervisor.suspect()
+    if is_frozen:
+        await until(lambda: Died in engine.kinds())
+        assert engine.events[2].cause == "frozen: requests time out, and for 0.5 s it has done nothing"
+    else:
+        await until(lambda: "looked-at" in engine.lines)
+        await asyncio.sleep(1)
+        assert engine.kinds() == [Starting, Healthy]
+
+
+# -- other settings ------------------------------------------------------------------------------------------------
+
+
+async def test_a_crash_loop_ends_with_other_settings(watch):
+    """At once and not after the wait, with a new row of deaths."""
+    engine = watch("crash")
+    await engine.supervisor.start()
+    await until(lambda: engine.kinds().count(Restarting) == 2)
+    mended = replace(engine.supervisor.engine, model="plain")
+    assert engine.supervisor.offer(mended)
+    await until(lambda: Healthy in engine.kinds())
+    assert engine.kinds()[-3:] == [Changed, Starting, Healthy]
+    assert engine.events[-2].attempt == 1
+    assert "plain" in engine.events[-2].argv
+
+
+async def test_an_engine_that_was_given_up_starts_with_other_settings(watch, monkeypatch):
+    """Whoever has fixed the config need not restart the gateway; the same settings again are no reason."""
+    monkeypatch.setattr("aiaas.engines.lifecycle.FIRST_WAIT", 0.0)
+    engine = watch("crash")
+    await engine.supervisor.start()
+    await until(lambda: GaveUp in engine.kinds())
+    assert engine.supervisor.offer(engine.supervisor.engine)
+    assert engine.kinds()[-1] is GaveUp
+    assert engine.supervisor.offer(replace(engine.supervisor.engine, model="plain", port=free_port()))
+    await until(lambda: Healthy in engine.kinds())
+
+
+async def test_an_engine_that_loads_starts_anew_with_other_settings(watch):
+    """It may be loading the wrong model for an hour."""
+    engine = watch("deaf")
+    await engine.supervisor.start()
+    await until(engine.pids)
+    assert engine.supervisor.offer(replace(engine.supervisor.engine, model="plain"))
+    assert await asyncio.wait_for(engine.supervisor.wait_settled(), 10)
+    assert not alive(engine.pids()[0])
+    assert Died not in engine.kinds()
+
+
+async def test_a_healthy_engine_keeps_its_settings(watch):
+    """And its streams."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    before = engine.supervisor.engine
+    assert not engine.supervisor.offer(replace(before, model="other"))
+    assert engine.supervisor.offer(before)
+    assert engine.supervisor.engine is before
+    assert alive(engine.pids()[0])
+
+
+async def test_secrets_of_an_engine_are_not_shown(watch):
+    """Neither on its command line nor in what it writes."""
+    engine = watch("crash")
+    secret = "hf_0123456789"
+    engine.supervisor.engine = replace(
+        engine.supervisor.engine, args=("--api-key", secret), env={"SAY": f"ValueError: {secret} is wrong"}
+    )
+    await engine.supervisor.start()
+    await until(lambda: Restarting in engine.kinds())
+    assert engine.events[1].cause == "ValueError: *** is wrong"
+    assert secret not in repr(engine.events) + repr(engine.lines)
+
+
+# -- its port ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_port_of_another_aiaas_is_waited_for(watch):
+    """A predecessor that drains keeps it, with the GPU's memory; nothing is started before it has ended."""
+    engine = watch("plain")
+    claim = Claim()
+    assert claim.take(engine.supervisor.engine.port)
+    with socket.create_server(("127.0.0.1", engine.supervisor.engine.port)):
+        await engine.supervisor.start()
+        await until(lambda: engine.events)
+    assert engine.events == [Waiting(engine.supervisor.engine.port)]
+    await asyncio.sleep(0.3)
+    assert len(engine.events) == 1
+    claim.release()
+    assert await asyncio.wait_for(engine.supervisor.wait_settled(), 10)
+
+
+async def test_settings_that_change_while_it_waits_are_used(watch):
+    """With another port it need not wait any longer."""
+    engine = watch("crash")
+    claim = Claim()
+    assert claim.take(engine.supervisor.engine.port)
+    await engine.supervisor.start()
+    await until(lambda: engine.events)
+    assert engine.supervisor.offer(replace(engine.supervisor.engine, model="plain", port=free_port()))
+    assert await asyncio.wait_for(engine.supervisor.wait_settled(), 10)
+    assert engine.kinds() == [Waiting, Starting, Healthy]
+    claim.release()
+
+
+async def test_stop_ends_the_wait_for_a_port(watch):
+    """Nothing was started."""
+    engine = watch("plain")
+    claim = Claim()
+    assert claim.take(engine.supervisor.engine.port)
+    await engine.supervisor.start()
+    await until(lambda: engine.events)
+    await engine.supervisor.stop(5)
+    assert engine.kinds() == [Waiting, Stopped]
+    claim.release()
+
+
+async def test_a_port_is_claimed_until_the_engine_has_ended(watch):
+    """Also between two of its lives."""
+    engine = watch("crash")
+    await engine.supervisor.start()
+    await until(lambda: Restarting in engine.kinds())
+    other = Claim()
+    assert not other.take(engine.supervisor.engine.port)
+    await engine.supervisor.stop(5)
+    assert other.take(engine.supervisor.engine.port)
+    other.release()
+
+
+async def test_a_port_taken_between_two_lives_is_the_cause(watch):
+    """The other program's /health would pass for the engine's."""
+    engine = watch("plain")
+    await engine.supervisor.start()
+    assert await engine.supervisor.wait_settled()
+    os.kill(engine.pids()[0], signal.SIGKILL)
+    await until(lambda: Restarting in engine.kinds())
+    with socket.create_server(("127.0.0.1", engine.supervisor.engine.port)):
+        await until(lambda: engine.kinds().count(Died) == 2)
+    assert "is taken by another program" in engine.events[-2].cause

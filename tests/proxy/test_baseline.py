@@ -33,7 +33,7 @@ async def baseline(tmp_path: Path, plans: list[Plan]) -> AsyncIterator[Baseline]
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     plan = read(tmp_path / "aiaas.yaml", {}).plan
     assert plan is not None
-    made = Baseline(plan, {}, plans.append, lambda error: pytest.fail(repr(error)))
+    made = Baseline(plan, {}, lambda _engines: (), plans.append, lambda error: pytest.fail(repr(error)))
     await made.begin()
     tasks = [asyncio.create_task(watch.run()) for watch in made.watches()]
     async with asyncio.timeout(5):
@@ -122,7 +122,7 @@ async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) ->
     for text in ("", CONFIG + "server: {port: 99}\n"):  # the second has other ports than those that were opened
         (tmp_path / "aiaas.yaml").write_text(text)
         with pytest.raises(WorldError, match="was changed while it was read"):
-            await Baseline(plan, {}, lambda _plan: None, lambda error: None).begin()
+            await Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: None).begin()
 
 
 async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path)
     (tmp_path / "other.yaml").write_text(render_records([new_key("carol").record]))
     plan = read(config, {}).plan
     assert plan is not None
-    baseline = Baseline(plan, {}, lambda _plan: None, lambda error: pytest.fail(repr(error)))
+    baseline = Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: pytest.fail(repr(error)))
     await baseline.begin()
     tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
     async with asyncio.timeout(5):

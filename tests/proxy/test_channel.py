@@ -8,7 +8,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from aiaas.proxy.channel import Begin, Channel, Counted, EngineHealth, Leaving, Message, Reload, Report, Serving, Stop
+from aiaas.proxy.channel import (
+    Alive,
+    Begin,
+    Channel,
+    Counted,
+    EngineHealth,
+    EngineSuspected,
+    Leaving,
+    Message,
+    Reload,
+    Report,
+    Serving,
+    Stop,
+)
 from aiaas.proxy.merge import Family, Sample
 
 MESSAGES: list[Message] = [
@@ -18,6 +31,8 @@ MESSAGES: list[Message] = [
     Report(),
     Stop(now=True),
     Serving(keys=3),
+    EngineSuspected("vllm"),
+    Alive(),
     Leaving(),
     Counted([Family("a", "counter", "help", [Sample("a_total", {"le": "+Inf"}, float("inf"))])], asked=True),
 ]

@@ -90,10 +90,10 @@ def test_every_gauge_has_a_rule() -> None:
 
 
 def test_the_supervisor_adds_what_only_it_knows() -> None:
-    """How many serve, and how many had to be replaced."""
+    """How many serve, how many had to be replaced, and how many of these hung."""
     sums = Sums()
-    sums.add(of_supervisor(serving=3, ends=2))
-    assert values(sums) == {"aiaas_workers": 3, "aiaas_worker_ends_total": 2}
+    sums.add(of_supervisor(answering=3, ends=2, hangs=1))
+    assert values(sums) == {"aiaas_workers": 3, "aiaas_worker_ends_total": 2, "aiaas_worker_hangs_total": 1}
 
 
 def test_what_a_worker_has_counted_outlives_it() -> None:

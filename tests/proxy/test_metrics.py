@@ -94,7 +94,7 @@ def test_an_endpoint_that_no_plan_names_has_no_series() -> None:
 def test_the_manual_and_the_exposition_agree() -> None:
     """Every metric with its type and labels, in either direction."""
     exposed = {}
-    text = full().expose() + exposition(of_supervisor(serving=2, ends=1))
+    text = full().expose() + exposition(of_supervisor(answering=2, ends=1, hangs=1))
     for family in text_string_to_metric_families(text.decode()):
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}

@@ -45,7 +45,7 @@ class Reloading:
         usage = UsageRecorder(None, self.log, self.metrics)
         self.gateway = Gateway(plan, self.verifier, MemoryStore(), self.log, self.metrics, usage)
         self.plans: list[Plan] = []
-        self.reloader = Reloader(self.gateway, {}, self.plans.append)
+        self.reloader = Reloader(self.gateway, {}, lambda _engines: (), self.plans.append)
 
     def write(self, config: dict[str, Any]) -> None:
         """Another config."""
@@ -283,7 +283,7 @@ async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_pa
     log, metrics = JsonLog(lambda _: True, lambda: 0.0, "info"), Metrics()
     verifier = Verifier(EMPTY_RING)
     gateway = Gateway(plan, verifier, MemoryStore(), log, metrics, UsageRecorder(None, log, metrics))
-    reloader = Reloader(gateway, {}, lambda _plan: None)
+    reloader = Reloader(gateway, {}, lambda _engines: (), lambda _plan: None)
     await reloader.reload_keys()
     write("new.yaml")
     reading = [asyncio.create_task(reloader.reload_config())]

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from aiaas.proxy.ports import bind
 from aiaas.proxy.scrape import serve_metrics
-from aiaas.proxy.server import bind
 from tests.proxy.conftest import Raw
 
 

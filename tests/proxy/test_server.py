@@ -11,9 +11,10 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -22,10 +23,11 @@ import yaml
 
 from aiaas.errors import WorldError
 from aiaas.keys.records import render_records
-from aiaas.plan.model import BackendPlan
+from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.log import JsonLog
-from aiaas.proxy.server import Ready, bind, bind_shared, serve
+from aiaas.proxy.ports import bind
+from aiaas.proxy.server import Ready, serve
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, new_key
 
@@ -93,9 +95,16 @@ class Engine:
     """An engine that is none: it remembers what was asked of it."""
 
     def __init__(self, backend: BackendPlan, healthy: Callable[[bool, str], None]) -> None:
-        self.healthy = healthy
+        self.is_up = False
+        self._healthy = healthy
         self.grace: float | None = None
         self.started = False
+        self.running = backend.engine
+        self.suspicions = 0
+
+    def healthy(self, up: bool, reason: str) -> None:
+        self.is_up = up
+        self._healthy(up, reason)
 
     async def start(self) -> None:
         self.started = True
@@ -106,13 +115,26 @@ class Engine:
     def hurry(self) -> None:
         self.hurried = True
 
+    def offer(self, engine: EnginePlan) -> bool:
+        if not self.is_up:
+            self.running = engine
+        return self.running == engine
+
+    def suspect(self) -> None:
+        self.suspicions += 1
+
 
 @pytest.fixture
 def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
     """Start a server in front of the fake; at the end it must have stopped by itself, within seconds."""
 
     @asynccontextmanager
-    async def live(*, keys: tuple[Any, ...] | None = (ALICE,), **sections: Mapping[str, Any]) -> AsyncIterator[Life]:
+    async def live(
+        *,
+        keys: tuple[Any, ...] | None = (ALICE,),
+        env: Mapping[str, str] = MappingProxyType({}),
+        **sections: Mapping[str, Any],
+    ) -> AsyncIterator[Life]:
         server = {"host": "127.0.0.1", "port": free_port(), "drain_timeout": "5s", "heartbeat": "0s"}
         backend = {"url": fake_vllm.url, "models": ["m"], "health": {"interval": "100ms"}}
         life = Life(tmp_path, {"server": server, "backends": {"vllm": backend}, "monitoring": {"prometheus": False}})
@@ -128,7 +150,7 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
             return life.engines[-1]
 
         life.task = asyncio.create_task(
-            serve(plan, log, env={}, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
+            serve(plan, log, env=env, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
         )
         async with asyncio.timeout(15):
             while not life.ready and not life.task.done():
@@ -153,67 +175,11 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
 # -- beginning -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_port_that_is_taken_is_one_clear_message() -> None:
-    """It names the field; neither a second server nor one that only binds gets the same port."""
-    with bind("127.0.0.1", 0, "server.port") as first:
-        port = first.getsockname()[1]
-        with pytest.raises(WorldError) as caught:
-            bind("127.0.0.1", port, "server.port")
-    assert caught.value.message == (
-        f"cannot listen on 127.0.0.1:{port} (server.port): "
-        "another program listens there; stop it or choose another port"
-    )
-
-
-async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
-    """Connections are spread over the sockets; a second server that asks the same way is refused."""
-    listeners = bind_shared("127.0.0.1", 0, "server.port", 2)
-    port = listeners[0].getsockname()[1]
-    try:
-        with pytest.raises(WorldError, match="another program listens there"):
-            bind_shared("127.0.0.1", port, "server.port", 2)
-        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-        accepted = [0, 0]
-        for number, listener in enumerate(listeners):
-            with suppress(BlockingIOError):
-                while True:
-                    listener.accept()[0].close()
-                    accepted[number] += 1
-        for client in clients:
-            client.close()
-        assert sum(accepted) == 40
-        assert min(accepted) > 0
-    finally:
-        for listener in listeners:
-            listener.close()
-
-
-@pytest.mark.parametrize(
-    ("host", "words"),
-    [("192.0.2.1", "this machine has no such address"), ("no.such.host.invalid", "cannot listen on no.such.host")],
-)
-def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: str) -> None:
-    """No error numbers."""
-    with pytest.raises(WorldError, match=words) as caught:
-        bind(host, 8080, "server.port")
-    assert "Errno" not in caught.value.message
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="Linux lets accepted sockets inherit these")
-def test_an_accepted_socket_notices_a_client_whose_machine_is_gone() -> None:
-    """Within half a minute; the kernel's own bound is two hours."""
-    with bind("127.0.0.1", 0, "x") as listener, socket.create_connection(listener.getsockname()):
-        listener.setblocking(True)
-        accepted, _ = listener.accept()
-        with accepted:
-            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-            found = [accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
-            assert found == [15, 5, 3]
-
-
-async def test_the_metrics_port_is_asked_for_before_anything_starts(living: Any) -> None:
+async def test_the_metrics_port_is_asked_for_before_anything_starts(
+    living: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where it is taken, the other port is given back."""
+    monkeypatch.setattr("aiaas.proxy.ports.PORT_PATIENCE", 0.0)
     with bind("127.0.0.1", 0, "x") as taken:
         port = free_port()
         with pytest.raises(WorldError, match=r"monitoring\.metrics_port"):
@@ -264,6 +230,43 @@ async def test_an_engine_of_ours_serves_from_when_it_is_healthy(living: Any, fak
         engine.healthy(True, "test")
         assert await life.status() == 200
     assert engine.grace == 15.0
+
+
+async def test_a_request_that_times_out_in_an_engine_of_ours_is_told(living: Any, fake_vllm: FakeVllm) -> None:
+    """The engine may be frozen; one answer too late does not take it out, since a slow prefill is legal."""
+    own = {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"], "timeout": "200ms"}
+    async with living(backends={"vllm": own | {"max_retries": 0}}) as life:
+        life.engines[0].healthy(True, "it is healthy")
+        fake_vllm.play(Hang())
+        assert await life.status() == 504
+        assert life.engines[0].suspicions == 1
+        assert await life.status() == 200
+        life.write_config(backends={"vllm": own})  # another Plan, the same engine
+        await life.event("config_reloaded")
+        fake_vllm.play(Hang())
+        fake_vllm.play(Hang())
+        fake_vllm.play(Hang())
+        assert await life.status() == 504
+        assert life.engines[0].suspicions >= 2
+
+
+async def test_an_engine_takes_mended_settings_unless_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
+    """A healthy one goes on, and the log says what needs a restart."""
+    engine = {"kind": "simulator", "port": fake_vllm.port, "args": {"no-such-option": 1}}
+    own = {"engine": engine, "models": ["m"]}
+    async with living(backends={"vllm": own}) as life:
+        engine["args"] = {"max-model-len": 1024}
+        life.write_config(backends={"vllm": own})
+        await life.event("config_reloaded")
+        assert life.engines[0].running.args == ("--max-model-len", "1024")
+        assert not life.events("restart_needed")
+        life.engines[0].healthy(True, "it is healthy")
+        assert await life.status() == 200
+        engine["args"] = {"max-model-len": 2048}
+        life.write_config(backends={"vllm": own})
+        assert (await life.event("restart_needed"))["fields"] == ["backends.vllm.engine"]
+        assert life.engines[0].running.args == ("--max-model-len", "1024")
+        assert await life.status() == 200
 
 
 async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:
@@ -472,6 +475,26 @@ async def test_sigterm_finishes_what_is_open(living: Any, fake_vllm: FakeVllm) -
     assert life.events("stopped")[0]["cut_off"] == 0
 
 
+async def test_a_reload_while_it_drains_changes_no_stream(living: Any, fake_vllm: FakeVllm) -> None:
+    """Whoever restarts has often just edited the config: it is read, and the stream ends whole."""
+    go_on = asyncio.Event()
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
+    async with living(server={"drain_timeout": "60s"}) as life:
+        client = await life.client()
+        client.send(client.request(STREAM))
+        await client.head()
+        life.stop.set()
+        await life.event("draining")
+        life.write_config(backends={"other": {"url": fake_vllm.url, "models": ["n"]}})
+        await life.event("config_reloaded")
+        with bind("127.0.0.1", life.port, "x"):  # the successor's by now
+            go_on.set()
+            assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
+            async with asyncio.timeout(10):
+                await life.task
+    assert life.events("stopped")[0]["cut_off"] == 0
+
+
 async def test_what_is_open_at_the_drain_deadline_ends_with_an_error_event(living: Any, fake_vllm: FakeVllm) -> None:
     """And the backend's work with it."""
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
@@ -501,6 +524,33 @@ async def test_a_second_signal_leaves_at_once(living: Any, fake_vllm: FakeVllm) 
         os.kill(os.getpid(), signal.SIGTERM)
         await life.event("draining")
         os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await life.task
+
+
+@pytest.mark.parametrize(("env", "freed"), [({}, True), ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, False)])
+async def test_a_draining_server_has_given_up_its_ports(
+    living: Any, fake_vllm: FakeVllm, env: dict[str, str], freed: bool
+) -> None:
+    """For its successor on this machine; a pod goes on to serve metrics, since nobody else wants its port."""
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
+    port = free_port()
+    monitoring = {"prometheus": True, "metrics_port": port}
+    async with living(env=env, monitoring=monitoring, server={"drain_timeout": "300s"}) as life:
+        client = await life.client()
+        client.send(client.request(STREAM))
+        await client.head()
+        life.stop.set()
+        await life.event("draining")
+        await asyncio.sleep(0.01)  # until the loop has closed them
+        bind("127.0.0.1", life.port, "x").close()
+        if freed:
+            bind("127.0.0.1", port, "x").close()
+        else:
+            scraper = await Raw.connect(port, "")
+            assert b"aiaas_requests_in_flight 1.0" in (await scraper.get("/metrics")).body
+            scraper.reset()
+        client.reset()
         async with asyncio.timeout(10):
             await life.task
 

@@ -18,9 +18,21 @@ import yaml
 
 from aiaas.errors import WorldError
 from aiaas.keys.records import render_records
-from aiaas.proxy.channel import Begin, Channel, Counted, EngineHealth, Leaving, Reload, Report, Serving, Stop
+from aiaas.proxy.channel import (
+    Alive,
+    Begin,
+    Channel,
+    Counted,
+    EngineHealth,
+    EngineSuspected,
+    Leaving,
+    Reload,
+    Report,
+    Serving,
+    Stop,
+)
 from aiaas.proxy.log import JsonLog
-from aiaas.proxy.server import bind
+from aiaas.proxy.ports import bind
 from aiaas.proxy.worker import work
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Hang, Send, chunk, token_event
 from tests.proxy.conftest import Raw, new_key
@@ -178,6 +190,20 @@ async def test_asked_it_says_what_it_has_counted(worker: Worker) -> None:
     assert not (await worker.hear(Counted)).asked
 
 
+async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
+    """From its start to its end, so that its supervisor can tell slow from stopped; also while it drains."""
+    worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
+    assert isinstance(await worker.channel.receive(), Alive)
+    await worker.hear(Serving)
+    await worker.hear(Alive)
+    client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
+    client.send(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    worker.channel.send(Stop(now=False))
+    await worker.event("draining")
+    await worker.hear(Alive)
+    client.reset()
+
+
 async def test_an_engine_that_the_supervisor_runs_is_up_when_that_says_so(worker: Worker) -> None:
     """Also where it said so before the worker was ready."""
     worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
@@ -190,6 +216,38 @@ async def test_an_engine_that_the_supervisor_runs_is_up_when_that_says_so(worker
     assert (await worker.event("endpoint_down"))["reason"] == "it died"
     assert (await client.post(body)).status == 503
     client.reset()
+
+
+async def test_a_request_that_times_out_in_an_engine_is_told(worker: Worker, fake_vllm: FakeVllm) -> None:
+    """The supervisor runs the engine, so the supervisor looks."""
+    config = yaml.safe_load((worker.folder / "aiaas.yaml").read_text())
+    config["backends"]["own"] |= {"timeout": "200ms", "max_retries": 0}
+    (worker.folder / "aiaas.yaml").write_text(yaml.safe_dump(config))
+    await worker.begin()
+    worker.channel.send(EngineHealth("own", True, "it is healthy"))
+    await worker.event("endpoint_up")
+    fake_vllm.play(Hang())
+    client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
+    assert (await client.post(BODY | {"model": "e"})).status == 504
+    assert (await worker.hear(EngineSuspected)).backend == "own"
+    client.reset()
+
+
+@pytest.mark.parametrize("is_up", [False, True])
+async def test_changed_settings_of_an_engine_need_a_restart_where_it_is_up(worker: Worker, is_up: bool) -> None:
+    """As the supervisor decides, who reads the same file."""
+    await worker.begin()
+    if is_up:
+        worker.channel.send(EngineHealth("own", True, "it is healthy"))
+        await worker.event("endpoint_up")
+    config = yaml.safe_load((worker.folder / "aiaas.yaml").read_text())
+    config["backends"]["own"]["engine"]["args"] = {"max-model-len": 1024}
+    (worker.folder / "aiaas.yaml").write_text(yaml.safe_dump(config))
+    await worker.event("config_reloaded")
+    if is_up:
+        assert (await worker.event("restart_needed"))["fields"] == ["backends.own.engine"]
+    await asyncio.sleep(0.05)
+    assert (b"restart_needed" in b"".join(worker.lines)) is is_up
 
 
 async def test_told_to_reload_it_reads_both_files(worker: Worker) -> None:

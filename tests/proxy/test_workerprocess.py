@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from aiaas.proxy.channel import Begin
+from aiaas.proxy.channel import Begin, Report
 from aiaas.proxy.workerprocess import WorkerProcess, ended_by
 
 # What every played worker begins with: its channel, in blocking calls.
@@ -33,7 +33,7 @@ def counted(value, asked):
     return Counted([Family("a", "counter", "help", [Sample("a_total", {}, value)])], asked)
 begin = hear()
 """
-Play = Callable[[str], Awaitable[tuple[WorkerProcess, asyncio.Task[str]]]]
+Play = Callable[..., Awaitable[tuple[WorkerProcess, asyncio.Task[str]]]]
 
 
 @pytest.fixture
@@ -42,14 +42,16 @@ async def play() -> AsyncIterator[Play]:
     started: list[tuple[WorkerProcess, asyncio.Task[str]]] = []
     nowhere = os.open(os.devnull, os.O_WRONLY)
 
-    async def start(lines: str) -> tuple[WorkerProcess, asyncio.Task[str]]:
+    async def start(
+        lines: str, on_suspect: Callable[[str], None] = lambda _backend: None
+    ) -> tuple[WorkerProcess, asyncio.Task[str]]:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             begin = Begin("aiaas.yaml", "text", "before", None)
             command = (sys.executable, "-c", PLAYER + lines)
             worker = await WorkerProcess.start(command, 7, begin, listener, (nowhere, nowhere), os.environ)
-        started.append((worker, asyncio.create_task(worker.run())))
+        started.append((worker, asyncio.create_task(worker.run(on_suspect))))
         return started[-1]
 
     yield start
@@ -109,6 +111,27 @@ async def test_a_report_of_one_that_hangs_is_not_waited_for_beyond_its_end(play:
     async with asyncio.timeout(10):
         await asking
         await task
+
+
+async def test_an_engine_that_it_suspects_is_told(play: Play) -> None:
+    """To whoever hears it out."""
+    suspected: list[str] = []
+    _, task = await play("say(EngineSuspected('own'))", suspected.append)
+    async with asyncio.timeout(10):
+        await task
+    assert suspected == ["own"]
+
+
+async def test_when_it_last_spoke_is_known(play: Play) -> None:
+    """Before its first word, when it was started."""
+    worker, _ = await play("hear(); say(Alive()); hear()")
+    started = worker.heard
+    assert not worker.has_spoken
+    async with asyncio.timeout(10):
+        worker.send(Report())
+        while not worker.has_spoken:
+            await asyncio.sleep(0.001)
+    assert started < worker.heard <= asyncio.get_running_loop().time()
 
 
 async def test_one_that_leaves_is_gone_before_it_has_ended(play: Play) -> None:

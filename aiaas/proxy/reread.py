@@ -1,0 +1,34 @@
+"""Read a changed config for a gateway that runs: what can be put in force now, with the engines' word on their part.
+
+An engine that is not healthy takes changed settings at once, a healthy one waits for a restart. Only the engine itself
+knows which it is, so a config that has something for it is compiled twice: the second time with what the engines took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+
+from aiaas.config.model import Config
+from aiaas.config.restart import with_engines
+from aiaas.plan.model import EnginePlan
+from aiaas.plan.read import Reading, read
+
+# Offers engines their settings, by backend; returns the backends whose engines run with them.
+Offer = Callable[[Mapping[str, EnginePlan]], Collection[str]]
+
+
+async def reread(
+    path: Path, env: Mapping[str, str], before: Config | None, offer: Offer, text: str | None = None
+) -> Reading:
+    """`aiaas.plan.read.read` in a thread, for a gateway that runs with `before`. Raises as that."""
+    loop = asyncio.get_running_loop()
+    reading = await loop.run_in_executor(None, partial(read, path, env, text, before=before))
+    if before is None or not reading.engines or reading.loaded.config is None:
+        return reading
+    ahead = with_engines(before, reading.loaded.config, offer(reading.engines))
+    if ahead == before:
+        return reading
+    return await loop.run_in_executor(None, partial(read, path, env, text, before=ahead))

@@ -1,0 +1,88 @@
+"""aiaas.proxy.reread: a changed config for a gateway that runs, with the engines' word on their part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from aiaas.plan.model import EnginePlan
+from aiaas.plan.read import read
+from aiaas.proxy.reread import reread
+
+TEXT = """\
+backends:
+  e:
+    engine: {kind: simulator, port: 18001, args: {ttft: %s}}
+    models: [%s]
+server: {port: %d}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A config with one engine."""
+    path = tmp_path / "aiaas.yaml"
+    path.write_text(TEXT % ("10ms", "m", 8080))
+    return path
+
+
+class Engines:
+    """All of them take what they are offered, or none."""
+
+    def __init__(self, *, takes: bool) -> None:
+        self.takes = takes
+        self.offered: list[Mapping[str, EnginePlan]] = []
+
+    def offer(self, engines: Mapping[str, EnginePlan]) -> tuple[str, ...]:
+        self.offered.append(engines)
+        return tuple(engines) if self.takes else ()
+
+
+async def test_an_engine_that_is_not_healthy_takes_its_settings(file: Path) -> None:
+    """Its arguments and its models are in force, and nothing waits for a restart."""
+    begun = read(file, {}).plan
+    assert begun is not None
+    file.write_text(changed := TEXT % ("20ms", "other", 8080))
+    engines = Engines(takes=True)
+    reading = await reread(file, {}, begun.config, engines.offer)
+    assert reading.plan is not None
+    assert (reading.held, reading.plan.backends[0].served_models) == ((), ("other",))
+    file.write_text(changed)
+    again = await reread(file, {}, reading.plan.config, engines.offer)
+    assert (again.plan, len(engines.offered)) == (reading.plan, 1)
+
+
+async def test_a_healthy_engine_keeps_its_settings(file: Path) -> None:
+    """What it did not take waits, beside what only a restart could change."""
+    begun = read(file, {}).plan
+    assert begun is not None
+    file.write_text(TEXT % ("20ms", "m", 9999))
+    reading = await reread(file, {}, begun.config, Engines(takes=False).offer)
+    assert reading.plan is not None
+    assert reading.held == ("server.port", "backends.e.engine")
+    assert reading.plan.backends[0].engine == begun.backends[0].engine
+
+
+async def test_other_held_fields_stay_held_where_an_engine_takes_its_own(file: Path) -> None:
+    """One word of an engine does not put a port in force."""
+    begun = read(file, {}).plan
+    assert begun is not None
+    file.write_text(TEXT % ("20ms", "m", 9999))
+    reading = await reread(file, {}, begun.config, Engines(takes=True).offer)
+    assert reading.plan is not None
+    assert (reading.held, reading.plan.server.port) == (("server.port",), 8080)
+    assert reading.plan.backends[0].engine != begun.backends[0].engine
+
+
+async def test_engines_hear_nothing_of_a_broken_config(file: Path) -> None:
+    """Nor of one that leaves them alone."""
+    begun = read(file, {}).plan
+    assert begun is not None
+    engines = Engines(takes=True)
+    file.write_text("backends: {")
+    assert (await reread(file, {}, begun.config, engines.offer)).plan is None
+    file.write_text(TEXT % ("10ms", "m", 8080) + "rate_limit: {burst: 3}\n")
+    assert (await reread(file, {}, begun.config, engines.offer)).plan is not None
+    assert engines.offered == []
