@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiaas.errors import WorldError
-from aiaas.keys.file import KeyFileError, read_key_file
+from aiaas.keys.file import KeyFileError, read_at_start, read_key_file
+from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import render_records
 from aiaas.plan.model import Plan
 from aiaas.plan.read import read
 from aiaas.proxy.watch import FileWatch
 
+_Keys = tuple[str, frozenset[str]]  # the key file's text, and the ids in it
+
 
 class Baseline:
-    """The last good config (`config`, and the `plan` of it) and key file (`keys`, None: there was none yet).
+    """The last good config (`config`, and the `plan` of it) and key file (`keys`, None: there was none yet; `key_ids`).
 
     crashed  called with an exception that nobody expected
     """
@@ -31,18 +34,23 @@ class Baseline:
         self.plan = plan
         self.config = ""
         self.keys: str | None = None
+        self.key_ids: frozenset[str] | None = None
         self._config_watch = FileWatch(self.source, self._read_config, crashed)
         self._key_watch = FileWatch(plan.auth.keys_file, self._read_keys, crashed)
 
     async def begin(self) -> None:
-        """Read the config; the keys follow with the first watch, since 10,000 of them take seconds.
+        """Read both for the first time. A missing key file is no error.
 
-        Raises WorldError where the config is no longer in order: it was a moment ago.
+        Raises WorldError where the config is no longer in order, though it was a moment ago, and where the key file
+        cannot be used: said once, and not by each worker.
         """
         await self._read_config()
         if not self.config:
             raise WorldError(f"{self.source} was changed while it was read; mend it and start again")
-        self._key_watch.wake()
+        if self.plan.auth.enabled:
+            records = await asyncio.to_thread(read_at_start, self.plan.auth.keys_file)
+            if records is not None:
+                self._keep(await asyncio.to_thread(_kept, records))
 
     def watches(self) -> list[FileWatch]:
         """To be run until the end."""
@@ -54,20 +62,28 @@ class Baseline:
             watch.wake()
 
     async def _read_config(self) -> None:
-        found = await asyncio.get_running_loop().run_in_executor(None, _config, self.source, self._env)
+        found = await asyncio.to_thread(_config, self.source, self._env)
         if found is None:
             return
-        before = self.plan.auth
+        auth = found[1].auth
+        if auth != self.plan.auth:
+            self._key_watch.follow(auth.keys_file)
+            keys = await asyncio.to_thread(_keys, auth.keys_file) if auth.enabled else None
+            if auth.enabled and keys is None and self.keys is None:
+                self._key_watch.follow(self.plan.auth.keys_file)
+                return  # the workers refuse such a config, too (`Reloader`)
+            self._keep(keys)
         self.config, self.plan = found
-        if self.plan.auth != before:
-            self._key_watch.follow(self.plan.auth.keys_file)
-            await self._read_keys()
 
     async def _read_keys(self) -> None:
         auth = self.plan.auth
-        keys = await asyncio.get_running_loop().run_in_executor(None, _keys, auth.keys_file) if auth.enabled else None
-        if keys is not None and auth == self.plan.auth:  # else of a file that the config no longer names
-            self.keys = keys
+        keys = await asyncio.to_thread(_keys, auth.keys_file) if auth.enabled else None
+        if auth == self.plan.auth:  # else of a file that the config no longer names
+            self._keep(keys)
+
+    def _keep(self, keys: _Keys | None) -> None:
+        if keys is not None:
+            self.keys, self.key_ids = keys
 
 
 def config_text(path: Path) -> str | None:
@@ -84,8 +100,12 @@ def _config(path: Path, env: Mapping[str, str]) -> tuple[str, Plan] | None:
     return None if text is None or plan is None else (text, plan)
 
 
-def _keys(path: Path) -> str | None:
+def _keys(path: Path) -> _Keys | None:
     try:
-        return render_records(read_key_file(path).records)
+        return _kept(read_key_file(path).records)
     except KeyFileError:
         return None
+
+
+def _kept(records: tuple[KeyRecord, ...]) -> _Keys:
+    return render_records(records), frozenset(record.id for record in records)

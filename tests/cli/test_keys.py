@@ -113,7 +113,7 @@ def test_a_broken_key_file_is_one_line(console: Console) -> None:
     console.file.write_text("version: 1\nkeys:\n- name: [\n")
     for arguments in (["list"], ["create", "bob"], ["revoke", "bob"], ["prune"]):
         assert console(*arguments) == 1
-        assert console.err.startswith("aiaas: keys.yaml:4: not YAML")
+        assert console.err.startswith("aiaas: keys.yaml:4:1: not YAML")
         assert console.err.count("\n") == 1
 
 

@@ -29,12 +29,12 @@ from typing import Any
 import pytest
 import uvloop
 import yaml
-from passlib.hash import pbkdf2_sha256
 
 from aiaas.config.check import check
 from aiaas.config.load import load_text
 from aiaas.config.problem import has_errors
 from aiaas.keys.format import make_key
+from aiaas.keys.hashing import digest_key
 from aiaas.keys.model import KeyLimits, KeyRecord
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import Verifier
@@ -72,7 +72,7 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
 
 @dataclass(frozen=True)
 class KnownKey:
-    """A key, and the record that knows it by a hash of one round (argon2 would cost each test 20 ms)."""
+    """A key, and its record as `aiaas keys create` makes it."""
 
     text: str
     record: KeyRecord
@@ -84,7 +84,7 @@ def new_key(name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimi
     record = KeyRecord(
         id=made.key_id,
         name=name,
-        hash=pbkdf2_sha256.using(rounds=1).hash(made.text),
+        hash=digest_key(made.text),
         created=datetime(2026, 1, 1, tzinfo=UTC),
         models=models,
         limits=limits or KeyLimits(),
