@@ -26,7 +26,7 @@ class Unauthorized(ClientError):
     Claude Code repeats a 401 for a minute unless `x-should-retry` tells it not to.
     """
 
-    def __init__(self, code: str, message: str, challenge: str, rejection: Rejection) -> None:
+    def __init__(self, rejection: Rejection, code: str, message: str, challenge: str) -> None:
         super().__init__(401, code, message, headers=(("www-authenticate", challenge), ("x-should-retry", "false")))
         self.rejection = rejection
 
@@ -52,16 +52,16 @@ def presented_key(request: BaseRequest, path: str) -> str:
 
 
 def _missing(message: str) -> Unauthorized:
-    return Unauthorized("missing_api_key", message, "Bearer", Rejection("missing"))
+    return Unauthorized(Rejection("missing"), "missing_api_key", message, "Bearer")
 
 
 def unauthorized(rejection: Rejection) -> Unauthorized:
     """One answer for unknown, revoked and expired keys: it tells nothing about which keys exist."""
     return Unauthorized(
+        rejection,
         "invalid_api_key",
         "This API key is not valid (mistyped, revoked or expired).",
         'Bearer error="invalid_token"',
-        rejection,
     )
 
 

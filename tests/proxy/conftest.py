@@ -21,7 +21,7 @@ import ssl
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 import uvloop
 import yaml
+from passlib.hash import pbkdf2_sha256
 
 from aiaas.config.check import check
 from aiaas.config.load import load_text
@@ -90,6 +91,12 @@ def new_key(name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimi
         limits=limits or KeyLimits(),
     )
     return KnownKey(made.text, record)
+
+
+def slow_key(name: str, *, rounds: int = 1) -> KnownKey:
+    """A key that is stored with a slow hash and without a tag: every wrong key with its id is hashed, too."""
+    key = new_key(name)
+    return KnownKey(key.text, replace(key.record, hash=pbkdf2_sha256.using(rounds=rounds).hash(key.text)))
 
 
 @pytest.fixture(scope="session")

@@ -211,6 +211,15 @@ async def test_it_begins_with_the_last_good_files_though_they_are_broken_now(wor
     assert await worker.event("config_not_reloaded")
 
 
+async def test_without_good_keys_a_worker_begins_all_the_same(worker: Worker) -> None:
+    """The others have none either; the supervisor refuses such a file at the start."""
+    (worker.folder / "keys.yaml").write_text("[")
+    worker.channel.send(Begin(worker.source, (worker.folder / "aiaas.yaml").read_text(), None))
+    assert (await worker.hear(Serving)).keys == 0
+    assert await worker.status() == 401
+    assert (await worker.event("keys_not_reloaded"))["kept"] == 0
+
+
 async def test_a_config_that_cannot_be_used_is_an_error(worker: Worker) -> None:
     """It was valid where it came from."""
     worker.channel.send(Begin(worker.source, "backends: [", None))
