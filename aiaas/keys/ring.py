@@ -13,7 +13,6 @@ import hmac
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from types import MappingProxyType
 from typing import Final, Self
 
 from aiaas.keys.format import TAG_LENGTH, WEAK_TAG_LENGTH, foreign_key_fault, parse_key, tag_of
@@ -106,7 +105,7 @@ class KeyRing:
                     by_id[record.id] = (*by_id.get(record.id, ()), secret)
                 elif secret.tag is not None and not is_digest(secret.hash):  # the key file refuses any other
                     by_tag[secret.tag] = (*by_tag.get(secret.tag, ()), secret)
-        return cls(records, MappingProxyType(by_id), MappingProxyType(by_tag), MappingProxyType(by_hash))
+        return cls(records, by_id, by_tag, by_hash)
 
     def find(self, presented: str) -> Found:
         """What `presented` is, as far as that can be told without a slow hash."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from passlib.hash import ldap_salted_sha256
+from passlib.hash import ldap_salted_sha256, pbkdf2_sha256
 
 from aiaas.keys.changes import rotated
 from aiaas.keys.format import MAX_KEY_LENGTH, NewKey, make_key, tag_of
@@ -130,6 +130,14 @@ def test_what_has_not_our_form_is_malformed(text: str) -> None:
     assert ring(own()[1]).find(text) == MALFORMED
 
 
+@pytest.mark.parametrize("text", ["x" * (MAX_KEY_LENGTH + 1), "a b", "sk-ü"], ids=["long", "space", "umlaut"])
+def test_what_no_header_carries_is_malformed_whatever_its_tag(text: str) -> None:
+    """It need not be hashed, slowly or not; nor do bytes that are no text, as they come from a header."""
+    known = ring(imported(text, weak=False), imported(FOREIGN))
+    assert known.find(text) == MALFORMED
+    assert known.find("sk-\udcff") == MALFORMED
+
+
 def test_another_prefix_is_another_key() -> None:
     """The digest covers the whole text."""
     key, record = own()
@@ -191,6 +199,13 @@ def test_a_slow_record_of_ours_is_found_by_its_id() -> None:
     forged = [known.find(make_key("sk-", secrets.token_bytes, tagged.key_id).text) for _ in range(300)]
     assert sum(len(found.slow) for found in forged) <= 1
     assert {found.rejection for found in forged} == {Rejection("wrong_secret", tagged.key_id)}
+
+
+def test_a_slow_hash_is_never_compared_by_a_ring() -> None:
+    """It would hold up the event loop; this one matches, and is left to the caller all the same."""
+    key, record = slow()
+    record = replace(record, hash=pbkdf2_sha256.using(rounds=1).hash(key.text))
+    assert names(ring(record).find(key.text)) == ["alice"]
 
 
 def test_a_rotated_key_is_found_by_both_secrets() -> None:
@@ -271,7 +286,9 @@ def test_a_ring_knows_all_its_ids_and_records() -> None:
     _, record = own()
     records = (record, replace(own("bob")[1], disabled=True), replace(own("carol")[1], expires=NOW))
     assert ring(*records).records == records
-    assert ring(*records).ids == {each.id for each in records}
+    from_iterator = KeyRing.from_records(iter(records))
+    assert from_iterator.records == records
+    assert from_iterator.ids == {each.id for each in records}
 
 
 def test_no_repr_shows_a_hash_or_a_tag() -> None:
