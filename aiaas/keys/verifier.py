@@ -70,12 +70,12 @@ class TooManyWrongKeys(AiaasError):
 
 @dataclass(slots=True)
 class _Job:
-    """One presented key on its way through a thread, and the requests that wait for the answer.
+    """One presented key on its way through a thread, and the requests that wait for it.
 
     source     where it came from first; a wrong key counts against it, from the moment `since` (POSIX seconds)
     given_up   when nobody waits for it any longer (the loop's time)
     rejection  what the key is if no hash matches
-    answer     None means: ask again, under the ring that is in force then
+    done       then each of them asks again, under the ring that is in force then
     """
 
     digest: bytes = field(repr=False)
@@ -86,7 +86,7 @@ class _Job:
     ring: KeyRing
     candidates: tuple[StoredSecret, ...] = field(repr=False)
     rejection: Rejection
-    answer: asyncio.Future[StoredSecret | Rejection | None] = field(repr=False)
+    done: asyncio.Future[None] = field(repr=False)
 
 
 class Verifier:
@@ -143,9 +143,7 @@ class Verifier:
         try:
             async with asyncio.timeout(self._patience):
                 while isinstance(known, _Job):
-                    answer = await asyncio.shield(known.answer)
-                    if answer is not None:
-                        return answer.verdict(now) if isinstance(answer, StoredSecret) else answer
+                    await asyncio.shield(known.done)
                     known = self._quick_verdict(digest, presented, now, address)
                 return known
         except TimeoutError:
@@ -161,7 +159,7 @@ class Verifier:
     def close(self) -> None:
         """Let go of the threads. Requests that still wait get a CancelledError."""
         for job in self._jobs.values():
-            job.answer.cancel()
+            job.done.cancel()
         self._jobs.clear()
         self._queues.clear()
         self._waiting = 0
@@ -203,8 +201,8 @@ class Verifier:
             raise VerifierBusy
         loop = asyncio.get_running_loop()
         given_up = loop.time() + self._patience
-        answer = loop.create_future()
-        job = _Job(digest, presented, source, now, given_up, self._ring, candidates, rejection, answer)
+        done = loop.create_future()
+        job = _Job(digest, presented, source, now, given_up, self._ring, candidates, rejection, done)
         self._jobs[digest] = job
         self._queues.setdefault(source, deque()).append(job)
         self._waiting += 1
@@ -218,10 +216,10 @@ class Verifier:
             if queue:
                 self._queues[source] = queue  # to the end of the line
             self._waiting -= 1
-            loop = job.answer.get_loop()
+            loop = job.done.get_loop()
             if job.given_up <= loop.time() or self._throttle.wait(source, job.since):
                 del self._jobs[job.digest]
-                job.answer.set_result(None)  # a request that came later with the same key asks on its own account
+                job.done.set_result(None)  # a request that came later with the same key asks on its own account
                 continue
             self._running += 1
             hashes = tuple(secret.hash for secret in job.candidates)
@@ -231,27 +229,26 @@ class Verifier:
 
     def _settle(self, job: _Job, future: asyncio.Future[int | None]) -> None:
         self._running -= 1
-        if job.answer.cancelled() or future.cancelled():  # closed meanwhile
+        if job.done.cancelled() or future.cancelled():  # closed meanwhile
             return
         self._jobs.pop(job.digest, None)
         if (error := future.exception()) is not None:
-            job.answer.set_exception(error)
+            job.done.set_exception(error)
         else:
-            job.answer.set_result(self._verdict(job, future.result()))
+            self._learn(job, future.result())
+            job.done.set_result(None)
         self._start_next()
 
-    def _verdict(self, job: _Job, index: int | None) -> StoredSecret | Rejection | None:
-        """What a finished hash means under the ring that is in force now; None where that has to be asked again."""
-        if index is None:
-            self._throttle.failed(job.source, job.since)
-            if job.ring is not self._ring:
-                return None  # the "no" was about the old ring; the new one may know the key (a rotation, for instance)
+    def _learn(self, job: _Job, index: int | None) -> None:
+        """Remember what a finished hash means under the ring that is in force now."""
+        if index is not None:
+            secret = self._ring.current(job.candidates[index])
+            if secret is not None:
+                self._verified[job.digest] = secret
+            return
+        self._throttle.failed(job.source, job.since)
+        if job.ring is self._ring:  # else the new ring may know the key (after a rotation, for instance)
             self._remember_refused(job.digest, job.rejection)
-            return job.rejection
-        secret = self._ring.current(job.candidates[index])
-        if secret is not None:
-            self._verified[job.digest] = secret
-        return secret
 
     def _remember_refused(self, digest: bytes, rejection: Rejection) -> None:
         self._refused[digest] = rejection
