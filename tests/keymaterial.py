@@ -17,7 +17,7 @@ from typing import Final
 from aiaas.keys.format import BODY_LENGTH, parse_key
 
 _RUN: Final = re.compile(rb"[0-9A-Za-z_-]*[0-9A-Za-z]{%d}(?![0-9A-Za-z])" % BODY_LENGTH)
-_HASH: Final = re.compile(rb"\$(?:argon2id|pbkdf2-sha256)\$[^\s\"']{10}")
+_HASH: Final = re.compile(rb"(?:\$(?:argon2id|pbkdf2-sha256)\$|\{SSHA256\})[^\s\"']{10}")
 _LONGEST_PREFIX: Final = 16
 # Files that are made to hold a key, or the hashes of keys: their last part, as a pattern.
 MAY_HOLD_KEYS: Final = re.compile(r"key(\.txt)?")

@@ -70,6 +70,9 @@ def test_docs_name_every_command() -> None:
     assert [name for name in COMMANDS if f"aiaas {name}" not in text] == []
 
 
+API_ERRORS = ("ClientError", "LimitError", "Unauthorized", "UpstreamError")  # each takes its code second
+
+
 def error_codes() -> set[str]:
     """The codes of all ApiErrors that the source makes, and those of the limits."""
     found = {code for code, _ in vars(limit_headers)["_REFUSALS"].values()}
@@ -77,7 +80,7 @@ def error_codes() -> set[str]:
         if module.path.startswith("aiaas/engines/"):  # vLLM's words, not ours
             continue
         for node in ast.walk(module.tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ClientError", "LimitError", "UpstreamError"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in API_ERRORS:
                 for value in ast.walk(node.args[1]) if len(node.args) > 1 else ():
                     if isinstance(value, ast.Constant) and isinstance(value.value, str):
                         found.add(value.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.keys.format import make_key
-from aiaas.keys.hashing import hash_key
+from aiaas.keys.hashing import digest_key, hash_key
 from tests.keymaterial import leaked_hashes, leaked_keys, leaks_below
 
 
@@ -26,6 +26,12 @@ def test_what_only_looks_like_a_key_is_none() -> None:
     key = make_key("sk-", secrets.token_bytes).text
     others = [secrets.token_hex(32), "sk-" + "a" * 39, key[:-1], key + "x", secrets.token_urlsafe(4000)]
     assert leaked_keys(" ".join(others).encode()) == []
+
+
+def test_a_digest_is_found_like_a_hash() -> None:
+    """It does not belong in a log either."""
+    digest = digest_key(make_key("sk-", secrets.token_bytes).text)
+    assert leaked_hashes(f"hash: '{digest}'".encode()) == [f"a hash, {digest[:12]}..."]
 
 
 def test_a_hash_is_found_outside_of_key_files() -> None:

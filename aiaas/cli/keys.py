@@ -29,7 +29,7 @@ from aiaas.errors import NotHeldError, UsageError
 from aiaas.keys import changes
 from aiaas.keys.file import KeyFileError, edit_key_file
 from aiaas.keys.format import foreign_key_fault, guessable, make_key, make_key_id, tag_of
-from aiaas.keys.hashing import hash_key, needs_update
+from aiaas.keys.hashing import digest_key, hash_key, needs_update
 from aiaas.keys.model import KeyLimits, KeyRecord
 from aiaas.keys.records import MAX_LIMIT, time_text
 from aiaas.keys.ring import KeyRing
@@ -117,8 +117,7 @@ def create(
     record = KeyRecord(
         id=key.key_id,
         name=name,
-        hash=hash_key(key.text),
-        tag=tag_of(key.text),
+        hash=digest_key(key.text),
         created=now,
         expires=_expiry(expires, now),
         models=_models(model, where, force=force),
@@ -197,11 +196,11 @@ def rotate(
     with translated():
         old = changes.find(read_records(where), key)
     made = make_key(where.prefix, secrets.token_bytes, old.id)
-    hashed = hash_key(made.text)  # slow, so not under the lock
     with editing(where) as file:
-        record = changes.rotated(changes.find(file.records, old.id), hashed, tag_of(made.text), now, remaining)
+        record = changes.rotated(changes.find(file.records, old.id), digest_key(made.text), now, remaining)
         file.records = changes.put(file.records, record)
-    until = "refused from now on" if record.previous is None else f"good until {time_text(record.previous.until)}"
+    ends = record.overlap_end
+    until = "refused from now on" if ends is None else f"good until {time_text(ends)}"
     print_key(made.text, record, where.keys_file, output, f"rotated (old secret {until})", now)
 
 
@@ -269,11 +268,12 @@ def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output
     record, matched = owner
     if (state := changes.state_of(record, now)) != "active":
         raise NotHeldError(f"not valid: this is the key of {record.name} ({record.id}), which is {state}")
-    if record.previous is not None and matched == record.previous.hash:
-        if record.previous.until <= now:
+    ends = record.overlap_end
+    if record.previous is not None and ends is not None and matched == record.previous.hash:
+        if ends <= now:
             raise NotHeldError(f"not valid: this is an old secret of {record.name} ({record.id}), rotated away")
-        note(f"warning: this is the old secret of {record.name}, valid until {time_text(record.previous.until)}")
-    elif needs_update(matched) or record.tag is None:
+        note(f"warning: this is the old secret of {record.name}, valid until {time_text(ends)}")
+    elif needs_update(matched, imported=record.imported):
         _renew(where, record, presented)
     print_record(record, output, now)
 
@@ -304,18 +304,22 @@ def prune(
 
 def _owner(records: tuple[KeyRecord, ...], presented: str) -> tuple[KeyRecord, str] | None:
     """The record that `presented` belongs to, whatever its state, and the hash that it matched."""
-    ring = KeyRing.from_records(replace(record, disabled=False) for record in records)
-    candidates = ring.candidates(presented)
-    index = first_match(presented, tuple(candidate.hash for candidate in candidates))
-    if index is None:
-        return None
-    found = candidates[index]
-    return changes.find(records, found.principal.key_id), found.hash
+    found = KeyRing.from_records(records).find(presented)
+    secret = found.secret
+    if secret is None:
+        index = first_match(presented, tuple(candidate.hash for candidate in found.slow))
+        if index is None:
+            return None
+        secret = found.slow[index]
+    return changes.find(records, secret.principal.key_id), secret.hash
 
 
 def _renew(where: Target, record: KeyRecord, presented: str) -> None:
-    """Store a hash with today's parameters; a file that cannot be written is worth a warning, no more."""
-    fresh = replace(record, hash=hash_key(presented), tag=tag_of(presented, weak=record.weak))
+    """Store the key as it is stored today; a file that cannot be written is worth a warning, no more."""
+    if record.imported:
+        fresh = replace(record, hash=hash_key(presented))
+    else:
+        fresh = replace(record, hash=digest_key(presented), tag=None)
     try:
         with edit_key_file(where.keys_file) as file:
             if record in file.records:  # else somebody changed it meanwhile, and theirs stands

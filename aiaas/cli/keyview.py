@@ -48,8 +48,8 @@ def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
     }
     if record.imported:
         fields["imported"] = "yes, guessable" if record.weak else "yes"
-    if record.previous is not None:
-        fields["old secret"] = f"until {time_text(record.previous.until)}"
+    if (ends := record.overlap_end) is not None:
+        fields["old secret"] = f"until {time_text(ends)}"
     for field, value in fields.items():
         print(f"{field + ':':<11} {value}")
 

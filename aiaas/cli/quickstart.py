@@ -201,16 +201,15 @@ def _fresh_key(keys_file: Path, prefix: str) -> str:
     """A new key of the name KEY_NAME in place of the last run's, which only its hash is left of."""
     from aiaas.cli.keytarget import translated
     from aiaas.keys.file import edit_key_file
-    from aiaas.keys.format import make_key, tag_of
-    from aiaas.keys.hashing import hash_key
+    from aiaas.keys.format import make_key
+    from aiaas.keys.hashing import digest_key
     from aiaas.keys.model import KeyRecord
 
     key = make_key(prefix, secrets.token_bytes)
     record = KeyRecord(
         id=key.key_id,
         name=KEY_NAME,
-        hash=hash_key(key.text),
-        tag=tag_of(key.text),
+        hash=digest_key(key.text),
         created=datetime.now(UTC).replace(microsecond=0),
     )
     with translated(), edit_key_file(keys_file) as file:

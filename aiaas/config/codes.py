@@ -211,8 +211,8 @@ CODES: Final = MappingProxyType(
         ),
         KEYS_UNREADABLE: (
             "The key file cannot be used",
-            "It may not be read, or it is not a whole key file. `aiaas serve` keeps the last good one in force; one "
-            "that starts with this file refuses every request. Restore it from git, or mend the line that is named.",
+            "It may not be read, or it is not a whole key file. A running `aiaas serve` keeps the last good one in "
+            "force; with this file it does not start (exit code 3). Restore it, or fix the line that is named.",
         ),
         WEAK_KEY: (
             "A key that can be guessed (warning)",

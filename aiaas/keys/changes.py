@@ -70,16 +70,18 @@ def put(records: Records, changed: KeyRecord) -> Records:
     return tuple(changed if record.id == changed.id else record for record in records)
 
 
-def rotated(record: KeyRecord, new_hash: str, new_tag: str, now: datetime, overlap: timedelta) -> KeyRecord:
-    """The record under a new secret; the old one holds for `overlap` more. An older overlapping one ends here.
+def rotated(record: KeyRecord, digest: str, now: datetime, overlap: timedelta) -> KeyRecord:
+    """The record under a new secret; the old one holds for `overlap` more, but never longer than the key itself.
 
-    An imported key becomes one of our own: its old secret keeps being found by its tag.
+    An older overlapping secret ends here. An imported key becomes one of our own: its old secret keeps being found by
+    its tag.
     Raises KeyChangeError for a key that is revoked or expired.
     """
     if (state := state_of(record, now)) != "active":
         raise KeyChangeError(f"{record.name} is {state}; create a new key under another name")
-    previous = PreviousSecret(record.hash, now + overlap, record.tag, record.imported) if overlap else None
-    return replace(record, hash=new_hash, tag=new_tag, previous=previous, imported=False, weak=False)
+    until = now + overlap if record.expires is None else min(now + overlap, record.expires)
+    previous = PreviousSecret(record.hash, until, record.tag, record.imported) if overlap else None
+    return replace(record, hash=digest, tag=None, previous=previous, imported=False, weak=False)
 
 
 def pruned(records: Records, now: datetime) -> tuple[Records, Records]:

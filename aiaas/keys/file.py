@@ -8,6 +8,7 @@ Rules:
   3. A link is followed: the file that it leads to is replaced and the link stays. A mounted Secret is a folder that
      cannot be written, and says so.
   4. Written with mode 0600; read whatever its mode is, as the gateway gets it mounted.
+  5. Root keeps the file's owner and group: after `sudo aiaas keys create` the gateway can still read it.
 
 All of this blocks. The gateway calls `read_key_file` in a thread: parsing lets go of the GIL often enough.
 """
@@ -25,11 +26,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aiaas.errors import WorldError
 from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import parse_records, render_records
 from aiaas.keys.tree import KeyFileError
 
-__all__ = ["KeyFile", "KeyFileAccessError", "KeyFileError", "KeyFileMissingError", "edit_key_file", "read_key_file"]
+__all__ = [
+    "KeyFile",
+    "KeyFileAccessError",
+    "KeyFileError",
+    "KeyFileMissingError",
+    "edit_key_file",
+    "read_at_start",
+    "read_key_file",
+]
 
 MAX_FILE_SIZE: Final = 64 * 1024 * 1024  # bytes; 10,000 keys take 3 MB
 LOCK_PATIENCE: Final = 10.0  # seconds; an edit holds the lock for one read and one write
@@ -55,6 +65,21 @@ class KeyFile:
 def read_key_file(path: Path) -> KeyFile:
     """Read a key file. Raises KeyFileMissingError, or KeyFileError where it cannot be read or understood."""
     return KeyFile(path, parse_records(_read_text(path), str(path)))
+
+
+def read_at_start(path: Path) -> tuple[KeyRecord, ...] | None:
+    """The records that a gateway starts with, None where there is no file yet.
+
+    Raises WorldError where there is one that cannot be used, or a link to a file that does not exist.
+    """
+    try:
+        return read_key_file(path).records
+    except KeyFileMissingError:
+        if path.is_symlink():
+            raise WorldError(f"auth.keys_file: {path}: a link to a file that does not exist") from None
+        return None
+    except KeyFileError as error:
+        raise WorldError(f"auth.keys_file: {error}") from error
 
 
 @contextmanager
@@ -92,15 +117,15 @@ def _read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise KeyFileError(str(path), line, "not UTF-8 text; this is no key file, or a damaged one") from None
+        place = (data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start))
+        raise KeyFileError(str(path), place, "not UTF-8 text; this is no key file, or a damaged one") from None
 
 
 @contextmanager
 def _lock(real: Path, source: str, patience: float) -> Iterator[None]:
     lock_path = real.with_name(f".{real.name}.lock")
     try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open_lock(lock_path, real)
     except OSError as error:
         raise _unwritable(source, error) from error
     try:
@@ -108,6 +133,25 @@ def _lock(real: Path, source: str, patience: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # which gives the lock back
+
+
+def _open_lock(lock_path: Path, real: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(lock_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(lock_path, flags)
+    # Only a lock file of our own making changes hands: another could be a link that leads root to any file.
+    _give_to_owner(descriptor, real)
+    return descriptor
+
+
+def _give_to_owner(descriptor: int, real: Path) -> None:
+    """Give a new file the owner and the group of the key file, where we are root and may."""
+    if os.geteuid() == 0:
+        with suppress(FileNotFoundError, PermissionError):
+            status = real.stat()
+            os.fchown(descriptor, status.st_uid, status.st_gid)
 
 
 def _wait_for_lock(descriptor: int, lock_path: Path, source: str, patience: float) -> None:
@@ -131,6 +175,7 @@ def _replace(real: Path, text: str, source: str) -> None:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 os.fchmod(stream.fileno(), 0o600)  # whatever the umask says
+                _give_to_owner(stream.fileno(), real)
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -27,7 +27,7 @@ from typing import Final
 
 ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 ID_LENGTH: Final = 8  # 47 bits: no collision in practice, short enough for a log line; the key file checks it
-SECRET_LENGTH: Final = 25  # 148 bits: 128 remain even for a reader of the 16-bit tag in the key file
+SECRET_LENGTH: Final = 25  # 62^25 > 2^148; `hashing.py` says why that many
 CHECKSUM_LENGTH: Final = 6  # 62^6 > 2^32
 BODY_LENGTH: Final = ID_LENGTH + SECRET_LENGTH + CHECKSUM_LENGTH
 MAX_PREFIX_LENGTH: Final = 32
@@ -94,10 +94,10 @@ def is_key_id(text: str) -> bool:
 
 
 def tag_of(key: str, *, weak: bool = False) -> str:
-    """The short lookup tag of a key: a few bits of its SHA-256, in hex.
+    """The short lookup tag of an imported key: a few bits of its SHA-256, in hex.
 
-    It spares the slow hash nearly every wrong key. It is short on purpose: what it tells a reader of the key file is 16
-    bits of a secret of 148 (8 bits of a guessable imported one), nothing like a fast hash to guess against.
+    It spares the slow hash nearly every wrong key. It is short on purpose: a reader of the key file learns 16 bits of
+    the key from it (8 bits of a guessable one), nothing like a fast hash to guess against.
     """
     return hashlib.sha256(b"aiaas key tag\0" + key.encode()).hexdigest()[: WEAK_TAG_LENGTH if weak else TAG_LENGTH]
 

@@ -1,10 +1,14 @@
-"""What is known about an API key: the stored record, and the principal that a verified key becomes."""
+"""What is known about an API key: the stored record, and what a presented key becomes: a principal or a rejection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
+
+# Why a key is refused, for the log only. The order of the checks: a key that is revoked and expired is "revoked".
+RejectionReason = Literal["missing", "malformed", "unknown_id", "wrong_secret", "revoked", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class PreviousSecret:
 
     hash      as in the record
     until     from then on it is refused
-    tag       its lookup tag
+    tag       its lookup tag, if it was a foreign key
     imported  it was a foreign key, found by its tag and not by an id inside it
     """
 
@@ -50,14 +54,14 @@ class KeyRecord:
 
     id         public key id, inside every key that aiaas makes; for an imported key a made-up one
     name       the operator's word for it, unique in the file
-    hash       passlib hash (argon2id or pbkdf2_sha256) of the whole key
+    hash       passlib hash of the whole key: a digest of one that aiaas made, argon2id of an imported one
     previous   the secret before the last rotation while it still overlaps, or None
     created    when, UTC
     expires    from then on it is refused; None is never
     disabled   revoked, kept for the log
     models     public model names that it may use; None is all
     imported   not made by aiaas: it is found by its `tag`, since it has no id inside
-    tag        short lookup digest of the key, so that hardly any wrong key costs a slow hash
+    tag        short lookup digest of an imported key, so that hardly any wrong key costs a slow hash
     weak       imported with --weak: guessable, its hash does not belong in git
     """
 
@@ -75,6 +79,13 @@ class KeyRecord:
     tag: str | None = field(default=None, repr=False)
     weak: bool = False
 
+    @property
+    def overlap_end(self) -> datetime | None:
+        """When the secret before the last rotation ends, which never outlives the key; None where there is none."""
+        if self.previous is None:
+            return None
+        return self.previous.until if self.expires is None else min(self.previous.until, self.expires)
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -83,11 +94,20 @@ class Principal:
     key_id   as in the record; "-" where authentication is off
     name     the `user` of the log line
     models   public model names that it may use; None is all
-    expires  POSIX seconds from which it is refused; None is never
     """
 
     key_id: str
     name: str
     models: frozenset[str] | None
     limits: KeyLimits
-    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A key that is not valid, and why: for the log, never for the client.
+
+    key_id  of the record that it belongs to, or else the id inside it, which has an id's form; None where it has none
+    """
+
+    reason: RejectionReason
+    key_id: str | None = None

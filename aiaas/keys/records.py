@@ -1,12 +1,11 @@
-"""The key file's text: records to YAML and back, with a line number for every complaint. Pure.
+"""The key file's text: records to YAML and back, with a place for every complaint. Pure.
 
     # API keys of aiaas ...
     version: 1
     keys:
     - id: 4hT0bQ2x
       name: alice
-      hash: $argon2id$v=19$...
-      tag: 90fe
+      hash: '{SSHA256}...'               # of an imported key $argon2id$..., and its `tag`
       created: '2026-03-01T09:00:00Z'
       models: [gpt-oss-20b]              # optional, as everything below
       limits: {requests_per_minute: 60}
@@ -17,7 +16,8 @@ Rules:
   2. The last line is `...` (YAML's end of a document). A file that carries our first line without that last one was cut
      short, even where the cut fell between two records and what is left is fine YAML.
   3. Written in the order of the records and with a fixed order of fields, so that one changed key is one small diff.
-  4. Only the CLI writes the file, but people merge it in git: every complaint names its line.
+  4. A digest stands only in the record of a key that aiaas made: an imported key may be guessable.
+  5. Only the CLI writes the file, but people merge it in git: every complaint names its line and column.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any, Final, TypeVar
 import yaml
 
 from aiaas.keys.format import is_key_id
-from aiaas.keys.hashing import hash_fault
+from aiaas.keys.hashing import hash_fault, is_digest
 from aiaas.keys.model import NO_LIMITS, KeyLimits, KeyRecord, PreviousSecret
-from aiaas.keys.tree import KeyFileError, Mapping, Node, Scalar, Sequence, read_tree
+from aiaas.keys.tree import KeyFileError, Mapping, Node, Place, Scalar, Sequence, read_tree
 
 HEADER: Final = "# API keys of aiaas: hashes, no keys. Only `aiaas keys` writes this file; it may live in git."
 END: Final = "..."
@@ -66,8 +66,8 @@ def record_mapping(record: KeyRecord) -> dict[str, Any]:
     shown = _as_mapping(record)
     for hidden in ("hash", "tag"):
         shown.pop(hidden, None)
-    if record.previous is not None:
-        shown["previous"] = {"until": time_text(record.previous.until)}
+    if (ends := record.overlap_end) is not None:
+        shown["previous"] = {"until": time_text(ends)}
     return shown
 
 
@@ -121,17 +121,19 @@ class _Reader:
             raise self._error(None, "it is empty; a key file begins with `version: 1` (was it cut short?)")
         if text.startswith(HEADER) and text.rstrip("\r\n ").rsplit("\n", 1)[-1].rstrip() != END:
             raise self._error(
-                text.count("\n") + 1, f"it was cut short: its last line must be `{END}`; take it from a backup"
+                (text.count("\n") + 1, 1), f"it was cut short: its last line must be `{END}`; take it from a backup"
             )
         root = self._mapping(read_tree(text, self._source), "the file", known=("version", "keys"))
         version = self._get(root, "the file", "version", self._text)
         if version != str(VERSION):
-            raise self._error(root.items["version"].line, f"version is {version!r}; this aiaas reads version {VERSION}")
+            raise self._error(
+                root.items["version"].place, f"version is {version!r}; this aiaas reads version {VERSION}"
+            )
         entries = root.items.get("keys")
         if entries is None:
-            raise self._error(root.line, "`keys` is missing; a file without keys says `keys: []`")
+            raise self._error(root.place, "`keys` is missing; a file without keys says `keys: []`")
         if not isinstance(entries, Sequence):
-            raise self._error(entries.line, "`keys` must be a list; a file without keys says `keys: []`")
+            raise self._error(entries.place, "`keys` must be a list; a file without keys says `keys: []`")
         records = [self._record(node, f"keys[{index}]") for index, node in enumerate(entries.items)]
         self._refuse_doubles(records, entries)
         return tuple(records)
@@ -141,15 +143,13 @@ class _Reader:
         record = self._mapping(node, where, known=(*known, "limits", "metadata", "previous"))
         name = self._get(record, where, "name", self._name)
         where = f"{where} ({name})"
-        imported = self._maybe(record, where, "imported", self._flag) or False
-        tag = self._maybe(record, where, "tag", self._tag)
-        if imported and tag is None:
-            raise self._error(record.line, f"{where}: an imported key needs its `tag`; import it again")
+        key_id = self._get(record, where, "id", self._id)
+        hashed, tag, imported = self._secret(record, where)
         limits = self._maybe(record, where, "limits", self._limits)
         return KeyRecord(
-            id=self._get(record, where, "id", self._id),
+            id=key_id,
             name=name,
-            hash=self._get(record, where, "hash", self._hash),
+            hash=hashed,
             created=self._get(record, where, "created", self._time),
             expires=self._maybe(record, where, "expires", self._time),
             disabled=self._maybe(record, where, "disabled", self._flag) or False,
@@ -162,46 +162,58 @@ class _Reader:
             weak=self._maybe(record, where, "weak", self._flag) or False,
         )
 
+    def _secret(self, mapping: Mapping, where: str) -> tuple[str, str | None, bool]:
+        """The hash, the tag and whether the key was imported: what a record and its previous secret have in common."""
+        hashed = self._get(mapping, where, "hash", self._hash)
+        tag = self._maybe(mapping, where, "tag", self._tag)
+        imported = self._maybe(mapping, where, "imported", self._flag) or False
+        if imported and tag is None:
+            raise self._error(mapping.place, f"{where}: an imported key needs its `tag`; import it again")
+        if imported and is_digest(hashed):
+            place = mapping.items["hash"].place
+            raise self._error(place, f"{where}: hash: an imported key needs a slow hash, not a digest; import it again")
+        return hashed, tag, imported
+
     def _refuse_doubles(self, records: list[KeyRecord], entries: Sequence) -> None:
-        ids: dict[str, int] = {}
-        names: dict[str, int] = {}
+        ids: dict[str, Place] = {}
+        names: dict[str, Place] = {}
         for record, entry in zip(records, entries.items, strict=True):
             for word, value, seen in (("name", record.name, names), ("id", record.id, ids)):
-                first = seen.setdefault(value, entry.line)
-                if first != entry.line:
+                first = seen.setdefault(value, entry.place)
+                if first != entry.place:
                     raise self._error(
-                        entry.line, f"{word} {value!r} stands in line {first} already; every key has its own"
+                        entry.place, f"{word} {value!r} stands in line {first[0]} already; every key has its own"
                     )
 
     # One method for each kind of value: a node and where it stands, to a value or a KeyFileError.
 
     def _text(self, node: Node, where: str) -> str:
         if not isinstance(node, Scalar):
-            raise self._error(node.line, f"{where} must be a text")
+            raise self._error(node.place, f"{where} must be a text")
         return node.text
 
     def _name(self, node: Node, where: str) -> str:
         text = self._text(node, where)
         if not NAME.fullmatch(text):
-            raise self._error(node.line, f"{where} {text[:80]!r} is not a name; a name is {NAME_RULE}")
+            raise self._error(node.place, f"{where} {text[:80]!r} is not a name; a name is {NAME_RULE}")
         return text
 
     def _id(self, node: Node, where: str) -> str:
         text = self._text(node, where)
         if not is_key_id(text):
-            raise self._error(node.line, f"{where} {text[:80]!r} is not a key id; it is eight letters and digits")
+            raise self._error(node.place, f"{where} {text[:80]!r} is not a key id; it is eight letters and digits")
         return text
 
     def _hash(self, node: Node, where: str) -> str:
         text = self._text(node, where)
         if (fault := hash_fault(text)) is not None:
-            raise self._error(node.line, f"{where} cannot be used: {fault}")
+            raise self._error(node.place, f"{where} cannot be used: {fault}")
         return text
 
     def _tag(self, node: Node, where: str) -> str:
         text = self._text(node, where)
         if not _TAG.fullmatch(text):
-            raise self._error(node.line, f"{where} must be two or four hex digits")
+            raise self._error(node.place, f"{where} must be two or four hex digits")
         return text
 
     def _time(self, node: Node, where: str) -> datetime:
@@ -210,7 +222,7 @@ class _Reader:
             return parse_time(text)
         except (ValueError, OverflowError):
             raise self._error(
-                node.line, f"{where} {text[:40]!r} is not a date; write 2026-03-01 or 2026-03-01T09:00:00Z"
+                node.place, f"{where} {text[:40]!r} is not a date; write 2026-03-01 or 2026-03-01T09:00:00Z"
             ) from None
 
     def _flag(self, node: Node, where: str) -> bool:
@@ -218,20 +230,20 @@ class _Reader:
             {"true": True, "false": False}.get(node.text.lower()) if isinstance(node, Scalar) and node.plain else None
         )
         if value is None:
-            raise self._error(node.line, f"{where} must be true or false")
+            raise self._error(node.place, f"{where} must be true or false")
         return value
 
     def _amount(self, node: Node, where: str) -> int:
         if not (isinstance(node, Scalar) and node.plain and re.fullmatch(r"[0-9][0-9_]{0,18}", node.text)):
-            raise self._error(node.line, f"{where} must be a whole number above 0")
+            raise self._error(node.place, f"{where} must be a whole number above 0")
         amount = int(node.text.replace("_", ""))
         if not 1 <= amount <= MAX_LIMIT:
-            raise self._error(node.line, f"{where} must be 1 to {MAX_LIMIT}; to stop a key, `aiaas keys revoke` it")
+            raise self._error(node.place, f"{where} must be 1 to {MAX_LIMIT}; to stop a key, `aiaas keys revoke` it")
         return amount
 
     def _models(self, node: Node, where: str) -> tuple[str, ...]:
         if not isinstance(node, Sequence):
-            raise self._error(node.line, f"{where} must be a list of model names; leave it out to allow all")
+            raise self._error(node.place, f"{where} must be a list of model names; leave it out to allow all")
         return tuple(self._text(item, f"{where}[{index}]") for index, item in enumerate(node.items))
 
     def _limits(self, node: Node, where: str) -> KeyLimits:
@@ -244,12 +256,9 @@ class _Reader:
 
     def _previous(self, node: Node, where: str) -> PreviousSecret:
         previous = self._mapping(node, where, known=("hash", "until", "tag", "imported"))
-        imported = self._maybe(previous, where, "imported", self._flag) or False
-        tag = self._maybe(previous, where, "tag", self._tag)
-        if imported and tag is None:
-            raise self._error(previous.line, f"{where}: an imported key needs its `tag`")
+        hashed, tag, imported = self._secret(previous, where)
         return PreviousSecret(
-            hash=self._get(previous, where, "hash", self._hash),
+            hash=hashed,
             until=self._get(previous, where, "until", self._time),
             tag=tag,
             imported=imported,
@@ -259,18 +268,18 @@ class _Reader:
 
     def _mapping(self, node: Node, where: str, *, known: tuple[str, ...] | None) -> Mapping:
         if not isinstance(node, Mapping):
-            raise self._error(node.line, f"{where} must be a mapping of `name: value` lines")
+            raise self._error(node.place, f"{where} must be a mapping of `name: value` lines")
         unknown = next((key for key in node.items if known is not None and key not in known), None)
         if known is not None and unknown is not None:
             raise self._error(
-                node.items[unknown].line, f"{where}: {unknown[:80]!r} is unknown; known are {', '.join(known)}"
+                node.items[unknown].place, f"{where}: {unknown[:80]!r} is unknown; known are {', '.join(known)}"
             )
         return node
 
     def _get(self, mapping: Mapping, where: str, field: str, read: Callable[[Node, str], _T]) -> _T:
         value = self._maybe(mapping, where, field, read)
         if value is None:
-            raise self._error(mapping.line, f"{where}: {field} is missing (was the file cut short?)")
+            raise self._error(mapping.place, f"{where}: {field} is missing (was the file cut short?)")
         return value
 
     def _maybe(self, mapping: Mapping, where: str, field: str, read: Callable[[Node, str], _T]) -> _T | None:
@@ -279,5 +288,5 @@ class _Reader:
             return None
         return read(node, f"{where}: {field}" if where != "the file" else field)
 
-    def _error(self, line: int | None, reason: str) -> KeyFileError:
-        return KeyFileError(self._source, line, reason)
+    def _error(self, place: Place | None, reason: str) -> KeyFileError:
+        return KeyFileError(self._source, place, reason)

@@ -1,45 +1,79 @@
-"""The keys of one key file, indexed: which stored secrets could a presented key be, without hashing anything.
+"""The keys of one key file, indexed: which stored secrets could a presented key be?
 
 Immutable. A reload makes a new ring (in a thread; 10,000 records take some 0.1 s) and swaps one reference. Looking up
-costs a checksum, a SHA-256 and two dict lookups, however many keys there are.
+costs a checksum, two dict lookups and one digest, however many keys there are.
+
+A key that aiaas made has its id inside, which leads to its record, and the record's digest is compared at once. An
+imported key is found by its tag, and its slow hash is left to the caller.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from math import inf
 from typing import Final, Self
 
 from aiaas.keys.format import TAG_LENGTH, WEAK_TAG_LENGTH, foreign_key_fault, parse_key, tag_of
-from aiaas.keys.model import KeyRecord, Principal
+from aiaas.keys.hashing import is_digest, verify_key
+from aiaas.keys.model import KeyRecord, Principal, Rejection
+
+_REVOKED: Final = -inf  # as a moment from which on a secret is refused
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """One hash that a key may match, and who that makes it. A rotated record that overlaps has two.
+    """One hash or digest that a key may match, and who that makes it. A rotated record that overlaps has two.
 
-    until  POSIX seconds from which it is refused; None is never
+    until  POSIX seconds from which it is refused: infinity is never, minus infinity means that it is revoked
     """
 
     principal: Principal
     hash: str = field(repr=False)
     tag: str | None = field(repr=False)
     imported: bool
-    until: float | None
+    until: float
 
     def usable(self, now: float) -> bool:
-        """Whether it has not expired at `now` (POSIX seconds)."""
-        return self.until is None or now < self.until
+        """Whether it is neither revoked nor expired at `now` (POSIX seconds)."""
+        return now < self.until
+
+    def verdict(self, now: float) -> Principal | Rejection:
+        """What a key that matches it is at `now`."""
+        if now < self.until:
+            return self.principal
+        return Rejection("revoked" if self.until == _REVOKED else "expired", self.principal.key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a ring knows of a presented key.
+
+    secret     its digest matched: this is the key, whatever its state
+    slow       else the secrets that it could match by a slow hash; nearly always none or one
+    rejection  what it is if none of those matches
+    """
+
+    secret: StoredSecret | None
+    slow: tuple[StoredSecret, ...]
+    rejection: Rejection
+
+
+MALFORMED: Final = Rejection("malformed")
+_TAG_LENGTHS: Final = (TAG_LENGTH, WEAK_TAG_LENGTH)
 
 
 class KeyRing:
-    """All keys of a key file. Build it with `from_records`."""
+    """All keys of a key file. Build it with `from_records`.
 
-    __slots__ = ("_by_hash", "_by_id", "_by_tag", "records")
+    ids  the ids of all records, revoked and expired ones included
+    """
+
+    __slots__ = ("_by_hash", "_by_id", "_by_tag", "ids", "records")
 
     records: tuple[KeyRecord, ...]
+    ids: frozenset[str]
 
     def __init__(
         self,
@@ -49,6 +83,7 @@ class KeyRing:
         by_hash: Mapping[tuple[str, str], StoredSecret],
     ) -> None:
         self.records = records
+        self.ids = frozenset(record.id for record in records)
         self._by_id = by_id
         self._by_tag = by_tag
         self._by_hash = by_hash
@@ -58,66 +93,68 @@ class KeyRing:
 
     @classmethod
     def from_records(cls, records: Iterable[KeyRecord]) -> Self:
-        """Index records; disabled ones are kept in `records` and found by no key."""
+        """Index records, revoked ones included, so that a refusal can be explained in the log."""
         records = tuple(records)
         by_id: dict[str, tuple[StoredSecret, ...]] = {}
         by_tag: dict[str, tuple[StoredSecret, ...]] = {}
         by_hash: dict[tuple[str, str], StoredSecret] = {}
         for record in records:
-            for secret in () if record.disabled else _secrets(record):
+            for secret in _secrets(record):
                 by_hash[record.id, secret.hash] = secret
-                if secret.imported:
-                    tag = secret.tag or ""  # the key file refuses an imported key without a tag
-                    by_tag[tag] = (*by_tag.get(tag, ()), secret)
-                else:
+                if not secret.imported:
                     by_id[record.id] = (*by_id.get(record.id, ()), secret)
-        return cls(records, MappingProxyType(by_id), MappingProxyType(by_tag), MappingProxyType(by_hash))
+                elif secret.tag is not None and not is_digest(secret.hash):  # the key file refuses any other
+                    by_tag[secret.tag] = (*by_tag.get(secret.tag, ()), secret)
+        return cls(records, by_id, by_tag, by_hash)
 
-    def candidates(self, presented: str) -> tuple[StoredSecret, ...]:
-        """The stored secrets that `presented` could match: nearly always none or one. Hashes nothing slowly.
-
-        Expired ones are among them; `StoredSecret.usable` tells.
-        """
+    def find(self, presented: str) -> Found:
+        """What `presented` is, as far as that can be told without a slow hash."""
         if foreign_key_fault(presented) is not None:
-            return ()
+            return Found(None, (), MALFORMED)
         parsed = parse_key(presented)
         own = () if parsed is None else self._by_id.get(parsed.key_id, ())
-        if not own and not self._by_tag:
-            return ()
-        tag = tag_of(presented)
-        found = [secret for secret in own if secret.tag is None or _tags_match(tag, secret.tag)]
-        if self._by_tag:
-            for length in _TAG_LENGTHS:
-                found.extend(self._by_tag.get(tag[:length], ()))
-        return tuple(found)
+        for secret in own:
+            if is_digest(secret.hash) and verify_key(presented, secret.hash):
+                return Found(secret, (), MALFORMED)
+        slow = [*self._slow_of_our_own(presented, own), *self._imported(presented)]
+        if parsed is None:
+            return Found(None, tuple(slow), MALFORMED)
+        return Found(None, tuple(slow), Rejection("wrong_secret" if own else "unknown_id", parsed.key_id))
 
     def current(self, secret: StoredSecret) -> StoredSecret | None:
-        """The same stored secret under this ring's limits and expiry; None where it is gone or disabled."""
+        """The same stored secret under this ring's limits, expiry and state; None where it is gone."""
         return self._by_hash.get((secret.principal.key_id, secret.hash))
 
+    def _slow_of_our_own(self, presented: str, own: tuple[StoredSecret, ...]) -> Iterator[StoredSecret]:
+        """Records from elsewhere, or of before there were digests: a tag is optional."""
+        for secret in own:
+            if not is_digest(secret.hash) and (secret.tag is None or _tag_matches(presented, secret.tag)):
+                yield secret
 
-_TAG_LENGTHS: Final = (TAG_LENGTH, WEAK_TAG_LENGTH)
+    def _imported(self, presented: str) -> Iterator[StoredSecret]:
+        if self._by_tag:
+            tag = tag_of(presented)
+            for length in _TAG_LENGTHS:
+                yield from self._by_tag.get(tag[:length], ())
+
 
 EMPTY_RING: Final = KeyRing.from_records(())
 
 
-def _secrets(record: KeyRecord) -> Iterable[StoredSecret]:
-    expires = None if record.expires is None else record.expires.timestamp()
-    yield StoredSecret(_principal(record, expires), record.hash, record.tag, record.imported, expires)
-    if (previous := record.previous) is not None:
-        until = previous.until.timestamp() if expires is None else min(expires, previous.until.timestamp())
-        yield StoredSecret(_principal(record, until), previous.hash, previous.tag, previous.imported, until)
-
-
-def _principal(record: KeyRecord, until: float | None) -> Principal:
-    return Principal(
+def _secrets(record: KeyRecord) -> Iterator[StoredSecret]:
+    expires = inf if record.expires is None else record.expires.timestamp()
+    until = _REVOKED if record.disabled else expires
+    principal = Principal(
         key_id=record.id,
         name=record.name,
         models=None if record.models is None else frozenset(record.models),
         limits=record.limits,
-        expires=until,
     )
+    yield StoredSecret(principal, record.hash, record.tag, record.imported, until)
+    if (previous := record.previous) is not None and (ends := record.overlap_end) is not None:
+        until = _REVOKED if record.disabled else ends.timestamp()
+        yield StoredSecret(principal, previous.hash, previous.tag, previous.imported, until)
 
 
-def _tags_match(presented: str, stored: str) -> bool:
-    return hmac.compare_digest(presented[: len(stored)], stored)
+def _tag_matches(presented: str, stored: str) -> bool:
+    return hmac.compare_digest(tag_of(presented)[: len(stored)], stored)

@@ -1,8 +1,8 @@
 """Who has presented too many wrong keys: a bucket of failures for each source (a client's network). Pure.
 
-Only failures that cost a slow hash count, and only keys that need one are held up by it. A key that was verified before
-never comes here, so a client that shares its address with an attacker (NAT) works on, and one whose key is new to this
-process is told when to come back, not that its key is wrong.
+Only failures that cost a slow hash count, and only keys that need one are held up by it: neither keys that aiaas made,
+nor keys that were verified before. So a client that shares its address with an attacker (NAT) works on, and one whose
+imported key is new to this process is told when to come back, not that its key is wrong.
 
 An attacker with many addresses is the business of the bounds in `verifier.py`, which hold for all together.
 """

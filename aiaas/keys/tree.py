@@ -1,4 +1,4 @@
-"""YAML text to a small tree with line numbers, for a file that has a known and shallow shape. Pure.
+"""YAML text to a small tree that knows its places, for a file that has a known and shallow shape. Pure.
 
 Built from libyaml's event stream. PyYAML's C composer recurses on the C stack: 100,000 open brackets crash the whole
 process, which a gateway that watches a file cannot have. The events come one by one, so depth is ours to bound. Tags,
@@ -18,31 +18,33 @@ from aiaas.errors import AiaasError
 MAX_DEPTH: Final = 8
 TOO_DEEP: Final = "nested too deep for a key file"
 
+Place = tuple[int, int]  # line and column, both 1-based
+
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 class KeyFileError(AiaasError):
-    """A key file that cannot be used, in one line: `keys.yaml:12: keys[3] (bob): expires: 'soon' is not a date`.
+    """A key file that cannot be used, in one line: `keys.yaml:12:12: keys[3] (bob): expires 'soon' is not a date`.
 
     source  the file as the user knows it
-    line    1-based, or None where no single line is at fault
+    place   where in it the fault is, or None where no single place is at fault
     reason  what is wrong and what to do; never a hash, never a key
     """
 
-    def __init__(self, source: str, line: int | None, reason: str) -> None:
-        super().__init__(f"{source}: {reason}" if line is None else f"{source}:{line}: {reason}")
+    def __init__(self, source: str, place: Place | None, reason: str) -> None:
+        super().__init__(f"{source}: {reason}" if place is None else f"{source}:{place[0]}:{place[1]}: {reason}")
         self.source = source
-        self.line = line
+        self.place = place
         self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A scalar and its 1-based line. `plain` is one without quotes, which may mean a number, a truth value or null."""
+    """A scalar and where it begins. `plain` is one without quotes, which may mean a number, a truth value or null."""
 
     text: str
     plain: bool
-    line: int
+    place: Place
 
     @property
     def null(self) -> bool:
@@ -52,18 +54,18 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A list and the line that it begins on."""
+    """A list and where it begins."""
 
     items: list[Node]
-    line: int
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapping, in the file's order, and the line that it begins on."""
+    """A mapping, in the file's order, and where it begins."""
 
     items: dict[str, Node]
-    line: int
+    place: Place
 
 
 Node = Scalar | Sequence | Mapping
@@ -82,42 +84,47 @@ def read_tree(text: str, source: str) -> Node:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-        line = None if mark is None else mark.line + 1
+        place = None if mark is None else _place(mark)
         if "nesting" in problem:  # PyYAML 6.0.4 and later count too, and may be first: libyaml reads ahead
-            raise KeyFileError(source, line, TOO_DEEP) from None
-        raise KeyFileError(source, line, f"not YAML: {problem} (was it cut short, or merged with conflicts?)") from None
+            raise KeyFileError(source, place, TOO_DEEP) from None
+        reason = f"not YAML: {problem} (was it cut short, or merged with conflicts?)"
+        raise KeyFileError(source, place, reason) from None
     except UnicodeError:
         raise KeyFileError(source, None, "not YAML: it holds characters that no text file has") from None
 
 
 def _node(events: Iterator[Any], event: Any, source: str, depth: int) -> Node:
-    line = event.start_mark.line + 1
+    place = _place(event.start_mark)
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None or not _untagged(event):
-        raise KeyFileError(source, line, "a key file has no YAML anchors, aliases or tags")
+        raise KeyFileError(source, place, "a key file has no YAML anchors, aliases or tags")
     if isinstance(event, yaml.ScalarEvent):
-        return Scalar(text=event.value, plain=event.implicit[0], line=line)
+        return Scalar(text=event.value, plain=event.implicit[0], place=place)
     if depth == MAX_DEPTH:
-        raise KeyFileError(source, line, TOO_DEEP)
+        raise KeyFileError(source, place, TOO_DEEP)
     if isinstance(event, yaml.SequenceStartEvent):
         items = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             items.append(_node(events, event, source, depth + 1))
-        return Sequence(items=items, line=line)
-    return _mapping(events, source, depth, line)
+        return Sequence(items=items, place=place)
+    return _mapping(events, source, depth, place)
 
 
-def _mapping(events: Iterator[Any], source: str, depth: int, line: int) -> Mapping:
+def _mapping(events: Iterator[Any], source: str, depth: int, place: Place) -> Mapping:
     items: dict[str, Node] = {}
     while not isinstance(event := next(events), yaml.MappingEndEvent):
         key = _node(events, event, source, depth + 1)
         if not isinstance(key, Scalar):
-            raise KeyFileError(source, key.line, "a field's name must be a text")
+            raise KeyFileError(source, key.place, "a field's name must be a text")
         if key.text in items:
             raise KeyFileError(
-                source, key.line, f"{key.text[:80]!r} appears twice; the first is in line {items[key.text].line}"
+                source, key.place, f"{key.text[:80]!r} appears twice; the first is in line {items[key.text].place[0]}"
             )
         items[key.text] = _node(events, next(events), source, depth + 1)
-    return Mapping(items=items, line=line)
+    return Mapping(items=items, place=place)
+
+
+def _place(mark: Any) -> Place:
+    return mark.line + 1, mark.column + 1
 
 
 def _untagged(event: Any) -> bool:
@@ -126,4 +133,4 @@ def _untagged(event: Any) -> bool:
 
 def _expect(event: Any, kind: type, source: str) -> None:
     if not isinstance(event, kind):
-        raise KeyFileError(source, event.start_mark.line + 1, "a key file is one YAML document")
+        raise KeyFileError(source, _place(event.start_mark), "a key file is one YAML document")

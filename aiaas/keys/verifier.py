@@ -1,23 +1,27 @@
-"""From a presented key to a Principal: hash slowly once, then remember a fast keyed digest.
+"""From a presented key to a Principal: compared once, then remembered by a fast keyed digest.
 
 A request asks `lookup` first: one keyed BLAKE2b and one dict lookup, about a microsecond. Only a key that was not seen
-before (since start, or since its record changed) goes on to `verify`, which hashes in a thread.
+before (since start, or since its record changed) goes on to `verify`. There are two cases:
+
+  - A key that aiaas made is compared with its digest at once, some 10 us in the event loop. It never waits, however
+    many come: a process that has just started knows all of them.
+  - An imported key may have to be hashed slowly, in a thread, 20 ms. Everything below is about those.
 
 Rules:
   1. At most WORKERS slow hashes run at once, in threads of our own. The event loop only ever waits.
-  2. What reaches them is filtered first, by checksum, key id and tag (`KeyRing.candidates`): of wrong keys that know
-     a key id and the checksum's arithmetic, one in 65,536.
-  3. Waiting is fair and bounded. Keys wait in a queue for each record, served in turn, so that a flood on one record
-     does not hold up the first request of another. Up to MAX_WAITING_EACH and MAX_WAITING wait (0.8 s of hashing); what
-     is over is refused with VerifierBusy, which is no verdict: the client is told 503 and to come back, never 401.
+  2. Keys that reach them are filtered first, by tag (`KeyRing.find`): of wrong keys, one in 65,536 for each record.
+  3. Waiting is fair and bounded. Keys wait in a queue for each source (a client's network), and sources take turns. A
+     source may hold as many places as are free for others, so no flood fills the queue. A key waits for up to PATIENCE.
+     Further keys are refused with VerifierBusy, which does not mean that they are invalid: the client gets a 503 and
+     comes back.
   4. The same key presented many times at once is hashed once.
   5. A wrong key is remembered by its digest too, MAX_REFUSED of them, until the ring changes.
-  6. A source (a client's network) whose keys were hashed and wrong too often has no further ones hashed for a while:
-     TooManyWrongKeys, which is no verdict either (`throttle.py`).
+  6. A source whose keys were hashed and wrong too often has no further ones hashed for a while: TooManyWrongKeys, which
+     does not mean that they are invalid either (`throttle.py`). That holds for its waiting keys as well.
   7. Digests are keyed with random bytes of this process, kept in memory only. The text of a key is kept while it waits
      and is hashed, and no longer. No repr shows any of it.
   8. `swap` keeps what holds: a verified key whose record still has the same hash stays verified, under the record's new
-     limits; one whose record is gone, disabled or changed is dropped at once, also while it is being hashed.
+     limits and state; one whose record is gone or has another hash is dropped at once, also while it is being hashed.
 
 The event loop is the only thread that touches the state; threads get a key and hashes and return an index.
 """
@@ -36,19 +40,19 @@ from typing import ClassVar, Final
 from aiaas.errors import AiaasError
 from aiaas.keys.format import MAX_KEY_LENGTH
 from aiaas.keys.hashing import verify_key
-from aiaas.keys.model import Principal
-from aiaas.keys.ring import EMPTY_RING, KeyRing, StoredSecret
+from aiaas.keys.model import Principal, Rejection
+from aiaas.keys.ring import EMPTY_RING, MALFORMED, KeyRing, StoredSecret
 from aiaas.keys.throttle import FailureThrottle, source_of
 
 WORKERS: Final = 2  # slow hashes at once: 2 x 19 MiB, and two cores at the most
-MAX_WAITING: Final = 64  # about 0.8 s of hashing
-MAX_WAITING_EACH: Final = 8  # of one record
+PATIENCE: Final = 5.0  # seconds that a key waits for its slow hash
+MAX_WAITING: Final = 1024  # of which a single source gets half: as many as are hashed within PATIENCE
 MAX_REFUSED: Final = 4096
 BUSY_RETRY_AFTER: Final = 1  # seconds
 
 
 class VerifierBusy(AiaasError):
-    """Too many keys that were never seen before wait to be hashed. No verdict on this one; try again in a second."""
+    """Too many imported keys that were never seen before wait to be hashed. This one may be valid; try again."""
 
     retry_after: ClassVar[int] = BUSY_RETRY_AFTER  # seconds
 
@@ -57,7 +61,7 @@ class VerifierBusy(AiaasError):
 
 
 class TooManyWrongKeys(AiaasError):
-    """Too many wrong keys came from this source lately. No verdict on this one; try again in `retry_after` seconds."""
+    """Too many wrong keys came from this source lately. This one may be valid; try again in `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many wrong API keys came from this address")
@@ -66,30 +70,39 @@ class TooManyWrongKeys(AiaasError):
 
 @dataclass(slots=True)
 class _Job:
-    """One presented key on its way through a thread, and those that wait for the answer.
+    """One presented key on its way through a thread, and the requests that wait for it.
 
-    source  where it came from first; a wrong key counts against it, from the moment `since` (POSIX seconds)
+    source     where it came from first; a wrong key counts against it, from the moment `since` (POSIX seconds)
+    given_up   when nobody waits for it any longer (the loop's time)
+    rejection  what the key is if no hash matches
+    done       then each of them asks again, under the ring that is in force then
     """
 
     digest: bytes = field(repr=False)
     presented: str = field(repr=False)
     source: str
     since: float
+    given_up: float
     ring: KeyRing
     candidates: tuple[StoredSecret, ...] = field(repr=False)
-    answer: asyncio.Future[StoredSecret | None] = field(repr=False)
+    rejection: Rejection
+    done: asyncio.Future[None] = field(repr=False)
 
 
 class Verifier:
-    """Knows the ring and what was verified under it. One for each process; use it from one event loop."""
+    """Knows the ring and what was verified under it. One for each process; use it from one event loop.
 
-    def __init__(self, ring: KeyRing = EMPTY_RING) -> None:
+    patience  seconds that a key waits for its slow hash
+    """
+
+    def __init__(self, ring: KeyRing = EMPTY_RING, patience: float = PATIENCE) -> None:
         self._ring = ring
+        self._patience = patience
         self._digest_key = os.urandom(32)
         self._verified: dict[bytes, StoredSecret] = {}
-        self._refused: OrderedDict[bytes, None] = OrderedDict()
+        self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
         self._jobs: dict[bytes, _Job] = {}
-        self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()  # by record; the first is served next
+        self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()  # by source; the first is served next
         self._waiting = 0
         self._running = 0
         self._throttle = FailureThrottle()
@@ -110,38 +123,31 @@ class Verifier:
         now        POSIX seconds
         """
         secret = self._verified.get(self._digest(presented))
-        if secret is None or not (secret.until is None or now < secret.until):
-            return None
-        return secret.principal
+        return secret.principal if secret is not None and now < secret.until else None
 
-    async def verify(self, presented: str, now: float, address: str) -> Principal | None:
-        """Who `presented` is, or None: it is no valid key.
+    async def verify(self, presented: str, now: float, address: str) -> Principal | Rejection:
+        """Who `presented` is, or why it is refused.
 
         now      POSIX seconds
         address  the client's
         Raises VerifierBusy where too many unknown keys wait already, and TooManyWrongKeys where too many of that
-        address were wrong; a key that was verified before never sees either.
+        address were wrong; neither happens to a key that aiaas made, or to one that was verified before.
         A caller that is cancelled leaves the work to the others that wait for the same key.
         """
         if len(presented) > MAX_KEY_LENGTH or not presented.isascii():
-            return None
+            return MALFORMED
         digest = self._digest(presented.encode("ascii"))
-        while True:
-            ring = self._ring
-            known = self._verified.get(digest)
-            if known is not None:
-                return known.principal if known.usable(now) else None
-            if digest in self._refused:
-                return None
-            job = self._jobs.get(digest) or self._enqueue(digest, presented, now, address)
-            if job is None:
-                return None
-            secret = await asyncio.shield(job.answer)
-            if secret is not None:
-                return secret.principal if secret.usable(now) else None
-            if ring is self._ring:
-                return None
-            # The ring changed while a thread was hashing: its "no" was about the old one (a rotation, for instance).
+        known = self._quick_verdict(digest, presented, now, address)
+        if not isinstance(known, _Job):
+            return known
+        try:
+            async with asyncio.timeout(self._patience):
+                while isinstance(known, _Job):
+                    await asyncio.shield(known.done)
+                    known = self._quick_verdict(digest, presented, now, address)
+                return known
+        except TimeoutError:
+            raise VerifierBusy from None
 
     def swap(self, ring: KeyRing) -> None:
         """Put another ring in force, at once. Costs a dict lookup for each verified key."""
@@ -151,9 +157,9 @@ class Verifier:
         self._refused.clear()
 
     def close(self) -> None:
-        """Let go of the threads. Whoever still waits gets a CancelledError."""
+        """Let go of the threads. Requests that still wait get a CancelledError."""
         for job in self._jobs.values():
-            job.answer.cancel()
+            job.done.cancel()
         self._jobs.clear()
         self._queues.clear()
         self._waiting = 0
@@ -162,68 +168,94 @@ class Verifier:
     def _digest(self, presented: bytes) -> bytes:
         return hashlib.blake2b(presented, digest_size=16, key=self._digest_key).digest()
 
-    def _enqueue(self, digest: bytes, presented: str, now: float, address: str) -> _Job | None:
-        """Line a key up for a thread; None where no stored secret could match it, so that it need not be hashed."""
-        candidates = tuple(secret for secret in self._ring.candidates(presented) if secret.usable(now))
-        if not candidates:
-            return None
+    def _quick_verdict(self, digest: bytes, presented: str, now: float, address: str) -> Principal | Rejection | _Job:
+        """The verdict where no slow hash is needed for it; else the job that will know."""
+        if (known := self._verified.get(digest)) is not None:
+            return known.verdict(now)
+        if (rejection := self._refused.get(digest)) is not None:
+            return rejection
+        found = self._ring.find(presented)
+        if found.secret is not None:
+            self._verified[digest] = found.secret
+            return found.secret.verdict(now)
+        candidates = tuple(secret for secret in found.slow if secret.usable(now))
+        if not candidates:  # revoked and expired ones are not worth a slow hash: by its tag this is such a key
+            return found.slow[0].verdict(now) if found.slow else found.rejection
+        job = self._jobs.get(digest)
+        return job or self._enqueue(digest, presented, now, address, candidates, found.rejection)
+
+    def _enqueue(
+        self,
+        digest: bytes,
+        presented: str,
+        now: float,
+        address: str,
+        candidates: tuple[StoredSecret, ...],
+        rejection: Rejection,
+    ) -> _Job:
+        """Line a key up for a thread."""
         source = source_of(address)
         if wait := self._throttle.wait(source, now):
             raise TooManyWrongKeys(wait)
-        record = candidates[0].principal.key_id
-        queue = self._queues.get(record, ())
-        if self._waiting >= MAX_WAITING or len(queue) >= MAX_WAITING_EACH:
+        if len(self._queues.get(source, ())) >= MAX_WAITING - self._waiting:
             raise VerifierBusy
-        answer = asyncio.get_running_loop().create_future()
-        job = _Job(digest, presented, source, now, self._ring, candidates, answer)
+        loop = asyncio.get_running_loop()
+        given_up = loop.time() + self._patience
+        done = loop.create_future()
+        job = _Job(digest, presented, source, now, given_up, self._ring, candidates, rejection, done)
         self._jobs[digest] = job
-        self._queues.setdefault(record, deque()).append(job)
+        self._queues.setdefault(source, deque()).append(job)
         self._waiting += 1
         self._start_next()
         return job
 
     def _start_next(self) -> None:
         while self._running < WORKERS and self._queues:
-            record, queue = self._queues.popitem(last=False)
+            source, queue = self._queues.popitem(last=False)
             job = queue.popleft()
             if queue:
-                self._queues[record] = queue  # to the end of the line
+                self._queues[source] = queue  # to the end of the line
             self._waiting -= 1
+            loop = job.done.get_loop()
+            if job.given_up <= loop.time() or self._throttle.wait(source, job.since):
+                del self._jobs[job.digest]
+                job.done.set_result(None)  # a request that came later with the same key asks on its own account
+                continue
             self._running += 1
             hashes = tuple(secret.hash for secret in job.candidates)
-            future = job.answer.get_loop().run_in_executor(self._threads, first_match, job.presented, hashes)
+            future = loop.run_in_executor(self._threads, first_match, job.presented, hashes)
             job.presented = ""
             future.add_done_callback(functools.partial(self._settle, job))
 
     def _settle(self, job: _Job, future: asyncio.Future[int | None]) -> None:
         self._running -= 1
-        if job.answer.cancelled() or future.cancelled():  # closed meanwhile
+        if job.done.cancelled() or future.cancelled():  # closed meanwhile
             return
         self._jobs.pop(job.digest, None)
         if (error := future.exception()) is not None:
-            job.answer.set_exception(error)
+            job.done.set_exception(error)
         else:
-            job.answer.set_result(self._verdict(job, future.result()))
+            self._learn(job, future.result())
+            job.done.set_result(None)
         self._start_next()
 
-    def _verdict(self, job: _Job, index: int | None) -> StoredSecret | None:
-        """What a finished hash means under the ring that is in force now."""
-        if index is None:
-            self._throttle.failed(job.source, job.since)
-            if job.ring is self._ring:
-                self._remember_refused(job.digest)
-            return None
-        secret = self._ring.current(job.candidates[index])
-        if secret is not None:
-            self._verified[job.digest] = secret
-        return secret
+    def _learn(self, job: _Job, index: int | None) -> None:
+        """Remember what a finished hash means under the ring that is in force now."""
+        if index is not None:
+            secret = self._ring.current(job.candidates[index])
+            if secret is not None:
+                self._verified[job.digest] = secret
+            return
+        self._throttle.failed(job.source, job.since)
+        if job.ring is self._ring:  # else the new ring may know the key (after a rotation, for instance)
+            self._remember_refused(job.digest, job.rejection)
 
-    def _remember_refused(self, digest: bytes) -> None:
-        self._refused[digest] = None
+    def _remember_refused(self, digest: bytes, rejection: Rejection) -> None:
+        self._refused[digest] = rejection
         if len(self._refused) > MAX_REFUSED:
             self._refused.popitem(last=False)
 
 
 def first_match(presented: str, hashes: tuple[str, ...]) -> int | None:
-    """The index of the hash that `presented` matches, or None. Slow (20 ms a hash): for a thread, or a command."""
+    """The index of the hash that `presented` matches, or None. Slow (20 ms a hash): for a thread."""
     return next((index for index, stored in enumerate(hashes) if verify_key(presented, stored)), None)

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ClientError, UpstreamError
-from aiaas.keys.model import KeyLimits, Principal
+from aiaas.keys.model import KeyLimits, Principal, Rejection
 from aiaas.keys.throttle import source_of
 from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
@@ -28,9 +28,9 @@ from aiaas.plan.model import EndpointPlan, Plan, Route, Target
 from aiaas.proxy.body import SMALL_BODY, BodyBudget, bound_output, output_field, read_body, refuse_harm
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.examine import ON_LOOP, Examiner
-from aiaas.proxy.identity import presented_key, too_many_wrong_keys, unauthorized
+from aiaas.proxy.identity import Unauthorized, presented_key, too_many_wrong_keys, unauthorized
 from aiaas.proxy.models import model_not_found
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import NO_KEY, Record
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ASK_FOR_USAGE = b'{"include_usage":true}'
@@ -117,29 +117,42 @@ class Admission:
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
-    async def principal(self, request: BaseRequest, path: str, address: str) -> Principal:
-        """Who asks. Raises ClientError 401, or 429 where too many wrong keys came from this address; UpstreamError 503
-        where too many unknown keys wait to be checked."""
+    async def principal(self, request: BaseRequest, record: Record) -> Principal:
+        """Who asks; also noted in `record`.
+
+        Raises Unauthorized 401; ClientError 400 where there are two keys; LimitError 429 where too many wrong keys came
+        from this address; UpstreamError 503 where too many unknown keys wait to be checked.
+        """
         if not self._plan.auth.enabled:
-            return Principal(key_id="-", name=address, models=None, limits=KeyLimits())
-        presented = presented_key(request, path)
-        wall = self._wall()
-        principal = self._verifier.lookup(presented.encode("utf-8", "surrogateescape"), wall)
-        if principal is None:
+            principal = Principal(key_id=NO_KEY, name=record.client_address, models=None, limits=KeyLimits())
+        else:
             try:
-                principal = await self._verifier.verify(presented, wall, address)
-            except TooManyWrongKeys as error:
-                raise too_many_wrong_keys(error.retry_after) from None
-            except VerifierBusy:
-                raise UpstreamError(
-                    503,
-                    "overloaded",
-                    "Too many unknown keys are being checked; try again shortly.",
-                    headers=(("retry-after", "1"),),
-                ) from None
-        if principal is None:
-            raise unauthorized()
+                presented = presented_key(request, record.path)
+                wall = self._wall()
+                known = self._verifier.lookup(presented.encode("utf-8", "surrogateescape"), wall)
+                principal = known or await self._verified(presented, wall, record.client_address)
+            except Unauthorized as error:
+                record.rejection = error.rejection
+                raise
+        record.user, record.key_id = principal.name, principal.key_id
         return principal
+
+    async def _verified(self, presented: str, wall: float, address: str) -> Principal:
+        """Who presents a key that this process has not seen before. Raises as `principal`."""
+        try:
+            found = await self._verifier.verify(presented, wall, address)
+        except TooManyWrongKeys as error:
+            raise too_many_wrong_keys(error.retry_after) from None
+        except VerifierBusy as error:
+            raise UpstreamError(
+                503,
+                "overloaded",
+                "Too many unknown keys are being checked; try again shortly.",
+                headers=(("retry-after", str(error.retry_after)),),
+            ) from None
+        if isinstance(found, Rejection):
+            raise unauthorized(found)
+        return found
 
     async def check(
         self, request: BaseRequest, client: Connection, path: str, principal: Principal, record: Record

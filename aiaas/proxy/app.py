@@ -145,8 +145,7 @@ class Gateway:
         try:
             if self.refusing:
                 raise draining()
-            principal = await admission.principal(request, record.path, record.client_address)
-            record.user, record.key_id = principal.name, principal.key_id
+            principal = await admission.principal(request, record)
             try:
                 checked = await admission.check(request, client, record.path, principal, record)
             except ApiError:
@@ -243,8 +242,7 @@ class Gateway:
         return self._answer(request, client, 204, b"", client.extra + lines)
 
     async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
-        principal = await active.admission.principal(request, record.path, record.client_address)
-        record.user, record.key_id = principal.name, principal.key_id
+        principal = await active.admission.principal(request, record)
         body = models_body(active.plan, principal, record.path)
         self._log_other(record, 200, None)
         return self._answer(request, client, 200, body, client.extra)

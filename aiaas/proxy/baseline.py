@@ -11,17 +11,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiaas.errors import WorldError
-from aiaas.keys.file import KeyFileError, read_key_file
+from aiaas.keys.file import KeyFileError, read_at_start, read_key_file
+from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import render_records
 from aiaas.plan.model import Plan
 from aiaas.proxy.reread import Offer, reread
 from aiaas.proxy.watch import FileWatch
 
+_Keys = tuple[str, frozenset[str]]  # the key file's text, and the ids in it
+
 
 class Baseline:
     """The last good config (`config`, and the `plan` that the workers have of it) and key file (`keys`, None: there was
-    none yet). `before` is the text of the last config that was in force as a whole: the workers have of `config` what
-    needs no restart after that.
+    none yet; `key_ids`). `before` is the text of the last config that was in force as a whole: the workers have of
+    `config` what needs no restart after that.
 
     offer    offers changed settings to the engines
     on_plan  called after another config was read
@@ -44,18 +47,23 @@ class Baseline:
         self._offer = offer
         self._on_plan = on_plan
         self.keys: str | None = None
+        self.key_ids: frozenset[str] | None = None
         self._config_watch = FileWatch(self.source, self._read_config, crashed)
         self._key_watch = FileWatch(plan.auth.keys_file, self._read_keys, crashed)
 
     async def begin(self) -> None:
-        """Read the config; the keys follow with the first watch, since 10,000 of them take seconds.
+        """Read both for the first time. A missing key file is no error.
 
-        Raises WorldError where the config is no longer in order: it was a moment ago.
+        Raises WorldError where the config is no longer in order, though it was a moment ago, and where the key file
+        cannot be used: said once, and not by each worker.
         """
         await self._read_config()
         if not self.before:  # broken, or with other ports and engines than those that are being started
             raise WorldError(f"{self.source} was changed while it was read; start again")
-        self._key_watch.wake()
+        if self.plan.auth.enabled:
+            records = await asyncio.to_thread(read_at_start, self.plan.auth.keys_file)
+            if records is not None:
+                self._keep(await asyncio.to_thread(_kept, records))
 
     def watches(self) -> list[FileWatch]:
         """To be run until the end."""
@@ -67,26 +75,34 @@ class Baseline:
             watch.wake()
 
     async def _read_config(self) -> None:
-        text = await asyncio.get_running_loop().run_in_executor(None, config_text, self.source)
+        text = await asyncio.to_thread(config_text, self.source)
         if text is None:
             return
         reading = await reread(self.source, self._env, self.plan.config, self._offer, text)
         if reading.plan is None:
             return
-        before = self.plan.auth
+        auth = reading.plan.auth
+        if auth != self.plan.auth:
+            self._key_watch.follow(auth.keys_file)
+            keys = await asyncio.to_thread(_keys, auth.keys_file) if auth.enabled else None
+            if auth.enabled and keys is None and self.keys is None:
+                self._key_watch.follow(self.plan.auth.keys_file)
+                return  # the workers refuse such a config, too (`Reloader`)
+            self._keep(keys)
         self.config, self.plan = text, reading.plan
         if not reading.held:
             self.before = self.config
         self._on_plan(self.plan)
-        if self.plan.auth != before:
-            self._key_watch.follow(self.plan.auth.keys_file)
-            await self._read_keys()
 
     async def _read_keys(self) -> None:
         auth = self.plan.auth
-        keys = await asyncio.get_running_loop().run_in_executor(None, _keys, auth.keys_file) if auth.enabled else None
-        if keys is not None and auth == self.plan.auth:  # else of a file that the config no longer names
-            self.keys = keys
+        keys = await asyncio.to_thread(_keys, auth.keys_file) if auth.enabled else None
+        if auth == self.plan.auth:  # else of a file that the config no longer names
+            self._keep(keys)
+
+    def _keep(self, keys: _Keys | None) -> None:
+        if keys is not None:
+            self.keys, self.key_ids = keys
 
 
 def config_text(path: Path) -> str | None:
@@ -97,8 +113,12 @@ def config_text(path: Path) -> str | None:
         return None
 
 
-def _keys(path: Path) -> str | None:
+def _keys(path: Path) -> _Keys | None:
     try:
-        return render_records(read_key_file(path).records)
+        return _kept(read_key_file(path).records)
     except KeyFileError:
         return None
+
+
+def _kept(records: tuple[KeyRecord, ...]) -> _Keys:
+    return render_records(records), frozenset(record.id for record in records)

@@ -12,6 +12,7 @@ from math import ceil
 from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ClientError, LimitError
+from aiaas.keys.model import Rejection
 from aiaas.openai import paths
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -19,8 +20,19 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
+class Unauthorized(ClientError):
+    """401. `rejection` says why, for the log only.
+
+    Claude Code repeats a 401 for a minute unless `x-should-retry` tells it not to.
+    """
+
+    def __init__(self, rejection: Rejection, code: str, message: str, challenge: str) -> None:
+        super().__init__(401, code, message, headers=(("www-authenticate", challenge), ("x-should-retry", "false")))
+        self.rejection = rejection
+
+
 def presented_key(request: BaseRequest, path: str) -> str:
-    """The key of the request. Raises ClientError 401 `missing_api_key`, or 400 where there are two.
+    """The key of the request. Raises Unauthorized `missing_api_key`, or ClientError 400 where there are two.
 
     Of two keys a proxy in front may have checked the other one. Two keys in one header (`Bearer A, Bearer B`) are one
     text to us, which is not a key that we know.
@@ -53,17 +65,17 @@ def _twice(message: str) -> ClientError:
     return ClientError(400, "invalid_request", message)
 
 
-def _missing(message: str) -> ClientError:
-    return ClientError(401, "missing_api_key", message, headers=(("www-authenticate", "Bearer"),))
+def _missing(message: str) -> Unauthorized:
+    return Unauthorized(Rejection("missing"), "missing_api_key", message, "Bearer")
 
 
-def unauthorized() -> ClientError:
+def unauthorized(rejection: Rejection) -> Unauthorized:
     """One answer for unknown, revoked and expired keys: it tells nothing about which keys exist."""
-    return ClientError(
-        401,
+    return Unauthorized(
+        rejection,
         "invalid_api_key",
         "This API key is not valid (mistyped, revoked or expired).",
-        headers=(("www-authenticate", 'Bearer error="invalid_token"'),),
+        'Bearer error="invalid_token"',
     )
 
 

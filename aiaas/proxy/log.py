@@ -52,6 +52,7 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     endpoint: str
     status: int
     error_code: str | None
+    reason: str | None
     stream: bool
     input_tokens: int | None
     output_tokens: int | None
@@ -95,6 +96,7 @@ class JsonLog:
         """The one line of a request, in the plan's words where it has them (contract section 8)."""
         if self.threshold > 20:
             return
+        rejection = record.rejection
         self._append(
             _Line(
                 self._time(),
@@ -102,13 +104,14 @@ class JsonLog:
                 event,
                 record.request_id,
                 record.user,
-                record.key_id,
+                record.key_id if rejection is None else rejection.key_id,
                 record.model,
                 record.backend,
                 record.upstream,
                 record.path,
                 record.status,
                 record.error_code,
+                None if rejection is None else rejection.reason,
                 record.stream,
                 record.input_tokens,
                 record.output_tokens,

@@ -1,7 +1,7 @@
 """The metrics of several workers as one: pure, over what each last said.
 
 - Counters and histograms are summed, also over the workers that have ended: what those last said is kept (`retire`),
-  so a counter never goes backwards.
+  so a counter never goes backwards. Only the series of keys that were removed go (`forget_removed`).
 - Gauges are of the workers that live: each by its rule in GAUGES. One that has no rule shows its greatest value.
 - Infos (which config, which version) stand as they are. While a new config spreads there are two for a moment.
 """
@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from aiaas.proxy.record import NO_KEY
 
 GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
     {
@@ -76,6 +78,14 @@ class Sums:
     def retire(self, families: Iterable[Family]) -> None:
         """Those of a worker that has ended: only what counts, and not how things stood."""
         self.add(family for family in families if family.kind in _CUMULATIVE)
+
+    def forget_removed(self, key_ids: frozenset[str]) -> None:
+        """Drop the series of all keys but these: a key that was removed from the key file has none."""
+        kept = key_ids | {NO_KEY}
+        for values in self._values.values():
+            gone = [series for series in values if any(n == "key_id" and v not in kept for n, v in series[1])]
+            for series in gone:
+                del values[series]
 
     def families(self) -> list[Family]:
         """What has been added."""

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from aiaas import __version__
 from aiaas.proxy.histogram import Tallies
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import NO_KEY, Record
 
 UNKNOWN = "unknown"
 # The plan's, and beyond: a timeout of 120 s would all land in +Inf (contract section 11).
@@ -111,6 +111,40 @@ class UsageCounters:
         self._lost.inc(requests)
 
 
+class KeyCounters:
+    """Requests and LLM tokens by key id, for the keys that the key file holds: a key that was removed has no series.
+
+    `keep` is called on the event loop, the rest by one scrape at a time.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter("aiaas_key_requests", "Inference requests by key", ["key_id"], registry=registry)
+        self._tokens = Counter("aiaas_key_tokens", "LLM tokens by key", ["key_id", "type"], registry=registry)
+        self._counted: set[str] = set()
+        self._kept: frozenset[str] | None = None
+
+    def keep(self, key_ids: frozenset[str]) -> None:
+        """The ids of all keys that there are now."""
+        self._kept = key_ids
+
+    def count(self, key_id: str, tally: _Tally) -> None:
+        """Add requests that ended alike."""
+        self._counted.add(key_id)
+        self._requests.labels(key_id).inc(tally.requests)
+        self._tokens.labels(key_id, "input").inc(tally.input_tokens)
+        self._tokens.labels(key_id, "output").inc(tally.output_tokens)
+
+    def forget_removed(self) -> None:
+        """Drop the series of removed keys; after `count`, since a request may outlive its key."""
+        if self._kept is None:
+            return
+        for key_id in self._counted - self._kept - {NO_KEY}:
+            self._counted.remove(key_id)
+            self._requests.remove(key_id)
+            self._tokens.remove(key_id, "input")
+            self._tokens.remove(key_id, "output")
+
+
 # By model, path, key id, status and error code.
 _Ends = dict[tuple[str, str, str | None, int, str | None], _Tally]
 T = TypeVar("T")
@@ -152,8 +186,7 @@ class Metrics:
         )
         self._resolutions = Counter("aiaas_dns_resolutions", "Names resolved", ["backend", "result"], registry=registry)
         self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
-        self._key_requests = Counter("aiaas_key_requests", "Inference requests by key", ["key_id"], registry=registry)
-        self._key_tokens = Counter("aiaas_key_tokens", "LLM tokens by key", ["key_id", "type"], registry=registry)
+        self.keys = KeyCounters(registry)
         self.loop_lag = Histogram(
             "aiaas_event_loop_lag_seconds",
             "How late the event loop comes to what is due",
@@ -223,9 +256,8 @@ class Metrics:
             self._estimated.labels(model, "output").inc(tally.estimated_output_tokens)
             self._responses.labels(str(status), reason or "").inc(tally.requests)
             if key_id is not None:
-                self._key_requests.labels(key_id).inc(tally.requests)
-                self._key_tokens.labels(key_id, "input").inc(tally.input_tokens)
-                self._key_tokens.labels(key_id, "output").inc(tally.output_tokens)
+                self.keys.count(key_id, tally)
+        self.keys.forget_removed()
 
     def responded(self, status: int, reason: str | None) -> None:
         """Count an answer that is none to an inference request."""

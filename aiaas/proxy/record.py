@@ -5,18 +5,24 @@ One mutable object for each request, filled in by whoever learns a fact; read on
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+from aiaas.keys.model import Rejection
 
 EndedBy = Literal["upstream", "client", "gateway"]
 # Where a request was when its client left: the `phase` of aiaas_aborts_total.
 Phase = Literal["admission", "queued", "waiting", "streaming"]
 
+NO_KEY: Final = "-"  # the key id of requests with `auth.enabled: false`
+
 
 class Record(msgspec.Struct):
     """One request. Times are monotonic seconds (`started`) or durations; tokens are LLM tokens.
 
+    user, key_id  whose valid key it came with; metrics count by these, so nobody else's may stand here
+    rejection    why its key is not valid (401), for the log line only
     status       what the client got, or 499 (nginx's word) where it left before an answer began
     error_code   the `code` of an error of ours, or of the failure behind a broken answer
     input_tokens, output_tokens  as the backend reported, or as estimated (`estimated`) where it could not
@@ -35,6 +41,7 @@ class Record(msgspec.Struct):
     client_address: str
     user: str | None = None
     key_id: str | None = None
+    rejection: Rejection | None = None
     model: str | None = None
     backend: str | None = None
     upstream: str | None = None

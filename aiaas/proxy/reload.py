@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiaas.errors import WorldError
-from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
+from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_at_start, read_key_file
+from aiaas.keys.records import parse_records
 from aiaas.keys.ring import KeyRing
-from aiaas.plan.model import Plan
+from aiaas.plan.model import AuthPlan, Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.log import LEVELS
 from aiaas.proxy.reread import Offer, reread
@@ -49,6 +50,7 @@ class Reloader:
         self._held: tuple[str, ...] = ()  # fields of the last config that wait for a restart
         self._auth = begun_with.auth  # whose keys are read: a new Plan's before it is in force
         self._reading_keys = asyncio.Lock()
+        self._has_keys = False  # a key file was in order once
         self._crashed = crashed = gateway.incidents.internal_error
         self._key_watch = FileWatch(begun_with.auth.keys_file, self.reload_keys, crashed)
         source = begun_with.source
@@ -69,33 +71,76 @@ class Reloader:
 
     # -- keys -----------------------------------------------------------------------------------------------------
 
-    async def reload_keys(self) -> None:
-        """Put the key file's keys in force, where keys are asked for."""
-        async with self._reading_keys:  # else an older reading could be put in force last
-            auth = self._auth
-            if not auth.enabled:
-                return
-            loop = asyncio.get_running_loop()
-            verifier = self._gateway.verifier
-            try:
-                ring = await loop.run_in_executor(None, _load_ring, auth.keys_file)
-            except KeyFileMissingError:
-                self._keys_missing(auth.keys_file, len(verifier.ring.records))
-            except KeyFileError as error:
-                self._metrics.reloaded("keys", ok=False)
-                self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(verifier.ring.records))
-            else:
-                verifier.swap(ring)
-                self._metrics.reloaded("keys", ok=True)
-                self._log.event("info", "keys_loaded", keys=len(ring.records))
+    async def begin_keys(self) -> None:
+        """Put the key file's keys in force at the start. A missing file is a warning.
 
-    def _keys_missing(self, file: Path, kept: int) -> None:
-        if kept:
-            self._metrics.reloaded("keys", ok=False)
-            self._log.event("error", "keys_not_reloaded", error=f"{file}: the key file is gone", kept=kept)
+        Raises WorldError where the file cannot be used: with no last good keys, every valid key would get a 401.
+        """
+        if self._auth.enabled:
+            records = await asyncio.to_thread(read_at_start, self._auth.keys_file)
+            if records is None:
+                self._keys_missing()
+            else:
+                self._use(await asyncio.to_thread(KeyRing.from_records, records))
+
+    async def reload_keys(self, last_good: str | None = None) -> None:
+        """Put the key file's keys in force, where keys are asked for.
+
+        last_good  what the file held when it was last in order: used where it is not, by a worker that begins
+        """
+        if (error := await self._load_keys()) is None:
+            return
+        if last_good is not None:
+            self._use(await asyncio.to_thread(_ring_of, last_good))
+        if self._has_keys or not isinstance(error, KeyFileMissingError):
+            self._keys_not_reloaded(error)
         else:
-            hint = "every request is refused until a key exists: aiaas keys create NAME"
-            self._log.event("warning", "keys_missing", file=str(file), hint=hint)
+            self._keys_missing()
+
+    async def _load_keys(self) -> KeyFileError | None:
+        """Put the key file's keys in force. Returns why that is impossible; then the last good ones stay."""
+        async with self._reading_keys:  # else an older reading could be put in force last
+            if not self._auth.enabled:
+                return None
+            try:
+                ring = await asyncio.to_thread(_load_ring, self._auth.keys_file)
+            except KeyFileError as error:
+                return error
+            self._use(ring)
+            return None
+
+    async def _follow_auth(self, auth: AuthPlan) -> bool:
+        """Read the keys of a changed `auth`, before it is in force. Where that fails the last good keys stay.
+
+        Returns False where there are none: under such a Plan every request would be refused.
+        """
+        before, self._auth = self._auth, auth
+        self._key_watch.follow(auth.keys_file)
+        error = await self._load_keys()
+        if error is None:
+            return True
+        if self._has_keys:
+            self._keys_not_reloaded(error)
+            return True
+        self._auth = before
+        self._key_watch.follow(before.keys_file)
+        self._not_reloaded(error=f"auth.keys_file: {error}; fix it, then send SIGHUP or change the config again")
+        return False
+
+    def _use(self, ring: KeyRing) -> None:
+        self._has_keys = True
+        self._gateway.verifier.swap(ring)
+        self._metrics.keys.keep(ring.ids)
+        self._metrics.reloaded("keys", ok=True)
+        self._log.event("info", "keys_loaded", keys=len(ring.records))
+
+    def _keys_not_reloaded(self, error: KeyFileError) -> None:
+        self._metrics.reloaded("keys", ok=False)
+        self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(self._gateway.verifier.ring.records))
+
+    def _keys_missing(self) -> None:
+        hint = "every request is refused until a key exists: aiaas keys create NAME"
+        self._log.event("warning", "keys_missing", file=str(self._auth.keys_file), hint=hint)
 
     # -- certificate ----------------------------------------------------------------------------------------------
 
@@ -143,8 +188,11 @@ class Reloader:
         if plan is None:
             self._not_reloaded(problems=problems)
             return
+        unchanged = plan == before and reading.held == self._held
+        if plan.auth != before.auth and not await self._follow_auth(plan.auth):
+            return
         self._metrics.reloaded("config", ok=True)
-        if plan == before and reading.held == self._held:
+        if unchanged:
             self._log.event("info", "config_unchanged", config_digest=plan.digest)
         else:
             self._held = reading.held
@@ -155,10 +203,6 @@ class Reloader:
             self._log.event("warning", "restart_needed", fields=list(reading.held))
 
     async def _put_in_force(self, plan: Plan, before: Plan) -> None:
-        if plan.auth != before.auth:
-            self._auth = plan.auth
-            self._key_watch.follow(plan.auth.keys_file)
-            await self.reload_keys()
         self._gateway.replace_plan(plan)
         self._on_plan(plan)
         self._log.threshold = LEVELS[plan.monitoring.log_level]
@@ -174,3 +218,7 @@ class Reloader:
 
 def _load_ring(path: Path) -> KeyRing:
     return KeyRing.from_records(read_key_file(path).records)
+
+
+def _ring_of(text: str) -> KeyRing:
+    return KeyRing.from_records(parse_records(text, "the last good key file"))

@@ -73,7 +73,7 @@ async def serve(
 ) -> None:
     """Run a gateway until SIGTERM, SIGINT or `stop`.
 
-    Raises WorldError where a port, the certificate or an engine cannot be had.
+    Raises WorldError where a port or an engine cannot be had, or the certificate or the key file cannot be used.
     """
     async with AsyncExitStack() as stack:
         begin_logging(log, stack)
@@ -88,6 +88,7 @@ async def serve(
             say_started(log, plan, ready)
             on_ready(ready)
 
+        await server.reloader.begin_keys()
         await server.live(listener, metrics_listener, make_engine, serving)
 
 
@@ -202,7 +203,6 @@ class Server:
         self._stack.push_async_callback(self._usage.close)
         self._stack.callback(self.verifier.close)
         self._stack.callback(self._gateway.examiner.close)
-        await self.reloader.reload_keys()
         for backend in plan.backends:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))

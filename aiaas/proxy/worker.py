@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Final
 
 from aiaas.errors import WorldError
-from aiaas.keys.records import parse_records
-from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read
 from aiaas.proxy.baseline import config_text
@@ -74,9 +72,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         take_signals({signal.SIGTERM: leave, signal.SIGINT: leave, signal.SIGHUP: server.reloader.wake}, stack)
         keep_running(orders.follow(), "orders", log, stack)
         keep_running(_count(channel, server.metrics), "count", log, stack)
-        if begin.keys is not None:
-            keys = await asyncio.get_running_loop().run_in_executor(None, _ring, begin.keys)
-            server.verifier.swap(keys)
+        await server.reloader.reload_keys(begin.keys)
         if config_text(Path(begin.source)) != begin.config:
             server.reloader.wake()  # it has changed since, or is broken, which is to be said
         await server.live(listener, None, orders.make_engine, orders.serving)
@@ -194,7 +190,3 @@ async def _count(channel: Channel, metrics: Metrics) -> None:
 
 async def _counted(metrics: Metrics, *, asked: bool) -> Counted:
     return Counted(await metrics.aside(lambda registry: snapshot(registry.collect())), asked)
-
-
-def _ring(text: str) -> KeyRing:
-    return KeyRing.from_records(parse_records(text, "the last good key file"))

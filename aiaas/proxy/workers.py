@@ -286,6 +286,8 @@ class _Supervisor:
         if asked:
             await asyncio.wait(asked, timeout=SCRAPE_PATIENCE)
             await end_tasks(asked)
+        if self._baseline.key_ids is not None:
+            self._retired.forget_removed(self._baseline.key_ids)
         sums = Sums()
         sums.add(self._retired.families())
         for worker in self._workers:

@@ -58,8 +58,8 @@ The median of aiaas divided by the median of the other; for requests a second mo
   stream is read to its end, and its events are counted.
 - Memory: resident, after the first request and the first stream; then with {open_streams:,} streams open, of which
   each has had an event and none was refused, less that.
-- Start: from starting the process to its first answered inference request with the backend up, for aiaas the slow hash
-  of the key included; and the CPU time of that, which other work on the machine does not change much.
+- Start: from starting the process to its first answered inference request with the backend up; and the CPU time of
+  that, which other work on the machine does not change much.
 - An answer that is not a whole 200, an event too few or too many, or a closed connection ends that measure, and stands
   above with its reason.
 

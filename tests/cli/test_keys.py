@@ -2,16 +2,19 @@
 
 import io
 import json
+import secrets
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from passlib.hash import pbkdf2_sha256
 
 from aiaas.cli.main import run
-from aiaas.keys.file import read_key_file
-from aiaas.keys.format import parse_key
+from aiaas.keys.file import edit_key_file, read_key_file
+from aiaas.keys.format import make_key, parse_key, tag_of
+from aiaas.keys.hashing import hash_key, is_digest, verify_key
 
 FOREIGN = "sk-Zk2vQ8xLr7Tn4Wp9Ym3Hc6Jb1Fd5Gs0"
 
@@ -113,7 +116,7 @@ def test_a_broken_key_file_is_one_line(console: Console) -> None:
     console.file.write_text("version: 1\nkeys:\n- name: [\n")
     for arguments in (["list"], ["create", "bob"], ["revoke", "bob"], ["prune"]):
         assert console(*arguments) == 1
-        assert console.err.startswith("aiaas: keys.yaml:4: not YAML")
+        assert console.err.startswith("aiaas: keys.yaml:4:1: not YAML")
         assert console.err.count("\n") == 1
 
 
@@ -126,7 +129,7 @@ def test_the_list_shows_states_and_no_hash(console: Console) -> None:
     assert [line.split()[0] for line in console.out.splitlines()] == ["NAME", "alice", "bob"]
     assert console("list", "-o", "json") == 0
     assert [(key["name"], key["state"]) for key in json.loads(console.out)] == [("alice", "active"), ("bob", "revoked")]
-    assert "argon2" not in console.out
+    assert "SSHA256" not in console.out
     assert "hash" not in console.out
 
 
@@ -212,18 +215,62 @@ def test_a_key_that_is_none_is_not_valid(console: Console, key: str) -> None:
     assert console.err == "aiaas: not valid: no key in keys.yaml matches\n"
 
 
-def test_verify_renews_an_outdated_hash(console: Console) -> None:
-    """A record made elsewhere with pbkdf2 becomes argon2id with today's parameters at the first `verify`."""
+def test_a_key_of_ours_is_stored_as_a_digest(console: Console) -> None:
+    """`create` and `rotate`; an imported key has argon2id, also where it has the form of our own."""
     console("create", "alice")
-    key = console.out.strip()
+    first = console.out.strip()
+    console("rotate", "alice", "--overlap", "1h")
     (record,) = read_key_file(console.file).records
-    console.file.write_text(console.file.read_text().replace(record.hash, pbkdf2_sha256.using(rounds=1000).hash(key)))
+    assert record.previous is not None
+    assert [verify_key(first, record.previous.hash), verify_key(console.out.strip(), record.hash)] == [True, True]
+    assert [is_digest(record.hash), is_digest(record.previous.hash), record.tag] == [True, True, None]
+    for name, key in (("bob", FOREIGN), ("carol", make_key("sk-", secrets.token_bytes).text)):
+        assert console("import", name, stdin=key) == 0
+        assert read_key_file(console.file).records[-1].hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+        assert console("verify", stdin=key) == 0
+        assert console.err == ""
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["ours", "imported"])
+def test_verify_renews_an_outdated_hash(console: Console, own: bool) -> None:
+    """A slow hash of a key of ours becomes a digest at the first `verify`, an imported key's argon2id of today."""
+    assert console(*(("create", "alice") if own else ("import", "alice")), stdin=FOREIGN) == 0
+    key = console.out.strip() if own else FOREIGN
+    (record,) = read_key_file(console.file).records
+    outdated = pbkdf2_sha256.using(rounds=1000).hash(key)
+    console.file.write_text(console.file.read_text().replace(record.hash, outdated))
     assert console("verify", stdin=key) == 0
     assert "renewed" in console.err
     (renewed,) = read_key_file(console.file).records
-    assert renewed.hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert renewed.hash.startswith("{SSHA256}" if own else "$argon2id$v=19$m=19456,t=2,p=1$")
     assert console("verify", stdin=key) == 0
     assert console.err == ""
+
+
+def test_a_hash_of_before_there_were_digests_is_accepted(console: Console) -> None:
+    """argon2id and a tag, as the first versions stored a key of ours: valid, and renewed by `verify` to a digest."""
+    console("create", "alice")
+    key = console.out.strip()
+    (record,) = read_key_file(console.file).records
+    with edit_key_file(console.file) as file:
+        file.records = (replace(record, hash=hash_key(key), tag=tag_of(key)),)
+    assert console("verify", stdin=key) == 0
+    (renewed,) = read_key_file(console.file).records
+    assert (is_digest(renewed.hash), renewed.tag) == (True, None)
+
+
+def test_an_overlap_is_never_said_to_outlive_its_key(console: Console) -> None:
+    """What `rotate`, `show` and `verify` say is what the gateway does."""
+    console("create", "alice", "--expires", "2099-01-01")
+    first = console.out.strip()
+    console("rotate", "alice", "--overlap", "999999d")
+    assert "good until 2099-01-01T00:00:00Z" in console.err
+    console("show", "alice")
+    assert "until 2099-01-01T00:00:00Z" in console.out
+    console("show", "alice", "-o", "json")
+    assert json.loads(console.out)["previous"] == {"until": "2099-01-01T00:00:00Z"}
+    assert console("verify", stdin=first) == 0
+    assert "valid until 2099-01-01T00:00:00Z" in console.err
 
 
 def test_prune_removes_what_no_longer_works(console: Console) -> None:

@@ -167,19 +167,21 @@ def test_a_port_in_use_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) 
     assert "Traceback" not in done.stderr
 
 
-def test_a_damaged_key_file_is_no_reason_not_to_start(
-    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
-) -> None:
-    """Every request is refused, and the log says why."""
-    (tmp_path / "keys.yaml").write_bytes(b"\xff\xfe")
-    config, port = write_config(tmp_path, auth={"enabled": True})
-    process = start(config)
-    wait_until_up(port)
-    assert get(port, "/v1/models")[0] == 401
-    process.terminate()
-    stdout, _ = process.communicate(timeout=10)
-    assert process.returncode == 0
-    assert "keys_not_reloaded" in [json.loads(line)["event"] for line in stdout.splitlines()]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_key_file_is_one_line_and_exit_3(tmp_path: Path, workers: int) -> None:
+    """With its place, once and not by each worker: every valid key would get a 401."""
+    (tmp_path / "keys.yaml").write_text("version: 1\nkeys:\n- name: [\n")
+    config, port = write_config(tmp_path, auth={"enabled": True}, server={"workers": workers})
+    done = run("serve", "-c", str(config))
+    assert done.returncode == 3
+    place = f"{tmp_path / 'keys.yaml'}:4:1"
+    assert [line for line in done.stderr.splitlines() if "not YAML" in line] == [
+        f"aiaas: auth.keys_file: {place}: not YAML: did not find expected node content "
+        "(was it cut short, or merged with conflicts?)"
+    ]
+    assert "started" not in done.stdout
+    with pytest.raises(OSError):
+        get(port, "/ready")
 
 
 def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(

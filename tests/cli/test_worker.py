@@ -17,10 +17,11 @@ import psutil
 import pytest
 import yaml
 
+from aiaas.keys.records import render_records
 from aiaas.proxy.pulse import HANG_PATIENCE, LOOK_INTERVAL
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.ports import free_port
-from tests.proxy.conftest import Raw
+from tests.proxy.conftest import Raw, new_key
 
 BODY = {"model": "m", "messages": []}
 STREAM = BODY | {"stream": True}
@@ -194,6 +195,31 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(gat
     assert got["aiaas_worker_ends_total"] == 1
     (line,) = gateway.events("worker_ended")
     assert (line["worker"], line["pid"], line["how"]) == (1, before[0].pid, "SIGKILL")
+
+
+async def test_a_removed_key_leaves_the_metrics_of_all_workers(gateway: Gateway) -> None:
+    """Also what a worker had counted that has died since."""
+    alice, bob = new_key("alice"), new_key("bob")
+    keys = gateway.folder / "keys.yaml"
+    keys.write_text(render_records([alice.record, bob.record]))
+    gateway.write_config(auth={"enabled": True})
+    await gateway.until(lambda: len(gateway.events("config_reloaded")) == 2)
+    for key in (alice, bob):
+        assert [(await (await gateway.client()).post(BODY, key=key.text)).status for _ in range(12)] == [200] * 12
+    series = {key.record.name: f'aiaas_key_requests_total{{key_id="{key.record.id}"}}' for key in (alice, bob)}
+    before = gateway.workers()
+    await gateway.metrics()
+    before[0].kill()
+    await gateway.replaced(before)
+    got = await gateway.metrics()
+    assert [got[series[name]] for name in ("alice", "bob")] == [12, 12]
+    loaded = len(gateway.events("keys_loaded"))
+    keys.write_text(render_records([bob.record]))
+    await gateway.until(lambda: len(gateway.events("keys_loaded")) == loaded + 2)
+    async with asyncio.timeout(10):
+        while series["alice"] in (got := await gateway.metrics()):
+            await asyncio.sleep(0.05)
+    assert got[series["bob"]] == 12
 
 
 async def test_connections_that_wait_for_a_dead_worker_are_served_by_its_replacement(gateway: Gateway) -> None:

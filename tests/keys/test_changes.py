@@ -70,15 +70,24 @@ def test_states_follow_the_clock() -> None:
 
 def test_rotation_keeps_the_old_secret_as_long_as_asked() -> None:
     """With an overlap the old hash stays for that long, without one it is gone."""
-    overlapping = rotated(ALICE, "new", "0c0c", NOW, HOUR)
-    assert (overlapping.hash, overlapping.tag, overlapping.id) == ("new", "0c0c", ALICE.id)
+    overlapping = rotated(ALICE, "new", NOW, HOUR)
+    assert (overlapping.hash, overlapping.tag, overlapping.id) == ("new", None, ALICE.id)
     assert overlapping.previous == PreviousSecret("h1", NOW + HOUR, "0a0a", imported=False)
-    assert rotated(overlapping, "newer", "0d0d", NOW, timedelta()).previous is None
+    assert rotated(overlapping, "newer", NOW, timedelta()).previous is None
+
+
+@pytest.mark.parametrize(("expires", "ends"), [(timedelta(minutes=10), timedelta(minutes=10)), (2 * HOUR, HOUR)])
+def test_an_old_secret_never_outlives_its_key(expires: timedelta, ends: timedelta) -> None:
+    """The overlap ends with the key, in what `rotate` writes and in what somebody wrote by hand."""
+    record = rotated(replace(ALICE, expires=NOW + expires), "new", NOW, HOUR)
+    assert record.previous is not None
+    assert record.previous.until == record.overlap_end == NOW + ends
+    assert replace(record, previous=PreviousSecret("h1", NOW + 5 * HOUR)).overlap_end == NOW + expires
 
 
 def test_rotating_an_imported_key_makes_it_one_of_ours() -> None:
     """Its old secret is still found by its tag."""
-    record = rotated(replace(ALICE, imported=True, weak=True, tag="0a"), "new", "0c0c", NOW, HOUR)
+    record = rotated(replace(ALICE, imported=True, weak=True, tag="0a"), "new", NOW, HOUR)
     assert not record.imported
     assert not record.weak
     assert record.previous is not None
@@ -88,7 +97,7 @@ def test_rotating_an_imported_key_makes_it_one_of_ours() -> None:
 def test_a_revoked_key_is_not_rotated() -> None:
     """A new secret must not bring a revoked key back."""
     with pytest.raises(KeyChangeError, match="revoked"):
-        rotated(replace(ALICE, disabled=True), "new", "0c0c", NOW, HOUR)
+        rotated(replace(ALICE, disabled=True), "new", NOW, HOUR)
 
 
 def test_pruning_removes_what_no_longer_works() -> None:

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.keys.file import KeyFile, KeyFileAccessError, KeyFileError, KeyFileMissingError, edit_key_file, read_key_file
+from aiaas.errors import WorldError
+from aiaas.keys.file import (
+    KeyFile,
+    KeyFileAccessError,
+    KeyFileError,
+    KeyFileMissingError,
+    edit_key_file,
+    read_at_start,
+    read_key_file,
+)
 from aiaas.keys.model import KeyLimits, KeyRecord
 from aiaas.keys.records import render_records
 
@@ -120,7 +129,7 @@ def test_what_is_no_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(KeyFileAccessError, match="its folder does not exist"):
         write(tmp_path / "none" / "keys.yaml", ALICE)
     (tmp_path / "junk").write_bytes(b"version: 1\nkeys: \xff\xfe\n")
-    with pytest.raises(KeyFileError, match=r"junk:2: not UTF-8"):
+    with pytest.raises(KeyFileError, match=r"junk:2:7: not UTF-8"):
         read_key_file(tmp_path / "junk")
 
 
@@ -134,6 +143,108 @@ def test_a_file_without_permission_is_a_clear_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(KeyFileAccessError, match="cannot be written here"):
         write(path, BOB)
+
+
+def test_a_start_without_a_file_is_allowed(tmp_path: Path) -> None:
+    """The first key may come later."""
+    assert read_at_start(tmp_path / "keys.yaml") is None
+    assert read_at_start(write(tmp_path / "keys.yaml", ALICE)) == (ALICE,)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("empty", "keys.yaml: it is empty"),
+        ("broken", "keys.yaml:3:1: not YAML"),
+        ("binary", "keys.yaml:2:4: not UTF-8"),
+        ("folder", "keys.yaml: cannot be read: Is a directory"),
+        ("dangling", "keys.yaml: a link to a file that does not exist"),
+        ("loop", "keys.yaml: cannot be read: Too many levels"),
+        ("below a file", "cannot be read: Not a directory"),
+    ],
+)
+def test_a_start_with_an_unusable_file_is_refused(tmp_path: Path, damage: str, message: str) -> None:
+    """Every valid key would get a 401. The place of the fault is named."""
+    path = tmp_path / "keys.yaml"
+    match damage:
+        case "empty":
+            path.touch()
+        case "broken":
+            path.write_text("version: 1\nkeys: [\n")
+        case "binary":
+            path.write_bytes(b"version: 1\nab \xff")
+        case "folder":
+            path.mkdir()
+        case "dangling":
+            path.symlink_to("elsewhere.yaml")
+        case "loop":
+            path.symlink_to(path)
+        case "below a file":
+            path.touch()
+            path = path / "keys.yaml"
+    with pytest.raises(WorldError) as caught:
+        read_at_start(path)
+    assert message in caught.value.message
+    assert caught.value.message.startswith("auth.keys_file: ")
+
+
+def test_an_edit_through_a_dangling_link_makes_its_file(tmp_path: Path) -> None:
+    """What a start refuses, `keys create` can still mend."""
+    path = tmp_path / "keys.yaml"
+    path.symlink_to("elsewhere.yaml")
+    write(path, ALICE)
+    assert read_at_start(path) == (ALICE,)
+    assert path.is_symlink()
+
+
+def owners(folder: Path) -> set[tuple[int, int]]:
+    """Of all files in it."""
+    return {(status.st_uid, status.st_gid) for status in (entry.stat() for entry in folder.iterdir())}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_keeps_the_files_owner_and_group(tmp_path: Path) -> None:
+    """`sudo aiaas keys create`: the gateway can still read the file, and its user can still lock it."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    assert owners(tmp_path) == {(0, 0)}
+    (tmp_path / ".keys.yaml.lock").unlink()
+    os.chown(path, 12345, 23456)
+    write(path, ALICE, BOB)
+    assert owners(tmp_path) == {(12345, 23456)}
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_gives_no_file_away_that_it_did_not_make(tmp_path: Path) -> None:
+    """The folder's owner could have put a link to a file of root's in the place of the lock."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    secret = tmp_path / "shadow"
+    secret.touch()
+    os.chown(path, 12345, 23456)
+    lock = tmp_path / ".keys.yaml.lock"
+    lock.unlink()
+    lock.symlink_to(secret)
+    with pytest.raises(KeyFileAccessError):
+        write(path, ALICE, BOB)
+    lock.unlink()
+    lock.hardlink_to(secret)
+    write(path, ALICE, BOB)
+    assert secret.stat().st_uid == 0
+
+
+def test_without_the_right_to_it_the_owner_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root in a container without CAP_CHOWN can still edit; other users do not even try."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refused)
+    path = write(tmp_path / "keys.yaml", ALICE)
+    write(path, BOB)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "fchown", lambda *_: pytest.fail("asked without need"))
+    write(path, ALICE)
+    assert read_key_file(path).records == (ALICE,)
 
 
 def test_a_broken_file_is_never_overwritten(tmp_path: Path) -> None:

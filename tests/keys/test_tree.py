@@ -11,7 +11,7 @@ def test_a_tree_knows_its_lines() -> None:
     assert isinstance(root, Mapping)
     items = root.items["b"]
     assert isinstance(items, Sequence)
-    assert items.items == [Scalar("x", plain=True, line=3), Scalar("null", plain=False, line=4)]
+    assert items.items == [Scalar("x", plain=True, place=(3, 3)), Scalar("null", plain=False, place=(4, 3))]
     assert not any(isinstance(item, Scalar) and item.null for item in items.items)
 
 
@@ -28,19 +28,19 @@ def test_nothing_is_null(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, "f:1: nested too deep"),
-        ("a: {" * 50_000, "f:1: nested too deep"),
-        ("a: &x 1\nb: *x\n", "f:1: a key file has no YAML anchors"),
-        ("a: !!python/object:os.system 1", "f:1: a key file has no YAML anchors, aliases or tags"),
-        ("a: 1\nb: 2\na: 3\n", "f:3: 'a' appears twice; the first is in line 1"),
-        ("a: 1\n---\nb: 2\n", "f:2: a key file is one YAML document"),
-        ("? [a]\n: 1\n", "f:1: a field's name must be a text"),
-        ("a: [1, 2\n", "f:2: not YAML"),
+        ("[" * 100_000, "nested too deep"),
+        ("a: {" * 50_000, "f:1:32: nested too deep"),
+        ("a: &x 1\nb: *x\n", "f:1:4: a key file has no YAML anchors"),
+        ("a: !!python/object:os.system 1", "f:1:4: a key file has no YAML anchors, aliases or tags"),
+        ("a: 1\nb: 2\na: 3\n", "f:3:1: 'a' appears twice; the first is in line 1"),
+        ("a: 1\n---\nb: 2\n", "f:2:1: a key file is one YAML document"),
+        ("? [a]\n: 1\n", "f:1:3: a field's name must be a text"),
+        ("a: [1, 2\n", "f:2:1: not YAML"),
         ("a: 1\n<<<<<<< HEAD\nb: 2\n", "not YAML"),
         ("a: \x00", "f: not YAML"),
         ("a: \ud800", "f: not YAML"),
-        ("\ta: 1", "f:1: not YAML"),
-        ("", "f:1: a key file is one YAML document"),
+        ("\ta: 1", "f:1:1: not YAML"),
+        ("", "f:1:1: a key file is one YAML document"),
     ],
     ids=[
         "a bomb of lists", "a bomb of maps", "anchor", "tag", "double", "two documents", "key is a list", "cut",

@@ -1,4 +1,4 @@
-"""From a presented key to a principal: hashed once, never in the way of others, and nothing kept that should not be."""
+"""From a presented key to a principal: compared once, in nobody's way, and nothing kept that should not be."""
 
 import asyncio
 import random
@@ -8,20 +8,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from aiaas.keys import verifier as verifier_module
 from aiaas.keys.changes import rotated
 from aiaas.keys.format import NewKey, make_key, tag_of
-from aiaas.keys.hashing import hash_key
-from aiaas.keys.model import KeyLimits, KeyRecord
+from aiaas.keys.hashing import digest_key, hash_key
+from aiaas.keys.model import KeyLimits, KeyRecord, Principal, Rejection
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.throttle import BURST
 from aiaas.keys.verifier import (
     MAX_REFUSED,
     MAX_WAITING,
-    MAX_WAITING_EACH,
     WORKERS,
     TooManyWrongKeys,
     Verifier,
@@ -34,9 +34,16 @@ HOME, AWAY = "192.0.2.1", "192.0.2.2"  # addresses of clients
 
 
 def make(name: str = "alice", *, tagged: bool = True) -> tuple[NewKey, KeyRecord]:
+    """A key that has to be hashed slowly. Without a tag every key with its id has to be, which a forger can use."""
     key = make_key("sk-", secrets.token_bytes)
     tag = tag_of(key.text) if tagged else None
     return key, KeyRecord(id=key.key_id, name=name, hash="hash of " + key.text, tag=tag, created=START)
+
+
+def made_by_us(name: str = "alice") -> tuple[NewKey, KeyRecord]:
+    """A key as `keys create` makes it, which is compared at once."""
+    key = make_key("sk-", secrets.token_bytes)
+    return key, KeyRecord(id=key.key_id, name=name, hash=digest_key(key.text), created=START)
 
 
 def forge(key: NewKey, seed: int) -> str:
@@ -73,6 +80,14 @@ def hasher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hasher]:
     stand_in.gate.set()
 
 
+def is_known(answer: object) -> bool:
+    return isinstance(answer, Principal)
+
+
+def is_rejected(answer: object) -> bool:
+    return isinstance(answer, Rejection)
+
+
 async def held(hasher: Hasher, count: int) -> None:
     """Wait until `count` hashes run."""
     while hasher.running < count:
@@ -86,7 +101,7 @@ async def test_a_key_is_hashed_once_and_then_looked_up() -> None:
     verifier = Verifier(KeyRing.from_records([record]))
     assert verifier.lookup(key.text.encode(), NOW) is None
     principal = await verifier.verify(key.text, NOW, HOME)
-    assert principal is not None
+    assert isinstance(principal, Principal)
     assert (principal.name, principal.models) == ("alice", {"m"})
     assert verifier.lookup(key.text.encode(), NOW) is principal
     assert verifier.lookup(key.text.encode() + b"x", NOW) is None
@@ -98,7 +113,7 @@ async def test_junk_costs_no_hash(hasher: Hasher) -> None:
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     for text in ("", "sk-", key.text[:-1], "x" * 10_000, "schlüssel", make()[0].text, key.text + " "):
-        assert await verifier.verify(text, NOW, HOME) is None
+        assert isinstance(await verifier.verify(text, NOW, HOME), Rejection)
     assert hasher.calls == []
 
 
@@ -107,7 +122,7 @@ async def test_the_same_key_at_once_is_hashed_once(hasher: Hasher) -> None:
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     principals = await asyncio.gather(*(verifier.verify(key.text, NOW, HOME) for _ in range(50)))
-    assert all(principal is not None for principal in principals)
+    assert all(map(is_known, principals))
     assert hasher.calls == [key.text]
 
 
@@ -116,11 +131,11 @@ async def test_a_wrong_key_is_remembered(hasher: Hasher) -> None:
     key, record = make(tagged=False)
     wrong = forge(key, 1)
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(wrong, NOW, HOME) is None
-    assert await verifier.verify(wrong, NOW, HOME) is None
+    assert is_rejected(await verifier.verify(wrong, NOW, HOME))
+    assert is_rejected(await verifier.verify(wrong, NOW, HOME))
     assert len(hasher.calls) == 1
     verifier.swap(KeyRing.from_records([record]))
-    assert await verifier.verify(wrong, NOW, HOME) is None
+    assert is_rejected(await verifier.verify(wrong, NOW, HOME))
     assert len(hasher.calls) == 2
 
 
@@ -129,9 +144,9 @@ async def test_the_memory_of_wrong_keys_is_bounded(hasher: Hasher) -> None:
     key, record = make(tagged=False)
     verifier = Verifier(KeyRing.from_records([record]))
     for number in range(MAX_REFUSED + 50):
-        verifier._remember_refused(number.to_bytes(16))
+        verifier._remember_refused(number.to_bytes(16), Rejection("malformed"))
     assert len(verifier._refused) == MAX_REFUSED
-    assert await verifier.verify(forge(key, 1), NOW, HOME) is None
+    assert is_rejected(await verifier.verify(forge(key, 1), NOW, HOME))
     assert len(verifier._refused) == MAX_REFUSED
 
 
@@ -143,61 +158,131 @@ async def test_at_most_two_hashes_run_at_once(hasher: Hasher) -> None:
     tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
     await held(hasher, WORKERS)
     hasher.gate.set()
-    assert all(await asyncio.gather(*tasks))
+    assert all(map(is_known, await asyncio.gather(*tasks)))
     assert hasher.most == WORKERS
 
 
 async def test_a_flood_never_delays_a_verified_key(hasher: Hasher) -> None:
-    """With every thread stuck and the line full, a key that was verified before is answered at once."""
+    """With every thread stuck and the queue full, a key that was verified before is answered at once."""
     key, record = make(tagged=False)
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(key.text, NOW, HOME)
+    assert is_known(await verifier.verify(key.text, NOW, HOME))
     hasher.gate.clear()
-    flood = [asyncio.ensure_future(verifier.verify(forge(key, n), NOW, HOME)) for n in range(200)]
+    flood = [asyncio.ensure_future(verifier.verify(forge(key, n), NOW, f"10.0.0.{n}")) for n in range(200)]
     await held(hasher, WORKERS)
     assert verifier.lookup(key.text.encode(), NOW) is not None
-    assert await asyncio.wait_for(verifier.verify(key.text, NOW, HOME), 1) is not None
+    assert is_known(await asyncio.wait_for(verifier.verify(key.text, NOW, HOME), 1))
     hasher.gate.set()
-    answers = await asyncio.gather(*flood, return_exceptions=True)
-    assert answers.count(None) == WORKERS + MAX_WAITING_EACH
-    assert sum(isinstance(answer, VerifierBusy) for answer in answers) == 200 - WORKERS - MAX_WAITING_EACH
+    assert all(map(is_rejected, await asyncio.gather(*flood)))
 
 
-async def test_a_flood_on_one_key_id_leaves_room_for_other_keys(hasher: Hasher) -> None:
-    """A first request of another key is served before the flood's own line, not refused and not last."""
+async def test_keys_of_ours_never_wait(hasher: Hasher) -> None:
+    """A thousand that this process has never seen are known at once, with the queue full and no thread free."""
+    attacked, record = make(tagged=False)
+    made = [made_by_us(f"u{n}") for n in range(1000)]
+    verifier = Verifier(KeyRing.from_records([record, *(each for _, each in made)]))
+    hasher.gate.clear()
+    sources = MAX_WAITING // 20
+    flood = [
+        asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, f"10.0.{n % sources}.1")) for n in range(2000)
+    ]
+    await held(hasher, WORKERS)
+    for key, each in made:
+        verification = verifier.verify(key.text, NOW, HOME)
+        with pytest.raises(StopIteration) as done:
+            verification.send(None)
+        assert is_known(done.value.value)
+        assert done.value.value.key_id == each.id
+        assert verifier.lookup(key.text.encode(), NOW) is done.value.value
+    hasher.gate.set()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_flood_from_one_source_does_not_push_others_out(hasher: Hasher) -> None:
+    """It gets half of the places and no more; another source is served in its turn, before the flood's own queue."""
     (attacked, record), (key, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
-    flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, HOME)) for n in range(100)]
+    flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, AWAY)) for n in range(MAX_WAITING)]
     await held(hasher, WORKERS)
     first = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
     await asyncio.sleep(0)
     hasher.gate.set()
-    assert await first is not None
-    await asyncio.gather(*flood, return_exceptions=True)
+    assert is_known(await first)
+    answers = await asyncio.gather(*flood, return_exceptions=True)
     assert hasher.calls.index(key.text) <= WORKERS + 1
+    assert sum(isinstance(answer, VerifierBusy) for answer in answers) == MAX_WAITING - MAX_WAITING // 2 - WORKERS
 
 
-async def test_the_line_is_bounded_over_all_keys(hasher: Hasher) -> None:
-    """Beyond MAX_WAITING the answer is VerifierBusy, which is no verdict."""
-    made = [make(f"u{n}") for n in range(MAX_WAITING + WORKERS + 1)]
-    verifier = Verifier(KeyRing.from_records(record for _, record in made))
+async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> None:
+    """A source may hold as many places as are free; the queue itself is bounded."""
+    (attacked, record), (key, other) = make(tagged=False), make("bob")
+    verifier = Verifier(KeyRing.from_records([record, other]), patience=60)
     hasher.gate.clear()
-    tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
+    flood = [
+        asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, f"10.0.0.{n % 9}"))
+        for n in range(2 * MAX_WAITING)
+    ]
     await held(hasher, WORKERS)
+    while sum(task.done() for task in flood) < len(flood) - MAX_WAITING:
+        await asyncio.sleep(0)
+    assert verifier._waiting <= MAX_WAITING * 9 // 10 + 9
+    first = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
+    await asyncio.sleep(0)
     hasher.gate.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(answer) for answer in answers if isinstance(answer, BaseException)] == [VerifierBusy]
-    assert await verifier.verify(made[-1][0].text, NOW, HOME) is not None
+    assert is_known(await first)
+    assert hasher.calls.index(key.text) <= WORKERS + 9 + 1
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_flood_that_turns_out_wrong_is_not_hashed_to_its_end(hasher: Hasher) -> None:
+    """The throttle holds for keys that wait already: a few are hashed, the others are told when to come back."""
+    attacked, record = make(tagged=False)
+    verifier = Verifier(KeyRing.from_records([record]))
+    answers = await asyncio.gather(
+        *(verifier.verify(forge(attacked, n), NOW, AWAY) for n in range(300)), return_exceptions=True
+    )
+    assert BURST <= len(hasher.calls) <= BURST + WORKERS
+    assert sum(isinstance(answer, TooManyWrongKeys) for answer in answers) == 300 - len(hasher.calls)
+
+
+async def test_a_key_that_waits_with_a_flood_is_hashed_for_another_source(hasher: Hasher) -> None:
+    """It came from the flood's address first; the request from elsewhere asks again on its own account."""
+    (attacked, record), (key, other) = make(tagged=False), make("bob")
+    verifier = Verifier(KeyRing.from_records([record, other]))
+    hasher.gate.clear()
+    flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, AWAY)) for n in range(BURST + 20)]
+    await held(hasher, WORKERS)
+    both = [asyncio.ensure_future(verifier.verify(key.text, NOW, address)) for address in (AWAY, HOME)]
+    await asyncio.sleep(0)
+    hasher.gate.set()
+    refused, served = await asyncio.gather(*both, return_exceptions=True)
+    assert isinstance(refused, TooManyWrongKeys)
+    assert is_known(served)
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
+    """Then the answer is VerifierBusy, which says nothing about the key, and nobody hashes it any more."""
+    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    verifier = Verifier(KeyRing.from_records(record for _, record in made), patience=0.05)
+    hasher.gate.clear()
+    answers = await asyncio.gather(*(verifier.verify(key.text, NOW, HOME) for key, _ in made), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [VerifierBusy] * len(made)
+    hasher.gate.set()
+    while verifier._jobs:
+        await asyncio.sleep(0.001)
+    assert sorted(hasher.calls) == sorted(key.text for key, _ in made[:WORKERS])
+    assert is_known(await verifier.verify(made[-1][0].text, NOW, HOME))
 
 
 async def test_an_address_with_many_wrong_keys_has_no_further_ones_hashed(hasher: Hasher) -> None:
     """Whether they are valid or not is not said; other addresses and keys that are known do not notice."""
     (attacked, record), (known, other), (new, third) = make(tagged=False), make("bob"), make("carol")
     verifier = Verifier(KeyRing.from_records([record, other, third]))
-    assert await verifier.verify(known.text, NOW, HOME) is not None
+    assert is_known(await verifier.verify(known.text, NOW, HOME))
     for seed in range(BURST):
-        assert await verifier.verify(forge(attacked, seed), NOW, HOME) is None
+        assert is_rejected(await verifier.verify(forge(attacked, seed), NOW, HOME))
     hashed = len(hasher.calls)
     for text in (forge(attacked, 99), new.text):
         with pytest.raises(TooManyWrongKeys) as raised:
@@ -206,8 +291,8 @@ async def test_an_address_with_many_wrong_keys_has_no_further_ones_hashed(hasher
         assert text not in f"{raised.value!r}"
     assert len(hasher.calls) == hashed
     assert verifier.lookup(known.text.encode(), NOW) is not None
-    assert await verifier.verify(known.text, NOW, HOME) is not None
-    assert await verifier.verify(new.text, NOW, AWAY) is not None
+    assert is_known(await verifier.verify(known.text, NOW, HOME))
+    assert is_known(await verifier.verify(new.text, NOW, AWAY))
 
 
 async def test_who_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
@@ -218,8 +303,8 @@ async def test_who_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
         await verifier.verify(forge(attacked, seed), NOW, HOME)
     with pytest.raises(TooManyWrongKeys) as raised:
         await verifier.verify(new.text, NOW, HOME)
-    assert await verifier.verify(new.text, NOW + raised.value.retry_after, HOME) is not None
-    assert await verifier.verify(forge(attacked, 98), NOW + raised.value.retry_after, HOME) is None
+    assert is_known(await verifier.verify(new.text, NOW + raised.value.retry_after, HOME))
+    assert is_rejected(await verifier.verify(forge(attacked, 98), NOW + raised.value.retry_after, HOME))
     with pytest.raises(TooManyWrongKeys):
         await verifier.verify(forge(attacked, 99), NOW + raised.value.retry_after, HOME)
 
@@ -229,8 +314,8 @@ async def test_what_costs_no_hash_holds_nobody_up(hasher: Hasher) -> None:
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record, replace(make("bob")[1], disabled=True)]))
     for seed in range(5 * BURST):
-        assert await verifier.verify(forge(make()[0], seed), NOW, HOME) is None
-    assert await verifier.verify(key.text, NOW, HOME) is not None
+        assert is_rejected(await verifier.verify(forge(make()[0], seed), NOW, HOME))
+    assert is_known(await verifier.verify(key.text, NOW, HOME))
 
 
 async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hasher) -> None:
@@ -243,19 +328,55 @@ async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hashe
     leaving.cancel()
     await asyncio.sleep(0)
     hasher.gate.set()
-    assert await staying is not None
+    assert is_known(await staying)
     assert leaving.cancelled()
     assert verifier.lookup(key.text.encode(), NOW) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"expires": START}, "expired"),
+        ({"disabled": True}, "revoked"),
+        ({"disabled": True, "expires": START}, "revoked"),
+    ],
+    ids=["valid", "expired", "revoked", "both"],
+)
+@pytest.mark.parametrize("kind", ["ours", "slow", "slow, known before"])
+async def test_a_rejection_says_why(hasher: Hasher, kind: str, change: dict[str, Any], reason: str | None) -> None:
+    """For the log, with the id of the record, whether the key had to be hashed slowly or not."""
+    key, record = made_by_us() if kind == "ours" else make()
+    verifier = Verifier(KeyRing.from_records([record]))
+    if kind != "slow":
+        assert is_known(await verifier.verify(key.text, NOW, HOME))
+    verifier.swap(KeyRing.from_records([replace(record, **change)]))
+    answer = await verifier.verify(key.text, NOW, HOME)
+    assert is_known(answer) if reason is None else answer == Rejection(reason, key.key_id)  # type: ignore[arg-type]
+    assert (verifier.lookup(key.text.encode(), NOW) is None) == (reason is not None)
+
+
+async def test_a_wrong_secret_is_told_with_its_id(hasher: Hasher) -> None:
+    """The first time, after a slow hash, and the second time, out of memory."""
+    (attacked, record), (known, other) = make(tagged=False), made_by_us("bob")
+    verifier = Verifier(KeyRing.from_records([record, other]))
+    for key in (attacked, attacked, known):
+        assert await verifier.verify(forge(key, 1), NOW, HOME) == Rejection("wrong_secret", key.key_id)
+    assert len(hasher.calls) == 1
+    stranger = make()[0]
+    assert await verifier.verify(stranger.text, NOW, HOME) == Rejection("unknown_id", stranger.key_id)
+    for text in ("sk-junk", "x" * 513, "sk-ü"):
+        assert await verifier.verify(text, NOW, HOME) == Rejection("malformed")
 
 
 async def test_a_key_expires_at_its_moment(hasher: Hasher) -> None:
     """Also when it was verified before, without a reload."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([replace(record, expires=START + timedelta(seconds=10))]))
-    assert await verifier.verify(key.text, NOW + 9, HOME) is not None
+    assert is_known(await verifier.verify(key.text, NOW + 9, HOME))
     assert verifier.lookup(key.text.encode(), NOW + 9.9) is not None
     assert verifier.lookup(key.text.encode(), NOW + 10) is None
-    assert await verifier.verify(key.text, NOW + 10, HOME) is None
+    assert is_rejected(await verifier.verify(key.text, NOW + 10, HOME))
     assert len(hasher.calls) == 1
 
 
@@ -263,7 +384,7 @@ async def test_an_expired_key_costs_no_hash(hasher: Hasher) -> None:
     """Its state is known before anything is hashed."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([replace(record, expires=START)]))
-    assert await verifier.verify(key.text, NOW, HOME) is None
+    assert is_rejected(await verifier.verify(key.text, NOW, HOME))
     assert hasher.calls == []
 
 
@@ -272,18 +393,18 @@ async def test_a_reload_drops_what_no_longer_holds(hasher: Hasher, change: str) 
     """From the swap on, a verified key is unknown when its record is gone, disabled or under another hash."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(key.text, NOW, HOME)
+    assert is_known(await verifier.verify(key.text, NOW, HOME))
     after = {"removed": [], "disabled": [replace(record, disabled=True)], "another hash": [replace(record, hash="x")]}
     verifier.swap(KeyRing.from_records(after[change]))
     assert verifier.lookup(key.text.encode(), NOW) is None
-    assert await verifier.verify(key.text, NOW, HOME) is None
+    assert is_rejected(await verifier.verify(key.text, NOW, HOME))
 
 
 async def test_a_reload_keeps_what_holds_under_its_new_limits(hasher: Hasher) -> None:
     """No key is hashed again because another one, or its own limits, changed."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
-    assert await verifier.verify(key.text, NOW, HOME)
+    assert is_known(await verifier.verify(key.text, NOW, HOME))
     verifier.swap(KeyRing.from_records([replace(record, limits=KeyLimits(burst=7)), make("bob")[1]]))
     principal = verifier.lookup(key.text.encode(), NOW)
     assert principal is not None
@@ -300,7 +421,7 @@ async def test_a_key_revoked_while_it_is_hashed_is_refused(hasher: Hasher) -> No
     await held(hasher, 1)
     verifier.swap(KeyRing.from_records([replace(record, disabled=True)]))
     hasher.gate.set()
-    assert await task is None
+    assert is_rejected(await task)
     assert verifier.lookup(key.text.encode(), NOW) is None
 
 
@@ -312,20 +433,20 @@ async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Has
     hasher.gate.clear()
     task = asyncio.ensure_future(verifier.verify(new.text, NOW, HOME))
     await held(hasher, 1)
-    changed = rotated(record, "hash of " + new.text, tag_of(new.text), START, timedelta(hours=1))
+    changed = rotated(record, "hash of " + new.text, START, timedelta(hours=1))
     verifier.swap(KeyRing.from_records([changed]))
     hasher.gate.set()
-    assert await task is not None
+    assert is_known(await task)
 
 
 async def test_a_rotated_key_works_with_both_secrets_during_the_overlap(hasher: Hasher) -> None:
     """The old one ends with the overlap, the new one goes on."""
     old, record = make()
     new = make_key("sk-", secrets.token_bytes, old.key_id)
-    changed = rotated(record, "hash of " + new.text, tag_of(new.text), START, timedelta(hours=1))
+    changed = rotated(record, "hash of " + new.text, START, timedelta(hours=1))
     verifier = Verifier(KeyRing.from_records([changed]))
-    assert await verifier.verify(old.text, NOW, HOME)
-    assert await verifier.verify(new.text, NOW, HOME)
+    assert is_known(await verifier.verify(old.text, NOW, HOME))
+    assert is_known(await verifier.verify(new.text, NOW, HOME))
     assert verifier.lookup(old.text.encode(), NOW + 3600) is None
     assert verifier.lookup(new.text.encode(), NOW + 3600) is not None
 
@@ -366,14 +487,14 @@ async def test_ten_thousand_verified_keys_are_swapped_in_a_moment(hasher: Hasher
     ring = KeyRing.from_records(record for _, record in made)
     verifier = Verifier(ring)
     for key, _ in made:
-        assert await verifier.verify(key.text, NOW, HOME)
+        assert is_known(await verifier.verify(key.text, NOW, HOME))
     known = list(verifier._verified.values())
     verifier._verified = {number.to_bytes(16): known[number % 100] for number in range(10_000)}
     took = []
     for _ in range(10):
-        began = time.perf_counter()
+        began = time.thread_time()
         verifier.swap(KeyRing.from_records(()) if len(took) == 9 else ring)
-        took.append(time.perf_counter() - began)
+        took.append(time.thread_time() - began)
     assert min(took[:9]) < 0.02
     assert verifier._verified == {}
     verifier.close()

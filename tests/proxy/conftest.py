@@ -21,7 +21,7 @@ import ssl
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,7 @@ from aiaas.config.check import check
 from aiaas.config.load import load_text
 from aiaas.config.problem import has_errors
 from aiaas.keys.format import make_key
+from aiaas.keys.hashing import digest_key
 from aiaas.keys.model import KeyLimits, KeyRecord
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import Verifier
@@ -72,7 +73,7 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
 
 @dataclass(frozen=True)
 class KnownKey:
-    """A key, and the record that knows it by a hash of one round (argon2 would cost each test 20 ms)."""
+    """A key, and its record as `aiaas keys create` makes it."""
 
     text: str
     record: KeyRecord
@@ -84,12 +85,18 @@ def new_key(name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimi
     record = KeyRecord(
         id=made.key_id,
         name=name,
-        hash=pbkdf2_sha256.using(rounds=1).hash(made.text),
+        hash=digest_key(made.text),
         created=datetime(2026, 1, 1, tzinfo=UTC),
         models=models,
         limits=limits or KeyLimits(),
     )
     return KnownKey(made.text, record)
+
+
+def slow_key(name: str, *, rounds: int = 1) -> KnownKey:
+    """A key that is stored with a slow hash and without a tag: every wrong key with its id is hashed, too."""
+    key = new_key(name)
+    return KnownKey(key.text, replace(key.record, hash=pbkdf2_sha256.using(rounds=rounds).hash(key.text)))
 
 
 @pytest.fixture(scope="session")

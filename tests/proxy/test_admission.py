@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,9 +32,12 @@ from tests.fakes.vllm import (
     token_event,
     usage_event,
 )
-from tests.proxy.conftest import Got, KnownKey, Running, StartGateway, new_key, plan_of
+from tests.proxy.conftest import CHAT, Got, KnownKey, Running, StartGateway, new_key, plan_of, slow_key
 
 BODY = {"model": "m", "messages": []}
+AT_ONCE = int(os.environ.get("AIAAS_TEST_KEYS", "100"))  # keys that ask at once after a start
+STRANGER = new_key("stranger")
+WRONG = make_key("sk-", secrets.token_bytes, STRANGER.record.id).text
 STREAM = BODY | {"stream": True}
 PLAN: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
 
@@ -220,10 +227,10 @@ async def test_nothing_secret_is_ever_written(gateway: StartGateway, fake_vllm: 
 async def test_wrong_keys_hold_up_only_new_keys_of_their_own_address(
     gateway: StartGateway, fake_vllm: FakeVllm, known_key: KnownKey
 ) -> None:
-    """Behind a trusted proxy that is the client's. Keys that were used before are served from there as before."""
-    new = new_key("bob")
-    running = await gateway(fake_vllm, keys=(new,), server={"trusted_proxies": ["127.0.0.0/8"]})
-    fake_vllm.play(*[Send(json_answer({}))] * 3)
+    """Behind a trusted proxy that is the client's. Keys of ours, and those used before, are served from there."""
+    attacked, new, ours = slow_key("attacked"), slow_key("bob"), new_key("ours")
+    running = await gateway(fake_vllm, keys=(attacked, new, ours), server={"trusted_proxies": ["127.0.0.0/8"]})
+    fake_vllm.play(*[Send(json_answer({}))] * 4)
     client = await running.client()
 
     async def post(key: str, address: str) -> Got:
@@ -231,15 +238,81 @@ async def test_wrong_keys_hold_up_only_new_keys_of_their_own_address(
 
     attacker, neighbour = "198.51.100.1", "198.51.100.2"
     assert (await post(known_key.text, attacker)).status == 200
-    wrong = [make_key("sk-", secrets.token_bytes, known_key.record.id).text for _ in range(BURST + 1)]
+    wrong = [make_key("sk-", secrets.token_bytes, attacked.record.id).text for _ in range(BURST + 1)]
     assert [(await post(key, attacker)).status for key in wrong] == [401] * BURST + [429]
     refused = await post(new.text, attacker)
     assert (refused.status, refused.json["error"]["code"]) == (429, "too_many_wrong_keys")
     assert refused.header("retry-after") == "10"
     assert refused.json["error"]["type"] == "rate_limit_error"
     assert (await post(known_key.text, attacker)).status == 200
+    assert (await post(ours.text, attacker)).status == 200
     assert (await post(new.text, neighbour)).status == 200
     assert running.metric('aiaas_refused_total{limit="wrong_keys"}') == 2
+
+
+REVOKED, EXPIRED, SLOW = new_key("revoked"), new_key("expired"), slow_key("slow")
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/models"])
+@pytest.mark.parametrize(
+    ("key", "code", "reason", "key_id"),
+    [
+        (None, "missing_api_key", "missing", None),
+        ("sk-junk", "invalid_api_key", "malformed", None),
+        (STRANGER.text, "invalid_api_key", "unknown_id", STRANGER.record.id),
+        (WRONG, "invalid_api_key", "wrong_secret", STRANGER.record.id),
+        (REVOKED.text, "invalid_api_key", "revoked", REVOKED.record.id),
+        (EXPIRED.text, "invalid_api_key", "expired", EXPIRED.record.id),
+    ],
+    ids=["missing", "malformed", "unknown id", "wrong secret", "revoked", "expired"],
+)
+async def test_a_401_is_explained_in_the_log_only(
+    gateway: StartGateway, path: str, key: str | None, code: str, reason: str, key_id: str | None
+) -> None:
+    """All refused clients are told the same, and not to try again; the operator learns which key it was, and why."""
+    known = [replace(REVOKED.record, disabled=True), replace(EXPIRED.record, expires=LONG_AGO)]
+    if reason == "wrong_secret":
+        known.append(STRANGER.record)
+    running = await gateway("http://127.0.0.1:9", keys=tuple(KnownKey("", record) for record in known))
+    client = await running.client()
+    headers = {} if key else {"Authorization": ""}
+    got = await (
+        client.post(BODY, key=key, headers=headers) if path == CHAT else client.get(path, key=key, headers=headers)
+    )
+    assert (got.status, got.json["error"]["code"]) == (401, code)
+    assert got.header("x-should-retry") == "false"
+    line = running.log_lines("inference_request" if path == CHAT else "request")[-1]
+    assert (line["reason"], line["key_id"], line["user"]) == (reason, key_id, None)
+    assert key is None or key not in b"".join(running.lines).decode()
+
+
+async def test_invalid_keys_have_no_series(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """Whoever makes up key ids must not fill Prometheus with them."""
+    running = await gateway(fake_vllm)
+    client = await running.client()
+    for _ in range(3):
+        assert (await client.post(BODY, key=make_key("sk-", secrets.token_bytes).text)).status == 401
+    assert b"aiaas_key_requests_total{" not in running.metrics.expose()
+    assert running.log_lines()[-1]["key_id"] is not None
+
+
+async def test_every_key_of_ours_is_served_at_once_after_a_start(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """A process that has just started knows all its keys, also while wrong keys wait for their slow hashes."""
+    attacked = slow_key("attacked", rounds=200_000)
+    keys = tuple(new_key(f"user-{number}") for number in range(AT_ONCE))
+    running = await gateway(fake_vllm, keys=(attacked, *keys))
+    fake_vllm.default = (Send(json_answer({"id": 1})),)
+
+    async def first_request(key: str) -> int:
+        client = await running.client()
+        status = (await client.post(BODY, key=key)).status
+        client.reset()
+        return status
+
+    wrong = [make_key("sk-", secrets.token_bytes, attacked.record.id).text for _ in range(8)]
+    answers = await asyncio.gather(*map(first_request, [*wrong, *(key.text for key in keys)]))
+    assert Counter(answers[len(wrong) :]) == {200: AT_ONCE}
 
 
 async def test_without_keys_an_ipv6_client_has_the_limits_of_its_network(

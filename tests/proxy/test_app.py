@@ -28,7 +28,7 @@ from tests.fakes.vllm import (
     token_event,
     usage_event,
 )
-from tests.proxy.conftest import CHAT, Got, Running, StartGateway, new_key, plan_of
+from tests.proxy.conftest import CHAT, Got, Running, StartGateway, new_key, plan_of, slow_key
 
 BODY = {"model": "m", "messages": []}
 STREAM = BODY | {"stream": True}
@@ -207,6 +207,7 @@ async def test_a_request_without_a_valid_key_gets_401(
         got = await client.answer()
         assert_error(got, 401, code)
         assert (got.header("www-authenticate") or "").startswith("Bearer")
+        assert got.header("x-should-retry") == "false"
         assert b"sk-wrong" not in got.body
     running.gateway.log.flush()
     assert b"sk-wrong" not in b"".join(running.lines)
@@ -750,14 +751,7 @@ async def test_a_client_that_leaves_while_its_key_is_hashed_leaves_nothing_behin
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
     """The hashing goes on for others that wait for the same key; the request is over at once."""
-    from dataclasses import replace
-
-    from passlib.hash import pbkdf2_sha256  # type: ignore[attr-defined]
-
-    from tests.proxy.conftest import KnownKey
-
-    quick = new_key("slowly")
-    slow = KnownKey(quick.text, replace(quick.record, hash=pbkdf2_sha256.using(rounds=300_000).hash(quick.text)))
+    slow = slow_key("slowly", rounds=300_000)
     running = await gateway(fake_vllm, keys=(slow,))
     client = await running.client()
     client.send(client.request(BODY, key=slow.text))

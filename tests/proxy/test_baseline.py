@@ -36,9 +36,6 @@ async def baseline(tmp_path: Path, plans: list[Plan]) -> AsyncIterator[Baseline]
     made = Baseline(plan, {}, lambda _engines: (), plans.append, lambda error: pytest.fail(repr(error)))
     await made.begin()
     tasks = [asyncio.create_task(watch.run()) for watch in made.watches()]
-    async with asyncio.timeout(5):
-        while made.keys is None:
-            await asyncio.sleep(0.01)
     yield made
     for task in tasks:
         task.cancel()
@@ -54,6 +51,7 @@ async def test_it_holds_what_both_files_hold(baseline: Baseline) -> None:
     """The text, from which another process makes the same."""
     assert baseline.config == baseline.before == CONFIG
     assert names(baseline) == ["alice"]
+    assert baseline.key_ids == {new_key("alice").record.id}
     assert read(baseline.source, {}, baseline.config).plan == baseline.plan
 
 
@@ -65,6 +63,7 @@ async def test_a_good_change_is_taken_over(baseline: Baseline) -> None:
     async with asyncio.timeout(5):
         while baseline.config != OTHER or names(baseline) != ["bob"]:
             await asyncio.sleep(0.01)
+    assert baseline.key_ids == {new_key("bob").record.id}
     assert baseline.plan.models[0].name == "n"
 
 
@@ -125,16 +124,51 @@ async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) ->
             await Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: None).begin()
 
 
+async def begun(folder: Path, config: str = CONFIG) -> Baseline:
+    """Of a folder with this config."""
+    (folder / "aiaas.yaml").write_text(config)
+    plan = read(folder / "aiaas.yaml", {}).plan
+    assert plan is not None
+    baseline = Baseline(plan, {}, lambda error: pytest.fail(repr(error)))
+    await baseline.begin()
+    return baseline
+
+
+async def test_a_broken_key_file_at_the_start_is_refused(tmp_path: Path) -> None:
+    """Once, with its place, and not by each worker; a missing one is no fault."""
+    assert (await begun(tmp_path)).keys is None
+    (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
+    with pytest.raises(WorldError, match=r"keys\.yaml:3:1: not YAML"):
+        await begun(tmp_path)
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
+async def test_a_config_whose_keys_cannot_be_read_is_not_kept(tmp_path: Path, broken: bool) -> None:
+    """The workers refuse it, since they have no keys to go on with, and a new one must not begin with it."""
+    baseline = await begun(tmp_path, CONFIG + "auth: {enabled: false}\n")
+    if broken:
+        (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
+    before = baseline.config
+    baseline.source.write_text(CONFIG)
+    await baseline._read_config()
+    assert (baseline.config, baseline.keys) == (before, None)
+    (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
+    await baseline._read_config()
+    assert baseline.config == CONFIG
+    assert names(baseline) == ["alice"]
+
+
 async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path) -> None:
     """The key file is still being read when a config comes that names another one, whose keys are there first."""
     slow, config = tmp_path / "keys.yaml", tmp_path / "aiaas.yaml"
-    os.mkfifo(slow)  # whoever reads it waits for a writer
     config.write_text(CONFIG)
     (tmp_path / "other.yaml").write_text(render_records([new_key("carol").record]))
     plan = read(config, {}).plan
     assert plan is not None
     baseline = Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: pytest.fail(repr(error)))
     await baseline.begin()
+    os.mkfifo(slow)  # whoever reads it waits for a writer
+    baseline.wake()
     tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
     async with asyncio.timeout(5):
         writer = await opened(slow)

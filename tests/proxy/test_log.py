@@ -21,8 +21,8 @@ from aiaas.proxy.record import Record
 ROOT = Path(__file__).parents[2]
 FIELDS = [
     "time", "level", "event", "request_id", "user", "key_id", "model", "backend", "upstream", "endpoint", "status",
-    "error_code", "stream", "input_tokens", "output_tokens", "duration_seconds", "ttft_seconds", "queue_seconds",
-    "retries", "request_bytes", "response_bytes", "ended_by", "client_address",
+    "error_code", "reason", "stream", "input_tokens", "output_tokens", "duration_seconds", "ttft_seconds",
+    "queue_seconds", "retries", "request_bytes", "response_bytes", "ended_by", "client_address",
 ]  # fmt: skip
 
 

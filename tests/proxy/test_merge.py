@@ -110,6 +110,21 @@ def test_what_a_worker_has_counted_outlives_it() -> None:
     assert values(before)[name] == values(after)[name] == 3
 
 
+def test_the_series_of_a_removed_key_go() -> None:
+    """What an ended worker said of it is all that is left; sums over all keys stay."""
+    name = 'aiaas_key_requests_total{key_id="k"}'
+    total = 'inference_requests_total{endpoint="/v1/x",model="m",status="success"}'
+    retired = Sums()
+    retired.retire(worker(requests=2))
+    retired.forget_removed(frozenset({"k"}))
+    assert values(retired)[name] == 2
+    retired.forget_removed(frozenset({"other"}))
+    assert not any("aiaas_key" in series for series in values(retired))
+    assert values(retired)[total] == 2
+    retired.retire(worker(requests=1))
+    assert values(retired)[name] == 1
+
+
 def process(*, cpu: float, resident: float = 0, fds: float = 0, most: float = 0, began: float = 0) -> list[Family]:
     """What prometheus_client says of a process, with these values."""
     told = {

@@ -13,7 +13,7 @@ from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.proxy.merge import exposition, of_supervisor
 from aiaas.proxy.metrics import LATENCY_BUCKETS, LIMIT_OF, Metrics
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import NO_KEY, Record
 from aiaas.proxy.shared import StoreMetrics
 from tests.fakes.vllm import DONE, FakeVllm, Send, json_answer, stream, token_event, usage_event
 from tests.proxy.conftest import StartGateway
@@ -89,6 +89,27 @@ def test_an_endpoint_that_no_plan_names_has_no_series() -> None:
     metrics = full()
     metrics.endpoint_gone("b", "http://e")
     assert value(metrics, "aiaas_endpoint_up", backend="b", endpoint="http://e") is None
+
+
+def test_a_removed_key_has_no_series() -> None:
+    """Also where a request outlives its key; the sums over all keys stay, and a revoked key is still there."""
+    metrics = full()
+    for key_id in ("gone", "kept", NO_KEY):
+        metrics.finished(record(key_id=key_id), 1.0)
+    assert value(metrics, "aiaas_key_requests_total", key_id="gone") == 1
+    metrics.keys.keep(frozenset({"kept"}))
+    for _ in range(2):
+        exposed = metrics.expose()
+        assert b'key_id="gone"' not in exposed
+        assert b'key_id="k"' not in exposed
+        assert value(metrics, "aiaas_key_requests_total", key_id="kept") == 1
+        assert value(metrics, "aiaas_key_tokens_total", key_id="kept", type="output") == 4
+        assert value(metrics, "aiaas_key_requests_total", key_id=NO_KEY) == 1
+        metrics.finished(record(key_id="gone"), 1.0)
+    assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="success") == 6
+    metrics.keys.keep(frozenset({"kept", "gone"}))
+    metrics.finished(record(key_id="gone"), 1.0)
+    assert value(metrics, "aiaas_key_requests_total", key_id="gone") == 1  # a counter that starts anew
 
 
 def test_the_manual_and_the_exposition_agree() -> None:

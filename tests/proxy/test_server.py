@@ -304,6 +304,29 @@ async def test_a_missing_key_file_is_a_warning_until_it_appears(living: Any) -> 
         assert await life.status() == 200
 
 
+@pytest.mark.parametrize("damage", ["half", "gone link", "folder"])
+async def test_a_key_file_that_cannot_be_used_at_the_start_is_refused(living: Any, tmp_path: Path, damage: str) -> None:
+    """With its place, before anything starts: every valid key would get a 401."""
+    file = tmp_path / "keys.yaml"
+    message = {"half": r"keys\.yaml:\d+:1: it was cut short", "gone link": "a link to a file", "folder": "Is a dir"}
+    if damage == "half":
+        file.write_text(render_records([ALICE.record])[:-5])
+    elif damage == "gone link":
+        file.symlink_to("nowhere")
+    else:
+        file.mkdir()
+    with pytest.raises(WorldError, match=rf"^auth\.keys_file: .*{message[damage]}"):
+        async with living(keys=None):
+            pytest.fail("it started")
+
+
+async def test_without_authentication_the_key_file_does_not_matter(living: Any, tmp_path: Path) -> None:
+    """Nobody reads it."""
+    (tmp_path / "keys.yaml").mkdir()
+    async with living(keys=None, auth={"enabled": False}) as life:
+        assert await life.status(key="none") == 200
+
+
 async def test_a_revoked_key_is_refused_soon(living: Any) -> None:
     """Also where it was verified before and its digest is known. (How soon: test_watch.py.)"""
     async with living(keys=(ALICE, BOB)) as life:
@@ -435,6 +458,42 @@ async def test_authentication_that_is_turned_on_reads_the_keys_first(living: Any
         (life.folder / "other.yaml").write_text(render_records([ALICE.record]))
         await life.event("keys_loaded", count=3)
         assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [200, 401]
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
+async def test_another_key_file_that_cannot_be_read_keeps_the_keys(living: Any, broken: bool) -> None:
+    """A missing one like a broken one, and the log says so; the file is followed, and counts once it is in order."""
+    async with living() as life:
+        other = life.folder / "other.yaml"
+        if broken:
+            other.write_text("version: 1\nkeys: [\n")
+        life.write_config(auth={"keys_file": "other.yaml"})
+        line = await life.event("keys_not_reloaded")
+        assert line["error"].startswith(f"{other}:3:1: not YAML" if broken else f"{other}: there is no such file")
+        assert (line["level"], line["kept"]) == ("error", 1)
+        await life.event("config_reloaded")
+        assert await life.status() == 200
+        other.write_text(render_records([BOB.record]))
+        await life.event("keys_loaded", count=2)
+        assert [await life.status(key=key.text) for key in (ALICE, BOB)] == [401, 200]
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
+async def test_authentication_is_not_turned_on_without_keys(living: Any, broken: bool) -> None:
+    """There are no last good ones, so every request would be refused: the Plan stays, and the log says what to do."""
+    async with living(keys=None, auth={"enabled": False}) as life:
+        file = life.folder / "keys.yaml"
+        if broken:
+            file.write_text("version: 1\nkeys: [\n")
+        life.write_config(auth={"enabled": True})
+        line = await life.event("config_not_reloaded")
+        assert line["error"].startswith(f"auth.keys_file: {file}:")
+        assert "SIGHUP" in line["error"]
+        assert await life.status(key="none") == 200
+        life.write_keys(ALICE)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await life.event("config_reloaded")
+        assert [await life.status(key=key) for key in (ALICE.text, "none")] == [200, 401]
 
 
 async def test_sighup_reads_both_files_at_once(living: Any) -> None:

@@ -286,6 +286,15 @@ async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: W
     client.reset()
 
 
+async def test_without_good_keys_a_worker_begins_all_the_same(worker: Worker) -> None:
+    """The others have none either; the supervisor refuses such a file at the start."""
+    (worker.folder / "keys.yaml").write_text("[")
+    worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
+    assert (await worker.hear(Serving)).keys == 0
+    assert await worker.status() == 401
+    assert (await worker.event("keys_not_reloaded"))["kept"] == 0
+
+
 async def test_a_config_that_cannot_be_used_is_an_error(worker: Worker) -> None:
     """It was valid where it came from."""
     worker.channel.send(Begin(worker.source, "backends: [", "backends: [", None))
