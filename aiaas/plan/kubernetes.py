@@ -280,7 +280,8 @@ def addresses(config: Config) -> Iterator[tuple[Path, str]]:
         for path, address in _of_backend(backend) if backend.enabled else ():
             yield ("backends", name, *path), address.host
     if config.rate_limit.store != "memory":
-        yield ("rate_limit", "store"), parse_redis_url(config.rate_limit.store).host
+        for place in parse_redis_url(config.rate_limit.store).places:
+            yield ("rate_limit", "store"), place.host
 
 
 def _of_backend(backend: Backend) -> Iterator[tuple[Path, Address]]:
@@ -300,4 +301,5 @@ def _edges(config: Config) -> Iterator[Edge]:
             yield edge_to(address.host, address.port, backend.network, own_namespace=own, tls=address.tls)
     if config.rate_limit.store != "memory":
         store = parse_redis_url(config.rate_limit.store)
-        yield edge_to(store.host, store.port, config.kubernetes.network_policy.store, own_namespace=own)
+        for place in store.places:
+            yield edge_to(place.host, place.port, config.kubernetes.network_policy.store, own_namespace=own)

@@ -313,7 +313,7 @@ class Server:
     def _follow(self, plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)
         if self._shared is not None and plan.limits.store_url is not None:  # another store takes a new start
-            self._shared.follow(plan.limits.on_store_failure, plan.limits.processes)
+            self._shared.follow(plan.limits.on_store_failure, plan.limits.processes, plan.limits.store_timeout)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 

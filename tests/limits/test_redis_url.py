@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.limits.redis_url import RedisUrl, parse_redis_url
+from aiaas.limits.redis_url import Place, RedisUrl, parse_redis_url
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("redis://redis", RedisUrl("redis", 6379, 0, False), id="host only"),
-        pytest.param("redis://redis:7000/3", RedisUrl("redis", 7000, 3, False), id="port and database"),
-        pytest.param("valkey://[::1]:7000/", RedisUrl("::1", 7000, 0, False), id="IPv6, Valkey"),
-        pytest.param("rediss://r/0", RedisUrl("r", 6379, 0, True), id="TLS"),
-        pytest.param("redis://:pw@r", RedisUrl("r", 6379, 0, False, None, "pw"), id="password"),
-        pytest.param("redis://me:pw@r", RedisUrl("r", 6379, 0, False, "me", "pw"), id="user and password"),
-        pytest.param("redis://:a%2Fb%25@r", RedisUrl("r", 6379, 0, False, None, "a/b%"), id="percent-encoded password"),
-        pytest.param("redis://:a/b#c?@d@r/1", RedisUrl("r", 6379, 1, False, None, "a/b#c?@d"), id="raw password"),
-        pytest.param("redis://:@r", RedisUrl("r", 6379, 0, False), id="empty password"),
+        pytest.param("redis://redis", RedisUrl((Place("redis", 6379),), 0, False), id="host only"),
+        pytest.param("redis://redis:7000/3", RedisUrl((Place("redis", 7000),), 3, False), id="port and database"),
+        pytest.param("valkey://[::1]:7000/", RedisUrl((Place("::1", 7000),), 0, False), id="IPv6, Valkey"),
+        pytest.param("rediss://r/0", RedisUrl((Place("r", 6379),), 0, True), id="TLS"),
+        pytest.param("redis://:pw@r", RedisUrl((Place("r", 6379),), 0, False, None, "pw"), id="password"),
+        pytest.param("redis://me:pw@r", RedisUrl((Place("r", 6379),), 0, False, "me", "pw"), id="user and password"),
+        pytest.param(
+            "redis://:a%2Fb%25@r", RedisUrl((Place("r", 6379),), 0, False, None, "a/b%"), id="percent-encoded password"
+        ),
+        pytest.param(
+            "redis://:a/b#c?@d@r/1", RedisUrl((Place("r", 6379),), 1, False, None, "a/b#c?@d"), id="raw password"
+        ),
+        pytest.param("redis://:@r", RedisUrl((Place("r", 6379),), 0, False), id="empty password"),
         pytest.param(
             "rediss://r?ssl_ca_certs=ca.pem&ssl_certfile=c.pem&ssl_keyfile=k.pem",
-            RedisUrl("r", 6379, 0, True, None, None, "ca.pem", "c.pem", "k.pem"),
+            RedisUrl((Place("r", 6379),), 0, True, None, None, "ca.pem", "c.pem", "k.pem"),
             id="files",
         ),
     ],

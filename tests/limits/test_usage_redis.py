@@ -28,7 +28,8 @@ async def opened(server: RedisServer) -> AsyncIterator[RedisUsage]:
 @pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Connection]:
     """A connection to the server, which is empty."""
-    connection = await connect(parse_redis_url(redis_server.url), None, 5.0)
+    url = parse_redis_url(redis_server.url)
+    connection = await connect(url, url.places[0], None, 5.0)
     await connection.call("FLUSHALL")
     yield connection
     await connection.close()
