@@ -132,7 +132,7 @@ class RateLimit(Section):
     share; `rediss://` is TLS). With Sentinel `redis+sentinel://host:26379,host:26379/NAME`, with Redis Cluster
     `redis+cluster://host:6379,host:6379`. A password comes in as `${NAME}`: `redis://:${REDIS_PASSWORD}@host:6379/0`."""
 
-    store_timeout: Annotated[PositiveDuration, Field(ge=0.005, le=5)] = 0.25
+    store_timeout: PositiveDuration = 0.25
     """How long a request waits for the shared store before `on_store_failure` decides on it. Only the first requests of
     an outage wait; from then on the store counts as away until it answers. Set it well above the round trip to the
     store, 5ms to 5s."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from aiaas.limits.connection import StoreLateError
@@ -63,13 +62,3 @@ class AdmissionLateError(StoreLateError):
     def __init__(self, reason: str, asked: Asked) -> None:
         super().__init__(reason)
         self.asked = asked
-
-
-async def claimed(reply: asyncio.Future[Reply], asked: Asked | None) -> Reply:
-    """The reply; where its waiter is cancelled in the moment after it came, it goes to `asked` all the same."""
-    try:
-        return await reply
-    except asyncio.CancelledError:
-        if asked is not None and reply.done() and not reply.cancelled() and reply.exception() is None:
-            asked(reply.result())
-        raise

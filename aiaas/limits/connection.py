@@ -240,6 +240,16 @@ async def connect(
     return connection
 
 
+async def claimed(reply: asyncio.Future[Reply], unclaimed: Callable[[Reply], None] | None) -> Reply:
+    """The reply; where its waiter is cancelled in the moment after it came, it goes to `unclaimed` all the same."""
+    try:
+        return await reply
+    except asyncio.CancelledError:
+        if unclaimed is not None and reply.done() and not reply.cancelled() and reply.exception() is None:
+            unclaimed(reply.result())
+        raise
+
+
 def named(url: RedisUrl, place: Place) -> str:
     """A server of the store, for the log."""
     return url.url if url.kind == "server" else f"{place} of {url.url}"

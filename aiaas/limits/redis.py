@@ -29,8 +29,8 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-from aiaas.limits.asked import AdmissionLateError, Asked, claimed
-from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, StoreLateError
+from aiaas.limits.asked import AdmissionLateError, Asked
+from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, StoreLateError, claimed
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import Admission, Lease, Limits
 from aiaas.limits.node import Node

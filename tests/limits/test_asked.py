@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from aiaas.limits.asked import Asked, claimed
+from aiaas.limits.asked import Asked
 from aiaas.limits.model import Lease, Limits
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.script import Standing
@@ -64,20 +62,3 @@ def test_what_the_store_did_not_let_in_is_not_settled(reply: Reply) -> None:
     asked(reply)
     asked.settle(9, True)
     assert store.settled == []
-
-
-async def test_a_reply_that_its_waiter_did_not_live_to_see_is_taken() -> None:
-    """Cancelled in the moment after the reply came; one that is an error has nothing to be taken."""
-    for error in (None, RedisReplyError("ERR")):
-        store, asked = an_asked()
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        waiter = asyncio.create_task(claimed(reply, asked))
-        await asyncio.sleep(0)
-        if error is None:
-            reply.set_result(LET_IN)
-        else:
-            reply.set_exception(error)
-        waiter.cancel()
-        await asyncio.wait([waiter])
-        assert waiter.cancelled()
-        assert store.settled == ([("id", 0, False)] if error is None else [])

@@ -105,6 +105,23 @@ async def test_a_cancelled_waiter_keeps_its_place() -> None:
         assert await connection.call("ECHO", "again") == b"again"
 
 
+async def test_a_reply_that_its_waiter_did_not_live_to_see_is_taken() -> None:
+    """Cancelled in the moment after the reply came; one that is an error has nothing to be taken."""
+    for error in (None, RedisReplyError("ERR")):
+        unclaimed: list[Reply] = []
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        waiter = asyncio.create_task(claimed(reply, unclaimed.append))
+        await asyncio.sleep(0)
+        if error is None:
+            reply.set_result(b"OK")
+        else:
+            reply.set_exception(error)
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        assert waiter.cancelled()
+        assert unclaimed == ([b"OK"] if error is None else [])
+
+
 async def test_an_error_fails_only_its_command() -> None:
     """The connection goes on."""
 
