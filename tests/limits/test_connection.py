@@ -17,6 +17,7 @@ from aiaas.limits.connection import (
     StoreAwayError,
     StoreLateError,
     StoreTlsError,
+    claimed,
     connect,
     tls_context,
 )
