@@ -216,6 +216,29 @@ async def test_shares_are_of_the_gateways_that_are_there(tmp_path: Path) -> None
                 assert number == most
 
 
+async def test_a_look_tells_what_is_left_here(tmp_path: Path) -> None:
+    """Also before the first request of the outage."""
+    limits = Limits(Rate(6, 10))
+    async with shared(tmp_path) as (store, server):
+        for _ in range(4):
+            await admitted(store, limits)
+        server.kill()
+        await until(lambda: away_of(store))
+        looked = await store.look("alice", limits, NOW)
+        assert looked.requests is not None
+        assert (looked.requests.limit, looked.requests.remaining) == (6, 6)
+
+
+async def test_a_changed_timeout_holds_at_once(tmp_path: Path) -> None:
+    """Also on the connection that is there, and on the next one."""
+    async with shared(tmp_path) as (store, server):
+        store.follow("local", 1, SHORT)
+        server.hang()
+        lease = await admitted(store, LIMITS)
+        assert lease.late is not None
+        assert f"no answer within {SHORT * 1000:.0f} ms" in store.shared._servers.of("alice").connection.silence  # type: ignore[union-attr]
+
+
 async def away_of(*stores: FallbackStore) -> bool:
     return not any(store.shared.up for store in stores)
 
