@@ -216,6 +216,23 @@ async def test_shares_are_of_the_gateways_that_are_there(tmp_path: Path) -> None
                 assert number == most
 
 
+async def test_what_was_settled_before_the_outage_counts(tmp_path: Path) -> None:
+    """Reserved and not used, never run, a slot given back: none of it is taken from the share."""
+    limits = Limits(Rate(6, 10), Rate(6, 1000), concurrent=2)
+    async with shared(tmp_path) as (store, server):
+        await admitted(store, limits, 100)
+        lease = await admitted(store, limits, 800)
+        await store.settle(lease, 300, NOW, WALL, ran=False)
+        server.kill()
+        await until(lambda: away_of(store))
+        looked = await store.look("alice", limits, NOW)
+        assert looked.requests is not None
+        assert looked.tokens is not None
+        assert (looked.requests.remaining, looked.tokens.remaining) == (9, 600)
+        await admitted(store, limits, 1)
+        assert (await admit(store, limits, 1)).refused_by == "concurrency"
+
+
 async def test_a_look_tells_what_is_left_here(tmp_path: Path) -> None:
     """Also before the first request of the outage."""
     limits = Limits(Rate(6, 10))
