@@ -8,15 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def free_port() -> int:
+def free_port(also: int = 0) -> int:
     """A port that nobody listens on just now, and that the kernel gives to nobody else meanwhile.
+
+    also  another one, so far above it, is to be free as well
 
     Not port 0's: those are also what any other program's connections and listeners are given, and one of them took such
     a port between here and the server's own bind.
     """
     lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = random.SystemRandom().randrange(10_000, lowest_given)
-        with socket.socket() as probe, suppress(OSError):
+        port = random.SystemRandom().randrange(10_000, lowest_given - also)
+        with socket.socket() as probe, socket.socket() as other, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            if also:
+                other.bind(("127.0.0.1", port + also))
             return port

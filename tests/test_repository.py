@@ -26,7 +26,8 @@ Rule = Callable[[Module], Iterator[str]]
 PURE: Final = ("aiaas/plan/", "aiaas/limits/", "aiaas/openai/", "aiaas/manifests/", "aiaas/config/check.py")
 # Stores hold the limiter's state, and use `time` to name the UTC day of a moment that is passed in.
 NOT_PURE: Final = tuple(
-    f"aiaas/limits/{name}.py" for name in ("memory", "redis", "connection", "usage_sqlite", "usage_redis")
+    f"aiaas/limits/{name}.py"
+    for name in ("memory", "redis", "connection", "node", "servers", "topology", "usage_sqlite", "usage_redis")
 )
 
 # The last resort of the command line: a fault of ours becomes one line and never a traceback.

@@ -25,6 +25,10 @@ from aiaas.config.values import format_duration
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 
+# Below a round trip in a busy network nothing would be asked; above what a client bears an outage is one of ours.
+SHORTEST_STORE_TIMEOUT: Final = 0.005
+LONGEST_STORE_TIMEOUT: Final = 5.0
+
 # Default ports of engines are in this range.
 FIRST_ENGINE_PORT: Final = 18100
 ENGINE_PORTS: Final = 1000
@@ -246,6 +250,10 @@ def _store(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             parse_redis_url(config.rate_limit.store)
         except ValueError as error:
             yield codes.STORE_URL, "error", ("rate_limit", "store"), str(error)
+    if not SHORTEST_STORE_TIMEOUT <= config.rate_limit.store_timeout <= LONGEST_STORE_TIMEOUT:
+        bounds = f"{format_duration(SHORTEST_STORE_TIMEOUT)} to {format_duration(LONGEST_STORE_TIMEOUT)}"
+        message = f"is {format_duration(config.rate_limit.store_timeout)}; write {bounds}"
+        yield codes.WRONG_VALUE, "error", ("rate_limit", "store_timeout"), message
 
 
 def _backend_keys(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:

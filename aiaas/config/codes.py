@@ -196,8 +196,9 @@ CODES: Final = MappingProxyType(
         ),
         STORE_URL: (
             "An address of the shared store that cannot be used",
-            "Write `redis://host:6379/0`, `rediss://` for TLS, with `:${NAME}@` in front of the host for a password "
-            "from the environment; `?ssl_ca_certs=FILE` names authorities other than the system's.",
+            "Write `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/NAME` or "
+            "`redis+cluster://host:6379,host:6379`, with `rediss` for TLS, and `:${NAME}@` in front of the hosts for a "
+            "password from the environment; `?ssl_ca_certs=FILE` names authorities other than the system's.",
         ),
         COUNTED_APART: (
             "A bound that each worker or replica counts for itself (warning)",

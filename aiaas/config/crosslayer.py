@@ -6,8 +6,10 @@ each is a small pure function that yields findings.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from aiaas.config import codes
@@ -19,6 +21,7 @@ from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
 from aiaas.config.problem import Path, Severity
 from aiaas.config.values import amount_of, format_duration, format_size
+from aiaas.limits.redis_url import parse_redis_url
 
 # What load balancers and ingresses allow on a silent connection where nobody told them otherwise (AWS's ALB, nginx).
 SMALLEST_IDLE_TIMER: Final = 60.0
@@ -259,6 +262,30 @@ def _policy(config: Config) -> Iterator[Finding]:
         yield codes.POLICY, "warning", (_K8S, "gateway"), message
 
 
+def _store_policy(config: Config) -> Iterator[Finding]:
+    """Servers of which the address does not tell."""
+    policy, text = config.kubernetes.network_policy, config.rate_limit.store
+    if not policy.enabled or text == "memory" or policy.store.namespace is not None or policy.store.pod_labels:
+        return
+    with suppress(ValueError):  # check.py speaks of the address itself
+        store = parse_redis_url(text)
+        if store.kind != "server" and any(_is_address(place.host) for place in store.places):
+            named = "sentinels name" if store.kind == "sentinel" else "cluster names"
+            message = (
+                f"the NetworkPolicy lets the gateway reach these addresses only, and not the servers that the {named}; "
+                "say where those are (kubernetes.network_policy.store), or write the name of a Service"
+            )
+            yield codes.POLICY, "warning", ("rate_limit", "store"), message
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _ingress_class(config: Config) -> Iterator[Finding]:
     settings = config.kubernetes.ingress
     if config.kubernetes.expose != "ingress":
@@ -328,6 +355,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _counted_apart,
     _engines,
     _policy,
+    _store_policy,
     _ingress_class,
     _gateway_listener,
     _images,

@@ -145,7 +145,7 @@ class StorePods(Section):
     """Their labels. null is every pod of that namespace."""
 
     port: Port | None = None
-    """The port that they listen on. null is the port in the address."""
+    """The port that they listen on. null is the port in the address, or 6379 for the servers that sentinels name."""
 
 
 class NetworkPolicy(Section):

@@ -125,13 +125,21 @@ class RateLimit(Section):
     max_concurrent: AtLeast1 | None = None
     """Requests in flight at once. null is no limit."""
 
-    store: Annotated[str, Field(pattern=r"^(memory|(rediss?|valkeys?)://\S+)$", repr=False)] = "memory"
+    store: Annotated[str, Field(pattern=r"^(memory|(rediss?|valkeys?)(\+sentinel|\+cluster)?://\S+)$", repr=False)] = (
+        "memory"
+    )
     """Where the counts live: `memory` (each process for itself), or `redis://host:6379/0` (a Redis or Valkey that all
-    share; `rediss://` is TLS). A password comes in as `${NAME}`: `redis://:${REDIS_PASSWORD}@host:6379/0`."""
+    share; `rediss://` is TLS). With Sentinel `redis+sentinel://host:26379,host:26379/NAME`, with Redis Cluster
+    `redis+cluster://host:6379,host:6379`. A password comes in as `${NAME}`: `redis://:${REDIS_PASSWORD}@host:6379/0`."""
+
+    store_timeout: PositiveDuration = 0.25
+    """How long a request waits for the shared store before `on_store_failure` decides on it. Only the first requests of
+    an outage wait; from then on the store counts as away until it answers. Set it well above the round trip to the
+    store, 5ms to 5s."""
 
     on_store_failure: Literal["local", "allow", "deny"] = "local"
-    """While the shared store is away: each process counts by itself, with its share of every limit (divided by
-    `kubernetes.replicas.max` times `server.workers`); or lets everything in; or nothing, with 503."""
+    """While the shared store is away: each process counts by itself, with its share of every limit and of what the key
+    had left (divided by the number of processes that counted together); or lets everything in; or nothing, with 503."""
 
 
 class Request(Section):

@@ -24,6 +24,7 @@ _LOOKS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]*:[^/\s?#]+@")
+_QUERY_PASSWORD = re.compile(r"://[^\s?]*\?\S*(?i:password)=[^&\s]")
 _URL: Final = "this URL holds a password"
 # Refused by a check of its own, which says what to use instead.
 _SET_BY_AIAAS: Final = frozenset({"api-key", "api_key"})
@@ -51,7 +52,7 @@ def find_secrets(flat: Flat, from_environment: frozenset[Path]) -> tuple[frozens
 def _reason(path: Path, text: str) -> str | None:
     if _LOOKS.search(text):
         return "this looks like a key"
-    if _URL_PASSWORD.search(text):
+    if _URL_PASSWORD.search(text) or _QUERY_PASSWORD.search(text):
         return _URL
     # engine.env.HF_TOKEN; but a field of ours such as kubernetes.env.X.secret is a name
     if text and len(path) > 2 and path[-2] == "env" and "engine" in path and _is_named_secret(path):

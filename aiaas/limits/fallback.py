@@ -1,27 +1,34 @@
 """The shared store while it is there, and what the config says while it is not. No request waits for it meanwhile.
 
-    local  this process counts by itself: of each limit its share, which is the limit divided by the largest number of
-           processes that there may be, and at least 1
+    local  this process counts by itself: its share of each limit, beginning with its share of what the key had left
+           when the store was last asked (share.py)
     allow  everything is let in
     deny   nothing is: 503 with Retry-After
 
-A request is settled where it was admitted. What was counted locally stays local when the store is back.
+The store may be back in a moment, so whoever is refused meanwhile is asked to wait for AWAY_RETRY only.
+
+A request is settled where it was admitted. What was counted locally stays local when the store is back; but a request
+that the store was asked for, and that was let in without its answer, is settled in both (`asked.py`).
 """
 
 from __future__ import annotations
 
-from math import inf
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from aiaas.errors import UpstreamError
+from aiaas.limits.asked import AdmissionLateError
 from aiaas.limits.connection import StoreAwayError
 from aiaas.limits.memory import MemoryStore
-from aiaas.limits.model import UNLIMITED, Admission, Lease, Limits, Rate
-from aiaas.limits.redis import RedisStore
+from aiaas.limits.model import UNLIMITED, Admission, Decision, Lease, Limits
+from aiaas.limits.redis import KNOWN_LIMIT, LEASE, RedisStore
+from aiaas.limits.share import fitted, share_of, share_of_rest, slots_of_rest
 
 Mode = Literal["local", "allow", "deny"]
 
 SHARED: Final = "shared"
+AWAY_RETRY: Final = 1.0  # seconds
 RETRY_AFTER: Final = (("retry-after", "1"), ("retry-after-ms", "1000"))
 
 _NOTHING_KNOWN: Final = Admission(None, None, None, None, None)
@@ -30,93 +37,131 @@ _NOTHING_KNOWN: Final = Admission(None, None, None, None, None)
 class FallbackStore:
     """`aiaas.limits.model.Store`: `shared` where it can be asked.
 
-    processes  the largest number of gateway processes that may share the limits
+    processes  how many gateway processes share the limits, as far as the config tells; the store knows better
     decisions  how many requests were decided by `shared`, `local`, `allow` or `deny`
     """
 
     def __init__(self, shared: RedisStore, mode: Mode, processes: int) -> None:
         self.shared = shared
         self._local = MemoryStore()
-        self.decisions = {SHARED: 0}
-        self.follow(mode, processes)
+        self._slots: dict[str, tuple[int, float]] = {}  # key -> how many may run here, and until when that holds
+        self._mode: Mode = mode
+        self._processes = processes
+        self.decisions = {SHARED: 0, mode: 0}
 
-    def follow(self, mode: Mode, processes: int) -> None:
+    def follow(self, mode: Mode, processes: int, patience: float) -> None:
         """From now on these hold; what was admitted is settled as it was admitted."""
         self._mode = mode
         self._processes = processes
         self.decisions.setdefault(mode, 0)
+        self.shared.follow(patience)
 
     def __repr__(self) -> str:
         return f"FallbackStore({self.shared!r}, {self._mode})"
+
+    @property
+    def processes(self) -> int:
+        """How many share the limits: as counted in the store, or else by the config."""
+        return self.shared.processes or self._processes
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
         """As in `Store.admit`. Raises UpstreamError 503 while the store is away and the mode is `deny`."""
         if limits == UNLIMITED:  # nothing to share
             return await self._local.admit(key, limits, tokens, now, wall)
-        if self.shared.up:
-            try:
-                admission = await self.shared.admit(key, limits, tokens, now, wall)
-            except StoreAwayError:
-                pass
-            else:
-                self.decisions[SHARED] += 1
-                return admission
+        asked = None
+        try:
+            admission = await self.shared.admit(key, limits, tokens, now, wall)
+        except AdmissionLateError as error:
+            asked = error.asked
+        except StoreAwayError:
+            pass
+        else:
+            self.decisions[SHARED] += 1
+            return admission
+        admission = await self._alone(key, limits, tokens, now, wall)
+        if asked is None or admission.lease is None:
+            return admission
+        asked.runs()
+        return replace(admission, lease=replace(admission.lease, late=asked))
+
+    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+        """As in `Store.look`; without a word about limits where they are not known."""
+        try:
+            return await self.shared.look(key, limits, now)
+        except StoreAwayError:
+            pass
+        if self._mode != "local":
+            return _NOTHING_KNOWN
+        return _as_told(await self._local.look(key, self._begun(key, limits, now), now), limits)
+
+    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+        """As in `Store.settle`. Never suspends."""
+        await (self.shared if lease.id else self._local).settle(lease, used_tokens, now, wall, ran=ran)
+        if lease.late is not None:
+            lease.late.settle(used_tokens, ran)
+
+    async def close(self) -> None:
+        """As in `Store.close`."""
+        await self.shared.close()
+
+    # -- without the store ----------------------------------------------------------------------------------------
+
+    async def _alone(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
         self.decisions[self._mode] += 1
         if self._mode == "deny":
             message = "The limits of this key cannot be checked just now; try again shortly."
             raise UpstreamError(503, "overloaded", message, headers=RETRY_AFTER)
         if self._mode == "allow":
             return Admission(None, None, None, None, Lease(key, UNLIMITED, tokens, now, False, wall))
-        share = share_of(limits, self._processes)
-        return await self._local.admit(key, share, fitted(tokens, limits, share), now, wall)
+        share = self._begun(key, limits, now)
+        wanted = fitted(tokens, limits, share)
+        admission = await self._local.admit(key, share, wanted, now, wall)
+        # A share that is not used up lets in also a request that reserves more, and works that off: each turn wants
+        # less than the one before, by what the limit that refused has left.
+        while admission.refusal is not None and admission.refused_by in ("tokens", "quota"):
+            if admission.refusal.retry_after is None or not 0 < admission.refusal.remaining < wanted:
+                break
+            wanted = admission.refusal.remaining
+            admission = await self._local.admit(key, share, wanted, now, wall)
+        return _as_told(admission, limits, share)
 
-    async def look(self, key: str, limits: Limits, now: float) -> Admission:
-        """As in `Store.look`; without a word about limits where they are not known."""
-        if self.shared.up:
-            try:
-                return await self.shared.look(key, limits, now)
-            except StoreAwayError:
-                pass
-        if self._mode != "local":
-            return _NOTHING_KNOWN
-        return await self._local.look(key, share_of(limits, self._processes), now)
-
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
-        """As in `Store.settle`. Never suspends."""
-        await (self.shared if lease.id else self._local).settle(lease, used_tokens, now, wall, ran=ran)
-
-    async def close(self) -> None:
-        """As in `Store.close`."""
-        await self.shared.close()
-
-
-def share_of(limits: Limits, processes: int) -> Limits:
-    """What one of `processes` may let in so that all together keep the limits; at least 1 of each."""
-
-    def part(whole: int) -> int:
-        return max(whole // processes, 1)
-
-    requests, tokens = limits.requests, limits.tokens
-    day, month, concurrent = limits.tokens_per_day, limits.tokens_per_month, limits.concurrent
-    return Limits(
-        requests=None if requests is None else Rate(part(requests.per_minute), part(requests.burst)),
-        tokens=None if tokens is None else Rate(part(tokens.per_minute), part(tokens.burst)),
-        tokens_per_day=None if day is None else part(day),
-        tokens_per_month=None if month is None else part(month),
-        concurrent=None if concurrent is None else part(concurrent),
-    )
+    def _begun(self, key: str, limits: Limits, now: float) -> Limits:
+        """The share of a key, which begins with what was left of the whole."""
+        processes = self.processes
+        share = share_of(limits, processes)
+        known = self.shared.last_known(key)
+        if known is not None:
+            self._local.begin(key, share_of_rest(known, limits, processes, now))
+        if share.concurrent is None or limits.concurrent is None:
+            return share
+        held = self.shared.held_by(key)
+        if known is not None:
+            # Which slots are taken is believed for as long as a lease lasts.
+            if len(self._slots) >= KNOWN_LIMIT:
+                self._slots.clear()
+            self._slots[key] = (slots_of_rest(known, limits.concurrent, processes, held), known.at + LEASE)
+        most, until = self._slots.get(key, (share.concurrent, now))
+        if until < now:
+            self._slots.pop(key, None)
+            most = share.concurrent
+        return Limits(share.requests, share.tokens, share.tokens_per_day, share.tokens_per_month, max(most - held, 0))
 
 
-def fitted(tokens: int, limits: Limits, share: Limits) -> int:
-    """The reservation of a request that is in order under `limits`, cut to what the share can hold at all.
+def _as_told(admission: Admission, limits: Limits, share: Limits = UNLIMITED) -> Admission:
+    """What the client is told: its limits, not our share of them, and to come back soon."""
+    requests, tokens, refusal = admission.requests, admission.tokens, admission.refusal
+    if requests is not None and limits.requests is not None:
+        requests = replace(requests, limit=limits.requests.per_minute)
+    if tokens is not None and limits.tokens is not None:
+        tokens = replace(tokens, limit=limits.tokens.per_minute)
+    if refusal is not None:
+        refusal = _refusal_as_told(refusal, str(admission.refused_by), limits, share)
+    return Admission(admission.refused_by, requests, tokens, refusal, admission.lease)
 
-    Else an outage would turn it into one that is too large ever to be let in, a 400. What it really used is settled.
-    """
-    return tokens if tokens > _most(limits) else int(min(tokens, _most(share)))
 
-
-def _most(limits: Limits) -> float:
-    """The largest reservation that these limits can ever let in."""
-    burst = None if limits.tokens is None else limits.tokens.burst
-    sizes = (burst, limits.tokens_per_day, limits.tokens_per_month)
-    return min((size for size in sizes if size is not None), default=inf)
+def _refusal_as_told(refusal: Decision, by: str, limits: Limits, share: Limits) -> Decision:
+    quota = limits.tokens_per_day if refusal.limit == share.tokens_per_day else limits.tokens_per_month
+    rate = {"requests": limits.requests, "tokens": limits.tokens}.get(by)
+    whole = {"concurrency": limits.concurrent, "quota": quota}.get(by) if rate is None else rate.per_minute
+    wait = None if refusal.retry_after is None else min(refusal.retry_after, AWAY_RETRY)
+    return replace(refusal, limit=refusal.limit if whole is None else whole, retry_after=wait)

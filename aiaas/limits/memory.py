@@ -92,6 +92,13 @@ class MemoryStore:
             today = windows.day <= lease.admitted_wall < windows.day_end
             state.correct(difference, limits, windows if today else windows_at(lease.admitted_wall), windows)
 
+    def begin(self, key: str, state: State) -> None:
+        """From now on the key stands so, but for its slots, which stay as they are."""
+        before = self._states.get(key)
+        if before is not None:
+            state.slots = before.slots
+        self._states[key] = state
+
     async def close(self) -> None:
         """Nothing to let go of."""
 

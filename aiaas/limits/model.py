@@ -11,6 +11,13 @@ from typing import Protocol
 import msgspec
 
 
+class LateWord(Protocol):
+    """The shared store's word on a request that was let in before it came."""
+
+    def settle(self, used_tokens: int, ran: bool) -> None:
+        """The request has ended, as in `Store.settle`. Never suspends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """`per_minute` on average, `burst` at once after a pause (a token bucket of that size)."""
@@ -63,6 +70,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     id             its name in the shared store; "" where this process alone knows of it
     admitted_at    the `now` of its admission, monotonic seconds
     admitted_wall  the `wall` of its admission, POSIX seconds: its tokens count in the UTC day and month of that moment
+    late           settled as well: the store was asked, and may yet say that it let the request in
     """
 
     key: str
@@ -72,6 +80,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     slot: bool
     admitted_wall: float = 0.0
     id: str = ""
+    late: LateWord | None = None
 
 
 class Admission(msgspec.Struct, frozen=True, gc=False):

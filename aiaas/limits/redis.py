@@ -3,36 +3,42 @@
 Nobody waits for a settlement: it is written and its answer checked when it comes. So a request's end never suspends,
 also while it is being cancelled, and the next admission on this connection stands behind it.
 
-`run` is the one task behind it: it connects, connects again, and renews the leases of slots. While there is no
-connection every admission raises StoreAwayError at once; what happens then is `fallback.py`'s.
+`run` is the one task behind it: it keeps the connections (`servers.py`), renews the leases of slots, and counts the
+gateways. While a key's server is away its admissions raise StoreAwayError at once; `fallback.py` decides on them.
 
 What an outage does:
 1. A lease that nobody renews ends after LEASE: slots of a gateway that was killed are free again LEASE later at the
    latest. Those of one that lives are put back by the first renewal, also into a server that came back empty.
 2. A settlement that cannot be sent waits, LATE_LIMIT of them at most, and is delivered before the first admission
-   after the outage. Beyond that, and where one was sent and never answered, it is lost: it may have been done, and
-   doing it twice would give tokens away. What stays is the reservation. `settlements_lost` counts them.
-3. An admission that was sent and not answered may have been done: it costs that key one request, its tokens until they
-   are worked off, and its slot until the lease ends.
+   after the outage. Beyond that, and where one was sent and its connection lost before the answer, it is lost: it may
+   have been done, and doing it twice would give tokens away. What stays is the reservation. `settlements_lost` counts.
+3. An admission that is answered too late is settled when the answer comes, as what became of its request (`Asked`).
+   Where the answer never comes, it may have been done: it costs that key one request, its tokens until they are worked
+   off, and its slot until the lease ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import ssl
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from typing import Final
 
-from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, connect
+from aiaas.limits.asked import AdmissionLateError, Asked
+from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, StoreLateError, claimed
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import Admission, Lease, Limits
+from aiaas.limits.node import Node
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.script import (
     LOOK,
+    MEMBERS,
     SCRIPT,
     Argument,
     Standing,
@@ -40,22 +46,31 @@ from aiaas.limits.script import (
     keys_of,
     renew_arguments,
     settle_arguments,
+    slots_key_of,
     standing,
 )
-from aiaas.limits.state import refused, windows_at
+from aiaas.limits.servers import Servers
+from aiaas.limits.share import Known
+from aiaas.limits.state import State, refused, windows_at
+from aiaas.limits.topology import redirect_of
 
 # Seconds that a slot outlives its gateway. Three renewals fit, so that one may be late.
 LEASE: Final = 15.0
-# The first wait before connecting again, and the longest; it doubles while connections do not last for STEADY.
-RETRY_FIRST: Final = 0.25
-RETRY_LONGEST: Final = 2.0
-STEADY: Final = 10.0
+# Leases are renewed with each BEATS-th beat, which is a third of LEASE; the gateways are counted with each.
+BEATS: Final = 5
 # Settlements kept during an outage: some megabytes.
 LATE_LIMIT: Final = 10_000
+# Keys of which it is remembered how they stood: some megabytes.
+KNOWN_LIMIT: Final = 10_000
 # What is written at once where much is to be said: the server answers it in a few milliseconds.
 BATCH: Final = 100
+# How often a command is sent: again where the map has changed, perhaps twice, and again for a slot that is moving.
+SENT_AT_MOST: Final = 5
 
-_PROBE: Final = "aiaas:probe"
+# Errors about one key and moment, not about the server: what is due again will be done with the next beat.
+_PASSING: Final = frozenset({"TRYAGAIN", "MOVED", "ASK", "NOSCRIPT"})
+# Errors by which a server says that it did nothing.
+_NOT_DONE: Final = _PASSING | {"CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF"}
 
 
 class RedisStore:
@@ -66,7 +81,8 @@ class RedisStore:
     lease      seconds that a slot lives without being renewed
     patience   seconds after which an unanswered command means that the store is away
 
-    failures          calls that failed because the store was not there, or refused
+    processes         how many gateway processes share the store; None until that was asked
+    failures          calls and attempts to connect that failed
     settlements_lost  settlements that were not made, or of which that is not known
     tried             set after the first attempt to connect
     """
@@ -82,18 +98,18 @@ class RedisStore:
         script: str = SCRIPT,
     ) -> None:
         self._url = url
-        self._tls = tls
         self._on_change = on_change
         self._lease = lease
-        self._patience = patience
         self._script = script
-        self._digest = b""
-        self._connection: Connection | None = None
+        self._digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         self._said: bool | None = None
         self._id_prefix = os.urandom(8).hex()
         self._numbers = count(1)
         self._held: dict[str, set[str]] = {}  # API key -> the leases of its slots
-        self._late: list[tuple[str, Sequence[Argument]]] = []
+        self._known: OrderedDict[str, Known] = OrderedDict()  # least recently asked first
+        self._late: list[tuple[str, bool, Sequence[Argument]]] = []
+        self._servers = Servers(url, tls, self, patience, lease / 3 / BEATS)
+        self.processes: int | None = None
         self.failures = 0
         self.settlements_lost = 0
         self.tried = asyncio.Event()
@@ -103,216 +119,233 @@ class RedisStore:
 
     @property
     def up(self) -> bool:
-        """Whether it can be asked."""
-        return self._connection is not None and not self._connection.lost.done()
+        """Whether all of it can be asked."""
+        return self._servers.up
+
+    def follow(self, patience: float) -> None:
+        """Wait this long from now on."""
+        self._servers.follow(patience)
 
     # -- Store ----------------------------------------------------------------------------------------------------
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:  # noqa: ARG002
-        """As in `Store.admit`. Raises StoreAwayError."""
+        """As in `Store.admit`. Raises StoreAwayError; AdmissionLateError where the store may have done it."""
         lease_id = f"{self._id_prefix}{next(self._numbers):x}"
-        found = await self._ask(
-            key,
-            admit_arguments(limits, tokens, lease_id, self._lease),
-            partial(self._give_back, key, limits, tokens, lease_id),
-        )
+        asked = Asked(self, key, limits, tokens, lease_id)
+        slot = limits.concurrent is not None
+        try:
+            found = await self._ask(key, slot, admit_arguments(limits, tokens, lease_id, self._lease), asked)
+        except StoreLateError as error:
+            raise AdmissionLateError(str(error), asked) from error
         state = found.state
         if not found.allowed:
+            self._remember(key, Known(found, now, 0, 0, 0))
             return refused(state, limits, tokens, found.now, found.wall, windows_at(found.wall))
-        requests = minute = None
-        if limits.requests is not None:
-            requests = decide(state.requests, limits.requests, 1, found.now)[0]
-        if limits.tokens is not None:
-            minute = decide(state.tokens, limits.tokens, tokens, found.now)[0]
-        slot = limits.concurrent is not None
-        if slot:
-            self._held.setdefault(key, set()).add(lease_id)
-        return Admission(None, requests, minute, None, Lease(key, limits, tokens, now, slot, found.wall, lease_id))
+        self._remember(key, Known(found, now, 1, tokens, int(slot)))
+        lease = self.granted(key, limits, tokens, now, found, lease_id)
+        return _seen(state, limits, 1, tokens, found.now, lease)
 
     async def look(self, key: str, limits: Limits, now: float) -> Admission:  # noqa: ARG002
         """As in `Store.look`. Raises StoreAwayError."""
-        found = await self._ask(key, LOOK, None)
-        state = found.state
-        requests = None if limits.requests is None else decide(state.requests, limits.requests, 0, found.now)[0]
-        tokens = None if limits.tokens is None else decide(state.tokens, limits.tokens, 0, found.now)[0]
-        return Admission(None, requests, tokens, None, None)
+        found = await self._ask(key, False, LOOK, None)
+        return _seen(found.state, limits, 0, 0, found.now, None)
 
-    async def settle(
-        self,
-        lease: Lease,
-        used_tokens: int,
-        now: float,  # noqa: ARG002
-        wall: float,  # noqa: ARG002
-        *,
-        ran: bool = True,
-    ) -> None:
+    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:  # noqa: ARG002
         """As in `Store.settle`. Never suspends, and never fails: see this module's opening."""
+        self.settle_now(lease, used_tokens, ran)
+
+    def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
+        """The same."""
         held = self._held.get(lease.key)
         if held is not None:
             held.discard(lease.id)
             if not held:
                 del self._held[lease.key]
+        known = self._known.get(lease.key)
+        if known is not None:
+            known.requests -= not ran
+            known.tokens += used_tokens - lease.reserved_tokens
+            known.slots -= lease.slot
         arguments = settle_arguments(lease, used_tokens, ran)
         if arguments is not None:
-            self._settle(lease.key, arguments)
+            self._settle(lease.key, lease.slot, arguments)
 
     async def close(self) -> None:
-        """Wait shortly for settlements under way, and end the connection. `run` has ended before."""
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+        """Leave the gateways, wait shortly for settlements under way, and end the connections. `run` has ended."""
+        arguments = settle_arguments(Lease(MEMBERS, Limits(), 0, 0.0, True, 0.0, self._id_prefix), 0, ran=True)
+        if self._servers.up and arguments is not None:
+            self._settle(MEMBERS, True, arguments)
+        await self._servers.close()
+
+    # -- what is known without asking -----------------------------------------------------------------------------
+
+    def last_known(self, key: str) -> Known | None:
+        """How a key stood when it was last asked for, and not again until the store has answered once more."""
+        return self._known.pop(key, None)
+
+    def held_by(self, key: str) -> int:
+        """Slots of a key that requests of this process have."""
+        held = self._held.get(key)
+        return 0 if held is None else len(held)
+
+    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
+        """The lease of what the store admitted; a slot of it is renewed from now on."""
+        slot = limits.concurrent is not None
+        if slot:
+            self._held.setdefault(key, set()).add(lease_id)
+        return Lease(key, limits, tokens, now, slot, found.wall, lease_id)
+
+    def _remember(self, key: str, known: Known) -> None:
+        self._known[key] = known
+        self._known.move_to_end(key)
+        if len(self._known) > KNOWN_LIMIT:
+            self._known.popitem(last=False)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    async def _ask(
-        self, key: str, arguments: Sequence[Argument], unclaimed: Callable[[Reply], None] | None
-    ) -> Standing:
+    async def _ask(self, key: str, slots: bool, arguments: Sequence[Argument], asked: Asked | None) -> Standing:
+        connection: Connection | None = None
+        keys = keys_of(key, slots=slots)
+        once = teach = False
         try:
-            connection = self._connected()
-            try:
-                reply = await _claimed(self._evaluate(connection, key, arguments, unclaimed), unclaimed)
-            except RedisReplyError as error:
-                if error.code != "NOSCRIPT":
-                    raise
-                # The server forgot the script (SCRIPT FLUSH, a failover behind one address): EVAL teaches it anew.
-                reply = await _claimed(self._evaluate(connection, key, arguments, unclaimed, teach=True), unclaimed)
-            assert isinstance(reply, bytes)
-            return standing(reply)
+            node = self._servers.of(key)
+            for _ in range(SENT_AT_MOST):
+                connection = node.asked()
+                try:
+                    sent = self._evaluate(connection, keys, arguments, asked, once=once, teach=teach)
+                    reply = await claimed(sent, asked)
+                    assert isinstance(reply, bytes)
+                    return standing(reply)
+                except RedisReplyError as error:
+                    node, once, teach = self._another_way(node, error, once)
+            raise StoreAwayError("it is sent from node to node")
         except RedisReplyError as error:
             self.failures += 1
-            connection.lose(f"it answered {error}")
+            if error.code not in _PASSING and connection is not None:
+                connection.lose(f"it answered {error}")
             raise StoreAwayError(str(error)) from error
         except StoreAwayError:
             self.failures += 1
             raise
 
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            raise StoreAwayError("not connected")
-        return self._connection
+    def _another_way(self, node: Node, error: RedisReplyError, once: bool) -> tuple[Node, bool, bool]:
+        """(node, whether after ASKING, whether with the whole script) to try next; raises `error` where none is."""
+        # The server forgot the script (SCRIPT FLUSH, a failover behind one address): EVAL teaches it anew.
+        if error.code == "NOSCRIPT":
+            return node, once, True
+        redirect = redirect_of(error, node.place)
+        if redirect is None or not self._servers.is_cluster:
+            raise error
+        return self._servers.follow_redirect(redirect), redirect.once, False
 
     def _evaluate(
         self,
         connection: Connection,
-        key: str,
+        keys: Sequence[str],
         arguments: Sequence[Argument],
-        unclaimed: Callable[[Reply], None] | None = None,
+        asked: Asked | None = None,
         *,
+        once: bool = False,
         teach: bool = False,
+        patient: bool = False,
     ) -> asyncio.Future[Reply]:
+        if once:
+            connection.call("ASKING").cancel()  # its reply tells nothing; it keeps its place right before the script
         call, script = ("EVAL", self._script) if teach else ("EVALSHA", self._digest)
-        return connection.call(call, script, 2, *keys_of(key), *arguments, unclaimed=unclaimed)
-
-    def _give_back(self, key: str, limits: Limits, tokens: int, lease_id: str, reply: Reply) -> None:
-        """The request was cancelled while its admission was under way."""
-        if isinstance(reply, bytes) and (found := standing(reply)).allowed:
-            lease = Lease(key, limits, tokens, 0.0, limits.concurrent is not None, found.wall, lease_id)
-            arguments = settle_arguments(lease, 0, ran=False)
-            assert arguments is not None
-            self._settle(key, arguments)
+        return connection.call(call, script, len(keys), *keys, *arguments, unclaimed=asked, patient=patient)
 
     # -- settling -------------------------------------------------------------------------------------------------
 
-    def _settle(self, key: str, arguments: Sequence[Argument], *, teach: bool = False) -> None:
+    def _settle(
+        self,
+        key: str,
+        slots: bool,
+        arguments: Sequence[Argument],
+        connection: Connection | None = None,
+        *,
+        once: bool = False,
+        teach: bool = False,
+        left: int = SENT_AT_MOST,
+    ) -> asyncio.Future[Reply] | None:
+        """Send it, or keep it for later. On a silent connection it is sent too, and stands behind its admission."""
         try:
-            sent = self._evaluate(self._connected(), key, arguments, teach=teach)
+            connection = connection or self._servers.of(key).connection
+            if connection is None:
+                raise StoreAwayError("not connected")
+            keys = keys_of(key, slots=slots)
+            sent = self._evaluate(connection, keys, arguments, once=once, teach=teach, patient=True)
         except StoreAwayError:
-            if len(self._late) < LATE_LIMIT:
-                self._late.append((key, arguments))
-            else:
-                self.settlements_lost += 1
-        else:
-            sent.add_done_callback(partial(self._settled, key, arguments))
+            self._keep_for_later(key, slots, arguments)
+            return None
+        sent.add_done_callback(partial(self._settled, key, slots, arguments, once, left - 1))
+        return sent
 
-    def _settled(self, key: str, arguments: Sequence[Argument], sent: asyncio.Future[Reply]) -> None:
+    def _settled(
+        self, key: str, slots: bool, arguments: Sequence[Argument], once: bool, left: int, sent: asyncio.Future[Reply]
+    ) -> None:
+        """Three cases of failure: done or not, nobody knows; not done, and another way is known; not done."""
         error = sent.exception()
-        if isinstance(error, RedisReplyError) and error.code == "NOSCRIPT":
-            self._settle(key, arguments, teach=True)
-        elif error is not None:
+        if error is None:
+            return
+        if not isinstance(error, RedisReplyError) or error.code not in _NOT_DONE:
             self.failures += 1
+            self.settlements_lost += 1
+            return
+        try:
+            node, once, teach = self._another_way(self._servers.of(key), error, once)
+        except (RedisReplyError, StoreAwayError):
+            left = 0
+        if left:
+            self._settle(key, slots, arguments, node.connection, once=once, teach=teach, left=left)
+        else:
+            self.failures += 1
+            self._keep_for_later(key, slots, arguments)
+
+    def _keep_for_later(self, key: str, slots: bool, arguments: Sequence[Argument]) -> None:
+        if len(self._late) < LATE_LIMIT:
+            self._late.append((key, slots, arguments))
+        else:
             self.settlements_lost += 1
 
     # -- being there ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Connect, keep the leases, connect again; until cancelled."""
-        loop = asyncio.get_running_loop()
-        wait = RETRY_FIRST
-        while True:
-            try:
-                self._connection = connection = await self._connect()
-            except StoreAwayError as error:
-                self._say(False, str(error))
-            else:
-                began = loop.time()
-                self._say(True, "")
-                reason = await self._keep(connection)
-                self._connection = None
-                self._say(False, reason)
-                if loop.time() - began > STEADY:
-                    wait = RETRY_FIRST
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, RETRY_LONGEST)
+        await self._servers.run(self._failed)
 
-    async def _connect(self) -> Connection:
-        """A connection to a server that can be written to, knows the script, and has what was kept for it."""
-        connection = await connect(self._url, self._tls, self._patience)
+    async def greet(self, node: Node, connection: Connection) -> None:
+        """See to it that the server can be written to, knows the script, and has what was kept for it."""
+        await connection.call("SCRIPT", "LOAD", self._script)
+        # Not only a sign of life: a replica, a full server and, where none is expected, a node of a cluster refuse it.
+        await connection.call("SET", self._servers.probe_key(node), 1, "PX", 1000)
+        await self._renew(node, connection)
+        await self._deliver_late(node, connection)
+        await self._count_members(node, connection)
+
+    async def beat(self, node: Node, connection: Connection, number: int) -> None:
+        """Renew what this server keeps of ours."""
+        # A sign of life that no request waits for, and of use after SCRIPT FLUSH.
+        await connection.call("SCRIPT", "LOAD", self._script)
         try:
-            self._digest = await self._teach(connection)
-            # Not only a sign of life: a replica, a full server and a node of a cluster refuse it.
-            await connection.call("SET", _PROBE, 1, "PX", 1000)
-            await self._renew(connection)
-            await self._deliver_late(connection)
+            await self._count_members(node, connection)
+            if number % BEATS == 0:
+                await self._renew(node, connection)
+                await self._deliver_late(node, connection)
         except RedisReplyError as error:
-            connection.lose("refused")
-            raise StoreAwayError(f"{self._url.url} cannot be used: {error}") from None
-        except BaseException:
-            connection.lose("given up")
-            raise
-        return connection
-
-    async def _keep(self, connection: Connection) -> str:
-        """Renew leases, or ask for a sign of life, until the connection is lost; the reason."""
-        while True:
-            await asyncio.wait([connection.lost], timeout=self._lease / 3)
-            if connection.lost.done():
-                return connection.lost.result()
-            try:
-                await self._teach(connection)  # a sign of life, and of use after SCRIPT FLUSH
-                await self._renew(connection)
-            except StoreAwayError:
-                continue
-            except RedisReplyError as error:
-                connection.lose(f"it answered {error}")
-
-    async def _teach(self, connection: Connection) -> bytes:
-        """Have the server know the script; its digest."""
-        digest = await connection.call("SCRIPT", "LOAD", self._script)
-        assert isinstance(digest, bytes)
-        return digest
-
-    async def _deliver_late(self, connection: Connection) -> None:
-        while self._late:
-            batch = self._late[:BATCH]
-            del self._late[:BATCH]  # sent once, never again
-            try:
-                await self._all(connection, batch)
-            except StoreAwayError:
-                self.settlements_lost += len(batch)
+            if error.code not in _PASSING:
                 raise
 
-    async def _renew(self, connection: Connection) -> None:
-        """All leases, in batches. One that was settled meanwhile is not among them: both go by this connection."""
-        keys = list(self._held)
-        for start in range(0, len(keys), BATCH):
-            some = [(key, self._held.get(key)) for key in keys[start : start + BATCH]]
-            await self._all(connection, [(key, renew_arguments(ids, self._lease)) for key, ids in some if ids])
+    def changed(self, node: Node, reason: str) -> None:  # noqa: ARG002
+        """Tell whoever made this store, where that changes what is known of the whole."""
+        if reason:
+            self._failed(reason)
+        elif self.up:
+            self._say(True, "")
 
-    async def _all(self, connection: Connection, calls: Sequence[tuple[str, Sequence[Argument]]]) -> None:
-        sent = [self._evaluate(connection, key, arguments) for key, arguments in calls]
-        for reply in await asyncio.gather(*sent, return_exceptions=True):
-            if isinstance(reply, BaseException):
-                raise reply
+    def _failed(self, reason: str) -> None:
+        self.failures += 1
+        self._servers.look_again()
+        self._say(False, reason)
 
     def _say(self, up: bool, reason: str) -> None:
         self.tried.set()
@@ -320,12 +353,45 @@ class RedisStore:
             self._said = up
             self._on_change(up, reason)
 
+    async def _count_members(self, node: Node, connection: Connection) -> None:
+        """Hold the lease by which gateways are counted, and take the count."""
+        if self._servers.has(node, MEMBERS):
+            arguments = renew_arguments([self._id_prefix], self._lease)
+            number = await self._evaluate(connection, [slots_key_of(MEMBERS)], arguments)
+            assert isinstance(number, int)
+            self.processes = number
 
-async def _claimed(reply: asyncio.Future[Reply], unclaimed: Callable[[Reply], None] | None) -> Reply:
-    """The reply; where its waiter is cancelled in the moment after it came, it goes to `unclaimed` all the same."""
-    try:
-        return await reply
-    except asyncio.CancelledError:
-        if unclaimed is not None and reply.done() and not reply.cancelled() and reply.exception() is None:
-            unclaimed(reply.result())
-        raise
+    async def _renew(self, node: Node, connection: Connection) -> None:
+        """All leases, in batches. One that was settled meanwhile is not among them: both go by this connection."""
+        keys = [key for key in self._held if self._servers.has(node, key)]
+        for start in range(0, len(keys), BATCH):
+            some = [(key, self._held.get(key)) for key in keys[start : start + BATCH]]
+            calls = [(slots_key_of(key), renew_arguments(ids, self._lease)) for key, ids in some if ids]
+            sent = [self._evaluate(connection, [slots], arguments) for slots, arguments in calls]
+            for reply in await asyncio.gather(*sent, return_exceptions=True):
+                if isinstance(reply, BaseException) and not (
+                    isinstance(reply, RedisReplyError) and reply.code in _PASSING
+                ):
+                    raise reply
+
+    async def _deliver_late(self, node: Node, connection: Connection) -> None:
+        """What was kept for this server. Each is sent once, unless the server says that it did nothing."""
+        kept, self._late = self._late, []
+        mine = [late for late in kept if self._servers.has(node, late[0])]
+        self._late += [late for late in kept if not self._servers.has(node, late[0])]
+        for start in range(0, len(mine), BATCH):
+            if connection.lost.done():
+                self._late += mine[start:]
+                return
+            sent = [self._settle(*late, connection) for late in mine[start : start + BATCH]]
+            await asyncio.gather(*(one for one in sent if one is not None), return_exceptions=True)
+
+
+def _seen(state: State, limits: Limits, requests: int, tokens: int, now: float, lease: Lease | None) -> Admission:
+    """What limits say that let it in."""
+    decided = minute = None
+    if limits.requests is not None:
+        decided = decide(state.requests, limits.requests, requests, now)[0]
+    if limits.tokens is not None:
+        minute = decide(state.tokens, limits.tokens, tokens, now)[0]
+    return Admission(None, decided, minute, None, lease)

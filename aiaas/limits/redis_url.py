@@ -1,8 +1,11 @@
 """The address of the shared store, taken apart once and for all who need it: the checker, the compiler, the store.
 
     redis://[[USER]:PASSWORD@]HOST[:6379][/DATABASE]      rediss:// the same over TLS; valkey(s):// the same as redis(s)://
+    redis+sentinel://[...@]HOST[:26379][,HOST...]/NAME[/DATABASE]    the primary that these sentinels call NAME
+    redis+cluster://[...@]HOST[:6379][,HOST...]           some nodes of a cluster, which name the others
     ?ssl_ca_certs=FILE    trust these authorities instead of the system's
     ?ssl_certfile=FILE&ssl_keyfile=FILE    show this certificate
+    ?sentinel_username=USER&sentinel_password=PASSWORD    how to get into the sentinels
 
 User and password are percent-decoded, as in every URL. What stands before the last `@` is theirs, so that a password
 from the environment may hold `/`, `#` or `@` as it is; only a `%` in it has to be written `%25`.
@@ -12,24 +15,48 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 PORT: Final = 6379
+SENTINEL_PORT: Final = 26379
 
-_FORM: Final = "write redis://host:6379/0, or rediss:// for TLS"
-_TLS: Final = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
-_REST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?(?:/([0-9]{0,5}))?(?:\?(.*))?")
+Kind = Literal["server", "sentinel", "cluster"]
+
+_FORMS: Final[dict[Kind, str]] = {
+    "server": "write redis://host:6379/0, or rediss:// for TLS",
+    "sentinel": "write redis+sentinel://host:26379,host:26379/NAME, or rediss+sentinel:// for TLS",
+    "cluster": "write redis+cluster://host:6379,host:6379, or rediss+cluster:// for TLS",
+}
+_SCHEME: Final = re.compile(r"(?:redis|valkey)(s?)(?:\+(sentinel|cluster))?")
+_KINDS: Final[dict[str, Kind]] = {"": "server", "sentinel": "sentinel", "cluster": "cluster"}
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
+_REST: Final = re.compile(r"([^/?]*)(?:/([^/?]*))?(?:/([^/?]*))?(?:\?(.*))?")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _FILES: Final = {"ssl_ca_certs": "ca_file", "ssl_certfile": "cert_file", "ssl_keyfile": "key_file"}
+_SENTINEL: Final = {"sentinel_username": "sentinel_username", "sentinel_password": "sentinel_password"}
+
+
+class Place(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
     """Where the shared store is, and how to get in. Files are None where the system's authorities and no certificate
-    of our own are meant."""
+    of our own are meant.
 
-    host: str
-    port: int
+    places   the server; or sentinels, or nodes of a cluster, of which any one that answers is enough
+    service  what the sentinels call the primary; "" for other kinds
+    """
+
+    places: tuple[Place, ...]
     database: int
     tls: bool
     username: str | None = None
@@ -37,46 +64,74 @@ class RedisUrl:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    kind: Kind = "server"
+    service: str = ""
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
-        """In one spelling and without the password: for the Plan, the log, the digest."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"redis{'s' if self.tls else ''}://{host}:{self.port}/{self.database}"
+        """In one spelling and without a password: for the Plan, the log, the digest."""
+        kind = "" if self.kind == "server" else f"+{self.kind}"
+        path = {"server": f"/{self.database}", "sentinel": f"/{self.service}/{self.database}", "cluster": ""}[self.kind]
+        return f"redis{'s' if self.tls else ''}{kind}://{','.join(map(str, self.places))}{path}"
 
 
 def parse_redis_url(text: str) -> RedisUrl:
     """Take the address apart. Raises ValueError with what is wrong and what is allowed; never repeats a password."""
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme not in _TLS:
-        raise ValueError(f"is not the address of a store; {_FORM}")
-    user_info, at, place = rest.rpartition("@")
+    name, separator, rest = text.partition("://")
+    scheme = _SCHEME.fullmatch(name)
+    if not separator or scheme is None:
+        raise ValueError(f"is not the address of a store; {_FORMS['server']}")
+    kind, tls = _KINDS[scheme[2] or ""], bool(scheme[1])
+    user_info, at, address = rest.rpartition("@")
     username, colon, password = user_info.partition(":")
     if at and not colon:
         raise ValueError("has a user without a password; write redis://USER:${NAME}@host, or redis://:${NAME}@host")
-    match = _REST.fullmatch(place)
-    if match is None or not 0 < int(match[2] or PORT) < 65536:
-        raise ValueError(f"has no usable host, port or database; {_FORM}")
-    tls = _TLS[scheme]
+    match = _REST.fullmatch(address)
+    places = None if match is None else _places(match[1], kind)
+    if match is None or places is None:
+        raise ValueError(f"has no usable host, port or database; {_FORMS[kind]}")
+    service, database = (match[2] or "", match[3]) if kind == "sentinel" else ("", match[2])
+    if kind == "sentinel" and not _NAME.fullmatch(service):
+        raise ValueError(f"does not say what the sentinels call the primary; {_FORMS[kind]}")
+    if not re.fullmatch("[0-9]{0,5}", database or "") or (kind != "sentinel" and match[3] is not None):
+        raise ValueError(f"has no usable host, port or database; {_FORMS[kind]}")
+    if kind == "cluster" and int(database or 0):
+        raise ValueError("names a database, and a cluster has only the first; leave it out")
     return RedisUrl(
-        host=match[1].strip("[]"),
-        port=int(match[2] or PORT),
-        database=int(match[3] or 0),
+        places=places,
+        database=int(database or 0),
         tls=tls,
         username=unquote(username) or None,
         password=unquote(password) or None,
-        **_files(match[4] or "", tls),
+        kind=kind,
+        service=service,
+        **_options(match[4] or "", kind, tls),
     )
 
 
-def _files(query: str, tls: bool) -> dict[str, str]:
-    files: dict[str, str] = {}
+def _places(text: str, kind: Kind) -> tuple[Place, ...] | None:
+    """The hosts; None where one of them is no good, or there are several where only one can be meant."""
+    matches = [_HOST.fullmatch(part) for part in text.split(",")]
+    usual = SENTINEL_PORT if kind == "sentinel" else PORT
+    places = tuple(Place(match[1].strip("[]"), int(match[2] or usual)) for match in matches if match is not None)
+    if len(places) < len(matches) or (kind == "server" and len(places) > 1):
+        return None
+    return places if all(0 < place.port < 65536 for place in places) else None
+
+
+def _options(query: str, kind: Kind, tls: bool) -> dict[str, str]:
+    options: dict[str, str] = {}
+    known = _FILES | _SENTINEL if kind == "sentinel" else _FILES
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in _FILES or not value:
-            raise ValueError(f"has a query that is not known; known are {', '.join(_FILES)}, each with a file")
-        files[_FILES[name]] = value
-    if files and not tls:
-        raise ValueError("names files for TLS but does not use it; write rediss://")
-    if ("cert_file" in files) != ("key_file" in files):
+        if name not in known or not value:
+            raise ValueError(f"has a query that is not known; known are {', '.join(known)}, each with a value")
+        options[known[name]] = value
+    if options.keys() & _FILES.values() and not tls:
+        raise ValueError("names files for TLS but does not use it; write rediss instead of redis")
+    if ("cert_file" in options) != ("key_file" in options):
         raise ValueError("needs ssl_certfile and ssl_keyfile together")
-    return files
+    if "sentinel_username" in options and "sentinel_password" not in options:
+        raise ValueError("has a sentinel_username without a sentinel_password; add it as ${NAME}")
+    return options

@@ -2,6 +2,8 @@
 
 A command is an array of bulk strings. A reply is one of five forms, told by its first byte (redis.io/docs, "RESP
 protocol specification"). There is no RESP3 here: it is only spoken after `HELLO 3`, which we do not say.
+
+Each byte is read once, however a reply is cut: the items of an unfinished array are kept, not parsed again.
 """
 
 from __future__ import annotations
@@ -44,21 +46,42 @@ class Replies:
     """Takes the bytes of one connection as they come, and gives whole replies in order."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._rest = bytearray()  # an unfinished item
+        self._arrays: list[tuple[list[Reply], int]] = []  # unfinished ones, outermost first, with their lengths
 
     def feed(self, data: bytes) -> list[Reply]:
         """The replies that are whole with `data`. Raises RespError; nothing after that makes sense."""
-        buffer = self._buffer + data if self._buffer else data
+        buffer: bytes | bytearray = data
+        if self._rest:
+            self._rest += data
+            buffer = self._rest
         replies: list[Reply] = []
         position = 0
         while position < len(buffer):
             try:
-                reply, position = _reply(buffer, position)
+                item, position = _item(buffer, position)
             except _IncompleteError:
                 break
-            replies.append(reply)
-        self._buffer = buffer[position:]
+            if isinstance(item, _Array):
+                self._arrays.append(([], item.length))
+            else:
+                self._place(item, replies)
+        if buffer is self._rest:
+            del self._rest[:position]
+        elif position < len(buffer):
+            self._rest += buffer[position:]
         return replies
+
+    def _place(self, reply: Reply, replies: list[Reply]) -> None:
+        """Put a whole item where it belongs, and so on for each array that it completes."""
+        while self._arrays:
+            items, length = self._arrays[-1]
+            items.append(reply)
+            if len(items) < length:
+                return
+            self._arrays.pop()
+            reply = items
+        replies.append(reply)
 
 
 _LONGEST_LINE: Final = 64 * 1024
@@ -69,14 +92,21 @@ class _IncompleteError(Exception):
     """More bytes are to come."""
 
 
-def _reply(buffer: bytes, start: int) -> tuple[Reply, int]:
-    """The reply at `start`, and where it ends."""
+class _Array:
+    """The head of an array of `length` items, 1 or more."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+
+def _item(buffer: bytes | bytearray, start: int) -> tuple[Reply | _Array, int]:
+    """The item at `start`, or the head of an array, and where it ends."""
     end = buffer.find(b"\r\n", start)
     if end < 0:
         if len(buffer) - start > _LONGEST_LINE or buffer[start : start + 1] not in _FORMS:
             raise RespError("what answers there is neither Redis nor Valkey")
         raise _IncompleteError
-    form, line, after = buffer[start : start + 1], buffer[start + 1 : end], end + 2
+    form, line, after = bytes(buffer[start : start + 1]), bytes(buffer[start + 1 : end]), end + 2
     if form == b"+":
         return line, after
     if form == b"-":
@@ -94,9 +124,5 @@ def _reply(buffer: bytes, start: int) -> tuple[Reply, int]:
     if form == b"$":
         if len(buffer) < after + number + 2:
             raise _IncompleteError
-        return buffer[after : after + number], after + number + 2
-    items: list[Reply] = []
-    for _ in range(number):
-        item, after = _reply(buffer, after)
-        items.append(item)
-    return items, after
+        return bytes(buffer[after : after + number]), after + number + 2
+    return (_Array(number) if number else []), after

@@ -13,6 +13,11 @@ Two keys for each API key, with its id as hash tag, so that a cluster holds both
     aiaas:{ID}:limits   hash: TATs `r` (requests) and `t` (tokens); starts of the UTC day `d` and month `m`, and the
                         tokens counted in them, `dt` and `mt`. Expires when it would decide as a missing one does.
     aiaas:{ID}:slots    sorted set: lease id -> when it ends unless renewed. Expires with its last lease.
+
+The second is named to the script only where slots are limited: while a cluster moves a slot to another node, a command
+is sent on (ASK) where none of its keys is there yet, but refused (TRYAGAIN) where one of two is.
+
+Gateways count themselves in the same way: each process holds a lease under the id MEMBERS, renewed with the slots.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from aiaas.limits.model import Lease, Limits
 from aiaas.limits.state import State, has_quota
 
 EPOCH: Final = 1767225600  # 2026-01-01 in UTC
+MEMBERS: Final = "gateways:"  # no API key's id and no client's address
 
 SCRIPT: Final = (
     f"local EPOCH = {EPOCH}\n"
@@ -39,11 +45,13 @@ local now = (tonumber(time[1]) - EPOCH) + fraction
 
 if operation == 'renew' then
   local lease = tonumber(ARGV[2])
+  slots_key = KEYS[1]
+  redis.call('ZREMRANGEBYSCORE', slots_key, '-inf', string.format('%.17g', now))
   for i = 3, #ARGV do
     redis.call('ZADD', slots_key, string.format('%.17g', now + lease), ARGV[i])
   end
   redis.call('PEXPIRE', slots_key, string.format('%d', math.ceil(lease * 1000)))
-  return 1
+  return redis.call('ZCARD', slots_key)
 end
 
 local function day_of(at)
@@ -181,10 +189,15 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     state: State
 
 
-def keys_of(key: str) -> tuple[str, str]:
-    """The script's KEYS for an API key (or an address)."""
-    tag = f"aiaas:{{{key}}}"
-    return f"{tag}:limits", f"{tag}:slots"
+def keys_of(key: str, *, slots: bool) -> tuple[str, ...]:
+    """The script's KEYS for an API key (or an address), with that of its slots where they matter."""
+    state = f"aiaas:{{{key}}}:limits"
+    return (state, slots_key_of(key)) if slots else (state,)
+
+
+def slots_key_of(key: str) -> str:
+    """The only one of KEYS for a renewal."""
+    return f"aiaas:{{{key}}}:slots"
 
 
 def admit_arguments(limits: Limits, tokens: int, lease_id: str, lease: float) -> tuple[Argument, ...]:
@@ -227,7 +240,10 @@ def settle_arguments(lease: Lease, used_tokens: int, ran: bool) -> tuple[Argumen
 
 
 def renew_arguments(lease_ids: Iterable[str], lease: float) -> tuple[Argument, ...]:
-    """ARGV that makes leases end `lease` seconds from now; one that was lost (an empty server) is there again."""
+    """ARGV that makes leases end `lease` seconds from now; one that was lost (an empty server) is there again.
+
+    The script answers with how many leases there are.
+    """
     return ("renew", lease, *lease_ids)
 
 

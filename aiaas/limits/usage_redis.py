@@ -6,8 +6,9 @@
     aiaas:{usage}:last         hash: key id -> last use, of all days
     aiaas:{usage}:done:BATCH   this part of a batch has been added; there only until that is known here
 
-One hash tag for all, so that a cluster holds them in one place. Sums go in parts of PART, each a script of a
-millisecond, since the admissions of all gateways wait behind it. The connection is one of its own, with more patience.
+One hash tag for all, so that a cluster holds them in one place; where that is, is looked up with each connection. Sums
+go in parts of PART, each a script of a millisecond, since the admissions of all gateways wait behind it, and a day is
+read in parts as well. The connection is one of its own, with more patience.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from typing import Final
 from aiaas.limits.connection import Connection, StoreAwayError, connect
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
+from aiaas.limits.topology import find_place
 from aiaas.limits.usage import DAY, Usage, UsageKey, UsageStoreError, UsageSums, day_text
 
 RETENTION_DAYS: Final = 400  # a year, and a month to look back at it
 PART: Final = 100  # sums
+READ: Final = 1000  # fields that the server looks at for one part of a hash
 PATIENCE: Final = 5.0  # seconds; no request waits for this
 UNCERTAIN: Final = DAY  # seconds that a part whose answer may be lost is remembered
 
-_PREFIX: Final = "aiaas:{usage}:"
+_TAG: Final = "usage"
+_PREFIX: Final = f"aiaas:{{{_TAG}}}:"
 _DAYS: Final = _PREFIX + "days"
 _LAST: Final = _PREFIX + "last"
 # KEYS: done, day, days, last. ARGV: seconds for done, the day's number, seconds and days of retention; then the rows.
@@ -83,7 +87,7 @@ class RedisUsage:
         with self._translated():
             connection = await self._connected()
             for day in _texts(await connection.call("ZRANGEBYSCORE", _DAYS, first_day, "+inf")):
-                fields = _pairs(await connection.call("HGETALL", _day_key(int(day))))
+                fields = await _hash(connection, _day_key(int(day)))
                 for name, value in fields.items():
                     letter, key_id, model = name.split(":", 2)
                     if letter == "n":
@@ -96,7 +100,7 @@ class RedisUsage:
         """As in `UsageStore.last_used`."""
         with self._translated():
             connection = await self._connected()
-            return {key_id: int(at) for key_id, at in _pairs(await connection.call("HGETALL", _LAST)).items()}
+            return {key_id: int(at) for key_id, at in (await _hash(connection, _LAST)).items()}
 
     async def close(self) -> None:
         """As in `UsageStore.close`."""
@@ -106,7 +110,8 @@ class RedisUsage:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.lost.done():
-            self._connection = await connect(self._url, self._tls, PATIENCE)
+            place = await find_place(self._url, self._tls, _TAG)
+            self._connection = await connect(self._url, place, self._tls, PATIENCE)
         return self._connection
 
     @contextmanager
@@ -114,6 +119,9 @@ class RedisUsage:
         try:
             yield
         except (StoreAwayError, RedisReplyError) as error:
+            # After MOVED, READONLY and the like another server has it, which the next connection looks up.
+            if self._connection is not None:
+                self._connection.lose("it failed")
             raise UsageStoreError(f"{self._url.url}: {error}") from error
 
 
@@ -138,6 +146,14 @@ def _texts(reply: Reply) -> list[str]:
     return [item.decode() for item in reply if isinstance(item, bytes)]
 
 
-def _pairs(reply: Reply) -> dict[str, str]:
-    texts = iter(_texts(reply))
-    return dict(zip(texts, texts, strict=True))
+async def _hash(connection: Connection, key: str) -> dict[str, str]:
+    """A whole hash in parts. What is there all the while is in it, what is added meanwhile may be."""
+    found: dict[str, str] = {}
+    cursor = b"0"
+    while True:
+        match await connection.call("HSCAN", key, cursor, "COUNT", READ):
+            case [bytes() as cursor, fields]:
+                texts = iter(_texts(fields))
+                found.update(zip(texts, texts, strict=True))
+        if cursor == b"0":
+            return found

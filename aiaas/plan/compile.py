@@ -242,8 +242,9 @@ def _limits(config: Config, folder: Path) -> LimitsPlan:
     if limits.store == "memory":
         return LimitsPlan(limits.enabled, default, limits.store, limits.on_store_failure)
     url = _store_url(limits.store, folder)
-    processes = config.kubernetes.replicas.max * config.server.workers
-    return LimitsPlan(limits.enabled, default, url.url, limits.on_store_failure, url, processes)
+    replicas = config.kubernetes.replicas.max if "kubernetes" in config.model_fields_set else 1
+    processes = replicas * config.server.workers
+    return LimitsPlan(limits.enabled, default, url.url, limits.on_store_failure, url, limits.store_timeout, processes)
 
 
 def _store_url(text: str, folder: Path) -> RedisUrl:
@@ -271,7 +272,7 @@ def _digest(plan: Plan) -> str:
 
 
 _LEFT_OUT: Final = frozenset(
-    {"heads", "env", "password", "digest", "source", "overrides", "config"}
+    {"heads", "env", "password", "sentinel_password", "digest", "source", "overrides", "config"}
 )  # secrets, and what does not count
 
 

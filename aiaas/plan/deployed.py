@@ -2,8 +2,9 @@
 
 It is the config as written (`${NAME}` stays, the shell's overrides do not count, comments go) with these changes:
 
-  1. `kubernetes` keeps `replicas` only, where it has them: they are what a gateway divides a limit by while its shared
-     store is away. The rest is no business of a pod, and a changed annotation must not roll it.
+  1. `kubernetes` keeps `replicas` only, where it has them or a shared store needs them: they are what a gateway divides
+     a limit by while it has not yet been able to count the others in the store. The rest is no business of a pod, and a
+     changed annotation must not roll it.
   2. `auth.keys_file` and the files of `server.tls` are where the manifests mount them, `monitoring.usage_file` where
      they give it a volume.
   3. A backend with an engine of kind `vllm` has the `url` of that engine's Service instead: the engine runs in a pod of
@@ -44,6 +45,8 @@ def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str
     kubernetes = written.get("kubernetes") or {}
     if "replicas" in kubernetes:
         form["kubernetes"] = {"replicas": kubernetes["replicas"]}
+    elif "kubernetes" in written and config.rate_limit.store != "memory":
+        form["kubernetes"] = {"replicas": {"max": config.kubernetes.replicas.max}}
     form["backends"] = {
         name: _with_url(backend, engine_urls[name]) if name in engine_urls else backend
         for name, backend in written["backends"].items()

@@ -11,7 +11,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aiaas import __version__
@@ -28,7 +28,7 @@ from aiaas.config.model import Config
 from aiaas.config.problem import Path, Problem
 from aiaas.config.tree import problem_at
 from aiaas.config.write import to_yaml
-from aiaas.limits.redis_url import parse_redis_url
+from aiaas.limits.redis_url import PORT, RedisUrl, parse_redis_url
 from aiaas.openai.paths import HEALTH, MODELS
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_form
@@ -280,7 +280,8 @@ def addresses(config: Config) -> Iterator[tuple[Path, str]]:
         for path, address in _of_backend(backend) if backend.enabled else ():
             yield ("backends", name, *path), address.host
     if config.rate_limit.store != "memory":
-        yield ("rate_limit", "store"), parse_redis_url(config.rate_limit.store).host
+        for place in parse_redis_url(config.rate_limit.store).places:
+            yield ("rate_limit", "store"), place.host
 
 
 def _of_backend(backend: Backend) -> Iterator[tuple[Path, Address]]:
@@ -299,5 +300,14 @@ def _edges(config: Config) -> Iterator[Edge]:
         for _, address in _of_backend(backend):
             yield edge_to(address.host, address.port, backend.network, own_namespace=own, tls=address.tls)
     if config.rate_limit.store != "memory":
-        store = parse_redis_url(config.rate_limit.store)
-        yield edge_to(store.host, store.port, config.kubernetes.network_policy.store, own_namespace=own)
+        yield from dict.fromkeys(_store_edges(parse_redis_url(config.rate_limit.store), config))
+
+
+def _store_edges(store: RedisUrl, config: Config) -> Iterator[Edge]:
+    """The servers in the address; those that sentinels or a cluster name are expected beside them."""
+    hints = config.kubernetes.network_policy.store
+    for place in store.places:
+        edge = edge_to(place.host, place.port, hints, own_namespace=config.kubernetes.namespace)
+        if store.kind == "sentinel":
+            edge = replace(edge, ports=tuple(dict.fromkeys((place.port, hints.port or PORT))))
+        yield edge

@@ -177,7 +177,9 @@ class LimitsPlan:
     """The limits of a key without its own; `default` is UNLIMITED where `enabled` is false.
 
     store_url  how to get into the store, with its password (hence no repr of that); None for memory
-    processes  the largest number of gateway processes that share the store; 1 for memory
+    store_timeout  seconds that a request waits for the store
+    processes  of gateways, until they are counted in the store: the workers of this one, in each of the replicas where
+               there is a `kubernetes` section; 1 for memory
     """
 
     enabled: bool
@@ -185,6 +187,7 @@ class LimitsPlan:
     store: str  # "memory" or a redis:// URL without its password
     on_store_failure: Literal["local", "allow", "deny"]
     store_url: RedisUrl | None = None
+    store_timeout: float = 0.25
     processes: int = 1
 
 

@@ -54,8 +54,7 @@ class EndpointState:
 
     backend  the one that names it in the Plan in force, else the last one that did: its settings hold
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
-    bound    the backend's max_inflight
-    suspect  called when a request has timed out in an engine of ours
+    bound    the backend's max_inflight; suspect is called when a request has timed out in an engine of ours
     """
 
     __slots__ = (
@@ -136,7 +135,7 @@ class EndpointState:
             self._turn(False, reason)
 
     def report_timeout(self) -> None:
-        """Have an engine of ours checked: a slow prefill is legal. Any other address has its probes."""
+        """Have an engine of ours checked; any other address has its probes."""
         if self.suspect is not None:
             self.suspect()
 

@@ -27,6 +27,7 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
         "aiaas_requests_queued": operator.add,
         "aiaas_endpoint_up": min,  # down for one worker is worth a look
         "aiaas_limit_store_up": min,
+        "aiaas_limit_processes": min,  # too small a count makes too large a share
         "process_resident_memory_bytes": operator.add,  # pages that processes share count for each of them
         "process_virtual_memory_bytes": operator.add,
         "process_open_fds": operator.add,

@@ -254,7 +254,7 @@ class Server:
         self._probes.follow(self._gateway.active.backends)
         self._engines.watch(self._gateway.active.backends.values())
         if self._shared is not None and plan.limits.store_url is not None:  # another store takes a new start
-            self._shared.follow(plan.limits.on_store_failure, plan.limits.processes)
+            self._shared.follow(plan.limits.on_store_failure, plan.limits.processes, plan.limits.store_timeout)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
         else:
             log.event("warning", "limit_store_away", store=url.url, reason=reason, meanwhile=limits.on_store_failure)
 
-    return FallbackStore(RedisStore(url, tls, changed), limits.on_store_failure, limits.processes)
+    shared = RedisStore(url, tls, changed, patience=limits.store_timeout)
+    return FallbackStore(shared, limits.on_store_failure, limits.processes)
 
 
 def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
@@ -70,7 +71,14 @@ class StoreMetrics(Collector):
             "aiaas_limit_store_up", "Whether the shared store of limits can be asked", value=float(store.shared.up)
         )
         yield CounterMetricFamily(
-            "aiaas_limit_store_failures", "Calls to the shared store that failed", value=store.shared.failures
+            "aiaas_limit_store_failures",
+            "Calls to the shared store, and attempts to connect to it, that failed",
+            value=store.shared.failures,
+        )
+        yield GaugeMetricFamily(
+            "aiaas_limit_processes",
+            "Gateway processes that share the limits, as last counted in the shared store",
+            value=float(store.processes),
         )
         yield CounterMetricFamily(
             "aiaas_limit_settlements_lost",

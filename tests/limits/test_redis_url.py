@@ -4,25 +4,59 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.limits.redis_url import RedisUrl, parse_redis_url
+from aiaas.limits.redis_url import Place, RedisUrl, parse_redis_url
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("redis://redis", RedisUrl("redis", 6379, 0, False), id="host only"),
-        pytest.param("redis://redis:7000/3", RedisUrl("redis", 7000, 3, False), id="port and database"),
-        pytest.param("valkey://[::1]:7000/", RedisUrl("::1", 7000, 0, False), id="IPv6, Valkey"),
-        pytest.param("rediss://r/0", RedisUrl("r", 6379, 0, True), id="TLS"),
-        pytest.param("redis://:pw@r", RedisUrl("r", 6379, 0, False, None, "pw"), id="password"),
-        pytest.param("redis://me:pw@r", RedisUrl("r", 6379, 0, False, "me", "pw"), id="user and password"),
-        pytest.param("redis://:a%2Fb%25@r", RedisUrl("r", 6379, 0, False, None, "a/b%"), id="percent-encoded password"),
-        pytest.param("redis://:a/b#c?@d@r/1", RedisUrl("r", 6379, 1, False, None, "a/b#c?@d"), id="raw password"),
-        pytest.param("redis://:@r", RedisUrl("r", 6379, 0, False), id="empty password"),
+        pytest.param("redis://redis", RedisUrl((Place("redis", 6379),), 0, False), id="host only"),
+        pytest.param("redis://redis:7000/3", RedisUrl((Place("redis", 7000),), 3, False), id="port and database"),
+        pytest.param("valkey://[::1]:7000/", RedisUrl((Place("::1", 7000),), 0, False), id="IPv6, Valkey"),
+        pytest.param("rediss://r/0", RedisUrl((Place("r", 6379),), 0, True), id="TLS"),
+        pytest.param("redis://:pw@r", RedisUrl((Place("r", 6379),), 0, False, None, "pw"), id="password"),
+        pytest.param("redis://me:pw@r", RedisUrl((Place("r", 6379),), 0, False, "me", "pw"), id="user and password"),
+        pytest.param(
+            "redis://:a%2Fb%25@r", RedisUrl((Place("r", 6379),), 0, False, None, "a/b%"), id="percent-encoded password"
+        ),
+        pytest.param(
+            "redis://:a/b#c?@d@r/1", RedisUrl((Place("r", 6379),), 1, False, None, "a/b#c?@d"), id="raw password"
+        ),
+        pytest.param("redis://:@r", RedisUrl((Place("r", 6379),), 0, False), id="empty password"),
         pytest.param(
             "rediss://r?ssl_ca_certs=ca.pem&ssl_certfile=c.pem&ssl_keyfile=k.pem",
-            RedisUrl("r", 6379, 0, True, None, None, "ca.pem", "c.pem", "k.pem"),
+            RedisUrl((Place("r", 6379),), 0, True, None, None, "ca.pem", "c.pem", "k.pem"),
             id="files",
+        ),
+        pytest.param(
+            "redis+cluster://:pw@a,b:7000,[::1]:7001",
+            RedisUrl((Place("a", 6379), Place("b", 7000), Place("::1", 7001)), 0, False, None, "pw", kind="cluster"),
+            id="cluster",
+        ),
+        pytest.param(
+            "valkeys+cluster://a/0?ssl_ca_certs=ca.pem",
+            RedisUrl((Place("a", 6379),), 0, True, ca_file="ca.pem", kind="cluster"),
+            id="cluster, TLS",
+        ),
+        pytest.param(
+            "rediss+sentinel://me:pw@s1,s2:5000/my-primary/3?sentinel_username=u&sentinel_password=p%26w",
+            RedisUrl(
+                (Place("s1", 26379), Place("s2", 5000)),
+                3,
+                True,
+                "me",
+                "pw",
+                kind="sentinel",
+                service="my-primary",
+                sentinel_username="u",
+                sentinel_password="p&w",
+            ),
+            id="sentinel",
+        ),
+        pytest.param(
+            "redis+sentinel://s/name",
+            RedisUrl((Place("s", 26379),), 0, False, kind="sentinel", service="name"),
+            id="sentinel, first database",
         ),
     ],
 )
@@ -47,6 +81,17 @@ def test_addresses_are_taken_apart(text: str, expected: RedisUrl) -> None:
         "redis://:hunter2@r?ssl_ca_certs=ca.pem",
         "rediss://:hunter2@r?ssl_certfile=c.pem",
         "rediss://:hunter2@r?ssl_ca_certs=",
+        "redis://:hunter2@a,b",
+        "redis://:hunter2@a/0/1",
+        "redis+other://:hunter2@a",
+        "redis+cluster://:hunter2@a,",
+        "redis+cluster://:hunter2@a/1",
+        "redis+cluster://:hunter2@a?sentinel_password=hunter2",
+        "redis+sentinel://:hunter2@a",
+        "redis+sentinel://:hunter2@a/",
+        "redis+sentinel://:hunter2@a/name/x",
+        "redis+sentinel://:hunter2@a/name?sentinel_username=u",
+        "redis+sentinel://:hunter2@a:0/name",
     ],
 )
 def test_what_cannot_be_used_is_said_without_the_password(text: str) -> None:
@@ -61,3 +106,7 @@ def test_no_spelling_of_it_shows_the_password() -> None:
     url = parse_redis_url("rediss://me:hunter2@[::1]:7000/2")
     assert url.url == "rediss://[::1]:7000/2"
     assert "hunter2" not in repr(url)
+    url = parse_redis_url("rediss+sentinel://:hunter2@a,[::1]:1/name/2?sentinel_password=hunter2")
+    assert url.url == "rediss+sentinel://a:26379,[::1]:1/name/2"
+    assert "hunter2" not in repr(url)
+    assert parse_redis_url("valkey+cluster://:hunter2@a,b:1").url == "redis+cluster://a:6379,b:1"

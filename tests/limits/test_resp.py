@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +66,29 @@ def test_what_is_no_reply_is_refused(text: bytes) -> None:
     """Something else listens there; waiting for more would wait for ever."""
     with pytest.raises(RespError, match="neither Redis nor Valkey"):
         Replies().feed(text)
+
+
+def seconds_to_parse(items: int) -> float:
+    """CPU for one array of so many texts, in pieces of 64 KiB; the best of three, since others use this machine."""
+    whole = b"*%d\r\n" % items + b"$24\r\naaaaaaaaaaaaaaaaaaaaaaaa\r\n" * items
+    times = []
+    for _ in range(3):
+        replies, began = Replies(), time.process_time()
+        found = [one for at in range(0, len(whole), 65536) for one in replies.feed(whole[at : at + 65536])]
+        times.append(time.process_time() - began)
+        assert [len(one) for one in found if isinstance(one, list)] == [items]
+    return min(times)
+
+
+def test_a_large_reply_costs_by_its_size_alone() -> None:
+    """Four times the items take about four times as long; 16 times where each piece parses all of it again."""
+    assert seconds_to_parse(160_000) < 8 * seconds_to_parse(40_000)
+
+
+def test_a_large_text_is_not_copied_with_each_piece() -> None:
+    """The same for one text of many megabytes."""
+    replies, size = Replies(), 8 * 1024**2
+    replies.feed(b"$%d\r\n" % size)
+    for _ in range(size // 65536):
+        assert replies.feed(b"a" * 65536) == []
+    assert replies.feed(b"\r\n:1\r\n") == [b"a" * size, 1]

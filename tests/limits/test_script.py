@@ -7,14 +7,24 @@ from math import inf
 import pytest
 
 from aiaas.limits.model import UNLIMITED, Lease, Limits, Rate
-from aiaas.limits.script import SCRIPT, admit_arguments, keys_of, renew_arguments, settle_arguments, standing
+from aiaas.limits.script import (
+    SCRIPT,
+    admit_arguments,
+    keys_of,
+    renew_arguments,
+    settle_arguments,
+    slots_key_of,
+    standing,
+)
 
 ALL = Limits(Rate(60, 10), Rate(600, 500), 1000, 2000, 3)
 
 
 def test_both_keys_of_an_api_key_are_in_one_slot_of_a_cluster() -> None:
-    """Its id is the hash tag."""
-    assert keys_of("k1") == ("aiaas:{k1}:limits", "aiaas:{k1}:slots")
+    """Its id is the hash tag; that of the slots is left out where they are not limited."""
+    assert keys_of("k1", slots=True) == ("aiaas:{k1}:limits", "aiaas:{k1}:slots")
+    assert keys_of("k1", slots=False) == ("aiaas:{k1}:limits",)
+    assert slots_key_of("k1") == "aiaas:{k1}:slots"
 
 
 def test_a_limit_that_there_is_not_is_an_empty_argument() -> None:

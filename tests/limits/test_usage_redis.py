@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ import pytest
 from aiaas.limits.connection import Connection, connect
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.usage import DAY, UsageKey, UsageStoreError, day_text
-from aiaas.limits.usage_redis import PART, RETENTION_DAYS, RedisUsage
+from aiaas.limits.usage_redis import PART, READ, RETENTION_DAYS, RedisUsage
 from tests.fakes.redis import RedisServer
 from tests.limits.usage_conformance import ALICE, TODAY, UsageConformance, sums
 
@@ -28,7 +29,8 @@ async def opened(server: RedisServer) -> AsyncIterator[RedisUsage]:
 @pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Connection]:
     """A connection to the server, which is empty."""
-    connection = await connect(parse_redis_url(redis_server.url), None, 5.0)
+    url = parse_redis_url(redis_server.url)
+    connection = await connect(url, url.places[0], None, 5.0)
     await connection.call("FLUSHALL")
     yield connection
     await connection.close()
@@ -115,11 +117,35 @@ async def test_all_keys_lie_in_one_place_of_a_cluster(store: RedisUsage, redis: 
     assert {bytes(key).startswith(b"aiaas:{usage}:") for key in keys if isinstance(key, bytes)} == {True}
 
 
-async def test_a_large_batch_is_many_short_scripts(store: RedisUsage, redis: Connection) -> None:
-    """Everybody's admissions wait behind a script, 50 ms at the most by contract; one takes a millisecond or two."""
-    await redis.call("CONFIG", "SET", "slowlog-log-slower-than", 20_000)
-    await redis.call("SLOWLOG", "RESET")
+async def calls_of(redis: Connection) -> dict[str, int]:
+    """How often the server was asked for each command, since its statistics were reset."""
+    found = await redis.call("INFO", "commandstats")
+    assert isinstance(found, bytes)
+    return {name.decode(): int(calls) for name, calls in re.findall(rb"cmdstat_(\w+):calls=(\d+)", found)}
+
+
+async def test_large_batches_and_days_go_in_parts(store: RedisUsage, redis: Connection) -> None:
+    """Everybody's admissions wait behind a script and behind a reply; one of PART sums takes a millisecond."""
+    await redis.call("CONFIG", "RESETSTAT")
     usage = {UsageKey(TODAY, f"k{number % 50}", f"m{number}"): sums() for number in range(5000)}
     await store.add("1", usage)
-    assert await redis.call("SLOWLOG", "LEN") == 0
-    assert len(await store.read(0)) == 5000
+    assert await store.read(0) == usage
+    calls = await calls_of(redis)
+    assert calls["eval"] == len(usage) // PART
+    assert calls["hscan"] >= 7 * len(usage) // READ - 1
+    assert "hgetall" not in calls
+
+
+async def test_a_server_that_became_a_replica_is_left(store: RedisUsage, redis: Connection) -> None:
+    """The batch fails, and the next attempt connects anew, which is where another primary is found."""
+    await store.add("1", {ALICE: sums()})
+    connection = await store._connected()
+    await redis.call("REPLICAOF", "127.0.0.1", 1)
+    try:
+        with pytest.raises(UsageStoreError, match="READONLY"):
+            await store.add("2", {ALICE: sums()})
+    finally:
+        await redis.call("REPLICAOF", "NO", "ONE")
+    await store.add("2", {ALICE: sums()})
+    assert connection.lost.done()
+    assert (await store.read(0))[ALICE].requests == 2

@@ -14,9 +14,9 @@ def namespace(name: str) -> Any:
     return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
 
-def tcp(port: int) -> Any:
-    """One TCP port."""
-    return [{"protocol": "TCP", "port": port}]
+def tcp(*ports: int) -> Any:
+    """TCP ports."""
+    return [{"protocol": "TCP", "port": port} for port in ports]
 
 
 def policy(text: str) -> Any:
@@ -85,6 +85,43 @@ def test_the_shared_store_is_reached(store: str, hints: str, peer: Any, port: in
     """A shared store is one of the Plan's edges."""
     text = with_kubernetes(network_policy=f"{{store: {hints}}}") + f"rate_limit: {{store: '{store}'}}\n"
     assert policy(text)["egress"][-1] == {"to": [peer], "ports": tcp(port)}
+
+
+@pytest.mark.parametrize(
+    ("store", "hints", "rules"),
+    [
+        pytest.param(
+            "redis+sentinel://s1.data,s2.data:5000/name",
+            "{}",
+            [(namespace("data"), (26379, 6379)), (namespace("data"), (5000, 6379))],
+            id="sentinels and what they name",
+        ),
+        pytest.param(
+            "redis+sentinel://s.data:7000/name",
+            "{port: 7000}",
+            [(namespace("data"), (7000,))],
+            id="all at one port",
+        ),
+        pytest.param(
+            "redis+cluster://r1.data,r2.data",
+            "{}",
+            [(namespace("data"), (6379,))],
+            id="nodes of a cluster in one place",
+        ),
+        pytest.param(
+            "rediss+cluster://clustercfg.limits.euw1.cache.amazonaws.com",
+            "{}",
+            [(None, (6379,))],
+            id="a cluster outside: any address",
+        ),
+    ],
+)
+def test_the_servers_of_a_store_are_reached(store: str, hints: str, rules: Any) -> None:
+    """Sentinels and nodes in the address, and those beside them that they name."""
+    text = with_kubernetes(network_policy=f"{{store: {hints}}}") + f"rate_limit: {{store: '{store}'}}\n"
+    anywhere = [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]
+    expected = [{"to": anywhere if peer is None else [peer], "ports": tcp(*ports)} for peer, ports in rules]
+    assert policy(text)["egress"][-len(expected) :] == expected
 
 
 @pytest.mark.parametrize(

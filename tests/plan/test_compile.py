@@ -56,20 +56,35 @@ def test_a_stores_password_is_for_the_store_only() -> None:
     text = (
         MINIMAL
         + """
-rate_limit: {store: "rediss://:${PASSWORD}@redis:7000/2?ssl_ca_certs=ca.pem"}
-kubernetes: {replicas: {min: 1, max: 3}}
+rate_limit: {store: "rediss+sentinel://:${PASSWORD}@s:7000/n/2?ssl_ca_certs=ca.pem&sentinel_password=${PASSWORD}"}
 """
     )
     plan = plan_of(text, {"PASSWORD": "hunter1"}, source=Path("conf/aiaas.yaml"))
     limits = plan.limits
-    assert (limits.store, limits.processes) == ("rediss://redis:7000/2", 3)
+    assert limits.store == "rediss+sentinel://s:7000/n/2"
     assert limits.store_url is not None
     assert (limits.store_url.password, limits.store_url.ca_file) == ("hunter1", "conf/ca.pem")
+    assert limits.store_url.sentinel_password == "hunter1"
     assert "hunter" not in repr(plan)
     assert "hunter" not in repr(canonical(plan))
     other = plan_of(text, {"PASSWORD": "hunter2"}, source=Path("conf/aiaas.yaml"))
     assert other.digest == plan.digest
     assert other != plan
+
+
+@pytest.mark.parametrize(
+    ("text", "processes"),
+    [
+        pytest.param("", 1, id="one process"),
+        pytest.param("server: {workers: 4}", 4, id="workers"),
+        pytest.param("kubernetes: {}", 10, id="replicas, by default"),
+        pytest.param("kubernetes: {replicas: {min: 1, max: 3}}\nserver: {workers: 2}", 6, id="workers of replicas"),
+    ],
+)
+def test_processes_are_workers_and_replicas_in_a_cluster(text: str, processes: int) -> None:
+    """Without a `kubernetes` section nobody said that there are ten."""
+    limits = plan_of(f"{MINIMAL}\nrate_limit: {{store: 'redis://r', store_timeout: 100ms}}\n{text}\n").limits
+    assert (limits.processes, limits.store_timeout) == (processes, 0.1)
 
 
 def test_several_urls_are_several_endpoints() -> None:

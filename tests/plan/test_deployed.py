@@ -58,6 +58,14 @@ def test_what_is_deployed_does_what_was_written(text: str) -> None:
     assert plan_of_text(form, env).digest == plan.digest
 
 
+@pytest.mark.parametrize("section", ["{host: a.b}", "{replicas: {min: 1, max: 3}}", "{}", ""])
+def test_a_gateways_share_is_the_same_where_it_is_deployed(section: str) -> None:
+    """The number of replicas that it is divided by is written down, also where it is the default."""
+    text = "backends: {a: {url: 'http://e:8000', models: [x]}}\nrate_limit: {store: 'redis://r'}\n"
+    plan, form = deployed(text + (section and f"kubernetes: {section}\n"), {}, {})
+    assert plan_of_text(form, {}).limits == plan.limits
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
 def test_every_config_that_has_a_case_is_deployed_as_it_is(case: Path) -> None:
     """Whatever the format has: the deployed form of each valid case has the digest of the case."""

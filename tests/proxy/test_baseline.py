@@ -129,7 +129,7 @@ async def begun(folder: Path, config: str = CONFIG) -> Baseline:
     (folder / "aiaas.yaml").write_text(config)
     plan = read(folder / "aiaas.yaml", {}).plan
     assert plan is not None
-    baseline = Baseline(plan, {}, lambda error: pytest.fail(repr(error)))
+    baseline = Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: pytest.fail(repr(error)))
     await baseline.begin()
     return baseline
 

@@ -1,0 +1,64 @@
+"""An admission that the shared store was asked for and did not answer in time. Its answer is settled when it comes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aiaas.limits.connection import StoreLateError
+from aiaas.limits.model import Lease, Limits
+from aiaas.limits.resp import Reply
+from aiaas.limits.script import Standing, standing
+
+
+class Grants(Protocol):
+    """The store, as far as a late answer needs it."""
+
+    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
+        """The lease of what the store admitted; a slot of it is renewed from now on."""
+
+    def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
+        """As `Store.settle`."""
+
+
+class Asked:
+    """Called with the store's reply where that came too late, or where the request had left meanwhile.
+
+    What the store admitted is settled as the request ended: at once, or by `settle` where it still runs.
+    """
+
+    __slots__ = ("_ended", "_key", "_lease", "_lease_id", "_limits", "_store", "_tokens")
+
+    def __init__(self, store: Grants, key: str, limits: Limits, tokens: int, lease_id: str) -> None:
+        self._store = store
+        self._key = key
+        self._limits = limits
+        self._tokens = tokens
+        self._lease_id = lease_id
+        self._lease: Lease | None = None
+        self._ended: tuple[int, bool] | None = (0, False)
+
+    def runs(self) -> None:
+        """The request was let in without the store; `settle` follows."""
+        self._ended = None
+
+    def settle(self, used_tokens: int, ran: bool) -> None:
+        """The request has ended, as in `Store.settle`."""
+        self._ended = (used_tokens, ran)
+        if self._lease is not None:
+            self._store.settle_now(self._lease, used_tokens, ran)
+
+    def __call__(self, reply: Reply) -> None:
+        """Take the late reply. One that is an error, or a refusal, charged nothing."""
+        if not isinstance(reply, bytes) or not (found := standing(reply)).allowed:
+            return
+        self._lease = self._store.granted(self._key, self._limits, self._tokens, 0.0, found, self._lease_id)
+        if self._ended is not None:
+            self._store.settle_now(self._lease, *self._ended)
+
+
+class AdmissionLateError(StoreLateError):
+    """The store may have admitted it, and did not say so in time. `asked` waits for its word."""
+
+    def __init__(self, reason: str, asked: Asked) -> None:
+        super().__init__(reason)
+        self.asked = asked

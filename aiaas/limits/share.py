@@ -1,0 +1,108 @@
+"""What one process may let in while the shared store is away. Pure.
+
+Each of `processes` gets an equal part of every limit, at least 1, and of what the key had left when the store was last
+asked. All parts together are what the whole fleet would have let in, but for the rounding up to 1: a key with anything
+left is let in once by each process.
+
+    bucket of the whole   |#### used ####|---------- left ----------|     size = burst x T
+    bucket of the share   |########|- left / processes -|                 size and rate divided, in the same way
+
+An overdrawn bucket has the wait of the whole: it is worked off by time, which no process has a part of.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import msgspec
+
+from aiaas.limits.gcra import charge
+from aiaas.limits.model import Limits, Rate
+from aiaas.limits.script import Standing
+from aiaas.limits.state import State, windows_at
+
+
+class Known(msgspec.Struct):
+    """How a key stood when the store was last asked: as it answered at monotonic `at`, and what changed since."""
+
+    standing: Standing
+    at: float
+    requests: int
+    tokens: int
+    slots: int
+
+
+def share_of(limits: Limits, processes: int) -> Limits:
+    """The part of one of `processes`; at least 1 of each."""
+
+    def part(whole: int) -> int:
+        return max(whole // processes, 1)
+
+    requests, tokens = limits.requests, limits.tokens
+    day, month, concurrent = limits.tokens_per_day, limits.tokens_per_month, limits.concurrent
+    return Limits(
+        requests=None if requests is None else Rate(part(requests.per_minute), part(requests.burst)),
+        tokens=None if tokens is None else Rate(part(tokens.per_minute), part(tokens.burst)),
+        tokens_per_day=None if day is None else part(day),
+        tokens_per_month=None if month is None else part(month),
+        concurrent=None if concurrent is None else part(concurrent),
+    )
+
+
+def share_of_rest(known: Known, limits: Limits, processes: int, now: float) -> State:
+    """The state with which a key's share begins, by this process's monotonic clock. Slots are `slots_of_rest`."""
+    share = share_of(limits, processes)
+    before, elapsed = known.standing.state, now - known.at
+    state = State()
+
+    def tat(stored: float, rate: Rate, part: Rate, cost: int) -> float:
+        backlog = charge(stored, rate, cost, known.standing.now) - known.standing.now - elapsed
+        return now + _backlog_of_share(max(backlog, 0.0), rate, part, processes)
+
+    if limits.requests is not None and share.requests is not None:
+        state.requests = tat(before.requests, limits.requests, share.requests, known.requests)
+    if limits.tokens is not None and share.tokens is not None:
+        state.tokens = tat(before.tokens, limits.tokens, share.tokens, known.tokens)
+    windows, then = windows_at(known.standing.wall + elapsed), windows_at(known.standing.wall)
+    state.day, state.month = windows.day, windows.month
+    if limits.tokens_per_day is not None and share.tokens_per_day is not None and then.day == windows.day:
+        used = (before.day_tokens if before.day >= then.day else 0) + known.tokens
+        state.day_tokens = share.tokens_per_day - _part(limits.tokens_per_day - used, processes)
+    if limits.tokens_per_month is not None and share.tokens_per_month is not None and then.month == windows.month:
+        used = (before.month_tokens if before.month >= then.month else 0) + known.tokens
+        state.month_tokens = share.tokens_per_month - _part(limits.tokens_per_month - used, processes)
+    return state
+
+
+def slots_of_rest(known: Known, concurrent: int, processes: int, held: int) -> int:
+    """How many requests of a key may run here at once, where `held` of them have slots of the store."""
+    return held + _part(concurrent - known.standing.state.slots - known.slots, processes)
+
+
+def fitted(tokens: int, limits: Limits, share: Limits) -> int:
+    """The reservation of a request that is in order under `limits`, cut to what the share can hold at all.
+
+    Else an outage would turn it into one that is too large ever to be let in, a 400. What it really used is settled.
+    """
+    return tokens if tokens > _most(limits) else int(min(tokens, _most(share)))
+
+
+def _part(left: int, processes: int) -> int:
+    return max(left // processes, 1) if left > 0 else 0
+
+
+def _backlog_of_share(backlog: float, rate: Rate, part: Rate, processes: int) -> float:
+    """Seconds that the share's bucket begins with, where the whole one has `backlog`."""
+    interval, interval_of_part = 60.0 / rate.per_minute, 60.0 / part.per_minute
+    size = part.burst * interval_of_part
+    left = (rate.burst * interval - backlog) / interval
+    if left >= 1:
+        return max(size - max(left / processes, 1.0) * interval_of_part, 0.0)
+    return size - interval_of_part + (1 - left) * interval
+
+
+def _most(limits: Limits) -> float:
+    """The largest reservation that these limits can ever let in."""
+    burst = None if limits.tokens is None else limits.tokens.burst
+    sizes = (burst, limits.tokens_per_day, limits.tokens_per_month)
+    return min((size for size in sizes if size is not None), default=inf)

@@ -1,0 +1,64 @@
+"""An admission whose answer comes too late, and what became of its request meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiaas.limits.asked import Asked
+from aiaas.limits.model import Lease, Limits
+from aiaas.limits.resp import RedisReplyError, Reply
+from aiaas.limits.script import Standing
+
+LET_IN = b"1 5 10 0 -inf -inf -inf 0 -inf 0"
+REFUSED = b"0 5 10 0 -inf -inf -inf 0 -inf 0"
+
+
+class FakeStore:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.settled: list[tuple[str, int, bool]] = []
+
+    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
+        return Lease(key, limits, tokens, now, False, found.wall, lease_id)
+
+    def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
+        self.settled.append((lease.id, used_tokens, ran))
+
+
+def an_asked() -> tuple[FakeStore, Asked]:
+    store = FakeStore()
+    return store, Asked(store, "alice", Limits(), 7, "id")
+
+
+def test_a_request_that_left_gives_everything_back() -> None:
+    """Cancelled, or refused without the store: nobody settles it but the late answer."""
+    store, asked = an_asked()
+    asked(LET_IN)
+    assert store.settled == [("id", 0, False)]
+
+
+@pytest.mark.parametrize("answer_first", [True, False], ids=["answer, then end", "end, then answer"])
+def test_a_request_that_ran_is_settled_once(answer_first: bool) -> None:
+    """With what it used, whichever comes first."""
+    store, asked = an_asked()
+    asked.runs()
+    if answer_first:
+        asked(LET_IN)
+        assert store.settled == []
+        asked.settle(9, True)
+    else:
+        asked.settle(9, True)
+        assert store.settled == []
+        asked(LET_IN)
+    assert store.settled == [("id", 9, True)]
+
+
+@pytest.mark.parametrize("reply", [REFUSED, RedisReplyError("NOSCRIPT"), None], ids=["refused", "error", "nothing"])
+def test_what_the_store_did_not_let_in_is_not_settled(reply: Reply) -> None:
+    """It charged nothing."""
+    store, asked = an_asked()
+    asked.runs()
+    asked(reply)
+    asked.settle(9, True)
+    assert store.settled == []
