@@ -161,7 +161,8 @@ class Backend(Section):
 
     max_retries: Annotated[Count, Field(ge=0, le=10)] = 2
     """How often a request is sent again, with exponential backoff. Only while no byte went to the client and only
-    where it cannot have been run, so that no answer is generated twice."""
+    where it cannot have been run, so that no answer is generated twice. What a dying engine or a closed connection
+    met is sent again once at the most. 0 sends each request once."""
 
     api_key_env: EnvName | None = None
     """The environment variable that holds vLLM's own `--api-key`. It is sent upstream; the client's key never is.

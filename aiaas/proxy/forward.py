@@ -1,18 +1,22 @@
 """One request: pick an endpoint, send, and try again only while it is safe.
 
-What may be tried again (contract section 6), and only while no byte has gone to the client:
+What may be tried again, and only while no byte has gone to the client:
 
     connect failure                          the request was never sent           up to max_retries
-    an idle connection dies before any byte  the backend had closed it            once
+    a used connection closes without a byte  the backend had closed it            once
     429 or 503 from the engine               refused, not run                     up to max_retries
     503 that is not vLLM's own               a balancer has nobody to give it to  once
     a 500 of a dying or draining engine      not run, or lost                     once
     an error event as a stream's first       the engine died before a token       once
 
-A reset on a connection that was in use is not tried again: the request may have been the reason. Another endpoint
-comes first where there is one. Between attempts: exponential backoff with full jitter; none before a fresh endpoint,
-and none where the connection was at fault and not the endpoint. Before an endpoint that has said `Retry-After`, that
-comes first; where it asks for more than RETRY_AFTER_MOST its answer goes to the client, who may wait for as long.
+"Once" is one further attempt for all of these reasons together, however many others lie between: the request itself
+may be what closes connections and kills engines. `max_retries: 0` allows not even that one. A new connection that
+closes without a byte is not tried again, nor is a used one that closes later than STALE_AT_ONCE after the request.
+
+Another endpoint comes first where there is one. Between attempts: exponential backoff with full jitter; none before a
+fresh endpoint, and none where the connection was at fault and not the endpoint. Before an endpoint that has said
+`Retry-After`, that comes first; where it asks for more than RETRY_AFTER_MOST its answer goes to the client, who may
+wait for as long.
 
 A 502 or 504 of a balancer in between is not tried again, since the engine may have been at work; nor has a client any
 use for its HTML. Both are ours in JSON, and like its 503 they count against the endpoint.

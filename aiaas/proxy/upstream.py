@@ -13,8 +13,11 @@ Rules
 - An answer without a length ends with the connection (RFC 9112 section 6.3, case 8); any other early end is a failure.
 - The backend's FIN is the end, even while a part of the request is still unsent: nothing more can come.
 - A connection is used again only when the answer ended cleanly, the request was written out whole and the backend
-  keeps it open; never after IDLE_LIMIT, as vLLM closes its own idle ones after 5 s (capture 81). One that turns out to
-  have been closed while it was idle tells the same about the other idle ones: they are dropped with it.
+  keeps it open; never after IDLE_LIMIT, as vLLM closes its own idle ones after 5 s.
+- Never after a 5xx: vLLM answers an unhandled exception with a 500 that does not say `Connection: close`, and closes
+  some milliseconds later, unread requests included (docs/vllm.md).
+- A used connection that closes within STALE_AT_ONCE of a request, before a byte of the answer, is stale: the backend
+  had closed it, however short it was idle. Close the other idle ones too: the cause may have closed them as well.
 """
 
 from __future__ import annotations
@@ -35,10 +38,7 @@ from aiaas.proxy.vanished import watch_upstream
 
 # vLLM closes a connection 5.0 s after its last answer (capture 81).
 IDLE_LIMIT = 4.0
-# A reused connection that dies before any byte may be taken as closed by the other side's idle timer, and so the
-# request as never seen, only if it had been idle for a while (contract section 6).
-STALE_AFTER = 1.0
-# And only if it dies at once. A vLLM that is killed seconds later was running the request, which may be why.
+# Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 # The head of an answer, trailers, a chunk's extension: vLLM's heads are 200 bytes; what is larger is no vLLM's.
@@ -49,7 +49,7 @@ class FailureKind(Enum):
     """How an exchange broke."""
 
     CONNECT = "connect"  # no connection was made: refused, unreachable, timed out, TLS
-    STALE = "stale"  # a reused, idle connection died before any byte: the backend had closed it
+    STALE = "stale"  # a used connection closed before any byte of this answer: the backend had closed it before
     RESET = "reset"  # the connection died before the answer was whole
     MALFORMED = "malformed"  # not HTTP
     TRUNCATED = "truncated"  # a stream with a clean end that lacks its last event
@@ -98,7 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = False
         self._served = 0
-        self.idle_since = self._idle_before = self._sent_at = 0.0
+        self.idle_since = self._sent_at = 0.0
         self._begin_exchange_state()
 
     def __repr__(self) -> str:
@@ -128,7 +128,6 @@ class UpstreamConnection(asyncio.Protocol):
             raise RuntimeError(f"no exchange can begin on {self!r}")
         self._begin_exchange_state()
         self._sent_at = self._loop.time()
-        self._idle_before = self._sent_at - self.idle_since if self._served else 0.0
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
         self._sink = sink
@@ -220,6 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
         if (
             transport is not None
             and self._reusable
+            and self._status < 500
             and not self._excess
             and not transport.is_closing()
             and transport.get_write_buffer_size() == 0
@@ -251,14 +251,13 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
         elif self._is_stale():
             self._pool.drop_idle()
-            self._fail(Failure(FailureKind.STALE, f"an idle connection ({self._idle_before:.1f} s) was closed"))
+            self._fail(Failure(FailureKind.STALE, "a used connection had been closed"))
         else:
             self._fail(Failure(FailureKind.RESET, "the connection was closed before the answer was whole"))
 
     def _is_stale(self) -> bool:
-        """Whether the backend had closed the idle connection before it saw the request."""
-        at_once = self._loop.time() - self._sent_at < STALE_AT_ONCE
-        return not self._any_byte and self._idle_before >= STALE_AFTER and at_once
+        """Whether the backend had closed a used connection before it saw the request."""
+        return self._served > 0 and not self._any_byte and self._loop.time() - self._sent_at < STALE_AT_ONCE
 
     def _fail(self, failure: Failure) -> None:
         sink = self._sink

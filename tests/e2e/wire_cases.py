@@ -18,6 +18,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tests.e2e.wire_client import (
@@ -417,6 +418,32 @@ def metrics_count_what_was_done(target: Target) -> None:
     assert metric(target, "vllm:request_success_total", finished_reason="length") == ends + 1
 
 
+def an_unhandled_exception_closes_unannounced(target: Target) -> None:
+    """A 500 without `connection: close`, and then the end: FIN, or RST where the next request had been sent already."""
+    function = {"name": "f", "arguments": "[" * 5000}
+    called = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c", "type": "function", "function": function}],
+    }
+    body = chat(messages=[called, *chat()["messages"]])
+    for pipelined in (False, True):
+        with Wire(target) as wire:
+            wire.send("POST", CHAT, body)
+            answer = wire.receive()
+            assert (answer.status, answer.header_names) == (500, [name for name in JSON_HEADERS if name != "vary"])
+            assert answer.json()["error"] == {
+                "message": "maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+                "type": "InternalServerError",
+                "param": None,
+                "code": 500,
+            }
+            with suppress(ConnectionResetError, BrokenPipeError):
+                if pipelined:
+                    wire.send("POST", CHAT, chat())
+                assert wire.read_until_closed(timeout=4) == b""  # an idle connection would stay for 5 s
+
+
 def an_idle_connection_is_closed_after_5_s(target: Target) -> None:
     """5 s after the last response, counted anew with each; one that has sent nothing stays open."""
     with Wire(target) as silent, Wire(target) as wire:
@@ -458,6 +485,7 @@ BEHAVIOURS: tuple[Case, ...] = (
     a_chunked_upload_is_read,
     a_large_header_is_accepted,
     what_is_no_http_is_refused,
+    an_unhandled_exception_closes_unannounced,
     a_client_that_leaves_ends_the_generation,
     a_half_close_counts_as_leaving,
     a_slow_reader_slows_nothing,

@@ -21,6 +21,7 @@ from aiaas.engines.simulator.faults import KINDS, Point, parse_fault
 from tests.fakes.vllm import (
     BUSY,
     DONE,
+    ENGINE_DEAD,
     LAST_CHUNK,
     STREAM_HEAD,
     Close,
@@ -67,7 +68,7 @@ class Outcome:
     ended_by      the log's
     sent          requests that the endpoint received
     begun         answers that its engine began to generate
-    kept          the connections are used again; else they are closed
+    kept          the connections are used again; else they are closed, as after every 5xx
     retries       reason and number of further attempts
     failures      how often the endpoint's health was told
     should_retry  False: the answer says `x-should-retry: false` to the SDK
@@ -120,7 +121,7 @@ class Fault:
 class Scripted:
     """What one endpoint does, request after request; the last script is that of all further ones.
 
-    idle  seconds for which the connection is held to have been idle; None is a fresh one
+    used  the connection has carried an answer before
     """
 
     name: str
@@ -128,7 +129,7 @@ class Scripted:
     scripts: tuple[tuple[Step, ...], ...]
     outcome: Outcome
     streamed: bool = True
-    idle: float | None = None
+    used: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,18 +180,16 @@ TIMEOUT: Final = _ours(504, "upstream_timeout")
 BROKE_OFF: Final = _ours(502, "upstream_error", failures=1)
 NOT_UNDERSTOOD: Final = BROKE_OFF
 BUSY_ENGINE: Final = Outcome(
-    503, Says.ITS_ERROR, sent=3, begun=0, kept=True, retries=("busy", 2), should_retry=False, rescued=True
+    503, Says.ITS_ERROR, sent=3, begun=0, retries=("busy", 2), should_retry=False, rescued=True
 )
 # It asks for more than forward.RETRY_AFTER_MOST: the client is told, and may come back by itself.
 TOO_MANY: Final = Outcome(429, Says.ITS_ERROR, begun=0, kept=True, retry_after="6", rescued=True)
-BALANCER: Final = _ours(502, "upstream_error", kept=True, failures=1)
+BALANCER: Final = BROKE_OFF
 NOBODY_BEHIND: Final = _ours(
-    503, "no_healthy_backend", sent=2, kept=True, retries=("balancer", 1), failures=2, retry_after="5", rescued=True
+    503, "no_healthy_backend", sent=2, retries=("balancer", 1), failures=2, retry_after="5", rescued=True
 )
-DYING: Final = _ours(
-    502, "upstream_error", sent=2, kept=True, retries=("engine", 1), failures=2, rescued=True
-)  # fmt: skip
-ITS_OWN: Final = Outcome(500, Says.ITS_ERROR, begun=0, kept=True)
+DYING: Final = _ours(502, "upstream_error", sent=2, retries=("engine", 1), failures=2, rescued=True)
+ITS_OWN: Final = Outcome(500, Says.ITS_ERROR, begun=0)
 NOTHING: Final = Outcome(200, Says.SHORT, kept=True)
 TRUNCATED: Final = replace(NOTHING, code="upstream_error")
 CUT: Final = Outcome(200, Says.OUR_EVENT, "upstream_error", failures=1, tokens=AFTER)
@@ -219,7 +218,8 @@ FAULTS: Final = (
     _both("engine-dead", DYING),
     _both("draining", DYING),
     _both("error:500", ITS_OWN),
-    _both("error:400", replace(ITS_OWN, status=400)),
+    _both("error:400", replace(ITS_OWN, status=400, kept=True)),
+    _both("unhandled-exception", ITS_OWN),
     _both("html-error:502", BALANCER),
     _both("html-error:503", NOBODY_BEHIND),
     _both("html-error:504", replace(BALANCER, status=504, code="upstream_timeout")),
@@ -230,7 +230,7 @@ FAULTS: Final = (
     _both("reset-before-first-event", replace(BROKE_OFF, begun=1)),
     _both("close-before-first-event", replace(BROKE_OFF, begun=1)),
     Fault("end-before-first-event", TRUNCATED, NOTHING),
-    Fault("engine-dies-first", replace(DYING, begun=2, kept=False), replace(DYING, begun=2)),
+    Fault("engine-dies-first", replace(DYING, begun=2), replace(DYING, begun=2)),
     # mid-stream
     Fault(f"hang-mid-stream:{AFTER}", SILENT, replace(SILENT, says=Says.HALF)),
     Fault(f"reset-mid-stream:{AFTER}", CUT, HALF),
@@ -256,26 +256,34 @@ _ENGINE_FINE: Final = replace(FINE, tokens=0)
 
 SCRIPTED: Final = (
     Scripted(
-        "idle connection",
-        "an idle connection turns out to have been closed by vLLM",
+        "used connection",
+        "a used connection turns out to have been closed by vLLM",
         ((Close(),), (_OK,)),
         replace(_ENGINE_FINE, sent=2, retries=("stale", 1)),
         streamed=False,
-        idle=2.0,
+        used=True,
     ),
     Scripted(
-        "idle connection, and the next dies",
-        "the same, and the fresh connection is reset before any byte",
+        "used connection, and the next dies",
+        "the same, and the new connection is reset before any byte",
         ((Close(),), (Reset(),)),
         replace(BROKE_OFF, sent=2, retries=("stale", 1)),
-        idle=2.0,
+        used=True,
     ),
     Scripted(
-        "busy connection",
-        "a connection that was in use half a second ago dies before any byte",
-        ((Reset(),),),
-        BROKE_OFF,
-        idle=0.5,
+        "used connection, and the engine dies",
+        "the same, and the engine is dead: both reasons together allow one further attempt",
+        ((Close(),), (Send(error_answer(500, ENGINE_DEAD)),)),
+        replace(BROKE_OFF, sent=2, retries=("stale", 1)),
+        used=True,
+    ),
+    Scripted(
+        "answers and hangs up",
+        "a whole answer, and the end of the connection, which it did not announce",
+        ((_OK, Close()),),
+        replace(_ENGINE_FINE, kept=False),
+        streamed=False,
+        used=True,
     ),
     Scripted(
         "busy once",

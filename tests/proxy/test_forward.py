@@ -153,24 +153,24 @@ async def test_comes_up_between_attempts(fake_vllm: FakeVllm, gateway: Any) -> N
 # -- idle connections ----------------------------------------------------------------------------------------------
 
 
-async def used_once(running: Running, *, idle: float) -> None:
-    """Leave an idle connection in the pool that believes to be `idle` seconds old."""
+async def used_once(running: Running) -> None:
+    """Leave a used connection in the pool."""
     assert (await (await running.client()).post(CHAT)).status == 200
-    (connection,) = running.endpoints()[0].pool._idle
-    connection.idle_since -= idle
+    assert len(running.endpoints()[0].pool._idle) == 1
 
 
 @pytest.mark.parametrize("end", [Close(), Reset()], ids=["FIN", "RST"])
 async def test_stale_connection(fake_vllm: FakeVllm, gateway: Any, end: Step) -> None:
-    """A connection that the backend had closed while it was idle costs the client nothing, not even a wait."""
+    """A connection that the backend had closed costs the client nothing, not even a wait, and the endpoint neither."""
     fake_vllm.default = FINE
-    running = await gateway(fake_vllm)
-    await used_once(running, idle=2)
+    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
+    await used_once(running)
     fake_vllm.play(end)
     got = await (await running.client()).post(CHAT)
     assert (got.status, len(fake_vllm.posts)) == (200, 3)
     assert running.metric('aiaas_retries_total{reason="stale"}') == 1
     assert running.endpoints()[0].failures == 0
+    assert running.log_lines()[-1]["retries"] == 1
 
 
 async def test_stale_connections_to_every_endpoint(fake_vllms: Any, gateway: Any) -> None:
@@ -180,9 +180,6 @@ async def test_stale_connections_to_every_endpoint(fake_vllms: Any, gateway: Any
     client = await running.client()
     for _ in fakes:
         assert (await client.post(CHAT)).status == 200
-    for endpoint in running.endpoints():
-        (connection,) = endpoint.pool._idle
-        connection.idle_since -= 2
     first, second = in_turn(running, *fakes)
     first.play(Reset())
     second.default = FINE
@@ -190,22 +187,60 @@ async def test_stale_connections_to_every_endpoint(fake_vllms: Any, gateway: Any
     assert [post.connection for post in second.posts] == [0, 1]
 
 
-async def test_stale_connection_only_once(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A request whose second, fresh connection dies too may be the reason: it is not sent a third time."""
-    running = await gateway(fake_vllm, backend={"max_retries": 5})
-    await used_once(running, idle=2)
-    fake_vllm.default = (Reset(),)
-    got = await (await running.client()).post(CHAT)
-    assert (got.status, len(fake_vllm.posts)) == (502, 1 + 2)
+DEAD = (Send(error_answer(500, ENGINE_DEAD)),)
+FIRST_EVENT_DEAD = (Send(stream(error_stream_event(), DONE)),)
+FULL = (Send(error_answer(503, BUSY)),)
+NOBODY = (Send(answer(503, b"<html>503</html>")),)
+ENDED = (Close(),)
+# What one endpoint, whose connection was used before, does with each attempt (the last script is repeated); how many
+# attempts it gets; the client's status.
+ONCE_FOR_ALL: dict[str, tuple[list[tuple[Step, ...]], int, int]] = {
+    "stale, then reset": ([ENDED, (Reset(),)], 2, 502),
+    "stale, then the engine dies": ([ENDED, DEAD], 2, 502),
+    "stale, then the engine dies in the stream": ([ENDED, FIRST_EVENT_DEAD], 2, 502),
+    "stale, then a balancer has nobody": ([ENDED, NOBODY], 2, 503),
+    "the engine dies twice": ([DEAD], 2, 502),
+    "the engine dies, then a balancer has nobody": ([DEAD, NOBODY], 2, 503),
+    "a balancer has nobody, then the engine dies": ([NOBODY, DEAD], 2, 502),
+    "stale, then busy": ([ENDED, FULL, FINE], 3, 200),
+    "stale, busy, then the engine dies": ([ENDED, FULL, DEAD], 3, 502),
+    "stale, busy twice, then the engine dies": ([ENDED, FULL, FULL, DEAD], 4, 502),
+    "the engine dies, busy, then it dies again": ([DEAD, FULL, DEAD], 3, 502),
+    "busy, then the engine dies": ([FULL, DEAD, FINE], 3, 200),
+    "busy, then the engine dies twice": ([FULL, DEAD], 3, 502),
+}
 
 
-async def test_reset_of_a_busy_connection(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A connection used a moment ago that is reset was killed by this request, for all we know: one attempt."""
+@pytest.mark.parametrize(("scripts", "sent", "status"), ONCE_FOR_ALL.values(), ids=ONCE_FOR_ALL)
+async def test_once_is_one_attempt_for_all_reasons_together(
+    fake_vllm: FakeVllm, gateway: Any, scripts: list[tuple[Step, ...]], sent: int, status: int
+) -> None:
+    """The request may be what closes connections and kills engines, whatever else happens in between."""
+    running = await gateway(fake_vllm, backend={"max_retries": 9, "health": PATIENT})
+    await used_once(running)
+    for script in scripts:
+        fake_vllm.play(*script)
+    fake_vllm.default = scripts[-1]
+    got = await (await running.client()).post(STREAM)
+    assert (got.status, len(fake_vllm.posts) - 1) == (status, sent)
+    assert running.log_lines()[-1]["retries"] == sent - 1
+
+
+async def test_max_retries_of_0_allows_no_second_attempt(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Not even behind a connection that the backend had closed; still the endpoint is not to blame."""
+    running = await gateway(fake_vllm, backend={"max_retries": 0})
+    await used_once(running)
+    fake_vllm.play(Close())
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, len(fake_vllm.posts), running.endpoints()[0].failures) == (502, 1 + 1, 0)
+
+
+async def test_reset_of_a_new_connection_is_final(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """This request may have closed it: one attempt."""
     running = await gateway(fake_vllm, backend={"max_retries": 5})
-    await used_once(running, idle=0.5)
     fake_vllm.default = (Reset(),)
     got = await (await running.client()).post(CHAT)
-    assert (got.status, len(fake_vllm.posts)) == (502, 1 + 1)
+    assert (got.status, len(fake_vllm.posts), running.endpoints()[0].failures) == (502, 1, 1)
 
 
 async def test_poisonous_request(fake_vllms: Any, gateway: Any) -> None:

@@ -24,7 +24,6 @@ from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.upstream import (
     IDLE_LIMIT,
     MAX_HEAD,
-    STALE_AFTER,
     STALE_AT_ONCE,
     Failure,
     FailureKind,
@@ -341,42 +340,61 @@ class deaf_server:
 # -- idle connections ----------------------------------------------------------------------------------------------
 
 
-async def idle_connection(fake_vllm: FakeVllm, pool: Pool, *, idle: float, then: Step) -> UpstreamConnection:
-    """A connection that has been idle for `idle` seconds (as it believes), and the next request's script."""
+async def used_connection(fake_vllm: FakeVllm, pool: Pool, *then: Step) -> UpstreamConnection:
+    """A connection that has carried an answer, and the next request's script."""
     fake_vllm.play(Send(LENGTH))
-    fake_vllm.play(then)
+    fake_vllm.play(*then)
     connection = await opened(pool)
     assert (await exchanged(connection)).ended
-    connection.idle_since -= idle
+    assert taken(pool) is connection
     return connection
 
 
+@pytest.mark.parametrize("idle", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("end", [Close(), Reset()], ids=["FIN", "RST"])
-async def test_stale(fake_vllm: FakeVllm, pool: Pool, end: Step) -> None:
-    """An idle connection that dies before any byte is stale: the backend had closed it, and the request never ran."""
-    connection = await idle_connection(fake_vllm, pool, idle=STALE_AFTER, then=end)
-    assert taken(pool) is connection
+async def test_used_connection_closed_before_a_byte_is_stale(
+    fake_vllm: FakeVllm, pool: Pool, end: Step, idle: float
+) -> None:
+    """However long it was idle: the backend had closed it, and the request never ran."""
+    connection = await used_connection(fake_vllm, pool, end)
+    connection.idle_since -= idle
     assert (await exchanged(connection)).kind is FailureKind.STALE
 
 
-@pytest.mark.parametrize("end", [Close(), Reset()], ids=["FIN", "RST"])
-async def test_busy_connection_that_dies_is_not_stale(fake_vllm: FakeVllm, pool: Pool, end: Step) -> None:
-    """Used a moment ago, a connection that dies was killed by this request, for all we know."""
-    connection = await idle_connection(fake_vllm, pool, idle=STALE_AFTER - 0.2, then=end)
+@pytest.mark.parametrize("gone", [0, 1], ids=["FIN", "RST"])
+async def test_connection_closed_in_the_turn_of_its_answer_is_stale(gone: int) -> None:
+    """The next request is written to it before the loop tells that it has ended."""
+    loop = asyncio.get_running_loop()
+    pool = Pool(endpoint(1), 1.0)
+    connection, first, second = UpstreamConnection(pool, loop), Recorder(), Recorder()
+    connection.connection_made(NoSocket())
+    connection.exchange(REQUEST, first)
+    connection.data_received(LENGTH)
     assert taken(pool) is connection
-    assert (await exchanged(connection)).kind is FailureKind.RESET
+    connection.exchange(REQUEST, second)
+    if gone:
+        connection.connection_lost(ConnectionResetError())
+    else:
+        connection.eof_received()
+    assert (first.ended, second.kind) == (True, FailureKind.STALE)
+    pool.close()
 
 
-async def test_a_connection_that_dies_long_after_the_request_is_not_stale(fake_vllm: FakeVllm, pool: Pool) -> None:
-    """A vLLM that is killed seconds later was running the request, which may be why: it must not get it again."""
-    connection = await idle_connection(fake_vllm, pool, idle=STALE_AFTER, then=Hang())
-    assert taken(pool) is connection
+@pytest.mark.parametrize(
+    ("after", "kind"),
+    [(STALE_AT_ONCE - 0.5, FailureKind.STALE), (STALE_AT_ONCE, FailureKind.RESET)],
+    ids=["at once", "later"],
+)
+async def test_used_connection_that_closes_later_is_reset(
+    fake_vllm: FakeVllm, pool: Pool, after: float, kind: FailureKind
+) -> None:
+    """A vLLM that is killed seconds after a request was running it, which may be why: it must not get it again."""
+    connection = await used_connection(fake_vllm, pool, Hang())
     recorder = Recorder()
     connection.exchange(REQUEST, recorder)
-    connection._sent_at -= STALE_AT_ONCE
+    connection._sent_at -= after
     connection.eof_received()
-    assert recorder.failure is not None
-    assert recorder.failure.kind is FailureKind.RESET
+    assert recorder.kind is kind
 
 
 async def test_our_own_lack_of_descriptors_is_not_the_backends_fault(fake_vllm: FakeVllm, pool: Pool) -> None:
@@ -394,14 +412,24 @@ async def test_our_own_lack_of_descriptors_is_not_the_backends_fault(fake_vllm: 
     assert failure.kind is FailureKind.OURS
 
 
-async def test_stale_after_a_byte_is_a_reset(fake_vllm: FakeVllm, pool: Pool) -> None:
-    """Where a byte of an answer came, the request was seen."""
-    fake_vllm.play(Send(LENGTH))
-    fake_vllm.play(Send(b"H"), Close())
-    connection = await opened(pool)
-    await exchanged(connection)
-    connection.idle_since -= 3
+@pytest.mark.parametrize("byte", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["a byte", "a 1xx"])
+async def test_used_connection_closed_behind_a_byte_is_reset(fake_vllm: FakeVllm, pool: Pool, byte: bytes) -> None:
+    """Where anything of an answer came, the request was seen."""
+    connection = await used_connection(fake_vllm, pool, Send(byte), Close())
     assert (await exchanged(connection)).kind is FailureKind.RESET
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"), [(400, True), (429, True), (499, True), (500, False), (502, False), (503, False), (599, False)]
+)
+async def test_connection_that_carried_a_5xx_is_not_kept(
+    fake_vllm: FakeVllm, pool: Pool, status: int, kept: bool
+) -> None:
+    """vLLM closes it behind an unhandled exception's 500, and does not say so."""
+    fake_vllm.play(Send(answer(status, b"{}")))
+    assert (await exchanged(await opened(pool))).status == status
+    assert (taken(pool) is not None) == kept
+    await until(lambda: fake_vllm.open_connections == int(kept))
 
 
 async def test_stale_connection_condemns_the_other_idle_ones(fake_vllm: FakeVllm, pool: Pool) -> None:

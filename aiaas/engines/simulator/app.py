@@ -174,6 +174,8 @@ class App:
     def _refuse(self, exchange: Exchange, error: WireError) -> None:
         before = (("allow", error.allow),) if error.allow else ()
         exchange.respond(error.status, error.body, JSON_TYPE, before=before, after=VARY if error.varies else ())
+        if error.unhandled:
+            exchange.hang_up()
 
     def _refuse_preflight(self, exchange: Exchange) -> None:
         before = (

@@ -20,21 +20,35 @@ ENGINE_BUSY = (
     "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 )
 ENGINE_GONE = "cannot schedule new futures after shutdown"
+NESTED_TOO_DEEP = "maximum recursion depth exceeded while decoding a JSON array from a unicode string"
 
 _SHOWN = 10  # problems of one body that are printed
 _BRANCH = re.compile(r"str|int|(list|dict)\[.*\]")  # pydantic's names of a union's branches; no field is called so
 
 
 class WireError(Exception):
-    """An answer that refuses a request. `varies` is whether it carries `vary: Origin`, as most do."""
+    """An answer that refuses a request.
 
-    def __init__(self, status: int, body: dict[str, Any], *, allow: str | None = None, varies: bool = True) -> None:
+    varies     it carries `vary: Origin`, as most do
+    unhandled  an exception that vLLM does not handle: it answers, logs, and closes without having said so
+    """
+
+    def __init__(
+        self,
+        status: int,
+        body: dict[str, Any],
+        *,
+        allow: str | None = None,
+        varies: bool = True,
+        unhandled: bool = False,
+    ) -> None:
         super().__init__(f"{status} {body}")
         self.status = status
         self.content = body
         self.body = encode(body)
         self.allow = allow
-        self.varies = varies
+        self.varies = varies and not unhandled  # answered outside the CORS layer
+        self.unhandled = unhandled
 
 
 def error_object(message: str, kind: str, param: str | None, code: int) -> dict[str, Any]:
@@ -154,8 +168,13 @@ def engine_busy() -> WireError:
 
 
 def engine_gone() -> WireError:
-    """Shutting down (139): raised outside the CORS layer, so without `vary`."""
-    return WireError(500, error_object(ENGINE_GONE, "InternalServerError", None, 500), varies=False)
+    """Shutting down (139)."""
+    return WireError(500, error_object(ENGINE_GONE, "InternalServerError", None, 500), unhandled=True)
+
+
+def nested_too_deep() -> WireError:
+    """A tool call's arguments that Python's recursion limit does not let vLLM parse."""
+    return WireError(500, error_object(NESTED_TOO_DEEP, "InternalServerError", None, 500), unhandled=True)
 
 
 def too_many() -> WireError:

@@ -83,6 +83,7 @@ KINDS: dict[str, Kind] = {
         _at(Point.REQUEST, "engine-dead", Act.DIE, "500 EngineCore, and /health and /ping are 503 (134 to 138)"),
         _at(Point.REQUEST, "draining", Act.ANSWER, "500, shutting down, while /health is still 200 (140)"),
         _at(Point.REQUEST, "error", Act.ANSWER, "another error, in vLLM's shape", 500, "status"),
+        _at(Point.REQUEST, "unhandled-exception", Act.ANSWER, "500, then closes without having announced it"),
         _at(
             Point.REQUEST, "html-error", Act.ANSWER, "an HTML error page, as a load balancer would send", 502, "status"
         ),

@@ -104,6 +104,14 @@ class Exchange:
         self._done = True
         self._connection.close()
 
+    def hang_up(self) -> None:
+        """Close BREAK_DELAY after a whole answer that did not announce it, and read nothing until then.
+
+        A request that comes meanwhile turns the FIN into a RST, as at a uvicorn that logs a traceback.
+        """
+        self._connection.stop_reading()
+        self._break_off(self._connection.close)
+
     def reset(self) -> None:
         """RST, wherever the answer stands, BREAK_DELAY after what was sent."""
         self._break_off(self._connection.reset)
@@ -307,6 +315,11 @@ class Connection(asyncio.Protocol):
         """FIN after what is written."""
         if self._transport is not None:
             self._transport.close()
+
+    def stop_reading(self) -> None:
+        """Leave what comes in the kernel's buffers."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def close_if_idle(self) -> None:
         """FIN, unless a request is under way."""

@@ -154,6 +154,7 @@ def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
         "busy": errors.engine_busy,
         "engine-dead": errors.engine_dead,
         "draining": errors.engine_gone,
+        "unhandled-exception": errors.nested_too_deep,
         "unauthorized": errors.unauthorized,
     }
     if name in refusals:

@@ -7,8 +7,9 @@ values. Not simulated: logprobs, tools that are really called, response_format, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -44,6 +45,9 @@ Message = dict[str, Any]
 
 _EOS_TOKEN_ID = "2"  # `logit_bias: {"2": 100}` ends an answer at once, as with the tiny Llama of transcript 161
 _MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
+# A tool call's arguments nested deeper than this are beyond CPython 3.11's recursion limit of 1000, of which vLLM's own
+# frames have taken some; 500 levels are parsed.
+_MAX_NESTING = 900
 _EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Provide at least one message."
 
 
@@ -125,7 +129,9 @@ def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[st
     if form.messages is None:
         return tokenize(form.prompt or ""), bool(form.return_token_strs)
     pieces: list[str] = []
-    for message in _plain(form.messages):
+    messages = _plain(form.messages)
+    _check_arguments(_calls_of(messages))
+    for message in messages:
         pieces += ["<|start|>", str(message["role"]), "<|text|>", *tokenize(_text_of(message, options)), "<|end|>"]
     return [*pieces, "<|start|>", "assistant", "<|text|>"], bool(form.return_token_strs)
 
@@ -148,6 +154,7 @@ def _parse_chat(data: object, options: SimulatorOptions) -> Job:
     if not form.messages:
         raise errors.bad_request(_EMPTY_CONVERSATION)
     messages = _plain(form.messages)
+    _check_arguments(_calls_of(messages))
     prompt_tokens = _count_chat_tokens(messages, options)
     newer = form.max_completion_tokens is not None
     asked = form.max_completion_tokens if newer else form.max_tokens
@@ -179,6 +186,7 @@ def _parse_responses(data: object, options: SimulatorOptions) -> Job:
         messages: list[Message] = [{"content": form.input}]
     else:
         messages = [item for item in form.input if isinstance(item, dict)]
+        _check_arguments(messages)
     if form.instructions:
         messages.insert(0, {"content": form.instructions})
     if not messages:
@@ -296,6 +304,25 @@ def _check_contradictions(form: ChatForm) -> None:
         if form.top_logprobs and not form.logprobs:
             message = "when using `top_logprobs`, `logprobs` must be set to true."
             raise errors.bad_request(message, "top_logprobs")
+
+
+def _calls_of(messages: Sequence[Message]) -> list[Message]:
+    """The functions that a conversation says were called."""
+    calls = [
+        call for message in messages if isinstance(message.get("tool_calls"), list) for call in message["tool_calls"]
+    ]
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    return [function for function in functions if isinstance(function, dict)]
+
+
+def _check_arguments(calls: Iterable[Message]) -> None:
+    """Arguments that vLLM's JSON parser gives up on; text that is not JSON counts as no arguments."""
+    for call in calls:
+        arguments = call.get("arguments")
+        if isinstance(arguments, str):
+            steps = ((character in "[{") - (character in "]}") for character in arguments)
+            if max(accumulate(steps), default=0) > _MAX_NESTING:
+                raise errors.nested_too_deep()
 
 
 def _check_stream_options(form: Sampling) -> None:

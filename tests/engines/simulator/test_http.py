@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import pytest
+
+from aiaas.engines.simulator.faults import parse_fault
 from aiaas.engines.simulator.http import MAX_PIPELINED
 from aiaas.engines.simulator.options import SimulatorOptions
 from aiaas.engines.simulator.server import running_simulator
@@ -80,6 +83,23 @@ async def test_an_offered_upgrade_is_answered_as_plain_http() -> None:
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
         writer.close()
+
+
+async def test_unhandled_exception_closes_before_next_request() -> None:
+    """The 500 does not announce it; a request sent at once behind it is not read, and is answered by a RST."""
+    async with running_simulator(SimulatorOptions(fault=parse_fault("unhandled-exception"))) as simulator:
+        reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+        writer.write(CHAT)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 500 ")
+        assert b"connection:" not in head
+        await reader.readuntil(b"}}")
+        writer.write(CHAT)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await simulator.wait_for(lambda stats: stats.connections == 0)
+        assert len(simulator.received) == 1
 
 
 async def test_a_killed_simulator_leaves_no_connection() -> None:

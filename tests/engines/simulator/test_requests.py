@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from aiaas.engines.simulator.errors import WireError
 from aiaas.engines.simulator.forms import parse_json
 from aiaas.engines.simulator.options import SimulatorOptions
-from aiaas.engines.simulator.requests import Family, Job, parse_invocation, parse_job
+from aiaas.engines.simulator.requests import Family, Job, parse_invocation, parse_job, pieces_to_tokenize
 
 OPTIONS = SimulatorOptions(max_model_len=100)
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -89,6 +90,42 @@ def test_a_lone_surrogate_is_no_crash() -> None:
     with pytest.raises(WireError) as caught:
         job(model=json.loads('"\\ud800"'))
     assert b"The model `?` does not exist" in caught.value.body
+
+
+def call(arguments: object) -> dict[str, Any]:
+    """A message that says that a tool was called."""
+    function = {"name": "f", "arguments": arguments}
+    return {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]}
+
+
+DEEP = "[" * 5000
+CALLED = [call(DEEP), *HELLO]
+READERS: dict[str, Callable[[], object]] = {
+    "chat": lambda: job(messages=CALLED),
+    "responses": lambda: job("responses", input=[{"type": "function_call", "name": "f", "arguments": DEEP}, *HELLO]),
+    "invocations": lambda: parse_invocation({"messages": CALLED}, OPTIONS),
+    "tokenize": lambda: pieces_to_tokenize({"messages": CALLED}, OPTIONS),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_arguments_nested_too_deep_are_an_unhandled_500(read: Callable[[], object]) -> None:
+    """vLLM's JSON parser gives up on them, wherever a conversation is read."""
+    with pytest.raises(WireError) as caught:
+        read()
+    assert (caught.value.status, caught.value.unhandled, caught.value.varies) == (500, True, False)
+
+
+@pytest.mark.parametrize("arguments", ["{}", "[" * 500, "[]" * 5000, "no JSON", "", None, {"a": 1}, 3])
+def test_other_arguments_are_an_ordinary_job(arguments: object) -> None:
+    """Text that is not JSON counts as no arguments."""
+    assert job(messages=[call(arguments), *HELLO]).choices
+
+
+@pytest.mark.parametrize("calls", [None, 3, [3], [{}], [{"function": 3}]])
+def test_tool_calls_of_any_form_are_no_crash(calls: object) -> None:
+    """What vLLM checks of them is not simulated."""
+    assert job(messages=[{"role": "assistant", "content": "x", "tool_calls": calls}, *HELLO]).choices
 
 
 def test_an_invocation_is_what_its_body_looks_like() -> None:

@@ -129,8 +129,9 @@ STREAM_FAULTS = {
     "busy": ("silent", 0, b"HTTP/1.1 503 Service Unavailable"),
     "too-many:7": ("silent", 0, b"\r\nretry-after: 7\r\n"),
     "engine-dead": ("silent", 0, b"HTTP/1.1 500 Internal Server Error"),
-    "draining": ("silent", 0, b'{"error":{"message":"cannot schedule new futures after shutdown",'),
+    "draining": ("closed", 0, b'{"error":{"message":"cannot schedule new futures after shutdown",'),
     "error:418": ("silent", 0, b'"type":"BadRequestError","param":null,"code":418}}'),
+    "unhandled-exception": ("closed", 0, b'{"error":{"message":"maximum recursion depth exceeded'),
     "html-error:504": ("silent", 0, b"HTTP/1.1 504 Gateway Timeout"),
     "redirect": ("silent", 0, b"\r\nlocation: http://x/v1/chat/completions\r\n"),
     "unauthorized": ("silent", 0, b'{"error":"Unauthorized"}'),
@@ -324,6 +325,7 @@ def test_sigterm_with_a_timeout_lets_the_stream_end_and_refuses_new_work() -> No
             answer = other.recv(65536)
             assert answer.startswith(b"HTTP/1.1 500 ")
             assert b'{"error":{"message":"cannot schedule new futures after shutdown",' in answer
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as other:
             other.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
         received = b""
