@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.attempt import End, Outcome
-from aiaas.proxy.forward import BACKOFF_MOST, RETRY_AFTER_MOST, longest_backoff, pause_before
+from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff, pause_before
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -394,7 +394,7 @@ async def test_connections_are_reused(fake_vllm: FakeVllm, gateway: Any) -> None
     assert running.endpoints()[0].pool.inflight == 0
 
 
-@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, BACKOFF_MOST), (2000, BACKOFF_MOST)])
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, 2.0), (2000, 2.0)])
 def test_longest_backoff(retry: int, seconds: float) -> None:
     """Waits double and are bounded."""
     assert longest_backoff(retry) == pytest.approx(seconds)
@@ -402,8 +402,15 @@ def test_longest_backoff(retry: int, seconds: float) -> None:
 
 def test_pause_before() -> None:
     """What an endpoint asks for, and the jitter on top; without end where it asks for more than a request may wait."""
-    for asked, least, most in ((b"0", 0, 0.2), (b"3", 3, 3.2), (b"%d" % (RETRY_AFTER_MOST + 1), math.inf, math.inf)):
-        pauses = [pause_before(2, Outcome(End.REFUSED, 503, [(b"retry-after", asked)])) for _ in range(50)]
+    longest, longer = RETRY_AFTER_MOST, RETRY_AFTER_MOST + 1
+    for asked, least, most in (
+        (0, 0, 0.2),
+        (3, 3, 3.2),
+        (longest, longest, longest + 0.2),
+        (longer, math.inf, math.inf),
+    ):
+        headers = [(b"retry-after", b"%d" % asked)]
+        pauses = [pause_before(2, Outcome(End.REFUSED, 503, headers)) for _ in range(50)]
         assert (least <= min(pauses), max(pauses) <= most, len(set(pauses)) > 1) == (True, True, most < math.inf)
 
 
@@ -416,6 +423,19 @@ async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, gateway: Any) -> N
     assert (await (await running.client()).post(CHAT)).status == 200
     assert asyncio.get_running_loop().time() - began >= 1
     assert len(fake_vllm.posts) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "should_retry"), [(RETRY_AFTER_MOST, "false"), (RETRY_AFTER_MOST + 1, None)], ids=["5 s", "6 s"]
+)
+async def test_retry_after_decides_whether_the_sdk_may_retry(
+    fake_vllm: FakeVllm, gateway: Any, seconds: int, should_retry: str | None
+) -> None:
+    """It may where the gateway itself would never have waited for so long."""
+    fake_vllm.default = (Send(error_answer(503, BUSY, headers=f"retry-after: {seconds}\r\n")),)
+    running = await gateway(fake_vllm, backend={"max_retries": 0})
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, got.header("retry-after"), got.header("x-should-retry")) == (503, str(seconds), should_retry)
 
 
 async def test_no_pause_that_ends_behind_the_deadline(fake_vllm: FakeVllm, gateway: Any) -> None:
@@ -640,6 +660,21 @@ async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gatewa
     line = running.log_lines()[-1]
     assert line["retries"] == 0
     assert 0.14 < line["queue_seconds"] < 0.22
+
+
+async def test_deadline_while_a_retry_waits_is_504(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """And not the engine's refusal, which would say that there was still time."""
+    fields = {**ONE_AT_ONCE, "max_retries": 1, "total_timeout": "200ms"}
+    running = await gateway(fake_vllm, backend=fields)
+    (endpoint,) = running.endpoints()
+    fake_vllm.play(Wait(go := asyncio.Event()), Send(error_answer(503, BUSY)))
+    client = await running.client()
+    client.send(client.request(CHAT))
+    await until(lambda: len(fake_vllm.posts) == 1)
+    endpoint.pool.inflight += 1  # somebody's request that does not end
+    go.set()
+    got = await client.answer()
+    assert (got.status, got.json["error"]["code"], len(fake_vllm.posts)) == (504, "upstream_timeout", 1)
 
 
 async def test_another_endpoint_before_the_queue(fake_vllms: Any, gateway: Any) -> None:
