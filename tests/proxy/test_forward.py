@@ -664,7 +664,7 @@ async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gatewa
 
 async def test_deadline_while_a_retry_waits_is_504(fake_vllm: FakeVllm, gateway: Any) -> None:
     """And not the engine's refusal, which would say that there was still time."""
-    fields = {**ONE_AT_ONCE, "max_retries": 1, "total_timeout": "200ms"}
+    fields = {**ONE_AT_ONCE, "max_retries": 1, "total_timeout": "1s"}
     running = await gateway(fake_vllm, backend=fields)
     (endpoint,) = running.endpoints()
     fake_vllm.play(Wait(go := asyncio.Event()), Send(error_answer(503, BUSY)))
