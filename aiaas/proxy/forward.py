@@ -99,8 +99,7 @@ async def forward(
         if again is not None:
             tried.append(endpoint)
             left = record.retries < backend.plan.max_retries and not (again.once and once_spent)
-            elsewhere = again.reason == "stale" or _untried(backends, tried)
-            pause = 0.0 if elsewhere else pause_before(record.retries + 1, outcome)
+            pause = 0.0 if _untried(backends, tried) else pause_before(record.retries + 1, outcome)
             deadline = math.inf if shape.deadline is None else shape.deadline
             if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
                 once_spent = once_spent or again.once
@@ -231,6 +230,8 @@ def longest_backoff(retry: int) -> float:
 
 def pause_before(retry: int, outcome: Outcome) -> float:
     """Seconds until retry number `retry` at an endpoint whose last answer was `outcome`; infinite: not at all."""
+    if outcome.failure is not None and outcome.failure.kind is FailureKind.STALE:
+        return 0.0
     asked = retry_after(outcome.headers) or 0
     return math.inf if asked > RETRY_AFTER_MOST else asked + random.uniform(0, longest_backoff(retry))
 

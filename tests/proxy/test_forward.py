@@ -11,6 +11,7 @@ import pytest
 
 from aiaas.proxy.attempt import End, Outcome
 from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff, pause_before
+from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -412,6 +413,13 @@ def test_pause_before() -> None:
         headers = [(b"retry-after", b"%d" % asked)]
         pauses = [pause_before(2, Outcome(End.REFUSED, 503, headers)) for _ in range(50)]
         assert (least <= min(pauses), max(pauses) <= most, len(set(pauses)) > 1) == (True, True, most < math.inf)
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
+    """Where the connection was at fault, and not the endpoint."""
+    pauses = {pause_before(1, Outcome(End.FAILED, failure=Failure(kind, "x"))) for _ in range(10)}
+    assert (pauses == {0.0}) == (kind is FailureKind.STALE)
 
 
 async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, gateway: Any) -> None:
