@@ -36,6 +36,8 @@ FAULTS: Final[tuple[tuple[Step, ...], ...]] = (
     (Send(error_answer(400, "no")),),
     (Send(error_answer(503, BUSY)),),
     (Send(error_answer(500, ENGINE_DEAD)),),
+    (Send(error_answer(500, "an exception that vLLM does not handle")), Close()),
+    (Send(_WHOLE), Close()),
     (Send(stream(error_stream_event(), DONE)),),
     (Send(STREAM_HEAD + chunk(token_event()) + chunk(error_stream_event() + DONE) + LAST_CHUNK),),
     (Send(STREAM_HEAD + chunk(token_event() + b"data: half")), Close()),
