@@ -99,13 +99,12 @@ async def forward(
         if again is not None:
             tried.append(endpoint)
             left = record.retries < backend.plan.max_retries and not (again.once and once_spent)
-            pause = 0.0 if _untried(backends, tried) else pause_before(record.retries + 1, outcome)
+            pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
             deadline = math.inf if shape.deadline is None else shape.deadline
             if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
                 once_spent = once_spent or again.once
                 reached = (outcome, again)
-                if pause:
-                    await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
                 continue
         return _conclude(outcome, again, client, shape, ticket)
 
@@ -114,11 +113,6 @@ def _pick(
     backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState], body: bytes
 ) -> Choice | None:
     """Where the next attempt goes: an endpoint that has a slot, or None."""
-    if not tried:
-        target, backend = backends[0]
-        endpoint = backend.pick(tried, body)
-        if endpoint is not None:
-            return target, backend, endpoint
     fallback: Choice | None = None
     for target, backend in backends:
         endpoint = backend.pick(tried, body)

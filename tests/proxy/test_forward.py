@@ -366,6 +366,18 @@ async def test_another_backend_of_the_same_model(fake_vllms: Any, gateway: Any) 
     assert (len(first.posts), len(second.posts)) == (1, 2)
 
 
+async def test_first_backend_is_tried_again_before_the_second(fake_vllms: Any, gateway: Any) -> None:
+    """Where every endpoint was tried, the order of preference holds again."""
+    first, second = await fake_vllms(), await fake_vllms()
+    config = config_of([first.url], {"max_retries": 2}, {})
+    config["backends"]["other"] = {"url": second.url, "models": ["m"]}
+    for fake in (first, second):
+        fake.default = (Send(error_answer(503, BUSY)),)
+    running = await gateway(config=config)
+    assert (await (await running.client()).post(CHAT)).status == 503
+    assert [len(fake.posts) for fake in (first, second)] == [2, 1]
+
+
 # -- what goes upstream --------------------------------------------------------------------------------------------
 
 
@@ -463,6 +475,15 @@ async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, g
     codes = [(await client.post(CHAT)).json["error"]["code"] for _ in range(3)]
     assert codes == ["upstream_error", "upstream_error", "no_healthy_backend"]
     assert len(fake_vllm.posts) == 2
+
+
+async def test_no_pause_before_an_endpoint_that_went_down(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Where nothing is up any more, the client is told at once, and not after the time that the balancer asks for."""
+    fake_vllm.default = (Send(answer(503, b"<html>503</html>", headers="retry-after: 5\r\n")),)
+    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
+    async with asyncio.timeout(4):
+        got = await (await running.client()).post(CHAT)
+    assert (got.status, got.json["error"]["code"], len(fake_vllm.posts)) == (503, "no_healthy_backend", 1)
 
 
 async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
