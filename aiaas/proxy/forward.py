@@ -178,7 +178,7 @@ async def _wait_in_queues(
         timer.cancel()
         for backend in queues:
             backend.forget(waiter)
-        record.queue_seconds = round(record.queue_seconds + loop.time() - began, 6)
+        record.queue_seconds += loop.time() - began
     if not waiter.expired:
         return endpoint
     if deadline is not None and deadline < until:

@@ -114,7 +114,7 @@ class JsonLog:
                 record.output_tokens,
                 round(duration, 6),
                 None if record.ttft is None else round(record.ttft, 6),
-                record.queue_seconds,
+                round(record.queue_seconds, 6),
                 record.retries,
                 record.request_bytes,
                 record.sent,

@@ -579,6 +579,20 @@ async def test_full_queue_refuses_at_once(fake_vllm: FakeVllm, gateway: Any) -> 
     assert running.metric('aiaas_responses_total{code="503",reason="overloaded"}') == 5
 
 
+async def test_request_waits_where_only_one_endpoint_is_up(fake_vllms: Any, gateway: Any) -> None:
+    """An endpoint that is down keeps nobody from waiting for the other one's slot."""
+    busy, down = await fake_vllms(), await fake_vllms()
+    running = await gateway(busy, down, backend=ONE_AT_ONCE)
+    for endpoint in running.endpoints():
+        if endpoint.plan.url == down.url:
+            endpoint.set_up(False, "test")
+    first, go = await occupied(running, busy)
+    (waiting,) = await queued(running, CHAT)
+    go.set()
+    assert [(await client.answer()).status for client in (first, waiting)] == [200, 200]
+    assert (len(busy.posts), len(down.posts)) == (2, 0)
+
+
 async def test_queue_of_none(fake_vllm: FakeVllm, gateway: Any) -> None:
     """A size of 0 refuses whatever has no slot at once."""
     running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "queue": {"size": 0}})
