@@ -340,6 +340,16 @@ async def test_all_endpoints_down(fake_vllms: Any, gateway: Any) -> None:
     assert [model["id"] for model in (await client.get("/v1/models")).json["data"]] == ["m", "alias"]
 
 
+@pytest.mark.parametrize(("interval", "seconds"), [("100ms", "1"), ("1400ms", "1"), ("1600ms", "2"), ("9s", "9")])
+async def test_nothing_up_retry_after_is_the_probes_interval(
+    fake_vllm: FakeVllm, gateway: Any, interval: str, seconds: str
+) -> None:
+    """In whole seconds, and at least one."""
+    running = await gateway(fake_vllm, backend={"health": {"interval": interval, "timeout": "50ms"}})
+    running.endpoints()[0].set_up(False, "test")
+    assert (await (await running.client()).post(CHAT)).header("retry-after") == seconds
+
+
 async def test_goes_down_while_it_is_tried(fake_vllm: FakeVllm, gateway: Any) -> None:
     """When the last endpoint goes down under a request there is nothing left to retry."""
     await fake_vllm.down()
@@ -606,6 +616,7 @@ async def test_queue_of_none(fake_vllm: FakeVllm, gateway: Any) -> None:
 TOO_LATE = {
     "max_wait": ({"queue": {"max_wait": "30ms"}}, 503, "overloaded"),
     "total_timeout": ({"total_timeout": "30ms"}, 504, "upstream_timeout"),
+    "max_wait before total_timeout": ({"queue": {"max_wait": "30ms"}, "total_timeout": "5s"}, 503, "overloaded"),
 }
 
 
