@@ -219,7 +219,7 @@ def _untried(backends: Sequence[tuple[Target, BackendState]], tried: Sequence[En
 
 def longest_backoff(retry: int) -> float:
     """The most seconds to wait before retry number `retry`, which counts from 1."""
-    return min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(retry - 1, 10))
+    return min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** (retry - 1))
 
 
 def pause_before(retry: int, outcome: Outcome) -> float:

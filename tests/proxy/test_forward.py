@@ -16,6 +16,7 @@ from tests.fakes.vllm import (
     BUSY,
     DONE,
     ENGINE_DEAD,
+    LAST_CHUNK,
     SHUT_DOWN,
     Close,
     FakeVllm,
@@ -25,6 +26,7 @@ from tests.fakes.vllm import (
     Step,
     Wait,
     answer,
+    chunk,
     error_answer,
     error_stream_event,
     json_answer,
@@ -350,6 +352,16 @@ async def test_nothing_up_retry_after_is_the_probes_interval(
     assert (await (await running.client()).post(CHAT)).header("retry-after") == seconds
 
 
+async def test_nothing_up_retry_after_is_the_longest_interval(fake_vllms: Any, gateway: Any) -> None:
+    """Of the backends that serve the model."""
+    config = config_of([(await fake_vllms()).url], {"health": {"interval": "3s"}}, {})
+    config["backends"]["other"] = {"url": (await fake_vllms()).url, "models": ["m"], "health": {"interval": "8s"}}
+    running = await gateway(config=config)
+    for name in ("vllm", "other"):
+        running.backend(name).endpoints[0].set_up(False, "test")
+    assert (await (await running.client()).post(CHAT)).header("retry-after") == "8"
+
+
 async def test_goes_down_while_it_is_tried(fake_vllm: FakeVllm, gateway: Any) -> None:
     """When the last endpoint goes down under a request there is nothing left to retry."""
     await fake_vllm.down()
@@ -417,7 +429,7 @@ async def test_connections_are_reused(fake_vllm: FakeVllm, gateway: Any) -> None
     assert running.endpoints()[0].pool.inflight == 0
 
 
-@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, 2.0), (2000, 2.0)])
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (5, 1.6), (6, 2.0), (10, 2.0)])
 def test_longest_backoff(retry: int, seconds: float) -> None:
     """Waits double and are bounded."""
     assert longest_backoff(retry) == pytest.approx(seconds)
@@ -444,11 +456,14 @@ def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
     assert (pauses == {0.0}) == (kind is FailureKind.STALE)
 
 
-async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """The same endpoint is not asked again before the time that it said, even where the backoff is shorter."""
+async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, fake_vllms: Any, gateway: Any) -> None:
+    """The same endpoint is not asked again before the time that it said, and one that is down is no other choice."""
     fake_vllm.play(Send(error_answer(503, BUSY, headers="retry-after: 1\r\n")))
     fake_vllm.default = FINE
-    running = await gateway(fake_vllm)
+    running = await gateway(fake_vllm, down := await fake_vllms())
+    for endpoint in running.endpoints():
+        if endpoint.plan.url == down.url:
+            endpoint.set_up(False, "test")
     began = asyncio.get_running_loop().time()
     assert (await (await running.client()).post(CHAT)).status == 200
     assert asyncio.get_running_loop().time() - began >= 1
@@ -475,6 +490,74 @@ async def test_no_pause_that_ends_behind_the_deadline(fake_vllm: FakeVllm, gatew
     async with asyncio.timeout(1):
         got = await (await running.client()).post(CHAT)
     assert (got.status, got.header("retry-after"), len(fake_vllm.posts)) == (503, "3", 1)
+
+
+# What the endpoint does; its failures in a row afterwards, where there was one before.
+TOLD: dict[str, tuple[Step, int]] = {
+    "a whole answer": (FINE[0], 0),
+    "bad request": (Send(error_answer(400, "no")), 0),
+    "busy": (Send(error_answer(503, BUSY)), 0),
+    "429": (Send(error_answer(429, "slow down")), 0),
+    "unhandled exception": (Send(error_answer(500, "maximum recursion depth exceeded")), 0),
+    "dead engine": (Send(error_answer(500, ENGINE_DEAD)), 2),
+    "dead before the first event": (Send(stream(error_stream_event(), DONE)), 2),
+    "dead in the middle of a stream": (Send(stream(token_event())[:-5] + chunk(error_stream_event()) + LAST_CHUNK), 2),
+    "a balancer's 502": (Send(answer(502, b"<html>")), 2),
+    "a balancer has nobody": (Send(answer(503, b"<html>")), 2),
+    "a balancer's 504": (Send(answer(504, b"<html>")), 2),
+    "reset": (Reset(), 2),
+    "not HTTP": (Send(b"SSH-2.0-OpenSSH\r\n\r\n"), 2),
+    "redirect": (Send(answer(307, b"")), 2),
+    "silence": (Hang(), 1),
+    "a stream without its end": (Send(stream(token_event())), 1),
+}
+
+
+@pytest.mark.parametrize(("step", "failures"), TOLD.values(), ids=TOLD)
+async def test_health_is_told_what_is_the_endpoints_own_fault(
+    fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int
+) -> None:
+    """An answer ends a row of failures, be it a refusal; what says nothing about the endpoint leaves it."""
+    fake_vllm.default = (step,)
+    running = await gateway(fake_vllm, backend={"max_retries": 0, "timeout": "100ms", "health": PATIENT})
+    (endpoint,) = running.endpoints()
+    endpoint.report_failure("before")
+    await (await running.client()).post(STREAM)
+    await running.quiet()
+    assert endpoint.failures == failures
+
+
+async def test_closed_connection_says_nothing_about_health(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """It neither ends a row of failures nor makes it longer."""
+    running = await gateway(fake_vllm, backend={"max_retries": 0, "health": PATIENT})
+    await used_once(running)
+    running.endpoints()[0].report_failure("before")
+    fake_vllm.play(Close())
+    assert (await (await running.client()).post(CHAT)).status == 502
+    assert running.endpoints()[0].failures == 1
+
+
+async def test_answer_does_not_bring_an_endpoint_back(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """One that probes took out comes back by probes, whatever is still answered."""
+    running = await gateway(fake_vllm, backend={"health": PATIENT})
+    first, go = await occupied(running, fake_vllm)
+    running.endpoints()[0].set_up(False, "test")
+    go.set()
+    assert (await first.answer()).status == 200
+    await running.quiet()
+    assert not running.endpoints()[0].up
+
+
+async def test_tokens_of_a_dead_attempt_do_not_count(fake_vllms: Any, gateway: Any) -> None:
+    """Only those of the attempt that the client got."""
+    fakes = [await fake_vllms(), await fake_vllms()]
+    running = await gateway(*fakes)
+    first, second = in_turn(running, *fakes)
+    first.default = (Send(stream(error_stream_event() + token_event() + token_event(), DONE)),)
+    second.default = (Send(stream(token_event(), DONE)),)
+    assert (await (await running.client()).post(STREAM)).body == token_event() + DONE
+    await running.quiet()
+    assert running.log_lines()[-1]["output_tokens"] == 1
 
 
 async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
