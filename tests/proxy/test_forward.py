@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.attempt import End, Outcome
-from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff, pause_before
+from aiaas.proxy.forward import RETRY_AFTER_MOST, failure_error, longest_backoff, pause_before
 from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
     BUSY,
@@ -125,6 +125,7 @@ async def test_attempts(
         assert got.json["error"]["code"] == code
     line = running.log_lines()[-1]
     assert (line["status"], line["retries"], line["error_code"]) == (status, attempts - 1, code)
+    assert line["response_bytes"] == (len(got.body) if code is None else 0)
     assert len({post.body for post in fake_vllm.posts}) == 1
 
 
@@ -456,6 +457,29 @@ def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
     assert (pauses == {0.0}) == (kind is FailureKind.STALE)
 
 
+# How an exchange broke; status, code, Retry-After, whether the SDK may retry, words of the message.
+ERRORS: dict[FailureKind, tuple[int, str, str | None, bool, str]] = {
+    FailureKind.CONNECT: (503, "no_healthy_backend", "5", True, "cannot be reached"),
+    FailureKind.OURS: (503, "overloaded", "5", True, "no room for another connection"),
+    FailureKind.TIMEOUT: (504, "upstream_timeout", None, False, "in time: x."),
+    FailureKind.MALFORMED: (502, "upstream_error", None, False, "not understood"),
+    FailureKind.ENGINE: (502, "upstream_error", None, False, "going down"),
+    FailureKind.STALE: (502, "upstream_error", None, False, "broke off"),
+    FailureKind.RESET: (502, "upstream_error", None, False, "broke off"),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_failure_becomes_an_error_of_ours(kind: FailureKind) -> None:
+    """Of this status and code, in these words; only what never reached an engine may be sent again by the SDK."""
+    error = failure_error(Failure(kind, "x"))
+    headers = dict(error.headers)
+    status, code, retry_after, may_retry, words = ERRORS[kind]
+    assert (error.status, error.code, headers.get("retry-after")) == (status, code, retry_after)
+    assert (headers.get("x-should-retry") != "false") == may_retry
+    assert words in error.message
+
+
 async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, fake_vllms: Any, gateway: Any) -> None:
     """The same endpoint is not asked again before the time that it said, and one that is down is no other choice."""
     fake_vllm.play(Send(error_answer(503, BUSY, headers="retry-after: 1\r\n")))
@@ -572,11 +596,12 @@ async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, g
 
 async def test_no_pause_before_an_endpoint_that_went_down(fake_vllm: FakeVllm, gateway: Any) -> None:
     """Where nothing is up any more, the client is told at once, and not after the time that the balancer asks for."""
-    fake_vllm.default = (Send(answer(503, b"<html>503</html>", headers="retry-after: 5\r\n")),)
+    fake_vllm.default = (Send(answer(503, b"<html>503</html>", headers="retry-after: 4\r\n")),)
     running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(3):
         got = await (await running.client()).post(CHAT)
     assert (got.status, got.json["error"]["code"], len(fake_vllm.posts)) == (503, "no_healthy_backend", 1)
+    assert got.header("retry-after") == "4"
 
 
 async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
@@ -737,6 +762,22 @@ async def test_client_that_leaves_the_queue(fake_vllm: FakeVllm, gateway: Any) -
     assert [(await client.answer()).status for client in (first, stayer)] == [200, 200]
     assert [post.json.get("user") for post in fake_vllm.posts] == [None, "stayer"]
     assert remaining(await first.post(CHAT)) == 7
+
+
+async def test_client_that_leaves_as_it_is_granted_a_slot(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """The slot does not go with it."""
+    running = await gateway(fake_vllm, backend=ONE_AT_ONCE)
+    (endpoint,) = running.endpoints()
+    endpoint.pool.inflight += 1  # somebody's request
+    before = asyncio.all_tasks()
+    await queued(running, CHAT)
+    waiting = asyncio.all_tasks() - before
+    assert waiting
+    running.backend().give_back(endpoint)
+    for task in waiting:
+        task.cancel()
+    await running.quiet()
+    assert (endpoint.pool.inflight, running.backend().waiting, fake_vllm.posts) == (0, 0, [])
 
 
 async def test_last_endpoint_goes_down_under_the_queue(fake_vllm: FakeVllm, gateway: Any) -> None:
