@@ -182,7 +182,7 @@ async def _wait_in_queues(
     if not waiter.expired:
         return waiter.by, endpoint
     if deadline is not None and deadline < until:
-        raise _failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
+        raise failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
     raise overloaded("No server for this model became free in time; try again shortly.")
 
 
@@ -219,7 +219,7 @@ def _untried(backends: Sequence[tuple[Target, BackendState]], tried: Sequence[En
 
 def longest_backoff(retry: int) -> float:
     """The most seconds to wait before retry number `retry`, which counts from 1."""
-    return min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(retry - 1, 10))
+    return min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** (retry - 1))
 
 
 def pause_before(retry: int, outcome: Outcome) -> float:
@@ -312,7 +312,7 @@ def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: 
     if outcome.end is End.REFUSED:
         return _pass_refusal(outcome, again, client, shape, ticket)
     assert outcome.failure is not None
-    raise _failure_error(outcome.failure)
+    raise failure_error(outcome.failure)
 
 
 def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
@@ -355,7 +355,8 @@ def _error_from_between(outcome: Outcome) -> UpstreamError:
     return UpstreamError(502, "upstream_error", message, headers=(NO_SDK_RETRY_HEADER,))
 
 
-def _failure_error(failure: Failure) -> ApiError:
+def failure_error(failure: Failure) -> ApiError:
+    """What the client is told of an exchange that broke before anything went to it."""
     if failure.kind is FailureKind.CONNECT:
         return UpstreamError(
             503,

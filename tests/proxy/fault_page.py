@@ -26,7 +26,8 @@ yet due (a comment that has been sent spends the status: what is an error with a
   connection that is not is closed at once, which ends what vLLM was generating. After a 5xx none is: vLLM may be about
   to close it without a word.
 - **Again**: further attempts, as `aiaas_retries_total{reason}` counts them and the log's `retries`.
-  `connect` and `busy` up to `max_retries`; `stale`, `engine` and `balancer` once, all three together.
+  `connect` and `busy` up to `max_retries`; `stale`, `engine` and `balancer` once, all three together;
+  with `max_retries: 0` none.
   Before the same endpoint is asked again, a `Retry-After` of up to 5 s is waited for; one that asks for more goes to
   the client. HTML or plain words in a 502, 503 or 504 are not vLLM's but a balancer's, whose engine may have worked.
 - **Log**: `error_code` and `ended_by`. `status` is the client's; `aiaas_responses_total` and `inference_requests_total`

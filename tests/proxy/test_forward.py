@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.attempt import End, Outcome
-from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff, pause_before
+from aiaas.proxy.forward import RETRY_AFTER_MOST, failure_error, longest_backoff, pause_before
 from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
     BUSY,
     DONE,
     ENGINE_DEAD,
+    LAST_CHUNK,
     SHUT_DOWN,
     Close,
     FakeVllm,
@@ -25,6 +26,7 @@ from tests.fakes.vllm import (
     Step,
     Wait,
     answer,
+    chunk,
     error_answer,
     error_stream_event,
     json_answer,
@@ -123,6 +125,7 @@ async def test_attempts(
         assert got.json["error"]["code"] == code
     line = running.log_lines()[-1]
     assert (line["status"], line["retries"], line["error_code"]) == (status, attempts - 1, code)
+    assert line["response_bytes"] == (len(got.body) if code is None else 0)
     assert len({post.body for post in fake_vllm.posts}) == 1
 
 
@@ -340,6 +343,26 @@ async def test_all_endpoints_down(fake_vllms: Any, gateway: Any) -> None:
     assert [model["id"] for model in (await client.get("/v1/models")).json["data"]] == ["m", "alias"]
 
 
+@pytest.mark.parametrize(("interval", "seconds"), [("100ms", "1"), ("1400ms", "1"), ("1600ms", "2"), ("9s", "9")])
+async def test_nothing_up_retry_after_is_the_probes_interval(
+    fake_vllm: FakeVllm, gateway: Any, interval: str, seconds: str
+) -> None:
+    """In whole seconds, and at least one."""
+    running = await gateway(fake_vllm, backend={"health": {"interval": interval, "timeout": "50ms"}})
+    running.endpoints()[0].set_up(False, "test")
+    assert (await (await running.client()).post(CHAT)).header("retry-after") == seconds
+
+
+async def test_nothing_up_retry_after_is_the_longest_interval(fake_vllms: Any, gateway: Any) -> None:
+    """Of the backends that serve the model."""
+    config = config_of([(await fake_vllms()).url], {"health": {"interval": "3s"}}, {})
+    config["backends"]["other"] = {"url": (await fake_vllms()).url, "models": ["m"], "health": {"interval": "8s"}}
+    running = await gateway(config=config)
+    for name in ("vllm", "other"):
+        running.backend(name).endpoints[0].set_up(False, "test")
+    assert (await (await running.client()).post(CHAT)).header("retry-after") == "8"
+
+
 async def test_goes_down_while_it_is_tried(fake_vllm: FakeVllm, gateway: Any) -> None:
     """When the last endpoint goes down under a request there is nothing left to retry."""
     await fake_vllm.down()
@@ -407,7 +430,7 @@ async def test_connections_are_reused(fake_vllm: FakeVllm, gateway: Any) -> None
     assert running.endpoints()[0].pool.inflight == 0
 
 
-@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, 2.0), (2000, 2.0)])
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (5, 1.6), (6, 2.0), (10, 2.0)])
 def test_longest_backoff(retry: int, seconds: float) -> None:
     """Waits double and are bounded."""
     assert longest_backoff(retry) == pytest.approx(seconds)
@@ -434,11 +457,37 @@ def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
     assert (pauses == {0.0}) == (kind is FailureKind.STALE)
 
 
-async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """The same endpoint is not asked again before the time that it said, even where the backoff is shorter."""
+# How an exchange broke; status, code, Retry-After, whether the SDK may retry, words of the message.
+ERRORS: dict[FailureKind, tuple[int, str, str | None, bool, str]] = {
+    FailureKind.CONNECT: (503, "no_healthy_backend", "5", True, "cannot be reached"),
+    FailureKind.OURS: (503, "overloaded", "5", True, "no room for another connection"),
+    FailureKind.TIMEOUT: (504, "upstream_timeout", None, False, "in time: x."),
+    FailureKind.MALFORMED: (502, "upstream_error", None, False, "not understood"),
+    FailureKind.ENGINE: (502, "upstream_error", None, False, "going down"),
+    FailureKind.STALE: (502, "upstream_error", None, False, "broke off"),
+    FailureKind.RESET: (502, "upstream_error", None, False, "broke off"),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_failure_becomes_an_error_of_ours(kind: FailureKind) -> None:
+    """Of this status and code, in these words; only what never reached an engine may be sent again by the SDK."""
+    error = failure_error(Failure(kind, "x"))
+    headers = dict(error.headers)
+    status, code, retry_after, may_retry, words = ERRORS[kind]
+    assert (error.status, error.code, headers.get("retry-after")) == (status, code, retry_after)
+    assert (headers.get("x-should-retry") != "false") == may_retry
+    assert words in error.message
+
+
+async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, fake_vllms: Any, gateway: Any) -> None:
+    """The same endpoint is not asked again before the time that it said, and one that is down is no other choice."""
     fake_vllm.play(Send(error_answer(503, BUSY, headers="retry-after: 1\r\n")))
     fake_vllm.default = FINE
-    running = await gateway(fake_vllm)
+    running = await gateway(fake_vllm, down := await fake_vllms())
+    for endpoint in running.endpoints():
+        if endpoint.plan.url == down.url:
+            endpoint.set_up(False, "test")
     began = asyncio.get_running_loop().time()
     assert (await (await running.client()).post(CHAT)).status == 200
     assert asyncio.get_running_loop().time() - began >= 1
@@ -467,6 +516,74 @@ async def test_no_pause_that_ends_behind_the_deadline(fake_vllm: FakeVllm, gatew
     assert (got.status, got.header("retry-after"), len(fake_vllm.posts)) == (503, "3", 1)
 
 
+# What the endpoint does; its failures in a row afterwards, where there was one before.
+TOLD: dict[str, tuple[Step, int]] = {
+    "a whole answer": (FINE[0], 0),
+    "bad request": (Send(error_answer(400, "no")), 0),
+    "busy": (Send(error_answer(503, BUSY)), 0),
+    "429": (Send(error_answer(429, "slow down")), 0),
+    "unhandled exception": (Send(error_answer(500, "maximum recursion depth exceeded")), 0),
+    "dead engine": (Send(error_answer(500, ENGINE_DEAD)), 2),
+    "dead before the first event": (Send(stream(error_stream_event(), DONE)), 2),
+    "dead in the middle of a stream": (Send(stream(token_event())[:-5] + chunk(error_stream_event()) + LAST_CHUNK), 2),
+    "a balancer's 502": (Send(answer(502, b"<html>")), 2),
+    "a balancer has nobody": (Send(answer(503, b"<html>")), 2),
+    "a balancer's 504": (Send(answer(504, b"<html>")), 2),
+    "reset": (Reset(), 2),
+    "not HTTP": (Send(b"SSH-2.0-OpenSSH\r\n\r\n"), 2),
+    "redirect": (Send(answer(307, b"")), 2),
+    "silence": (Hang(), 1),
+    "a stream without its end": (Send(stream(token_event())), 1),
+}
+
+
+@pytest.mark.parametrize(("step", "failures"), TOLD.values(), ids=TOLD)
+async def test_health_is_told_what_is_the_endpoints_own_fault(
+    fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int
+) -> None:
+    """An answer ends a row of failures, be it a refusal; what says nothing about the endpoint leaves it."""
+    fake_vllm.default = (step,)
+    running = await gateway(fake_vllm, backend={"max_retries": 0, "timeout": "100ms", "health": PATIENT})
+    (endpoint,) = running.endpoints()
+    endpoint.report_failure("before")
+    await (await running.client()).post(STREAM)
+    await running.quiet()
+    assert endpoint.failures == failures
+
+
+async def test_closed_connection_says_nothing_about_health(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """It neither ends a row of failures nor makes it longer."""
+    running = await gateway(fake_vllm, backend={"max_retries": 0, "health": PATIENT})
+    await used_once(running)
+    running.endpoints()[0].report_failure("before")
+    fake_vllm.play(Close())
+    assert (await (await running.client()).post(CHAT)).status == 502
+    assert running.endpoints()[0].failures == 1
+
+
+async def test_answer_does_not_bring_an_endpoint_back(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """One that probes took out comes back by probes, whatever is still answered."""
+    running = await gateway(fake_vllm, backend={"health": PATIENT})
+    first, go = await occupied(running, fake_vllm)
+    running.endpoints()[0].set_up(False, "test")
+    go.set()
+    assert (await first.answer()).status == 200
+    await running.quiet()
+    assert not running.endpoints()[0].up
+
+
+async def test_tokens_of_a_dead_attempt_do_not_count(fake_vllms: Any, gateway: Any) -> None:
+    """Only those of the attempt that the client got."""
+    fakes = [await fake_vllms(), await fake_vllms()]
+    running = await gateway(*fakes)
+    first, second = in_turn(running, *fakes)
+    first.default = (Send(stream(error_stream_event() + token_event() + token_event(), DONE)),)
+    second.default = (Send(stream(token_event(), DONE)),)
+    assert (await (await running.client()).post(STREAM)).body == token_event() + DONE
+    await running.quiet()
+    assert running.log_lines()[-1]["output_tokens"] == 1
+
+
 async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
     """Its 502 is no sign of life, and its HTML is not for the client."""
     fake_vllm.default = (Send(answer(502, b"<html>502</html>", content_type="text/html")),)
@@ -479,11 +596,12 @@ async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, g
 
 async def test_no_pause_before_an_endpoint_that_went_down(fake_vllm: FakeVllm, gateway: Any) -> None:
     """Where nothing is up any more, the client is told at once, and not after the time that the balancer asks for."""
-    fake_vllm.default = (Send(answer(503, b"<html>503</html>", headers="retry-after: 5\r\n")),)
+    fake_vllm.default = (Send(answer(503, b"<html>503</html>", headers="retry-after: 4\r\n")),)
     running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(3):
         got = await (await running.client()).post(CHAT)
     assert (got.status, got.json["error"]["code"], len(fake_vllm.posts)) == (503, "no_healthy_backend", 1)
+    assert got.header("retry-after") == "4"
 
 
 async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
@@ -606,6 +724,7 @@ async def test_queue_of_none(fake_vllm: FakeVllm, gateway: Any) -> None:
 TOO_LATE = {
     "max_wait": ({"queue": {"max_wait": "30ms"}}, 503, "overloaded"),
     "total_timeout": ({"total_timeout": "30ms"}, 504, "upstream_timeout"),
+    "max_wait before total_timeout": ({"queue": {"max_wait": "30ms"}, "total_timeout": "5s"}, 503, "overloaded"),
 }
 
 
@@ -643,6 +762,22 @@ async def test_client_that_leaves_the_queue(fake_vllm: FakeVllm, gateway: Any) -
     assert [(await client.answer()).status for client in (first, stayer)] == [200, 200]
     assert [post.json.get("user") for post in fake_vllm.posts] == [None, "stayer"]
     assert remaining(await first.post(CHAT)) == 7
+
+
+async def test_client_that_leaves_as_it_is_granted_a_slot(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """The slot does not go with it."""
+    running = await gateway(fake_vllm, backend=ONE_AT_ONCE)
+    (endpoint,) = running.endpoints()
+    endpoint.pool.inflight += 1  # somebody's request
+    before = asyncio.all_tasks()
+    await queued(running, CHAT)
+    waiting = asyncio.all_tasks() - before
+    assert waiting
+    running.backend().give_back(endpoint)
+    for task in waiting:
+        task.cancel()
+    await running.quiet()
+    assert (endpoint.pool.inflight, running.backend().waiting, fake_vllm.posts) == (0, 0, [])
 
 
 async def test_last_endpoint_goes_down_under_the_queue(fake_vllm: FakeVllm, gateway: Any) -> None:
