@@ -5,10 +5,12 @@ import asyncio
 import json
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from aiaas.keys.records import render_records
@@ -199,6 +201,31 @@ async def test_tls_follows_other_files_and_another_version(folder: Path) -> None
     (folder / "two" / "cert.pem").unlink()
     await site.reloader.reload_tls()
     assert events(site.logged()) == ["tls_not_reloaded"]
+
+
+async def test_a_certificate_that_ends_soon_is_logged(folder: Path) -> None:
+    """When it is first used, and when a renewed one is no better; a good one is not."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+    def write(ends: datetime | None) -> None:
+        made = authority.issue_cert("localhost", not_after=ends, key_type=trustme.KeyType.ECDSA)
+        (folder / "tls.key").write_bytes(made.private_key_pem.bytes())
+        (folder / "tls.crt").write_bytes(made.cert_chain_pems[0].bytes())
+
+    write(soon := datetime.now(UTC) + timedelta(hours=1))
+    site = Reloading(folder, BASE | {"server": {"tls": {"cert_file": "tls.crt", "key_file": "tls.key"}}})
+    tls = open_tls(site.gateway.active.plan.server.tls)
+    assert tls is not None
+    site.reloader.follow_tls(tls)
+    (line,) = site.logged()
+    assert (line["event"], line["file"]) == ("tls_certificate", str(folder / "tls.crt"))
+    assert f"expires on {soon:%Y-%m-%d}" in line["problem"]
+    write(soon)
+    await site.reloader.reload_tls()
+    assert events(site.logged()) == ["tls_reloaded", "tls_certificate"]
+    write(None)
+    await site.reloader.reload_tls()
+    assert events(site.logged()) == ["tls_reloaded"]
 
 
 async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
