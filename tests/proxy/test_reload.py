@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ async def test_an_unchanged_config_is_said_to_be_so(folder: Path) -> None:
 
 
 async def test_a_broken_config_changes_nothing(folder: Path) -> None:
-    """Nor does one that is gone, or a gateway without a file."""
+    """Nor does one that is gone."""
     site = Reloading(folder, BASE)
     active = site.gateway.active
     (line,) = await site.reload(BASE | {"nonsense": 1})
@@ -127,6 +128,16 @@ async def test_a_broken_config_changes_nothing(folder: Path) -> None:
     assert line["event"] == "config_not_reloaded"
     assert str(site.file) in line["error"]
     assert (site.gateway.active, site.plans, site.reloads("config")) == (active, [], {"failure": 2})
+
+
+async def test_a_gateway_without_a_file_has_nothing_to_reload(folder: Path) -> None:
+    """Its Plan came from elsewhere."""
+    site = Reloading(folder, BASE)
+    site.gateway.replace_plan(replace(site.gateway.active.plan, source=None))
+    reloader = Reloader(site.gateway, {}, site.plans.append)
+    assert len(reloader.watches()) == 1
+    await reloader.reload_config()
+    assert (site.logged(), site.reloads("config")) == ([], {})
 
 
 async def test_the_keys_of_another_file_come_first(folder: Path) -> None:
