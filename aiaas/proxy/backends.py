@@ -311,8 +311,11 @@ class BackendState:
         own = {e.plan.url: e for e in (*self.leaving, *self.endpoints) if e.backend is self}
         before, now = self.endpoints, []
         for plan in plans:
-            endpoint = own.get(plan.url) or self._unclaimed(plan.url) or EndpointState(self, plan, self._tls)
-            endpoint.belong_to(self, plan)
+            endpoint = own.get(plan.url) or self._unclaimed(plan.url)
+            if endpoint is None:
+                endpoint = EndpointState(self, plan, self._tls)
+            else:
+                endpoint.belong_to(self, plan)
             now.append(endpoint)
         self.endpoints = tuple(now)
         self._leaving = [endpoint for endpoint in own.values() if endpoint not in now]
