@@ -58,7 +58,6 @@ class EndpointState:
     """
 
     __slots__ = (
-        "_silence_checks",
         "backend",
         "bound",
         "failures",
@@ -73,7 +72,6 @@ class EndpointState:
     def __init__(self, backend: BackendState, plan: EndpointPlan, tls: ClientTls) -> None:
         self.pool = Pool(plan, backend.plan.connect_timeout, tls)
         self.streams: set[Stream] = set()
-        self._silence_checks: set[asyncio.TimerHandle] = set()
         self.up = backend.plan.engine is None
         self.failures = 0
         self.successes = 0
@@ -136,17 +134,14 @@ class EndpointState:
         """Nothing listens there any more: end the streams that stay silent from now on."""
 
         def check() -> None:
-            self._silence_checks.discard(handle)
             for stream in list(self.streams):
                 stream.end_if_silent(refused_at)
 
         refused_at = loop.time()
-        handle = loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
-        self._silence_checks.add(handle)
+        loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
 
     def set_up(self, up: bool, reason: str) -> None:
         """Somebody who knows better (the engine's supervisor) says so."""
-        self.failures = self.successes = 0
         if up != self.up:
             self._turn(up, reason)
 
