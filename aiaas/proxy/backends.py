@@ -147,7 +147,6 @@ class EndpointState:
 
     def _turn(self, up: bool, reason: str) -> None:
         self.up = up
-        self.successes = self.failures = 0
         self.backend.listener(self, up, reason)
         self._hand_over()
 
