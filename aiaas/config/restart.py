@@ -166,6 +166,5 @@ def _with_address_of(old: Backend, changed: Backend) -> tuple[Backend, list[str]
 
 
 def _address(backend: Backend) -> tuple[object, ...]:
-    engine = backend.engine
-    pod = {} if engine is None else engine.model_dump(exclude={"pod"})
-    return (backend.url, backend.urls, backend.dns, engine is None, pod)
+    engine = None if backend.engine is None else backend.engine.model_dump(exclude={"pod"})
+    return (backend.url, backend.urls, backend.dns, engine)

@@ -29,6 +29,7 @@ from aiaas.proxy.body import BodyBudget
 from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.cors import Cors, preflight_lines
+from aiaas.proxy.dial import ClientTls
 from aiaas.proxy.examine import Examiner
 from aiaas.proxy.fleet import Fleet
 from aiaas.proxy.forward import draining, forward, write
@@ -82,7 +83,7 @@ class Gateway:
         self._ids = count(1)
         self.incidents = Incidents(log, metrics, self._new_id)
         self._date = (0, b"")
-        self.fleet = Fleet(log, metrics)
+        self.fleet = Fleet(log, metrics, ClientTls())
         self.active = self._activate(plan)
         metrics.config(plan.digest)
         metrics.watch_in_flight(lambda: len(self._requests))

@@ -58,7 +58,6 @@ class EndpointState:
     """
 
     __slots__ = (
-        "_silence_checks",
         "backend",
         "bound",
         "failures",
@@ -74,7 +73,6 @@ class EndpointState:
     def __init__(self, backend: BackendState, plan: EndpointPlan, tls: ClientTls) -> None:
         self.pool = Pool(plan, backend.plan.connect_timeout, tls)
         self.streams: set[Stream] = set()
-        self._silence_checks: set[asyncio.TimerHandle] = set()
         self.up = backend.plan.engine is None
         self.failures = 0
         self.successes = 0
@@ -143,23 +141,19 @@ class EndpointState:
         """Nothing listens there any more: end the streams that stay silent from now on."""
 
         def check() -> None:
-            self._silence_checks.discard(handle)
             for stream in list(self.streams):
                 stream.end_if_silent(refused_at)
 
         refused_at = loop.time()
-        handle = loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
-        self._silence_checks.add(handle)
+        loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
 
     def set_up(self, up: bool, reason: str) -> None:
         """Somebody who knows better (the engine's supervisor) says so."""
-        self.failures = self.successes = 0
         if up != self.up:
             self._turn(up, reason)
 
     def _turn(self, up: bool, reason: str) -> None:
         self.up = up
-        self.successes = self.failures = 0
         self.backend.listener(self, up, reason)
         self._hand_over()
 
@@ -318,8 +312,11 @@ class BackendState:
         own = {e.plan.url: e for e in (*self.leaving, *self.endpoints) if e.backend is self}
         before, now = self.endpoints, []
         for plan in plans:
-            endpoint = own.get(plan.url) or self._unclaimed(plan.url) or EndpointState(self, plan, self._tls)
-            endpoint.belong_to(self, plan)
+            endpoint = own.get(plan.url) or self._unclaimed(plan.url)
+            if endpoint is None:
+                endpoint = EndpointState(self, plan, self._tls)
+            else:
+                endpoint.belong_to(self, plan)
             now.append(endpoint)
         self.endpoints = tuple(now)
         self._leaving = [endpoint for endpoint in own.values() if endpoint not in now]

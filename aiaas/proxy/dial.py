@@ -107,8 +107,6 @@ class Dialer:
         return changed
 
     def _in_order(self, addresses: Sequence[str], now: float) -> Sequence[str]:
-        if len(addresses) == 1 or not self._avoided:
-            return addresses
         return sorted(addresses, key=lambda address: self._avoided.get(address, 0.0) > now)
 
     async def _ask(self) -> Sequence[str]:

@@ -23,10 +23,10 @@ from aiaas.proxy.metrics import Metrics
 class Fleet:
     """`backends` are those of the Plan in force, by name. `tls` is for all https endpoints, of every Plan."""
 
-    def __init__(self, log: JsonLog, metrics: Metrics, tls: ClientTls | None = None) -> None:
+    def __init__(self, log: JsonLog, metrics: Metrics, tls: ClientTls) -> None:
         self._log = log
         self._metrics = metrics
-        self._tls = tls or ClientTls()
+        self._tls = tls
         self._retired: list[BackendState] = []
         self.backends: Mapping[str, BackendState] = {}
 

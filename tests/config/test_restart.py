@@ -281,6 +281,11 @@ ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"a": A, "e": E},
         ["backends.a.enabled", "backends.new.engine"],
     ),
+    "an engine and a backend": (
+        {"new": NEW, "a": A, "b": B, "e": E},
+        {"a": A, "b": B, "e": E},
+        ["backends.new.engine"],
+    ),
     "a disabled engine beside": (
         {"a": A, "e": E, "new": NEW | {"enabled": False}},
         {"a": A, "e": E},
@@ -303,6 +308,17 @@ def test_a_running_engine_goes_on_answering(after: dict[str, Any], in_force: dic
     result, fields = put_in_force({"backends": {"a": A, "e": E}}, {"backends": after})
     assert does(result) == does(config({"backends": in_force}))
     assert list(fields) == held
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["stays", "is removed"])
+def test_a_disabled_backend_is_not_held_beside_a_waiting_engine(kept: bool) -> None:
+    """It took no requests, so nothing takes its place."""
+    off = {"off": B | {"enabled": False}}
+    result, held = put_in_force(
+        {"backends": {"a": A} | off}, {"backends": {"a": A, "new": NEW} | (off if kept else {})}
+    )
+    assert (does(result), held) == (does(config({"backends": {"a": A}})), ("backends.new.engine",))
+    assert ("off" in result.backends) == kept
 
 
 def test_a_backend_that_was_disabled_waits_for_its_engine() -> None:

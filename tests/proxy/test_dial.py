@@ -173,6 +173,18 @@ async def test_a_silent_address_gets_its_part_of_the_time() -> None:
         await second.stop()
 
 
+async def test_the_last_address_has_all_the_time_that_is_left() -> None:
+    """All of them together have the whole timeout."""
+    async with silent() as port:
+        dialer = Dialer(plan(port), ClientTls(), Script())
+        dialer.found(["127.0.0.1"] * 3)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            await dialer.open(asyncio.Protocol, 0.3)
+        assert loop.time() - began >= 0.29
+
+
 async def test_a_refusal_is_what_is_reported() -> None:
     """Of several failures it says most: the address answers, and nothing listens there."""
     async with silent() as port:

@@ -47,7 +47,7 @@ class Site:
         self.lines: list[bytes] = []
         self.metrics = Metrics()
         self.log = JsonLog(self.lines.append, lambda: 0.0, "debug")
-        self.fleet = Fleet(self.log, self.metrics)
+        self.fleet = Fleet(self.log, self.metrics, ClientTls())
         self.running: list[EndpointState] = []
         self.waiting: list[tuple[BackendState, Waiter]] = []
         self.reload(**backends)
@@ -96,10 +96,10 @@ class Site:
         """How many requests run at an address."""
         return sum(endpoint.plan.url == url for endpoint in self.running)
 
-    def series(self) -> set[str]:
-        """The endpoints that the metrics show."""
-        lines = self.metrics.expose().decode().splitlines()
-        return {line.split("{")[1].split("}")[0] for line in lines if line.startswith("aiaas_endpoint_up{")}
+    def series(self) -> dict[str, float]:
+        """The endpoints that the metrics show, and whether they are up."""
+        lines = [line for line in self.metrics.expose().decode().splitlines() if line.startswith("aiaas_endpoint_up{")]
+        return {line.split("{")[1].split("}")[0]: float(line.split("} ")[1]) for line in lines}
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,8 @@ def test_a_backend_that_is_back_is_the_same(loop: asyncio.AbstractEventLoop) -> 
     assert (site.at(X), len(site.waiting)) == (4, 2)
     while site.running:
         site.finish(site.running[0])
+    site.reload(a=FOUR | {"timeout": "9s"}, b=other)
+    assert (site.endpoint("a").users, site.endpoint("a").pool.closed) == ([before], False)
     site.reload(b=other)
     site.reload(b=other)  # the first that finds nobody there
     site.reload(a=FOUR, b=other)
@@ -288,10 +290,12 @@ def test_health_survives_a_reload(loop: asyncio.AbstractEventLoop, after: str) -
     assert (x.up, y.up) == (False, False)
     x.report_success(probe=True)
     assert x.up
-    assert site.series() == {f'backend="{after}",endpoint="{url}"' for url in (X, Y)}
+    assert site.series() == {f'backend="{after}",endpoint="{url}"': float(up) for url, up in ((X, True), (Y, False))}
     site.log.flush()
     last = json.loads(site.lines[-1].splitlines()[-2])
-    assert (last["event"], last["backend"], last["upstream"]) == ("endpoint_down", after, Y)
+    assert (last["level"], last["event"], last["backend"], last["upstream"]) == ("warning", "endpoint_down", after, Y)
+    last = json.loads(site.lines[-1].splitlines()[-1])
+    assert (last["level"], last["event"], last["upstream"]) == ("info", "endpoint_up", X)
 
 
 def test_the_turn_goes_on(loop: asyncio.AbstractEventLoop) -> None:
@@ -313,7 +317,7 @@ def test_an_endpoint_that_nobody_names_is_silent(loop: asyncio.AbstractEventLoop
         gone.set_up(False, "test")
     site.log.flush()
     assert site.lines == []
-    assert site.series() == {f'backend="a",endpoint="{Y}"'}
+    assert site.series() == {f'backend="a",endpoint="{Y}"': 1.0}
     assert [gone.pool.closed for gone in (x, z, site.endpoint("a"))] == [True, True, False]
 
 

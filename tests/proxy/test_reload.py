@@ -5,10 +5,13 @@ import asyncio
 import json
 import os
 import ssl
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from aiaas.keys.records import render_records
@@ -113,7 +116,7 @@ async def test_an_unchanged_config_is_said_to_be_so(folder: Path) -> None:
 
 
 async def test_a_broken_config_changes_nothing(folder: Path) -> None:
-    """Nor does one that is gone, or a gateway without a file."""
+    """Nor does one that is gone."""
     site = Reloading(folder, BASE)
     active = site.gateway.active
     (line,) = await site.reload(BASE | {"nonsense": 1})
@@ -127,6 +130,16 @@ async def test_a_broken_config_changes_nothing(folder: Path) -> None:
     assert (site.gateway.active, site.plans, site.reloads("config")) == (active, [], {"failure": 2})
 
 
+async def test_a_gateway_without_a_file_has_nothing_to_reload(folder: Path) -> None:
+    """Its Plan came from elsewhere."""
+    site = Reloading(folder, BASE)
+    site.gateway.replace_plan(replace(site.gateway.active.plan, source=None))
+    reloader = Reloader(site.gateway, {}, site.plans.append)
+    assert len(reloader.watches()) == 1
+    await reloader.reload_config()
+    assert (site.logged(), site.reloads("config")) == ([], {})
+
+
 async def test_the_keys_of_another_file_come_first(folder: Path) -> None:
     """They are there when the Plan is; where nothing changed of them they are not read."""
     site = Reloading(folder, BASE)
@@ -136,6 +149,7 @@ async def test_the_keys_of_another_file_come_first(folder: Path) -> None:
     assert events(await site.reload(BASE | {"server": {"heartbeat": "3s"}})) == ["config_reloaded"]
     lines = await site.reload(BASE | {"auth": {"keys_file": "other.yaml"}})
     assert events(lines) == ["keys_loaded", "config_reloaded"]
+    assert site.reloads("keys") == {"success": 2}
     assert [record.name for record in site.verifier.ring.records] == ["bob"]
     site.verifier.close()
 
@@ -193,12 +207,37 @@ async def test_tls_follows_other_files_and_another_version(folder: Path) -> None
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("two", ssl.TLSVersion.TLSv1_3)
     site.logged()
+    (folder / "two" / "cert.pem").rename(folder / "aside")  # whoever reads it now says so
     assert events(await site.reload(BASE | {"server": {"tls": missing, "heartbeat": "3s"}})) == ["config_reloaded"]
     lines = await site.reload(BASE)
     assert lines[-1]["fields"] == ["server.tls"]
-    (folder / "two" / "cert.pem").unlink()
     await site.reloader.reload_tls()
     assert events(site.logged()) == ["tls_not_reloaded"]
+
+
+async def test_a_certificate_that_ends_soon_is_logged(folder: Path) -> None:
+    """When it is first used, and when a renewed one is no better; a good one is not."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+    def write(ends: datetime | None) -> None:
+        made = authority.issue_cert("localhost", not_after=ends, key_type=trustme.KeyType.ECDSA)
+        (folder / "tls.key").write_bytes(made.private_key_pem.bytes())
+        (folder / "tls.crt").write_bytes(made.cert_chain_pems[0].bytes())
+
+    write(soon := datetime.now(UTC) + timedelta(hours=1))
+    site = Reloading(folder, BASE | {"server": {"tls": {"cert_file": "tls.crt", "key_file": "tls.key"}}})
+    tls = open_tls(site.gateway.active.plan.server.tls)
+    assert tls is not None
+    site.reloader.follow_tls(tls)
+    (line,) = site.logged()
+    assert (line["event"], line["file"]) == ("tls_certificate", str(folder / "tls.crt"))
+    assert f"expires on {soon:%Y-%m-%d}" in line["problem"]
+    write(soon)
+    await site.reloader.reload_tls()
+    assert events(site.logged()) == ["tls_reloaded", "tls_certificate"]
+    write(None)
+    await site.reloader.reload_tls()
+    assert events(site.logged()) == ["tls_reloaded"]
 
 
 async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
