@@ -325,7 +325,7 @@ class Renewing:
     def __init__(self, running: Running, tls: ServerTls, port: int) -> None:
         self.running = running
         self.port = port
-        self.reloader = Reloader(running.gateway, {}, lambda _plan: None)
+        self.reloader = Reloader(running.gateway, {}, lambda _plan: [], lambda _plan: None)
         self.reloader.follow_tls(tls)
 
 
