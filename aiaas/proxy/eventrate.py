@@ -1,0 +1,95 @@
+"""How many LLM tokens a stream has streamed that ended before its usage came: from its events, and from what earlier
+streams of the same kind had in each event.
+
+vLLM puts one token into an event by default, several with `--stream-interval` or speculative decoding, and none of its
+own into some (a reasoning parser swallows a tag). So each stream that ends with usage teaches how many. Of a stream of
+T tokens in e events, c choices:
+
+    the first event of a choice holds one token      vLLM sends that at once
+    its last one is on average half full             the answer ends wherever it ends
+    hence tokens in each other event                 (T - 1.5 c) / (e - 1.5 c)
+
+and a cut stream of e events has streamed c + r (e - c) tokens. At one token an event all of that is exact.
+
+Rules:
+1. Kept by the names of backend, model and path, so that a reload does not forget it; where a kind is new, what was
+   learnt about its backend counts, since these options are the server's. Bounded: MOST_KINDS, the oldest go.
+2. Older streams count less: beyond REMEMBERED events all sums are halved, so a server that was started anew with other
+   options is known after some streams.
+3. Short streams teach nothing: an end-of-sequence token has no event on some paths, and would count for much.
+4. A request with a `stream_interval` of its own teaches nothing about others, and is charged at least that.
+5. Before anything was learnt, the size of the text shows whether events hold many tokens: BYTES_PER_TOKEN, as for the
+   input of a request. Up to SURELY_MANY they are taken for one, since a token of some languages has a dozen bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from aiaas.openai.peek import Peek
+from aiaas.proxy.record import Record
+
+MOST_KINDS: Final = 1000
+REMEMBERED: Final = 4000  # events
+LEAST_TOKENS: Final = 16  # of a choice; below, a stream teaches nothing
+BYTES_PER_TOKEN: Final = 4
+SURELY_MANY: Final = 4  # tokens in an event, by its size, over at least as many events
+
+# Backend, model, path.
+Kind = tuple[str, str, str]
+
+
+class _Sums(msgspec.Struct, gc=False):
+    tokens: float = 0.0
+    events: float = 0.0
+
+
+class EventRates:
+    """What was learnt. One for each gateway."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Kind, _Sums] = {}
+
+    def streamed(self, record: Record, peek: Peek, model: str) -> int:
+        """The tokens of a stream that did not tell them, 0 where there was none; of one that did, learn from it."""
+        if not record.streamed or record.backend is None:
+            return 0
+        kind, choices = (record.backend, model, record.path), peek.choices * peek.prompts
+        if record.output_tokens is None:
+            least, text_bytes = peek.stream_interval, record.text_bytes
+            tokens = self.tokens(kind, record.events, choices, least=least, text_bytes=text_bytes)
+            return tokens if peek.max_output is None else min(tokens, peek.max_output * choices)
+        if peek.stream_interval == 1:
+            self.learn(kind, record.output_tokens, record.events, choices)
+        return 0
+
+    def learn(self, kind: Kind, tokens: int, events: int, choices: int) -> None:
+        """A stream ended with usage: so many tokens in so many events."""
+        ends = 1.5 * choices
+        if tokens < LEAST_TOKENS * choices or events <= ends:
+            return
+        for known in (kind, (kind[0], "", "")):
+            sums = self._sums.get(known)
+            if sums is None:
+                if len(self._sums) >= MOST_KINDS:
+                    del self._sums[next(iter(self._sums))]
+                sums = self._sums[known] = _Sums()
+            sums.tokens += tokens - ends
+            sums.events += events - ends
+            if sums.events > REMEMBERED:
+                sums.tokens /= 2
+                sums.events /= 2
+
+    def tokens(self, kind: Kind, events: int, choices: int, *, least: int, text_bytes: int) -> int:
+        """The tokens of a stream that was cut after so many events. `least`: what the request itself asked for."""
+        first = min(events, choices)
+        sums = self._sums.get(kind) or self._sums.get((kind[0], "", ""))
+        if sums is not None:
+            rate = sums.tokens / sums.events
+        else:
+            rate = text_bytes / BYTES_PER_TOKEN / max(events, 1)
+            if rate < SURELY_MANY or events < SURELY_MANY:
+                rate = 1.0
+        return first + round(max(rate, least) * (events - first))
