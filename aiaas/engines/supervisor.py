@@ -153,7 +153,12 @@ class EngineSupervisor:
                     knows_shutdown_timeout=self._knows_shutdown_timeout,
                     python_options=self._python_options,
                 )
-                died = await self._run_once(argv, environment)
+                run = asyncio.create_task(self._run_once(argv, environment), name=f"engine {self.name}: a run")
+                (died,) = await asyncio.gather(run, return_exceptions=True)
+                if isinstance(died, Exception):  # a fault of ours: the engine gets its next start, as after its own
+                    died = Died(launch.CANNOT_EXECUTE, (f"internal error: {died!r}",), _now() - self._life.started_at)
+                elif isinstance(died, BaseException):
+                    raise died
                 if self._stopping.is_set():
                     return
                 self._on_event(died)

@@ -14,8 +14,8 @@ and a cut stream of e events has streamed c + r (e - c) tokens. At one token an 
 Rules:
 1. Kept by the names of backend, model and path, so that a reload does not forget it; where a kind is new, what was
    learnt about its backend counts, since these options are the server's. Bounded: MOST_KINDS, the oldest go.
-2. Older streams count less: beyond REMEMBERED events all sums are halved, so a server that was started anew with other
-   options is known after some streams.
+2. What counts is the median of the last REMEMBERED streams: some streams have many tokens without any text, and those
+   have no events on some paths. A server that was started anew with other options is known after half as many.
 3. Short streams teach nothing: an end-of-sequence token has no event on some paths, and would count for much.
 4. A request with a `stream_interval` of its own teaches nothing about others, and is charged at least that.
 5. Before anything was learnt, the size of the text shows whether events hold many tokens: BYTES_PER_TOKEN, as for the
@@ -24,15 +24,15 @@ Rules:
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median_low
 from typing import Final
-
-import msgspec
 
 from aiaas.openai.peek import Peek
 from aiaas.proxy.record import Record
 
 MOST_KINDS: Final = 1000
-REMEMBERED: Final = 4000  # events
+REMEMBERED: Final = 31  # streams
 LEAST_TOKENS: Final = 16  # of a choice; below, a stream teaches nothing
 BYTES_PER_TOKEN: Final = 4
 SURELY_MANY: Final = 4  # tokens in an event, by its size, over at least as many events
@@ -41,16 +41,11 @@ SURELY_MANY: Final = 4  # tokens in an event, by its size, over at least as many
 Kind = tuple[str, str, str]
 
 
-class _Sums(msgspec.Struct, gc=False):
-    tokens: float = 0.0
-    events: float = 0.0
-
-
 class EventRates:
     """What was learnt. One for each gateway."""
 
     def __init__(self) -> None:
-        self._sums: dict[Kind, _Sums] = {}
+        self._rates: dict[Kind, deque[float]] = {}
 
     def streamed(self, record: Record, peek: Peek, model: str) -> int:
         """The tokens of a stream that did not tell them, 0 where there was none; of one that did, learn from it."""
@@ -70,24 +65,21 @@ class EventRates:
         ends = 1.5 * choices
         if tokens < LEAST_TOKENS * choices or events <= ends:
             return
+        rate = max(1.0, (tokens - ends) / (events - ends))
         for known in (kind, (kind[0], "", "")):
-            sums = self._sums.get(known)
-            if sums is None:
-                if len(self._sums) >= MOST_KINDS:
-                    del self._sums[next(iter(self._sums))]
-                sums = self._sums[known] = _Sums()
-            sums.tokens += tokens - ends
-            sums.events += events - ends
-            if sums.events > REMEMBERED:
-                sums.tokens /= 2
-                sums.events /= 2
+            rates = self._rates.get(known)
+            if rates is None:
+                if len(self._rates) >= MOST_KINDS:
+                    del self._rates[next(iter(self._rates))]
+                rates = self._rates[known] = deque(maxlen=REMEMBERED)
+            rates.append(rate)
 
     def tokens(self, kind: Kind, events: int, choices: int, *, least: int, text_bytes: int) -> int:
         """The tokens of a stream that was cut after so many events. `least`: what the request itself asked for."""
         first = min(events, choices)
-        sums = self._sums.get(kind) or self._sums.get((kind[0], "", ""))
-        if sums is not None:
-            rate = sums.tokens / sums.events
+        rates = self._rates.get(kind) or self._rates.get((kind[0], "", ""))
+        if rates is not None:
+            rate = median_low(rates)
         else:
             rate = text_bytes / BYTES_PER_TOKEN / max(events, 1)
             if rate < SURELY_MANY or events < SURELY_MANY:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -14,16 +15,17 @@ from aiaas.proxy.backends import BackendState, EndpointState
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.respond import HeaderList
-from aiaas.proxy.tasks import end_tasks, report_crash
+from aiaas.proxy.tasks import Keeper, end_tasks, report_crash
 from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 
 
 class Probes:
     """The tasks that watch backends. `follow` starts and ends them, `close` ends all."""
 
-    def __init__(self, log: JsonLog, resolver: Resolver) -> None:
+    def __init__(self, log: JsonLog, resolver: Resolver, keeper: Keeper) -> None:
         self._log = log
         self._resolver = resolver
+        self._keeper = keeper
         self._watched: dict[str, tuple[BackendState, list[asyncio.Task[None]]]] = {}
         self._comparisons: set[asyncio.Task[None]] = set()
 
@@ -36,11 +38,9 @@ class Probes:
                 del self._watched[name]
         for name, state in backends.items():
             if name not in self._watched and state.plan.engine is None:
-                tasks = [asyncio.create_task(probe_forever(state, self._recovered), name=f"probe {name}")]
+                tasks = [self._keeper.start(partial(probe_forever, state, self._recovered), f"probe {name}")]
                 if state.plan.dns is not None:
-                    tasks.append(asyncio.create_task(self._resolver.follow(state), name=f"resolve {name}"))
-                for task in tasks:
-                    task.add_done_callback(report_crash(self._log))
+                    tasks.append(self._keeper.start(partial(self._resolver.follow, state), f"resolve {name}"))
                 self._watched[name] = (state, tasks)
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from prometheus_client.process_collector import ProcessCollector
@@ -46,7 +47,7 @@ from aiaas.proxy.server import (
     say_started,
     take_signals,
 )
-from aiaas.proxy.tasks import end_tasks, first_of, keep_running, report_crash
+from aiaas.proxy.tasks import Keeper, end_tasks, first_of, report_crash
 from aiaas.proxy.tls import open_tls
 from aiaas.proxy.workerprocess import WorkerProcess
 
@@ -113,7 +114,9 @@ async def supervise(
         if plan.monitoring.prometheus:
             metrics_listener = bind(server.host, plan.monitoring.metrics_port, "monitoring.metrics_port")
             stack.callback(metrics_listener.close)
-        supervisor = _Supervisor(plan, log, env, command, log_to, Stopping(stop or asyncio.Event(), asyncio.Event()))
+        stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
+        keeper = begin_logging(log, stack)
+        supervisor = _Supervisor(plan, log, env, command, log_to, stopping, keeper)
         await supervisor.live(listeners, metrics_listener, make_engine, on_ready, stack)
 
 
@@ -128,6 +131,7 @@ class _Supervisor:
         command: Sequence[str],
         log_to: tuple[int, int],
         stopping: Stopping,
+        keeper: Keeper,
     ) -> None:
         self._plan = plan
         self._log = log
@@ -135,6 +139,7 @@ class _Supervisor:
         self._command = command
         self._log_to = log_to
         self._stopping = stopping
+        self._keeper = keeper
         self._baseline = Baseline(plan, env, self._internal_error)
         self._keepers: list[asyncio.Task[None]] = []
         self._workers: dict[WorkerProcess, asyncio.Task[None]] = {}
@@ -154,12 +159,11 @@ class _Supervisor:
         stack: AsyncExitStack,
     ) -> None:
         """From the first task to the last."""
-        begin_logging(self._log, stack)
         ask, wake = self._stopping.ask, self._reload
         take_signals({signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: wake}, stack)
         await self._baseline.begin()
         for watch in self._baseline.watches():
-            keep_running(watch.run(), "watch", self._log, stack)
+            self._keeper.keep(watch.run, "watch", stack)
         for backend in self._plan.backends:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))
@@ -168,9 +172,7 @@ class _Supervisor:
             await serve_metrics(metrics_listener, self._expose, self._internal_error, stack)
         stack.push_async_callback(self._kill)
         for number, listener in enumerate(listeners, 1):
-            keeper = asyncio.create_task(self._keep(number, listener), name=f"worker {number}")
-            keeper.add_done_callback(report_crash(self._log))
-            self._keepers.append(keeper)
+            self._keepers.append(self._keeper.start(partial(self._keep, number, listener), f"worker {number}"))
         await self._or_stop(self._all_serve.wait())
         if not self._stopping.asked.is_set():
             keys = max((worker.keys for worker in self._workers), default=0)
@@ -264,6 +266,7 @@ class _Supervisor:
         for worker in self._workers:
             sums.add(worker.families)
         sums.add(of_supervisor(self._serving(), self._ends))
+        sums.add(snapshot(self._keeper.collect()))
         sums.add(snapshot(self._process.collect()))  # this one's CPU and memory are the gateway's, too
         return exposition(sums.families())
 

@@ -12,6 +12,7 @@ from aiaas.proxy.backends import BackendState
 from aiaas.proxy.probes import fetch, listed_models
 from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
+    DONE,
     LAST_CHUNK,
     STREAM_HEAD,
     Close,
@@ -164,6 +165,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.1
 
 
+END = Send(chunk(DONE) + LAST_CHUNK)
 REFUSING = {"health": {"interval": "50ms", "timeout": "50ms", "unhealthy_after": 1}}
 
 
@@ -200,7 +202,7 @@ async def test_silent_request_before_its_first_event(fake_vllm: FakeVllm, gatewa
 async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
     """Behind a ClusterIP the refused probe may have met another pod: what still comes still counts."""
     events = chunk(token_event()) * 10
-    fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.04), Send(LAST_CHUNK))
+    fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.04), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
     client = await running.client()
     client.send(client.request(STREAM))
@@ -209,7 +211,7 @@ async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: 
     got = b""
     while data := await client.chunk():
         got += data
-    assert got == token_event() * 10
+    assert got == token_event() * 10 + DONE
     assert not running.endpoints()[0].up
 
 
@@ -217,7 +219,7 @@ async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gatew
     """An answer that is not streamed is silent by nature, and a stream whose client reads slowly is not read."""
     go = asyncio.Event()
     fake_vllm.play(Wait(go), Send(json_answer({"late": True})))
-    fake_vllm.play(Send(STREAM_HEAD), Flood(chunk(token_event("x" * 4000)), 3000), Send(LAST_CHUNK))
+    fake_vllm.play(Send(STREAM_HEAD), Flood(chunk(token_event("x" * 4000)), 3000), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
     plain, slow = await running.client(), await running.client(receive_buffer=4096)
     plain.send(plain.request(CHAT))
@@ -232,13 +234,13 @@ async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gatew
     size = 0
     while data := await slow.chunk():
         size += len(data)
-    assert size == 3000 * len(token_event("x" * 4000))
+    assert size == 3000 * len(token_event("x" * 4000)) + len(DONE)
 
 
 async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
     """A hanging health check takes the endpoint down; its streams may go on (capture 133: frozen, then back)."""
     fake_vllm.gets["/health"] = (Hang(),)
-    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), Send(LAST_CHUNK))
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
     client = await running.client()
     client.send(client.request(STREAM))
@@ -246,4 +248,4 @@ async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: A
     await until(lambda: not running.endpoints()[0].up)
     await asyncio.sleep(3 * soon)
     go.set()
-    assert [await client.chunk(), await client.chunk()] == [token_event(), b""]
+    assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
