@@ -18,8 +18,9 @@ Rules:
    have no events on some paths. A server that was started anew with other options is known after half as many.
 3. Short streams teach nothing: an end-of-sequence token has no event on some paths, and would count for much.
 4. A request with a `stream_interval` of its own teaches nothing about others, and is charged at least that.
-5. Before anything was learnt, the size of the text shows whether events hold many tokens: BYTES_PER_TOKEN, as for the
-   input of a request. Up to SURELY_MANY they are taken for one, since a token of some languages has a dozen bytes.
+5. Before anything was learnt, the size of the text shows whether events hold many tokens: SURELY_MANY bytes of text in
+   each of SEVERAL events, since a token of some languages has a dozen bytes, and one of indented code twenty. Then they
+   hold one for BYTES_PER_TOKEN. Else an event is one token: better a few tokens too few than four times as many.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from aiaas.proxy.record import Record
 MOST_KINDS: Final = 1000
 REMEMBERED: Final = 31  # streams
 LEAST_TOKENS: Final = 16  # of a choice; below, a stream teaches nothing
-BYTES_PER_TOKEN: Final = 4
-SURELY_MANY: Final = 4  # tokens in an event, by its size, over at least as many events
+BYTES_PER_TOKEN: Final = 5
+SURELY_MANY: Final = 24  # bytes of text in an event, on average
+SEVERAL: Final = 8  # events
 
 # Backend, model, path.
 Kind = tuple[str, str, str]
@@ -81,7 +83,6 @@ class EventRates:
         if rates is not None:
             rate = median_low(rates)
         else:
-            rate = text_bytes / BYTES_PER_TOKEN / max(events, 1)
-            if rate < SURELY_MANY or events < SURELY_MANY:
-                rate = 1.0
+            has_many = events >= SEVERAL and text_bytes >= SURELY_MANY * events
+            rate = text_bytes / BYTES_PER_TOKEN / events if has_many else 1.0
         return first + round(max(rate, least) * (events - first))

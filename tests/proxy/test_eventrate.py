@@ -97,8 +97,8 @@ def test_memory_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("events", "text_bytes", "tokens"),
-    [(0, 0, 0), (100, 450, 100), (100, 1200, 100), (61, 61 * 32, 481), (3, 300, 3)],
-    ids=["nothing", "English", "a language of long letters", "eight tokens an event", "too few to tell"],
+    [(0, 0, 0), (100, 450, 100), (100, 1200, 100), (90, 1800, 90), (61, 61 * 40, 481), (7, 700, 7)],
+    ids=["nothing", "English", "a language of long letters", "indented code", "eight tokens an event", "too few"],
 )
 def test_before_anything_was_learnt_the_text_tells(events: int, text_bytes: int, tokens: int) -> None:
     """Only where it surely shows many tokens in an event."""
