@@ -53,10 +53,14 @@ class Keeper(Collector):
                 return
             if loop.time() - began > STEADY:
                 pause = self._first_pause
-            self._failures[name] += 1
-            self._log.event("error", "task_failed", task=name, error=repr(error), at=place_of(error), again_in=pause)
+            self.failed(name, error, pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def failed(self, name: str, error: Exception, again_in: float) -> None:
+        """Log and count the failure of a task, which begins anew in so many seconds."""
+        self._failures[name] += 1
+        self._log.event("error", "task_failed", task=name, error=repr(error), at=place_of(error), again_in=again_in)
 
     def collect(self) -> Iterator[Metric]:
         """`aiaas_task_failures_total`, read at each scrape."""
