@@ -178,7 +178,12 @@ class EngineSupervisor:
     async def _keep_running(self) -> None:
         try:
             while await self._port_is_ours():
-                died = await self._run_once()
+                run = asyncio.create_task(self._run_once(), name=f"engine {self.name}: a run")
+                (died,) = await asyncio.gather(run, return_exceptions=True)
+                if isinstance(died, Exception):  # a fault of ours: the engine gets its next start, as after its own
+                    died = self._died(launch.CANNOT_EXECUTE, f"internal error: {died!r}")
+                elif isinstance(died, BaseException):
+                    raise died
                 if self._stopping.is_set():
                     return
                 if self._changed.is_set():

@@ -6,7 +6,9 @@ Rules:
      WAL: there SQLite answers "database is locked" at once, as two gateways that opened a new file together saw.
   3. After any error the connection is dropped and the next call opens the file anew, so that a disk that has room
      again, or a file that was put in the place of a damaged one, is all it takes.
-  4. A file that is another program's database is refused, never written to (SQLite's application_id tells).
+  4. Each batch looks whether the file that is open is still the one at its path: SQLite would go on writing into a file
+     that was removed, or whose folder was, until the next start, and nobody could read it.
+  5. A file that is another program's database is refused, never written to (SQLite's application_id tells).
 
 All of that blocks, and so is done in a thread of its own.
 
@@ -66,6 +68,7 @@ class SqliteUsage:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None  # the writer's file: device and inode
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="aiaas-usage")
 
     def __repr__(self) -> str:
@@ -119,14 +122,25 @@ class SqliteUsage:
         ]
         try:
             with self._translated():
+                if self._writer is not None and self._opened != self._at_path():
+                    self._drop_writer()
                 if self._writer is None:
                     self._writer = self._open_to_write()
+                    self._opened = self._at_path()
                 with self._writer as transaction:
                     transaction.execute("BEGIN IMMEDIATE")
                     transaction.executemany(_ADD, rows)
         except UsageStoreError:
             self._drop_writer()
             raise
+
+    def _at_path(self) -> tuple[int, int] | None:
+        """What tells the file at the path from another; None where there is none."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None

@@ -2,6 +2,8 @@
 
 An output event is one that adds something to the answer: text, reasoning, or a tool call. vLLM's first event of a chat
 (`"role":"assistant","content":""`) is none, nor is the one that only carries usage, `[DONE]`, or a comment (`: ping`).
+So the first moment is that of the first token, as in the gateway's own log and metric. A stream is whole with `[DONE]`
+or with a `finish_reason`.
 
 Errors by kind, each counted apart:
 
@@ -9,7 +11,7 @@ Errors by kind, each counted apart:
     tls        the connection is not to be trusted, or speaks no TLS
     generator  this machine had no descriptors, ports or buffers left: its fault, and not the server's
     reset      closed before an answer began
-    cut        closed, or ended without its `[DONE]`, in the middle of an answer
+    cut        closed, or ended without `[DONE]` or a `finish_reason`, in the middle of an answer
     timeout    not whole within --timeout
     garbage    not HTTP, not a stream where one was asked for, or events that are no JSON
     in_stream  an error event behind a 200
@@ -38,12 +40,14 @@ class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: str | None = None
+    finish_reason: str | None = None
 
 
 class _Error(msgspec.Struct):
@@ -131,7 +135,7 @@ class Answer:
         data = event_data(event)
         if data is None:  # a comment
             return
-        if data == b"[DONE]":
+        if data.strip() == b"[DONE]":
             self._done = True
             return
         try:
@@ -141,8 +145,10 @@ class Answer:
             return
         if read.error is not None:
             self._read_error("in_stream", data)
-        elif read.choices and any(map(_adds, read.choices)):
-            self.moments.append(now)
+        elif read.choices:
+            if any(map(_adds, read.choices)):
+                self.moments.append(now)
+            self._done = self._done or any(choice.finish_reason for choice in read.choices)
         if b'"usage"' in data:
             self._take_usage(data)
 
@@ -157,7 +163,7 @@ class Answer:
             return
         if self._streams:
             if not self._done:
-                self.fail("cut", "the stream ended without its [DONE]")
+                self.fail("cut", "the stream ended without [DONE] or a finish_reason")
         elif self.status == 200:
             self._read_whole(self.content)
         else:
@@ -221,7 +227,9 @@ def _adds(choice: _Choice) -> bool:
     if choice.text:
         return True
     delta = choice.delta
-    return delta is not None and bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls)
+    if delta is None:
+        return False
+    return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls)
 
 
 def _title(body: bytes) -> str:

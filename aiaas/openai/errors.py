@@ -33,11 +33,17 @@ def error_body(error: ApiError) -> bytes:
     return _ENCODER.encode({"error": _detail(error)})
 
 
-def error_event(error: ApiError, path: str) -> bytes:
-    """One whole event, the last of a stream already begun.
+def error_event(error: ApiError, path: str, number: int = 0) -> bytes:
+    """One whole event, the last of a stream already begun; of `/v1/responses` it has the `sequence_number` `number`.
 
     The OpenAI SDK raises on `data: {"error"`, the Anthropic one on `event: error`, whose data has a `type` of its own.
+    An error event as the responses API documents it is a value to the OpenAI SDK, on which a program may go on as if
+    the answer were whole; with `error` in it the SDK raises.
     """
+    if path == paths.RESPONSES:
+        detail = _detail(error)
+        named = {"code": error.code, "message": error.message, "param": error.param, "sequence_number": number}
+        return b"event: error\ndata: " + _ENCODER.encode({"type": "error", "error": detail, **named}) + b"\n\n"
     if path in paths.ANTHROPIC:
         data = _ENCODER.encode({"type": "error", "error": _detail(error)})
         return b"event: error\ndata: " + data + b"\n\n"

@@ -35,9 +35,6 @@ OUTPUT: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, MESSAGES})
 # it (transcripts 23, 25).
 USAGE_ON_REQUEST: Final = frozenset({CHAT, COMPLETIONS})
 
-# Those whose streams end with `data: [DONE]` (transcripts 12, 21; 23 and 25 have none).
-DONE_MARKED: Final = frozenset({CHAT, COMPLETIONS})
-
 # Where one request may hold several prompts, and where it may ask for several choices.
 MANY_PROMPTS: Final = frozenset({COMPLETIONS, EMBEDDINGS})
 MANY_CHOICES: Final = frozenset({CHAT, COMPLETIONS})

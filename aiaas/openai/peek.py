@@ -39,6 +39,7 @@ class Peek(msgspec.Struct, frozen=True):
     max_output_field    the field that says so, which is the one to splice
     background          /v1/responses only: it would outlive the connection
     media_url           some image, audio or video is named by a URL that is not `data:`; vLLM would fetch it
+    stream_interval     tokens that vLLM is asked to put into each event of the stream; 1 where that is not said
     """
 
     model: str | None
@@ -51,6 +52,7 @@ class Peek(msgspec.Struct, frozen=True):
     max_output_field: str | None
     background: bool
     media_url: bool
+    stream_interval: int = 1
 
 
 def peek(body: bytes, path: str) -> Peek:
@@ -79,6 +81,7 @@ def peek(body: bytes, path: str) -> Peek:
         bound_field,
         fields.background is True,
         names_media_url(body, path, escaped=escaped),
+        1 if fields.stream_interval is UNSET else _interval(fields.stream_interval),
     )
 
 
@@ -106,6 +109,7 @@ class _Fields(msgspec.Struct):
     max_completion_tokens: int | UnsetType | None = UNSET
     max_output_tokens: int | UnsetType | None = UNSET
     stream_options: _StreamOptions | UnsetType | None = UNSET
+    stream_interval: Raw | UnsetType = UNSET  # vLLM's own
     n: int | UnsetType | None = UNSET
     best_of: int | UnsetType | None = UNSET
     prompt: Raw | UnsetType = UNSET
@@ -119,6 +123,8 @@ _LARGEST: Final = 2**63 - 1  # some clients send it for "no bound"; what is larg
 
 # Of one request, to generate from or to embed. The SDKs' largest batch to embed is 2048 texts.
 MAX_PROMPTS: Final = 100_000
+# Digits of a `stream_interval` that are read: with more tokens than that in an event no answer has a second one.
+LONGEST_INTERVAL: Final = 6
 
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # as they are nearly always written
@@ -206,6 +212,12 @@ def _prompts(fields: _Fields, path: str) -> int:
     if path == paths.COMPLETIONS:
         return _count(fields.prompt, "prompt") + _count(fields.prompt_embeds, "prompt_embeds") or 1
     return _count(fields.input, "input") or 1
+
+
+def _interval(value: Raw) -> int:
+    """vLLM checks it; here it only matters what vLLM would obey."""
+    digits = bytes(value).strip(b'"')
+    return max(1, int(digits[:LONGEST_INTERVAL])) if digits.isdigit() else 1
 
 
 def _count(value: Raw | UnsetType, name: str) -> int:

@@ -115,8 +115,3 @@ def after_last_event(data: bytearray, start: int) -> int:
     """
     ends = [(data.rfind(end, start), len(end)) for end in (b"\n\n", b"\n\r\n", b"\r\r")]
     return max((at + size for at, size in ends if at >= 0), default=0)
-
-
-def ends_with_done(data: bytes) -> bool:
-    """Whether `data` ends with the event that ends a stream, its blank line or not."""
-    return data.rstrip(b"\r\n").endswith(b"data: [DONE]")

@@ -10,6 +10,7 @@ Where it stands (transcript):
 
 A model's text may hold the word: inside a JSON string its quotes are escaped, so the search for `"usage"` is a cheap
 gate, and the parse behind it looks at the right place only. Malformed bytes give None: usage is never a reason to fail.
+So do counts that cannot be true: negative ones, fractions, `true`, and more than MOST_TOKENS.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from typing import Final
 import msgspec
 
 from aiaas.openai.sse import event_data
+
+# LLM tokens of one request: more than any engine can have computed for it, and a sum of billions of such numbers still
+# fits the 63 bits that SQLite and Redis have for one.
+MOST_TOKENS: Final = 1_000_000_000
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -40,6 +45,15 @@ def usage_of(body_or_event: bytes) -> Usage | None:
     if told is None:
         return None
     return _usage(told)
+
+
+def usage_of_answer(body: bytes) -> Usage | None:
+    """The usage told by a whole answer that is no stream: by its own top-level key only. Never raises."""
+    try:
+        told = _WHOLE.decode(body).usage
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if told is None else _usage(told)
 
 
 def is_usage_only_event(event: bytes) -> bool:
@@ -72,6 +86,7 @@ class _Answer(msgspec.Struct):
     message: _Inner | None = None
 
 
+_WHOLE: Final[msgspec.json.Decoder[_Inner]] = msgspec.json.Decoder(_Inner)
 _ANSWER: Final[msgspec.json.Decoder[_Answer]] = msgspec.json.Decoder(_Answer)
 
 
@@ -88,6 +103,6 @@ def _usage(told: _Told) -> Usage | None:
     given = told.completion_tokens if told.output_tokens is None else told.output_tokens
     if given is None and taken is not None and told.total_tokens is not None:
         given = told.total_tokens - taken
-    if taken is None or taken < 0 or (given or 0) < 0:
+    if taken is None or not 0 <= taken <= MOST_TOKENS or not 0 <= (given or 0) <= MOST_TOKENS:
         return None
     return Usage(taken, given or 0)

@@ -45,7 +45,7 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     passed           complete header lines that go upstream, whichever target it will be
     strip_usage      the usage event was asked for by us
     estimated_input  LLM tokens, for a request that ends without usage
-    reserved         LLM tokens that it may need at the most
+    reserved_output  LLM tokens that its answer may have at the most; 0 where it generates none
     """
 
     principal: Principal
@@ -57,7 +57,7 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     passed: bytes
     strip_usage: bool
     estimated_input: int
-    reserved: int
+    reserved_output: int
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
@@ -77,6 +77,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     extra: bytes
     strip_usage: bool
     estimated_input: int
+    reserved_output: int
 
     def upstream_request(self, endpoint: EndpointPlan, target: Target) -> tuple[bytes, bytes]:
         """The request for `endpoint`: its prepared head, the few headers that go along, and the body.
@@ -172,7 +173,6 @@ class Admission:
             body, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
         else:
             body, output = _fit(body, peeked, route, strip_usage)
-        estimated = estimate_input_tokens(len(body))
         return Checked(
             principal=principal,
             route=route,
@@ -182,15 +182,16 @@ class Admission:
             body=body,
             passed=passed_headers(request, record.request_id),
             strip_usage=strip_usage,
-            estimated_input=estimated,
-            reserved=estimated + (output or 0) * peeked.choices * peeked.prompts,
+            estimated_input=estimate_input_tokens(len(body)),
+            reserved_output=(output or 0) * peeked.choices * peeked.prompts,
         )
 
     async def charge(self, checked: Checked) -> Ticket:
         """Ask all limits at once, and charge the request if all let it in. Raises LimitError, or ClientError 400."""
         principal, record = checked.principal, checked.record
+        reserved = checked.estimated_input + checked.reserved_output
         admission = await self._store.admit(
-            self._store_key(principal), self.limits_of(principal), checked.reserved, self._loop.time(), self._wall()
+            self._store_key(principal), self.limits_of(principal), reserved, self._loop.time(), self._wall()
         )
         if admission.lease is None:
             path = checked.route.path
@@ -208,6 +209,7 @@ class Admission:
             extra=record.own_lines + record.limit_lines,
             strip_usage=checked.strip_usage,
             estimated_input=checked.estimated_input,
+            reserved_output=checked.reserved_output,
         )
 
     async def look(self, principal: Principal) -> bytes:

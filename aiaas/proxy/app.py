@@ -30,6 +30,7 @@ from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.cors import Cors, preflight_lines
 from aiaas.proxy.dial import ClientTls
+from aiaas.proxy.eventrate import EventRates
 from aiaas.proxy.examine import Examiner
 from aiaas.proxy.fleet import Fleet
 from aiaas.proxy.forward import draining, forward, write
@@ -73,6 +74,7 @@ class Gateway:
         self.draining = False  # answers end their connections, /ready says no
         self.refusing = False  # and new inference requests are refused
         self.relays: set[Relay] = set()
+        self._rates = EventRates()
         self._requests: dict[asyncio.Task[Any], Record] = {}
         self.bodies = BodyBudget(plan.server.max_body_size)
         self.examiner = Examiner(self._loop)
@@ -182,6 +184,7 @@ class Gateway:
             extra=ticket.extra,
             close=self._must_close(request),
             chunked=request.version >= (1, 1),
+            choices=ticket.peek.choices * ticket.peek.prompts,
             strip_usage=ticket.strip_usage,
             silence=backend.timeout,
             heartbeat=active.plan.server.heartbeat,
@@ -194,7 +197,8 @@ class Gateway:
         Also while being cancelled: no store suspends here, so nothing can come in between.
         """
         record = ticket.record
-        charge = charge_of(record, ticket.estimated_input)
+        streamed = self._rates.streamed(record, ticket.peek, ticket.route.model)
+        charge = charge_of(record, ticket.estimated_input, ticket.reserved_output, streamed)
         if charge.estimated:
             record.estimated = True
             record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens

@@ -22,6 +22,7 @@ class Shape(msgspec.Struct, frozen=True, gc=False):
     close        the connection ends with this answer
     chunked      the client speaks HTTP/1.1; else `close` is set too, as an answer without a length ends with the
                  connection
+    choices      how many answers the request asked for
     strip_usage  the usage event was asked for by us, not by the client
     silence      longest silence of the backend
     heartbeat    silence on a stream after which a comment is written; 0 is off
@@ -32,6 +33,7 @@ class Shape(msgspec.Struct, frozen=True, gc=False):
     extra: bytes
     close: bool
     chunked: bool
+    choices: int
     strip_usage: bool
     silence: float
     heartbeat: float
@@ -51,8 +53,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """An attempt's end.
 
     status, headers, body  of the held answer, where `end` is REFUSED
-    failure  how it broke; with SENT: the engine's own error event, which the client has, or that the
-             stream it has is not whole
+    failure  how it broke; with SENT: the engine's own error event, which the client has
     """
 
     end: End

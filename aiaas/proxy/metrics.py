@@ -53,7 +53,7 @@ class Timings:
         )
         self.ttft = Tallies(
             "aiaas_time_to_first_token_seconds",
-            "From the request's arrival to the first event of its stream",
+            "From the request's arrival to the first text, reasoning or part of a tool call of its stream",
             ["model"],
             TTFT_BUCKETS,
             registry,

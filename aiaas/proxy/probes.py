@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -15,16 +16,17 @@ from aiaas.proxy.backends import BackendState, EndpointState
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.resolve import Resolver, names_of
 from aiaas.proxy.respond import HeaderList
-from aiaas.proxy.tasks import end_tasks, report_crash
+from aiaas.proxy.tasks import Keeper, end_tasks, report_crash
 from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 
 
 class Probes:
     """The tasks that watch backends. `follow` starts and ends them, `close` ends all."""
 
-    def __init__(self, log: JsonLog, resolver: Resolver) -> None:
+    def __init__(self, log: JsonLog, resolver: Resolver, keeper: Keeper) -> None:
         self._log = log
         self._resolver = resolver
+        self._keeper = keeper
         self._watched: dict[str, tuple[BackendState, BackendPlan, list[asyncio.Task[None]]]] = {}
         self._comparisons: set[asyncio.Task[None]] = set()
 
@@ -37,11 +39,10 @@ class Probes:
                 del self._watched[name]
         for name, state in backends.items():
             if name not in self._watched and state.plan.engine is None:
-                tasks = [asyncio.create_task(probe_forever(state, self._recovered), name=f"probe {name}")]
+                tasks = [self._keeper.start(partial(probe_forever, state, self._recovered), f"probe {name}")]
                 for host, port in names_of(state.plan).items():
-                    tasks.append(asyncio.create_task(self._resolver.follow(state, host, port), name=f"resolve {host}"))
-                for task in tasks:
-                    task.add_done_callback(report_crash(self._log))
+                    follow = partial(self._resolver.follow, state, host, port)
+                    tasks.append(self._keeper.start(follow, f"resolve {host}"))
                 self._watched[name] = (state, state.plan, tasks)
 
     async def close(self) -> None:

@@ -26,9 +26,12 @@ class Record(msgspec.Struct):
     status       what the client got, or 499 (nginx's word) where it left before an answer began
     error_code   the `code` of an error of ours, or of the failure behind a broken answer
     input_tokens, output_tokens  as the backend reported, or as estimated (`estimated`) where it could not
-    events       stream events that carried output, for streams that end before their usage event
+    streamed     the answer came as a stream, whose events could be read
+    events       its events that carried output, for a stream that ends before its usage event
+    text_bytes   about how many bytes of text they held; known at its end
     body_seconds  waited for the request's body
-    overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue
+    overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
+                 None where it was never sent
     sent         bytes of the answer's body that were written to the client
     body_held    bytes of the body that count against the budget of large ones (`proxy/body.py`)
     own_lines    complete header lines of every answer: the request id, and CORS
@@ -51,7 +54,9 @@ class Record(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     estimated: bool = False
+    streamed: bool = False
     events: int = 0
+    text_bytes: int = 0
     ttft: float | None = None
     queue_seconds: float = 0.0
     body_seconds: float = 0.0

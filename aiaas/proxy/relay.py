@@ -24,29 +24,27 @@ import time
 from collections.abc import Callable
 
 from aiaas.errors import UpstreamError
-from aiaas.openai import paths
 from aiaas.openai.errors import error_event
-from aiaas.openai.sse import MAX_EVENT, after_last_event, ends_with_done
+from aiaas.openai.sse import MAX_EVENT, after_last_event
+from aiaas.openai.streams import next_number
 from aiaas.proxy.attempt import End, Outcome, Shape
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.histogram import Tally
 from aiaas.proxy.record import Record
 from aiaas.proxy.respond import HeaderList, header_of, relayed_head
-from aiaas.proxy.tap import Tap
+from aiaas.proxy.tap import BodyTap, StreamTap
 from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 
 # An error answer that is larger than this is no vLLM error; it goes through without a chance of a retry.
 HELD_LIMIT = 1024 * 1024
-
-# The beginning of a chat's first event, as far as its delta.
-_ROLE = b'"role":"assistant","content":""'
-_ROLE_WITHIN = 512
 
 PING = b": ping\n\n"
 
 
 class Relay:
     """One attempt: a `Sink` of the upstream connection and the `WriteListener` of the client's."""
+
+    _stream_tap: StreamTap  # there once the answer is known to be a stream
 
     def __init__(
         self, client: Connection, upstream: UpstreamConnection, record: Record, shape: Shape, gaps: Tally
@@ -63,12 +61,11 @@ class Relay:
         self._held: list[bytes] = []
         self._held_size = 0
         self._tail = bytearray()
-        self._latest = b""  # whole events, as the last read brought them
         self._streaming = False
-        self._flowing = False  # a stream's first event has gone to the client
+        self._flowing = False  # a stream's first text has gone to the client
         self._committed = False
         self._chunked = False
-        self._tap = Tap(record, strip_usage=shape.strip_usage)
+        self._tap = BodyTap(record)
         self._last_read = self._last_write = self._loop.time()
         self._paused_at: float | None = None
         self._paused_size = 0
@@ -91,7 +88,7 @@ class Relay:
         # A cancelled handler has cancelled `done`, which it awaited, before it gets here.
         if not self.done.done() or self.done.cancelled():
             self._upstream.abort(self)
-            self._end_counting(cut=True)
+            self._end_counting()
             self.done.cancel()
         self._stop()
 
@@ -128,7 +125,13 @@ class Relay:
             self._streaming = content_type.startswith(b"text/event-stream") and not header_of(
                 headers, b"content-encoding"
             )
-            self._take = self._events if self._streaming else self._bytes
+            self._record.streamed = self._streaming
+            if self._streaming:
+                shape = self._shape
+                self._stream_tap = StreamTap(self._record, shape.path, shape.choices, strip_usage=shape.strip_usage)
+                self._take = self._events
+            else:
+                self._take = self._bytes
 
     def body(self, data: bytes) -> None:
         """What one read brought."""
@@ -139,14 +142,15 @@ class Relay:
             return
         self._gaps.observe(now - self._last_read)
         self._last_read = now
-        if self._tail or not data.endswith(b"\n\n") or data.find(b'"usage":') >= 0 or data.find(b'"error"') >= 0:
+        tap = self._stream_tap
+        if self._tail or not data.endswith(b"\n\n") or (events := data.count(b"\n\n")) != data.count(tap.mark):
             self._events(data)
             return
-        # What nearly all of a gateway's work is: whole events in the middle of a stream.
+        # What nearly all of a gateway's work is: whole events in the middle of a stream, each with output.
         record = self._record
-        record.events += data.count(b"\n\n")
+        record.events += events
         record.sent += len(data)
-        self._latest = data
+        tap.latest = data
         self._last_write = now
         transport = self._client.transport
         if transport is not None:
@@ -159,23 +163,22 @@ class Relay:
         if self._status >= 400 and not self._committed:
             self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held)))
             return
-        last = bytes(self._tail)
+        last, failure = b"", None
+        if self._streaming:
+            tap = self._stream_tap
+            last = tap.read(bytes(self._tail)) if self._tail else b""
+            failure = tap.engine_failure
+            if failure is None and not tap.whole:
+                # What stands in between ended its body cleanly in the middle, which no SDK would notice.
+                self.failed(Failure(FailureKind.TRUNCATED, "the stream ended without its last event"))
+                return
         if not self._committed:
             self._commit(last, whole=True)
         elif last:
             self._write(last)
         if self._chunked:
             self._client_write(b"0\r\n\r\n")
-        failure = self._tap.engine_failure
-        if failure is None and self._streaming and self._is_truncated(last):
-            failure = Failure(FailureKind.TRUNCATED, "the stream ended without its last event")
         self._finish(Outcome(End.SENT, failure=failure))
-
-    def _is_truncated(self, last: bytes) -> bool:
-        """Whether a stream that ended cleanly is not whole: no event at all came, or no `[DONE]` where one is due."""
-        if self._shape.path in paths.DONE_MARKED:
-            return not (ends_with_done(self._latest) or ends_with_done(last))
-        return not (self._latest or last)
 
     def failed(self, failure: Failure) -> None:
         """The backend's answer will not become whole."""
@@ -208,31 +211,21 @@ class Relay:
             data = self._whole_events(data)
             if not data:
                 return
-        self._latest = data
-        record = self._record
-        record.events += data.count(b"\n\n") or data.count(b"\n\r\n") or data.count(b"\r\r")
-        if b'"usage":' in data or b'"error"' in data:
-            data = self._tap.inspect(data)
-            if self._tap.failed_first and not self._committed:
-                self._upstream.abort(self)
-                self._finish(Outcome(End.FAILED, failure=self._tap.engine_failure))
-                return
-            if not data:
-                return
-        if record.ttft is None and not data.startswith(b":"):
-            self._note_first(data)
+        tap = self._stream_tap
+        data = tap.read(data)
+        if tap.failed_first and not self._committed:
+            self._upstream.abort(self)
+            self._finish(Outcome(End.FAILED, failure=tap.engine_failure))
+            return
+        if not data:
+            return
+        if tap.begun and not self._flowing:
+            self._flowing = True
+            self._record.ttft = time.monotonic() - self._record.started
         if self._committed:
             self._write(data)
         else:
             self._commit(data, whole=False)
-
-    def _note_first(self, data: bytes) -> None:
-        """The stream's first event has come. Of a chat it says the role and holds no token (capture 12)."""
-        record = self._record
-        record.ttft = time.monotonic() - record.started
-        self._flowing = True
-        if _ROLE in data[:_ROLE_WITHIN]:
-            record.events -= 1
 
     def _whole_events(self, data: bytes) -> bytes:
         """Put `data` behind the unfinished event; what is whole now. Reads each byte once, however many parts come."""
@@ -370,21 +363,19 @@ class Relay:
                 "upstream_timeout" if timed_out else "upstream_error",
                 "The model server fell silent." if timed_out else "The model server broke off this answer.",
             )
-            event = error_event(error, self._shape.path)
+            event = error_event(error, self._shape.path, next_number(self._stream_tap.latest))
             self._client_write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._chunked else event)
         self._finish(Outcome(End.BROKEN, failure=failure))
 
     def _finish(self, outcome: Outcome) -> None:
-        self._end_counting(cut=outcome.failure is not None)
+        self._end_counting()
         self._stop()
         if not self.done.done():
             self.done.set_result(outcome)
 
-    def _end_counting(self, *, cut: bool) -> None:
-        if ends_with_done(self._latest):
-            self._latest = b""
-            self._record.events -= 1  # it holds no token
-        self._tap.end(cut=cut)
+    def _end_counting(self) -> None:
+        if self._committed:
+            (self._stream_tap if self._streaming else self._tap).end()
 
     def _stop(self) -> None:
         if self._client.listener is self:

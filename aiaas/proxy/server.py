@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from prometheus_client.exposition import generate_latest
@@ -41,7 +42,7 @@ from aiaas.proxy.reload import Reloader
 from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.shared import begin_shared_store, shared_store
-from aiaas.proxy.tasks import first_of, keep_running
+from aiaas.proxy.tasks import Keeper, first_of
 from aiaas.proxy.tls import ServerTls, listen, open_tls
 from aiaas.proxy.usage import UsageRecorder, usage_store
 from aiaas.proxy.vanished import drop_vanished
@@ -76,10 +77,10 @@ async def serve(
     Raises WorldError where a port or an engine cannot be had, or the certificate or the key file cannot be used.
     """
     async with AsyncExitStack() as stack:
-        begin_logging(log, stack)
+        keeper = begin_logging(log, stack)
         (listener,), metrics_listener = await take_ports(plan, log, stack)
         stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
-        server = Server(plan, log, env, stopping, stack)
+        server = Server(plan, log, env, stopping, keeper, stack)
         signals = {signal.SIGTERM: stopping.ask, signal.SIGINT: stopping.ask, signal.SIGHUP: server.reloader.wake}
         take_signals(signals, stack)
 
@@ -106,13 +107,15 @@ class Stopping:
         self.asked.set()
 
 
-def begin_logging(log: JsonLog, stack: AsyncExitStack) -> None:
-    """Write out what is logged, what libraries log included, until `stack` ends."""
-    keep_running(log.flush_forever(), "log", log, stack)
+def begin_logging(log: JsonLog, stack: AsyncExitStack) -> Keeper:
+    """Write out what is logged, what libraries log included, until `stack` ends. Gives the process' keeper of tasks."""
+    keeper = Keeper(log)
+    keeper.keep(log.flush_forever, "log", stack)
     library_log = LibraryLog(log)
     root = logging.getLogger()
     root.addHandler(library_log)
     stack.callback(root.removeHandler, library_log)
+    return keeper
 
 
 def take_signals(handlers: Mapping[signal.Signals, Callable[[], None]], stack: AsyncExitStack) -> None:
@@ -169,19 +172,27 @@ class Server:
     """One life. Whatever it begins is ended by `stack`, last things first."""
 
     def __init__(
-        self, plan: Plan, log: JsonLog, env: Mapping[str, str], stopping: Stopping, stack: AsyncExitStack
+        self,
+        plan: Plan,
+        log: JsonLog,
+        env: Mapping[str, str],
+        stopping: Stopping,
+        keeper: Keeper,
+        stack: AsyncExitStack,
     ) -> None:
         self._log = log
         self._stopping = stopping
+        self._keeper = keeper
         self._stack = stack
         self._keeps_metrics = keeps_metrics_port(env)
         self.metrics = Metrics()
+        self.metrics.register(keeper)
         self.verifier = Verifier(EMPTY_RING)
         self._usage = UsageRecorder(usage_store(plan), log, self.metrics)
         self._shared = shared_store(plan.limits, log)
         store = MemoryStore() if self._shared is None else self._shared
         self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
-        self._probes = Probes(log, Resolver(log, self.metrics))
+        self._probes = Probes(log, Resolver(log, self.metrics), keeper)
         self._engines = Engines()
         self.reloader = Reloader(self._gateway, env, self._engines.offer, self._follow)
 
@@ -198,8 +209,8 @@ class Server:
         if tls is not None:
             self.reloader.follow_tls(tls)
         if self._shared is not None:
-            await begin_shared_store(self._shared, self._log, self.metrics, self._stack)
-        keep_running(self._usage.run(), "usage", self._log, self._stack)
+            await begin_shared_store(self._shared, self._keeper, self.metrics, self._stack)
+        self._keeper.keep(self._usage.run, "usage", self._stack)
         self._stack.push_async_callback(self._usage.close)
         self._stack.callback(self.verifier.close)
         self._stack.callback(self._gateway.examiner.close)
@@ -218,10 +229,10 @@ class Server:
         self._follow(plan)
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
-            keep_running(watch.run(), "watch", self._log, self._stack)
-        sweep = drop_vanished(lambda: cast(list[Connection], open_side.connections))
-        keep_running(sweep, "vanished clients", self._log, self._stack)
-        keep_running(watch_lag(self.metrics.loop_lag.observe), "lag", self._log, self._stack)
+            self._keeper.keep(watch.run, "watch", self._stack)
+        sweep = partial(drop_vanished, lambda: cast(list[Connection], open_side.connections))
+        self._keeper.keep(sweep, "vanished clients", self._stack)
+        self._keeper.keep(partial(watch_lag, self.metrics.loop_lag.observe), "lag", self._stack)
         on_serving(len(self.verifier.ring.records))
         await self._stopping.asked.wait()
         await self._drain(servers, open_side)

@@ -18,7 +18,7 @@ from aiaas.limits.redis_url import RedisUrl
 from aiaas.plan.model import LimitsPlan
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.tasks import first_of, keep_running
+from aiaas.proxy.tasks import Keeper, first_of
 
 # Seconds that the store gets before requests are served; in the same network it needs milliseconds.
 START: Final = 1.0
@@ -50,11 +50,11 @@ def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
         raise WorldError(f"rate_limit.store: {error}") from error
 
 
-async def begin_shared_store(store: FallbackStore, log: JsonLog, metrics: Metrics, stack: AsyncExitStack) -> None:
+async def begin_shared_store(store: FallbackStore, keeper: Keeper, metrics: Metrics, stack: AsyncExitStack) -> None:
     """Connect, and stay so until `stack` ends. A store that is away does not keep us from serving without it."""
     metrics.register(StoreMetrics(store))
     stack.push_async_callback(store.close)
-    keep_running(store.shared.run(), "shared store", log, stack)
+    keeper.keep(store.shared.run, "shared store", stack)
     await first_of(store.shared.tried.wait(), timeout=START)
 
 

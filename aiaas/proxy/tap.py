@@ -1,86 +1,191 @@
-"""What an answer tells besides its bytes: how many LLM tokens it took, and that the engine died while giving it.
+"""What an answer tells besides its bytes: how many LLM tokens it took, where its text begins, whether it is whole, and
+that the engine died while giving it.
 
-One for each attempt. The relay asks only where a substring is found, so that ordinary events cost nothing here.
+One for each attempt that is answered: a BodyTap for an answer that is no stream, a StreamTap for a stream. Of a stream
+the relay itself counts the reads that hold nothing but output events, and hands in all others; so ordinary events cost
+nothing here.
 """
 
 from __future__ import annotations
 
-import json
+from typing import Protocol
 
+from aiaas.openai import paths
 from aiaas.openai.errors import is_error_event
 from aiaas.openai.sse import EventSplitter
-from aiaas.openai.usage import Usage, is_usage_only_event, usage_of
+from aiaas.openai.streams import ends_stream, finished_choices, form_of, text_size
+from aiaas.openai.usage import is_usage_only_event, usage_of, usage_of_answer
+from aiaas.openai.usagescan import UsageScan
 from aiaas.proxy.record import Record
 from aiaas.proxy.upstream import Failure, FailureKind
 
-# A whole answer is kept for its usage up to here; of a longer one the end, where vLLM writes usage (a megabyte is two
-# hundred embeddings).
-USAGE_WINDOW = 1024 * 1024
+# An answer up to this size (bytes) is kept and decoded at its end; a longer one is scanned as it passes.
+KEPT_MOST = 64 * 1024
 
 
-class Tap:
+class Tap(Protocol):
+    """What both kinds have."""
+
+    def end(self) -> None:
+        """Write down what was reported, if anything was. The answer ends here, or breaks off."""
+
+
+class BodyTap:
+    """Looks for the usage of an answer that is no stream."""
+
+    __slots__ = ("_kept", "_record", "_scan", "_size")
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._kept: list[bytes] = []
+        self._size = 0
+        self._scan: UsageScan | None = None
+
+    def keep(self, data: bytes) -> None:
+        """A part of the answer."""
+        if self._scan is not None:
+            self._scan.feed(data)
+            return
+        self._kept.append(data)
+        self._size += len(data)
+        if self._size > KEPT_MOST:
+            self._begin_scan()
+
+    def _begin_scan(self) -> UsageScan:
+        scan = self._scan = UsageScan()
+        for part in self._kept:
+            scan.feed(part)
+        self._kept = []
+        return scan
+
+    def end(self) -> None:
+        """As in Tap. Usage that has passed counts, whether the rest of the answer came or not."""
+        usage = None if self._scan is not None else usage_of_answer(b"".join(self._kept))
+        if usage is None:
+            usage = (self._scan or self._begin_scan()).usage
+        if usage is not None:
+            self._record.input_tokens, self._record.output_tokens = usage.input_tokens, usage.output_tokens
+
+
+class StreamTap:
     """Reads along, and writes into the request's Record.
 
+    choices         how many answers the request asked for
     strip_usage     the usage event was asked for by us, and is to be taken out
+    mark            as in StreamForm; counted by the relay once `begun`
+    begun           text has come
+    latest          whole events with output, as the last read that had any brought them
     engine_failure  an event said that the engine is dying (capture 132), or None
     failed_first    and it was the first event of the read that it came in
     """
 
-    __slots__ = ("_kept", "_kept_size", "_record", "_strip_usage", "_usage_event", "engine_failure", "failed_first")
+    __slots__ = (
+        "_choices",
+        "_ended",
+        "_finished",
+        "_form",
+        "_frame",
+        "_other",
+        "_record",
+        "_strip_usage",
+        "_usage_after",
+        "_usage_event",
+        "begun",
+        "engine_failure",
+        "failed_first",
+        "latest",
+        "mark",
+    )
 
-    def __init__(self, record: Record, *, strip_usage: bool) -> None:
+    def __init__(self, record: Record, path: str, choices: int, *, strip_usage: bool) -> None:
         self._record = record
+        self._choices = choices
         self._strip_usage = strip_usage
+        self._form = form_of(path)
         self._usage_event: bytes | None = None
-        self._kept: list[bytes] = []
-        self._kept_size = 0
+        self._usage_after = 0  # output events before it
+        self._ended = path not in paths.OUTPUT  # of another path's streams nothing is known
+        self._finished = 0  # choices, of several
+        self._other = 0  # bytes of events without output
+        self._frame = 0  # bytes of an output event around its text
+        # Of several choices each finish has to be seen, and so no read is ordinary: no count equals that of "".
+        self.mark = self._form.mark if choices == 1 else b""
+        self.begun = False
+        self.latest = b""
         self.engine_failure: Failure | None = None
         self.failed_first = False
 
-    def inspect(self, data: bytes) -> bytes:
-        """Whole events, one of which may speak of usage or of an error; what of them is for the client."""
+    def read(self, data: bytes) -> bytes:
+        """Whole events; what of them is for the client."""
+        record = self._record
+        if self.begun and (events := data.count(b"\n\n")) and events == data.count(self.mark):
+            record.events += events
+            self.latest = data
+            return data
         kept: list[bytes] = []
+        output: list[bytes] = []
         for event in split_events(data):
-            if b'"usage":' in event:
-                self._usage_event = event
-                if self._strip_usage and is_usage_only_event(event):
-                    self.end()
-                    continue
-            if b'"error"' in event:
-                code = is_error_event(event)
-                if code is not None:
-                    self._record.events -= 1  # it holds no token
-                if code is not None and code >= 500:
-                    self.engine_failure = Failure(FailureKind.ENGINE, f"an error event with code {code}")
-                    self.failed_first = not kept
+            outputs = len(self._form.output.findall(event))
+            if outputs:
+                output.append(event)
+                self._count(event, outputs)
+            elif self._is_for_us(event, first=not kept):
+                continue
+            else:
+                self._other += len(event)
             kept.append(event)
+        if output:
+            self.latest = b"".join(output)
         return b"".join(kept)
 
-    def keep(self, data: bytes) -> None:
-        """A part of an answer that is no stream: its usage stands near its end."""
-        self._kept.append(data)
-        self._kept_size += len(data)
-        if self._kept_size > USAGE_WINDOW:
-            end = b"".join(self._kept)[-USAGE_WINDOW // 2 :]
-            self._kept, self._kept_size = [end], len(end)
+    def _count(self, event: bytes, outputs: int) -> None:
+        if not self.begun:
+            size = text_size(event)
+            if not size and b'"role"' in event:  # a chat's first event says who speaks (capture 12)
+                self._other += len(event)
+                return
+            if size:
+                self.begun = True
+                self._frame = len(event) - size
+        self._record.events += outputs
+        if self._choices > 1:
+            self._finished += finished_choices(event)
 
-    def end(self, *, cut: bool = False) -> None:
-        """Write down what was reported, if anything was; it is known to be the last word so far.
+    def _is_for_us(self, event: bytes, *, first: bool) -> bool:
+        """Look at an event without output; whether it is the usage event that only we asked for."""
+        if b'"usage"' in event:
+            self._usage_event, self._usage_after = event, self._record.events
+            if self._strip_usage and is_usage_only_event(event):
+                return True
+        code = is_error_event(event)
+        if code is not None and code >= 500:
+            self.engine_failure = Failure(FailureKind.ENGINE, f"an error event with code {code}")
+            self.failed_first = first
+        self._ended = self._ended or code is not None or ends_stream(event, self._form)
+        self._finished += finished_choices(event)
+        return False
 
-        cut  the answer breaks off here: what it reported may be older than what it streamed (capture 25: 0 at first)
-        """
-        usage: Usage | None = None
-        if self._usage_event is not None:
-            usage = usage_of(self._usage_event)
-            self._usage_event = None
-        elif self._kept:
-            kept = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
-            usage = usage_of(kept) or usage_near_end(kept)
-            self._kept = []
+    @property
+    def whole(self) -> bool:
+        """Whether the stream may end here (the table in `openai/streams.py`)."""
+        if self._ended or self._form.end is not None:
+            return self._ended
+        latest = finished_choices(self.latest) if self._choices == 1 else 0
+        return self._finished + latest >= self._choices
+
+    def end(self) -> None:
+        """As in Tap. Only usage behind the last output is the last word: a message tells its input and 0 for its output
+        at first (capture 25), and a chat that was asked to tells usage on every event (captures 14, 110)."""
+        record = self._record
+        record.text_bytes = max(0, record.sent - self._other - record.events * self._frame)
+        event, is_last = self._usage_event, self._usage_after == record.events
+        if not is_last and self.latest.find(b'"usage"') >= 0:
+            event, is_last = split_events(self.latest)[-1], True
+        self.latest = b""
+        usage = None if event is None else usage_of(event)
         if usage is not None:
-            record = self._record
             record.input_tokens = usage.input_tokens
-            record.output_tokens = max(usage.output_tokens, record.events) if cut else usage.output_tokens
+            record.output_tokens = usage.output_tokens if is_last else None
 
 
 def split_events(data: bytes) -> list[bytes]:
@@ -91,16 +196,3 @@ def split_events(data: bytes) -> list[bytes]:
     splitter = EventSplitter(limit=len(data))
     events = splitter.feed(data)
     return [*events, splitter.rest] if splitter.rest else events
-
-
-def usage_near_end(body: bytes) -> Usage | None:
-    """The usage in the end of a long JSON answer, of which the beginning is gone. Never raises."""
-    start = body.rfind(b'"usage":')
-    if start < 0:
-        return None
-    text = body[start + len(b'"usage":') :].decode("utf-8", "replace").lstrip()
-    try:
-        told, _ = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return None
-    return usage_of(json.dumps({"usage": told}).encode())

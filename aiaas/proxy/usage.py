@@ -10,6 +10,7 @@ Rules:
   3. Memory is bounded: MAX_SUMS sums. Beyond them requests of a day, key and model that have no sums yet are not
      counted, and their number is.
   4. A clean end writes everything.
+  5. Sums at which a store fails in a way that nobody foresaw are given up, counted and logged; the others go on.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class UsageRecorder:
         self._batch: tuple[str, Usage] | None = None
         self._failing = False
         self._closing = asyncio.Event()
-        self._closed = asyncio.Event()
+        self._idle = asyncio.Event()  # no run is at work
+        self._idle.set()
 
     def settled(self, record: Record, charge: Charge, admitted: float) -> None:
         """Count a request that was settled with `charge`. `admitted` is the moment of its admission, POSIX seconds."""
@@ -85,48 +87,60 @@ class UsageRecorder:
             sums.output_tokens += charge.output_tokens
 
     async def run(self) -> None:
-        """Write batches until `close`."""
+        """Write batches until `close`. May be run again after an exception."""
         if self._store is None:
-            self._closed.set()
             return
+        self._idle.clear()
         try:
-            ending = False
-            while not ending:
+            while not self._closing.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._interval):
                         await self._closing.wait()
-                ending = self._closing.is_set()
+                        return
                 await self._flush(self._store)
-            await self._end(self._store)
         finally:
-            self._closed.set()
+            self._idle.set()
 
     async def close(self) -> None:
-        """Write what is left, and end `run`. Only once `run` has begun."""
+        """End `run`, and write what is left."""
         self._closing.set()
-        await self._closed.wait()
+        await self._idle.wait()
+        if self._store is not None:
+            last = asyncio.create_task(self._flush(self._store), name="usage: the last batch")
+            await asyncio.gather(last, return_exceptions=True)  # what was not foreseen has lost its sums, and said so
+            await self._end(self._store)
 
     async def _flush(self, store: UsageStore) -> None:
         """Add the batch that failed last time, then the new one; with the first failure stop."""
         while self._batch is not None or self._sums:
             if self._batch is None:
                 self._batch, self._sums = (os.urandom(12).hex(), self._sums), {}
+            batch = self._batch
             try:
-                await store.add(*self._batch)
+                await store.add(*batch)
             except UsageStoreError as error:
                 self._failed(str(error))
                 return
+            except Exception as error:
+                # A fault of ours, which these sums would meet again and again, while all others wait behind them.
+                self._metrics.written(ok=False)
+                self._lose(batch[1], error=repr(error))
+                self._batch = None
+                raise
             self._batch = None
             self._succeeded()
 
     async def _end(self, store: UsageStore) -> None:
-        left = [*self._sums.values(), *(self._batch[1].values() if self._batch is not None else ())]
-        if left:
-            lost = sum(sums.requests for sums in left)
-            self._metrics.lost(lost)
-            self._log.event("error", "usage_lost", requests=lost)
+        left = [self._sums] if self._batch is None else [self._sums, self._batch[1]]
+        if any(left):
+            self._lose(*left)
         with suppress(UsageStoreError):
             await store.close()
+
+    def _lose(self, *parts: Usage, **why: str) -> None:
+        lost = sum(sums.requests for usage in parts for sums in usage.values())
+        self._metrics.lost(lost)
+        self._log.event("error", "usage_lost", requests=lost, **why)
 
     def _failed(self, reason: str) -> None:
         self._metrics.written(ok=False)

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,6 @@ from aiaas.proxy.merge import snapshot
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.pulse import BEAT_INTERVAL
 from aiaas.proxy.server import Server, Stopping, begin_logging, take_signals
-from aiaas.proxy.tasks import keep_running
 
 # What a worker has counted is told so often (seconds): that much is lost when it is killed.
 COUNT_INTERVAL: Final = 1.0
@@ -58,20 +58,20 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         begin = await channel.receive()
         if not isinstance(begin, Begin):
             return
-        keep_running(_beat(channel), "beat", log, stack)
+        keeper = begin_logging(log, stack)
+        keeper.keep(partial(_beat, channel), "beat", stack)
         whole = read(Path(begin.source), env, begin.before).plan
         plan = None if whole is None else read(Path(begin.source), env, begin.config, before=whole.config).plan
         if plan is None:
             raise WorldError(f"{begin.source} is no longer valid in this process")
         log.threshold = LEVELS[plan.monitoring.log_level]
-        begin_logging(log, stack)
         stopping = Stopping(asyncio.Event(), asyncio.Event())
-        server = Server(plan, log, env, stopping, stack)
+        server = Server(plan, log, env, stopping, keeper, stack)
         orders = _Orders(channel, server, stopping)
         leave = orders.leave
         take_signals({signal.SIGTERM: leave, signal.SIGINT: leave, signal.SIGHUP: server.reloader.wake}, stack)
-        keep_running(orders.follow(), "orders", log, stack)
-        keep_running(_count(channel, server.metrics), "count", log, stack)
+        keeper.keep(orders.follow, "orders", stack)
+        keeper.keep(partial(_count, channel, server.metrics), "count", stack)
         await server.reloader.reload_keys(begin.keys)
         if config_text(Path(begin.source)) != begin.config:
             server.reloader.wake()  # it has changed since, or is broken, which is to be said

@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from prometheus_client.process_collector import ProcessCollector
@@ -47,7 +48,7 @@ from aiaas.proxy.server import (
     say_started,
     take_signals,
 )
-from aiaas.proxy.tasks import end_tasks, first_of, keep_running, report_crash
+from aiaas.proxy.tasks import Keeper, end_tasks, first_of, report_crash
 from aiaas.proxy.tls import open_tls
 from aiaas.proxy.workerprocess import WorkerProcess
 
@@ -105,10 +106,11 @@ async def supervise(
     Raises WorldError where a port or an engine cannot be had, or no worker comes to serve.
     """
     async with AsyncExitStack() as stack:
-        begin_logging(log, stack)
+        keeper = begin_logging(log, stack)
         open_tls(plan.server.tls)  # what is wrong with its files is said once, and not by each worker
         listeners, metrics_listener = await take_ports(plan, log, stack)
-        supervisor = _Supervisor(plan, log, env, command, log_to, Stopping(stop or asyncio.Event(), asyncio.Event()))
+        stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
+        supervisor = _Supervisor(plan, log, env, command, log_to, stopping, keeper)
         await supervisor.live(listeners, metrics_listener, make_engine, on_ready, stack)
 
 
@@ -123,6 +125,7 @@ class _Supervisor:
         command: Sequence[str],
         log_to: tuple[int, int],
         stopping: Stopping,
+        keeper: Keeper,
     ) -> None:
         self._plan = plan
         self._log = log
@@ -130,6 +133,7 @@ class _Supervisor:
         self._command = command
         self._log_to = log_to
         self._stopping = stopping
+        self._keeper = keeper
         self._running = Engines()
         self._baseline = Baseline(plan, env, self._running.offer, self._follow_plan, self._internal_error)
         self._keepers: list[asyncio.Task[None]] = []
@@ -159,7 +163,7 @@ class _Supervisor:
         take_signals({signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: wake}, stack)
         await self._baseline.begin()
         for watch in self._baseline.watches():
-            keep_running(watch.run(), "watch", self._log, stack)
+            self._keeper.keep(watch.run, "watch", stack)
         for backend in self._plan.backends:
             if backend.engine is not None:
                 engine = make_engine(backend, self._health_of(backend))
@@ -170,11 +174,9 @@ class _Supervisor:
             if not keeps_metrics_port(self._env):
                 self._gives_up.append(scrapes.close)
         stack.push_async_callback(self._kill)
-        keep_running(self._watch_for_hangs(), "hangs", self._log, stack)
+        self._keeper.keep(self._watch_for_hangs, "hangs", stack)
         for number, listener in enumerate(listeners, 1):
-            keeper = asyncio.create_task(self._keep(number, listener), name=f"worker {number}")
-            keeper.add_done_callback(report_crash(self._log))
-            self._keepers.append(keeper)
+            self._keepers.append(self._keeper.start(partial(self._keep, number, listener), f"worker {number}"))
         await self._or_stop(self._all_serve.wait())
         if not self._stopping.asked.is_set():
             keys = max((worker.keys for worker in self._workers), default=0)
@@ -293,6 +295,7 @@ class _Supervisor:
         for worker in self._workers:
             sums.add(worker.families)
         sums.add(of_supervisor(self._answering(), self._ends, self._hangs))
+        sums.add(snapshot(self._keeper.collect()))
         sums.add(snapshot(self._process.collect()))  # this one's CPU and memory are the gateway's, too
         return exposition(sums.families())
 

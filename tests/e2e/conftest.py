@@ -1,8 +1,9 @@
 """Fixtures of the end-to-end tests.
 
 `engine` and `crowded_engine` come twice: as the simulator, always, and as the real vLLM, in tests then marked `vllm`.
-$AIAAS_VLLM_URL (default options) and $AIAAS_VLLM_CROWDED_URL name servers that run already, to spare the 30 s of a
-start while working on a test; `running_vllm` and CROWDED in processes.py say how they are started.
+$AIAAS_VLLM_URL (default options), $AIAAS_VLLM_CROWDED_URL and $AIAAS_VLLM_INTERVAL_URL name servers that run already,
+to spare the 30 s of a start while working on a test; `running_vllm`, CROWDED and INTERVAL in processes.py say how they
+are started.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import CROWDED, CROWDED_KEY, Engine, Gateway, running_gateway, running_simulator, running_vllm
+from tests.e2e.processes import (
+    CROWDED,
+    CROWDED_KEY,
+    INTERVAL,
+    Engine,
+    Gateway,
+    running_gateway,
+    running_simulator,
+    running_vllm,
+)
 from tests.e2e.vllm.setup import Installation, ensure
 
 BOTH = ["simulator", pytest.param("vllm", marks=pytest.mark.vllm)]
@@ -33,6 +43,12 @@ def vllm_installation() -> Installation:
 def vllm_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real vLLM with default options and a context of 2048 tokens."""
     yield from _vllm(request, tmp_path_factory, "AIAAS_VLLM_URL", ())
+
+
+@pytest.fixture(scope="module")
+def vllm_interval_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real vLLM that writes eight tokens into an event of a stream."""
+    yield from _vllm(request, tmp_path_factory, "AIAAS_VLLM_INTERVAL_URL", INTERVAL)
 
 
 @pytest.fixture(scope="session")

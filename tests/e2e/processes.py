@@ -29,6 +29,7 @@ MODEL = "unsloth/gpt-oss-20b"  # what the engine serves, and the plan's alias of
 ALIAS = "gpt-oss-20b"
 CROWDED_KEY = "sk-wire"
 CROWDED = ("--max-num-seqs", "1", "--max-num-queued-reqs", "3", "--api-key", CROWDED_KEY, "--enable-request-id-headers")
+INTERVAL = ("--stream-interval", "8")
 VLLM_OPTIONS = ("--dtype", "bfloat16", "--max-model-len", "2048", "--enforce-eager")
 VLLM_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",

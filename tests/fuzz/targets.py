@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from aiaas.config.load import load_text
@@ -19,10 +19,12 @@ from aiaas.openai.errors import engine_died, is_error_event
 from aiaas.openai.peek import Peek, peek
 from aiaas.openai.splice import set_fields
 from aiaas.openai.sse import EventSplitter
+from aiaas.openai.streams import ends_stream, form_of, text_size
 from aiaas.openai.toplevel import MAX_FIELDS, top_level
-from aiaas.openai.usage import is_usage_only_event, usage_of
+from aiaas.openai.usage import Usage, is_usage_only_event, usage_of
+from aiaas.openai.usagescan import UsageScan
 from aiaas.proxy.respond import HeaderList
-from aiaas.proxy.tap import split_events, usage_near_end
+from aiaas.proxy.tap import split_events
 from aiaas.proxy.upstream import Failure, Pool, UpstreamConnection
 from tests.proxy.test_upstream import REQUEST, NoSocket, endpoint
 
@@ -185,7 +187,17 @@ def any_cut_gives_the_same_events(data: bytes) -> None:
         is_usage_only_event(event)
         is_error_event(event)
         engine_died(event)
-        usage_near_end(event)
+        for path in paths.OUTPUT:
+            ends_stream(event, form_of(path))
+        assert text_size(event) >= 0
+    assert _scanned([stream]) == _scanned(_pieces(stream, cuts))
+
+
+def _scanned(parts: Iterable[bytes]) -> Usage | None:
+    scan = UsageScan()
+    for part in parts:
+        scan.feed(part)
+    return scan.usage
 
 
 class _Told:

@@ -18,7 +18,8 @@ from aiaas.openai.splice import set_fields
 from aiaas.openai.sse import EventSplitter
 from aiaas.openai.toplevel import top_level
 from aiaas.openai.usage import usage_of
-from aiaas.proxy.tap import split_events, usage_near_end
+from aiaas.openai.usagescan import UsageScan
+from aiaas.proxy.tap import split_events
 from tests.fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
@@ -69,6 +70,14 @@ def _usage(data: bytes) -> object:
     return usage_of(b'data: "usage"\n' + data)
 
 
+def _scan(data: bytes) -> object:
+    scan = UsageScan()
+    for at in range(0, len(data), 8192):
+        scan.feed(data[at : at + 8192])
+        assert len(scan._rest) < 16
+    return scan.usage
+
+
 # A reader; what stands before, again and again, and behind.
 REPEATED: dict[str, tuple[Callable[[bytes], object], bytes, bytes, bytes]] = {
     "backslashes in a prompt": (_prompts, b'{"model":"m","prompt":["', b"\\\\", b'"]}'),
@@ -83,8 +92,12 @@ REPEATED: dict[str, tuple[Callable[[bytes], object], bytes, bytes, bytes]] = {
     "CRs": (_events, b"", b"\r", b""),
     "lines that end with CR LF": (_events, b"", b"a\r\n", b""),
     "one event of many lines": (_usage, b"", b"data: x\n", b"\n"),
-    "many usages": (usage_near_end, b"", b'"usage":', b""),
-    "many braces behind a usage": (usage_near_end, b'"usage":', b'{"a":', b""),
+    "many usages": (_scan, b'{"a":[', b'{"usage":1},', b"]}"),
+    "usages as values": (_scan, b'{"a":[', b'"usage",', b"]}"),
+    "usages behind an escaped quote": (_scan, b'{"a":"', b'\\"usage" ', b'"}'),
+    "many braces behind a usage": (_scan, b'{"usage":', b'{"a":', b""),
+    "backslashes in an answer": (_scan, b'{"a":"', b"\\\\", b'"}'),
+    "log probabilities": (_scan, b'{"a":[', b'{"1":{"logprob":-1.5,"decoded_token":"x"}},', b"]}"),
     "empty events": (split_events, b"", b"\n", b""),
 }
 

@@ -189,6 +189,37 @@ async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         await SqliteUsage(tmp_path / "none" / "usage.db").add("1", {ALICE: sums()})
 
 
+@pytest.mark.parametrize("gone", ["file", "folder"])
+async def test_removed_file_or_folder_is_noticed(tmp_path: Path, gone: str) -> None:
+    """SQLite would go on writing into what nobody can read any more."""
+    home = tmp_path / "usage"
+    home.mkdir()
+    async with opened(home / "usage.db") as store:
+        await store.add("1", {ALICE: sums()})
+        if gone == "folder":
+            home.rename(tmp_path / "elsewhere")
+            with pytest.raises(UsageStoreError, match="unable to open database file"):
+                await store.add("2", {ALICE: sums()})
+            home.mkdir()
+        else:
+            for file in home.iterdir():
+                file.unlink()
+        await store.add("2", {ALICE: sums()})
+        await store.add("3", {ALICE: sums()})
+        assert (await kept(home / "usage.db"))[ALICE].requests == 2 * sums().requests
+
+
+async def test_other_file_in_its_place_is_written(file: Path, tmp_path: Path) -> None:
+    """A backup that was moved back, say; it keeps its own log beside it."""
+    async with opened(tmp_path / "backup.db") as backup:
+        await backup.add("1", {ALICE: sums()})
+    async with opened(file) as store:
+        await store.add("1", {ALICE: sums()})
+        (tmp_path / "backup.db").rename(file)
+        await store.add("2", {ALICE: sums()})
+    assert (await kept(file))[ALICE].requests == 2 * sums().requests
+
+
 async def test_a_full_disk_adds_nothing_and_is_over_when_there_is_room(store: SqliteUsage, file: Path) -> None:
     """A batch is in as a whole or not at all. (The size of the file is bounded here, as the disk's is.)"""
     full = {ALICE._replace(model=f"{number}" * 50): sums() for number in range(2000)}

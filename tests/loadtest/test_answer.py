@@ -55,12 +55,19 @@ def test_output_events_are_those_that_add_something() -> None:
         pytest.param(b'{"text":" a"}', id="completion"),
         pytest.param(b'{"delta":{"reasoning":"hm"}}', id="reasoning"),
         pytest.param(b'{"delta":{"reasoning_content":"hm"}}', id="reasoning of older servers"),
+        pytest.param(b'{"delta":{"refusal":"no"}}', id="refusal"),
         pytest.param(b'{"delta":{"tool_calls":[{"index":0}]}}', id="tool call"),
     ],
 )
 def test_reasoning_text_and_tool_calls_are_output(choice: bytes) -> None:
     """Whatever the model gave first is the first output."""
     assert streamed(b'data: {"choices":[%b]}\n\n' % choice, DONE).moments == [0.0]
+
+
+@pytest.mark.parametrize("end", [LAST, LAST + USAGE, DONE, b"data:[DONE]\n\n"], ids=["finish", "usage", "done", "bare"])
+def test_stream_with_an_end_is_whole(end: bytes) -> None:
+    """Not every server writes [DONE]."""
+    assert streamed(ROLE, TOKEN, end).error == ""
 
 
 def test_events_are_counted_where_the_server_counts_no_tokens() -> None:
@@ -80,7 +87,7 @@ def test_the_cuts_of_a_stream_change_what_is_timed_but_not_what_is_read(cuts: li
 @pytest.mark.parametrize(
     ("answer", "error", "code", "detail"),
     [
-        pytest.param(streamed(TOKEN), "cut", "", "without its [DONE]", id="no DONE"),
+        pytest.param(streamed(TOKEN), "cut", "", "without [DONE] or a finish_reason", id="no end"),
         pytest.param(streamed(TOKEN, ERROR, DONE), "in_stream", "500", "EngineCore died", id="error event"),
         pytest.param(streamed(TOKEN, b"data: {oops\n\n"), "garbage", "", "no chat or completion", id="garbage event"),
         pytest.param(streamed(b"data: [1]\n\n"), "garbage", "", "no chat or completion", id="another shape"),

@@ -27,6 +27,6 @@ def test_every_path_that_generates_has_a_field_for_its_bound() -> None:
 
 def test_each_group_is_within_the_allow_list() -> None:
     """No rule for a path that is not served."""
-    groups = (paths.OUTPUT, paths.USAGE_ON_REQUEST, paths.DONE_MARKED, paths.MANY_PROMPTS, paths.MANY_CHOICES)
+    groups = (paths.OUTPUT, paths.USAGE_ON_REQUEST, paths.MANY_PROMPTS, paths.MANY_CHOICES)
     for group in (*groups, paths.ANTHROPIC):
         assert group <= set(paths.GENERATE)

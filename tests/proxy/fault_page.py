@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from aiaas.engines.simulator.faults import Point
+from tests.proxy.end_table import ENDS
 from tests.proxy.fault_table import CLIENTS, FAULTS, IN_THE_QUEUE, QUEUE, SCRIPTED, Outcome, Says
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -36,6 +37,12 @@ yet due (a comment that has been sent spends the status: what is an error with a
 - **Second endpoint**: with a healthy second endpoint the request is answered by it, or is not sent to it.
 """
 
+_ENDS = """A proxy in between may end its HTTP body cleanly in the middle of vLLM's answer. To an SDK such a stream
+looks whole, so the gateway adds an error event, on which the official SDKs raise: `data: {"error": ...}`, for
+`/v1/responses` and `/v1/messages` named `event: error`. Before the first event it is a 502. A whole stream needs no
+`[DONE]`. The endpoint's health is not told. (`tests/proxy/end_table.py` has the bytes.)
+"""
+
 _LEAVES = """A client that leaves, by FIN, RST or half-close, ends the request upstream at once. Nothing is tried again,
 and the endpoint's health is not told. The log has `error_code` `client_left` and `ended_by` `client`. One that vanishes
 without a word (its machine is gone) has left as soon as nothing was acknowledged for 30 s, which is noticed within 10 s
@@ -63,7 +70,8 @@ _SECTIONS = {
 
 def page() -> str:
     """The text of docs/faults.md."""
-    return "\n".join([_INTRO, *_fault_sections(), *_scripted_section(), *_queue_section(), *_client_section()]) + "\n"
+    sections = [*_fault_sections(), *_end_section(), *_scripted_section(), *_queue_section(), *_client_section()]
+    return "\n".join([_INTRO, *sections]) + "\n"
 
 
 def _fault_sections() -> Iterator[str]:
@@ -79,6 +87,19 @@ def _fault_sections() -> Iterator[str]:
                 yield _line(f"`{row.fault}`, streamed", row.stream)
                 yield _line(f"`{row.fault}`, not streamed", row.whole)
         yield ""
+
+
+def _end_section() -> Iterator[str]:
+    yield "## Which ends of a stream are whole\n"
+    yield _ENDS
+    yield "| path | whole, where the body ends with | cut, where it ends with |"
+    yield "| --- | --- | --- |"
+    for path in dict.fromkeys(end.path for end in ENDS):
+        whole, cut = (
+            "; ".join(end.ends_with for end in ENDS if end.path == path and end.whole is kind) for kind in (True, False)
+        )
+        yield f"| `{path}` | {whole} | {cut} |"
+    yield ""
 
 
 def _scripted_section() -> Iterator[str]:

@@ -191,7 +191,6 @@ NOBODY_BEHIND: Final = _ours(
 DYING: Final = _ours(502, "upstream_error", sent=2, retries=("engine", 1), failures=2, rescued=True)
 ITS_OWN: Final = Outcome(500, Says.ITS_ERROR, begun=0)
 NOTHING: Final = Outcome(200, Says.SHORT, kept=True)
-TRUNCATED: Final = replace(NOTHING, code="upstream_error")
 CUT: Final = Outcome(200, Says.OUR_EVENT, "upstream_error", failures=1, tokens=AFTER)
 SILENT: Final = replace(CUT, code="upstream_timeout", ended_by="gateway", failures=0)
 HALF: Final = Outcome(200, Says.HALF, "upstream_error", failures=1)
@@ -229,13 +228,13 @@ FAULTS: Final = (
     _both("hang-before-first-event", replace(TIMEOUT, begun=1)),
     _both("reset-before-first-event", replace(BROKE_OFF, begun=1)),
     _both("close-before-first-event", replace(BROKE_OFF, begun=1)),
-    Fault("end-before-first-event", TRUNCATED, NOTHING),
+    Fault("end-before-first-event", replace(BROKE_OFF, begun=1, kept=True, failures=0), NOTHING),
     Fault("engine-dies-first", replace(DYING, begun=2), replace(DYING, begun=2)),
     # mid-stream
     Fault(f"hang-mid-stream:{AFTER}", SILENT, replace(SILENT, says=Says.HALF)),
     Fault(f"reset-mid-stream:{AFTER}", CUT, HALF),
     Fault(f"close-mid-stream:{AFTER}", CUT, HALF),
-    Fault(f"end-mid-stream:{AFTER}", replace(TRUNCATED, tokens=AFTER), NOTHING),
+    Fault(f"end-mid-stream:{AFTER}", replace(CUT, kept=True, failures=0), NOTHING),
     Fault(f"half-event:{AFTER}", CUT, HALF),
     Fault(f"garbage-mid-stream:{AFTER}", CUT, HALF),
     Fault(

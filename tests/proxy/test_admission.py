@@ -92,11 +92,11 @@ LONGER = 22  # of STREAM with the usage option spliced in
     [
         (BODY, [Send(json_answer({"usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}))], (1, 7)),
         (STREAM, [Send(stream(token_event(), usage_event(18, 5), DONE))], (1, 23)),
-        (BODY | {"max_tokens": 500}, [Send(json_answer({}))], (1, ESTIMATE + 5)),
+        (BODY | {"max_tokens": 500}, [Send(json_answer({}))], (1, ESTIMATE + 5 + 500)),
         (BODY, [Send(error_answer(400, "no", "BadRequestError"))], (1, 0)),
         (BODY | {"max_tokens": 500}, [Send(error_answer(422, "no", "BadRequestError"))], (1, 0)),
         (STREAM, [Send(STREAM_HEAD + chunk(token_event()) + chunk(token_event())), Reset()], (1, LONGER + 2)),
-        (BODY, [Send(json_answer({"x": "y" * 50})[:-9]), Reset()], (1, ESTIMATE)),
+        (BODY, [Send(json_answer({"x": "y" * 50})[:-9]), Reset()], (1, ESTIMATE + 13)),
         (BODY, [Reset()], (1, 0)),
         (BODY, [Send(error_answer(401, "whose key?"))], (1, 0)),
     ],

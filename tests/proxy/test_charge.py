@@ -10,36 +10,59 @@ from aiaas.proxy.record import Record
 UP = "http://vllm:8000"
 
 
-@pytest.mark.parametrize(
-    ("facts", "charge"),
-    [
-        ({"status": 200, "input_tokens": 3, "output_tokens": 4, "phase": "streaming"}, Charge(3, 4, False, True)),
-        ({"status": 200, "input_tokens": 3, "output_tokens": None, "phase": "streaming"}, Charge(3, 0, False, True)),
-        ({"status": 200, "phase": "streaming", "stream": True, "events": 7}, Charge(10, 7, True, True)),
-        ({"status": 200, "phase": "streaming", "events": 7}, Charge(10, 0, True, True)),
-        ({"ended_by": "client", "phase": "waiting"}, Charge(10, 0, True, True)),
-        ({"ended_by": "client", "phase": "waiting", "stream": True}, Charge(10, 0, True, True)),
-        ({"ended_by": "client", "phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
-        ({"status": 400, "ended_by": "upstream", "phase": "waiting"}, Charge(0, 0, False, True)),
-        ({"status": 500, "ended_by": "upstream", "phase": "streaming"}, Charge(0, 0, False, True)),
-        ({"error_code": "upstream_timeout", "phase": "waiting"}, Charge(0, 0, False, True)),
-        ({"error_code": "upstream_error", "phase": "waiting"}, Charge(0, 0, False, True)),
-        ({"error_code": "no_healthy_backend", "phase": "waiting"}, Charge(0, 0, False, False)),
-        ({"error_code": "overloaded", "upstream": None}, Charge(0, 0, False, False)),
-        ({"error_code": "draining", "phase": "waiting"}, Charge(0, 0, False, True)),
-        ({"phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
-    ],
-    ids=[
-        "usage", "usage without output", "cut stream", "whole or cut answer without usage", "left while waiting",
-        "left before the first event", "left in the queue", "vLLM's 400", "huge vLLM error", "timeout",
-        "broken backend", "nobody there", "queue full", "drain deadline while waiting",
-        "refused in the queue, while draining",
-    ],
-)  # fmt: skip
+ANSWER = {"status": 200, "phase": "streaming"}
+STREAM = {**ANSWER, "streamed": True}
+TIMEOUT = {"error_code": "upstream_timeout", "phase": "waiting", "ended_by": "gateway"}
+# What is known of a request, and its charge: ten tokens of input were estimated, twenty of output reserved, a stream
+# had seven. It was sent to a backend unless the case says otherwise.
+CHARGES: dict[str, tuple[dict[str, Any], Charge]] = {
+    "usage": ({**ANSWER, "input_tokens": 3, "output_tokens": 4}, Charge(3, 4, False, True)),
+    "usage of an embedding": ({**ANSWER, "input_tokens": 3, "output_tokens": 0}, Charge(3, 0, False, True)),
+    "usage of a stream": ({**STREAM, "input_tokens": 3, "output_tokens": 4}, Charge(3, 4, False, True)),
+    "cut stream": (STREAM, Charge(10, 7, True, True)),
+    "cut stream that told its input": ({**STREAM, "input_tokens": 3}, Charge(3, 7, True, True)),
+    "cut stream whose client left": ({**STREAM, "ended_by": "client"}, Charge(10, 7, True, True)),
+    "answer without usage": ({**ANSWER, "sent": 500}, Charge(10, 20, True, True)),
+    "answer without usage, stream asked for": (
+        {**ANSWER, "stream": True, "sent": 9},
+        Charge(10, 20, True, True),
+    ),
+    "answer that broke off": ({**ANSWER, "error_code": "upstream_error", "sent": 6}, Charge(10, 20, True, True)),
+    "answer whose client left": ({**ANSWER, "ended_by": "client", "sent": 6}, Charge(10, 20, True, True)),
+    "tokenize": ({**ANSWER, "path": "/tokenize"}, Charge(10, 0, True, True)),
+    "left while waiting": ({"ended_by": "client", "phase": "waiting"}, Charge(10, 0, True, True)),
+    "left in the queue": ({"ended_by": "client", "phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
+    "vLLM's 400": ({"status": 400, "ended_by": "upstream", "phase": "waiting"}, Charge(0, 0, False, True)),
+    "huge vLLM error": ({"status": 500, "ended_by": "upstream", "phase": "streaming"}, Charge(0, 0, False, True)),
+    "timeout in the engine": (TIMEOUT, Charge(10, 0, True, True)),
+    "timeout before it was sent": ({**TIMEOUT, "overhead": None}, Charge(0, 0, False, True)),
+    "timeout in the queue": ({**TIMEOUT, "upstream": None, "overhead": None}, Charge(0, 0, False, False)),
+    "broken backend": ({"error_code": "upstream_error", "phase": "waiting"}, Charge(0, 0, False, True)),
+    "nobody there": ({"error_code": "no_healthy_backend", "phase": "waiting"}, Charge(0, 0, False, False)),
+    "queue full": ({"error_code": "overloaded", "upstream": None}, Charge(0, 0, False, False)),
+    "drain deadline while waiting": ({"error_code": "draining", "phase": "waiting"}, Charge(0, 0, False, True)),
+    "refused in the queue, draining": ({"phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
+}
+
+
+def record_of(facts: dict[str, Any]) -> Record:
+    """A chat's record."""
+    known = {"path": "/v1/chat/completions", "upstream": UP, "overhead": 0.1} | facts
+    return Record(request_id="x", started=0.0, client_address="c", **known)
+
+
+@pytest.mark.parametrize(("facts", "charge"), CHARGES.values(), ids=CHARGES)
 def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
-    """Ten tokens of input were estimated, and a backend was chosen, unless the case says otherwise."""
-    record = Record(request_id="x", path="/p", started=0.0, client_address="c", **({"upstream": UP} | facts))
-    assert charge_of(record, 10) == charge
+    """By how it ended."""
+    assert charge_of(record_of(facts), 10, 20, 7) == charge
+
+
+@pytest.mark.parametrize(
+    ("reserved", "output"), [(0, 25), (20, 20), (2**63 - 1, 100_000)], ids=["none", "a bound", "no bound, in words"]
+)
+def test_unseen_output_is_never_nothing(reserved: int, output: int) -> None:
+    """An answer of 100 bytes without usage: the reservation where that can be true, else by its size."""
+    assert charge_of(record_of({**ANSWER, "sent": 100}), 10, reserved, 0).output_tokens == output
 
 
 def test_only_what_no_backend_saw_is_free() -> None:

@@ -11,10 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import parse_redis_url
+from aiaas.proxy.log import JsonLog
 from aiaas.proxy.merge import exposition, of_supervisor
 from aiaas.proxy.metrics import LATENCY_BUCKETS, LIMIT_OF, Metrics
 from aiaas.proxy.record import NO_KEY, Record
 from aiaas.proxy.shared import StoreMetrics
+from aiaas.proxy.tasks import Keeper
 from tests.fakes.vllm import DONE, FakeVllm, Send, json_answer, stream, token_event, usage_event
 from tests.proxy.conftest import StartGateway
 
@@ -51,6 +53,9 @@ def full() -> Metrics:
     metrics.config("abc")
     metrics.usage.written(ok=True)
     metrics.register(StoreMetrics(FallbackStore(RedisStore(parse_redis_url("redis://r")), "local", 1)))
+    keeper = Keeper(JsonLog(lambda _: None, lambda: 0.0, "info"))
+    keeper.failed("usage", ZeroDivisionError(), 0.1)
+    metrics.register(keeper)
     return metrics
 
 

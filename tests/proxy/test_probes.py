@@ -11,8 +11,10 @@ import pytest
 from aiaas.proxy.backends import BackendState
 from aiaas.proxy.probes import Probes, fetch, listed_models
 from aiaas.proxy.resolve import Resolver
+from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
+    DONE,
     LAST_CHUNK,
     STREAM_HEAD,
     Close,
@@ -165,6 +167,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.1
 
 
+END = Send(chunk(DONE) + LAST_CHUNK)
 REFUSING = {"health": {"interval": "50ms", "timeout": "50ms", "unhealthy_after": 1}}
 
 
@@ -201,7 +204,7 @@ async def test_silent_request_before_its_first_event(fake_vllm: FakeVllm, gatewa
 async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
     """Behind a ClusterIP the refused probe may have met another pod: what still comes still counts."""
     events = chunk(token_event()) * 10
-    fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.04), Send(LAST_CHUNK))
+    fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.04), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
     client = await running.client()
     client.send(client.request(STREAM))
@@ -210,7 +213,7 @@ async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: 
     got = b""
     while data := await client.chunk():
         got += data
-    assert got == token_event() * 10
+    assert got == token_event() * 10 + DONE
     assert not running.endpoints()[0].up
 
 
@@ -218,7 +221,7 @@ async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gatew
     """An answer that is not streamed is silent by nature, and a stream whose client reads slowly is not read."""
     go = asyncio.Event()
     fake_vllm.play(Wait(go), Send(json_answer({"late": True})))
-    fake_vllm.play(Send(STREAM_HEAD), Flood(chunk(token_event("x" * 4000)), 3000), Send(LAST_CHUNK))
+    fake_vllm.play(Send(STREAM_HEAD), Flood(chunk(token_event("x" * 4000)), 3000), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
     plain, slow = await running.client(), await running.client(receive_buffer=4096)
     plain.send(plain.request(CHAT))
@@ -233,13 +236,13 @@ async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gatew
     size = 0
     while data := await slow.chunk():
         size += len(data)
-    assert size == 3000 * len(token_event("x" * 4000))
+    assert size == 3000 * len(token_event("x" * 4000)) + len(DONE)
 
 
 async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
     """A hanging health check takes the endpoint down; its streams may go on (capture 133: frozen, then back)."""
     fake_vllm.gets["/health"] = (Hang(),)
-    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), Send(LAST_CHUNK))
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
     client = await running.client()
     client.send(client.request(STREAM))
@@ -247,7 +250,7 @@ async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: A
     await until(lambda: not running.endpoints()[0].up)
     await asyncio.sleep(3 * soon)
     go.set()
-    assert [await client.chunk(), await client.chunk()] == [token_event(), b""]
+    assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
 
 
 # -- what is watched -----------------------------------------------------------------------------------------------
@@ -265,7 +268,8 @@ async def test_watching_follows_the_plan(gateway: Any) -> None:
         asked.append(host)
         return ["127.0.0.1"]
 
-    watching = Probes(running.gateway.log, Resolver(running.gateway.log, running.metrics, resolve))
+    log = running.gateway.log
+    watching = Probes(log, Resolver(log, running.metrics, resolve), Keeper(log))
 
     def follow(**backends: Any) -> set[str]:
         running.gateway.replace_plan(plan_of({"backends": backends}))
@@ -286,7 +290,7 @@ async def test_other_models_are_compared_at_once(fake_vllm: FakeVllm, gateway: A
     """Not when the endpoint has been down and up again."""
     fake_vllm.gets["/v1/models"] = (Send(json_answer({"data": [{"id": "m"}]})),)
     running = await gateway(fake_vllm)
-    watching = Probes(running.gateway.log, Resolver(running.gateway.log, running.metrics))
+    watching = Probes(running.gateway.log, Resolver(running.gateway.log, running.metrics), Keeper(running.gateway.log))
     watching.follow(running.gateway.active.backends)
     await until(lambda: any(got.path == "/v1/models" for got in fake_vllm.got))
     models = [{"name": "m"}, {"name": "missing"}]

@@ -14,6 +14,7 @@ from aiaas.limits.fallback import FallbackStore
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.shared import begin_shared_store, shared_store
+from aiaas.proxy.tasks import Keeper
 from tests.fakes.redis import RedisServer
 from tests.fakes.vllm import FakeVllm, Send, json_answer
 from tests.proxy.conftest import Running, StartGateway, config_of, plan_of
@@ -37,7 +38,7 @@ async def begun(running: Running) -> AsyncIterator[FallbackStore]:
     store = shared_store(plan.limits, log)
     assert store is not None
     async with AsyncExitStack() as stack:
-        await begin_shared_store(store, log, running.metrics, stack)
+        await begin_shared_store(store, Keeper(log), running.metrics, stack)
         running.gateway.store = store
         running.gateway.replace_plan(plan)
         yield store
@@ -94,7 +95,7 @@ async def test_a_store_that_is_not_there_does_not_keep_from_serving() -> None:
     store = shared_store(plan_of(config).limits, log)
     assert store is not None
     async with AsyncExitStack() as stack:
-        await begin_shared_store(store, log, Metrics(), stack)
+        await begin_shared_store(store, Keeper(log), Metrics(), stack)
         await asyncio.sleep(0.4)
     log.flush()
     text = b"".join(lines).decode()

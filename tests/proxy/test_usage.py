@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from aiaas.proxy.charge import Charge
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.record import Record
+from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.usage import FLUSH_INTERVAL, UsageRecorder, usage_store
 from tests.fakes.vllm import FakeVllm, Send, json_answer
 from tests.proxy.conftest import StartGateway, config_of, plan_of
@@ -199,6 +200,71 @@ async def test_what_cannot_be_written_at_the_end_is_told() -> None:
         bench.settle(model="n")
     assert bench.events() == ["usage_not_written", "usage_lost"]
     assert bench.metric("aiaas_usage_lost_requests_total") == 3
+
+
+async def test_sums_that_no_store_can_take_stop_nobody() -> None:
+    """They are given up, with their number and the reason; what comes afterwards is written, as the keeper of tasks
+    begins anew."""
+    bench = Bench()
+    failing = bench.store.add
+    poison = 2**63
+
+    async def add(batch: str, usage: Usage) -> None:
+        if any(sums.input_tokens >= poison for sums in usage.values()):
+            raise OverflowError("Python int too large to convert to SQLite INTEGER")
+        await failing(batch, usage)
+
+    bench.store.add = add  # type: ignore[method-assign]
+    keeper = Keeper(bench.log, 0.001)
+    async with AsyncExitStack() as stack:
+        keeper.keep(bench.recorder.run, "usage", stack)
+        bench.settle(Charge(poison, 1, estimated=False, ran=True))
+        await until(lambda: "task_failed" in bench.events())
+        bench.settle()
+        await until(lambda: bench.store.batches)
+        await bench.recorder.close()
+    assert bench.events() == ["usage_lost", "task_failed"]
+    assert bench.metric("aiaas_usage_lost_requests_total") == 1
+    assert bench.store.sums()[UsageKey(20_780, "k1", "m")].requests == 1
+    assert bench.store.closed
+
+
+async def test_closing_in_the_pause_after_a_failure_writes_the_rest() -> None:
+    """The pause is not waited for."""
+    bench = Bench()
+    good = bench.store.add
+
+    async def add(batch: str, usage: Usage) -> None:
+        raise ZeroDivisionError
+
+    bench.store.add = add  # type: ignore[method-assign]
+    async with asyncio.timeout(5), AsyncExitStack() as stack:
+        Keeper(bench.log, 30.0).keep(bench.recorder.run, "usage", stack)
+        bench.settle()
+        await until(lambda: "task_failed" in bench.events())
+        bench.store.add = good  # type: ignore[method-assign]
+        bench.settle(model="n")
+        await bench.recorder.close()
+    assert [key.model for key in bench.store.sums()] == ["n"]
+
+
+async def test_counts_that_cannot_be_true_are_estimated(
+    fake_vllm: FakeVllm, gateway: StartGateway, tmp_path: Path
+) -> None:
+    """`prompt_tokens: 2**63` of some backend ended the writing of usage until the next start."""
+    running = await gateway(fake_vllm, usage=SqliteUsage(tmp_path / "usage.db"))
+    task = asyncio.create_task(running.usage.run())
+    client = await running.client()
+    absurd = {"usage": {"prompt_tokens": 2**63, "completion_tokens": 5, "total_tokens": 2**63 + 5}}
+    for usage in (absurd, {"usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}):
+        fake_vllm.play(Send(json_answer(usage)))
+        assert (await client.post({"model": "m", "messages": [], "max_tokens": 9})).status == 200
+    await running.usage.close()
+    await task
+    (sums,) = (await SqliteUsage(tmp_path / "usage.db").read(0)).values()
+    assert (sums.requests, sums.input_tokens, sums.output_tokens) == (2, 7, 5)
+    assert (0 < sums.estimated_input_tokens < 50, sums.estimated_output_tokens) == (True, 9)
+    assert running.log_lines("internal_error") == running.log_lines("task_failed") == []
 
 
 async def test_memory_is_bounded_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,127 @@
+"""What the events of a stream mean, path by path: which carry output, which end it, and what its first text is.
+
+An output event adds text, reasoning or a part of a tool call to the answer. Each path has a mark that stands once in
+each output event and in no other, so that an ordinary read of a stream costs two counts of bytes and no parsing:
+
+    path                    an output event has            a whole stream has
+    /v1/chat/completions    "delta":                       a finish_reason for every choice
+    /v1/completions         "text":"                       a finish_reason for every choice
+    /v1/responses           a line `event: ... .delta`     response.completed, .incomplete, .failed or .cancelled
+    /v1/messages            `event: content_block_delta`   message_stop
+
+On every path `[DONE]` ends a stream too, as does an error event of the server. A stream that ends with none of these
+was cut, however cleanly its HTTP body ended. A quote inside a JSON string is always escaped, and a line break too; so a
+model that writes these words is never taken for them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from aiaas.openai import paths
+from aiaas.openai.sse import event_data
+
+
+class StreamForm(msgspec.Struct, frozen=True):
+    """How one path's streams are read.
+
+    mark    in each output event, and in no other, as vLLM writes them
+    output  the same, however the server spaces its JSON and whether it names its events or not
+    end     in the event that ends a whole stream; None where finish reasons do
+    """
+
+    mark: bytes
+    output: re.Pattern[bytes]
+    end: re.Pattern[bytes] | None = None
+
+
+_FORMS: Final = {
+    paths.CHAT: StreamForm(b'"delta":', re.compile(rb'"delta"\s*:')),
+    paths.COMPLETIONS: StreamForm(b'"text":"', re.compile(rb'"text"\s*:\s*"')),
+    paths.RESPONSES: StreamForm(
+        b".delta\n",
+        re.compile(rb'"type"\s*:\s*"response\.[a-z_.]+\.delta"'),
+        re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed|cancelled)"'),
+    ),
+    paths.MESSAGES: StreamForm(
+        b"event: content_block_delta\n",
+        re.compile(rb'"type"\s*:\s*"content_block_delta"'),
+        re.compile(rb'"type"\s*:\s*"message_stop"'),
+    ),
+}
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_NAMED_ERROR: Final = re.compile(rb"event: ?error\s")
+_NUMBER: Final = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
+
+
+def form_of(path: str) -> StreamForm:
+    """How streams of `path` are read. The paths that generate no tokens have no streams; they read as a chat's."""
+    return _FORMS.get(path, _FORMS[paths.CHAT])
+
+
+def ends_stream(event: bytes, form: StreamForm) -> bool:
+    """Whether this event says that the stream is whole, or over: its last event, `[DONE]`, or a named error."""
+    if form.end is not None and form.end.search(event) is not None:
+        return True
+    if _NAMED_ERROR.match(event) is not None:
+        return True
+    data = event_data(event)
+    return data is not None and data.strip() == b"[DONE]"
+
+
+def finished_choices(events: bytes) -> int:
+    """How many choices these chat or completion events say to be finished."""
+    return len(_FINISH.findall(events))
+
+
+def next_number(events: bytes) -> int:
+    """The `sequence_number` of the event after these events of a `/v1/responses` stream."""
+    numbers = _NUMBER.findall(events)
+    return int(numbers[-1]) + 1 if numbers and len(numbers[-1]) < 10 else 0
+
+
+def text_size(event: bytes) -> int:
+    """The characters of text, reasoning or tool call that an event adds to the answer; 0 where it adds none.
+
+    Never raises. A chat's first event (`"role":"assistant","content":""`) adds none, nor does the frame of a message.
+    """
+    data = event_data(event)
+    try:
+        read = _EVENT.decode(data or b"")
+        if isinstance(read.choices, list):
+            return sum(_choice_size(choice) for choice in read.choices if isinstance(choice, dict))
+        if isinstance(read.type, str) and read.type.endswith(("content_block_delta", ".delta")):
+            return _size(read.delta, ("type", "signature"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return 0
+
+
+class _Event(msgspec.Struct):
+    type: Any = None
+    delta: Any = None
+    choices: Any = None
+
+
+_EVENT: Final[msgspec.json.Decoder[_Event]] = msgspec.json.Decoder(_Event)
+
+
+def _choice_size(choice: dict[str, Any]) -> int:
+    return _size(choice.get("text")) + _size(choice.get("delta"), ("role",))
+
+
+def _size(value: Any, besides: tuple[str, ...] = ()) -> int:
+    """The characters of all texts in `value`, without the fields named in `besides` and without ids and types."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(_size(item, _FRAME) for item in value)
+    if isinstance(value, dict):
+        return sum(_size(item, _FRAME) for name, item in value.items() if name not in besides)
+    return 0
+
+
+_FRAME: Final = ("id", "type", "index")

@@ -1,0 +1,128 @@
+"""Find the usage in a JSON answer of any length while it passes, in bounded memory.
+
+    scan = UsageScan()
+    scan.feed(part)     # each part of the body, in order, cut anywhere
+    scan.usage          # a Usage once the answer's own `usage` has passed
+
+vLLM writes `prompt_logprobs` and `prompt_token_ids` behind `usage`, and those may be megabytes; so neither end of a
+long body can be trusted to hold it. Only the key of the answer object itself counts: `/v1/responses` repeats the
+request's tools, whose schemas may have a property `usage`. Hence the depth of brackets has to be known at each
+candidate.
+
+Rules:
+1. Nothing is looked at byte by byte in Python: searches, splits and counts run in C, at some 5 ms for each megabyte of
+   objects and strings, and 1 ms for each of numbers.
+2. What is kept between two parts is shorter than a key, or the value of `usage`, up to VALUE_MOST bytes.
+3. A body that is no JSON object, a compressed one for instance, is given up with its first byte.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from aiaas.openai.usage import Usage, usage_of
+
+VALUE_MOST: Final = 16 * 1024  # bytes; vLLM's usage with all its details takes some hundred
+_KEY: Final = b'"usage"'
+_SPACE: Final = b" \t\r\n"
+_JSON: Final = json.JSONDecoder()
+
+
+class UsageScan:
+    """The state of one body. `usage` is None until it has passed, and stays so where it is malformed."""
+
+    __slots__ = ("_begun", "_depth", "_in_text", "_over", "_rest", "_value", "usage")
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self._begun = False
+        self._over = False
+        self._depth = 0  # of the brackets that are open
+        self._in_text = False  # a string is open
+        self._rest = b""  # not yet counted: the beginning of what may be a key or an escape
+        self._value: bytes | None = None  # what has come of the value of `usage`
+
+    def feed(self, part: bytes) -> None:
+        """The next part of the body."""
+        if self._over:
+            return
+        if not self._begun:
+            part = part.lstrip(_SPACE)
+            if not part:
+                return
+            self._begun = True
+            self._over = not part.startswith(b"{")
+        if self._value is not None:
+            self._take(part)
+        elif not self._over:
+            self._search(self._rest + part)
+
+    def _search(self, data: bytes) -> None:
+        counted = search = 0
+        while (at := data.find(_KEY, search)) >= 0:
+            search = at + 1
+            if _is_escaped(data, at, counted):
+                continue
+            behind = data[at + len(_KEY) : at + len(_KEY) + 64].lstrip(_SPACE)
+            if not behind:  # whether it is a key is for the next part to say
+                self._count(data[counted:at])
+                self._rest = data[at : at + len(_KEY)]
+                return
+            self._count(data[counted:at])
+            counted = at
+            if self._depth == 1 and not self._in_text and behind.startswith(b":"):
+                self._value = self._rest = b""
+                self._take(data[at + len(_KEY) :].lstrip(_SPACE)[1:])
+                return
+        end = max(counted, len(data) - len(_KEY) + 1)
+        while end < len(data) and _is_escaped(data, end, counted):
+            end += 1
+        if _is_escaped(data, end, counted):  # the last byte escapes one that has not come yet
+            end -= 1
+        self._count(data[counted:end])
+        self._rest = data[end:]
+
+    def _count(self, part: bytes) -> None:
+        """Keep account of a part that neither begins nor ends within an escape."""
+        if part.find(b"\\") >= 0:
+            part = part.replace(b"\\\\", b"").replace(b'\\"', b"")
+        pieces = part.split(b'"')
+        bare = b"".join(pieces[1::2] if self._in_text else pieces[::2])
+        if len(pieces) % 2 == 0:
+            self._in_text = not self._in_text
+        self._depth += bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
+
+    def _take(self, part: bytes) -> None:
+        """More of the value of `usage`; once it is whole, read it."""
+        assert self._value is not None
+        value = self._value = (self._value + part[:VALUE_MOST]).lstrip(_SPACE)
+        if value and not value.startswith(b"{"):  # null: this answer reports none
+            self._over = True
+        elif value.find(b"}") >= 0:
+            try:
+                told, _ = _JSON.raw_decode(value.decode("utf-8", "replace"))
+            except (ValueError, RecursionError):
+                self._over = len(value) > VALUE_MOST
+            else:
+                self._over = True
+                self.usage = usage_of(json.dumps({"usage": told}).encode())
+        else:
+            self._over = len(value) > VALUE_MOST
+
+
+def _is_escaped(data: bytes, at: int, start: int) -> bool:
+    """Whether a backslash makes the byte at `at` a part of an escape; `start` begins none."""
+    near = max(start, at - _NEAR)
+    backslashes = _trailing(data[near:at])
+    if backslashes == at - near > 0:
+        backslashes = _trailing(data[start:at])
+    return backslashes % 2 == 1
+
+
+def _trailing(data: bytes) -> int:
+    """How many backslashes `data` ends with."""
+    return len(data) - len(data.rstrip(b"\\"))
+
+
+_NEAR: Final = 64  # bytes; a run of backslashes is nearly always shorter
