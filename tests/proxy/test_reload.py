@@ -134,7 +134,7 @@ async def test_a_gateway_without_a_file_has_nothing_to_reload(folder: Path) -> N
     """Its Plan came from elsewhere."""
     site = Reloading(folder, BASE)
     site.gateway.replace_plan(replace(site.gateway.active.plan, source=None))
-    reloader = Reloader(site.gateway, {}, site.plans.append)
+    reloader = Reloader(site.gateway, {}, lambda _engines: (), site.plans.append)
     assert len(reloader.watches()) == 1
     await reloader.reload_config()
     assert (site.logged(), site.reloads("config")) == ([], {})
