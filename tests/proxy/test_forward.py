@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import socket
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.attempt import End, Outcome
+from aiaas.proxy.backends import Waiter
 from aiaas.proxy.forward import RETRY_AFTER_MOST, failure_error, longest_backoff, pause_before
 from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
@@ -778,6 +780,18 @@ async def test_client_that_leaves_as_it_is_granted_a_slot(fake_vllm: FakeVllm, g
         task.cancel()
     await running.quiet()
     assert (endpoint.pool.inflight, running.backend().waiting, fake_vllm.posts) == (0, 0, [])
+
+
+async def test_nothing_is_kept_of_a_request_that_has_waited(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Its body would else stay for as long as it could have waited."""
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "queue": {"max_wait": "1h"}})
+    first, go = await occupied(running, fake_vllm)
+    (waiting,) = await queued(running, CHAT)
+    go.set()
+    assert [(await client.answer()).status for client in (first, waiting)] == [200, 200]
+    await running.quiet()
+    gc.collect()
+    assert not [waiter for waiter in gc.get_objects() if isinstance(waiter, Waiter)]
 
 
 async def test_last_endpoint_goes_down_under_the_queue(fake_vllm: FakeVllm, gateway: Any) -> None:
