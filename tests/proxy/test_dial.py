@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.plan.model import EndpointPlan
-from aiaas.proxy.dial import AVOIDED, ClientTls, Dialer, is_address
+from aiaas.proxy.dial import AVOIDED, ClientTls, Dialer, addresses_of, is_address
 from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm
 from tests.proxy.conftest import until
@@ -74,6 +74,14 @@ async def silent() -> AsyncIterator[int]:
 def test_is_address(host: str, yes: bool) -> None:
     """Only what needs no look-up."""
     assert is_address(host) == yes
+
+
+async def test_the_machines_own_resolver() -> None:
+    """Each address once, however many kinds of socket it is good for."""
+    found = await addresses_of("localhost", 80)
+    assert found
+    assert set(found) <= {"127.0.0.1", "::1"}
+    assert len(found) == len(set(found))
 
 
 async def test_an_address_is_never_looked_up(fake_vllm: FakeVllm) -> None:

@@ -307,6 +307,24 @@ async def test_changes_add_up_after_a_held_one(folder: Path) -> None:
 # -- keys ----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_broken_key_file_is_counted_and_logged(folder: Path) -> None:
+    """The last good keys stay; so they do where the file is gone."""
+    site = Reloading(folder, BASE)
+    await site.reloader.reload_keys()
+    ring = site.verifier.ring
+    site.logged()
+    for count in (1, 2):
+        (folder / "keys.yaml").write_text("keys: [")
+        if count == 2:
+            (folder / "keys.yaml").unlink()
+        await site.reloader.reload_keys()
+        (line,) = site.logged()
+        assert (line["event"], line["level"], line["kept"]) == ("keys_not_reloaded", "error", 1)
+        assert site.reloads("keys") == {"success": 1, "failure": count}
+    assert site.verifier.ring is ring
+    site.verifier.close()
+
+
 async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_path: Path) -> None:
     """A second SIGHUP comes while a config that names another key file is read: it does not mean the old file."""
     config, slow = tmp_path / "aiaas.yaml", tmp_path / "new.yaml"
