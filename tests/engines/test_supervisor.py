@@ -144,6 +144,29 @@ async def test_a_dead_engine_is_restarted_and_its_exit_code_told(watch):
     assert not psutil.pid_exists(engine.pids("helper")[0])
 
 
+async def test_fault_of_our_own_restarts_the_engine(bin_folder: Path) -> None:
+    """Whatever raises while it is watched: nobody would have restarted it until the gateway's next start."""
+    events: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if [type(event) for event in events].count(Healthy) == 1 and isinstance(event, Healthy):
+            raise ZeroDivisionError("oh")
+
+    plan = EnginePlan("vllm", "helper", "helper", (), {}, free_port(), 20)
+    supervisor = EngineSupervisor(
+        "llama", plan, drain_timeout=5, on_event=on_event, on_line=lambda _: None, environ={"PATH": str(bin_folder)}
+    )
+    await supervisor.start()
+    try:
+        await until(lambda: [type(event) for event in events].count(Healthy) == 2)
+    finally:
+        await supervisor.stop(0)
+    assert [type(event) for event in events[:6]] == [Starting, Healthy, Died, Restarting, Starting, Healthy]
+    assert isinstance(events[2], Died)
+    assert events[2].last_lines == ("internal error: ZeroDivisionError('oh')",)
+
+
 async def test_a_killed_engine_core_is_told_apart_by_its_signal(watch):
     """A root that dies of SIGKILL shows as 137."""
     engine = watch("plain")

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from aiaas.proxy.record import Record
+from aiaas.proxy.tap import StreamTap, split_events
 from tests.fakes.vllm import (
     DONE,
     LAST_CHUNK,
@@ -27,12 +29,22 @@ from tests.fakes.vllm import (
     usage_event,
 )
 from tests.proxy.conftest import Running, StartGateway
-from tests.proxy.end_table import MESSAGES, MESSAGES_STREAM, RESPONSES, RESPONSES_STREAM
+from tests.proxy.end_table import ENDS, MESSAGES, MESSAGES_STREAM, RESPONSES, RESPONSES_STREAM, Ending
 
 CHAT: dict[str, Any] = {"model": "m", "messages": []}
 STREAM = CHAT | {"stream": True}
 USAGE = {"prompt_tokens": 911, "completion_tokens": 200, "total_tokens": 1111}
 LOGPROBS = [{str(token): {"logprob": -1.5, "rank": 1, "decoded_token": '"}'} for token in range(20)}] * 2000
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: f"{end.path}: {end.ends_with}")
+def test_ends_are_known_event_by_event(end: Ending) -> None:
+    """However the events fall into reads: each alone is the other way in which they come."""
+    tap = StreamTap(Record("id", end.path, 0.0, "c"), end.path, end.choices, strip_usage=False)
+    for data in end.events:
+        for event in split_events(data):
+            assert tap.read(event) == event
+    assert tap.whole == end.whole
 
 
 def told(running: Running) -> tuple[int, int, float]:
