@@ -25,11 +25,13 @@ from aiaas.openai import paths
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import replace_text, set_fields
 from aiaas.plan.model import EndpointPlan, Plan, Route, Target
-from aiaas.proxy.body import SMALL_BODY, BodyBudget, bound_output, output_field, read_body, refuse_harm
+from aiaas.proxy.body import bound_output, output_field, read_body, refuse_harm
+from aiaas.proxy.budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.examine import ON_LOOP, Examiner
 from aiaas.proxy.identity import presented_key, too_many_wrong_keys, unauthorized
 from aiaas.proxy.models import model_not_found
+from aiaas.proxy.places import Places
 from aiaas.proxy.record import Record
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -103,6 +105,7 @@ class Admission:
         plan: Plan,
         verifier: Verifier,
         store: Store,
+        places: Places,
         bodies: BodyBudget,
         examiner: Examiner,
         loop: asyncio.AbstractEventLoop,
@@ -111,15 +114,27 @@ class Admission:
         self._plan = plan
         self._verifier = verifier
         self._store = store
+        self._places = places
         self._bodies = bodies
         self._examiner = examiner
         self._loop = loop
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
-    async def principal(self, request: BaseRequest, path: str, address: str) -> Principal:
-        """Who asks. Raises ClientError 401, or 429 where too many wrong keys came from this address; UpstreamError 503
-        where too many unknown keys wait to be checked."""
+    async def principal(self, request: BaseRequest, client: Connection, record: Record) -> Principal:
+        """Who asks; from then on the connection is no stranger's.
+
+        Raises ClientError 401; LimitError 429 where too many wrong keys came from this address; UpstreamError 503 where
+        too many unknown keys wait to be checked, or members have all their places.
+        """
+        principal = await self._principal(request, record.path, record.client_address)
+        record.user, record.key_id = principal.name, principal.key_id
+        guest = client.guest
+        if guest is not None and guest.is_stranger:
+            self._places.welcome(guest)
+        return principal
+
+    async def _principal(self, request: BaseRequest, path: str, address: str) -> Principal:
         if not self._plan.auth.enabled:
             return Principal(key_id="-", name=address, models=None, limits=KeyLimits())
         presented = presented_key(request, path)
@@ -146,6 +161,8 @@ class Admission:
     ) -> Checked:
         """Read and check one generate request. Raises ApiError; nothing is charged."""
         began = time.monotonic()
+        if (concurrent := self.limits_of(principal).concurrent) is not None:
+            self._bodies.begin(record, concurrent)
         body = await read_body(request, client, self._plan.server, self._bodies, record)
         record.body_seconds = time.monotonic() - began
         record.request_bytes = len(body)
@@ -154,6 +171,7 @@ class Admission:
         record.stream = peeked.stream
         route = self._route(path, peeked, principal, record)
         refuse_harm(peeked, self._plan.request, path)
+        self._bodies.refuse_beyond(record)
         strip_usage = peeked.stream and not peeked.include_usage and path in paths.USAGE_ON_REQUEST
         if large:
             body, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)

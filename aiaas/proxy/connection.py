@@ -9,6 +9,7 @@ aiohttp parses, frames and keeps alive. What it does not do by itself is here, e
   `handle_error` answers in the OpenAI shape and logs one line;
 - a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
 - a close while the client still sends is a reset, which may destroy the answer that it has not read yet: `linger`;
+- what a head that is not whole and the buffers of TLS take counts in the process' budget: `guest`, its place;
 - a handler that writes to the transport itself has to be told when the client reads too slowly: `listener`;
 - behind an answer nobody waits for its last bytes, and `transport.close()` waits for them forever: a client that takes
   none of them for `closing_silence` is dropped (once seen: a socket leaked for each client that had stopped reading).
@@ -20,10 +21,11 @@ Every refusal of a head is queued like a request, so that it is answered in its 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -33,7 +35,9 @@ from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError
 from aiaas.proxy.alarm import Alarm
+from aiaas.proxy.hooks import Hooks, WriteListener
 from aiaas.proxy.identity import plain_address
+from aiaas.proxy.places import TLS_READ_FACTOR, Guest
 from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, fault_of, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
 
@@ -44,29 +48,9 @@ KEEPALIVE_TIMEOUT = 75.0
 LINGERING_TIME = 2.0
 # Bytes that may wait in a client's socket buffer before the reading from upstream stops. Two large events.
 WRITE_HIGH_WATER = 64 * 1024
-
-
-class WriteListener(Protocol):
-    """Who writes to the connection right now."""
-
-    def client_paused(self) -> None:
-        """The client's buffer is full: stop."""
-
-    def client_resumed(self) -> None:
-        """It has room again: go on."""
-
-
-class Hooks(Protocol):
-    """Who hears of what happens outside of a request."""
-
-    def internal_error(self, error: BaseException | None) -> None:
-        """An exception escaped a handler: a fault of ours."""
-
-    def refused_head(self, peer: str, error: ApiError) -> bytes:
-        """A head from the address `peer` is being refused. Gives complete header lines for the answer."""
-
-    def dropped(self, peer: str, reason: str) -> None:
-        """A connection from the address `peer` is being ended without an answer."""
+# Under TLS what one read brings stays in the buffers below until the connection ends; up to this much is part of what
+# each TLS connection counts for.
+TLS_READ = 16 * 1024
 
 
 class Connection(RequestHandler):
@@ -77,6 +61,7 @@ class Connection(RequestHandler):
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
     body_broken  the present request's body ended by a parser error: what was read of it is not all
+    guest        its place among all connections; None where those are not counted
     wire, sock   the transport and its socket, until it is closed: aiohttp lets go of `transport` when it begins to
     tls          whether it is one under TLS
     """
@@ -87,6 +72,7 @@ class Connection(RequestHandler):
         "_head_bytes",
         "_head_timer",
         "_hooks",
+        "_largest_read",
         "_limits",
         "_linger_timer",
         "_lingering",
@@ -95,6 +81,7 @@ class Connection(RequestHandler):
         "begun",
         "body_broken",
         "extra",
+        "guest",
         "listener",
         "peer",
         "sock",
@@ -109,6 +96,7 @@ class Connection(RequestHandler):
         hooks: Hooks,
         *,
         loop: asyncio.AbstractEventLoop,
+        guest: Guest | None = None,
     ) -> None:
         super().__init__(
             manager,
@@ -125,6 +113,7 @@ class Connection(RequestHandler):
         self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._largest_read = sys.maxsize  # without TLS nothing remains of a read
         self._body: StreamReader = EMPTY_PAYLOAD
         self._refused = False
         self._lingering: asyncio.Transport | None = None
@@ -134,6 +123,7 @@ class Connection(RequestHandler):
         self.begun = False
         self.extra = b""
         self.body_broken = False
+        self.guest = guest
         self.peer = "local"
         self.wire: asyncio.Transport | None = None
         self.sock: Any = None
@@ -150,6 +140,10 @@ class Connection(RequestHandler):
         self.wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.sock = transport.get_extra_info("socket")
         self.tls = transport.get_extra_info("sslcontext") is not None
+        if self.guest is not None:
+            self.guest.occupant, self.guest.end = self, self.wire.abort
+            if self.tls:
+                self._largest_read = TLS_READ
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the timers and the listener; aiohttp cancels the handler."""
@@ -157,6 +151,8 @@ class Connection(RequestHandler):
         self._end_lingering()
         self.listener = self.wire = self.sock = None
         self.alarm.close()
+        if self.guest is not None:
+            self.guest.leave()
         super().connection_lost(exc)
         self._stop_drain_timer()
 
@@ -164,6 +160,21 @@ class Connection(RequestHandler):
         """Nothing, where nothing was paused: aiohttp asks after every part of a body, and would parse b"" each time."""
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, or for the rest of a head."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its last answer is written."""
+        return self._force_close
+
+    @property
+    def last_used(self) -> float:
+        """When its last answer ended, on a clock of its own."""
+        return self._next_keepalive_close_time
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -194,6 +205,8 @@ class Connection(RequestHandler):
         """Parse, then see whether what came was a head in part, and whether the client runs ahead."""
         if self._refused:
             return
+        if len(data) > self._largest_read:
+            self._count_read(len(data))
         before = self._request_count
         in_body = not self._body.is_eof()
         super().data_received(data)
@@ -201,6 +214,11 @@ class Connection(RequestHandler):
             self._heads_came(data, self._request_count - before, in_body)
         elif data and not in_body and not (self._force_close or self._close or self._upgraded):
             self._partial_head(data)
+
+    def _count_read(self, size: int) -> None:
+        """Count what it leaves behind. Where the budget is spent, the body that it belongs to is refused."""
+        if self.guest is not None and self.guest.hold((size - self._largest_read) * TLS_READ_FACTOR):
+            self._largest_read = size
 
     def _heads_came(self, data: bytes, number: int, in_body: bool) -> None:
         size = self._head_bytes + data.find(b"\r\n\r\n") + 4
@@ -237,6 +255,8 @@ class Connection(RequestHandler):
         self._head_bytes += len(data)
         if self._head_bytes > self._limits.max_header_size:
             self._refuse_head(LineTooLong(b"", self._limits.max_header_size))
+        elif self.guest is not None and not self.guest.hold_head(len(data)):
+            self.drop("there was no memory left for its headers")
         elif self._head_timer is None:
             self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
 
@@ -257,6 +277,8 @@ class Connection(RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+            if self.guest is not None:
+                self.guest.drop_head()
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
@@ -369,6 +391,6 @@ class OpenSide(Server):
         self._connection_limits = limits
         self._hooks = hooks
 
-    def __call__(self) -> Connection:
-        """Make the protocol of one new connection."""
-        return Connection(self, self._connection_limits, self._hooks, loop=self._loop)
+    def __call__(self, guest: Guest | None = None) -> Connection:
+        """Make the protocol of one new connection, which has the place `guest`."""
+        return Connection(self, self._connection_limits, self._hooks, loop=self._loop, guest=guest)

@@ -23,6 +23,8 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
     {
         "aiaas_requests_in_flight": operator.add,
         "aiaas_requests_queued": operator.add,
+        "aiaas_connections": operator.add,
+        "aiaas_held_bytes": operator.add,
         "aiaas_endpoint_up": min,  # down for one worker is worth a look
         "aiaas_limit_store_up": min,
         "process_resident_memory_bytes": operator.add,  # pages that processes share count for each of them

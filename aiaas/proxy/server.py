@@ -30,6 +30,8 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.connection import Connection, OpenSide
+from aiaas.proxy.descriptors import bound_connections
+from aiaas.proxy.door import Door
 from aiaas.proxy.lag import watch_lag
 from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
@@ -40,7 +42,7 @@ from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import first_of, keep_running
-from aiaas.proxy.tls import ServerTls, listen, open_tls
+from aiaas.proxy.tls import ServerTls, open_tls
 from aiaas.proxy.usage import UsageRecorder, usage_store
 from aiaas.proxy.vanished import drop_vanished, keep_alive
 
@@ -274,7 +276,7 @@ class Server:
         self._stack.callback(self._close_backends)
         if metrics_listener is not None:
             await serve_metrics(metrics_listener, self._expose, self._gateway.incidents.internal_error, self._stack)
-        server, open_side = await self._open(listener, plan, tls)
+        door, open_side = self._open(listener, plan, tls)
         self._follow(plan)
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
@@ -284,7 +286,7 @@ class Server:
         keep_running(watch_lag(self.metrics.loop_lag.observe), "lag", self._log, self._stack)
         on_serving(len(self.verifier.ring.records))
         await self._stopping.asked.wait()
-        await self._drain(server, open_side)
+        await self._drain(door, open_side)
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
@@ -297,15 +299,15 @@ class Server:
 
         return healthy
 
-    async def _open(
-        self, listener: socket.socket, plan: Plan, tls: ServerTls | None
-    ) -> tuple[asyncio.Server, OpenSide]:
+    def _open(self, listener: socket.socket, plan: Plan, tls: ServerTls | None) -> tuple[Door, OpenSide]:
         gateway = self._gateway
+        bound_connections(gateway.places, self._log)
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
         open_side = OpenSide(gateway.handle, limits, gateway.incidents)
-        server = await listen(open_side, listener, BACKLOG, tls, plan.server.header_timeout)
-        self._stack.callback(server.close)
-        return server, open_side
+        door = Door(listener, open_side, gateway.places, gateway.incidents, tls, plan.server.header_timeout)
+        self._stack.push_async_callback(door.end)
+        door.open()
+        return door, open_side
 
     async def _expose(self) -> bytes:
         return await self.metrics.aside(generate_latest)
@@ -317,14 +319,14 @@ class Server:
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, server: asyncio.Server, open_side: OpenSide) -> None:
+    async def _drain(self, door: Door, open_side: OpenSide) -> None:
         """No new connections; what is open may end within drain_timeout. A second signal ends the waiting."""
         gateway = self._gateway
         timeout = gateway.active.plan.server.drain_timeout
         began = time.monotonic()
         self._log.event("info", "draining", in_flight=gateway.in_flight, drain_timeout=timeout)
         gateway.draining = True
-        server.close()
+        door.close()
         if open_side.connections:
             await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE, timeout))
         gateway.refuse()
