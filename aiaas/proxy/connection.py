@@ -316,6 +316,7 @@ class Connection(RequestHandler):
         self._watch_drain(transport)
         self.transport = None  # as in aiohttp's `force_close`: nothing is written any more
         self._force_close = True
+        self._body, self._parser = EMPTY_PAYLOAD, None  # what has come of a body is thrown away as well
         self._lingering = transport
         self._linger_timer = self._loop.call_later(LINGERING_TIME, self._end_lingering)
         if not transport.is_reading():
