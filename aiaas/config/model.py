@@ -66,8 +66,8 @@ class Server(Section):
 
     max_connections: Annotated[Count, Field(ge=16, le=1_000_000)] = 2048
     """Connections that may be open at once. Where a new one has no room, the connection that is the least missed ends
-    for it: first clients that have not shown a valid key, then idle ones. An idle connection takes 8 KiB, under TLS
-    56 KiB: the default is what a pod of 512 MiB bears. With several workers it is divided between them."""
+    for it: first clients that have not shown a valid key, then idle ones. A connection takes 12 KiB, under TLS 56 KiB:
+    the default is what a pod of 512 MiB bears. With several workers it is divided between them."""
 
     max_connections_per_address: AtLeast1 | None = None
     """Connections of one client address (of IPv6: of one /64); further ones are refused. null is no bound, as behind an

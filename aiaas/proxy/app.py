@@ -267,6 +267,8 @@ class Gateway:
         write(client, answer(status, b"application/json", body, extra=extra, close=close, head_only=head_only))
         if unread:
             client.linger()
+        else:
+            request.content.read_nowait(-1)  # else a body that nobody wanted stays until the next request comes
         return Answered(keep_alive=not close)
 
     def _log_other(self, record: Record, status: int, code: str | None) -> None:

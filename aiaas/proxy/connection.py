@@ -153,6 +153,8 @@ class Connection(RequestHandler):
         self.alarm.close()
         if self.guest is not None:
             self.guest.leave()
+            self.guest = None
+        self._body = EMPTY_PAYLOAD
         super().connection_lost(exc)
         self._stop_drain_timer()
 
