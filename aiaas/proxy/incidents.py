@@ -60,15 +60,17 @@ class Incidents:
         """
         self._metrics.turned_away(reason)
         self._turned_away[reason] += 1
-        event = "descriptors_exhausted" if reason == "descriptors" else "connections_turned_away"
+        if reason == "descriptors":
+            if self._is_due("descriptors_exhausted"):
+                self._log.event("warning", "descriptors_exhausted", times=self._turned_away.pop(reason))
+        elif self._is_due("connections_turned_away"):
+            without = self._turned_away.pop("descriptors", 0)
+            self._log.event("warning", "connections_turned_away", **self._turned_away)
+            self._turned_away = Counter(descriptors=without) if without else Counter()
+
+    def _is_due(self, event: str) -> bool:
         now = self._clock()
         if now - self._told_at.get(event, -TURNED_AWAY_INTERVAL) < TURNED_AWAY_INTERVAL:
-            return
+            return False
         self._told_at[event] = now
-        if reason == "descriptors":
-            counts = {"times": self._turned_away.pop(reason)}
-        else:
-            counts = {name: number for name, number in self._turned_away.items() if name != "descriptors"}
-            for name in counts:
-                del self._turned_away[name]
-        self._log.event("warning", event, **counts)
+        return True
