@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from aiaas.proxy.descriptors import connections_for, descriptors_for
+from tests.e2e.processes import running_gateway, status_of
 
 SCRIPT = """
 import json, resource, sys
@@ -111,3 +115,20 @@ def test_exhausted_descriptors_do_not_stop_the_door(run: str, held: bool) -> Non
     assert "full" not in reasons
     assert 20 <= times <= 200
     assert later == 0
+
+
+def test_a_low_hard_limit_lets_fewer_in_and_says_so(tmp_path: Path) -> None:
+    """`aiaas serve` with 164 descriptors: 50 connections, however many are tried, and probes are answered."""
+    prefix = ("sh", "-c", 'ulimit -n 164; exec "$@"', "sh")
+    with running_gateway(tmp_path, {"url": "http://127.0.0.1:9"}, prefix=prefix) as gateway, ExitStack() as stack:
+        address = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        for _ in range(150):
+            stack.enter_context(socket.create_connection(address, 10))
+        for _ in range(3):
+            assert status_of(gateway.url + "/health") == 200
+        assert 0 < gateway.metric("aiaas_connections") <= 50
+        assert gateway.metric("aiaas_connections_turned_away_total", reason="evicted") >= 100
+        assert gateway.metric("aiaas_connections_turned_away_total", reason="descriptors") == 0
+        lines = [json.loads(line) for line in (tmp_path / "stdout.log").read_text().splitlines()]
+    [line] = [line for line in lines if line["event"] == "descriptors_few"]
+    assert (line["limit"], line["max_connections"], line["bound"]) == (164, 2048, 50)

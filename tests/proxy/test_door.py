@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 import trustme
 import uvloop
+from aiohttp.streams import StreamReader
 
+from aiaas.proxy.connection import Connection
 from aiaas.proxy.hello import MOST
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway, until
@@ -273,3 +276,56 @@ async def test_the_end_drops_those_who_wait(narrow_tls: Start) -> None:
         client = await connect(running)
         client.send(sent)
     await until(lambda: len(running.gateway.places) == 2)
+
+
+# -- what is left ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is only let go of by the garbage collector stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def connections_in_memory() -> int:
+    """The gateway's connections that exist, open or not."""
+    return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("ended_by", ["client", "eviction"])
+async def test_nothing_is_left_of_a_connection_that_ended(
+    narrow_tls: Start, trusting: ssl.SSLContext, ended_by: str
+) -> None:
+    """The buffers of TLS are 300 KiB: they do not wait for the garbage collector."""
+    running = await narrow_tls()
+    client = await running.client(tls=trusting)
+    assert (await client.get("/health")).status == 200
+    assert connections_in_memory() == 1
+    if ended_by == "client":
+        client.close()
+    else:
+        assert running.gateway.places.evict()
+    await until(lambda: len(running.open_side.connections) == 0)
+    await until(lambda: connections_in_memory() == 0)
+
+
+def buffered() -> int:
+    """Bytes of bodies that wait to be read, in all readers of aiohttp."""
+    return sum(thing.total_bytes and thing._size for thing in gc.get_objects() if isinstance(thing, StreamReader))
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/chat/completions"], ids=["answered", "refused"])
+async def test_a_body_that_nobody_wants_is_let_go_of(narrow: Start, path: str) -> None:
+    """Not with the next request, nor only when a client that was refused has left."""
+    running = await narrow()
+    client = await connect(running)
+    length = 100_000 if path == "/health" else 200_000
+    client.send(client.request(None, path=path, key="sk-wrong", method="GET", headers={"Content-Length": str(length)}))
+    client.send(b"x" * 100_000)
+    assert (await client.answer()).status in (200, 405)
+    await until(lambda: buffered() == 0, 1.0)
+    assert len(running.gateway.places) == 1
