@@ -130,6 +130,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def siege(session: nox.Session) -> None:
+    """Floods of connections against a gateway in 512 MiB, with other clients beside them: needs root on Linux."""
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "siege", "tests/siege", "-n", "0", "-s", "--timeout", "300")
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Coverage-guided fuzzing of everything that reads bytes, for so many seconds: `nox -s fuzz -- 600` (60)."""
     install(session)

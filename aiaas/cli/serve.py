@@ -152,6 +152,9 @@ def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, lo
 
     import uvloop
 
+    from aiaas.proxy.malloc import fix_threshold
+
+    fix_threshold()
     # What a library says after the end (a name that still did not resolve when the loop was closed) goes nowhere.
     logging.getLogger().addHandler(logging.NullHandler())
 

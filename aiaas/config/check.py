@@ -316,7 +316,10 @@ def _forwarded(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _timeouts(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    heartbeat = config.server.heartbeat
+    heartbeat, server = config.server.heartbeat, config.server
+    if server.body_timeout > server.body_total_timeout:
+        message = f"is longer than body_total_timeout ({format_duration(server.body_total_timeout)}); make it shorter"
+        yield codes.TIMEOUT_ORDER, "warning", ("server", "body_timeout"), message
     for path, backend in _each(config, enabled_only=True):
         timeout = backend.timeout
         if heartbeat >= timeout:
@@ -358,6 +361,17 @@ def _workers(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             yield codes.COUNTED_APART, "warning", (*path, "max_inflight"), message
 
 
+def _connections(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    server = config.server
+    in_front = "kubernetes" in config.model_fields_set and config.kubernetes.expose in ("ingress", "gateway")
+    if server.tls is not None and server.max_connections_per_address is None and not in_front:
+        message = (
+            "clients connect to the gateway themselves, and one of them may take all of its connections; set "
+            "server.max_connections_per_address, such as 200"
+        )
+        yield codes.CONNECTIONS_OF_ONE, "warning", ("server", "tls"), message
+
+
 RULES: Final[tuple[Rule, ...]] = (
     _some_backend,
     _one_address,
@@ -375,4 +389,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _forwarded,
     _timeouts,
     _workers,
+    _connections,
 )

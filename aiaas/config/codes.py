@@ -42,6 +42,7 @@ FORWARD_HEADER: Final = "AIA216"
 TIMEOUT_ORDER: Final = "AIA217"
 STORE_URL: Final = "AIA218"
 COUNTED_APART: Final = "AIA219"
+CONNECTIONS_OF_ONE: Final = "AIA225"
 KEYS_FILE: Final = "AIA401"
 KEYS_UNREADABLE: Final = "AIA402"
 WEAK_KEY: Final = "AIA403"
@@ -66,6 +67,7 @@ USAGE_IN_POD: Final = "AIA514"
 CONFIG_NAME: Final = "AIA515"
 KEYS_SIZE: Final = "AIA516"
 REQUEST_ABOVE_LIMIT: Final = "AIA517"
+CONNECTION_MEMORY: Final = "AIA520"
 
 CODES: Final = MappingProxyType(
     {
@@ -206,6 +208,13 @@ CODES: Final = MappingProxyType(
             "use as many times its limits as there are of them. `max_inflight` is divided between the workers, but "
             "none of them can have less than 1.",
         ),
+        CONNECTIONS_OF_ONE: (
+            "One client may take all connections (warning)",
+            "With `server.tls` and nothing in front, clients connect to the gateway themselves. "
+            "`server.max_connections_per_address` bounds what one address may have: an office behind one address needs "
+            "some for each of its users, one client no more than the requests that it sends at once. Behind an "
+            "ingress, or a load balancer that hides the addresses, it must stay unset.",
+        ),
         KEYS_FILE: (
             "The key file is missing (warning)",
             "`aiaas serve` starts and refuses every request until there is one. `aiaas keys create NAME` makes it.",
@@ -332,6 +341,12 @@ CODES: Final = MappingProxyType(
             "A pod asks for more than it may have",
             "What is requested is at most the limit, else the API server refuses the Deployment. The default limits "
             "hold where only `requests` are written, so raise both.",
+        ),
+        CONNECTION_MEMORY: (
+            "More connections than the pod has memory for (warning)",
+            "A connection takes 12 KiB, under TLS 56 KiB, beside the 100 MiB of a worker and the budget of large "
+            "bodies. A flood of connections that may all be open kills the pod: lower `server.max_connections`, or "
+            "raise the memory limit.",
         ),
     }
 )

@@ -14,7 +14,7 @@ from typing import Final
 
 from aiaas.config import codes
 from aiaas.config.backend import Backend
-from aiaas.config.chain import CLIENT_PATIENCE, body_budget
+from aiaas.config.chain import CLIENT_PATIENCE, body_budget, connection_memory
 from aiaas.config.hops import AFTER_DRAIN, longest_silence, pre_stop, usual_silence
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.kubernetes import EngineResources, Resources
@@ -173,6 +173,14 @@ def _workers(config: Config) -> Iterator[Finding]:
         yield codes.WORKERS, "warning", path, message
     memory = None if limits.memory is None else amount_of(limits.memory)
     needed = workers * (WORKER_MEMORY + body_budget(config.server.max_body_size))
+    connections = config.server.max_connections * connection_memory(tls=config.server.tls is not None)
+    if memory is not None and needed <= memory < needed + connections:
+        message = (
+            f"up to {config.server.max_connections} connections{' under TLS' if config.server.tls else ''} take "
+            f"{connections // 1024**2}Mi, the gateway about {(needed + connections) // 1024**2}Mi in all, and the pod "
+            f"is killed at {limits.memory}; lower it, or raise that limit"
+        )
+        yield codes.CONNECTION_MEMORY, "warning", ("server", "max_connections"), message
     if memory is not None and memory < needed:
         message = (
             f"{workers} worker{'s' if workers > 1 else ''} need about {needed // 1024**2}Mi under load, and the pod is "

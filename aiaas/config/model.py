@@ -64,11 +64,27 @@ class Server(Section):
     max_header_size: Annotated[Size, Field(ge=1024, le=1024**2)] = 32 * 1024
     """The largest request head; what is over gets 431."""
 
+    max_connections: Annotated[Count, Field(ge=16, le=1_000_000)] = 2048
+    """Connections that may be open at once. Where a new one has no room, the connection that is the least missed ends
+    for it: first clients that have not shown a valid key, then idle ones. A connection takes 12 KiB, under TLS 56 KiB:
+    the default is what a pod of 512 MiB bears. With several workers it is divided between them."""
+
+    max_connections_per_address: AtLeast1 | None = None
+    """Connections of one client address (of IPv6: of one /64); further ones are refused. null is no bound, as behind an
+    ingress, where all come from one address. Each worker counts for itself."""
+
     header_timeout: PositiveDuration = 10.0
     """From the first byte of a request to the end of its head; then 408."""
 
     body_timeout: PositiveDuration = 30.0
     """The longest silence inside a request body; then 408."""
+
+    body_total_timeout: PositiveDuration = 300.0
+    """The longest time for a whole request body; then 408. With the default, 10 MiB may come at 35 kB a second."""
+
+    min_body_rate: Size = 1024
+    """Bytes a second with which a request body must come, on average after its first `body_timeout`; else 408. 0 is no
+    bound."""
 
     heartbeat: Duration = 15.0
     """Silence on a stream that is filled with a comment, so that no proxy in between takes it for dead. 0 is off. A

@@ -41,6 +41,10 @@ RESTARTS: Final = frozenset(
 RELOADS: Final = frozenset(
     {
         "server.max_body_size",
+        "server.max_connections",
+        "server.max_connections_per_address",
+        "server.body_total_timeout",
+        "server.min_body_rate",
         "server.body_timeout",
         "server.heartbeat",
         "server.drain_timeout",

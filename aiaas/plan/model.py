@@ -34,8 +34,12 @@ class ServerPlan:
     workers: int
     max_body_size: int
     max_header_size: int
+    max_connections: int  # one worker's share
+    max_connections_per_address: int | None
     header_timeout: float
     body_timeout: float
+    body_total_timeout: float
+    min_body_rate: int  # bytes a second; 0 is no bound
     heartbeat: float  # 0 is off
     drain_timeout: float
     trusted_proxies: tuple[str, ...]  # CIDRs

@@ -25,11 +25,13 @@ from aiaas.openai import paths
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import replace_text, set_fields
 from aiaas.plan.model import EndpointPlan, Plan, Route, Target
-from aiaas.proxy.body import SMALL_BODY, BodyBudget, bound_output, output_field, read_body, refuse_harm
+from aiaas.proxy.body import bound_output, output_field, read_body, refuse_harm
+from aiaas.proxy.budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.examine import ON_LOOP, Examiner
 from aiaas.proxy.identity import Unauthorized, presented_key, too_many_wrong_keys, unauthorized
 from aiaas.proxy.models import model_not_found
+from aiaas.proxy.places import Places
 from aiaas.proxy.record import NO_KEY, Record
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -104,6 +106,7 @@ class Admission:
         plan: Plan,
         verifier: Verifier,
         store: Store,
+        places: Places,
         bodies: BodyBudget,
         examiner: Examiner,
         loop: asyncio.AbstractEventLoop,
@@ -112,17 +115,19 @@ class Admission:
         self._plan = plan
         self._verifier = verifier
         self._store = store
+        self._places = places
         self._bodies = bodies
         self._examiner = examiner
         self._loop = loop
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
-    async def principal(self, request: BaseRequest, record: Record) -> Principal:
-        """Who asks; also noted in `record`.
+    async def principal(self, request: BaseRequest, client: Connection, record: Record) -> Principal:
+        """Who asks; also noted in `record`. From then on the connection is no stranger's.
 
         Raises Unauthorized 401; ClientError 400 where there are two keys; LimitError 429 where too many wrong keys came
-        from this address; UpstreamError 503 where too many unknown keys wait to be checked.
+        from this address; UpstreamError 503 where too many unknown keys wait to be checked, or members have all their
+        places.
         """
         if not self._plan.auth.enabled:
             principal = Principal(key_id=NO_KEY, name=record.client_address, models=None, limits=KeyLimits())
@@ -136,6 +141,9 @@ class Admission:
                 record.rejection = error.rejection
                 raise
         record.user, record.key_id = principal.name, principal.key_id
+        guest = client.guest
+        if guest is not None and guest.is_stranger:
+            self._places.welcome(guest)
         return principal
 
     async def _verified(self, presented: str, wall: float, address: str) -> Principal:
@@ -160,6 +168,8 @@ class Admission:
     ) -> Checked:
         """Read and check one generate request. Raises ApiError; nothing is charged."""
         began = time.monotonic()
+        if (concurrent := self.limits_of(principal).concurrent) is not None:
+            self._bodies.begin(record, concurrent)
         body = await read_body(request, client, self._plan.server, self._bodies, record)
         record.body_seconds = time.monotonic() - began
         record.request_bytes = len(body)
@@ -168,6 +178,7 @@ class Admission:
         record.stream = peeked.stream
         route = self._route(path, peeked, principal, record)
         refuse_harm(peeked, self._plan.request, path)
+        self._bodies.refuse_beyond(record)
         strip_usage = peeked.stream and not peeked.include_usage and path in paths.USAGE_ON_REQUEST
         if large:
             body, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)

@@ -25,7 +25,7 @@ from aiaas.plan.model import Plan
 from aiaas.proxy.active import Active, targets_of
 from aiaas.proxy.admission import Admission, Ticket
 from aiaas.proxy.attempt import Shape
-from aiaas.proxy.body import BodyBudget
+from aiaas.proxy.budget import BodyBudget
 from aiaas.proxy.charge import charge_of
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.cors import Cors, preflight_lines
@@ -39,6 +39,7 @@ from aiaas.proxy.incidents import Incidents
 from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.models import is_models_path, models_body
+from aiaas.proxy.places import Places
 from aiaas.proxy.record import Record
 from aiaas.proxy.relay import Relay
 from aiaas.proxy.respond import Answered, answer, date_header, header_lines
@@ -76,7 +77,6 @@ class Gateway:
         self.relays: set[Relay] = set()
         self._rates = EventRates()
         self._requests: dict[asyncio.Task[Any], Record] = {}
-        self.bodies = BodyBudget(plan.server.max_body_size)
         self.examiner = Examiner(self._loop)
         self._ending = False  # the drain deadline has come
         self._quiet = asyncio.Event()
@@ -84,10 +84,13 @@ class Gateway:
         self._id_prefix = os.urandom(8).hex()
         self._ids = count(1)
         self.incidents = Incidents(log, metrics, self._new_id)
+        self.places = Places(plan.server, self.incidents.turned_away)
+        self.bodies = BodyBudget(plan.server, self.places)
         self._date = (0, b"")
         self.fleet = Fleet(log, metrics, ClientTls())
         self.active = self._activate(plan)
         metrics.config(plan.digest)
+        metrics.watch_door(lambda: len(self.places), lambda: self.places.held)
         metrics.watch_in_flight(lambda: len(self._requests))
         metrics.watch_queued(lambda: sum(record.phase == "queued" for record in list(self._requests.values())))
 
@@ -148,7 +151,7 @@ class Gateway:
         try:
             if self.refusing:
                 raise draining()
-            principal = await admission.principal(request, record)
+            principal = await admission.principal(request, client, record)
             try:
                 checked = await admission.check(request, client, record.path, principal, record)
             except ApiError:
@@ -221,8 +224,8 @@ class Gateway:
             self._quiet.set()
         if record.status == 0:  # an exception of ours is on its way to `internal_error`
             record.status, record.error_code = 500, "internal_error"
-        if record.body_held:
-            self.bodies.give_back(record)
+        if record.share is not None:
+            self.bodies.leave(record)
         duration = time.monotonic() - record.started
         self.metrics.finished(record, duration)
         self.log.request(record, duration)
@@ -247,7 +250,7 @@ class Gateway:
         return self._answer(request, client, 204, b"", client.extra + lines)
 
     async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
-        principal = await active.admission.principal(request, record)
+        principal = await active.admission.principal(request, client, record)
         body = models_body(active.plan, principal, record.path)
         self._log_other(record, 200, None)
         return self._answer(request, client, 200, body, client.extra)
@@ -270,6 +273,8 @@ class Gateway:
         write(client, answer(status, b"application/json", body, extra=extra, close=close, head_only=head_only))
         if unread:
             client.linger()
+        else:
+            request.content.read_nowait(-1)  # else a body that nobody wanted stays until the next request comes
         return Answered(keep_alive=not close)
 
     def _log_other(self, record: Record, status: int, code: str | None) -> None:
@@ -314,7 +319,8 @@ class Gateway:
 
     def replace_plan(self, plan: Plan) -> None:
         """Put a new Plan in force; requests in flight finish under the one that they began with."""
-        self.bodies.resize(plan.server.max_body_size)
+        self.places.follow(plan.server)
+        self.bodies.follow(plan.server)
         self.active = self._activate(plan)
         self.metrics.config(plan.digest)
 
@@ -322,7 +328,9 @@ class Gateway:
         backends = self.fleet.follow(plan.backends)
         return Active(
             plan=plan,
-            admission=Admission(plan, self.verifier, self.store, self.bodies, self.examiner, self._loop, self._wall),
+            admission=Admission(
+                plan, self.verifier, self.store, self.places, self.bodies, self.examiner, self._loop, self._wall
+            ),
             backends=backends,
             targets={
                 path: {model: targets_of(route, backends) for model, route in by_model.items()}

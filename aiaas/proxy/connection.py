@@ -11,6 +11,7 @@ aiohttp parses, frames and keeps alive. What it does not do by itself is here, e
   `handle_error` answers in the OpenAI shape and logs one line;
 - a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
 - a close while the client still sends is a reset, which may destroy the answer that it has not read yet: `linger`;
+- what a head that is not whole and the buffers of TLS take counts in the process' budget: `guest`, its place;
 - a handler that writes to the transport itself has to be told when the client reads too slowly: `listener`;
 - behind an answer nobody waits for its last bytes, and `transport.close()` waits for them forever: a client that takes
   none of them for `closing_silence` is dropped (once seen: a socket leaked for each client that had stopped reading).
@@ -22,10 +23,11 @@ Every refusal of a head is queued like a request, so that it is answered in its 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from aiohttp import http_parser
 from aiohttp.http_parser import RawRequestMessage
@@ -36,8 +38,10 @@ from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError, WorldError
 from aiaas.proxy.alarm import Alarm
+from aiaas.proxy.hooks import Hooks, WriteListener
 from aiaas.proxy.identity import plain_address
 from aiaas.proxy.incoming import Incoming
+from aiaas.proxy.places import TLS_READ_FACTOR, Guest
 from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
 
@@ -50,6 +54,9 @@ LINGERING_TIME = 2.0
 WRITE_HIGH_WATER = 64 * 1024
 # Requests that may wait behind the one that is being answered.
 MAX_QUEUED = 1
+# Under TLS what one read brings stays in the buffers below until the connection ends; up to this much is part of what
+# each TLS connection counts for.
+TLS_READ = 16 * 1024
 
 
 def require_c_parser() -> None:
@@ -62,29 +69,6 @@ def require_c_parser() -> None:
         )
 
 
-class WriteListener(Protocol):
-    """Who writes to the connection right now."""
-
-    def client_paused(self) -> None:
-        """The client's buffer is full: stop."""
-
-    def client_resumed(self) -> None:
-        """It has room again: go on."""
-
-
-class Hooks(Protocol):
-    """Who hears of what happens outside of a request."""
-
-    def internal_error(self, error: BaseException | None) -> None:
-        """An exception escaped a handler: a fault of ours."""
-
-    def refused_head(self, peer: str, error: ApiError) -> bytes:
-        """A head from the address `peer` is being refused. Gives complete header lines for the answer."""
-
-    def dropped(self, peer: str, reason: str) -> None:
-        """A connection from the address `peer` is being ended without an answer."""
-
-
 class Connection(RequestHandler):
     """A client's connection.
 
@@ -92,6 +76,7 @@ class Connection(RequestHandler):
     listener     told when writing has to pause; at most one at a time
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
+    guest        its place among all connections; None where those are not counted
     wire, sock   the transport and its socket, until it is closed: aiohttp lets go of `transport` when it begins to
     tls          whether it is one under TLS
     """
@@ -101,6 +86,7 @@ class Connection(RequestHandler):
         "_head_timer",
         "_hooks",
         "_incoming",
+        "_largest_read",
         "_limits",
         "_linger_timer",
         "_lingering",
@@ -108,6 +94,7 @@ class Connection(RequestHandler):
         "alarm",
         "begun",
         "extra",
+        "guest",
         "listener",
         "peer",
         "sock",
@@ -122,6 +109,7 @@ class Connection(RequestHandler):
         hooks: Hooks,
         *,
         loop: asyncio.AbstractEventLoop,
+        guest: Guest | None = None,
     ) -> None:
         super().__init__(
             manager,
@@ -140,12 +128,14 @@ class Connection(RequestHandler):
         self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
         self._refused = False  # nothing that comes is parsed any more
+        self._largest_read = sys.maxsize  # without TLS nothing remains of a read
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self.listener: WriteListener | None = None
         self.begun = False
         self.extra = b""
+        self.guest = guest
         self.peer = "local"
         self.wire: asyncio.Transport | None = None
         self.sock: Any = None
@@ -162,6 +152,10 @@ class Connection(RequestHandler):
         self.wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.sock = transport.get_extra_info("socket")
         self.tls = transport.get_extra_info("sslcontext") is not None
+        if self.guest is not None:
+            self.guest.occupant, self.guest.end = self, self.wire.abort
+            if self.tls:
+                self._largest_read = TLS_READ
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the timers and the listener; aiohttp cancels the handler."""
@@ -169,6 +163,10 @@ class Connection(RequestHandler):
         self._end_lingering()
         self.listener = self.wire = self.sock = None
         self.alarm.close()
+        if self.guest is not None:
+            self.guest.leave()
+            self.guest = None
+        self._incoming.let_go()
         super().connection_lost(exc)
         self._stop_drain_timer()
 
@@ -181,6 +179,21 @@ class Connection(RequestHandler):
     def body_broken(self) -> bool:
         """Whether the body that came last ended by a parser error: what was read of it is not all."""
         return self._incoming.body_broken
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, or for the rest of a head."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its last answer is written."""
+        return self._force_close
+
+    @property
+    def last_used(self) -> float:
+        """When its last answer ended, on a clock of its own."""
+        return self._next_keepalive_close_time
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -211,6 +224,8 @@ class Connection(RequestHandler):
         """Parse one message after the other, and see whether the last bytes are a head in part."""
         if self._refused or self._force_close or self._close:
             return
+        if len(data) > self._largest_read:
+            self._count_read(len(data))
         read = data
         while (got := self._incoming.next(data, read)) is not None:
             if isinstance(got, Exception):
@@ -222,7 +237,19 @@ class Connection(RequestHandler):
                 return
             self._enqueue(*got)
             data = b""
-        if self._incoming.head.size and self._head_timer is None:
+        if size := self._incoming.head.size:
+            self._partial_head(size)
+
+    def _count_read(self, size: int) -> None:
+        """Count what it leaves behind. Where the budget is spent, the body that it belongs to is refused."""
+        if self.guest is not None and self.guest.hold((size - self._largest_read) * TLS_READ_FACTOR):
+            self._largest_read = size
+
+    def _partial_head(self, size: int) -> None:
+        """A head of which `size` bytes have come is not whole yet."""
+        if self.guest is not None and not self.guest.hold_head(size):
+            self.drop("there was no memory left for its headers")
+        elif self._head_timer is None:
             self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
 
     def _enqueue(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
@@ -245,6 +272,8 @@ class Connection(RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+            if self.guest is not None:
+                self.guest.drop_head()
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
@@ -282,6 +311,8 @@ class Connection(RequestHandler):
         self._watch_drain(transport)
         self.transport = None  # as in aiohttp's `force_close`: nothing is written any more
         self._force_close = True
+        self._incoming.let_go()
+        self._parser = None
         self._lingering = transport
         self._linger_timer = self._loop.call_later(LINGERING_TIME, self._end_lingering)
         if not transport.is_reading():
@@ -359,6 +390,6 @@ class OpenSide(Server):
         self._connection_limits = limits
         self._hooks = hooks
 
-    def __call__(self) -> Connection:
-        """Make the protocol of one new connection."""
-        return Connection(self, self._connection_limits, self._hooks, loop=self._loop)
+    def __call__(self, guest: Guest | None = None) -> Connection:
+        """Make the protocol of one new connection, which has the place `guest`."""
+        return Connection(self, self._connection_limits, self._hooks, loop=self._loop, guest=guest)

@@ -87,6 +87,12 @@ class Incoming:
                 return None
             data = b""  # the body has ended; the next message may be there already
 
+    def let_go(self) -> None:
+        """Free the parser and what has come of a body: nothing is read any more. Calling it again changes nothing."""
+        self.body = EMPTY_PAYLOAD
+        if hasattr(self, "parser"):
+            del self.parser
+
     def _checked(
         self, message: RawRequestMessage, body: StreamReader, read: bytes, *, first: bool
     ) -> tuple[RawRequestMessage, StreamReader] | Exception:

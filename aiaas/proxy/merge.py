@@ -25,6 +25,8 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
     {
         "aiaas_requests_in_flight": operator.add,
         "aiaas_requests_queued": operator.add,
+        "aiaas_connections": operator.add,
+        "aiaas_held_bytes": operator.add,
         "aiaas_endpoint_up": min,  # down for one worker is worth a look
         "aiaas_limit_store_up": min,
         "aiaas_limit_processes": min,  # too small a count makes too large a share

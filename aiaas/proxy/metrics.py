@@ -194,6 +194,11 @@ class Metrics:
             registry=registry,
         )
         self.usage = UsageCounters(registry)
+        self._connections = Gauge("aiaas_connections", "Connections of clients that are open", registry=registry)
+        self._held = Gauge("aiaas_held_bytes", "Bytes of the budget for connections and bodies", registry=registry)
+        self._turned_away = Counter(
+            "aiaas_connections_turned_away", "Connections refused or ended for others", ["reason"], registry=registry
+        )
         self._config = Info("aiaas_config", "Which config is in force", registry=registry)
         Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)  # CPU, memory, descriptors, out of /proc; nothing where there is none
@@ -204,6 +209,15 @@ class Metrics:
     def watch_in_flight(self, number: Callable[[], int]) -> None:
         """Ask `number` at each scrape."""
         self._in_flight.set_function(number)
+
+    def watch_door(self, connections: Callable[[], int], held: Callable[[], int]) -> None:
+        """Likewise, for open connections and the bytes that they and their requests hold."""
+        self._connections.set_function(connections)
+        self._held.set_function(held)
+
+    def turned_away(self, reason: str) -> None:
+        """Count a connection that was refused, or ended for others."""
+        self._turned_away.labels(reason).inc()
 
     def register(self, collector: Collector) -> None:
         """Have `collector` asked at each scrape as well."""

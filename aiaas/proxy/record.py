@@ -18,6 +18,21 @@ Phase = Literal["admission", "queued", "waiting", "streaming"]
 NO_KEY: Final = "-"  # the key id of requests with `auth.enabled: false`
 
 
+class Share(msgspec.Struct):
+    """What the requests of one key hold together (`proxy/budget.py`).
+
+    requests  those that point here
+    begun     of them, those that count for the key's `max_concurrent`
+    reading   of them, those whose body is being read
+    held      bytes of their bodies
+    """
+
+    requests: int = 0
+    begun: int = 0
+    reading: int = 0
+    held: int = 0
+
+
 class Record(msgspec.Struct):
     """One request. Times are monotonic seconds (`started`) or durations; tokens are LLM tokens.
 
@@ -33,7 +48,9 @@ class Record(msgspec.Struct):
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
                  None where it was never sent
     sent         bytes of the answer's body that were written to the client
-    body_held    bytes of the body that count against the budget of large ones (`proxy/body.py`)
+    body_held    bytes of the body that count against the budget of all bodies (`proxy/budget.py`)
+    share        of its key, where it counts for anything there: `begun` and `reading` say for what
+    beyond       the key's `max_concurrent`, where this request is beyond it
     own_lines    complete header lines of every answer: the request id, and CORS
     limit_lines  complete header lines that say how the key's limits stand; empty until they are known
     """
@@ -64,6 +81,10 @@ class Record(msgspec.Struct):
     retries: int = 0
     request_bytes: int = 0
     body_held: int = 0
+    share: Share | None = None
+    begun: bool = False
+    reading: bool = False
+    beyond: int = 0
     sent: int = 0
     ended_by: EndedBy = "gateway"
     phase: Phase = "admission"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 from prometheus_client.exposition import generate_latest
 
@@ -31,11 +31,13 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.connection import Connection, OpenSide
+from aiaas.proxy.descriptors import bound_connections
+from aiaas.proxy.door import Door
 from aiaas.proxy.engines import EngineHandle, EngineMaker, Engines
 from aiaas.proxy.lag import watch_lag
 from aiaas.proxy.log import JsonLog, LibraryLog
 from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.ports import BACKLOG, bracketed, keeps_metrics_port, take_ports
+from aiaas.proxy.ports import bracketed, keeps_metrics_port, take_ports
 from aiaas.proxy.probes import Probes
 from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.reload import Reloader
@@ -43,7 +45,7 @@ from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.scrape import serve_metrics
 from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import Keeper, first_of
-from aiaas.proxy.tls import ServerTls, listen, open_tls
+from aiaas.proxy.tls import ServerTls, open_tls
 from aiaas.proxy.usage import UsageRecorder, usage_store
 from aiaas.proxy.vanished import drop_vanished
 
@@ -168,6 +170,13 @@ def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
     )
 
 
+class Port(Protocol):
+    """What listens on a port."""
+
+    def close(self) -> None:
+        """Accept no more, and let the port go."""
+
+
 class Server:
     """One life. Whatever it begins is ended by `stack`, last things first."""
 
@@ -220,12 +229,12 @@ class Server:
                 await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
                 self._engines.add(backend.name, engine)
         self._stack.callback(self._gateway.fleet.close)
-        servers = []
+        servers: list[Port] = []
         if metrics_listener is not None:
             crashed = self._gateway.incidents.internal_error
             servers.append(await serve_metrics(metrics_listener, self._expose, crashed, self._stack))
-        server, open_side = await self._open(listener, plan, tls)
-        servers = [server] if self._keeps_metrics else [server, *servers]
+        door, open_side = self._open(listener, plan, tls)
+        ports = [door] if self._keeps_metrics else [door, *servers]
         self._follow(plan)
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
@@ -235,7 +244,7 @@ class Server:
         self._keeper.keep(partial(watch_lag, self.metrics.loop_lag.observe), "lag", self._stack)
         on_serving(len(self.verifier.ring.records))
         await self._stopping.asked.wait()
-        await self._drain(servers, open_side)
+        await self._drain(ports, open_side)
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
@@ -248,15 +257,15 @@ class Server:
 
         return healthy
 
-    async def _open(
-        self, listener: socket.socket, plan: Plan, tls: ServerTls | None
-    ) -> tuple[asyncio.Server, OpenSide]:
+    def _open(self, listener: socket.socket, plan: Plan, tls: ServerTls | None) -> tuple[Door, OpenSide]:
         gateway = self._gateway
+        bound_connections(gateway.places, self._log)
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
         open_side = OpenSide(gateway.handle, limits, gateway.incidents)
-        server = await listen(open_side, listener, BACKLOG, tls, plan.server.header_timeout)
-        self._stack.callback(server.close)
-        return server, open_side
+        door = Door(listener, open_side, gateway.places, gateway.incidents, tls, plan.server.header_timeout)
+        self._stack.push_async_callback(door.end)
+        door.open()
+        return door, open_side
 
     async def _expose(self) -> bytes:
         return await self.metrics.aside(generate_latest)
@@ -269,15 +278,15 @@ class Server:
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, servers: Sequence[asyncio.Server], open_side: OpenSide) -> None:
+    async def _drain(self, ports: Sequence[Port], open_side: OpenSide) -> None:
         """Give up the ports; open requests may end within drain_timeout. A second signal ends the waiting."""
         gateway = self._gateway
         timeout = gateway.active.plan.server.drain_timeout
         began = time.monotonic()
         self._log.event("info", "draining", in_flight=gateway.in_flight, drain_timeout=timeout)
         gateway.draining = True
-        for server in servers:
-            server.close()
+        for port in ports:
+            port.close()
         if open_side.connections:
             await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE, timeout))
         gateway.refuse()

@@ -8,10 +8,7 @@ that are open keep the pair that they began with.
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
@@ -125,24 +122,3 @@ def open_tls(plan: TlsPlan | None) -> ServerTls | None:
         return ServerTls(plan, read_pair(plan))
     except TlsError as error:
         raise WorldError(f"cannot use server.tls: {error}") from error
-
-
-async def listen(
-    make: Callable[[], asyncio.Protocol],
-    sock: socket.socket,
-    backlog: int,
-    tls: ServerTls | None,
-    handshake_timeout: float,
-) -> asyncio.Server:
-    """Accept connections on `sock`. A client that takes `handshake_timeout` seconds over its handshake is dropped."""
-    loop = asyncio.get_running_loop()
-    if tls is None:
-        return await loop.create_server(make, sock=sock, backlog=backlog)
-    return await loop.create_server(
-        make,
-        sock=sock,
-        backlog=backlog,
-        ssl=tls.context,
-        ssl_handshake_timeout=handshake_timeout,
-        ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
-    )

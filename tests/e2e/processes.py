@@ -123,8 +123,10 @@ def running_gateway(
     sections: Mapping[str, Mapping[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
     ready_within: float = 20,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Gateway]:
-    """`aiaas serve` with one backend named `vllm`; `sections` are merged over the test's own config."""
+    """`aiaas serve` with one backend named `vllm`; `sections` are merged over the test's own config, and the command
+    runs behind `prefix`."""
     port, metrics_port = free_port(), free_port()
     config: dict[str, Any] = {
         "server": {"host": "127.0.0.1", "port": port, "drain_timeout": "5s"},
@@ -138,14 +140,15 @@ def running_gateway(
     (folder / "aiaas.yaml").write_text(yaml.safe_dump(config))
     key = keys(folder, "create", "e2e")
     log = folder / "stderr.log"
-    command = [sys.executable, "-m", "aiaas", "serve", "-c", str(folder / "aiaas.yaml")]
+    command = [*prefix, sys.executable, "-m", "aiaas", "serve", "-c", str(folder / "aiaas.yaml")]
     environ = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
     with running(command, log, environ, stdout=folder / "stdout.log", grace=15) as process:
-        url = f"http://127.0.0.1:{port}"
+        tls = "tls" in config["server"]
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         # Its own word first: what answers on the port might be somebody else's.
         said = folder / "stdout.log"
         wait_for(lambda: '"event":"started"' in said.read_text(), ready_within, process, log)
-        wait_for(lambda: status_of(url + "/ready") == 200, ready_within, process, log)
+        wait_for(lambda: tls or status_of(url + "/ready") == 200, ready_within, process, log)
         yield Gateway(url, f"http://127.0.0.1:{metrics_port}/metrics", key, folder, process)
 
 

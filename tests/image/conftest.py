@@ -7,13 +7,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.cgroup import Memory, bounded_memory
+
 ROOT = Path(__file__).parents[2]
-MEMORY = 512 * 1024**2  # the manifests' limit
 
 
 @pytest.fixture(scope="session")
@@ -49,29 +49,8 @@ def run(*command: str) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
-@dataclass(frozen=True)
-class Memory:
-    """A cgroup with the pod's limit (version 1 or 2)."""
-
-    folder: Path
-
-    @property
-    def peak(self) -> int:
-        """The most that it held, in bytes."""
-        names = ("memory.peak", "memory.max_usage_in_bytes")
-        return int(next(path for name in names if (path := self.folder / name).exists()).read_text())
-
-
 @pytest.fixture
 def memory() -> Iterator[Memory]:
-    """Bounds what is put into it to 512 MiB: beyond that the kernel kills, as in a pod."""
-    first = Path("/sys/fs/cgroup/memory")
-    parent, limit = (first, "memory.limit_in_bytes") if first.is_dir() else (first.parent, "memory.max")
-    folder = parent / f"aiaas-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.fail(f"a memory cgroup is needed, and none can be made ({error}); run this as root on Linux")
-    (folder / limit).write_text(str(MEMORY))
-    yield Memory(folder)
-    folder.rmdir()
+    """Bounds what is put into it to 512 MiB."""
+    with bounded_memory() as memory:
+        yield memory

@@ -22,8 +22,9 @@ import aiohttp
 import pytest
 import yaml
 
+from tests.cgroup import Memory
 from tests.e2e.processes import MODEL, running_simulator
-from tests.image.conftest import ROOT, Memory
+from tests.image.conftest import ROOT
 from tests.ports import free_port
 
 pytestmark = pytest.mark.image

@@ -47,11 +47,12 @@ from aiaas.plan.model import Plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.backends import BackendState, EndpointState
 from aiaas.proxy.connection import OpenSide
+from aiaas.proxy.door import Door
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.probes import probe_forever
 from aiaas.proxy.refusal import ConnectionLimits
-from aiaas.proxy.tls import listen, open_tls
+from aiaas.proxy.tls import open_tls
 from aiaas.proxy.usage import UsageRecorder
 from tests.fakes.vllm import FakeVllm
 from tests.keymaterial import leaked_hashes, leaked_keys
@@ -218,13 +219,16 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
         open_side = OpenSide(made.handle, limits, made.incidents)
         listener = socket.create_server(("127.0.0.1", 0))
-        server = await listen(open_side, listener, 100, open_tls(plan.server.tls), plan.server.header_timeout)
+        tls = open_tls(plan.server.tls)
+        door = Door(listener, open_side, made.places, made.incidents, tls, plan.server.header_timeout)
+        port = listener.getsockname()[1]
+        door.open()
         tasks = [
             asyncio.create_task(probe_forever(state, on_recovered), name=f"probe {name}")
             for name, state in made.active.backends.items()
             if probes
         ]
-        running = Running(made, server.sockets[0].getsockname()[1], known_key.text, metrics, open_side, lines, recorder)
+        running = Running(made, port, known_key.text, metrics, open_side, lines, recorder)
 
         async def close() -> None:
             for client in running.clients:
@@ -232,7 +236,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            server.close()
+            await door.end()
             await open_side.shutdown(timeout=0.1)
             for state in made.active.backends.values():
                 state.close()

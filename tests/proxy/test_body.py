@@ -1,4 +1,4 @@
-"""aiaas.proxy.body: bounds on what one request may ask for, and on what all may hold together, over real sockets.
+"""aiaas.proxy.body: bounds on what one request may ask for, and on how slowly its body may come, over real sockets.
 
 How single bodies arrive is tested in test_app."""
 
@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import pytest
 
-from aiaas.errors import ClientError, UpstreamError
+from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.peek import peek
 from aiaas.plan.model import RequestPlan, Route
-from aiaas.proxy.body import SMALL_BODY, BodyBudget, bound_output, refuse_harm
+from aiaas.proxy.body import bound_output, refuse_harm
+from aiaas.proxy.budget import SMALL_BODY
 from aiaas.proxy.examine import ON_LOOP
-from aiaas.proxy.record import Record
-from tests.fakes.vllm import FakeVllm, Hang, Send, Wait, chunk, json_answer
-from tests.proxy.conftest import CHAT, Raw, Running, StartGateway, new_key
+from tests.fakes.vllm import FakeVllm
+from tests.proxy.conftest import StartGateway
 
 URL = {"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}
 DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
@@ -111,189 +111,13 @@ def test_more_than_the_model_allows_is_refused_by_name() -> None:
     assert caught.value.param == "max_completion_tokens"
 
 
-# -- what all bodies hold together -----------------------------------------------------------------------------------
-
-
-def record(user: str = "x") -> Record:
-    """Of a request of `user` that has just begun."""
-    return Record(request_id="r", path=CHAT, started=0.0, client_address="x", user=user)
-
-
-def test_the_budget_is_eight_of_the_largest_bodies_and_64_mib_at_least() -> None:
-    """Whatever a reload makes of it."""
-    budget = BodyBudget(1024)
-    assert budget.most == 64 * 1024**2
-    budget.resize(10 * 1024**2)
-    assert budget.most == 80 * 1024**2
-
-
-def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
-    """A body that grows takes the difference; what is given back is free at once."""
-    budget = BodyBudget(1024)
-    first, other, late = record("a"), record("b"), record("c")
-    half = budget.most // 2
-    budget.take(first, 1000)
-    budget.take(first, half)
-    budget.take(other, half)
-    with pytest.raises(UpstreamError) as caught:
-        budget.take(late, 1)
-    assert (caught.value.status, caught.value.code) == (503, "overloaded")
-    assert ("retry-after", "2") in caught.value.headers
-    assert (budget.held, late.body_held) == (budget.most, 0)
-    for done in (first, other, late):
-        budget.give_back(done)
-    budget.take(late, 1)
-    assert budget.held == 1
-
-
-def test_one_key_takes_half_of_the_budget_and_no_more() -> None:
-    """By any number of requests; what one of them gives back it may take again, and others have the other half."""
-    budget = BodyBudget(1024)
-    mine = [record("a") for _ in range(5)]
-    quarter = budget.most // 4
-    for one in mine[:2]:
-        budget.take(one, quarter)
-    with pytest.raises(UpstreamError, match="You are sending") as caught:
-        budget.take(mine[2], 1)
-    assert (caught.value.status, mine[2].body_held, budget.held) == (503, 0, 2 * quarter)
-    budget.take(record("b"), quarter)
-    budget.give_back(mine[0])
-    budget.take(mine[2], quarter)
-    with pytest.raises(UpstreamError):
-        budget.take(mine[3], 1)
+# -- bodies over real sockets ----------------------------------------------------------------------------------------
 
 
 def padded(size: int, **fields: Any) -> bytes:
     """A chat request of `size` bytes."""
     body = json.dumps({"model": "m", "messages": [], "pad": ""} | fields).encode()
     return body.replace(b'"pad": "', b'"pad": "' + b"x" * (size - len(body)))
-
-
-LARGE = padded(200_000)
-CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
-
-
-@pytest.fixture
-async def tight(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
-    """A gateway in which two bodies of 200,000 bytes of a key fit at once, and none beyond 300,000."""
-    running = await gateway(fake_vllm, server={"max_body_size": "300kB", "body_timeout": "200ms"})
-    running.gateway.bodies.most = 1_000_000
-    return running
-
-
-async def until_held(running: Running, size: int) -> None:
-    """Wait until large bodies hold `size` bytes."""
-    async with asyncio.timeout(2):
-        while running.gateway.bodies.held != size:
-            await asyncio.sleep(0.005)
-
-
-async def waiting_clients(running: Running, fake: FakeVllm, body: bytes, count: int) -> tuple[list[Raw], asyncio.Event]:
-    """Clients whose requests wait for the backend until the event is set."""
-    finish = asyncio.Event()
-    clients = []
-    for _ in range(count):
-        fake.play(Wait(finish), Send(json_answer({"id": 1})))
-        clients.append(await running.client())
-        clients[-1].send(clients[-1].request(body))
-    return clients, finish
-
-
-async def test_a_body_that_finds_the_budget_spent_is_refused_unread(tight: Running, fake_vllm: FakeVllm) -> None:
-    """By its announced length alone; once the others have ended there is room again."""
-    clients, finish = await waiting_clients(tight, fake_vllm, LARGE, 2)
-    await until_held(tight, 400_000)
-    late = await tight.client()
-    late.send(late.request(None, headers={"Content-Type": "application/json", "Content-Length": "200000"}))
-    got = await late.answer()
-    assert (got.status, got.json["error"]["code"], got.header("retry-after")) == (503, "overloaded", "2")
-    assert got.header("connection") == "close"
-    assert (await (await tight.client()).post(padded(SMALL_BODY))).status == 200
-    finish.set()
-    assert [(await client.answer()).status for client in clients] == [200, 200]
-    await until_held(tight, 0)
-    assert (await (await tight.client()).post(LARGE)).status == 200
-
-
-async def test_uploads_of_one_key_that_never_end_leave_room_for_other_keys(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
-    """Eight of the largest that drip a byte now and then would else refuse everybody's large requests."""
-    other = new_key("bob")
-    running = await gateway(fake_vllm, keys=(other,))
-    announced = {"Content-Type": "application/json", "Content-Length": str(10 * 1024**2)}
-    drips = [await running.client() for _ in range(8)]
-    for drip in drips:
-        drip.send(drip.request(None, headers=announced) + b"{")
-    refused = [await drip.answer() for drip in drips[4:]]
-    assert {got.status for got in refused} == {503}
-    assert running.gateway.bodies.held == 40 * 1024**2
-    bob = await Raw.connect(running.port, other.text)
-    assert (await bob.post(LARGE)).status == 200
-    bob.close()
-
-
-async def test_a_chunked_body_is_refused_when_it_has_grown_too_large_for_the_rest(
-    tight: Running, fake_vllm: FakeVllm
-) -> None:
-    """It takes as it comes, and what it took is given back."""
-    _, finish = await waiting_clients(tight, fake_vllm, LARGE, 2)
-    await until_held(tight, 400_000)
-    late = await tight.client()
-    late.send(late.request(None, headers=CHUNKED) + chunk(b"x" * 60_000))
-    await asyncio.sleep(0.02)
-    assert tight.gateway.bodies.held == 400_000
-    late.send(chunk(b"x" * 30_000))
-    await until_held(tight, 490_000)
-    late.send(chunk(b"x" * 30_000))
-    assert (await late.answer()).json["error"]["code"] == "overloaded"
-    await until_held(tight, 400_000)
-    finish.set()
-
-
-@pytest.mark.parametrize(
-    ("sent", "status"),
-    [
-        (LARGE, 200),
-        (padded(200_000, model="other"), 404),
-        (b"x" * 200_000, 400),
-        (LARGE[:100_000], 408),
-        (LARGE[:100_000], None),
-        (LARGE, None),
-    ],
-    ids=["finished", "refused", "no JSON", "stopped", "left while sending", "left while waiting"],
-)
-@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
-async def test_the_budget_is_given_back_on_every_way_out(
-    tight: Running, fake_vllm: FakeVllm, sent: bytes, status: int | None, announced: bool
-) -> None:
-    """And was taken before."""
-    whole = len(sent) == 200_000
-    if status is None:
-        fake_vllm.default = (Hang(),)
-    client = await tight.client()
-    if announced:
-        client.send(client.request(sent, headers={"Content-Length": "200000"}))
-    else:
-        client.send(client.request(None, headers=CHUNKED) + chunk(sent) + (b"0\r\n\r\n" if whole else b""))
-    if status is None:
-        await until_held(tight, 200_000 if announced else len(sent))
-        client.reset()
-    else:
-        assert (await client.answer()).status == status
-    await tight.quiet()
-    assert tight.gateway.bodies.held == 0
-
-
-async def test_413_gives_back_what_was_taken(tight: Running) -> None:
-    """A chunked body passes the bound only after it has taken most of the budget."""
-    client = await tight.client()
-    client.send(client.request(None, headers=CHUNKED) + chunk(b"x" * 290_000))
-    await until_held(tight, 290_000)
-    client.send(chunk(b"x" * 20_000))
-    assert (await client.answer()).status == 413
-    await tight.quiet()
-    assert tight.gateway.bodies.held == 0
 
 
 @pytest.mark.parametrize("model", ["m", "alias"])
@@ -307,3 +131,46 @@ async def test_a_body_of_any_size_goes_through_whole(
     assert (await client.post(body)).status == 200
     assert fake_vllm.posts[0].body == body.replace(b'"alias"', b'"m"')
     assert (await client.post(body[:-1])).json["error"]["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        ({"body_timeout": "100ms"}, "stopped for more than 0.1 s"),
+        ({"body_timeout": "2s", "body_total_timeout": "300ms"}, "did not arrive within 0.3 s"),
+        ({"body_timeout": "150ms", "min_body_rate": "1MiB"}, "came at less than 1048576 bytes a second"),
+    ],
+    ids=["silent", "whole time", "rate"],
+)
+async def test_a_body_that_comes_too_slowly_gets_408(
+    gateway: StartGateway, fake_vllm: FakeVllm, bounds: dict[str, str], says: str
+) -> None:
+    """Though a byte comes every 20 ms in two of the cases."""
+    running = await gateway(fake_vllm, server=bounds)
+    client = await running.client()
+    headers = {"Content-Type": "application/json", "Content-Length": "100000"}
+    client.send(client.request(None, headers=headers) + b"{")
+
+    async def drip() -> None:
+        while "stopped" not in says:
+            await asyncio.sleep(0.02)
+            client.send(b" ")
+
+    dripping = asyncio.create_task(drip(), name="drip")
+    got = await client.answer()
+    dripping.cancel()
+    assert (got.status, got.json["error"]["code"]) == (408, "request_timeout")
+    assert says in got.json["error"]["message"]
+
+
+async def test_a_body_that_keeps_the_rate_is_read_to_its_end(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """It takes longer than `body_timeout`, and no silence in it does."""
+    running = await gateway(fake_vllm, server={"body_timeout": "100ms", "min_body_rate": "10B"})
+    client = await running.client()
+    body = padded(1000)
+    headers = {"Content-Type": "application/json", "Content-Length": "1000"}
+    client.send(client.request(None, headers=headers))
+    for at in range(0, 1000, 100):
+        await asyncio.sleep(0.02)
+        client.send(body[at : at + 100])
+    assert (await client.answer()).status == 200

@@ -25,3 +25,29 @@ def test_each_incident_is_one_line_that_says_who_and_why() -> None:
     assert fault["event"] == "internal_error"
     assert "ValueError" in fault["traceback"]
     assert b'aiaas_responses_total{code="431",reason="headers_too_large"} 1.0' in metrics.expose()
+
+
+def test_connections_turned_away_are_one_line_a_minute() -> None:
+    """With the counts since the last one; descriptors have a line of their own. Each counts in the metrics."""
+    lines: list[bytes] = []
+    metrics = Metrics()
+    now = 0.0
+    log = JsonLog(lines.append, lambda: 0.0, "info")
+    incidents = Incidents(log, metrics, lambda: "id-1", lambda: now)
+    for reason in ("evicted", "evicted", "full", "descriptors", "descriptors", "evicted"):
+        incidents.turned_away(reason)
+    now = 59.9
+    incidents.turned_away("address")
+    now = 60.0
+    incidents.turned_away("evicted")
+    incidents.turned_away("descriptors")
+    log.flush()
+    told = [json.loads(line) for line in b"".join(lines).splitlines()]
+    assert [{name: value for name, value in line.items() if name not in ("time", "level")} for line in told] == [
+        {"event": "connections_turned_away", "evicted": 1},
+        {"event": "descriptors_exhausted", "times": 1},
+        {"event": "connections_turned_away", "evicted": 3, "full": 1, "address": 1},
+        {"event": "descriptors_exhausted", "times": 2},
+    ]
+    assert {line["level"] for line in told} == {"warning"}
+    assert b'aiaas_connections_turned_away_total{reason="evicted"} 4.0' in metrics.expose()

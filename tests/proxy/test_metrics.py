@@ -45,6 +45,7 @@ def full() -> Metrics:
     metrics.finished(record(ttft=0.1, ended_by="client"), 1.0)
     for code in LIMIT_OF:
         metrics.refused(code)
+    metrics.turned_away("evicted")
     metrics.timings.gaps.labels("m").observe(0.02)
     metrics.retries("busy")
     metrics.endpoint_up("b", "http://e", True)

@@ -17,8 +17,9 @@ import uvloop
 
 from aiaas.errors import WorldError
 from aiaas.plan.model import TlsPlan
+from aiaas.proxy.door import Door
 from aiaas.proxy.reload import Reloader
-from aiaas.proxy.tls import ServerTls, TlsError, files_of, listen, open_tls, read_pair
+from aiaas.proxy.tls import ServerTls, TlsError, files_of, open_tls, read_pair
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, json_answer, stream, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway
 
@@ -335,9 +336,11 @@ async def renewing(running: Running, pair: TlsPlan) -> Any:
     tls = open_tls(pair)
     assert tls is not None
     sock = socket.create_server(("127.0.0.1", 0))
-    server = await listen(running.open_side, sock, 10, tls, 1.0)
-    yield Renewing(running, tls, sock.getsockname()[1])
-    server.close()
+    door = Door(sock, running.open_side, running.gateway.places, running.gateway.incidents, tls, 1.0)
+    port = sock.getsockname()[1]
+    door.open()
+    yield Renewing(running, tls, port)
+    await door.end()
 
 
 async def test_a_renewed_pair_is_for_new_connections_and_open_ones_go_on(

@@ -1,0 +1,252 @@
+"""Who is connected, and the memory that connections and their requests take: one budget for the process.
+
+A flood of connections must not fill the pod's memory, and must not keep others out either: a gateway that does not
+answer its liveness probe is killed as well. So a new connection always gets in, and the one that is the least missed
+ends for it:
+
+1. **Strangers**, which have not shown a valid key yet: the oldest first. Silent clients, handshakes and heads that
+   never end are all of this kind. So is a probe, but it has its answer after some milliseconds, long before the clients
+   that came after it have taken all the places.
+2. **Members**, which have, while they are idle: the one that was idle for the longest time. Its client connects again.
+
+A connection whose request is being answered is never ended. Members leave some places free (`reserved`), so that there
+is always room for strangers; a request that would make one member too many gets 503.
+
+The budget counts what was measured (`aiaas.config.chain`): each connection from its accept to its end, with its TLS
+state; the bytes of a head that is not whole; the bytes of bodies. Where it is spent, connections end in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from aiaas.config.chain import connection_memory, memory_budget
+from aiaas.errors import UpstreamError
+from aiaas.plan.model import ServerPlan
+
+# Of the places, this part is kept for strangers, at least so many: a kubelet, a balancer and a person with curl.
+RESERVED_PART: Final = 16
+RESERVED_LEAST: Final = 8
+# aiohttp keeps the lines, the names, the values and a mapping of them: 76 KiB for a head of 31 KiB, measured.
+HEAD_FACTOR: Final = 3
+# Under TLS a read of n bytes leaves up to n in the transport's buffer and 4/3 n in OpenSSL's until the connection ends,
+# and as much in holes of the heap: 270 KiB for reads of 64 KiB, measured.
+TLS_READ_FACTOR: Final = 5
+RETRY_AFTER: Final = 2
+
+
+class Occupant(Protocol):
+    """What sits on a place, once it speaks HTTP (`connection.Connection`)."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is read from it."""
+
+    @property
+    def last_used(self) -> float:
+        """Grows with the time at which its last answer ended."""
+
+
+class Guest:
+    """One connection's place, from accept to end.
+
+    address      whose it is, where connections are counted by address
+    is_stranger  it has not shown a valid key yet
+    held         bytes of the budget that it takes; `head` of them are a head that is not whole
+    occupant     None until it speaks HTTP
+    end          ends the connection at once
+    """
+
+    __slots__ = ("_places", "address", "end", "gone", "head", "held", "is_stranger", "occupant")
+
+    def __init__(self, places: Places, address: str | None, end: Callable[[], object]) -> None:
+        self._places = places
+        self.address = address
+        self.is_stranger = True
+        self.held = 0
+        self.head = 0
+        self.gone = False
+        self.occupant: Occupant | None = None
+        self.end = end
+
+    def hold(self, size: int) -> bool:
+        """Take `size` bytes more. False where there is no room, even after others were ended."""
+        if self.gone or not self._places.hold(size, self):
+            return False
+        self.held += size
+        return True
+
+    def hold_head(self, size: int) -> bool:
+        """Count a head that is not whole, of which `size` bytes have come. As `hold`."""
+        if not self.hold(size * HEAD_FACTOR - self.head):
+            return False
+        self.head = size * HEAD_FACTOR
+        return True
+
+    def drop_head(self) -> None:
+        """The head is whole or refused."""
+        if not self.gone:
+            self._places.give_back(self.head)
+            self.held -= self.head
+        self.head = 0
+
+    def leave(self) -> None:
+        """The connection has ended. Calling it again changes nothing."""
+        self._places.leave(self)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether it can be ended without breaking an answer."""
+        if self.occupant is None:
+            return True
+        return self.occupant.is_idle or (self.is_stranger and self.occupant.is_ending)
+
+
+class Places:
+    """All connections of the open side, and what they hold.
+
+    descriptors  the most connections that the process has file descriptors for
+    held         bytes of the budget that are taken, by connections and by bodies
+    """
+
+    def __init__(self, server: ServerPlan, turned_away: Callable[[str], None]) -> None:
+        self._turned_away = turned_away
+        self._strangers: dict[Guest, None] = {}  # in the order in which they came
+        self._members: dict[Guest, None] = {}
+        self._by_address: dict[str, int] = {}
+        self.descriptors: int | None = None
+        self.held = 0
+        self.follow(server)
+
+    def __repr__(self) -> str:
+        return f"<Places {len(self)} of {self.most}, {self.held} of {self.most_bytes} bytes>"
+
+    def __len__(self) -> int:
+        """Connections that are open."""
+        return len(self._strangers) + len(self._members)
+
+    def follow(self, server: ServerPlan) -> None:
+        """Keep to these bounds from now on; what is open stays."""
+        self._server = server
+        self.most = server.max_connections
+        if self.descriptors is not None:
+            self.most = min(self.most, self.descriptors)
+        self.reserved = min(max(self.most // RESERVED_PART, RESERVED_LEAST), self.most - 1)
+        self.per_address = server.max_connections_per_address
+        self.cost = connection_memory(tls=server.tls is not None)
+        self.most_bytes = memory_budget(server.max_body_size, server.max_connections, tls=server.tls is not None)
+
+    def bound_by(self, descriptors: int) -> None:
+        """There are file descriptors for this many connections."""
+        self.descriptors = max(descriptors, 2)
+        self.follow(self._server)
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    def enter(self, address: str | None, end: Callable[[], object]) -> Guest | None:
+        """A place for a new connection, which `end` ends; None where it has to be refused."""
+        if (
+            address is not None
+            and self.per_address is not None
+            and self._by_address.get(address, 0) >= self.per_address
+        ):
+            self._turned_away("address")
+            return None
+        guest = Guest(self, address, end)
+        while len(self) >= self.most:
+            if not self.evict():
+                self._turned_away("full")
+                return None
+        if not guest.hold(self.cost):
+            self._turned_away("full")
+            return None
+        self._strangers[guest] = None
+        if address is not None:
+            self._by_address[address] = self._by_address.get(address, 0) + 1
+        return guest
+
+    def leave(self, guest: Guest) -> None:
+        """As `Guest.leave`."""
+        if guest.gone:
+            return
+        guest.gone = True
+        guest.occupant, guest.end = (
+            None,
+            _nothing,
+        )  # no cycle of references: TLS buffers must not wait for the collector
+        self._strangers.pop(guest, None)
+        self._members.pop(guest, None)
+        self.give_back(guest.held)
+        if guest.address is not None:
+            left = self._by_address.get(guest.address, 0) - 1
+            if left > 0:
+                self._by_address[guest.address] = left
+            else:
+                self._by_address.pop(guest.address, None)
+
+    def welcome(self, guest: Guest) -> None:
+        """It has shown a valid key. Raises UpstreamError 503 where members have all the places that they may have."""
+        if len(self._members) >= self.most - self.reserved and not self._evict(self._idlest()):
+            raise UpstreamError(
+                503,
+                "overloaded",
+                "Too many connections are in use at once; try again shortly.",
+                headers=(("retry-after", str(RETRY_AFTER)),),
+            )
+        if self._strangers.pop(guest, guest) is None:
+            self._members[guest] = None
+            guest.is_stranger = False
+
+    def evict(self) -> bool:
+        """End the connection that is the least missed. False where none may be ended."""
+        return self._evict(self._least_missed())
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def hold(self, size: int, guest: Guest | None = None) -> bool:
+        """Take `size` bytes of the budget, for `guest` or for a body. False where there is no room."""
+        while self.held + size > self.most_bytes:
+            other = self._least_missed()
+            if other is guest or not self._evict(other):
+                return False
+        self.held += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """`size` bytes are free again."""
+        self.held -= size
+
+    # -- who goes first -------------------------------------------------------------------------------------------
+
+    def _least_missed(self) -> Guest | None:
+        for guest in self._strangers:
+            if guest.may_end:
+                return guest
+        return self._idlest()
+
+    def _idlest(self) -> Guest | None:
+        """Looks at all members: only where no stranger is left to end, so a flood does not make it run."""
+        idle = [guest for guest in self._members if guest.may_end]
+        return min(idle, key=_last_used, default=None)
+
+    def _evict(self, guest: Guest | None) -> bool:
+        if guest is None:
+            return False
+        self._turned_away("evicted")
+        end = guest.end
+        self.leave(guest)  # first: its memory and its place are free as from now
+        end()
+        return True
+
+
+def _nothing() -> None:
+    pass
+
+
+def _last_used(guest: Guest) -> float:
+    return 0.0 if guest.occupant is None else guest.occupant.last_used

@@ -1,0 +1,28 @@
+"""The floods that once killed a gateway in 512 MiB, and short ones against a gateway of the suite's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.siege.__main__ import FLOODS, Flood, siege
+from tests.siege.attack import KINDS
+from tests.soak.finding import as_text
+
+
+@pytest.mark.siege
+@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.kind)
+def test_a_flood_leaves_the_gateway_alive_and_others_served(flood: Flood, tmp_path: Path) -> None:
+    """Thousands of connections for 20 s, in a cgroup with the manifests' limit."""
+    findings = siege(tmp_path, [flood], 20.0, print)
+    print(as_text(findings))
+    assert all(each.holds for each in findings), as_text(findings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_flood_is_of_what_it_says(kind: str) -> None:
+    """Bytes that leave a connection where the flood wants it: none of them is a whole request but `asked`."""
+    data = KINDS[kind]("sk-key")
+    assert data.endswith(b"\r\n\r\n") == (kind == "asked")
+    assert len(data) < 70_000
