@@ -35,7 +35,7 @@ from tests.fakes.vllm import (
 from tests.proxy.conftest import CHAT, Got, KnownKey, Running, StartGateway, new_key, plan_of, slow_key
 
 BODY = {"model": "m", "messages": []}
-AT_ONCE = int(os.environ.get("AIAAS_TEST_KEYS", "100"))  # keys that ask at once after a start
+AT_ONCE = int(os.environ.get("AIAAS_TEST_KEYS", "100"))  # keys that ask at once after a start; by hand 1000
 STRANGER = new_key("stranger")
 WRONG = make_key("sk-", secrets.token_bytes, STRANGER.record.id).text
 STREAM = BODY | {"stream": True}
@@ -301,17 +301,15 @@ async def test_every_key_of_ours_is_served_at_once_after_a_start(gateway: StartG
     """A process that has just started knows all its keys, also while wrong keys wait for their slow hashes."""
     attacked = slow_key("attacked", rounds=200_000)
     keys = tuple(new_key(f"user-{number}") for number in range(AT_ONCE))
-    running = await gateway(fake_vllm, keys=(attacked, *keys))
+    patient = {"connect_timeout": "30s", "timeout": "30s"}  # gateway, vLLM and clients share one thread here
+    running = await gateway(fake_vllm, keys=(attacked, *keys), backend=patient)
     fake_vllm.default = (Send(json_answer({"id": 1})),)
-
-    async def first_request(key: str) -> int:
-        client = await running.client()
-        status = (await client.post(BODY, key=key)).status
-        client.reset()
-        return status
-
     wrong = [make_key("sk-", secrets.token_bytes, attacked.record.id).text for _ in range(8)]
-    answers = await asyncio.gather(*map(first_request, [*wrong, *(key.text for key in keys)]))
+    texts = [*wrong, *(key.text for key in keys)]
+    clients = [await running.client() for _ in texts]
+    for client, text in zip(clients, texts, strict=True):
+        client.send(client.request(BODY, key=text))
+    answers = [(await client.answer()).status for client in clients]
     assert Counter(answers[len(wrong) :]) == {200: AT_ONCE}
 
 
