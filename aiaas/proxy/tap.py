@@ -177,7 +177,10 @@ class StreamTap:
         """As in Tap. Only usage behind the last output is the last word: a message tells its input and 0 for its output
         at first, and a chat whose client asked for it tells usage on every event."""
         record = self._record
-        record.text_bytes = max(0, record.sent - self._other - record.events * self._frame)
+        if record.events > 1 and self.latest:
+            # Without the last one: a chat's has more around its text.
+            size = record.sent - self._other - len(split_events(self.latest)[-1])
+            record.event_text = max(0.0, size / (record.events - 1) - self._frame)
         event, is_last = self._usage_event, self._usage_after == record.events
         if not is_last and self.latest.find(b'"usage"') >= 0:
             event, is_last = split_events(self.latest)[-1], True
