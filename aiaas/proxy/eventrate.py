@@ -14,8 +14,10 @@ and a cut stream of e events has streamed c + r (e - c) tokens. At one token an 
 Rules:
 1. Kept by the names of backend, model and path, so that a reload does not forget it; where a kind is new, what was
    learnt about its backend counts, since these options are the server's. Bounded: MOST_KINDS, the oldest go.
-2. What counts is the median of the last REMEMBERED streams: some streams have many tokens without any text, and those
-   have no events on some paths. A server that was started anew with other options is known after half as many.
+2. Of the last REMEMBERED streams those count whose events had about as much text as this one's (within ALIKE), by their
+   median. A vLLM whose HTTP side is busy puts several tokens together, now more and now fewer, and on some paths tokens
+   without text have no events. Where none was alike, the nearest is taken, and where even that is far off (FAR), the
+   text decides. Under steady conditions all have the same rate, and this changes nothing.
 3. Short streams teach nothing: an end-of-sequence token has no event on some paths, and would count for much.
 4. A request with a `stream_interval` of its own teaches nothing about others, and is charged at least that.
 5. Before anything was learnt, the size of the text shows whether events hold many tokens: SURELY_MANY bytes of text in
@@ -26,6 +28,8 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from math import log
 from statistics import median_low
 from typing import Final
 
@@ -34,6 +38,8 @@ from aiaas.proxy.record import Record
 
 MOST_KINDS: Final = 1000
 REMEMBERED: Final = 31  # streams
+ALIKE: Final = 1.25  # times as much text in an event
+FAR: Final = 3.0  # likewise; texts of one model differ by less
 LEAST_TOKENS: Final = 16  # of a choice; below, a stream teaches nothing
 BYTES_PER_TOKEN: Final = 5
 SURELY_MANY: Final = 24  # bytes of text in an event, on average
@@ -47,7 +53,7 @@ class EventRates:
     """What was learnt. One for each gateway."""
 
     def __init__(self) -> None:
-        self._rates: dict[Kind, deque[float]] = {}
+        self._rates: dict[Kind, deque[tuple[float, float]]] = {}  # tokens and bytes of text in an event
 
     def streamed(self, record: Record, peek: Peek, model: str) -> int:
         """The tokens of a stream that did not tell them, 0 where there was none; of one that did, learn from it."""
@@ -55,15 +61,14 @@ class EventRates:
             return 0
         kind, choices = (record.backend, model, record.path), peek.choices * peek.prompts
         if record.output_tokens is None:
-            least, text_bytes = peek.stream_interval, record.text_bytes
-            tokens = self.tokens(kind, record.events, choices, least=least, text_bytes=text_bytes)
+            tokens = self.tokens(kind, record.events, choices, least=peek.stream_interval, text=record.event_text)
             return tokens if peek.max_output is None else min(tokens, peek.max_output * choices)
         if peek.stream_interval == 1:
-            self.learn(kind, record.output_tokens, record.events, choices)
+            self.learn(kind, record.output_tokens, record.events, choices, text=record.event_text)
         return 0
 
-    def learn(self, kind: Kind, tokens: int, events: int, choices: int) -> None:
-        """A stream ended with usage: so many tokens in so many events."""
+    def learn(self, kind: Kind, tokens: int, events: int, choices: int, *, text: float) -> None:
+        """A stream ended with usage: so many tokens in so many events, each with so many bytes of text."""
         ends = 1.5 * choices
         if tokens < LEAST_TOKENS * choices or events <= ends:
             return
@@ -74,15 +79,27 @@ class EventRates:
                 if len(self._rates) >= MOST_KINDS:
                     del self._rates[next(iter(self._rates))]
                 rates = self._rates[known] = deque(maxlen=REMEMBERED)
-            rates.append(rate)
+            rates.append((rate, text))
 
-    def tokens(self, kind: Kind, events: int, choices: int, *, least: int, text_bytes: int) -> int:
+    def tokens(self, kind: Kind, events: int, choices: int, *, least: int, text: float) -> int:
         """The tokens of a stream that was cut after so many events. `least`: what the request itself asked for."""
         first = min(events, choices)
-        rates = self._rates.get(kind) or self._rates.get((kind[0], "", ""))
-        if rates is not None:
-            rate = median_low(rates)
-        else:
-            has_many = events >= SEVERAL and text_bytes >= SURELY_MANY * events
-            rate = text_bytes / BYTES_PER_TOKEN / events if has_many else 1.0
+        known = self._rates.get(kind) or self._rates.get((kind[0], "", ""))
+        if events < SEVERAL:
+            text = 0.0  # too few to tell
+        rate = _rate_of(known or (), text)
         return first + round(max(rate, least) * (events - first))
+
+
+def _rate_of(known: Sequence[tuple[float, float]], text: float) -> float:
+    """Tokens in an event with so many bytes of text; 0 where its text says nothing."""
+    if not known:
+        return text / BYTES_PER_TOKEN if text >= SURELY_MANY else 1.0
+    sized = [(rate, other) for rate, other in known if other > 0]
+    if not text or not sized:
+        return median_low([rate for rate, _ in known])
+    alike = [rate for rate, other in sized if text / ALIKE <= other <= text * ALIKE]
+    if alike:
+        return median_low(alike)
+    rate, other = min(sized, key=lambda pair: abs(log(text / pair[1])))
+    return rate if 1 / FAR < text / other < FAR else rate * text / other

@@ -43,7 +43,7 @@ class Record(msgspec.Struct):
     input_tokens, output_tokens  as the backend reported, or as estimated (`estimated`) where it could not
     streamed     the answer came as a stream, whose events could be read
     events       its events that carried output, for a stream that ends before its usage event
-    text_bytes   about how many bytes of text they held; known at its end
+    event_text   about how many bytes of text each of them held; known at its end, 0 before the second one
     body_seconds  waited for the request's body
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
                  None where it was never sent
@@ -73,7 +73,7 @@ class Record(msgspec.Struct):
     estimated: bool = False
     streamed: bool = False
     events: int = 0
-    text_bytes: int = 0
+    event_text: float = 0.0
     ttft: float | None = None
     queue_seconds: float = 0.0
     body_seconds: float = 0.0

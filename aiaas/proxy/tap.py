@@ -75,7 +75,7 @@ class StreamTap:
     mark            as in StreamForm; counted by the relay once `begun`
     begun           text has come
     latest          whole events with output, as the last read that had any brought them
-    engine_failure  an event said that the engine is dying (capture 132), or None
+    engine_failure  an event said that the engine is dying, or None
     failed_first    and it was the first event of the read that it came in
     """
 
@@ -141,7 +141,7 @@ class StreamTap:
     def _count(self, event: bytes, outputs: int) -> None:
         if not self.begun:
             size = text_size(event)
-            if not size and b'"role"' in event:  # a chat's first event says who speaks (capture 12)
+            if not size and b'"role"' in event:  # a chat's first event only says who speaks
                 self._other += len(event)
                 return
             if size:
@@ -175,9 +175,12 @@ class StreamTap:
 
     def end(self) -> None:
         """As in Tap. Only usage behind the last output is the last word: a message tells its input and 0 for its output
-        at first (capture 25), and a chat that was asked to tells usage on every event (captures 14, 110)."""
+        at first, and a chat whose client asked for it tells usage on every event."""
         record = self._record
-        record.text_bytes = max(0, record.sent - self._other - record.events * self._frame)
+        if record.events > 1 and self.latest:
+            # Without the last one: a chat's has more around its text.
+            size = record.sent - self._other - len(split_events(self.latest)[-1])
+            record.event_text = max(0.0, size / (record.events - 1) - self._frame)
         event, is_last = self._usage_event, self._usage_after == record.events
         if not is_last and self.latest.find(b'"usage"') >= 0:
             event, is_last = split_events(self.latest)[-1], True

@@ -30,7 +30,7 @@ MESSAGES_STREAM = [
 
 
 def finish(index: int = 0, **more: Any) -> bytes:
-    """The last event of a choice (captures 12, 161)."""
+    """The last event of a choice that ended by itself."""
     choice = {"index": index, "delta": {"content": ""}, "finish_reason": "stop"}
     return b"data: " + json.dumps({"id": "chatcmpl-1", "choices": [choice], **more}).encode() + b"\n\n"
 

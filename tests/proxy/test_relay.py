@@ -365,7 +365,7 @@ async def test_role_event_is_no_token(fake_vllm, gateway):
 
 @pytest.mark.parametrize("end", ["backend breaks off", "client leaves"])
 async def test_usage_of_a_cut_stream(fake_vllm, gateway, end):
-    """A cut stream counts what was streamed, also where an early event reported no output yet (capture 25). Its input
+    """A cut stream counts what was streamed, also where an early event reported no output yet. Its input
     was reported, its output is an estimate."""
     events = b"".join(map(chunk, MESSAGES_STREAM[:1] + MESSAGES_STREAM[1:2] * 5))
     fake_vllm.play(Send(STREAM_HEAD + events), Wait(go := asyncio.Event()), Reset())
