@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from aiaas.config import codes
+from aiaas.config import codes, exposure
 from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import RULES as CLUSTER_RULES
@@ -381,6 +381,10 @@ RULES: Final[tuple[Rule, ...]] = (
     _endpoint_paths,
     _ports,
     _networks,
+    exposure.trusted_anybody,
+    exposure.endless_patience,
+    exposure.any_origin,
+    exposure.media_fetched,
     _auth,
     _limits,
     _store,

@@ -42,6 +42,10 @@ FORWARD_HEADER: Final = "AIA216"
 TIMEOUT_ORDER: Final = "AIA217"
 STORE_URL: Final = "AIA218"
 COUNTED_APART: Final = "AIA219"
+TRUSTED_ANYBODY: Final = "AIA221"
+ENDLESS_PATIENCE: Final = "AIA222"
+ANY_ORIGIN: Final = "AIA223"
+MEDIA_FETCHED: Final = "AIA224"
 CONNECTIONS_OF_ONE: Final = "AIA225"
 KEYS_FILE: Final = "AIA401"
 KEYS_UNREADABLE: Final = "AIA402"
@@ -207,6 +211,28 @@ CODES: Final = MappingProxyType(
             "With `store: memory` every worker of every replica counts a key's requests and tokens alone, so a key may "
             "use as many times its limits as there are of them. `max_inflight` is divided between the workers, but "
             "none of them can have less than 1.",
+        ),
+        TRUSTED_ANYBODY: (
+            "Practically everybody is a trusted proxy (warning)",
+            "`X-Forwarded-For` and `X-Request-Id` are believed from `server.trusted_proxies`. With a network such as "
+            "0.0.0.0/0 any client names its own address and ids: limits by address and the log are then its invention. "
+            "Write the networks of the proxies in front of the gateway.",
+        ),
+        ENDLESS_PATIENCE: (
+            "A client may hold a connection for very long (warning)",
+            "`server.header_timeout` and `server.body_timeout` end clients that send slowly or not at all. Above 5 "
+            "minutes (`server.body_total_timeout`: 1 hour) a few machines hold all connections.",
+        ),
+        ANY_ORIGIN: (
+            "Any web page may call (warning)",
+            "With `*` in `server.cors.allow_origins` a page of any site may use a key that its visitor gives to it. "
+            "Write the origins of your own pages.",
+        ),
+        MEDIA_FETCHED: (
+            "vLLM fetches addresses that clients name (warning)",
+            "With `request.media_urls: allow` a client makes vLLM fetch any address, inside the cluster as well "
+            "(metadata servers, dashboards). Deny it, so that media come as `data:` URLs, or start vLLM with "
+            "`--allowed-media-domains` and let a NetworkPolicy block its way out.",
         ),
         CONNECTIONS_OF_ONE: (
             "One client may take all connections (warning)",
