@@ -7,11 +7,9 @@ reference, and a request keeps the one that it began with); `Record`, `Ticket` a
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from ipaddress import ip_network
-from itertools import count
 from typing import Any, cast
 
 from aiohttp.web_request import BaseRequest
@@ -42,6 +40,7 @@ from aiaas.proxy.models import is_models_path, models_body
 from aiaas.proxy.places import Places
 from aiaas.proxy.record import Record
 from aiaas.proxy.relay import Relay
+from aiaas.proxy.requestids import RequestIds
 from aiaas.proxy.respond import Answered, answer, date_header, header_lines
 from aiaas.proxy.target import path_of
 from aiaas.proxy.usage import UsageRecorder
@@ -81,8 +80,7 @@ class Gateway:
         self._ending = False  # the drain deadline has come
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self._id_prefix = os.urandom(8).hex()
-        self._ids = count(1)
+        self._new_id = RequestIds().new
         self.incidents = Incidents(log, metrics, self._new_id)
         self.places = Places(plan.server, self.incidents.turned_away)
         self.bodies = BodyBudget(plan.server, self.places)
@@ -311,9 +309,6 @@ class Gateway:
             client_address=address,
             own_lines=own_lines,
         )
-
-    def _new_id(self) -> str:
-        return f"{self._id_prefix}{next(self._ids):08x}"
 
     # -- life -----------------------------------------------------------------------------------------------------
 
