@@ -16,8 +16,9 @@ from typing import Final, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Bodies up to this are read on the loop: 2 ms at the worst, where the way to the thread and back takes 0.1 ms.
-ON_LOOP: Final = 256 * 1024
+# Bodies up to this are read on the loop, where the way to the thread and back takes 0.1 ms. The worst that was found of
+# this size takes 5 ms (many images; `python -m tests.bench.bodies`), the usual one 0.05 ms.
+ON_LOOP: Final = 64 * 1024
 
 
 class Examiner:

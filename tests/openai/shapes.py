@@ -1,0 +1,74 @@
+"""Bodies that are slow to read for their size, each a function of about how many bytes it shall have.
+
+Most were found by a search over shapes; they are what `test_slow_bodies` holds a bound to, and `python -m
+tests.bench.bodies` measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+IMAGE: Final = b'{"type":"image_url","image_url":{"url":"data:,x"}}'
+_CALL: Final = b'{"type":"tool_use","input":{"image_url":"x"}}'
+
+
+def chat(content: bytes) -> bytes:
+    """A chat request with this content."""
+    return b'{"model":"m","stream":true,"messages":[{"role":"user","content":%b}]}' % content
+
+
+def listed(item: bytes, first: bytes = b"1") -> Callable[[int], bytes]:
+    """A list of equal items behind another."""
+    return lambda size: chat(b"[%b,%b]" % (first, b",".join([item] * (size // (len(item) + 1)))))
+
+
+def text(unit: bytes, first: bytes = b"") -> Callable[[int], bytes]:
+    """A text of equal units; with `first`, in a list behind it."""
+    return lambda size: chat((b'[%b,"%b"]' if first else b'%b"%b"') % (first, unit * (size // len(unit))))
+
+
+def field(name: str, unit: bytes, around: bytes = b"%b") -> Callable[[int], bytes]:
+    """A top-level field of equal units."""
+    return lambda size: b'{"model":"m","messages":[],"%b":%b}' % (name.encode(), around % (unit * (size // len(unit))))
+
+
+SHAPES: Final[dict[str, Callable[[int], bytes]]] = {
+    "plain text": text(b"a word or two. "),
+    "commas": text(b","),
+    "escapes": text(b"\\n"),
+    "backslashes": text(b"\\\\"),
+    "escaped letters": text(b"\\u0061"),
+    "escaped letters beside an image": text(b"\\u0061", IMAGE),
+    "surrogates beside an image": text(b"\\ud83d\\ude00", IMAGE),
+    "empty texts": listed(b'""'),
+    "empty objects": listed(b"{}"),
+    "small objects beside an image": listed(b'{"a":{"b":{"c":[]}}}', IMAGE),
+    "objects beside an image": listed(b'{"a":1}', IMAGE),
+    "one-digit numbers": listed(b"1"),
+    "floats beside an image": listed(b"1e-300", IMAGE),
+    "4,000-digit numbers": listed(b"9" * 4000),
+    "4,000-digit numbers beside an image": listed(b"9" * 4000, IMAGE),
+    "4,000-digit fractions beside an image": listed(b"0." + b"9" * 4000, IMAGE),
+    "one number": field("seed", b"9"),
+    "one number beside an image": field("seed", b"9", b"[%b," + IMAGE + b"]"),
+    "deep lists": listed(b"[" * 400 + b"]" * 400),
+    "deep lists beside an image": listed(b"[" * 400 + b"]" * 400, IMAGE),
+    "deep objects beside an image": listed(b'{"a":' * 100 + b"1" + b"}" * 100, IMAGE),
+    "images": listed(IMAGE),
+    "sources": listed(b'{"source":{}}'),
+    "names of media": listed(b'"image_url"'),
+    "names of media, beside an escape": listed(b'"image_ur\\u006d"'),
+    "media in media": listed(b'{"image_url":' * 100 + b"1" + b"}" * 100),
+    "media with a long list": lambda size: chat(b'[{"image_url":{"a":%b}}]' % listed(b"{}")(size)),
+    "tool calls": listed(_CALL),
+    "tool calls without media": listed(b'{"type":"tool_use","input":1}', _CALL),
+    "names of fields beside an escape": listed(b'{"model":1}', b'"\\u0061"'),
+    "many fields": lambda size: chat(b"1")[:-1] + b"".join(b',"%07d":1' % n for n in range(size // 12)) + b"}",
+    "many keys": lambda size: chat(b"{%b}" % b",".join(b'"%08d":1' % n for n in range(size // 13))),
+    "a long name": lambda size: b'{"%b":1,"model":"m","stream":true}' % (b"\\n" * (size // 2)),
+    "a long model": lambda size: b'{"model":"%b"}' % (b"\\u0061" * (size // 6)),
+    "blanks": lambda size: b'{"model"%b:"m","stream":true}' % (b" " * size),
+    "prompts": field("prompt", b'"",', b'[%b""]'),
+    "token lists": field("prompt", b"[1],", b"[%b[1]]"),
+}
