@@ -17,12 +17,14 @@ Phase = Literal["admission", "queued", "waiting", "streaming"]
 class Share(msgspec.Struct):
     """What the requests of one key hold together (`proxy/budget.py`).
 
+    owner     the key's id and name; without keys, the network of the address
     requests  those that point here
     begun     of them, those that count for the key's `max_concurrent`
     reading   of them, those whose body is being read
     held      bytes of their bodies
     """
 
+    owner: tuple[str | None, str | None]
     requests: int = 0
     begun: int = 0
     reading: int = 0
