@@ -113,7 +113,7 @@ class BodyBudget:
         self._give_back(record, share)
         share.requests -= 1
         if not share.requests:
-            del self._shares[_owner(record)]
+            del self._shares[share.owner]
         record.share = None
 
     def _share(self, record: Record) -> Share:
@@ -122,7 +122,7 @@ class BodyBudget:
             owner = _owner(record)
             share = self._shares.get(owner)
             if share is None:
-                share = self._shares[owner] = Share()
+                share = self._shares[owner] = Share(owner)
             share.requests += 1
             record.share = share
         return share

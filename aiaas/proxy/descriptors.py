@@ -1,4 +1,7 @@
-"""File descriptors: as many as the connections need, and some left for everything else."""
+"""File descriptors: no more connections than there are descriptors for, and some left for everything else.
+
+`aiaas serve` has raised its soft limit to the hard one, and workers inherit that.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +28,11 @@ def connections_for(descriptors: int) -> int:
 
 
 def bound_connections(places: Places, log: JsonLog) -> None:
-    """Raise the limit to what `max_connections` needs; where the hard limit is lower, let fewer in, and say so."""
-    wanted = descriptors_for(places.most)
-    limit = raise_limit(wanted)
-    if limit < wanted:
-        asked = places.most
-        places.bound_by(connections_for(limit))
-        log.event("warning", "descriptors_few", limit=limit, needed=wanted, max_connections=asked, bound=places.most)
-
-
-def raise_limit(wanted: int) -> int:
-    """Raise this process' soft limit to `wanted` where it is lower, as far as the hard one lets it; the limit in force.
-
-    The usual soft limit of 1,024 is for programs that use select(), and 500 clients would reach it.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted if soft == resource.RLIM_INFINITY else soft
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit
+    """Let fewer in, and say so, where the limit is lower than what `max_connections` needs."""
+    needed, asked = descriptors_for(places.most), places.most
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return
+    places.bound_by(connections_for(limit))  # also for a reload that asks for more
+    if limit < needed:
+        log.event("warning", "descriptors_few", limit=limit, needed=needed, max_connections=asked, bound=places.most)

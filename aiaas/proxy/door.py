@@ -10,8 +10,8 @@ connection. So the listening socket is read here:
 
 **No descriptor left.** The connection that waits in the kernel's queue cannot even be refused, and the socket stays
 readable: the loop would run hot. One connection that is not missed ends; where there is none, the spare descriptor is
-given up to accept the waiting client and close it. Descriptors that others use up (`descriptors.py` leaves some) come
-back by themselves, so after a failure accepting pauses for PAUSE.
+given up to accept the waiting client and close it. Where that is gone, too, accepting pauses for PAUSE. It takes more
+than connections to come so far: `descriptors.py` leaves some descriptors to everything else.
 """
 
 from __future__ import annotations
@@ -129,18 +129,22 @@ class Door:
 
     def _no_descriptor(self) -> None:
         self._hooks.turned_away("descriptors")
-        if self._places.evict():
-            return  # its descriptor is free in the next turn, in which the socket is still readable
+        if not self._places.evict() and not self._refuse_one():
+            self._loop.remove_reader(self._listener)
+            self._pause = self._loop.call_later(PAUSE, self.open)
+
+    def _refuse_one(self) -> bool:
+        """Accept a client by the spare descriptor, only to close it. False where even that fails."""
         if self._spare is not None:
             os.close(self._spare)
-        with suppress(OSError):  # it left, or another thread was quicker
-            refused, _ = self._listener.accept()
-            refused.close()
-        self._spare = None
+            self._spare = None
+        refused = False
+        with suppress(OSError):  # another thread was quicker
+            self._listener.accept()[0].close()
+            refused = True
         with suppress(OSError):
             self._spare = os.open(os.devnull, os.O_RDONLY)
-        self._loop.remove_reader(self._listener)
-        self._pause = self._loop.call_later(PAUSE, self.open)
+        return refused
 
     # -- from a socket to a connection ----------------------------------------------------------------------------
 

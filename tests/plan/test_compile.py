@@ -107,8 +107,10 @@ def test_workers_share_what_is_bounded_for_each_endpoint(
 ) -> None:
     """The Plan says what one of them may."""
     text = f"server: {{workers: {workers}}}\n{MINIMAL}    max_inflight: {bound}\n    queue: {{size: {size}}}\n"
-    (backend,) = plan_of(text).backends
+    plan = plan_of(text)
+    (backend,) = plan.backends
     assert (backend.max_inflight, backend.queue.size) == shares
+    assert plan.server.max_connections == 2048 // workers
 
 
 def test_an_alias_is_rewritten_and_the_served_name_is_not() -> None:

@@ -241,6 +241,20 @@ async def test_small_bodies_held_back_by_one_key_are_bounded(gateway: StartGatew
     await until_held(running, 0)
 
 
+async def test_a_small_body_that_is_whole_counts_no_more(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """While its request is being answered, its key may have others read."""
+    running = await gateway(fake_vllm, server={"max_connections": 80})
+    fake_vllm.default = (Hang(),)
+    clients = [await running.client() for _ in range(12)]
+    for client in clients:
+        body = padded(60_000)
+        client.send(client.request(body)[:-10])
+        await until_held(running, 60_000 - 10)
+        client.send(body[-10:])
+        await until_held(running, 0)
+    assert running.gateway.in_flight == 12
+
+
 async def test_a_request_being_read_counts_for_max_concurrent(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """Others of its key get 429, those whose body is there as well; a refusal of ours costs nothing."""
     limited = new_key("carol", limits=KeyLimits(max_concurrent=1))

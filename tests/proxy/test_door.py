@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -14,6 +16,7 @@ import uvloop
 from aiohttp.streams import StreamReader
 
 from aiaas.proxy.connection import Connection
+from aiaas.proxy.door import Door
 from aiaas.proxy.hello import MOST
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway, until
@@ -150,6 +153,19 @@ async def test_unfinished_heads_end_where_memory_is_spent(narrow: Start, fake_vl
     await until(lambda: places.held <= 2 * places.cost)
 
 
+async def test_a_head_that_becomes_whole_counts_no_more(narrow: Start) -> None:
+    """Its connection goes on, and may send the next one."""
+    running = await narrow()
+    places = running.gateway.places
+    client = await connect(running)
+    for _ in range(2):
+        client.send(HEAD + b"x-a: " + b"y" * 10_000)
+        await until(lambda: places.held > places.cost + 30_000)
+        client.send(b"\r\n\r\n")
+        assert (await client.answer()).status == 200
+        assert places.held == places.cost
+
+
 async def test_one_address_has_its_bound(narrow: Start) -> None:
     """Further connections are closed before anything is read."""
     running = await narrow(max_connections_per_address=3)
@@ -276,6 +292,28 @@ async def test_the_end_drops_those_who_wait(narrow_tls: Start) -> None:
         client = await connect(running)
         client.send(sent)
     await until(lambda: len(running.gateway.places) == 2)
+
+
+class Exhausted(socket.socket):
+    """A listening socket in a process that has no descriptor left, not even a spare one."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+
+async def test_the_door_pauses_where_it_cannot_even_refuse(narrow: Start) -> None:
+    """The socket stays readable all the time; the loop does not run hot, and the client waits."""
+    running = await narrow()
+    listener = Exhausted()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    door = Door(listener, running.open_side, running.gateway.places, running.gateway.incidents, None, 1.0)
+    with socket.create_connection(listener.getsockname()):
+        door.open()
+        await asyncio.sleep(0.25)
+        assert 1 <= turned_away(running, "descriptors") <= 4
+        await door.end()
+        await door.end()
 
 
 # -- what is left ----------------------------------------------------------------------------------------------------

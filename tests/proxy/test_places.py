@@ -37,6 +37,7 @@ class Hall:
         guest.occupant = Someone(used)
         if member:
             self.places.welcome(guest)
+        assert guest.is_stranger is not member
         return guest
 
 
