@@ -16,8 +16,8 @@ Rules:
    learnt about its backend counts, since these options are the server's. Bounded: MOST_KINDS, the oldest go.
 2. Of the last REMEMBERED streams those count whose events had about as much text as this one's (within ALIKE), by their
    median. A vLLM whose HTTP side is busy puts several tokens together, now more and now fewer, and on some paths tokens
-   without text have no events. Where none was alike, the nearest is taken, and where even that is far off (FAR), the
-   text decides. Under steady conditions all have the same rate, and this changes nothing.
+   without text have no events. Where none was alike, all of them count. Under steady conditions all have the same rate,
+   and whatever the texts are, this changes nothing.
 3. Short streams teach nothing: an end-of-sequence token has no event on some paths, and would count for much.
 4. A request with a `stream_interval` of its own teaches nothing about others, and is charged at least that.
 5. Before anything was learnt, the size of the text shows whether events hold many tokens: SURELY_MANY bytes of text in
@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from math import log
 from statistics import median_low
 from typing import Final
 
@@ -39,7 +38,6 @@ from aiaas.proxy.record import Record
 MOST_KINDS: Final = 1000
 REMEMBERED: Final = 31  # streams
 ALIKE: Final = 1.25  # times as much text in an event
-FAR: Final = 3.0  # likewise; texts of one model differ by less
 LEAST_TOKENS: Final = 16  # of a choice; below, a stream teaches nothing
 BYTES_PER_TOKEN: Final = 5
 SURELY_MANY: Final = 24  # bytes of text in an event, on average
@@ -95,11 +93,5 @@ def _rate_of(known: Sequence[tuple[float, float]], text: float) -> float:
     """Tokens in an event with so many bytes of text; 0 where its text says nothing."""
     if not known:
         return text / BYTES_PER_TOKEN if text >= SURELY_MANY else 1.0
-    sized = [(rate, other) for rate, other in known if other > 0]
-    if not text or not sized:
-        return median_low([rate for rate, _ in known])
-    alike = [rate for rate, other in sized if text / ALIKE <= other <= text * ALIKE]
-    if alike:
-        return median_low(alike)
-    rate, other = min(sized, key=lambda pair: abs(log(text / pair[1])))
-    return rate if 1 / FAR < text / other < FAR else rate * text / other
+    alike = [rate for rate, other in known if text / ALIKE <= other <= text * ALIKE]
+    return median_low(alike or [rate for rate, _ in known])

@@ -112,9 +112,6 @@ def test_busy_server_that_puts_tokens_together_is_seen_by_the_text(merged: int, 
         for others in {1, 3, 18, merged}:
             learn(rates, tokens, events_of(tokens, others), text=5.0 * others)
     assert estimate(rates, 100, text=text) == pytest.approx(100 * rate, rel=0.1)
-    quiet = EventRates()
-    learn(quiet, 120, 120, text=5.0)
-    assert estimate(quiet, 100, text=text) in (100, pytest.approx(100 * rate, rel=0.1))
 
 
 @pytest.mark.parametrize("interval", [1, 8])
@@ -123,7 +120,7 @@ def test_other_texts_change_nothing(interval: int) -> None:
     rates = EventRates()
     for tokens in (100, 200, 300):
         learn(rates, tokens, events_of(tokens, interval), text=4.5 * interval)
-    for size in (2.0, 3.0, 4.5, 6.0, 12.0):
+    for size in (0.5, 2.0, 3.0, 4.5, 6.0, 12.0, 40.0):
         streamed = 1 + 100 * interval
         assert estimate(rates, 101, text=size * interval) == pytest.approx(streamed, rel=0.06)
 
