@@ -73,6 +73,17 @@ def test_docs_name_every_command() -> None:
 API_ERRORS = ("ClientError", "LimitError", "Unauthorized", "UpstreamError")  # each takes its code second
 
 
+def test_each_security_claim_names_a_test_that_is_there() -> None:
+    """SECURITY.md promises only what a test holds."""
+    text = page("SECURITY.md")
+    promised = text[text.index("## What is promised") : text.index("## What is not")]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", promised)
+    assert [f"{file}::{name}" for file, name in named if f"def {name}(" not in page(file)] == []
+    claims = re.split(r"\n- ", promised)[1:]
+    assert len(claims) > 10
+    assert [claim for claim in claims if "`tests/" not in claim] == []
+
+
 def error_codes() -> set[str]:
     """The codes of all ApiErrors that the source makes, and those of the limits."""
     found = {code for code, _ in vars(limit_headers)["_REFUSALS"].values()}
