@@ -94,8 +94,8 @@ class Server(Section):
     """At shutdown, how long requests in flight may go on; what is still open then ends with an error event."""
 
     trusted_proxies: tuple[Text, ...] = ()
-    """Networks (CIDR) whose `X-Forwarded-For` and `X-Request-Id` are believed. None by default: anybody can write a
-    header."""
+    """Networks (CIDR) whose `X-Forwarded-For` (or, without that, `Forwarded`) and `X-Request-Id` are believed. None by
+    default: anybody can write a header."""
 
     cors: Cors | None = None
     """Which web pages may call from a browser. null is none."""

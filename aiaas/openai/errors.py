@@ -1,4 +1,4 @@
-"""Errors on the wire: ours in the OpenAI shape, and vLLM's as far as they tell of a dying engine.
+"""Errors on the wire: ours in the shape that the path's SDK reads, and vLLM's as far as they tell of a dying engine.
 
 vLLM writes `error.code` as the integer status, and calls a dead or draining engine an ordinary 500. Only its message
 tells it from any other 500 (transcripts 132, 135, 140), so those two messages are matched, at the beginning of the
@@ -28,9 +28,31 @@ _ERROR_WITHIN: Final = 48
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-def error_body(error: ApiError) -> bytes:
-    """`{"error": {"message", "type", "param", "code"}}`, the shape that the official SDKs read."""
-    return _ENCODER.encode({"error": _detail(error)})
+# Anthropic's error types by status (platform.claude.com/docs/en/api/errors); other 4xx and 5xx are its first and last.
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    500: "api_error",
+}
+
+
+def error_body(error: ApiError, path: str) -> bytes:
+    """What the official SDKs read on `path`.
+
+    `{"error": {"message", "type", "param", "code"}}`, with OpenAI's types; on Anthropic's paths
+    `{"type": "error", "error": {...}}` with Anthropic's. `code` is ours on both, as docs/errors.md lists them.
+    """
+    detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    if path not in paths.ANTHROPIC:
+        return _ENCODER.encode({"error": detail})
+    usual = _ANTHROPIC_TYPES[500 if error.status >= 500 else 400]
+    return _ENCODER.encode({"type": "error", "error": detail | {"type": _ANTHROPIC_TYPES.get(error.status, usual)}})
 
 
 def error_event(error: ApiError, path: str, number: int = 0) -> bytes:
@@ -41,13 +63,11 @@ def error_event(error: ApiError, path: str, number: int = 0) -> bytes:
     the answer were whole; with `error` in it the SDK raises.
     """
     if path == paths.RESPONSES:
-        detail = _detail(error)
+        detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
         named = {"code": error.code, "message": error.message, "param": error.param, "sequence_number": number}
         return b"event: error\ndata: " + _ENCODER.encode({"type": "error", "error": detail, **named}) + b"\n\n"
-    if path in paths.ANTHROPIC:
-        data = _ENCODER.encode({"type": "error", "error": _detail(error)})
-        return b"event: error\ndata: " + data + b"\n\n"
-    return b"data: " + error_body(error) + b"\n\n"
+    name = b"event: error\n" if path in paths.ANTHROPIC else b""
+    return name + b"data: " + error_body(error, path) + b"\n\n"
 
 
 def engine_died(body: bytes) -> bool:
@@ -81,10 +101,6 @@ def is_error_event(event: bytes) -> int | None:
     if error is None:
         return None
     return error.code if type(error.code) is int else 500
-
-
-def _detail(error: ApiError) -> dict[str, str | None]:
-    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
 class _Error(msgspec.Struct):

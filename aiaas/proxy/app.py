@@ -231,21 +231,29 @@ class Gateway:
     # -- answers of our own ---------------------------------------------------------------------------------------
 
     def _health(self, request: BaseRequest, client: Connection, path: str) -> Answered:
+        cors = self.active.cors
+        extra = cors.lines(request.headers.get("origin")) if cors is not None else b""
+        if cors is not None and cors.is_preflight(request.method, request.headers):
+            return self._answer(request, client, 204, b"", extra + _preflight_lines(request, ("GET", "HEAD")))
         if request.method not in ("GET", "HEAD"):
             error = method_not_allowed(("GET", "HEAD"))
-            return self._answer(request, client, error.status, error_body(error), header_lines(error.headers))
+            extra += header_lines(error.headers)
+            return self._answer(request, client, error.status, error_body(error, path), extra)
         if path == paths.READY and self.draining:
-            return self._answer(request, client, 503, b'{"status":"draining"}\n', b"")
-        return self._answer(request, client, 200, b'{"status":"ok"}\n', b"")
+            return self._answer(request, client, 503, b'{"status":"draining"}\n', extra)
+        return self._answer(request, client, 200, b'{"status":"ok"}\n', extra)
 
     def _preflight(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
-        """A browser asks whether a page may send its request; it has no key yet."""
-        if record.path not in active.plan.routes and not (active.plan.serves_models and is_models_path(record.path)):
-            raise not_found()
-        methods = ("POST",) if record.path in active.plan.routes else ("GET", "HEAD")
-        lines = preflight_lines(methods, request.headers.get("access-control-request-headers", ""))
+        """A browser asks whether a page may send its request; it has no key yet.
+
+        It may, at any path: only the answer to the request itself tells the page that nothing is there.
+        """
+        if record.path in active.plan.routes:
+            methods: tuple[str, ...] = ("POST",)
+        else:
+            methods = ("GET", "HEAD") if is_models_path(record.path) else ("GET", "HEAD", "POST")
         self._log_other(record, 204, None)
-        return self._answer(request, client, 204, b"", client.extra + lines)
+        return self._answer(request, client, 204, b"", client.extra + _preflight_lines(request, methods))
 
     async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
         principal = await active.admission.principal(request, client, record)
@@ -259,7 +267,7 @@ class Gateway:
         if record.status == 0:  # refused before it counted as an inference request
             self._log_other(record, error.status, error.code)
         extra = header_lines(error.headers) + record.limit_lines + client.extra
-        return self._answer(request, client, error.status, error_body(error), extra)
+        return self._answer(request, client, error.status, error_body(error, record.path), extra)
 
     def _answer(self, request: BaseRequest, client: Connection, status: int, body: bytes, extra: bytes) -> Answered:
         """Give an answer of our own. `extra` is complete header lines."""
@@ -357,3 +365,7 @@ class Gateway:
         for relay in list(self.relays):
             if relay.committed:
                 relay.end_with_error(draining())
+
+
+def _preflight_lines(request: BaseRequest, methods: tuple[str, ...]) -> bytes:
+    return preflight_lines(methods, request.headers.get("access-control-request-headers", ""))

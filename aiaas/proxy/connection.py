@@ -38,12 +38,13 @@ from aiohttp.web_server import Server
 
 from aiaas.errors import ApiError, WorldError
 from aiaas.proxy.alarm import Alarm
+from aiaas.proxy.forwarded import plain_address
 from aiaas.proxy.hooks import Hooks, WriteListener
-from aiaas.proxy.identity import plain_address
 from aiaas.proxy.incoming import Incoming
 from aiaas.proxy.places import TLS_READ_FACTOR, Guest
 from aiaas.proxy.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.respond import Answered, date_header, error_answer
+from aiaas.proxy.target import path_of
 
 # A connection on which nothing comes is closed after this: longer than the usual ingress keeps its own idle ones (60 s
 # in nginx and haproxy), so that the ingress closes first and never writes into a closing connection.
@@ -279,7 +280,7 @@ class Connection(RequestHandler):
 
     def handle_error(  # type: ignore[override]  # an Answered is what aiohttp uses of a response
         self,
-        request: BaseRequest,  # noqa: ARG002
+        request: BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
@@ -288,7 +289,9 @@ class Connection(RequestHandler):
         if status >= 500:
             self._hooks.internal_error(exc)
             error: ApiError = internal_error()
+            path = path_of(request.raw_path) or ""
         else:
+            path = ""  # it never became a request
             error = refusal(exc, self._limits)
             self.begun, self.extra = False, self._hooks.refused_head(self.peer, error)
         if self.transport is None:
@@ -296,7 +299,7 @@ class Connection(RequestHandler):
         if self.begun:
             self.force_close()
         else:
-            self.transport.write(error_answer(error, extra=date_header(time.time()) + self.extra, close=True))
+            self.transport.write(error_answer(error, path, extra=date_header(time.time()) + self.extra, close=True))
             self.linger()
         return Answered(keep_alive=False)
 

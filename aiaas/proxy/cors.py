@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from aiaas.proxy.respond import VARY
+
 ANY: Final = "*"
 # What a page may read of an answer besides its content type: what the SDKs look at.
 EXPOSED: Final = (
@@ -34,7 +36,6 @@ MAX_AGE: Final = 600
 _NAMES: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2048}")
 
 _EXPOSE: Final = b"access-control-expose-headers: %b\r\n" % ", ".join(EXPOSED).encode()
-_VARY: Final = b"vary: origin\r\n"
 
 
 class Cors:
@@ -43,7 +44,7 @@ class Cors:
     def __init__(self, origins: tuple[str, ...]) -> None:
         any_origin = ANY in origins
         self._lines = {
-            origin: b"access-control-allow-origin: %b\r\n%b%b" % (origin.encode(), _EXPOSE, _VARY) for origin in origins
+            origin: b"access-control-allow-origin: %b\r\n%b%b" % (origin.encode(), _EXPOSE, VARY) for origin in origins
         }
         self._of_any = b"access-control-allow-origin: *\r\n" + _EXPOSE if any_origin else None
 
@@ -51,7 +52,7 @@ class Cors:
         """For an answer to a request with this `Origin`. A cache must not give one origin's answer to another."""
         if self._of_any is not None:
             return self._of_any
-        return self._lines.get(origin or "", _VARY)
+        return self._lines.get(origin or "", VARY)
 
     def is_preflight(self, method: str, headers: Mapping[str, str]) -> bool:
         """Whether a browser asks for an allowed origin; `headers` are looked up in lower case."""

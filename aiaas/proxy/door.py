@@ -27,8 +27,8 @@ from typing import Any, Final, Protocol
 
 from aiaas.keys.throttle import source_of
 from aiaas.proxy.connection import OpenSide
+from aiaas.proxy.forwarded import plain_address
 from aiaas.proxy.hello import MOST, NotTls, bytes_needed
-from aiaas.proxy.identity import plain_address
 from aiaas.proxy.places import Guest, Places
 from aiaas.proxy.tasks import end_tasks
 from aiaas.proxy.tls import SHUTDOWN_TIMEOUT, ServerTls

@@ -6,6 +6,7 @@ Anybody can write a header, so `X-Forwarded-For` and `X-Request-Id` are believed
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from math import ceil
 
@@ -14,6 +15,7 @@ from aiohttp.web_request import BaseRequest
 from aiaas.errors import ClientError, LimitError
 from aiaas.keys.model import Rejection
 from aiaas.openai import paths
+from aiaas.proxy.forwarded import hops, plain_address
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -93,26 +95,26 @@ def believed(request: BaseRequest, peer: str, trusted: Networks) -> tuple[str, s
     """The client's address, and the request's id if it has a sane one: a trusted proxy's word, else only the peer."""
     if not is_trusted(peer, trusted):
         return peer, None
-    forwarded_for = ",".join(request.headers.getall("x-forwarded-for", ())) or None
-    ids = request.headers.getall("x-request-id", ())  # of two, the client may have written one
-    return client_address(peer, forwarded_for, trusted), sane_request_id(ids[0]) if len(ids) == 1 else None
+    headers = request.headers
+    named = hops(headers.getall("x-forwarded-for", ()), headers.getall("forwarded", ()))
+    ids = headers.getall("x-request-id", ())  # of two, the client may have written one
+    return client_address(peer, named, trusted), sane_request_id(ids[0]) if len(ids) == 1 else None
 
 
-def client_address(peer: str, forwarded_for: str | None, trusted: Networks) -> str:
-    """The nearest address that is not a trusted proxy's: from the right of X-Forwarded-For, if the peer is trusted.
+def client_address(peer: str, named: Sequence[str | None], trusted: Networks) -> str:
+    """The nearest address that is not a trusted proxy's, of `named` (`hops`), if the peer is trusted.
 
     Addresses are normalised, an IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) to its own, so that one client has
     one name. Who writes something that is no address is not believed any further.
     """
     address = plain_address(peer) or peer
-    if forwarded_for is None or not is_trusted(peer, trusted):
+    if not is_trusted(peer, trusted):
         return address
-    for hop in reversed(forwarded_for.split(",")):
-        plain = plain_address(hop.strip())
-        if plain is None:
+    for hop in named:
+        if hop is None:
             break
-        address = plain
-        if not is_trusted(plain, trusted):
+        address = hop
+        if not is_trusted(hop, trusted):
             break
     return address
 
@@ -121,16 +123,6 @@ def is_trusted(address: str, trusted: Networks) -> bool:
     """Whether `address` lies in one of the networks; an IPv4 address in IPv6 clothes counts as IPv4."""
     plain = plain_address(address) if trusted else None
     return plain is not None and any(ip_address(plain) in network for network in trusted)
-
-
-def plain_address(text: str) -> str | None:
-    """An IP address in its one usual form, without a zone (`fe80::1%eth0`); None where `text` is none."""
-    try:
-        ip = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return str(mapped or ip)
 
 
 def require_method(request: BaseRequest, allowed: tuple[str, ...]) -> None:

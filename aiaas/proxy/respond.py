@@ -16,6 +16,8 @@ HeaderList = list[tuple[bytes, bytes]]
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _CRLF = b"\r\n"
+# Our own, where CORS is on: a cache must not give one origin's answer to another.
+VARY = b"vary: origin\r\n"
 
 # Hop-by-hop (RFC 9110 section 7.6.1), ours to say (limits, CORS), or the backend's own business: cookies and redirects
 # name it.
@@ -35,6 +37,7 @@ _NOT_RELAYED = frozenset(
         b"set-cookie",
         b"location",
         b"alt-svc",
+        b"vary",
         b"www-authenticate",
         b"access-control-allow-origin",
         b"access-control-allow-credentials",
@@ -100,12 +103,12 @@ def answer(
     )
 
 
-def error_answer(error: ApiError, *, extra: bytes, close: bool) -> bytes:
-    """`error` in the OpenAI shape, with its own headers before `extra`."""
+def error_answer(error: ApiError, path: str, *, extra: bytes, close: bool) -> bytes:
+    """`error` in the shape of `path`'s API, with its own headers before `extra`."""
     return answer(
         error.status,
         b"application/json",
-        error_body(error),
+        error_body(error, path),
         extra=header_lines(error.headers) + extra,
         close=close,
     )
@@ -114,21 +117,35 @@ def error_answer(error: ApiError, *, extra: bytes, close: bool) -> bytes:
 def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:
     """The head of an answer that goes through: the backend's end-to-end headers, then `framing` and ours.
 
-    What its `Connection` header names is hop-by-hop, too (RFC 9110 section 7.6.1).
+    `vary` stands there once, with the backend's words and ours: not every cache joins two lines of that name. What the
+    backend's `Connection` header names is hop-by-hop, too (RFC 9110 section 7.6.1).
     """
     lines = [status_line(status)]
-    named = b""
+    named = varies = b""
     for name, value in headers:
         if name not in _NOT_RELAYED:
             lines.append(b"%b: %b\r\n" % (name, value))
         elif name == b"connection":
             named += value + b","
+        elif name == b"vary":
+            varies += b", " + value
     if named and (hop_by_hop := frozenset(word.strip().lower() for word in named.split(b","))):
         lines = [line for line in lines if line.partition(b":")[0] not in hop_by_hop]
     lines.append(framing)
+    if varies:
+        extra, varies = _without_vary(extra, varies)
+        lines.append(b"vary: %b\r\n" % varies)
     lines.append(extra)
     lines.append(b"connection: close\r\n\r\n" if close else _CRLF)
     return b"".join(lines)
+
+
+def _without_vary(extra: bytes, varies: bytes) -> tuple[bytes, bytes]:
+    """`extra` without our own `vary` line, and the words of that and of `varies`, each once."""
+    if VARY in extra:
+        extra, varies = extra.replace(VARY, b""), b"origin" + varies
+    words = dict.fromkeys(word.strip().lower() for word in varies.split(b",") if word.strip())
+    return extra, b", ".join(words)
 
 
 def header_of(headers: HeaderList, wanted: bytes) -> bytes:

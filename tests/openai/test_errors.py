@@ -25,14 +25,38 @@ DRAINING = "cannot schedule new futures after shutdown"
 def test_an_error_body_has_the_openai_shape(error: ApiError, kind: str) -> None:
     """All four fields, `param` null where no field is at fault."""
     expected = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    assert json.loads(error_body(error)) == {"error": expected}
+    assert json.loads(error_body(error, paths.CHAT)) == {"error": expected}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (404, "not_found_error"),
+        (405, "invalid_request_error"),
+        (408, "invalid_request_error"),
+        (413, "request_too_large"),
+        (415, "invalid_request_error"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+    ],
+)
+def test_an_error_body_of_messages_has_the_anthropic_type(status: int, kind: str) -> None:
+    """The Anthropic SDK and its users branch on `error.type`; `code` is ours as elsewhere."""
+    body = json.loads(error_body(ApiError(status, "our_code", "Say why.", param="model"), paths.MESSAGES))
+    detail = {"message": "Say why.", "type": kind, "param": "model", "code": "our_code"}
+    assert body == {"type": "error", "error": detail}
 
 
 def test_an_error_event_is_one_whole_event() -> None:
     """It begins as the OpenAI SDK looks for it, and closes with an empty line."""
     error = UpstreamError(504, "upstream_timeout", "The backend was silent.")
     event = error_event(error, paths.CHAT)
-    assert event == b"data: " + error_body(error) + b"\n\n"
+    assert event == b"data: " + error_body(error, paths.CHAT) + b"\n\n"
     assert b"\n" not in event[:-2]
     assert is_error_event(event) == 500
 
@@ -43,7 +67,7 @@ def test_an_error_event_of_messages_has_the_anthropic_shape() -> None:
     name, data, *rest = error_event(error, paths.MESSAGES).split(b"\n")
     assert (name, rest) == (b"event: error", [b"", b""])
     body = json.loads(data.removeprefix(b"data: "))
-    assert body == {"type": "error", **json.loads(error_body(error))}
+    assert body == json.loads(error_body(error, paths.MESSAGES))
     assert is_error_event(error_event(error, paths.MESSAGES)) == 500
 
 

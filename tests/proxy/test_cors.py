@@ -41,8 +41,11 @@ async def test_a_preflight_is_answered_without_a_key(running: Running) -> None:
     assert got.header("access-control-allow-headers") == "authorization,content-type,x-stainless-os"
     got = await client.get("/v1/models", method="OPTIONS", headers=ASKING)
     assert (got.status, got.header("access-control-allow-methods")) == (204, "GET, HEAD")
-    assert (await client.get("/nothing", method="OPTIONS", headers=ASKING)).status == 404
-    assert [line["status"] for line in running.log_lines("request")] == [204, 204, 404]
+    got = await client.get("/nothing", method="OPTIONS", headers=ASKING)
+    assert (got.status, got.header("access-control-allow-methods")) == (204, "GET, HEAD, POST")
+    assert [line["status"] for line in running.log_lines("request")] == [204, 204, 204]
+    got = await client.get("/health", method="OPTIONS", headers=ASKING)
+    assert (got.status, got.header("access-control-allow-methods")) == (204, "GET, HEAD")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,36 @@ async def test_every_answer_names_the_allowed_origin(running: Running, fake_vllm
     assert [allowed(answer) for answer in got] == [ORIGIN] * 6
     assert [answer.header("access-control-allow-credentials") for answer in got] == [None] * 6
     assert "x-request-id" in (got[0].header("access-control-expose-headers") or "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/health", 200), ("GET", "/ready", 200), ("POST", "/health", 405), ("GET", "/nothing", 404)],
+)
+async def test_answers_outside_of_the_api_name_the_origin_too(
+    running: Running, method: str, path: str, status: int
+) -> None:
+    """A page that cannot read a 404 shows "network error" instead."""
+    got = await (await running.client()).get(path, method=method, headers={"Origin": ORIGIN})
+    assert (got.status, allowed(got)) == (status, ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("vary: Accept-Encoding\r\n", "accept-encoding, origin"),
+        ("vary: Origin\r\n", "origin"),
+        ("vary: origin, accept\r\nvary: Accept\r\n", "accept, origin"),
+        ("", "origin"),
+    ],
+    ids=["another word", "the same word", "two lines", "nothing"],
+)
+async def test_vary_is_there_once(running: Running, fake_vllm: FakeVllm, said: str, told: str) -> None:
+    """With the words of the backend and ours."""
+    fake_vllm.play(Send(json_answer({"id": 1}, headers=said)))
+    got = await (await running.client()).post(BODY, headers={"Origin": ORIGIN})
+    [value] = [value for name, value in got.headers if name == "vary"]
+    assert sorted(value.split(", ")) == told.split(", ")
 
 
 async def test_another_origin_gets_its_answer_and_no_permission(running: Running) -> None:

@@ -3,13 +3,14 @@
 import json
 
 from aiaas.errors import ClientError
+from aiaas.openai.paths import CHAT
 from aiaas.proxy.respond import Answered, answer, date_header, error_answer, relayed_head, status_line
 
 
 def test_an_error_is_one_answer_with_its_headers_before_ours() -> None:
     """Complete: status line, headers, empty line, body of the told length."""
     error = ClientError(405, "method_not_allowed", "No.", headers=(("allow", "POST"),))
-    head, _, body = error_answer(error, extra=b"x-request-id: 1\r\n", close=True).partition(b"\r\n\r\n")
+    head, _, body = error_answer(error, CHAT, extra=b"x-request-id: 1\r\n", close=True).partition(b"\r\n\r\n")
     assert head.split(b"\r\n") == [
         b"HTTP/1.1 405 Method Not Allowed",
         b"content-type: application/json",

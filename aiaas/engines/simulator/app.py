@@ -244,6 +244,14 @@ class App:
         self._answer(exchange, parse_job(family, _decode(exchange.request), self.options))
 
     def _answer(self, exchange: Exchange, job: Job) -> None:
+        try:
+            self._begin(exchange, job)
+        except WireError as error:
+            if job.family != "messages":
+                raise
+            raise errors.anthropic(error) from error
+
+    def _begin(self, exchange: Exchange, job: Job) -> None:
         family = job.family
         stamp = self._job_stamp(exchange.request, job)
         message_id = f"msg_{_random_hex(8)}"
@@ -261,7 +269,8 @@ class App:
                 return answers.response(stamp, job.echo, message_id, job.prompt_tokens, job.choices[0])
             return answers.message(stamp, job.prompt_tokens, job.choices[0])
 
-        self._submit(WholeReply(self.engine, exchange, self.fault, whole), job)
+        died = errors.anthropic(errors.engine_dead()) if family == "messages" else errors.engine_dead()
+        self._submit(WholeReply(self.engine, exchange, self.fault, whole, died), job)
 
     def _embed(self, exchange: Exchange) -> None:
         pooling = exchange.request.path == "/pooling"
@@ -313,7 +322,7 @@ class App:
 
     def _pool(self, exchange: Exchange, tokens: int, whole: Callable[[], Json]) -> None:
         job = Job("chat", False, (tokens,), (Choice(("",), "stop"),), self.options.seed)
-        self._submit(WholeReply(self.engine, exchange, self.fault, whole), job)
+        self._submit(WholeReply(self.engine, exchange, self.fault, whole, errors.engine_dead()), job)
 
     def _submit(self, answer: StreamReply | WholeReply, job: Job) -> None:
         """Into the engine, unless a fault or the shutdown stands before it."""

@@ -84,10 +84,16 @@ def invalid(problems: Sequence[dict[str, Any]]) -> WireError:
 
 
 def anthropic(error: WireError) -> WireError:
-    """The same refusal as /v1/messages words it, in Anthropic's shape."""
+    """The same refusal as /v1/messages words it, in Anthropic's shape.
+
+    Also a busy, a dead and a draining engine's: that path's handler catches them itself, inside of the CORS layer. What
+    stands before it (a wrong key) is what it is everywhere.
+    """
     inner = error.content["error"]
+    if not isinstance(inner, dict):
+        return error
     body = {"type": "error", "error": {"type": inner["type"], "message": inner["message"]}}
-    return WireError(error.status, body, varies=error.varies)
+    return WireError(error.status, body)
 
 
 def undecodable_invocation(reason: str) -> WireError:
@@ -160,6 +166,21 @@ def unauthorized() -> WireError:
 def engine_dead() -> WireError:
     """The engine process died (135)."""
     return WireError(500, error_object(ENGINE_DEAD, "InternalServerError", None, 500))
+
+
+def stream_died_in_messages() -> str:
+    """The message of the error event in a stream of /v1/messages whose engine died.
+
+    vLLM translates its own chat stream there, and its error event is no chunk of one: pydantic's words are what comes.
+    """
+    fields = ("model", "choices")
+    given = "input_value={'error': {'message': 'En...am': None, 'code': 500}}, input_type=dict"
+    problems = [
+        f"{field}\n  Field required [type=missing, {given}]\n"
+        "    For further information visit https://errors.pydantic.dev/2.14/v/missing"
+        for field in fields
+    ]
+    return "\n".join((f"{len(fields)} validation errors for ChatCompletionStreamResponse", *problems))
 
 
 def engine_busy() -> WireError:

@@ -6,7 +6,7 @@ one HTTP chunk each:
     first()       what comes with the first token: role events, or the opening of a block; nothing before (130)
     step(k)       what token k of every unfinished choice adds
     last()        usage and the end mark
-    error()       what takes the place of the rest when the engine dies (132)
+    error()       what takes the place of the rest when the engine dies (132); None: vLLM cuts the connection there
 
 Everything that does not change from token to token is encoded once, when the writer is made.
 """
@@ -46,8 +46,8 @@ class EventWriter(Protocol):
     def last(self) -> list[bytes]:
         """Events after the last token."""
 
-    def error(self) -> list[bytes]:
-        """Events that end a stream whose engine died."""
+    def error(self) -> list[bytes] | None:
+        """Events that end a stream whose engine died; None where it ends without a word, its last chunk missing."""
 
 
 @lru_cache(maxsize=4096)
@@ -110,7 +110,7 @@ class _IndexedWriter:
         usage = encode(usage_of(self._job.prompt_tokens, self._job.choices).openai())
         return [b'%b,"choices":[],"usage":%b%b}\n\n' % (self._head, usage, self._fingerprint), DONE]
 
-    def error(self) -> list[bytes]:
+    def error(self) -> list[bytes] | None:
         """See EventWriter."""
         return [_engine_died(), DONE]
 
@@ -242,9 +242,9 @@ class ResponsesWriter:
             self._event("response.completed", {"response": whole}),
         ]
 
-    def error(self) -> list[bytes]:
+    def error(self) -> list[bytes] | None:
         """See EventWriter."""
-        return [_engine_died(), DONE]
+        return None
 
 
 class MessagesWriter:
@@ -293,9 +293,10 @@ class MessagesWriter:
             _named("message_stop", {"type": "message_stop"}),
         ]
 
-    def error(self) -> list[bytes]:
+    def error(self) -> list[bytes] | None:
         """See EventWriter."""
-        return [_engine_died(), DONE]
+        error = {"type": "internal_error", "message": errors.stream_died_in_messages()}
+        return [_named("error", {"type": "error", "error": error})]
 
 
 def make_writer(stamp: Stamp, job: Job, message_id: str) -> EventWriter:

@@ -25,8 +25,11 @@ EXCESS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 class WholeReply:
     """Not streamed: nothing is sent until the last token."""
 
-    def __init__(self, engine: Engine, exchange: Exchange, fault: Fault, whole: Callable[[], Json]) -> None:
+    def __init__(
+        self, engine: Engine, exchange: Exchange, fault: Fault, whole: Callable[[], Json], died: errors.WireError
+    ) -> None:
         self.exchange = exchange
+        self._died = died
         self._engine = engine
         self._fault = fault
         self._whole = whole
@@ -44,8 +47,7 @@ class WholeReply:
             return
         if fault.act is Act.DIE:
             self._engine.abort(generation)
-            dead = errors.engine_dead()
-            self.exchange.respond(dead.status, dead.body, JSON_TYPE, after=VARY)
+            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY)
             return
         body = encode(self._whole())
         sent = len(body) // 2 if fault.strikes(Point.MID_STREAM) else 0
@@ -107,8 +109,11 @@ class StreamReply:
         act = self._fault.act
         if act in (Act.DIE, Act.FINISH):
             self._engine.abort(generation)
-            if act is Act.DIE:
-                self.exchange.send(self._writer.error())
+            last = self._writer.error() if act is Act.DIE else []
+            if last is None:
+                self.exchange.close()
+                return
+            self.exchange.send(last)
             self.exchange.end_stream()
             return
         if act is Act.HALVE:

@@ -169,6 +169,56 @@ async def test_a_fault_strikes_a_stream(fault: str) -> None:
     assert bool(received) == bool(piece)
 
 
+OF_MESSAGES = {"model": "aiaas-simulator", "max_tokens": 20, "messages": [{"role": "user", "content": "Hello"}]}
+OF_RESPONSES = {"model": "aiaas-simulator", "max_output_tokens": 20, "input": "Hello"}
+
+
+@pytest.mark.parametrize("fault", ["engine-dies-first", "engine-dies-mid-stream:3"])
+async def test_a_dying_engine_in_messages_is_an_error_event(fault: str) -> None:
+    """vLLM words it by pydantic, since its own error event is no chunk of a chat stream, and ends the body cleanly."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault(fault)
+        received, ended = await talk(simulator, OF_MESSAGES | {"stream": True}, "/v1/messages")
+    event = received[received.index(b"event: error\n") :]
+    assert event.startswith(
+        b'event: error\ndata: {"type":"error","error":{"type":"internal_error","message":'
+        b'"2 validation errors for ChatCompletionStreamResponse\\nmodel\\n  Field required [type=missing, '
+    )
+    assert (ended, event.endswith(b"\n\n" + LAST_CHUNK)) == ("silent", True)
+
+
+@pytest.mark.parametrize(("fault", "tokens"), [("engine-dies-first", 0), ("engine-dies-mid-stream:3", 3)])
+async def test_a_dying_engine_in_responses_cuts_the_connection(fault: str, tokens: int) -> None:
+    """Not a word of the reason, and no last chunk."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault(fault)
+        received, ended = await talk(simulator, OF_RESPONSES | {"stream": True}, "/v1/responses")
+    assert (ended, received.count(b"response.output_text.delta\n")) == ("closed", tokens)
+    assert not received.endswith(LAST_CHUNK)
+    assert b'error"' not in received.partition(b"\r\n\r\n")[2].replace(b'"error":null', b"")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "kind"),
+    [
+        ("engine-dies-mid-stream", 500, "InternalServerError"),
+        ("engine-dead", 500, "InternalServerError"),
+        ("draining", 500, "InternalServerError"),
+        ("busy", 503, "Service Unavailable"),
+    ],
+)
+async def test_refusals_in_messages_have_the_anthropic_shape(fault: str, status: int, kind: str) -> None:
+    """Of an engine that is dead, draining or busy, as vLLM says it on that path."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault(fault)
+        received, _ = await talk(simulator, OF_MESSAGES, "/v1/messages")
+    head, _, content = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nvary: Origin" in head
+    error = json.loads(content)
+    assert (error["type"], error["error"].keys(), error["error"]["type"]) == ("error", {"type", "message"}, kind)
+
+
 def test_every_fault_behind_the_connect_is_tested() -> None:
     """A new row of the table needs a row here."""
     tested = {parse_fault(fault).name for fault in STREAM_FAULTS}

@@ -1,0 +1,61 @@
+"""The addresses that proxies write into `X-Forwarded-For` and `Forwarded` (RFC 7239), in the forms that they use.
+
+    203.0.113.7               nginx, envoy, haproxy
+    203.0.113.7:51234         Azure's Application Gateway, IIS
+    2001:db8::7               nginx
+    [2001:db8::7]:443         RFC 7239 section 6; the brackets also without a port
+    "[2001:db8::7]:443"       quoted, as RFC 7239 wants it
+    unknown, _hidden          RFC 7239 section 6.2 and 6.3: a proxy that does not say; no address
+
+Each proxy appends what it saw, so hops are read from the right, and only as far as trusted proxies wrote them. An
+element ends at every comma, also inside quotes: no address has one, and a quote that a client leaves open must not
+swallow what the proxy appended behind it. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Final
+
+_FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*("?)([^";]*)\1\s*(?:;|$)', re.IGNORECASE)
+_PORT: Final = re.compile(r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<bare>[0-9.]+))(?::[0-9]{1,5})?")
+# Proxies between a client and a gateway; what stands further left is a client's own invention.
+MAX_HOPS: Final = 32
+
+
+def hops(forwarded_for: Sequence[str], forwarded: Sequence[str]) -> tuple[str | None, ...]:
+    """The hops, the nearest first; None for one that is no address. `Forwarded` counts where the other is absent.
+
+    forwarded_for, forwarded  the values of all header lines of that name, in order
+    """
+    if forwarded_for:
+        return tuple(hop_address(text) for text in _last_elements(forwarded_for))
+    return tuple(_for_address(text) for text in _last_elements(forwarded))
+
+
+def hop_address(text: str) -> str | None:
+    """The plain address of one hop, whatever stands around it; None where there is none."""
+    text = text.strip().strip('"').strip()
+    found = _PORT.fullmatch(text)
+    return plain_address((found["bracketed"] or found["bare"]) if found else text)
+
+
+def plain_address(text: str) -> str | None:
+    """An IP address in its one usual form, without a zone (`fe80::1%eth0`); None where `text` is none."""
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return str(mapped or ip)
+
+
+def _last_elements(lines: Sequence[str]) -> list[str]:
+    return ",".join(lines).rsplit(",", MAX_HOPS)[-MAX_HOPS:][::-1] if lines else []
+
+
+def _for_address(element: str) -> str | None:
+    found = _FOR.search(element)
+    return hop_address(found[2]) if found else None
