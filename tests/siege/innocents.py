@@ -35,6 +35,26 @@ class Seen:
             [failure for failure in self.failures if begun <= failure[0] < ended],
         )
 
+    @property
+    def count(self) -> int:
+        """Requests that were sent."""
+        return len(self.waits) + len(self.failures)
+
+    @property
+    def failed(self) -> float:
+        """The part of them that failed; all of none."""
+        return len(self.failures) / self.count if self.count else 1.0
+
+    @property
+    def failed_in_a_row(self) -> int:
+        """The most failures without a success between them, by the time at which they began."""
+        most = run = 0
+        ends = [(begun, True) for begun, _ in self.waits] + [(begun, False) for begun, _ in self.failures]
+        for _, well in sorted(ends):
+            run = 0 if well else run + 1
+            most = max(most, run)
+        return most
+
     def quantile(self, part: float) -> float:
         """Seconds that this part of the requests did not exceed; NaN without requests."""
         waits = sorted(seconds for _, seconds in self.waits)

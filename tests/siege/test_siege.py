@@ -8,6 +8,7 @@ import pytest
 
 from tests.siege.__main__ import FLOODS, Flood, siege
 from tests.siege.attack import KINDS
+from tests.siege.innocents import Seen
 from tests.soak.finding import as_text
 
 
@@ -18,6 +19,14 @@ def test_a_flood_leaves_the_gateway_alive_and_others_served(flood: Flood, tmp_pa
     findings = siege(tmp_path, [flood], 20.0, print)
     print(as_text(findings))
     assert all(each.holds for each in findings), as_text(findings)
+
+
+def test_failures_are_counted_in_a_row() -> None:
+    """By when they began, whichever ended first."""
+    seen = Seen(waits=[(3.0, 0.1), (0.0, 0.1)], failures=[(4.0, "x"), (1.0, "x"), (2.0, "x")])
+    assert (seen.count, seen.failed, seen.failed_in_a_row) == (5, 0.6, 2)
+    assert seen.between(0.5, 3.5).failures == [(1.0, "x"), (2.0, "x")]
+    assert (seen.quantile(0.5), Seen().failed) == (0.1, 1.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
