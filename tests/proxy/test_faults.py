@@ -271,7 +271,7 @@ async def only_slot_taken(fake: FakeVllm, gateway: Any, **fields: Any) -> AsyncI
     endpoint.pool.inflight += 1
     yield running
     await running.quiet()
-    running.backend().give_back(endpoint)
+    endpoint.give_back()
     assert (fake.posts, endpoint.failures, endpoint.pool.inflight) == ([], 0, 0)
 
 
