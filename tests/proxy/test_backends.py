@@ -45,15 +45,25 @@ def state(count: int = 1, **backend: Any) -> tuple[BackendState, Turns]:
 def test_even_spread() -> None:
     """Idle endpoints share requests that come one after the other, under either balance."""
     for balance in ("least_inflight", "round_robin"):
-        backend, _ = state(3, balance=balance)
-        picked = [backend.pick(()) for _ in range(30)]
-        assert [picked.count(endpoint) for endpoint in backend.endpoints] == [10, 10, 10]
+        for count in (2, 3):
+            backend, _ = state(count, balance=balance)
+            picked = [backend.pick(()) for _ in range(10 * count)]
+            assert [picked.count(endpoint) for endpoint in backend.endpoints] == [10] * count
+
+
+def test_balance_by_load_or_by_turn() -> None:
+    """Of two endpoints one is busy: it gets nothing, or every second request."""
+    for balance, expected in (("least_inflight", 0), ("round_robin", 5)):
+        backend, _ = state(2, balance=balance)
+        backend.endpoints[0].pool.inflight = 9
+        picked = [backend.pick(()) for _ in range(10)]
+        assert picked.count(backend.endpoints[0]) == expected
 
 
 def test_balance_by_prefix() -> None:
     """A backend picks by what the request's body begins with."""
     backend, _ = state(3, balance="prefix_hash")
-    bodies = [b'{"prompt":"%d"}' % number for number in range(30)]
+    bodies = [b'{"prompt":"%d"}' % number for number in range(31)]  # no multiple of the endpoints
     first = [backend.pick((), body) for body in bodies]
     assert [backend.pick((), body) for body in bodies] == first
     assert set(first) == set(backend.endpoints)

@@ -111,6 +111,19 @@ async def test_another_key_file_is_followed(baseline: Baseline) -> None:
     async with asyncio.timeout(5):
         while names(baseline) != ["carol"]:
             await asyncio.sleep(0.01)
+    (baseline.source.parent / "other.yaml").write_text(render_records([new_key("dave").record]))
+    async with asyncio.timeout(5):
+        while names(baseline) != ["dave"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_wake_reads_also_what_has_not_changed(baseline: Baseline, plans: list[Plan]) -> None:
+    """Whoever sends SIGHUP wants it read now."""
+    count = len(plans)
+    baseline.wake()
+    async with asyncio.timeout(5):
+        while len(plans) == count:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) -> None:

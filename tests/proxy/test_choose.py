@@ -100,6 +100,18 @@ def test_prefix_next_in_its_order() -> None:
     assert choose_by_prefix(endpoints, (), b"x") is first
 
 
+def test_endpoints_that_are_down_have_no_share() -> None:
+    """What the others carry is divided between them alone."""
+    endpoints = endpoints_of(3)
+    own = choose_by_prefix(endpoints, (), b"x")
+    assert own is not None
+    other, down = (endpoint for endpoint in endpoints if endpoint is not own)
+    own.pool.inflight, other.pool.inflight = 4, 1
+    assert choose_by_prefix(endpoints, (), b"x") is not own
+    down.up = False
+    assert choose_by_prefix(endpoints, (), b"x") is own
+
+
 def test_untried_endpoint_over_its_share() -> None:
     """Where whoever is within the share was tried, the least loaded of the others is asked."""
     endpoints = endpoints_of(3)

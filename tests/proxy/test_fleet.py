@@ -271,6 +271,53 @@ def test_a_late_retry_at_a_dissolved_backend_is_heard(loop: asyncio.AbstractEven
     assert (len(site.waiting), site.at(X)) == (0, 1)
 
 
+def test_a_retired_backend_is_busy_while_somebody_is_there(loop: asyncio.AbstractEventLoop) -> None:
+    """Waiting, at an endpoint that it has, or at one that has left it; not at one that another backend has now."""
+    both = {"urls": [X, Y], "max_inflight": 1, "models": ["m"]}
+    site = Site(loop, a=both)
+    backend = site.fleet.backends["a"]
+    assert not backend.is_busy
+    site.arrive("a", 2)
+    site.reload(a=both | {"urls": [Y]})
+    y, x = sorted(site.running, key=lambda endpoint: endpoint.plan.url, reverse=True)
+    site.finish(y)
+    assert backend.is_busy  # by x, which has left it
+    site.arrive("a")
+    site.finish(x)
+    assert backend.is_busy  # by y
+    site.reload(b=both | {"urls": [Y]})
+    assert (backend.retired, backend.is_busy, site.endpoint("b") is y) == (True, False, True)
+    site.meet(backend)
+    assert (len(site.waiting), backend.is_busy) == (1, True)
+
+
+def test_an_endpoint_that_moved_is_no_longer_the_others(loop: asyncio.AbstractEventLoop) -> None:
+    """Its first backend neither probes it nor takes it back while the second one names it."""
+    site = Site(loop, a=FOUR, b={"url": Y})
+    site.arrive("a", 5)
+    x = site.endpoint("a")
+    site.reload(a=FOUR | {"url": Z}, b=FOUR | {"url": X})
+    assert site.endpoint("b") is x
+    assert list(site.fleet.backends["a"].leaving) == []
+    site.reload(a=FOUR, b=FOUR | {"url": X})
+    assert site.endpoint("b") is x
+    assert site.endpoint("a") is not x
+    assert (x.backend, x.pool.closed, x.users) == (site.fleet.backends["b"], False, [site.fleet.backends["b"]])
+
+
+def test_a_retired_backend_that_is_back_takes_nothing_from_another(loop: asyncio.AbstractEventLoop) -> None:
+    """The endpoint that it had belongs to another one by then."""
+    site = Site(loop, a=FOUR)
+    site.arrive("a", 5)
+    a, x = site.fleet.backends["a"], site.endpoint("a")
+    site.reload(b=FOUR)
+    site.reload(a=FOUR, b=FOUR)
+    assert site.fleet.backends["a"] is a
+    assert site.endpoint("b") is x
+    assert site.endpoint("a") is not x
+    assert (x.backend, x.pool.closed) == (site.fleet.backends["b"], False)
+
+
 # -- health and turns ----------------------------------------------------------------------------------------------
 
 
@@ -360,8 +407,9 @@ def test_between_url_and_dns_an_address_is_the_same(loop: asyncio.AbstractEventL
     """In both directions; until the name is known the old addresses stay."""
     site = Site(loop, a={"url": "http://10.0.0.1:8000"})
     before = site.endpoint("a")
-    site.reload(a={"dns": "vllm.test:8000"})
+    site.reload(a={"dns": "vllm.test:8000", "max_inflight": 3})
     assert site.endpoint("a") is before
+    assert before.bound == 3  # though its name is not known yet
     site.fleet.backends["a"].resolved(["10.0.0.1"])
     assert site.endpoint("a") is before
     assert b"Host: vllm.test:8000" in before.plan.heads["/health"]

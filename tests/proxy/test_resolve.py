@@ -198,6 +198,8 @@ def test_another_plan_keeps_what_is_resolved() -> None:
     ("misses", "known", "seconds"),
     [
         (0, True, 5.0),
+        (0, False, 5.0),
+        (1, True, 5.0),
         (7, True, 5.0),
         (1, False, 0.25),
         (2, False, 0.5),
@@ -416,6 +418,7 @@ async def test_a_url_keeps_its_addresses_while_dns_is_away(replicas: list[FakeVl
         await until(lambda: bool(endpoint.pool.dialer.addresses))
         await until(lambda: script.asked >= 3)
         await until(lambda: endpoint.pool.dialer.addresses == ("127.0.0.2",))
+        await until(lambda: script.asked >= 6)
         client = await running.client()
         assert (await client.post(STREAM)).status == 200
         assert backend.endpoints == (endpoint,)
@@ -426,6 +429,7 @@ async def test_a_url_keeps_its_addresses_while_dns_is_away(replicas: list[FakeVl
     (changed,) = running.log_lines("addresses_changed")
     assert (changed["name"], changed["addresses"]) == ("vllm.test", ["127.0.0.2"])
     assert running.metric('aiaas_dns_resolutions_total{backend="vllm",result="failure"}') == 1
+    assert running.metric('aiaas_dns_resolutions_total{backend="vllm",result="success"}') >= 4
 
 
 async def test_each_name_of_a_backend_is_followed_by_itself(gateway: StartGateway) -> None:
@@ -447,3 +451,35 @@ async def test_each_name_of_a_backend_is_followed_by_itself(gateway: StartGatewa
     await asyncio.gather(*tasks, return_exceptions=True)
     found = [endpoint.pool.dialer.addresses for endpoint in backend.endpoints]
     assert found == [("10.0.0.5",), ("10.0.0.5",), ("10.0.0.6",), ("10.0.0.1",), ("::1",)]
+
+
+async def test_what_is_kept_is_that_names_own(gateway: StartGateway) -> None:
+    """Another name of the backend has addresses; this one never had any."""
+    running = await gateway(config=config_of(["http://one:1", "http://two:2"], {}, {}))
+    backend = running.backend()
+    backend.endpoints[0].pool.dialer.found([ONE, TWO])
+
+    async def resolve(_host: str, _port: int) -> Sequence[str]:
+        raise UnicodeError("label too long")
+
+    resolver = Resolver(running.gateway.log, running.metrics, resolve, QUICK)
+    for host in ("two", "one"):
+        task = asyncio.create_task(resolver.follow(backend, host, 1))
+        await until(
+            lambda host=host: (
+                running.log_lines("dns_failed")[-1:] != [] and running.log_lines("dns_failed")[-1]["name"] == host
+            )
+        )
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    failed = [(line["name"], line["kept_addresses"], line["reason"]) for line in running.log_lines("dns_failed")]
+    assert failed == [("two", 0, "label too long"), ("one", 2, "label too long")]
+
+
+async def test_addresses_that_only_leave_are_logged(gateway: StartGateway) -> None:
+    """Scaling down is a change as well."""
+    running = await gateway(config=config_at(8000))
+    async with following(running, Script([ONE, TWO], [TWO])) as backend:
+        await until(lambda: len(backend.endpoints) == 1)
+    changes = [(line["joined"], line["left"], line["endpoints"]) for line in running.log_lines("endpoints_changed")]
+    assert changes[1:] == [([], ["http://10.0.0.1:8000"], 1)]
