@@ -122,8 +122,6 @@ class Node:
             await asyncio.wait([connection.lost], timeout=self._interval)
             if connection.lost.done():
                 return connection.lost.result()
-            if not connection.ready:  # it will be heard, or lost
-                continue
             number += 1
             try:
                 await self._owner.beat(self, connection, number)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from aiaas.limits.connection import Connection, StoreAwayError
@@ -58,6 +57,7 @@ class Servers:
         """The server that has an API key. Raises StoreAwayError where that is not known."""
         node = self._one or self._owners[slot_of(key)]
         if node is None:
+            self._map_is_old.set()
             raise StoreAwayError("no node of the cluster is known to have its slot")
         return node
 
@@ -98,18 +98,19 @@ class Servers:
             return
         async with asyncio.TaskGroup() as group:
             tasks: dict[Node, asyncio.Task[None]] = {}
+            pause = RETRY_FIRST  # many redirects of one move are one look
             while True:
                 self._map_is_old.clear()
                 try:
                     ranges = await find_slots(self._url, self._tls, self._ready_connections())
                 except StoreAwayError as error:
                     failed(str(error))
+                    pause = min(2 * pause, RETRY_LONGEST)
                 else:
                     await self._use(ranges, tasks, group.create_task)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if self.up else RETRY_LONGEST):
-                        await self._map_is_old.wait()
-                await asyncio.sleep(RETRY_FIRST)  # many redirects of one move are one look
+                    pause = RETRY_FIRST
+                    await self._map_is_old.wait()
+                await asyncio.sleep(pause)
 
     async def close(self) -> None:
         """Wait shortly for what is under way, and end the connections. `run` has ended before."""

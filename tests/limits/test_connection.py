@@ -291,25 +291,35 @@ async def test_it_logs_in_and_chooses_its_database() -> None:
     assert seen == [[b"AUTH", b"me", b"pw"], [b"SELECT", b"5"]]
 
 
-async def test_a_sentinel_is_told_its_own_user_and_no_database() -> None:
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param("?sentinel_username=u&sentinel_password=p", [[b"AUTH", b"u", b"p"], [b"PING"]], id="a user"),
+        pytest.param("", [[b"PING"]], id="no user"),
+    ],
+)
+async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expected: list[list[bytes]]) -> None:
     """Those of the servers are none of its business; without a password of its own it is asked without."""
     seen: list[list[bytes]] = []
 
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await next_command(reader))
-        writer.write(b"+OK\r\n" * 2)
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in expected:
+            seen.append(await next_command(reader))
+            writer.write(b"+OK\r\n")
+        await reader.read()
+        writer.close()
+        served.set()
 
-    server = await asyncio.start_server(script, "127.0.0.1", 0)
+    served = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         place = Place("127.0.0.1", server.sockets[0].getsockname()[1])
-        for query, first in (("?sentinel_username=u&sentinel_password=p", [b"AUTH", b"u", b"p"]), ("", [b"PING"])):
-            url = parse_redis_url(f"redis+sentinel://me:pw@{place}/name/5{query}")
-            connection = await connect(url, place, None, sentinel=True)
-            connection.call("PING").cancel()
-            async with asyncio.timeout(10):
-                while not seen or seen[-1] != first:
-                    await asyncio.sleep(0.01)
-            connection.lose("the test is over")
+        url = parse_redis_url(f"redis+sentinel://me:pw@{place}/name/5{query}")
+        connection = await connect(url, place, None, sentinel=True)
+        assert await connection.call("PING") == b"OK"
+        await connection.close()
+        await served.wait()
+    assert seen == expected
 
 
 async def test_a_refused_connection_says_where() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import Lease, Limits, Rate
-from tests.limits.conformance import MIDNIGHT, NOW, WALL, StoreConformance, admit, admitted, settle
+from aiaas.limits.state import State
+from tests.limits.conformance import MIDNIGHT, NOW, WALL, StoreConformance, admit, admitted, refused, settle
 
 
 class TestMemoryStore(StoreConformance):
@@ -156,3 +157,15 @@ def test_clocks_that_jump_break_nothing(steps: list[tuple[str, int, bool, float,
         later = 62 * 86400.0
         for _ in range(3):
             assert run(store.admit(key, limits, 100, latest_now + later, latest_wall + later)).refused_by is None
+
+
+async def test_a_key_that_begins_anew_keeps_its_slots() -> None:
+    """What runs goes on running, whatever else is known of the key by now."""
+    store, limits = MemoryStore(), Limits(Rate(1, 5), concurrent=1)
+    lease = await admitted(store, limits)
+    store.begin("alice", State())
+    assert await refused(store, limits) == "concurrency"
+    await settle(store, lease, 0)
+    admission = await admit(store, limits)
+    assert admission.requests is not None
+    assert admission.requests.remaining == 4

@@ -18,11 +18,12 @@ from aiaas.limits.connection import PATIENCE, StoreAwayError
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import Admission, Decision, Lease, Limits, Rate, Store
-from aiaas.limits.redis import LATE_LIMIT, RedisStore
+from aiaas.limits.redis import KNOWN_LIMIT, LATE_LIMIT, RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
-from aiaas.limits.script import SCRIPT
-from aiaas.limits.state import windows_at
+from aiaas.limits.script import SCRIPT, Standing
+from aiaas.limits.share import Known
+from aiaas.limits.state import State, windows_at
 from tests.fakes.delay import delaying
 from tests.fakes.redis import RedisServer
 from tests.limits.conformance import NOW, WALL, StoreConformance, admit
@@ -416,7 +417,10 @@ async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> N
     try:
         async with running(server, patience=0.2, on_change=lambda _up, reason: reasons.append(reason)) as store:
             connection, before = store.connection(), store.failures
+            lease = (await store.admit("alice", Limits(tokens=Rate(1, 1000)), 100, 0.0, 0.0)).lease
+            assert lease is not None
             server.hang()
+            await store.settle(lease, 300, 0.0, 0.0)
             began = loop.time()
             asked = (store.admit(f"key {n}", Limits(Rate(60, 1)), 0, 0.0, 0.0) for n in range(20))
             found = await asyncio.gather(*asked, return_exceptions=True)
@@ -431,6 +435,9 @@ async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> N
             server.go_on()
             await until(lambda: back(store), within=5.0)
             assert store.connection() is connection
+            looked = await store.look("alice", Limits(tokens=Rate(1, 1000)), 0.0)
+            assert looked.tokens is not None
+            assert (looked.tokens.remaining, store.settlements_lost) == (700, 0)
         assert reasons == ["", "no answer within 200 ms (rate_limit.store_timeout)", ""]
     finally:
         server.end()
@@ -504,6 +511,20 @@ async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
         server.end()
     assert any("WRONGPASS" in text for text in said)
     assert not any("-pass" in text.replace("username-password", "") for text in said)
+
+
+async def test_of_so_many_keys_it_is_known_how_they_stood() -> None:
+    """The ones that were asked for last, each to be had once."""
+    store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
+    known = Known(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
+    for number in range(KNOWN_LIMIT):
+        store._remember(str(number), known)
+    store._remember("0", known)
+    store._remember("another", known)
+    assert store.last_known("1") is None
+    assert store.last_known("0") is known
+    assert store.last_known("0") is None
+    assert store.last_known("2") is known
 
 
 async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:

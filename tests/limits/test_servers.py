@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.limits.connection import StoreAwayError
+from aiaas.limits.connection import Connection, StoreAwayError
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.model import Admission, Limits, Rate, Store
-from aiaas.limits.redis_url import parse_redis_url
+from aiaas.limits.node import RETRY_LONGEST, Node
+from aiaas.limits.redis_url import Place, parse_redis_url
 from aiaas.limits.script import MEMBERS, keys_of
-from aiaas.limits.topology import slot_of
+from aiaas.limits.servers import Servers
+from aiaas.limits.topology import Redirect, SlotRange, slot_of
 from aiaas.limits.usage_redis import RedisUsage
 from tests.fakes.redis import RedisCluster, Sentinels
 from tests.limits.conformance import StoreConformance
 from tests.limits.stores import CLOCKED, ClockedStore, OpenStore, away, back, running, until
 from tests.limits.usage_conformance import UsageConformance
 
-LIMITS = Limits(Rate(60, 50), Rate(6000, 6000), 100_000)
-SLOTS_TOO = Limits(Rate(60, 50), concurrent=50)
+LIMITS = Limits(Rate(1, 50), Rate(6000, 6000), 100_000)
+SLOTS_TOO = Limits(Rate(1, 50), concurrent=50)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +202,7 @@ async def test_a_dead_node_is_away_for_its_keys_alone(tmp_path: Path) -> None:
             dying = shared._servers.of("alice")
             other = next(key for key in map(str, range(100)) if shared._servers.of(key) is not dying)
             lease = (await admit(store)).lease
+            await asyncio.sleep(2 * RETRY_LONGEST)  # all is well: nobody looks at the map any more
             next(node for node in cluster.nodes if node.port == dying.place.port).kill()
             await until(lambda: away(shared))
             with pytest.raises(StoreAwayError):
@@ -236,6 +239,56 @@ async def test_a_new_primary_is_followed_when_sentinels_say_so(tmp_path: Path) -
             await usage.close()
     finally:
         sentinels.end()
+
+
+class Silent:
+    """An owner that is told of nothing."""
+
+    async def greet(self, node: Node, connection: Connection) -> None: ...
+
+    async def beat(self, node: Node, connection: Connection, number: int) -> None: ...
+
+    def changed(self, node: Node, reason: str) -> None: ...
+
+
+async def test_a_node_without_slots_is_left() -> None:
+    """Its task ends; the one that has its slots now is asked for them."""
+    servers = Servers(parse_redis_url("redis+cluster://127.0.0.1:1"), None, Silent(), 1.0, 1.0)
+    tasks: dict[Node, asyncio.Task[None]] = {}
+    one, other = Place("127.0.0.1", 1), Place("127.0.0.1", 2)
+    await servers._use([SlotRange(0, 99, one), SlotRange(100, 16383, other)], tasks, asyncio.create_task)
+    assert len(servers.nodes()) == len(tasks) == 2
+    left, kept = servers._owners[0], servers._owners[100]
+    assert left is not None
+    ended = tasks[left]
+    await servers._use([SlotRange(0, 16383, other)], tasks, asyncio.create_task)
+    await asyncio.wait([ended], timeout=10)
+    assert ended.cancelled()
+    assert servers.nodes() == [kept]
+    assert servers._owners[0] is kept
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+async def test_the_map_is_looked_at_again_where_it_was_wrong() -> None:
+    """A slot that nobody has, one that has moved, and a node that is not known yet."""
+    servers = Servers(parse_redis_url("redis+cluster://127.0.0.1:1"), None, Silent(), 1.0, 1.0)
+    place = Place("127.0.0.1", 2)
+
+    def follow(once: bool) -> None:
+        servers.follow_redirect(Redirect(slot_of("alice"), place, once))
+
+    def nobody() -> None:
+        with pytest.raises(StoreAwayError):
+            servers.of("alice")
+
+    for wrong in (nobody, lambda: follow(True), nobody, lambda: follow(False)):
+        assert not servers._map_is_old.is_set()
+        wrong()
+        assert servers._map_is_old.is_set()
+        servers._map_is_old.clear()
+    assert servers.of("alice") is servers._node_at(place)
 
 
 async def test_one_node_of_a_cluster_is_told_to_be_one(cluster: RedisCluster) -> None:
