@@ -173,7 +173,7 @@ def test_keys_that_do_not_fit_into_a_secret_are_an_error(capsys: pytest.CaptureF
     assert "error AIA516 auth.keys_file" in capsys.readouterr().out
 
 
-TLS = VALID + "server:\n  tls: {cert_file: tls.crt, key_file: tls.key}\n"
+TLS = VALID + "server:\n  tls: {cert_file: tls.crt, key_file: tls.key}\n  max_connections_per_address: 200\n"
 
 
 def write_certificate(not_after: datetime) -> None:

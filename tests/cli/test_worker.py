@@ -166,8 +166,14 @@ async def test_all_workers_serve_and_one_metrics_port_counts_for_all(gateway: Ga
     began = min(process.create_time() for process in processes)
     assert abs(got["process_start_time_seconds"] - began) < 2  # the system knows its own start to a second
     await gateway.until(lambda: len(gateway.events("inference_request")) == 40)
-    # A request's id begins with what its process drew at its start.
-    assert len({line["request_id"][:16] for line in gateway.events("inference_request")}) == 2
+    clients = await fill(gateway)
+    for client in clients:
+        assert (await client.answer()).status == 200
+    for worker in gateway.workers():
+        states = [one.status for one in worker.net_connections("tcp") if one.laddr.port == gateway.port]
+        assert psutil.CONN_ESTABLISHED in states
+    for client in clients:
+        client.reset()
     assert gateway.events("started")[0]["workers"] == 2
 
 

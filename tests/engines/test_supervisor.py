@@ -155,7 +155,13 @@ async def test_fault_of_our_own_restarts_the_engine(bin_folder: Path) -> None:
 
     plan = EnginePlan("vllm", "helper", "helper", (), {}, free_port(), 20)
     supervisor = EngineSupervisor(
-        "llama", plan, drain_timeout=5, on_event=on_event, on_line=lambda _: None, environ={"PATH": str(bin_folder)}
+        "llama",
+        plan,
+        drain_timeout=5,
+        silence=5,
+        on_event=on_event,
+        on_line=lambda _: None,
+        environ={"PATH": str(bin_folder)},
     )
     await supervisor.start()
     try:
@@ -164,7 +170,7 @@ async def test_fault_of_our_own_restarts_the_engine(bin_folder: Path) -> None:
         await supervisor.stop(0)
     assert [type(event) for event in events[:6]] == [Starting, Healthy, Died, Restarting, Starting, Healthy]
     assert isinstance(events[2], Died)
-    assert events[2].last_lines == ("internal error: ZeroDivisionError('oh')",)
+    assert events[2].cause == "internal error: ZeroDivisionError('oh')"
 
 
 async def test_a_killed_engine_core_is_told_apart_by_its_signal(watch):

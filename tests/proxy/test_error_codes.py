@@ -24,6 +24,8 @@ def raised() -> set[tuple[str, str]]:
                 status, code = node.args[:2]
                 if isinstance(status, ast.Constant) and isinstance(code, ast.Constant):
                     found.add((str(status.value), str(code.value)))
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Unauthorized":
+                found.add(("401", str(ast.literal_eval(node.args[1]))))
     return found | {("429", code) for code in LIMIT_OF}
 
 

@@ -776,7 +776,7 @@ async def test_client_that_leaves_as_it_is_granted_a_slot(fake_vllm: FakeVllm, g
     await queued(running, CHAT)
     waiting = asyncio.all_tasks() - before
     assert waiting
-    running.backend().give_back(endpoint)
+    endpoint.give_back()
     for task in waiting:
         task.cancel()
     await running.quiet()
