@@ -25,8 +25,8 @@ def test_a_config_that_is_not_deployed_is_not_held_to_a_clusters_rules() -> None
 @pytest.mark.parametrize(
     ("size", "found"),
     [
-        pytest.param(190 * 1024, [], id="a thousand keys"),
-        pytest.param(200 * 1024, ["warning"], id="more than an annotation holds in base64"),
+        pytest.param(192 * 1024, [], id="what an annotation holds in base64"),
+        pytest.param(192 * 1024 + 1, ["warning"], id="more"),
         pytest.param(1024**2, ["warning"], id="just a Secret"),
         pytest.param(1024**2 + 1, ["error"], id="more than a Secret holds"),
     ],

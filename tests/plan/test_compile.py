@@ -39,6 +39,8 @@ def test_a_head_is_complete_but_for_the_requests_own_headers() -> None:
     assert endpoint.heads["/v1/models"].startswith(b"GET /base/v1/models HTTP/1.1\r\n")
     assert endpoint.heads["/v1/embeddings"].startswith(b"POST /base/v1/embeddings HTTP/1.1\r\n")  # though not served
     assert (endpoint.host, endpoint.port, endpoint.tls, endpoint.base_path) == ("::1", 8000, False, "/base")
+    without = plan_of(MINIMAL).backends[0].endpoints[0]
+    assert b"authorization" not in b"".join(without.heads.values()).lower()
 
 
 def test_no_repr_shows_a_secret() -> None:
@@ -218,6 +220,8 @@ def test_paths_are_relative_to_the_config() -> None:
     assert plan_of(MINIMAL, source=Path("conf/aiaas.yaml")).auth.keys_file == Path("conf/keys.yaml")
     text = MINIMAL + "auth: {keys_file: /etc/aiaas/keys.yaml}\n"
     assert plan_of(text, source=Path("conf/aiaas.yaml")).auth.keys_file == Path("/etc/aiaas/keys.yaml")
+    text = MINIMAL + "monitoring: {usage_file: usage.db}\n"
+    assert plan_of(text, source=Path("conf/aiaas.yaml")).monitoring.usage_file == Path("conf/usage.db")
 
 
 def test_the_digest_counts_what_counts() -> None:
@@ -227,6 +231,26 @@ def test_the_digest_counts_what_counts() -> None:
     assert len(digest) == 12
     assert plan_of("# a comment\nauth:\n" + keyed, {"KEY": "b"}).digest == digest
     assert plan_of(keyed + "rate_limit: {burst: 11}\n", {"KEY": "a"}).digest != digest
+    engine = "backends: {v: {engine: {kind: vllm, env: {TOKEN: '${TOKEN}'}}, models: [m]}}\n"
+    plan = plan_of(engine, {"TOKEN": "hunter1"})
+    assert plan.digest == plan_of(engine, {"TOKEN": "hunter2"}).digest
+    assert "hunter" not in repr(canonical(plan))
+    assert "digest" not in canonical(plan)
+    config = load_text(MINIMAL, file="f", env={}).config
+    assert config is not None
+    assert compile_plan(config, overrides=("VLLM_TIMEOUT",)).digest == compile_plan(config).digest
+    assert canonical(plan)["auth"]["keys_file"] == "(a file)"  # wherever it lies
+
+
+def test_a_browsers_origins_and_tls_are_in_the_plan() -> None:
+    """Where the config has them."""
+    server = plan_of(MINIMAL).server
+    assert (server.cors_allow_origins, server.tls) == (None, None)
+    text = MINIMAL + "server: {cors: {allow_origins: ['https://a']}, tls: {cert_file: a.crt, key_file: /b/a.key}}\n"
+    server = plan_of(text, source=Path("conf/aiaas.yaml")).server
+    assert server.cors_allow_origins == ("https://a",)
+    assert server.tls is not None
+    assert (server.tls.cert_file, server.tls.key_file) == (Path("conf/a.crt"), Path("/b/a.key"))
 
 
 def test_equal_plans_do_the_same() -> None:

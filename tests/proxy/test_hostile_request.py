@@ -22,6 +22,12 @@ from tests.proxy.conftest import Running, StartGateway
 ATTACKERS = 8
 INNOCENTS = 8
 REQUESTS = 25  # of each innocent client
+# One failure takes an endpoint down; a probe or a connect that a busy machine delays is none.
+STRICT = {
+    "health": {"unhealthy_after": 1, "interval": "60s", "timeout": "30s"},
+    "connect_timeout": "30s",
+    "timeout": "60s",
+}
 
 _CALL = {"type": "function", "id": "c", "function": {"name": "f", "arguments": "[" * 5000}}
 HELLO = {"role": "user", "content": "x"}
@@ -69,13 +75,14 @@ async def under_attack(running: Running) -> tuple[Counter[int], Counter[int]]:
         await asyncio.gather(*[ask(count) for count in range(INNOCENTS)])
         over = True
     await running.quiet()
+    assert running.log_lines("endpoint_down") == []
     return attackers, innocents
 
 
 async def test_killer_body_breaks_no_other_clients_request(gateway: StartGateway) -> None:
     """Before a simulator that does as vLLM does: a 500 for who sent it, and no endpoint is to blame."""
     async with running_simulator(SimulatorOptions(models=("m",), ttft=0.001, itl=0.001)) as backend:
-        running = await gateway(backend.url, backend={"health": {"unhealthy_after": 1}})
+        running = await gateway(backend.url, backend=STRICT)
         attackers, innocents = await under_attack(running)
     assert innocents == {200: INNOCENTS * REQUESTS}
     assert set(attackers) == {500}
@@ -96,10 +103,6 @@ HANGS_UP: dict[str, tuple[tuple[Step, ...], int]] = {
 }
 
 
-# One failure of a request is enough; a probe that a busy machine does not answer in time is none.
-HEALTH = {"unhealthy_after": 1, "interval": "60s", "timeout": "30s"}
-
-
 @pytest.mark.parametrize("endpoints", [1, 3])
 @pytest.mark.parametrize(("killed", "status"), HANGS_UP.values(), ids=HANGS_UP)
 async def test_hanging_up_behind_an_answer_breaks_no_other_request(
@@ -111,7 +114,7 @@ async def test_hanging_up_behind_an_answer_breaks_no_other_request(
         for fake in fakes:
             assert isinstance(fake, Sensitive)
             fake.killed = killed
-        running = await gateway(*fakes, backend={"health": HEALTH, "balance": "round_robin"})
+        running = await gateway(*fakes, backend={**STRICT, "balance": "round_robin"})
         attackers, innocents = await under_attack(running)
         assert innocents == {200: INNOCENTS * REQUESTS}
         assert set(attackers) == {status}
@@ -124,7 +127,7 @@ async def test_hanging_up_behind_an_answer_breaks_no_other_request(
 async def test_backend_that_always_hangs_up_unannounced_serves(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
     """A request that finds its connection closed goes over a new one."""
     fake_vllm.default = (Send(json_answer({})), Close())
-    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
+    running = await gateway(fake_vllm, backend=STRICT)
     attackers, innocents = await under_attack(running)
     assert (set(attackers), set(innocents)) == ({200}, {200})
     assert [(endpoint.up, endpoint.failures) for endpoint in running.endpoints()] == [(True, 0)]
