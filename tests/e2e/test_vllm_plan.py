@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import ALIAS, MODEL, Engine, Gateway, keys, running_gateway
+from tests.e2e.processes import ALIAS, MODEL, Engine, Gateway, eventually, keys, running_gateway
 
 HOST = "https://api.yourdomain.com"
 
@@ -78,8 +78,7 @@ def plan_gateway(engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
 def import_key(gateway: Gateway, *limits: str) -> None:
     """`sk-test-key` is taken over; the gateway sees the key file change within 2 s."""
     keys(gateway.folder, "import", "plan", "--weak", *limits, stdin="sk-test-key")
-    answers = (run(MODELS, gateway)[0][0] for _ in range(60))
-    assert 200 in answers
+    eventually(lambda: run(MODELS, gateway)[0][0] == 200, within=20)
 
 
 def run(script: str, gateway: Gateway) -> list[tuple[int, str]]:
