@@ -35,7 +35,8 @@ def test_the_keys_have_to_fit_into_a_secret(size: int, found: list[str]) -> None
     """From 192 KiB on only a server-side apply takes them, beyond 1 MiB nothing does."""
     config = load_text(TEXT, file="f", env={}).config
     assert config is not None
-    assert [severity for _, severity, _, _ in check_keys_secret(config, size)] == found
+    problems = [(severity, path) for _, severity, path, _ in check_keys_secret(config, size)]
+    assert problems == [(severity, ("auth", "keys_file")) for severity in found]
 
 
 def test_keys_that_something_else_keeps_are_its_business() -> None:
@@ -200,6 +201,11 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
     ),
     # workers
     ("a worker with half a CPU", [limits(cpu="500m")], []),
+    (
+        "a worker with none",
+        [kubernetes(replicas={"max": 2}, resources={"requests": {"cpu": None}, "limits": {"cpu": "0"}})],
+        [],
+    ),
     ("two workers with a half", [limits(cpu="500m"), server(workers=2)], [WORKERS]),
     ("two workers with one and a half", [limits(cpu="1500m"), server(workers=2)], []),
     ("two workers with a bit more than one", [limits(cpu="1001m"), server(workers=2)], []),
@@ -355,3 +361,6 @@ def test_without_a_controllers_namespace_the_class_is_warned_of() -> None:
         written["class"] = name
         loaded = load_text(yaml.safe_dump(config), file="f", env={})
         assert [f"{p.severity[0].upper()} {p.code} {p.path}" for p in check(loaded, {})] == expected
+    written["class"] = "other"
+    config["kubernetes"] |= {"expose": "none"}
+    assert check(load_text(yaml.safe_dump(config), file="f", env={}), {}) == ()  # the Ingress is not used

@@ -89,6 +89,28 @@ def test_processes_are_workers_and_replicas_in_a_cluster(text: str, processes: i
     assert (limits.processes, limits.store_timeout) == (processes, 0.1)
 
 
+def test_a_stores_files_lie_beside_the_config() -> None:
+    """Its own certificate and key too, and what is to happen without it is in the Plan."""
+    text = MINIMAL + "rate_limit: {store: 'rediss://r?ssl_certfile=a.crt&ssl_keyfile=a.key', on_store_failure: deny}\n"
+    limits = plan_of(text, source=Path("conf/aiaas.yaml")).limits
+    assert limits.store_url is not None
+    assert (limits.store_url.cert_file, limits.store_url.key_file) == ("conf/a.crt", "conf/a.key")
+    assert (limits.enabled, limits.on_store_failure) == (True, "deny")
+    memory = plan_of(MINIMAL + "rate_limit: {on_store_failure: deny}\n").limits
+    assert (memory.store, memory.on_store_failure) == ("memory", "deny")
+
+
+def test_what_the_config_says_is_in_the_plan() -> None:
+    """Headers to forward in small letters, the path of the probe, the workers, and the overrides' names."""
+    text = f"server: {{workers: 3}}\n{MINIMAL}    forward_headers: [X-Team]\n    health: {{path: /ping}}\n"
+    plan = plan_of(text, {"VLLM_TIMEOUT": "7s"})
+    (backend,) = plan.backends
+    assert (backend.forward_headers, backend.health.path) == (("x-team",), "/ping")
+    assert (plan.server.workers, len(plan.overrides)) == (3, 1)
+    assert plan.config is not None  # a changed one is compared with it
+    assert plan.config.server.workers == 3
+
+
 def test_several_urls_are_several_endpoints() -> None:
     """Each address of `urls` becomes an endpoint, in order."""
     text = "backends:\n  v: {urls: ['http://a:1', 'https://b'], models: [m]}\n"
@@ -240,6 +262,8 @@ def test_the_digest_counts_what_counts() -> None:
     assert config is not None
     assert compile_plan(config, overrides=("VLLM_TIMEOUT",)).digest == compile_plan(config).digest
     assert canonical(plan)["auth"]["keys_file"] == "(a file)"  # wherever it lies
+    named = "backends: {v: {url: 'http://v', endpoints: [/v1/completions], models: [{name: m, aliases: [%s]}]}}\n"
+    assert plan_of(named % "a, b").digest == plan_of(named % "b, a").digest  # nothing lists them
 
 
 def test_a_browsers_origins_and_tls_are_in_the_plan() -> None:
