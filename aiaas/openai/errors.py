@@ -48,7 +48,7 @@ def error_body(error: ApiError, path: str) -> bytes:
     `{"error": {"message", "type", "param", "code"}}`, with OpenAI's types; on Anthropic's paths
     `{"type": "error", "error": {...}}` with Anthropic's. `code` is ours on both, as docs/errors.md lists them.
     """
-    detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    detail = _detail(error)
     if path not in paths.ANTHROPIC:
         return _ENCODER.encode({"error": detail})
     usual = _ANTHROPIC_TYPES[500 if error.status >= 500 else 400]
@@ -63,11 +63,14 @@ def error_event(error: ApiError, path: str, number: int = 0) -> bytes:
     the answer were whole; with `error` in it the SDK raises.
     """
     if path == paths.RESPONSES:
-        detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
         named = {"code": error.code, "message": error.message, "param": error.param, "sequence_number": number}
-        return b"event: error\ndata: " + _ENCODER.encode({"type": "error", "error": detail, **named}) + b"\n\n"
+        return b"event: error\ndata: " + _ENCODER.encode({"type": "error", "error": _detail(error), **named}) + b"\n\n"
     name = b"event: error\n" if path in paths.ANTHROPIC else b""
     return name + b"data: " + error_body(error, path) + b"\n\n"
+
+
+def _detail(error: ApiError) -> dict[str, str | None]:
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
 def engine_died(body: bytes) -> bool:
