@@ -19,7 +19,7 @@ from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import RULES as CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Problem, Severity
+from aiaas.config.problem import Finding, Path, Problem
 from aiaas.config.tree import problem_at
 from aiaas.config.values import format_duration
 from aiaas.limits.redis_url import parse_redis_url
@@ -49,7 +49,6 @@ RESERVED_HEADERS: Final = frozenset(
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[!-~]+")
 
-Finding = tuple[str, Severity, Path, str]
 Rule = Callable[[Config, Mapping[str, str]], Iterator[Finding]]
 
 

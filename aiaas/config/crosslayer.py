@@ -19,7 +19,7 @@ from aiaas.config.hops import AFTER_DRAIN, longest_silence, pre_stop, usual_sile
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Severity
+from aiaas.config.problem import Finding, Path, Severity
 from aiaas.config.values import amount_of, format_duration, format_size
 from aiaas.limits.redis_url import parse_redis_url
 
@@ -34,7 +34,6 @@ WORKER_MEMORY: Final = (60 + 40) * 1024**2
 LARGEST_SECRET: Final = 1024**2  # corev1.MaxSecretSize
 LARGEST_ANNOTATION: Final = 256 * 1024  # all of an object's annotations (TotalAnnotationSizeLimitB)
 
-Finding = tuple[str, Severity, Path, str]
 Rule = Callable[[Config], Iterator[Finding]]
 
 _K8S: Final = "kubernetes"

@@ -7,6 +7,8 @@ from typing import Literal
 
 Severity = Literal["error", "warning"]
 Path = tuple[str | int, ...]
+# What a rule between fields finds: code, severity, the field, the message.
+Finding = tuple[str, Severity, Path, str]
 
 
 @dataclass(frozen=True, slots=True)
