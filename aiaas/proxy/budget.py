@@ -18,14 +18,13 @@ from __future__ import annotations
 from typing import Final
 
 from aiaas.config.chain import body_budget
-from aiaas.errors import UpstreamError
 from aiaas.keys.throttle import source_of
 from aiaas.limits.headers import refusal
 from aiaas.limits.model import Admission, Decision
 from aiaas.limits.state import SLOT_RETRY
 from aiaas.plan.model import ServerPlan
-from aiaas.proxy.places import Places
-from aiaas.proxy.record import Record, Share
+from aiaas.proxy.places import Places, overloaded
+from aiaas.proxy.record import NO_KEY, Record, Share
 
 # Bodies up to this count only while they are read: nearly all prompts are smaller.
 SMALL_BODY: Final = 64 * 1024
@@ -34,8 +33,6 @@ SHARE_OF_ONE: Final = 2
 # One key's part of the connections, for requests that are being read; at least so many.
 READING_PART: Final = 8
 READING_LEAST: Final = 8
-# Seconds after which a client that found no room may come back: an upload takes about as long.
-RETRY_AFTER: Final = 2
 
 Owner = tuple[str | None, str | None]
 
@@ -81,7 +78,7 @@ class BodyBudget:
         self.refuse_beyond(record)
         share = self._share(record)
         if share.reading >= self.most_reading:
-            raise _overloaded("You are sending too many requests at once; try again shortly.")
+            raise overloaded("You are sending too many requests at once; try again shortly.")
         self._refuse_without_room(share, announced)
         share.reading += 1
         record.reading = True
@@ -92,7 +89,7 @@ class BodyBudget:
         more = size - record.body_held
         self._refuse_without_room(share, more)
         if not self._places.hold(more):
-            raise _overloaded("Too many large requests are being sent at once; try again shortly.")
+            raise overloaded("Too many large requests are being sent at once; try again shortly.")
         self.held += more
         share.held += more
         record.body_held = size
@@ -129,9 +126,9 @@ class BodyBudget:
 
     def _refuse_without_room(self, share: Share, more: int) -> None:
         if share.held + more > self.most // SHARE_OF_ONE:
-            raise _overloaded("You are sending too many large requests at once; try again shortly.")
+            raise overloaded("You are sending too many large requests at once; try again shortly.")
         if self.held + more > self.most:
-            raise _overloaded("Too many large requests are being sent at once; try again shortly.")
+            raise overloaded("Too many large requests are being sent at once; try again shortly.")
 
     def _give_back(self, record: Record, share: Share) -> None:
         share.held -= record.body_held
@@ -142,10 +139,6 @@ class BodyBudget:
 
 def _owner(record: Record) -> Owner:
     """Whose the request is: the key, and without keys the network of the address, which is the name then."""
-    if record.key_id == "-" and record.user is not None:
+    if record.key_id == NO_KEY and record.user is not None:
         return record.key_id, source_of(record.user)
     return record.key_id, record.user
-
-
-def _overloaded(message: str) -> UpstreamError:
-    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(RETRY_AFTER)),))

@@ -33,6 +33,7 @@ HEAD_FACTOR: Final = 3
 # Under TLS a read of n bytes leaves up to n in the transport's buffer and 4/3 n in OpenSSL's until the connection ends,
 # and as much in holes of the heap: 270 KiB for reads of 64 KiB, measured.
 TLS_READ_FACTOR: Final = 5
+# Seconds after which a client that found no room may come back: an upload takes about as long.
 RETRY_AFTER: Final = 2
 
 
@@ -175,10 +176,8 @@ class Places:
         if guest.gone:
             return
         guest.gone = True
-        guest.occupant, guest.end = (
-            None,
-            _nothing,
-        )  # no cycle of references: TLS buffers must not wait for the collector
+        guest.occupant = None  # no cycle of references: TLS buffers must not wait for the collector
+        guest.end = _nothing
         self._strangers.pop(guest, None)
         self._members.pop(guest, None)
         self.give_back(guest.held)
@@ -192,12 +191,7 @@ class Places:
     def welcome(self, guest: Guest) -> None:
         """It has shown a valid key. Raises UpstreamError 503 where members have all the places that they may have."""
         if len(self._members) >= self.most - self.reserved and not self._evict(self._idlest()):
-            raise UpstreamError(
-                503,
-                "overloaded",
-                "Too many connections are in use at once; try again shortly.",
-                headers=(("retry-after", str(RETRY_AFTER)),),
-            )
+            raise overloaded("Too many connections are in use at once; try again shortly.")
         if self._strangers.pop(guest, guest) is None:
             self._members[guest] = None
             guest.is_stranger = False
@@ -242,6 +236,11 @@ class Places:
         self.leave(guest)  # first: its memory and its place are free as from now
         end()
         return True
+
+
+def overloaded(message: str) -> UpstreamError:
+    """503 for a client that there is no room for."""
+    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(RETRY_AFTER)),))
 
 
 def _nothing() -> None:

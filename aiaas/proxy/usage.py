@@ -27,7 +27,7 @@ from aiaas.plan.model import Plan
 from aiaas.proxy.charge import Charge
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import NO_KEY, Record
 from aiaas.proxy.shared import store_tls
 
 FLUSH_INTERVAL: Final = 0.5  # seconds
@@ -69,14 +69,14 @@ class UsageRecorder:
         """Count a request that was settled with `charge`. `admitted` is the moment of its admission, POSIX seconds."""
         if self._store is None or not charge.ran:
             return
-        key = UsageKey(day_of(admitted), record.key_id or "-", record.model or "-")
+        key = UsageKey(day_of(admitted), record.key_id or NO_KEY, record.model or "-")
         sums = self._sums.get(key)
         if sums is None:
             if len(self._sums) >= MAX_SUMS:
                 self._metrics.lost(1)
                 return
             # With auth.enabled: false the name is an address, and there may be any number of them.
-            sums = self._sums[key] = UsageSums("-" if key.key_id == "-" else record.user or "-")
+            sums = self._sums[key] = UsageSums("-" if key.key_id == NO_KEY else record.user or "-")
         sums.requests += 1
         sums.last_used = max(sums.last_used, int(admitted))
         if charge.estimated:
