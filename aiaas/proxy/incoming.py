@@ -25,7 +25,7 @@ _ONE = 1
 class Incoming:
     """The messages of one connection.
 
-    parser       aiohttp's
+    parser       aiohttp's; None once nothing is read any more
     head         the present one, while it is not whole
     body         of the message that came last
     body_broken  it ended by a parser error: what was read of it is not all
@@ -37,7 +37,7 @@ class Incoming:
     def __init__(
         self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, buffer: int, max_header_size: int
     ) -> None:
-        self.parser = HttpRequestParser(
+        self.parser: HttpRequestParser | None = HttpRequestParser(
             protocol,
             loop,
             buffer,
@@ -60,7 +60,7 @@ class Incoming:
         data  what came, at the first call for it; then b"" until None is returned
         read  what came
         """
-        while True:
+        while self.parser is not None:
             in_body = not self.body.is_eof()
             behind = self._last and not in_body
             if self.surplus or (behind and data):
@@ -86,12 +86,12 @@ class Incoming:
             if not self.body.is_eof():
                 return None
             data = b""  # the body has ended; the next message may be there already
+        return None
 
     def let_go(self) -> None:
         """Free the parser and what has come of a body: nothing is read any more. Calling it again changes nothing."""
         self.body = EMPTY_PAYLOAD
-        if hasattr(self, "parser"):
-            del self.parser
+        self.parser = None
 
     def _checked(
         self, message: RawRequestMessage, body: StreamReader, read: bytes, *, first: bool
