@@ -42,5 +42,7 @@ def bounded_memory() -> Iterator[Memory]:
     except OSError as error:
         pytest.fail(f"a memory cgroup is needed, and none can be made ({error}); run this as root on Linux")
     (folder / limit).write_text(str(MEMORY))
-    yield Memory(folder)
-    folder.rmdir()
+    try:
+        yield Memory(folder)
+    finally:
+        folder.rmdir()
