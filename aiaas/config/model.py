@@ -58,11 +58,11 @@ class Server(Section):
     are not."""
 
     max_body_size: Annotated[Size, Field(ge=1024, le=1024**3)] = 10 * 1024**2
-    """The largest request body; what is over gets 413. A megabyte of text is already beyond any model's context,
+    """The largest request body; a larger one gets 413. A megabyte of text is already beyond any model's context,
     images are larger."""
 
     max_header_size: Annotated[Size, Field(ge=1024, le=1024**2)] = 32 * 1024
-    """The largest request head; what is over gets 431."""
+    """The largest request head; a larger one gets 431."""
 
     max_connections: Annotated[Count, Field(ge=16, le=1_000_000)] = 2048
     """Connections that may be open at once. Where a new one has no room, the connection that is the least missed ends

@@ -69,7 +69,7 @@ def test_engines_say_which_of_them_took_their_settings(
 
 
 def test_only_an_engine_of_ours_is_suspected() -> None:
-    """Any other address has its probes; a backend that is not an engine any more is none of ours."""
+    """A backend with a `url` has no engine to tell, nor has one whose `engine` a reload took away."""
     engines, handle = Engines(), Engine(takes=True)
     engines.add("a", handle)
     engines.suspect("a")
