@@ -127,7 +127,7 @@ def test_3_rate_limiting_as_the_plan_paces_it(plan_gateway: Gateway) -> None:
     started = time.monotonic()
     statuses = [status for status, _ in run(PACED, plan_gateway)]
     refills = (time.monotonic() - started) // 6  # 2, unless this machine is so slow that the loop takes 18 s
-    assert statuses[:12] == [200] * 12
+    assert statuses[:11] == [200] * 11  # the twelfth comes at the second refill: before it where curl is quick
     assert 429 in statuses
     assert 12 <= Counter(statuses)[200] <= 10 + refills
 
