@@ -1,4 +1,4 @@
-"""`aiaas validate`: load, check and compile a config; start nothing, contact nothing.
+"""`aiaas validate`: load, check and compile a config; start nothing, and without --connect contact nothing.
 
 The problems are the result, so they go to stdout. What stands on stderr is a summary for people.
 """
@@ -30,6 +30,7 @@ app = new_app()
 \b
   aiaas validate
   aiaas validate -c deploy/configmap.yaml --strict
+  aiaas validate --connect
   aiaas validate -o json | jq -r '.problems[].code'
 
 Exit codes: 0 valid, 1 not valid (or, with --strict, a warning), 3 no such file.
@@ -38,6 +39,9 @@ Exit codes: 0 valid, 1 not valid (or, with --strict, a warning), 3 no such file.
 def validate(
     config: ConfigOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Ask the backends, too: are they there, and which models do they serve?")
+    ] = False,
     output: OutputOption = Output.text,
 ) -> None:
     """Check a config and show all its problems at once."""
@@ -49,6 +53,12 @@ def validate(
     plan, problems = reading.plan, reading.problems + file_problems(reading, deployed=has_cluster(reading))
     if has_cluster(reading) and not has_errors(problems):
         problems += cluster_problems(reading)
+    if connect and plan is not None and not has_errors(problems):
+        from aiaas.cli.connect import connect_problems, not_asked
+
+        problems += connect_problems(reading)
+        for line in not_asked(plan):
+            note(line)
     failed = has_errors(problems) or (strict and bool(problems))
     if output == Output.json:
         print_json(_as_json(path, reading, problems, valid=not failed))

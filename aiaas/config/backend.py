@@ -190,7 +190,9 @@ class Backend(Section):
 
     models: tuple[ModelEntry, ...]
     """What it serves. A list of plain names: the first is what vLLM serves, the rest are aliases of it. Or a list of
-    mappings, one for each model that vLLM serves."""
+    mappings, one for each model that vLLM serves (a LoRA adapter is one). Held against vLLM's own list at the start and
+    every minute, and by `aiaas validate --connect`; an alias that turns out to be a model of its own there is left as
+    the client wrote it, and said."""
 
     endpoints: tuple[Text, ...] = DEFAULT_ENDPOINTS
     """The paths that clients may use, from the fixed list of those that aiaas knows how to guard."""

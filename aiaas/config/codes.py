@@ -5,6 +5,7 @@ AIA1xx  one field
 AIA2xx  fields that contradict each other
 AIA4xx  files beside the config, and what a cluster wants
 AIA5xx  what the gateway and the cluster around it say about each other
+AIA6xx  what the backends answer
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ CONFIG_NAME: Final = "AIA515"
 KEYS_SIZE: Final = "AIA516"
 REQUEST_ABOVE_LIMIT: Final = "AIA517"
 CONNECTION_MEMORY: Final = "AIA520"
+BACKEND_AWAY: Final = "AIA601"
+NO_MODEL_LIST: Final = "AIA602"
+MODELS_DISAGREE: Final = "AIA603"
 
 CODES: Final = MappingProxyType(
     {
@@ -373,6 +377,22 @@ CODES: Final = MappingProxyType(
             "A connection takes 12 KiB, under TLS 56 KiB, beside the 100 MiB of a worker and the budget of large "
             "bodies. A flood of connections that may all be open kills the pod: lower `server.max_connections`, or "
             "raise the memory limit.",
+        ),
+        BACKEND_AWAY: (
+            "A backend cannot be reached from here",
+            "Found by `aiaas validate --connect`, on the machine where it runs: a name of the cluster has no address "
+            "outside it. The message says what the connection met.",
+        ),
+        NO_MODEL_LIST: (
+            "An address does not list its models",
+            "Found by `aiaas validate --connect`. Something answers that is no vLLM, or it wants another key "
+            "(`api_key_env`), or the URL needs another path.",
+        ),
+        MODELS_DISAGREE: (
+            "A backend serves other models than the config says",
+            "Found by `aiaas validate --connect`; a running gateway says it as `models_disagree`. A model that is gone "
+            "is an error. An alias that is a model of its own there (a LoRA adapter in the short form of `models`) is "
+            "a warning: requests for it go to that model; write an entry of its own for it.",
         ),
     }
 )

@@ -129,7 +129,8 @@ class BackendPlan:
     queue: QueuePlan
     health: HealthPlan
     engine: EnginePlan | None
-    served_models: tuple[str, ...]  # the names that vLLM itself should list, for the comparison at start
+    served_models: tuple[str, ...]  # the names that vLLM itself should list
+    aliases: Mapping[str, str]  # each other name, and which of those it means
     dns: EndpointPlan | None = None
     forward_headers: tuple[str, ...] = ()  # lower case, beyond the fixed few of contract section 3
 

@@ -33,6 +33,7 @@ from aiaas.proxy.identity import Unauthorized, presented_key, too_many_wrong_key
 from aiaas.proxy.models import model_not_found
 from aiaas.proxy.places import Places
 from aiaas.proxy.record import NO_KEY, Record
+from aiaas.proxy.served import Listed, is_its_own
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ASK_FOR_USAGE = b'{"include_usage":true}'
@@ -81,15 +82,17 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     estimated_input: int
     reserved_output: int
 
-    def upstream_request(self, endpoint: EndpointPlan, target: Target) -> tuple[bytes, bytes]:
-        """The request for `endpoint`: its prepared head, the few headers that go along, and the body.
+    def upstream_request(self, endpoint: EndpointPlan, target: Target, listed: Listed) -> tuple[bytes, bytes]:
+        """The request for `endpoint`, which lists these models: its prepared head, the few headers that go along, and
+        the body.
 
         In two parts, to be sent one after the other: a large body is not copied, the second part of a small one is
         empty.
         """
         body = self.body
-        if target.rewrite is not None and self.peek.model is not None:
-            body = replace_text(body, "model", self.peek.model, target.rewrite)
+        model = self.peek.model
+        if target.rewrite is not None and model is not None and not is_its_own(model, target.served_name, listed):
+            body = replace_text(body, "model", model, target.rewrite)
         named = target.backend.forward_headers
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.route.path]

@@ -257,7 +257,8 @@ class Gateway:
 
     async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
         principal = await active.admission.principal(request, client, record)
-        body = models_body(active.plan, principal, record.path)
+        listed = {name: [e.listed for e in state.endpoints] for name, state in active.backends.items()}
+        body = models_body(active.plan, principal, record.path, listed)
         self._log_other(record, 200, None)
         return self._answer(request, client, 200, body, client.extra)
 

@@ -34,10 +34,10 @@ from aiaas.proxy.affinity import prompt_prefix
 from aiaas.proxy.choose import choose, choose_by_prefix
 from aiaas.proxy.dial import ClientTls
 from aiaas.proxy.queue import FairQueue
+from aiaas.proxy.served import NOTHING_LISTED, Listed
 from aiaas.proxy.upstream import Pool
 
-# Seconds (contract section 6).
-SILENT_AFTER_REFUSAL = 5.0
+SILENT_AFTER_REFUSAL = 5.0  # seconds
 
 HealthListener = Callable[["EndpointState", bool, str], None]
 
@@ -55,12 +55,14 @@ class EndpointState:
     backend  the one that names it in the Plan in force, else the last one that did: its settings hold
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
     bound    the backend's max_inflight; suspect is called when a request has timed out in an engine of ours
+    listed   the models that it says it serves
     """
 
     __slots__ = (
         "backend",
         "bound",
         "failures",
+        "listed",
         "plan",
         "pool",
         "streams",
@@ -77,6 +79,7 @@ class EndpointState:
         self.failures = 0
         self.successes = 0
         self.suspect: Callable[[], None] | None = None
+        self.listed: Listed = NOTHING_LISTED
         self.users: list[BackendState] = []
         self.belong_to(backend, plan)
 

@@ -257,7 +257,7 @@ async def _attempt(
     relays.add(relay)
     endpoint.streams.add(relay)
     try:
-        relay.begin(*ticket.upstream_request(endpoint.plan, target))
+        relay.begin(*ticket.upstream_request(endpoint.plan, target, endpoint.listed))
         return await relay.done
     finally:
         relays.discard(relay)

@@ -184,6 +184,12 @@ class Metrics:
         self._endpoint_up = Gauge(
             "aiaas_endpoint_up", "Whether an endpoint gets requests", ["backend", "endpoint"], registry=registry
         )
+        self._models_wrong = Gauge(
+            "aiaas_models_wrong",
+            "Names of the config that an endpoint does not serve as the config says",
+            ["backend", "endpoint"],
+            registry=registry,
+        )
         self._resolutions = Counter("aiaas_dns_resolutions", "Names resolved", ["backend", "result"], registry=registry)
         self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
         self.keys = KeyCounters(registry)
@@ -292,6 +298,11 @@ class Metrics:
     def endpoint_gone(self, backend: str, endpoint: str) -> None:
         """An endpoint that no Plan names any more has no series."""
         self._endpoint_up.remove(backend, endpoint)
+        self._models_wrong.remove(backend, endpoint)
+
+    def models_wrong(self, backend: str, endpoint: str, names: int) -> None:
+        """Show how many names of the config an endpoint does not serve as the config says."""
+        self._models_wrong.labels(backend, endpoint).set(names)
 
     def resolved(self, backend: str, ok: bool) -> None:
         """Count an answer, or its failure, to the question for a backend's name."""

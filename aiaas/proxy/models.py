@@ -1,7 +1,12 @@
-"""`GET /v1/models` and `/v1/models/{id}`, from the Plan: what the key may use, in OpenAI's shape. Pure."""
+"""`GET /v1/models` and `/v1/models/{id}`: what the key may use, in OpenAI's shape. Pure.
+
+The names are the Plan's; `created` and `max_model_len`, by which agents size their context, are what the endpoints of
+the backend say of the model. Of several the smallest `max_model_len`: a request may go to any of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,6 +16,7 @@ from aiaas.errors import ClientError
 from aiaas.keys.model import Principal
 from aiaas.openai import paths
 from aiaas.plan.model import Plan, PublicModel
+from aiaas.proxy.served import Listed, is_its_own
 
 
 def is_models_path(path: str) -> bool:
@@ -18,16 +24,21 @@ def is_models_path(path: str) -> bool:
     return path == paths.MODELS or path.startswith(paths.MODELS + "/")
 
 
-def models_body(plan: Plan, principal: Principal, path: str) -> bytes:
-    """The answer's body. Raises ClientError 404 for a model that is not there or not for this key."""
+def models_body(plan: Plan, principal: Principal, path: str, listed: Mapping[str, Sequence[Listed]]) -> bytes:
+    """The answer's body. Raises ClientError 404 for a model that is not there or not for this key.
+
+    listed  by backend, what each of its endpoints lists
+    """
     visible = [model for model in plan.models if principal.models is None or model.name in principal.models]
     if path == paths.MODELS:
-        return msgspec.json.encode({"object": "list", "data": [_entry(model) for model in visible]})
+        return msgspec.json.encode(
+            {"object": "list", "data": [_entry(model, listed[model.backend]) for model in visible]}
+        )
     wanted = model_id(path)
     found = next((model for model in visible if model.name == wanted), None)
     if found is None:
         raise model_not_found(wanted)
-    return msgspec.json.encode(_entry(found))
+    return msgspec.json.encode(_entry(found, listed[found.backend]))
 
 
 def model_id(path: str) -> str:
@@ -44,12 +55,17 @@ def model_not_found(model: str) -> ClientError:
     )
 
 
-def _entry(model: PublicModel) -> dict[str, Any]:
-    # vLLM's own `root` is the model's path on its disk, which is nobody's business.
+def _entry(model: PublicModel, lists: Sequence[Listed]) -> dict[str, Any]:
+    meant = model.alias_of or model.name
+    if meant != model.name and any(is_its_own(model.name, meant, listed) for listed in lists):
+        meant = model.name
+    found = [listed[meant] for listed in lists if meant in listed]
+    created = [served.created for served in found if served.created is not None]
+    lengths = [served.max_model_len for served in found if served.max_model_len is not None]
     return {
         "id": model.name,
         "object": "model",
-        "created": 0,
+        "created": min(created, default=0),
         "owned_by": "aiaas",
-        "root": model.alias_of or model.name,
-    }
+        "root": meant,  # vLLM's own is a path on its disk, which is nobody's business
+    } | ({"max_model_len": min(lengths)} if lengths else {})

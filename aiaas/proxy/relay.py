@@ -39,6 +39,8 @@ from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 HELD_LIMIT = 1024 * 1024
 
 PING = b": ping\n\n"
+# What a web server answers, or a wall before it that wants a login: an SDK would take it for a success without content.
+PAGES = (b"text/", b"application/xhtml", b"application/xml")
 
 
 class Relay:
@@ -121,10 +123,13 @@ class Relay:
             self._fail(Failure(FailureKind.MALFORMED, f"a redirect ({status}), which is not followed"))
         elif status < 300:
             content_type = header_of(headers, b"content-type").lower()
+            is_stream = content_type.startswith(b"text/event-stream")
+            if not is_stream and content_type.startswith(PAGES):
+                self._upstream.abort(self)
+                self._fail(Failure(FailureKind.MALFORMED, f"a page ({status}) and not what vLLM answers"))
+                return
             # A backend that compresses unasked has no events to be seen.
-            self._streaming = content_type.startswith(b"text/event-stream") and not header_of(
-                headers, b"content-encoding"
-            )
+            self._streaming = is_stream and not header_of(headers, b"content-encoding")
             self._record.streamed = self._streaming
             if self._streaming:
                 shape = self._shape

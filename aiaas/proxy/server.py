@@ -201,7 +201,7 @@ class Server:
         self._shared = shared_store(plan.limits, log)
         store = MemoryStore() if self._shared is None else self._shared
         self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
-        self._probes = Probes(log, Resolver(log, self.metrics), keeper)
+        self._probes = Probes(log, self.metrics, Resolver(log, self.metrics), keeper)
         self._engines = Engines()
         self.reloader = Reloader(self._gateway, env, self._engines.offer, self._follow)
 

@@ -203,7 +203,6 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         config: Mapping[str, Any] | None = None,
         keys: tuple[KnownKey, ...] = (),
         probes: bool = False,
-        on_recovered: Callable[[BackendState, EndpointState], None] = lambda _backend, _endpoint: None,
         wall: Callable[[], float] = time.time,
         store: Store | None = None,
         usage: UsageStore | None = None,
@@ -224,7 +223,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         port = listener.getsockname()[1]
         door.open()
         tasks = [
-            asyncio.create_task(probe_forever(state, on_recovered), name=f"probe {name}")
+            asyncio.create_task(probe_forever(state), name=f"probe {name}")
             for name, state in made.active.backends.items()
             if probes
         ]

@@ -223,6 +223,7 @@ FAULTS: Final = (
     _both("html-error:503", NOBODY_BEHIND),
     _both("html-error:504", replace(BALANCER, status=504, code="upstream_timeout")),
     _both("redirect", NOT_UNDERSTOOD),
+    _both("page", NOT_UNDERSTOOD),
     _both("unauthorized", _ours(502, "upstream_error", kept=True)),
     # before the first event
     _both("hang-before-first-event", replace(TIMEOUT, begun=1)),

@@ -90,6 +90,8 @@ SITUATIONS: dict[str, tuple[Step, int, int, str | None, bool]] = {
         "upstream_error",
         True,
     ),
+    "a page": (Send(answer(200, b"<html>", content_type="Text/HTML")), 1, 502, "upstream_error", True),
+    "plain words": (Send(answer(200, b"It works", content_type="text/plain")), 1, 502, "upstream_error", True),
     "our key is refused": (Send(json_answer({"error": "Unauthorized"}, status=401)), 1, 502, "upstream_error", True),
     "bad request": (Send(error_answer(400, "max_tokens must be at least 1", "BadRequestError")), 1, 400, None, False),
     "unknown model": (Send(error_answer(404, "does not exist", "NotFoundError")), 1, 404, None, False),
@@ -534,6 +536,7 @@ TOLD: dict[str, tuple[Step, int]] = {
     "reset": (Reset(), 2),
     "not HTTP": (Send(b"SSH-2.0-OpenSSH\r\n\r\n"), 2),
     "redirect": (Send(answer(307, b"")), 2),
+    "a page": (Send(answer(200, b"<html>", content_type="text/html")), 2),
     "silence": (Hang(), 1),
     "a stream without its end": (Send(stream(token_event())), 1),
 }

@@ -49,6 +49,7 @@ def full() -> Metrics:
     metrics.timings.gaps.labels("m").observe(0.02)
     metrics.retries("busy")
     metrics.endpoint_up("b", "http://e", True)
+    metrics.models_wrong("b", "http://e", 1)
     metrics.resolved("b", ok=True)
     metrics.reloaded("config", ok=True)
     metrics.config("abc")

@@ -1,5 +1,4 @@
-"""aiaas.proxy.probes: what probes do to endpoints, and reading a backend's list of models. The comparison of models is
-tested in a server's life (test_server.py)."""
+"""aiaas.proxy.probes: what probes do to endpoints, and what is watched."""
 
 from __future__ import annotations
 
@@ -8,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.backends import BackendState
-from aiaas.proxy.probes import Probes, fetch, listed_models
+from aiaas.proxy.probes import Probes
 from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.tasks import Keeper
-from aiaas.proxy.upstream import Failure, FailureKind
 from tests.fakes.vllm import (
     DONE,
     LAST_CHUNK,
@@ -30,70 +27,11 @@ from tests.fakes.vllm import (
     json_answer,
     token_event,
 )
-from tests.proxy.conftest import config_of, plan_of, until
+from tests.proxy.conftest import plan_of, until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}
 FAST = {"interval": "20ms", "timeout": "50ms"}
-
-
-def test_the_ids_of_a_list_of_models() -> None:
-    """As vLLM writes it."""
-    assert listed_models(b'{"object":"list","data":[{"id":"a","root":"/x"},{"id":"b"}]}') == {"a", "b"}
-    assert listed_models(b'{"data":[]}') == set()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"<html>", b"[]", b"{}", b'{"data":1}', b'{"data":[1]}', b'{"data":[{}]}', b'{"data":null}', b'"\xff"',
-     b"[" * 100_000],
-    ids=["empty", "html", "list", "no data", "number", "numbers", "no id", "null", "not UTF-8", "deep"],
-)  # fmt: skip
-def test_what_is_no_list_of_models_is_none(body: bytes) -> None:
-    """A backend that says nonsense there is no reason to fail."""
-    assert listed_models(body) is None
-
-
-async def test_fetch(fake_vllm: FakeVllm) -> None:
-    """A small resource comes with its status, on a connection of its own, with the backend's own key."""
-    config = config_of([fake_vllm.url], {"api_key_env": "KEY"}, {})
-    plan = plan_of(config, env={"KEY": "backend-secret"}).backends[0]
-    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
-    fake_vllm.gets["/v1/models"] = (SendSlowly(json_answer({"data": [1]}), size=30),)
-    assert await fetch(endpoint, "/v1/models", 1.0) == (200, b'{"data":[1]}')
-    assert fake_vllm.got[0].headers["authorization"] == "Bearer backend-secret"
-    await until(lambda: fake_vllm.open_connections == 0)
-
-
-async def test_the_connection_of_a_fetch_is_never_a_requests(fake_vllm: FakeVllm) -> None:
-    """Not for a moment, though the backend would keep it: a request that took it was never answered once."""
-    plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
-    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
-    fetching = asyncio.create_task(fetch(endpoint, "/health", 1.0))
-    while not fetching.done():
-        assert endpoint.pool.take_idle(asyncio.get_running_loop().time()) is None
-        await asyncio.sleep(0)
-    assert fetching.result() == (200, b"")
-
-
-@pytest.mark.parametrize(
-    ("step", "kind"),
-    [
-        (Hang(), FailureKind.TIMEOUT),
-        (Close(), FailureKind.RESET),
-        (Flood(chunk(b"x" * 65536), 1000), FailureKind.MALFORMED),
-    ],
-    ids=["hangs", "closes", "never ends"],
-)
-async def test_fetch_that_fails(fake_vllm: FakeVllm, step: Step, kind: FailureKind) -> None:
-    """It is a Failure, within the timeout and in bounded memory, and no connection is left."""
-    plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
-    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
-    fake_vllm.gets["/health"] = (Send(STREAM_HEAD), step) if isinstance(step, Flood) else (step,)
-    result = await fetch(endpoint, "/health", 0.3)
-    assert isinstance(result, Failure)
-    assert result.kind is kind
-    await until(lambda: fake_vllm.open_connections == 0)
 
 
 SICK = {
@@ -114,10 +52,7 @@ async def test_sick_endpoint_goes_down_and_comes_back(fake_vllms: Any, gateway: 
         await sick.down()
     else:
         sick.gets["/health"] = (sickness,)
-    greeted: list[str] = []
-    running = await gateway(
-        sick, well, backend={"health": FAST}, probes=True, on_recovered=lambda _b, e: greeted.append(e.plan.url)
-    )
+    running = await gateway(sick, well, backend={"health": FAST}, probes=True)
     first, second = running.endpoints()
     await until(lambda: not first.up)
     assert second.up
@@ -125,7 +60,6 @@ async def test_sick_endpoint_goes_down_and_comes_back(fake_vllms: Any, gateway: 
     for _ in range(3):
         assert (await client.post(CHAT)).status == 200
     assert (len(sick.posts), len(well.posts)) == (0, 3)
-    assert greeted == [well.url]
     (down,) = running.log_lines("endpoint_down")
     assert down["upstream"] == sick.url
     assert down["reason"].startswith("health check: ")
@@ -135,7 +69,6 @@ async def test_sick_endpoint_goes_down_and_comes_back(fake_vllms: Any, gateway: 
     if sickness is None:
         await sick.up()
     await until(lambda: first.up)
-    await until(lambda: greeted == [well.url, sick.url])
     assert running.metric(sample) == 1
     assert len(running.log_lines("endpoint_up")) == 1
 
@@ -269,7 +202,7 @@ async def test_watching_follows_the_plan(gateway: Any) -> None:
         return ["127.0.0.1"]
 
     log = running.gateway.log
-    watching = Probes(log, Resolver(log, running.metrics, resolve), Keeper(log))
+    watching = Probes(log, running.metrics, Resolver(log, running.metrics, resolve), Keeper(log))
 
     def follow(**backends: Any) -> set[str]:
         running.gateway.replace_plan(plan_of({"backends": backends}))
@@ -277,26 +210,11 @@ async def test_watching_follows_the_plan(gateway: Any) -> None:
         return {task.get_name() for task in asyncio.all_tasks() if not task.cancelling()} & names
 
     names = {"probe first", "probe second", "probe e", "resolve name.test", "resolve other.test"}
+    names |= {"models first", "models second", "models e"}
     assert follow(first=first, second=second, e=engine) == names - {"probe e"}
     await until(lambda: sorted(asked) == ["name.test", "other.test"])
     assert follow(first=first | {"timeout": "7s"}, second=second, e=engine) == names - {"probe e"}
     await until(lambda: sorted(asked) == ["name.test", "name.test", "other.test"])
-    assert follow(second=second, e=engine) == {"probe second", "resolve other.test"}
+    assert follow(second=second, e=engine) == {"probe second", "resolve other.test", "models second", "models e"}
     await watching.close()
     assert {task.get_name() for task in asyncio.all_tasks()} & names == set()
-
-
-async def test_other_models_are_compared_at_once(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Not when the endpoint has been down and up again."""
-    fake_vllm.gets["/v1/models"] = (Send(json_answer({"data": [{"id": "m"}]})),)
-    running = await gateway(fake_vllm)
-    watching = Probes(running.gateway.log, Resolver(running.gateway.log, running.metrics), Keeper(running.gateway.log))
-    watching.follow(running.gateway.active.backends)
-    await until(lambda: any(got.path == "/v1/models" for got in fake_vllm.got))
-    models = [{"name": "m"}, {"name": "missing"}]
-    running.gateway.replace_plan(plan_of(config_of([fake_vllm.url], {"models": models}, {})))
-    watching.follow(running.gateway.active.backends)
-    await until(lambda: bool(running.log_lines("models_disagree")))
-    (line,) = running.log_lines("models_disagree")
-    assert line["configured_but_not_served"] == ["missing"]
-    await watching.close()

@@ -88,6 +88,7 @@ KINDS: dict[str, Kind] = {
             Point.REQUEST, "html-error", Act.ANSWER, "an HTML error page, as a load balancer would send", 502, "status"
         ),
         _at(Point.REQUEST, "redirect", Act.ANSWER, "307 to itself"),
+        _at(Point.REQUEST, "page", Act.ANSWER, "200 with an HTML page, as a web server at that address would"),
         _at(Point.REQUEST, "unauthorized", Act.ANSWER, "401, whatever the key (100)"),
         _at(Point.FIRST_EVENT, "hang-before-first-event", Act.HANG, "sends status and headers, then nothing"),
         _at(Point.FIRST_EVENT, "reset-before-first-event", Act.RESET, "sends status and headers, then TCP reset"),

@@ -154,7 +154,7 @@ def strike_request(exchange: Exchange, fault: Fault) -> None:
 
 
 def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
-    name, status = fault.name, int(fault.arg)
+    name, status = fault.name, int(fault.arg) or 200
     refusals = {
         "busy": errors.engine_busy,
         "engine-dead": errors.engine_dead,

@@ -134,6 +134,7 @@ STREAM_FAULTS = {
     "unhandled-exception": ("closed", 0, b'{"error":{"message":"maximum recursion depth exceeded'),
     "html-error:504": ("silent", 0, b"HTTP/1.1 504 Gateway Timeout"),
     "redirect": ("silent", 0, b"\r\nlocation: http://x/v1/chat/completions\r\n"),
+    "page": ("silent", 0, b"content-type: text/html"),
     "unauthorized": ("silent", 0, b'{"error":"Unauthorized"}'),
     "hang-before-first-event": ("silent", 0, OK),
     "reset-before-first-event": ("reset", 0, OK),

@@ -1,0 +1,82 @@
+"""`aiaas validate --connect`: what the backends of a config answer from here.
+
+Each address is asked once for its models, with the backend's own key. A backend whose engine `aiaas serve` starts is
+not asked, since it need not run now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from aiaas.config import codes
+from aiaas.config.problem import Path, Problem, Severity
+from aiaas.config.tree import problem_at
+from aiaas.openai import paths
+from aiaas.plan.model import BackendPlan, Plan
+from aiaas.plan.read import Reading
+from aiaas.proxy.ask import Fetched, fetch
+from aiaas.proxy.backends import BackendState
+from aiaas.proxy.dial import addresses_of
+from aiaas.proxy.served import Comparison, NotAModelList, compare, read_models, sentence
+from aiaas.proxy.upstream import Failure
+
+# A URL, and what came from there; a text where its name has no address.
+Answers = list[tuple[str, Fetched | Failure | str]]
+
+
+def connect_problems(reading: Reading) -> tuple[Problem, ...]:
+    """Problems of a valid config, found by asking its backends. Takes `health.timeout` where one is silent."""
+    assert reading.plan is not None
+    return tuple(
+        problem_at(code, severity, path, message, reading.loaded.place(path))
+        for backend, answers in asyncio.run(_ask_all(reading.plan))
+        for code, severity, path, message in _findings(backend, answers)
+    )
+
+
+def not_asked(plan: Plan) -> list[str]:
+    """A line for each backend that is not asked."""
+    return [
+        f"backends.{backend.name}: not asked, since `aiaas serve` starts its engine"
+        for backend in plan.backends
+        if backend.engine is not None
+    ]
+
+
+async def _ask_all(plan: Plan) -> list[tuple[BackendPlan, Answers]]:
+    asked = [backend for backend in plan.backends if backend.engine is None]
+    return list(zip(asked, await asyncio.gather(*map(_ask, asked)), strict=True))
+
+
+async def _ask(plan: BackendPlan) -> Answers:
+    backend = BackendState(plan, lambda *_: None)
+    try:
+        if plan.dns is not None:
+            backend.resolved(await addresses_of(plan.dns.host, plan.dns.port))
+    except (OSError, UnicodeError) as error:
+        return [(f"{plan.dns.host}:{plan.dns.port}" if plan.dns else "", getattr(error, "strerror", "") or str(error))]
+    answers = [fetch(endpoint, paths.MODELS, plan.health.timeout) for endpoint in backend.endpoints]
+    urls = [endpoint.plan.url for endpoint in backend.endpoints]
+    return list(zip(urls, await asyncio.gather(*answers), strict=True))
+
+
+def _findings(backend: BackendPlan, answers: Answers) -> Iterator[tuple[str, Severity, Path, str]]:
+    section = ("backends", backend.name)
+    for url, answer in answers:
+        if not isinstance(answer, Fetched):
+            reason = answer.detail if isinstance(answer, Failure) else answer
+            yield codes.BACKEND_AWAY, "error", section, f"{url}: {reason}"
+            continue
+        try:
+            listed = read_models(answer.status, answer.content_type, answer.body)
+        except NotAModelList as error:
+            yield codes.NO_MODEL_LIST, "error", section, f"{url}: {error}"
+            continue
+        found, models = compare(backend, listed), (*section, "models")
+        if found.missing:
+            told = sentence(Comparison(missing=found.missing), listed)
+            yield codes.MODELS_DISAGREE, "error", models, f"{url}: {told}"
+        if found.own_models:
+            told = sentence(Comparison(own_models=found.own_models), listed)
+            yield codes.MODELS_DISAGREE, "warning", models, f"{url}: {told}"

@@ -1,0 +1,120 @@
+"""What a backend says that it serves (`GET /v1/models`), held against what the config says. Pure.
+
+    config                    the backend lists          what follows
+    models: [base, small]     base                       small is rewritten to base, as the config means it
+    models: [base, small]     base, small of one root    the same: vLLM's second --served-model-name
+    models: [base, sql-lora]  base, sql-lora of base     sql-lora is a model of its own: not rewritten, and said
+    models: [base]            other                      base is gone: requests for it will fail, and that is said
+
+vLLM (0.32) writes of each model `root`, the path or name that it was loaded from, `parent`, the base of a LoRA adapter
+or null, `max_model_len` and `created`. A server that says no `root` lists nothing twice: each name is its own model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from aiaas.openai.toplevel import UNREADABLE
+from aiaas.plan.model import BackendPlan
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """One entry of a backend's list. `max_model_len` in LLM tokens, `created` in POSIX seconds."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+    created: int | None = None
+
+
+# A backend's list, by name.
+Listed = Mapping[str, ServedModel]
+NOTHING_LISTED: Final[Listed] = MappingProxyType({})
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Where config and backend disagree; both empty where they do not.
+
+    missing     names that the backend should serve and does not list
+    own_models  aliases that are models of their own there, each with the name that it would have become
+    """
+
+    missing: tuple[str, ...] = ()
+    own_models: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def names(self) -> int:
+        """How many names of the config are concerned."""
+        return len(self.missing) + len(self.own_models)
+
+
+class NotAModelList(Exception):
+    """An answer that is no list of models; its text says what came instead, and what may be behind that."""
+
+
+MOST_NAMED: Final = 20
+_LARGEST: Final = 2**53  # what is larger no JSON reader takes for a whole number
+
+
+def read_models(status: int, content_type: bytes, body: bytes) -> Listed:
+    """The models of an answer to `GET /v1/models`. Raises NotAModelList."""
+    shown = content_type.partition(b";")[0].strip()[:60].decode("ascii", "replace") or "without a content type"
+    if status in (401, 403):
+        raise NotAModelList(f"GET /v1/models answered {status}: it wants a key, or another one (`api_key_env`)")
+    if status != 200:
+        raise NotAModelList(f"GET /v1/models answered {status} {shown}: not a vLLM?")
+    try:
+        entries = msgspec.json.decode(body)["data"]
+        return {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
+    except (*UNREADABLE, KeyError, TypeError):
+        raise NotAModelList(f"GET /v1/models answered 200 {shown}, and no list of models: not a vLLM?") from None
+
+
+def _served(entry: Mapping[str, Any]) -> ServedModel:
+    def text(name: str) -> str | None:
+        value = entry.get(name)
+        return value if isinstance(value, str) else None
+
+    def number(name: str) -> int | None:
+        value = entry.get(name)
+        return value if type(value) is int and 0 < value < _LARGEST else None
+
+    return ServedModel(entry["id"], text("root"), text("parent"), number("max_model_len"), number("created"))
+
+
+def compare(plan: BackendPlan, listed: Listed) -> Comparison:
+    """Hold a backend's list against the names that the config gives it."""
+    missing = tuple(name for name in plan.served_models if name not in listed)
+    own = tuple((alias, name) for alias, name in plan.aliases.items() if is_its_own(alias, name, listed))
+    return Comparison(missing, own)
+
+
+def is_its_own(alias: str, name: str, listed: Listed) -> bool:
+    """Whether `alias` is not just another word for `name` there."""
+    found = listed.get(alias)
+    if found is None:
+        return False
+    meant = listed.get(name)
+    return meant is None or found.parent != meant.parent or found.root is None or found.root != meant.root
+
+
+def sentence(comparison: Comparison, listed: Listed) -> str:
+    """What is wrong and what to do, for a log or a terminal; empty where nothing is."""
+    parts = []
+    if comparison.own_models:
+        alias, name = comparison.own_models[0]
+        aliases = ", ".join(alias for alias, _ in comparison.own_models[:MOST_NAMED])
+        parts.append(
+            f"{aliases}: an alias in the config and a model of its own there, so requests for it go to that model; "
+            f"write an entry for each: models: [{{name: {name}}}, {{name: {alias}}}]"
+        )
+    if comparison.missing:
+        names = ", ".join(comparison.missing[:MOST_NAMED])
+        there = ", ".join(sorted(listed)[:MOST_NAMED]) or "nothing"
+        parts.append(f"{names}: not served there, which lists {there}; the first name of `models` is what vLLM serves")
+    return "; ".join(parts)
