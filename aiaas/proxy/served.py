@@ -70,9 +70,18 @@ def read_models(status: int, content_type: bytes, body: bytes) -> Listed:
         raise NotAModelList(f"GET /v1/models answered {status} {shown}: not a vLLM?")
     try:
         entries = msgspec.json.decode(body)["data"]
-        return {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
+        listed = {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
     except (*UNREADABLE, KeyError, TypeError):
         raise NotAModelList(f"GET /v1/models answered 200 {shown}, and no list of models: not a vLLM?") from None
+    return {name: _with_context(model, listed) for name, model in listed.items()}
+
+
+def _with_context(model: ServedModel, listed: Listed) -> ServedModel:
+    """vLLM tells no context of an adapter; it is that of its base."""
+    base = listed.get(model.parent or "")
+    if model.max_model_len is not None or base is None:
+        return model
+    return msgspec.structs.replace(model, max_model_len=base.max_model_len)
 
 
 def _served(entry: Mapping[str, Any]) -> ServedModel:

@@ -13,11 +13,11 @@ from aiaas.proxy.modelwatch import ModelWatch
 from aiaas.proxy.probes import Probes
 from aiaas.proxy.resolve import Resolver
 from aiaas.proxy.tasks import Keeper, end_tasks
-from tests.fakes.vllm import FakeVllm, Hang, Send, Step, answer, json_answer
+from tests.fakes.vllm import FakeVllm, Hang, Send, Step, Wait, answer, json_answer
 from tests.proxy.conftest import Running, config_of, plan_of, until
 
 BASE = {"id": "base", "root": "/models/base", "parent": None, "max_model_len": 4096, "created": 1_795_736_373}
-ADAPTER = {"id": "sql", "root": "/adapters/sql", "parent": "base", "max_model_len": 4096}
+ADAPTER = {"id": "sql", "root": "/adapters/sql", "parent": "base", "max_model_len": None}
 MODELS = {"models": ["base", "sql"]}
 SOON = 0.01
 
@@ -162,6 +162,20 @@ async def test_silence_keeps_the_list_and_is_asked_again(fake_vllm: FakeVllm, ga
         assert await model_sent(running, fake_vllm, "sql") == "sql"
 
 
+async def test_an_endpoint_that_left_meanwhile_is_not_shown(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Its answer comes after the address has gone, and would leave a series in the metrics for ever."""
+    fake_vllm.gets["/v1/models"] = (Wait(go := asyncio.Event()), *lists(BASE))
+    running = await gateway(fake_vllm, backend=MODELS)
+    (endpoint,) = running.endpoints()
+    async with watched(running):
+        await until(lambda: bool(fake_vllm.got))
+        running.backend().endpoints = ()
+        go.set()
+        await until(lambda: fake_vllm.open_connections == 0)
+    assert wrong(running, fake_vllm) is None
+    running.backend().endpoints = (endpoint,)
+
+
 async def test_lists_tell_what_agents_need(fake_vllms: Any, gateway: Any) -> None:
     """The context of each model, of aliases too, and of several replicas the smallest; nothing of the disk."""
     large, small = await fake_vllms(), await fake_vllms()
@@ -177,7 +191,7 @@ async def test_lists_tell_what_agents_need(fake_vllms: Any, gateway: Any) -> Non
         assert (await client.get("/v1/models/alias")).json == listed["alias"]
     assert listed["alias"] == before | {"created": 5, "max_model_len": 2048}
     assert listed["base"] == listed["alias"] | {"id": "base"}
-    assert listed["sql"] == before | {"id": "sql", "root": "sql", "max_model_len": 4096}
+    assert listed["sql"] == before | {"id": "sql", "root": "sql", "max_model_len": 2048}
 
 
 async def test_other_models_are_compared_at_once(fake_vllm: FakeVllm, gateway: Any) -> None:

@@ -70,6 +70,15 @@ def test_read_models_takes_what_vllm_says() -> None:
     )
 
 
+def test_an_adapter_has_the_context_of_its_base() -> None:
+    """vLLM 0.32 writes `"max_model_len": null` of it."""
+    adapter = {"id": "sql", "root": "/a", "parent": "base", "max_model_len": None}
+    orphan = adapter | {"id": "orphan", "parent": "none"}
+    body = {"data": [adapter, orphan, {"id": "base", "root": "/m", "max_model_len": 2048}]}
+    found = read_models(200, b"application/json", json.dumps(body).encode())
+    assert (found["sql"].max_model_len, found["orphan"].max_model_len) == (2048, None)
+
+
 @pytest.mark.parametrize(
     ("status", "content_type", "body", "message"),
     [
