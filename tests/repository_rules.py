@@ -23,7 +23,7 @@ LAYERS: Final = (
     ("plan",),
     ("config",),
     ("keys", "limits", "openai"),
-    ("errors",),
+    ("errors", "units"),
     ("",),
 )
 ONLY_IN_CLI: Final = ("typer", "rich")

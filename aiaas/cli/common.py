@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiaas.errors import WorldError
+from aiaas.errors import UsageError, WorldError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,3 +110,13 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def read_duration(option: str, text: str) -> float:
+    """Seconds. Raises UsageError naming the option."""
+    from aiaas.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r}: {error}") from error

@@ -192,7 +192,7 @@ def rotate(
 ) -> None:
     """Give a key a new secret and print it, once. Name, id, limits and models stay."""
     where = target_of(config, keys_file)
-    now, remaining = _now(), _duration(overlap)
+    now, remaining = _now(), _overlap(overlap)
     with translated():
         old = changes.find(read_records(where), key)
     made = make_key(where.prefix, secrets.token_bytes, old.id)
@@ -366,11 +366,11 @@ def _expiry(text: str | None, now: datetime) -> datetime | None:
         raise UsageError(f"--expires: {error}") from error
 
 
-def _duration(text: str) -> timedelta:
+def _overlap(text: str) -> timedelta:
     try:
-        return changes.parse_duration(text)
+        return changes.parse_overlap(text)
     except ValueError as error:
-        raise UsageError(f"--overlap: {error}") from error
+        raise UsageError(f"--overlap {text!r}: {error}") from error
 
 
 def _now() -> datetime:

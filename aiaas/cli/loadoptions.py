@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiaas.cli.common import config_path, note
+from aiaas.cli.common import config_path, note, read_duration
 from aiaas.errors import UsageError, WorldError
 
 if TYPE_CHECKING:
@@ -156,16 +156,6 @@ def read_stages(load: Load) -> tuple[Stage, ...]:
     if sweep.what == "users":
         return tuple(stage(int(level), None, level) for level in sweep.levels)
     return tuple(stage(None, level, level) for level in sweep.levels)
-
-
-def read_duration(option: str, text: str) -> float:
-    """Seconds. Raises UsageError naming the option."""
-    from aiaas.config.values import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from error
 
 
 def read_share(option: str, text: str) -> float:

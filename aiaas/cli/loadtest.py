@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, note, print_json
+from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, note, print_json, read_duration
 from aiaas.cli.loadoptions import (
     Load,
     default_url,
     read_asking,
-    read_duration,
     read_fleet,
     read_keys,
     read_share,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aiaas.cli.common import new_app, note
+from aiaas.cli.common import new_app, note, read_duration
 
 app = new_app()
 
@@ -73,7 +73,7 @@ def simulate(
     import uvloop
 
     from aiaas.engines.simulator.faults import KINDS, parse_fault
-    from aiaas.engines.simulator.options import DEFAULT_MODEL, SimulatorOptions, parse_duration
+    from aiaas.engines.simulator.options import DEFAULT_MODEL, SimulatorOptions
     from aiaas.engines.simulator.server import serve
 
     if fault == "list":
@@ -83,8 +83,8 @@ def simulate(
     options = SimulatorOptions(
         models=tuple(served_model_name or (DEFAULT_MODEL,)),
         seed=seed,
-        ttft=parse_duration(ttft),
-        itl=parse_duration(itl),
+        ttft=read_duration("--ttft", ttft),
+        itl=read_duration("--itl", itl),
         jitter=jitter,
         answer_tokens=answer_tokens,
         max_model_len=max_model_len,
@@ -92,8 +92,8 @@ def simulate(
         max_num_queued_reqs=max_num_queued_reqs,
         runner=runner.value,
         api_key=api_key,
-        keep_alive=parse_duration(keep_alive),
-        shutdown_timeout=None if shutdown_timeout is None else parse_duration(shutdown_timeout),
+        keep_alive=read_duration("--keep-alive", keep_alive),
+        shutdown_timeout=None if shutdown_timeout is None else read_duration("--shutdown-timeout", shutdown_timeout),
         request_id_headers=enable_request_id_headers,
         force_include_usage=enable_force_include_usage,
         fault=parse_fault(fault),

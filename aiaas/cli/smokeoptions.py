@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiaas.cli.common import CONFIG_VARIABLE, config_path
-from aiaas.cli.loadoptions import DEFAULT_PORT, read_duration
+from aiaas.cli.common import CONFIG_VARIABLE, config_path, read_duration
+from aiaas.cli.loadoptions import DEFAULT_PORT
 from aiaas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _split(text: str | None) -> list[str]:
 
 def read_size(option: str, text: str) -> int:
     """Bytes. Raises UsageError naming the option."""
-    from aiaas.config.values import parse_size
+    from aiaas.units import parse_size
 
     try:
         return parse_size(text)

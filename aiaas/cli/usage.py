@@ -104,15 +104,15 @@ def store_of(path: Path) -> UsageStore:
 
 def first_day(since: str, now: float) -> int:
     """The first UTC day of `7d`, `2w` (today counts as one of them) or a date. Raises UsageError."""
-    from aiaas.keys.changes import parse_duration
     from aiaas.limits.usage import DAY, day_from, day_of
+    from aiaas.units import parse_duration
 
     try:
         return day_from(since)
     except ValueError:
         pass
     try:
-        days = math.ceil(parse_duration(since).total_seconds() / DAY)
+        days = math.ceil(parse_duration(since) / DAY)
     except ValueError as error:
         raise UsageError(f"--since: {since!r} is no time; write for example 7d, 12w or 2026-03-01") from error
     return max(day_of(now) - max(days, 1) + 1, 0)

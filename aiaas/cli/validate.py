@@ -91,7 +91,7 @@ def cluster_problems(reading: Reading) -> tuple[Problem, ...]:
 def chain_table(reading: Reading) -> list[str]:
     """The hops from client to engine, what each bears, and which gives up first; for a config with a cluster."""
     from aiaas.config.chain import chain, weakest
-    from aiaas.config.values import format_duration, format_size
+    from aiaas.units import format_duration, format_size
 
     config = reading.loaded.config
     if config is None or not has_cluster(reading):

@@ -12,7 +12,7 @@ from typing import Final
 from aiaas.config.hops import ingress_timeout, longest_silence, usual_silence
 from aiaas.config.ingress import bytes_of, family_of, seconds_of
 from aiaas.config.model import Config
-from aiaas.config.values import format_duration, format_size
+from aiaas.units import format_duration, format_size
 
 # The official SDKs give up after ten minutes without a byte (openai-python and anthropic-sdk-python, DEFAULT_TIMEOUT).
 CLIENT_PATIENCE: Final = 600.0

@@ -21,9 +21,9 @@ from aiaas.config.load import Loaded
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding, Path, Problem
 from aiaas.config.tree import problem_at
-from aiaas.config.values import format_duration
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
+from aiaas.units import format_duration
 
 # Below a round trip in a busy network nothing would be asked; above what a client bears an outage is one of ours.
 SHORTEST_STORE_TIMEOUT: Final = 0.005

@@ -20,8 +20,9 @@ from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding, Path, Severity
-from aiaas.config.values import amount_of, format_duration, format_size
+from aiaas.config.values import amount_of
 from aiaas.limits.redis_url import parse_redis_url
+from aiaas.units import format_duration, format_size
 
 # What load balancers and ingresses allow on a silent connection where nobody told them otherwise (AWS's ALB, nginx).
 SMALLEST_IDLE_TIMER: Final = 60.0

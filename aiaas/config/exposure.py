@@ -9,7 +9,7 @@ from typing import Final
 from aiaas.config import codes
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding
-from aiaas.config.values import format_duration
+from aiaas.units import format_duration
 
 # Shorter prefixes hold more addresses than any company has: 10.0.0.0/8 is the largest private network of IPv4.
 LEAST_PREFIX_V4: Final = 8

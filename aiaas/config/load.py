@@ -25,8 +25,8 @@ from aiaas.config.model import Config
 from aiaas.config.problem import Path, Place, Problem, dotted, has_errors
 from aiaas.config.secret import find_secrets
 from aiaas.config.tree import MAX_TEXT, Flat, Node, Refused, Scalar, Table, flatten, parse, problem_at
-from aiaas.config.values import format_size
 from aiaas.errors import WorldError
+from aiaas.units import format_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from aiaas.config.problem import Path as FieldPath
 from aiaas.config.problem import dotted
 from aiaas.config.restart import RESTARTS
 from aiaas.config.schema import config_schema
-from aiaas.config.values import DURATION_PATTERN, SIZE_PATTERN
+from aiaas.units import DURATION_PATTERN, SIZE_PATTERN
 
 _INTRO = """# The config, field by field
 
@@ -29,7 +29,8 @@ nothing below it, has its defaults. Paths inside the file are relative to the fi
 the config as `config.yaml` is read as it is. A changed file is put in force while the gateway runs
 ([reload.md](reload.md)); fields that need a restart say so.
 
-- A **duration** has a unit: `500ms`, `120s`, `2m`, `1h`; only `0` needs none.
+- A **duration** has a unit: `500ms`, `45s`, `30m`, `2h`, `90d`, `2w`; only `0` needs none.
+  So have those of every command.
 - A **size** has a unit, too: `512KiB`, `10MiB` (binary), `10MB` (decimal).
 - **`${NAME}`** inside a value is replaced by the environment variable NAME; an unset one is an error.
   `$${NAME}` stands for the literal text. Inside `{...}` it needs quotes: `{password: "${NAME}"}`.

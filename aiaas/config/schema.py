@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aiaas.config.model import Config
-from aiaas.config.values import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+from aiaas.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
 
 SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -1,35 +1,29 @@
-"""Values with a unit: durations, sizes, and the plain kinds (flag, whole number) as they arrive from YAML or the
-environment.
+"""The kinds of values that a config holds, as they arrive from YAML or the environment: durations, sizes (`units.py`),
+flags, whole numbers, quantities of Kubernetes, origins.
 
-A quantity without its unit is refused: `timeout: 120` is 120 seconds to one reader and 120 milliseconds to the next.
-Only 0 needs none. Numbers and flags may also be text, since an environment variable is nothing else.
+Numbers and flags may also be text, since an environment variable is nothing else.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}  # seconds
-SIZE_UNITS: Final = {
-    "B": 1,
-    "kB": 1000,
-    "KB": 1000,
-    "MB": 1000**2,
-    "GB": 1000**3,
-    "KiB": 1024,
-    "MiB": 1024**2,
-    "GiB": 1024**3,
-}
+from aiaas.units import (
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_positive_duration,
+    parse_size,
+)
+
 LONGEST_DURATION: Final = 7 * 24 * 3600.0  # a week: beyond it a typo is likelier than a wish
 
-DURATION_HINT: Final = "write a number with a unit, such as 500ms, 120s, 2m or 1h"
-SIZE_HINT: Final = "write a whole number with a unit, such as 512KiB, 10MiB or 10MB"
-
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h)")
-_SIZE = re.compile(r"([0-9]{1,12}) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
 _QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
 QUANTITY_SUFFIXES: Final = {
@@ -42,57 +36,6 @@ _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
-def parse_duration(value: object) -> float:
-    """Seconds from `120s`, `2m`, `500ms`, `1h` or 0. Raises ValueError."""
-    if _is_zero(value):
-        return 0.0
-    if _is_bare_number(value):
-        raise ValueError(f"{value} has no unit, so it could be seconds or milliseconds; write {value}s or {value}ms")
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"must be a duration; {DURATION_HINT}")
-    seconds = float(match[1]) * DURATION_UNITS[match[2]]
-    if seconds > LONGEST_DURATION:
-        raise ValueError("must be at most 168h (a week)")
-    return seconds
-
-
-def parse_positive_duration(value: object) -> float:
-    """As `parse_duration`, but 0 is refused too."""
-    seconds = parse_duration(value)
-    if seconds <= 0:
-        raise ValueError(f"must be longer than 0; {DURATION_HINT}")
-    return seconds
-
-
-def parse_size(value: object) -> int:
-    """Bytes from `10MiB`, `10MB` or 0. Raises ValueError."""
-    if _is_zero(value):
-        return 0
-    if _is_bare_number(value):
-        raise ValueError(f"{value} has no unit; write {value}B, or rather something like 10MiB")
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"must be a size; {SIZE_HINT}")
-    return int(match[1]) * SIZE_UNITS[match[2]]
-
-
-def format_duration(seconds: float) -> str:
-    """The shortest way to write it that reads back as the same: `2m`, `1500ms`, `0s`."""
-    for unit in ("h", "m", "s"):
-        if seconds and seconds % DURATION_UNITS[unit] == 0:
-            return f"{int(seconds / DURATION_UNITS[unit])}{unit}"
-    return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms" if seconds else "0s"
-
-
-def format_size(size: int) -> str:
-    """The shortest way to write it in binary units: `10MiB`."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % SIZE_UNITS[unit] == 0:
-            return f"{size // SIZE_UNITS[unit]}{unit}"
-    return f"{size}B"
-
-
 def amount_of(quantity: str) -> float:
     """A Kubernetes quantity in units: `500m` is half a CPU, `512Mi` are bytes (apimachinery, resource.Quantity)."""
     match = _QUANTITY.fullmatch(quantity)
@@ -101,14 +44,14 @@ def amount_of(quantity: str) -> float:
     return float(match[1]) * QUANTITY_SUFFIXES[match[2]]
 
 
-def _is_zero(value: object) -> bool:
-    return value == "0" or (isinstance(value, int | float) and not isinstance(value, bool) and value == 0)
+def _bounded(parse: Callable[[object], float]) -> Callable[[object], float]:
+    def bounded(value: object) -> float:
+        seconds = parse(value)
+        if seconds > LONGEST_DURATION:
+            raise ValueError("must be at most 1w (a week)")
+        return seconds
 
-
-def _is_bare_number(value: object) -> bool:
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or (
-        isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value) is not None
-    )
+    return bounded
 
 
 def _parse_flag(value: object) -> bool:
@@ -148,20 +91,17 @@ def _parse_origin(value: object) -> object:
     return match[0].removesuffix(match["port"]) if match["port"] and match["port"] == default else match[0]
 
 
-DURATION_PATTERN: Final = r"^(0|[0-9]+(\.[0-9]+)? ?(ms|s|m|h))$"
-SIZE_PATTERN: Final = r"^(0|[0-9]+ ?(B|[kK]B|MB|GB|KiB|MiB|GiB))$"
-
 _DURATION_SCHEMA = Annotated[str, Field(pattern=DURATION_PATTERN)]
 _SIZE_SCHEMA = Annotated[str, Field(pattern=SIZE_PATTERN)]
 
 Duration = Annotated[
     float,
-    BeforeValidator(parse_duration, json_schema_input_type=_DURATION_SCHEMA),
+    BeforeValidator(_bounded(parse_duration), json_schema_input_type=_DURATION_SCHEMA),
     PlainSerializer(format_duration, return_type=str),
 ]
 PositiveDuration = Annotated[
     float,
-    BeforeValidator(parse_positive_duration, json_schema_input_type=_DURATION_SCHEMA),
+    BeforeValidator(_bounded(parse_positive_duration), json_schema_input_type=_DURATION_SCHEMA),
     PlainSerializer(format_duration, return_type=str),
 ]
 Size = Annotated[

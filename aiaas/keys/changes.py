@@ -6,21 +6,18 @@ The commands hold the file's lock around them; the clock and the randomness come
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Literal
 
 from aiaas.errors import AiaasError
 from aiaas.keys.model import KeyRecord, PreviousSecret
 from aiaas.keys.records import NAME, NAME_RULE, parse_time
+from aiaas.units import parse_duration
 
 State = Literal["active", "revoked", "expired"]
 Records = tuple[KeyRecord, ...]
-
-_DURATION: Final = re.compile(r"(\d{1,7})([smhdw])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class KeyChangeError(AiaasError):
@@ -91,23 +88,26 @@ def pruned(records: Records, now: datetime) -> tuple[Records, Records]:
     return tuple(_without_ended_overlap(record, now) for record in kept), gone
 
 
-def parse_duration(text: str) -> timedelta:
-    """`90d`, `24h`, `30m`, `2w`, `45s`. Raises ValueError with what is allowed."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; write for example 90d, 24h or 30m")
+def parse_overlap(text: str) -> timedelta:
+    """A duration. Raises ValueError with what is allowed."""
     try:
-        return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+        return timedelta(seconds=parse_duration(text))
     except OverflowError:
-        raise ValueError(f"{text!r} is too long") from None
+        raise ValueError("is too long") from None
 
 
 def parse_expiry(text: str, now: datetime) -> datetime:
     """A duration from `now`, or a date or moment in UTC. Raises ValueError for one that is past, or none."""
     try:
-        moment = now + parse_duration(text) if _DURATION.fullmatch(text.strip()) else parse_time(text.strip())
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is no expiry; write for example 90d, 2027-01-31 or 2027-01-31T12:00:00Z") from None
+        moment = now + parse_overlap(text)
+    except ValueError:
+        try:
+            moment = parse_time(text)
+        except ValueError:
+            hint = "write for example 90d, 2027-01-31 or 2027-01-31T12:00:00Z"
+            raise ValueError(f"{text!r} is no expiry; {hint}") from None
+    except OverflowError:
+        raise ValueError(f"{text!r} is beyond the calendar") from None
     if moment <= now:
         raise ValueError(f"{text!r} is in the past")
     return moment.astimezone(UTC).replace(microsecond=0)

@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from aiaas.config.values import parse_positive_duration
 from aiaas.errors import UsageError
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.stats import Spread, median
+from aiaas.units import parse_positive_duration
 
 LATENCIES: Final = ("ttft", "itl", "tpot", "e2e")
 PERCENTILES: Final = (50, 90, 95, 99)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from aiaas.config.ingress import ENTRY_POINTS, HAPROXY, HAPROXY_INGRESS, NGINX, TRAEFIK, family_of
-from aiaas.config.values import format_size
 from aiaas.manifests.objects import Object, head
 from aiaas.plan.kubernetes import KubernetesPlan
+from aiaas.units import format_size
 
 
 def ingress(plan: KubernetesPlan) -> Object:

@@ -95,7 +95,7 @@ def test_a_key_is_created_with_everything_said(console: Console) -> None:
         (["create", "bob", "--keys-file", "no/keys.yaml"], 3, "no/keys.yaml: cannot be written: its folder"),
         (["show", "alcie"], 1, "no key is named 'alcie'; did you mean alice?"),
         (["revoke", "zzz"], 1, "`aiaas keys list` shows all"),
-        (["rotate", "alice", "--overlap", "long"], 2, "--overlap: 'long' is not a duration"),
+        (["rotate", "alice", "--overlap", "long"], 2, "--overlap 'long': must be a duration"),
         (["list", "--keys-file", "none.yaml"], 3, "none.yaml: there is no such file; `aiaas keys create NAME`"),
         (["list", "-o", "xml"], 2, "--output"),
     ],

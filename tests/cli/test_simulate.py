@@ -17,7 +17,7 @@ def simulate(*options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--ttft", "soon"), "'soon' is not a duration; write 50ms, 1.5s or 2m"),
+        (("--ttft", "soon"), "--ttft 'soon': must be a duration; write a number with a unit"),
         (("--fault", "nope"), "there is no fault 'nope'"),
         (("--jitter", "2"), "jitter must be between 0 and 1"),
         (("--max-num-seqs", "0"), "max-num-seqs must be 1 or more"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,9 +9,6 @@ from aiaas.engines.simulator.faults import NO_FAULT, Fault
 from aiaas.errors import UsageError
 
 DEFAULT_MODEL = "aiaas-simulator"
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)?")
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, None: 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +72,3 @@ class SimulatorOptions:
         for holds, message in checks:
             if not holds:
                 raise UsageError(message)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `50ms`, `1.5s`, `2m`, or a bare number of seconds.
-
-    Raises:
-        UsageError: the text is no duration.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is not a duration; write 50ms, 1.5s or 2m")
-    return float(match[1]) * _SECONDS[match[2]]

@@ -1,27 +1,11 @@
-"""Options and durations."""
+"""What a simulator may be told."""
 
 from __future__ import annotations
 
 import pytest
 
-from aiaas.engines.simulator.options import SimulatorOptions, parse_duration
+from aiaas.engines.simulator.options import SimulatorOptions
 from aiaas.errors import UsageError
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("50ms", 0.05), ("1.5s", 1.5), ("2m", 120), ("0", 0), ("0.25", 0.25), ("100us", 0.0001), (" 5s ", 5)],
-)
-def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
-    """Bare numbers are seconds."""
-    assert parse_duration(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "fast", "-1s", "1h", "1 s", "1s2", "nan", "inf", "1e3"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    """With the forms that are allowed."""
-    with pytest.raises(UsageError, match=r"write 50ms, 1.5s or 2m"):
-        parse_duration(text)
 
 
 @pytest.mark.parametrize(
