@@ -27,7 +27,7 @@ class ApiError(AiaasError):
     """An answer to an HTTP client, in the OpenAI error shape (`aiaas.openai.errors.error_body`).
 
     status   HTTP status
-    code     machine-readable, one of contract section 3's table; part of the API
+    code     machine-readable, one of those in docs/errors.md; part of the API
     message  one sentence for a person: what was wrong and what to do; never holds a key, a prompt or an answer
     param    the request field at fault, in dotted form, or None
     headers  extra response headers, in order

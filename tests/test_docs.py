@@ -18,7 +18,7 @@ from aiaas.proxy.record import Record
 from tests.repository_rules import ROOT, all_modules
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def page(name: str) -> str:
@@ -31,6 +31,22 @@ def anchors(text: str) -> set[str]:
     """The anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+CITATION = re.compile(r"[Tt]ranscripts? (\d+[a-z]?(?:(?:, | to | and )\d+[a-z]?)*)")
+
+
+def cited(text: str) -> set[str]:
+    """The transcripts of vLLM that a text names: `transcript 131`, `transcripts 23, 25`, `transcripts 12 to 14`."""
+    return {number for found in CITATION.findall(text) for number in re.findall(r"\d+[a-z]?", found)}
+
+
+def test_transcripts_that_are_cited_exist() -> None:
+    """Whoever doubts a comment can look at what vLLM really said."""
+    there = {path.name.split("-")[0] for path in (ROOT / "docs" / "vllm" / "transcripts").iterdir()}
+    sources = [*(ROOT / "aiaas").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *PAGES]
+    missing = {(path.name, n) for path in sources for n in cited(path.read_text(encoding="utf-8")) - there}
+    assert missing == set()
 
 
 def dead_links(path: Path) -> Iterator[str]:

@@ -40,7 +40,7 @@ def test_an_api_error_says_on_the_wire_whose_fault_it_is(kind: type[ApiError], w
     ],
 )
 def test_a_command_error_carries_its_exit_code(kind: type[CommandError], code: int) -> None:
-    """Exit codes are part of the contract: scripts branch on them."""
+    """Exit codes do not change: scripts branch on them."""
     error = kind("one line")
     assert error.exit_code == code
     assert str(error) == error.message == "one line"

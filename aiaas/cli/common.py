@@ -1,6 +1,6 @@
 """What every command shares: the options it takes, and where its words go.
 
-Rules (contract section 1):
+Rules:
   1. What a machine may read goes to stdout, and nothing else does. Notes, progress and warnings go to stderr.
   2. The config is `--config FILE`, else `$AIAAS_CONFIG`, else `./aiaas.yaml`.
   3. A command that fails raises a `CommandError` (one line, an exit code); only `aiaas.cli.main` prints it.

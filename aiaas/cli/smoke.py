@@ -108,7 +108,7 @@ def smoke(
     _run(settings, names, output, junit)
 
 
-DEFAULT_MOST = 200  # requests, contract section 10
+DEFAULT_MOST = 200  # requests
 
 
 def _print_checks(names: Sequence[str], output: Output) -> None:

@@ -9,8 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from aiaas.config.kubernetes import DnsLabel, EnginePod, Labels
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
-
-DEFAULT_ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+from aiaas.openai.paths import DEFAULT_ENDPOINTS
 
 # Tags of the two ways to write a model; they occur in pydantic's error locations and are dropped there.
 SHORT_FORM: Final = "<a name>"

@@ -15,7 +15,7 @@ from aiaas.plan.model import EnginePlan
 
 HOST = "127.0.0.1"
 
-# They configure the gateway (contract section 2). vLLM would warn about the unknown VLLM_* among them, and read others,
+# They configure the gateway. vLLM would warn about the unknown VLLM_* among them, and read others,
 # such as LOG_LEVEL, as its own.
 GATEWAY_VARIABLES = frozenset(OVERRIDES) | {"AIAAS_API_KEY"}  # the last is a client's secret, for `aiaas smoke`
 

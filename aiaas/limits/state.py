@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import Admission, Decision, Limits
 
-SLOT_RETRY: Final = 1.0  # seconds; when a slot comes back cannot be known (contract section 5)
+SLOT_RETRY: Final = 1.0  # seconds; when a slot comes back cannot be known
 
 _DAY: Final = 86400.0
 

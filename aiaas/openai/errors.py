@@ -83,7 +83,7 @@ def engine_died(body: bytes) -> bool:
 
 
 def is_json_object(body: bytes) -> bool:
-    """Whether an error's body is a JSON object, as all of vLLM's are (captures 40 to 77, 115, 135). Never raises."""
+    """Whether an error's body is a JSON object, as all of vLLM's are (transcripts 40 to 77, 115, 135). Never raises."""
     try:
         _OBJECT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,6 +1,6 @@
 """The paths of the API, and what each of them means for a gateway.
 
-An allow-list (contract section 3): vLLM has more routes than these, some of them dangerous (`/scale_elastic_ep`), so
+An allow-list: vLLM has more routes than these, some of them dangerous (`/scale_elastic_ep`), so
 nothing is forwarded because of a prefix. Sources: the routes of a real vLLM 0.32 (transcript 00).
 """
 
@@ -25,7 +25,7 @@ READY: Final = "/ready"
 # Every path whose requests go to a backend, by POST.
 GENERATE: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS, SCORE, RERANK, TOKENIZE, DETOKENIZE)
 
-# What a backend serves that does not say (contract section 2, `endpoints`).
+# What a backend serves whose config does not say (`endpoints`).
 DEFAULT_ENDPOINTS: Final = (CHAT, COMPLETIONS, MODELS)
 
 # Those whose answers are generated tokens: they reserve output, and the bound of a model is spliced in there.

@@ -1,7 +1,7 @@
 """Who is it, which route, within limits? -> a Ticket, or an ApiError.
 
-The order is contract section 3's: key, size and media type, parse, model and scope, all limits at once (path and
-method come before, in `app.py`). Nothing is charged until the last step, so a refusal of ours costs the key nothing.
+The order: key, size and media type, parse, model and scope, all limits at once (path and method come before, in
+`app.py`). Nothing is charged until the last step, so a refusal of ours costs the key nothing.
 """
 
 from __future__ import annotations

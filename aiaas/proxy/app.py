@@ -95,7 +95,7 @@ class Gateway:
     # -- a request ------------------------------------------------------------------------------------------------
 
     async def handle(self, request: BaseRequest) -> Answered:
-        """Answer one request, in contract section 3's order: path, method, key, then what the path does."""
+        """Answer one request, in this order: path, method, key, then what the path does."""
         client = cast(Connection, request.protocol)
         client.begun, client.extra = False, b""
         path = path_of(request.raw_path) or request.raw_path

@@ -93,7 +93,7 @@ class JsonLog:
             self._append({"time": self._time(), "level": level, "event": event, **self._worker, **fields})
 
     def request(self, record: Record, duration: float, event: str = INFERENCE) -> None:
-        """The one line of a request, in the plan's words where it has them (contract section 8)."""
+        """The one line of a request, in the words of docs/logs.md."""
         if self.threshold > 20:
             return
         rejection = record.rejection

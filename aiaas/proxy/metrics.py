@@ -23,7 +23,7 @@ from aiaas.proxy.histogram import Tallies
 from aiaas.proxy.record import NO_KEY, Record
 
 UNKNOWN = "unknown"
-# The plan's, and beyond: a timeout of 120 s would all land in +Inf (contract section 11).
+# The usual ones, and beyond: a timeout of 120 s would all land in +Inf.
 LATENCY_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
 # A healthy loop is late by less than a millisecond (uvloop's timers count in those); a client notices a quarter second.

@@ -2,14 +2,14 @@
 
 Theory. A relay is a `Sink`: the upstream connection calls it from inside the event loop's read callback, and it writes
 to the client's transport in the same call. No task wakes up between the two; the handler's task sleeps on `done` and
-wakes once. Most CPU of a gateway goes to this loop (design.md section 3), so it looks for substrings and parses only
+wakes once. Most CPU of a gateway goes to this loop (docs/bench.md), so it looks for substrings and parses only
 where one is found.
 
     held       nothing has gone to the client: the attempt can still be replaced by another one
     committed  the status is spent; a failure can only be said in the stream, or by breaking off
 
 Rules
-- A stream's status is held until its first event (or first comment): vLLM says 200 before it schedules (capture 130).
+- A stream's status is held until its first event or comment: vLLM says 200 before it schedules (transcript 130).
 - Only whole events are written, so that a comment or an error event never lands inside one. An unfinished event waits;
   a clean end flushes it as it is.
 - The usage event that the client did not ask for is taken out; every other byte goes through as it came.

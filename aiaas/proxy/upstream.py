@@ -1,6 +1,6 @@
 """The upstream leg: one exchange at a time over a pooled HTTP/1.1 connection to one endpoint.
 
-Theory. A general client costs three times what this does (design.md section 3), because it serves every server there
+Theory. A general client costs three times what this does, because it serves every server there
 is; this one only ever talks to configured backends. llhttp parses (through httptools, strict: conflicting lengths,
 bad chunk sizes and smuggling tricks are errors), and everything that one read from the socket brings is handed to the
 `Sink` in one call, so that one read upstream is one write downstream and no task is switched in between.
@@ -37,7 +37,7 @@ from aiaas.proxy.dial import ClientTls, Dialer
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.vanished import watch_upstream
 
-# vLLM closes a connection 5.0 s after its last answer (capture 81).
+# vLLM closes a connection 5.0 s after its last answer (transcript 81).
 IDLE_LIMIT = 4.0
 # Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
@@ -137,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.write(rest)
 
     def abort(self, sink: Sink | None = None) -> None:
-        """End the exchange and the connection at once: a vLLM stops generating within 70 ms of it (capture 80)."""
+        """End the exchange and the connection at once: a vLLM stops generating within 70 ms of it (transcript 80)."""
         if sink is not None and self._sink is not sink:
             return  # its exchange has just ended, and the connection may already serve another client's
         self._sink = None

@@ -123,7 +123,7 @@ def test_3_rate_limiting_of_eleven_at_once(plan_gateway: Gateway) -> None:
 @pytest.mark.vllm
 @pytest.mark.timeout(120)
 def test_3_rate_limiting_as_the_plan_paces_it(plan_gateway: Gateway) -> None:
-    """A bucket of 10 that refills every 6 s admits 12 of 15 requests a second apart (contract section 11)."""
+    """A bucket of 10 that refills every 6 s admits 12 of 15 requests a second apart."""
     started = time.monotonic()
     statuses = [status for status, _ in run(PACED, plan_gateway)]
     refills = (time.monotonic() - started) // 6  # 2, unless this machine is so slow that the loop takes 18 s

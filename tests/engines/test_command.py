@@ -79,7 +79,7 @@ def test_the_gateways_variables_do_not_reach_the_engine():
 
 
 def test_every_override_of_the_contract_is_taken_out():
-    """The eight names of contract section 2."""
+    """The eight names of docs/config.md."""
     overrides = {
         "VLLM_BACKEND_URL", "VLLM_TIMEOUT", "VLLM_MAX_RETRIES", "API_KEY_VALIDATION_ENABLED",
         "RATE_LIMIT_REQUESTS_PER_MINUTE", "PROMETHEUS_ENABLED", "PROMETHEUS_PORT", "LOG_LEVEL",

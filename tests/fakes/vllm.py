@@ -192,7 +192,7 @@ class FakeVllm:
         self._server = await loop.create_server(lambda: _Connection(self, loop), sock=sock, ssl=self.tls)
 
     async def down(self) -> None:
-        """Stop listening: new connections are refused, open ones live on (vLLM after SIGTERM, capture 131)."""
+        """Stop listening: new connections are refused, open ones live on (vLLM after SIGTERM, transcript 131)."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -374,14 +374,14 @@ def token_event(text: str = "x") -> bytes:
 
 
 def usage_event(prompt: int = 18, completion: int = 5) -> bytes:
-    """The event that `include_usage` adds (capture 13)."""
+    """The event that `include_usage` adds (transcript 13)."""
     usage = {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
     data = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 def error_stream_event(message: str = ENGINE_DEAD, code: int = 500) -> bytes:
-    """An engine's death inside a 200 stream (capture 132)."""
+    """An engine's death inside a 200 stream (transcript 132)."""
     error = {"message": message, "type": "InternalServerError", "param": None, "code": code}
     return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
 

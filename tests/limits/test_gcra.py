@@ -30,7 +30,7 @@ def test_a_full_bucket_admits_its_burst_and_then_the_rate() -> None:
 
 
 def test_a_paced_loop_gets_what_a_bucket_of_ten_gives() -> None:
-    """Fifteen requests a second apart against ten a minute: the twelve that contract section 11 computes."""
+    """Fifteen requests a second apart against ten a minute: twelve."""
     rate, tat, admitted = Rate(10, 10), None, 0
     for second in range(15):
         decision, tat = decide(tat, rate, 1, 50.0 + second)

@@ -6,7 +6,7 @@ from aiaas.openai import paths
 
 
 def test_nothing_but_the_contracts_paths_is_forwarded() -> None:
-    """The nine generate paths of contract section 3, and no more."""
+    """The nine paths that generate, and no more."""
     assert set(paths.GENERATE) == {
         "/v1/chat/completions",
         "/v1/completions",

@@ -61,7 +61,7 @@ def strangers(data: bytes, own: Sequence[str]) -> set[bytes]:
 
 
 def assert_ours(got: Got) -> None:
-    """One JSON object of the contract's shape."""
+    """One JSON object of docs/errors.md's shape."""
     told = json.loads(got.body)
     assert set(told) == {"error"}, got
     assert set(told["error"]) == ERROR_FIELDS, got
@@ -78,7 +78,7 @@ async def assert_unharmed(running: Running, marks: Marks) -> None:
         assert not running.log_lines(event), running.log_lines(event)
     assert not any(b"Traceback" in line for line in running.lines)
     for endpoint in running.endpoints():
-        # One that answered and is about to hang up could be met once more: its own 502 (contract section 6).
+        # One that answered and is about to hang up could be met once more: its own 502.
         endpoint.pool.drop_idle()
     mark = marks.next()
     client = await Raw.connect(running.port, running.key)

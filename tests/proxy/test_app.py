@@ -56,7 +56,7 @@ async def until(condition: Any) -> None:
 
 
 async def test_each_check_comes_before_the_next(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """A request with everything wrong with it is told of one fault after the other, in contract section 3's order."""
+    """A request with everything wrong with it is told of one fault after the other: path, method, key, size, ..."""
     limited = new_key("limited", limits=KeyLimits(requests_per_minute=1))
     running = await gateway(fake_vllm, server={"max_body_size": "1KiB"}, keys=(limited,))
     bad: dict[str, Any] = {

@@ -90,7 +90,7 @@ async def test_backend_that_does_not_exist_delays_nobody(fake_vllm: FakeVllm, ga
     assert (await (await running.client()).post(CHAT)).status == 200
 
 
-# -- a server that refuses and goes silent (capture 131) -----------------------------------------------------------
+# -- a server that refuses and goes silent (transcript 131) -----------------------------------------------------------
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gatew
 
 
 async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """A hanging health check takes the endpoint down; its streams may go on (capture 133: frozen, then back)."""
+    """A hanging health check takes the endpoint down; its streams may go on (transcript 133: frozen, then back)."""
     fake_vllm.gets["/health"] = (Hang(),)
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)

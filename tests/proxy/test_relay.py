@@ -281,7 +281,7 @@ async def test_usage_event_with_other_line_ends(fake_vllm, gateway):
 
 
 async def test_usage_on_every_event(fake_vllm, gateway):
-    """With usage on every event (captures 14, 110) only the extra event is taken out, and the last figure counts."""
+    """With usage on every event (transcripts 14, 110) only the extra event is taken out, and the last figure counts."""
 
     def token(count: int) -> bytes:
         usage = {"prompt_tokens": 18, "total_tokens": 18 + count, "completion_tokens": count}
@@ -353,7 +353,7 @@ async def test_usage_at_the_end_of_a_long_answer(fake_vllm, gateway):
 
 
 async def test_role_event_is_no_token(fake_vllm, gateway):
-    """The first event of a chat says who speaks (capture 12): a cut stream is not charged for it."""
+    """The first event of a chat says who speaks (transcript 12): a cut stream is not charged for it."""
     role = (
         b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
     )
@@ -518,7 +518,7 @@ async def test_http_1_0_stream_that_breaks_off(fake_vllm, gateway):
 
 
 async def test_engine_death_inside_a_stream(fake_vllm, gateway):
-    """An error event and [DONE] on a 200 (capture 132) pass unchanged, are an error to us and count against health."""
+    """An error event and [DONE] on a 200 (transcript 132) pass unchanged, are an error, and count against health."""
     events = token_event(), error_stream_event(), DONE
     fake_vllm.play(
         Send(STREAM_HEAD + chunk(events[0])), Wait(go := asyncio.Event()), Send(chunk(events[1] + DONE) + LAST_CHUNK)

@@ -343,7 +343,7 @@ async def test_new_ones_are_probed_at_once(replicas: list[FakeVllm], gateway: St
 async def test_one_that_left_and_died_does_not_keep_its_clients(
     replicas: list[FakeVllm], gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pod that got SIGTERM leaves the name, refuses connections and goes silent (capture 131): its streams end."""
+    """A pod that got SIGTERM leaves the name, refuses connections and goes silent (transcript 131): its streams end."""
     monkeypatch.setattr("aiaas.proxy.backends.SILENT_AFTER_REFUSAL", 0.1)
     replicas[0].default = (Send(STREAM_HEAD + chunk(token_event())), Hang())
     running = await gateway(config=config_at(replicas[0].port, health={"interval": "20ms"}), probes=True)
