@@ -1,13 +1,15 @@
 """What the events of a stream mean, path by path: which carry output, which end it, and what its first text is.
 
 An output event adds text, reasoning or a part of a tool call to the answer. Each path has a mark that stands once in
-each output event and in no other, so that an ordinary read of a stream costs two counts of bytes and no parsing:
+each ordinary output event and in no other event, so that an ordinary read of a stream costs two counts of bytes and no
+parsing. An output event that finishes a choice is not ordinary:
 
-    path                    an output event has            a whole stream has
-    /v1/chat/completions    "delta":                       a finish_reason for every choice
-    /v1/completions         "text":"                       a finish_reason for every choice
-    /v1/responses           a line `event: ... .delta`     response.completed, .incomplete, .failed or .cancelled
-    /v1/messages            `event: content_block_delta`   message_stop
+    path                    an output event has            its mark                 a whole stream has
+    /v1/chat/completions    "delta":                       "finish_reason":null     a finish_reason for every choice
+    /v1/completions         "text":"                       "finish_reason":null     a finish_reason for every choice
+    /v1/responses           a line `event: ... .delta`     that                     response.completed, .incomplete,
+                                                                                    .failed or .cancelled
+    /v1/messages            `event: content_block_delta`   that                     message_stop
 
 On every path `[DONE]` ends a stream too, as does an error event of the server. A stream that ends with none of these
 was cut, however cleanly its HTTP body ended. A quote inside a JSON string is always escaped, and a line break too; so a
@@ -28,8 +30,8 @@ from aiaas.openai.sse import event_data
 class StreamForm(msgspec.Struct, frozen=True):
     """How one path's streams are read.
 
-    mark    in each output event, and in no other, as vLLM writes them
-    output  the same, however the server spaces its JSON and whether it names its events or not
+    mark    in each ordinary output event, and in no other event, as vLLM writes them
+    output  in each output event, however the server spaces its JSON and whether it names its events or not
     end     in the event that ends a whole stream; None where finish reasons do
     """
 
@@ -38,9 +40,10 @@ class StreamForm(msgspec.Struct, frozen=True):
     end: re.Pattern[bytes] | None = None
 
 
+_UNFINISHED: Final = b'"finish_reason":null'
 _FORMS: Final = {
-    paths.CHAT: StreamForm(b'"delta":', re.compile(rb'"delta"\s*:')),
-    paths.COMPLETIONS: StreamForm(b'"text":"', re.compile(rb'"text"\s*:\s*"')),
+    paths.CHAT: StreamForm(_UNFINISHED, re.compile(rb'"delta"\s*:')),
+    paths.COMPLETIONS: StreamForm(_UNFINISHED, re.compile(rb'"text"\s*:\s*"')),
     paths.RESPONSES: StreamForm(
         b".delta\n",
         re.compile(rb'"type"\s*:\s*"response\.[a-z_.]+\.delta"'),

@@ -67,6 +67,27 @@ def is_usage_only_event(event: bytes) -> bool:
     return answer is not None and answer.choices == [] and answer.usage is not None
 
 
+def fingerprint_of(usage_event: bytes) -> bytes:
+    """The `system_fingerprint` in the event that `include_usage` adds, as JSON; b"" where it has none."""
+    try:
+        told = bytes(_FINGERPRINT.decode(event_data(usage_event) or b"").system_fingerprint)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b""
+    return told if told.startswith(b'"') else b""
+
+
+def with_fingerprint(event: bytes, fingerprint: bytes) -> bytes:
+    """The event that finishes a choice, with `fingerprint` at its end unless it has one.
+
+    vLLM writes the fingerprint into its stream's last event with choices. Where it is asked for usage, it writes it
+    into the usage event instead.
+    """
+    end = event.rfind(b"}")
+    if not fingerprint or end < 0 or event[end + 1 :].strip() or event.find(b'"system_fingerprint"') >= 0:
+        return event
+    return b'%b,"system_fingerprint":%b%b' % (event[:end], fingerprint, event[end:])
+
+
 class _Told(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -86,6 +107,11 @@ class _Answer(msgspec.Struct):
     message: _Inner | None = None
 
 
+class _Last(msgspec.Struct):
+    system_fingerprint: msgspec.Raw = msgspec.Raw(b"")
+
+
+_FINGERPRINT: Final[msgspec.json.Decoder[_Last]] = msgspec.json.Decoder(_Last)
 _WHOLE: Final[msgspec.json.Decoder[_Inner]] = msgspec.json.Decoder(_Inner)
 _ANSWER: Final[msgspec.json.Decoder[_Answer]] = msgspec.json.Decoder(_Answer)
 

@@ -177,6 +177,7 @@ class Relay:
                 # What stands in between ended its body cleanly in the middle, which no SDK would notice.
                 self.failed(Failure(FailureKind.TRUNCATED, "the stream ended without its last event"))
                 return
+            last += tap.rest()
         if not self._committed:
             self._commit(last, whole=True)
         elif last:
@@ -362,6 +363,8 @@ class Relay:
 
     def _break(self, failure: Failure, error: UpstreamError | None) -> None:
         if self._streaming:
+            if rest := self._stream_tap.rest():
+                self._write(rest)
             timed_out = failure.kind is FailureKind.TIMEOUT
             error = error or UpstreamError(
                 504 if timed_out else 502,

@@ -14,7 +14,13 @@ from aiaas.openai import paths
 from aiaas.openai.errors import is_error_event
 from aiaas.openai.sse import EventSplitter
 from aiaas.openai.streams import ends_stream, finished_choices, form_of, text_size
-from aiaas.openai.usage import is_usage_only_event, usage_of, usage_of_answer
+from aiaas.openai.usage import (
+    fingerprint_of,
+    is_usage_only_event,
+    usage_of,
+    usage_of_answer,
+    with_fingerprint,
+)
 from aiaas.openai.usagescan import UsageScan
 from aiaas.proxy.record import Record
 from aiaas.proxy.upstream import Failure, FailureKind
@@ -70,8 +76,12 @@ class BodyTap:
 class StreamTap:
     """Reads along, and writes into the request's Record.
 
+    Where we asked for the usage event and the client did not, the client gets what it would have got without us. So
+    that event is taken out, and its `system_fingerprint` goes into the event that finishes the answer, which waits
+    here for the event behind it. With several choices that end apart, the last one's gets it.
+
     choices         how many answers the request asked for
-    strip_usage     the usage event was asked for by us, and is to be taken out
+    strip_usage     the usage event was asked for by us
     mark            as in StreamForm; counted by the relay once `begun`
     begun           text has come
     latest          whole events with output, as the last read that had any brought them
@@ -85,6 +95,7 @@ class StreamTap:
         "_finished",
         "_form",
         "_frame",
+        "_held",
         "_other",
         "_record",
         "_strip_usage",
@@ -105,11 +116,11 @@ class StreamTap:
         self._usage_event: bytes | None = None
         self._usage_after = 0  # output events before it
         self._ended = path not in paths.OUTPUT  # of another path's streams nothing is known
-        self._finished = 0  # choices, of several
+        self._finished = 0  # choices
         self._other = 0  # bytes of events without output
         self._frame = 0  # bytes of an output event around its text
-        # Of several choices each finish has to be seen, and so no read is ordinary: no count equals that of "".
-        self.mark = self._form.mark if choices == 1 else b""
+        self._held: list[bytes] = []  # finish their choices, and wait for the event behind them
+        self.mark = self._form.mark
         self.begun = False
         self.latest = b""
         self.engine_failure: Failure | None = None
@@ -129,16 +140,25 @@ class StreamTap:
             if outputs:
                 output.append(event)
                 self._count(event, outputs)
-            elif self._is_for_us(event, first=not kept):
+                if self._strip_usage and finished_choices(event):
+                    self._held.append(event)
+                    continue
+            elif self._is_for_us(event, first=not (kept or self._held)):
+                kept += self._with_fingerprint(event)
                 continue
             else:
                 self._other += len(event)
+            kept += self._held
             kept.append(event)
+            self._held = []
         if output:
             self.latest = b"".join(output)
+        # While an event waits, no read is ordinary, for it comes first: no count equals that of "".
+        self.mark = b"" if self._held else self._form.mark
         return b"".join(kept)
 
     def _count(self, event: bytes, outputs: int) -> None:
+        self._finished += finished_choices(event)
         if not self.begun:
             size = text_size(event)
             if not size and b'"role"' in event:  # a chat's first event only says who speaks
@@ -148,14 +168,14 @@ class StreamTap:
                 self.begun = True
                 self._frame = len(event) - size
         self._record.events += outputs
-        if self._choices > 1:
-            self._finished += finished_choices(event)
 
     def _is_for_us(self, event: bytes, *, first: bool) -> bool:
         """Look at an event without output; whether it is the usage event that only we asked for."""
         if b'"usage"' in event:
             self._usage_event, self._usage_after = event, self._record.events
-            if self._strip_usage and is_usage_only_event(event):
+            # A vLLM with --enable-force-include-usage tells every client, in the events before this one, too.
+            forced = bool(self._held) and usage_of(self._held[-1]) is not None
+            if self._strip_usage and not forced and is_usage_only_event(event):
                 return True
         code = is_error_event(event)
         if code is not None and code >= 500:
@@ -165,13 +185,25 @@ class StreamTap:
         self._finished += finished_choices(event)
         return False
 
+    def _with_fingerprint(self, usage_event: bytes) -> list[bytes]:
+        """The events that waited, as they are without `include_usage`."""
+        fingerprint = fingerprint_of(usage_event)
+        events = [with_fingerprint(event, fingerprint) for event in self._held]
+        self._other += sum(map(len, events)) - sum(map(len, self._held))
+        self._held = []
+        return events
+
+    def rest(self) -> bytes:
+        """The events that still wait, when the stream has ended or broken off: nothing comes behind them."""
+        rest, self._held = b"".join(self._held), []
+        return rest
+
     @property
     def whole(self) -> bool:
         """Whether the stream may end here (the table in `openai/streams.py`)."""
         if self._ended or self._form.end is not None:
             return self._ended
-        latest = finished_choices(self.latest) if self._choices == 1 else 0
-        return self._finished + latest >= self._choices
+        return self._finished >= self._choices
 
     def end(self) -> None:
         """As in Tap. Only usage behind the last output is the last word: a message tells its input and 0 for its output

@@ -24,6 +24,11 @@ def chat(**delta: Any) -> bytes:
     return event({"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]})
 
 
+def text(**choice: Any) -> bytes:
+    """A completion's event."""
+    return event({"choices": [{"index": 0, **choice, "finish_reason": None, "stop_reason": None}]})
+
+
 def message(**delta: Any) -> bytes:
     """A message's event."""
     return event({"type": "content_block_delta", "delta": delta, "index": 0}, "content_block_delta")
@@ -47,12 +52,12 @@ EVENTS: dict[str, tuple[str, bytes, bool, int]] = {
     "chat: a tool without anything": (paths.CHAT, chat(tool_calls=[TOOL]), True, 0),
     "chat: no tools": (paths.CHAT, chat(content="", tool_calls=[]), True, 0),
     "chat: usage": (paths.CHAT, event({"choices": [], "usage": {"prompt_tokens": 1}}), False, 0),
-    "chat: quoted": (paths.CHAT, chat(content='"delta":'), True, 8),
-    "completions: text": (paths.COMPLETIONS, event({"choices": [{"index": 0, "text": "a b"}]}), True, 3),
-    "completions: no text": (paths.COMPLETIONS, event({"choices": [{"index": 0, "text": ""}]}), True, 0),
+    "chat: quoted": (paths.CHAT, chat(content='"delta":"finish_reason":null'), True, 28),
+    "completions: text": (paths.COMPLETIONS, text(text="a b"), True, 3),
+    "completions: no text": (paths.COMPLETIONS, text(text=""), True, 0),
     "completions: a token that is `text`": (
         paths.COMPLETIONS,
-        event({"choices": [{"text": "x", "logprobs": {"tokens": ["text"], "top_logprobs": [{"text": -0.5}]}}]}),
+        text(text="x", logprobs={"tokens": ["text"], "top_logprobs": [{"text": -0.5}]}),
         True,
         1,
     ),
@@ -80,7 +85,7 @@ EVENTS: dict[str, tuple[str, bytes, bool, int]] = {
     "[DONE]": (paths.CHAT, b"data: [DONE]\n\n", False, 0),
     "a comment": (paths.CHAT, b": ping\n\n", False, 0),
     "no JSON": (paths.CHAT, b"data: {\n\n", False, 0),
-    "nested deep": (paths.CHAT, b'data: {"choices":[{"delta":{"content":' + b"[" * 3000 + b"\n\n", True, 0),
+    "nested deep": (paths.CHAT, b'data: {"x":[{"finish_reason":null,"delta":{"a":' + b"[" * 3000 + b"\n\n", True, 0),
 }  # fmt: skip
 
 
@@ -90,6 +95,19 @@ def test_output_and_text_of_an_event(path: str, data: bytes, output: bool, size:
     form = form_of(path)
     assert (data.count(form.mark), len(form.output.findall(data))) == (int(output), int(output))
     assert text_size(data) == size
+
+
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        (paths.CHAT, event({"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]})),
+        (paths.COMPLETIONS, event({"choices": [{"text": "x", "finish_reason": "length"}]})),
+    ],
+    ids=["chat", "completions"],
+)
+def test_event_that_finishes_a_choice_is_not_ordinary(path: str, data: bytes) -> None:
+    """It is output, and it has no mark: it must not pass unread."""
+    assert (data.count(form_of(path).mark), len(form_of(path).output.findall(data))) == (0, 1)
 
 
 @pytest.mark.parametrize(

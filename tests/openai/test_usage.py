@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.openai.usage import Usage, is_usage_only_event, usage_of
+from aiaas.openai.usage import Usage, fingerprint_of, is_usage_only_event, usage_of, with_fingerprint
 
 CHUNK = '{"id":"x","object":"chat.completion.chunk","choices":[%s]%s}'
 TOLD = ',"usage":{"prompt_tokens":18,"total_tokens":23,"completion_tokens":5}'
@@ -112,3 +112,37 @@ def test_the_extra_usage_event_is_known_by_having_no_choices(data: str, only: bo
     """Only the event that `include_usage` adds may be taken out."""
     assert is_usage_only_event(event(data)) is only
     assert is_usage_only_event(event(data).replace(b"\n", b"\r\n")) is only
+
+
+@pytest.mark.parametrize(
+    ("data", "fingerprint"),
+    [
+        ('{"choices":[],"system_fingerprint":"vllm-0.32.0-b2074354"}', b'"vllm-0.32.0-b2074354"'),
+        ('{"system_fingerprint" : "\\u00fc \u00fc"}', '"\\u00fc \u00fc"'.encode()),
+        ('{"system_fingerprint":null}', b""),
+        ('{"system_fingerprint":7}', b""),
+        ("{}", b""),
+        ("[DONE]", b""),
+        ('{"system_fingerprint":"', b""),
+    ],
+)
+def test_fingerprint_is_read_as_it_is_written(data: str, fingerprint: bytes) -> None:
+    """A text, byte for byte; nothing else is one."""
+    assert fingerprint_of(event(data)) == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("data", "result"),
+    [
+        ('data: {"a":{}}\n\n', 'data: {"a":{},"system_fingerprint":"x"}\n\n'),
+        ('data: {"a":{} } \r\n\r\n', 'data: {"a":{} ,"system_fingerprint":"x"} \r\n\r\n'),
+        ('data: {"system_fingerprint":null}\n\n', 'data: {"system_fingerprint":null}\n\n'),
+        ('data: {"a":1}\nid: 5\n\n', 'data: {"a":1}\nid: 5\n\n'),
+        ("data: [DONE]\n\n", "data: [DONE]\n\n"),
+    ],
+    ids=["as vLLM writes it", "other spaces", "there already", "a field behind it", "no object"],
+)
+def test_fingerprint_is_put_at_the_end(data: str, result: str) -> None:
+    """Of the object; an event that is not understood stays as it is."""
+    assert with_fingerprint(data.encode(), b'"x"').decode() == result
+    assert with_fingerprint(data.encode(), b"").decode() == data

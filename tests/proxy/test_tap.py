@@ -20,6 +20,7 @@ from tests.fakes.vllm import (
     Reset,
     Send,
     SendSlowly,
+    Step,
     Wait,
     answer,
     chunk,
@@ -29,7 +30,7 @@ from tests.fakes.vllm import (
     usage_event,
 )
 from tests.proxy.conftest import Running, StartGateway
-from tests.proxy.end_table import ENDS, MESSAGES, MESSAGES_STREAM, RESPONSES, RESPONSES_STREAM, Ending
+from tests.proxy.end_table import ENDS, MESSAGES, MESSAGES_STREAM, RESPONSES, RESPONSES_STREAM, Ending, text_event
 
 CHAT: dict[str, Any] = {"model": "m", "messages": []}
 STREAM = CHAT | {"stream": True}
@@ -204,3 +205,98 @@ async def test_usage_on_every_event_of_a_cut_stream_is_exact(fake_vllm: FakeVllm
     running = await gateway(fake_vllm)
     await (await running.client()).post(STREAM | {"stream_options": {"include_usage": True}})
     assert told(running) == (18, 40, 0)
+
+
+SIGNED = b',"system_fingerprint":"vllm-0.32.0-b2074354"}\n\n'
+CHAT_PATH, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+def chunk_of(index: int, text: str, reason: str | None = None, **more: Any) -> bytes:
+    """One event of a chat as vLLM writes it."""
+    choice = {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": reason, "token_ids": None}
+    return b"data: " + json.dumps({"choices": [choice]} | more, separators=(",", ":")).encode() + b"\n\n"
+
+
+def signed(event: bytes) -> bytes:
+    """The event with vLLM's fingerprint, which has the last place in it."""
+    return event.removesuffix(b"}\n\n") + SIGNED
+
+
+FIRST, TOKEN, OTHER = chunk_of(0, "a"), chunk_of(0, "b"), chunk_of(1, "c")
+END, OTHER_END = chunk_of(0, "d", "length"), chunk_of(1, "e", "stop")
+USED = signed(usage_event())
+HAS_ONE = chunk_of(0, "d", "stop", system_fingerprint="fp_theirs")
+EVERY = chunk_of(0, "d", "stop", usage=USAGE)
+BEAM = b'data: {"choices":[{"index":0,"text":"x","finish_reason":"length"}],"usage":{"prompt_tokens":1}}\n\n'
+# Path, choices, what vLLM sends where it is asked for usage, and what it sends where it is not.
+UNASKED: dict[str, tuple[str, int, list[bytes], list[bytes]]] = {
+    "a chat": (CHAT_PATH, 1, [FIRST, TOKEN, END, USED, DONE], [FIRST, TOKEN, signed(END), DONE]),
+    "a completion": (
+        COMPLETIONS, 1, [text_event(), text_event("stop"), USED, DONE], [text_event(), signed(text_event("stop")), DONE]
+    ),
+    "an only event": (COMPLETIONS, 1, [text_event("length"), USED, DONE], [signed(text_event("length")), DONE]),
+    "two choices that end together": (
+        CHAT_PATH, 2, [FIRST, OTHER, END, OTHER_END, USED, DONE], [FIRST, OTHER, signed(END), signed(OTHER_END), DONE]
+    ),
+    "two choices, the last of which is signed": (
+        CHAT_PATH, 2, [FIRST, OTHER, END, OTHER, OTHER, OTHER_END, USED, DONE],
+        [FIRST, OTHER, END, OTHER, OTHER, signed(OTHER_END), DONE],
+    ),
+    "no fingerprint": (CHAT_PATH, 1, [FIRST, END, usage_event(), DONE], [FIRST, END, DONE]),
+    "a fingerprint that is null": (
+        CHAT_PATH, 1, [FIRST, END, USED.replace(b'"vllm-0.32.0-b2074354"', b"null"), DONE], [FIRST, END, DONE]
+    ),
+    "a fingerprint on every event": (CHAT_PATH, 1, [HAS_ONE, USED, DONE], [HAS_ONE, DONE]),
+    "no usage, whatever is asked": (CHAT_PATH, 1, [FIRST, END, DONE], [FIRST, END, DONE]),
+    "usage on every event, whatever is asked": (
+        CHAT_PATH, 1, [FIRST, EVERY, USED, DONE], [FIRST, EVERY, USED, DONE]
+    ),
+    "a whole answer as one event": (COMPLETIONS, 1, [BEAM, DONE], [BEAM, DONE]),
+    "other line ends": (
+        CHAT_PATH, 1, [event.replace(b"\n", b"\r\n") for event in (FIRST, END, USED, DONE)],
+        [event.replace(b"\n", b"\r\n") for event in (FIRST, signed(END), DONE)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [10**9, 1, 0], ids=["one read", "byte by byte", "event by event"])
+@pytest.mark.parametrize(("path", "choices", "sent", "wanted"), UNASKED.values(), ids=UNASKED)
+async def test_stream_without_usage_is_as_vllm_writes_it(
+    fake_vllm: FakeVllm, gateway: StartGateway, path: str, choices: int, sent: list[bytes], wanted: list[bytes],
+    size: int,
+) -> None:  # fmt: skip
+    """Although we asked for usage, which moves the fingerprint into an event that the client does not get."""
+    steps: list[Step] = [SendSlowly(stream(*sent), size=size)] if size else [Send(STREAM_HEAD)]
+    if not size:
+        steps += [SendSlowly(chunk(event), size=10**9, pause=0.001) for event in sent] + [Send(LAST_CHUNK)]
+    fake_vllm.play(*steps)
+    running = await gateway(fake_vllm)
+    got = await (await running.client()).post(STREAM | {"n": choices, "prompt": "x"}, path=path)
+    assert (got.body, got.whole) == (b"".join(wanted), True)
+    if len(sent) > len(wanted):
+        assert told(running) == (18, 5, 0)
+
+
+@pytest.mark.parametrize("end", [Reset(), Send(LAST_CHUNK)], ids=["reset", "clean end"])
+async def test_end_that_waits_for_usage_is_not_lost(fake_vllm: FakeVllm, gateway: StartGateway, end: Step) -> None:
+    """Where nothing comes behind it, it goes to the client as it is."""
+    fake_vllm.play(Send(STREAM_HEAD + chunk(FIRST)), SendSlowly(chunk(END), size=10**9, pause=0.01), end)
+    got = await (await (await gateway(fake_vllm)).client()).post(STREAM)
+    assert got.body.startswith(FIRST + END)
+    assert (got.body == FIRST + END) == isinstance(end, Send)
+
+
+async def test_tokens_do_not_overtake_a_choice_that_ended(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
+    """It waits for the next event, and no longer."""
+    fake_vllm.play(
+        Send(STREAM_HEAD + chunk(FIRST + OTHER)), Wait(ended := asyncio.Event()), Send(chunk(END)),
+        Wait(go := asyncio.Event()), Send(chunk(OTHER)), Hang(),
+    )  # fmt: skip
+    client = await (await gateway(fake_vllm)).client()
+    client.send(client.request(STREAM | {"n": 2}))
+    await client.head()
+    assert await client.chunk() == FIRST + OTHER
+    ended.set()
+    await asyncio.sleep(0.05)
+    go.set()
+    assert await client.chunk() == END + OTHER
