@@ -253,7 +253,8 @@ async def _attempt(
         if isinstance(opened, Failure):
             return Outcome(End.FAILED, failure=opened)
         connection = opened
-    relay = Relay(client, connection, record, shape, metrics.timings.gaps.labels(ticket.route.model))
+    gaps = metrics.timings.gaps.labels(ticket.route.model)
+    relay = Relay(client, connection, record, shape, gaps, pool.fingerprints)
     relays.add(relay)
     endpoint.streams.add(relay)
     try:

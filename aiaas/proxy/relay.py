@@ -49,13 +49,20 @@ class Relay:
     _stream_tap: StreamTap  # there once the answer is known to be a stream
 
     def __init__(
-        self, client: Connection, upstream: UpstreamConnection, record: Record, shape: Shape, gaps: Tally
+        self,
+        client: Connection,
+        upstream: UpstreamConnection,
+        record: Record,
+        shape: Shape,
+        gaps: Tally,
+        fingerprints: dict[str | None, bytes],
     ) -> None:
         self._client = client
         self._upstream = upstream
         self._record = record
         self._shape = shape
         self._gaps = gaps
+        self._fingerprints = fingerprints
         self._loop = client.loop
         self._take: Callable[[bytes], None] = self._hold
         self._status = 0
@@ -132,8 +139,7 @@ class Relay:
             self._streaming = is_stream and not header_of(headers, b"content-encoding")
             self._record.streamed = self._streaming
             if self._streaming:
-                shape = self._shape
-                self._stream_tap = StreamTap(self._record, shape.path, shape.choices, strip_usage=shape.strip_usage)
+                self._stream_tap = StreamTap(self._record, self._shape, self._fingerprints)
                 self._take = self._events
             else:
                 self._take = self._bytes

@@ -22,6 +22,7 @@ from aiaas.openai.usage import (
     with_fingerprint,
 )
 from aiaas.openai.usagescan import UsageScan
+from aiaas.proxy.attempt import Shape
 from aiaas.proxy.record import Record
 from aiaas.proxy.upstream import Failure, FailureKind
 
@@ -77,11 +78,10 @@ class StreamTap:
     """Reads along, and writes into the request's Record.
 
     Where we asked for the usage event and the client did not, the client gets what it would have got without us. So
-    that event is taken out, and its `system_fingerprint` goes into the event that finishes the answer, which waits
-    here for the event behind it. With several choices that end apart, the last one's gets it.
+    that event is taken out, and its `system_fingerprint` goes into the event that finishes a choice, which waits here
+    for the event behind it. A choice that ends before others gets the fingerprint of the server's last stream.
 
-    choices         how many answers the request asked for
-    strip_usage     the usage event was asked for by us
+    fingerprints    by model, of the server that answers
     mark            as in StreamForm; counted by the relay once `begun`
     begun           text has come
     latest          whole events with output, as the last read that had any brought them
@@ -92,6 +92,7 @@ class StreamTap:
     __slots__ = (
         "_choices",
         "_ended",
+        "_fingerprints",
         "_finished",
         "_form",
         "_frame",
@@ -108,14 +109,15 @@ class StreamTap:
         "mark",
     )
 
-    def __init__(self, record: Record, path: str, choices: int, *, strip_usage: bool) -> None:
+    def __init__(self, record: Record, shape: Shape, fingerprints: dict[str | None, bytes]) -> None:
         self._record = record
-        self._choices = choices
-        self._strip_usage = strip_usage
-        self._form = form_of(path)
+        self._choices = shape.choices
+        self._strip_usage = shape.strip_usage
+        self._fingerprints = fingerprints
+        self._form = form_of(shape.path)
         self._usage_event: bytes | None = None
         self._usage_after = 0  # output events before it
-        self._ended = path not in paths.OUTPUT  # of another path's streams nothing is known
+        self._ended = shape.path not in paths.OUTPUT  # of another path's streams nothing is known
         self._finished = 0  # choices
         self._other = 0  # bytes of events without output
         self._frame = 0  # bytes of an output event around its text
@@ -144,13 +146,13 @@ class StreamTap:
                     self._held.append(event)
                     continue
             elif self._is_for_us(event, first=not (kept or self._held)):
-                kept += self._with_fingerprint(event)
+                self._fingerprints[record.model] = fingerprint_of(event)
+                kept += self._released()
                 continue
             else:
                 self._other += len(event)
-            kept += self._held
+            kept += self._released()
             kept.append(event)
-            self._held = []
         if output:
             self.latest = b"".join(output)
         # While an event waits, no read is ordinary, for it comes first: no count equals that of "".
@@ -185,18 +187,19 @@ class StreamTap:
         self._finished += finished_choices(event)
         return False
 
-    def _with_fingerprint(self, usage_event: bytes) -> list[bytes]:
+    def _released(self) -> list[bytes]:
         """The events that waited, as they are without `include_usage`."""
-        fingerprint = fingerprint_of(usage_event)
-        events = [with_fingerprint(event, fingerprint) for event in self._held]
-        self._other += sum(map(len, events)) - sum(map(len, self._held))
+        if not (held := self._held):
+            return held
         self._held = []
+        fingerprint = self._fingerprints.get(self._record.model, b"")
+        events = [with_fingerprint(event, fingerprint) for event in held]
+        self._other += sum(map(len, events)) - sum(map(len, held))
         return events
 
     def rest(self) -> bytes:
-        """The events that still wait, when the stream has ended or broken off: nothing comes behind them."""
-        rest, self._held = b"".join(self._held), []
-        return rest
+        """The events that still wait where the stream has ended or broken off."""
+        return b"".join(self._released())
 
     @property
     def whole(self) -> bool:

@@ -316,6 +316,7 @@ class Pool:
 
     inflight  exchanges under way, for choosing an endpoint; the owner counts (`forward.py`)
     closed    no connection is kept; False again where the endpoint is back (`backends.py`)
+    fingerprints  by model, what this server wrote last into its streams (`tap.py`); forgotten where it may be another
     """
 
     def __init__(self, endpoint: EndpointPlan, connect_timeout: float, tls: ClientTls | None = None) -> None:
@@ -323,6 +324,7 @@ class Pool:
         self.dialer = Dialer(endpoint, tls or ClientTls())
         self.connect_timeout = connect_timeout
         self.inflight = 0
+        self.fingerprints: dict[str | None, bytes] = {}
         self._idle: deque[UpstreamConnection] = deque()
         self._sweep: asyncio.TimerHandle | None = None
         self.closed = False
@@ -374,6 +376,7 @@ class Pool:
 
     def drop_idle(self) -> None:
         """Let go of every idle connection, now."""
+        self.fingerprints.clear()
         while self._idle:
             self._idle.popleft().abort()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aiaas.proxy.attempt import Shape
 from aiaas.proxy.record import Record
 from aiaas.proxy.tap import StreamTap, split_events
 from tests.fakes.vllm import (
@@ -41,7 +42,8 @@ LOGPROBS = [{str(token): {"logprob": -1.5, "rank": 1, "decoded_token": '"}'} for
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: f"{end.path}: {end.ends_with}")
 def test_ends_are_known_event_by_event(end: Ending) -> None:
     """However the events fall into reads: each alone is the other way in which they come."""
-    tap = StreamTap(Record("id", end.path, 0.0, "c"), end.path, end.choices, strip_usage=False)
+    shape = Shape(end.path, b"", False, True, end.choices, False, 1.0, 0.0, None)
+    tap = StreamTap(Record("id", end.path, 0.0, "c"), shape, {})
     for data in end.events:
         for event in split_events(data):
             assert tap.read(event) == event
@@ -238,7 +240,7 @@ UNASKED: dict[str, tuple[str, int, list[bytes], list[bytes]]] = {
     "two choices that end together": (
         CHAT_PATH, 2, [FIRST, OTHER, END, OTHER_END, USED, DONE], [FIRST, OTHER, signed(END), signed(OTHER_END), DONE]
     ),
-    "two choices, the last of which is signed": (
+    "two choices that end apart": (
         CHAT_PATH, 2, [FIRST, OTHER, END, OTHER, OTHER, OTHER_END, USED, DONE],
         [FIRST, OTHER, END, OTHER, OTHER, signed(OTHER_END), DONE],
     ),
@@ -275,6 +277,22 @@ async def test_stream_without_usage_is_as_vllm_writes_it(
     assert (got.body, got.whole) == (b"".join(wanted), True)
     if len(sent) > len(wanted):
         assert told(running) == (18, 5, 0)
+
+
+async def test_choice_that_ends_early_has_the_fingerprint_too(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
+    """That of the server's last stream, until it may be another server; the last choice has its own stream's."""
+    apart = [FIRST, OTHER, END, OTHER, OTHER_END]
+    running = await gateway(fake_vllm)
+    client = await running.client()
+    for _ in range(3):
+        fake_vllm.play(Send(stream(*apart, USED, DONE)))
+    fake_vllm.play(Send(stream(*apart, USED.replace(b"b2074354", b"new"), DONE)))
+    got = [(await client.post(STREAM | {"n": 2})).body.split(b"\n\n") for _ in range(2)]
+    running.endpoints()[0].pool.drop_idle()
+    got += [(await client.post(STREAM | {"n": 2})).body.split(b"\n\n") for _ in range(2)]
+    assert [events[2] + b"\n\n" for events in got] == [END, signed(END), END, signed(END)]
+    last = [events[4] + b"\n\n" for events in got]
+    assert last == [signed(OTHER_END)] * 3 + [signed(OTHER_END).replace(b"b2074354", b"new")]
 
 
 @pytest.mark.parametrize("end", [Reset(), Send(LAST_CHUNK)], ids=["reset", "clean end"])
