@@ -196,6 +196,11 @@ class Backend(Section):
     endpoints: tuple[Text, ...] = DEFAULT_ENDPOINTS
     """The paths that clients may use, from the fixed list of those that aiaas knows how to guard."""
 
+    ask_for_usage: Flag = True
+    """Whether a stream of chat or completions is asked for its usage where the client does not ask
+    (`stream_options.include_usage`), so that its tokens are counted exactly; the client does not see it. false for an
+    engine that refuses `stream_options`: its requests stay as they are, and tokens of streams are estimated."""
+
     forward_headers: tuple[Text, ...] = ()
     """Request headers of the client that go upstream beyond the fixed few (`traceparent`, `x-request-id` and the
     like)."""

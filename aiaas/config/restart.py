@@ -83,6 +83,7 @@ RELOADS: Final = frozenset(
         "backends.*.health",
         "backends.*.models",
         "backends.*.endpoints",
+        "backends.*.ask_for_usage",
         "backends.*.forward_headers",
         "kubernetes.replicas.max",  # a limit is divided by it while its store is away
     }

@@ -174,13 +174,20 @@ def _refuse_duplicates(body: bytes, fields: _Fields, exact: bool) -> None:
             and (fields.max_tokens is UNSET or body.count(b'"max_tokens"') == 1)
         ):
             return
-    elif not exact and all(
-        value is UNSET or body.count(key) == 1
-        for value, key in zip(msgspec.structs.astuple(fields), _KEYS, strict=True)
+    elif not exact and (
+        all(
+            value is UNSET or body.count(key) == 1
+            for value, key in zip(msgspec.structs.astuple(fields), _KEYS, strict=True)
+        )
+        and (fields.stream_options is UNSET or body.count(b'"include_usage"') <= 1)
     ):
         return
-    counts = Counter(name for name, _ in top_level(body))
-    for name in _NAMES:
+    found = top_level(body)
+    counts = Counter(name for name, _ in found)
+    if isinstance(fields.stream_options, _StreamOptions):
+        options = bytes(dict(found)["stream_options"])
+        counts.update(f"stream_options.{name}" for name, _ in top_level(options))
+    for name in (*_NAMES, "stream_options.include_usage"):
         if counts[name] > 1:
             raise ClientError(400, "invalid_request", f"`{name}` is there more than once.", param=name)
 

@@ -72,6 +72,23 @@ def set_fields(body: bytes, values: Mapping[str, bytes]) -> bytes:
     return body
 
 
+def ask_for_usage(body: bytes, *, has_options: bool) -> bytes:
+    """`body`, a request for a stream that `peek` accepted, with `stream_options.include_usage` set.
+
+    The other options stay as they are (`has_options`: there is an object of them). But vLLM obeys
+    `continuous_usage_stats` only beside `include_usage`: where the client set the one without the other, it gets no
+    usage on its events, so we unset it.
+    """
+    value = b'{"include_usage":true}'
+    if has_options:
+        options = bytes(dict(top_level(body))["stream_options"])
+        value = set_field(options, "include_usage", b"true")
+        continuous = dict(top_level(options)).get("continuous_usage_stats")
+        if continuous is not None and bytes(continuous) not in (b"false", b"null"):
+            value = set_field(value, "continuous_usage_stats", b"false")
+    return set_field(body, "stream_options", value)
+
+
 def _insert(body: bytes, name: str, value: bytes, *, empty: bool) -> bytes:
     brace = body.index(b"{") + 1
     return body[:brace] + b'"' + name.encode() + b'":' + value + (b"" if empty else b",") + body[brace:]

@@ -122,6 +122,7 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         dns=_endpoint(parse_dns(backend.dns), backend, key) if backend.dns is not None else None,
         served_models=tuple(model.name for model in backend.served()),
         aliases=MappingProxyType({alias: model.name for model in backend.served() for alias in model.aliases}),
+        ask_for_usage=backend.ask_for_usage,
         forward_headers=tuple(header.lower() for header in backend.forward_headers),
     )
 

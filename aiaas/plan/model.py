@@ -132,6 +132,7 @@ class BackendPlan:
     served_models: tuple[str, ...]  # the names that vLLM itself should list
     aliases: Mapping[str, str]  # each other name, and which of those it means
     dns: EndpointPlan | None = None
+    ask_for_usage: bool = True
     forward_headers: tuple[str, ...] = ()  # lower case, beyond the fixed few of `admission.py`
 
 

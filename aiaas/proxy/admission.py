@@ -23,7 +23,7 @@ from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
-from aiaas.openai.splice import replace_text, set_fields
+from aiaas.openai.splice import ask_for_usage, replace_text
 from aiaas.plan.model import EndpointPlan, Plan, Route, Target
 from aiaas.proxy.body import bound_output, output_field, read_body, refuse_harm
 from aiaas.proxy.budget import SMALL_BODY, BodyBudget
@@ -36,7 +36,6 @@ from aiaas.proxy.record import NO_KEY, Record
 from aiaas.proxy.served import Listed, is_its_own
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_ASK_FOR_USAGE = b'{"include_usage":true}'
 # Of the client's headers these go upstream, besides those that the config names.
 _FORWARDED = ("accept", "traceparent", "tracestate")
 
@@ -45,8 +44,9 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     """A request that is in order, before any limit was asked.
 
     body             as it came, or with fields spliced (all but `model`, which depends on the target)
+    asking           the same for a target that is asked for usage
     passed           complete header lines that go upstream, whichever target it will be
-    strip_usage      the usage event was asked for by us
+    strip_usage      what tells these two apart: the client did not ask for the usage of its stream
     estimated_input  LLM tokens, for a request that ends without usage
     reserved_output  LLM tokens that its answer may have at the most; 0 where it generates none
     """
@@ -57,6 +57,7 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     peek: Peek
     headers: Mapping[str, str]
     body: bytes
+    asking: bytes
     passed: bytes
     strip_usage: bool
     estimated_input: int
@@ -75,6 +76,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     peek: Peek
     headers: Mapping[str, str]
     body: bytes
+    asking: bytes
     passed: bytes
     lease: Lease
     extra: bytes
@@ -89,7 +91,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         In two parts, to be sent one after the other: a large body is not copied, the second part of a small one is
         empty.
         """
-        body = self.body
+        body = self.asking if target.backend.ask_for_usage else self.body
         model = self.peek.model
         if target.rewrite is not None and model is not None and not is_its_own(model, target.served_name, listed):
             body = replace_text(body, "model", model, target.rewrite)
@@ -184,9 +186,9 @@ class Admission:
         self._bodies.refuse_beyond(record)
         strip_usage = peeked.stream and not peeked.include_usage and path in paths.USAGE_ON_REQUEST
         if large:
-            body, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
+            body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
         else:
-            body, output = _fit(body, peeked, route, strip_usage)
+            body, asking, output = _fit(body, peeked, route, strip_usage)
         return Checked(
             principal=principal,
             route=route,
@@ -194,6 +196,7 @@ class Admission:
             peek=peeked,
             headers=request.headers,
             body=body,
+            asking=asking,
             passed=passed_headers(request, record.request_id),
             strip_usage=strip_usage,
             estimated_input=estimate_input_tokens(len(body)),
@@ -218,6 +221,7 @@ class Admission:
             peek=checked.peek,
             headers=checked.headers,
             body=checked.body,
+            asking=checked.asking,
             passed=checked.passed,
             lease=admission.lease,
             extra=record.own_lines + record.limit_lines,
@@ -260,10 +264,15 @@ class Admission:
         return limits
 
 
-def _fit(body: bytes, peeked: Peek, route: Route, ask_for_usage: bool) -> tuple[bytes, int | None]:
-    """The body as vLLM is to get it, but for the model's name, and the output bound of one choice in LLM tokens."""
+def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[bytes, bytes, int | None]:
+    """`body` and `asking` of Checked, and the output bound of one choice in LLM tokens.
+
+    They are one object where the route's targets agree, so that a large body is not there twice.
+    """
     body, output = bound_output(body, peeked, route)
-    return set_fields(body, {"stream_options": _ASK_FOR_USAGE}) if ask_for_usage else body, output
+    asked = {target.backend.ask_for_usage for target in route.targets} if strip_usage else {False}
+    asking = ask_for_usage(body, has_options=peeked.has_stream_options) if True in asked else body
+    return (body if False in asked else asking), asking, output
 
 
 def effective_limits(plan: Plan, own: KeyLimits) -> Limits:

@@ -32,6 +32,8 @@ import math
 import random
 from collections.abc import Sequence
 
+import msgspec
+
 from aiaas.errors import ApiError, UpstreamError
 from aiaas.plan.model import Target
 from aiaas.proxy.admission import Ticket
@@ -253,6 +255,8 @@ async def _attempt(
         if isinstance(opened, Failure):
             return Outcome(End.FAILED, failure=opened)
         connection = opened
+    if shape.strip_usage and not target.backend.ask_for_usage:
+        shape = msgspec.structs.replace(shape, strip_usage=False)
     gaps = metrics.timings.gaps.labels(ticket.route.model)
     relay = Relay(client, connection, record, shape, gaps, pool.fingerprints)
     relays.add(relay)

@@ -140,6 +140,7 @@ OTHER_VALUES: dict[str, Any] = {
     "backends.a.models.0.default_output_tokens": 7,
     "backends.a.models.0.on_over_limit": "clamp",
     "backends.a.endpoints": ["/v1/completions"],
+    "backends.a.ask_for_usage": False,
     "backends.a.forward_headers": ["x-a"],
     "backends.e.engine": {"kind": "simulator", "model": "other"},
     "backends.e.engine.kind": "vllm",

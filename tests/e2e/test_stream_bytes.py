@@ -35,6 +35,8 @@ OPTIONS: dict[str, Any] = {
     "usage": {"include_usage": True},
     "usage on every event": {"include_usage": True, "continuous_usage_stats": True},
     "no usage": {"include_usage": False},
+    "usage on every event, without usage": {"include_usage": False, "continuous_usage_stats": True},
+    "empty": {},
 }
 # They differ from answer to answer, as does the order in which the events of two choices come.
 _OWN = re.compile(rb'"(?:id|created)":(?:"[^"]*"|\d+)')

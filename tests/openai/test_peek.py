@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
-from aiaas.openai.peek import MAX_PROMPTS, Peek, estimate_input_tokens, peek
+from aiaas.openai.peek import LARGE, MAX_PROMPTS, Peek, estimate_input_tokens, peek
 
 CHAT = paths.CHAT
 READ = ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "background"]
@@ -144,6 +144,38 @@ def test_a_repeated_field_is_refused(field: str, second: str) -> None:
     key = "".join(f"\\u{ord(c):04x}" for c in field) if second == "escaped" else field
     body = f'{{"{field}": {"null" if second == "null first" else value}, "x": 1, "{key}": {value}}}'
     assert refused(body.encode(), paths.RESPONSES) == ("invalid_request", field)
+
+
+@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        b'{"include_usage":false,"include_usage":true}',
+        b'{"include_usage":true,"x":{},"\\u0069nclude_usage":false}',
+        b'{ "include_usage" : null, "include_usage" : null }',
+    ],
+    ids=["plain", "escaped", "null"],
+)
+def test_repeated_include_usage_is_refused(options: bytes, size: int) -> None:
+    """We read it, and write it."""
+    body = b'{"x":"%b","stream_options":%b}' % (b"x" * size, options)
+    assert refused(body) == ("invalid_request", "stream_options.include_usage")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"stream_options":{"include_usage":true},"metadata":{"include_usage":false}}',
+        b'{"metadata":{"include_usage":1,"include_usage":2},"stream_options":{"include_usage":true}}',
+        b'{"stream_options":{"x":{"include_usage":1,"include_usage":2},"include_usage":true}}',
+        b'{"stream_options":{"x":1,"x":2,"include_usage":true}}',
+        b'{"user":"\\u0061","stream_options":{"include_usage":true}}',
+    ],
+    ids=["elsewhere", "twice elsewhere", "below it", "another option twice", "an escape elsewhere"],
+)
+def test_include_usage_is_read_at_its_place(body: bytes) -> None:
+    """The same name elsewhere does not count."""
+    assert peek(body, CHAT).include_usage
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiaas.errors import ClientError
-from aiaas.openai.splice import LARGE, set_field, set_fields
+from aiaas.openai.splice import LARGE, ask_for_usage, set_field, set_fields
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,42 @@ def test_several_fields_are_set_at_once() -> None:
     """Present ones are replaced, absent ones inserted."""
     body = set_fields(b'{"model": "a"}', {"model": b'"b"', "stream_options": b'{"include_usage":true}'})
     assert body == b'{"stream_options":{"include_usage":true},"model": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("written", "result"),
+    [
+        (b"null", b'{"include_usage":true}'),
+        (b"{}", b'{"include_usage":true}'),
+        (b"{ }", b'{"include_usage":true }'),
+        (b'{"include_usage": false}', b'{"include_usage": true}'),
+        (b'{"include_usage":null , "x" :1.50}', b'{"include_usage":true , "x" :1.50}'),
+        (b'{"x":{"include_usage":false}}', b'{"include_usage":true,"x":{"include_usage":false}}'),
+        (b'{"\\u0069nclude_usage":false}', b'{"\\u0069nclude_usage":true}'),
+        (b'{"continuous_usage_stats": true}', b'{"include_usage":true,"continuous_usage_stats": false}'),
+        (b'{"continuous_usage_stats":"yes","x":1}', b'{"include_usage":true,"continuous_usage_stats":false,"x":1}'),
+        (b'{"continuous_usage_stats":1,"continuous_usage_stat\\u0073":1}',
+         b'{"include_usage":true,"continuous_usage_stats":false,"continuous_usage_stat\\u0073":false}'),
+        (b'{"continuous_usage_stats":null}', b'{"include_usage":true,"continuous_usage_stats":null}'),
+        (b'{"x":{"continuous_usage_stats":true}}', b'{"include_usage":true,"x":{"continuous_usage_stats":true}}'),
+    ],
+    ids=[
+        "null", "empty", "a space", "declined", "null inside", "only nested", "escaped", "on every event",
+        "on every event, in words", "repeated", "on no event", "on every event, nested",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+def test_usage_is_asked_for_beside_other_options(written: bytes, result: bytes, size: int) -> None:
+    """All else stays, but usage on every event: alone it does nothing, beside `include_usage` it would."""
+    body = b'{"x":{"stream_options":1,"y":"%b"}, "stream_options" : %b ,"z":2}'
+    filler = b"y" * size
+    asking = ask_for_usage(body % (filler, written), has_options=written != b"null")
+    assert asking == body % (filler, result)
+
+
+def test_usage_is_asked_for_without_options() -> None:
+    """The field is inserted at the front."""
+    assert ask_for_usage(b'{"a":1}', has_options=False) == b'{"stream_options":{"include_usage":true},"a":1}'
 
 
 def test_a_body_of_too_many_fields_is_refused() -> None:

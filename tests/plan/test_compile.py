@@ -103,9 +103,11 @@ def test_a_stores_files_lie_beside_the_config() -> None:
 def test_what_the_config_says_is_in_the_plan() -> None:
     """Headers to forward in small letters, the path of the probe, the workers, and the overrides' names."""
     text = f"server: {{workers: 3}}\n{MINIMAL}    forward_headers: [X-Team]\n    health: {{path: /ping}}\n"
+    text += "    ask_for_usage: false\n"
     plan = plan_of(text, {"VLLM_TIMEOUT": "7s"})
     (backend,) = plan.backends
     assert (backend.forward_headers, backend.health.path) == (("x-team",), "/ping")
+    assert not backend.ask_for_usage
     assert (plan.server.workers, len(plan.overrides)) == (3, 1)
     assert plan.config is not None  # a changed one is compared with it
     assert plan.config.server.workers == 3

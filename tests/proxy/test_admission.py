@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -330,3 +331,68 @@ async def test_without_keys_an_ipv6_client_has_the_limits_of_its_network(
         for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "192.0.2.1", "192.0.2.2", "192.0.2.1")
     ]
     assert statuses == [200, 429, 200, 200, 200, 429]
+
+
+EVERY_EVENT = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@pytest.mark.parametrize("size", [0, 200_000], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({"include_usage": False, "continuous_usage_stats": True, "x": 1},
+         {"include_usage": True, "continuous_usage_stats": False, "x": 1}),
+        ({}, {"include_usage": True}),
+        (None, {"include_usage": True}),
+        (EVERY_EVENT, EVERY_EVENT),
+    ],
+    ids=["declined", "empty", "null", "asked"],
+)  # fmt: skip
+async def test_own_stream_options_stay(
+    fake_vllm: FakeVllm, gateway: StartGateway, options: Any, sent: Any, size: int
+) -> None:
+    """Only what has to change does."""
+    fake_vllm.play(Send(stream(token_event(), usage_event(), DONE)))
+    running = await gateway(fake_vllm)
+    body = STREAM | {"stream_options": options, "user": "u" * size}
+    await (await running.client()).post(body)
+    assert fake_vllm.posts[0].json == body | {"stream_options": sent}
+
+
+async def test_engine_that_refuses_stream_options_is_not_asked(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
+    """Its requests go as they came, its tokens are estimated, and what it tells unasked is the client's."""
+    fake_vllm.play(Send(stream(token_event(), token_event(), DONE)))
+    fake_vllm.play(Send(stream(token_event(), usage_event(), DONE)))
+    running = await gateway(fake_vllm, backend={"ask_for_usage": False})
+    client = await running.client()
+    got = [await client.post(STREAM) for _ in range(2)]
+    assert [post.json for post in fake_vllm.posts] == [STREAM, STREAM]
+    assert [answer.body for answer in got] == [token_event() * 2 + DONE, token_event() + usage_event() + DONE]
+    assert [line["output_tokens"] for line in running.log_lines()] == [2, 5]
+    assert running.metric('aiaas_tokens_estimated_total{model="m",type="output"}') == 2
+    await client.post(STREAM | {"stream_options": {"include_usage": True}})
+    assert fake_vllm.posts[-1].json["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("asked_first", [True, False], ids=["the first is asked", "the second is asked"])
+async def test_fallback_is_asked_for_usage_by_its_own_setting(
+    fake_vllms: Callable[[], Awaitable[FakeVllm]], gateway: StartGateway, asked_first: bool
+) -> None:
+    """Each target gets its own body, and its own answer is relayed as that."""
+    first, second = await fake_vllms(), await fake_vllms()
+    backend = {"endpoints": [CHAT], "models": ["m"], "max_retries": 2}
+    config = {
+        "backends": {
+            "a": backend | {"url": first.url, "ask_for_usage": asked_first},
+            "b": backend | {"url": second.url, "models": ["n", "m"], "ask_for_usage": not asked_first},
+        }
+    }  # fmt: skip
+    first.play(Send(error_answer(503, "busy")))
+    whole = [token_event(), usage_event(), DONE]
+    second.play(Send(stream(*whole)))
+    running = await gateway(config=config)
+    got = await (await running.client()).post(STREAM)
+    asked = {"stream_options": {"include_usage": True}}
+    assert first.posts[0].json == STREAM | (asked if asked_first else {})
+    assert second.posts[0].json == STREAM | {"model": "n"} | ({} if asked_first else asked)
+    assert got.body == b"".join(whole if asked_first else [whole[0], DONE])
