@@ -39,7 +39,8 @@ USAGE_ON_REQUEST: Final = frozenset({CHAT, COMPLETIONS})
 MANY_PROMPTS: Final = frozenset({COMPLETIONS, EMBEDDINGS})
 MANY_CHOICES: Final = frozenset({CHAT, COMPLETIONS})
 
-# The Anthropic shape: the key may come in `x-api-key`, and errors in a stream are `event: error`.
+# The Anthropic shape: the key may come in `x-api-key` (at the list of models, too), and errors in a stream are
+# `event: error`.
 ANTHROPIC: Final = frozenset({MESSAGES})
 
 # The field that bounds the output, to be spliced in where a request has none. vLLM's `/v1/completions` does not know

@@ -32,7 +32,7 @@ from aiaas.proxy.eventrate import EventRates
 from aiaas.proxy.examine import Examiner
 from aiaas.proxy.fleet import Fleet
 from aiaas.proxy.forward import draining, forward, write
-from aiaas.proxy.identity import believed, method_not_allowed, not_found, require_method
+from aiaas.proxy.identity import believed, error_path, method_not_allowed, not_found, require_method
 from aiaas.proxy.incidents import Incidents
 from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
@@ -268,7 +268,8 @@ class Gateway:
         if record.status == 0:  # refused before it counted as an inference request
             self._log_other(record, error.status, error.code)
         extra = header_lines(error.headers) + record.limit_lines + client.extra
-        return self._answer(request, client, error.status, error_body(error, record.path), extra)
+        body = error_body(error, error_path(request, record.path))
+        return self._answer(request, client, error.status, body, extra)
 
     def _answer(self, request: BaseRequest, client: Connection, status: int, body: bytes, extra: bytes) -> Answered:
         """Give an answer of our own. `extra` is complete header lines."""

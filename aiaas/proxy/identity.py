@@ -16,6 +16,7 @@ from aiaas.errors import ClientError, LimitError
 from aiaas.keys.model import Rejection
 from aiaas.openai import paths
 from aiaas.proxy.forwarded import hops, plain_address
+from aiaas.proxy.models import is_models_path
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -45,7 +46,7 @@ def presented_key(request: BaseRequest, path: str) -> str:
         scheme, _, rest = sent.partition(" ")
         if scheme.lower() == "bearer":
             key = rest.strip()
-    if path in paths.ANTHROPIC and (other := (_only(request, "x-api-key") or "").strip()):
+    if (path in paths.ANTHROPIC or is_models_path(path)) and (other := (_only(request, "x-api-key") or "").strip()):
         if key and other != key:
             raise _twice("The headers `Authorization` and `x-api-key` hold different keys; send one of them.")
         key = other
@@ -54,6 +55,18 @@ def presented_key(request: BaseRequest, path: str) -> str:
     if sent is not None:
         raise _missing("The header `Authorization` must be `Bearer KEY`.")
     raise _missing("No API key was sent. Put it in the header `Authorization: Bearer KEY`.")
+
+
+def error_path(request: BaseRequest, path: str) -> str:
+    """The path in whose shape the client reads errors.
+
+    At a path that generates, that is the path itself. Elsewhere, such as at the list of models, a client of Anthropic's
+    API is known by its headers.
+    """
+    headers = request.headers
+    if path not in paths.GENERATE and ("x-api-key" in headers or "anthropic-version" in headers):
+        return paths.MESSAGES
+    return path
 
 
 def _only(request: BaseRequest, name: str) -> str | None:

@@ -214,10 +214,8 @@ async def test_a_request_without_a_valid_key_gets_401(
     assert not fake_vllm.posts
 
 
-async def test_a_key_may_come_as_bearer_in_any_case_and_as_x_api_key_for_messages_only(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
-    """The Anthropic SDK sends `x-api-key`; elsewhere that header is nothing."""
+async def test_key_in_x_api_key_is_taken_where_anthropic_sdks_ask(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """For messages and the list of models; elsewhere that header is nothing."""
     running = await gateway(fake_vllm)
     client = await running.client()
     body = BODY | {"max_tokens": 5}
@@ -225,6 +223,36 @@ async def test_a_key_may_come_as_bearer_in_any_case_and_as_x_api_key_for_message
     assert (await client.post(BODY, headers={"Authorization": f"bearer  {running.key}"})).status == 200
     assert (await client.post(body, path="/v1/messages", headers=none | {"x-api-key": running.key})).status == 200
     assert_error(await client.post(BODY, headers=none | {"x-api-key": running.key}), 401, "missing_api_key")
+    for path in ("/v1/models", "/v1/models/m"):
+        assert (await client.get(path, headers={"Authorization": "", "x-api-key": running.key})).status == 200
+        assert_error(await client.get(path, headers={"x-api-key": "sk-other"}), 400, "invalid_request")
+        assert (await client.get(path, headers={"x-api-key": running.key})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "kind"),
+    [
+        ("GET", "/v1/models", {"x-api-key": "sk-wrong", "Authorization": ""}, "authentication_error"),
+        ("GET", "/v1/models", {"anthropic-version": "2023-06-01", "Authorization": ""}, "authentication_error"),
+        ("GET", "/v1/models", {"x-api-key": "sk-wrong"}, "invalid_request_error"),
+        ("GET", "/v1/models/none", {"anthropic-version": "2023-06-01"}, "not_found_error"),
+        ("POST", "/v1/models", {"anthropic-version": "2023-06-01"}, "invalid_request_error"),
+        ("POST", "/v1/messages/count_tokens", {"x-api-key": "sk-wrong"}, "not_found_error"),
+        ("POST", "/v1/messages", {}, "invalid_request_error"),
+    ],
+    ids=["wrong key", "no key", "two keys", "no such model", "method", "no such path", "a path of Anthropic's"],
+)
+async def test_error_for_an_anthropic_sdk_has_its_form(
+    gateway: StartGateway, fake_vllm: FakeVllm, method: str, path: str, headers: dict[str, str], kind: str
+) -> None:
+    """Known by its headers where the path says nothing; on OpenAI's own paths they change nothing."""
+    client = await (await gateway(fake_vllm)).client()
+    got = await client.get(path, method=method, headers=headers)
+    assert (got.json["type"], got.json["error"]["type"]) == ("error", kind)
+    openai = await client.get(path, method=method, headers={"Authorization": ""})
+    assert ("type" in openai.json) == (path == "/v1/messages")
+    chat = await client.post({}, headers={"anthropic-version": "2023-06-01"})
+    assert set(chat.json) == {"error"}
 
 
 @pytest.mark.parametrize(
