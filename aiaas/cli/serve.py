@@ -92,7 +92,7 @@ def run_gateway(
     import tempfile
     import time
 
-    from aiaas.proxy.connection import require_c_parser
+    from aiaas.proxy.incoming import require_c_parser
     from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import serve
     from aiaas.proxy.workers import supervise

@@ -331,6 +331,8 @@ class Gateway:
 
     def _activate(self, plan: Plan) -> Active:
         backends = self.fleet.follow(plan.backends)
+        origins = plan.server.cors_allow_origins
+        cors = self.incidents.cors = None if origins is None else Cors(origins)
         return Active(
             plan=plan,
             admission=Admission(
@@ -341,7 +343,7 @@ class Gateway:
                 path: {model: targets_of(route, backends) for model, route in by_model.items()}
                 for path, by_model in plan.routes.items()
             },
-            cors=None if plan.server.cors_allow_origins is None else Cors(plan.server.cors_allow_origins),
+            cors=cors,
             trusted=tuple(ip_network(cidr) for cidr in plan.server.trusted_proxies),
         )
 

@@ -29,14 +29,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from aiohttp import http_parser
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from aiaas.errors import ApiError, WorldError
+from aiaas.errors import ApiError
 from aiaas.proxy.alarm import Alarm
 from aiaas.proxy.forwarded import plain_address
 from aiaas.proxy.hooks import Hooks, WriteListener
@@ -60,16 +59,6 @@ MAX_QUEUED = 1
 TLS_READ = 16 * 1024
 
 
-def require_c_parser() -> None:
-    """Raises WorldError where aiohttp parses in Python: that parser takes heads that llhttp refuses, and of 6,359 wire
-    cases one became a smuggled request and 34 were answered wrongly."""
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        raise WorldError(
-            "aiohttp runs without its C parser here, which is not safe: unset AIOHTTP_NO_EXTENSIONS, or install a "
-            "wheel of aiohttp for this Python (python -m pip install --force-reinstall --only-binary aiohttp aiohttp)"
-        )
-
-
 class Connection(RequestHandler):
     """A client's connection.
 
@@ -91,6 +80,7 @@ class Connection(RequestHandler):
         "_limits",
         "_linger_timer",
         "_lingering",
+        "_origin",
         "_refused",
         "alarm",
         "begun",
@@ -129,6 +119,7 @@ class Connection(RequestHandler):
         self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
         self._refused = False  # nothing that comes is parsed any more
+        self._origin: str | None = None  # of the head that was refused
         self._largest_read = sys.maxsize  # without TLS nothing remains of a read
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -230,11 +221,12 @@ class Connection(RequestHandler):
         read = data
         while (got := self._incoming.next(data, read)) is not None:
             if isinstance(got, Exception):
-                self._refuse_head(got)  # and what follows: where this body ends is anybody's guess
+                # And what follows: where this body ends is anybody's guess.
+                self._refuse_head(got, self._incoming.head.origin(read))
                 return
             self._stop_head_timer()
             if len(self._messages) >= MAX_QUEUED + (not self._request_in_progress):
-                self._refuse_head(TooFarAhead())
+                self._refuse_head(TooFarAhead(), got[0].headers.get("origin"))
                 return
             self._enqueue(*got)
             data = b""
@@ -260,11 +252,11 @@ class Connection(RequestHandler):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        self._refuse_head(HeadTooSlow())
+        self._refuse_head(HeadTooSlow(), self._incoming.head.origin())
 
-    def _refuse_head(self, reason: Exception) -> None:
-        """Queue a refusal where the request would have been queued."""
-        self._refused = True
+    def _refuse_head(self, reason: Exception, origin: str | None) -> None:
+        """Queue a refusal where the request would have been queued. `origin`: the web page that it is for."""
+        self._refused, self._origin = True, origin
         self._stop_head_timer()
         self._enqueue(_ErrInfo(400, reason, ""), EMPTY_PAYLOAD)
 
@@ -293,7 +285,7 @@ class Connection(RequestHandler):
         else:
             path = ""  # it never became a request
             error = refusal(exc, self._limits)
-            self.begun, self.extra = False, self._hooks.refused_head(self.peer, error)
+            self.begun, self.extra = False, self._hooks.refused_head(self.peer, error, self._origin)
         if self.transport is None:
             raise ConnectionResetError("the client has left")
         if self.begun:

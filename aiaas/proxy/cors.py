@@ -1,9 +1,10 @@
 """Cross-origin requests: which web pages may call the gateway from a browser (WHATWG Fetch, "CORS protocol").
 
 A browser asks first (the preflight: OPTIONS, without a key), then sends the request with its key, and shows the page an
-answer only where `access-control-allow-origin` names it. So the header stands on every answer, errors and streams too:
-without it a page sees "network error" where it should see 429. Credentials in the browser's sense (cookies) are never
-allowed; a key that the page itself puts into `Authorization` is none.
+answer only where `access-control-allow-origin` names it. So the header stands on every answer, errors and streams too,
+and on the refusal of a head whose Origin could be read: without it a page sees "network error" where it should see 429.
+Credentials in the browser's sense (cookies) are never allowed; a key that the page itself puts into `Authorization` is
+none.
 
 Everybody else is answered as if there were no CORS at all. Pure.
 """

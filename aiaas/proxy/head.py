@@ -18,6 +18,9 @@ from aiaas.proxy.target import is_authority
 _END = b"\r\n\r\n"
 _PROTOCOL = b"HTTP/"
 _LINE_END = len(b"HTTP/1.1\r\n")
+# A longer origin is none that a config could name: a host name has 253 characters.
+_MOST_ORIGIN = 300
+_ORIGIN = re.compile(rb"\n(?i:origin):[ \t]*([!-~]{1,%d})[ \t]*\r?\n" % _MOST_ORIGIN)
 _OTHER_PROTOCOL = re.compile(rb" (?:RTSP|ICE)/[0-9]\.[0-9]\r\n")
 
 
@@ -28,12 +31,14 @@ class Head:
     size  bytes that came of it, while it is not whole
     """
 
-    __slots__ = ("_host", "_line", "most", "size")
+    __slots__ = ("_edge", "_host", "_line", "_origin", "most", "size")
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.size = 0
         self._line = b""  # the last bytes of its first line
+        self._edge = b""  # the last bytes that came, in which an Origin may begin
+        self._origin: str | None = None
         self._host: str | None = None  # the last valid one: the connection's next request nearly always has it, too
 
     def add(self, data: bytes) -> bool:
@@ -44,11 +49,22 @@ class Head:
             line = self._line + data
             self._line = line[: line.find(b"\n") + 1 or None][-_LINE_END:]
         self.size += len(data)
+        self.origin(data)
         return self.size <= self.most
+
+    def origin(self, data: bytes = b"") -> str | None:
+        """The `Origin` in what came, `data` last, whether the rest of the head can be read or not; None without one."""
+        if self._origin is None:
+            seen = self._edge + data
+            found = _ORIGIN.search(seen)
+            self._origin = None if found is None else found[1].decode("ascii")
+            self._edge = seen[-_MOST_ORIGIN - len("\norigin: \r\n") :]
+        return self._origin
 
     def clear(self) -> None:
         """Forget it: it is whole, or refused."""
-        self.size, self._line = 0, b""
+        if self.size:
+            self.size, self._line, self._edge, self._origin = 0, b"", b"", None
 
     def fault(self, message: RawRequestMessage, read: bytes, *, first: bool) -> Exception | None:
         """Why the whole head `message` is refused, or None.

@@ -23,8 +23,11 @@ class Hooks(Protocol):
     def internal_error(self, error: BaseException | None) -> None:
         """An exception escaped a handler: a fault of ours."""
 
-    def refused_head(self, peer: str, error: ApiError) -> bytes:
-        """A head from the address `peer` is being refused. Gives complete header lines for the answer."""
+    def refused_head(self, peer: str, error: ApiError, origin: str | None) -> bytes:
+        """A head from the address `peer` is being refused, with this `Origin` where it could be read.
+
+        Gives complete header lines for the answer.
+        """
 
     def dropped(self, peer: str, reason: str) -> None:
         """A connection from the address `peer` is being ended without an answer."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aiaas.errors import ApiError
+from aiaas.proxy.cors import Cors
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
 
@@ -17,11 +18,12 @@ TURNED_AWAY_INTERVAL: Final = 60.0
 
 
 class Incidents:
-    """Tells of them. `new_id` makes a request id."""
+    """Tells of them. `new_id` makes a request id; `cors` is that of the Plan in force."""
 
     def __init__(
         self, log: JsonLog, metrics: Metrics, new_id: Callable[[], str], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.cors: Cors | None = None
         self._clock = clock
         self._turned_away: Counter[str] = Counter()
         self._told_at: dict[str, float] = {}
@@ -34,8 +36,8 @@ class Incidents:
         shown = "".join(traceback.format_exception(error))
         self._log.event("error", "internal_error", error=repr(error), traceback=shown)
 
-    def refused_head(self, peer: str, error: ApiError) -> bytes:
-        """A head never became a request. Gives header lines for the answer: the id that stands in the log."""
+    def refused_head(self, peer: str, error: ApiError, origin: str | None) -> bytes:
+        """A head never became a request. Gives header lines for the answer: the id that stands in the log, and CORS."""
         request_id = self._new_id()
         self._metrics.responded(error.status, error.code)
         self._log.event(
@@ -47,7 +49,8 @@ class Incidents:
             reason=error.message,
             client_address=peer,
         )
-        return b"x-request-id: %b\r\n" % request_id.encode()
+        cors = b"" if self.cors is None else self.cors.lines(origin)
+        return b"x-request-id: %b\r\n%b" % (request_id.encode(), cors)
 
     def dropped(self, peer: str, reason: str) -> None:
         """A connection was ended without a word to its client."""

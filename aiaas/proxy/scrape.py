@@ -28,7 +28,7 @@ class _FaultsOnly:
 
     internal_error: Callable[[BaseException | None], None]
 
-    def refused_head(self, _peer: str, _error: ApiError) -> bytes:
+    def refused_head(self, _peer: str, _error: ApiError, _origin: str | None) -> bytes:
         """Not counted among the gateway's answers."""
         return b""
 

@@ -36,7 +36,7 @@ from tests.proxy.conftest import config_of, plan_of
 class Hooks:
     reasons = []
     def internal_error(self, error): raise error
-    def refused_head(self, peer, error): return b""
+    def refused_head(self, peer, error, origin): return b""
     def dropped(self, peer, reason): pass
     def turned_away(self, reason): self.reasons.append(reason)
 

@@ -81,3 +81,42 @@ def test_a_valid_host_does_not_vouch_for_the_next_one() -> None:
     hosts = ["x", "x", "x y", "x", "y", "x y", "y"]
     faults = [head.fault(message(host), HEAD, first=True) for host in hosts]
     assert [isinstance(fault, InvalidHost) for fault in faults] == [" " in host for host in hosts]
+
+
+@pytest.mark.parametrize(
+    ("head", "origin"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\n", "https://a.example"),
+        (b"GET / HTTP/9\r\nORIGIN:https://a.example:8443 \t\r\nX: ", "https://a.example:8443"),
+        (b"nonsense\norigin: null\n", "null"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", None),
+        (b"GET / HTTP/1.1\r\nX-Origin: https://a.example\r\n", None),
+        (b"GET / HTTP/1.1\r\nX: Origin: https://a.example\r\n", None),
+        (b"GET / HTTP/1.1\r\nOrigin: https://a.exa", None),
+        (b"GET / HTTP/1.1\r\nOrigin: a b\r\n", None),
+        (b"GET / HTTP/1.1\r\nOrigin: \xff\r\n", None),
+        (b"GET / HTTP/1.1\r\nOrigin: " + b"a" * 301 + b"\r\n", None),
+    ],
+    ids=[
+        "as usual", "of another version", "of no request", "none", "another header", "in a value", "cut", "two words",
+        "no ASCII", "too long",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_origin_is_read_however_a_head_is_cut(head: bytes, origin: str | None, size: int) -> None:
+    """Also where the head is no valid one, and behind a kilobyte of other headers."""
+    for before in (b"", b"GET / HTTP/1.1\r\nX: " + b"x" * 2000 + b"\r\n"):
+        data = before + head
+        reading = Head(4096)
+        for at in range(0, len(data) - size, size):
+            assert reading.add(data[at : at + size])
+        assert reading.origin(data[(len(data) - 1) // size * size :]) == origin
+
+
+def test_origin_of_the_last_head_is_forgotten() -> None:
+    """The next one may be another client's, where a proxy shares the connection."""
+    head = Head(4096)
+    assert head.add(b"GET / HTTP/1.1\r\nOrigin: https://a.example\r\n")
+    head.clear()
+    assert head.add(b"GET /")
+    assert head.origin() is None

@@ -3,6 +3,7 @@
 import json
 
 from aiaas.errors import ClientError
+from aiaas.proxy.cors import Cors
 from aiaas.proxy.incidents import Incidents
 from aiaas.proxy.log import JsonLog
 from aiaas.proxy.metrics import Metrics
@@ -15,16 +16,19 @@ def test_each_incident_is_one_line_that_says_who_and_why() -> None:
     log = JsonLog(lines.append, lambda: 0.0, "info")
     incidents = Incidents(log, metrics, lambda: "id-1")
     error = ClientError(431, "headers_too_large", "Too large.")
-    assert incidents.refused_head("192.0.2.1", error) == b"x-request-id: id-1\r\n"
+    assert incidents.refused_head("192.0.2.1", error, None) == b"x-request-id: id-1\r\n"
+    incidents.cors = Cors(("https://a.example",))
+    assert incidents.refused_head("192.0.2.1", error, None) == b"x-request-id: id-1\r\nvary: origin\r\n"
+    assert b"origin: https://a.example\r\n" in incidents.refused_head("192.0.2.1", error, "https://a.example")
     incidents.dropped("192.0.2.2", "it took nothing")
     incidents.internal_error(ValueError("x"))
     log.flush()
-    refused, dropped, fault = [json.loads(line) for line in b"".join(lines).splitlines()]
+    refused, _, _, dropped, fault = [json.loads(line) for line in b"".join(lines).splitlines()]
     assert (refused["request_id"], refused["client_address"], refused["reason"]) == ("id-1", "192.0.2.1", "Too large.")
     assert (dropped["event"], dropped["client_address"]) == ("connection_dropped", "192.0.2.2")
     assert fault["event"] == "internal_error"
     assert "ValueError" in fault["traceback"]
-    assert b'aiaas_responses_total{code="431",reason="headers_too_large"} 1.0' in metrics.expose()
+    assert b'aiaas_responses_total{code="431",reason="headers_too_large"} 3.0' in metrics.expose()
 
 
 def test_connections_turned_away_are_one_line_a_minute() -> None:
