@@ -7,12 +7,17 @@ makes several. `gc=False` as none of them can be part of a cycle.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 import msgspec
 
 from aiaas.openai.errors import engine_died, is_json_object
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.upstream import Failure, FailureKind
+
+
+EVENTS: Final = b"text/event-stream"
+_PAGES: Final = (b"text/", b"application/xhtml", b"application/xml")
 
 
 class Shape(msgspec.Struct, frozen=True, gc=False):
@@ -86,6 +91,17 @@ def may_try_again(outcome: Outcome) -> Again | None:
         if outcome.status == 500 and engine_died(outcome.body):
             return Again("engine", once=True)
     return None
+
+
+def not_an_answer(status: int, content_type: bytes) -> str | None:
+    """What came with this status, below 400, instead of an answer of vLLM's; None where it may be one.
+
+    A web server answers a page, and so does a wall that wants a login: an SDK takes it for a success without content.
+    """
+    if status < 300:
+        is_page = content_type.startswith(_PAGES) and not content_type.startswith(EVENTS)
+        return f"a page ({status}) and not what vLLM answers" if is_page else None
+    return f"a redirect ({status}), which is not followed" if status < 400 else None
 
 
 def is_from_between(outcome: Outcome) -> bool:

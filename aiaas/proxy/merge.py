@@ -28,6 +28,7 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
         "aiaas_connections": operator.add,
         "aiaas_held_bytes": operator.add,
         "aiaas_endpoint_up": min,  # down for one worker is worth a look
+        "aiaas_models_wrong": max,  # likewise
         "aiaas_limit_store_up": min,
         "aiaas_limit_processes": min,  # too small a count makes too large a share
         "process_resident_memory_bytes": operator.add,  # pages that processes share count for each of them

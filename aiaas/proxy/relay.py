@@ -27,7 +27,7 @@ from aiaas.errors import UpstreamError
 from aiaas.openai.errors import error_event
 from aiaas.openai.sse import MAX_EVENT, after_last_event
 from aiaas.openai.streams import next_number
-from aiaas.proxy.attempt import End, Outcome, Shape
+from aiaas.proxy.attempt import EVENTS, End, Outcome, Shape, not_an_answer
 from aiaas.proxy.connection import Connection
 from aiaas.proxy.histogram import Tally
 from aiaas.proxy.record import Record
@@ -39,8 +39,6 @@ from aiaas.proxy.upstream import Failure, FailureKind, UpstreamConnection
 HELD_LIMIT = 1024 * 1024
 
 PING = b": ping\n\n"
-# What a web server answers, or a wall before it that wants a login: an SDK would take it for a success without content.
-PAGES = (b"text/", b"application/xhtml", b"application/xml")
 
 
 class Relay:
@@ -125,18 +123,13 @@ class Relay:
         """The backend's status and headers; decides how the body is taken."""
         self._status = status
         self._headers = headers
-        if 300 <= status < 400:
+        content_type = header_of(headers, b"content-type").lower()
+        if (odd := not_an_answer(status, content_type)) is not None:
             self._upstream.abort(self)
-            self._fail(Failure(FailureKind.MALFORMED, f"a redirect ({status}), which is not followed"))
+            self._fail(Failure(FailureKind.MALFORMED, odd))
         elif status < 300:
-            content_type = header_of(headers, b"content-type").lower()
-            is_stream = content_type.startswith(b"text/event-stream")
-            if not is_stream and content_type.startswith(PAGES):
-                self._upstream.abort(self)
-                self._fail(Failure(FailureKind.MALFORMED, f"a page ({status}) and not what vLLM answers"))
-                return
             # A backend that compresses unasked has no events to be seen.
-            self._streaming = is_stream and not header_of(headers, b"content-encoding")
+            self._streaming = content_type.startswith(EVENTS) and not header_of(headers, b"content-encoding")
             self._record.streamed = self._streaming
             if self._streaming:
                 self._stream_tap = StreamTap(self._record, self._shape, self._fingerprints)

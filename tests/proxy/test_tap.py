@@ -75,7 +75,7 @@ async def test_usage_of_a_long_answer_is_found(
 PACKED = gzip.compress(json.dumps({"usage": USAGE}).encode())
 NO_USAGE = {
     "compressed": answer(200, PACKED, headers="content-encoding: gzip\r\n"),
-    "not JSON": answer(200, b"<html>", content_type="text/html"),
+    "not JSON": answer(200, b"\x00\x01", content_type="application/octet-stream"),
     "broken off": json_answer({"usage": USAGE})[:-20],
     "without it": json_answer({"choices": []}),
     "in a text": json_answer({"choices": [{"message": {"content": json.dumps({"usage": USAGE})}}]}),
