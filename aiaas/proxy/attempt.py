@@ -15,7 +15,6 @@ from aiaas.openai.errors import engine_died, is_json_object
 from aiaas.proxy.respond import HeaderList
 from aiaas.proxy.upstream import Failure, FailureKind
 
-
 EVENTS: Final = b"text/event-stream"
 _PAGES: Final = (b"text/", b"application/xhtml", b"application/xml")
 

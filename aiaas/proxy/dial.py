@@ -113,6 +113,7 @@ class Dialer:
         """The first look-up; whoever waits for it may leave without ending it for the others."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._first(), name=f"getaddrinfo {self._host}")
+            self._asking.add_done_callback(_heard)
         return await asyncio.shield(self._asking)
 
     async def _first(self) -> Sequence[str]:
@@ -122,3 +123,9 @@ class Dialer:
         if not self.addresses:
             self.found(found)
         return self.addresses
+
+
+def _heard(task: asyncio.Task[Sequence[str]]) -> None:
+    """Whoever waited may have left: asyncio would complain of an error that nobody looked at."""
+    if not task.cancelled():
+        task.exception()

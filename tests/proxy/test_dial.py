@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 import threading
@@ -252,3 +253,22 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> No
     with pytest.raises(ssl.SSLCertVerificationError):
         await peer(other)
     await fake.stop()
+
+
+async def test_a_look_up_that_nobody_waits_for_fails_in_silence() -> None:
+    """Its client left; asyncio would write an error that nobody can do anything about."""
+    script = Script(OSError("no such name"))
+    script.go.clear()
+    dialer = Dialer(plan(1), ClientTls(), script)
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+    client = asyncio.create_task(peer(dialer))
+    await until(lambda: script.asked == 1)
+    client.cancel()
+    await asyncio.wait([client])
+    script.go.set()
+    del dialer
+    await until(lambda: not script.answers)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert told == []
