@@ -267,7 +267,7 @@ async def test_a_look_up_that_nobody_waits_for_fails_in_silence() -> None:
     client.cancel()
     await asyncio.wait([client])
     script.go.set()
-    del dialer
+    del client, dialer
     await until(lambda: not script.answers)
     await asyncio.sleep(0)
     gc.collect()
