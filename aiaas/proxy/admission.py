@@ -203,7 +203,7 @@ class Admission:
             reserved_output=(output or 0) * peeked.choices * peeked.prompts,
         )
 
-    async def charge(self, checked: Checked) -> Ticket:
+    async def reserve(self, checked: Checked) -> Ticket:
         """Ask all limits at once, and charge the request if all let it in. Raises LimitError, or ClientError 400."""
         principal, record = checked.principal, checked.record
         reserved = checked.estimated_input + checked.reserved_output

@@ -38,15 +38,13 @@ from aiaas.proxy.log import OTHER, JsonLog
 from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.models import is_models_path, models_body
 from aiaas.proxy.places import Places
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import CLIENT_LEFT, Record
 from aiaas.proxy.relay import Relay
 from aiaas.proxy.requestids import RequestIds
 from aiaas.proxy.respond import Answered, answer, date_header, header_lines
 from aiaas.proxy.target import path_of
 from aiaas.proxy.usage import UsageRecorder
 
-# nginx's word for "the client left before there was an answer"; never on the wire.
-CLIENT_LEFT = 499
 # Of a path that is none of ours so much stands in the log.
 LOGGED_PATH = 200
 
@@ -121,56 +119,54 @@ class Gateway:
             raise
 
     async def _inference(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
-        """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end."""
+        """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end.
+
+        First its status is known, then its price, then it is told.
+        """
         task = asyncio.current_task(self._loop)
         assert task is not None
         self._enter(task, record)
+        ticket = None
         try:
-            return await self._generate(request, client, active, record)
+            ticket = await self._admit(request, client, active, record)
+            shape = self._shape(request, active, ticket)
+            targets = active.targets[record.path][ticket.route.model]
+            return await forward(ticket, targets, client, shape, self.metrics, self.relays)
         except ApiError as error:
             record.status, record.error_code = error.status, error.code
             raise
         except asyncio.CancelledError:
             if not self._is_cut(client, record):
+                record.ended_by = "client"
                 record.status = record.status or CLIENT_LEFT
                 record.error_code = record.error_code or "client_left"
                 raise
             task.uncancel()
             cut = draining()
-            record.status, record.error_code = cut.status, cut.code
+            record.ended_by, record.status, record.error_code = "gateway", cut.status, cut.code
             raise cut from None
         finally:
             client.begun = record.status != 0
-            self._leave(task, record)
-
-    async def _generate(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
-        """Key, body, limits, backend, settlement."""
-        admission = active.admission
-        try:
-            if self.refusing:
-                raise draining()
-            principal = await admission.principal(request, client, record)
+            if record.status == 0:  # an exception of ours is on its way to `internal_error`
+                record.status, record.error_code = 500, "internal_error"
             try:
-                checked = await admission.check(request, client, record.path, principal, record)
-            except ApiError:
-                record.limit_lines = await admission.look(principal)
-                raise
-            ticket = await admission.charge(checked)
-            try:
-                shape = self._shape(request, active, ticket)
-                targets = active.targets[record.path][ticket.route.model]
-                return await forward(ticket, targets, client, shape, self.metrics, self.relays)
-            except ApiError as error:
-                record.error_code = error.code
-                raise
-            except asyncio.CancelledError:
-                record.ended_by = "gateway" if self._is_cut(client, record) else "client"
-                raise
+                if ticket is not None:
+                    await self._settle(ticket)
             finally:
-                await self._settle(ticket)
-        except asyncio.CancelledError:
-            record.ended_by = "gateway" if self._is_cut(client, record) else "client"
+                self._leave(task, record)
+
+    async def _admit(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Ticket:
+        """Key, body, limits."""
+        admission = active.admission
+        if self.refusing:
+            raise draining()
+        principal = await admission.principal(request, client, record)
+        try:
+            checked = await admission.check(request, client, record.path, principal, record)
+        except ApiError:
+            record.limit_lines = await admission.look(principal)
             raise
+        return await admission.reserve(checked)
 
     def _is_cut(self, client: Connection, record: Record) -> bool:
         """Whether a cancelled request is one that draining ended, and not one whose client has left."""
@@ -220,8 +216,6 @@ class Gateway:
         del self._requests[task]
         if not self._requests:
             self._quiet.set()
-        if record.status == 0:  # an exception of ours is on its way to `internal_error`
-            record.status, record.error_code = 500, "internal_error"
         if record.share is not None:
             self.bodies.leave(record)
         duration = time.monotonic() - record.started

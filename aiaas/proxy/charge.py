@@ -20,7 +20,7 @@ import msgspec
 
 from aiaas.openai import paths
 from aiaas.openai.peek import estimate_input_tokens
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import CLIENT_LEFT, Record
 
 # Refusals of ours after the limits: no backend saw the request.
 NEVER_RAN = frozenset({"no_healthy_backend", "overloaded"})
@@ -55,7 +55,7 @@ def charge_of(record: Record, estimated_input: int, reserved_output: int, stream
         output = streamed if record.streamed else _unseen_output(record, reserved_output)
         return Charge(estimated_input, output, estimated=True, ran=True)
     was_sent = record.upstream is not None and record.overhead is not None
-    left = record.ended_by == "client" and record.upstream is not None and record.status < 400
+    left = record.status == CLIENT_LEFT and record.upstream is not None
     if left or (record.error_code == "upstream_timeout" and was_sent):
         return Charge(estimated_input, 0, estimated=True, ran=True)
     never_ran = record.upstream is None or (record.ended_by == "gateway" and record.error_code in NEVER_RAN)

@@ -15,6 +15,8 @@ EndedBy = Literal["upstream", "client", "gateway"]
 # Where a request was when its client left: the `phase` of aiaas_aborts_total.
 Phase = Literal["admission", "queued", "waiting", "streaming"]
 
+# nginx's word for "the client left before there was an answer"; never on the wire.
+CLIENT_LEFT: Final = 499
 NO_KEY: Final = "-"  # the key id of requests with `auth.enabled: false`
 
 

@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.charge import NEVER_RAN, Charge, charge_of
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import CLIENT_LEFT, Record
 
 UP = "http://vllm:8000"
 
 
 ANSWER = {"status": 200, "phase": "streaming"}
 STREAM = {**ANSWER, "streamed": True}
-TIMEOUT = {"error_code": "upstream_timeout", "phase": "waiting", "ended_by": "gateway"}
+TIMEOUT = {"status": 504, "error_code": "upstream_timeout", "phase": "waiting", "ended_by": "gateway"}
+LEFT = {"status": CLIENT_LEFT, "error_code": "client_left", "ended_by": "client"}
 # What is known of a request, and its charge: ten tokens of input were estimated, twenty of output reserved, a stream
 # had seven. It was sent to a backend unless the case says otherwise.
 CHARGES: dict[str, tuple[dict[str, Any], Charge]] = {
@@ -30,18 +31,27 @@ CHARGES: dict[str, tuple[dict[str, Any], Charge]] = {
     "answer that broke off": ({**ANSWER, "error_code": "upstream_error", "sent": 6}, Charge(10, 20, True, True)),
     "answer whose client left": ({**ANSWER, "ended_by": "client", "sent": 6}, Charge(10, 20, True, True)),
     "tokenize": ({**ANSWER, "path": "/tokenize"}, Charge(10, 0, True, True)),
-    "left while waiting": ({"ended_by": "client", "phase": "waiting"}, Charge(10, 0, True, True)),
-    "left in the queue": ({"ended_by": "client", "phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
+    "left while waiting": ({**LEFT, "phase": "waiting"}, Charge(10, 0, True, True)),
+    "left in the queue": ({**LEFT, "phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
     "vLLM's 400": ({"status": 400, "ended_by": "upstream", "phase": "waiting"}, Charge(0, 0, False, True)),
     "huge vLLM error": ({"status": 500, "ended_by": "upstream", "phase": "streaming"}, Charge(0, 0, False, True)),
     "timeout in the engine": (TIMEOUT, Charge(10, 0, True, True)),
     "timeout before it was sent": ({**TIMEOUT, "overhead": None}, Charge(0, 0, False, True)),
     "timeout in the queue": ({**TIMEOUT, "upstream": None, "overhead": None}, Charge(0, 0, False, False)),
-    "broken backend": ({"error_code": "upstream_error", "phase": "waiting"}, Charge(0, 0, False, True)),
-    "nobody there": ({"error_code": "no_healthy_backend", "phase": "waiting"}, Charge(0, 0, False, False)),
-    "queue full": ({"error_code": "overloaded", "upstream": None}, Charge(0, 0, False, False)),
-    "drain deadline while waiting": ({"error_code": "draining", "phase": "waiting"}, Charge(0, 0, False, True)),
-    "refused in the queue, draining": ({"phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
+    "broken backend": ({"status": 502, "error_code": "upstream_error", "phase": "waiting"}, Charge(0, 0, False, True)),
+    "nobody there": (
+        {"status": 503, "error_code": "no_healthy_backend", "phase": "waiting"},
+        Charge(0, 0, False, False),
+    ),
+    "queue full": ({"status": 503, "error_code": "overloaded", "upstream": None}, Charge(0, 0, False, False)),
+    "drain deadline while waiting": (
+        {"status": 503, "error_code": "draining", "phase": "waiting"},
+        Charge(0, 0, False, True),
+    ),
+    "refused in the queue, draining": (
+        {"status": 503, "error_code": "draining", "phase": "queued", "upstream": None},
+        Charge(0, 0, False, False),
+    ),
 }
 
 
