@@ -121,7 +121,7 @@ def read_key() -> str:
     """One key from stdin; from a terminal without echo. A line end after it does not belong to it."""
     if sys.stdin.isatty():
         return getpass.getpass("API key (not shown): ").strip()
-    text = sys.stdin.buffer.read(MAX_STDIN).decode("utf-8", "replace").strip()
+    text = sys.stdin.buffer.read(MAX_STDIN).decode("utf-8-sig", "replace").strip()
     if not text:
         raise UsageError('no key came in on stdin; printf %s "$KEY" | aiaas keys ...')
     if "\n" in text:

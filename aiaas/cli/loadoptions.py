@@ -113,7 +113,7 @@ def read_keys(files: list[Path]) -> tuple[Key, ...]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise WorldError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

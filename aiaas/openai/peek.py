@@ -1,27 +1,31 @@
 """Read what a gateway has to know from a request body, without parsing the rest of it.
 
 Theory: vLLM reads the body again, with another parser. Whatever the two could read differently, a client could use to
-be admitted as one request and run as another. So there are no lenient conversions here: vLLM takes `n: "8"`,
-`stream: 1` and `max_tokens: 5.0`, we refuse them; a field that we read and that comes twice is refused, also where a
-key is written with escapes; NaN, a byte order mark, UTF-16 and lone surrogates are refused because msgspec does. What
-we do not read goes through as it is: invalid UTF-8 inside a prompt is vLLM's to refuse, whole, and cannot make it see
-another field.
+be admitted as one request and run as another. So each value comes out as vLLM reads it, or is refused:
 
-One struct for all paths: what the path's own request model in vLLM does not know is type-checked here and then ignored.
-Every other field is skipped by msgspec. `null` counts as absent, as it does in vLLM.
+- A strict decoder reads the body first. Where it refuses a field's type, the field is converted as vLLM converts it
+  (`lenient.py`): `n: "8"` is 8, `stream: 1` is true, and `max_tokens: 5.5` is refused, as it is there.
+- A field that we read and that comes twice is refused, also where a key is written with escapes.
+- NaN and lone surrogates are refused because msgspec does.
+- What we do not read goes through as it is: invalid UTF-8 inside a prompt is vLLM's to refuse, whole, and cannot make
+  it see another field.
+
+One struct for all paths: a field that the path's request model in vLLM does not know is ignored here, too. Every other
+field is skipped by msgspec. `null` counts as absent, as it does in vLLM. docs/accepted.md has all decisions.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
+from aiaas.openai.lenient import scalar, truth, whole
 from aiaas.openai.media import names_media_url
 from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
 
@@ -65,7 +69,7 @@ def peek(body: bytes, path: str) -> Peek:
     try:
         fields = _DECODER.decode(body)
     except msgspec.ValidationError as error:
-        raise _wrong_type(error) from None
+        fields = _converted(body, path, error)
     except UNREADABLE as error:
         raise unreadable(error) from None
     escaped = may_hide_keys(body)
@@ -81,9 +85,9 @@ def peek(body: bytes, path: str) -> Peek:
         _prompts(fields, path) if path in paths.MANY_PROMPTS else 1,
         bound,
         bound_field,
-        fields.background is True,
+        fields.background is True and path == paths.RESPONSES,
         names_media_url(body, path, escaped=escaped),
-        1 if fields.stream_interval is UNSET else _interval(fields.stream_interval),
+        1 if fields.stream_interval is UNSET else min(_hint(fields.stream_interval), LARGEST_INTERVAL),
     )
 
 
@@ -100,6 +104,10 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class _WrittenOptions(msgspec.Struct):
+    include_usage: Raw = Raw(b"null")
+
+
 class _Fields(msgspec.Struct):
     """UNSET is absent, which is not the same as null: a field that is there may be there twice."""
 
@@ -113,7 +121,7 @@ class _Fields(msgspec.Struct):
     stream_options: _StreamOptions | UnsetType | None = UNSET
     stream_interval: Raw | UnsetType = UNSET  # vLLM's own
     n: int | UnsetType | None = UNSET
-    best_of: int | UnsetType | None = UNSET
+    best_of: Raw | UnsetType = UNSET  # of older vLLMs
     prompt: Raw | UnsetType = UNSET
     prompt_embeds: Raw | UnsetType = UNSET  # vLLM's own: further prompts, as base64 tensors
     input: Raw | UnsetType = UNSET
@@ -121,6 +129,8 @@ class _Fields(msgspec.Struct):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Fields)
+_MODEL: Final = msgspec.json.Decoder(str | None)
+_OPTIONS: Final = msgspec.json.Decoder(_WrittenOptions | None)
 _LARGEST: Final = 2**63 - 1  # some clients send it for "no bound"; what is larger does not fit the limiter's floats
 
 # Brackets and braces of a body, in texts too. msgspec takes 8 ns for each, and no other thread runs meanwhile: 10 MiB
@@ -130,35 +140,84 @@ MAX_OPENINGS: Final = 1_000_000
 LARGE: Final = 256 * 1024
 
 # Of one request, to generate from or to embed. The SDKs' largest batch to embed is 2048 texts.
-MAX_PROMPTS: Final = 100_000
-# Digits of a `stream_interval` that are read: with more tokens than that in an event no answer has a second one.
-LONGEST_INTERVAL: Final = 6
+MAX_PROMPTS: Final = 100_000  # Tokens in one event: with more than that in an event no answer has a second one.
+LARGEST_INTERVAL: Final = 1_000_000
 
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # as they are nearly always written
 _NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:])
 
+_TRUTH: Final = "true or false"
 _EXPECTED: Final = {
     "model": "a string",
-    "stream": "true or false",
+    "stream": _TRUTH,
     "stream_options": "an object",
-    "stream_options.include_usage": "true or false",
+    "stream_options.include_usage": _TRUTH,
     "n": "a whole number from 1 to 2^63 - 1",
-    "best_of": "a whole number from 1 to 2^63 - 1",
     "max_tokens": "a whole number from 0 to 2^63 - 1",
     "max_completion_tokens": "a whole number from 1 to 2^63 - 1",
     "max_output_tokens": "a whole number from 1 to 2^63 - 1",
-    "background": "true or false",
+    "background": _TRUTH,
 }
 
-_AT: Final = re.compile(r"at `\$\.([a-z_.]+)`$")
+# What the request models of vLLM 0.32 know of the fields above; on other paths `model` and what is read as it stands.
+_KNOWN: Final[dict[str, frozenset[str]]] = {
+    paths.CHAT: frozenset({"stream", "max_tokens", "max_completion_tokens", "stream_options", "n"}),
+    paths.COMPLETIONS: frozenset({"stream", "max_tokens", "stream_options", "n"}),
+    paths.RESPONSES: frozenset({"stream", "max_output_tokens", "background"}),
+    paths.MESSAGES: frozenset({"stream", "max_tokens"}),
+}
+_AS_IT_STANDS: Final = frozenset({"stream_interval", "best_of", "prompt", "prompt_embeds", "input"})
 
 
-def _wrong_type(error: msgspec.ValidationError) -> ClientError:
-    at = _AT.search(str(error))
-    if at is None:
-        return ClientError(400, "invalid_request", "The body must be a JSON object.")
-    return _must_be(at[1])
+def _converted(body: bytes, path: str, error: msgspec.ValidationError) -> _Fields:
+    """The fields of a body that the strict decoder refused with `error`, as vLLM converts them.
+
+    Raises ClientError 400 where vLLM refuses a field, too.
+    """
+    if "at `$." not in str(error):
+        raise ClientError(400, "invalid_request", "The body must be a JSON object.")
+    known = _KNOWN.get(path, frozenset())
+    values: dict[str, Any] = {}
+    for name, value in top_level(body):
+        if name in _AS_IT_STANDS:
+            values[name] = value
+        elif name == "model" or name in known:
+            values[name] = _convert(name, value)
+        elif name in _NAMES:
+            values[name] = None  # there, which counts where it is there twice
+    return _Fields(**values)
+
+
+def _convert(name: str, written: Raw) -> Any:
+    if name == "stream_options":
+        return _convert_options(written)
+    if name == "model":
+        try:
+            return _MODEL.decode(written)
+        except UNREADABLE:
+            raise _must_be(name) from None
+    try:
+        value = scalar(written)
+        if value is None:
+            return None
+        return truth(value) if _EXPECTED[name] == _TRUTH else whole(value)
+    except ValueError:
+        raise _must_be(name) from None
+
+
+def _convert_options(written: Raw) -> _StreamOptions | None:
+    try:
+        options = _OPTIONS.decode(written)
+    except UNREADABLE:
+        raise _must_be("stream_options") from None
+    if options is None:
+        return None
+    try:
+        value = scalar(options.include_usage)
+        return _StreamOptions(None if value is None else truth(value))
+    except ValueError:
+        raise _must_be("stream_options.include_usage") from None
 
 
 def _must_be(name: str) -> ClientError:
@@ -202,25 +261,27 @@ def _at_least(least: int, value: int | UnsetType | None, name: str) -> int | Non
 
 def _output_bound(fields: _Fields, path: str) -> tuple[int | None, str | None]:
     """The bound and its field. vLLM's chat takes `max_completion_tokens` where it is there, however large, and only
-    else `max_tokens`; its completions do not know the former (vLLM, `create_chat_completion`, `CompletionRequest`).
+    else looks at `max_tokens`; its completions do not know the former (vLLM, `create_chat_completion`,
+    `CompletionRequest`).
     """
-    tokens = _at_least(0, fields.max_tokens, "max_tokens")
-    if path == paths.CHAT:
-        completion = _at_least(1, fields.max_completion_tokens, "max_completion_tokens")
-        if completion is not None:
-            return completion, "max_completion_tokens"
-    elif path == paths.RESPONSES:
-        output = _at_least(1, fields.max_output_tokens, "max_output_tokens")
-        return output, None if output is None else "max_output_tokens"
-    elif path not in paths.OUTPUT:
+    if path not in paths.OUTPUT:
         return None, None
-    return tokens, None if tokens is None else "max_tokens"
+    if path == paths.RESPONSES:
+        tokens, field = _at_least(1, fields.max_output_tokens, "max_output_tokens"), "max_output_tokens"
+    else:
+        tokens, field = None, "max_completion_tokens"
+        if path == paths.CHAT:
+            tokens = _at_least(1, fields.max_completion_tokens, field)
+        if tokens is None:
+            tokens, field = _at_least(0, fields.max_tokens, "max_tokens"), "max_tokens"
+    return tokens, None if tokens is None else field
 
 
 def _choices(fields: _Fields) -> int:
     if fields.n is UNSET and fields.best_of is UNSET:
         return 1
-    return max(_at_least(1, fields.n, "n") or 1, _at_least(1, fields.best_of, "best_of") or 1)
+    n = _at_least(1, fields.n, "n") or 1
+    return n if fields.best_of is UNSET else max(n, _hint(fields.best_of))
 
 
 def _prompts(fields: _Fields, path: str) -> int:
@@ -229,10 +290,12 @@ def _prompts(fields: _Fields, path: str) -> int:
     return _count(fields.input, "input") or 1
 
 
-def _interval(value: Raw) -> int:
-    """vLLM checks it; here it only matters what vLLM would obey."""
-    digits = bytes(value).strip(b'"')
-    return max(1, int(digits[:LONGEST_INTERVAL])) if digits.isdigit() else 1
+def _hint(value: Raw) -> int:
+    """A number that vLLM checks; here it only matters what vLLM would obey, which is 1 where it cannot be read."""
+    try:
+        return max(1, whole(scalar(value)))
+    except ValueError:
+        return 1
 
 
 def _count(value: Raw | UnsetType, name: str) -> int:

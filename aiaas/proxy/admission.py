@@ -22,6 +22,7 @@ from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
+from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import ask_for_usage, replace_text
 from aiaas.plan.model import EndpointPlan, Plan, Route, Target
@@ -43,7 +44,7 @@ _FORWARDED = ("accept", "traceparent", "tracestate")
 class Checked(msgspec.Struct, frozen=True, gc=False):
     """A request that is in order, before any limit was asked.
 
-    body             as it came, or with fields spliced (all but `model`, which depends on the target)
+    body             as it came, in UTF-8, or with fields spliced (all but `model`, which depends on the target)
     asking           the same for a target that is asked for usage
     passed           complete header lines that go upstream, whichever target it will be
     strip_usage      what tells these two apart: the client did not ask for the usage of its stream
@@ -179,7 +180,12 @@ class Admission:
         record.body_seconds = time.monotonic() - began
         record.request_bytes = len(body)
         large = len(body) > ON_LOOP
-        peeked = await self._examiner.run(peek, body, path) if large else peek(body, path)
+        if large:
+            body, peeked = await self._examiner.run(_read, body, path)
+            if len(body) > record.request_bytes:  # it came as UTF-16, and Chinese is longer in UTF-8
+                self._bodies.take(record, len(body))
+        else:
+            body, peeked = _read(body, path)
         record.stream = peeked.stream
         route = self._route(path, peeked, principal, record)
         refuse_harm(peeked, self._plan.request, path)
@@ -262,6 +268,11 @@ class Admission:
         if self._plan.auth.enabled:
             self._limits[principal.key_id] = (principal, limits)
         return limits
+
+
+def _read(body: bytes, path: str) -> tuple[bytes, Peek]:
+    body = as_utf8(body)
+    return body, peek(body, path)
 
 
 def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[bytes, bytes, int | None]:

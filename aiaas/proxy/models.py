@@ -35,7 +35,8 @@ def models_body(plan: Plan, principal: Principal, path: str, listed: Mapping[str
             {"object": "list", "data": [_entry(model, listed[model.backend]) for model in visible]}
         )
     wanted = model_id(path)
-    found = next((model for model in visible if model.name == wanted), None)
+    named = {model.name: model for model in visible}
+    found = named.get(wanted) or named.get(wanted.rstrip("/"))  # a name may end with a slash itself
     if found is None:
         raise model_not_found(wanted)
     return msgspec.json.encode(_entry(found, listed[found.backend]))

@@ -14,7 +14,7 @@ from aiaas.errors import ApiError
 from aiaas.proxy.connection import OpenSide
 from aiaas.proxy.refusal import ConnectionLimits
 from aiaas.proxy.respond import Answered, answer
-from aiaas.proxy.target import path_of
+from aiaas.proxy.target import METRICS, path_of
 
 EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 # What a scraper's request may take, in seconds and in bytes.
@@ -48,7 +48,7 @@ async def serve_metrics(
     """
 
     async def metrics(request: BaseRequest) -> Answered:
-        found = path_of(request.raw_path) == "/metrics" and request.method in ("GET", "HEAD")
+        found = path_of(request.raw_path) == METRICS and request.method in ("GET", "HEAD")
         body = await expose() if found else b"Metrics are at GET /metrics.\n"
         whole = answer(
             200 if found else 404,

@@ -1,6 +1,7 @@
 """The request target -> the path that it asks for (RFC 9112 section 3.2). Pure.
 
     /v1/models?x=1                 /v1/models     origin-form, as nearly all are
+    /v1/models/                    /v1/models     vLLM redirects clients to the path without slashes at its end
     http://host/v1/models          /v1/models     absolute-form, as clients of a proxy write it: a server must take it
     http://host                    /              (RFC 9112 section 3.2.4)
     host:443, *                    None           authority-form and asterisk-form: there is nothing to serve at them
@@ -16,6 +17,10 @@ from __future__ import annotations
 import re
 from ipaddress import AddressValueError, IPv6Address
 
+from aiaas.openai import paths
+
+METRICS = "/metrics"  # on a port of its own
+
 _AUTHORITY = re.compile(
     r"(?:"
     r"(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+"  # reg-name, which IPv4 addresses are, too
@@ -25,6 +30,7 @@ _AUTHORITY = re.compile(
     r"(?::(?P<port>[0-9]*))?"
 )
 _MAX_PORT = 65535
+_SERVED = frozenset({*paths.GENERATE, paths.MODELS, paths.HEALTH, paths.READY, METRICS})
 _AUTHORITY_END = re.compile("[/?#]")
 
 
@@ -55,12 +61,22 @@ def is_valid(target: str, method: str) -> bool:
 
 
 def path_of(target: str) -> str | None:
-    """The path without its query, None where the target is neither a path nor an http(s) URL."""
+    """The path without its query, and one of ours without slashes at its end.
+
+    None where the target is neither a path nor an http(s) URL.
+    """
     if target[:1] == "/":
-        return target.partition("?")[0]
+        return _plain(target.partition("?")[0])
     scheme, found, rest = target.partition("://")
     if not found or scheme.lower() not in ("http", "https"):
         return None
     before_query = rest.partition("?")[0]
     _, slash, path = before_query.partition("/")
-    return slash + path or "/"
+    return _plain(slash + path or "/")
+
+
+def _plain(path: str) -> str:
+    if path[-1:] != "/":
+        return path
+    plain = path.rstrip("/")
+    return plain if plain in _SERVED else path

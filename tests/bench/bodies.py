@@ -14,6 +14,7 @@ from typing import Any, ParamSpec
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
+from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import peek
 from aiaas.openai.splice import replace_text, set_fields
 from aiaas.proxy.examine import ON_LOOP
@@ -28,6 +29,7 @@ _NO_STEPS = frozenset({"sum", "any", "all", "enumerate"})
 def read(body: bytes, path: str) -> None:
     """All that is done with a body on its way through, and some more."""
     try:
+        body = as_utf8(body)
         found = peek(body, path)
         set_fields(body, {"stream_options": b'{"include_usage":true}', "max_tokens": b"5"})
         if found.model is not None:

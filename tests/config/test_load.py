@@ -245,3 +245,13 @@ def test_secrets_and_values_from_the_environment_are_never_shown() -> None:
     assert "hunter2" not in repr(good)
     engine = "backends:\n  v: {engine: {kind: vllm, env: {HF_TOKEN: '${S}'}}, models: [m]}\n"
     assert "hunter2" not in repr(load_text(engine, file="f", env={"S": "hunter2"}).config)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_a_config_from_an_editor_on_windows_is_read(tmp_path: Path, line_end: str) -> None:
+    """With a byte order mark, and line ends of its own; places are those of the file."""
+    file = tmp_path / "aiaas.yaml"
+    file.write_bytes(("\ufeff" + MINIMAL).replace("\n", line_end).encode())
+    assert load_file(file, {}).config is not None
+    file.write_bytes(("\ufeffbogus: 1\n" + MINIMAL).replace("\n", line_end).encode())
+    assert [(problem.line, problem.column) for problem in load_file(file, {}).problems] == [(1, 1)]

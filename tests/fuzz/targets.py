@@ -16,6 +16,7 @@ from aiaas.errors import ClientError, UpstreamError
 from aiaas.keys.format import foreign_key_fault, guessable, parse_key
 from aiaas.openai import paths
 from aiaas.openai.errors import engine_died, is_error_event
+from aiaas.openai.lenient import as_utf8, truth, whole
 from aiaas.openai.peek import Peek, peek
 from aiaas.openai.splice import set_fields
 from aiaas.openai.sse import EventSplitter
@@ -39,6 +40,7 @@ def peek_agrees_with_json(data: bytes) -> None:
     """What `peek` reads, Python's parser reads the same; it raises nothing but ClientError."""
     path, body = _PATHS[data[0] % len(_PATHS)] if data else paths.CHAT, data[1:]
     try:
+        body = as_utf8(body)
         read = peek(body, path)
     except ClientError:
         assert not _plain(body), body
@@ -51,28 +53,36 @@ def peek_agrees_with_json(data: bytes) -> None:
     for name in ("model", "stream", "max_tokens", "n", "stream_options", "background", "prompt", "input"):
         assert names.count(name) <= 1, name
     assert read.model == (top.get("model") or None)
-    assert read.stream is (top.get("stream") is True)
-    options = top.get("stream_options")
-    assert read.has_stream_options is isinstance(options, dict)
-    assert read.include_usage is (isinstance(options, dict) and options.get("include_usage") is True)
-    assert read.background is (top.get("background") is True)
+    if path in paths.OUTPUT:
+        assert read.stream is (_as_vllm(truth, top.get("stream")) is True)
+    if path in paths.USAGE_ON_REQUEST:
+        options = top.get("stream_options")
+        assert read.has_stream_options is isinstance(options, dict)
+        asked = _as_vllm(truth, options.get("include_usage")) if isinstance(options, dict) else None
+        assert read.include_usage is (asked is True)
+    assert read.background is (path == paths.RESPONSES and _as_vllm(truth, top.get("background")) is True)
     _assert_numbers(read, top, path)
 
 
 def _assert_numbers(read: Peek, top: dict[str, Any], path: str) -> None:
-    for name in ("n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens"):
-        value = top.get(name)
-        assert value is None or type(value) is int, (name, value)
-    if path == paths.CHAT and top.get("max_completion_tokens") is not None:
-        assert read.max_output == top["max_completion_tokens"]
+    number = {name: _as_vllm(whole, top.get(name)) for name in ("n", "best_of", "max_tokens", "max_completion_tokens")}
+    if path == paths.CHAT and number["max_completion_tokens"] is not None:
+        assert read.max_output == number["max_completion_tokens"]
     elif path in (paths.CHAT, paths.COMPLETIONS):
-        assert read.max_output == top.get("max_tokens")
+        assert read.max_output == number["max_tokens"]
     assert read.max_output is None or 0 <= read.max_output <= _LARGEST
     if path in paths.MANY_CHOICES:
-        assert read.choices == max(top.get("n") or 1, top.get("best_of") or 1)
+        assert read.choices == max(number["n"] or 1, number["best_of"] or 1)
     assert read.choices >= 1
     if path == paths.COMPLETIONS and "prompt_embeds" not in top:
         assert read.prompts >= _prompts(top.get("prompt")), top
+
+
+def _as_vllm(read: Callable[[object], int], value: object) -> int | None:
+    try:
+        return None if value is None else read(value)
+    except ValueError:
+        return None
 
 
 def _prompts(value: Any) -> int:

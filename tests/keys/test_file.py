@@ -54,6 +54,27 @@ def _clear_and_fail(file: KeyFile) -> None:
     raise ZeroDivisionError
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["no mark", "byte order mark"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_a_file_from_an_editor_on_windows_is_read_and_edited(tmp_path: Path, mark: bytes, line_end: bytes) -> None:
+    """A byte order mark and line ends of its own; an edit writes the file without them."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    path.write_bytes(mark + path.read_bytes().replace(b"\n", line_end))
+    assert read_key_file(path).records == (ALICE,)
+    with edit_key_file(path) as file:
+        file.records = (*file.records, BOB)
+    assert path.read_bytes() == render_records((ALICE, BOB)).encode()
+
+
+def test_a_file_from_windows_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    """Its first line is known behind the mark, too."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    whole = path.read_bytes().replace(b"\n", b"\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + whole.removesuffix(b"...\r\n"))
+    with pytest.raises(KeyFileError, match="cut short"):
+        read_key_file(path)
+
+
 def test_a_new_file_is_private_and_whole(tmp_path: Path) -> None:
     """Created by the first edit with mode 0600 whatever the umask is, and nothing but the lock lies beside it."""
     before = os.umask(0)

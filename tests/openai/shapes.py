@@ -69,6 +69,12 @@ SHAPES: Final[dict[str, Callable[[int], bytes]]] = {
     "a long name": lambda size: b'{"%b":1,"model":"m","stream":true}' % (b"\\n" * (size // 2)),
     "a long model": lambda size: b'{"model":"%b"}' % (b"\\u0061" * (size // 6)),
     "blanks": lambda size: b'{"model"%b:"m","stream":true}' % (b" " * size),
+    "a converted field": lambda size: text(b"a word or two. ")(size).replace(b"true", b"1"),
+    "a converted field beside many": lambda size: SHAPES["many fields"](size).replace(b"true", b"1"),
+    "a long number": lambda size: b'{"model":"m","stream":true,"max_tokens":"%b1"}' % (b"0" * size),
+    "a long fraction": lambda size: b'{"model":"m","stream":true,"max_tokens":1.%b}' % (b"0" * size),
+    "UTF-16": lambda size: text(b"a word or two. ")(size // 2).decode().encode("utf-16"),
+    "Chinese in UTF-16": lambda size: text("\u4f60".encode())(size // 2 * 3).decode().encode("utf-16"),
     "prompts": field("prompt", b'"",', b'[%b""]'),
     "token lists": field("prompt", b"[1],", b"[%b[1]]"),
 }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
+from aiaas.openai.lenient import truth, whole
 from aiaas.openai.peek import LARGE, MAX_PROMPTS, Peek, estimate_input_tokens, peek
 
 CHAT = paths.CHAT
@@ -70,9 +71,6 @@ def test_an_empty_model_counts_as_absent() -> None:
         pytest.param(b'{"model": "a"', id="cut"),
         pytest.param(b'{"model": "a"} {}', id="trailing"),
         pytest.param(b'{"model": "a",}', id="trailing comma"),
-        pytest.param(b'\xef\xbb\xbf{"model": "a"}', id="byte order mark"),
-        pytest.param('{"model": "a"}'.encode("utf-16"), id="utf-16"),
-        pytest.param('{"model": "a"}'.encode("utf-16-le"), id="utf-16 without mark"),
         pytest.param(b'{"model": "\xff"}', id="model not utf-8"),
         pytest.param(b'{"model": "a", "temperature": NaN}', id="NaN"),
         pytest.param(b'{"model": "a", "temperature": -Infinity}', id="infinity"),
@@ -105,34 +103,27 @@ def test_deep_nesting_is_refused(key: str, opening: bytes) -> None:
     [
         ("model", "5"),
         ("model", '["a"]'),
-        ("stream", '"true"'),
-        ("stream", "1"),
-        ("n", '"8"'),
-        ("n", "8.0"),
-        ("n", "8e0"),
-        ("n", "true"),
+        ("stream", '"maybe"'),
+        ("n", "8.5"),
         ("n", "0"),
+        ("n", '"0"'),
         ("n", "-1"),
-        ("best_of", "0"),
-        ("max_tokens", "5.0"),
-        ("max_tokens", '"5"'),
         ("max_tokens", "-1"),
         ("max_tokens", "1" + "0" * 400),
         ("max_tokens", "1" + "0" * 5000),
         ("max_completion_tokens", "0"),
         ("stream_options", "true"),
         ("stream_options", "[]"),
-        ("background", '"no"'),
     ],
 )
 def test_a_wrong_type_is_refused_with_its_field(field: str, value: str) -> None:
-    """A field that vLLM would convert, or refuse, is refused here, and named in `param`."""
+    """A field that vLLM refuses is refused here, and named in `param`. What it converts is in `lenient_table.py`."""
     assert refused(f'{{"model": "a", "{field}": {value}}}'.encode()) == ("invalid_request", field)
 
 
 def test_a_nested_wrong_type_is_named_in_dotted_form() -> None:
     """`param` leads to the field inside an object."""
-    assert refused(b'{"stream_options": {"include_usage": 1}}') == ("invalid_request", "stream_options.include_usage")
+    assert refused(b'{"stream_options": {"include_usage": 5}}') == ("invalid_request", "stream_options.include_usage")
 
 
 @pytest.mark.parametrize("field", READ)
@@ -347,10 +338,20 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 _RIGHT: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: isinstance(value, str),
-    "stream": lambda value: isinstance(value, bool),
-    "n": lambda value: type(value) is int and 1 <= value < 2**63,
-    "max_tokens": lambda value: type(value) is int and 0 <= value < 2**63,
+    "stream": lambda value: isinstance(_converted(truth, value), bool),
+    "n": lambda value: isinstance(number := _converted(whole, value), int) and 1 <= number < 2**63,
+    "max_tokens": lambda value: isinstance(number := _converted(whole, value), int) and 0 <= number < 2**63,
 }
+
+
+def _converted(read: Callable[[object], int], value: object) -> int | None:
+    """As vLLM converts a value, None where it does not: `test_lenient.py` holds these against pydantic."""
+    if value is None:
+        return None
+    try:
+        return read(value)
+    except ValueError:
+        return None
 
 
 @given(bodies())
@@ -366,6 +367,6 @@ def test_reading_agrees_with_pythons_json_or_refuses(body: bytes) -> None:
         return
     read = peek(body, CHAT)
     assert read.model == (top.get("model") or None)
-    assert read.stream is (top.get("stream") is True)
-    assert read.choices == (top.get("n") or 1)
-    assert read.max_output == top.get("max_tokens")
+    assert read.stream is (_converted(truth, top.get("stream")) is True)
+    assert read.choices == (_converted(whole, top.get("n")) or 1)
+    assert read.max_output == _converted(whole, top.get("max_tokens"))

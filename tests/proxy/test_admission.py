@@ -195,6 +195,77 @@ async def test_a_models_bound_is_spliced_into_what_goes_upstream(gateway: StartG
     assert [post.body for post in fake_vllm.posts] == [b'{"max_tokens":5,"model":"m"}', b'{"model":"m","max_tokens":5}']
 
 
+async def test_a_bound_in_a_text_is_clamped_as_vllm_reads_it(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """What is not above the model's bound goes on as it was written."""
+    model = {"name": "m", "max_output_tokens": 50, "on_over_limit": "clamp"}
+    client = await (await gateway(fake_vllm, backend={"models": [model]})).client()
+    for sent in (
+        b'{"model":"m","max_tokens":"50"}',
+        b'{"model":"m","max_tokens":50.0}',
+        b'{"model":"m","max_tokens":"5_1"}',
+    ):
+        assert (await client.post(sent)).status == 200
+    assert [post.body for post in fake_vllm.posts] == [
+        b'{"model":"m","max_tokens":"50"}',
+        b'{"model":"m","max_tokens":50.0}',
+        b'{"model":"m","max_tokens":50}',
+    ]
+
+
+async def test_a_bound_in_a_text_is_reserved_as_its_number(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """A key with 100 tokens a minute has no room for 200, however they are written."""
+    poor = new_key("poor", limits=KeyLimits(tokens_per_minute=100))
+    client = await (await gateway(fake_vllm, keys=(poor,))).client()
+    for written in ('"200"', "200.0", '" +2_00.0 "'):
+        got = await client.post(f'{{"model":"m","max_tokens":{written}}}'.encode(), key=poor.text)
+        assert (got.status, got.json["error"]["param"]) == (400, "max_tokens")
+    assert not fake_vllm.posts
+
+
+@pytest.mark.parametrize("asked", [b"1", b'"on"', b'"TRUE"', b"1.0"])
+async def test_a_stream_is_one_however_it_is_asked_for(
+    gateway: StartGateway, fake_vllm: FakeVllm, asked: bytes
+) -> None:
+    """Its usage is asked for and counted, and the log calls it a stream."""
+    running = await gateway(fake_vllm)
+    client = await running.client()
+    fake_vllm.play(Send(stream(*(token_event("a") for _ in range(3)), usage_event(2, 3), DONE)))
+    got = await client.post(b'{"model":"m","stream":%b}' % asked)
+    assert fake_vllm.posts[0].body == b'{"stream_options":{"include_usage":true},"model":"m","stream":%b}' % asked
+    assert b'"usage"' not in got.body
+    line = running.log_lines()[-1]
+    assert (line["stream"], line["output_tokens"]) == (True, 3)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sent"), [("utf-8-sig", "utf-8"), ("utf-16", "utf-8"), ("utf-16-be", "utf-8"), ("utf-32-le", "utf-8")]
+)
+async def test_a_body_goes_on_in_utf8(gateway: StartGateway, fake_vllm: FakeVllm, encoding: str, sent: str) -> None:
+    """Without its byte order mark, and with the model's name replaced."""
+    client = await (await gateway(fake_vllm)).client()
+    body = '{"model":"alias","messages":[{"role":"user","content":"\u4f60\u597d"}]}'
+    assert (await client.post(body.encode(encoding))).status == 200
+    assert fake_vllm.posts[0].body == body.replace("alias", "m").encode(sent)
+
+
+async def test_a_body_that_grows_in_utf8_counts_with_what_it_takes(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """Chinese takes half as much again as in UTF-16."""
+    running = await gateway(fake_vllm)
+    client = await running.client()
+    body = '{"model":"m","pad":"' + "\u4f60" * 100_000 + '"}'
+    fake_vllm.play(Hang())
+    client.send(client.request(body.encode("utf-16-le")))
+    async with asyncio.timeout(10):
+        while not fake_vllm.posts:
+            await asyncio.sleep(0.005)
+    assert running.gateway.bodies.held == len(body.encode())
+    client.reset()
+    async with asyncio.timeout(10):
+        while running.gateway.in_flight:
+            await asyncio.sleep(0.005)
+    assert running.gateway.bodies.held == 0
+
+
 async def test_nothing_secret_is_ever_written(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """No key, prompt, answer or header of the client in the log or in the metrics, whatever happens."""
     running = await gateway(fake_vllm, backend={"max_retries": 0})

@@ -33,6 +33,7 @@ async def scraper() -> AsyncIterator[Raw]:
         pytest.param("GET", "/metrics", 200, b"up 1\n", id="scrape"),
         pytest.param("GET", "/metrics?name=x", 200, b"up 1\n", id="with a query"),
         pytest.param("HEAD", "/metrics", 200, b"", id="only the head"),
+        pytest.param("GET", "/metrics/", 200, b"up 1\n", id="with a slash"),
         pytest.param("POST", "/metrics", 404, b"Metrics are at GET /metrics.\n", id="wrong method"),
         pytest.param("GET", "/", 404, b"Metrics are at GET /metrics.\n", id="wrong path"),
     ],

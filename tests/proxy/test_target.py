@@ -11,6 +11,16 @@ from aiaas.proxy.target import is_authority, is_valid, path_of
         ("/v1/models", "/v1/models"),
         ("/v1/models?x=/y?z", "/v1/models"),
         ("//v1/models", "//v1/models"),
+        ("/v1/models/", "/v1/models"),
+        ("/v1/models//?x=/", "/v1/models"),
+        ("/v1/models/m/", "/v1/models/m/"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/health/", "/health"),
+        ("/metrics/", "/metrics"),
+        ("/v1/", "/v1/"),
+        ("//", "//"),
+        ("/", "/"),
+        ("http://host/ready/", "/ready"),
         ("/http://x/y", "/http://x/y"),
         ("http://host/v1/models?x=1", "/v1/models"),
         ("HTTPS://user@host:1/v1/models", "/v1/models"),
@@ -25,7 +35,7 @@ from aiaas.proxy.target import is_authority, is_valid, path_of
     ],
 )
 def test_the_path_of_a_target(target: str, path: str | None) -> None:
-    """Without query and authority; nothing is normalised, since nothing but equal paths is served."""
+    """Without query and authority; of one of ours, without slashes at its end. Nothing else is normalised."""
     assert path_of(target) == path
 
 
