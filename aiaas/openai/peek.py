@@ -26,7 +26,7 @@ from msgspec import UNSET, Raw, UnsetType
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.lenient import scalar, truth, whole
-from aiaas.openai.media import names_media_url
+from aiaas.openai.media import media_url
 from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
 
 
@@ -42,7 +42,7 @@ class Peek(msgspec.Struct, frozen=True):
     max_output          the bound on the output that vLLM would obey, in LLM tokens of one choice; None where absent
     max_output_field    the field that says so, which is the one to splice
     background          /v1/responses only: it would outlive the connection
-    media_url           some image, audio or video is named by a URL that is not `data:`; vLLM would fetch it
+    media_url           where an image, audio or video is named by a URL that is not `data:`; vLLM would fetch it
     stream_interval     tokens that vLLM is asked to put into each event of the stream; 1 where that is not said
     """
 
@@ -55,7 +55,7 @@ class Peek(msgspec.Struct, frozen=True):
     max_output: int | None
     max_output_field: str | None
     background: bool
-    media_url: bool
+    media_url: str | None
     stream_interval: int = 1
 
 
@@ -86,7 +86,7 @@ def peek(body: bytes, path: str) -> Peek:
         bound,
         bound_field,
         fields.background is True and path == paths.RESPONSES,
-        names_media_url(body, path, escaped=escaped),
+        media_url(body, path, escaped=escaped),
         1 if fields.stream_interval is UNSET else min(_hint(fields.stream_interval), LARGEST_INTERVAL),
     )
 

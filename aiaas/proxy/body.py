@@ -121,12 +121,12 @@ def refuse_harm(peeked: Peek, rules: RequestPlan, path: str) -> None:
             "`background` is not offered: such a request outlives its limits.",
             param="background",
         )
-    if peeked.media_url and rules.media_urls == "deny":
+    if peeked.media_url is not None and rules.media_urls == "deny":
         raise ClientError(
             400,
             "invalid_request",
             "Media must come inside the request, as a `data:` URL; other URLs are not fetched here.",
-            param="input" if path == paths.RESPONSES else "messages",
+            param=peeked.media_url,
         )
 
 

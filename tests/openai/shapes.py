@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 IMAGE: Final = b'{"type":"image_url","image_url":{"url":"data:,x"}}'
+_URL: Final = b'{"type":"image_url","image_url":{"url":"https:"}}'
 _CALL: Final = b'{"type":"tool_use","input":{"image_url":"x"}}'
 
 
@@ -21,6 +22,11 @@ def chat(content: bytes) -> bytes:
 def listed(item: bytes, first: bytes = b"1") -> Callable[[int], bytes]:
     """A list of equal items behind another."""
     return lambda size: chat(b"[%b,%b]" % (first, b",".join([item] * (size // (len(item) + 1)))))
+
+
+def messages(item: bytes, first: bytes) -> Callable[[int], bytes]:
+    """Equal messages behind another."""
+    return lambda size: b'{"model":"m","messages":[%b,%b]}' % (first, b",".join([item] * (size // (len(item) + 1))))
 
 
 def text(unit: bytes, first: bytes = b"") -> Callable[[int], bytes]:
@@ -63,6 +69,29 @@ SHAPES: Final[dict[str, Callable[[int], bytes]]] = {
     "media with a long list": lambda size: chat(b'[{"image_url":{"a":%b}}]' % listed(b"{}")(size)),
     "tool calls": listed(_CALL),
     "tool calls without media": listed(b'{"type":"tool_use","input":1}', _CALL),
+    "texts beside a URL": listed(b'"ab"', _URL),
+    "empty texts beside a URL": listed(b'""', _URL),
+    "objects beside a URL": listed(b"{}", _URL),
+    "lists beside a URL": listed(b"[]", _URL),
+    "small objects beside a URL": listed(
+        b'{"a":1}', b"{}," + _URL.replace(b"https", b"data") + b',{"image_url":{"x":"https:"}}'
+    ),
+    "escapes beside a URL": text(b"\\n", _URL),
+    "escaped letters beside a URL": text(b"\\u0061", _URL),
+    "surrogates beside a URL": text(b"\\ud83d\\ude00", _URL),
+    "numbers in lists beside a URL": listed(b"[1]", _URL),
+    "a list of numbers beside a URL": lambda size: chat(b"[%b,[%b]]" % (_URL, b"1," * (size // 2) + b"1")),
+    "messages beside a URL": lambda size: messages(b'{"content":["_url"]}', _CALL)(size),
+    "objects in messages beside a URL": lambda size: messages(b'{"content":[{"a":"_url"}]}', _CALL)(size),
+    "objects as content beside a URL": lambda size: messages(b'{"content":{"_url":1}}', _CALL)(size),
+    "escaped messages beside a URL": lambda size: messages(b'{"content":[]}', b'{"\\u0061":1},' + _CALL)(size),
+    "content in content": lambda size: chat(
+        b'[{"content":[%b]}]' % b",".join([b'{"content":[{"_url":1}]}'] * (size // 25)) + b""
+    ),
+    "fields of an image": lambda size: chat(
+        b'[{"image_url":{"url":"data:","url":"data:"%b}}]' % (b',"":1' * (size // 5))
+    ),
+    "two URLs of each image": listed(b'{"image_url":{"url":"data:","url":"data:"}}'),
     "names of fields beside an escape": listed(b'{"model":1}', b'"\\u0061"'),
     "many fields": lambda size: chat(b"1")[:-1] + b"".join(b',"%07d":1' % n for n in range(size // 12)) + b"}",
     "many keys": lambda size: chat(b"{%b}" % b",".join(b'"%08d":1' % n for n in range(size // 13))),

@@ -355,7 +355,7 @@ async def test_without_authentication_limits_hold_for_each_address(gateway: Star
         (
             b'{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"http://10.0.0.1/"}}]}]}',
             "invalid_request",
-            "messages",
+            "messages[0].content[0].image_url",
         ),
     ],
     ids=[

@@ -45,13 +45,19 @@ def route(
         (paths.EMBEDDINGS, {"input": ["a"] * 1000}, None),
         (paths.RESPONSES, {"background": True}, "background"),
         (paths.RESPONSES, {"background": False}, None),
-        (paths.CHAT, {"messages": [{"content": [URL]}]}, "messages"),
+        (paths.CHAT, {"messages": [{"content": [URL]}]}, "messages[0].content[0].image_url"),
+        (paths.CHAT, {"messages": [], "metadata": {"image_url": "http://x/"}}, None),
         (paths.CHAT, {"messages": [{"content": [DATA]}]}, None),
-        (paths.RESPONSES, {"input": [{"content": [{"type": "input_image", "image_url": "http://x/"}]}]}, "input"),
+        (
+            paths.RESPONSES,
+            {"input": [{"content": [{"type": "input_image", "image_url": "http://x/"}]}]},
+            "input[0].content[0].image_url",
+        ),
     ],
     ids=[
         "n at the bound", "n", "prompts at the bound", "prompts", "n times prompts at the bound", "n times prompts",
         "best_of", "one prompt as token ids", "a batch to embed", "background", "no background", "media by URL",
+        "a name elsewhere",
         "media inside", "media by URL in responses",
     ],
 )  # fmt: skip
