@@ -195,6 +195,8 @@ BODIES: Final = (
          "vLLM takes the last one; another reader may take the first"),
     Body("twice, once with escapes", paths.CHAT, chat(b'"n":1,"\\u006e":2'), True, "as above"),
     Body("twice, once in a form that is converted", paths.CHAT, chat(b'"n":1,"n":"2"'), True, "as above"),
+    Body("one that the path does not know, too", paths.MESSAGES,
+         b'{"model":"m",%b,"max_tokens":"5","n":1,"n":2}' % _MESSAGES, True, "as above"),
     Body("a field that nobody knows", paths.CHAT, chat(b'"foo":{"bar":[]},"max_tokens":5'), True, reads=_SEEN),
     Body("`model` as a number", paths.CHAT, _SMALL.replace(b'"m"', b"5"), False),
     Body("`model` empty, null or missing", paths.CHAT, _SMALL.replace(b'"m"', b'""'), True,
@@ -225,6 +227,7 @@ BODIES: Final = (
          True, reads=_SEEN | {"choices": 1}),
     Body("the same", paths.EMBEDDINGS, b'{"model":"m","input":["a","b"],"stream":"x","n":[],"max_tokens":-1}', True,
          reads={"model": "m", "prompts": 2, "stream": False, "max_output": None}),
+    Body("the same", paths.CHAT, chat(b'"background":true,"max_tokens":5'), True, reads=_SEEN | {"background": False}),
     Body("the same", paths.CHAT, chat(b'"background":"x","max_output_tokens":-1,"max_tokens":5'), True, reads=_SEEN),
 )  # fmt: skip
 

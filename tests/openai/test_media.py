@@ -336,6 +336,13 @@ def test_media_inside_media_is_refused_where_it_would_be_read_often() -> None:
     refused(b'{"x": %b}' % nested)
 
 
+def test_a_url_among_very_many_fields_is_refused() -> None:
+    """Each costs some time; only where there is a URL."""
+    body = b'{"messages": [{"content": [{%b "image_url": "%b"}]}]}'
+    assert found(body % (b'"":1,' * MAX_OBJECTS, b"data:")) is None
+    refused(body % (b'"":1,' * MAX_OBJECTS, b"https:"))
+
+
 @pytest.mark.parametrize("item", [b"{}", b"[]", b'{"":1}', b'""'])
 def test_a_url_among_very_many_values_is_refused(item: bytes) -> None:
     """Looking for it would take long; only where there is one."""

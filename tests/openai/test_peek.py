@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.lenient import truth, whole
-from aiaas.openai.peek import LARGE, MAX_PROMPTS, Peek, estimate_input_tokens, peek
+from aiaas.openai.peek import LARGE, LARGEST_INTERVAL, MAX_PROMPTS, Peek, estimate_input_tokens, peek
 
 CHAT = paths.CHAT
 READ = ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "background"]
@@ -26,6 +26,12 @@ def refused(body: bytes, path: str = CHAT) -> tuple[str, str | None]:
         peek(body, path)
     assert caught.value.status == 400
     return caught.value.code, caught.value.param
+
+
+@pytest.mark.parametrize("written", ["1000001", '"99999999999999999999"'])
+def test_an_interval_longer_than_any_answer_is_cut(written: str) -> None:
+    """The tokens of a cut stream are estimated by it."""
+    assert peek(f'{{"stream_interval": {written}}}'.encode(), CHAT).stream_interval == LARGEST_INTERVAL
 
 
 def test_a_chat_request_is_read() -> None:
