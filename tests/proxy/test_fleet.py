@@ -555,6 +555,23 @@ async def test_who_waits_through_a_rename_and_another_path_is_served(
     assert running.backend("new").endpoints[0].pool.inflight == 0
 
 
+async def test_a_backend_that_is_back_keeps_its_connections(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """A reload after its return does not close those that are idle by then."""
+    go_on = asyncio.Event()
+    fake_vllm.default = (Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
+    running = await gateway(fake_vllm)
+    (client,) = await streams(running, 1)
+    await until(lambda: len(fake_vllm.posts) == 1)
+    running.gateway.replace_plan(plan_of({"backends": {"other": {"url": X, "models": ["other"]}}}))
+    running.gateway.replace_plan(plan_of(config_of([fake_vllm.url], {}, {})))
+    go_on.set()
+    assert (await client.answer()).body == token_event() + DONE
+    await running.quiet()
+    running.gateway.replace_plan(plan_of(config_of([fake_vllm.url], {"timeout": "9s"}, {})))
+    assert (await client.post(STREAM)).body == token_event() + DONE
+    assert len(fake_vllm.connections) == 1
+
+
 async def test_retries_are_those_of_the_plan_that_a_request_began_with(
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
