@@ -155,10 +155,13 @@ def _runs(backend: Backend | None) -> bool:
 
 
 def _with_address_of(old: Backend, changed: Backend) -> tuple[Backend, list[str]]:
-    """`changed` at the address of `old`, with its models where others are served there; the fields that this held."""
+    """`changed` at the address of `old`, with its models where others are served there; the fields that this held.
+
+    At least one of the two has an engine.
+    """
     kept: dict[str, object] = {}
     held = []
-    if _address(old) != _address(changed):
+    if _engine(old) != _engine(changed):
         kept |= {name: getattr(old, name) for name in _ADDRESS}
         held.append("engine")
     if not changed.enabled:
@@ -170,6 +173,6 @@ def _with_address_of(old: Backend, changed: Backend) -> tuple[Backend, list[str]
     return changed.model_copy(update=kept), held
 
 
-def _address(backend: Backend) -> tuple[object, ...]:
-    engine = None if backend.engine is None else backend.engine.model_dump(exclude={"pod"})
-    return (backend.url, backend.urls, backend.dns, engine)
+def _engine(backend: Backend) -> Mapping[str, object] | None:
+    """The engine's settings that a gateway uses; None without an engine."""
+    return None if backend.engine is None else backend.engine.model_dump(exclude={"pod"})

@@ -11,7 +11,7 @@ from aiaas.config.check import check
 from aiaas.config.fields import all_fields
 from aiaas.config.load import load_text
 from aiaas.config.model import Config
-from aiaas.config.restart import RELOADS, RENDERED, RESTARTS, hold_back
+from aiaas.config.restart import RELOADS, RENDERED, RESTARTS, hold_back, with_engines
 from aiaas.plan.compile import canonical, compile_plan
 
 ALL = {".".join(path) for path, _ in all_fields()}
@@ -332,3 +332,38 @@ def test_a_backend_that_was_disabled_waits_for_its_engine() -> None:
     before = {"backends": {"a": A, "new": B | {"enabled": False}}}
     result, held = put_in_force(before, {"backends": {"a": A, "new": NEW}})
     assert (does(result), held) == (does(config({"backends": {"a": A}})), ("backends.new.engine",))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [{"url": "http://b:1"}, {"urls": ["http://b:1", "http://c:1"]}, {"dns": "b:1"}],
+    ids=["url", "urls", "dns"],
+)
+def test_an_engine_and_another_address_are_never_mixed(address: dict[str, Any]) -> None:
+    """In both directions the backend keeps the address that it had, and has no second one beside it."""
+    at, engine = ({"backends": {"e": one | {"models": ["e"]}}} for one in (address, E))
+    for before, after in ((at, engine), (engine, at)):
+        result, held = put_in_force(before, after)
+        assert (result.backends, held) == (config(before).backends, ("backends.e.engine",))
+
+
+# What the backends of {"a": A, "e": E} are changed into; the backends whose engines took their settings; what a gateway
+# runs with then.
+TAKEN: dict[str, tuple[dict[str, Any], list[str], dict[str, Any]]] = {
+    "another port and name": ({"e": PORT | {"models": ["f"]}}, ["e"], {"a": A, "e": PORT | {"models": ["f"]}}),
+    "another timeout": ({"e": PORT | {"timeout": "7s"}}, ["e"], {"a": A, "e": PORT}),
+    "none took anything": ({"e": PORT}, [], {"a": A, "e": E}),
+    "a new engine": ({"e": E, "new": NEW}, ["new"], {"a": A, "e": E}),
+    "an engine for an address": ({"a": NEW, "e": E}, ["a"], {"a": A, "e": E}),
+    "an address for an engine": ({"a": A, "e": B}, ["e"], {"a": A, "e": E}),
+    "an engine that is gone": ({"a": A}, ["e"], {"a": A, "e": E}),
+}
+
+
+@pytest.mark.parametrize(("after", "taken", "runs"), TAKEN.values(), ids=TAKEN)
+def test_settings_count_once_an_engine_took_them(after: dict[str, Any], taken: list[str], runs: dict[str, Any]) -> None:
+    """Its own and its models, and nothing else of its backend; only an engine that runs can take any."""
+    before = config({"backends": {"a": A, "e": E}})
+    result = with_engines(before, config({"backends": after}), taken)
+    assert result == config({"backends": runs})
+    assert before == config({"backends": {"a": A, "e": E}})
