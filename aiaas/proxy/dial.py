@@ -55,11 +55,10 @@ class ClientTls:
 
     async def context(self) -> ssl.SSLContext:
         """The context. Raises OSError where the authorities cannot be read; the next call tries again."""
-        if self._context is None:
-            async with self._lock:
-                if self._context is None:
-                    self._context = await asyncio.get_running_loop().run_in_executor(None, self._make)
-        return self._context
+        async with self._lock:
+            if self._context is None:
+                self._context = await asyncio.get_running_loop().run_in_executor(None, self._make)
+            return self._context
 
 
 class Dialer:

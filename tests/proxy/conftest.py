@@ -263,13 +263,16 @@ async def until(condition: Callable[[], bool], timeout: float = 2.0) -> None:
 # -- fakes ---------------------------------------------------------------------------------------------------------
 
 
+StartFake = Callable[..., Awaitable[FakeVllm]]
+
+
 @pytest.fixture
-async def fake_vllms() -> AsyncIterator[Callable[[], Awaitable[FakeVllm]]]:
-    """Start any number of scripted endpoints."""
+async def fake_vllms() -> AsyncIterator[StartFake]:
+    """Start any number of scripted endpoints, with what `FakeVllm.start` takes."""
     fakes: list[FakeVllm] = []
 
-    async def start() -> FakeVllm:
-        fakes.append(await FakeVllm.start())
+    async def start(*args: Any, **kwargs: Any) -> FakeVllm:
+        fakes.append(await FakeVllm.start(*args, **kwargs))
         return fakes[-1]
 
     yield start
@@ -278,7 +281,7 @@ async def fake_vllms() -> AsyncIterator[Callable[[], Awaitable[FakeVllm]]]:
 
 
 @pytest.fixture
-async def fake_vllm(fake_vllms: Callable[[], Awaitable[FakeVllm]]) -> FakeVllm:
+async def fake_vllm(fake_vllms: StartFake) -> FakeVllm:
     """One scripted endpoint."""
     return await fake_vllms()
 

@@ -17,7 +17,7 @@ from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.dial import AVOIDED, ClientTls, Dialer, addresses_of, is_address
 from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm
-from tests.proxy.conftest import until
+from tests.proxy.conftest import StartFake, until
 
 
 def plan(port: int, host: str = "vllm.test", *, tls: bool = False) -> EndpointPlan:
@@ -142,18 +142,30 @@ async def test_a_look_up_that_hangs_ends_with_the_timeout() -> None:
     script.go.set()
 
 
-async def test_addresses_are_tried_in_their_order(fake_vllm: FakeVllm) -> None:
+async def test_addresses_are_tried_in_their_order(fake_vllm: FakeVllm, fake_vllms: StartFake) -> None:
     """One that refuses costs nothing, and comes last from then on, until it works again."""
     dialer = Dialer(plan(fake_vllm.port), ClientTls(), Script())
     dialer.found(["127.0.0.2", "127.0.0.1"])
     assert await peer(dialer) == "127.0.0.1"
-    second = await FakeVllm.start(host="127.0.0.2", port=fake_vllm.port)
+    await fake_vllms(host="127.0.0.2", port=fake_vllm.port)
     assert await peer(dialer) == "127.0.0.1"
     await fake_vllm.down()
     assert await peer(dialer) == "127.0.0.2"
     await fake_vllm.up()
     assert await peer(dialer) == "127.0.0.2"
-    await second.stop()
+
+
+async def test_an_address_that_works_again_comes_first(fake_vllm: FakeVllm, fake_vllms: StartFake) -> None:
+    """After both have refused, the one that takes a connection is no longer avoided, and the other one still is."""
+    dialer = Dialer(plan(fake_vllm.port), ClientTls(), Script())
+    dialer.found(["127.0.0.2", "127.0.0.1"])
+    await fake_vllm.down()
+    with pytest.raises(ConnectionRefusedError):
+        await peer(dialer)
+    await fake_vllm.up()
+    assert await peer(dialer) == "127.0.0.1"
+    await fake_vllms(host="127.0.0.2", port=fake_vllm.port)
+    assert await peer(dialer) == "127.0.0.1"
 
 
 async def test_an_avoided_address_is_tried_again_later(fake_vllm: FakeVllm) -> None:
@@ -172,14 +184,13 @@ async def test_an_avoided_address_is_tried_again_later(fake_vllm: FakeVllm) -> N
     assert dialer._in_order(both, now) == both
 
 
-async def test_a_silent_address_gets_its_part_of_the_time() -> None:
+async def test_a_silent_address_gets_its_part_of_the_time(fake_vllms: StartFake) -> None:
     """The second of two still has half of it."""
     async with silent() as port:
-        second = await FakeVllm.start(host="127.0.0.2", port=port)
+        await fake_vllms(host="127.0.0.2", port=port)
         dialer = Dialer(plan(port), ClientTls(), Script())
         dialer.found(["127.0.0.1", "127.0.0.2"])
         assert await peer(dialer, 0.4) == "127.0.0.2"
-        await second.stop()
 
 
 async def test_the_last_address_has_all_the_time_that_is_left() -> None:
@@ -240,19 +251,18 @@ async def test_a_context_that_failed_is_made_again() -> None:
     assert isinstance(await tls.context(), ssl.SSLContext)
 
 
-async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> None:
+async def test_the_certificate_is_checked_against_the_name(tmp_path: Path, fake_vllms: StartFake) -> None:
     """And not against the address that the name has."""
     certificate, key = self_signed(tmp_path, "DNS:vllm.test")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate, key)
-    fake = await FakeVllm.start(server)
+    fake = await fake_vllms(server)
     trusting = ClientTls(lambda: ssl.create_default_context(cafile=str(certificate)))
     dialer = Dialer(plan(fake.port, tls=True), trusting, Script(["127.0.0.1"]))
     assert await peer(dialer) == "127.0.0.1"
     other = Dialer(plan(fake.port, "127.0.0.1", tls=True), trusting)
     with pytest.raises(ssl.SSLCertVerificationError):
         await peer(other)
-    await fake.stop()
 
 
 async def test_a_look_up_that_nobody_waits_for_fails_in_silence() -> None:

@@ -23,6 +23,7 @@ from aiaas.plan.read import read_plan
 from aiaas.proxy.app import Gateway
 from aiaas.proxy.log import LEVELS, JsonLog
 from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.record import Record
 from aiaas.proxy.reload import Reloader
 from aiaas.proxy.tls import open_tls
 from aiaas.proxy.usage import UsageRecorder
@@ -86,6 +87,28 @@ def folder(tmp_path: Path) -> Path:
 def events(lines: list[dict[str, Any]]) -> list[str]:
     """Their names."""
     return [line["event"] for line in lines]
+
+
+async def watched(site: Reloading, event: str) -> None:
+    """Run the watches until this is logged."""
+    tasks = [asyncio.create_task(watch.run()) for watch in site.reloader.watches()]
+    try:
+        async with asyncio.timeout(10):
+            while event not in events(site.logged()):
+                await asyncio.sleep(0.01)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def opened(fifo: Path) -> int:
+    """Its writing end, once somebody reads it."""
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            await asyncio.sleep(0.005)
 
 
 # -- config --------------------------------------------------------------------------------------------------------
@@ -213,6 +236,37 @@ async def test_tls_follows_other_files_and_another_version(folder: Path) -> None
     assert lines[-1]["fields"] == ["server.tls"]
     await site.reloader.reload_tls()
     assert events(site.logged()) == ["tls_not_reloaded"]
+
+
+async def test_a_slow_reading_never_replaces_the_pair_of_another_plan(folder: Path) -> None:
+    """A certificate is read for SIGHUP while a config names other files: those are in force at the end."""
+
+    def pair(name: str) -> dict[str, str]:
+        (folder / name).mkdir()
+        certificate, key = self_signed(folder / name)
+        return {"cert_file": f"{name}/{certificate.name}", "key_file": f"{name}/{key.name}"}
+
+    site = Reloading(folder, BASE | {"server": {"tls": pair("one")}})
+    tls = open_tls(site.gateway.active.plan.server.tls)
+    assert tls is not None
+    site.reloader.follow_tls(tls)
+    slow = tls.plan.cert_file
+    pem = slow.read_bytes()
+    slow.unlink()
+    os.mkfifo(slow)
+    reading = asyncio.create_task(site.reloader.reload_tls())
+    async with asyncio.timeout(5):
+        writer = await opened(slow)
+        slow.unlink()
+        slow.write_bytes(pem)
+        second = asyncio.create_task(site.reload(BASE | {"server": {"tls": pair("two")}}))
+        while site.plans == []:
+            await asyncio.sleep(0.005)
+        await asyncio.wait([second], timeout=0.1)  # it waits for the first, or would be done by now
+        os.write(writer, pem)
+        os.close(writer)
+        await asyncio.gather(reading, second)
+    assert tls.plan.cert_file.parent.name == "two"
 
 
 async def test_a_certificate_that_ends_soon_is_logged(folder: Path) -> None:
@@ -343,20 +397,103 @@ async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_pa
     reloader = Reloader(gateway, {}, lambda _engines: (), lambda _plan: None)
     await reloader.reload_keys()
     write("new.yaml")
-    reading = [asyncio.create_task(reloader.reload_config())]
+    reading = asyncio.create_task(reloader.reload_config())
     async with asyncio.timeout(5):
-        while True:  # opens only once somebody reads
-            try:
-                writer = os.open(slow, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:
-                await asyncio.sleep(0.005)
-        reading.append(asyncio.create_task(reloader.reload_keys()))
-        await asyncio.sleep(0.01)
+        writer = await opened(slow)
+        second = asyncio.create_task(reloader.reload_keys())
         slow.unlink()
-        slow.write_text(bob := render_records([new_key("bob").record]))
-        os.write(writer, bob.encode())
+        slow.write_text(render_records([new_key("bob").record]))
+        await asyncio.wait([second], timeout=0.1)  # it waits for the first, or would be done by now
+        os.write(writer, render_records([new_key("carol").record]).encode())
         os.close(writer)
-        await asyncio.gather(*reading)
+        await asyncio.gather(reading, second)
     assert [record.name for record in verifier.ring.records] == ["bob"]
     verifier.close()
+
+
+async def test_a_missing_key_file_is_a_warning_until_there_were_keys(folder: Path) -> None:
+    """Nothing has failed: the first key makes the file."""
+    (folder / "keys.yaml").rename(folder / "aside")
+    site = Reloading(folder, BASE)
+    await site.reloader.reload_keys()
+    (line,) = site.logged()
+    assert (line["event"], line["level"], line["file"]) == ("keys_missing", "warning", str(folder / "keys.yaml"))
+    assert "aiaas keys create" in line["hint"]
+    assert site.reloads("keys") == {}
+    (folder / "aside").rename(folder / "keys.yaml")
+    await site.reloader.reload_keys()
+    (folder / "keys.yaml").unlink()
+    await site.reloader.reload_keys()
+    assert events(site.logged()) == ["keys_loaded", "keys_not_reloaded"]
+    site.verifier.close()
+
+
+async def test_without_authentication_no_key_file_is_read(folder: Path) -> None:
+    """Neither at the start nor at a reload, not even one that is broken; turned on again, it has to be in order."""
+    (folder / "keys.yaml").write_text("keys: [")
+    site = Reloading(folder, BASE | {"auth": {"enabled": False}})
+    await site.reloader.begin_keys()
+    await site.reloader.reload_keys()
+    assert (site.logged(), site.reloads("keys")) == ([], {})
+    lines = await site.reload(BASE)
+    assert (events(lines), site.plans) == (["config_not_reloaded"], [])
+    assert "keys.yaml" in lines[0]["error"]
+    await site.reloader.reload_keys()
+    assert (site.logged(), site.gateway.active.plan.auth.enabled) == ([], False)
+    (folder / "keys.yaml").write_text(render_records([new_key("alice").record]))
+    assert events(await site.reload(BASE)) == ["keys_loaded", "config_reloaded"]
+    assert site.gateway.active.plan.auth.enabled
+    site.verifier.close()
+
+
+async def test_a_refused_key_file_leaves_the_one_before_watched(folder: Path) -> None:
+    """There were no keys yet, so a Plan with another missing file is refused; the first file appears, and counts."""
+    site = Reloading(folder, BASE | {"auth": {"keys_file": "first.yaml"}})
+    await site.reloader.begin_keys()
+    assert events(site.logged()) == ["keys_missing"]
+    (line,) = await site.reload(BASE | {"auth": {"keys_file": "second.yaml"}})
+    assert (line["event"], "second.yaml" in line["error"], site.plans) == ("config_not_reloaded", True, [])
+    assert site.gateway.active.plan.auth.keys_file.name == "first.yaml"
+    (folder / "keys.yaml").rename(folder / "first.yaml")
+    await watched(site, "keys_loaded")
+    assert [record.name for record in site.verifier.ring.records] == ["alice"]
+    site.verifier.close()
+
+
+async def test_the_key_file_of_another_plan_is_watched(folder: Path) -> None:
+    """Where it cannot be read the last good keys stay, and it counts once it can."""
+    site = Reloading(folder, BASE)
+    await site.reloader.begin_keys()
+    lines = await site.reload(BASE | {"auth": {"keys_file": "other.yaml"}})
+    assert events(lines) == ["keys_loaded", "keys_not_reloaded", "config_reloaded"]
+    assert site.gateway.active.plan.auth.keys_file.name == "other.yaml"
+    (folder / "other.yaml").write_text(render_records([new_key("bob").record]))
+    await watched(site, "keys_loaded")
+    assert [record.name for record in site.verifier.ring.records] == ["bob"]
+    site.verifier.close()
+
+
+async def test_a_worker_begins_with_the_last_good_keys(folder: Path) -> None:
+    """Where the file is broken or gone by then; of keys that are in order the file's own count."""
+    last_good = render_records([new_key("bob").record])
+    site = Reloading(folder, BASE)
+    await site.reloader.reload_keys(last_good)
+    assert [record.name for record in site.verifier.ring.records] == ["alice"]
+    (folder / "keys.yaml").unlink()
+    site = Reloading(folder, BASE)
+    await site.reloader.reload_keys(last_good)
+    assert [record.name for record in site.verifier.ring.records] == ["bob"]
+    assert events(site.logged()) == ["keys_loaded", "keys_not_reloaded"]
+    site.verifier.close()
+
+
+async def test_the_series_of_removed_keys_go_with_a_reload(folder: Path) -> None:
+    """Those that the file still has stay."""
+    site = Reloading(folder, BASE)
+    alice, bob = new_key("alice").record, new_key("bob").record
+    for key in (alice, bob):
+        site.metrics.finished(Record("id", "/v1/models", 0.0, "1.2.3.4", status=200, key_id=key.id), 1.0)
+    await site.reloader.reload_keys()
+    exposed = site.metrics.expose().decode()
+    assert (f'key_id="{alice.id}"' in exposed, f'key_id="{bob.id}"' in exposed) == (True, False)
+    site.verifier.close()

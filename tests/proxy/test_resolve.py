@@ -18,7 +18,7 @@ from aiaas.proxy.choose import choose_by_prefix
 from aiaas.proxy.dial import addresses_of
 from aiaas.proxy.resolve import Resolver, Timing, names_of, next_delay
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, stream, token_event
-from tests.proxy.conftest import Running, StartGateway, config_of, plan_of, until
+from tests.proxy.conftest import Running, StartFake, StartGateway, config_of, plan_of, until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}
@@ -391,10 +391,10 @@ async def test_localhost_by_the_machines_own_resolver(replicas: list[FakeVllm], 
         assert (await (await running.client()).post(STREAM)).status == 200
 
 
-async def test_ipv6(gateway: StartGateway) -> None:
+async def test_ipv6(gateway: StartGateway, fake_vllms: StartFake) -> None:
     """An IPv6 address is connected to, and written in brackets."""
     try:
-        fake = await FakeVllm.start(host="::1")
+        fake = await fake_vllms(host="::1")
     except OSError:
         pytest.skip("this machine has no IPv6")
     fake.default = (Send(stream(token_event(), DONE)),)
@@ -403,7 +403,6 @@ async def test_ipv6(gateway: StartGateway) -> None:
         await until(lambda: bool(backend.endpoints))
         assert (await (await running.client()).post(STREAM)).status == 200
     assert running.log_lines()[-1]["upstream"] == f"http://[::1]:{fake.port}"
-    await fake.stop()
 
 
 # -- names in `url` ------------------------------------------------------------------------------------------------
