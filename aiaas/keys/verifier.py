@@ -38,7 +38,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from aiaas.errors import AiaasError
-from aiaas.keys.format import MAX_KEY_LENGTH
 from aiaas.keys.hashing import verify_key
 from aiaas.keys.model import Principal, Rejection
 from aiaas.keys.ring import EMPTY_RING, MALFORMED, KeyRing, StoredSecret
@@ -134,17 +133,13 @@ class Verifier:
         address were wrong; neither happens to a key that aiaas made, or to one that was verified before.
         A caller that is cancelled leaves the work to the others that wait for the same key.
         """
-        if len(presented) > MAX_KEY_LENGTH or not presented.isascii():
+        if not presented.isascii():
             return MALFORMED
         digest = self._digest(presented.encode("ascii"))
-        known = self._quick_verdict(digest, presented, now, address)
-        if not isinstance(known, _Job):
-            return known
         try:
             async with asyncio.timeout(self._patience):
-                while isinstance(known, _Job):
+                while isinstance(known := self._quick_verdict(digest, presented, now, address), _Job):
                     await asyncio.shield(known.done)
-                    known = self._quick_verdict(digest, presented, now, address)
                 return known
         except TimeoutError:
             raise VerifierBusy from None
@@ -163,7 +158,7 @@ class Verifier:
         self._jobs.clear()
         self._queues.clear()
         self._waiting = 0
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
 
     def _digest(self, presented: bytes) -> bytes:
         return hashlib.blake2b(presented, digest_size=16, key=self._digest_key).digest()
@@ -229,7 +224,7 @@ class Verifier:
 
     def _settle(self, job: _Job, future: asyncio.Future[int | None]) -> None:
         self._running -= 1
-        if job.done.cancelled() or future.cancelled():  # closed meanwhile
+        if job.done.cancelled():  # closed meanwhile
             return
         self._jobs.pop(job.digest, None)
         if (error := future.exception()) is not None:

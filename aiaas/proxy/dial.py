@@ -99,8 +99,8 @@ class Dialer:
         raise failure
 
     def found(self, addresses: Sequence[str]) -> bool:
-        """Connect to these (at least one) from now on. Whether they are others than before, in whichever order."""
-        changed = set(addresses) != set(self.addresses)
+        """Connect to these (at least one) from now on. Returns whether others were known before, in whichever order."""
+        changed = bool(self.addresses) and set(addresses) != set(self.addresses)
         self.addresses = tuple(addresses)
         self._avoided = {address: until for address, until in self._avoided.items() if address in addresses}
         return changed

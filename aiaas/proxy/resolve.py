@@ -78,9 +78,8 @@ class Resolver:
         if backend.plan.dns is not None:
             self._resolved(backend, addresses)
             return
-        before = _known(backend, host)
         changed = [e.pool.dialer.found(addresses) for e in backend.endpoints if e.plan.host == host]
-        if before and any(changed):
+        if any(changed):
             self._log.event(
                 "info", "addresses_changed", backend=backend.plan.name, name=host, addresses=sorted(addresses)
             )

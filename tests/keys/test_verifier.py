@@ -235,6 +235,45 @@ async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> Non
     await asyncio.gather(*flood, return_exceptions=True)
 
 
+async def test_sources_take_turns(hasher: Hasher) -> None:
+    """Of two that wait with as many keys, the one that came first is not served to its end first, nor last."""
+    made = [make(f"u{n}") for n in range(WORKERS + 20)]
+    verifier = Verifier(KeyRing.from_records(record for _, record in made), patience=60)
+    hasher.gate.clear()
+    addresses = ["10.0.0.1"] * WORKERS + [AWAY] * 10 + [HOME] * 10
+    waiting = [
+        asyncio.ensure_future(verifier.verify(key.text, NOW, address))
+        for (key, _), address in zip(made, addresses, strict=True)
+    ]
+    await held(hasher, WORKERS)
+    hasher.gate.set()
+    assert all(map(is_known, await asyncio.gather(*waiting)))
+    away = {key.text for key, _ in made[WORKERS : WORKERS + 10]}
+    assert sum(text in away for text in hasher.calls[WORKERS : WORKERS + 10]) in (4, 5, 6)
+
+
+async def test_a_hash_that_fails_is_an_error_of_its_own_key(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for it learns at once, and the thread serves the next key."""
+    (bad, record), (good, other) = make(), make("bob")
+
+    def fail(key: str, stored: str) -> bool:
+        if key == bad.text:
+            raise MemoryError("argon2")
+        return hasher(key, stored)
+
+    monkeypatch.setattr(verifier_module, "verify_key", fail)
+    verifier = Verifier(KeyRing.from_records([record, other]), patience=60)
+    for _ in range(2 * WORKERS):
+        with pytest.raises(MemoryError, match="argon2"):
+            await verifier.verify(bad.text, NOW, HOME)
+    assert is_known(await verifier.verify(good.text, NOW, HOME))
+
+
+def test_digests_are_this_process_own() -> None:
+    """Nobody who sees one can tell which key it is of."""
+    assert Verifier()._digest(b"key") != Verifier()._digest(b"key")
+
+
 async def test_a_flood_that_turns_out_wrong_is_not_hashed_to_its_end(hasher: Hasher) -> None:
     """The throttle holds for keys that wait already: a few are hashed, the others are told when to come back."""
     attacked, record = make(tagged=False)
@@ -453,32 +492,44 @@ async def test_a_rotated_key_works_with_both_secrets_during_the_overlap(hasher: 
 
 async def test_nothing_shows_or_keeps_the_key(hasher: Hasher) -> None:
     """No repr of the verifier or its jobs shows a key or a hash, and after the verdict nothing holds its text."""
-    key, record = make()
-    verifier = Verifier(KeyRing.from_records([record]))
+    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
-    task = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
-    await held(hasher, 1)
-    (job,) = verifier._jobs.values()
-    assert key.text not in repr(verifier) + repr(job) + repr(VerifierBusy())
-    assert job.presented == ""
+    tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
+    await held(hasher, WORKERS)
+    jobs = list(verifier._jobs.values())
+    shown = repr(verifier) + repr(jobs) + repr(VerifierBusy())
+    for key, record in made:
+        assert key.text not in shown
+        assert record.hash not in shown
+    assert not any(repr(job.digest) in shown for job in jobs)
+    assert [job.presented for job in jobs] == [""] * WORKERS + [made[-1][0].text]
     hasher.gate.set()
-    await task
+    await asyncio.gather(*tasks)
     assert not verifier._jobs
     assert not verifier._queues
-    assert all(key.text not in repr(digest) for digest in verifier._verified)
+    assert all(job.presented == "" for job in jobs)
 
 
 async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
-    """Whoever waits is cancelled, and a hash that ends later harms nobody."""
-    key, record = make()
-    verifier = Verifier(KeyRing.from_records([record]))
+    """Whoever waits is cancelled, nobody waits for a hash that runs, its thread ends with it, and nothing is kept."""
+    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
-    task = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
-    await held(hasher, 1)
+    tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
+    await held(hasher, WORKERS)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("aiaas-key-hash")]
     verifier.close()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    assert hasher.running == WORKERS
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError] * len(made)
     hasher.gate.set()
+    for thread in verifier._threads._threads:
+        thread.join(10)
+        assert thread in threads
+        assert not thread.is_alive()
+    assert (len(hasher.calls), verifier._jobs, len(verifier._queues)) == (WORKERS, {}, 0)
+    assert repr(verifier).endswith("0 verified, 0 waiting)")
 
 
 async def test_ten_thousand_verified_keys_are_swapped_in_a_moment(hasher: Hasher) -> None:

@@ -126,7 +126,7 @@ async def test_a_late_first_look_up_replaces_nothing(fake_vllm: FakeVllm) -> Non
     script.go.clear()
     connecting = asyncio.create_task(peer(dialer))
     await until(lambda: script.asked == 1)
-    assert dialer.found(["127.0.0.1"])
+    assert not dialer.found(["127.0.0.1"])  # nothing was known before
     assert await peer(dialer) == "127.0.0.1"
     script.go.set()
     assert await connecting == "127.0.0.1"

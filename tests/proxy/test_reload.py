@@ -412,7 +412,7 @@ async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_pa
 
 
 async def test_a_missing_key_file_is_a_warning_until_there_were_keys(folder: Path) -> None:
-    """Nothing has failed: the first key makes the file."""
+    """Nothing has failed, as the first key makes the file; a broken file is a failure."""
     (folder / "keys.yaml").rename(folder / "aside")
     site = Reloading(folder, BASE)
     await site.reloader.reload_keys()
@@ -420,6 +420,9 @@ async def test_a_missing_key_file_is_a_warning_until_there_were_keys(folder: Pat
     assert (line["event"], line["level"], line["file"]) == ("keys_missing", "warning", str(folder / "keys.yaml"))
     assert "aiaas keys create" in line["hint"]
     assert site.reloads("keys") == {}
+    (folder / "keys.yaml").write_text("keys: [")
+    await site.reloader.reload_keys()
+    assert events(site.logged()) == ["keys_not_reloaded"]
     (folder / "aside").rename(folder / "keys.yaml")
     await site.reloader.reload_keys()
     (folder / "keys.yaml").unlink()

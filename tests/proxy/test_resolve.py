@@ -74,7 +74,7 @@ class Script:
 
 @asynccontextmanager
 async def following(
-    running: Running, script: Callable[..., Any], timing: Timing = QUICK
+    running: Running, script: Callable[..., Any], timing: Timing | None = QUICK
 ) -> AsyncIterator[BackendState]:
     """The gateway's backend, while its name is asked for."""
     backend = running.backend()
@@ -450,6 +450,40 @@ async def test_each_name_of_a_backend_is_followed_by_itself(gateway: StartGatewa
     await asyncio.gather(*tasks, return_exceptions=True)
     found = [endpoint.pool.dialer.addresses for endpoint in backend.endpoints]
     assert found == [("10.0.0.5",), ("10.0.0.5",), ("10.0.0.6",), ("10.0.0.1",), ("::1",)]
+
+
+@pytest.mark.parametrize("knows", [0, 1], ids=["the first", "the second"])
+@pytest.mark.parametrize(("answer", "lines"), [([TWO], 0), ([ONE, TWO], 1)], ids=["the same", "others"])
+async def test_addresses_changed_for_an_endpoint_that_knew_some(
+    gateway: StartGateway, knows: int, answer: list[str], lines: int
+) -> None:
+    """The other one was added by a reload: it knows none, and its first ones are not logged as a change."""
+    running = await gateway(config=config_of(["http://vllm.test:1", "http://vllm.test:2"], {}, {}))
+    dialers = [endpoint.pool.dialer for endpoint in running.endpoints()]
+    dialers[knows].found([TWO])
+    script = Script(answer)
+    async with following(running, script):
+        await until(lambda: script.asked >= 3)
+    assert [set(dialer.addresses) for dialer in dialers] == [set(answer)] * 2
+    assert [line["addresses"] for line in running.log_lines("addresses_changed")] == [sorted(answer)] * lines
+
+
+async def test_the_usual_timing_is_that_of_a_service(gateway: StartGateway) -> None:
+    """Who names none gets it; it is asked again later than this test lasts."""
+    running = await gateway(config=config_at(8000))
+    script = Script([ONE])
+    async with following(running, script, None) as backend:
+        await until(lambda: bool(backend.endpoints))
+    assert script.asked == 1
+
+
+async def test_the_same_answer_is_logged_once(gateway: StartGateway) -> None:
+    """A name is asked every few seconds, and nearly all answers are those of before."""
+    running = await gateway(config=config_at(8000))
+    script = Script([ONE])
+    async with following(running, script):
+        await until(lambda: script.asked >= 3)
+    assert len(running.log_lines("endpoints_changed")) == 1
 
 
 async def test_what_is_kept_is_that_names_own(gateway: StartGateway) -> None:
