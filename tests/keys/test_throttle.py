@@ -29,10 +29,12 @@ def test_all_is_forgiven_in_time() -> None:
         throttle.failed("a", NOW)
     assert throttle.wait("a", NOW) == INTERVAL  # never more, however many there were
     assert throttle.wait("a", NOW + INTERVAL) == 0
-    later = NOW + BURST * INTERVAL
+    later = NOW + 10 * BURST * INTERVAL
     for _ in range(BURST - 1):
         throttle.failed("a", later)
     assert throttle.wait("a", later) == 0
+    throttle.failed("a", later)
+    assert throttle.wait("a", later) == INTERVAL  # nothing is saved up meanwhile
 
 
 def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
@@ -52,6 +54,17 @@ def test_memory_is_bounded() -> None:
     assert len(throttle) == MAX_SOURCES
     assert throttle.wait("0", NOW) == 0
     assert throttle.wait(str(MAX_SOURCES + 99), NOW) == INTERVAL
+
+
+def test_a_source_that_fails_again_is_not_the_first_forgotten() -> None:
+    """A flood of further sources does not free it while it goes on."""
+    throttle = FailureThrottle()
+    for number in range(MAX_SOURCES):
+        for _ in range(BURST):
+            throttle.failed(str(number), NOW)
+    throttle.failed("0", NOW)
+    throttle.failed("another", NOW)
+    assert [throttle.wait(source, NOW) for source in ("0", "1")] == [INTERVAL, 0]
 
 
 @given(st.lists(st.floats(0, 30), max_size=200))

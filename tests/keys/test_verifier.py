@@ -464,6 +464,21 @@ async def test_a_key_revoked_while_it_is_hashed_is_refused(hasher: Hasher) -> No
     assert verifier.lookup(key.text.encode(), NOW) is None
 
 
+async def test_a_key_removed_while_it_is_hashed_is_refused(hasher: Hasher) -> None:
+    """And not remembered: the next reload finds nothing of it."""
+    key, record = make()
+    verifier = Verifier(KeyRing.from_records([record]))
+    hasher.gate.clear()
+    task = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
+    await held(hasher, 1)
+    verifier.swap(KeyRing.from_records([]))
+    hasher.gate.set()
+    assert await task == Rejection("unknown_id", key.key_id)
+    verifier.swap(KeyRing.from_records([record]))
+    assert is_known(await verifier.verify(key.text, NOW, HOME))
+    assert len(hasher.calls) == 2
+
+
 async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Hasher) -> None:
     """A rotation that lands during the hash: the new secret's no under the old ring is not the last word."""
     old, record = make(tagged=False)
@@ -523,7 +538,12 @@ async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
     assert hasher.running == WORKERS
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(answer) for answer in answers] == [asyncio.CancelledError] * len(made)
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
     hasher.gate.set()
+    while verifier._running:
+        await asyncio.sleep(0.001)
+    assert failures == []
     for thread in verifier._threads._threads:
         thread.join(10)
         assert thread in threads
