@@ -1,8 +1,10 @@
 """The key file on disk: atomic, locked, private, and clear about what is in the way."""
 
 import asyncio
+import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -10,9 +12,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aiaas.errors import WorldError
+from aiaas.keys import file as file_module
 from aiaas.keys.file import (
     KeyFile,
     KeyFileAccessError,
@@ -75,16 +79,17 @@ def test_a_file_from_windows_that_was_cut_short_is_refused(tmp_path: Path) -> No
         read_key_file(path)
 
 
-def test_a_new_file_is_private_and_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("umask", "of_lock"), [(0, 0o600), (0o277, 0o400)])
+def test_a_new_file_is_private_and_whole(tmp_path: Path, umask: int, of_lock: int) -> None:
     """Created by the first edit with mode 0600 whatever the umask is, and nothing but the lock lies beside it."""
-    before = os.umask(0)
+    before = os.umask(umask)
     try:
         path = write(tmp_path / "keys.yaml", ALICE)
     finally:
         os.umask(before)
     assert read_key_file(path).records == (ALICE,)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".keys.yaml.lock", "keys.yaml"]
+    modes = {entry.name: entry.stat().st_mode & 0o777 for entry in tmp_path.iterdir()}
+    assert modes == {".keys.yaml.lock": of_lock, "keys.yaml": 0o600}
 
 
 def test_a_failing_edit_changes_nothing(tmp_path: Path) -> None:
@@ -127,6 +132,35 @@ def test_a_disk_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".keys.yaml.lock", "keys.yaml"]
 
 
+def test_the_first_error_is_what_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the scratch file is gone when it is to be removed."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+
+    def full(descriptor: int) -> None:
+        for scratch in tmp_path.glob(".*.new"):
+            scratch.unlink()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KeyFileAccessError, match="No space left"):
+        write(path, BOB)
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems cannot; the file is whole and in its place by then."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    flushed: list[bool] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(is_folder := stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        if is_folder:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(path, BOB)
+    assert (read_key_file(path).records, flushed) == ((BOB,), [False, True])
+
+
 def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
     """Reading goes through a link, writing replaces the file behind it."""
     real = write(tmp_path / "real.yaml", ALICE)
@@ -149,9 +183,21 @@ def test_what_is_no_file_is_a_clear_error(tmp_path: Path) -> None:
         read_key_file(tmp_path)
     with pytest.raises(KeyFileAccessError, match="its folder does not exist"):
         write(tmp_path / "none" / "keys.yaml", ALICE)
-    (tmp_path / "junk").write_bytes(b"version: 1\nkeys: \xff\xfe\n")
-    with pytest.raises(KeyFileError, match=r"junk:2:7: not UTF-8"):
-        read_key_file(tmp_path / "junk")
+    for junk, place in ((b"version: 1\nkeys: \xff\xfe\n", "2:7"), (b"\n\xff", "2:1"), (b"\xff", "1:1")):
+        (tmp_path / "junk").write_bytes(junk)
+        with pytest.raises(KeyFileError, match=rf"junk:{place}: not UTF-8"):
+            read_key_file(tmp_path / "junk")
+
+
+def test_a_file_beyond_the_largest_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was named by mistake is not read to its end."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    size = path.stat().st_size
+    monkeypatch.setattr(file_module, "MAX_FILE_SIZE", size)
+    assert read_key_file(path).records == (ALICE,)
+    monkeypatch.setattr(file_module, "MAX_FILE_SIZE", size - 1)
+    with pytest.raises(KeyFileError, match=r"larger than \d+ MiB"):
+        read_key_file(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")
@@ -286,6 +332,66 @@ def test_an_editor_waits_for_another_no_longer_than_told(tmp_path: Path) -> None
             pass
     with edit_key_file(path, patience=0) as file:
         assert file.records == (ALICE,)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOLCK, r"cannot lock .*/\.keys\.yaml\.lock: No locks"),
+        (errno.EAGAIN, "another command is changing it"),
+        (errno.EACCES, "another command is changing it"),
+    ],
+    ids=["no locks", "taken", "taken, of a network file system"],
+)
+def test_a_lock_that_is_not_had_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    """Where there are no locks at all, at once: waiting would not help."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = write(tmp_path / "keys.yaml", ALICE)
+    monkeypatch.setattr(fcntl, "flock", refused)
+    patience = 60.0 if number == errno.ENOLCK else 0.0
+    with pytest.raises(KeyFileAccessError, match=message), edit_key_file(path, patience=patience):
+        pytest.fail("it had the lock")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EROFS, "cannot be written here: Read-only file system; a mounted Secret is changed at its source"),
+        (errno.EACCES, "cannot be written here: Permission denied"),
+        (errno.EPERM, "cannot be written here: Operation not permitted"),
+        (errno.ENOENT, "cannot be written: its folder does not exist"),
+        (errno.ENOSPC, "cannot be written: No space left on device"),
+    ],
+    ids=["mounted read-only", "no permission", "forbidden", "no folder", "full"],
+)
+def test_a_file_that_cannot_be_replaced_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    """In one line, and with a hint where the place is the wrong one."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = write(tmp_path / "keys.yaml", ALICE)
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(KeyFileAccessError) as caught:
+        write(path, BOB)
+    assert str(caught.value).removeprefix(f"{path}: ").partition(", not here")[0] == message
+    assert read_key_file(path).records == (ALICE,)
+
+
+def test_edits_leave_no_descriptor_open(tmp_path: Path) -> None:
+    """Neither of the lock, of the file nor of its folder."""
+    path = write(tmp_path / "keys.yaml", ALICE)
+    before = psutil.Process().num_fds()
+    for records in ((BOB,), (ALICE,), (ALICE, BOB)):
+        write(path, *records)
+    assert psutil.Process().num_fds() == before
 
 
 def test_processes_that_edit_at_once_lose_nothing(tmp_path: Path) -> None:
