@@ -54,9 +54,8 @@ def charge_of(record: Record, estimated_input: int, reserved_output: int, stream
     if record.phase == "streaming" and record.status < 400:
         output = streamed if record.streamed else _unseen_output(record, reserved_output)
         return Charge(estimated_input, output, estimated=True, ran=True)
-    was_sent = record.upstream is not None and record.overhead is not None
     left = record.status == CLIENT_LEFT and record.upstream is not None
-    if left or (record.error_code == "upstream_timeout" and was_sent):
+    if left or (record.error_code == "upstream_timeout" and record.overhead is not None):
         return Charge(estimated_input, 0, estimated=True, ran=True)
     never_ran = record.upstream is None or (record.ended_by == "gateway" and record.error_code in NEVER_RAN)
     return Charge(0, 0, estimated=False, ran=not never_ran)

@@ -32,8 +32,13 @@ CHARGES: dict[str, tuple[dict[str, Any], Charge]] = {
     "answer whose client left": ({**ANSWER, "ended_by": "client", "sent": 6}, Charge(10, 20, True, True)),
     "tokenize": ({**ANSWER, "path": "/tokenize"}, Charge(10, 0, True, True)),
     "left while waiting": ({**LEFT, "phase": "waiting"}, Charge(10, 0, True, True)),
+    "left while vLLM's 400 was sent": (
+        {"status": 400, "ended_by": "client", "phase": "streaming"},
+        Charge(0, 0, False, True),
+    ),
     "left in the queue": ({**LEFT, "phase": "queued", "upstream": None}, Charge(0, 0, False, False)),
     "vLLM's 400": ({"status": 400, "ended_by": "upstream", "phase": "waiting"}, Charge(0, 0, False, True)),
+    "huge 400 of vLLM": ({"status": 400, "ended_by": "upstream", "phase": "streaming"}, Charge(0, 0, False, True)),
     "huge vLLM error": ({"status": 500, "ended_by": "upstream", "phase": "streaming"}, Charge(0, 0, False, True)),
     "timeout in the engine": (TIMEOUT, Charge(10, 0, True, True)),
     "timeout before it was sent": ({**TIMEOUT, "overhead": None}, Charge(0, 0, False, True)),

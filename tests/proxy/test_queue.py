@@ -69,6 +69,19 @@ def test_full() -> None:
     assert not FairQueue[str](0).put("a", "a1")
 
 
+def test_who_leaves_takes_nobody_along() -> None:
+    """The others of its key wait on in their order; whoever has had its turn, or left before, leaves nothing behind."""
+    queue: FairQueue[str] = FairQueue(10)
+    for waiter in ("a1", "a2", "a3", "a4", "b1"):
+        queue.put(waiter[0], waiter)
+    assert queue.take() == "a1"
+    for _ in range(2):
+        queue.remove("a", "a1")
+        queue.remove("a", "a3")
+    assert len(queue) == 3
+    assert drained(queue) == ["b1", "a2", "a4"]
+
+
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "take", "remove"]), st.sampled_from("abc"), st.integers(0, 5)))
 
 
