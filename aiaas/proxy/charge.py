@@ -57,8 +57,8 @@ def charge_of(record: Record, estimated_input: int, reserved_output: int, stream
     left = record.status == CLIENT_LEFT and record.upstream is not None
     if left or (record.error_code == "upstream_timeout" and record.overhead is not None):
         return Charge(estimated_input, 0, estimated=True, ran=True)
-    never_ran = record.upstream is None or (record.ended_by == "gateway" and record.error_code in NEVER_RAN)
-    return Charge(0, 0, estimated=False, ran=not never_ran)
+    ran = record.upstream is not None and record.error_code not in NEVER_RAN
+    return Charge(0, 0, estimated=False, ran=ran)
 
 
 def _unseen_output(record: Record, reserved: int) -> int:

@@ -73,11 +73,13 @@ def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reserved", "output"), [(0, 25), (20, 20), (2**63 - 1, 100_000)], ids=["none", "a bound", "no bound, in words"]
+    ("sent", "reserved", "output"),
+    [(100, 0, 25), (100, 20, 20), (100, 2**63 - 1, 100_000), (0, 5000, 1000), (0, 0, 1)],
+    ids=["none", "a bound", "no bound, in words", "nothing was sent", "nothing is known"],
 )
-def test_unseen_output_is_never_nothing(reserved: int, output: int) -> None:
-    """An answer of 100 bytes without usage: the reservation where that can be true, else by its size."""
-    assert charge_of(record_of({**ANSWER, "sent": 100}), 10, reserved, 0).output_tokens == output
+def test_unseen_output_is_never_nothing(sent: int, reserved: int, output: int) -> None:
+    """Of an answer without usage: the reservation where that can be true, else by its size."""
+    assert charge_of(record_of({**ANSWER, "sent": sent}), 10, reserved, 0).output_tokens == output
 
 
 def test_only_what_no_backend_saw_is_free() -> None:
