@@ -57,7 +57,7 @@ def test_a_body_without_room_is_refused_and_changes_nothing() -> None:
     for done in (first, other, late):
         budget.leave(done)
     budget.take(late, 1)
-    assert budget.held == 1
+    assert repr(budget) == f"<BodyBudget 1 of {budget.most} bytes, 1 keys>"
 
 
 def test_one_key_takes_half_of_the_budget() -> None:
@@ -116,6 +116,23 @@ def test_an_eighth_of_the_connections_may_be_read_for_one_key() -> None:
     budget.start_reading(record("b"), 10)
     budget.stop_reading(mine[0])
     budget.start_reading(record("a"), 10)
+
+
+def test_a_request_counts_as_read_once_however_it_ends() -> None:
+    """Its body was whole, or its client left in the middle of it; afterwards as many as before may be read."""
+    budget = budget_for("1MiB")
+    most = 2048 // 8
+    budget.start_reading(record("a"), 10)
+    for number in range(most):
+        one = record("a")
+        budget.start_reading(one, 10)
+        if number % 2:
+            budget.stop_reading(one)
+        budget.leave(one)
+    for _ in range(most - 1):
+        budget.start_reading(record("a"), 10)
+    with pytest.raises(UpstreamError, match="You are sending too many requests"):
+        budget.start_reading(record("a"), 10)
 
 
 def test_without_keys_a_network_counts_as_one_key() -> None:
