@@ -34,8 +34,6 @@ SHARE_OF_ONE: Final = 2
 READING_PART: Final = 8
 READING_LEAST: Final = 8
 
-Owner = tuple[str | None, str | None]
-
 
 class BodyBudget:
     """What the requests of all keys hold together.
@@ -46,7 +44,7 @@ class BodyBudget:
 
     def __init__(self, server: ServerPlan, places: Places) -> None:
         self._places = places
-        self._shares: dict[Owner, Share] = {}
+        self._shares: dict[str | None, Share] = {}
         self.held = 0
         self.follow(server)
 
@@ -137,8 +135,8 @@ class BodyBudget:
         record.body_held = 0
 
 
-def _owner(record: Record) -> Owner:
-    """Whose the request is: the key, and without keys the network of the address, which is the name then."""
+def _owner(record: Record) -> str | None:
+    """Whose the request is: the key's id, and without keys the network of the address, which is the user then."""
     if record.key_id == NO_KEY and record.user is not None:
-        return record.key_id, source_of(record.user)
-    return record.key_id, record.user
+        return source_of(record.user)
+    return record.key_id

@@ -23,14 +23,14 @@ NO_KEY: Final = "-"  # the key id of requests with `auth.enabled: false`
 class Share(msgspec.Struct):
     """What the requests of one key hold together (`proxy/budget.py`).
 
-    owner     the key's id and name; without keys, the network of the address
+    owner     the key's id; without keys, the network of the address
     requests  those that point here
     begun     of them, those that count for the key's `max_concurrent`
     reading   of them, those whose body is being read
     held      bytes of their bodies
     """
 
-    owner: tuple[str | None, str | None]
+    owner: str | None
     requests: int = 0
     begun: int = 0
     reading: int = 0

@@ -11,7 +11,7 @@ from aiaas.keys.model import KeyLimits
 from aiaas.plan.model import ServerPlan
 from aiaas.proxy.budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.places import Places
-from aiaas.proxy.record import Record
+from aiaas.proxy.record import NO_KEY, Record
 from tests.fakes.vllm import FakeVllm, Hang, Send, Wait, chunk, json_answer
 from tests.proxy.conftest import CHAT, Raw, Running, StartGateway, config_of, new_key, plan_of
 from tests.proxy.test_body import padded
@@ -28,8 +28,8 @@ def budget_for(max_body_size: str) -> BodyBudget:
     return BodyBudget(plan, Places(plan, lambda _reason: None))
 
 
-def record(user: str = "x", key_id: str = "id") -> Record:
-    """Of a request of `user` that has just begun."""
+def record(key_id: str = "id", user: str = "x") -> Record:
+    """Of a request with this key that has just begun."""
     return Record(request_id="r", path=CHAT, started=0.0, client_address="x", user=user, key_id=key_id)
 
 
@@ -83,10 +83,12 @@ def test_a_body_counts_in_the_memory_of_all_connections() -> None:
     places = Places(plan, lambda _reason: None)
     budget = BodyBudget(plan, places)
     assert places.hold(places.most_bytes - 1000)
-    budget.take(record(), 1000)
+    budget.take(first := record(), 1000)
     with pytest.raises(UpstreamError, match="Too many large"):
         budget.take(record("b"), 1)
     assert places.held == places.most_bytes
+    budget.leave(first)
+    assert places.held == places.most_bytes - 1000
 
 
 def test_a_small_body_counts_only_while_it_is_read() -> None:
@@ -139,10 +141,10 @@ def test_without_keys_a_network_counts_as_one_key() -> None:
     """An IPv6 client has 2^64 addresses."""
     budget = budget_for("1MiB")
     for number in range(2048 // 8):
-        budget.start_reading(record(f"2001:db8::{number:x}", "-"), 10)
+        budget.start_reading(record(NO_KEY, f"2001:db8::{number:x}"), 10)
     with pytest.raises(UpstreamError, match="You are sending too many requests"):
-        budget.start_reading(record("2001:db8::ffff", "-"), 10)
-    budget.start_reading(record("2001:db8:0:1::1", "-"), 10)
+        budget.start_reading(record(NO_KEY, "2001:db8::ffff"), 10)
+    budget.start_reading(record(NO_KEY, "2001:db8:0:1::1"), 10)
 
 
 def test_requests_beyond_max_concurrent_are_not_read() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aiaas.config.chain import connection_memory, memory_budget
 from aiaas.errors import UpstreamError
 from aiaas.proxy.places import HEAD_FACTOR, Guest, Places
 from tests.proxy.conftest import config_of, plan_of
@@ -71,6 +72,18 @@ def test_a_stranger_that_is_being_answered_does_not_end() -> None:
     assert not answered.gone
 
 
+def test_a_member_whose_answer_is_being_written_does_not_end() -> None:
+    """Nothing more is read from it, but its client has the answer's end still to come."""
+    hall = Hall()
+    ending = busy(hall.come("ending", member=True))
+    assert isinstance(ending.occupant, Someone)
+    ending.occupant.is_ending = True
+    for number in range(15):
+        busy(hall.come(f"busy {number}"))
+    assert hall.places.enter(None, lambda: None) is None
+    assert hall.ended == []
+
+
 def test_a_handshake_may_end() -> None:
     """It has no occupant yet."""
     hall = Hall()
@@ -120,6 +133,46 @@ def test_a_connection_is_refused_where_all_are_being_answered() -> None:
     assert (hall.ended, hall.reasons) == ([], {"full": 1})
 
 
+def test_a_connection_is_refused_where_bodies_have_spent_the_memory() -> None:
+    """It holds nothing and takes no place."""
+    hall = Hall()
+    assert hall.places.hold(hall.places.most_bytes - hall.places.cost + 1)
+    before = hall.places.held
+    assert hall.places.enter("192.0.2.1", lambda: None) is None
+    assert (hall.reasons, len(hall.places), hall.places.held) == ({"full": 1}, 0, before)
+    hall.places.give_back(1)
+    assert hall.places.enter("192.0.2.1", lambda: None) is not None
+    assert hall.places.held == hall.places.most_bytes
+
+
+def test_a_connection_that_has_left_is_not_ended_again() -> None:
+    """Nor does its place keep anything of it alive."""
+    hall = Hall()
+    guest = hall.come("left")
+    guest.leave()
+    guest.end()
+    assert (hall.ended, guest.occupant) == ([], None)
+
+
+def test_addresses_are_forgotten_with_their_last_connection() -> None:
+    """Else each address that ever came would stay; without a bound any number comes from one."""
+    hall = Hall()
+    guests = [hall.come(f"{number}", f"192.0.2.{number % 5}") for number in range(16)]
+    assert len(hall.places._by_address) == 5
+    for guest in guests:
+        guest.leave()
+    assert hall.places._by_address == {}
+
+
+def test_one_connection_for_each_address() -> None:
+    """The least that a bound can be."""
+    hall = Hall(max_connections_per_address=1)
+    guest = hall.come("first", "192.0.2.1")
+    assert hall.places.enter("192.0.2.1", lambda: None) is None
+    guest.leave()
+    hall.come("second", "192.0.2.1")
+
+
 def test_an_address_has_its_own_bound() -> None:
     """Others do not notice, and who leaves makes room."""
     hall = Hall(max_connections_per_address=2)
@@ -145,6 +198,9 @@ def test_heads_count_in_the_budget_until_they_are_whole() -> None:
     guest.drop_head()
     assert places.held == places.cost
     assert guest.hold_head(1000)
+    assert places.held == places.cost + 1000 * HEAD_FACTOR
+    assert not guest.hold_head(places.most_bytes)
+    assert places.held == places.cost + 1000 * HEAD_FACTOR
     guest.leave()
     guest.drop_head()
     assert places.held == 0
@@ -183,3 +239,23 @@ def test_a_reload_changes_the_bounds() -> None:
     assert (hall.places.most, hall.places.reserved) == (40, 8)
     hall.places.follow(larger)
     assert repr(hall.places) == f"<Places 0 of 40, 0 of {hall.places.most_bytes} bytes>"
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "most", "reserved"),
+    [(0, 2, 1), (3, 3, 2), (9, 9, 8), (128, 128, 8), (160, 160, 10), (9999, 1600, 100)],
+)
+def test_members_never_have_all_places_nor_none(descriptors: int, most: int, reserved: int) -> None:
+    """However few there are: one of either kind gets in."""
+    hall = Hall(max_connections=1600)
+    hall.places.bound_by(descriptors)
+    assert (hall.places.most, hall.places.reserved) == (most, reserved)
+
+
+def test_tls_makes_each_connection_dearer() -> None:
+    """Its state is counted, so the budget is larger as well."""
+    plain, secure = Hall().places, Hall(tls={"cert_file": "c", "key_file": "k"}).places
+    assert (plain.cost, secure.cost) == (connection_memory(tls=False), connection_memory(tls=True))
+    size = plain._server.max_body_size
+    assert plain.most_bytes == memory_budget(size, 16, tls=False)
+    assert secure.most_bytes == memory_budget(size, 16, tls=True) > plain.most_bytes
