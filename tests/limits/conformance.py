@@ -253,6 +253,34 @@ class StoreConformance:
         await store.settle(lease, 0, NOW, WALL, ran=False)
         await admitted(store, limits, 100)
 
+    async def test_only_one_that_never_ran_gives_its_request_back(self, store: Store) -> None:
+        """One request for each, also where its key has no other limit; one that ran stays charged."""
+        limits = Limits(requests=Rate(1, 3))
+        ran, never_ran, _ = [await admitted(store, limits) for _ in range(3)]
+        await settle(store, ran, 0)
+        assert await refused(store, limits) == "requests"
+        await store.settle(never_ran, 0, NOW, WALL, ran=False)
+        await admitted(store, limits)
+        assert await refused(store, limits) == "requests"
+
+    async def test_one_that_never_ran_gives_tokens_back_without_a_request(self, store: Store) -> None:
+        """Its key has a limit of tokens only."""
+        limits = Limits(tokens=Rate(100, 100))
+        lease = await admitted(store, limits, 80)
+        await store.settle(lease, 0, NOW, WALL, ran=False)
+        await admitted(store, limits, 100)
+        assert await refused(store, limits, 1) == "tokens"
+
+    async def test_a_request_without_a_slot_gives_none_back(self, store: Store) -> None:
+        """It was admitted under limits that had no bound, and its tokens are corrected all the same."""
+        free, bounded = Limits(tokens=Rate(100, 100)), Limits(tokens=Rate(100, 100), concurrent=1)
+        without = await admitted(store, free, 50)
+        await admitted(store, bounded, 50)
+        await settle(store, without, 0)
+        assert await refused(store, bounded, 50) == "concurrency"
+        await admitted(store, free, 50)
+        assert await refused(store, free, 1) == "tokens"
+
     async def test_closing_is_possible_at_any_time(self, store: Store) -> None:
         """Also twice."""
         await store.close()

@@ -169,3 +169,22 @@ async def test_a_key_that_begins_anew_keeps_its_slots() -> None:
     admission = await admit(store, limits)
     assert admission.requests is not None
     assert admission.requests.remaining == 4
+
+
+async def test_a_slot_that_is_not_known_is_given_back_to_nobody() -> None:
+    """It was taken in another store: there is no more room afterwards than before."""
+    store, limits = MemoryStore(), Limits(concurrent=1)
+    for _ in range(2):
+        await settle(store, Lease("alice", limits, 0, NOW, True, WALL), 0)
+    await admitted(store, limits)
+    assert await refused(store, limits) == "concurrency"
+
+
+async def test_a_key_may_begin_unknown() -> None:
+    """Nothing of it runs here then."""
+    store, limits = MemoryStore(), Limits(Rate(1, 5), concurrent=1)
+    state = State()
+    state.requests = NOW + 4 * 60.0
+    store.begin("alice", state)
+    await admitted(store, limits)
+    assert await refused(store, limits) == "requests"

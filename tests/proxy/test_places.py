@@ -119,6 +119,7 @@ def test_members_leave_places_to_strangers() -> None:
     with pytest.raises(UpstreamError) as caught:
         hall.places.welcome(refused)
     assert (caught.value.status, caught.value.code, refused.is_stranger) == (503, "overloaded", True)
+    assert caught.value.headers == (("retry-after", "2"),)
     for number in range(100):
         hall.come(f"probe {number}")
     assert hall.reasons["full"] == 0
