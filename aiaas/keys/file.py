@@ -136,7 +136,7 @@ def _lock(real: Path, source: str, patience: float) -> Iterator[None]:
 
 
 def _open_lock(lock_path: Path, real: Path) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_NOFOLLOW
     try:
         descriptor = os.open(lock_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -171,7 +171,7 @@ def _wait_for_lock(descriptor: int, lock_path: Path, source: str, patience: floa
 def _replace(real: Path, text: str, source: str) -> None:
     scratch = real.with_name(f".{real.name}.{secrets.token_hex(4)}.new")
     try:
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 os.fchmod(stream.fileno(), 0o600)  # whatever the umask says
@@ -191,7 +191,7 @@ def _replace(real: Path, text: str, source: str) -> None:
 
 def _flush_folder(folder: Path) -> None:
     """Make the rename itself outlast a power cut. Some file systems know no such thing; there it is done anyway."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
             os.fsync(descriptor)

@@ -147,12 +147,14 @@ def test_the_first_error_is_what_is_reported(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems cannot; the file is whole and in its place by then."""
+    """Some file systems cannot; the file itself is whole when it is flushed, and in its place by then."""
     path = write(tmp_path / "keys.yaml", ALICE)
     flushed: list[bool] = []
 
     def fsync(descriptor: int) -> None:
-        flushed.append(is_folder := stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        status = os.fstat(descriptor)
+        flushed.append(is_folder := stat.S_ISDIR(status.st_mode))
+        assert status.st_size > 0
         if is_folder:
             raise OSError(errno.EINVAL, "Invalid argument")
 

@@ -33,18 +33,20 @@ async def baseline(tmp_path: Path, plans: list[Plan]) -> AsyncIterator[Baseline]
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     plan = read(tmp_path / "aiaas.yaml", {}).plan
     assert plan is not None
-    made = Baseline(plan, {}, lambda _engines: (), plans.append, lambda error: pytest.fail(repr(error)))
+    crashes: list[BaseException] = []
+    made = Baseline(plan, {}, lambda _engines: (), plans.append, crashes.append)
     await made.begin()
     tasks = [asyncio.create_task(watch.run()) for watch in made.watches()]
     yield made
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    assert crashes == []
 
 
 def names(baseline: Baseline) -> list[str]:
     """Of the keys that it holds."""
-    return [record.name for record in parse_records(baseline.keys or "", "x")]
+    return [] if baseline.keys is None else [record.name for record in parse_records(baseline.keys, "x")]
 
 
 async def test_it_holds_what_both_files_hold(baseline: Baseline) -> None:
@@ -169,6 +171,60 @@ async def test_a_config_whose_keys_cannot_be_read_is_not_kept(tmp_path: Path, br
     await baseline._read_config()
     assert baseline.config == CONFIG
     assert names(baseline) == ["alice"]
+
+
+async def test_a_missing_config_changes_nothing(baseline: Baseline) -> None:
+    """Nor is it an error that nobody expected."""
+    baseline.source.unlink()
+    await baseline._read_config()
+    assert (baseline.config, names(baseline)) == (CONFIG, ["alice"])
+
+
+async def test_another_key_file_that_is_missing_leaves_the_last_good_keys(baseline: Baseline) -> None:
+    """The config is kept, as the workers go on with the keys that they have; the file counts once it is there."""
+    baseline.source.write_text(named := CONFIG + "auth: {keys_file: other.yaml}\n")
+    await baseline._read_config()
+    assert (baseline.config, names(baseline)) == (named, ["alice"])
+    (baseline.source.parent / "other.yaml").write_text(render_records([new_key("carol").record]))
+    async with asyncio.timeout(5):
+        while names(baseline) != ["carol"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_without_authentication_no_key_file_is_read(tmp_path: Path) -> None:
+    """Not at the start, and not when it is turned off, where a missing or broken file is no reason against it."""
+    off = CONFIG + "auth: {enabled: false}\n"
+    baseline = await begun(tmp_path)
+    baseline.source.write_text(off)
+    await baseline._read_config()
+    assert (baseline.config, baseline.keys) == (off, None)
+    (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
+    await baseline._read_keys()
+    assert baseline.keys is None
+    (tmp_path / "other.yaml").write_text(render_records([new_key("bob").record]))
+    baseline.source.write_text(other := CONFIG + "auth: {enabled: false, keys_file: other.yaml}\n")
+    await baseline._read_config()
+    assert (baseline.config, baseline.keys) == (other, None)
+    (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
+    assert (await begun(tmp_path, off)).keys is None
+
+
+async def test_after_a_refused_key_file_the_one_before_is_followed(tmp_path: Path) -> None:
+    """There are no keys yet; the first file appears later than the config that named another one."""
+    baseline = await begun(tmp_path)
+    baseline.source.write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
+    await baseline._read_config()
+    assert (baseline.config, baseline.keys) == (CONFIG, None)
+    (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
+    tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
+    try:
+        async with asyncio.timeout(5):
+            while names(baseline) != ["alice"]:
+                await asyncio.sleep(0.01)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path) -> None:
