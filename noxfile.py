@@ -107,7 +107,7 @@ def report(session: nox.Session) -> None:
     """The page of `aiaas report --html` in a real browser, phone and desktop, light and dark: needs a Chromium."""
     install(session)
     tool(session, "playwright")
-    session.run("python", "-m", "pytest", "-m", "browser", "tests/loadtest/page", "-n", "0", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "browser", "tests/loadtest/html", "-n", "0", *session.posargs)
 
 
 @nox.session

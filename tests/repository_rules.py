@@ -19,13 +19,18 @@ SOURCE: Final = ROOT / "aiaas"
 LAYERS: Final = (
     ("__main__",),
     ("cli",),
-    ("proxy", "manifests", "loadtest", "engines"),
+    ("smoke",),
+    ("proxy", "manifests", "loadtest", "engines", "simulator"),
+    ("httpclient",),
     ("plan",),
     ("config",),
     ("keys", "limits", "openai"),
     ("errors", "units"),
     ("",),
 )
+# Likewise inside `aiaas/proxy`. `root` are the modules beside these folders, but for those in PROXY_BASE.
+WINGS: Final = ("workers", "root", "upstream", "request", "client", "tasks", "telemetry")
+PROXY_BASE: Final = ("tasks",)
 ONLY_IN_CLI: Final = ("typer", "rich")
 
 MAX_LINES: Final = 400
@@ -202,6 +207,21 @@ def _imported_packages(found: Import) -> Iterator[str]:
         yield from (name if name in known else "" for name in found.names or ("",))
     elif found.dotted.startswith("aiaas."):
         yield _package(found.dotted)
+
+
+def _wing(dotted: str) -> str:
+    name = (dotted + "..").split(".")[2]
+    return name if name in WINGS or name in PROXY_BASE else "root"
+
+
+def wings(module: Module) -> Iterator[str]:
+    """A wing of the proxy imports only from wings further down."""
+    if module.package != "proxy":
+        return
+    rank, here = {wing: number for number, wing in enumerate(WINGS)}, _wing(module.dotted)
+    for found in imports(module):
+        if found.dotted.startswith("aiaas.proxy.") and rank[there := _wing(found.dotted)] < rank[here]:
+            yield f"{module.path}:{found.line}: {here} does not import from {there}"
 
 
 def layers(module: Module) -> Iterator[str]:

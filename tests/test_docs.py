@@ -12,9 +12,9 @@ import pytest
 
 from aiaas.cli.main import COMMANDS
 from aiaas.limits import headers as limit_headers
-from aiaas.proxy.log import JsonLog
-from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.record import Record
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.record import Record
 from tests.repository_rules import ROOT, all_modules
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -46,6 +46,14 @@ def test_transcripts_that_are_cited_exist() -> None:
     there = {path.name.split("-")[0] for path in (ROOT / "docs" / "vllm" / "transcripts").iterdir()}
     sources = [*(ROOT / "aiaas").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *PAGES]
     missing = {(path.name, n) for path in sources for n in cited(path.read_text(encoding="utf-8")) - there}
+    assert missing == set()
+
+
+def test_the_files_that_the_map_names_exist() -> None:
+    """Whoever follows CONTRIBUTING.md's map arrives."""
+    named = set(re.findall(r"`((?:aiaas/)?[a-z_]+(?:/[a-z_]+)+\.py)`", page("CONTRIBUTING.md")))
+    assert len(named) > 50
+    missing = {name for name in named if not (ROOT / name).is_file() and not (ROOT / "aiaas" / name).is_file()}
     assert missing == set()
 
 

@@ -51,14 +51,14 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/config/secret.py": "the cases of tests/config/cases",
     "aiaas/config/section.py": "the cases of tests/config/cases",
     "aiaas/config/tree.py": "the cases of tests/config/cases",
-    "aiaas/engines/simulator/answers.py": "the wire suite (tests/e2e/wire_cases.py), which a real vLLM passes, too",
-    "aiaas/engines/simulator/checks.py": "the wire suite (tests/e2e/wire_refusals.py)",
-    "aiaas/engines/simulator/errors.py": "the wire suite (tests/e2e/wire_refusals.py)",
-    "aiaas/engines/simulator/forms.py": "the wire suite (tests/e2e/wire_refusals.py)",
-    "aiaas/engines/simulator/metrics.py": "the wire suite (tests/e2e/wire_cases.py)",
-    "aiaas/engines/simulator/replies.py": "the wire suite (tests/e2e/wire_cases.py)",
-    "aiaas/proxy/attempt.py": "tests/proxy/test_relay.py and test_forward.py",
-    "aiaas/proxy/tap.py": "tests/proxy/test_relay.py",
+    "aiaas/simulator/answers.py": "the wire suite (tests/e2e/wire_cases.py), which a real vLLM passes, too",
+    "aiaas/simulator/checks.py": "the wire suite (tests/e2e/wire_refusals.py)",
+    "aiaas/simulator/errors.py": "the wire suite (tests/e2e/wire_refusals.py)",
+    "aiaas/simulator/forms.py": "the wire suite (tests/e2e/wire_refusals.py)",
+    "aiaas/simulator/metrics.py": "the wire suite (tests/e2e/wire_cases.py)",
+    "aiaas/simulator/replies.py": "the wire suite (tests/e2e/wire_cases.py)",
+    "aiaas/proxy/upstream/attempt.py": "tests/proxy/upstream/test_relay.py and test_forward.py",
+    "aiaas/proxy/upstream/usage_tap.py": "tests/proxy/upstream/test_relay.py",
 }
 
 # Declared dependencies that no import names.
@@ -86,6 +86,10 @@ BAD: Final = [
     pytest.param(rules.layers, "aiaas/keys/a.py", "from aiaas import proxy", id="import of a package by name"),
     pytest.param(rules.layers, "aiaas/keys/a.py", "from ..proxy import app", id="relative import of a layer above"),
     pytest.param(rules.layers, "aiaas/keys/a.py", "def f():\n    import aiaas.cli.main", id="import in a function"),
+    pytest.param(
+        rules.wings, "aiaas/proxy/client/a.py", "from aiaas.proxy.upstream.relay import Relay", id="a wing above"
+    ),
+    pytest.param(rules.wings, "aiaas/proxy/tasks.py", "from aiaas.proxy.reload import Reloader", id="the root above"),
     pytest.param(
         rules.layers,
         "aiaas/errors.py",
@@ -156,8 +160,14 @@ def test_there_are_modules_to_judge() -> None:
 
 
 def test_packages_import_only_from_layers_below() -> None:
-    """cli -> proxy | manifests | loadtest | engines -> plan -> config -> keys | limits | openai -> errors."""
+    """cli -> smoke -> proxy | manifests | loadtest | engines | simulator -> httpclient -> plan -> config -> keys |
+    limits | openai -> errors."""
     assert broken(rules.layers) == []
+
+
+def test_the_wings_of_the_proxy_import_only_from_below() -> None:
+    """workers -> server, gateway, reload -> upstream -> request -> client -> tasks -> telemetry."""
+    assert broken(rules.wings) == []
 
 
 def test_no_module_uses_the_private_names_of_another() -> None:

@@ -15,11 +15,11 @@ from aiaas.config.tree import problem_at
 from aiaas.openai import paths
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.plan.read import Reading
-from aiaas.proxy.ask import Fetched, fetch
-from aiaas.proxy.backends import BackendState
-from aiaas.proxy.dial import addresses_of
-from aiaas.proxy.served import Comparison, NotAModelList, compare, read_models, sentence
-from aiaas.proxy.upstream import Failure
+from aiaas.proxy.request.served_models import Comparison, NotAModelList, compare, read_models, sentence
+from aiaas.proxy.upstream.ask import Fetched, fetch
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.connection import Failure
+from aiaas.proxy.upstream.dial import addresses_of
 
 # A URL, and what came from there; a text where its name has no address.
 Answers = list[tuple[str, Fetched | Failure | str]]

@@ -24,10 +24,10 @@ from aiaas.cli.smokeoptions import read_metrics
 from aiaas.errors import NotHeldError, UsageError
 
 if TYPE_CHECKING:
+    from aiaas.httpclient.target import Target
     from aiaas.loadtest.recommend import Line
     from aiaas.loadtest.report import Shown, Table
     from aiaas.loadtest.session import Key, Outcome, Settings
-    from aiaas.loadtest.target import Target
 
 app = new_app()
 
@@ -125,9 +125,9 @@ def loadtest(
     output: OutputOption = Output.text,
 ) -> None:
     """Put load on a gateway and report latencies, rates, errors and goodput."""
+    from aiaas.httpclient.target import parse_target
     from aiaas.loadtest.session import Settings
     from aiaas.loadtest.slo import parse_slo
-    from aiaas.loadtest.target import parse_target
 
     given = {name: str(value) for name, value in locals().items() if name in _RECORDED and value is not None}
     chosen = say_preset(preset)
@@ -187,7 +187,7 @@ def _check_limits(target: Target, keys: tuple[Key, ...], model: str | None, endp
     import uvloop
     from msgspec import to_builtins
 
-    from aiaas.loadtest.limitrun import check_limits
+    from aiaas.loadtest.limit_run import check_limits
     from aiaas.loadtest.report import check_table
 
     note(f"{target.url}: offering more than the limit of {keys[0].label} lets through; this takes up to a few minutes")

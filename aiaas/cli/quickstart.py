@@ -183,7 +183,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _require_free_ports(plan: Plan) -> None:
     """Before the key is replaced: a quickstart that already runs in this folder goes on with the key that it showed."""
-    from aiaas.proxy.ports import bind
+    from aiaas.proxy.client.ports import bind
 
     wanted = [(plan.server.host, plan.server.port, "server.port")]
     if plan.monitoring.prometheus:

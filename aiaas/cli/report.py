@@ -40,8 +40,8 @@ def report(
     from aiaas.cli.loadtest import print_figures
     from aiaas.loadtest.compare import overhead
     from aiaas.loadtest.files import read_run, write_page
-    from aiaas.loadtest.page.document import page
-    from aiaas.loadtest.page.figure import Told
+    from aiaas.loadtest.html.document import page
+    from aiaas.loadtest.html.figure import Told
     from aiaas.loadtest.report import Shown, compare_table, holds, remarks, tables, to_json, to_markdown
     from aiaas.loadtest.slo import parse_slo
     from aiaas.loadtest.summary import summarize_recorded

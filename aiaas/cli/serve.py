@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from aiaas.engines.supervisor import EngineSupervisor
     from aiaas.plan.model import BackendPlan, Plan
     from aiaas.proxy.engines import EngineMaker
-    from aiaas.proxy.log import FdWriter, JsonLog
     from aiaas.proxy.server import Ready
+    from aiaas.proxy.telemetry.log import FdWriter, JsonLog
 
 app = new_app()
 
@@ -92,10 +92,10 @@ def run_gateway(
     import tempfile
     import time
 
-    from aiaas.proxy.incoming import require_c_parser
-    from aiaas.proxy.log import FdWriter, JsonLog
+    from aiaas.proxy.client.incoming import require_c_parser
     from aiaas.proxy.server import serve
-    from aiaas.proxy.workers import supervise
+    from aiaas.proxy.telemetry.log import FdWriter, JsonLog
+    from aiaas.proxy.workers.supervisor import supervise
 
     require_c_parser()
     # Two descriptors a request; the usual soft limit of 1024 would end at 500 streams.
@@ -152,7 +152,7 @@ def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, lo
 
     import uvloop
 
-    from aiaas.proxy.malloc import fix_threshold
+    from aiaas.proxy.workers.malloc import fix_threshold
 
     fix_threshold()
     # What a library says after the end (a name that still did not resolve when the loop was closed) goes nowhere.

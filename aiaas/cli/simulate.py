@@ -72,9 +72,9 @@ def simulate(
     """Run the simulator: it answers as vLLM does on the wire, and says in every answer that it is no model."""
     import uvloop
 
-    from aiaas.engines.simulator.faults import KINDS, parse_fault
-    from aiaas.engines.simulator.options import DEFAULT_MODEL, SimulatorOptions
-    from aiaas.engines.simulator.server import serve
+    from aiaas.simulator.faults import KINDS, parse_fault
+    from aiaas.simulator.options import DEFAULT_MODEL, SimulatorOptions
+    from aiaas.simulator.server import serve
 
     if fault == "list":
         for kind in KINDS.values():

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
-    from aiaas.loadtest.smoke import Result
-    from aiaas.loadtest.smokeask import Settings
+    from aiaas.smoke.ask import Settings
+    from aiaas.smoke.result import Result
 
 app = new_app()
 
@@ -76,9 +76,9 @@ def smoke(
 ) -> None:
     """Check a running gateway: answers, streams, keys, errors, TLS, limits."""
     from aiaas.cli.loadoptions import read_keys
-    from aiaas.loadtest.limitcheck import MOST_REQUESTS
-    from aiaas.loadtest.smokeask import Settings
-    from aiaas.loadtest.target import parse_target
+    from aiaas.httpclient.target import parse_target
+    from aiaas.loadtest.limit_check import MOST_REQUESTS
+    from aiaas.smoke.ask import Settings
 
     names = read_names(only, skip)
     if listed:
@@ -112,7 +112,7 @@ DEFAULT_MOST = 200  # requests
 
 
 def _print_checks(names: Sequence[str], output: Output) -> None:
-    from aiaas.loadtest.smokechecks import CHECKS
+    from aiaas.smoke.checks import CHECKS
 
     chosen = [check for check in CHECKS if check.name in names]
     if output == Output.json:
@@ -124,8 +124,8 @@ def _print_checks(names: Sequence[str], output: Output) -> None:
 def _run(settings: Settings, names: Sequence[str], output: Output, junit: Path | None) -> None:
     import uvloop
 
-    from aiaas.loadtest.smokereport import held, summary, to_json, to_junit
-    from aiaas.loadtest.smokerun import smoke as make_checks
+    from aiaas.smoke.report import held, summary, to_json, to_junit
+    from aiaas.smoke.run import smoke as make_checks
 
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "")
     interrupted = False
@@ -188,7 +188,7 @@ class View:
 
     def tell(self, result: Result) -> None:
         """A result has come."""
-        from aiaas.loadtest.smokereport import lines
+        from aiaas.smoke.report import lines
 
         self.results.append(result)
         if self._as_lines:
@@ -202,7 +202,7 @@ class View:
         from rich.table import Table
         from rich.text import Text
 
-        from aiaas.loadtest.smokereport import took_of
+        from aiaas.smoke.report import took_of
 
         table = Table(title=self._url, title_justify="left", box=SIMPLE_HEAD)
         for heading in ("check", "", "time", "what came"):

@@ -13,7 +13,7 @@ from aiaas.errors import UsageError
 
 if TYPE_CHECKING:
     from aiaas.config.model import Config
-    from aiaas.loadtest.target import Target
+    from aiaas.httpclient.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def _here(config: Config) -> str:
 
 def read_names(only: str | None, skip: str | None) -> tuple[str, ...]:
     """The checks that are wanted. Raises UsageError."""
-    from aiaas.loadtest.smoke import choose
-    from aiaas.loadtest.smokerun import NAMES
+    from aiaas.smoke.result import choose
+    from aiaas.smoke.run import NAMES
 
     return choose(NAMES, _split(only), _split(skip))
 
@@ -99,6 +99,6 @@ def read_timeout(text: str) -> float:
 
 def read_metrics(url: str | None, ca: Path | None, insecure: bool) -> Target | None:
     """A metrics port; `/metrics` at its end is taken as meant. Raises UsageError, WorldError."""
-    from aiaas.loadtest.target import parse_target
+    from aiaas.httpclient.target import parse_target
 
     return None if url is None else parse_target(url.rstrip("/").removesuffix("/metrics"), ca=ca, insecure=insecure)

@@ -123,7 +123,7 @@ def _tls_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
 
     from aiaas.config import codes
     from aiaas.config.tree import problem_at
-    from aiaas.proxy.tls import TlsError, TlsFileMissing, read_pair
+    from aiaas.proxy.client.tls import TlsError, TlsFileMissing, read_pair
 
     tls = None if reading.plan is None else reading.plan.server.tls
     if tls is None:

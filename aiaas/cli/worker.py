@@ -22,8 +22,8 @@ def _work(number: int, channel: int, listener: int, lock: int) -> int:
     import time
 
     from aiaas.cli.serve import run_loop
-    from aiaas.proxy.log import FdWriter, JsonLog
-    from aiaas.proxy.worker import work
+    from aiaas.proxy.telemetry.log import FdWriter, JsonLog
+    from aiaas.proxy.workers.worker import work
 
     writer = FdWriter(sys.stdout.fileno(), lock)
     log = JsonLog(writer, time.time, "info", number)

@@ -30,7 +30,8 @@ def usual_silence(config: Config) -> float:
 
 
 def longest_silence(config: Config) -> float:
-    """The same at the worst, where every attempt that may be repeated (`aiaas.proxy.forward`) fails at its last moment:
+    """The same at the worst, where every attempt that may be repeated (`aiaas.proxy.upstream.forward`) fails at its
+    last moment:
     an engine that dies after a minute's work, a balancer that refuses after its own, each `Retry-After` heeded."""
     return max((_longest(backend, _standing_in(backend, config)) for backend in _enabled(config)), default=0.0)
 

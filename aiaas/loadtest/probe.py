@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from aiaas.errors import NotHeldError, WorldError
-from aiaas.loadtest.answer import PlainAnswer
-from aiaas.loadtest.client import BrokenError, Client
+from aiaas.httpclient.answer import PlainAnswer
+from aiaas.httpclient.client import BrokenError, Client
 
 TIMEOUT: Final = 10.0
 HINTS: Final = {

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from aiaas.loadtest.answer import RATE_LIMITED
+from aiaas.httpclient.answer import RATE_LIMITED
 from aiaas.loadtest.compare import FEWEST, Overhead
-from aiaas.loadtest.limitcheck import Check
+from aiaas.loadtest.limit_check import Check
 from aiaas.loadtest.sample import End, Generator, Run
 from aiaas.loadtest.slo import Bound, Verdict
 from aiaas.loadtest.stats import Spread

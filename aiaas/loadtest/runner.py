@@ -25,14 +25,14 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Final, Self
 
+from aiaas.httpclient.answer import Answer
+from aiaas.httpclient.client import BrokenError, Client, Exchange
+from aiaas.httpclient.target import Target
 from aiaas.loadtest import pacer
-from aiaas.loadtest.answer import Answer
-from aiaas.loadtest.client import BrokenError, Client, Exchange
 from aiaas.loadtest.prompts import PATHS, Asking, next_body
 from aiaas.loadtest.sample import End, Generator, Sample, Window
 from aiaas.loadtest.stats import percentile
 from aiaas.loadtest.summary import LATE_SEND
-from aiaas.loadtest.target import Target
 
 PAUSE: Final = 0.1  # seconds
 WATCH: Final = 0.02  # seconds between two looks at the loop's own lateness

@@ -38,7 +38,7 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True, tag="sample", tag_
     level          the users or the rate that this request was part of, where they vary (a sweep)
     warmup         sent before the measured part began
     aborted        left on purpose (`--abort-share`); neither a success nor an error
-    error          what kind of failure, "" for none: see `aiaas.loadtest.answer`
+    error          what kind of failure, "" for none: see `aiaas.httpclient.answer`
     code, detail   the server's own error code, and one clause for people; never a prompt, an answer or a key
     prompt_tokens, output_tokens   as the server counted them; where it told nothing 0 and the number of output events
     events         output events that came

@@ -25,10 +25,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from aiaas import __version__
-from aiaas.loadtest.client import Client
+from aiaas.httpclient.client import Client
+from aiaas.httpclient.target import Target
 from aiaas.loadtest.compare import Overhead, overhead
 from aiaas.loadtest.files import SampleFile
-from aiaas.loadtest.gatewaycpu import CpuWatch
+from aiaas.loadtest.gateway_cpu import CpuWatch
 from aiaas.loadtest.probe import choose_model, models_of
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Job, Runner, Stage
@@ -36,7 +37,6 @@ from aiaas.loadtest.sample import FORMAT, End, Run, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Folds, RunSummary, Summary
 from aiaas.loadtest.sweep import goes_on
-from aiaas.loadtest.target import Target
 
 TICK: Final = 0.5  # seconds between two looks at a run: the live view moves, and the file is flushed
 INTERRUPTED: Final = "interrupted"

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.loadtest.answer import RATE_LIMITED
+from aiaas.httpclient.answer import RATE_LIMITED
 from aiaas.loadtest.sample import End, GatewayUse, Generator, Recorded, Sample, Window
 from aiaas.loadtest.slo import Bound, Verdict, judge, meets
 from aiaas.loadtest.stats import Spread, spread, spread_of_counts

@@ -51,3 +51,8 @@ OUTPUT_FIELD: Final = {
     RESPONSES: "max_output_tokens",
     MESSAGES: "max_tokens",
 }
+
+
+def is_models_path(path: str) -> bool:
+    """Whether `path` (without its query) is the list or one model."""
+    return path == MODELS or path.startswith(MODELS + "/")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from aiaas.plan.model import BackendPlan, EnginePlan
-from aiaas.proxy.backends import BackendState
+from aiaas.proxy.upstream.backends import BackendState
 
 
 class EngineHandle(Protocol):

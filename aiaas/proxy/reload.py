@@ -18,10 +18,10 @@ from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_at_start, re
 from aiaas.keys.records import parse_records
 from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import AuthPlan, Plan
-from aiaas.proxy.app import Gateway
-from aiaas.proxy.log import LEVELS
+from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, read_pair
+from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.reread import Offer, reread
-from aiaas.proxy.tls import ServerTls, TlsError, files_of, read_pair
+from aiaas.proxy.telemetry.log import LEVELS
 from aiaas.proxy.watch import FileWatch
 
 

@@ -5,7 +5,7 @@
 A draining process has given up its ports, so that its successor on this machine serves while it ends its streams.
 
 `serve` is such a life in a process of its own; with several workers each lives one (`worker.py`) under a supervisor
-(`workers.py`). Nothing here touches a request; `app.py` does.
+(`supervisor.py`). Nothing here touches a request; `gateway.py` does.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
-from aiaas.proxy.app import Gateway
-from aiaas.proxy.connection import Connection, OpenSide
-from aiaas.proxy.descriptors import bound_connections
-from aiaas.proxy.door import Door
+from aiaas.proxy.client.connection import Connection, OpenSide
+from aiaas.proxy.client.descriptors import bound_connections
+from aiaas.proxy.client.door import Door
+from aiaas.proxy.client.liveness import drop_vanished
+from aiaas.proxy.client.metrics_port import serve_metrics
+from aiaas.proxy.client.ports import bracketed, keeps_metrics_port, take_ports
+from aiaas.proxy.client.refusal import ConnectionLimits
+from aiaas.proxy.client.tls import ServerTls, open_tls
 from aiaas.proxy.engines import EngineHandle, EngineMaker, Engines
-from aiaas.proxy.lag import watch_lag
-from aiaas.proxy.log import JsonLog, LibraryLog
-from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.ports import bracketed, keeps_metrics_port, take_ports
-from aiaas.proxy.probes import Probes
-from aiaas.proxy.refusal import ConnectionLimits
+from aiaas.proxy.gateway import Gateway
+from aiaas.proxy.limit_store import begin_shared_store, shared_store
 from aiaas.proxy.reload import Reloader
-from aiaas.proxy.resolve import Resolver
-from aiaas.proxy.scrape import serve_metrics
-from aiaas.proxy.shared import begin_shared_store, shared_store
 from aiaas.proxy.tasks import Keeper, first_of
-from aiaas.proxy.tls import ServerTls, open_tls
+from aiaas.proxy.telemetry.log import JsonLog, LibraryLog
+from aiaas.proxy.telemetry.loop_lag import watch_lag
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.upstream.probes import Probes
+from aiaas.proxy.upstream.resolve import Resolver
 from aiaas.proxy.usage import UsageRecorder, usage_store
-from aiaas.proxy.vanished import drop_vanished
 
 # After SIGTERM, requests on connections that are still open are served for this long: the ingress may have sent one
 # before it noticed. (In a cluster preStop has waited already.) An idle gateway does not wait.

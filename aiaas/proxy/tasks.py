@@ -17,7 +17,7 @@ from typing import Any, Final
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from aiaas.proxy.log import JsonLog
+from aiaas.proxy.telemetry.log import JsonLog
 
 FIRST_PAUSE: Final = 0.1  # seconds
 LONGEST_PAUSE: Final = 30.0

@@ -24,11 +24,11 @@ from aiaas.limits.usage import Usage, UsageKey, UsageStore, UsageStoreError, Usa
 from aiaas.limits.usage_redis import RedisUsage
 from aiaas.limits.usage_sqlite import SqliteUsage
 from aiaas.plan.model import Plan
-from aiaas.proxy.charge import Charge
-from aiaas.proxy.log import JsonLog
-from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.record import NO_KEY, Record
-from aiaas.proxy.shared import store_tls
+from aiaas.proxy.limit_store import store_tls
+from aiaas.proxy.request.price import Charge
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.record import NO_KEY, Record
 
 FLUSH_INTERVAL: Final = 0.5  # seconds
 MAX_SUMS: Final = 20_000  # some 6 MB

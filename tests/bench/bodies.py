@@ -17,7 +17,7 @@ from aiaas.openai import paths
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import peek
 from aiaas.openai.splice import replace_text, set_fields
-from aiaas.proxy.examine import ON_LOOP
+from aiaas.proxy.request.examiner import ON_LOOP
 from tests.openai.shapes import SHAPES
 
 P = ParamSpec("P")

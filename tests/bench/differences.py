@@ -18,7 +18,7 @@ REASONS: Final = """\
   backends/openai/http.py). What it waited before stands apart, in `request_dispatch_delay`, and only for rates.
 
 **The first token is**
-- aiaas, guidellm: the first event that adds text, reasoning or a tool call (`_adds`, aiaas/loadtest/answer.py;
+- aiaas, guidellm: the first event that adds text, reasoning or a tool call (`_adds`, aiaas/httpclient/answer.py;
   `ChatCompletionsRequestHandler.add_streaming_line`, backends/openai/request_handlers.py).
 - vLLM: the first event that has `choices`, so the role event, too. vLLM sends that together with the first token, and
   the TTFT is the same; behind a server that sends it at once it would be next to nothing.

@@ -285,7 +285,7 @@ def test_direct_shows_the_gateways_own_part(simulator: str, key: str, tmp_path: 
 
 
 def test_a_server_without_limits_has_none_to_check(simulator: str, key: str) -> None:
-    """One line, exit 1; the check itself is in tests/loadtest/test_limitrun.py."""
+    """One line, exit 1; the check itself is in tests/loadtest/test_limit_run.py."""
     done = aiaas("loadtest", simulator, "--api-key-file", key, "--check-limits")
     assert (done.returncode, done.stdout) == (1, "")
     assert "this key has no limit of requests" in done.stderr

@@ -236,7 +236,7 @@ def test_a_thread_that_cannot_be_interrupted_does_not_hold_up_the_end() -> None:
     script = """
 import asyncio, sys, time
 from aiaas.cli.serve import run_loop
-from aiaas.proxy.log import FdWriter, JsonLog
+from aiaas.proxy.telemetry.log import FdWriter, JsonLog
 
 writer = FdWriter(sys.stdout.fileno())
 log = JsonLog(writer, time.time, "info")

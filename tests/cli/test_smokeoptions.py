@@ -8,7 +8,7 @@ import pytest
 
 from aiaas.cli.smokeoptions import Known, known_of, read_metrics, read_names, read_size
 from aiaas.errors import UsageError, WorldError
-from aiaas.loadtest.smokerun import NAMES
+from aiaas.smoke.run import NAMES
 
 BACKENDS = "backends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
 

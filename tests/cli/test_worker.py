@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from aiaas.keys.records import render_records
-from aiaas.proxy.pulse import HANG_PATIENCE, LOOK_INTERVAL
+from aiaas.proxy.workers.pulse import HANG_PATIENCE, LOOK_INTERVAL
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.ports import free_port
 from tests.proxy.conftest import Raw, new_key

@@ -15,7 +15,7 @@ from aiaas.config.hops import (
 )
 from aiaas.config.load import load_text
 from aiaas.config.model import Config
-from aiaas.proxy.forward import RETRY_AFTER_MOST, longest_backoff
+from aiaas.proxy.upstream.forward import RETRY_AFTER_MOST, longest_backoff
 
 
 def config_of(*backends: str) -> Config:

@@ -24,10 +24,10 @@ from aiaas.openai.streams import ends_stream, form_of, text_size
 from aiaas.openai.toplevel import MAX_FIELDS, top_level
 from aiaas.openai.usage import Usage, is_usage_only_event, usage_of
 from aiaas.openai.usagescan import UsageScan
-from aiaas.proxy.respond import HeaderList
-from aiaas.proxy.tap import split_events
-from aiaas.proxy.upstream import Failure, Pool, UpstreamConnection
-from tests.proxy.test_upstream import REQUEST, NoSocket, endpoint
+from aiaas.proxy.client.answers import HeaderList
+from aiaas.proxy.upstream.connection import Failure, Pool, UpstreamConnection
+from aiaas.proxy.upstream.usage_tap import split_events
+from tests.proxy.upstream.test_connection import REQUEST, NoSocket, endpoint
 
 _PATHS: Final = (paths.CHAT, paths.COMPLETIONS, paths.RESPONSES, "/v1/messages", "/v1/embeddings", "/tokenize")
 _LARGEST: Final = 2**63 - 1

@@ -19,7 +19,7 @@ from aiaas.openai.sse import EventSplitter
 from aiaas.openai.toplevel import top_level
 from aiaas.openai.usage import usage_of
 from aiaas.openai.usagescan import UsageScan
-from aiaas.proxy.tap import split_events
+from aiaas.proxy.upstream.usage_tap import split_events
 from tests.fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).resolve().parent / "corpus"

@@ -7,9 +7,9 @@ import socket
 import pytest
 
 from aiaas.errors import CommandError, NotHeldError, WorldError
-from aiaas.loadtest.client import Client
+from aiaas.httpclient.client import Client
+from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.probe import choose_model, models_of
-from aiaas.loadtest.target import parse_target
 from tests.fakes.vllm import Close, FakeVllm, Send, answer, error_answer, json_answer
 from tests.loadtest.conftest import Secure
 

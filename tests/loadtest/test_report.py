@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from aiaas.loadtest.compare import Overhead
-from aiaas.loadtest.limitcheck import Check
+from aiaas.loadtest.limit_check import Check
 from aiaas.loadtest.report import (
     Shown,
     Table,

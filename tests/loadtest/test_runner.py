@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from aiaas.engines.simulator.options import SimulatorOptions
-from aiaas.engines.simulator.server import running_simulator
+from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Job, Runner, Stage
 from aiaas.loadtest.sample import End, Sample
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary, summarize
-from aiaas.loadtest.target import parse_target
+from aiaas.simulator.options import SimulatorOptions
+from aiaas.simulator.server import running_simulator
 from tests.fakes.vllm import Close, FakeVllm, Hang, Send, Sleep, error_answer
 from tests.loadtest.conftest import ANSWER, until
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from aiaas.errors import NotHeldError, WorldError
+from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.files import read_run
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse, Run, Sample
 from aiaas.loadtest.session import INTERRUPTED, Key, Settings, measure
 from aiaas.loadtest.summary import Summary, summarize_recorded
-from aiaas.loadtest.target import parse_target
 from tests.fakes.vllm import FakeVllm, Hang, Send, Sleep, answer, error_answer, json_answer
 from tests.loadtest.conftest import ANSWER
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.metrics import Metrics
+from aiaas.proxy.telemetry.metrics import Metrics
 from tests.manifests.rendering import MINIMAL, objects_of, plan_or_problems, with_kubernetes
 
 ALL = with_kubernetes(monitoring="{service_monitor: true, rules: true, dashboard: true}")

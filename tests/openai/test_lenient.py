@@ -15,7 +15,7 @@ from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.lenient import as_utf8, scalar, truth, whole
 from aiaas.openai.peek import Peek, peek
-from aiaas.proxy.target import path_of
+from aiaas.proxy.client.request_target import path_of
 from tests.openai.lenient_page import PAGE, page
 from tests.openai.lenient_table import (
     BODIES,

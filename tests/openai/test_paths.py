@@ -30,3 +30,9 @@ def test_each_group_is_within_the_allow_list() -> None:
     groups = (paths.OUTPUT, paths.USAGE_ON_REQUEST, paths.MANY_PROMPTS, paths.MANY_CHOICES)
     for group in (*groups, paths.ANTHROPIC):
         assert group <= set(paths.GENERATE)
+
+
+def test_paths_that_only_begin_alike_are_others() -> None:
+    """`/v1/modelsx` is no model."""
+    assert paths.is_models_path("/v1/models")
+    assert not paths.is_models_path("/v1/modelsx")

@@ -13,7 +13,7 @@ import pytest
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.peek import MAX_OPENINGS, peek
-from aiaas.proxy.examine import ON_LOOP
+from aiaas.proxy.request.examiner import ON_LOOP
 from tests.bench.bodies import longest_step, read, seconds
 from tests.openai.shapes import SHAPES, chat
 

@@ -44,15 +44,15 @@ from aiaas.limits.model import Store
 from aiaas.limits.usage import UsageStore
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
-from aiaas.proxy.app import Gateway
-from aiaas.proxy.backends import BackendState, EndpointState
-from aiaas.proxy.connection import OpenSide
-from aiaas.proxy.door import Door
-from aiaas.proxy.log import JsonLog
-from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.probes import probe_forever
-from aiaas.proxy.refusal import ConnectionLimits
-from aiaas.proxy.tls import open_tls
+from aiaas.proxy.client.connection import OpenSide
+from aiaas.proxy.client.door import Door
+from aiaas.proxy.client.refusal import ConnectionLimits
+from aiaas.proxy.client.tls import open_tls
+from aiaas.proxy.gateway import Gateway
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.probes import probe_forever
 from aiaas.proxy.usage import UsageRecorder
 from tests.fakes.vllm import FakeVllm
 from tests.keymaterial import leaked_hashes, leaked_keys

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aiaas.engines.simulator.faults import Point
+from aiaas.simulator.faults import Point
 from tests.proxy.end_table import ENDS
 from tests.proxy.fault_table import CLIENTS, FAULTS, IN_THE_QUEUE, QUEUE, SCRIPTED, Outcome, Says
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal
 
-from aiaas.engines.simulator.faults import KINDS, Point, parse_fault
+from aiaas.simulator.faults import KINDS, Point, parse_fault
 from tests.fakes.vllm import (
     BUSY,
     DONE,

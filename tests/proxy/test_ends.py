@@ -1,4 +1,4 @@
-"""aiaas.proxy.relay and tap: which ends of a stream are whole, and what a client gets where one is not."""
+"""aiaas.proxy.upstream.relay and tap: which ends of a stream are whole, and what a client gets where one is not."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from aiaas.plan.model import EnginePlan, Plan
-from aiaas.proxy.backends import BackendState
-from aiaas.proxy.dial import ClientTls
 from aiaas.proxy.engines import Engines
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.dial import ClientTls
 from tests.proxy.conftest import plan_of
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 
-from aiaas.proxy.metrics import LIMIT_OF
+from aiaas.proxy.telemetry.metrics import LIMIT_OF
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("ClientError", "LimitError", "UpstreamError")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from aiaas.engines.simulator.faults import Act, Point, parse_fault
-from aiaas.engines.simulator.options import SimulatorOptions
-from aiaas.engines.simulator.server import SimulatorHandle, running_simulator
+from aiaas.simulator.faults import Act, Point, parse_fault
+from aiaas.simulator.options import SimulatorOptions
+from aiaas.simulator.server import SimulatorHandle, running_simulator
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, chunk, token_event
 from tests.proxy.conftest import CHAT, Got, Raw, Running, until
 from tests.proxy.fault_page import PAGE, page

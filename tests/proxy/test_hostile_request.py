@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from aiaas.engines.simulator.options import SimulatorOptions
-from aiaas.engines.simulator.server import running_simulator
+from aiaas.simulator.options import SimulatorOptions
+from aiaas.simulator.server import running_simulator
 from tests.fakes.vllm import Close, FakeVllm, Reset, Send, Step, answer, error_answer, json_answer
 from tests.proxy.conftest import Running, StartGateway
 

@@ -20,12 +20,12 @@ from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import Plan
 from aiaas.plan.read import read_plan
-from aiaas.proxy.app import Gateway
-from aiaas.proxy.log import LEVELS, JsonLog
-from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.record import Record
+from aiaas.proxy.client.tls import open_tls
+from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.reload import Reloader
-from aiaas.proxy.tls import open_tls
+from aiaas.proxy.telemetry.log import LEVELS, JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.usage import UsageRecorder
 from tests.certificate import self_signed
 from tests.proxy.conftest import new_key

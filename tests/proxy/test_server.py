@@ -25,9 +25,9 @@ from aiaas.errors import WorldError
 from aiaas.keys.records import render_records
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read_plan
-from aiaas.proxy.log import JsonLog
-from aiaas.proxy.ports import bind
+from aiaas.proxy.client.ports import bind
 from aiaas.proxy.server import Ready, serve
+from aiaas.proxy.telemetry.log import JsonLog
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, new_key
 
@@ -179,7 +179,7 @@ async def test_the_metrics_port_is_asked_for_before_anything_starts(
     living: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it is taken, the other port is given back."""
-    monkeypatch.setattr("aiaas.proxy.ports.PORT_PATIENCE", 0.0)
+    monkeypatch.setattr("aiaas.proxy.client.ports.PORT_PATIENCE", 0.0)
     with bind("127.0.0.1", 0, "x") as taken:
         port = free_port()
         with pytest.raises(WorldError, match=r"monitoring\.metrics_port"):

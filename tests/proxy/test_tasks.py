@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.log import JsonLog
-from aiaas.proxy.metrics import Metrics
 from aiaas.proxy.tasks import LONGEST_PAUSE, Keeper, end_tasks, first_of, report_crash
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
 
 
 class Kept:

@@ -16,11 +16,11 @@ import pytest
 from aiaas.limits.usage import Usage, UsageKey, UsageStoreError, UsageSums, day_of
 from aiaas.limits.usage_sqlite import SqliteUsage
 from aiaas.proxy import usage as module
-from aiaas.proxy.charge import Charge
-from aiaas.proxy.log import JsonLog
-from aiaas.proxy.metrics import Metrics
-from aiaas.proxy.record import Record
+from aiaas.proxy.request.price import Charge
 from aiaas.proxy.tasks import Keeper
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.usage import FLUSH_INTERVAL, UsageRecorder, usage_store
 from tests.fakes.vllm import FakeVllm, Send, json_answer
 from tests.proxy.conftest import StartGateway, config_of, plan_of

@@ -1,0 +1,309 @@
+"""The load generator's own HTTP client: keep-alive connections whose clock is read before anything is parsed.
+
+The time of an event is when the socket gave it, so `data_received` takes it first; what parsing costs then delays the
+next read and never falsifies this one. llhttp (httptools) does the framing, `Answer` the reading.
+
+    connecting -> idle -> exchanging -> idle | closed
+
+Rules
+- One exchange at a time; bytes beyond it close the connection.
+- An idle connection is used again for IDLE_LIMIT: vLLM closes its own after 5 s. One that dies under a new request
+  before any byte of an answer came was closed by the server's idle timer; the request is then sent once more, on a new
+  connection, as any client does. Its time goes on counting from when it was due.
+- Leaving on purpose aborts the connection: that is what a client that goes away looks like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+import time
+from collections import deque
+from typing import Final, cast
+
+import httptools
+
+from aiaas.httpclient.answer import Answer
+from aiaas.httpclient.target import Target
+
+IDLE_LIMIT: Final = 4.0
+CONNECT_TIMEOUT: Final = 10.0
+EARLY: Final = 0.05  # seconds; long enough to be sent and queued, shorter than most first events
+MAX_HEAD: Final = 64 * 1024
+_OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+
+class BrokenError(Exception):
+    """No exchange came about: `kind` as in `aiaas.httpclient.answer`, the message for people."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Exchange:
+    """One request under way: its answer, when its bytes were handed over, and a future for its end.
+
+    stale   the connection had been used before and died before any byte came
+    leave_after   leave on purpose after so many output events (0: EARLY after it was sent); None: stay
+    """
+
+    __slots__ = ("answer", "done", "ended", "leave_after", "left", "sent", "stale")
+
+    def __init__(self, answer: Answer, done: asyncio.Future[None], leave_after: int | None) -> None:
+        self.answer = answer
+        self.done = done
+        self.leave_after = leave_after
+        self.sent = self.ended = 0.0
+        self.left = self.stale = False
+
+    def finish(self, now: float) -> None:
+        """It is over."""
+        if not self.done.done():
+            self.ended = now
+            self.done.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One connection to the target."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._headers: dict[str, str] = {}
+        self._now = 0.0
+        self._bytes = 0
+        self._served = 0
+        self._in_body = self._complete = self._by_close = self._keeps = False
+        self.idle_since = 0.0
+
+    def begin(self, request: bytes, exchange: Exchange) -> None:
+        """Send a whole request."""
+        transport = self._transport
+        if transport is None:
+            raise RuntimeError("no exchange can begin on a closed connection")
+        self._exchange = exchange
+        self._bytes = 0
+        self._headers = {}
+        self._in_body = self._complete = self._keeps = False
+        self._by_close = True
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        exchange.sent = time.perf_counter()
+        transport.write(request)
+        if exchange.leave_after == 0:
+            asyncio.get_running_loop().call_later(EARLY, self._leave, exchange)
+
+    def is_open(self) -> bool:
+        """Whether an exchange could begin."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def abort(self) -> None:
+        """Drop it, whatever is under way."""
+        self._exchange = None
+        self._parser = None  # it refers back to this
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        self._client.forget(self)
+
+    # -- asyncio's side -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection is open."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: the clock first, then the parser."""
+        self._now = time.perf_counter()
+        exchange = self._exchange
+        if exchange is None or self._parser is None:
+            self.abort()
+            return
+        self._bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._complete:
+                self._keeps = False  # bytes behind the whole answer: it stands, the connection does not
+            else:
+                kind = "cut" if self._in_body else "garbage"
+                exchange.answer.fail(kind, f"not valid HTTP: {error}")
+                self._end(exchange, reusable=False)
+                return
+        if not self._in_body and self._bytes > MAX_HEAD:
+            exchange.answer.fail("garbage", f"a head of more than {MAX_HEAD} bytes")
+            self._end(exchange, reusable=False)
+        elif self._complete:
+            exchange.answer.end()
+            self._end(exchange, reusable=self._keeps)
+        elif exchange.leave_after is not None and len(exchange.answer.moments) >= exchange.leave_after > 0:
+            self._leave(exchange)
+
+    def eof_received(self) -> None:
+        """asyncio: the server has closed its side."""
+        self._now = time.perf_counter()
+        self._lost("")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self._now = time.perf_counter()
+        self._transport = None
+        self._client.forget(self)
+        self._lost(f": {exc}" if exc else "")
+
+    def _lost(self, why: str) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            self.abort()
+            return
+        answer = exchange.answer
+        if self._in_body and self._by_close:  # an answer without a length ends with the connection
+            answer.end()
+        elif self._in_body:
+            answer.fail("cut", f"the connection was closed in the middle of the answer{why}")
+        elif self._served and not self._bytes:
+            exchange.stale = True
+        else:
+            answer.fail("reset", f"the connection was closed before an answer{why}")
+        self._end(exchange, reusable=False)
+
+    def _leave(self, exchange: Exchange) -> None:
+        if exchange is self._exchange:
+            exchange.left = True
+            self._end(exchange, reusable=False)
+
+    def _end(self, exchange: Exchange, *, reusable: bool) -> None:
+        self._exchange = None
+        self._served += 1
+        if reusable and self.is_open():
+            self.idle_since = self._now
+            self._client.give_back(self)
+        else:
+            self.abort()
+        exchange.finish(self._now)
+
+    # -- httptools' side ------------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a header, or a trailer, which is dropped."""
+        if self._in_body:
+            return
+        lower = name.lower().decode("latin-1")
+        if lower in ("content-length", "transfer-encoding"):
+            self._by_close = False
+        self._headers[lower] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is whole; a 1xx is forgotten."""
+        if self._exchange is None or self._parser is None or self._complete:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = {}
+            self._by_close = True
+            return
+        if status in (204, 304):
+            self._by_close = False
+        self._in_body = True
+        self._exchange.answer.head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        """httptools: a part of the body, chunk framing removed."""
+        if self._exchange is not None and not self._complete:
+            self._exchange.answer.body(data, self._now)
+
+    def on_message_complete(self) -> None:
+        """httptools: the answer is whole (or a 1xx is)."""
+        if self._in_body and not self._complete and self._parser is not None:
+            self._complete = True
+            self._keeps = bool(self._parser.should_keep_alive())
+
+
+class Client:
+    """The connections to one target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._idle: deque[Connection] = deque()
+
+    async def send(self, request: bytes, answer: Answer, timeout: float, leave_after: int | None = None) -> Exchange:
+        """Send a request and wait for the end of its answer, whatever that is; what went wrong stands in `answer`.
+
+        Raises:
+            BrokenError: no connection came about (kinds connect, tls, timeout, reset, generator).
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            connection, reused = self._take_idle(), True
+            if connection is None:  # opening one is part of the request's time
+                connection, reused = await self._connect(min(timeout, CONNECT_TIMEOUT)), False
+            exchange = Exchange(answer, loop.create_future(), leave_after)
+            connection.begin(request, exchange)
+            timer = loop.call_at(deadline, _time_out, exchange, timeout)
+            try:
+                await exchange.done
+            finally:
+                timer.cancel()
+                if exchange.done.cancelled() or answer.error == "timeout":
+                    connection.abort()
+            if not (exchange.stale and reused):
+                return exchange
+
+    async def _connect(self, timeout: float) -> Connection:
+        target = self.target
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), target.host, target.port, ssl=target.tls
+                )
+        except TimeoutError as error:
+            raise BrokenError("timeout", f"no connection within {timeout:g} s") from error
+        except ssl.SSLCertVerificationError as error:
+            raise BrokenError("tls", f"its certificate does not verify: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise BrokenError("tls", f"no TLS came about: {error.reason or error}") from error
+        except ConnectionRefusedError as error:
+            raise BrokenError("connect", "connection refused") from error
+        except OSError as error:
+            if error.errno in _OUR_OWN_LACK:
+                raise BrokenError("generator", f"this machine ran out: {error.strerror}") from error
+            raise BrokenError("connect", error.strerror or str(error)) from error
+        except UnicodeError as error:  # a name that no DNS could hold
+            raise BrokenError("connect", str(error)) from error
+        if not connection.is_open():
+            raise BrokenError("reset", "the connection was closed as soon as it was open")
+        return connection
+
+    def _take_idle(self) -> Connection | None:
+        now = time.perf_counter()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open() and now - connection.idle_since < IDLE_LIMIT:
+                return connection
+            connection.abort()
+        return None
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection whose exchange ended cleanly."""
+        self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Drop the idle connections."""
+        while self._idle:
+            self._idle.pop().abort()
+
+
+def _time_out(exchange: Exchange, timeout: float) -> None:
+    exchange.answer.fail("timeout", f"not whole within {timeout:g} s")
+    exchange.finish(time.perf_counter())

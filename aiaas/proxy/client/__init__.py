@@ -1,0 +1,1 @@
+"""The open side: connections, who they are, what they ask and what they get."""

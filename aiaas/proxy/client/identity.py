@@ -1,0 +1,161 @@
+"""What a request says about who sends it: the key it presents, its address, its id. Pure; nothing is verified here.
+
+Anybody can write a header, so `X-Forwarded-For` and `X-Request-Id` are believed only from trusted proxies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from math import ceil
+
+from aiohttp.web_request import BaseRequest
+
+from aiaas.errors import ClientError, LimitError
+from aiaas.keys.model import Rejection
+from aiaas.openai import paths
+from aiaas.proxy.client.forwarded import hops, plain_address
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+
+
+class Unauthorized(ClientError):
+    """401. `rejection` says why, for the log only.
+
+    Claude Code repeats a 401 for a minute unless `x-should-retry` tells it not to.
+    """
+
+    def __init__(self, rejection: Rejection, code: str, message: str, challenge: str) -> None:
+        super().__init__(401, code, message, headers=(("www-authenticate", challenge), ("x-should-retry", "false")))
+        self.rejection = rejection
+
+
+def presented_key(request: BaseRequest, path: str) -> str:
+    """The key of the request. Raises Unauthorized `missing_api_key`, or ClientError 400 where there are two.
+
+    Of two keys a proxy in front may have checked the other one. Two keys in one header (`Bearer A, Bearer B`) are one
+    text to us, which is not a key that we know.
+    """
+    sent = _only(request, "Authorization")
+    key = ""
+    if sent is not None:
+        scheme, _, rest = sent.partition(" ")
+        if scheme.lower() == "bearer":
+            key = rest.strip()
+    if (path in paths.ANTHROPIC or paths.is_models_path(path)) and (
+        other := (_only(request, "x-api-key") or "").strip()
+    ):
+        if key and other != key:
+            raise _twice("The headers `Authorization` and `x-api-key` hold different keys; send one of them.")
+        key = other
+    if key:
+        return key
+    if sent is not None:
+        raise _missing("The header `Authorization` must be `Bearer KEY`.")
+    raise _missing("No API key was sent. Put it in the header `Authorization: Bearer KEY`.")
+
+
+def error_path(request: BaseRequest, path: str) -> str:
+    """The path in whose shape the client reads errors.
+
+    At a path that generates, that is the path itself. Elsewhere, such as at the list of models, a client of Anthropic's
+    API is known by its headers.
+    """
+    headers = request.headers
+    if path not in paths.GENERATE and ("x-api-key" in headers or "anthropic-version" in headers):
+        return paths.MESSAGES
+    return path
+
+
+def _only(request: BaseRequest, name: str) -> str | None:
+    sent = request.headers.getall(name, ())
+    if len(sent) > 1:
+        raise _twice(f"The header `{name}` is there more than once.")
+    return sent[0] if sent else None
+
+
+def _twice(message: str) -> ClientError:
+    return ClientError(400, "invalid_request", message)
+
+
+def _missing(message: str) -> Unauthorized:
+    return Unauthorized(Rejection("missing"), "missing_api_key", message, "Bearer")
+
+
+def unauthorized(rejection: Rejection) -> Unauthorized:
+    """One answer for unknown, revoked and expired keys: it tells nothing about which keys exist."""
+    return Unauthorized(
+        rejection,
+        "invalid_api_key",
+        "This API key is not valid (mistyped, revoked or expired).",
+        'Bearer error="invalid_token"',
+    )
+
+
+def too_many_wrong_keys(wait: float) -> LimitError:
+    """No verdict on this key: it would have to be checked slowly, and too many from the same address were wrong."""
+    return LimitError(
+        429,
+        "too_many_wrong_keys",
+        f"Too many wrong API keys came from your address, so no new one is checked now; try again in {ceil(wait)} s.",
+        headers=(("retry-after", str(ceil(wait))), ("retry-after-ms", str(ceil(wait * 1000)))),
+    )
+
+
+def believed(request: BaseRequest, peer: str, trusted: Networks) -> tuple[str, str | None]:
+    """The client's address, and the request's id if it has a sane one: a trusted proxy's word, else only the peer."""
+    if not is_trusted(peer, trusted):
+        return peer, None
+    headers = request.headers
+    named = hops(headers.getall("x-forwarded-for", ()), headers.getall("forwarded", ()))
+    ids = headers.getall("x-request-id", ())  # of two, the client may have written one
+    return client_address(peer, named, trusted), sane_request_id(ids[0]) if len(ids) == 1 else None
+
+
+def client_address(peer: str, named: Sequence[str | None], trusted: Networks) -> str:
+    """The nearest address that is not a trusted proxy's, of `named` (`hops`), if the peer is trusted.
+
+    Addresses are normalised, an IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) to its own, so that one client has
+    one name. Who writes something that is no address is not believed any further.
+    """
+    address = plain_address(peer) or peer
+    if not is_trusted(peer, trusted):
+        return address
+    for hop in named:
+        if hop is None:
+            break
+        address = hop
+        if not is_trusted(hop, trusted):
+            break
+    return address
+
+
+def is_trusted(address: str, trusted: Networks) -> bool:
+    """Whether `address` lies in one of the networks; an IPv4 address in IPv6 clothes counts as IPv4."""
+    plain = plain_address(address) if trusted else None
+    return plain is not None and any(ip_address(plain) in network for network in trusted)
+
+
+def require_method(request: BaseRequest, allowed: tuple[str, ...]) -> None:
+    """Raises ClientError 405 with `Allow`."""
+    if request.method not in allowed:
+        raise method_not_allowed(allowed)
+
+
+def not_found() -> ClientError:
+    """404: no path of ours."""
+    return ClientError(404, "not_found", "There is nothing at this path.")
+
+
+def method_not_allowed(allowed: tuple[str, ...]) -> ClientError:
+    """405 that says what is allowed."""
+    methods = ", ".join(allowed)
+    return ClientError(405, "method_not_allowed", f"This path takes {methods}.", headers=(("allow", methods),))
+
+
+def sane_request_id(offered: str | None) -> str | None:
+    """An offered X-Request-Id that may stand in our log and header, or None."""
+    return offered if offered is not None and _SANE_REQUEST_ID.match(offered) else None

@@ -1,0 +1,117 @@
+"""What comes on one connection, message by message.
+
+aiohttp's parser reads as far as it can, and an error takes along the requests before it that the same read brought. So
+it stops behind each message, and keeps the bytes that follow until it is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import http_parser
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestPayloadError
+
+from aiaas.errors import WorldError
+from aiaas.proxy.client.head import Head
+from aiaas.proxy.client.refusal import MAX_HEADERS
+
+# Messages behind which the parser stops.
+_ONE = 1
+
+
+def require_c_parser() -> None:
+    """Raises WorldError where aiohttp parses in Python: that parser takes heads that llhttp refuses, and of 6,359 wire
+    cases one became a smuggled request and 34 were answered wrongly."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise WorldError(
+            "aiohttp runs without its C parser here, which is not safe: unset AIOHTTP_NO_EXTENSIONS, or install a "
+            "wheel of aiohttp for this Python (python -m pip install --force-reinstall --only-binary aiohttp aiohttp)"
+        )
+
+
+class Incoming:
+    """The messages of one connection.
+
+    parser       aiohttp's; None once nothing is read any more
+    head         the present one, while it is not whole
+    body         of the message that came last
+    body_broken  it ended by a parser error: what was read of it is not all
+    surplus      something came behind the last message that this connection can have
+    """
+
+    __slots__ = ("_last", "body", "body_broken", "head", "parser", "surplus")
+
+    def __init__(
+        self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, buffer: int, max_header_size: int
+    ) -> None:
+        self.parser: HttpRequestParser | None = HttpRequestParser(
+            protocol,
+            loop,
+            buffer,
+            max_line_size=max_header_size,
+            max_field_size=max_header_size,
+            max_headers=MAX_HEADERS,
+            payload_exception=RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=_ONE,
+        )
+        self.head = Head(max_header_size)
+        self.body: StreamReader = EMPTY_PAYLOAD
+        self.body_broken = False
+        self._last = False
+        self.surplus = False
+
+    def next(self, data: bytes, read: bytes) -> tuple[RawRequestMessage, StreamReader] | Exception | None:
+        """The next message, why there is none and never will be, or None where more has to come.
+
+        data  what came, at the first call for it; then b"" until None is returned
+        read  what came
+        """
+        while self.parser is not None:
+            in_body = not self.body.is_eof()
+            behind = self._last and not in_body
+            if self.surplus or (behind and data):
+                self.surplus = True
+                return None
+            try:
+                messages, _, tail = self.parser.feed_data(data)
+            except HttpProcessingError as error:
+                if behind:
+                    self.surplus = True
+                    return None
+                if in_body:
+                    self.body_broken = True
+                    self.body.feed_eof()
+                return error
+            if behind:
+                self.surplus = bool(messages or tail)
+                return None
+            if messages:
+                return self._checked(*messages[0], read, first=bool(data))
+            if not in_body:
+                return None if not data or self.head.add(data) else LineTooLong(b"", self.head.most)
+            if not self.body.is_eof():
+                return None
+            data = b""  # the body has ended; the next message may be there already
+        return None
+
+    def let_go(self) -> None:
+        """Free the parser and what has come of a body: nothing is read any more. Calling it again changes nothing."""
+        self.body = EMPTY_PAYLOAD
+        self.parser = None
+
+    def _checked(
+        self, message: RawRequestMessage, body: StreamReader, read: bytes, *, first: bool
+    ) -> tuple[RawRequestMessage, StreamReader] | Exception:
+        fault = self.head.fault(message, read, first=first)
+        if fault is not None:
+            return fault
+        self.head.clear()
+        self._last = message.should_close or message.upgrade
+        self.body = body
+        return message, body

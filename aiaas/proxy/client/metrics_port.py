@@ -1,0 +1,70 @@
+"""The metrics port: GET /metrics in Prometheus' text format, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from aiohttp.web_request import BaseRequest
+
+from aiaas.errors import ApiError
+from aiaas.proxy.client.answers import Answered, answer
+from aiaas.proxy.client.connection import OpenSide
+from aiaas.proxy.client.refusal import ConnectionLimits
+from aiaas.proxy.client.request_target import METRICS, path_of
+
+EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
+# What a scraper's request may take, in seconds and in bytes.
+HEAD_TIMEOUT = 10.0
+HEAD_SIZE = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _FaultsOnly:
+    """A scraper that is refused or dropped says so itself."""
+
+    internal_error: Callable[[BaseException | None], None]
+
+    def refused_head(self, _peer: str, _error: ApiError, _origin: str | None) -> bytes:
+        """Not counted among the gateway's answers."""
+        return b""
+
+    def dropped(self, _peer: str, _reason: str) -> None:
+        """Nothing to tell."""
+
+
+async def serve_metrics(
+    listener: socket.socket,
+    expose: Callable[[], Awaitable[bytes]],
+    internal_error: Callable[[BaseException | None], None],
+    stack: AsyncExitStack,
+) -> asyncio.Server:
+    """Answer with what `expose` gives, until `stack` ends. Close the returned server to give the port up sooner.
+
+    On the same open side as everything else: it says nothing of versions and bounds a slow head.
+    """
+
+    async def metrics(request: BaseRequest) -> Answered:
+        found = path_of(request.raw_path) == METRICS and request.method in ("GET", "HEAD")
+        body = await expose() if found else b"Metrics are at GET /metrics.\n"
+        whole = answer(
+            200 if found else 404,
+            EXPOSITION if found else b"text/plain",
+            body,
+            extra=b"",
+            close=True,
+            head_only=request.method == "HEAD",
+        )
+        if request.transport is not None:
+            request.transport.write(whole)
+        return Answered(keep_alive=False)
+
+    limits = ConnectionLimits(HEAD_TIMEOUT, HEAD_SIZE)
+    open_side = OpenSide(metrics, limits, _FaultsOnly(internal_error))
+    server = await asyncio.get_running_loop().create_server(open_side, sock=listener, backlog=16)
+    stack.push_async_callback(open_side.shutdown, 1.0)
+    stack.callback(server.close)
+    return server

@@ -1,0 +1,387 @@
+"""The running gateway: the route table, and the order of everything on one screen (`Gateway.handle`).
+
+State by lifetime: `Gateway` lives as long as the server; `Active` as long as a Plan is in force (a reload swaps one
+reference, and a request keeps the one that it began with); `Record`, `Ticket` and `Relay` as long as a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any, cast
+
+from aiohttp.web_request import BaseRequest
+
+from aiaas.errors import ApiError, LimitError
+from aiaas.keys.verifier import Verifier
+from aiaas.limits.model import Store
+from aiaas.openai import paths
+from aiaas.openai.errors import error_body
+from aiaas.plan.model import Plan, Route, Target
+from aiaas.proxy.client.answers import Answered, answer, date_header, header_lines
+from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.cors import Cors, preflight_lines
+from aiaas.proxy.client.identity import Networks, believed, error_path, method_not_allowed, not_found, require_method
+from aiaas.proxy.client.incidents import Incidents
+from aiaas.proxy.client.places import Places
+from aiaas.proxy.client.request_ids import RequestIds
+from aiaas.proxy.client.request_target import path_of
+from aiaas.proxy.request.admission import Admission, Ticket
+from aiaas.proxy.request.body_budget import BodyBudget
+from aiaas.proxy.request.examiner import Examiner
+from aiaas.proxy.request.models import models_body
+from aiaas.proxy.request.price import charge_of
+from aiaas.proxy.telemetry.log import OTHER, JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
+from aiaas.proxy.upstream.attempt import Shape
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.dial import ClientTls
+from aiaas.proxy.upstream.fleet import Fleet
+from aiaas.proxy.upstream.forward import draining, forward, write
+from aiaas.proxy.upstream.relay import Relay
+from aiaas.proxy.upstream.token_rates import EventRates
+from aiaas.proxy.usage import UsageRecorder
+
+# Of a path that is none of ours so much stands in the log.
+LOGGED_PATH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A Plan in force, and what was made from it: a reload replaces it as a whole."""
+
+    plan: Plan
+    admission: Admission
+    backends: Mapping[str, BackendState]
+    targets: Mapping[str, Mapping[str, Sequence[tuple[Target, BackendState]]]]  # by path, by model
+    trusted: Networks
+    cors: Cors | None
+
+
+def targets_of(route: Route, backends: Mapping[str, BackendState]) -> Sequence[tuple[Target, BackendState]]:
+    """Where a route's requests can go, each target with the state of its backend."""
+    return [(target, backends[target.backend.name]) for target in route.targets]
+
+
+class Gateway:
+    """Everything that outlives a request. `handle` is what the open side calls."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        verifier: Verifier,
+        store: Store,
+        log: JsonLog,
+        metrics: Metrics,
+        usage: UsageRecorder,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wall = wall
+        self.verifier = verifier
+        self.store = store
+        self.log = log
+        self.metrics = metrics
+        self._usage = usage
+        self.draining = False  # answers end their connections, /ready says no
+        self.refusing = False  # and new inference requests are refused
+        self.relays: set[Relay] = set()
+        self._rates = EventRates()
+        self._requests: dict[asyncio.Task[Any], Record] = {}
+        self.examiner = Examiner(self._loop)
+        self._ending = False  # the drain deadline has come
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._new_id = RequestIds().new
+        self.incidents = Incidents(log, metrics, self._new_id)
+        self.places = Places(plan.server, self.incidents.turned_away)
+        self.bodies = BodyBudget(plan.server, self.places)
+        self._date = (0, b"")
+        self.fleet = Fleet(log, metrics, ClientTls())
+        self.active = self._activate(plan)
+        metrics.config(plan.digest)
+        metrics.watch_door(lambda: len(self.places), lambda: self.places.held)
+        metrics.watch_in_flight(lambda: len(self._requests))
+        metrics.watch_queued(lambda: sum(record.phase == "queued" for record in list(self._requests.values())))
+
+    # -- a request ------------------------------------------------------------------------------------------------
+
+    async def handle(self, request: BaseRequest) -> Answered:
+        """Answer one request, in this order: path, method, key, then what the path does."""
+        client = cast(Connection, request.protocol)
+        client.begun, client.extra = False, b""
+        path = path_of(request.raw_path) or request.raw_path
+        if path in (paths.HEALTH, paths.READY):
+            return self._health(request, client, path)
+        active = self.active
+        record = self._record(request, client, active, path)
+        client.extra = record.own_lines
+        try:
+            if active.cors is not None and active.cors.is_preflight(request.method, request.headers):
+                return self._preflight(request, client, active, record)
+            if path in active.plan.routes:
+                require_method(request, ("POST",))
+                return await self._inference(request, client, active, record)
+            if active.plan.serves_models and paths.is_models_path(path):
+                require_method(request, ("GET", "HEAD"))
+                return await self._models(request, client, active, record)
+            raise not_found()
+        except ApiError as error:
+            return self._refuse(request, client, record, error)
+        except Exception as error:
+            error.add_note(f"request {record.request_id} at {path[:100]!a}")
+            raise
+
+    async def _inference(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+        """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end.
+
+        First its status is known, then its price, then it is told.
+        """
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        self._enter(task, record)
+        ticket = None
+        try:
+            ticket = await self._admit(request, client, active, record)
+            shape = self._shape(request, active, ticket)
+            targets = active.targets[record.path][ticket.route.model]
+            return await forward(ticket, targets, client, shape, self.metrics, self.relays)
+        except ApiError as error:
+            record.status, record.error_code = error.status, error.code
+            raise
+        except asyncio.CancelledError:
+            if not self._is_cut(client, record):
+                record.ended_by = "client"
+                record.status = record.status or CLIENT_LEFT
+                record.error_code = record.error_code or "client_left"
+                raise
+            task.uncancel()
+            cut = draining()
+            record.ended_by, record.status, record.error_code = "gateway", cut.status, cut.code
+            raise cut from None
+        finally:
+            client.begun = record.status != 0
+            if record.status == 0:  # an exception of ours is on its way to `internal_error`
+                record.status, record.error_code = 500, "internal_error"
+            try:
+                if ticket is not None:
+                    await self._settle(ticket)
+            finally:
+                self._leave(task, record)
+
+    async def _admit(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Ticket:
+        """Key, body, limits."""
+        admission = active.admission
+        if self.refusing:
+            raise draining()
+        principal = await admission.principal(request, client, record)
+        try:
+            checked = await admission.check(request, client, record.path, principal, record)
+        except ApiError:
+            record.limit_lines = await admission.look(principal)
+            raise
+        return await admission.reserve(checked)
+
+    def _is_cut(self, client: Connection, record: Record) -> bool:
+        """Whether a cancelled request is one that draining ended, and not one whose client has left."""
+        ended = self._ending or (self.refusing and record.phase == "queued")
+        return ended and client.transport is not None
+
+    def _shape(self, request: BaseRequest, active: Active, ticket: Ticket) -> Shape:
+        backend = ticket.route.targets[0].backend
+        started = ticket.record.started
+        return Shape(
+            path=ticket.route.path,
+            extra=ticket.extra,
+            close=self._must_close(request),
+            chunked=request.version >= (1, 1),
+            choices=ticket.peek.choices * ticket.peek.prompts,
+            strip_usage=ticket.strip_usage,
+            silence=backend.timeout,
+            heartbeat=active.plan.server.heartbeat,
+            deadline=None if backend.total_timeout is None else started + backend.total_timeout,
+        )
+
+    async def _settle(self, ticket: Ticket) -> None:
+        """Replace the reservation by what was used, on every way out.
+
+        Also while being cancelled: no store suspends here, so nothing can come in between.
+        """
+        record = ticket.record
+        streamed = self._rates.streamed(record, ticket.peek, ticket.route.model)
+        charge = charge_of(record, ticket.estimated_input, ticket.reserved_output, streamed)
+        if charge.estimated:
+            record.estimated = True
+            record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens
+        used = charge.input_tokens + charge.output_tokens
+        self._usage.settled(record, charge, ticket.lease.admitted_wall)
+        await self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=charge.ran)
+
+    @property
+    def in_flight(self) -> int:
+        """Inference requests that are being answered."""
+        return len(self._requests)
+
+    def _enter(self, task: asyncio.Task[Any], record: Record) -> None:
+        self._requests[task] = record
+        self._quiet.clear()
+
+    def _leave(self, task: asyncio.Task[Any], record: Record) -> None:
+        del self._requests[task]
+        if not self._requests:
+            self._quiet.set()
+        if record.share is not None:
+            self.bodies.leave(record)
+        duration = time.monotonic() - record.started
+        self.metrics.finished(record, duration)
+        self.log.request(record, duration)
+
+    # -- answers of our own ---------------------------------------------------------------------------------------
+
+    def _health(self, request: BaseRequest, client: Connection, path: str) -> Answered:
+        cors = self.active.cors
+        extra = cors.lines(request.headers.get("origin")) if cors is not None else b""
+        if cors is not None and cors.is_preflight(request.method, request.headers):
+            return self._answer(request, client, 204, b"", extra + _preflight_lines(request, ("GET", "HEAD")))
+        if request.method not in ("GET", "HEAD"):
+            error = method_not_allowed(("GET", "HEAD"))
+            extra += header_lines(error.headers)
+            return self._answer(request, client, error.status, error_body(error, path), extra)
+        if path == paths.READY and self.draining:
+            return self._answer(request, client, 503, b'{"status":"draining"}\n', extra)
+        return self._answer(request, client, 200, b'{"status":"ok"}\n', extra)
+
+    def _preflight(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+        """A browser asks whether a page may send its request; it has no key yet.
+
+        It may, at any path: only the answer to the request itself tells the page that nothing is there.
+        """
+        if record.path in active.plan.routes:
+            methods: tuple[str, ...] = ("POST",)
+        else:
+            methods = ("GET", "HEAD") if paths.is_models_path(record.path) else ("GET", "HEAD", "POST")
+        self._log_other(record, 204, None)
+        return self._answer(request, client, 204, b"", client.extra + _preflight_lines(request, methods))
+
+    async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+        principal = await active.admission.principal(request, client, record)
+        listed = {name: [e.listed for e in state.endpoints] for name, state in active.backends.items()}
+        body = models_body(active.plan, principal, record.path, listed)
+        self._log_other(record, 200, None)
+        return self._answer(request, client, 200, body, client.extra)
+
+    def _refuse(self, request: BaseRequest, client: Connection, record: Record, error: ApiError) -> Answered:
+        if isinstance(error, LimitError):
+            self.metrics.refused(error.code)
+        if record.status == 0:  # refused before it counted as an inference request
+            self._log_other(record, error.status, error.code)
+        extra = header_lines(error.headers) + record.limit_lines + client.extra
+        body = error_body(error, error_path(request, record.path))
+        return self._answer(request, client, error.status, body, extra)
+
+    def _answer(self, request: BaseRequest, client: Connection, status: int, body: bytes, extra: bytes) -> Answered:
+        """Give an answer of our own. `extra` is complete header lines."""
+        # A body that was not read: what follows on this connection would be taken for a request.
+        unread = not request.content.is_eof() or client.body_broken
+        close = unread or self._must_close(request)
+        head_only = request.method == "HEAD"
+        extra = self._date_line() + extra
+        write(client, answer(status, b"application/json", body, extra=extra, close=close, head_only=head_only))
+        if unread:
+            client.linger()
+        else:
+            request.content.read_nowait(-1)  # else a body that nobody wanted stays until the next request comes
+        return Answered(keep_alive=not close)
+
+    def _log_other(self, record: Record, status: int, code: str | None) -> None:
+        """Count and log a request that is no inference request."""
+        record.status, record.error_code = status, code
+        record.path = record.path[:LOGGED_PATH]
+        self.metrics.responded(status, code)
+        self.log.request(record, time.monotonic() - record.started, OTHER)
+
+    def _must_close(self, request: BaseRequest) -> bool:
+        """Whether the connection ends with this answer: asked for, HTTP/1.0, draining, or something other than HTTP
+        was to follow (an upgrade or a tunnel, neither of which is ever taken)."""
+        other = "upgrade" in request.headers or request.method == "CONNECT"
+        return not request.keep_alive or request.version < (1, 1) or self.draining or other
+
+    def _date_line(self) -> bytes:
+        second = int(self._wall())
+        if self._date[0] != second:
+            self._date = (second, date_header(second))
+        return self._date[1]
+
+    def _record(self, request: BaseRequest, client: Connection, active: Active, path: str) -> Record:
+        address, request_id = client.peer, None
+        if active.trusted:
+            address, request_id = believed(request, address, active.trusted)
+        request_id = request_id or self._new_id()
+        own_lines = b"x-request-id: %b\r\n" % request_id.encode()
+        if active.cors is not None:
+            own_lines += active.cors.lines(request.headers.get("origin"))
+        return Record(
+            request_id=request_id,
+            path=path,
+            started=time.monotonic(),
+            client_address=address,
+            own_lines=own_lines,
+        )
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def replace_plan(self, plan: Plan) -> None:
+        """Put a new Plan in force; requests in flight finish under the one that they began with."""
+        self.places.follow(plan.server)
+        self.bodies.follow(plan.server)
+        self.active = self._activate(plan)
+        self.metrics.config(plan.digest)
+
+    def _activate(self, plan: Plan) -> Active:
+        backends = self.fleet.follow(plan.backends)
+        origins = plan.server.cors_allow_origins
+        cors = self.incidents.cors = None if origins is None else Cors(origins)
+        return Active(
+            plan=plan,
+            admission=Admission(
+                plan, self.verifier, self.store, self.places, self.bodies, self.examiner, self._loop, self._wall
+            ),
+            backends=backends,
+            targets={
+                path: {model: targets_of(route, backends) for model, route in by_model.items()}
+                for path, by_model in plan.routes.items()
+            },
+            cors=cors,
+            trusted=tuple(ip_network(cidr) for cidr in plan.server.trusted_proxies),
+        )
+
+    async def quiet(self) -> None:
+        """Wait until no inference request is being answered."""
+        await self._quiet.wait()
+
+    def refuse(self) -> None:
+        """From now on new inference requests are refused, and so are those that no backend has seen yet."""
+        self.refusing = True
+        for task, record in self._requests.items():
+            if record.phase == "queued":
+                task.cancel()
+
+    def end_requests(self) -> None:
+        """The drain deadline: an answer that has begun ends with an error event or breaks off, any other is a 503."""
+        self._ending = True
+        for task, record in self._requests.items():
+            if record.phase == "streaming":
+                record.error_code = record.error_code or "draining"
+            else:
+                task.cancel()
+        for relay in list(self.relays):
+            if relay.committed:
+                relay.end_with_error(draining())
+
+
+def _preflight_lines(request: BaseRequest, methods: tuple[str, ...]) -> bytes:
+    return preflight_lines(methods, request.headers.get("access-control-request-headers", ""))

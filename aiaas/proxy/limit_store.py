@@ -1,0 +1,91 @@
+"""The shared store of limits in the gateway: made from the Plan, its changes in the log, its counts in the metrics."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from aiaas.errors import WorldError
+from aiaas.limits.connection import StoreTlsError, tls_context
+from aiaas.limits.fallback import FallbackStore
+from aiaas.limits.redis import RedisStore
+from aiaas.limits.redis_url import RedisUrl
+from aiaas.plan.model import LimitsPlan
+from aiaas.proxy.tasks import Keeper, first_of
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+
+# Seconds that the store gets before requests are served; in the same network it needs milliseconds.
+START: Final = 1.0
+
+
+def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
+    """The store that a Plan names, not yet connected; None for memory. Raises WorldError where its TLS files are no
+    good."""
+    url = limits.store_url
+    if url is None:
+        return None
+    tls = store_tls(url)
+
+    def changed(up: bool, reason: str) -> None:
+        if up:
+            log.event("info", "limit_store_up", store=url.url)
+        else:
+            log.event("warning", "limit_store_away", store=url.url, reason=reason, meanwhile=limits.on_store_failure)
+
+    shared = RedisStore(url, tls, changed, patience=limits.store_timeout)
+    return FallbackStore(shared, limits.on_store_failure, limits.processes)
+
+
+def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
+    """How the store is trusted; None without TLS. Raises WorldError where a file is no good."""
+    try:
+        return tls_context(url)
+    except StoreTlsError as error:
+        raise WorldError(f"rate_limit.store: {error}") from error
+
+
+async def begin_shared_store(store: FallbackStore, keeper: Keeper, metrics: Metrics, stack: AsyncExitStack) -> None:
+    """Connect, and stay so until `stack` ends. A store that is away does not keep us from serving without it."""
+    metrics.register(StoreMetrics(store))
+    stack.push_async_callback(store.close)
+    keeper.keep(store.shared.run, "shared store", stack)
+    await first_of(store.shared.tried.wait(), timeout=START)
+
+
+class StoreMetrics(Collector):
+    """What a shared store counts, read at each scrape: a request pays one addition."""
+
+    def __init__(self, store: FallbackStore) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        """The families; docs/metrics.md says what they mean."""
+        store = self._store
+        yield GaugeMetricFamily(
+            "aiaas_limit_store_up", "Whether the shared store of limits can be asked", value=float(store.shared.up)
+        )
+        yield CounterMetricFamily(
+            "aiaas_limit_store_failures",
+            "Calls to the shared store, and attempts to connect to it, that failed",
+            value=store.shared.failures,
+        )
+        yield GaugeMetricFamily(
+            "aiaas_limit_processes",
+            "Gateway processes that share the limits, as last counted in the shared store",
+            value=float(store.processes),
+        )
+        yield CounterMetricFamily(
+            "aiaas_limit_settlements_lost",
+            "Settlements that did not reach the shared store, or of which that is not known",
+            value=store.shared.settlements_lost,
+        )
+        decisions = CounterMetricFamily("aiaas_limit_decisions", "Requests by who decided on them", labels=["by"])
+        for by, number in store.decisions.items():
+            decisions.add_metric([by], number)
+        yield decisions

@@ -1,0 +1,1 @@
+"""What a request is, whether it is let in, and what it costs."""

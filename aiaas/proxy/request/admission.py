@@ -1,0 +1,325 @@
+"""Who is it, which route, within limits? -> a Ticket, or an ApiError.
+
+The order: key, size and media type, parse, model and scope, all limits at once (path and method come before, in
+`gateway.py`). Nothing is charged until the last step, so a refusal of ours costs the key nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import msgspec
+from aiohttp.web_request import BaseRequest
+
+from aiaas.errors import ClientError, UpstreamError
+from aiaas.keys.model import KeyLimits, Principal, Rejection
+from aiaas.keys.throttle import source_of
+from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
+from aiaas.limits.headers import limit_lines, refusal
+from aiaas.limits.model import Lease, Limits, Rate, Store
+from aiaas.openai import paths
+from aiaas.openai.lenient import as_utf8
+from aiaas.openai.peek import Peek, estimate_input_tokens, peek
+from aiaas.openai.splice import ask_for_usage, replace_text
+from aiaas.plan.model import EndpointPlan, Plan, Route, Target
+from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.identity import Unauthorized, presented_key, too_many_wrong_keys, unauthorized
+from aiaas.proxy.client.places import Places
+from aiaas.proxy.request.body import bound_output, output_field, read_body, refuse_harm
+from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
+from aiaas.proxy.request.examiner import ON_LOOP, Examiner
+from aiaas.proxy.request.models import model_not_found
+from aiaas.proxy.request.served_models import Listed, is_its_own
+from aiaas.proxy.telemetry.record import NO_KEY, Record
+
+_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# Of the client's headers these go upstream, besides those that the config names.
+_FORWARDED = ("accept", "traceparent", "tracestate")
+
+
+class Checked(msgspec.Struct, frozen=True, gc=False):
+    """A request that is in order, before any limit was asked.
+
+    body             as it came, in UTF-8, or with fields spliced (all but `model`, which depends on the target)
+    asking           the same for a target that is asked for usage
+    passed           complete header lines that go upstream, whichever target it will be
+    strip_usage      what tells these two apart: the client did not ask for the usage of its stream
+    estimated_input  LLM tokens, for a request that ends without usage
+    reserved_output  LLM tokens that its answer may have at the most; 0 where it generates none
+    """
+
+    principal: Principal
+    route: Route
+    record: Record
+    peek: Peek
+    headers: Mapping[str, str]
+    body: bytes
+    asking: bytes
+    passed: bytes
+    strip_usage: bool
+    estimated_input: int
+    reserved_output: int
+
+
+class Ticket(msgspec.Struct, frozen=True, gc=False):
+    """An admitted request: what to send, and what has to be settled when it ends. Fields as in Checked.
+
+    extra  complete header lines for the answer: request id, limits
+    """
+
+    principal: Principal
+    route: Route
+    record: Record
+    peek: Peek
+    headers: Mapping[str, str]
+    body: bytes
+    asking: bytes
+    passed: bytes
+    lease: Lease
+    extra: bytes
+    strip_usage: bool
+    estimated_input: int
+    reserved_output: int
+
+    def upstream_request(self, endpoint: EndpointPlan, target: Target, listed: Listed) -> tuple[bytes, bytes]:
+        """The request for `endpoint`, which lists these models: its prepared head, the few headers that go along, and
+        the body.
+
+        In two parts, to be sent one after the other: a large body is not copied, the second part of a small one is
+        empty.
+        """
+        body = self.asking if target.backend.ask_for_usage else self.body
+        model = self.peek.model
+        if target.rewrite is not None and model is not None and not is_its_own(model, target.served_name, listed):
+            body = replace_text(body, "model", model, target.rewrite)
+        named = target.backend.forward_headers
+        passed = self.passed + header_values(self.headers, named) if named else self.passed
+        head = endpoint.heads[self.route.path]
+        if len(body) > SMALL_BODY:
+            return b"%b%bcontent-length: %d\r\n\r\n" % (head, passed, len(body)), body
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, passed, len(body), body), b""
+
+
+class Admission:
+    """The gate of one Plan. Replaced as a whole on reload; `verifier` and `store` live on."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        verifier: Verifier,
+        store: Store,
+        places: Places,
+        bodies: BodyBudget,
+        examiner: Examiner,
+        loop: asyncio.AbstractEventLoop,
+        wall: Callable[[], float],
+    ) -> None:
+        self._plan = plan
+        self._verifier = verifier
+        self._store = store
+        self._places = places
+        self._bodies = bodies
+        self._examiner = examiner
+        self._loop = loop
+        self._wall = wall
+        self._limits: dict[str, tuple[Principal, Limits]] = {}
+
+    async def principal(self, request: BaseRequest, client: Connection, record: Record) -> Principal:
+        """Who asks; also noted in `record`. From then on the connection is no stranger's.
+
+        Raises Unauthorized 401; ClientError 400 where there are two keys; LimitError 429 where too many wrong keys came
+        from this address; UpstreamError 503 where too many unknown keys wait to be checked, or members have all their
+        places.
+        """
+        if not self._plan.auth.enabled:
+            principal = Principal(key_id=NO_KEY, name=record.client_address, models=None, limits=KeyLimits())
+        else:
+            try:
+                presented = presented_key(request, record.path)
+                wall = self._wall()
+                known = self._verifier.lookup(presented.encode("utf-8", "surrogateescape"), wall)
+                principal = known or await self._verified(presented, wall, record.client_address)
+            except Unauthorized as error:
+                record.rejection = error.rejection
+                raise
+        record.user, record.key_id = principal.name, principal.key_id
+        guest = client.guest
+        if guest is not None and guest.is_stranger:
+            self._places.welcome(guest)
+        return principal
+
+    async def _verified(self, presented: str, wall: float, address: str) -> Principal:
+        """Who presents a key that this process has not seen before. Raises as `principal`."""
+        try:
+            found = await self._verifier.verify(presented, wall, address)
+        except TooManyWrongKeys as error:
+            raise too_many_wrong_keys(error.retry_after) from None
+        except VerifierBusy as error:
+            raise UpstreamError(
+                503,
+                "overloaded",
+                "Too many unknown keys are being checked; try again shortly.",
+                headers=(("retry-after", str(error.retry_after)),),
+            ) from None
+        if isinstance(found, Rejection):
+            raise unauthorized(found)
+        return found
+
+    async def check(
+        self, request: BaseRequest, client: Connection, path: str, principal: Principal, record: Record
+    ) -> Checked:
+        """Read and check one generate request. Raises ApiError; nothing is charged."""
+        began = time.monotonic()
+        if (concurrent := self.limits_of(principal).concurrent) is not None:
+            self._bodies.begin(record, concurrent)
+        body = await read_body(request, client, self._plan.server, self._bodies, record)
+        record.body_seconds = time.monotonic() - began
+        record.request_bytes = len(body)
+        large = len(body) > ON_LOOP
+        if large:
+            body, peeked = await self._examiner.run(_read, body, path)
+            if len(body) > record.request_bytes:  # it came as UTF-16, and Chinese is longer in UTF-8
+                self._bodies.take(record, len(body))
+        else:
+            body, peeked = _read(body, path)
+        record.stream = peeked.stream
+        route = self._route(path, peeked, principal, record)
+        refuse_harm(peeked, self._plan.request, path)
+        self._bodies.refuse_beyond(record)
+        strip_usage = peeked.stream and not peeked.include_usage and path in paths.USAGE_ON_REQUEST
+        if large:
+            body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
+        else:
+            body, asking, output = _fit(body, peeked, route, strip_usage)
+        return Checked(
+            principal=principal,
+            route=route,
+            record=record,
+            peek=peeked,
+            headers=request.headers,
+            body=body,
+            asking=asking,
+            passed=passed_headers(request, record.request_id),
+            strip_usage=strip_usage,
+            estimated_input=estimate_input_tokens(len(body)),
+            reserved_output=(output or 0) * peeked.choices * peeked.prompts,
+        )
+
+    async def reserve(self, checked: Checked) -> Ticket:
+        """Ask all limits at once, and charge the request if all let it in. Raises LimitError, or ClientError 400."""
+        principal, record = checked.principal, checked.record
+        reserved = checked.estimated_input + checked.reserved_output
+        admission = await self._store.admit(
+            self._store_key(principal), self.limits_of(principal), reserved, self._loop.time(), self._wall()
+        )
+        if admission.lease is None:
+            path = checked.route.path
+            raise refusal(admission, output_field(checked.peek, path) if path in paths.OUTPUT else None)
+        record.limit_lines = limit_lines(admission)
+        return Ticket(
+            principal=principal,
+            route=checked.route,
+            record=record,
+            peek=checked.peek,
+            headers=checked.headers,
+            body=checked.body,
+            asking=checked.asking,
+            passed=checked.passed,
+            lease=admission.lease,
+            extra=record.own_lines + record.limit_lines,
+            strip_usage=checked.strip_usage,
+            estimated_input=checked.estimated_input,
+            reserved_output=checked.reserved_output,
+        )
+
+    async def look(self, principal: Principal) -> bytes:
+        """Header lines that say how the limits stand, for an answer to a request that was not charged."""
+        limits = self.limits_of(principal)
+        if limits.requests is None and limits.tokens is None:
+            return b""
+        state = await self._store.look(self._store_key(principal), limits, self._loop.time())
+        return limit_lines(state)
+
+    def _store_key(self, principal: Principal) -> str:
+        # Of IPv6 a client has 64 bits of addresses: with limits for each it would have none.
+        return principal.key_id if self._plan.auth.enabled else f"address:{source_of(principal.name)}"
+
+    def _route(self, path: str, peeked: Peek, principal: Principal, record: Record) -> Route:
+        if peeked.model is None:
+            raise ClientError(
+                400, "invalid_request", "`model` is missing; GET /v1/models lists the names.", param="model"
+            )
+        route = self._plan.routes[path].get(peeked.model)
+        if route is None or (principal.models is not None and route.model not in principal.models):
+            raise model_not_found(peeked.model)
+        record.model = route.model
+        return route
+
+    def limits_of(self, principal: Principal) -> Limits:
+        """The key's own limits where it has them, else the config's; made once for each principal."""
+        cached = self._limits.get(principal.key_id)
+        if cached is not None and cached[0] is principal:
+            return cached[1]
+        limits = effective_limits(self._plan, principal.limits)
+        if self._plan.auth.enabled:
+            self._limits[principal.key_id] = (principal, limits)
+        return limits
+
+
+def _read(body: bytes, path: str) -> tuple[bytes, Peek]:
+    body = as_utf8(body)
+    return body, peek(body, path)
+
+
+def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[bytes, bytes, int | None]:
+    """`body` and `asking` of Checked, and the output bound of one choice in LLM tokens.
+
+    They are one object where the route's targets agree, so that a large body is not there twice.
+    """
+    body, output = bound_output(body, peeked, route)
+    asked = {target.backend.ask_for_usage for target in route.targets} if strip_usage else {False}
+    asking = ask_for_usage(body, has_options=peeked.has_stream_options) if True in asked else body
+    return (body if False in asked else asking), asking, output
+
+
+def effective_limits(plan: Plan, own: KeyLimits) -> Limits:
+    """A key's limits: its own, field by field, before the default. None hold where rate_limit.enabled is false."""
+    default = plan.limits.default
+    if not plan.limits.enabled:
+        return default
+    requests = default.requests
+    if own.requests_per_minute is not None:
+        requests = Rate(own.requests_per_minute, own.burst or own.requests_per_minute)
+    elif own.burst is not None and requests is not None:
+        requests = replace(requests, burst=own.burst)
+    tokens = default.tokens if own.tokens_per_minute is None else Rate(own.tokens_per_minute, own.tokens_per_minute)
+    return Limits(
+        requests=requests,
+        tokens=tokens,
+        tokens_per_day=own.tokens_per_day if own.tokens_per_day is not None else default.tokens_per_day,
+        tokens_per_month=own.tokens_per_month if own.tokens_per_month is not None else default.tokens_per_month,
+        concurrent=own.max_concurrent if own.max_concurrent is not None else default.concurrent,
+    )
+
+
+def passed_headers(request: BaseRequest, request_id: str) -> bytes:
+    """Header lines that go upstream: the request's media type, a few of its headers, and the id."""
+    headers = request.headers
+    media_type = header_values(headers, ("content-type",))
+    return b"%bx-request-id: %b\r\n%b" % (media_type, request_id.encode(), header_values(headers, _FORWARDED))
+
+
+def header_values(headers: Mapping[str, str], names: tuple[str, ...]) -> bytes:
+    """Header lines of those of `names` that are there, without the control characters that no value may hold."""
+    lines = ""
+    for name in names:
+        value = headers.get(name)
+        if value is not None:
+            if not (value.isascii() and value.isprintable()):
+                value = _UNSAFE.sub("", value)
+            lines += f"{name}: {value}\r\n"
+    return lines.encode("utf-8", "surrogateescape")

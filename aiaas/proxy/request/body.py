@@ -1,0 +1,156 @@
+"""The request's body: read it whole within its bounds, and refuse or bound what would hurt others.
+
+A body is held until its request has ended, since it may have to be sent again. `body_budget.py` bounds what all bodies
+take together and what one key may have read at once, so that uploads never grow until the pod is killed (30 of 10 MiB
+at once were 370 MB once; a pod has 512 MiB). A body that comes too slowly is refused: by its silences, its rate and its
+whole time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp.web_request import BaseRequest
+
+from aiaas.errors import ClientError
+from aiaas.openai import paths
+from aiaas.openai.peek import Peek
+from aiaas.openai.splice import set_fields
+from aiaas.plan.model import RequestPlan, Route, ServerPlan
+from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
+from aiaas.proxy.telemetry.record import Record
+
+
+async def read_body(
+    request: BaseRequest, client: Connection, bounds: ServerPlan, budget: BodyBudget, record: Record
+) -> bytes:
+    """The whole body. Nothing is ever inflated.
+
+    Raises ClientError 400, 408, 413, 415 or 417; of a body that is not there yet, LimitError 429 or UpstreamError 503
+    where it may not be read.
+    """
+    headers = request.headers
+    most = bounds.max_body_size
+    length = request.content_length
+    if length is not None and length > most:
+        raise too_large(most)
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ClientError(415, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ClientError(415, "unsupported_media_type", "Send the body uncompressed, without `Content-Encoding`.")
+    content = request.content
+    is_here = content.is_eof()
+    if not is_here:
+        budget.start_reading(record, length or 0)
+    expect = headers.get("expect")
+    if expect is not None and request.version >= (1, 1):  # from HTTP/1.0 it is to be ignored (RFC 9110 section 10.1.1)
+        if expect.lower() != "100-continue":
+            raise ClientError(417, "invalid_request", "Only `Expect: 100-continue` is understood.")
+        if client.transport is not None and not is_here:
+            client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if is_here:
+        body = content.read_nowait(-1)
+        if len(body) > SMALL_BODY:
+            budget.take(record, len(body))
+    else:
+        body = b"".join(await _read_parts(request, bounds, budget, record))
+        budget.stop_reading(record)
+    if len(body) > most:
+        raise too_large(most)
+    if client.body_broken:
+        raise ClientError(400, "invalid_request", "The body's chunks are not valid HTTP/1.1.")
+    return body
+
+
+async def _read_parts(request: BaseRequest, bounds: ServerPlan, budget: BodyBudget, record: Record) -> list[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    silence, rate, most = bounds.body_timeout, bounds.min_body_rate, bounds.max_body_size
+    while True:
+        taken = clock() - began
+        if size < rate * (taken - silence):
+            raise _too_slow(f"came at less than {rate} bytes a second.")
+        left = bounds.body_total_timeout - taken
+        try:
+            async with asyncio.timeout(min(silence, left)):
+                part = await request.content.readany()
+        except TimeoutError:
+            if left < silence:
+                raise _too_slow(f"did not arrive within {bounds.body_total_timeout:g} s.") from None
+            raise _too_slow(f"stopped for more than {silence:g} s.") from None
+        if not part:
+            return parts
+        size += len(part)
+        if size > most:
+            raise too_large(most)
+        budget.take(record, size)
+        parts.append(part)
+
+
+def _too_slow(how: str) -> ClientError:
+    return ClientError(408, "request_timeout", f"The request's body {how}")
+
+
+def too_large(most: int) -> ClientError:
+    """413 with the bound."""
+    return ClientError(413, "request_too_large", f"The request's body is larger than {most} bytes.")
+
+
+def refuse_harm(peeked: Peek, rules: RequestPlan, path: str) -> None:
+    """What vLLM would take, and what would hurt others. Raises ClientError 400.
+
+    A batch of inputs to embed is not bounded by `max_choices`: it generates nothing, and the SDKs send hundreds.
+    """
+    if peeked.choices > rules.max_choices:
+        raise ClientError(400, "invalid_request", f"`n` is at most {rules.max_choices} here.", param="n")
+    if peeked.prompts * peeked.choices > rules.max_choices and path in paths.OUTPUT:
+        raise ClientError(
+            400,
+            "invalid_request",
+            f"One request has at most {rules.max_choices} answers here, which is `n` times the number of prompts.",
+            param="prompt",
+        )
+    if peeked.background:
+        raise ClientError(
+            400,
+            "invalid_request",
+            "`background` is not offered: such a request outlives its limits.",
+            param="background",
+        )
+    if peeked.media_url is not None and rules.media_urls == "deny":
+        raise ClientError(
+            400,
+            "invalid_request",
+            "Media must come inside the request, as a `data:` URL; other URLs are not fetched here.",
+            param=peeked.media_url,
+        )
+
+
+def bound_output(body: bytes, peeked: Peek, route: Route) -> tuple[bytes, int | None]:
+    """The body with its output bounded as the model's entry says, and that bound in LLM tokens for one choice.
+
+    Raises ClientError 400 where the request asks for more and the entry says `reject`.
+    """
+    if route.path not in paths.OUTPUT:
+        return body, None
+    most = route.max_output_tokens
+    asked = peeked.max_output
+    if most is None:
+        return body, asked if asked is not None else route.default_output_tokens
+    field = output_field(peeked, route.path)
+    if asked is None:
+        return set_fields(body, {field: b"%d" % most}), most
+    if asked <= most:
+        return body, asked
+    if route.on_over_limit == "reject":
+        raise ClientError(400, "invalid_request", f"`{field}` is at most {most} for this model.", param=field)
+    return set_fields(body, {field: b"%d" % most}), most
+
+
+def output_field(peeked: Peek, path: str) -> str:
+    """The field that bounds the output of this request, or would if it were there."""
+    return peeked.max_output_field or paths.OUTPUT_FIELD[path]

@@ -1,0 +1,67 @@
+"""`GET /v1/models` and `/v1/models/{id}`: what the key may use, in OpenAI's shape. Pure.
+
+The names are the Plan's; `created` and `max_model_len`, by which agents size their context, are what the endpoints of
+the backend say of the model. Of several the smallest `max_model_len`: a request may go to any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from aiaas.errors import ClientError
+from aiaas.keys.model import Principal
+from aiaas.openai import paths
+from aiaas.plan.model import Plan, PublicModel
+from aiaas.proxy.request.served_models import Listed, is_its_own
+
+
+def models_body(plan: Plan, principal: Principal, path: str, listed: Mapping[str, Sequence[Listed]]) -> bytes:
+    """The answer's body. Raises ClientError 404 for a model that is not there or not for this key.
+
+    listed  by backend, what each of its endpoints lists
+    """
+    visible = [model for model in plan.models if principal.models is None or model.name in principal.models]
+    if path == paths.MODELS:
+        return msgspec.json.encode(
+            {"object": "list", "data": [_entry(model, listed[model.backend]) for model in visible]}
+        )
+    wanted = model_id(path)
+    named = {model.name: model for model in visible}
+    found = named.get(wanted) or named.get(wanted.rstrip("/"))  # a name may end with a slash itself
+    if found is None:
+        raise model_not_found(wanted)
+    return msgspec.json.encode(_entry(found, listed[found.backend]))
+
+
+def model_id(path: str) -> str:
+    """The id in `/v1/models/{id}`; ids have slashes, sent as they are or escaped."""
+    return unquote(path[len(paths.MODELS) + 1 :])
+
+
+def model_not_found(model: str) -> ClientError:
+    """One answer for an unknown model and for one that the key may not use."""
+    shown = model if len(model) <= 100 else model[:100] + "..."
+    shown = shown.encode("utf-8", "replace").decode()  # a path may hold bytes that are no UTF-8
+    return ClientError(
+        404, "model_not_found", f"The model `{shown}` does not exist or this key may not use it.", param="model"
+    )
+
+
+def _entry(model: PublicModel, lists: Sequence[Listed]) -> dict[str, Any]:
+    meant = model.alias_of or model.name
+    if meant != model.name and any(is_its_own(model.name, meant, listed) for listed in lists):
+        meant = model.name
+    found = [listed[meant] for listed in lists if meant in listed]
+    created = [served.created for served in found if served.created is not None]
+    lengths = [served.max_model_len for served in found if served.max_model_len is not None]
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": min(created, default=0),
+        "owned_by": "aiaas",
+        "root": meant,  # vLLM's own is a path on its disk, which is nobody's business
+    } | ({"max_model_len": min(lengths)} if lengths else {})

@@ -1,0 +1,69 @@
+"""What a request costs when it ends: pure, from what is known about it.
+
+    vLLM reported usage                                    that
+    a stream without it: the client left, the backend or   the input, and the tokens that were streamed
+    we cut it, or the engine tells no usage
+    another answer without it: a proxy compressed it, it   the input, and the output that was reserved: all of it had
+    broke off, or its counts cannot be true                been generated before its first byte came
+    the same, of a path that generates nothing             the input
+    the client left before the first byte, or it did not   the input
+    come in time
+    an error, vLLM's or ours, instead of an answer         one request, no tokens
+    no backend saw it (also: the client left the queue)    nothing
+
+All but the first are estimates. The input is what vLLM reported, where it did (`/v1/messages` tells it first).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from aiaas.openai import paths
+from aiaas.openai.peek import estimate_input_tokens
+from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
+
+# Refusals of ours after the limits: no backend saw the request.
+NEVER_RAN = frozenset({"no_healthy_backend", "overloaded"})
+
+
+# Bytes that compression packs into one, at the most: a bound of more tokens than that (some clients send 2^63 - 1 for
+# "no bound") says nothing about an answer.
+DENSEST = 1000
+
+
+class Charge(msgspec.Struct, frozen=True, gc=False):
+    """What to settle. Tokens are LLM tokens.
+
+    estimated  the backend did not count all of them
+    ran        False: it does not cost a request either
+    """
+
+    input_tokens: int
+    output_tokens: int
+    estimated: bool
+    ran: bool
+
+
+def charge_of(record: Record, estimated_input: int, reserved_output: int, streamed: int) -> Charge:
+    """The charge for an admitted request that has ended as `record` says. `streamed` are the tokens that its stream
+    had, as far as they are known."""
+    if record.input_tokens is not None:
+        if record.output_tokens is not None:
+            return Charge(record.input_tokens, record.output_tokens, estimated=False, ran=True)
+        estimated_input = record.input_tokens
+    if record.phase == "streaming" and record.status < 400:
+        output = streamed if record.streamed else _unseen_output(record, reserved_output)
+        return Charge(estimated_input, output, estimated=True, ran=True)
+    left = record.status == CLIENT_LEFT and record.upstream is not None
+    if left or (record.error_code == "upstream_timeout" and record.overhead is not None):
+        return Charge(estimated_input, 0, estimated=True, ran=True)
+    ran = record.upstream is not None and record.error_code not in NEVER_RAN
+    return Charge(0, 0, estimated=False, ran=ran)
+
+
+def _unseen_output(record: Record, reserved: int) -> int:
+    """Of an answer that is no stream and told no usage; at least 1."""
+    if record.path not in paths.OUTPUT:
+        return 0
+    size = max(1, record.sent)
+    return min(reserved, DENSEST * size) or estimate_input_tokens(size)

@@ -1,0 +1,339 @@
+"""The metrics: the plan's three by name, aiaas's own, and the process'.
+
+A registry of its own for each gateway (no module state). What every request counts is tallied in plain integers and put
+into prometheus_client's counters when they are scraped: seven increments cost 9 us, the tally one. Label values are
+bounded: a model that no Plan names counts as `unknown`.
+"""
+
+from __future__ import annotations
+
+import threading
+from asyncio import get_running_loop
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from aiaas import __version__
+from aiaas.proxy.telemetry.histogram import Tallies
+from aiaas.proxy.telemetry.record import NO_KEY, Record
+
+UNKNOWN = "unknown"
+# The usual ones, and beyond: a timeout of 120 s would all land in +Inf.
+LATENCY_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
+# A healthy loop is late by less than a millisecond (uvloop's timers count in those); a client notices a quarter second.
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+GAP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+# The `limit` label for each error code of a limit.
+LIMIT_OF = {
+    "rate_limit_exceeded": "requests",
+    "tokens_limit_exceeded": "tokens",
+    "concurrency_limit_exceeded": "concurrency",
+    "quota_exceeded": "quota",
+    "too_many_wrong_keys": "wrong_keys",
+}
+
+
+class Timings:
+    """The histograms that requests and events are measured with."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.latency = Tallies(
+            "inference_latency_seconds",
+            "From the request's arrival to the end of its answer",
+            ["model", "endpoint"],
+            LATENCY_BUCKETS,
+            registry,
+        )
+        self.ttft = Tallies(
+            "aiaas_time_to_first_token_seconds",
+            "From the request's arrival to the first text, reasoning or part of a tool call of its stream",
+            ["model"],
+            TTFT_BUCKETS,
+            registry,
+        )
+        self.gaps = Tallies(
+            "aiaas_event_gap_seconds", "Between two events of a stream", ["model"], GAP_BUCKETS, registry
+        )
+        self.overhead = Tallies(
+            "aiaas_overhead_seconds",
+            "From the request's arrival to its sending, without waiting for its body or for a free endpoint",
+            ["model"],
+            OVERHEAD_BUCKETS,
+            registry,
+        )
+
+
+class _Series:
+    """The histograms of one (model, endpoint), bound at first use."""
+
+    __slots__ = ("latency", "overhead", "ttft")
+
+    def __init__(self, timings: Timings, model: str, endpoint: str) -> None:
+        self.latency = timings.latency.labels(model, endpoint)
+        self.ttft = timings.ttft.labels(model)
+        self.overhead = timings.overhead.labels(model)
+
+
+class _Tally:
+    """Requests that ended alike since the last scrape: how many, and their LLM tokens."""
+
+    __slots__ = ("estimated_input_tokens", "estimated_output_tokens", "input_tokens", "output_tokens", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.input_tokens = self.output_tokens = 0
+        self.estimated_input_tokens = self.estimated_output_tokens = 0
+
+
+class UsageCounters:
+    """How it goes with the store of usage."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._batches = Counter(
+            "aiaas_usage_batches", "Batches of usage, by whether the store took them", ["result"], registry=registry
+        )
+        self._lost = Counter(
+            "aiaas_usage_lost_requests", "Requests that no store of usage has counted", registry=registry
+        )
+
+    def written(self, ok: bool) -> None:
+        """Count a batch that was written, or could not be."""
+        self._batches.labels("success" if ok else "failure").inc()
+
+    def lost(self, requests: int) -> None:
+        """Count requests that the store will never know of."""
+        self._lost.inc(requests)
+
+
+class KeyCounters:
+    """Requests and LLM tokens by key id, for the keys that the key file holds: a key that was removed has no series.
+
+    `keep` is called on the event loop, the rest by one scrape at a time.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter("aiaas_key_requests", "Inference requests by key", ["key_id"], registry=registry)
+        self._tokens = Counter("aiaas_key_tokens", "LLM tokens by key", ["key_id", "type"], registry=registry)
+        self._counted: set[str] = set()
+        self._kept: frozenset[str] | None = None
+
+    def keep(self, key_ids: frozenset[str]) -> None:
+        """The ids of all keys that there are now."""
+        self._kept = key_ids
+
+    def count(self, key_id: str, tally: _Tally) -> None:
+        """Add requests that ended alike."""
+        self._counted.add(key_id)
+        self._requests.labels(key_id).inc(tally.requests)
+        self._tokens.labels(key_id, "input").inc(tally.input_tokens)
+        self._tokens.labels(key_id, "output").inc(tally.output_tokens)
+
+    def forget_removed(self) -> None:
+        """Drop the series of removed keys; after `count`, since a request may outlive its key."""
+        if self._kept is None:
+            return
+        for key_id in self._counted - self._kept - {NO_KEY}:
+            self._counted.remove(key_id)
+            self._requests.remove(key_id)
+            self._tokens.remove(key_id, "input")
+            self._tokens.remove(key_id, "output")
+
+
+# By model, path, key id, status and error code.
+_Ends = dict[tuple[str, str, str | None, int, str | None], _Tally]
+T = TypeVar("T")
+
+
+class Metrics:
+    """Everything a gateway counts. `expose()` is what `/metrics` answers."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # half of the series, and of no use to Prometheus
+        registry = self._registry = CollectorRegistry()
+        self.timings = Timings(registry)
+        self.requests = Counter(
+            "inference_requests", "Inference requests by outcome", ["model", "endpoint", "status"], registry=registry
+        )
+        self.tokens = Counter(
+            "tokens_processed",
+            "LLM tokens that were settled: reported, else estimated",
+            ["model", "type"],
+            registry=registry,
+        )
+        self._estimated = Counter(
+            "aiaas_tokens_estimated", "Of these, estimated ones", ["model", "type"], registry=registry
+        )
+        self._responses = Counter(
+            "aiaas_responses", "Answers by HTTP status and error code", ["code", "reason"], registry=registry
+        )
+        self._in_flight = Gauge(
+            "aiaas_requests_in_flight", "Inference requests that are being answered", registry=registry
+        )
+        self._queued = Gauge("aiaas_requests_queued", "Requests that wait for an endpoint", registry=registry)
+        self._refused = Counter("aiaas_refused", "Requests refused by a limit", ["limit"], registry=registry)
+        self._retries = Counter("aiaas_retries", "Further attempts by reason", ["reason"], registry=registry)
+        self._aborts = Counter(
+            "aiaas_aborts", "Requests whose client left, by where they were", ["phase"], registry=registry
+        )
+        self._endpoint_up = Gauge(
+            "aiaas_endpoint_up", "Whether an endpoint gets requests", ["backend", "endpoint"], registry=registry
+        )
+        self._models_wrong = Gauge(
+            "aiaas_models_wrong",
+            "Names of the config that an endpoint does not serve as the config says",
+            ["backend", "endpoint"],
+            registry=registry,
+        )
+        self._resolutions = Counter("aiaas_dns_resolutions", "Names resolved", ["backend", "result"], registry=registry)
+        self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
+        self.keys = KeyCounters(registry)
+        self.loop_lag = Histogram(
+            "aiaas_event_loop_lag_seconds",
+            "How late the event loop comes to what is due",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
+        self.usage = UsageCounters(registry)
+        self._connections = Gauge("aiaas_connections", "Connections of clients that are open", registry=registry)
+        self._held = Gauge("aiaas_held_bytes", "Bytes of the budget for connections and bodies", registry=registry)
+        self._turned_away = Counter(
+            "aiaas_connections_turned_away", "Connections refused or ended for others", ["reason"], registry=registry
+        )
+        self._config = Info("aiaas_config", "Which config is in force", registry=registry)
+        Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
+        ProcessCollector(registry=registry)  # CPU, memory, descriptors, out of /proc; nothing where there is none
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._tallies: _Ends = {}
+        self._aside = threading.Lock()  # one scrape at a time
+
+    def watch_in_flight(self, number: Callable[[], int]) -> None:
+        """Ask `number` at each scrape."""
+        self._in_flight.set_function(number)
+
+    def watch_door(self, connections: Callable[[], int], held: Callable[[], int]) -> None:
+        """Likewise, for open connections and the bytes that they and their requests hold."""
+        self._connections.set_function(connections)
+        self._held.set_function(held)
+
+    def turned_away(self, reason: str) -> None:
+        """Count a connection that was refused, or ended for others."""
+        self._turned_away.labels(reason).inc()
+
+    def register(self, collector: Collector) -> None:
+        """Have `collector` asked at each scrape as well."""
+        self._registry.register(collector)
+
+    def watch_queued(self, number: Callable[[], int]) -> None:
+        """Likewise, for requests that wait for an endpoint."""
+        self._queued.set_function(number)
+
+    def finished(self, record: Record, duration: float) -> None:
+        """Count a finished inference request."""
+        model = record.model or UNKNOWN
+        series = self._series.get((model, record.path))
+        if series is None:
+            series = self._series[model, record.path] = _Series(self.timings, model, record.path)
+        series.latency.observe(duration)
+        if record.ttft is not None:
+            series.ttft.observe(record.ttft)
+        if record.overhead is not None:
+            series.overhead.observe(record.overhead)
+        end = (model, record.path, record.key_id, record.status, record.error_code)
+        tally = self._tallies.get(end)
+        if tally is None:
+            tally = self._tallies[end] = _Tally()
+        tally.requests += 1
+        if record.input_tokens is not None:
+            tally.input_tokens += record.input_tokens
+            tally.output_tokens += record.output_tokens or 0
+            if record.estimated:
+                tally.estimated_input_tokens += record.input_tokens
+                tally.estimated_output_tokens += record.output_tokens or 0
+        if record.ended_by == "client":
+            self._aborts.labels(record.phase).inc()
+
+    def _take(self) -> _Ends:
+        """The tallies since the last time. On the event loop, which alone adds to them."""
+        tallies, self._tallies = self._tallies, {}
+        return tallies
+
+    def _fold(self, tallies: _Ends) -> None:
+        """Put tallies into the counters that they belong to. So a request costs one addition and not seven."""
+        for (model, path, key_id, status, reason), tally in tallies.items():
+            outcome = "success" if status < 400 and reason is None else "error"
+            other = "error" if outcome == "success" else "success"
+            self.requests.labels(model, path, outcome).inc(tally.requests)
+            self.requests.labels(model, path, other).inc(0)  # a series that begins at 0 has a first increase
+            self.tokens.labels(model, "input").inc(tally.input_tokens)
+            self.tokens.labels(model, "output").inc(tally.output_tokens)
+            self._estimated.labels(model, "input").inc(tally.estimated_input_tokens)
+            self._estimated.labels(model, "output").inc(tally.estimated_output_tokens)
+            self._responses.labels(str(status), reason or "").inc(tally.requests)
+            if key_id is not None:
+                self.keys.count(key_id, tally)
+        self.keys.forget_removed()
+
+    def responded(self, status: int, reason: str | None) -> None:
+        """Count an answer that is none to an inference request."""
+        self._responses.labels(str(status), reason or "").inc()
+
+    def refused(self, code: str) -> None:
+        """Count a refusal by a limit, whose error code is `code`."""
+        self._refused.labels(LIMIT_OF[code]).inc()
+
+    def retries(self, reason: str) -> None:
+        """Count a further attempt."""
+        self._retries.labels(reason).inc()
+
+    def endpoint_up(self, backend: str, endpoint: str, up: bool) -> None:
+        """Show an endpoint's health."""
+        self._endpoint_up.labels(backend, endpoint).set(1 if up else 0)
+
+    def endpoint_gone(self, backend: str, endpoint: str) -> None:
+        """An endpoint that no Plan names any more has no series."""
+        self._endpoint_up.remove(backend, endpoint)
+        self._models_wrong.remove(backend, endpoint)
+
+    def models_wrong(self, backend: str, endpoint: str, names: int) -> None:
+        """Show how many names of the config an endpoint does not serve as the config says."""
+        self._models_wrong.labels(backend, endpoint).set(names)
+
+    def resolved(self, backend: str, ok: bool) -> None:
+        """Count an answer, or its failure, to the question for a backend's name."""
+        self._resolutions.labels(backend, "success" if ok else "failure").inc()
+
+    def reloaded(self, what: str, ok: bool) -> None:
+        """Count a reload of `config`, `keys` or `tls`."""
+        self._reloads.labels(what, "success" if ok else "failure").inc()
+
+    def config(self, digest: str) -> None:
+        """Show which config is in force."""
+        self._config.info({"digest": digest})
+
+    def collect(self) -> Iterable[Metric]:
+        """Every series as it is now."""
+        self._fold(self._take())
+        return self._registry.collect()
+
+    def expose(self) -> bytes:
+        """The text exposition format 0.0.4."""
+        self._fold(self._take())
+        return generate_latest(self._registry)
+
+    async def aside(self, make: Callable[[CollectorRegistry], T]) -> T:
+        """What `make` makes of every series, in a thread: with 10,000 keys in use that is half a second, in which no
+        stream may stand still."""
+        tallies = self._take()
+
+        def work() -> T:
+            with self._aside:
+                self._fold(tallies)
+                return make(self._registry)
+
+        return await get_running_loop().run_in_executor(None, work)

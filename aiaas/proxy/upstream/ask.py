@@ -1,0 +1,76 @@
+"""The gateway's own small requests to an endpoint: probes and lists of models."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from aiaas.proxy.client.answers import HeaderList, header_of
+from aiaas.proxy.upstream.backends import EndpointState
+from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A whole answer."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+
+
+async def fetch(endpoint: EndpointState, path: str, timeout: float) -> Fetched | Failure:
+    """GET a small resource of an endpoint on a connection of its own: the answer, or the failure.
+
+    path  the backend's health path or `/v1/models`, for which the plan has heads
+    Never raises; a probe on a reused connection would tell about the connection and not about the backend.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            connection = await endpoint.pool.connect()
+            if isinstance(connection, Failure):
+                return connection
+            collector = _Collector(connection, loop)
+            try:
+                connection.exchange(endpoint.plan.heads[path] + b"Connection: close\r\n\r\n", collector)
+                return await collector.done
+            finally:
+                connection.abort()
+    except TimeoutError:
+        return Failure(FailureKind.TIMEOUT, f"no answer within {timeout:g} s")
+
+
+class _Collector:
+    """A Sink for small answers.
+
+    It ends its connection with the answer. A backend that does not heed `Connection: close` would else leave it among
+    the idle ones until `fetch` runs on, and the request that took it in between would lose it without a word.
+    """
+
+    LIMIT = 1024 * 1024
+
+    def __init__(self, connection: UpstreamConnection, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self.done: asyncio.Future[Fetched | Failure] = loop.create_future()
+        self._status = 0
+        self._content_type = b""
+        self._body = bytearray()
+
+    def head(self, status: int, headers: HeaderList) -> None:
+        self._status = status
+        self._content_type = header_of(headers, b"content-type")
+
+    def body(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > self.LIMIT:
+            self.failed(Failure(FailureKind.MALFORMED, "an answer that is too long"))
+
+    def end(self) -> None:
+        self._connection.abort()
+        if not self.done.done():
+            self.done.set_result(Fetched(self._status, self._content_type, bytes(self._body)))
+
+    def failed(self, failure: Failure) -> None:
+        if not self.done.done():
+            self.done.set_result(failure)

@@ -1,0 +1,121 @@
+"""One attempt at an answer, in values: how the answer has to look, how it ended, and whether another may follow.
+
+msgspec.Struct and not a dataclass: a frozen dataclass of ten fields takes 3 us to make, a Struct 0.3, and every request
+makes several. `gc=False` as none of them can be part of a cycle.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from aiaas.openai.errors import engine_died, is_json_object
+from aiaas.proxy.client.answers import HeaderList
+from aiaas.proxy.upstream.connection import Failure, FailureKind
+
+EVENTS: Final = b"text/event-stream"
+_PAGES: Final = (b"text/", b"application/xhtml", b"application/xml")
+
+
+class Shape(msgspec.Struct, frozen=True, gc=False):
+    """How the answer to one request has to look, whichever attempt gives it. Durations in seconds.
+
+    extra        complete header lines of ours: request id, limits
+    close        the connection ends with this answer
+    chunked      the client speaks HTTP/1.1; else `close` is set too, as an answer without a length ends with the
+                 connection
+    choices      how many answers the request asked for
+    strip_usage  the usage event was asked for by us, not by the client
+    silence      longest silence of the backend
+    heartbeat    silence on a stream after which a comment is written; 0 is off
+    deadline     monotonic time at which the whole request ends, or None
+    """
+
+    path: str
+    extra: bytes
+    close: bool
+    chunked: bool
+    choices: int
+    strip_usage: bool
+    silence: float
+    heartbeat: float
+    deadline: float | None
+
+
+class End(Enum):
+    """How an attempt ended."""
+
+    SENT = "sent"  # the client has a whole answer
+    REFUSED = "refused"  # the backend answered with an error, which is held
+    FAILED = "failed"  # nothing usable came, nothing was sent
+    BROKEN = "broken"  # something was sent, and the rest will not come
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """An attempt's end.
+
+    status, headers, body  of the held answer, where `end` is REFUSED
+    failure  how it broke; with SENT: the engine's own error event, which the client has
+    """
+
+    end: End
+    status: int = 0
+    headers: HeaderList = []
+    body: bytes = b""
+    failure: Failure | None = None
+
+
+class Again(msgspec.Struct, frozen=True, gc=False):
+    """An attempt's end that may be tried again: the metrics' word for why, and whether only once."""
+
+    reason: str
+    once: bool
+
+
+def may_try_again(outcome: Outcome) -> Again | None:
+    """Whether the request cannot have been run, or was refused (the table in `forward.py`)."""
+    if outcome.end is End.FAILED and outcome.failure is not None:
+        return {
+            FailureKind.CONNECT: Again("connect", once=False),
+            FailureKind.STALE: Again("stale", once=True),
+            FailureKind.ENGINE: Again("engine", once=True),
+        }.get(outcome.failure.kind)
+    if outcome.end is End.REFUSED:
+        if outcome.status == 503 and is_from_between(outcome):
+            return Again("balancer", once=True)
+        if outcome.status in (429, 503):
+            return Again("busy", once=False)
+        if outcome.status == 500 and engine_died(outcome.body):
+            return Again("engine", once=True)
+    return None
+
+
+def not_an_answer(status: int, content_type: bytes) -> str | None:
+    """What came with this status, below 400, instead of an answer of vLLM's; None where it may be one.
+
+    A web server answers a page, and so does a wall that wants a login: an SDK takes it for a success without content.
+    """
+    if status < 300:
+        is_page = content_type.startswith(_PAGES) and not content_type.startswith(EVENTS)
+        return f"a page ({status}) and not what vLLM answers" if is_page else None
+    return f"a redirect ({status}), which is not followed" if status < 400 else None
+
+
+def is_from_between(outcome: Outcome) -> bool:
+    """Whether a held 502, 503 or 504 is not vLLM's answer but that of a load balancer or ingress before it.
+
+    vLLM's errors are JSON objects; what stands in between answers in HTML or in plain words.
+    """
+    is_gateway_error = outcome.end is End.REFUSED and outcome.status in (502, 503, 504)
+    return is_gateway_error and not is_json_object(outcome.body)
+
+
+def retry_after(headers: HeaderList) -> int | None:
+    """The seconds of a `Retry-After` (RFC 9110 section 10.2.3); None without one. As a date it counts as none: its
+    clock is not ours."""
+    for name, value in headers:
+        if name == b"retry-after" and value.isdigit() and len(value) < 10:
+            return int(value)
+    return None

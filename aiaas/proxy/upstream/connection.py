@@ -1,0 +1,399 @@
+"""The upstream leg: one exchange at a time over a pooled HTTP/1.1 connection to one endpoint.
+
+Theory. A general client costs three times what this does, because it serves every server there
+is; this one only ever talks to configured backends. llhttp parses (through httptools, strict: conflicting lengths,
+bad chunk sizes and smuggling tricks are errors), and everything that one read from the socket brings is handed to the
+`Sink` in one call, so that one read upstream is one write downstream and no task is switched in between.
+
+    connecting -> idle -> exchanging -> idle | closed
+
+Rules
+- A connection carries one exchange at a time; bytes that come while none is under way, or after its end, close it.
+- A 1xx is skipped; a 101 is nonsense, since we never ask for an upgrade; so is a transfer coding other than chunked.
+- An answer without a length ends with the connection (RFC 9112 section 6.3, case 8); any other early end is a failure.
+- The backend's FIN is the end, even while a part of the request is still unsent: nothing more can come.
+- A connection is used again only when the answer ended cleanly, the request was written out whole and the backend
+  keeps it open; never after IDLE_LIMIT, as vLLM closes its own idle ones after 5 s.
+- Never after a 5xx: vLLM answers an unhandled exception with a 500 that does not say `Connection: close`, and closes
+  some milliseconds later, unread requests included (docs/vllm.md).
+- A used connection that closes within STALE_AT_ONCE of a request, before a byte of the answer, is stale: the backend
+  had closed it, however short it was idle. Close the other idle ones too: the cause may have closed them as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, cast
+
+import httptools
+
+from aiaas.plan.model import EndpointPlan
+from aiaas.proxy.client.answers import HeaderList
+from aiaas.proxy.client.liveness import watch_upstream
+from aiaas.proxy.upstream.dial import ClientTls, Dialer
+
+# vLLM closes a connection 5.0 s after its last answer (transcript 81).
+IDLE_LIMIT = 4.0
+# Seconds. A vLLM that is killed later than this was running the request, which may be why.
+STALE_AT_ONCE = 1.0
+_OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+# The head of an answer, trailers, a chunk's extension: vLLM's heads are 200 bytes; what is larger is no vLLM's.
+MAX_HEAD = 64 * 1024
+
+
+class FailureKind(Enum):
+    """How an exchange broke."""
+
+    CONNECT = "connect"  # no connection was made: refused, unreachable, timed out, TLS
+    STALE = "stale"  # a used connection closed before any byte of this answer: the backend had closed it before
+    RESET = "reset"  # the connection died before the answer was whole
+    MALFORMED = "malformed"  # not HTTP
+    TRUNCATED = "truncated"  # a stream with a clean end that lacks its last event
+    ENGINE = "engine"  # the engine said in a 200 stream, or by a 500 of its own, that it is dying
+    OURS = "ours"  # this process has no descriptors, ports or buffers left; the backend is not to blame
+    TIMEOUT = "timeout"  # silent for longer than allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A broken exchange: how, and one clause for the log. `detail` never holds what the client sent.
+
+    refused  the address answers, and nothing listens there (a CONNECT only): its process has gone, or is about to
+    """
+
+    kind: FailureKind
+    detail: str
+    refused: bool = False
+
+
+class Sink(Protocol):
+    """Who receives an answer. Calls come in order: `head`, then `body` any number of times, then `end`; or `failed`
+    at any point, after which nothing comes."""
+
+    def head(self, status: int, headers: HeaderList) -> None:
+        """Status and headers (names in lower case)."""
+
+    def body(self, data: bytes) -> None:
+        """What one read from the socket brought, without chunk framing; never empty."""
+
+    def end(self) -> None:
+        """The answer is whole."""
+
+    def failed(self, failure: Failure) -> None:
+        """The answer will not become whole."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an endpoint. Made by `Pool.connect`, given back by itself when an exchange ends cleanly."""
+
+    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+        self._pool = pool
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._sink: Sink | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._paused = False
+        self._served = 0
+        self.idle_since = self._sent_at = 0.0
+        self._begin_exchange_state()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._transport is None else "exchanging" if self._sink else "idle"
+        return f"<UpstreamConnection {self._pool.endpoint.url} {state}, {self._served} answers>"
+
+    def _begin_exchange_state(self) -> None:
+        self._headers: HeaderList = []
+        self._bare_bytes = 0  # since the last that brought a part of the body
+        self._any_byte = False
+        self._head_ready = self._head_given = False
+        self._complete = False
+        self._reusable = False
+        self._close_delimited = True
+        self._parts: list[bytes] = []
+        self._excess = False
+
+    # -- the owner's side -----------------------------------------------------------------------------------------
+
+    def exchange(self, request: bytes, sink: Sink, rest: bytes = b"") -> None:
+        """Send a whole request; the answer goes to `sink`. Only on an open connection without an exchange.
+
+        `rest` follows `request`, and is not copied (uvloop keeps a reference): a large body would else be there twice.
+        """
+        transport = self._transport
+        if transport is None or self._sink is not None:
+            raise RuntimeError(f"no exchange can begin on {self!r}")
+        self._begin_exchange_state()
+        self._sent_at = self._loop.time()
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self._sink = sink
+        transport.write(request)
+        if rest:
+            transport.write(rest)
+
+    def abort(self, sink: Sink | None = None) -> None:
+        """End the exchange and the connection at once: a vLLM stops generating within 70 ms of it (transcript 80)."""
+        if sink is not None and self._sink is not sink:
+            return  # its exchange has just ended, and the connection may already serve another client's
+        self._sink = None
+        self._parser = None  # it refers back to this
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+
+    def pause_reading(self) -> None:
+        """Leave what comes in the kernel's buffers, so that the backend feels the client's slowness."""
+        if self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take up reading again."""
+        if self._transport is not None and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def is_open(self) -> bool:
+        """Whether an exchange could begin."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    # -- asyncio's side -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection is open."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by class
+        self.idle_since = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: parse, then tell the sink everything in order."""
+        if self._sink is None or self._parser is None:
+            # Bytes that nobody asked for: whatever this is, it must never be taken for the next client's answer.
+            self.abort()
+            return
+        self._any_byte = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self._complete:
+                if self._head_given:  # events that came before the fault are good, however the reads fell
+                    self._deliver()
+                self._fail(Failure(FailureKind.MALFORMED, f"not valid HTTP: {error}"))
+                return
+            self._excess = True  # rubbish behind a whole answer: the answer stands, the connection does not
+        parts = self._parts
+        if parts and self._head_given and not self._complete:  # nearly always: an event in the middle of a stream
+            self._bare_bytes = 0
+            if len(parts) == 1:
+                self._sink.body(parts.pop())
+            else:
+                self._parts = []
+                self._sink.body(b"".join(parts))
+            return
+        self._bare_bytes = 0 if parts else self._bare_bytes + len(data)
+        if self._bare_bytes > MAX_HEAD and not self._complete:
+            self._fail(Failure(FailureKind.MALFORMED, f"more than {MAX_HEAD} bytes without any of a body"))
+            return
+        self._deliver()
+
+    def _deliver(self) -> None:
+        sink = self._sink
+        if sink is None:
+            return
+        if self._head_ready and not self._head_given:
+            self._head_given = True
+            sink.head(self._status, self._headers)
+        if self._parts and self._sink is not None:
+            parts, self._parts = self._parts, []
+            sink.body(parts[0] if len(parts) == 1 else b"".join(parts))
+        if self._complete and self._sink is not None:
+            self._finish()
+
+    def _finish(self) -> None:
+        sink, self._sink = self._sink, None
+        transport = self._transport
+        self._served += 1
+        if (
+            transport is not None
+            and self._reusable
+            and self._status < 500
+            and not self._excess
+            and not transport.is_closing()
+            and transport.get_write_buffer_size() == 0
+        ):
+            self.resume_reading()
+            self.idle_since = self._loop.time()
+            self._pool.give_back(self)
+        else:
+            self.abort()  # and not close(), which would wait for a backend that does not read the rest of the request
+        if sink is not None:
+            sink.end()
+
+    def eof_received(self) -> None:
+        """asyncio: the backend has closed its side."""
+        if self._sink is not None and self._head_given and self._close_delimited:
+            self._complete = True
+            self._finish()
+        else:
+            self._lost()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self._transport = None
+        self._pool.forget(self)
+        self._lost()
+
+    def _lost(self) -> None:
+        if self._sink is None:
+            self.abort()
+        elif self._is_stale():
+            self._pool.drop_idle()
+            self._fail(Failure(FailureKind.STALE, "a used connection had been closed"))
+        else:
+            self._fail(Failure(FailureKind.RESET, "the connection was closed before the answer was whole"))
+
+    def _is_stale(self) -> bool:
+        """Whether the backend had closed a used connection before it saw the request."""
+        return self._served > 0 and not self._any_byte and self._loop.time() - self._sent_at < STALE_AT_ONCE
+
+    def _fail(self, failure: Failure) -> None:
+        sink = self._sink
+        self.abort()
+        if sink is not None:
+            sink.failed(failure)
+
+    # -- httptools' side ------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """httptools: an answer begins; behind a complete one it is excess."""
+        if self._complete:
+            self._excess = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a header, or, once the head is ready, a trailer (dropped: RFC 9110 section 6.5.1 lets us)."""
+        if self._head_ready:
+            return
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._close_delimited = False
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                # llhttp takes it, and would hand on the coded bytes as the body.
+                raise httptools.HttpParserError("a transfer coding other than chunked")
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is whole; a 1xx is forgotten."""
+        if self._complete or self._parser is None:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = []
+            self._close_delimited = True
+            return
+        if status in (204, 304):
+            self._close_delimited = False
+        self._status: int = status
+        self._head_ready = True
+
+    def on_body(self, data: bytes) -> None:
+        """httptools: a part of the body, chunk framing removed."""
+        if self._head_ready and not self._complete:  # 199 or 000 may have one, says llhttp
+            self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        """httptools: the answer is whole (or a 1xx is)."""
+        if self._head_ready and not self._complete and self._parser is not None:
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()
+
+
+class Pool:
+    """The connections to one endpoint: as many as there are exchanges, idle ones kept for IDLE_LIMIT, newest first.
+
+    inflight  exchanges under way, for choosing an endpoint; the owner counts (`forward.py`)
+    closed    no connection is kept; False again where the endpoint is back (`backends.py`)
+    fingerprints  by model, what this server wrote last into its streams (`usage_tap.py`); forgotten where it may be
+    another
+    """
+
+    def __init__(self, endpoint: EndpointPlan, connect_timeout: float, tls: ClientTls | None = None) -> None:
+        self.endpoint = endpoint
+        self.dialer = Dialer(endpoint, tls or ClientTls())
+        self.connect_timeout = connect_timeout
+        self.inflight = 0
+        self.fingerprints: dict[str | None, bytes] = {}
+        self._idle: deque[UpstreamConnection] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.endpoint.url}: {self.inflight} in flight, {len(self._idle)} idle>"
+
+    def take_idle(self, now: float) -> UpstreamConnection | None:
+        """The most recently used idle connection that is still good, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open() and now - connection.idle_since < IDLE_LIMIT:
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> UpstreamConnection | Failure:
+        """Open a connection within `connect_timeout` seconds, or say how it failed."""
+        loop = asyncio.get_running_loop()
+        try:
+            transport, connection = await self.dialer.open(lambda: UpstreamConnection(self, loop), self.connect_timeout)
+            watch_upstream(transport)
+        except TimeoutError:
+            return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")
+        except ssl.SSLError as error:
+            return Failure(FailureKind.CONNECT, f"TLS failed: {error.reason or error}")
+        except ConnectionRefusedError:
+            return Failure(FailureKind.CONNECT, "connection refused", refused=True)
+        except OSError as error:
+            kind = FailureKind.OURS if error.errno in _OUR_OWN_LACK else FailureKind.CONNECT
+            return Failure(kind, error.strerror or str(error))
+        except UnicodeError as error:  # UnicodeError: a name that no DNS could hold
+            return Failure(FailureKind.CONNECT, str(error))
+        return connection if connection.is_open() else Failure(FailureKind.CONNECT, "closed as soon as it was open")
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """Keep a connection whose exchange ended cleanly."""
+        if self.closed:
+            connection.abort()
+            return
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(IDLE_LIMIT, self._drop_old)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """A connection closed; it is no longer idle."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def drop_idle(self) -> None:
+        """Let go of every idle connection, now."""
+        self.fingerprints.clear()
+        while self._idle:
+            self._idle.popleft().abort()
+
+    def _drop_old(self) -> None:
+        self._sweep = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._idle and now - self._idle[0].idle_since >= IDLE_LIMIT:
+            self._idle.popleft().abort()
+        if self._idle:
+            self._sweep = loop.call_at(self._idle[0].idle_since + IDLE_LIMIT, self._drop_old)
+
+    def close(self) -> None:
+        """Drop the idle connections; those with an exchange end with it."""
+        self.closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        self.drop_idle()

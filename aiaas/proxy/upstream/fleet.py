@@ -1,0 +1,104 @@
+"""The backends across Plans: a reload replaces their settings and keeps their state.
+
+Who is who: a backend is the same while its name is and it serves what it served; an endpoint is the same while its
+backend names its URL. An endpoint that a backend lets go belongs to the backend that names its URL now (the backend was
+renamed, or the address moved), with its slots: the engine there does not know of names. Two backends that name one URL
+each have an endpoint of their own, as `max_inflight` is a backend's.
+
+A backend that is taken out while it has requests is retired: those under way end, those that wait get their turn before
+anybody who waits for the same endpoints in a newer backend. If it comes back before that, it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from aiaas.plan.model import BackendPlan
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.upstream.backends import BackendState, EndpointState, all_endpoints
+from aiaas.proxy.upstream.dial import ClientTls
+
+
+class Fleet:
+    """`backends` are those of the Plan in force, by name. `tls` is for all https endpoints, of every Plan."""
+
+    def __init__(self, log: JsonLog, metrics: Metrics, tls: ClientTls) -> None:
+        self._log = log
+        self._metrics = metrics
+        self._tls = tls
+        self._retired: list[BackendState] = []
+        self.backends: Mapping[str, BackendState] = {}
+
+    def follow(self, plans: Sequence[BackendPlan]) -> Mapping[str, BackendState]:
+        """Put another Plan's backends in force."""
+        shown = _series(self.backends.values())
+        self._retired = [backend for backend in self._retired if not _dissolved(backend)]
+        known = {
+            plan.name: backend
+            for plan in plans
+            for backend in (*self._retired, *self.backends.values())
+            if backend.lives_on(plan)
+        }
+        for backend in self.backends.values():
+            if known.get(backend.plan.name) is not backend:
+                backend.retire()
+                self._retired.append(backend)
+        self._retired = [backend for backend in self._retired if known.get(backend.plan.name) is not backend]
+        for plan in plans:
+            if plan.name in known:
+                known[plan.name].part(plan)
+        backends: dict[str, BackendState] = {}
+        for plan in plans:
+            backend = backends[plan.name] = known.get(plan.name) or self._begin(plan)
+            if backend.plan != plan or backend.retired:
+                backend.follow(plan)
+        self.backends = backends
+        for backend in (*self._retired, *backends.values()):
+            backend.hand_over()
+        self._show(shown)
+        return backends
+
+    def close(self) -> None:
+        """Drop idle connections; requests in flight go on."""
+        for backend in (*self._retired, *self.backends.values()):
+            backend.close()
+
+    def _begin(self, plan: BackendPlan) -> BackendState:
+        return BackendState(plan, self._turned, self._tls, self._unclaimed)
+
+    def _unclaimed(self, url: str) -> EndpointState | None:
+        found = (backend.parted(url) for backend in (*self._retired, *self.backends.values()))
+        return next((endpoint for endpoint in found if endpoint is not None), None)
+
+    def _turned(self, endpoint: EndpointState, up: bool, reason: str) -> None:
+        backend = endpoint.backend
+        if self.backends.get(backend.plan.name) is not backend or endpoint not in backend.endpoints:
+            return  # of a Plan that is no longer in force: some request still tries it
+        self._metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, up)
+        self._log.event(
+            "info" if up else "warning",
+            "endpoint_up" if up else "endpoint_down",
+            backend=endpoint.backend_name,
+            upstream=endpoint.plan.url,
+            reason=reason,
+        )
+
+    def _show(self, before: set[tuple[str, str]]) -> None:
+        """Have a series in the metrics for each endpoint, and none for those of `before` that are gone."""
+        for endpoint in all_endpoints(self.backends.values()):
+            self._metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
+        for backend, url in before - _series(self.backends.values()):
+            self._metrics.endpoint_gone(backend, url)
+
+
+def _series(backends: Iterable[BackendState]) -> set[tuple[str, str]]:
+    return {(endpoint.backend_name, endpoint.plan.url) for endpoint in all_endpoints(backends)}
+
+
+def _dissolved(backend: BackendState) -> bool:
+    """Take a retired backend apart once nobody uses it."""
+    if backend.is_busy:
+        return False
+    backend.dissolve()
+    return True

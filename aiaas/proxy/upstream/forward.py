@@ -1,0 +1,389 @@
+"""One request: pick an endpoint, send, and try again only while it is safe.
+
+What may be tried again, and only while no byte has gone to the client:
+
+    connect failure                          the request was never sent           up to max_retries
+    a used connection closes without a byte  the backend had closed it            once
+    429 or 503 from the engine               refused, not run                     up to max_retries
+    503 that is not vLLM's own               a balancer has nobody to give it to  once
+    a 500 of a dying or draining engine      not run, or lost                     once
+    an error event as a stream's first       the engine died before a token       once
+
+"Once" is one further attempt for all of these reasons together, however many others lie between: the request itself
+may be what closes connections and kills engines. `max_retries: 0` allows not even that one. A new connection that
+closes without a byte is not tried again, nor is a used one that closes later than STALE_AT_ONCE after the request.
+
+Another endpoint comes first where there is one. Between attempts: exponential backoff with full jitter; none before a
+fresh endpoint, and none where the connection was at fault and not the endpoint. Before an endpoint that has said
+`Retry-After`, that comes first; where it asks for more than RETRY_AFTER_MOST its answer goes to the client, who may
+wait for as long.
+
+A 502 or 504 of a balancer in between is not tried again, since the engine may have been at work; nor has a client any
+use for its HTML. Both are ours in JSON, and like its 503 they count against the endpoint.
+
+Where the endpoints have a bound, each attempt needs a slot, and waits for it in the backend's queue. An attempt gives
+its slot back before the next one asks for one: two requests that each held one and wanted another would wait forever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+
+import msgspec
+
+from aiaas.errors import ApiError, UpstreamError
+from aiaas.plan.model import Target
+from aiaas.proxy.client.answers import Answered, relayed_head
+from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.request.admission import Ticket
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.upstream.attempt import Again, End, Outcome, Shape, is_from_between, may_try_again, retry_after
+from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
+from aiaas.proxy.upstream.connection import Failure, FailureKind, Pool, UpstreamConnection
+from aiaas.proxy.upstream.relay import Relay
+
+BACKOFF_FIRST = 0.1
+BACKOFF_MOST = 2.0
+# A waiting request holds its slot of the key's limits, and its client a connection.
+RETRY_AFTER_MOST = 5
+# The SDKs retry twice by themselves on 429 and 5xx; this header is their word for "do not" (openai-python,
+# `_should_retry`).
+NO_SDK_RETRY = b"x-should-retry: false\r\n"
+NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
+# Seconds after which a client that met a full queue, or waited in vain, may come back.
+OVERLOADED_RETRY_AFTER = 5
+
+Choice = tuple[Target, BackendState, EndpointState]
+
+
+async def forward(
+    ticket: Ticket,
+    backends: Sequence[tuple[Target, BackendState]],
+    client: Connection,
+    shape: Shape,
+    metrics: Metrics,
+    relays: set[Relay],
+) -> Answered:
+    """Send `ticket`'s request to one of `backends` (in order of preference) and relay the answer.
+
+    Raises ApiError where nothing was sent to the client; the caller answers with it. Cancelling ends the upstream
+    request at once. `relays` holds the relay while it lives, for the drain deadline.
+    """
+    record = ticket.record
+    tried: list[EndpointState] = []
+    once_spent = False
+    reached: tuple[Outcome, Again] | None = None
+    while True:
+        choice = _pick(backends, tried, ticket.body)
+        if choice is not None:
+            choice[2].pool.inflight += 1
+        else:
+            try:
+                choice = await _wait_for_slot(backends, tried, ticket, client.loop, shape.deadline)
+            except UpstreamError as error:
+                if reached is None or error.status == 504:
+                    raise
+                # An engine has had this request: what became of that is the answer, and not that nobody else is free.
+                return _conclude(*reached, client, shape, ticket)
+        if reached is not None:
+            record.retries += 1
+            metrics.retries(reached[1].reason)
+        target, backend, endpoint = choice
+        try:
+            outcome = await _attempt(ticket, target, backend, endpoint, client, shape, metrics, relays)
+        finally:
+            endpoint.give_back()
+        again = may_try_again(outcome)
+        _report(endpoint, outcome, again)
+        if again is not None:
+            tried.append(endpoint)
+            left = record.retries < target.backend.max_retries and not (again.once and once_spent)
+            pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
+            deadline = math.inf if shape.deadline is None else shape.deadline
+            if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
+                once_spent = once_spent or again.once
+                reached = (outcome, again)
+                await asyncio.sleep(pause)
+                continue
+        return _conclude(outcome, again, client, shape, ticket)
+
+
+def _pick(
+    backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState], body: bytes
+) -> Choice | None:
+    """Where the next attempt goes: an endpoint that has a slot, or None."""
+    fallback: Choice | None = None
+    for target, backend in backends:
+        endpoint = backend.pick(tried, body)
+        if endpoint is None:
+            continue
+        if endpoint not in tried:
+            return target, backend, endpoint
+        fallback = fallback or (target, backend, endpoint)
+    return fallback
+
+
+async def _wait_for_slot(
+    backends: Sequence[tuple[Target, BackendState]],
+    tried: Sequence[EndpointState],
+    ticket: Ticket,
+    loop: asyncio.AbstractEventLoop,
+    deadline: float | None,
+) -> Choice:
+    """Wait in the queues of all backends that are up, until a slot of one of them is this request's.
+
+    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queues are full
+    or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
+    """
+    while True:
+        choice = _pick(backends, tried, ticket.body)
+        if choice is not None:
+            choice[2].pool.inflight += 1
+            return choice
+        up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
+        if not up:
+            raise no_healthy_backend(backends)
+        by, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, deadline)
+        for target, backend in up:
+            if endpoint is not None and backend is by:
+                return target, backend, endpoint
+
+
+async def _wait_in_queues(
+    backends: Sequence[BackendState],
+    tried: Sequence[EndpointState],
+    ticket: Ticket,
+    loop: asyncio.AbstractEventLoop,
+    deadline: float | None,
+) -> tuple[BackendState | None, EndpointState | None]:
+    """An endpoint whose slot is this request's and its backend, or None once nothing of these backends is up."""
+    record, principal = ticket.record, ticket.principal
+    waiter = Waiter((principal.key_id, principal.name), tried, ticket.body, loop.create_future())
+    queues = [backend for backend in backends if backend.wait(waiter)]
+    if not queues:
+        raise overloaded("Too many requests wait for this model; try again shortly.")
+    record.phase = "queued"
+    record.backend = queues[0].plan.name
+    began = loop.time()
+    until = began + queues[0].plan.queue.max_wait - record.queue_seconds
+    timer = loop.call_at(until if deadline is None else min(until, deadline), waiter.expire)
+    try:
+        endpoint = await waiter.granted
+    except asyncio.CancelledError:
+        for backend in queues:
+            backend.leave(waiter)
+        raise
+    finally:
+        timer.cancel()
+        for backend in queues:
+            backend.forget(waiter)
+        record.queue_seconds += loop.time() - began
+    if not waiter.expired:
+        return waiter.by, endpoint
+    if deadline is not None and deadline < until:
+        raise failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
+    raise overloaded("No server for this model became free in time; try again shortly.")
+
+
+def overloaded(message: str) -> UpstreamError:
+    """503: everything is up, and everything is busy."""
+    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(OVERLOADED_RETRY_AFTER)),))
+
+
+def draining() -> UpstreamError:
+    """503 for what arrives while the gateway is shutting down."""
+    return UpstreamError(
+        503, "draining", "The gateway is shutting down; send the request again.", headers=(("retry-after", "1"),)
+    )
+
+
+def no_healthy_backend(backends: Sequence[tuple[Target, BackendState]]) -> UpstreamError:
+    """503, to be tried again after the next round of probes."""
+    seconds = max(1, round(max(backend.plan.health.interval for _, backend in backends)))
+    return UpstreamError(
+        503,
+        "no_healthy_backend",
+        "No server for this model is reachable right now; try again shortly.",
+        headers=(("retry-after", str(seconds)),),
+    )
+
+
+def _somewhere_up(backends: Sequence[tuple[Target, BackendState]]) -> bool:
+    return any(endpoint.up for _, backend in backends for endpoint in backend.endpoints)
+
+
+def _untried(backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState]) -> bool:
+    return any(e.up and e not in tried for _, backend in backends for e in backend.endpoints)
+
+
+def longest_backoff(retry: int) -> float:
+    """The most seconds to wait before retry number `retry`, which counts from 1."""
+    return min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** (retry - 1))
+
+
+def pause_before(retry: int, outcome: Outcome) -> float:
+    """Seconds until retry number `retry` at an endpoint whose last answer was `outcome`; infinite: not at all."""
+    if outcome.failure is not None and outcome.failure.kind is FailureKind.STALE:
+        return 0.0
+    asked = retry_after(outcome.headers) or 0
+    return math.inf if asked > RETRY_AFTER_MOST else asked + random.uniform(0, longest_backoff(retry))
+
+
+async def _attempt(
+    ticket: Ticket,
+    target: Target,
+    backend: BackendState,
+    endpoint: EndpointState,
+    client: Connection,
+    shape: Shape,
+    metrics: Metrics,
+    relays: set[Relay],
+) -> Outcome:
+    record = ticket.record
+    record.backend = backend.plan.name
+    record.upstream = endpoint.plan.url
+    record.phase = "waiting"
+    record.events = 0
+    pool = endpoint.pool
+    # A retry gets a connection of its own: what closed one idle connection may have closed more.
+    connection = None if record.retries else pool.take_idle(client.loop.time())
+    if connection is None:
+        opened = await _connect(pool, shape)
+        if isinstance(opened, Failure):
+            return Outcome(End.FAILED, failure=opened)
+        connection = opened
+    if shape.strip_usage and not target.backend.ask_for_usage:
+        shape = msgspec.structs.replace(shape, strip_usage=False)
+    gaps = metrics.timings.gaps.labels(ticket.route.model)
+    relay = Relay(client, connection, record, shape, gaps, pool.fingerprints)
+    relays.add(relay)
+    endpoint.streams.add(relay)
+    try:
+        relay.begin(*ticket.upstream_request(endpoint.plan, target, endpoint.listed))
+        return await relay.done
+    finally:
+        relays.discard(relay)
+        endpoint.streams.discard(relay)
+        relay.abort()
+
+
+async def _connect(pool: Pool, shape: Shape) -> UpstreamConnection | Failure:
+    try:
+        async with asyncio.timeout_at(shape.deadline):
+            return await pool.connect()
+    except TimeoutError:
+        return Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
+
+
+def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:
+    """Tell the endpoint's health what is its own fault. Being busy is not (vLLM's 503 means: try another replica)."""
+    failure = outcome.failure
+    if is_from_between(outcome):
+        endpoint.report_failure(f"status {outcome.status} from something before vLLM")
+    elif failure is not None and failure.kind is FailureKind.ENGINE:
+        endpoint.report_failure("the engine is dying or draining")
+    elif (outcome.end is End.SENT and failure is None) or (
+        outcome.end is End.REFUSED and (again is None or again.reason == "busy")
+    ):
+        endpoint.report_success(probe=False)
+    elif again is not None and again.reason == "engine":
+        endpoint.report_failure("the engine is dying or draining")
+    elif failure is not None and failure.kind in (FailureKind.CONNECT, FailureKind.RESET, FailureKind.MALFORMED):
+        endpoint.report_failure(failure.detail)
+    elif failure is not None and failure.kind is FailureKind.TIMEOUT:
+        endpoint.report_timeout()
+
+
+def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
+    """Make the last attempt's end the client's answer, or raise it."""
+    record = ticket.record
+    if outcome.end is End.SENT:
+        record.ended_by = "upstream"
+        if outcome.failure is not None:
+            record.error_code = "upstream_error"
+        return Answered(keep_alive=not shape.close)
+    if outcome.end is End.BROKEN:
+        failure = outcome.failure
+        record.error_code = record.error_code or (
+            "upstream_timeout" if failure is not None and failure.kind is FailureKind.TIMEOUT else "upstream_error"
+        )
+        if failure is not None and failure.kind is not FailureKind.TIMEOUT:
+            record.ended_by = "upstream"
+        client.close()
+        return Answered(keep_alive=False)
+    if outcome.end is End.REFUSED:
+        return _pass_refusal(outcome, again, client, shape, ticket)
+    assert outcome.failure is not None
+    raise failure_error(outcome.failure)
+
+
+def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
+    """What the backend said goes through, unless it speaks of us (401) or of its own death."""
+    if outcome.status == 401:
+        raise UpstreamError(
+            502, "upstream_error", "The model server refused the gateway's own key.", headers=(NO_SDK_RETRY_HEADER,)
+        )
+    if again is not None and again.reason == "engine":
+        raise UpstreamError(502, "upstream_error", "The model server is going down.", headers=(NO_SDK_RETRY_HEADER,))
+    if is_from_between(outcome):
+        raise _error_from_between(outcome)
+    # Where the backend asks for a longer wait than ours, nothing was multiplied yet, and the SDK may do as it is asked.
+    spent = again is not None and pause_before(1, outcome) < math.inf
+    extra = shape.extra + (NO_SDK_RETRY if spent else b"")
+    framing = b"content-length: %d\r\n" % len(outcome.body)
+    head = relayed_head(outcome.status, outcome.headers, framing=framing, extra=extra, close=shape.close)
+    record = ticket.record
+    record.status = outcome.status
+    record.ended_by = "upstream"
+    record.sent += len(outcome.body)
+    write(client, head + outcome.body)
+    return Answered(keep_alive=not shape.close)
+
+
+def _error_from_between(outcome: Outcome) -> UpstreamError:
+    """The status that a balancer gave instead of vLLM, as ours."""
+    if outcome.status == 503:
+        seconds = str(retry_after(outcome.headers) or OVERLOADED_RETRY_AFTER)
+        return UpstreamError(
+            503,
+            "no_healthy_backend",
+            "What stands before the model server says that it cannot be reached.",
+            headers=(("retry-after", seconds), NO_SDK_RETRY_HEADER),
+        )
+    if outcome.status == 504:
+        message = "What stands before the model server says that it did not answer in time."
+        return UpstreamError(504, "upstream_timeout", message, headers=(NO_SDK_RETRY_HEADER,))
+    message = "What stands before the model server says that it did not answer."
+    return UpstreamError(502, "upstream_error", message, headers=(NO_SDK_RETRY_HEADER,))
+
+
+def failure_error(failure: Failure) -> ApiError:
+    """What the client is told of an exchange that broke before anything went to it."""
+    if failure.kind is FailureKind.CONNECT:
+        return UpstreamError(
+            503,
+            "no_healthy_backend",
+            "The model server cannot be reached right now; try again shortly.",
+            headers=(("retry-after", "5"),),
+        )
+    if failure.kind is FailureKind.OURS:
+        return overloaded("The gateway has no room for another connection right now; try again shortly.")
+    headers = (NO_SDK_RETRY_HEADER,)
+    if failure.kind is FailureKind.TIMEOUT:
+        return UpstreamError(
+            504, "upstream_timeout", f"The model server did not answer in time: {failure.detail}.", headers=headers
+        )
+    if failure.kind is FailureKind.MALFORMED:
+        return UpstreamError(502, "upstream_error", "The model server's answer was not understood.", headers=headers)
+    if failure.kind is FailureKind.ENGINE:
+        return UpstreamError(502, "upstream_error", "The model server is going down.", headers=headers)
+    return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)
+
+
+def write(client: Connection, data: bytes) -> None:
+    """Put an answer on the wire; a client that has left is not an error."""
+    if client.transport is not None:
+        client.transport.write(data)

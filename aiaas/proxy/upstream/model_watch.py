@@ -1,0 +1,81 @@
+"""Keeps what the endpoints list as their models, and says where that is not what the config says (`served_models.py`).
+
+Each endpoint is asked when it has come up and every INTERVAL: a vLLM that was started anew with another model may have
+been away for less than the time between two probes. What does not answer is asked again with the probes, and keeps the
+list that it had. A finding is logged when it is new, and stands in the metrics for as long as it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiaas.openai import paths
+from aiaas.proxy.request.served_models import MOST_NAMED, NOTHING_LISTED, NotAModelList, compare, read_models, sentence
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.upstream.ask import fetch
+from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.connection import Failure
+
+INTERVAL: Final = 60.0
+# So often it is looked whether an endpoint has come up.
+LOOK: Final = 0.5
+
+
+class ModelWatch:
+    """One for each backend. Seconds."""
+
+    def __init__(
+        self, backend: BackendState, log: JsonLog, metrics: Metrics, interval: float = INTERVAL, look: float = LOOK
+    ) -> None:
+        self._backend = backend
+        self._log = log
+        self._metrics = metrics
+        self._interval = interval
+        self._look = look
+        self._due: dict[EndpointState, float] = {}  # the loop's time; only of those that are up
+        self._said: dict[EndpointState, str] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            endpoints = self._backend.endpoints
+            self._due = {e: self._due.get(e, 0.0) for e in endpoints if e.up}
+            self._said = {e: said for e, said in self._said.items() if e in endpoints}
+            await asyncio.gather(*[self._ask(e) for e, due in self._due.items() if due <= loop.time()])
+            await asyncio.sleep(self._look)
+
+    async def _ask(self, endpoint: EndpointState) -> None:
+        health = self._backend.plan.health
+        answer = await fetch(endpoint, paths.MODELS, health.timeout)
+        failed = isinstance(answer, Failure)
+        pause = min(health.interval, self._interval) if failed else self._interval
+        self._due[endpoint] = asyncio.get_running_loop().time() + pause
+        if isinstance(answer, Failure) or endpoint not in self._backend.endpoints:
+            return
+        try:
+            endpoint.listed = read_models(answer.status, answer.content_type, answer.body)
+        except NotAModelList as error:
+            endpoint.listed = NOTHING_LISTED
+            self._found(endpoint, len(self._backend.plan.served_models), "models_unknown", str(error))
+            return
+        found = compare(self._backend.plan, endpoint.listed)
+        details = {
+            "configured_but_not_served": found.missing[:MOST_NAMED],
+            "own_models": [alias for alias, _ in found.own_models[:MOST_NAMED]],
+            "served": sorted(endpoint.listed)[:MOST_NAMED],
+        }
+        self._found(endpoint, found.names, "models_disagree", sentence(found, endpoint.listed), **details)
+
+    def _found(self, endpoint: EndpointState, names: int, event: str, problem: str, **details: object) -> None:
+        """`problem` is empty where all is well."""
+        name, upstream = self._backend.plan.name, endpoint.plan.url
+        self._metrics.models_wrong(name, upstream, names)
+        before = self._said.get(endpoint, "")
+        self._said[endpoint] = problem
+        if problem and problem != before:
+            self._log.event("warning", event, backend=name, upstream=upstream, problem=problem, **details)
+        elif before and not problem:
+            self._log.event("info", "models_agree", backend=name, upstream=upstream)

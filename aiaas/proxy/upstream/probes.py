@@ -1,0 +1,81 @@
+"""Which backends are being watched: for each in force a task of probes, one that follows its name where it has one, and
+one that follows the models it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+
+from aiaas.plan.model import BackendPlan
+from aiaas.proxy.tasks import Keeper, end_tasks
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.upstream.ask import fetch
+from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.connection import Failure, FailureKind
+from aiaas.proxy.upstream.model_watch import ModelWatch
+from aiaas.proxy.upstream.resolve import Resolver, names_of
+
+
+class Probes:
+    """The tasks that watch backends. `follow` starts and ends them, `close` ends all."""
+
+    def __init__(self, log: JsonLog, metrics: Metrics, resolver: Resolver, keeper: Keeper) -> None:
+        self._log = log
+        self._metrics = metrics
+        self._resolver = resolver
+        self._keeper = keeper
+        self._watched: dict[str, tuple[BackendState, BackendPlan, list[asyncio.Task[None]]]] = {}
+
+    def follow(self, backends: Mapping[str, BackendState]) -> None:
+        """Watch these and no others, each by its present settings. An engine of ours is probed by its supervisor."""
+        for name, (state, plan, tasks) in list(self._watched.items()):
+            if backends.get(name) is not state or state.plan is not plan:
+                for task in tasks:
+                    task.cancel()
+                del self._watched[name]
+        for name, state in backends.items():
+            if name not in self._watched:
+                models = ModelWatch(state, self._log, self._metrics)
+                tasks = [self._keeper.start(models.run, f"models {name}")]
+                if state.plan.engine is None:
+                    tasks.append(self._keeper.start(partial(probe_forever, state), f"probe {name}"))
+                for host, port in names_of(state.plan).items():
+                    follow = partial(self._resolver.follow, state, host, port)
+                    tasks.append(self._keeper.start(follow, f"resolve {host}"))
+                self._watched[name] = (state, state.plan, tasks)
+
+    async def close(self) -> None:
+        """End all of it."""
+        await end_tasks([task for _, _, tasks in self._watched.values() for task in tasks])
+
+
+async def probe_forever(backend: BackendState) -> None:
+    """Probe a backend's endpoints side by side every `health.interval` seconds, the first time and new ones at once.
+
+    Also those that its name does not resolve to any more, as long as they have requests: a vLLM that got SIGTERM goes
+    silent on them.
+    """
+    interval = backend.plan.health.interval
+
+    async def probe(endpoint: EndpointState) -> None:
+        health = backend.plan.health
+        result = await fetch(endpoint, health.path, health.timeout)
+        if isinstance(result, Failure):
+            if result.kind is not FailureKind.OURS:
+                endpoint.report_failure(f"health check: {result.detail}")
+            if result.refused:
+                endpoint.report_refused_probe(asyncio.get_running_loop())
+        elif result.status >= 500:
+            endpoint.report_failure(f"health check: status {result.status}")
+        else:
+            endpoint.report_success(probe=True)
+
+    while True:
+        backend.changed.clear()
+        await asyncio.gather(*[probe(endpoint) for endpoint in (*backend.endpoints, *backend.leaving)])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval):
+                await backend.changed.wait()

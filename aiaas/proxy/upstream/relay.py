@@ -1,0 +1,396 @@
+"""Bytes back to the client: one attempt's answer, written as it comes, with a tap for usage.
+
+Theory. A relay is a `Sink`: the upstream connection calls it from inside the event loop's read callback, and it writes
+to the client's transport in the same call. No task wakes up between the two; the handler's task sleeps on `done` and
+wakes once. Most CPU of a gateway goes to this loop (docs/bench.md), so it looks for substrings and parses only
+where one is found.
+
+    held       nothing has gone to the client: the attempt can still be replaced by another one
+    committed  the status is spent; a failure can only be said in the stream, or by breaking off
+
+Rules
+- A stream's status is held until its first event or comment: vLLM says 200 before it schedules (transcript 130).
+- Only whole events are written, so that a comment or an error event never lands inside one. An unfinished event waits;
+  a clean end flushes it as it is.
+- The usage event that the client did not ask for is taken out; every other byte goes through as it came.
+- A status of 400 or more is held whole (up to HELD_LIMIT), for `forward.py` decides whether it is tried again.
+- A slow client stops the reading from upstream; one that takes nothing for `silence` seconds is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from aiaas.errors import UpstreamError
+from aiaas.openai.errors import error_event
+from aiaas.openai.sse import MAX_EVENT, after_last_event
+from aiaas.openai.streams import next_number
+from aiaas.proxy.client.answers import HeaderList, header_of, relayed_head
+from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.telemetry.histogram import Tally
+from aiaas.proxy.telemetry.record import Record
+from aiaas.proxy.upstream.attempt import EVENTS, End, Outcome, Shape, not_an_answer
+from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
+from aiaas.proxy.upstream.usage_tap import BodyTap, StreamTap
+
+# An error answer that is larger than this is no vLLM error; it goes through without a chance of a retry.
+HELD_LIMIT = 1024 * 1024
+
+PING = b": ping\n\n"
+
+
+class Relay:
+    """One attempt: a `Sink` of the upstream connection and the `WriteListener` of the client's."""
+
+    _stream_tap: StreamTap  # there once the answer is known to be a stream
+
+    def __init__(
+        self,
+        client: Connection,
+        upstream: UpstreamConnection,
+        record: Record,
+        shape: Shape,
+        gaps: Tally,
+        fingerprints: dict[str | None, bytes],
+    ) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._record = record
+        self._shape = shape
+        self._gaps = gaps
+        self._fingerprints = fingerprints
+        self._loop = client.loop
+        self._take: Callable[[bytes], None] = self._hold
+        self._status = 0
+        self._headers: HeaderList = []
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._tail = bytearray()
+        self._streaming = False
+        self._flowing = False  # a stream's first text has gone to the client
+        self._committed = False
+        self._chunked = False
+        self._tap = BodyTap(record)
+        self._last_read = self._last_write = self._loop.time()
+        self._paused_at: float | None = None
+        self._paused_size = 0
+        self.done: asyncio.Future[Outcome] = self._loop.create_future()
+
+    def begin(self, request: bytes, rest: bytes = b"") -> None:
+        """Send the request, in one part or two, and take the answer."""
+        self._client.listener = self
+        self._upstream.exchange(request, self, rest)
+        record = self._record
+        if record.overhead is None:
+            waited = record.body_seconds + record.queue_seconds
+            record.overhead = max(0.0, time.monotonic() - record.started - waited)
+        if self._client.writing_paused:  # an earlier answer on this connection has not been taken yet
+            self.client_paused()
+        self._arm()
+
+    def abort(self) -> None:
+        """Whoever waited has gone: end the upstream request now."""
+        # A cancelled handler has cancelled `done`, which it awaited, before it gets here.
+        if not self.done.done() or self.done.cancelled():
+            self._upstream.abort(self)
+            self._end_counting()
+            self.done.cancel()
+        self._stop()
+
+    def end_with_error(self, error: UpstreamError) -> None:
+        """End a committed answer (drain deadline): an error event in a stream, else a break."""
+        if self._committed and not self.done.done():
+            self._upstream.abort(self)
+            self._break(Failure(FailureKind.TIMEOUT, error.message), error)
+
+    def end_if_silent(self, since: float) -> None:
+        """End a stream on which nothing has come after `since` (the loop's time): its server is held to be gone."""
+        # Where the client is slow, nothing is read, and nothing is known about the server.
+        if self._record.stream and self._last_read <= since and self._paused_at is None and not self.done.done():
+            self._upstream.abort(self)
+            self.failed(Failure(FailureKind.RESET, "its address refuses connections, and it has fallen silent"))
+
+    @property
+    def committed(self) -> bool:
+        """Whether bytes have gone to the client."""
+        return self._committed
+
+    # -- Sink -----------------------------------------------------------------------------------------------------
+
+    def head(self, status: int, headers: HeaderList) -> None:
+        """The backend's status and headers; decides how the body is taken."""
+        self._status = status
+        self._headers = headers
+        content_type = header_of(headers, b"content-type").lower()
+        if (odd := not_an_answer(status, content_type)) is not None:
+            self._upstream.abort(self)
+            self._fail(Failure(FailureKind.MALFORMED, odd))
+        elif status < 300:
+            # A backend that compresses unasked has no events to be seen.
+            self._streaming = content_type.startswith(EVENTS) and not header_of(headers, b"content-encoding")
+            self._record.streamed = self._streaming
+            if self._streaming:
+                self._stream_tap = StreamTap(self._record, self._shape, self._fingerprints)
+                self._take = self._events
+            else:
+                self._take = self._bytes
+
+    def body(self, data: bytes) -> None:
+        """What one read brought."""
+        now = self._loop.time()
+        if not self._flowing:
+            self._last_read = now
+            self._take(data)
+            return
+        self._gaps.observe(now - self._last_read)
+        self._last_read = now
+        tap = self._stream_tap
+        if self._tail or not data.endswith(b"\n\n") or (events := data.count(b"\n\n")) != data.count(tap.mark):
+            self._events(data)
+            return
+        # What nearly all of a gateway's work is: whole events in the middle of a stream, each with output.
+        record = self._record
+        record.events += events
+        record.sent += len(data)
+        tap.latest = data
+        self._last_write = now
+        transport = self._client.transport
+        if transport is not None:
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self) -> None:
+        """The backend's answer is whole."""
+        if self.done.done():
+            return
+        if self._status >= 400 and not self._committed:
+            self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held)))
+            return
+        last, failure = b"", None
+        if self._streaming:
+            tap = self._stream_tap
+            last = tap.read(bytes(self._tail)) if self._tail else b""
+            failure = tap.engine_failure
+            if failure is None and not tap.whole:
+                # What stands in between ended its body cleanly in the middle, which no SDK would notice.
+                self.failed(Failure(FailureKind.TRUNCATED, "the stream ended without its last event"))
+                return
+            last += tap.rest()
+        if not self._committed:
+            self._commit(last, whole=True)
+        elif last:
+            self._write(last)
+        if self._chunked:
+            self._client_write(b"0\r\n\r\n")
+        self._finish(Outcome(End.SENT, failure=failure))
+
+    def failed(self, failure: Failure) -> None:
+        """The backend's answer will not become whole."""
+        if self.done.done():
+            return
+        if self._committed:
+            self._break(failure, None)
+        else:
+            self._fail(failure)
+
+    # -- the three ways to take a body ----------------------------------------------------------------------------
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_size += len(data)
+        if self._held_size > HELD_LIMIT:
+            held, self._held = b"".join(self._held), []
+            self._take = self._bytes
+            self._bytes(held)
+
+    def _bytes(self, data: bytes) -> None:
+        self._tap.keep(data)
+        if self._committed:
+            self._write(data)
+        else:
+            self._commit(data, whole=False)
+
+    def _events(self, data: bytes) -> None:
+        if self._tail or not data.endswith(b"\n\n"):
+            data = self._whole_events(data)
+            if not data:
+                return
+        tap = self._stream_tap
+        data = tap.read(data)
+        if tap.failed_first and not self._committed:
+            self._upstream.abort(self)
+            self._finish(Outcome(End.FAILED, failure=tap.engine_failure))
+            return
+        if not data:
+            return
+        if tap.begun and not self._flowing:
+            self._flowing = True
+            self._record.ttft = time.monotonic() - self._record.started
+        if self._committed:
+            self._write(data)
+        else:
+            self._commit(data, whole=False)
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """Put `data` behind the unfinished event; what is whole now. Reads each byte once, however many parts come."""
+        tail = self._tail
+        seen = max(0, len(tail) - 3)
+        tail += data
+        cut = after_last_event(tail, seen)
+        data = bytes(tail[:cut])
+        del tail[:cut]
+        if len(tail) > MAX_EVENT:
+            tail.clear()
+            self._upstream.abort(self)
+            self.failed(Failure(FailureKind.MALFORMED, f"an event of more than {MAX_EVENT} bytes"))
+            return b""
+        return data
+
+    # -- to the client --------------------------------------------------------------------------------------------
+
+    def _commit(self, data: bytes, *, whole: bool) -> None:
+        """Spend the status: head and first bytes in one write."""
+        self._committed = True
+        shape = self._shape
+        record = self._record
+        record.status = self._status
+        record.phase = "streaming"
+        length = header_of(self._headers, b"content-length")
+        close = shape.close
+        if self._status == 204:  # has neither body nor length (RFC 9110 section 8.6)
+            framing = b""
+        elif length and not self._streaming:
+            framing = b"content-length: %b\r\n" % length
+        elif whole:
+            framing = b"content-length: %d\r\n" % len(data)
+        elif shape.chunked:
+            framing = b"transfer-encoding: chunked\r\n"
+            self._chunked = True
+        else:
+            framing = b""
+            close = True
+        if self._streaming:
+            # For proxies in between: nginx buffers a stream unless told not to.
+            framing += b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+        head = relayed_head(self._status, self._headers, framing=framing, extra=shape.extra, close=close)
+        self._last_write = self._loop.time()
+        record.sent += len(data)
+        self._client_write(head + (b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data))
+
+    def _write(self, data: bytes) -> None:
+        self._record.sent += len(data)
+        self._last_write = self._last_read
+        self._client_write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def _client_write(self, data: bytes) -> None:
+        transport = self._client.transport
+        if transport is not None:  # None: the client has just left, and the handler is about to be told
+            transport.write(data)
+
+    def client_paused(self) -> None:
+        """The client reads too slowly: let the backend wait, in the kernel's buffers and not in our memory."""
+        self._upstream.pause_reading()
+        self._paused_at = self._loop.time()
+        self._paused_size = self._pending()
+
+    def client_resumed(self) -> None:
+        """The client caught up."""
+        self._paused_at = None
+        self._last_read = self._loop.time()
+        self._upstream.resume_reading()
+
+    def _pending(self) -> int:
+        transport = self._client.transport
+        return transport.get_write_buffer_size() if transport is not None else 0
+
+    # -- silence --------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        shape = self._shape
+        now = self._loop.time()
+        due = (self._last_read if self._paused_at is None else self._paused_at) + shape.silence
+        if shape.heartbeat and self._streaming and self._paused_at is None:
+            due = min(due, self._last_write + shape.heartbeat)
+        elif shape.heartbeat:
+            due = min(due, now + shape.heartbeat)  # it may turn out to be a stream
+        if shape.deadline is not None:
+            due = min(due, shape.deadline)
+        self._client.alarm.set(max(due, now + 0.001), self._tick)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        shape = self._shape
+        if shape.deadline is not None and now >= shape.deadline:
+            self._time_out("the request took longer than total_timeout allows")
+        elif self._paused_at is not None:
+            pending = self._pending()
+            if pending < self._paused_size:
+                self._paused_at, self._paused_size = now, pending
+            elif now - self._paused_at >= shape.silence:
+                self._drop_client()
+        elif now - self._last_read >= shape.silence:
+            self._time_out(f"the backend was silent for {shape.silence:g} s")
+        elif shape.heartbeat and self._streaming and now - self._last_write >= shape.heartbeat:
+            self._ping(now)
+        if not self.done.done():
+            self._arm()
+
+    def _ping(self, now: float) -> None:
+        if self._committed:
+            self._client_write(b"%x\r\n%b\r\n" % (len(PING), PING) if self._chunked else PING)
+            self._last_write = now
+        else:
+            self._commit(PING, whole=False)
+
+    def _time_out(self, detail: str) -> None:
+        self._upstream.abort(self)
+        self.failed(Failure(FailureKind.TIMEOUT, detail))
+
+    def _drop_client(self) -> None:
+        self._upstream.abort(self)
+        self._record.ended_by = "client"
+        self._record.error_code = "client_too_slow"
+        if self._client.transport is not None:
+            self._client.transport.abort()
+        self._finish(Outcome(End.BROKEN, failure=Failure(FailureKind.TIMEOUT, "the client took no byte")))
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def _fail(self, failure: Failure) -> None:
+        self._finish(Outcome(End.FAILED, failure=failure))
+
+    def _break(self, failure: Failure, error: UpstreamError | None) -> None:
+        if self._streaming:
+            if rest := self._stream_tap.rest():
+                self._write(rest)
+            timed_out = failure.kind is FailureKind.TIMEOUT
+            error = error or UpstreamError(
+                504 if timed_out else 502,
+                "upstream_timeout" if timed_out else "upstream_error",
+                "The model server fell silent." if timed_out else "The model server broke off this answer.",
+            )
+            event = error_event(error, self._shape.path, next_number(self._stream_tap.latest))
+            self._client_write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._chunked else event)
+        self._finish(Outcome(End.BROKEN, failure=failure))
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._end_counting()
+        self._stop()
+        if not self.done.done():
+            self.done.set_result(outcome)
+
+    def _end_counting(self) -> None:
+        if self._committed:
+            (self._stream_tap if self._streaming else self._tap).end()
+
+    def _stop(self) -> None:
+        if self._client.listener is self:
+            self._client.listener = None
+            self._client.alarm.clear()
+        self._flowing = False
+        self._take = _nothing  # a bound method of its own would keep this alive until the garbage collector runs
+
+
+def _nothing(_data: bytes) -> None:
+    """Where bytes go after the end; none should come."""

@@ -1,0 +1,334 @@
+"""Whole answers, as JSON with vLLM's fields in vLLM's order (0.32.0, transcripts 01 to 76 and 150 to 157).
+
+Pure: ids and times are passed in. `system_fingerprint` and `owned_by` are the places where the simulator signs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiaas.simulator.generate import Choice, seed_of
+
+OWNER = "aiaas-simulator"
+FINGERPRINT = "aiaas-simulator-0.32.0"  # the vLLM version whose wire behaviour it has
+EMBEDDING_SIZE = 64
+
+Json = dict[str, Any]
+
+
+def encode(value: object) -> bytes:
+    """JSON bytes without spaces, non-ASCII as it is, as Starlette writes them; a lone surrogate becomes "?"."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What makes two equal answers differ: `id` with its prefix, `created` in Unix seconds, the served model's name."""
+
+    id: str
+    created: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer."""
+
+    prompt: int
+    completion: int
+
+    def openai(self) -> Json:
+        """The three counts in the order vLLM has them."""
+        return {
+            "prompt_tokens": self.prompt,
+            "total_tokens": self.prompt + self.completion,
+            "completion_tokens": self.completion,
+        }
+
+    def openai_full(self) -> Json:
+        """With the details that vLLM leaves null."""
+        return {**self.openai(), "prompt_tokens_details": None, "completion_tokens_details": None}
+
+    def responses(self) -> Json:
+        """As /v1/responses has it (22)."""
+        return {
+            "input_tokens": self.prompt,
+            "input_tokens_details": {
+                "cached_tokens": 0,
+                "cache_write_tokens": 0,
+                "input_tokens_per_turn": [],
+                "cached_tokens_per_turn": [],
+            },
+            "output_tokens": self.completion,
+            "output_tokens_details": {
+                "reasoning_tokens": 0,
+                "tool_output_tokens": 0,
+                "output_tokens_per_turn": [],
+                "tool_output_tokens_per_turn": [],
+            },
+            "total_tokens": self.prompt + self.completion,
+        }
+
+
+def usage_of(prompt_tokens: int, choices: Sequence[Choice]) -> Usage:
+    """The usage of a finished answer."""
+    return Usage(prompt_tokens, sum(len(choice.deltas) for choice in choices))
+
+
+def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+    """POST /v1/chat/completions (10)."""
+    return {
+        "id": stamp.id,
+        "object": "chat.completion",
+        "created": stamp.created,
+        "model": stamp.model,
+        "choices": [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": choice.text,
+                    "refusal": None,
+                    "annotations": None,
+                    "audio": None,
+                    "function_call": None,
+                    "reasoning": None,
+                },
+                "logprobs": None,
+                "finish_reason": choice.finish_reason,
+                "stop_reason": choice.stop_reason,
+                "token_ids": None,
+                "routed_experts": None,
+            }
+            for index, choice in enumerate(choices)
+        ],
+        "service_tier": None,
+        "system_fingerprint": FINGERPRINT,
+        "usage": usage_of(prompt_tokens, choices).openai_full(),
+        "prompt_logprobs": None,
+        "prompt_token_ids": None,
+        "prompt_text": None,
+        "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
+    }
+
+
+def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+    """POST /v1/completions (20)."""
+    return {
+        "id": stamp.id,
+        "object": "text_completion",
+        "created": stamp.created,
+        "model": stamp.model,
+        "choices": [
+            {
+                "index": index,
+                "text": choice.text,
+                "logprobs": None,
+                "finish_reason": choice.finish_reason,
+                "stop_reason": choice.stop_reason,
+                "token_ids": None,
+                "prompt_logprobs": None,
+                "prompt_token_ids": None,
+                "routed_experts": None,
+            }
+            for index, choice in enumerate(choices)
+        ],
+        "service_tier": None,
+        "system_fingerprint": FINGERPRINT,
+        "usage": usage_of(prompt_tokens, choices).openai_full(),
+        "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
+    }
+
+
+def response_message(message_id: str, text: str) -> Json:
+    """The one finished output item of /v1/responses."""
+    return {
+        "id": message_id,
+        "content": [{"annotations": [], "text": text, "type": "output_text", "logprobs": None}],
+        "role": "assistant",
+        "status": "completed",
+        "type": "message",
+        "phase": None,
+    }
+
+
+def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, choice: Choice | None) -> Json:
+    """POST /v1/responses (22); without a choice it is the one in progress that opens a stream (23).
+
+    `asked` holds what is echoed: instructions, metadata, temperature, top_p, max_output_tokens, user.
+    """
+    cut = choice is not None and choice.finish_reason == "length"
+    status = "in_progress" if choice is None else "incomplete" if cut else "completed"
+    return {
+        "id": stamp.id,
+        "created_at": stamp.created,
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "instructions": asked["instructions"],
+        "metadata": asked["metadata"],
+        "model": stamp.model,
+        "object": "response",
+        "output": [response_message(message_id, choice.text)] if choice is not None and choice.text else [],
+        "parallel_tool_calls": True,
+        "temperature": asked["temperature"],
+        "tool_choice": "none",
+        "tools": [],
+        "top_p": asked["top_p"],
+        "background": False,
+        "max_output_tokens": asked["max_output_tokens"],
+        "max_tool_calls": None,
+        "previous_response_id": None,
+        "prompt": None,
+        "reasoning": None,
+        "service_tier": "auto",
+        "status": status,
+        "text": None,
+        "top_logprobs": None,
+        "truncation": "disabled",
+        "usage": None if choice is None else usage_of(prompt_tokens, (choice,)).responses(),
+        "user": asked["user"],
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "input_messages": None,
+        "output_messages": None,
+    }
+
+
+def message_stop_reason(choice: Choice) -> str:
+    """Anthropic's word for the end of an answer."""
+    if choice.finish_reason == "length":
+        return "max_tokens"
+    return "stop_sequence" if choice.stop_reason is not None else "end_turn"
+
+
+def message(stamp: Stamp, prompt_tokens: int, choice: Choice) -> Json:
+    """POST /v1/messages (24)."""
+    body: Json = {
+        "id": stamp.id,
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "text", "text": choice.text}],
+        "model": stamp.model,
+        "stop_reason": message_stop_reason(choice),
+    }
+    if choice.stop_reason is not None:
+        body["stop_sequence"] = choice.stop_reason
+    body["usage"] = {"input_tokens": prompt_tokens, "output_tokens": len(choice.deltas)}
+    return body
+
+
+def models(names: Sequence[str], max_model_len: int, created: int, permission_ids: Sequence[str]) -> Json:
+    """GET /v1/models (01, 105)."""
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": name,
+                "object": "model",
+                "created": created,
+                "owned_by": OWNER,
+                "root": OWNER,
+                "parent": None,
+                "max_model_len": max_model_len,
+                "permission": [
+                    {
+                        "id": f"modelperm-{permission_id}",
+                        "object": "model_permission",
+                        "created": created,
+                        "allow_create_engine": False,
+                        "allow_sampling": True,
+                        "allow_logprobs": True,
+                        "allow_search_indices": False,
+                        "allow_view": True,
+                        "allow_fine_tuning": False,
+                        "organization": "*",
+                        "group": None,
+                        "is_blocking": False,
+                    }
+                ],
+            }
+            for name, permission_id in zip(names, permission_ids, strict=True)
+        ],
+    }
+
+
+def embedding_of(text: str, seed: int) -> list[float]:
+    """A unit vector that depends on the text alone."""
+    rng = random.Random(seed_of("embedding", seed, text))
+    values = [rng.gauss(0, 1) for _ in range(EMBEDDING_SIZE)]
+    norm = sum(value * value for value in values) ** 0.5
+    # float32, as an engine computes them: base64 and JSON then hold the same numbers
+    return [struct.unpack("<f", struct.pack("<f", value / norm))[0] for value in values]
+
+
+def embeddings(
+    stamp: Stamp, texts: Sequence[str], tokens: int, seed: int, *, base64_floats: bool, pooling: bool = False
+) -> Json:
+    """POST /v1/embeddings (150, 151), and /pooling, which names two fields otherwise (155)."""
+    vectors = [embedding_of(text, seed) for text in texts]
+    key, kind = ("data", "pooling") if pooling else ("embedding", "embedding")
+    return {
+        "id": stamp.id,
+        "object": "list",
+        "created": stamp.created,
+        "model": stamp.model,
+        "data": [
+            {
+                "index": index,
+                "object": kind,
+                key: base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if base64_floats else vector,
+            }
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": Usage(tokens, 0).openai_full(),
+    }
+
+
+def score_of(one: str, two: str, seed: int) -> float:
+    """A number from 0 to 1 that depends on both texts."""
+    return random.Random(seed_of("score", seed, one, two)).random()
+
+
+def scores(stamp: Stamp, pairs: Sequence[tuple[str, str]], tokens: int, seed: int) -> Json:
+    """POST /score and /v1/score (153)."""
+    return {
+        "id": stamp.id,
+        "object": "list",
+        "created": stamp.created,
+        "model": stamp.model,
+        "data": [
+            {"index": index, "object": "score", "score": score_of(one, two, seed)}
+            for index, (one, two) in enumerate(pairs)
+        ],
+        "usage": Usage(tokens, 0).openai_full(),
+    }
+
+
+def rerank(stamp: Stamp, query: str, documents: Sequence[str], top_n: int, tokens: int, seed: int) -> Json:
+    """POST /rerank, /v1/rerank and /v2/rerank, best first (154); `top_n` of 0 is all."""
+    results = [
+        {
+            "index": index,
+            "document": {"text": document, "multi_modal": None},
+            "relevance_score": score_of(query, document, seed),
+        }
+        for index, document in enumerate(documents)
+    ]
+    results.sort(key=lambda result: -float(str(result["relevance_score"])))
+    return {
+        "id": stamp.id,
+        "model": stamp.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "results": results[: top_n or None],
+    }

@@ -1,0 +1,375 @@
+"""From a request to an answer: the route table, the order of the checks, and what each path answers.
+
+The order is vLLM's: key (401), path (404), method (405), then what `requests` checks, then the engine (500, 503).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import functools
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aiaas.simulator import answers, errors
+from aiaas.simulator.answers import Json, Stamp, encode
+from aiaas.simulator.engine import Engine, EngineFullError, Generation
+from aiaas.simulator.errors import WireError
+from aiaas.simulator.events import make_writer
+from aiaas.simulator.faults import Point
+from aiaas.simulator.forms import (
+    DetokenizeForm,
+    EmbeddingsForm,
+    RerankForm,
+    ScoreForm,
+    fill_form,
+    parse_json,
+)
+from aiaas.simulator.generate import WORD_TOKENS, Choice, make_pace, tokenize
+from aiaas.simulator.http import Exchange, Request
+from aiaas.simulator.metrics import CONTENT_TYPE, Metrics
+from aiaas.simulator.options import SimulatorOptions
+from aiaas.simulator.replies import JSON_TYPE, VARY, StreamReply, WholeReply, strike_request
+from aiaas.simulator.requests import (
+    Family,
+    Job,
+    check_model,
+    count_messages_tokens,
+    parse_invocation,
+    parse_job,
+    pieces_to_tokenize,
+    prompt_texts,
+)
+
+RECORDED_BODY = 1024 * 1024  # bytes of a recorded request's body that are kept
+LEARNED_PIECES = 10_000  # for /detokenize
+
+_STORED_RESPONSE = re.compile(r"/v1/responses/([^/]+)(?:/cancel)?")
+_GUARDED = ("/v1", "/v2", "/inference")
+_PREFLIGHT_VARY = (
+    "Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as the simulator saw it; the body up to RECORDED_BODY bytes."""
+
+    method: str
+    path: str
+    target: str
+    headers: dict[str, str]
+    body: bytes = field(repr=False)
+    body_size: int = 0
+
+
+Answer = Callable[[Exchange], None]
+
+
+class App:
+    """One simulator's behaviour.
+
+    fault     how it misbehaves; may be changed while it runs
+    received  the last requests, newest last, where recording is on
+    draining  SIGTERM came with a shutdown timeout: generate paths answer 500, /health stays 200 (140)
+    """
+
+    def __init__(self, options: SimulatorOptions, loop: asyncio.AbstractEventLoop, *, record: int) -> None:
+        self.options = options
+        self.fault = options.fault
+        self.draining = False
+        self.metrics = Metrics(options.models[0])
+        self.engine = Engine(loop, self.metrics, options.max_num_seqs, options.max_num_queued_reqs)
+        self.received: deque[Received] = deque(maxlen=record)
+        self._record = record > 0
+        self._pieces: dict[int, str] = {_token_id(piece): piece for piece in WORD_TOKENS}
+        self._routes = self._make_routes()
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer one request: at once, or later when the engine has the tokens."""
+        request = exchange.request
+        if self._record:
+            body = request.body[:RECORDED_BODY]
+            headers = dict(request.headers)
+            self.received.append(
+                Received(request.method, request.path, request.target, headers, body, len(request.body))
+            )
+        if self.options.request_id_headers:
+            request_id = request.headers.get("x-request-id") or _random_hex(16)
+            exchange.extra_headers = (("x-request-id", request_id),)
+        try:
+            self._route(exchange)
+        except WireError as error:
+            self._refuse(exchange, error)
+        if exchange.status:
+            self._count_http(exchange)
+
+    def _route(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.method == "OPTIONS" and {"origin", "access-control-request-method"} <= request.headers.keys():
+            self._refuse_preflight(exchange)
+            return
+        key = self.options.api_key
+        guarded = key is not None and request.path.startswith(_GUARDED) and request.method != "OPTIONS"
+        if guarded and request.headers.get("authorization") != f"Bearer {key}":
+            raise errors.unauthorized()
+        methods = self._routes.get(request.path)
+        if methods is None:
+            stored = _STORED_RESPONSE.fullmatch(request.path)
+            if stored is not None and self.options.runner == "text":
+                raise errors.unknown_response(stored[1])
+            if request.path.endswith("/") and request.path.rstrip("/") in self._routes:
+                location = f"http://{request.headers.get('host', '')}{request.path.rstrip('/')}"
+                exchange.respond(307, b"", None, after=(("location", location), *VARY))
+                return
+            raise errors.not_found()
+        answer = methods.get(request.method)
+        if answer is None:
+            raise errors.method_not_allowed(next(iter(methods)))  # of several, Starlette names the first
+        answer(exchange)
+
+    def _make_routes(self) -> dict[str, dict[str, Answer]]:
+        """Path -> method -> answer, of what a text or a pooling vLLM serves (00-routes); what no gateway should ever
+        forward (elastic scaling, rendering, docs) is not there at all."""
+        routes: dict[str, dict[str, Answer]] = {
+            "/health": {"GET": self._health},
+            "/ping": {"GET": self._health, "POST": self._health},
+            "/load": {"GET": lambda exchange: self._json(exchange, {"server_load": 0})},
+            "/version": {"GET": lambda exchange: self._json(exchange, {"version": answers.FINGERPRINT})},
+            "/metrics": {"GET": self._metrics},
+            "/v1/models": {"GET": self._models},
+            "/tokenize": {"POST": self._tokenize},
+            "/detokenize": {"POST": self._detokenize},
+            "/invocations": {"POST": self._invocations},
+        }
+        if self.options.runner == "text":
+            families: dict[str, Family] = {
+                "/v1/chat/completions": "chat",
+                "/v1/completions": "completions",
+                "/v1/responses": "responses",
+                "/v1/messages": "messages",
+            }
+            for path, family in families.items():
+                routes[path] = {"POST": functools.partial(self._generate, family=family)}
+            routes["/v1/messages/count_tokens"] = {"POST": self._count_tokens}
+            return routes
+        for path in ("/v1/embeddings", "/pooling"):
+            routes[path] = {"POST": self._embed}
+        for path in ("/score", "/v1/score"):
+            routes[path] = {"POST": self._score}
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+            routes[path] = {"POST": self._rerank}
+        return routes
+
+    # what answers at once
+
+    def _json(self, exchange: Exchange, body: object) -> None:
+        exchange.respond(200, encode(body), JSON_TYPE, after=VARY)
+
+    def _refuse(self, exchange: Exchange, error: WireError) -> None:
+        before = (("allow", error.allow),) if error.allow else ()
+        exchange.respond(error.status, error.body, JSON_TYPE, before=before, after=VARY if error.varies else ())
+        if error.unhandled:
+            exchange.hang_up()
+
+    def _refuse_preflight(self, exchange: Exchange) -> None:
+        before = (
+            ("vary", _PREFLIGHT_VARY),
+            ("access-control-allow-methods", "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, QUERY"),
+            ("access-control-max-age", "600"),
+        )
+        exchange.respond(400, b"Disallowed CORS origin", "text/plain; charset=utf-8", before=before)
+
+    def _health(self, exchange: Exchange) -> None:
+        exchange.respond(503 if self.fault.name == "engine-dead" else 200, b"", None, after=VARY)
+
+    def _metrics(self, exchange: Exchange) -> None:
+        exchange.respond(200, self.metrics.render(self.engine), CONTENT_TYPE, after=VARY)
+
+    def _models(self, exchange: Exchange) -> None:
+        names = self.options.models
+        ids = [_random_hex(8) for _ in names]
+        self._json(exchange, answers.models(names, self.options.max_model_len, int(time.time()), ids))
+
+    def _count_tokens(self, exchange: Exchange) -> None:
+        tokens = count_messages_tokens(_decode(exchange.request), self.options)
+        self._json(exchange, {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}})
+
+    def _tokenize(self, exchange: Exchange) -> None:
+        pieces, with_texts = pieces_to_tokenize(_decode(exchange.request), self.options)
+        ids = [self._learn(piece) for piece in pieces]
+        body = {
+            "count": len(ids),
+            "max_model_len": self.options.max_model_len,
+            "tokens": ids,
+            "token_strs": pieces if with_texts else None,
+        }
+        self._json(exchange, body)
+
+    def _detokenize(self, exchange: Exchange) -> None:
+        form = fill_form(DetokenizeForm, _decode(exchange.request))
+        check_model(form.model, self.options)
+        self._json(
+            exchange,
+            {"prompt": "".join(self._pieces.get(number, "\N{REPLACEMENT CHARACTER}") for number in form.tokens)},
+        )
+
+    def _learn(self, piece: str) -> int:
+        number = _token_id(piece)
+        if len(self._pieces) < LEARNED_PIECES:
+            self._pieces.setdefault(number, piece)
+        return number
+
+    def _invocations(self, exchange: Exchange) -> None:
+        """SageMaker's one path for everything: the body says what it is."""
+        if self.options.runner == "pooling":
+            self._embed(exchange)
+            return
+        try:
+            data = _decode(exchange.request)
+        except WireError as error:
+            if isinstance(error.__cause__, json.JSONDecodeError):
+                raise errors.undecodable_invocation(str(error.__cause__)) from error
+            raise
+        self._answer(exchange, parse_invocation(data, self.options))
+
+    # what the engine answers
+
+    def _generate(self, exchange: Exchange, family: Family) -> None:
+        self._answer(exchange, parse_job(family, _decode(exchange.request), self.options))
+
+    def _answer(self, exchange: Exchange, job: Job) -> None:
+        try:
+            self._begin(exchange, job)
+        except WireError as error:
+            if job.family != "messages":
+                raise
+            raise errors.anthropic(error) from error
+
+    def _begin(self, exchange: Exchange, job: Job) -> None:
+        family = job.family
+        stamp = self._job_stamp(exchange.request, job)
+        message_id = f"msg_{_random_hex(8)}"
+        if job.stream:
+            writer = make_writer(stamp, job, message_id)
+            self._submit(StreamReply(self.engine, exchange, self.fault, writer), job)
+            return
+
+        def whole() -> Json:
+            if family == "chat":
+                return answers.chat(stamp, job.prompt_tokens, job.choices)
+            if family == "completions":
+                return answers.completion(stamp, job.prompt_tokens, job.choices)
+            if family == "responses":
+                return answers.response(stamp, job.echo, message_id, job.prompt_tokens, job.choices[0])
+            return answers.message(stamp, job.prompt_tokens, job.choices[0])
+
+        died = errors.anthropic(errors.engine_dead()) if family == "messages" else errors.engine_dead()
+        self._submit(WholeReply(self.engine, exchange, self.fault, whole, died), job)
+
+    def _embed(self, exchange: Exchange) -> None:
+        pooling = exchange.request.path == "/pooling"
+        form = fill_form(EmbeddingsForm, _decode(exchange.request))
+        texts = prompt_texts(form.input)
+        if not texts:
+            raise errors.bad_request("You must pass at least one prompt")
+        tokens = self._pooled_tokens(form.model, texts)
+        stamp = self._stamp(exchange.request, "pooling-" if pooling else "embd-")
+        as_base64 = form.encoding_format == "base64"
+        self._pool(
+            exchange,
+            tokens,
+            lambda: answers.embeddings(
+                stamp, texts, tokens, self.options.seed, base64_floats=as_base64, pooling=pooling
+            ),
+        )
+
+    def _score(self, exchange: Exchange) -> None:
+        form = fill_form(ScoreForm, _decode(exchange.request))
+        ones, twos = ([text] if isinstance(text, str) else text for text in (form.text_1, form.text_2))
+        if len(ones) == 1:
+            ones = ones * len(twos)
+        if len(ones) != len(twos):
+            raise errors.bad_request("Input lengths must be either 1:1, 1:N or N:N")
+        _need_pairs(twos)
+        tokens = self._pooled_tokens(form.model, [*ones[:1], *twos])
+        stamp = self._stamp(exchange.request, "score-")
+        pairs = list(zip(ones, twos, strict=True))
+        self._pool(exchange, tokens, lambda: answers.scores(stamp, pairs, tokens, self.options.seed))
+
+    def _rerank(self, exchange: Exchange) -> None:
+        form = fill_form(RerankForm, _decode(exchange.request))
+        _need_pairs(form.documents)
+        tokens = self._pooled_tokens(form.model, [form.query, *form.documents])
+        stamp = self._stamp(exchange.request, "score-")
+        self._pool(
+            exchange,
+            tokens,
+            lambda: answers.rerank(stamp, form.query, form.documents, form.top_n, tokens, self.options.seed),
+        )
+
+    def _pooled_tokens(self, model: str | None, texts: list[str]) -> int:
+        check_model(model, self.options, pooling=True)
+        counts = [len(tokenize(text)) for text in texts]
+        if any(count > self.options.max_model_len for count in counts):
+            raise errors.too_long(self.options.max_model_len)
+        return sum(counts)
+
+    def _pool(self, exchange: Exchange, tokens: int, whole: Callable[[], Json]) -> None:
+        job = Job("chat", False, (tokens,), (Choice(("",), "stop"),), self.options.seed)
+        self._submit(WholeReply(self.engine, exchange, self.fault, whole, errors.engine_dead()), job)
+
+    def _submit(self, answer: StreamReply | WholeReply, job: Job) -> None:
+        """Into the engine, unless a fault or the shutdown stands before it."""
+        if self.draining:
+            raise errors.engine_gone()
+        if self.fault.strikes(Point.REQUEST):
+            strike_request(answer.exchange, self.fault)
+            return
+        itl = self.fault.arg if self.fault.strikes(Point.PACE) else self.options.itl
+        steps = max(len(choice.deltas) for choice in job.choices)
+        pace = make_pace(steps, self.options.ttft, itl, self.options.jitter, job.seed)
+        generation = Generation(job.choices, job.prompt_tokens, pace, answer)
+        try:
+            self.engine.submit(generation)
+        except EngineFullError as error:
+            raise errors.engine_busy() from error
+        answer.begin(generation)
+
+    def _stamp(self, request: Request, prefix: str, request_id: str | None = None) -> Stamp:
+        own = request.headers.get("x-request-id") or request_id or _random_hex(8)
+        return Stamp(prefix + own, int(time.time()), self.options.models[0])
+
+    def _job_stamp(self, request: Request, job: Job) -> Stamp:
+        if job.family == "responses":
+            response_id = job.request_id or f"resp_{_random_hex(8)}"
+            return Stamp(response_id, int(time.time()), self.options.models[0])
+        prefix = "cmpl-" if job.family == "completions" else "chatcmpl-"
+        return self._stamp(request, prefix, job.request_id)
+
+    def _count_http(self, exchange: Exchange) -> None:
+        request = exchange.request
+        handler = request.path if request.path in self._routes else "none"
+        self.metrics.http.labels(handler, request.method, f"{exchange.status // 100}xx").inc()
+
+
+def _need_pairs(texts: list[str]) -> None:
+    if not texts:
+        raise errors.bad_request("At least one text_pair element must be given")
+
+
+def _decode(request: Request) -> object:
+    return parse_json(request.headers.get("content-type", ""), request.body)
+
+
+def _random_hex(count: int) -> str:
+    return os.urandom(count).hex()
+
+
+def _token_id(piece: str) -> int:
+    return 256 + binascii.crc32(piece.encode(errors="surrogatepass")) % 0xFF_FFFF

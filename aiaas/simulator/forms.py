@@ -1,0 +1,209 @@
+"""The forms of request bodies: which fields are read, their types, and what is wrong with a body of another form.
+
+Pydantic models, since vLLM's are too: the problems they find are worded alike. Fields that nothing here depends on are
+ignored, known to vLLM or not (18). What the simulator words more briefly than vLLM: a message of the wrong form is one
+problem here and up to twenty there, one for each class that vLLM tried it as.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from aiaas.simulator import errors
+
+COMPLETIONS_MAX_TOKENS = 16  # OpenAI's default, and vLLM's
+_INT64 = 2**63
+
+Prompt = list[int] | list[list[int]] | str | list[str]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    role: str
+    content: str | list[dict[str, Any]] | None = ""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _no_null(cls, value: object, info: Any) -> object:
+        if value is None and info.data.get("role") != "assistant":
+            raise ValueError("content may be null in an assistant's message only")
+        return value
+
+
+class _HasMessages(BaseModel):
+    messages: list[_Message]
+
+
+class Sampling(BaseModel):
+    """What chat and completions share."""
+
+    model: str | None = None
+    frequency_penalty: float | None = 0.0
+    logit_bias: dict[str, float] | None = None
+    max_tokens: int | None = None
+    n: int | None = 1
+    presence_penalty: float | None = 0.0
+    seed: int | None = Field(default=None, ge=-_INT64, le=_INT64 - 1)
+    stop: str | list[str] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    include_stop_str_in_output: bool = False
+    request_id: str | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream reports besides its text. An empty object asks for nothing."""
+
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+
+
+class ChatForm(Sampling, _HasMessages):
+    """POST /v1/chat/completions."""
+
+    max_completion_tokens: int | None = None
+    top_logprobs: int | None = None
+    logprobs: bool | None = False
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+
+
+class CompletionsForm(Sampling):
+    """POST /v1/completions."""
+
+    prompt: Prompt | None = None
+    max_tokens: int | None = COMPLETIONS_MAX_TOKENS
+
+
+class ResponsesForm(BaseModel):
+    """POST /v1/responses."""
+
+    input: str | list[Any]
+    instructions: str | None = None
+    logit_bias: dict[str, float] | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, Any] | None = None
+    model: str | None = None
+    stream: bool | None = False
+    temperature: float | None = None
+    top_p: float | None = None
+    user: str | None = None
+    ignore_eos: bool = False
+    request_id: str | None = None
+
+
+class _AnthropicMessage(BaseModel):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[dict[str, Any]]
+
+
+class CountTokensForm(BaseModel):
+    """POST /v1/messages/count_tokens."""
+
+    model: str
+    messages: list[_AnthropicMessage]
+    system: str | list[dict[str, Any]] | None = None
+
+
+class MessagesForm(CountTokensForm):
+    """POST /v1/messages."""
+
+    max_tokens: int
+    stop_sequences: list[str] | None = None
+    stream: bool | None = False
+    temperature: float | None = None
+    top_p: float | None = None
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _positive(cls, value: int) -> int:
+        if value <= 0:
+            raise ValueError("max_tokens must be positive")
+        return value
+
+
+class TokenizeForm(BaseModel):
+    """POST /tokenize, of a prompt or of messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[_Message] | None = None
+    return_token_strs: bool | None = False
+
+
+class DetokenizeForm(BaseModel):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class EmbeddingsForm(BaseModel):
+    """POST /v1/embeddings and /pooling."""
+
+    model: str | None = None
+    input: Prompt
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class ScoreForm(BaseModel):
+    """POST /score."""
+
+    model: str | None = None
+    text_1: str | list[str]
+    text_2: str | list[str]
+
+
+class RerankForm(BaseModel):
+    """POST /rerank."""
+
+    model: str | None = None
+    query: str
+    documents: list[str]
+    top_n: int = 0
+
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def parse_json(content_type: str, body: bytes) -> object:
+    """The decoded body.
+
+    Raises:
+        WireError: not application/json (43), not text (86), not JSON (40), empty (41).
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise errors.unsupported_media_type()
+    if not body:
+        raise errors.invalid([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
+    try:
+        return json.loads(body)
+    except json.JSONDecodeError as error:
+        problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
+        raise errors.invalid([{**problem, "ctx": {"error": error.msg}}]) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise errors.unreadable() from error
+
+
+def fill_form(form: type[Form], data: object) -> Form:
+    """The body as a form.
+
+    Raises:
+        WireError: fields are missing or mistyped (41 to 60).
+    """
+    if data is None:
+        raise errors.invalid([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
+    try:
+        return form.model_validate(data, from_attributes=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise errors.invalid([{**problem, "loc": ("body", *problem["loc"])} for problem in found]) from error

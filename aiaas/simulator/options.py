@@ -1,0 +1,74 @@
+"""What one simulator is told: frozen, with the reason for each default at the field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from aiaas.errors import UsageError
+from aiaas.simulator.faults import NO_FAULT, Fault
+
+DEFAULT_MODEL = "aiaas-simulator"
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorOptions:
+    """How a simulator behaves. All durations in seconds.
+
+    models             served names; the first is the one that answers are signed with, as vLLM does (transcript 109)
+    seed               mixed into every generated word and gap
+    ttft               from the start of a generation (not its arrival: a queued one waits longer) to its first token
+    itl                gap between two tokens
+    jitter             0..1: each gap is multiplied by a factor drawn evenly from 1-jitter..1+jitter
+    answer_tokens      length of an answer that nothing else ends; it varies by the prompt between half of this and this
+    max_model_len      prompt and answer together, tokens
+    max_num_seqs       sequences generated at once; the rest wait
+    max_num_queued_reqs  running and waiting ones together, beyond which a request gets 503; None: no bound, as vLLM's
+    runner             "text" answers the generate paths, "pooling" embedding, score and rerank paths; others are 404
+    api_key            asked for below /v1, /v2 and /inference only, like vLLM's (transcripts 100 to 104b)
+    keep_alive         an idle connection is closed so long after its last response (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
+    shutdown_timeout   after SIGTERM; None is vLLM's default: requests in flight fall silent and their connections stay
+                       open until their clients leave. A number lets them finish for so long
+    request_id_headers    send x-request-id back (vLLM's --enable-request-id-headers)
+    force_include_usage   usage on every event of every stream (vLLM's --enable-force-include-usage)
+    fault              how it misbehaves, see `aiaas.simulator.faults`
+    """
+
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    seed: int = 0
+    ttft: float = 0.05
+    itl: float = 0.01
+    jitter: float = 0.0
+    answer_tokens: int = 64
+    max_model_len: int = 8192
+    max_num_seqs: int = 256
+    max_num_queued_reqs: int | None = None
+    runner: Literal["text", "pooling"] = "text"
+    api_key: str | None = None
+    keep_alive: float = 5.0
+    shutdown_timeout: float | None = None
+    request_id_headers: bool = False
+    force_include_usage: bool = False
+    fault: Fault = NO_FAULT
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a value that no simulator can run with."""
+        checks = (
+            (bool(self.models) and all(self.models), "at least one served model name is needed, and none may be empty"),
+            (self.ttft >= 0, "ttft must be 0 or more seconds"),
+            (self.itl >= 0, "itl must be 0 or more seconds"),
+            (0 <= self.jitter <= 1, "jitter must be between 0 and 1"),
+            (self.answer_tokens >= 1, "answer-tokens must be 1 or more"),
+            (self.max_model_len >= 2, "max-model-len must be 2 or more tokens"),
+            (self.max_num_seqs >= 1, "max-num-seqs must be 1 or more"),
+            (
+                self.max_num_queued_reqs is None or self.max_num_queued_reqs >= 1,
+                "max-num-queued-reqs must be 1 or more",
+            ),
+            (self.runner in ("text", "pooling"), "runner must be text or pooling"),
+            (self.keep_alive > 0, "keep-alive must be more than 0 seconds"),
+            (self.shutdown_timeout is None or self.shutdown_timeout >= 0, "shutdown-timeout must be 0 or more seconds"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise UsageError(message)

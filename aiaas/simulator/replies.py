@@ -1,0 +1,179 @@
+"""The two ways to answer a generation, and where a fault strikes them.
+
+A reply listens to the engine on one side and writes to the exchange on the other; when the client leaves, it takes the
+generation out of the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiaas.simulator import errors
+from aiaas.simulator.answers import Json, encode
+from aiaas.simulator.engine import Engine, Generation
+from aiaas.simulator.events import EventWriter
+from aiaas.simulator.faults import Act, Fault, Point
+from aiaas.simulator.http import Exchange
+
+JSON_TYPE = "application/json"
+VARY = (("vary", "Origin"),)
+HUGE_HEADER = "x" * 128 * 1024
+# Behind an answer: to be taken for the next request's answer by whoever trusts the connection.
+EXCESS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
+
+
+class WholeReply:
+    """Not streamed: nothing is sent until the last token."""
+
+    def __init__(
+        self, engine: Engine, exchange: Exchange, fault: Fault, whole: Callable[[], Json], died: errors.WireError
+    ) -> None:
+        self.exchange = exchange
+        self._died = died
+        self._engine = engine
+        self._fault = fault
+        self._whole = whole
+        self._generation: Generation | None = None
+
+    def begin(self, generation: Generation) -> None:
+        """The engine has taken it."""
+        self._generation = generation
+        self.exchange.on_gone = lambda: self._engine.abort(generation)
+
+    def on_steps(self, first: int, last: int) -> None:  # noqa: ARG002  (the engine tells both)
+        """A fault strikes with the first token, if at all: there is nothing else to see of a whole answer's middle."""
+        fault, generation = self._fault, self._generation
+        if generation is None or first > 0 or fault.kind.point not in (Point.FIRST_EVENT, Point.MID_STREAM):
+            return
+        if fault.act is Act.DIE:
+            self._engine.abort(generation)
+            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY)
+            return
+        body = encode(self._whole())
+        sent = len(body) // 2 if fault.strikes(Point.MID_STREAM) else 0
+        if fault.act is Act.FINISH:
+            self._engine.abort(generation)
+            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY)
+            return
+        if sent:
+            self.exchange.respond_partly(200, body, JSON_TYPE, sent)
+        _stop_half_way(self._engine, self.exchange, generation, fault)
+
+    def on_end(self) -> None:
+        """The whole answer."""
+        self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY)
+        if self._fault.strikes(Point.END):
+            self.exchange.write_raw(EXCESS)
+
+
+class StreamReply:
+    """Streamed: status and headers before the engine has begun (130), then each token as it comes."""
+
+    def __init__(self, engine: Engine, exchange: Exchange, fault: Fault, writer: EventWriter) -> None:
+        self.exchange = exchange
+        self._engine = engine
+        self._fault = fault
+        self._writer = writer
+        self._generation: Generation | None = None
+
+    def begin(self, generation: Generation) -> None:
+        """The engine has taken it."""
+        self._generation = generation
+        self.exchange.on_gone = lambda: self._engine.abort(generation)
+        self.exchange.start_stream()
+
+    def on_steps(self, first: int, last: int) -> None:
+        """Send what these tokens add, up to where a fault strikes."""
+        upto = last
+        if self._fault.strikes(Point.FIRST_EVENT):
+            upto = 0
+        elif self._fault.strikes(Point.MID_STREAM):
+            upto = min(last, int(self._fault.arg))
+        events = self._writer.first() if first == 0 and upto > 0 else []
+        for k in range(first, upto):
+            events += self._writer.step(k)
+        if events:
+            self.exchange.send(events)
+        if upto < last and self._generation is not None:
+            self._strike(self._generation, upto)
+
+    def on_end(self) -> None:
+        """The end mark, and the last chunk."""
+        self.exchange.send(self._writer.last())
+        self.exchange.end_stream()
+        if self._fault.strikes(Point.END):
+            self.exchange.write_raw(EXCESS)
+
+    def _strike(self, generation: Generation, k: int) -> None:
+        """Instead of token `k`."""
+        act = self._fault.act
+        if act in (Act.DIE, Act.FINISH):
+            self._engine.abort(generation)
+            last = self._writer.error() if act is Act.DIE else []
+            if last is None:
+                self.exchange.close()
+                return
+            self.exchange.send(last)
+            self.exchange.end_stream()
+            return
+        if act is Act.HALVE:
+            event = b"".join(self._writer.step(k))
+            self.exchange.send([event[: len(event) // 2]])
+        _stop_half_way(self._engine, self.exchange, generation, self._fault)
+
+
+def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
+    """Silence, RST, garbage or FIN."""
+    if fault.act is Act.HANG:
+        engine.freeze(generation)
+        return
+    engine.abort(generation)
+    if fault.act is Act.RESET:
+        exchange.reset()
+    elif fault.act is Act.GARBAGE:
+        exchange.garble(b"this is no chunk\r\n")
+    else:
+        exchange.close()
+
+
+def strike_request(exchange: Exchange, fault: Fault) -> None:
+    """The faults that stand before the engine. Raises WireError where vLLM itself would refuse so."""
+    if fault.act is Act.HANG:
+        return
+    if fault.act is Act.RESET:
+        exchange.reset()
+    elif fault.act is Act.CLOSE:
+        exchange.close()
+    elif fault.act is Act.HALVE:
+        exchange.write_raw(b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserver: aiaas-si")
+        exchange.close()
+    elif fault.act is Act.GARBAGE:
+        exchange.garble(b"\x16\x03\x01\x00\x05this is no HTTP\r\n\r\n")
+    else:
+        _answer_otherwise(exchange, fault)
+
+
+def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
+    name, status = fault.name, int(fault.arg) or 200
+    refusals = {
+        "busy": errors.engine_busy,
+        "engine-dead": errors.engine_dead,
+        "draining": errors.engine_gone,
+        "unhandled-exception": errors.nested_too_deep,
+        "unauthorized": errors.unauthorized,
+    }
+    if name in refusals:
+        raise refusals[name]()
+    if name == "error":
+        raise errors.told_to_fail(status)
+    if name == "too-many":
+        refusal = errors.too_many()
+        exchange.respond(refusal.status, refusal.body, JSON_TYPE, after=(("retry-after", f"{fault.arg:g}"),))
+    elif name == "redirect":
+        location = f"http://{exchange.request.headers.get('host', '')}{exchange.request.path}"
+        exchange.respond(307, b"", None, after=(("location", location), *VARY))
+    elif name == "huge-headers":
+        exchange.respond(200, b"{}", JSON_TYPE, after=(("x-huge", HUGE_HEADER),))
+    else:
+        page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1>aiaas simulator</body></html>\n"
+        exchange.respond(status, page.encode(), "text/html")

@@ -1,0 +1,383 @@
+"""From a request's body to a Job: what to generate and how to answer, or a refusal in vLLM's words.
+
+Pure. The order of the checks is vLLM's: form, fields that contradict each other, model, tools, conversation, length,
+values. Not simulated: logprobs, tools that are really called, response_format, echo, images (refused, 62).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from aiaas.simulator import errors
+from aiaas.simulator.checks import Values, check_length, check_values
+from aiaas.simulator.errors import WireError
+from aiaas.simulator.forms import (
+    ChatForm,
+    CompletionsForm,
+    CountTokensForm,
+    MessagesForm,
+    Prompt,
+    ResponsesForm,
+    Sampling,
+    TokenizeForm,
+    fill_form,
+)
+from aiaas.simulator.generate import (
+    TOKENS_PER_MESSAGE,
+    TOKENS_TO_OPEN_ANSWER,
+    Ask,
+    Choice,
+    count_tokens,
+    make_choice,
+    seed_of,
+    tokenize,
+)
+from aiaas.simulator.options import SimulatorOptions
+
+Family = Literal["chat", "completions", "responses", "messages"]
+Message = dict[str, Any]
+
+_EOS_TOKEN_ID = "2"  # `logit_bias: {"2": 100}` ends an answer at once, as with the tiny Llama of transcript 161
+_MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
+# A tool call's arguments nested deeper than this are beyond CPython 3.11's recursion limit of 1000, of which vLLM's own
+# frames have taken some; 500 levels are parsed.
+_MAX_NESTING = 900
+_EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Provide at least one message."
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request that generates, decided in full.
+
+    prompts     tokens of each prompt; choice i answers prompt i // n
+    choices     what will be answered, in order of index
+    seed        decides the pace's jitter
+    usage       "none", "end" or "every" event of a stream
+    request_id  the body's own, or None
+    echo        fields of the request that /v1/responses repeats
+    """
+
+    family: Family
+    stream: bool
+    prompts: tuple[int, ...]
+    choices: tuple[Choice, ...]
+    seed: int
+    usage: Literal["none", "end", "every"] = "none"
+    n: int = 1
+    request_id: str | None = None
+    echo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts."""
+        return sum(self.prompts)
+
+
+def parse_job(family: Family, data: object, options: SimulatorOptions) -> Job:
+    """The job that a decoded body asks for.
+
+    Raises:
+        WireError: in vLLM's words, see `errors`.
+    """
+    return _PARSERS[family](data, options)
+
+
+def parse_invocation(data: object, options: SimulatorOptions) -> Job:
+    """The job of a body sent to /invocations: chat where it has that form, else completions; any model name will do."""
+    if not isinstance(data, dict):
+        raise errors.bad_request("list indices must be integers or slices, not str")
+    data = {**data, "model": None}
+    try:
+        ChatForm.model_validate(data)
+    except ValidationError:
+        return _parse_completions(data, options)
+    return _parse_chat(data, options)
+
+
+def check_model(name: str | None, options: SimulatorOptions, *, pooling: bool = False) -> None:
+    """Refuse a model that is not served; none given means the first (17). The pooling paths say less about it (157)."""
+    if name and name not in options.models:
+        raise errors.unknown_model(name, options.models, pooling=pooling)
+
+
+def count_messages_tokens(data: object, options: SimulatorOptions) -> int:
+    """POST /v1/messages/count_tokens (26)."""
+    form = fill_form(CountTokensForm, data)
+    try:
+        check_model(form.model, options)
+    except WireError as error:
+        raise errors.anthropic(error) from error
+    return _count_chat_tokens(_with_system(form), options)
+
+
+def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[str], bool]:
+    """The tokens of a /tokenize request (27, 28), and whether their texts are asked for; a conversation's template is
+    shown as markers."""
+    form = fill_form(TokenizeForm, data)
+    check_model(form.model, options)
+    if form.messages is None and form.prompt is None:
+        missing = [
+            {"type": "missing", "loc": ("body", name), "msg": "Field required"} for name in ("prompt", "messages")
+        ]
+        raise errors.invalid([{**problem, "input": data} for problem in missing])
+    if form.messages is None:
+        return tokenize(form.prompt or ""), bool(form.return_token_strs)
+    pieces: list[str] = []
+    messages = _plain(form.messages)
+    _check_arguments(_calls_of(messages))
+    for message in messages:
+        pieces += ["<|start|>", str(message["role"]), "<|text|>", *tokenize(_text_of(message, options)), "<|end|>"]
+    return [*pieces, "<|start|>", "assistant", "<|text|>"], bool(form.return_token_strs)
+
+
+def prompt_texts(value: Prompt) -> list[str]:
+    """The texts to embed; token ids stand for themselves."""
+    return [text for text, _ in _prompts(value)]
+
+
+def _parse_chat(data: object, options: SimulatorOptions) -> Job:
+    form = fill_form(ChatForm, data)
+    _check_contradictions(form)
+    check_model(form.model, options)
+    if form.tools and form.tool_choice in (None, "auto"):
+        raise errors.bad_request(
+            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+        )
+    if form.tool_choice == "required":
+        raise errors.bad_request('tool_choice="required" requires --tool-call-parser to be set')
+    if not form.messages:
+        raise errors.bad_request(_EMPTY_CONVERSATION)
+    messages = _plain(form.messages)
+    _check_arguments(_calls_of(messages))
+    prompt_tokens = _count_chat_tokens(messages, options)
+    newer = form.max_completion_tokens is not None
+    asked = form.max_completion_tokens if newer else form.max_tokens
+    name = "max_completion_tokens" if newer else "max_tokens"
+    check_length(asked, name, prompt_tokens, options.max_model_len)
+    return _sampled_job("chat", form, asked, [(json.dumps(messages), prompt_tokens)], options)
+
+
+def _parse_completions(data: object, options: SimulatorOptions) -> Job:
+    form = fill_form(CompletionsForm, data)
+    _check_stream_options(form)
+    if form.prompt is None or form.prompt == "":
+        raise errors.bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    check_model(form.model, options)
+    prompts = _prompts(form.prompt)
+    if not prompts:
+        raise errors.bad_request("You must pass at least one prompt")
+    for _, tokens in prompts:
+        if not tokens:
+            raise errors.bad_request("The decoder prompt cannot be empty")
+        check_length(form.max_tokens, "max_tokens", tokens, options.max_model_len)
+    return _sampled_job("completions", form, form.max_tokens, prompts, options)
+
+
+def _parse_responses(data: object, options: SimulatorOptions) -> Job:
+    form = fill_form(ResponsesForm, data)
+    check_model(form.model, options)
+    if isinstance(form.input, str):
+        messages: list[Message] = [{"content": form.input}]
+    else:
+        messages = [item for item in form.input if isinstance(item, dict)]
+        _check_arguments(messages)
+    if form.instructions:
+        messages.insert(0, {"content": form.instructions})
+    if not messages:
+        raise errors.bad_request(_EMPTY_CONVERSATION)
+    prompt_tokens = _count_chat_tokens(messages, options)
+    asked = form.max_output_tokens
+    check_length(asked, "max_output_tokens", prompt_tokens, options.max_model_len)
+    check_values(Values(max_tokens=asked, temperature=form.temperature, top_p=form.top_p, logit_bias=form.logit_bias))
+    left = options.max_model_len - prompt_tokens
+    seed = seed_of(options.seed, json.dumps(messages))
+    ask = Ask(asked, left, ignore_eos=form.ignore_eos, eos_first=_ends_at_once(form.logit_bias))
+    echo = {
+        "instructions": form.instructions,
+        "metadata": form.metadata,
+        "temperature": 1.0 if form.temperature is None else form.temperature,
+        "top_p": 1.0 if form.top_p is None else form.top_p,
+        "max_output_tokens": left if asked is None else asked,
+        "user": form.user,
+    }
+    choice = make_choice(ask, seed, options.answer_tokens)
+    job = Job("responses", bool(form.stream), (prompt_tokens,), (choice,), seed, request_id=form.request_id, echo=echo)
+    return job
+
+
+def _parse_messages(data: object, options: SimulatorOptions) -> Job:
+    form = fill_form(MessagesForm, data)
+    try:
+        return _messages_job(form, options)
+    except WireError as error:
+        raise errors.anthropic(error) from error
+
+
+def _messages_job(form: MessagesForm, options: SimulatorOptions) -> Job:
+    check_model(form.model, options)
+    if not form.messages:
+        raise errors.bad_request(_EMPTY_CONVERSATION)
+    messages = _with_system(form)
+    prompt_tokens = _count_chat_tokens(messages, options)
+    # vLLM turns the request into a chat completion first, and speaks of that one's field.
+    check_length(form.max_tokens, "max_completion_tokens", prompt_tokens, options.max_model_len)
+    stop = tuple(form.stop_sequences or ())
+    check_values(Values(max_tokens=form.max_tokens, temperature=form.temperature, top_p=form.top_p, stop=stop))
+    seed = seed_of(options.seed, json.dumps(messages))
+    ask = Ask(form.max_tokens, options.max_model_len - prompt_tokens, stop=stop)
+    choice = make_choice(ask, seed, options.answer_tokens)
+    return Job("messages", bool(form.stream), (prompt_tokens,), (choice,), seed)
+
+
+_PARSERS: dict[Family, Callable[[object, SimulatorOptions], Job]] = {
+    "chat": _parse_chat,
+    "completions": _parse_completions,
+    "responses": _parse_responses,
+    "messages": _parse_messages,
+}
+
+
+def _sampled_job(
+    family: Family, form: Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
+) -> Job:
+    """Check the sampling values, then make every choice: n for each prompt."""
+    n = 1 if form.n is None else form.n
+    stop = (form.stop,) if isinstance(form.stop, str) else tuple(form.stop or ())
+    values = Values(
+        n=n,
+        presence_penalty=form.presence_penalty,
+        frequency_penalty=form.frequency_penalty,
+        temperature=form.temperature,
+        top_p=form.top_p,
+        top_k=form.top_k,
+        min_p=form.min_p,
+        max_tokens=max_tokens,
+        min_tokens=form.min_tokens,
+        stop=stop,
+        logit_bias=form.logit_bias,
+    )
+    check_values(values)
+    choices = []
+    for text, tokens in prompts:
+        ask = Ask(
+            max_tokens,
+            options.max_model_len - tokens,
+            min_tokens=form.min_tokens,
+            ignore_eos=form.ignore_eos,
+            eos_first=_ends_at_once(form.logit_bias),
+            stop=stop,
+            include_stop=form.include_stop_str_in_output,
+        )
+        seeds = (seed_of(options.seed, form.seed, text, index) for index in range(n))
+        choices += [make_choice(ask, seed, options.answer_tokens) for seed in seeds]
+    return Job(
+        family,
+        bool(form.stream),
+        tuple(tokens for _, tokens in prompts),
+        tuple(choices),
+        seed_of(options.seed, form.seed, prompts),
+        usage=_usage_mode(form, options),
+        n=n,
+        request_id=form.request_id,
+    )
+
+
+def _check_contradictions(form: ChatForm) -> None:
+    """Fields of a chat request that need each other."""
+    _check_stream_options(form)
+    if form.tools is not None and not form.tools:
+        raise errors.bad_request(
+            "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely.", "tools"
+        )
+    if form.tool_choice not in (None, "none") and not form.tools:
+        raise errors.bad_request("When using `tool_choice`, `tools` must be set.", "tool_choice")
+    if form.top_logprobs is not None:
+        if form.top_logprobs < -1:
+            message = "`top_logprobs` must be a positive value or -1."
+            raise errors.bad_request(message, "top_logprobs", form.top_logprobs)
+        if form.top_logprobs and not form.logprobs:
+            message = "when using `top_logprobs`, `logprobs` must be set to true."
+            raise errors.bad_request(message, "top_logprobs")
+
+
+def _calls_of(messages: Sequence[Message]) -> list[Message]:
+    """The functions that a conversation says were called."""
+    calls = [
+        call for message in messages if isinstance(message.get("tool_calls"), list) for call in message["tool_calls"]
+    ]
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    return [function for function in functions if isinstance(function, dict)]
+
+
+def _check_arguments(calls: Iterable[Message]) -> None:
+    """Arguments that vLLM's JSON parser gives up on; text that is not JSON counts as no arguments."""
+    for call in calls:
+        arguments = call.get("arguments")
+        if isinstance(arguments, str):
+            steps = ((character in "[{") - (character in "]}") for character in arguments)
+            if max(accumulate(steps), default=0) > _MAX_NESTING:
+                raise errors.nested_too_deep()
+
+
+def _check_stream_options(form: Sampling) -> None:
+    # An empty object contradicts nothing: vLLM looks whether there is anything in it.
+    if form.stream_options is not None and form.stream_options.model_fields_set and not form.stream:
+        raise errors.bad_request("Stream options can only be defined when `stream=True`.", "stream_options")
+
+
+def _usage_mode(form: Sampling, options: SimulatorOptions) -> Literal["none", "end", "every"]:
+    if options.force_include_usage:
+        return "every"
+    asked = form.stream_options
+    if asked is None or not asked.include_usage:
+        return "none"
+    return "every" if asked.continuous_usage_stats else "end"
+
+
+def _ends_at_once(logit_bias: dict[str, float] | None) -> bool:
+    return (logit_bias or {}).get(_EOS_TOKEN_ID, 0) >= 100
+
+
+def _plain(messages: Sequence[BaseModel]) -> list[Message]:
+    return [message.model_dump() for message in messages]
+
+
+def _with_system(form: CountTokensForm) -> list[Message]:
+    messages = _plain(form.messages)
+    return [{"role": "system", "content": form.system}, *messages] if form.system else messages
+
+
+def _count_chat_tokens(messages: list[Message], options: SimulatorOptions) -> int:
+    """Tokens of a conversation, by the rule of `generate`."""
+    pieces = sum(TOKENS_PER_MESSAGE + count_tokens(_text_of(message, options)) for message in messages)
+    return pieces + TOKENS_TO_OPEN_ANSWER
+
+
+def _text_of(message: Message, options: SimulatorOptions) -> str:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return str(content or "")
+    parts = [part for part in content if isinstance(part, dict)]
+    if any(part.get("type") in _MEDIA for part in parts):
+        raise errors.bad_request(f"{options.models[0]} is not a multimodal model")
+    return "\n".join(str(part.get("text", "")) for part in parts)
+
+
+def _prompts(value: Prompt) -> list[tuple[str, int]]:
+    """Each prompt with its token count; ids count one each."""
+    if isinstance(value, str):
+        return [(value, count_tokens(value))]
+    ids = [item for item in value if isinstance(item, int)]
+    if ids:
+        return [(repr(ids), len(ids))]
+    return [
+        (item, count_tokens(item)) if isinstance(item, str) else (repr(item), len(item))
+        for item in value
+        if not isinstance(item, int)
+    ]

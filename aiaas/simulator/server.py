@@ -1,0 +1,254 @@
+"""A simulator's life: bind, serve, stop; as a process of its own (`serve`) or inside a test (`running_simulator`).
+
+Stopping, as vLLM 0.32 does it (transcripts 131, 139, 140):
+    SIGTERM, shutdown_timeout None   the port is refused at once; requests in flight fall silent, their connections stay
+                                     open until the clients leave, and only then does the process end
+    SIGTERM, shutdown_timeout N      what is in flight goes on to its end, new generate requests get 500 while /health
+                                     stays 200; the end comes when nothing is in flight, or after N seconds
+    SIGINT, or a second signal       everything is dropped at once (of a person at a terminal)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from aiaas.errors import WorldError
+from aiaas.simulator.app import App, Received
+from aiaas.simulator.faults import Act, Fault, Point, parse_fault
+from aiaas.simulator.http import HttpServer
+from aiaas.simulator.options import SimulatorOptions
+
+BACKLOG = 1024
+STOP_POLL = 0.02  # s, between two looks whether a stopping simulator is done
+
+
+async def serve(options: SimulatorOptions, *, host: str, port: int, ready: Callable[[int], None] | None = None) -> None:
+    """Run a simulator until SIGTERM or SIGINT; in the main thread, since it takes the signals.
+
+    Args:
+        options: how it behaves.
+        host: address to listen on.
+        port: port, 0 for any free one.
+        ready: called once with the port when connections are accepted.
+
+    Raises:
+        WorldError: the port cannot be bound.
+    """
+    loop = asyncio.get_running_loop()
+    running = await _start(options, host, port, record=0)
+    stop = _StopSignals()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.caught, number)
+    try:
+        if ready is not None:
+            ready(running.port)
+        await stop.first.wait()
+        await _stop_gently(running, options.shutdown_timeout, stop.now)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        await running.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A simulator's counts at one moment.
+
+    connections, accepted       open now; opened since the start
+    running, waiting            sequences in generation, and waiting for a place
+    begun, finished, aborted    generations that entered the batch, ended by themselves, left early in any phase
+    generated_tokens            since the start
+    """
+
+    connections: int
+    accepted: int
+    running: int
+    waiting: int
+    begun: int
+    finished: int
+    aborted: int
+    generated_tokens: int
+
+
+class SimulatorHandle:
+    """A running simulator, for tests.
+
+    url   "http://127.0.0.1:PORT"
+    port  its port
+    """
+
+    def __init__(
+        self,
+        app: App,
+        http: HttpServer,
+        server: asyncio.Server | None,
+        sock: socket.socket,
+        crowd: tuple[socket.socket, ...] = (),
+    ) -> None:
+        host, port = sock.getsockname()[:2]
+        self.port: int = port
+        self.url = f"http://{'[' + host + ']' if ':' in host else host}:{port}"
+        self._app = app
+        self._http = http
+        self._server = server
+        self._socket = sock
+        self._crowd = crowd
+
+    @property
+    def options(self) -> SimulatorOptions:
+        """What it was started with."""
+        return self._app.options
+
+    @property
+    def received(self) -> list[Received]:
+        """The last requests it received (up to 1000), oldest first."""
+        return list(self._app.received)
+
+    @property
+    def stats(self) -> Stats:
+        """Its counts now."""
+        engine = self._app.engine
+        return Stats(
+            connections=len(self._http.connections),
+            accepted=self._http.accepted,
+            running=engine.running,
+            waiting=engine.waiting,
+            begun=engine.begun,
+            finished=engine.finished,
+            aborted=engine.aborted,
+            generated_tokens=engine.generated_tokens,
+        )
+
+    def set_fault(self, fault: Fault | str) -> None:
+        """Misbehave so from the next request on ("none" behaves again).
+
+        What strikes at the connect (`refuse`, `hang-before-connect`) works at the start only.
+        """
+        self._app.fault = parse_fault(fault) if isinstance(fault, str) else fault
+
+    async def wait_for(self, condition: Callable[[Stats], bool], timeout: float = 2.0) -> Stats:
+        """The stats, as soon as the condition holds of them.
+
+        Raises:
+            TimeoutError: it did not within `timeout` seconds; the message has the last stats.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        while not condition(stats := self.stats):
+            if asyncio.get_running_loop().time() > deadline:
+                raise TimeoutError(f"the simulator did not get there within {timeout} s: {stats}")
+            await asyncio.sleep(0.002)
+        return stats
+
+    def stop_listening(self) -> None:
+        """Refuse new connections; open ones go on."""
+        if self._server is not None:
+            self._server.close()
+        else:
+            for sock in (self._socket, *self._crowd):
+                sock.close()
+
+    def drop_connections(self) -> None:
+        """Close every open connection at once."""
+        self._http.abort()
+        self._http.stopping = False
+
+    async def kill(self) -> None:
+        """Stop at once: no listening, no connections, as after SIGKILL."""
+        self.stop_listening()
+        self._http.abort()
+        await asyncio.sleep(0)  # the transports' connection_lost
+
+
+@contextlib.asynccontextmanager
+async def running_simulator(
+    options: SimulatorOptions | None = None, *, host: str = "127.0.0.1", port: int = 0, record: int = 1000
+) -> AsyncIterator[SimulatorHandle]:
+    """A simulator in this process and loop; it is gone at the end of the `async with`.
+
+    Args:
+        options: how it behaves; the default has ttft 50 ms and a token each 10 ms.
+        host: address to listen on.
+        port: 0 for any free one.
+        record: how many requests `received` keeps.
+    """
+    handle = await _start(options or SimulatorOptions(), host, port, record=record)
+    try:
+        yield handle
+    finally:
+        await handle.kill()
+
+
+async def _start(options: SimulatorOptions, host: str, port: int, *, record: int) -> SimulatorHandle:
+    loop = asyncio.get_running_loop()
+    app = App(options, loop, record=record)
+    http = HttpServer(loop, options.keep_alive, app.handle)
+    sock = _bind(host, port)
+    if options.fault.strikes(Point.CONNECT):
+        crowd = _fill_backlog(sock) if options.fault.act is Act.HANG else ()
+        return SimulatorHandle(app, http, None, sock, crowd)  # bound, and if not listening: refused
+    server = await loop.create_server(http.protocol, sock=sock, backlog=BACKLOG)
+    return SimulatorHandle(app, http, server, sock)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket; without SO_REUSEPORT, so that two servers never share a port unnoticed."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise WorldError(
+            f"cannot listen on {host}: {error.strerror or error}; give an address of this machine"
+        ) from error
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise WorldError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _fill_backlog(sock: socket.socket) -> tuple[socket.socket, ...]:
+    """Listen without ever accepting, the queue full: Linux then ignores every further connection attempt."""
+    sock.listen(0)
+    crowd = tuple(socket.socket(sock.family) for _ in range(4))
+    for filler in crowd:
+        filler.setblocking(False)
+        filler.connect_ex(sock.getsockname())
+    return crowd
+
+
+class _StopSignals:
+    """`first` is set by the first signal; `now` when there is no time to be gentle."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def caught(self, number: int) -> None:
+        """A signal came."""
+        if number == signal.SIGINT or self.first.is_set():
+            self.now.set()
+        self.first.set()
+
+
+async def _stop_gently(running: SimulatorHandle, timeout: float | None, now: asyncio.Event) -> None:
+    """See the module's table; returns when the process may end."""
+    app, http = running._app, running._http
+    if timeout is None:
+        running.stop_listening()
+        app.engine.freeze_all()
+        http.stop()
+        while http.connections and not now.is_set():  # noqa: ASYNC110  (the last client may leave in an hour)
+            await asyncio.sleep(STOP_POLL)
+        return
+    app.draining = True
+    deadline = asyncio.get_running_loop().time() + timeout
+    while not app.engine.idle and not now.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(STOP_POLL)

@@ -1,0 +1,1 @@
+"""The smoke test: does a gateway do what it promises, seen from outside?"""

@@ -1,0 +1,197 @@
+"""What a smoke test knows and how it asks: one request, one `Seen`; and the key's own limit is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from aiaas.httpclient.answer import Answer, PlainAnswer
+from aiaas.httpclient.client import BrokenError, Client
+from aiaas.httpclient.target import Target
+from aiaas.loadtest.limit_check import PATIENCE
+from aiaas.loadtest.prompts import PATHS
+from aiaas.smoke.judge import error_of
+from aiaas.smoke.result import Seen
+
+ATTEMPTS: Final = 3  # of a request that the key's own limit refuses
+WORTH_SAYING: Final = 1.0  # seconds of waiting
+LONGEST_REST: Final = 180.0  # seconds; the plan's burst of 20 at 10 a minute is whole again after 120
+# Limits that pass while one waits; a day's quota does not.
+PASSING: Final = ("rate_limit_exceeded", "tokens_limit_exceeded", "concurrency_limit_exceeded")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is tested, and what is known of it.
+
+    tls        verifies a certificate in full, whatever `target` accepts; None for plain HTTP
+    key        None: none was given
+    model      None takes the first that the server lists
+    http_port  where plain HTTP would be answered; None: nobody knows
+    big_body   bytes of a body that must be refused; None: nobody knows
+    has_auth, has_limit   the config's word on keys and on a limit of requests; without a config has_limit is None
+    metrics, engine, direct   the gateway's metrics port, an engine's own, and an engine to compare with
+    timeout    seconds for one answer
+    patience   seconds in which metrics must show what happened; vLLM stops within 0.1 s, a gateway counts at once
+    most_requests  that the rate-limit check may send
+    """
+
+    target: Target
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
+    model: str | None = None
+    endpoint: str = "chat"
+    http_port: int | None = None
+    big_body: int | None = None
+    has_auth: bool = True
+    has_limit: bool | None = None
+    metrics: Target | None = None
+    engine: Target | None = None
+    direct: Target | None = None
+    direct_model: str | None = None
+    direct_key: str | None = field(default=None, repr=False)
+    timeout: float = 60.0
+    patience: float = 5.0
+    most_requests: int = 200
+
+
+class Capture(PlainAnswer):
+    """An answer that is kept as it came, with the moments of its parts."""
+
+    __slots__ = ("arrivals",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrivals: list[float] = []
+
+    def body(self, data: bytes, now: float) -> None:
+        """A part of the body, received at `now`."""
+        self.arrivals.append(now)
+        super().body(data, now)
+
+
+class Asker:
+    """The connections of one smoke test, and what it learns on the way.
+
+    model    to ask for; None until the list of models came, or where nobody named one
+    refused  the key was; what needs it cannot be checked
+    rested   seconds that were waited for the key's own limit: no part of what a check took
+    """
+
+    def __init__(self, settings: Settings, say: Say) -> None:
+        self.settings = settings
+        self.model = settings.model
+        self.refused = False
+        self.rested = 0.0
+        self._say = say
+        self._clients: dict[str, Client] = {}
+
+    @property
+    def path(self) -> str:
+        """Of the requests that generate."""
+        return PATHS[self.settings.endpoint]
+
+    async def get(self, path: str, key: str | None = None, target: Target | None = None) -> Seen:
+        """One GET."""
+        return await self.ask("GET", path, key, None, target)
+
+    async def post(self, body: bytes, key: str | None, target: Target | None = None) -> Seen:
+        """One request to the endpoint under test."""
+        return await self.ask("POST", self.path, key, body, target)
+
+    async def generate(self, **fields: object) -> Seen:
+        """One request with the key and the model; a limit that passes is waited for."""
+        body = self.body(self.model, **fields)
+        return (await self._patiently(body, Capture, None))[0]
+
+    async def leave(self, after: int, **fields: object) -> tuple[Seen, bool]:
+        """Ask for a stream and go away after so many output events; True where that came about. Waits as `generate`."""
+        body = self.body(self.model, stream=True, **fields)
+        return await self._patiently(body, lambda: Answer(wants_stream=True), after)
+
+    async def _patiently(self, body: bytes, answer: Callable[[], Answer], leave: int | None) -> tuple[Seen, bool]:
+        for _ in range(ATTEMPTS - 1):
+            seen, left = await self._send("POST", self.path, self.settings.key, body, answer(), None, leave)
+            wait = wait_told(seen)
+            if wait is None:
+                return seen, left
+            await self.rest(wait, "as the key's own limit told")
+        return await self._send("POST", self.path, self.settings.key, body, answer(), None, leave)
+
+    async def rest(self, seconds: float, why: str) -> None:
+        """Let time pass, and say so where that is long; LONGEST_REST at the most."""
+        if seconds >= WORTH_SAYING:
+            self._say(f"waiting {seconds:.0f} s {why}")
+        began = time.perf_counter()
+        await asyncio.sleep(min(seconds, LONGEST_REST))
+        self.rested += time.perf_counter() - began
+
+    async def ask(self, method: str, path: str, key: str | None, body: bytes | None, target: Target | None) -> Seen:
+        """One request, and what came of it; also that nothing did."""
+        return (await self._send(method, path, key, body, Capture(), target, None))[0]
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        key: str | None,
+        body: bytes | None,
+        answer: Answer,
+        to: Target | None,
+        leave: int | None,
+    ) -> tuple[Seen, bool]:
+        target = to or self.settings.target
+        client = self._clients.setdefault(target.url, Client(target))
+        length = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        request = target.head(method, path, key) + length.encode() + b"\r\n" + (body or b"")
+        began = time.perf_counter()
+        try:
+            exchange = await client.send(request, answer, self.settings.timeout, leave)
+        except BrokenError as error:
+            return Seen(
+                error=error.kind, detail=str(error), seconds=time.perf_counter() - began, connected=False
+            ), False
+        arrivals = tuple(now - exchange.sent for now in answer.arrivals) if isinstance(answer, Capture) else ()
+        seen = Seen(
+            answer.status,
+            answer.headers,
+            answer.content,
+            answer.error,
+            answer.code,
+            answer.detail,
+            arrivals,
+            exchange.ended - exchange.sent,
+        )
+        return seen, exchange.left
+
+    def body(self, model: str | None, **fields: object) -> bytes:
+        """A short question as the endpoint wants it."""
+        asked: dict[str, object] = {"model": model or "aiaas-smoke"}
+        question = "Name three colours."
+        if self.settings.endpoint == "chat":
+            asked["messages"] = [{"role": "user", "content": question}]
+        else:
+            asked["prompt"] = question
+        return msgspec.json.encode(asked | fields)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        for client in self._clients.values():
+            client.close()
+
+
+def wait_told(seen: Seen) -> float | None:
+    """Seconds after which a refusal by the key's own limit is over; None for any other answer, or where it is long."""
+    error = error_of(seen)
+    if seen.status != 429 or error is None or error[0] not in PASSING:
+        return None
+    told = seen.headers.get("retry-after-ms", ""), seen.headers.get("retry-after", "")
+    wait = int(told[0]) / 1000 if told[0].isdecimal() else float(told[1]) if told[1].isdecimal() else None
+    return wait if wait is not None and wait <= PATIENCE else None

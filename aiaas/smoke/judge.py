@@ -1,0 +1,255 @@
+"""The verdicts on single answers: status, form, headers; and the usual cause of what should not be. Pure.
+
+What an ingress answers in the gateway's place is the commonest fault of a deployment, and looks like nothing the
+gateway would say: an HTML page, an error in another form. So every hint first looks at who seems to have answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from aiaas.openai.usage import Usage, usage_of
+from aiaas.smoke.result import Seen, Verdict, judged, skipped
+
+REDIRECTS: Final = (301, 302, 307, 308)
+NO_KEY: Final = "missing_api_key"
+WRONG_KEY: Final = "invalid_api_key"
+
+
+class _Error(msgspec.Struct):
+    message: str
+    type: str
+    code: str | int | None = None
+
+
+class _Body(msgspec.Struct):
+    error: _Error
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class _Completion(msgspec.Struct):
+    choices: list[msgspec.Raw]
+
+
+_BODY: Final[msgspec.json.Decoder[_Body]] = msgspec.json.Decoder(_Body)
+_MODELS: Final[msgspec.json.Decoder[_Models]] = msgspec.json.Decoder(_Models)
+_COMPLETION: Final[msgspec.json.Decoder[_Completion]] = msgspec.json.Decoder(_Completion)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_BY_ERROR: Final = {
+    "connect": "nothing takes connections there any more: did the gateway restart or crash meanwhile?",
+    "tls": "the certificate, or what speaks TLS in front of the gateway; see the check `certificate`",
+    "timeout": "the engine is overloaded or hangs, or something drops the connection; try a longer --timeout",
+    "reset": "what is in front closed the connection: a crash, a proxy's limit, or a port that speaks TLS: then write https://",
+    "cut": "closed in the middle: the gateway or the engine died, or a proxy's timeout is shorter than the answer",
+    "garbage": "something else than the gateway answers there, or a port that speaks TLS: then write https://",
+    "in_stream": "the engine failed on the request; its log says why",
+}
+_BY_CODE: Final = {
+    "no_healthy_backend": "the gateway reaches no engine: is the backend's URL right, is it up, may traffic pass?",
+    "upstream_error": "the engine answered nonsense or died; the gateway's log names it",
+    "upstream_timeout": "the engine was silent for longer than the backend's `timeout`",
+    "overloaded": "the queue in front of the engine is full",
+    "draining": "this gateway is going down; is a rollout under way?",
+    NO_KEY: "no key was given: --api-key-file FILE or $AIAAS_API_KEY",
+    WRONG_KEY: "the key is not known there: another key file, a Secret not yet synced, revoked or expired",
+    "model_not_found": "the config names no such model, or the key's scope leaves it out",
+    "not_found": "no backend of the config names this path in its `endpoints`",
+    "request_too_large": "`server.max_body_size` is smaller than expected",
+    "rate_limit_exceeded": "the key's own limit; take one that nobody else uses",
+    "tokens_limit_exceeded": "the key's limit of tokens; take one with a larger one",
+    "quota_exceeded": "the key's quota is used up",
+    "concurrency_limit_exceeded": "the key's requests in flight are used up; take one that nobody else uses",
+    "too_many_wrong_keys": "too many wrong keys came from this address; wait a minute",
+}
+_HTML: Final = (
+    "an HTML page comes from the ingress or another proxy in front, not from the gateway: its route (host, path, "
+    "service, port) is wrong, no gateway pod is ready, or it puts its own page in place of the gateway's errors"
+)
+
+
+_NO_VLLM: Final = "is it a vLLM behind the gateway, and a model that generates?"
+
+
+def error_of(seen: Seen) -> tuple[str, str] | None:
+    """Code and message of an error in OpenAI's form; None where it has another."""
+    try:
+        error = _BODY.decode(seen.body).error
+    except _UNREADABLE:
+        return None
+    return str(error.code if error.code is not None else ""), error.message
+
+
+def says(seen: Seen) -> str:
+    """An answer in a few words, for people."""
+    if seen.status is None:
+        return seen.detail or seen.error or "no answer"
+    error = error_of(seen)
+    if error is not None:
+        code = "" if error[0] == str(seen.status) else error[0]  # vLLM's own code is the status
+        return f"{seen.status} {code}".rstrip() + f": {error[1]}"
+    if seen.status in REDIRECTS:
+        return f"{seen.status} to {seen.headers.get('location') or 'nowhere'}"
+    if seen.error and seen.detail:
+        return f"{seen.status}: {seen.detail}"
+    return f"{seen.status} with {seen.headers.get('content-type') or 'no content type'}"
+
+
+def hint_for(seen: Seen, otherwise: str) -> str:
+    """The usual cause of an answer that was not expected."""
+    error = error_of(seen)
+    if seen.status == 413 and error is None:
+        return "the ingress or a proxy in front refuses it first: its bound is below the gateway's"
+    if "html" in seen.headers.get("content-type", ""):
+        return _HTML
+    if error is not None and error[0] in _BY_CODE:
+        return _BY_CODE[error[0]]
+    if seen.status in REDIRECTS:
+        return "what is in front sends elsewhere: does the URL lack its https://, or name another host?"
+    if seen.error in _BY_ERROR and (seen.status is None or seen.error in ("cut", "timeout")):
+        return _BY_ERROR[seen.error]
+    return otherwise
+
+
+def judge_status(seen: Seen, wanted: int, hint: str) -> Verdict:
+    """Only the status."""
+    return judged(seen.status == wanted, str(wanted), says(seen), hint_for(seen, hint))
+
+
+def judge_ready(seen: Seen) -> Verdict:
+    """`/ready`: in rotation, not draining."""
+    hint = (
+        "this gateway is draining or has loaded no config"
+        if seen.status == 503
+        else "the ingress has no route to /ready"
+    )
+    return judge_status(seen, 200, hint)
+
+
+def judge_refusal(seen: Seen, status: int, code: str, hint: str, challenge: bool = False) -> Verdict:
+    """An error of the gateway's own, in OpenAI's form; `challenge`: with `WWW-Authenticate: Bearer`."""
+    expected = f"{status} {code}" + (" with WWW-Authenticate: Bearer" if challenge else "")
+    error = error_of(seen)
+    if seen.status != status:
+        return judged(False, expected, says(seen), hint_for(seen, hint))
+    if error is None:
+        other = "refused by something in front of the gateway, or not by aiaas"
+        return judged(False, expected, f"{says(seen)}, an error in another form than OpenAI's", hint_for(seen, other))
+    if error[0] != code:
+        return judged(False, expected, says(seen), hint_for(seen, hint))
+    if challenge and not seen.headers.get("www-authenticate", "").lower().startswith("bearer"):
+        seen_text = f"{says(seen)} without WWW-Authenticate: Bearer"
+        return judged(False, expected, seen_text, "a proxy in front takes the header away")
+    return judged(True, expected, f"{status} {code}", "")
+
+
+def judge_hidden(seen: Seen) -> Verdict:
+    """`/metrics` on the public side."""
+    hint = "metrics are public: the ingress routes /metrics, or all of /, to the metrics port or to the engine"
+    return judged(seen.status != 200, "anything but 200", says(seen), hint)
+
+
+def models_in(seen: Seen) -> tuple[str, ...] | None:
+    """The ids of a list of models; None where it is none."""
+    if seen.status != 200:
+        return None
+    try:
+        return tuple(model.id for model in _MODELS.decode(seen.body).data)
+    except _UNREADABLE:
+        return None
+
+
+def judge_models(seen: Seen, wanted: str | None, has_key: bool) -> Verdict:
+    """The list of what the key may use, and the model of this test in it."""
+    expected = "a list of models" if wanted is None else f"a list of models with {wanted} in it"
+    listed = models_in(seen)
+    if listed is None:
+        hint = "something else than the gateway answers there; is the URL right?"
+        if seen.status in (401, 403):
+            hint = _BY_CODE[WRONG_KEY if has_key else NO_KEY]
+        elif seen.status == 404:
+            hint = "no backend of the config names /v1/models in its `endpoints`; then name a model by --model"
+        return judged(False, expected, says(seen), hint_for(seen, hint))
+    shown = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+    held = bool(listed) if wanted is None else wanted in listed
+    hint = "the key's scope names other models, or the config does; see `aiaas keys show` and `backends.*.models`"
+    return judged(held, expected, shown or "an empty list", hint)
+
+
+def judge_completion(seen: Seen, most_tokens: int) -> Verdict:
+    """A whole answer with choices and usage, no longer than asked for."""
+    expected = f"200, a choice, usage of 1 to {most_tokens} output tokens"
+    if seen.status != 200 or seen.error:
+        return judged(False, expected, says(seen), hint_for(seen, "the engine refused it; the gateway's log says why"))
+    if "json" not in seen.headers.get("content-type", ""):
+        return judged(False, expected, says(seen), hint_for(seen, _BY_ERROR["garbage"]))
+    try:
+        choices = len(_COMPLETION.decode(seen.body).choices)
+    except _UNREADABLE:
+        return judged(False, expected, "200 with JSON that is no completion", _NO_VLLM)
+    usage = usage_of(seen.body)
+    if not choices or usage is None:
+        missing = "no choice" if not choices else "no usage"
+        return judged(False, expected, f"200 with {missing}", _NO_VLLM)
+    text = f"200, {usage.input_tokens} input and {usage.output_tokens} output tokens"
+    return judged(
+        0 < usage.output_tokens <= most_tokens and usage.input_tokens > 0,
+        expected,
+        text,
+        "the request's max_tokens did not reach the engine, or its answer is empty",
+    )
+
+
+def usage_in(seen: Seen) -> Usage | None:
+    """The usage of a good whole answer."""
+    return usage_of(seen.body) if seen.status == 200 and not seen.error else None
+
+
+def judge_ids(answers: Sequence[Seen]) -> Verdict:
+    """Every answer bears a request id, and no two the same."""
+    expected = f"x-request-id on each of {len(answers)} answers, all different"
+    broken = next((seen for seen in answers if seen.status is None), None)
+    if broken is not None:
+        return judged(False, expected, says(broken), hint_for(broken, ""))
+    ids = [seen.headers.get("x-request-id", "") for seen in answers]
+    missing = sum(not one for one in ids)
+    if missing:
+        html = next((seen for seen in answers if not seen.headers.get("x-request-id")), answers[0])
+        return judged(
+            False,
+            expected,
+            f"{missing} without one",
+            hint_for(html, "a proxy in front takes the header away, or it is not aiaas that answers"),
+        )
+    hint = "a proxy in front caches answers, or sends a fixed X-Request-Id that `server.trusted_proxies` believes"
+    return judged(len(set(ids)) == len(ids), expected, f"{len(set(ids))} different, such as {ids[0]}", hint)
+
+
+def judge_redirect(seen: Seen, host: str, port: int) -> Verdict:
+    """What plain HTTP is answered with: the way to https:// on the same host, and nothing served."""
+    expected = f"a redirect to https://{host}"
+    if not seen.connected:
+        return skipped(f"nothing answers on port {port} ({seen.detail}), so nobody is served in plain text")
+    if seen.status not in REDIRECTS:
+        hint = "the ingress serves plain HTTP: it needs a `tls` section for the host, and its redirect turned on"
+        return judged(False, expected, says(seen), hint)
+    location = seen.headers.get("location", "")
+    try:
+        parts = urlsplit(location)
+        held = parts.scheme == "https" and parts.hostname == host
+    except ValueError:
+        held = False
+    return judged(
+        held, expected, f"{seen.status} to {location or 'nowhere'}", "the redirect leads to another host or to http"
+    )

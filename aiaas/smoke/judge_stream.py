@@ -1,0 +1,144 @@
+"""The verdicts on a stream: its events, its end, its usage, and whether it came as it was generated. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from aiaas.errors import UpstreamError
+from aiaas.openai.sse import EventSplitter, event_data
+from aiaas.openai.usage import Usage, usage_of
+from aiaas.smoke.judge import hint_for, says
+from aiaas.smoke.result import Seen, Verdict, judged, skipped
+
+FEW_EVENTS: Final = 8  # a stream of fewer says nothing about its pace
+TOO_QUICK: Final = 0.1  # seconds; what is over sooner comes in few reads however it was sent
+EVENTS_A_READ: Final = 8  # a proxy that buffers hands on 4 KiB or all at once: tens of events a read
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[msgspec.Raw] | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_CHUNK: Final[msgspec.json.Decoder[_Chunk]] = msgspec.json.Decoder(_Chunk)
+
+
+class Streamed(msgspec.Struct, frozen=True):
+    """A stream's events.
+
+    fault   what is wrong with them, "" where nothing is
+    usages  those told, in order
+    """
+
+    events: int
+    usages: tuple[Usage, ...]
+    fault: str = ""
+
+
+def read_stream(seen: Seen) -> Streamed:
+    """The events of an answer that is a stream."""
+    splitter = EventSplitter()
+    try:
+        pieces = splitter.feed(seen.body)
+    except UpstreamError as error:
+        return Streamed(0, (), error.message)
+    events, done = 0, False
+    usages: list[Usage] = []
+    for piece in pieces:
+        data = event_data(piece)
+        if data is None:  # a comment
+            continue
+        if done:
+            return Streamed(events, tuple(usages), "an event behind [DONE]")
+        if data == b"[DONE]":
+            done = True
+            continue
+        fault = _fault(data)
+        if fault:
+            return Streamed(events, tuple(usages), f"event {events + 1} {fault}")
+        events += 1
+        usage = usage_of(data)
+        if usage is not None:
+            usages.append(usage)
+    if not done:
+        return Streamed(events, tuple(usages), f"no [DONE] after {events} events")
+    if splitter.rest.strip():
+        return Streamed(events, tuple(usages), "bytes behind the last event")
+    return Streamed(events, tuple(usages), "" if events else "no event before [DONE]")
+
+
+def _fault(data: bytes) -> str:
+    try:
+        chunk = _CHUNK.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "is no JSON"
+    if bytes(chunk.error) not in (b"", b"null"):
+        return f"is an error: {bytes(chunk.error).decode('utf-8', 'replace')[:160]}"
+    return "" if chunk.choices is not None else "has no choices"
+
+
+def judge_stream(seen: Seen, usage_asked: bool) -> Verdict:
+    """Events that parse, [DONE] at the end, usage where it was asked for and only there."""
+    expected = "events, usage among them, then [DONE]" if usage_asked else "events without usage, then [DONE]"
+    read = read_stream(seen)
+    broken = _broken(seen, read, expected)
+    if broken is not None:
+        return broken
+    if usage_asked:
+        held = bool(read.usages) and read.usages[-1].output_tokens > 0
+        told = f"usage of {read.usages[-1].output_tokens} output tokens" if read.usages else "no usage"
+        hint = "`stream_options` did not reach the engine: a proxy rewrites requests, or it is no vLLM"
+        return judged(held, expected, f"{read.events} events with {told}, [DONE]", hint)
+    told = "" if not read.usages else f", usage on {len(read.usages)} of them"
+    hint = "vLLM runs with --enable-force-include-usage, so clients get usage that they did not ask for"
+    return judged(not read.usages, expected, f"{read.events} events{told}, [DONE]", hint)
+
+
+def _broken(seen: Seen, read: Streamed, expected: str) -> Verdict | None:
+    """The verdict on what is no whole stream; None on one that is."""
+    kind = seen.headers.get("content-type", "")
+    if seen.status != 200:
+        return judged(False, expected, says(seen), hint_for(seen, "the engine refused it; the gateway's log says why"))
+    if "text/event-stream" not in kind:
+        return judged(
+            False,
+            expected,
+            f"200 with {kind or 'no content type'}",
+            hint_for(seen, "a proxy in front rewrites answers"),
+        )
+    if seen.error or read.fault:
+        text = "; ".join(
+            part for part in (f"{read.events} events", read.fault, seen.detail if seen.error else "") if part
+        )
+        if "is an error" in read.fault:
+            return judged(False, expected, text, "the engine failed in the middle of its answer; its log says why")
+        return judged(
+            False, expected, text, hint_for(seen, "a proxy's timeout, or an engine that died or sends nonsense")
+        )
+    return None
+
+
+def judge_pace(seen: Seen) -> Verdict:
+    """Whether the events came one by one, or were held back by something in between."""
+    read = read_stream(seen)
+    expected = "events as they are generated"
+    broken = _broken(seen, read, expected)
+    if broken is not None:
+        return broken
+    if read.events < FEW_EVENTS:
+        return skipped(f"the stream had only {read.events} events")
+    if seen.seconds < TOO_QUICK:
+        return skipped(f"all {read.events} events within {seen.seconds * 1000:.0f} ms: too quick to tell")
+    reads = len(set(seen.arrivals))
+    hint = (
+        "a proxy in front buffers streams: ingress-nginx needs proxy-buffering off, a CDN or a "
+        "compressing proxy its own switch"
+    )
+    return judged(
+        reads * EVENTS_A_READ >= read.events,
+        expected,
+        f"{read.events} events in {reads} reads, from {seen.arrivals[0]:.2f} s to {seen.arrivals[-1]:.2f} s",
+        hint,
+    )

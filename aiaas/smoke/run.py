@@ -1,0 +1,67 @@
+"""A smoke test from the first connection to the last check: in order, each within its time, none hides another.
+
+Is anybody there (else nothing was tested: WorldError)? -> the checks in their order; where TLS does not verify only the
+certificate is looked at, and where the key is refused what needs it is skipped, so that one fault is told once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from aiaas.errors import WorldError
+from aiaas.loadtest.probe import HINTS
+from aiaas.smoke.ask import Asker, Say, Settings
+from aiaas.smoke.checks import CERTIFICATE, CHECKS, MODELS, Check
+from aiaas.smoke.result import Result, Verdict, result_of, skipped
+
+Tell = Callable[[Result], None]
+NAMES = tuple(check.name for check in CHECKS)
+
+
+async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell, say: Say) -> None:
+    """Make the checks of these names; `models` as well where one of them needs the key.
+
+    Args:
+        begin: told the name of each check as it begins.
+        tell: told each result as it comes, so that what is stopped has shown what it found.
+        say: told why it takes longer.
+
+    Raises:
+        WorldError: nobody is there.
+    """
+    wanted = [check for check in CHECKS if check.name in names]
+    if any(check.keyed for check in wanted) and MODELS not in names:
+        wanted = [check for check in CHECKS if check in wanted or check.name == MODELS]
+    secrets = tuple(key for key in (settings.key, settings.direct_key) if key)
+    asker = Asker(settings, say)
+    try:
+        untrusted = await _reach(asker)
+        for check in wanted:
+            begin(check.name)
+            began, rested = time.perf_counter(), asker.rested
+            reason = _obstacle(check, asker, untrusted)
+            verdict: Verdict = await check.make(asker) if reason is None else skipped(reason)
+            took = time.perf_counter() - began - (asker.rested - rested)
+            tell(result_of(check.name, verdict, None if verdict.held is None else took, secrets))
+    finally:
+        asker.close()
+
+
+async def _reach(asker: Asker) -> bool:
+    """Whether somebody is there whose certificate is not to be trusted. Raises WorldError where nobody is."""
+    seen = await asker.get("/health")
+    if seen.connected or seen.error == "tls":
+        return not seen.connected
+    raise WorldError(f"{asker.settings.target.url}: {seen.detail}; {HINTS[seen.error]}")
+
+
+def _obstacle(check: Check, asker: Asker, untrusted: bool) -> str | None:
+    """Why a check cannot be made."""
+    if untrusted and check.name not in (CERTIFICATE, "redirect"):
+        return f"the connection is not to be trusted; see `{CERTIFICATE}` (--insecure goes on all the same)"
+    if check.keyed and asker.refused:
+        return f"the key is refused; see `{MODELS}`" if asker.settings.key else "needs a key"
+    if check.keyed and asker.model is None:
+        return f"no model is known; see `{MODELS}`"
+    return None

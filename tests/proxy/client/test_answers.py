@@ -1,0 +1,73 @@
+"""aiaas.proxy.client.answers: answers as bytes."""
+
+import json
+
+from aiaas.errors import ClientError
+from aiaas.openai.paths import CHAT
+from aiaas.proxy.client.answers import Answered, answer, date_header, error_answer, relayed_head, status_line
+
+
+def test_an_error_is_one_answer_with_its_headers_before_ours() -> None:
+    """Complete: status line, headers, empty line, body of the told length."""
+    error = ClientError(405, "method_not_allowed", "No.", headers=(("allow", "POST"),))
+    head, _, body = error_answer(error, CHAT, extra=b"x-request-id: 1\r\n", close=True).partition(b"\r\n\r\n")
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 405 Method Not Allowed",
+        b"content-type: application/json",
+        b"content-length: %d" % len(body),
+        b"allow: POST",
+        b"x-request-id: 1",
+        b"connection: close",
+    ]
+    assert json.loads(body)["error"]["code"] == "method_not_allowed"
+
+
+def test_the_answer_to_head_has_the_length_and_no_body() -> None:
+    """RFC 9110 section 9.3.2."""
+    whole = answer(200, b"text/plain", b"hello", extra=b"", close=False)
+    assert whole.endswith(b"\r\n\r\nhello")
+    assert answer(200, b"text/plain", b"hello", extra=b"", close=False, head_only=True) == whole[: -len(b"hello")]
+
+
+def test_an_unknown_status_has_an_empty_reason() -> None:
+    """The space before it stays (RFC 9112 section 4)."""
+    assert status_line(299) == b"HTTP/1.1 299 \r\n"
+    assert status_line(431) == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+
+
+def test_the_date_is_in_the_one_form_that_http_has() -> None:
+    """IMF-fixdate, in GMT."""
+    assert date_header(0) == b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+
+
+def test_of_the_backends_headers_only_what_is_the_clients_business_goes_through() -> None:
+    """Not its framing, its connection, its name, its cookies, where it redirects to, or what it asks a key for."""
+    kept = [(b"content-type", b"application/json"), (b"retry-after", b"3"), (b"x-anything", b"1"), (b"date", b"now")]
+    dropped = [
+        b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"server", b"set-cookie", b"location",
+        b"www-authenticate", b"x-request-id", b"upgrade", b"trailer", b"alt-svc", b"te", b"proxy-authenticate",
+    ]  # fmt: skip
+    headers = kept + [(name, b"secret") for name in dropped]
+    head = relayed_head(200, headers, framing=b"content-length: 2\r\n", extra=b"x-request-id: 1\r\n", close=False)
+    assert head == (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nretry-after: 3\r\nx-anything: 1\r\ndate: now\r\n"
+        b"content-length: 2\r\nx-request-id: 1\r\n\r\n"
+    )
+
+
+def test_what_the_backends_connection_header_names_ends_here() -> None:
+    """In one header or several, before or behind the named ones, in any case; `close` names none."""
+    headers = [
+        (b"x-hop", b"1"), (b"connection", b"close, X-Hop"), (b"connection", b"keep-alive,x-other"), (b"x-other", b"2"),
+        (b"x-kept", b"x-hop"),
+    ]  # fmt: skip
+    head = relayed_head(200, headers, framing=b"content-length: 2\r\n", extra=b"x-request-id: 1\r\n", close=False)
+    assert head == b"HTTP/1.1 200 OK\r\nx-kept: x-hop\r\ncontent-length: 2\r\nx-request-id: 1\r\n\r\n"
+
+
+async def test_aiohttp_is_told_that_nothing_is_left_to_send() -> None:
+    """It calls these two and reads the third."""
+    answered = Answered(keep_alive=True)
+    await answered.prepare(None)
+    await answered.write_eof()
+    assert answered.keep_alive

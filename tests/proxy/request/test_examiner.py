@@ -1,0 +1,40 @@
+"""aiaas.proxy.request.examiner: work on large bodies, beside the event loop."""
+
+import asyncio
+import threading
+
+import pytest
+
+from aiaas.errors import ClientError
+from aiaas.proxy.request.examiner import Examiner
+
+
+async def test_work_is_done_in_one_other_thread_and_its_error_comes_back() -> None:
+    """Whatever is asked of it at once."""
+    examiner = Examiner(asyncio.get_running_loop())
+
+    def refuse() -> None:
+        raise ClientError(400, "invalid_json", "No.")
+
+    threads = await asyncio.gather(*[examiner.run(threading.get_ident) for _ in range(5)])
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+    with pytest.raises(ClientError, match="No"):
+        await examiner.run(refuse)
+    examiner.close()
+
+
+async def test_who_no_longer_waits_holds_nobody_up() -> None:
+    """A client that leaves is gone at once; the next one gets its result."""
+    examiner = Examiner(asyncio.get_running_loop())
+    go = threading.Event()
+    first = asyncio.create_task(examiner.run(go.wait))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.create_task(examiner.run(len, b"ab"))
+    await asyncio.sleep(0)
+    go.set()
+    assert await second == 2
+    examiner.close()

@@ -1,0 +1,251 @@
+"""aiaas.proxy.telemetry.log: one JSON line each, whatever the reader does; and docs/logs.md says what stands in
+them."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiaas.proxy.telemetry.log import BACKLOG_LIMIT, FLUSH_INTERVAL, FdWriter, JsonLog, LibraryLog
+from aiaas.proxy.telemetry.record import Record
+
+ROOT = Path(__file__).parents[3]
+FIELDS = [
+    "time", "level", "event", "request_id", "user", "key_id", "model", "backend", "upstream", "endpoint", "status",
+    "error_code", "reason", "stream", "input_tokens", "output_tokens", "duration_seconds", "ttft_seconds",
+    "queue_seconds", "retries", "request_bytes", "response_bytes", "ended_by", "client_address",
+]  # fmt: skip
+
+
+def lines_of(blocks: list[bytes]) -> list[dict[str, Any]]:
+    """What was written, decoded."""
+    return [json.loads(line) for line in b"".join(blocks).splitlines()]
+
+
+def new_log(level: str = "info") -> tuple[JsonLog, list[bytes]]:
+    """A log into a list, at 2026-11-23T07:16:08.250Z."""
+    blocks: list[bytes] = []
+    return JsonLog(blocks.append, lambda: 1_795_418_168.25, level), blocks
+
+
+def test_a_request_is_one_line_with_all_its_fields() -> None:
+    """In the order of docs/logs.md, times rounded to the microsecond."""
+    log, blocks = new_log()
+    log.request(Record("id", "/v1/x", 0.0, "1.2.3.4", status=200, ttft=0.12345678), 1.23456789)
+    log.flush()
+    (line,) = lines_of(blocks)
+    assert list(line) == FIELDS
+    assert (line["time"], line["level"], line["event"]) == ("2026-11-23T07:16:08.250Z", "info", "inference_request")
+    assert (line["duration_seconds"], line["ttft_seconds"], line["user"]) == (1.234568, 0.123457, None)
+    assert blocks[0].endswith(b"\n")
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_less_important_lines_are_left_out(level: str, count: int) -> None:
+    """Requests are info."""
+    log, blocks = new_log(level)
+    for one in ("debug", "warning", "error"):
+        log.event(one, "x")
+    log.request(Record("id", "/v1/x", 0.0, "1.2.3.4"), 0.0)
+    log.flush()
+    assert len(lines_of(blocks)) == count
+
+
+def test_what_json_does_not_know_is_written_all_the_same() -> None:
+    """A log must not fail: surrogates, objects, exceptions."""
+    log, blocks = new_log()
+    log.event("error", "x", text="a\udcff\n", path=Path("/x"), error=ZeroDivisionError("y"))
+    log.flush()
+    (line,) = lines_of(blocks)
+    assert line["text"] == "a\\udcff\n"
+    assert "/x" in line["path"]
+    assert line["error"] == "ZeroDivisionError('y')"
+
+
+def test_lines_beyond_the_backlog_are_dropped_and_counted() -> None:
+    """The next that is written says how many."""
+    log, blocks = new_log()
+    line = "x" * 1_000_000
+    for _ in range(BACKLOG_LIMIT // len(line) + 6):
+        log.event("info", "big", text=line)
+    log.flush()
+    log.event("info", "after")
+    log.flush()
+    events = [line["event"] for line in lines_of(blocks)]
+    dropped = next(line["lines"] for line in lines_of(blocks) if line["event"] == "log_lines_lost")
+    assert events.count("big") + dropped == BACKLOG_LIMIT // len(line) + 6
+    assert dropped > 0
+    assert events[-1] == "after"
+
+
+async def test_a_write_that_failed_is_counted_as_lost() -> None:
+    """The disk was full for a while."""
+    blocks: list[bytes] = []
+    full = True
+
+    def write(data: bytes) -> bool:
+        if not full:
+            blocks.append(data)
+        return not full
+
+    log = JsonLog(write, time.time, "info")
+    task = asyncio.create_task(log.flush_forever())
+    for _ in range(3):
+        log.event("info", "x")
+    await asyncio.sleep(2 * FLUSH_INTERVAL)
+    full = False
+    await asyncio.sleep(2 * FLUSH_INTERVAL)
+    task.cancel()
+    assert [(line["event"], line.get("lines")) for line in lines_of(blocks)] == [("log_lines_lost", 3)]
+
+
+def test_behind_a_line_that_a_full_disk_cut_begins_a_new_one(tmp_path: Path) -> None:
+    """Of the cut one nothing can be saved; the next is whole."""
+    script = """
+import resource, sys
+from aiaas.proxy.telemetry.log import FdWriter
+
+writer = FdWriter(1)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (15, most))
+results = [writer(b"first line\\nsecond line\\n")]
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+results += [writer(b"third line\\n"), writer(b"fourth line\\n")]
+assert results == [False, True, True]
+"""
+    with (tmp_path / "log").open("wb") as file:
+        subprocess.run([sys.executable, "-c", script], stdout=file, timeout=20, check=True)
+    assert (tmp_path / "log").read_text() == "first line\nseco\nthird line\nfourth line\n"
+
+
+def test_a_reader_that_stops_is_waited_for_until_it_is_time_to_leave() -> None:
+    """Not a byte is lost to one that goes on; one that does not is given up soon after `hurry`."""
+    read_end, write_end = os.pipe()
+    writer = FdWriter(write_end)
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(writer(b"x" * 1_000_000)))
+    thread.start()
+    got = 0
+    while got < 1_000_000:
+        got += len(os.read(read_end, 65536))
+    thread.join(5)
+    assert results == [True]
+    thread = threading.Thread(target=lambda: results.append(writer(b"x" * 1_000_000)))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    writer.hurry(0.1)
+    thread.join(2)
+    assert results == [True, False]
+    os.close(read_end)
+    assert writer(b"x") is False
+    os.close(write_end)
+
+
+def test_what_libraries_log_is_a_line_with_its_traceback() -> None:
+    """From warnings up."""
+    log, blocks = new_log()
+    logger = logging.getLogger("some.library")
+    logger.addHandler(handler := LibraryLog(log))
+    try:
+        logger.info("no")
+        logger.warning("careful: %d", 1)
+        try:
+            raise ZeroDivisionError("oh")
+        except ZeroDivisionError:
+            logger.exception("it broke")
+    finally:
+        logger.removeHandler(handler)
+    log.flush()
+    first, second = lines_of(blocks)
+    assert (first["level"], first["logger"], first["message"]) == ("warning", "some.library", "careful: 1")
+    assert (second["level"], second["message"]) == ("error", "it broke")
+    assert "ZeroDivisionError: oh" in second["traceback"]
+
+
+# -- docs/logs.md --------------------------------------------------------------------------------------------------
+
+MANUAL = (ROOT / "docs" / "logs.md").read_text()
+
+
+def test_the_manual_has_every_field_of_a_request() -> None:
+    """In the order in which they are written."""
+    table = MANUAL.partition("## Requests")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == FIELDS
+
+
+def test_the_manual_has_every_event() -> None:
+    """Each name that the code logs, and no other."""
+    named: set[str] = set()
+    for file in [*(ROOT / "aiaas" / "proxy").rglob("*.py"), ROOT / "aiaas" / "cli" / "serve.py"]:
+        text = file.read_text()
+        named |= set(re.findall(r'\.event\(\s*"?[^,]+?"?,\s*"(\w+)"', text))
+        named |= {word for pair in re.findall(r'"(endpoint_up)" if up else "(endpoint_down)"', text) for word in pair}
+    named |= {"log_lines_lost", "engine", "models_disagree", "models_unknown"}
+    named -= {"info", "warning"}
+    table = MANUAL.partition("## Other events")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == named
+
+
+# -- several processes ---------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from aiaas.proxy.telemetry.log import FdWriter
+writer = FdWriter(1, int(sys.argv[1]))
+line = sys.argv[2].encode() * 9_999 + b"\\n"
+sys.stdin.read()
+for _ in range(60):
+    assert writer(line * 2 + b"short\\n")
+"""
+
+
+def test_lines_of_several_processes_never_mix() -> None:
+    """Also those that are longer than what a pipe keeps together."""
+    read_end, write_end = os.pipe()
+    with tempfile.TemporaryFile() as lock:
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(lock.fileno()), letter],
+                stdin=subprocess.PIPE,
+                stdout=write_end,
+                pass_fds=[lock.fileno()],
+            )
+            for letter in "ab"
+        ]
+        os.close(write_end)
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.close()
+        with open(read_end, "rb") as reader:
+            lines = reader.read().splitlines()
+        assert [writer.wait(10) for writer in writers] == [0, 0]
+    assert sorted(set(lines)) == [b"a" * 9_999, b"b" * 9_999, b"short"]
+    assert len(lines) == 2 * 60 * 3
+
+
+def test_a_writer_that_is_to_hurry_does_not_wait_for_another_processs_lock() -> None:
+    """It gives up, as it does for a reader that does not read; the lock of a process that died is free."""
+    holder = "import fcntl, sys, time; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    with tempfile.TemporaryFile() as lock, open(os.devnull, "wb") as nowhere:
+        with subprocess.Popen(
+            [sys.executable, "-c", holder, str(lock.fileno())], pass_fds=[lock.fileno()], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            writer = FdWriter(nowhere.fileno(), lock.fileno())
+            writer.hurry(0.05)
+            assert writer(b"line\n") is False
+            process.kill()
+            process.wait(10)
+        assert FdWriter(nowhere.fileno(), lock.fileno())(b"line\n") is True

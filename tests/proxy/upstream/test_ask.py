@@ -1,0 +1,57 @@
+"""aiaas.proxy.upstream.ask: the gateway's own small requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiaas.proxy.upstream.ask import Fetched, fetch
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.connection import Failure, FailureKind
+from tests.fakes.vllm import STREAM_HEAD, Close, FakeVllm, Flood, Hang, Send, SendSlowly, Step, chunk, json_answer
+from tests.proxy.conftest import config_of, plan_of, until
+
+
+async def test_fetch(fake_vllm: FakeVllm) -> None:
+    """A small resource comes with its status, on a connection of its own, with the backend's own key."""
+    config = config_of([fake_vllm.url], {"api_key_env": "KEY"}, {})
+    plan = plan_of(config, env={"KEY": "backend-secret"}).backends[0]
+    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
+    fake_vllm.gets["/v1/models"] = (SendSlowly(json_answer({"data": [1]}), size=30),)
+    assert await fetch(endpoint, "/v1/models", 1.0) == Fetched(200, b"application/json", b'{"data":[1]}')
+    assert fake_vllm.got[0].headers["authorization"] == "Bearer backend-secret"
+    await until(lambda: fake_vllm.open_connections == 0)
+
+
+async def test_the_connection_of_a_fetch_is_never_a_requests(fake_vllm: FakeVllm) -> None:
+    """Not for a moment, though the backend would keep it: a request that took it was never answered once."""
+    plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
+    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
+    fetching = asyncio.create_task(fetch(endpoint, "/health", 1.0))
+    while not fetching.done():
+        assert endpoint.pool.take_idle(asyncio.get_running_loop().time()) is None
+        await asyncio.sleep(0)
+    answer = fetching.result()
+    assert isinstance(answer, Fetched)
+    assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        (Hang(), FailureKind.TIMEOUT),
+        (Close(), FailureKind.RESET),
+        (Flood(chunk(b"x" * 65536), 1000), FailureKind.MALFORMED),
+    ],
+    ids=["hangs", "closes", "never ends"],
+)
+async def test_fetch_that_fails(fake_vllm: FakeVllm, step: Step, kind: FailureKind) -> None:
+    """It is a Failure, within the timeout and in bounded memory, and no connection is left."""
+    plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
+    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
+    fake_vllm.gets["/health"] = (Send(STREAM_HEAD), step) if isinstance(step, Flood) else (step,)
+    result = await fetch(endpoint, "/health", 0.3)
+    assert isinstance(result, Failure)
+    assert result.kind is kind
+    await until(lambda: fake_vllm.open_connections == 0)

@@ -1,0 +1,355 @@
+"""aiaas.proxy.upstream.backends: slots and those who wait for them, and how endpoints go down and come up."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiaas.plan.model import EnginePlan
+from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
+from tests.fakes.vllm import (
+    Close,
+    FakeVllm,
+    Hang,
+    Send,
+    Step,
+    error_answer,
+    json_answer,
+)
+from tests.proxy.conftest import config_of, plan_of, until
+
+CHAT = {"model": "m", "messages": []}
+STREAM = {**CHAT, "stream": True}
+FAST = {"interval": "20ms", "timeout": "50ms"}
+
+Turns = list[tuple[bool, str]]
+
+
+def state(count: int = 1, **backend: Any) -> tuple[BackendState, Turns]:
+    """A backend with so many endpoints, and the turns that its listener was told."""
+    turns: Turns = []
+    urls = [f"http://127.0.0.1:{port}" for port in range(1, count + 1)]
+    plan = plan_of(config_of(urls, backend, {})).backends[0]
+    return BackendState(plan, lambda _endpoint, up, reason: turns.append((up, reason))), turns
+
+
+# -- picking -------------------------------------------------------------------------------------------------------
+
+
+def test_even_spread() -> None:
+    """Idle endpoints share requests that come one after the other, under either balance."""
+    for balance in ("least_inflight", "round_robin"):
+        for count in (2, 3):
+            backend, _ = state(count, balance=balance)
+            picked = [backend.pick(()) for _ in range(10 * count)]
+            assert [picked.count(endpoint) for endpoint in backend.endpoints] == [10] * count
+
+
+def test_balance_by_load_or_by_turn() -> None:
+    """Of two endpoints one is busy: it gets nothing, or every second request."""
+    for balance, expected in (("least_inflight", 0), ("round_robin", 5)):
+        backend, _ = state(2, balance=balance)
+        backend.endpoints[0].pool.inflight = 9
+        picked = [backend.pick(()) for _ in range(10)]
+        assert picked.count(backend.endpoints[0]) == expected
+
+
+def test_balance_by_prefix() -> None:
+    """A backend picks by what the request's body begins with."""
+    backend, _ = state(3, balance="prefix_hash")
+    bodies = [b'{"prompt":"%d"}' % number for number in range(31)]  # no multiple of the endpoints
+    first = [backend.pick((), body) for body in bodies]
+    assert [backend.pick((), body) for body in bodies] == first
+    assert set(first) == set(backend.endpoints)
+
+
+# -- slots ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop to make futures of; it never runs."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+class Requests:
+    """Requests at a backend, as `forward` makes them: each has a slot, waits for one, or was refused."""
+
+    def __init__(self, backend: BackendState, loop: asyncio.AbstractEventLoop) -> None:
+        self.backend = backend
+        self.loop = loop
+        self.running: list[EndpointState] = []
+        self.waiting: list[Waiter] = []
+        self.leaving: list[Waiter] = []
+        self.refused = 0
+
+    def arrive(self, key: str) -> None:
+        """A new request."""
+        endpoint = self.backend.pick(())
+        if endpoint is not None:
+            # Only where nobody waits may somebody who just came have a slot.
+            assert self.backend.waiting == 0
+            endpoint.pool.inflight += 1
+            self.running.append(endpoint)
+            return
+        waiter = Waiter(key, (), b"", self.loop.create_future())
+        if any(endpoint.up for endpoint in self.backend.endpoints) and self.backend.wait(waiter):
+            self.waiting.append(waiter)
+        else:
+            self.refused += 1
+
+    def cancel(self, place: int) -> None:
+        """A client goes away; its task learns of it a moment later."""
+        if place < len(self.waiting):
+            waiter = self.waiting.pop(place)
+            waiter.granted.cancel()
+            self.leaving.append(waiter)
+
+    def wake(self) -> None:
+        """Tasks run: those that were cancelled leave, those that have an answer take it."""
+        while self.leaving:
+            self.backend.leave(self.leaving.pop())
+        for waiter in [waiter for waiter in self.waiting if waiter.granted.done()]:
+            self.waiting.remove(waiter)
+            self.backend.forget(waiter)
+            endpoint = waiter.granted.result()
+            if endpoint is not None:
+                self.running.append(endpoint)
+            else:
+                self.refused += 1
+
+    def cancel_granted(self) -> None:
+        """A client goes away in the moment in which it got its slot."""
+        for waiter in self.waiting:
+            if waiter.granted.done():
+                self.waiting.remove(waiter)
+                self.leaving.append(waiter)
+                return
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "arrive", "finish", "cancel", "cancel granted", "expire", "down", "up", "wake"]),
+        st.integers(0, 3),
+    ),
+    min_size=15,
+    max_size=60,
+)
+
+
+@given(STEPS, st.integers(1, 2), st.sampled_from(["least_inflight", "round_robin", "prefix_hash"]))
+def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bound: int, balance: str) -> None:
+    """Whatever happens in whatever order: no endpoint over its bound, no slot lost, and nobody waits for a free one."""
+    backend, _ = state(2, max_inflight=bound, queue={"size": 4}, balance=balance, health={"unhealthy_after": 1})
+    requests = Requests(backend, loop)
+    for step, number in steps:
+        match step:
+            case "arrive":
+                requests.arrive("abcd"[number])
+            case "finish" if number < len(requests.running):
+                requests.running.pop(number).give_back()
+            case "cancel":
+                requests.cancel(number)
+            case "cancel granted":
+                requests.cancel_granted()
+            case "expire" if number < len(requests.waiting):
+                requests.waiting[number].expire()
+            case "down":
+                backend.endpoints[number % 2].report_failure("reset")
+            case "up":
+                backend.endpoints[number % 2].report_success(probe=True)
+            case "wake":
+                requests.wake()
+        up = [endpoint for endpoint in backend.endpoints if endpoint.up]
+        unanswered = [waiter for waiter in requests.waiting if not waiter.granted.done()]
+        assert all(endpoint.pool.inflight <= bound for endpoint in backend.endpoints)
+        assert not unanswered or (up and all(endpoint.pool.inflight == bound for endpoint in up)), step
+        assert backend.waiting <= 4
+    requests.wake()
+    for endpoint in backend.endpoints:
+        assert endpoint.pool.inflight == requests.running.count(endpoint)
+    assert backend.waiting == len(requests.waiting)
+    for endpoint in backend.endpoints:
+        endpoint.report_success(probe=True)
+    while requests.running:
+        requests.running.pop().give_back()
+        requests.wake()
+    assert (backend.waiting, requests.waiting) == (0, [])
+    assert [endpoint.pool.inflight for endpoint in backend.endpoints] == [0, 0]
+
+
+def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
+    """Keys take turns, and a slot has its next owner before its last one has let go of it for others to see."""
+    backend, _ = state(1, max_inflight=1)
+    requests = Requests(backend, loop)
+    for key in ("a", "a", "a", "b"):
+        requests.arrive(key)
+    assert (len(requests.running), [waiter.key for waiter in requests.waiting]) == (1, ["a", "a", "b"])
+    order = []
+    for _ in range(3):
+        before = list(requests.waiting)
+        requests.running.pop().give_back()
+        assert backend.endpoints[0].pool.inflight == 1
+        requests.wake()
+        (got,) = [waiter for waiter in before if waiter not in requests.waiting]
+        order.append(got.key)
+    assert order == ["a", "b", "a"]
+
+
+def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> None:
+    """With the last endpoint all that wait look elsewhere; while another is up they wait on."""
+    backend, _ = state(2, max_inflight=1, health={"unhealthy_after": 1})
+    requests = Requests(backend, loop)
+    for _ in range(4):
+        requests.arrive("a")
+    backend.endpoints[0].report_failure("reset")
+    requests.running.remove(backend.endpoints[0])
+    backend.endpoints[0].give_back()
+    requests.wake()
+    assert (len(requests.waiting), requests.refused) == (2, 0)
+    backend.endpoints[1].report_failure("reset")
+    requests.wake()
+    assert (len(requests.waiting), requests.refused) == (0, 2)
+
+
+def waiting_at_both(loop: asyncio.AbstractEventLoop) -> tuple[BackendState, BackendState, Waiter]:
+    """Two backends whose only slot is taken, and one who waits for either."""
+    one, other = (state(1, max_inflight=1, health={"unhealthy_after": 1})[0] for _ in range(2))
+    waiter = Waiter("a", (), b"", loop.create_future())
+    for backend in (one, other):
+        backend.endpoints[0].pool.inflight = 1
+        assert backend.wait(waiter)
+    return one, other, waiter
+
+
+def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop) -> None:
+    """It is sent away only when neither is up."""
+    one, other, waiter = waiting_at_both(loop)
+    one.endpoints[0].report_failure("reset")
+    assert (one.waiting, other.waiting, waiter.granted.done()) == (0, 1, False)
+    other.endpoints[0].report_failure("reset")
+    assert (other.waiting, waiter.granted.result()) == (0, None)
+
+
+def test_who_leaves_two_gives_back_the_slot_of_one(loop: asyncio.AbstractEventLoop) -> None:
+    """The slot that it got in the moment of leaving goes back to where it came from, once."""
+    one, other, waiter = waiting_at_both(loop)
+    other.endpoints[0].give_back()
+    assert waiter.granted.result() is other.endpoints[0]
+    for backend in (one, other):
+        backend.leave(waiter)
+    assert [backend.endpoints[0].pool.inflight for backend in (one, other)] == [1, 0]
+    assert (one.waiting, other.waiting) == (0, 0)
+
+
+# -- up and down ---------------------------------------------------------------------------------------------------
+
+
+def play(endpoint: EndpointState, reports: str) -> None:
+    """f: a failure, s: a request's success, p: a good probe."""
+    for report in reports:
+        if report == "f":
+            endpoint.report_failure("reset")
+        else:
+            endpoint.report_success(probe=report == "p")
+
+
+@pytest.mark.parametrize(
+    ("reports", "up"),
+    [
+        ("", True),
+        ("ff", True),
+        ("fff", False),
+        ("ffsff", True),
+        ("ffpff", True),
+        ("ffsfff", False),
+        ("fffp", False),
+        ("fffpp", True),
+        ("fffss", False),
+        ("fffpfp", False),
+        ("fffpfpp", True),
+        ("fffffffpp", True),
+        ("fffppff", True),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_turns(reports: str, up: bool) -> None:
+    """Three failures in a row take it down, two good probes in a row bring it up, a request's success only resets."""
+    backend, turns = state(health={"unhealthy_after": 3, "healthy_after": 2})
+    (endpoint,) = backend.endpoints
+    play(endpoint, reports)
+    assert endpoint.up == up
+    assert [turn for turn, _ in turns] == [False, True][: len(turns)]
+    assert repr(endpoint).startswith(f"<EndpointState vllm http://127.0.0.1:1 {'up' if up else 'down'} <Pool")
+
+
+def test_listener_is_told_why_and_once() -> None:
+    """Each turn is told once, with its reason."""
+    backend, turns = state(health={"unhealthy_after": 2})
+    play(backend.endpoints[0], "ffffpp")
+    assert turns == [(False, "reset"), (True, "its health check answers again")]
+
+
+def test_managed_engine_is_its_supervisors() -> None:
+    """An engine of ours starts down, and neither failures nor probes turn it: nothing else would turn it back."""
+    plain, _ = state()
+    engine = EnginePlan("simulator", "m", "m", (), {}, 1, 1.0)
+    turns: Turns = []
+    backend = BackendState(
+        dataclasses.replace(plain.plan, engine=engine), lambda _endpoint, up, reason: turns.append((up, reason))
+    )
+    (endpoint,) = backend.endpoints
+    assert not endpoint.up
+    endpoint.set_up(True, "healthy")
+    endpoint.set_up(True, "healthy")
+    play(endpoint, "ffffff")
+    assert (endpoint.up, turns) == (True, [(True, "healthy")])
+    endpoint.set_up(False, "it died")
+    assert (endpoint.up, turns[1:]) == (False, [(False, "it died")])
+
+
+# -- what requests report ------------------------------------------------------------------------------------------
+
+BLAME = {
+    "a good answer": (Send(json_answer({})), 0),
+    "the client's 400": (Send(error_answer(400, "no")), 0),
+    "the client's 404": (Send(error_answer(404, "no")), 0),
+    "the client's 422": (Send(error_answer(422, "no")), 0),
+    "busy": (Send(error_answer(503, "busy")), 0),
+    "silence": (Hang(), 1),
+    "reset": (Close(), 2),
+    "a dead engine": (Send(error_answer(500, "EngineCore encountered an issue.")), 2),
+}
+
+
+@pytest.mark.parametrize(("step", "failures"), BLAME.values(), ids=BLAME)
+async def test_who_is_blamed(fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int) -> None:
+    """Resets and dying engines count against an endpoint; what clients do wrong never does, and silence is no proof."""
+    fake_vllm.default = (step,)
+    backend = {"timeout": "30ms", "max_retries": 0, "health": {"unhealthy_after": 10}}
+    running = await gateway(fake_vllm, backend=backend)
+    (endpoint,) = running.endpoints()
+    endpoint.report_failure("before")
+    await (await running.client()).post(CHAT)
+    assert endpoint.failures == failures
+
+
+async def test_leaving_clients_are_never_blamed_on_the_backend(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A hundred clients that leave take nothing down."""
+    fake_vllm.default = (Hang(),)
+    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
+    for count in range(20):
+        client = await running.client()
+        client.send(client.request(STREAM))
+        await until(lambda count=count: len(fake_vllm.posts) == count + 1)
+        client.reset()
+    await running.quiet()
+    assert (running.endpoints()[0].up, running.endpoints()[0].failures) == (True, 0)

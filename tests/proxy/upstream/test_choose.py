@@ -1,0 +1,119 @@
+"""aiaas.proxy.upstream.choose: which endpoint gets a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiaas.proxy.upstream.affinity import load_bound
+from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.choose import choose, choose_by_prefix
+from tests.proxy.conftest import config_of, plan_of
+
+
+def endpoints_of(count: int, **backend: Any) -> tuple[EndpointState, ...]:
+    """The endpoints of a backend with so many."""
+    urls = [f"http://127.0.0.1:{port}" for port in range(1, count + 1)]
+    return BackendState(plan_of(config_of(urls, backend, {})).backends[0], lambda *_: None).endpoints
+
+
+CHOICES = {
+    "the only one": (["up - 9"], 0, True, 0),
+    "none is up": (["down - 0", "down - 0"], 0, True, None),
+    "no endpoint": ([], 0, True, None),
+    "down is never chosen": (["down - 0", "up - 9"], 0, True, 1),
+    "down is not chosen though untried": (["down - 0", "up tried 9"], 0, True, 1),
+    "least in flight": (["up - 3", "up - 1", "up - 2"], 0, True, 1),
+    "ties go round": (["up - 1", "up - 1", "up - 1"], 5, True, 2),
+    "ties go round among the least": (["up - 0", "up - 5", "up - 0"], 1, True, 2),
+    "untried before less loaded": (["up tried 0", "up - 9"], 0, True, 1),
+    "all tried: least in flight": (["up tried 5", "up tried 4"], 0, True, 1),
+    "round robin": (["up - 0", "up - 9", "up - 9"], 4, False, 1),
+    "round robin skips down": (["up - 0", "down - 0", "up - 9"], 3, False, 2),
+    "round robin, untried first": (["up tried 0", "up - 0", "up - 0"], 2, False, 1),
+}
+
+
+@pytest.mark.parametrize(("endpoints", "turn", "by_load", "chosen"), CHOICES.values(), ids=CHOICES)
+def test_choose(endpoints: list[str], turn: int, by_load: bool, chosen: int | None) -> None:
+    """Up before all, untried before tried, then the least in flight or simply the next in turn."""
+    states = endpoints_of(max(1, len(endpoints)))[: len(endpoints)]
+    tried = []
+    for endpoint, described in zip(states, endpoints, strict=True):
+        up, was_tried, inflight = described.split()
+        endpoint.up, endpoint.pool.inflight = up == "up", int(inflight)
+        if was_tried == "tried":
+            tried.append(endpoint)
+    result = choose(states, tried, turn, by_load=by_load)
+    assert result is (None if chosen is None else states[chosen])
+
+
+# -- the same prefix to the same endpoint ---------------------------------------------------------------------------
+
+
+def test_prefix_stays_while_others_go_and_come() -> None:
+    """An endpoint's own prefixes come back with it, and no other prefix ever moves."""
+    endpoints = endpoints_of(4)
+    prefixes = [b"prompt %d" % number for number in range(200)]
+    before = [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes]
+    assert set(before) == set(endpoints)
+    endpoints[1].up = False
+    during = [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes]
+    assert endpoints[1] not in during
+    assert all(now is then for now, then in zip(during, before, strict=True) if then is not endpoints[1])
+    endpoints[1].up = True
+    assert [choose_by_prefix(endpoints, (), prefix) for prefix in prefixes] == before
+
+
+def test_prefix_that_everybody_uses_buries_nobody() -> None:
+    """One prefix alone keeps each endpoint within its share, and stays where it was while nothing else runs."""
+    endpoints = endpoints_of(4)
+    own = choose_by_prefix(endpoints, (), b"popular")
+    for count in range(200):
+        share = load_bound([endpoint.pool.inflight for endpoint in endpoints])
+        chosen = choose_by_prefix(endpoints, (), b"popular")
+        assert chosen is not None
+        assert chosen.pool.inflight <= share
+        assert (chosen is own) == (own is not None and own.pool.inflight <= share), count
+        chosen.pool.inflight += 1
+    assert max(endpoint.pool.inflight for endpoint in endpoints) <= 1.25 * 50 + 2
+
+
+def test_prefix_next_in_its_order() -> None:
+    """A retry goes to the prefix's second endpoint, and so does a request whose first one is full; all full is None."""
+    endpoints = endpoints_of(3, max_inflight=2)
+    first = choose_by_prefix(endpoints, (), b"x")
+    assert first is not None
+    second = choose_by_prefix(endpoints, (first,), b"x")
+    assert second is not None
+    assert second is not first
+    first.pool.inflight = 2
+    assert choose_by_prefix(endpoints, (), b"x") is second
+    assert choose_by_prefix(endpoints, (second,), b"x") not in (first, second)
+    assert choose_by_prefix(endpoints, endpoints, b"x") is second
+    for endpoint in endpoints:
+        endpoint.pool.inflight = 2
+    assert choose_by_prefix(endpoints, (), b"x") is None
+    for endpoint in endpoints:
+        endpoint.bound = 3
+    assert choose_by_prefix(endpoints, (), b"x") is first
+
+
+def test_endpoints_that_are_down_have_no_share() -> None:
+    """What the others carry is divided between them alone."""
+    endpoints = endpoints_of(3)
+    own = choose_by_prefix(endpoints, (), b"x")
+    assert own is not None
+    other, down = (endpoint for endpoint in endpoints if endpoint is not own)
+    own.pool.inflight, other.pool.inflight = 4, 1
+    assert choose_by_prefix(endpoints, (), b"x") is not own
+    down.up = False
+    assert choose_by_prefix(endpoints, (), b"x") is own
+
+
+def test_untried_endpoint_over_its_share() -> None:
+    """Where whoever is within the share was tried, the least loaded of the others is asked."""
+    endpoints = endpoints_of(3)
+    endpoints[0].pool.inflight, endpoints[1].pool.inflight = 20, 19
+    assert choose_by_prefix(endpoints, (endpoints[2],), b"x") is endpoints[1]

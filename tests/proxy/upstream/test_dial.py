@@ -1,0 +1,284 @@
+"""aiaas.proxy.upstream.dial: which address a connection goes to, and by which TLS context."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aiaas.plan.model import EndpointPlan
+from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of, is_address
+from tests.certificate import self_signed
+from tests.fakes.vllm import FakeVllm
+from tests.proxy.conftest import StartFake, until
+
+
+def plan(port: int, host: str = "vllm.test", *, tls: bool = False) -> EndpointPlan:
+    """An endpoint at a name."""
+    return EndpointPlan(f"http://{host}:{port}", host, port, tls, "", {})
+
+
+class Script:
+    """A resolver whose answers wait for `go`; each question takes the next one."""
+
+    def __init__(self, *answers: Sequence[str] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """The answer to one question."""
+        assert (host, port > 0) == ("vllm.test", True)
+        self.asked += 1
+        await self.go.wait()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def peer(dialer: Dialer, timeout: float = 5.0) -> str:
+    """The address that a connection went to."""
+    transport, _ = await dialer.open(asyncio.Protocol, timeout)
+    address: str = transport.get_extra_info("peername")[0]
+    transport.close()
+    return address
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[int]:
+    """The port of a full listener at 127.0.0.1: it answers no SYN."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        for sock in crowd:
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+        for sock in crowd:
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "yes"),
+    [("10.0.0.1", True), ("::1", True), ("localhost", False), ("vllm", False), ("10.0.0", False)],
+)
+def test_is_address(host: str, yes: bool) -> None:
+    """Only what needs no look-up."""
+    assert is_address(host) == yes
+
+
+async def test_the_machines_own_resolver() -> None:
+    """Each address once, however many kinds of socket it is good for."""
+    found = await addresses_of("localhost", 80)
+    assert found
+    assert set(found) <= {"127.0.0.1", "::1"}
+    assert len(found) == len(set(found))
+
+
+async def test_an_address_is_never_looked_up(fake_vllm: FakeVllm) -> None:
+    """Also where no resolver would answer."""
+    script = Script()
+    dialer = Dialer(plan(fake_vllm.port, "127.0.0.1"), ClientTls(), script)
+    assert await peer(dialer) == "127.0.0.1"
+    assert script.asked == 0
+
+
+async def test_a_name_is_looked_up_once(fake_vllm: FakeVllm) -> None:
+    """All that connect before the first answer share one look-up, those after it pay none."""
+    script = Script(["127.0.0.1"])
+    dialer = Dialer(plan(fake_vllm.port), ClientTls(), script)
+    script.go.clear()
+    first = [asyncio.create_task(peer(dialer)) for _ in range(3)]
+    await until(lambda: script.asked == 1)
+    first[0].cancel()
+    await asyncio.sleep(0)
+    script.go.set()
+    assert await asyncio.gather(*first[1:]) == ["127.0.0.1"] * 2
+    assert await peer(dialer) == "127.0.0.1"
+    assert (script.asked, dialer.addresses) == (1, ("127.0.0.1",))
+
+
+async def test_a_failed_first_look_up_is_repeated(fake_vllm: FakeVllm) -> None:
+    """By the next connection; no address counts as a failure, too."""
+    script = Script(socket.gaierror(socket.EAI_NONAME, "unknown"), [], ["127.0.0.1"])
+    dialer = Dialer(plan(fake_vllm.port), ClientTls(), script)
+    with pytest.raises(socket.gaierror):
+        await peer(dialer)
+    with pytest.raises(OSError, match=r"vllm\.test has no address"):
+        await peer(dialer)
+    assert await peer(dialer) == "127.0.0.1"
+
+
+async def test_a_late_first_look_up_replaces_nothing(fake_vllm: FakeVllm) -> None:
+    """The resolver in the background was faster, and knows better."""
+    script = Script(["127.0.0.9"])
+    dialer = Dialer(plan(fake_vllm.port), ClientTls(), script)
+    script.go.clear()
+    connecting = asyncio.create_task(peer(dialer))
+    await until(lambda: script.asked == 1)
+    assert not dialer.found(["127.0.0.1"])  # nothing was known before
+    assert await peer(dialer) == "127.0.0.1"
+    script.go.set()
+    assert await connecting == "127.0.0.1"
+    assert dialer.addresses == ("127.0.0.1",)
+
+
+async def test_a_look_up_that_hangs_ends_with_the_timeout() -> None:
+    """It counts for the time that a connection may take."""
+    script = Script(["127.0.0.1"])
+    script.go.clear()
+    with pytest.raises(TimeoutError):
+        await Dialer(plan(1), ClientTls(), script).open(asyncio.Protocol, 0.02)
+    script.go.set()
+
+
+async def test_addresses_are_tried_in_their_order(fake_vllm: FakeVllm, fake_vllms: StartFake) -> None:
+    """One that refuses costs nothing, and comes last from then on, until it works again."""
+    dialer = Dialer(plan(fake_vllm.port), ClientTls(), Script())
+    dialer.found(["127.0.0.2", "127.0.0.1"])
+    assert await peer(dialer) == "127.0.0.1"
+    await fake_vllms(host="127.0.0.2", port=fake_vllm.port)
+    assert await peer(dialer) == "127.0.0.1"
+    await fake_vllm.down()
+    assert await peer(dialer) == "127.0.0.2"
+    await fake_vllm.up()
+    assert await peer(dialer) == "127.0.0.2"
+
+
+async def test_an_address_that_works_again_comes_first(fake_vllm: FakeVllm, fake_vllms: StartFake) -> None:
+    """After both have refused, the one that takes a connection is no longer avoided, and the other one still is."""
+    dialer = Dialer(plan(fake_vllm.port), ClientTls(), Script())
+    dialer.found(["127.0.0.2", "127.0.0.1"])
+    await fake_vllm.down()
+    with pytest.raises(ConnectionRefusedError):
+        await peer(dialer)
+    await fake_vllm.up()
+    assert await peer(dialer) == "127.0.0.1"
+    await fake_vllms(host="127.0.0.2", port=fake_vllm.port)
+    assert await peer(dialer) == "127.0.0.1"
+
+
+async def test_an_avoided_address_is_tried_again_later(fake_vllm: FakeVllm) -> None:
+    """After AVOIDED seconds, or at once where it left the answer in between."""
+    dialer = Dialer(plan(fake_vllm.port), ClientTls(), Script())
+    now = asyncio.get_running_loop().time()
+    both = ["127.0.0.2", "127.0.0.1"]
+    dialer.found(both)
+    await peer(dialer)
+    assert dialer._in_order(both, now + AVOIDED / 2) == both[::-1]
+    assert dialer._in_order(both, now + AVOIDED + 10) == both
+    assert not dialer.found(both[::-1])
+    assert dialer._in_order(both, now) == both[::-1]
+    assert dialer.found(both[1:])
+    dialer.found(both)
+    assert dialer._in_order(both, now) == both
+
+
+async def test_a_silent_address_gets_its_part_of_the_time(fake_vllms: StartFake) -> None:
+    """The second of two still has half of it."""
+    async with silent() as port:
+        await fake_vllms(host="127.0.0.2", port=port)
+        dialer = Dialer(plan(port), ClientTls(), Script())
+        dialer.found(["127.0.0.1", "127.0.0.2"])
+        assert await peer(dialer, 0.4) == "127.0.0.2"
+
+
+async def test_the_last_address_has_all_the_time_that_is_left() -> None:
+    """All of them together have the whole timeout."""
+    async with silent() as port:
+        dialer = Dialer(plan(port), ClientTls(), Script())
+        dialer.found(["127.0.0.1"] * 3)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            await dialer.open(asyncio.Protocol, 0.3)
+        assert loop.time() - began >= 0.29
+
+
+async def test_a_refusal_is_what_is_reported() -> None:
+    """Of several failures it says most: the address answers, and nothing listens there."""
+    async with silent() as port:
+        for order in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.2"]):
+            dialer = Dialer(plan(port), ClientTls(), Script())
+            dialer.found(order)
+            with pytest.raises(ConnectionRefusedError):
+                await dialer.open(asyncio.Protocol, 0.1)
+        dialer.found(["127.0.0.1"])
+        with pytest.raises(TimeoutError):
+            await dialer.open(asyncio.Protocol, 0.1)
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+async def test_one_context_is_made_in_a_thread() -> None:
+    """However many endpoints need it at once."""
+    threads: list[threading.Thread] = []
+
+    def make() -> ssl.SSLContext:
+        threads.append(threading.current_thread())
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    tls = ClientTls(make)
+    contexts = await asyncio.gather(*[tls.context() for _ in range(20)], tls.context())
+    assert len(threads) == len(set(contexts)) == 1
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_a_context_that_failed_is_made_again() -> None:
+    """The reason is passed on, and not remembered."""
+    outcomes: list[Exception | ssl.SSLContext] = [OSError("no descriptors"), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)]
+
+    def make() -> ssl.SSLContext:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    tls = ClientTls(make)
+    with pytest.raises(OSError, match="no descriptors"):
+        await tls.context()
+    assert isinstance(await tls.context(), ssl.SSLContext)
+
+
+async def test_the_certificate_is_checked_against_the_name(tmp_path: Path, fake_vllms: StartFake) -> None:
+    """And not against the address that the name has."""
+    certificate, key = self_signed(tmp_path, "DNS:vllm.test")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate, key)
+    fake = await fake_vllms(server)
+    trusting = ClientTls(lambda: ssl.create_default_context(cafile=str(certificate)))
+    dialer = Dialer(plan(fake.port, tls=True), trusting, Script(["127.0.0.1"]))
+    assert await peer(dialer) == "127.0.0.1"
+    other = Dialer(plan(fake.port, "127.0.0.1", tls=True), trusting)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await peer(other)
+
+
+async def test_a_look_up_that_nobody_waits_for_fails_in_silence() -> None:
+    """Its client left; asyncio would write an error that nobody can do anything about."""
+    script = Script(OSError("no such name"))
+    script.go.clear()
+    dialer = Dialer(plan(1), ClientTls(), script)
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+    client = asyncio.create_task(peer(dialer))
+    await until(lambda: script.asked == 1)
+    client.cancel()
+    await asyncio.wait([client])
+    script.go.set()
+    del client, dialer
+    await until(lambda: not script.answers)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert told == []
