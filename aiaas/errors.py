@@ -6,12 +6,12 @@
         LimitError        a limit's: the same request is fine later
         UpstreamError     the backend's, or ours: the client did nothing wrong
       CommandError      a command ends with this, one line and an exit code
-        NotHeldError      1: the thing checked or named does not hold
+        CheckFailed      1: the thing checked or named does not hold
         UsageError        2: the command was called wrongly
-        WorldError        3: the world was in the way (cannot bind, file missing, unreachable)
+        EnvironmentFault        3: the world was in the way (cannot bind, file missing, unreachable)
 
 A configuration's faults are `aiaas.config.problem.Problem` values, collected and shown together; only when a caller
-needs a valid config and there is none do they become a NotHeldError.
+needs a valid config and there is none do they become a CheckFailed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class CommandError(AiaasError):
         self.message = message
 
 
-class NotHeldError(CommandError):
+class CheckFailed(CommandError):
     """The thing checked or named does not hold: an invalid config, no such key, a failed smoke test."""
 
     exit_code = 1
@@ -95,7 +95,7 @@ class UsageError(CommandError):
     exit_code = 2
 
 
-class WorldError(CommandError):
+class EnvironmentFault(CommandError):
     """The world was in the way: cannot bind, file missing, unreachable."""
 
     exit_code = 3

@@ -7,13 +7,13 @@ import pytest
 from aiaas.errors import (
     AiaasError,
     ApiError,
+    CheckFailed,
     ClientError,
     CommandError,
+    EnvironmentFault,
     LimitError,
-    NotHeldError,
     UpstreamError,
     UsageError,
-    WorldError,
 )
 
 
@@ -34,9 +34,9 @@ def test_an_api_error_says_on_the_wire_whose_fault_it_is(kind: type[ApiError], w
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        pytest.param(NotHeldError, 1, id="what was checked does not hold"),
+        pytest.param(CheckFailed, 1, id="what was checked does not hold"),
         pytest.param(UsageError, 2, id="called wrongly"),
-        pytest.param(WorldError, 3, id="the world was in the way"),
+        pytest.param(EnvironmentFault, 3, id="the world was in the way"),
     ],
 )
 def test_a_command_error_carries_its_exit_code(kind: type[CommandError], code: int) -> None:

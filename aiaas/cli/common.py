@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiaas.errors import UsageError, WorldError
+from aiaas.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +71,7 @@ def new_app(**settings: Any) -> typer.Typer:
 def config_path(option: Path | None) -> Path:
     """The config file that holds: the option, else $AIAAS_CONFIG, else ./aiaas.yaml. It need not exist.
 
-    Raises WorldError where it is there and may not be read.
+    Raises EnvironmentFault where it is there and may not be read.
     """
     path = option if option is not None else Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
     try:
@@ -82,7 +82,7 @@ def config_path(option: Path | None) -> Path:
     except (OSError, ValueError):  # not there, or no path at all: whoever opens it says so
         allowed = True
     if not allowed:
-        raise WorldError(f"{path}: cannot be read: Permission denied")
+        raise EnvironmentFault(f"{path}: cannot be read: Permission denied")
     return path
 
 

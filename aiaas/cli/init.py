@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from aiaas.cli.common import ConfigOption, config_path, new_app, note
-from aiaas.errors import NotHeldError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault
 
 app = new_app()
 
@@ -148,14 +148,14 @@ def _quoted(name: str) -> str:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a new file. Raises NotHeldError where it exists already, WorldError where it cannot be written."""
+    """Write a new file. Raises CheckFailed where it exists already, EnvironmentFault where it cannot be written."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
-        raise NotHeldError(f"{path} exists and is left as it is; name another file with --config") from None
+        raise CheckFailed(f"{path} exists and is left as it is; name another file with --config") from None
     except FileNotFoundError:
-        raise WorldError(f"{path}: the folder does not exist; make it first") from None
+        raise EnvironmentFault(f"{path}: the folder does not exist; make it first") from None
     except OSError as error:
-        raise WorldError(f"{path}: cannot be written: {error.strerror}") from error
+        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror}") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)

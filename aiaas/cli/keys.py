@@ -23,9 +23,9 @@ from aiaas.cli.common import (
     print_json,
     print_table,
 )
-from aiaas.cli.keytarget import Target, editing, last_uses, read_key, read_records, target_of, translated
+from aiaas.cli.keytarget import KeyTarget, editing, last_uses, read_key, read_records, target_of, translated
 from aiaas.cli.keyview import limits_text, models_text, print_key, print_record, shown, used_text
-from aiaas.errors import NotHeldError, UsageError
+from aiaas.errors import CheckFailed, UsageError
 from aiaas.keys import changes
 from aiaas.keys.file import KeyFileError, edit_key_file
 from aiaas.keys.format import foreign_key_fault, guessable, make_key, make_key_id, tag_of
@@ -231,9 +231,9 @@ def import_key(
     now = _now()
     foreign = read_key()
     if (fault := foreign_key_fault(foreign)) is not None:
-        raise NotHeldError(f"what came in on stdin cannot be an API key: {fault}")
+        raise CheckFailed(f"what came in on stdin cannot be an API key: {fault}")
     if (why := guessable(foreign)) is not None and not weak:
-        raise NotHeldError(f"this key is guessable: {why}; with --weak it is taken all the same")
+        raise CheckFailed(f"this key is guessable: {why}; with --weak it is taken all the same")
     record = KeyRecord(
         id=make_key_id(secrets.token_bytes),
         name=name,
@@ -264,14 +264,14 @@ def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output
     presented = read_key()
     owner = _owner(records, presented)
     if owner is None:
-        raise NotHeldError(f"not valid: no key in {where.keys_file} matches")
+        raise CheckFailed(f"not valid: no key in {where.keys_file} matches")
     record, matched = owner
     if (state := changes.state_of(record, now)) != "active":
-        raise NotHeldError(f"not valid: this is the key of {record.name} ({record.id}), which is {state}")
+        raise CheckFailed(f"not valid: this is the key of {record.name} ({record.id}), which is {state}")
     ends = record.overlap_end
     if record.previous is not None and ends is not None and matched == record.previous.hash:
         if ends <= now:
-            raise NotHeldError(f"not valid: this is an old secret of {record.name} ({record.id}), rotated away")
+            raise CheckFailed(f"not valid: this is an old secret of {record.name} ({record.id}), rotated away")
         note(f"warning: this is the old secret of {record.name}, valid until {time_text(ends)}")
     elif needs_update(matched, imported=record.imported):
         _renew(where, record, presented)
@@ -314,7 +314,7 @@ def _owner(records: tuple[KeyRecord, ...], presented: str) -> tuple[KeyRecord, s
     return changes.find(records, secret.principal.key_id), secret.hash
 
 
-def _renew(where: Target, record: KeyRecord, presented: str) -> None:
+def _renew(where: KeyTarget, record: KeyRecord, presented: str) -> None:
     """Store the key as it is stored today; a file that cannot be written is worth a warning, no more."""
     if record.imported:
         fresh = replace(record, hash=hash_key(presented))
@@ -330,8 +330,8 @@ def _renew(where: Target, record: KeyRecord, presented: str) -> None:
         note(f"the hash of {record.name} was outdated and is renewed in {where.keys_file}")
 
 
-def _models(models: list[str] | None, where: Target, *, force: bool) -> tuple[str, ...] | None:
-    """The models of a new key. NotHeldError for one that the config lacks, since `validate` would fail on the key."""
+def _models(models: list[str] | None, where: KeyTarget, *, force: bool) -> tuple[str, ...] | None:
+    """The models of a new key. CheckFailed for one that the config lacks, since `validate` would fail on the key."""
     if not models:
         return None
     unique = tuple(dict.fromkeys(models))
@@ -342,7 +342,7 @@ def _models(models: list[str] | None, where: Target, *, force: bool) -> tuple[st
             near = difflib.get_close_matches(model, where.models, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(where.models) or 'none'}"
             if not force:
-                raise NotHeldError(f"the config has no model {model!r}; {hint} (--force takes it all the same)")
+                raise CheckFailed(f"the config has no model {model!r}; {hint} (--force takes it all the same)")
             note(f"warning: the config has no model {model!r}; {hint}")
     return unique
 

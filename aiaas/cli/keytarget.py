@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiaas.cli.common import CONFIG_VARIABLE, config_path, note
-from aiaas.errors import NotHeldError, UsageError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault, UsageError
 from aiaas.keys.changes import KeyChangeError
 from aiaas.keys.file import KeyFile, KeyFileAccessError, KeyFileError, edit_key_file, read_key_file
 from aiaas.keys.model import KeyRecord
@@ -29,7 +29,7 @@ MAX_STDIN: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class KeyTarget:
     """Which file, what new keys begin with, the models that a key can name and where usage is kept (None: unknown)."""
 
     keys_file: Path
@@ -38,25 +38,25 @@ class Target:
     usage: Callable[[], UsageStore | None] = lambda: None
 
 
-def target_of(config: Path | None, keys_file: Path | None) -> Target:
+def target_of(config: Path | None, keys_file: Path | None) -> KeyTarget:
     """The key file that a command means: `--keys-file`, else the config's, else ./keys.yaml where there is no config.
 
-    Raises WorldError where a config that was named is missing, NotHeldError where it has errors.
+    Raises EnvironmentFault where a config that was named is missing, CheckFailed where it has errors.
     """
     if keys_file is not None:
-        return Target(keys_file, DEFAULT_PREFIX, None)
+        return KeyTarget(keys_file, DEFAULT_PREFIX, None)
     path = config_path(config)
     if not path.exists():
         if config is None and not os.environ.get(CONFIG_VARIABLE):
-            return Target(DEFAULT_KEYS_FILE, DEFAULT_PREFIX, None)
-        raise WorldError(f"{path}: there is no such config; `aiaas init` writes one, --keys-file needs none")
+            return KeyTarget(DEFAULT_KEYS_FILE, DEFAULT_PREFIX, None)
+        raise EnvironmentFault(f"{path}: there is no such config; `aiaas init` writes one, --keys-file needs none")
     from aiaas.proxy.usage import usage_store
 
     plan = _plan_of(path)
     if plan is None:
-        raise NotHeldError(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
+        raise CheckFailed(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
     models = tuple(model.name for model in plan.models)
-    return Target(plan.auth.keys_file, plan.auth.api_key_prefix, models, partial(usage_store, plan))
+    return KeyTarget(plan.auth.keys_file, plan.auth.api_key_prefix, models, partial(usage_store, plan))
 
 
 def _plan_of(path: Path) -> Plan | None:
@@ -80,32 +80,32 @@ def translated() -> Iterator[None]:
     try:
         yield
     except KeyFileAccessError as error:
-        raise WorldError(str(error)) from error
+        raise EnvironmentFault(str(error)) from error
     except (KeyFileError, KeyChangeError) as error:
-        raise NotHeldError(str(error)) from error
+        raise CheckFailed(str(error)) from error
 
 
 @contextmanager
-def editing(where: Target) -> Iterator[KeyFile]:
+def editing(where: KeyTarget) -> Iterator[KeyFile]:
     """Change the key file under its lock (`aiaas.keys.file.edit_key_file`)."""
     with translated(), edit_key_file(where.keys_file) as file:
         yield file
 
 
-def read_records(where: Target) -> tuple[KeyRecord, ...]:
+def read_records(where: KeyTarget) -> tuple[KeyRecord, ...]:
     """The records of the key file."""
     with translated():
         return read_key_file(where.keys_file).records
 
 
-def last_uses(where: Target) -> dict[str, int]:
+def last_uses(where: KeyTarget) -> dict[str, int]:
     """When each key was last used, POSIX seconds by key id, as far as it is known. Where it cannot be read, a note."""
     from aiaas.limits.usage import UsageStoreError
 
     try:
         usage = where.usage()
         return {} if usage is None else asyncio.run(_read_last_uses(usage))
-    except (UsageStoreError, WorldError) as error:
+    except (UsageStoreError, EnvironmentFault) as error:
         note(f"warning: last use is not known: {error}")
         return {}
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from aiaas.cli.common import Output, note, print_json
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.changes import state_of
 from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import record_mapping, time_text
 
 
 def print_key(text: str, record: KeyRecord, keys_file: Path, output: Output, what: str, now: datetime) -> None:
-    """Print a new key, this once; notes on stderr. WorldError where stdout takes no more: then nobody has the key."""
+    """Print a new key, this once; notes on stderr. EnvironmentFault where stdout takes no more: then nobody has the
+    key."""
     try:
         if output is Output.json:
             print_json({"key": text, **shown(record, now)})
@@ -24,7 +25,7 @@ def print_key(text: str, record: KeyRecord, keys_file: Path, output: Output, wha
             print(text)
         sys.stdout.flush()
     except OSError as error:
-        raise WorldError(
+        raise EnvironmentFault(
             f"the key could not be printed ({error.strerror}) and is lost; "
             f"`aiaas keys rotate {record.name}` makes another"
         ) from error

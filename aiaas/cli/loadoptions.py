@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiaas.cli.common import config_path, note, read_duration
-from aiaas.errors import UsageError, WorldError
+from aiaas.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from aiaas.loadtest.prompts import Asking
@@ -70,7 +70,8 @@ PRESETS: Final = {
 
 
 def default_url(config: Path | None) -> str:
-    """The gateway on this machine, on the port that the config names. Raises WorldError where that cannot be read."""
+    """The gateway on this machine, on the port that the config names. Raises EnvironmentFault where that cannot be
+    read."""
     from aiaas.config.load import load_file
 
     path = config_path(config)
@@ -84,7 +85,7 @@ def default_url(config: Path | None) -> str:
 
 
 def read_fleet(config: Path | None, keys: int, model: str) -> Fleet:
-    """Whom a recommendation is for: the backend of `model`, where there is a config. Raises WorldError."""
+    """Whom a recommendation is for: the backend of `model`, where there is a config. Raises EnvironmentFault."""
     from aiaas.loadtest.recommend import Fleet, Pod
     from aiaas.plan.read import read
 
@@ -102,7 +103,8 @@ def read_fleet(config: Path | None, keys: int, model: str) -> Fleet:
 
 
 def read_keys(files: list[Path]) -> tuple[Key, ...]:
-    """The keys: from the files, else from $AIAAS_API_KEY, else none. Raises WorldError, UsageError; never shows one."""
+    """The keys: from the files, else from $AIAAS_API_KEY, else none. Raises EnvironmentFault, UsageError; never shows
+    one."""
     from aiaas.loadtest.session import Key
 
     if not files:
@@ -115,7 +117,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise WorldError(f"{path}: {error.strerror}") from error
+        raise EnvironmentFault(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text, so it holds no key") from error
 
@@ -172,7 +174,7 @@ def read_share(option: str, text: str) -> float:
 def read_asking(
     *, endpoint: str, stream: bool, prompt_tokens: str, output_tokens: str, shared_prefix: int, prompts: Path | None
 ) -> Asking:
-    """What is asked. Raises UsageError, WorldError, NotHeldError (a broken line in the file of prompts)."""
+    """What is asked. Raises UsageError, EnvironmentFault, CheckFailed (a broken line in the file of prompts)."""
     from aiaas.loadtest.files import read_file_lines
     from aiaas.loadtest.prompts import Asking, check_asking, parse_length, parse_prompts
 

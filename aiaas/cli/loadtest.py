@@ -21,10 +21,10 @@ from aiaas.cli.loadoptions import (
     say_preset,
 )
 from aiaas.cli.smokeoptions import read_metrics
-from aiaas.errors import NotHeldError, UsageError
+from aiaas.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
-    from aiaas.httpclient.target import Target
+    from aiaas.httpclient.target import HttpTarget
     from aiaas.loadtest.recommend import Line
     from aiaas.loadtest.report import Shown, Table
     from aiaas.loadtest.session import Key, Outcome, Settings
@@ -183,7 +183,9 @@ _RECORDED = frozenset(
 )
 
 
-def _check_limits(target: Target, keys: tuple[Key, ...], model: str | None, endpoint: Endpoint, output: Output) -> None:
+def _check_limits(
+    target: HttpTarget, keys: tuple[Key, ...], model: str | None, endpoint: Endpoint, output: Output
+) -> None:
     import uvloop
     from msgspec import to_builtins
 
@@ -223,7 +225,7 @@ def _recommended(settings: Settings, outcome: Outcome, config: Path | None) -> t
     fleet = read_fleet(config, len(settings.keys), outcome.run.model)
     try:
         lines = recommend(outcome.summary.levels, what, parse_slo(settings.slo), fleet)
-    except NotHeldError as error:
+    except CheckFailed as error:
         note(error.message)
         return ()
     missing = why_no_cpu_target(outcome.summary.levels, fleet, settings.metrics is not None)

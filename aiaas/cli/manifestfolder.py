@@ -14,16 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aiaas.cli.common import note
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.manifests.render import MARK
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Make `folder` hold `files` (name -> text). Raises WorldError where a file of somebody else is in the way."""
+    """Make `folder` hold `files` (name -> text). Raises EnvironmentFault where a file of somebody else is in the
+    way."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in files:
         if (folder / name).exists() and not _is_ours(folder / name):
-            raise WorldError(f"{folder / name} was not made by aiaas render; remove it, or choose another folder")
+            raise EnvironmentFault(f"{folder / name} was not made by aiaas render; remove it, or choose another folder")
     stale = [path for path in sorted(folder.glob("*.yaml")) if path.name not in files and _is_ours(path)]
     for name, text in files.items():
         path = folder / name
@@ -36,12 +37,12 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def keep_keys(path: Path) -> None:
-    """Raises WorldError where an earlier rendering left the Secret with the keys, and there is no key file now.
+    """Raises EnvironmentFault where an earlier rendering left the Secret with the keys, and there is no key file now.
 
     A GitOps tool that prunes would delete the live one, and with it everybody's access.
     """
     if _is_ours(path):
-        raise WorldError(f"{path} holds keys, and there is no key file to make it from; render where that is")
+        raise EnvironmentFault(f"{path} holds keys, and there is no key file to make it from; render where that is")
 
 
 def _is_ours(path: Path) -> bool:

@@ -112,15 +112,16 @@ the name that it serves (curl http://localhost:8000/v1/models); then start this 
 
 
 def _text_of(config: Path) -> str | None:
-    """What the config of an earlier run says; None where there was none. Raises WorldError where it cannot be read."""
-    from aiaas.errors import WorldError
+    """What the config of an earlier run says; None where there was none. Raises EnvironmentFault where it cannot be
+    read."""
+    from aiaas.errors import EnvironmentFault
 
     try:
         return config.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise WorldError(f"cannot read {config}: {getattr(error, 'strerror', None) or error}") from error
+        raise EnvironmentFault(f"cannot read {config}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _text_with(before: str | None, config: Path, port: int | None) -> str:
@@ -163,22 +164,22 @@ def _port_in(text: str) -> slice | None:
 
 
 def _write_config(config: Path, text: str) -> None:
-    from aiaas.errors import WorldError
+    from aiaas.errors import EnvironmentFault
 
     try:
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise WorldError(f"cannot write {config}: {error.strerror}") from error
+        raise EnvironmentFault(f"cannot write {config}: {error.strerror}") from error
 
 
 def _opened(path: Path) -> IO[bytes]:
-    from aiaas.errors import WorldError
+    from aiaas.errors import EnvironmentFault
 
     try:
         return path.open("ab")
     except OSError as error:
-        raise WorldError(f"cannot write {path}: {error.strerror}") from error
+        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from error
 
 
 def _require_free_ports(plan: Plan) -> None:

@@ -75,16 +75,18 @@ def render(
 def differs(stream: str) -> int:
     """What `kubectl diff` says of a stream: 0 nothing differs, 1 something does. It prints the difference itself.
 
-    Raises WorldError where there is no kubectl, or it reaches no cluster.
+    Raises EnvironmentFault where there is no kubectl, or it reaches no cluster.
     """
-    from aiaas.errors import WorldError
+    from aiaas.errors import EnvironmentFault
 
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        raise WorldError("no kubectl on PATH; install it, or compare `aiaas render` with what you have by other means")
+        raise EnvironmentFault(
+            "no kubectl on PATH; install it, or compare `aiaas render` with what you have by other means"
+        )
     done = subprocess.run([kubectl, "diff", "-f", "-"], input=stream, text=True, check=False)
     if done.returncode not in (0, 1):
-        raise WorldError(f"kubectl diff failed (exit code {done.returncode}); what it says stands above")
+        raise EnvironmentFault(f"kubectl diff failed (exit code {done.returncode}); what it says stands above")
     return done.returncode
 
 
@@ -92,7 +94,7 @@ def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...
     """All objects; what a person should know about them goes to stderr."""
     from aiaas.keys.records import parse_records
     from aiaas.manifests.expose import notes
-    from aiaas.manifests.render import render as render_objects
+    from aiaas.manifests.render import render_manifests as render_objects
 
     if plan.settings.image is None:
         note(f"warning: kubernetes.image is not set, so the pods run {plan.image}, which no registry has")
@@ -122,11 +124,11 @@ def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
 def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
     """What to render, and the text of the key file (None where no Secret is to be made of it).
 
-    Problems go to stderr. Raises NotHeldError where one of them is an error.
+    Problems go to stderr. Raises CheckFailed where one of them is an error.
     """
     from aiaas.cli.validate import key_file_problems
     from aiaas.config.problem import has_errors
-    from aiaas.errors import NotHeldError
+    from aiaas.errors import CheckFailed
     from aiaas.plan.kubernetes import plan_kubernetes
     from aiaas.plan.read import read
 
@@ -142,7 +144,7 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
     if plan is None:
         if unset := sorted(name for name, value in env.items() if value == STAND_IN):
             note(f"note: not set here: {', '.join(unset)}; what is part of an address has to be")
-        raise NotHeldError(f"{path} cannot be rendered; mend it and run again")
+        raise CheckFailed(f"{path} cannot be rendered; mend it and run again")
     for text in guesses(reading):
         note(text)
     return plan, keys_text_of(reading, plan.keys_secret) if _makes_keys(reading) else None
@@ -170,7 +172,7 @@ def guesses(reading: Reading) -> list[str]:
 
 def environment_for(path: Path) -> dict[str, str]:
     """The environment in which a config is read for rendering: this one without the overrides, and with a stand-in for
-    each variable that is deployed by its name and not set here. Raises WorldError where there is no file."""
+    each variable that is deployed by its name and not set here. Raises EnvironmentFault where there is no file."""
     from aiaas.config.environment import OVERRIDES
     from aiaas.config.load import load_file
     from aiaas.plan.deployed import literal_names

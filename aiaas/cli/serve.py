@@ -44,7 +44,7 @@ One JSON line a request goes to stdout; what is for people goes to stderr. Metri
 Exit codes: 0 stopped as asked, 1 the config is not valid, 3 environment error (port taken, file or vLLM missing).
 """
 )
-def serve(config: ConfigOption = None) -> None:
+def run_server(config: ConfigOption = None) -> None:
     """Run the gateway."""
     with ends_on_sigterm():
         path = config_path(config)
@@ -65,9 +65,9 @@ def ends_on_sigterm() -> Iterator[None]:
 def read_valid_plan(path: Path, text: str | None = None) -> Plan:
     """The Plan of a config file, or of a `text` that is to become that file; its warnings go to stderr.
 
-    Raises NotHeldError where there are errors.
+    Raises CheckFailed where there are errors.
     """
-    from aiaas.errors import NotHeldError
+    from aiaas.errors import CheckFailed
     from aiaas.plan.read import read
 
     reading = read(path, os.environ, text)
@@ -75,7 +75,7 @@ def read_valid_plan(path: Path, text: str | None = None) -> Plan:
     for problem in reading.problems:
         note(str(problem))
     if plan is None:
-        raise NotHeldError(f"{path} is not valid, so nothing was started; mend it and run: aiaas validate -c {path}")
+        raise CheckFailed(f"{path} is not valid, so nothing was started; mend it and run: aiaas validate -c {path}")
     if plan.overrides:
         note(f"overridden by the environment: {', '.join(plan.overrides)}")
     return plan
@@ -93,7 +93,7 @@ def run_gateway(
     import time
 
     from aiaas.proxy.client.incoming import require_c_parser
-    from aiaas.proxy.server import serve
+    from aiaas.proxy.server import run_server
     from aiaas.proxy.telemetry.log import FdWriter, JsonLog
     from aiaas.proxy.workers.supervisor import supervise
 
@@ -111,7 +111,7 @@ def run_gateway(
 
         def life() -> Coroutine[Any, Any, None]:
             if alone:
-                return serve(plan, log, env=env, make_engine=make_engine, on_ready=on_ready)
+                return run_server(plan, log, env=env, make_engine=make_engine, on_ready=on_ready)
             return supervise(
                 plan,
                 log,

@@ -74,7 +74,7 @@ def simulate(
 
     from aiaas.simulator.faults import KINDS, parse_fault
     from aiaas.simulator.options import DEFAULT_MODEL, SimulatorOptions
-    from aiaas.simulator.server import serve
+    from aiaas.simulator.server import run_simulator
 
     if fault == "list":
         for kind in KINDS.values():
@@ -106,4 +106,4 @@ def simulate(
             f"aiaas simulator, not a model: http://{shown}:{bound} answers as {', '.join(options.models)}{misbehaving}"
         )
 
-    uvloop.run(serve(options, host=host, port=port, ready=ready))
+    uvloop.run(run_simulator(options, host=host, port=port, ready=ready))

@@ -12,7 +12,7 @@ import typer
 from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, note, print_json, print_table
 from aiaas.cli.loadtest import EXIT_INTERRUPTED, Endpoint
 from aiaas.cli.smokeoptions import known_of, read_metrics, read_names, read_size, read_timeout
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +153,7 @@ def _write(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise WorldError(f"{path}: cannot be written: {error.strerror}") from error
+        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror}") from error
 
 
 class View:

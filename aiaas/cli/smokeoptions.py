@@ -13,7 +13,7 @@ from aiaas.errors import UsageError
 
 if TYPE_CHECKING:
     from aiaas.config.model import Config
-    from aiaas.httpclient.target import Target
+    from aiaas.httpclient.target import HttpTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def known_of(url: str | None, option: Path | None) -> Known:
 
     Raises:
         UsageError: the config is not valid.
-        WorldError: it cannot be read.
+        EnvironmentFault: it cannot be read.
     """
     if url is not None and option is None:
         return Known(url)
@@ -97,8 +97,8 @@ def read_timeout(text: str) -> float:
     return seconds
 
 
-def read_metrics(url: str | None, ca: Path | None, insecure: bool) -> Target | None:
-    """A metrics port; `/metrics` at its end is taken as meant. Raises UsageError, WorldError."""
+def read_metrics(url: str | None, ca: Path | None, insecure: bool) -> HttpTarget | None:
+    """A metrics port; `/metrics` at its end is taken as meant. Raises UsageError, EnvironmentFault."""
     from aiaas.httpclient.target import parse_target
 
     return None if url is None else parse_target(url.rstrip("/").removesuffix("/metrics"), ca=ca, insecure=insecure)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiaas.cli.common import ConfigOption, config_path, new_app, note, print_json, print_table
-from aiaas.errors import NotHeldError, UsageError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
-    from aiaas.limits.usage import Usage, UsageKey, UsageStore, UsageSums
+    from aiaas.limits.usage import KeptUsage, UsageKey, UsageStore, UsageSums
 
 app = new_app()
 
@@ -68,7 +68,7 @@ def usage(
     try:
         kept = asyncio.run(_read(store, first, key))
     except UsageStoreError as error:
-        raise WorldError(str(error)) from error
+        raise EnvironmentFault(str(error)) from error
     rows = [_row(at, sums) for at, sums in sorted(kept.items(), key=lambda item: (item[0].day, item[1].name, item[0]))]
     if output is Form.json:
         print_json(rows)
@@ -80,7 +80,7 @@ def usage(
         note(f"no usage since {day_text(first)}")
 
 
-async def _read(store: UsageStore, first: int, key: str | None) -> Usage:
+async def _read(store: UsageStore, first: int, key: str | None) -> KeptUsage:
     try:
         kept = await store.read(first)
         return kept if key is None else _of_key(kept, key) or _nothing_of(await store.read(0), key)
@@ -89,16 +89,16 @@ async def _read(store: UsageStore, first: int, key: str | None) -> Usage:
 
 
 def store_of(path: Path) -> UsageStore:
-    """Where this config's gateway keeps usage. Raises NotHeldError where it keeps none, or the config has errors."""
+    """Where this config's gateway keeps usage. Raises CheckFailed where it keeps none, or the config has errors."""
     from aiaas.plan.read import read_plan
     from aiaas.proxy.usage import usage_store
 
     plan, _ = read_plan(path, os.environ)
     if plan is None:
-        raise NotHeldError(f"{path} has errors; `aiaas validate -c {path}` shows them")
+        raise CheckFailed(f"{path} has errors; `aiaas validate -c {path}` shows them")
     store = usage_store(plan)
     if store is None:
-        raise NotHeldError(f"{path} keeps no usage; set monitoring.usage_file: usage.db there and restart the gateway")
+        raise CheckFailed(f"{path} keeps no usage; set monitoring.usage_file: usage.db there and restart the gateway")
     return store
 
 
@@ -118,17 +118,17 @@ def first_day(since: str, now: float) -> int:
     return max(day_of(now) - max(days, 1) + 1, 0)
 
 
-def _of_key(kept: Usage, wanted: str) -> Usage:
+def _of_key(kept: KeptUsage, wanted: str) -> KeptUsage:
     """What belongs to a key, by its name or its id."""
     return {at: sums for at, sums in kept.items() if wanted in (at.key_id, sums.name)}
 
 
-def _nothing_of(ever: Usage, wanted: str) -> Usage:
-    """No usage, of a key that has been used once. Raises NotHeldError where none of that name or id ever was."""
+def _nothing_of(ever: KeptUsage, wanted: str) -> KeptUsage:
+    """No usage, of a key that has been used once. Raises CheckFailed where none of that name or id ever was."""
     if not _of_key(ever, wanted):
         near = difflib.get_close_matches(wanted, sorted({sums.name for sums in ever.values()}), n=1)
         hint = f"did you mean {near[0]}?" if near else "`aiaas keys list` shows all keys"
-        raise NotHeldError(f"no key {wanted[:80]!r} has been used; {hint}")
+        raise CheckFailed(f"no key {wanted[:80]!r} has been used; {hint}")
     return {}
 
 

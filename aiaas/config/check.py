@@ -16,7 +16,7 @@ from typing import Final
 from aiaas.config import codes, exposure
 from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend
-from aiaas.config.crosslayer import RULES as CLUSTER_RULES
+from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding, Path, Problem

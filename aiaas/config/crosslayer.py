@@ -35,7 +35,7 @@ WORKER_MEMORY: Final = (60 + 40) * 1024**2
 LARGEST_SECRET: Final = 1024**2  # corev1.MaxSecretSize
 LARGEST_ANNOTATION: Final = 256 * 1024  # all of an object's annotations (TotalAnnotationSizeLimitB)
 
-Rule = Callable[[Config], Iterator[Finding]]
+ClusterRule = Callable[[Config], Iterator[Finding]]
 
 _K8S: Final = "kubernetes"
 _ANNOTATIONS: Final[Path] = (_K8S, "ingress", "annotations")
@@ -60,7 +60,7 @@ def check_keys_secret(config: Config, size: int) -> Iterator[Finding]:
         yield codes.KEYS_SIZE, "warning", path, message
 
 
-def _enabled(config: Config) -> Iterator[tuple[Path, Backend]]:
+def _enabled_at(config: Config) -> Iterator[tuple[Path, Backend]]:
     return ((("backends", name), backend) for name, backend in config.backends.items() if backend.enabled)
 
 
@@ -71,7 +71,7 @@ def _is_exposed(config: Config) -> bool:
 def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
     silence, longest = usual_silence(config), longest_silence(config)
     if silence >= CLIENT_PATIENCE:
-        slowest = max((backend.timeout, path) for path, backend in _enabled(config))[1]
+        slowest = max((backend.timeout, path) for path, backend in _enabled_at(config))[1]
         message = (
             f"the gateway may be silent for {format_duration(silence)} (queue, failed connections, timeout), and the "
             f"OpenAI SDK gives up after {format_duration(CLIENT_PATIENCE)}; make it shorter"
@@ -138,7 +138,7 @@ def _drain(config: Config) -> Iterator[Finding]:
             f"{format_duration(LONGEST_GRACE)}; make it {format_duration(LONGEST_GRACE - around)} or less"
         )
         yield codes.DRAIN, "warning", ("server", "drain_timeout"), message
-    for path, backend in _enabled(config):
+    for path, backend in _enabled_at(config):
         total = backend.total_timeout
         if total is not None and total > drain:
             message = (
@@ -192,7 +192,7 @@ def _workers(config: Config) -> Iterator[Finding]:
 def _requests_below_limits(config: Config) -> Iterator[Finding]:
     """Of the gateway's pods and the engines'; the defaults of one may not fit the other, as written."""
     pods: list[tuple[Path, Resources | EngineResources]] = [((_K8S, "resources"), config.kubernetes.resources)]
-    for path, backend in _enabled(config):
+    for path, backend in _enabled_at(config):
         if backend.engine is not None and backend.engine.kind == "vllm":
             pods.append(((*path, "engine", "pod", "resources"), backend.engine.pod.resources))
     for path, resources in pods:
@@ -217,7 +217,7 @@ def _counted_apart(config: Config) -> Iterator[Finding]:
 
 
 def _engines(config: Config) -> Iterator[Finding]:
-    for path, backend in _enabled(config):
+    for path, backend in _enabled_at(config):
         engine = backend.engine
         if engine is None or engine.kind != "vllm":
             continue
@@ -321,7 +321,7 @@ def _gateway_listener(config: Config) -> Iterator[Finding]:
 
 def _images(config: Config) -> Iterator[Finding]:
     images: list[tuple[Path, str | None]] = [((_K8S, "image"), config.kubernetes.image)]
-    for path, backend in _enabled(config):
+    for path, backend in _enabled_at(config):
         if backend.engine is not None and backend.engine.kind == "vllm":
             images.append(((*path, "engine", "pod", "image"), backend.engine.pod.image))
     for path, image in images:
@@ -352,7 +352,7 @@ def _lost_with_the_pod(config: Config) -> Iterator[Finding]:
         yield codes.CONFIG_NAME, "warning", (_K8S, "immutable_config"), message
 
 
-RULES: Final[tuple[Rule, ...]] = (
+CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
     _timeouts_grow_outwards,
     _bodies_are_equal,
     _heartbeat,

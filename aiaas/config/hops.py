@@ -12,7 +12,7 @@ from aiaas.config.backend import Backend
 from aiaas.config.model import Config
 
 MARGIN: Final = 10.0  # seconds; our own answer (503, 504) has to arrive before the hop in front gives up
-NO_BOUND: Final = 0  # what Gateway API writes as `0s`
+UNBOUNDED_SECONDS: Final = 0  # what Gateway API writes as `0s`
 PRE_STOP: Final = 10  # seconds between "send it no new connections" and SIGTERM: until every proxy has heard of it
 # The same behind a cloud's load balancer, which learns it from three failed health checks, ten seconds apart.
 PRE_STOP_BALANCER: Final = 40
@@ -47,12 +47,12 @@ def ingress_timeout(config: Config) -> int:
 
 
 def request_timeout(config: Config) -> int:
-    """Seconds that a whole request may take at a hop that bounds that; NO_BOUND where some backend has no
+    """Seconds that a whole request may take at a hop that bounds that; UNBOUNDED_SECONDS where some backend has no
     `total_timeout`, since a stream that keeps talking is never cut."""
     bounds = [backend.total_timeout for backend in config.backends.values() if backend.enabled]
     known = [bound for bound in bounds if bound is not None]
     if not known or len(known) < len(bounds):
-        return NO_BOUND
+        return UNBOUNDED_SECONDS
     return math.ceil(max(known) + MARGIN)
 
 

@@ -89,7 +89,7 @@ class Ingress(Section):
     """Further annotations; they win over those that aiaas derives."""
 
 
-class Gateway(Section):
+class GatewayApi(Section):
     """The Gateway API's Gateway that an HTTPRoute attaches to, where `expose` is `gateway`."""
 
     name: ObjectName | None = None
@@ -253,7 +253,7 @@ class Kubernetes(Section):
     ingress: Ingress = Ingress()
     """The Ingress."""
 
-    gateway: Gateway = Gateway()
+    gateway: GatewayApi = GatewayApi()
     """The Gateway to attach to."""
 
     keys_secret: KeysSecret = KeysSecret()

@@ -25,7 +25,7 @@ from aiaas.config.model import Config
 from aiaas.config.problem import Path, Place, Problem, dotted, has_errors
 from aiaas.config.secret import find_secrets
 from aiaas.config.tree import MAX_TEXT, Flat, Node, Refused, Scalar, Table, flatten, parse, problem_at
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.units import format_size
 
 
@@ -61,13 +61,13 @@ class Loaded:
 
 
 def load_file(path: FilePath, env: Mapping[str, str]) -> Loaded:
-    """Read and load a file. Raises WorldError where there is none; every other fault is a Problem."""
+    """Read and load a file. Raises EnvironmentFault where there is none; every other fault is a Problem."""
     file = str(path)
     try:
         with path.open("rb") as stream:
             data = stream.read(4 * MAX_TEXT + 1)  # UTF-8 takes at most four bytes a character
     except FileNotFoundError:
-        raise WorldError(f"{file}: no such file; `aiaas init` writes one, --config names another") from None
+        raise EnvironmentFault(f"{file}: no such file; `aiaas init` writes one, --config names another") from None
     except IsADirectoryError:
         return _unreadable(file, "is a folder; name the file in it")
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from aiaas.config.environment import OVERRIDES
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
 
 HOST = "127.0.0.1"
@@ -34,7 +34,7 @@ def engine_argv(
     """The command line of `engine`.
 
     python         the interpreter that runs aiaas; the simulator runs under it, with `python_options`
-    vllm           path of the `vllm` command, or None where there is none: WorldError for an engine of kind vllm
+    vllm           path of the `vllm` command, or None where there is none: EnvironmentFault for an engine of kind vllm
     drain_timeout  seconds that vLLM may take on SIGTERM to finish what is in flight. Without the option it neither
                    finishes nor closes such requests (131); with it they stream to their ends (139)
     knows_shutdown_timeout  False for a vLLM that refused the option as unknown
@@ -47,7 +47,7 @@ def engine_argv(
         simulate = (python, *python_options, "-m", "aiaas", "simulate", SHUTDOWN_TIMEOUT, f"{seconds}s")
         return (*simulate, *engine.args, *ours)
     if vllm is None:
-        raise WorldError(NO_VLLM)
+        raise EnvironmentFault(NO_VLLM)
     argv = [vllm, "serve", engine.model, *engine.args]
     if knows_shutdown_timeout and not has_option(engine.args, SHUTDOWN_TIMEOUT):
         argv += [SHUTDOWN_TIMEOUT, seconds]

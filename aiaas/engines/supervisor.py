@@ -40,7 +40,7 @@ from aiaas.engines.lifecycle import (
 )
 from aiaas.engines.looks import FROZEN_AFTER, LOOK_TIMEOUT, Looks, answers_health, makes_progress, pause_before_look
 from aiaas.engines.process import KILL_PATIENCE, first_of, has_ended, kill, lines_of, spawn
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
 
 POLL_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
@@ -118,13 +118,15 @@ class EngineSupervisor:
     async def start(self) -> None:
         """Start the engine and return at once; events tell the rest.
 
-        Raises WorldError where there is no `vllm`, or where another program than aiaas has the port.
+        Raises EnvironmentFault where there is no `vllm`, or where another program than aiaas has the port.
         """
         if self.engine.kind == "vllm" and self._vllm() is None:
-            raise WorldError(f"backend {self.name}: {NO_VLLM}")
+            raise EnvironmentFault(f"backend {self.name}: {NO_VLLM}")
         if self._claim.take(self.engine.port) and not port_is_free(self.engine.port):
             self._claim.release()
-            raise WorldError(f"backend {self.name}: its engine's port {self.engine.port} is taken by another program")
+            raise EnvironmentFault(
+                f"backend {self.name}: its engine's port {self.engine.port} is taken by another program"
+            )
         self._task = asyncio.create_task(self._keep_running(), name=f"engine {self.name}")
 
     def offer(self, engine: EnginePlan) -> bool:

@@ -25,7 +25,7 @@ from typing import Final, cast
 import httptools
 
 from aiaas.httpclient.answer import Answer
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 
 IDLE_LIMIT: Final = 4.0
 CONNECT_TIMEOUT: Final = 10.0
@@ -65,7 +65,7 @@ class Exchange:
             self.done.set_result(None)
 
 
-class Connection(asyncio.Protocol):
+class TimedConnection(asyncio.Protocol):
     """One connection to the target."""
 
     def __init__(self, client: Client) -> None:
@@ -226,9 +226,9 @@ class Connection(asyncio.Protocol):
 class Client:
     """The connections to one target."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: HttpTarget) -> None:
         self.target = target
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[TimedConnection] = deque()
 
     async def send(self, request: bytes, answer: Answer, timeout: float, leave_after: int | None = None) -> Exchange:
         """Send a request and wait for the end of its answer, whatever that is; what went wrong stands in `answer`.
@@ -254,13 +254,13 @@ class Client:
             if not (exchange.stale and reused):
                 return exchange
 
-    async def _connect(self, timeout: float) -> Connection:
+    async def _connect(self, timeout: float) -> TimedConnection:
         target = self.target
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self), target.host, target.port, ssl=target.tls
+                    lambda: TimedConnection(self), target.host, target.port, ssl=target.tls
                 )
         except TimeoutError as error:
             raise BrokenError("timeout", f"no connection within {timeout:g} s") from error
@@ -280,7 +280,7 @@ class Client:
             raise BrokenError("reset", "the connection was closed as soon as it was open")
         return connection
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> TimedConnection | None:
         now = time.perf_counter()
         while self._idle:
             connection = self._idle.pop()
@@ -289,11 +289,11 @@ class Client:
             connection.abort()
         return None
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: TimedConnection) -> None:
         """Keep a connection whose exchange ended cleanly."""
         self._idle.append(connection)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: TimedConnection) -> None:
         """A connection is closed."""
         if connection in self._idle:
             self._idle.remove(connection)

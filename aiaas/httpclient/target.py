@@ -8,11 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiaas import __version__
-from aiaas.errors import UsageError, WorldError
+from aiaas.errors import EnvironmentFault, UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class HttpTarget:
     """One address under test.
 
     url     as shown: scheme, host, port and path, never a user or a password
@@ -38,7 +38,7 @@ class Target:
         ).encode("ascii")
 
 
-def parse_target(url: str, *, ca: Path | None = None, insecure: bool = False) -> Target:
+def parse_target(url: str, *, ca: Path | None = None, insecure: bool = False) -> HttpTarget:
     """The target of a URL. A path of /v1 at its end is taken as meant: `http://host/v1` is `http://host`.
 
     Args:
@@ -48,7 +48,7 @@ def parse_target(url: str, *, ca: Path | None = None, insecure: bool = False) ->
 
     Raises:
         UsageError: it is no URL of a server.
-        WorldError: the file of certificates cannot be read.
+        EnvironmentFault: the file of certificates cannot be read.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -65,7 +65,7 @@ def parse_target(url: str, *, ca: Path | None = None, insecure: bool = False) ->
     port = port or (443 if tls else 80)
     base = parts.path.rstrip("/").removesuffix("/v1")
     shown = f"[{host}]" if ":" in host else host
-    return Target(f"{parts.scheme}://{shown}:{port}{base}", host, port, base, tls)
+    return HttpTarget(f"{parts.scheme}://{shown}:{port}{base}", host, port, base, tls)
 
 
 def _is_plain(text: str) -> bool:
@@ -76,9 +76,9 @@ def _context(ca: Path | None, insecure: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except ssl.SSLError as error:
-        raise WorldError(f"{ca}: holds no certificates that can be read (PEM)") from error
+        raise EnvironmentFault(f"{ca}: holds no certificates that can be read (PEM)") from error
     except OSError as error:
-        raise WorldError(f"{ca}: {error.strerror}") from error
+        raise EnvironmentFault(f"{ca}: {error.strerror}") from error
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import parse_records, render_records
 from aiaas.keys.tree import KeyFileError
@@ -70,16 +70,16 @@ def read_key_file(path: Path) -> KeyFile:
 def read_at_start(path: Path) -> tuple[KeyRecord, ...] | None:
     """The records that a gateway starts with, None where there is no file yet.
 
-    Raises WorldError where there is one that cannot be used, or a link to a file that does not exist.
+    Raises EnvironmentFault where there is one that cannot be used, or a link to a file that does not exist.
     """
     try:
         return read_key_file(path).records
     except KeyFileMissingError:
         if path.is_symlink():
-            raise WorldError(f"auth.keys_file: {path}: a link to a file that does not exist") from None
+            raise EnvironmentFault(f"auth.keys_file: {path}: a link to a file that does not exist") from None
         return None
     except KeyFileError as error:
-        raise WorldError(f"auth.keys_file: {error}") from error
+        raise EnvironmentFault(f"auth.keys_file: {error}") from error
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class _Waiting(NamedTuple):
     since: float
 
 
-class Connection(asyncio.Protocol):
+class StoreConnection(asyncio.Protocol):
     """A connection that `connect` made. `lost` is done when it has ended, with the reason.
 
     patience   seconds; may be changed
@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
 
 async def connect(
     url: RedisUrl, place: Place, tls: ssl.SSLContext | None, patience: float = PATIENCE, *, sentinel: bool = False
-) -> Connection:
+) -> StoreConnection:
     """A connection that has logged in and chosen its database. Raises StoreAwayError, whose text names no secret.
 
     sentinel  whether a sentinel listens at `place`: it has users of its own, and no database
@@ -213,7 +213,7 @@ async def connect(
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             _, connection = await loop.create_connection(
-                lambda: Connection(loop, patience),
+                lambda: StoreConnection(loop, patience),
                 place.host,
                 place.port,
                 ssl=tls,

@@ -21,7 +21,7 @@ from aiaas.errors import UpstreamError
 from aiaas.limits.asked import AdmissionLateError
 from aiaas.limits.connection import StoreAwayError
 from aiaas.limits.memory import MemoryStore
-from aiaas.limits.model import UNLIMITED, Admission, Decision, Lease, Limits
+from aiaas.limits.model import UNLIMITED, AdmissionResult, Decision, Lease, Limits
 from aiaas.limits.redis import KNOWN_LIMIT, LEASE, RedisStore
 from aiaas.limits.share import fitted, share_of, share_of_rest, slots_of_rest
 
@@ -31,7 +31,7 @@ SHARED: Final = "shared"
 AWAY_RETRY: Final = 1.0  # seconds
 RETRY_AFTER: Final = (("retry-after", "1"), ("retry-after-ms", "1000"))
 
-_NOTHING_KNOWN: Final = Admission(None, None, None, None, None)
+_NOTHING_KNOWN: Final = AdmissionResult(None, None, None, None, None)
 
 
 class FallbackStore:
@@ -64,7 +64,7 @@ class FallbackStore:
         """How many share the limits: as counted in the store, or else by the config."""
         return self.shared.processes or self._processes
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         """As in `Store.admit`. Raises UpstreamError 503 while the store is away and the mode is `deny`."""
         if limits == UNLIMITED:  # nothing to share
             return await self._local.admit(key, limits, tokens, now, wall)
@@ -84,7 +84,7 @@ class FallbackStore:
         asked.runs()
         return replace(admission, lease=replace(admission.lease, late=asked))
 
-    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
         """As in `Store.look`; without a word about limits where they are not known."""
         try:
             return await self.shared.look(key, limits, now)
@@ -106,13 +106,13 @@ class FallbackStore:
 
     # -- without the store ----------------------------------------------------------------------------------------
 
-    async def _alone(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+    async def _alone(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         self.decisions[self._mode] += 1
         if self._mode == "deny":
             message = "The limits of this key cannot be checked just now; try again shortly."
             raise UpstreamError(503, "overloaded", message, headers=RETRY_AFTER)
         if self._mode == "allow":
-            return Admission(None, None, None, None, Lease(key, UNLIMITED, tokens, now, False, wall))
+            return AdmissionResult(None, None, None, None, Lease(key, UNLIMITED, tokens, now, False, wall))
         share = self._begun(key, limits, now)
         wanted = fitted(tokens, limits, share)
         admission = await self._local.admit(key, share, wanted, now, wall)
@@ -147,7 +147,7 @@ class FallbackStore:
         return Limits(share.requests, share.tokens, share.tokens_per_day, share.tokens_per_month, max(most - held, 0))
 
 
-def _as_told(admission: Admission, limits: Limits, share: Limits = UNLIMITED) -> Admission:
+def _as_told(admission: AdmissionResult, limits: Limits, share: Limits = UNLIMITED) -> AdmissionResult:
     """What the client is told: its limits, not our share of them, and to come back soon."""
     requests, tokens, refusal = admission.requests, admission.tokens, admission.refusal
     if requests is not None and limits.requests is not None:
@@ -156,7 +156,7 @@ def _as_told(admission: Admission, limits: Limits, share: Limits = UNLIMITED) ->
         tokens = replace(tokens, limit=limits.tokens.per_minute)
     if refusal is not None:
         refusal = _refusal_as_told(refusal, str(admission.refused_by), limits, share)
-    return Admission(admission.refused_by, requests, tokens, refusal, admission.lease)
+    return AdmissionResult(admission.refused_by, requests, tokens, refusal, admission.lease)
 
 
 def _refusal_as_told(refusal: Decision, by: str, limits: Limits, share: Limits) -> Decision:

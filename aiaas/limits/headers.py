@@ -13,14 +13,14 @@ from typing import Final
 
 from aiaas.errors import ApiError, ClientError, LimitError
 from aiaas.limits.gcra import EPSILON
-from aiaas.limits.model import Admission, Decision
+from aiaas.limits.model import AdmissionResult, Decision
 
 Headers = tuple[tuple[str, str], ...]
 # Seconds. `decide` admits a request that comes EPSILON too early, so what is told may be half of that too short.
 NOISE: Final = EPSILON / 2
 
 
-def limit_headers(admission: Admission) -> Headers:
+def limit_headers(admission: AdmissionResult) -> Headers:
     """The headers for every answer to a limited request; empty where neither requests nor tokens are limited."""
     requests, tokens = admission.requests, admission.tokens
     if tokens is None:
@@ -28,7 +28,7 @@ def limit_headers(admission: Admission) -> Headers:
     return _for(tokens, _TOKENS) if requests is None else _for(requests, _REQUESTS) + _for(tokens, _TOKENS)
 
 
-def limit_lines(admission: Admission) -> bytes:
+def limit_lines(admission: AdmissionResult) -> bytes:
     """The same as complete header lines."""
     lines = b""
     if admission.requests is not None:
@@ -48,7 +48,7 @@ def retry_headers(decision: Decision) -> Headers:
     )
 
 
-def refusal(admission: Admission, param: str | None = None) -> ApiError:
+def refusal(admission: AdmissionResult, param: str | None = None) -> ApiError:
     """The error for an admission that was refused, with all its headers.
 
     param  the request field that makes a too large reservation, where there is one

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Final
 
 from aiaas.limits.gcra import charge, decide
-from aiaas.limits.model import Admission, Lease, Limits
+from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.state import State, Windows, has_quota, quota_refusals, refused, windows_at
 
 _LOOKED_AT: Final = 2  # records per admission: more than one, so that forgetting outruns adding
@@ -34,7 +34,7 @@ class MemoryStore:
         """Records held."""
         return len(self._states)
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         """As in `Store.admit`. `tokens` is 0 or more."""
         windows = self._windows_now(wall)
         state = self._states.get(key)
@@ -63,14 +63,14 @@ class MemoryStore:
             state.slots += 1
         self._states[key] = state
         self._forget(now, windows)
-        return Admission(None, requests, minute, None, Lease(key, limits, tokens, now, slot, wall))
+        return AdmissionResult(None, requests, minute, None, Lease(key, limits, tokens, now, slot, wall))
 
-    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
         """As in `Store.look`."""
         state = self._states.get(key) or State()
         requests = None if limits.requests is None else decide(state.requests, limits.requests, 0, now)[0]
         tokens = None if limits.tokens is None else decide(state.tokens, limits.tokens, 0, now)[0]
-        return Admission(None, requests, tokens, None, None)
+        return AdmissionResult(None, requests, tokens, None, None)
 
     async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """As in `Store.settle`."""

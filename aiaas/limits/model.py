@@ -83,7 +83,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     late: LateWord | None = None
 
 
-class Admission(msgspec.Struct, frozen=True, gc=False):
+class AdmissionResult(msgspec.Struct, frozen=True, gc=False):
     """All limits' word on one request, decided and charged at once (or nothing charged at all).
 
     refused_by  None where admitted, else "requests", "tokens", "concurrency" or "quota"
@@ -106,14 +106,14 @@ class Store(Protocol):
     A store with a clock of its own goes by that, and not by `now` and `wall`.
     """
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         """Decide on one request of `key` that reserves `tokens`, and charge it if all limits let it in.
 
         now   monotonic seconds; wall  POSIX seconds, for the UTC windows of quotas
         """
         ...
 
-    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
         """How the limits on requests and tokens stand, with nothing asked for and nothing charged; no lease."""
         ...
 

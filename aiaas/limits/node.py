@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from aiaas.limits.connection import Connection, StoreAwayError, connect, named
+from aiaas.limits.connection import StoreAwayError, StoreConnection, connect, named
 from aiaas.limits.redis_url import Place, RedisUrl
 from aiaas.limits.resp import RedisReplyError
 
@@ -20,10 +20,10 @@ STEADY: Final = 10.0
 class Owner(Protocol):
     """What a Node is told by, and tells: the store."""
 
-    async def greet(self, node: Node, connection: Connection) -> None:
+    async def greet(self, node: Node, connection: StoreConnection) -> None:
         """Prepare a new connection. Raises RedisReplyError or StoreAwayError where the server cannot be used."""
 
-    async def beat(self, node: Node, connection: Connection, number: int) -> None:
+    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
         """What is due on a ready connection every `interval`; the first beat has number 1. Raises likewise."""
 
     def changed(self, node: Node, reason: str) -> None:
@@ -54,7 +54,7 @@ class Node:
         self._interval = interval
         self.patience = patience
         self.place = url.places[0]
-        self.connection: Connection | None = None
+        self.connection: StoreConnection | None = None
         self.tried = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -65,7 +65,7 @@ class Node:
         """Whether it can be asked."""
         return self.connection is not None and self.connection.ready
 
-    def asked(self) -> Connection:
+    def asked(self) -> StoreConnection:
         """The connection for a request. Raises StoreAwayError while not `ready`."""
         if self.connection is None:
             raise StoreAwayError("not connected")
@@ -102,7 +102,7 @@ class Node:
             await self.connection.close()
             self.connection = None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> StoreConnection:
         self.place = await self._find()
         connection = await connect(self._url, self.place, self._tls, self.patience)
         try:
@@ -115,7 +115,7 @@ class Node:
             raise
         return connection
 
-    async def _keep(self, connection: Connection) -> str:
+    async def _keep(self, connection: StoreConnection) -> str:
         """Do what is due until the connection is lost; the reason."""
         number = 0
         while True:

@@ -30,9 +30,9 @@ from itertools import count
 from typing import Final
 
 from aiaas.limits.asked import AdmissionLateError, Asked
-from aiaas.limits.connection import PATIENCE, Connection, StoreAwayError, StoreLateError, claimed
+from aiaas.limits.connection import PATIENCE, StoreAwayError, StoreConnection, StoreLateError, claimed
 from aiaas.limits.gcra import decide
-from aiaas.limits.model import Admission, Lease, Limits
+from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.node import Node
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
@@ -128,7 +128,7 @@ class RedisStore:
 
     # -- Store ----------------------------------------------------------------------------------------------------
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:  # noqa: ARG002
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:  # noqa: ARG002
         """As in `Store.admit`. Raises StoreAwayError; AdmissionLateError where the store may have done it."""
         lease_id = f"{self._id_prefix}{next(self._numbers):x}"
         asked = Asked(self, key, limits, tokens, lease_id)
@@ -145,7 +145,7 @@ class RedisStore:
         lease = self.granted(key, limits, tokens, now, found, lease_id)
         return _seen(state, limits, 1, tokens, found.now, lease)
 
-    async def look(self, key: str, limits: Limits, now: float) -> Admission:  # noqa: ARG002
+    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:  # noqa: ARG002
         """As in `Store.look`. Raises StoreAwayError."""
         found = await self._ask(key, False, LOOK, None)
         return _seen(found.state, limits, 0, 0, found.now, None)
@@ -204,7 +204,7 @@ class RedisStore:
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def _ask(self, key: str, slots: bool, arguments: Sequence[Argument], asked: Asked | None) -> Standing:
-        connection: Connection | None = None
+        connection: StoreConnection | None = None
         keys = keys_of(key, slots=slots)
         once = teach = False
         try:
@@ -240,7 +240,7 @@ class RedisStore:
 
     def _evaluate(
         self,
-        connection: Connection,
+        connection: StoreConnection,
         keys: Sequence[str],
         arguments: Sequence[Argument],
         asked: Asked | None = None,
@@ -261,7 +261,7 @@ class RedisStore:
         key: str,
         slots: bool,
         arguments: Sequence[Argument],
-        connection: Connection | None = None,
+        connection: StoreConnection | None = None,
         *,
         once: bool = False,
         teach: bool = False,
@@ -313,7 +313,7 @@ class RedisStore:
         """Connect, keep the leases, connect again; until cancelled."""
         await self._servers.run(self._failed)
 
-    async def greet(self, node: Node, connection: Connection) -> None:
+    async def greet(self, node: Node, connection: StoreConnection) -> None:
         """See to it that the server can be written to, knows the script, and has what was kept for it."""
         await connection.call("SCRIPT", "LOAD", self._script)
         # Not only a sign of life: a replica, a full server and, where none is expected, a node of a cluster refuse it.
@@ -322,7 +322,7 @@ class RedisStore:
         await self._deliver_late(node, connection)
         await self._count_members(node, connection)
 
-    async def beat(self, node: Node, connection: Connection, number: int) -> None:
+    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
         """Renew what this server keeps of ours."""
         # A sign of life that no request waits for, and of use after SCRIPT FLUSH.
         await connection.call("SCRIPT", "LOAD", self._script)
@@ -353,7 +353,7 @@ class RedisStore:
             self._said = up
             self._on_change(up, reason)
 
-    async def _count_members(self, node: Node, connection: Connection) -> None:
+    async def _count_members(self, node: Node, connection: StoreConnection) -> None:
         """Hold the lease by which gateways are counted, and take the count."""
         if self._servers.has(node, MEMBERS):
             arguments = renew_arguments([self._id_prefix], self._lease)
@@ -361,7 +361,7 @@ class RedisStore:
             assert isinstance(number, int)
             self.processes = number
 
-    async def _renew(self, node: Node, connection: Connection) -> None:
+    async def _renew(self, node: Node, connection: StoreConnection) -> None:
         """All leases, in batches. One that was settled meanwhile is not among them: both go by this connection."""
         keys = [key for key in self._held if self._servers.has(node, key)]
         for start in range(0, len(keys), BATCH):
@@ -374,7 +374,7 @@ class RedisStore:
                 ):
                     raise reply
 
-    async def _deliver_late(self, node: Node, connection: Connection) -> None:
+    async def _deliver_late(self, node: Node, connection: StoreConnection) -> None:
         """What was kept for this server. Each is sent once, unless the server says that it did nothing."""
         kept, self._late = self._late, []
         mine = [late for late in kept if self._servers.has(node, late[0])]
@@ -387,11 +387,11 @@ class RedisStore:
             await asyncio.gather(*(one for one in sent if one is not None), return_exceptions=True)
 
 
-def _seen(state: State, limits: Limits, requests: int, tokens: int, now: float, lease: Lease | None) -> Admission:
+def _seen(state: State, limits: Limits, requests: int, tokens: int, now: float, lease: Lease | None) -> AdmissionResult:
     """What limits say that let it in."""
     decided = minute = None
     if limits.requests is not None:
         decided = decide(state.requests, limits.requests, requests, now)[0]
     if limits.tokens is not None:
         minute = decide(state.tokens, limits.tokens, tokens, now)[0]
-    return Admission(None, decided, minute, None, lease)
+    return AdmissionResult(None, decided, minute, None, lease)

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from aiaas.limits.connection import Connection, StoreAwayError
+from aiaas.limits.connection import StoreAwayError, StoreConnection
 from aiaas.limits.node import RETRY_FIRST, RETRY_LONGEST, Node, Owner
 from aiaas.limits.redis_url import Place, RedisUrl
 from aiaas.limits.topology import SLOTS, Redirect, SlotRange, find_primary, find_slots, slot_of
@@ -137,7 +137,7 @@ class Servers:
             tasks.pop(node).cancel()
             await node.close()
 
-    def _ready_connections(self) -> list[tuple[Place, Connection]]:
+    def _ready_connections(self) -> list[tuple[Place, StoreConnection]]:
         return [(node.place, node.asked()) for node in self.nodes() if node.ready]
 
     def _node(self, find: Callable[[], Coroutine[Any, Any, Place]]) -> Node:

@@ -12,7 +12,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from aiaas.limits.gcra import decide
-from aiaas.limits.model import Admission, Decision, Limits
+from aiaas.limits.model import AdmissionResult, Decision, Limits
 
 SLOT_RETRY: Final = 1.0  # seconds; when a slot comes back cannot be known
 
@@ -121,7 +121,7 @@ def _slot_refusals(state: State, limits: Limits) -> list[tuple[str, Decision]]:
     return [("concurrency", Decision(False, limits.concurrent, 0, SLOT_RETRY, SLOT_RETRY))]
 
 
-def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, windows: Windows) -> Admission:
+def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, windows: Windows) -> AdmissionResult:
     """Nothing was charged; where a limit would have let the request in, its Decision says how it stands without it."""
     requests = minute = None
     refusals = quota_refusals(state, limits, tokens, wall, windows) + _slot_refusals(state, limits)
@@ -138,4 +138,4 @@ def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, 
         else:
             refusals.append(("tokens", minute))
     by, refusal = max(refusals, key=lambda named: inf if named[1].retry_after is None else named[1].retry_after)
-    return Admission(by, requests, minute, refusal, None)
+    return AdmissionResult(by, requests, minute, refusal, None)

@@ -18,7 +18,7 @@ from binascii import crc_hqx
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from aiaas.limits.connection import Connection, StoreAwayError, connect
+from aiaas.limits.connection import StoreAwayError, StoreConnection, connect
 from aiaas.limits.redis_url import Place, RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
 
@@ -92,7 +92,7 @@ async def find_primary(url: RedisUrl, tls: ssl.SSLContext | None) -> Place:
 
 
 async def find_slots(
-    url: RedisUrl, tls: ssl.SSLContext | None, connections: Iterable[tuple[Place, Connection]]
+    url: RedisUrl, tls: ssl.SSLContext | None, connections: Iterable[tuple[Place, StoreConnection]]
 ) -> list[SlotRange]:
     """Ask the nodes that are there, then those of the config, until one tells. Raises StoreAwayError."""
     reason = f"{url.url} has no node that answers"

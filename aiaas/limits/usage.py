@@ -45,7 +45,7 @@ class UsageSums(msgspec.Struct, gc=False):
     last_used: int = 0
 
 
-Usage = Mapping[UsageKey, UsageSums]
+KeptUsage = Mapping[UsageKey, UsageSums]
 
 
 class UsageStoreError(AiaasError):
@@ -55,14 +55,14 @@ class UsageStoreError(AiaasError):
 class UsageStore(Protocol):
     """Where usage is kept. One call at a time."""
 
-    async def add(self, batch: str, usage: Usage) -> None:
+    async def add(self, batch: str, usage: KeptUsage) -> None:
         """Add to what is kept. Raises UsageStoreError, after which the same is to be added again.
 
         batch  names these sums: whatever of them a failed attempt has added, the next one of that name adds no more
         """
         ...
 
-    async def read(self, first_day: int) -> Usage:
+    async def read(self, first_day: int) -> KeptUsage:
         """Everything from `first_day` on. Raises UsageStoreError."""
         ...
 

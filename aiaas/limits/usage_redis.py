@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from aiaas.limits.connection import Connection, StoreAwayError, connect
+from aiaas.limits.connection import StoreAwayError, StoreConnection, connect
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.topology import find_place
-from aiaas.limits.usage import DAY, Usage, UsageKey, UsageStoreError, UsageSums, day_text
+from aiaas.limits.usage import DAY, KeptUsage, UsageKey, UsageStoreError, UsageSums, day_text
 
 RETENTION_DAYS: Final = 400  # a year, and a month to look back at it
 PART: Final = 100  # sums
@@ -62,12 +62,12 @@ class RedisUsage:
     def __init__(self, url: RedisUrl, tls: ssl.SSLContext | None = None) -> None:
         self._url = url
         self._tls = tls
-        self._connection: Connection | None = None
+        self._connection: StoreConnection | None = None
 
     def __repr__(self) -> str:
         return f"RedisUsage({self._url.url})"
 
-    async def add(self, batch: str, usage: Usage) -> None:
+    async def add(self, batch: str, usage: KeptUsage) -> None:
         """As in `UsageStore.add`. Of a batch that failed, some parts may be in; the next time they are left out."""
         with self._translated():
             connection = await self._connected()
@@ -81,7 +81,7 @@ class RedisUsage:
         with suppress(StoreAwayError, RedisReplyError):
             await connection.call("DEL", *done)
 
-    async def read(self, first_day: int) -> Usage:
+    async def read(self, first_day: int) -> KeptUsage:
         """As in `UsageStore.read`."""
         found: dict[UsageKey, UsageSums] = {}
         with self._translated():
@@ -108,7 +108,7 @@ class RedisUsage:
             await self._connection.close()
             self._connection = None
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> StoreConnection:
         if self._connection is None or self._connection.lost.done():
             place = await find_place(self._url, self._tls, _TAG)
             self._connection = await connect(self._url, place, self._tls, PATIENCE)
@@ -129,7 +129,7 @@ def _day_key(day: int) -> str:
     return _PREFIX + day_text(day)
 
 
-def _parts(usage: Usage) -> Iterator[tuple[int, list[str | int]]]:
+def _parts(usage: KeptUsage) -> Iterator[tuple[int, list[str | int]]]:
     """(day, rows of the script) for PART sums at most, in the order of `usage`, so that a repetition has the same."""
     for day in dict.fromkeys(at.day for at in usage):
         rows = [(at, sums) for at, sums in usage.items() if at.day == day]
@@ -146,7 +146,7 @@ def _texts(reply: Reply) -> list[str]:
     return [item.decode() for item in reply if isinstance(item, bytes)]
 
 
-async def _hash(connection: Connection, key: str) -> dict[str, str]:
+async def _hash(connection: StoreConnection, key: str) -> dict[str, str]:
     """A whole hash in parts. What is there all the while is in it, what is added meanwhile may be."""
     found: dict[str, str] = {}
     cursor = b"0"

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from aiaas.limits.usage import Usage, UsageKey, UsageStoreError, UsageSums, day_from, day_text
+from aiaas.limits.usage import KeptUsage, UsageKey, UsageStoreError, UsageSums, day_from, day_text
 
 BUSY: Final = 2.0  # seconds; another worker's transaction takes milliseconds
 BUSY_POLL: Final = 0.005  # seconds between two tries of what SQLite does not wait for by itself
@@ -74,12 +74,12 @@ class SqliteUsage:
     def __repr__(self) -> str:
         return f"SqliteUsage({str(self._path)!r})"
 
-    async def add(self, batch: str, usage: Usage) -> None:
+    async def add(self, batch: str, usage: KeptUsage) -> None:
         """As in `UsageStore.add`; a transaction that failed was rolled back, so the batch's name is not needed."""
         del batch
         await self._in_thread(self._add, usage)
 
-    async def read(self, first_day: int) -> Usage:
+    async def read(self, first_day: int) -> KeptUsage:
         """As in `UsageStore.read`. A file that is not there yet holds nothing."""
         query = f"SELECT {_COLUMNS} FROM usage WHERE day >= ? ORDER BY day, name, model"
         return {
@@ -104,7 +104,7 @@ class SqliteUsage:
 
     # -- in the thread --------------------------------------------------------------------------------------------
 
-    def _add(self, usage: Usage) -> None:
+    def _add(self, usage: KeptUsage) -> None:
         rows = [
             (
                 day_text(at.day),

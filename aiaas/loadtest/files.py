@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.loadtest.sample import Line, Recorded, from_lines, to_line
 
 
@@ -18,15 +18,15 @@ class SampleFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises WorldError where the file is there already, or cannot be made."""
+        """Raises EnvironmentFault where the file is there already, or cannot be made."""
         self._path = path
         self.failure = ""
         try:
             self._file: IO[bytes] = path.open("xb")
         except FileExistsError as error:
-            raise WorldError(f"{path} is there already and is not overwritten; choose another --out") from error
+            raise EnvironmentFault(f"{path} is there already and is not overwritten; choose another --out") from error
         except OSError as error:
-            raise WorldError(f"{path}: cannot be written: {error.strerror}") from error
+            raise EnvironmentFault(f"{path}: cannot be written: {error.strerror}") from error
 
     def write(self, value: Line) -> None:
         """Add a line; it may wait for `flush`."""
@@ -48,16 +48,16 @@ class SampleFile:
 
 
 def read_run(path: Path) -> Recorded:
-    """A run out of its file. Raises WorldError where it cannot be read, NotHeldError where it holds no run."""
+    """A run out of its file. Raises EnvironmentFault where it cannot be read, CheckFailed where it holds no run."""
     try:
         with path.open("rb") as file:
             return from_lines(str(path), file)
     except OSError as error:
-        raise WorldError(f"{path}: {error.strerror}") from error
+        raise EnvironmentFault(f"{path}: {error.strerror}") from error
 
 
 def write_page(path: Path, text: str) -> None:
-    """A report into its file, whole or not at all. Raises WorldError.
+    """A report into its file, whole or not at all. Raises EnvironmentFault.
 
     It can be made again from the samples, so what was there is replaced.
     """
@@ -68,12 +68,12 @@ def write_page(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise WorldError(f"{path}: cannot be written: {error.strerror}") from error
+        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_file_lines(path: Path) -> list[bytes]:
-    """The lines of a file. Raises WorldError."""
+    """The lines of a file. Raises EnvironmentFault."""
     try:
         return path.read_bytes().splitlines()
     except OSError as error:
-        raise WorldError(f"{path}: {error.strerror}") from error
+        raise EnvironmentFault(f"{path}: {error.strerror}") from error

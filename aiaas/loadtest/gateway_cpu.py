@@ -21,9 +21,9 @@ from typing import Final
 
 import msgspec
 
-from aiaas.errors import NotHeldError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.client import Client
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.probe import get
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse
@@ -69,7 +69,7 @@ def between(before: Reading, after: Reading) -> GatewayUse | None:
 class CpuWatch:
     """Looks at one metrics port. `now` is the clock of its moments."""
 
-    def __init__(self, target: Target, now: Callable[[], float]) -> None:
+    def __init__(self, target: HttpTarget, now: Callable[[], float]) -> None:
         self._client = Client(target)
         self._now = now
 
@@ -77,14 +77,14 @@ class CpuWatch:
         """Whether there is anything to see, before any load.
 
         Raises:
-            WorldError: nothing answers there.
-            NotHeldError: what answers does not tell its CPU.
+            EnvironmentFault: nothing answers there.
+            CheckFailed: what answers does not tell its CPU.
         """
         answer = await get(self._client, "/metrics", None)
         try:
             reading(answer.content, 0.0)
         except ValueError as error:
-            raise NotHeldError(
+            raise CheckFailed(
                 f"{self._client.target.url}/metrics: {error}; --metrics names the gateway's `monitoring.metrics_port`, "
                 "which tells its CPU where there is a /proc"
             ) from error
@@ -102,7 +102,7 @@ class CpuWatch:
         try:
             answer = await get(self._client, "/metrics", None)
             return reading(answer.content, self._now())
-        except (WorldError, ValueError):
+        except (EnvironmentFault, ValueError):
             return None
 
     def close(self) -> None:

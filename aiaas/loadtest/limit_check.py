@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.errors import NotHeldError
+from aiaas.errors import CheckFailed
 
 MOST_REQUESTS: Final = 2000  # for one check; a burst beyond it would be a load test
 EXCESS: Final = 5  # requests beyond the burst that are offered at once
@@ -83,10 +83,10 @@ def is_full(first: Told) -> bool:
 
 
 def offers_needed(per_minute: int, burst: int, seconds: float) -> int:
-    """How many requests outrun the limit for so long. Raises NotHeldError where that is too many for a check."""
+    """How many requests outrun the limit for so long. Raises CheckFailed where that is too many for a check."""
     number = burst + EXCESS + ceil(2 * per_minute / 60 * seconds)
     if number > MOST_REQUESTS:
-        raise NotHeldError(
+        raise CheckFailed(
             f"this key may send {per_minute} requests a minute and {burst} at once; to outrun that takes {number} "
             f"requests, and a check sends at most {MOST_REQUESTS}; "
             "make a key with less: `aiaas keys create check --rpm 60 --burst 10`"

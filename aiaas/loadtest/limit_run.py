@@ -12,10 +12,10 @@ import time
 from math import ceil
 from typing import Final
 
-from aiaas.errors import NotHeldError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.answer import RATE_LIMITED, Answer
 from aiaas.httpclient.client import BrokenError, Client
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.limit_check import (
     EXCESS,
     MOST_REQUESTS,
@@ -39,12 +39,12 @@ TIMEOUT: Final = 60.0  # seconds for one short answer
 ASKING: Final = Asking(stream=False, prompt_tokens=(2, 2), output_tokens=(1, 1))
 
 
-async def check_limits(target: Target, key: str | None, model: str | None, endpoint: str) -> tuple[Check, ...]:
+async def check_limits(target: HttpTarget, key: str | None, model: str | None, endpoint: str) -> tuple[Check, ...]:
     """Hold the request limit of `key` against what it says of itself.
 
     Raises:
-        NotHeldError: the key is refused or has no such limit, or another one came first.
-        WorldError: nothing answers, or not as a gateway does.
+        CheckFailed: the key is refused or has no such limit, or another one came first.
+        EnvironmentFault: nothing answers, or not as a gateway does.
     """
     client = Client(target)
     try:
@@ -63,15 +63,15 @@ async def check_limits(target: Target, key: str | None, model: str | None, endpo
 
 
 async def check_burst(
-    target: Target, key: str | None, model: str | None, endpoint: str, most: int
+    target: HttpTarget, key: str | None, model: str | None, endpoint: str, most: int
 ) -> tuple[Check, ...]:
     """The short form: the burst and EXCESS more at once, until one is refused; then wait as told and come again.
 
     While slow answers let the bucket refill, and only then, more are offered, up to `most` requests in all.
 
     Raises:
-        NotHeldError: as `check_limits`, or it takes more than `most`.
-        WorldError: as `check_limits`.
+        CheckFailed: as `check_limits`, or it takes more than `most`.
+        EnvironmentFault: as `check_limits`.
     """
     client = Client(target)
     try:
@@ -81,7 +81,7 @@ async def check_burst(
         burst = first.told.remaining + 1
         if burst + EXCESS > most:
             more = f" (--yes: up to {MOST_REQUESTS})" if most < MOST_REQUESTS else ""
-            raise NotHeldError(
+            raise CheckFailed(
                 f"this key may send {burst} requests at once, so to see a 429 takes {burst + EXCESS}, and this check "
                 f"sends at most {most}{more}"
             )
@@ -89,7 +89,7 @@ async def check_burst(
         at_once = len(offers)
         while all(offer.admitted for offer in offers) and len(offers) <= most_admitted(offers):
             if len(offers) + EXCESS > most:
-                raise NotHeldError(
+                raise CheckFailed(
                     f"the answers are too slow for this key's {first.told.per_minute} requests a minute: the limit was "
                     f"not reached by {len(offers)} requests"
                 )
@@ -121,7 +121,7 @@ class _Offering:
             if rest > PATIENCE:
                 break
             await asyncio.sleep(rest)
-        raise NotHeldError("the key's limit is never whole: somebody else uses it; take a key that nobody uses")
+        raise CheckFailed("the key's limit is never whole: somebody else uses it; take a key that nobody uses")
 
     async def as_told(self, last: Offer) -> Offer | None:
         """One more after the wait that a 429 tells; None where nothing was refused."""
@@ -159,18 +159,18 @@ class _Offering:
         try:
             await self._client.send(head + body, answer, TIMEOUT)
         except BrokenError as error:
-            raise WorldError(f"{self._client.target.url}: {error}") from error
+            raise EnvironmentFault(f"{self._client.target.url}: {error}") from error
         return Offer(sent, time.perf_counter(), not answer.error, self._told(answer))
 
     def _told(self, answer: Answer) -> Told:
         url = self._client.target.url
         told = told_of(answer.headers)
         if answer.error not in ("", RATE_LIMITED):
-            raise WorldError(f"{url}: a request of the check failed ({answer.error}): {answer.detail}")
+            raise EnvironmentFault(f"{url}: a request of the check failed ({answer.error}): {answer.detail}")
         if told is None:
-            raise NotHeldError(
+            raise CheckFailed(
                 f"{url}: this key has no limit of requests (no x-ratelimit-limit-requests), so none is checked"
             )
         if answer.error and answer.code not in ("rate_limit_exceeded", ""):
-            raise NotHeldError(f"{url}: another limit came first ({answer.code}): {answer.detail}")
+            raise CheckFailed(f"{url}: another limit came first ({answer.code}): {answer.detail}")
         return told

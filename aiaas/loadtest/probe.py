@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.errors import NotHeldError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.answer import PlainAnswer
 from aiaas.httpclient.client import BrokenError, Client
 
@@ -35,16 +35,16 @@ _MODELS: Final[msgspec.json.Decoder[_Models]] = msgspec.json.Decoder(_Models)
 
 
 async def get(client: Client, path: str, key: str | None) -> PlainAnswer:
-    """One GET. Raises WorldError where nothing answers."""
+    """One GET. Raises EnvironmentFault where nothing answers."""
     answer = PlainAnswer()
     url = client.target.url
     try:
         await client.send(client.target.head("GET", path, key) + b"\r\n", answer, TIMEOUT)
     except BrokenError as error:
-        raise WorldError(f"{url}: {error}; {HINTS[error.kind]}") from error
+        raise EnvironmentFault(f"{url}: {error}; {HINTS[error.kind]}") from error
     if answer.status is None:
         hint = "; does it speak TLS? then write https://" if client.target.tls is None else ""
-        raise WorldError(f"{url}: {answer.detail}{hint}")
+        raise EnvironmentFault(f"{url}: {answer.detail}{hint}")
     return answer
 
 
@@ -52,23 +52,23 @@ async def models_of(client: Client, key: str | None) -> tuple[str, ...]:
     """The models that this key may use; empty where the server does not list them (404).
 
     Raises:
-        WorldError: unreachable, or no server of this kind.
-        NotHeldError: the key is refused.
+        EnvironmentFault: unreachable, or no server of this kind.
+        CheckFailed: the key is refused.
     """
     answer = await get(client, "/v1/models", key)
     url = client.target.url
     if answer.status in (401, 403):
         what = "refuses the key" if key is not None else "wants a key; name it by --api-key-file or $AIAAS_API_KEY"
-        raise NotHeldError(f"{url} {what}" + (f": {answer.detail}" if key is not None and answer.detail else ""))
+        raise CheckFailed(f"{url} {what}" + (f": {answer.detail}" if key is not None and answer.detail else ""))
     if answer.status == 404:
         return ()
     if answer.status != 200:
-        raise WorldError(f"{url}: GET /v1/models is answered with {answer.status}: {answer.detail}")
+        raise EnvironmentFault(f"{url}: GET /v1/models is answered with {answer.status}: {answer.detail}")
     try:
         return tuple(model.id for model in _MODELS.decode(answer.content).data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         what = answer.headers.get("content-type") or "no content type"
-        raise WorldError(
+        raise EnvironmentFault(
             f"{url}: GET /v1/models is answered with {what} and no list of models; is the URL right?"
         ) from error
 
@@ -76,12 +76,12 @@ async def models_of(client: Client, key: str | None) -> tuple[str, ...]:
 def choose_model(url: str, wanted: str | None, listed: tuple[str, ...]) -> str:
     """The model to ask for: the one named, else the first listed.
 
-    Raises NotHeldError where the named one is not listed, or none is.
+    Raises CheckFailed where the named one is not listed, or none is.
     """
     if wanted is None:
         if not listed:
-            raise NotHeldError(f"{url} lists no models; name one by --model")
+            raise CheckFailed(f"{url} lists no models; name one by --model")
         return listed[0]
     if listed and wanted not in listed:
-        raise NotHeldError(f"{url} has no model {wanted!r} for this key; it lists {', '.join(listed[:10])}")
+        raise CheckFailed(f"{url} has no model {wanted!r} for this key; it lists {', '.join(listed[:10])}")
     return wanted

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.errors import NotHeldError, UsageError
+from aiaas.errors import CheckFailed, UsageError
 
 _TEXT: Final = """
 time year people way day man thing woman life child world school state family student group country problem hand part
@@ -79,10 +79,10 @@ def parse_length(option: str, text: str, at_least: int = 1) -> Length:
 
 
 def parse_prompts(name: str, lines: Sequence[bytes]) -> tuple[Prompt, ...]:
-    """The prompts of a file. Raises NotHeldError naming file and line."""
+    """The prompts of a file. Raises CheckFailed naming file and line."""
     filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not filled:
-        raise NotHeldError(f"{name}: holds no prompt")
+        raise CheckFailed(f"{name}: holds no prompt")
     read = _json_line if filled[0][1][:1] in (b"{", b'"') else _text_line
     return tuple(read(f"{name}:{number}", line) for number, line in filled)
 
@@ -101,20 +101,20 @@ def _text_line(place: str, line: bytes) -> Prompt:
     try:
         return Prompt(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise NotHeldError(f"{place}: is not UTF-8") from error
+        raise CheckFailed(f"{place}: is not UTF-8") from error
 
 
 def _json_line(place: str, line: bytes) -> Prompt:
     try:
         read = _LINE.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotHeldError(f'{place}: {error}; write {{"prompt": "..."}} or {{"messages": [...]}}') from error
+        raise CheckFailed(f'{place}: {error}; write {{"prompt": "..."}} or {{"messages": [...]}}') from error
     if isinstance(read, str):
         return Prompt(read)
     if (read.prompt is None) == (read.messages is None):
-        raise NotHeldError(f"{place}: needs either prompt or messages")
+        raise CheckFailed(f"{place}: needs either prompt or messages")
     if read.max_tokens is not None and read.max_tokens < 1:
-        raise NotHeldError(f"{place}: max_tokens must be 1 or more")
+        raise CheckFailed(f"{place}: max_tokens must be 1 or more")
     return Prompt(read.prompt or "", read.messages, read.max_tokens)
 
 

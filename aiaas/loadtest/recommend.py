@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from aiaas.config.values import amount_of
-from aiaas.errors import NotHeldError
+from aiaas.errors import CheckFailed
 from aiaas.loadtest.report import number, seconds, share
 from aiaas.loadtest.slo import Bound
 from aiaas.loadtest.summary import ALONE, GatewayCpu, Summary
@@ -80,11 +80,11 @@ def recommend(levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], f
         fleet: whom it is for.
 
     Raises:
-        NotHeldError: no level was good enough to recommend anything.
+        CheckFailed: no level was good enough to recommend anything.
     """
     best = knee(levels)
     if best is None:
-        raise NotHeldError("nothing can be recommended: the lowest level failed or missed the SLO; begin lower")
+        raise CheckFailed("nothing can be recommended: the lowest level failed or missed the SLO; begin lower")
     at_once = best.level if what == "users" else best.requests_per_second * (best.e2e.mean if best.e2e else 0)
     each = max(ceil(at_once / fleet.endpoints), 1)
     backend = ("backends", fleet.backend)

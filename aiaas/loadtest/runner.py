@@ -27,7 +27,7 @@ from typing import Final, Self
 
 from aiaas.httpclient.answer import Answer
 from aiaas.httpclient.client import BrokenError, Client, Exchange
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest import pacer
 from aiaas.loadtest.prompts import PATHS, Asking, next_body
 from aiaas.loadtest.sample import End, Generator, Sample, Window
@@ -50,7 +50,7 @@ class Job:
     timeout  seconds that a request may take from when it is sent
     """
 
-    ways: tuple[tuple[str, Target], ...]
+    ways: tuple[tuple[str, HttpTarget], ...]
     asking: Asking
     models: dict[str, str]
     keys: tuple[str | None, ...] = field(repr=False)

@@ -25,7 +25,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.errors import NotHeldError
+from aiaas.errors import CheckFailed
 
 FORMAT: Final = 1
 
@@ -190,7 +190,7 @@ def to_line(value: Line) -> bytes:
 def from_lines(name: str, lines: Iterable[bytes]) -> Recorded:
     """A file's content. A last line that was cut short (a crash in the middle of a write) is left out.
 
-    Raises NotHeldError naming file and line for anything else that is no line of a run.
+    Raises CheckFailed naming file and line for anything else that is no line of a run.
     """
     run: Run | None = None
     end: End | None = None
@@ -198,12 +198,12 @@ def from_lines(name: str, lines: Iterable[bytes]) -> Recorded:
     for number, value in _values(name, lines):
         if isinstance(value, Run):
             if run is not None:
-                raise NotHeldError(f"{name}:{number}: a second run begins here; one file holds one run")
+                raise CheckFailed(f"{name}:{number}: a second run begins here; one file holds one run")
             if value.format != FORMAT:
-                raise NotHeldError(f"{name}:{number}: format {value.format}; this version reads format {FORMAT}")
+                raise CheckFailed(f"{name}:{number}: format {value.format}; this version reads format {FORMAT}")
             run = value
         elif run is None:
-            raise NotHeldError(
+            raise CheckFailed(
                 f"{name}:{number}: does not begin with a run; `aiaas loadtest --out FILE` writes such files"
             )
         elif isinstance(value, Sample):
@@ -211,7 +211,7 @@ def from_lines(name: str, lines: Iterable[bytes]) -> Recorded:
         else:
             end = value
     if run is None:
-        raise NotHeldError(f"{name}: is empty; `aiaas loadtest --out FILE` writes such files")
+        raise CheckFailed(f"{name}: is empty; `aiaas loadtest --out FILE` writes such files")
     return Recorded(run, tuple(samples), end)
 
 
@@ -224,4 +224,4 @@ def _values(name: str, lines: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if number > 1 and not line.endswith(b"\n"):
                 return
-            raise NotHeldError(f"{name}:{number}: is no line of a load test's samples: {error}") from error
+            raise CheckFailed(f"{name}:{number}: is no line of a load test's samples: {error}") from error

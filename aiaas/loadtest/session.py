@@ -26,7 +26,7 @@ import msgspec
 
 from aiaas import __version__
 from aiaas.httpclient.client import Client
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.compare import Overhead, overhead
 from aiaas.loadtest.files import SampleFile
 from aiaas.loadtest.gateway_cpu import CpuWatch
@@ -63,15 +63,15 @@ class Settings:
     options  the options as given, for the file; never a key
     """
 
-    target: Target
+    target: HttpTarget
     keys: tuple[Key, ...]
     asking: Asking
     stages: tuple[Stage, ...]
     model: str | None = None
-    direct: Target | None = None
+    direct: HttpTarget | None = None
     direct_model: str | None = None
     direct_key: str | None = field(default=None, repr=False)
-    metrics: Target | None = None
+    metrics: HttpTarget | None = None
     slo: str = ""
     timeout: float = 300.0
     abort_share: float = 0.0
@@ -110,8 +110,8 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
     """Run a load test.
 
     Raises:
-        WorldError: nothing answers there, or the file of samples cannot be made.
-        NotHeldError: a key is refused, the server has no such model, or the metrics port tells no CPU.
+        EnvironmentFault: nothing answers there, or the file of samples cannot be made.
+        CheckFailed: a key is refused, the server has no such model, or the metrics port tells no CPU.
     """
     bounds = parse_slo(settings.slo)
     models = await _look(settings)

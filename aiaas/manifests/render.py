@@ -32,7 +32,7 @@ KINDS: Final = (
 MARK: Final = "# Made by `aiaas render`"
 
 
-def render(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
+def render_manifests(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
     """Every object of a plan, in the order of application.
 
     keys_text  the text of the key file; None where there is none, or its Secret is somebody else's

@@ -26,14 +26,14 @@ from aiaas.openai.sse import event_data
 MOST_TOKENS: Final = 1_000_000_000
 
 
-class Usage(msgspec.Struct, frozen=True):
+class TokenUsage(msgspec.Struct, frozen=True):
     """LLM tokens of one request."""
 
     input_tokens: int
     output_tokens: int
 
 
-def usage_of(body_or_event: bytes) -> Usage | None:
+def usage_of(body_or_event: bytes) -> TokenUsage | None:
     """The usage told by a whole JSON body or by one whole event; None where it tells none. Never raises."""
     if body_or_event.find(b'"usage"') < 0:
         return None
@@ -47,7 +47,7 @@ def usage_of(body_or_event: bytes) -> Usage | None:
     return _usage(told)
 
 
-def usage_of_answer(body: bytes) -> Usage | None:
+def usage_of_answer(body: bytes) -> TokenUsage | None:
     """The usage told by a whole answer that is no stream: by its own top-level key only. Never raises."""
     try:
         told = _WHOLE.decode(body).usage
@@ -124,11 +124,11 @@ def _answer(body_or_event: bytes) -> _Answer | None:
         return None
 
 
-def _usage(told: _Told) -> Usage | None:
+def _usage(told: _Told) -> TokenUsage | None:
     taken = told.prompt_tokens if told.input_tokens is None else told.input_tokens
     given = told.completion_tokens if told.output_tokens is None else told.output_tokens
     if given is None and taken is not None and told.total_tokens is not None:
         given = told.total_tokens - taken
     if taken is None or not 0 <= taken <= MOST_TOKENS or not 0 <= (given or 0) <= MOST_TOKENS:
         return None
-    return Usage(taken, given or 0)
+    return TokenUsage(taken, given or 0)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from aiaas.openai.usage import Usage, usage_of
+from aiaas.openai.usage import TokenUsage, usage_of
 
 VALUE_MOST: Final = 16 * 1024  # bytes; vLLM's usage with all its details takes some hundred
 _KEY: Final = b'"usage"'
@@ -35,7 +35,7 @@ class UsageScan:
     __slots__ = ("_begun", "_depth", "_in_text", "_over", "_rest", "_value", "usage")
 
     def __init__(self) -> None:
-        self.usage: Usage | None = None
+        self.usage: TokenUsage | None = None
         self._begun = False
         self._over = False
         self._depth = 0  # of the brackets that are open

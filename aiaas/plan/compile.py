@@ -33,8 +33,8 @@ from aiaas.plan.model import (
     QueuePlan,
     RequestPlan,
     Route,
+    RouteTarget,
     ServerPlan,
-    Target,
     TlsPlan,
 )
 
@@ -200,7 +200,7 @@ def _routes(enabled: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) ->
             table = routes.setdefault(path, {})
             for public, model in _public_names(backend):
                 rewrite = None if public == model.name else json.dumps(model.name).encode("ascii")
-                target = Target(plans[name], model.name, rewrite)
+                target = RouteTarget(plans[name], model.name, rewrite)
                 earlier = table.get(public)
                 if earlier is None:
                     table[public] = Route(

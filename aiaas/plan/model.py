@@ -137,7 +137,7 @@ class BackendPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RouteTarget:
     """Where a route's requests can go: a backend and the name that its vLLM knows the model by.
 
     rewrite  the JSON string (with quotes) to splice in as `model`, or None where the client's name is already right
@@ -154,7 +154,7 @@ class Route:
 
     path: str
     model: str
-    targets: tuple[Target, ...]
+    targets: tuple[RouteTarget, ...]
     max_output_tokens: int | None
     default_output_tokens: int | None
     on_over_limit: Literal["reject", "clamp"]

@@ -38,7 +38,8 @@ def read(
     deployed: bool = False,
     before: Config | None = None,
 ) -> Reading:
-    """Load, check (`deployed`: for a cluster, in any case) and compile. Raises WorldError where there is no file; every
+    """Load, check (`deployed`: for a cluster, in any case) and compile. Raises EnvironmentFault where there is no file;
+    every
     other fault is a Problem.
 
     text    what the file held at some time, to be read in place of what it holds now

@@ -16,7 +16,7 @@ class EngineHandle(Protocol):
     """A started engine."""
 
     async def start(self) -> None:
-        """Begin; raises WorldError where it cannot."""
+        """Begin; raises EnvironmentFault where it cannot."""
 
     async def stop(self, grace: float) -> None:
         """End it within `grace` seconds."""

@@ -20,9 +20,9 @@ from aiaas.keys.verifier import Verifier
 from aiaas.limits.model import Store
 from aiaas.openai import paths
 from aiaas.openai.errors import error_body
-from aiaas.plan.model import Plan, Route, Target
+from aiaas.plan.model import Plan, Route, RouteTarget
 from aiaas.proxy.client.answers import Answered, answer, date_header, header_lines
-from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.cors import Cors, preflight_lines
 from aiaas.proxy.client.identity import Networks, believed, error_path, method_not_allowed, not_found, require_method
 from aiaas.proxy.client.incidents import Incidents
@@ -33,7 +33,7 @@ from aiaas.proxy.request.admission import Admission, Ticket
 from aiaas.proxy.request.body_budget import BodyBudget
 from aiaas.proxy.request.examiner import Examiner
 from aiaas.proxy.request.models import models_body
-from aiaas.proxy.request.price import charge_of
+from aiaas.proxy.request.price import price_of
 from aiaas.proxy.telemetry.log import OTHER, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
@@ -57,12 +57,12 @@ class Active:
     plan: Plan
     admission: Admission
     backends: Mapping[str, BackendState]
-    targets: Mapping[str, Mapping[str, Sequence[tuple[Target, BackendState]]]]  # by path, by model
+    targets: Mapping[str, Mapping[str, Sequence[tuple[RouteTarget, BackendState]]]]  # by path, by model
     trusted: Networks
     cors: Cors | None
 
 
-def targets_of(route: Route, backends: Mapping[str, BackendState]) -> Sequence[tuple[Target, BackendState]]:
+def targets_of(route: Route, backends: Mapping[str, BackendState]) -> Sequence[tuple[RouteTarget, BackendState]]:
     """Where a route's requests can go, each target with the state of its backend."""
     return [(target, backends[target.backend.name]) for target in route.targets]
 
@@ -112,7 +112,7 @@ class Gateway:
 
     async def handle(self, request: BaseRequest) -> Answered:
         """Answer one request, in this order: path, method, key, then what the path does."""
-        client = cast(Connection, request.protocol)
+        client = cast(ClientConnection, request.protocol)
         client.begun, client.extra = False, b""
         path = path_of(request.raw_path) or request.raw_path
         if path in (paths.HEALTH, paths.READY):
@@ -136,7 +136,9 @@ class Gateway:
             error.add_note(f"request {record.request_id} at {path[:100]!a}")
             raise
 
-    async def _inference(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+    async def _inference(
+        self, request: BaseRequest, client: ClientConnection, active: Active, record: Record
+    ) -> Answered:
         """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end.
 
         First its status is known, then its price, then it is told.
@@ -173,7 +175,7 @@ class Gateway:
             finally:
                 self._leave(task, record)
 
-    async def _admit(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Ticket:
+    async def _admit(self, request: BaseRequest, client: ClientConnection, active: Active, record: Record) -> Ticket:
         """Key, body, limits."""
         admission = active.admission
         if self.refusing:
@@ -186,7 +188,7 @@ class Gateway:
             raise
         return await admission.reserve(checked)
 
-    def _is_cut(self, client: Connection, record: Record) -> bool:
+    def _is_cut(self, client: ClientConnection, record: Record) -> bool:
         """Whether a cancelled request is one that draining ended, and not one whose client has left."""
         ended = self._ending or (self.refusing and record.phase == "queued")
         return ended and client.transport is not None
@@ -213,7 +215,7 @@ class Gateway:
         """
         record = ticket.record
         streamed = self._rates.streamed(record, ticket.peek, ticket.route.model)
-        charge = charge_of(record, ticket.estimated_input, ticket.reserved_output, streamed)
+        charge = price_of(record, ticket.estimated_input, ticket.reserved_output, streamed)
         if charge.estimated:
             record.estimated = True
             record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens
@@ -242,7 +244,7 @@ class Gateway:
 
     # -- answers of our own ---------------------------------------------------------------------------------------
 
-    def _health(self, request: BaseRequest, client: Connection, path: str) -> Answered:
+    def _health(self, request: BaseRequest, client: ClientConnection, path: str) -> Answered:
         cors = self.active.cors
         extra = cors.lines(request.headers.get("origin")) if cors is not None else b""
         if cors is not None and cors.is_preflight(request.method, request.headers):
@@ -255,7 +257,7 @@ class Gateway:
             return self._answer(request, client, 503, b'{"status":"draining"}\n', extra)
         return self._answer(request, client, 200, b'{"status":"ok"}\n', extra)
 
-    def _preflight(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+    def _preflight(self, request: BaseRequest, client: ClientConnection, active: Active, record: Record) -> Answered:
         """A browser asks whether a page may send its request; it has no key yet.
 
         It may, at any path: only the answer to the request itself tells the page that nothing is there.
@@ -267,14 +269,14 @@ class Gateway:
         self._log_other(record, 204, None)
         return self._answer(request, client, 204, b"", client.extra + _preflight_lines(request, methods))
 
-    async def _models(self, request: BaseRequest, client: Connection, active: Active, record: Record) -> Answered:
+    async def _models(self, request: BaseRequest, client: ClientConnection, active: Active, record: Record) -> Answered:
         principal = await active.admission.principal(request, client, record)
         listed = {name: [e.listed for e in state.endpoints] for name, state in active.backends.items()}
         body = models_body(active.plan, principal, record.path, listed)
         self._log_other(record, 200, None)
         return self._answer(request, client, 200, body, client.extra)
 
-    def _refuse(self, request: BaseRequest, client: Connection, record: Record, error: ApiError) -> Answered:
+    def _refuse(self, request: BaseRequest, client: ClientConnection, record: Record, error: ApiError) -> Answered:
         if isinstance(error, LimitError):
             self.metrics.refused(error.code)
         if record.status == 0:  # refused before it counted as an inference request
@@ -283,7 +285,9 @@ class Gateway:
         body = error_body(error, error_path(request, record.path))
         return self._answer(request, client, error.status, body, extra)
 
-    def _answer(self, request: BaseRequest, client: Connection, status: int, body: bytes, extra: bytes) -> Answered:
+    def _answer(
+        self, request: BaseRequest, client: ClientConnection, status: int, body: bytes, extra: bytes
+    ) -> Answered:
         """Give an answer of our own. `extra` is complete header lines."""
         # A body that was not read: what follows on this connection would be taken for a request.
         unread = not request.content.is_eof() or client.body_broken
@@ -316,7 +320,7 @@ class Gateway:
             self._date = (second, date_header(second))
         return self._date[1]
 
-    def _record(self, request: BaseRequest, client: Connection, active: Active, path: str) -> Record:
+    def _record(self, request: BaseRequest, client: ClientConnection, active: Active, path: str) -> Record:
         address, request_id = client.peer, None
         if active.trusted:
             address, request_id = believed(request, address, active.trusted)

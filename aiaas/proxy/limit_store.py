@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.limits.connection import StoreTlsError, tls_context
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
@@ -25,7 +25,8 @@ START: Final = 1.0
 
 
 def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
-    """The store that a Plan names, not yet connected; None for memory. Raises WorldError where its TLS files are no
+    """The store that a Plan names, not yet connected; None for memory. Raises EnvironmentFault where its TLS files are
+    no
     good."""
     url = limits.store_url
     if url is None:
@@ -43,11 +44,11 @@ def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
 
 
 def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
-    """How the store is trusted; None without TLS. Raises WorldError where a file is no good."""
+    """How the store is trusted; None without TLS. Raises EnvironmentFault where a file is no good."""
     try:
         return tls_context(url)
     except StoreTlsError as error:
-        raise WorldError(f"rate_limit.store: {error}") from error
+        raise EnvironmentFault(f"rate_limit.store: {error}") from error
 
 
 async def begin_shared_store(store: FallbackStore, keeper: Keeper, metrics: Metrics, stack: AsyncExitStack) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_at_start, read_key_file
 from aiaas.keys.records import parse_records
 from aiaas.keys.ring import KeyRing
@@ -74,7 +74,7 @@ class Reloader:
     async def begin_keys(self) -> None:
         """Put the key file's keys in force at the start. A missing file is a warning.
 
-        Raises WorldError where the file cannot be used: with no last good keys, every valid key would get a 401.
+        Raises EnvironmentFault where the file cannot be used: with no last good keys, every valid key would get a 401.
         """
         if self._auth.enabled:
             records = await asyncio.to_thread(read_at_start, self._auth.keys_file)
@@ -181,7 +181,7 @@ class Reloader:
             return
         try:
             reading = await reread(before.source, self._env, before.config, self._offer)
-        except WorldError as error:
+        except EnvironmentFault as error:
             self._not_reloaded(error=error.message)
             return
         plan, problems = reading.plan, [str(problem) for problem in reading.problems]

@@ -4,8 +4,8 @@
 
 A draining process has given up its ports, so that its successor on this machine serves while it ends its streams.
 
-`serve` is such a life in a process of its own; with several workers each lives one (`worker.py`) under a supervisor
-(`supervisor.py`). Nothing here touches a request; `gateway.py` does.
+`run_server` is such a life in a process of its own; with several workers each lives one (`worker.py`) under a
+supervisor (`supervisor.py`). Nothing here touches a request; `gateway.py` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
-from aiaas.proxy.client.connection import Connection, OpenSide
+from aiaas.proxy.client.connection import ClientConnection, OpenSide
 from aiaas.proxy.client.descriptors import bound_connections
 from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.liveness import drop_vanished
@@ -58,14 +58,14 @@ ENGINE_GRACE = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What `serve` tells its caller once it listens: the URLs, and the number of keys that may be used."""
+    """What `run_server` tells its caller once it listens: the URLs, and the number of keys that may be used."""
 
     url: str
     metrics_url: str | None
     keys: int
 
 
-async def serve(
+async def run_server(
     plan: Plan,
     log: JsonLog,
     *,
@@ -76,7 +76,7 @@ async def serve(
 ) -> None:
     """Run a gateway until SIGTERM, SIGINT or `stop`.
 
-    Raises WorldError where a port or an engine cannot be had, or the certificate or the key file cannot be used.
+    Raises EnvironmentFault where a port or an engine cannot be had, or the certificate or the key file cannot be used.
     """
     async with AsyncExitStack() as stack:
         keeper = begin_logging(log, stack)
@@ -239,7 +239,7 @@ class Server:
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
             self._keeper.keep(watch.run, "watch", self._stack)
-        sweep = partial(drop_vanished, lambda: cast(list[Connection], open_side.connections))
+        sweep = partial(drop_vanished, lambda: cast(list[ClientConnection], open_side.connections))
         self._keeper.keep(sweep, "vanished clients", self._stack)
         self._keeper.keep(partial(watch_lag, self.metrics.loop_lag.observe), "lag", self._stack)
         on_serving(len(self.verifier.ring.records))

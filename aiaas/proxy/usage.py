@@ -20,7 +20,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from aiaas.limits.usage import Usage, UsageKey, UsageStore, UsageStoreError, UsageSums, day_of
+from aiaas.limits.usage import KeptUsage, UsageKey, UsageStore, UsageStoreError, UsageSums, day_of
 from aiaas.limits.usage_redis import RedisUsage
 from aiaas.limits.usage_sqlite import SqliteUsage
 from aiaas.plan.model import Plan
@@ -37,7 +37,7 @@ MAX_SUMS: Final = 20_000  # some 6 MB
 def usage_store(plan: Plan) -> UsageStore | None:
     """Where a Plan's usage is kept: in the shared store, else in its file; None where it is not.
 
-    Raises WorldError where the shared store's TLS files are no good.
+    Raises EnvironmentFault where the shared store's TLS files are no good.
     """
     url, file = plan.limits.store_url, plan.monitoring.usage_file
     if url is not None:
@@ -59,7 +59,7 @@ class UsageRecorder:
         self._metrics = metrics.usage
         self._interval = interval
         self._sums: dict[UsageKey, UsageSums] = {}
-        self._batch: tuple[str, Usage] | None = None
+        self._batch: tuple[str, KeptUsage] | None = None
         self._failing = False
         self._closing = asyncio.Event()
         self._idle = asyncio.Event()  # no run is at work
@@ -137,7 +137,7 @@ class UsageRecorder:
         with suppress(UsageStoreError):
             await store.close()
 
-    def _lose(self, *parts: Usage, **why: str) -> None:
+    def _lose(self, *parts: KeptUsage, **why: str) -> None:
         lost = sum(sums.requests for usage in parts for sums in usage.values())
         self._metrics.lost(lost)
         self._log.event("error", "usage_lost", requests=lost, **why)

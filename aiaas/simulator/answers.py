@@ -37,7 +37,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class SimulatedUsage:
     """Token counts of one answer."""
 
     prompt: int
@@ -76,9 +76,9 @@ class Usage:
         }
 
 
-def usage_of(prompt_tokens: int, choices: Sequence[Choice]) -> Usage:
+def usage_of(prompt_tokens: int, choices: Sequence[Choice]) -> SimulatedUsage:
     """The usage of a finished answer."""
-    return Usage(prompt_tokens, sum(len(choice.deltas) for choice in choices))
+    return SimulatedUsage(prompt_tokens, sum(len(choice.deltas) for choice in choices))
 
 
 def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
@@ -291,7 +291,7 @@ def embeddings(
             }
             for index, vector in enumerate(vectors)
         ],
-        "usage": Usage(tokens, 0).openai_full(),
+        "usage": SimulatedUsage(tokens, 0).openai_full(),
     }
 
 
@@ -311,7 +311,7 @@ def scores(stamp: Stamp, pairs: Sequence[tuple[str, str]], tokens: int, seed: in
             {"index": index, "object": "score", "score": score_of(one, two, seed)}
             for index, (one, two) in enumerate(pairs)
         ],
-        "usage": Usage(tokens, 0).openai_full(),
+        "usage": SimulatedUsage(tokens, 0).openai_full(),
     }
 
 

@@ -21,8 +21,8 @@ from aiaas.simulator import errors
 from aiaas.simulator.answers import (
     FINGERPRINT,
     Json,
+    SimulatedUsage,
     Stamp,
-    Usage,
     encode,
     message_stop_reason,
     response,
@@ -81,7 +81,7 @@ class _IndexedWriter:
         if self._job.usage != "every":
             return b""
         prompt = self._job.prompts[index // self._job.n]
-        usage = {**Usage(prompt, completion).openai(), **self._usage_details}
+        usage = {**SimulatedUsage(prompt, completion).openai(), **self._usage_details}
         return b',"usage":' + encode(usage)
 
     def _end(self, index: int, k: int, finished: bool) -> bytes:

@@ -59,7 +59,7 @@ class Exchange:
 
     __slots__ = ("_connection", "_done", "_streaming", "extra_headers", "on_gone", "request", "status")
 
-    def __init__(self, connection: Connection, request: Request) -> None:
+    def __init__(self, connection: SimulatorConnection, request: Request) -> None:
         self._connection = connection
         self._done = False
         self._streaming = False
@@ -173,15 +173,15 @@ class HttpServer:
         self.loop = loop
         self.keep_alive = keep_alive
         self.handler = handler
-        self.connections: set[Connection] = set()
+        self.connections: set[SimulatorConnection] = set()
         self.accepted = 0
         self.stopping = False
         self._date = b""
         self._date_second = -1
 
-    def protocol(self) -> Connection:
+    def protocol(self) -> SimulatorConnection:
         """The factory that `create_server` wants."""
-        return Connection(self)
+        return SimulatorConnection(self)
 
     def date(self) -> bytes:
         """The Date header, made once a second."""
@@ -204,7 +204,7 @@ class HttpServer:
             connection.abort()
 
 
-class Connection(asyncio.Protocol):
+class SimulatorConnection(asyncio.Protocol):
     """One client connection."""
 
     def __init__(self, server: HttpServer) -> None:

@@ -1,4 +1,5 @@
-"""A simulator's life: bind, serve, stop; as a process of its own (`serve`) or inside a test (`running_simulator`).
+"""A simulator's life: bind, serve, stop; as a process of its own (`run_simulator`) or inside a test
+(`running_simulator`).
 
 Stopping, as vLLM 0.32 does it (transcripts 131, 139, 140):
     SIGTERM, shutdown_timeout None   the port is refused at once; requests in flight fall silent, their connections stay
@@ -17,7 +18,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.simulator.app import App, Received
 from aiaas.simulator.faults import Act, Fault, Point, parse_fault
 from aiaas.simulator.http import HttpServer
@@ -27,7 +28,9 @@ BACKLOG = 1024
 STOP_POLL = 0.02  # s, between two looks whether a stopping simulator is done
 
 
-async def serve(options: SimulatorOptions, *, host: str, port: int, ready: Callable[[int], None] | None = None) -> None:
+async def run_simulator(
+    options: SimulatorOptions, *, host: str, port: int, ready: Callable[[int], None] | None = None
+) -> None:
     """Run a simulator until SIGTERM or SIGINT; in the main thread, since it takes the signals.
 
     Args:
@@ -37,7 +40,7 @@ async def serve(options: SimulatorOptions, *, host: str, port: int, ready: Calla
         ready: called once with the port when connections are accepted.
 
     Raises:
-        WorldError: the port cannot be bound.
+        EnvironmentFault: the port cannot be bound.
     """
     loop = asyncio.get_running_loop()
     running = await _start(options, host, port, record=0)
@@ -200,7 +203,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise WorldError(
+        raise EnvironmentFault(
             f"cannot listen on {host}: {error.strerror or error}; give an address of this machine"
         ) from error
     sock = socket.socket(family, kind, proto)
@@ -209,7 +212,7 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        raise WorldError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+        raise EnvironmentFault(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     sock.setblocking(False)
     return sock
 

@@ -13,7 +13,7 @@ import msgspec
 
 from aiaas.httpclient.answer import Answer, PlainAnswer
 from aiaas.httpclient.client import BrokenError, Client
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.limit_check import PATIENCE
 from aiaas.loadtest.prompts import PATHS
 from aiaas.smoke.judge import error_of
@@ -43,7 +43,7 @@ class Settings:
     most_requests  that the rate-limit check may send
     """
 
-    target: Target
+    target: HttpTarget
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)
     model: str | None = None
@@ -52,9 +52,9 @@ class Settings:
     big_body: int | None = None
     has_auth: bool = True
     has_limit: bool | None = None
-    metrics: Target | None = None
-    engine: Target | None = None
-    direct: Target | None = None
+    metrics: HttpTarget | None = None
+    engine: HttpTarget | None = None
+    direct: HttpTarget | None = None
     direct_model: str | None = None
     direct_key: str | None = field(default=None, repr=False)
     timeout: float = 60.0
@@ -98,11 +98,11 @@ class Asker:
         """Of the requests that generate."""
         return PATHS[self.settings.endpoint]
 
-    async def get(self, path: str, key: str | None = None, target: Target | None = None) -> Seen:
+    async def get(self, path: str, key: str | None = None, target: HttpTarget | None = None) -> Seen:
         """One GET."""
         return await self.ask("GET", path, key, None, target)
 
-    async def post(self, body: bytes, key: str | None, target: Target | None = None) -> Seen:
+    async def post(self, body: bytes, key: str | None, target: HttpTarget | None = None) -> Seen:
         """One request to the endpoint under test."""
         return await self.ask("POST", self.path, key, body, target)
 
@@ -133,7 +133,7 @@ class Asker:
         await asyncio.sleep(min(seconds, LONGEST_REST))
         self.rested += time.perf_counter() - began
 
-    async def ask(self, method: str, path: str, key: str | None, body: bytes | None, target: Target | None) -> Seen:
+    async def ask(self, method: str, path: str, key: str | None, body: bytes | None, target: HttpTarget | None) -> Seen:
         """One request, and what came of it; also that nothing did."""
         return (await self._send(method, path, key, body, Capture(), target, None))[0]
 
@@ -144,7 +144,7 @@ class Asker:
         key: str | None,
         body: bytes | None,
         answer: Answer,
-        to: Target | None,
+        to: HttpTarget | None,
         leave: int | None,
     ) -> tuple[Seen, bool]:
         target = to or self.settings.target

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 from aiaas.smoke.result import Verdict, judged
 
 DAY: Final = 86400.0
@@ -47,7 +47,7 @@ class Certificate(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
-async def read_certificate(target: Target, context: ssl.SSLContext, timeout: float) -> Certificate:
+async def read_certificate(target: HttpTarget, context: ssl.SSLContext, timeout: float) -> Certificate:
     """The certificate of `target`, verified by `context`."""
     try:
         async with asyncio.timeout(timeout):

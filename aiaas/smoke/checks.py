@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from aiaas.errors import NotHeldError, WorldError
-from aiaas.httpclient.target import Target
+from aiaas.errors import CheckFailed, EnvironmentFault
+from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.limit_check import EXCESS, told_of
 from aiaas.loadtest.limit_run import check_burst
 from aiaas.smoke.ask import WORTH_SAYING, Asker
@@ -70,7 +70,7 @@ async def _redirect(asker: Asker) -> Verdict:
     if port is None:
         return skipped(f"with HTTPS on port {target.port} nobody knows that of plain HTTP; name it by --http-port")
     shown = f"[{target.host}]" if ":" in target.host else target.host
-    plain = Target(f"http://{shown}:{port}{target.base}", target.host, port, target.base, None)
+    plain = HttpTarget(f"http://{shown}:{port}{target.base}", target.host, port, target.base, None)
     return judge_redirect(await asker.get("/health", target=plain), target.host, port)
 
 
@@ -163,9 +163,9 @@ async def _rate_limit(asker: Asker) -> Verdict:
         checks = await check_burst(
             settings.target, settings.key, asker.model, settings.endpoint, settings.most_requests
         )
-    except NotHeldError as error:
+    except CheckFailed as error:
         return skipped(error.message)
-    except WorldError as error:
+    except EnvironmentFault as error:
         return judged(
             False, "answers and 429s", error.message, "the engine does not bear so many short requests at once"
         )

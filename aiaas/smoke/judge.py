@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from aiaas.openai.usage import Usage, usage_of
+from aiaas.openai.usage import TokenUsage, usage_of
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
 
 REDIRECTS: Final = (301, 302, 307, 308)
@@ -211,7 +211,7 @@ def judge_completion(seen: Seen, most_tokens: int) -> Verdict:
     )
 
 
-def usage_in(seen: Seen) -> Usage | None:
+def usage_in(seen: Seen) -> TokenUsage | None:
     """The usage of a good whole answer."""
     return usage_of(seen.body) if seen.status == 200 and not seen.error else None
 

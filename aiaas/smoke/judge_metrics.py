@@ -9,7 +9,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from aiaas.loadtest.limit_check import Check
-from aiaas.openai.usage import Usage
+from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge import hint_for, says
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
 
@@ -60,7 +60,9 @@ def judge_metrics(seen: Seen) -> Verdict:
     return judged(not missing, expected, f"without {', '.join(missing)}" if missing else f"{len(found)} metrics", hint)
 
 
-def judge_usage(whole: Usage | None, streamed: Usage | None, counted: Usage | None, reads_metrics: bool) -> Verdict:
+def judge_usage(
+    whole: TokenUsage | None, streamed: TokenUsage | None, counted: TokenUsage | None, reads_metrics: bool
+) -> Verdict:
     """The same request, whole and streamed, costs the same; and the gateway has counted both.
 
     counted   what the gateway's metrics grew by meanwhile; None where they are not read
@@ -74,7 +76,7 @@ def judge_usage(whole: Usage | None, streamed: Usage | None, counted: Usage | No
         return judged(False, expected, text, "the engine counts otherwise, or another engine answered the second time")
     if counted is None:
         return judged(True, expected, text, "")
-    wanted = Usage(whole.input_tokens + streamed.input_tokens, whole.output_tokens + streamed.output_tokens)
+    wanted = TokenUsage(whole.input_tokens + streamed.input_tokens, whole.output_tokens + streamed.output_tokens)
     more = counted.input_tokens >= wanted.input_tokens and counted.output_tokens >= wanted.output_tokens
     hint = "somebody else used it meanwhile, or something is counted twice"
     if not more:
@@ -82,7 +84,7 @@ def judge_usage(whole: Usage | None, streamed: Usage | None, counted: Usage | No
     return judged(counted == wanted, expected, f"{text}; counted {_tokens(counted)}", hint)
 
 
-def _tokens(usage: Usage) -> str:
+def _tokens(usage: TokenUsage) -> str:
     return f"{usage.input_tokens}+{usage.output_tokens} tokens"
 
 

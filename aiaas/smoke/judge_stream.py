@@ -8,7 +8,7 @@ import msgspec
 
 from aiaas.errors import UpstreamError
 from aiaas.openai.sse import EventSplitter, event_data
-from aiaas.openai.usage import Usage, usage_of
+from aiaas.openai.usage import TokenUsage, usage_of
 from aiaas.smoke.judge import hint_for, says
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
 
@@ -33,7 +33,7 @@ class Streamed(msgspec.Struct, frozen=True):
     """
 
     events: int
-    usages: tuple[Usage, ...]
+    usages: tuple[TokenUsage, ...]
     fault: str = ""
 
 
@@ -45,7 +45,7 @@ def read_stream(seen: Seen) -> Streamed:
     except UpstreamError as error:
         return Streamed(0, (), error.message)
     events, done = 0, False
-    usages: list[Usage] = []
+    usages: list[TokenUsage] = []
     for piece in pieces:
         data = event_data(piece)
         if data is None:  # a comment

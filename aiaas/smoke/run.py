@@ -1,7 +1,8 @@
 """A smoke test from the first connection to the last check: in order, each within its time, none hides another.
 
-Is anybody there (else nothing was tested: WorldError)? -> the checks in their order; where TLS does not verify only the
-certificate is looked at, and where the key is refused what needs it is skipped, so that one fault is told once.
+Is anybody there (else nothing was tested: EnvironmentFault)? -> the checks in their order; where TLS does not verify
+only the certificate is looked at, and where the key is refused what needs it is skipped, so that one fault is told
+once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.loadtest.probe import HINTS
 from aiaas.smoke.ask import Asker, Say, Settings
 from aiaas.smoke.checks import CERTIFICATE, CHECKS, MODELS, Check
@@ -28,7 +29,7 @@ async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell
         say: told why it takes longer.
 
     Raises:
-        WorldError: nobody is there.
+        EnvironmentFault: nobody is there.
     """
     wanted = [check for check in CHECKS if check.name in names]
     if any(check.keyed for check in wanted) and MODELS not in names:
@@ -49,11 +50,11 @@ async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell
 
 
 async def _reach(asker: Asker) -> bool:
-    """Whether somebody is there whose certificate is not to be trusted. Raises WorldError where nobody is."""
+    """Whether somebody is there whose certificate is not to be trusted. Raises EnvironmentFault where nobody is."""
     seen = await asker.get("/health")
     if seen.connected or seen.error == "tls":
         return not seen.connected
-    raise WorldError(f"{asker.settings.target.url}: {seen.detail}; {HINTS[seen.error]}")
+    raise EnvironmentFault(f"{asker.settings.target.url}: {seen.detail}; {HINTS[seen.error]}")
 
 
 def _obstacle(check: Check, asker: Asker, untrusted: bool) -> str | None:

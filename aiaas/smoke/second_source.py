@@ -7,9 +7,9 @@ import time
 from types import MappingProxyType
 from typing import Final
 
-from aiaas.httpclient.target import Target
+from aiaas.httpclient.target import HttpTarget
 from aiaas.keys.format import parse_key
-from aiaas.openai.usage import Usage
+from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.ask import Asker
 from aiaas.smoke.judge import hint_for, models_in, says, usage_in
 from aiaas.smoke.judge_metrics import (
@@ -53,13 +53,13 @@ async def check_usage(asker: Asker) -> Verdict:
     wanted = sum(usage.input_tokens + usage.output_tokens for usage in both if usage is not None)
     while True:  # an answer is counted when its connection is done with it, a moment after we have it
         after = await _tokens(asker, metrics) or before
-        counted = Usage(after.input_tokens - before.input_tokens, after.output_tokens - before.output_tokens)
+        counted = TokenUsage(after.input_tokens - before.input_tokens, after.output_tokens - before.output_tokens)
         if counted.input_tokens + counted.output_tokens >= wanted or time.monotonic() > deadline:
             return judge_usage(*both, counted, reads_metrics=True)
         await asyncio.sleep(LOOK_EVERY)
 
 
-async def _tokens(asker: Asker, metrics: Target) -> Usage | None:
+async def _tokens(asker: Asker, metrics: HttpTarget) -> TokenUsage | None:
     """What the gateway has counted for this key, or for all where the key does not tell its id; None: unreadable."""
     text = await _exposition(asker, metrics)
     if text is None:
@@ -69,10 +69,10 @@ async def _tokens(asker: Asker, metrics: Target) -> Usage | None:
     if parsed is not None:
         name, labels = "aiaas_key_tokens_total", {"key_id": parsed.key_id}
     found = [total(text, name, labels | {"type": kind}) or 0 for kind in ("input", "output")]
-    return Usage(int(found[0]), int(found[1]))
+    return TokenUsage(int(found[0]), int(found[1]))
 
 
-async def _exposition(asker: Asker, target: Target) -> str | None:
+async def _exposition(asker: Asker, target: HttpTarget) -> str | None:
     seen = await asker.get("/metrics", target=target)
     text = seen.body.decode("utf-8", "replace")
     try:
@@ -114,7 +114,7 @@ async def check_abort(asker: Asker) -> Verdict:
     return join(tuple(verdicts))
 
 
-async def _engine_stops(asker: Asker, engine: Target, before: Counts) -> Verdict:
+async def _engine_stops(asker: Asker, engine: HttpTarget, before: Counts) -> Verdict:
     began = time.monotonic()
     while True:
         after, seconds = await _counts(asker, engine) or before, time.monotonic() - began
@@ -125,7 +125,7 @@ async def _engine_stops(asker: Asker, engine: Target, before: Counts) -> Verdict
         await asyncio.sleep(LOOK_EVERY)
 
 
-async def _gateway_counts(asker: Asker, metrics: Target, before: float) -> Verdict:
+async def _gateway_counts(asker: Asker, metrics: HttpTarget, before: float) -> Verdict:
     deadline = time.monotonic() + asker.settings.patience
     while True:
         after = await _aborts(asker, metrics) or before
@@ -134,7 +134,7 @@ async def _gateway_counts(asker: Asker, metrics: Target, before: float) -> Verdi
         await asyncio.sleep(LOOK_EVERY)
 
 
-async def _counts(asker: Asker, engine: Target) -> Counts | None:
+async def _counts(asker: Asker, engine: HttpTarget) -> Counts | None:
     text = await _exposition(asker, engine)
     running = None if text is None else total(text, RUNNING)
     if text is None or running is None:
@@ -142,7 +142,7 @@ async def _counts(asker: Asker, engine: Target) -> Counts | None:
     return Counts(running, total(text, GENERATED) or 0)
 
 
-async def _aborts(asker: Asker, metrics: Target) -> float | None:
+async def _aborts(asker: Asker, metrics: HttpTarget) -> float | None:
     text = await _exposition(asker, metrics)
     return None if text is None else total(text, ABORTS) or 0.0
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from aiaas.manifests.render import render as render_plan
+from aiaas.manifests.render import render_manifests as render_plan
 from tests.apiserver.server import PATHS, ApiServer, api_server
 from tests.manifests.rendering import KEYS, plan_or_problems
 from tests.manifests.test_combinations import BACKENDS, FIELDS, REST, SECRET, config, is_valid

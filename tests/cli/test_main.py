@@ -12,7 +12,7 @@ import typer
 from aiaas.cli import main as main_module
 from aiaas.cli.common import new_app
 from aiaas.cli.main import COMMANDS, run
-from aiaas.errors import AiaasError, NotHeldError, UsageError, WorldError
+from aiaas.errors import AiaasError, CheckFailed, EnvironmentFault, UsageError
 
 HEAVY = ("aiohttp", "pydantic", "passlib", "rich", "yaml", "uvloop", "httptools", "prometheus_client", "asyncio")
 
@@ -86,9 +86,9 @@ def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (NotHeldError("no such key"), 1, "aiaas: no such key\n"),
+        (CheckFailed("no such key"), 1, "aiaas: no such key\n"),
         (UsageError("give one key"), 2, "aiaas: give one key\n"),
-        (WorldError("cannot bind"), 3, "aiaas: cannot bind\n"),
+        (EnvironmentFault("cannot bind"), 3, "aiaas: cannot bind\n"),
         (AiaasError("broken"), 1, "aiaas: broken\n"),
         (typer.BadParameter("no port"), 2, "aiaas: Invalid value: no port; see `aiaas serve --help`\n"),
         (FileNotFoundError(2, "No such file or directory", "x.pem"), 3, "aiaas: x.pem: No such file or directory\n"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.cli.manifestfolder import write_folder
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.manifests.render import MARK
 
 OURS = f"{MARK} from a test\na: 1\n"
@@ -41,7 +41,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 def test_a_file_of_others_in_the_way_stops_everything(tmp_path: Path) -> None:
     """A kustomization.yaml that somebody wrote is not overwritten, and nothing else is written either."""
     (tmp_path / "kustomization.yaml").write_text("resources: []\n")
-    with pytest.raises(WorldError, match=r"kustomization.yaml was not made by aiaas render"):
+    with pytest.raises(EnvironmentFault, match=r"kustomization.yaml was not made by aiaas render"):
         write_folder(tmp_path, {"a.yaml": OURS, "kustomization.yaml": OURS})
     assert [path.name for path in tmp_path.iterdir()] == ["kustomization.yaml"]
 
@@ -58,5 +58,5 @@ def test_what_does_not_change_is_not_touched(tmp_path: Path) -> None:
 def test_a_folder_in_the_place_of_a_file_is_in_the_way(tmp_path: Path) -> None:
     """It is no file of ours."""
     (tmp_path / "a.yaml").mkdir()
-    with pytest.raises(WorldError):
+    with pytest.raises(EnvironmentFault):
         write_folder(tmp_path, {"a.yaml": OURS})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.cli.smokeoptions import Known, known_of, read_metrics, read_names, read_size
-from aiaas.errors import UsageError, WorldError
+from aiaas.errors import EnvironmentFault, UsageError
 from aiaas.smoke.run import NAMES
 
 BACKENDS = "backends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
@@ -62,7 +62,7 @@ def test_a_config_that_cannot_be_used_is_said() -> None:
     """Not valid; not there."""
     with pytest.raises(UsageError, match=r"mine\.yaml is not valid"):
         known_of(None, config("nonsense: 1\n"))
-    with pytest.raises(WorldError, match="no\\.yaml"):
+    with pytest.raises(EnvironmentFault, match="no\\.yaml"):
         known_of(None, Path("no.yaml"))
 
 

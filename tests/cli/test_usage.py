@@ -14,7 +14,7 @@ import pytest
 from aiaas.cli.main import run
 from aiaas.cli.usage import first_day
 from aiaas.errors import UsageError
-from aiaas.limits.usage import Usage, UsageKey, UsageSums, day_from, day_of, day_text
+from aiaas.limits.usage import KeptUsage, UsageKey, UsageSums, day_from, day_of, day_text
 from aiaas.limits.usage_sqlite import SqliteUsage
 
 CONFIG = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
@@ -28,7 +28,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("aiaas.yaml").write_text(CONFIG + "monitoring: {usage_file: usage.db}\n")
 
 
-def add(batch: str, usage: Usage) -> None:
+def add(batch: str, usage: KeptUsage) -> None:
     """Usage as a gateway would have kept it."""
 
     async def written() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from aiaas.config.hops import (
     LONGEST_PAUSE,
-    NO_BOUND,
+    UNBOUNDED_SECONDS,
     ingress_timeout,
     longest_silence,
     pre_stop,
@@ -66,7 +66,7 @@ def test_a_pause_is_as_long_as_the_gateway_makes_it() -> None:
 def test_a_whole_request_is_bounded_only_where_every_backend_bounds_it() -> None:
     """One backend without total_timeout may stream for hours."""
     assert request_timeout(config_of("total_timeout: 200s", "total_timeout: 300s")) == 310
-    assert request_timeout(config_of("total_timeout: 200s", "timeout: 10s")) == NO_BOUND
+    assert request_timeout(config_of("total_timeout: 200s", "timeout: 10s")) == UNBOUNDED_SECONDS
 
 
 def test_a_load_balancer_is_given_the_time_of_its_health_checks() -> None:

@@ -16,7 +16,7 @@ from aiaas.config.codes import CODES
 from aiaas.config.fields import all_fields
 from aiaas.config.load import Loaded, load_file, load_text
 from aiaas.config.model import Config
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.compile import canonical, compile_plan
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.case"))
@@ -219,7 +219,7 @@ def test_a_folder_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_the_worlds_fault(tmp_path: Path) -> None:
     """A file that is not there ends the command, with what to do."""
-    with pytest.raises(WorldError, match="no such file; `aiaas init` writes one"):
+    with pytest.raises(EnvironmentFault, match="no such file; `aiaas init` writes one"):
         load_file(tmp_path / "aiaas.yaml", {})
 
 

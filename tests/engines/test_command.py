@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiaas.engines.command import GATEWAY_VARIABLES, engine_argv, engine_environment, refused_shutdown_timeout
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
 
 
@@ -65,7 +65,7 @@ def test_host_port_and_name_are_ours_even_where_the_operator_gives_them():
 
 def test_a_missing_vllm_says_what_to_do():
     """One line with the three ways out."""
-    with pytest.raises(WorldError, match=r"pip install 'aiaas\[vllm\]'.*own vLLM on PATH.*kind: simulator"):
+    with pytest.raises(EnvironmentFault, match=r"pip install 'aiaas\[vllm\]'.*own vLLM on PATH.*kind: simulator"):
         argv(engine(), vllm=None)
 
 

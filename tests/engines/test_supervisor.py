@@ -31,7 +31,7 @@ from aiaas.engines.lifecycle import (
 )
 from aiaas.engines.process import LONGEST_LINE
 from aiaas.engines.supervisor import LAST_LINES, EngineSupervisor, find_vllm
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
 from tests.engines.fake_vllm import alive, write_fake_vllm
 from tests.ports import free_port
@@ -242,7 +242,7 @@ async def test_a_taken_port_is_refused_before_anything_starts(watch):
     """Else the other program's /health would pass for the engine's."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         engine = watch("plain", port=other.getsockname()[1])
-        with pytest.raises(WorldError, match=r"backend llama: its engine's port \d+ is taken"):
+        with pytest.raises(EnvironmentFault, match=r"backend llama: its engine's port \d+ is taken"):
             await engine.supervisor.start()
     assert engine.events == []
 
@@ -254,7 +254,7 @@ async def test_a_missing_vllm_is_one_clear_message(tmp_path):
         "llama", plan, drain_timeout=1, silence=1, on_event=print, on_line=print, environ={"PATH": str(tmp_path)},
         python=str(tmp_path / "python"),
     )  # fmt: skip
-    with pytest.raises(WorldError, match="backend llama: no `vllm` found"):
+    with pytest.raises(EnvironmentFault, match="backend llama: no `vllm` found"):
         await supervisor.start()
     await supervisor.stop(1)
 

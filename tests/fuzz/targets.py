@@ -22,7 +22,7 @@ from aiaas.openai.splice import set_fields
 from aiaas.openai.sse import EventSplitter
 from aiaas.openai.streams import ends_stream, form_of, text_size
 from aiaas.openai.toplevel import MAX_FIELDS, top_level
-from aiaas.openai.usage import Usage, is_usage_only_event, usage_of
+from aiaas.openai.usage import TokenUsage, is_usage_only_event, usage_of
 from aiaas.openai.usagescan import UsageScan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.upstream.connection import Failure, Pool, UpstreamConnection
@@ -203,7 +203,7 @@ def any_cut_gives_the_same_events(data: bytes) -> None:
     assert _scanned([stream]) == _scanned(_pieces(stream, cuts))
 
 
-def _scanned(parts: Iterable[bytes]) -> Usage | None:
+def _scanned(parts: Iterable[bytes]) -> TokenUsage | None:
     scan = UsageScan()
     for part in parts:
         scan.feed(part)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from aiaas.httpclient.answer import Answer
-from aiaas.httpclient.client import BrokenError, Client, Connection, Exchange
+from aiaas.httpclient.client import BrokenError, Client, Exchange, TimedConnection
 from aiaas.httpclient.target import parse_target
 from tests.fakes.vllm import (
     DONE,
@@ -99,7 +99,7 @@ async def test_twenty_thousand_events_take_less_than_a_second_of_cpu() -> None:
 
     A fifth of that on a quiet machine; with the socket's own cost 8.6 us an event were measured (docs/loadtest.md).
     """
-    connection = Connection(Client(parse_target("http://h")))
+    connection = TimedConnection(Client(parse_target("http://h")))
     connection.connection_made(NoSocket())
     exchange = Exchange(Answer(wants_stream=True), asyncio.get_running_loop().create_future(), None)
     connection.begin(REQUEST, exchange)
@@ -198,7 +198,7 @@ async def test_a_server_that_closes_whatever_is_opened_is_an_error(fake: FakeVll
         except BrokenError as broken:
             found.add(broken.kind)
     assert found == {"reset"}
-    connection = Connection(client)
+    connection = TimedConnection(client)
     connection.connection_made(NoSocket())
     connection.connection_lost(None)
     assert not connection.is_open()

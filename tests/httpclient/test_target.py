@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.errors import UsageError, WorldError
+from aiaas.errors import EnvironmentFault, UsageError
 from aiaas.httpclient.target import parse_target
 
 
@@ -72,7 +72,7 @@ def test_a_file_without_certificates_is_said(tmp_path: Path) -> None:
     """And one that is not there."""
     (tmp_path / "ca.pem").write_text("hello")
     for name, message in (("ca.pem", "holds no certificates"), ("no.pem", "No such file")):
-        with pytest.raises(WorldError, match=message):
+        with pytest.raises(EnvironmentFault, match=message):
             parse_target("https://h", ca=tmp_path / name)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys import file as file_module
 from aiaas.keys.file import (
     KeyFile,
@@ -251,7 +251,7 @@ def test_a_start_with_an_unusable_file_is_refused(tmp_path: Path, damage: str, m
         case "below a file":
             path.touch()
             path = path / "keys.yaml"
-    with pytest.raises(WorldError) as caught:
+    with pytest.raises(EnvironmentFault) as caught:
         read_at_start(path)
     assert message in caught.value.message
     assert caught.value.message.startswith("auth.keys_file: ")

@@ -13,7 +13,7 @@ import calendar
 
 import pytest
 
-from aiaas.limits.model import UNLIMITED, Admission, Lease, Limits, Rate, Store
+from aiaas.limits.model import UNLIMITED, AdmissionResult, Lease, Limits, Rate, Store
 
 NOW = 5000.25
 WALL = float(calendar.timegm((2026, 11, 23, 12, 0, 0)))
@@ -21,7 +21,7 @@ MIDNIGHT = 12 * 3600.0
 MONTH_END = MIDNIGHT + 7 * 86400.0
 
 
-async def admit(store: Store, limits: Limits, tokens: int = 0, at: float = 0.0, key: str = "alice") -> Admission:
+async def admit(store: Store, limits: Limits, tokens: int = 0, at: float = 0.0, key: str = "alice") -> AdmissionResult:
     return await store.admit(key, limits, tokens, NOW + at, WALL + at)
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiaas.limits.connection import Connection
-from aiaas.limits.model import Admission, Lease, Limits
+from aiaas.limits.connection import StoreConnection
+from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
@@ -29,7 +29,7 @@ class OpenStore(RedisStore):
     async def command(self, *arguments: bytes | str | int | float) -> Reply:
         return await self.connection().call(*arguments)
 
-    def connection(self, key: str = "alice") -> Connection:
+    def connection(self, key: str = "alice") -> StoreConnection:
         return self._servers.of(key).asked()
 
 
@@ -43,11 +43,11 @@ class ClockedStore:
         seconds, micros = divmod(round(wall * 1e6), 10**6)
         await self.store.connection(key).call("EVAL", SET_CLOCK, 1, f"{{{key}}}time", seconds, micros)
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         await self._set(key, wall)
         return await self.store.admit(key, limits, tokens, now, wall)
 
-    async def look(self, key: str, limits: Limits, now: float) -> Admission:
+    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
         await self._set(key, WALL + now - NOW)
         return await self.store.look(key, limits, now)
 

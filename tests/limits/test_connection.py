@@ -13,8 +13,8 @@ import trustme
 
 from aiaas.limits.connection import (
     PATIENCE,
-    Connection,
     StoreAwayError,
+    StoreConnection,
     StoreLateError,
     StoreTlsError,
     claimed,
@@ -35,7 +35,7 @@ async def connected(
     query: str = "",
     tls: ssl.SSLContext | None = None,
     patience: float = PATIENCE,
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[StoreConnection]:
     """A connection to a server that does as `script` says."""
     served = asyncio.Event()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aiaas.errors import ClientError, LimitError
 from aiaas.limits.headers import duration, limit_headers, refusal, retry_headers
-from aiaas.limits.model import Admission, Decision, Lease, Limits
+from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits
 
 REQUESTS = Decision(True, 10, 9, 6.0, 0.0)
 TOKENS = Decision(True, 1000, 400, 36.0, 0.0)
@@ -60,7 +60,7 @@ def test_a_duration_reads_back_as_the_time_rounded_up(seconds: float) -> None:
 
 def test_an_admitted_request_tells_both_limits() -> None:
     """Limit, remaining and reset, for requests and for tokens."""
-    assert limit_headers(Admission(None, REQUESTS, TOKENS, None, LEASE)) == (
+    assert limit_headers(AdmissionResult(None, REQUESTS, TOKENS, None, LEASE)) == (
         ("x-ratelimit-limit-requests", "10"),
         ("x-ratelimit-remaining-requests", "9"),
         ("x-ratelimit-reset-requests", "6s"),
@@ -77,7 +77,7 @@ def test_an_admitted_request_tells_both_limits() -> None:
 )
 def test_only_limits_that_there_are_are_told(requests: Decision | None, tokens: Decision | None, names: int) -> None:
     """A key without a limit gets no header for it."""
-    headers = limit_headers(Admission(None, requests, tokens, None, LEASE))
+    headers = limit_headers(AdmissionResult(None, requests, tokens, None, LEASE))
     assert len(headers) == names
     assert all(name.endswith("requests" if requests else "tokens") for name, _ in headers)
 
@@ -119,7 +119,7 @@ def test_no_wait_is_shortened(wait: float) -> None:
 def test_each_limit_has_its_code(by: str, code: str, told: str) -> None:
     """429 with the limit, the wait and all headers."""
     decision = Decision(False, 10, 0, 60.0, 6.0)
-    admission = Admission(by, REQUESTS, None, decision, None)
+    admission = AdmissionResult(by, REQUESTS, None, decision, None)
     error = refusal(admission)
     assert isinstance(error, LimitError)
     assert (error.status, error.code) == (429, code)
@@ -130,12 +130,12 @@ def test_each_limit_has_its_code(by: str, code: str, told: str) -> None:
 def test_what_waiting_cannot_help_is_the_clients_to_change() -> None:
     """A reservation larger than the bucket is a 400, without Retry-After, and names the field."""
     decision = Decision(False, 100, 100, 0.0, None)
-    error = refusal(Admission("tokens", None, decision, decision, None), "max_tokens")
+    error = refusal(AdmissionResult("tokens", None, decision, decision, None), "max_tokens")
     assert isinstance(error, ClientError)
     assert (error.status, error.code, error.param) == (400, "invalid_request", "max_tokens")
     assert "100" in error.message
     assert [name for name, _ in error.headers] == [
-        name for name, _ in limit_headers(Admission(None, None, TOKENS, None, LEASE))
+        name for name, _ in limit_headers(AdmissionResult(None, None, TOKENS, None, LEASE))
     ]
     assert retry_headers(decision) == ()
 
@@ -143,4 +143,4 @@ def test_what_waiting_cannot_help_is_the_clients_to_change() -> None:
 def test_an_admitted_request_has_no_refusal() -> None:
     """Asking for one is a mistake in the caller."""
     with pytest.raises(ValueError, match="was admitted"):
-        refusal(Admission(None, REQUESTS, None, None, LEASE))
+        refusal(AdmissionResult(None, REQUESTS, None, None, LEASE))

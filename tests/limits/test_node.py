@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aiaas.limits.connection import Connection, StoreAwayError
+from aiaas.limits.connection import StoreAwayError, StoreConnection
 from aiaas.limits.node import Node
 from aiaas.limits.redis_url import Place, parse_redis_url
 from aiaas.limits.resp import RedisReplyError
@@ -21,13 +21,13 @@ class FakeOwner:
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.beats: list[int] = []
-        self.greeting: Callable[[Connection], object] = lambda _connection: None
+        self.greeting: Callable[[StoreConnection], object] = lambda _connection: None
         self.heard = asyncio.Event()
 
-    async def greet(self, node: Node, connection: Connection) -> None:
+    async def greet(self, node: Node, connection: StoreConnection) -> None:
         self.greeting(connection)
 
-    async def beat(self, node: Node, connection: Connection, number: int) -> None:
+    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
         self.beats.append(number)
         if number == 3:
             raise RedisReplyError("READONLY You can't write against a read only replica.")
@@ -78,9 +78,9 @@ async def test_it_looks_where_the_server_is_with_each_connection(redis_server: R
 async def test_a_server_that_cannot_be_used_is_tried_again(redis_server: RedisServer) -> None:
     """What it answered is told; the connection is not kept."""
     owner = FakeOwner()
-    connections: list[Connection] = []
+    connections: list[StoreConnection] = []
 
-    def refuse(connection: Connection) -> None:
+    def refuse(connection: StoreConnection) -> None:
         connections.append(connection)
         if len(connections) == 1:
             raise RedisReplyError("LOADING Redis is loading the dataset in memory")

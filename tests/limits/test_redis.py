@@ -17,7 +17,7 @@ from aiaas.limits.asked import AdmissionLateError
 from aiaas.limits.connection import PATIENCE, StoreAwayError
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
-from aiaas.limits.model import Admission, Decision, Lease, Limits, Rate, Store
+from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits, Rate, Store
 from aiaas.limits.redis import KNOWN_LIMIT, LATE_LIMIT, RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
@@ -228,7 +228,7 @@ async def test_a_slot_that_was_given_back_is_not_renewed(redis_server: RedisServ
         assert await store.command("ZCARD", "aiaas:{alice}:slots") == 1
 
 
-async def leases_of(asked: list[tuple[RedisStore, asyncio.Task[Admission]]]) -> list[tuple[RedisStore, Lease]]:
+async def leases_of(asked: list[tuple[RedisStore, asyncio.Task[AdmissionResult]]]) -> list[tuple[RedisStore, Lease]]:
     """What came of the admissions under way, which are then none any more."""
     leases = []
     for store, task in asked:
@@ -247,7 +247,7 @@ async def test_after_anything_no_slot_stays_taken(redis_server: RedisServer, see
     async with running(redis_server, lease=0.3) as one, running(redis_server, lease=0.3) as other:
         settled = 0
         held: list[tuple[RedisStore, Lease]] = []
-        asked: list[tuple[RedisStore, asyncio.Task[Admission]]] = []
+        asked: list[tuple[RedisStore, asyncio.Task[AdmissionResult]]] = []
         for _ in range(300):
             store = random.choice([one, other])
             step = random.random()

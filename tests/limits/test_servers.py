@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.limits.connection import Connection, StoreAwayError
+from aiaas.limits.connection import StoreAwayError, StoreConnection
 from aiaas.limits.fallback import FallbackStore
-from aiaas.limits.model import Admission, Limits, Rate, Store
+from aiaas.limits.model import AdmissionResult, Limits, Rate, Store
 from aiaas.limits.node import RETRY_LONGEST, Node
 from aiaas.limits.redis_url import Place, parse_redis_url
 from aiaas.limits.script import MEMBERS, keys_of
@@ -70,14 +70,14 @@ class TestClusterUsage(UsageConformance):
         await store.close()
 
 
-def remaining(admission: Admission) -> int:
+def remaining(admission: AdmissionResult) -> int:
     """Requests that a key has left."""
     assert admission.refused_by is None
     assert admission.requests is not None
     return admission.requests.remaining
 
 
-async def admit(store: OpenStore | FallbackStore, key: str = "alice", limits: Limits = LIMITS) -> Admission:
+async def admit(store: OpenStore | FallbackStore, key: str = "alice", limits: Limits = LIMITS) -> AdmissionResult:
     return await store.admit(key, limits, 10, 0.0, 0.0)
 
 
@@ -244,9 +244,9 @@ async def test_a_new_primary_is_followed_when_sentinels_say_so(tmp_path: Path) -
 class Silent:
     """An owner that is told of nothing."""
 
-    async def greet(self, node: Node, connection: Connection) -> None: ...
+    async def greet(self, node: Node, connection: StoreConnection) -> None: ...
 
-    async def beat(self, node: Node, connection: Connection, number: int) -> None: ...
+    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None: ...
 
     def changed(self, node: Node, reason: str) -> None: ...
 

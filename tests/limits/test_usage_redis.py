@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aiaas.limits.connection import Connection, connect
+from aiaas.limits.connection import StoreConnection, connect
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.usage import DAY, UsageKey, UsageStoreError, day_text
 from aiaas.limits.usage_redis import PART, READ, RETENTION_DAYS, RedisUsage
@@ -27,7 +27,7 @@ async def opened(server: RedisServer) -> AsyncIterator[RedisUsage]:
 
 
 @pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Connection]:
+async def redis(redis_server: RedisServer) -> AsyncIterator[StoreConnection]:
     """A connection to the server, which is empty."""
     url = parse_redis_url(redis_server.url)
     connection = await connect(url, url.places[0], None, 5.0)
@@ -37,7 +37,7 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture
-async def store(redis_server: RedisServer, redis: Connection) -> AsyncIterator[RedisUsage]:
+async def store(redis_server: RedisServer, redis: StoreConnection) -> AsyncIterator[RedisUsage]:
     async with opened(redis_server) as store:
         yield store
 
@@ -53,7 +53,7 @@ class TestRedisUsage(UsageConformance):
 
 @pytest.mark.parametrize("answered", [0, 1, 2, 3], ids=["no answer", "one part's", "two parts'", "all but the end's"])
 async def test_an_answer_that_was_lost_makes_nothing_count_twice(
-    store: RedisUsage, redis: Connection, answered: int
+    store: RedisUsage, redis: StoreConnection, answered: int
 ) -> None:
     """Whatever of a batch had arrived, the next attempt adds the rest."""
     usage = {ALICE._replace(model=f"m{number}"): sums(number + 1) for number in range(2 * PART + 1)}
@@ -91,7 +91,7 @@ async def test_a_server_that_is_away_is_an_error_until_it_is_back(redis_server: 
     assert (await store.read(0))[ALICE].requests == 1  # this server keeps nothing on a disk
 
 
-async def test_days_end_after_their_retention(store: RedisUsage, redis: Connection) -> None:
+async def test_days_end_after_their_retention(store: RedisUsage, redis: StoreConnection) -> None:
     """Each day expires by itself, and the list of days with them."""
     old, new = TODAY, TODAY + RETENTION_DAYS + 1
     await store.add("1", {UsageKey(old, "k", "m"): sums()})
@@ -102,14 +102,14 @@ async def test_days_end_after_their_retention(store: RedisUsage, redis: Connecti
     assert [key.day for key in await store.read(0)] == [new]
 
 
-async def test_what_is_known_to_be_added_leaves_no_trace(store: RedisUsage, redis: Connection) -> None:
+async def test_what_is_known_to_be_added_leaves_no_trace(store: RedisUsage, redis: StoreConnection) -> None:
     """No key for each batch stays: two a second would be millions."""
     for batch in range(5):
         await store.add(str(batch), {ALICE: sums()})
     assert await redis.call("DBSIZE") == 3
 
 
-async def test_all_keys_lie_in_one_place_of_a_cluster(store: RedisUsage, redis: Connection) -> None:
+async def test_all_keys_lie_in_one_place_of_a_cluster(store: RedisUsage, redis: StoreConnection) -> None:
     """By their hash tag."""
     await store.add("1", {ALICE: sums()})
     keys = await redis.call("KEYS", "*")
@@ -117,14 +117,14 @@ async def test_all_keys_lie_in_one_place_of_a_cluster(store: RedisUsage, redis: 
     assert {bytes(key).startswith(b"aiaas:{usage}:") for key in keys if isinstance(key, bytes)} == {True}
 
 
-async def calls_of(redis: Connection) -> dict[str, int]:
+async def calls_of(redis: StoreConnection) -> dict[str, int]:
     """How often the server was asked for each command, since its statistics were reset."""
     found = await redis.call("INFO", "commandstats")
     assert isinstance(found, bytes)
     return {name.decode(): int(calls) for name, calls in re.findall(rb"cmdstat_(\w+):calls=(\d+)", found)}
 
 
-async def test_large_batches_and_days_go_in_parts(store: RedisUsage, redis: Connection) -> None:
+async def test_large_batches_and_days_go_in_parts(store: RedisUsage, redis: StoreConnection) -> None:
     """Everybody's admissions wait behind a script and behind a reply; one of PART sums takes a millisecond."""
     await redis.call("CONFIG", "RESETSTAT")
     usage = {UsageKey(TODAY, f"k{number % 50}", f"m{number}"): sums() for number in range(5000)}
@@ -136,7 +136,7 @@ async def test_large_batches_and_days_go_in_parts(store: RedisUsage, redis: Conn
     assert "hgetall" not in calls
 
 
-async def test_a_server_that_became_a_replica_is_left(store: RedisUsage, redis: Connection) -> None:
+async def test_a_server_that_became_a_replica_is_left(store: RedisUsage, redis: StoreConnection) -> None:
     """The batch fails, and the next attempt connects anew, which is where another primary is found."""
     await store.add("1", {ALICE: sums()})
     connection = await store._connected()

@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from aiaas.limits.usage import Usage, UsageStoreError
+from aiaas.limits.usage import KeptUsage, UsageStoreError
 from aiaas.limits.usage_sqlite import BUSY, SqliteUsage, switch_to_wal
 from tests.limits.usage_conformance import ALICE, UsageConformance, sums
 
@@ -32,7 +32,7 @@ async def opened(file: Path) -> AsyncIterator[SqliteUsage]:
         await store.close()
 
 
-async def kept(file: Path) -> Usage:
+async def kept(file: Path) -> KeptUsage:
     """What another reader finds."""
     async with opened(file) as store:
         return await store.read(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.errors import NotHeldError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.loadtest.files import SampleFile, read_file_lines, read_run, write_page
 from aiaas.loadtest.sample import Run
 from tests.loadtest.samples import sample
@@ -27,14 +27,14 @@ def test_what_is_flushed_is_there_before_the_end(tmp_path: Path) -> None:
 def test_a_measurement_is_never_overwritten(tmp_path: Path) -> None:
     """It cannot be had again."""
     (tmp_path / "a.jsonl").write_text("x")
-    with pytest.raises(WorldError, match="is there already"):
+    with pytest.raises(EnvironmentFault, match="is there already"):
         SampleFile(tmp_path / "a.jsonl")
     assert (tmp_path / "a.jsonl").read_text() == "x"
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     """One line with the path."""
-    with pytest.raises(WorldError, match="cannot be written: No such file"):
+    with pytest.raises(EnvironmentFault, match="cannot be written: No such file"):
         SampleFile(tmp_path / "no" / "a.jsonl")
 
 
@@ -51,12 +51,12 @@ def test_a_full_disk_is_told_and_not_raised(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     """Missing is the world's fault, another content the file's."""
-    with pytest.raises(WorldError, match="No such file"):
+    with pytest.raises(EnvironmentFault, match="No such file"):
         read_run(tmp_path / "no")
-    with pytest.raises(WorldError, match="No such file"):
+    with pytest.raises(EnvironmentFault, match="No such file"):
         read_file_lines(tmp_path / "no")
     (tmp_path / "b").write_bytes(b"\x00\xff\n")
-    with pytest.raises(NotHeldError, match="b:1: is no line"):
+    with pytest.raises(CheckFailed, match="b:1: is no line"):
         read_run(tmp_path / "b")
 
 
@@ -70,8 +70,8 @@ def test_a_page_is_written_over_what_was_there(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     """And what was there stays."""
     (tmp_path / "a.html").mkdir()
-    with pytest.raises(WorldError, match="cannot be written: Is a directory"):
+    with pytest.raises(EnvironmentFault, match="cannot be written: Is a directory"):
         write_page(tmp_path / "a.html", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
-    with pytest.raises(WorldError, match="No such file or directory"):
+    with pytest.raises(EnvironmentFault, match="No such file or directory"):
         write_page(tmp_path / "no" / "a.html", "x")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from aiaas.errors import NotHeldError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.gateway_cpu import CpuWatch, Reading, between, reading
 from aiaas.loadtest.runner import Stage
@@ -127,10 +127,10 @@ async def test_a_look_that_fails_costs_a_figure_and_not_the_run(fake: FakeVllm, 
 
 async def test_a_wrong_port_is_found_before_any_load(fake: FakeVllm, watch: CpuWatch) -> None:
     """One line that says which is right; silence where it is right."""
-    with pytest.raises(NotHeldError, match=r"there is no process_cpu_seconds_total; --metrics names the gateway's"):
+    with pytest.raises(CheckFailed, match=r"there is no process_cpu_seconds_total; --metrics names the gateway's"):
         await watch.first_look()
     fake.gets["/metrics"] = tuple(port(exposition(1.0)))
     await watch.first_look()
     await fake.stop()
-    with pytest.raises(WorldError, match="is the server running"):
+    with pytest.raises(EnvironmentFault, match="is the server running"):
         await watch.first_look()

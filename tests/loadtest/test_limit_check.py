@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.errors import NotHeldError
+from aiaas.errors import CheckFailed
 from aiaas.limits.gcra import decide
 from aiaas.limits.headers import duration as written
 from aiaas.limits.model import Rate
@@ -102,5 +102,5 @@ def test_a_bucket_is_full_when_it_owes_one_request() -> None:
 def test_a_limit_too_large_for_a_check_is_said_with_what_to_do() -> None:
     """A key with less."""
     assert offers_needed(60, 10, 5.0) == 25
-    with pytest.raises(NotHeldError, match="aiaas keys create check --rpm 60 --burst 10"):
+    with pytest.raises(CheckFailed, match="aiaas keys create check --rpm 60 --burst 10"):
         offers_needed(60_000, 1000, 2.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.errors import NotHeldError, WorldError
+from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.target import parse_target
 from aiaas.keys.model import KeyLimits
 from aiaas.loadtest.limit_check import Check
@@ -59,15 +59,15 @@ async def test_another_limit_that_comes_first_is_said(fake: FakeVllm, gateway: S
     fake.default = (Send(ANSWER),)
     key = new_key("limited", limits=KeyLimits(requests_per_minute=600, burst=50, tokens_per_minute=40))
     running = await gateway(fake, keys=(key,))
-    with pytest.raises(NotHeldError, match=r"another limit came first .tokens_limit_exceeded"):
+    with pytest.raises(CheckFailed, match=r"another limit came first .tokens_limit_exceeded"):
         await check(f"http://127.0.0.1:{running.port}", key.text)
 
 
 async def test_a_server_without_limits_and_one_that_fails_are_said(fake: FakeVllm) -> None:
     """One line each."""
     fake.default = (Send(ANSWER),)
-    with pytest.raises(NotHeldError, match="this key has no limit of requests"):
+    with pytest.raises(CheckFailed, match="this key has no limit of requests"):
         await check(fake.url)
     fake.default = (Send(error_answer(500, "boom")),)
-    with pytest.raises(WorldError, match=r"a request of the check failed .http_500.: boom"):
+    with pytest.raises(EnvironmentFault, match=r"a request of the check failed .http_500.: boom"):
         await check(fake.url)

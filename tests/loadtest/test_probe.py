@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from aiaas.errors import CommandError, NotHeldError, WorldError
+from aiaas.errors import CheckFailed, CommandError, EnvironmentFault
 from aiaas.httpclient.client import Client
 from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.probe import choose_model, models_of
@@ -41,17 +41,19 @@ async def test_a_server_that_lists_no_models_is_no_fault(fake: FakeVllm) -> None
 @pytest.mark.parametrize(
     ("step", "key", "kind", "message"),
     [
-        pytest.param(Send(REFUSED), "sk-1", NotHeldError, "refuses the key: No such key.", id="wrong key"),
-        pytest.param(Send(REFUSED), None, NotHeldError, "wants a key; name it by --api-key-file", id="no key"),
-        pytest.param(Send(HTML), "sk-1", WorldError, "answered with 502: text/html: 502 Bad Gateway", id="HTML error"),
+        pytest.param(Send(REFUSED), "sk-1", CheckFailed, "refuses the key: No such key.", id="wrong key"),
+        pytest.param(Send(REFUSED), None, CheckFailed, "wants a key; name it by --api-key-file", id="no key"),
+        pytest.param(
+            Send(HTML), "sk-1", EnvironmentFault, "answered with 502: text/html: 502 Bad Gateway", id="HTML error"
+        ),
         pytest.param(
             Send(answer(200, b"<html>", content_type="text/html")),
             "sk-1",
-            WorldError,
+            EnvironmentFault,
             "answered with text/html and no list of models; is the URL right?",
             id="a web page",
         ),
-        pytest.param(Close(), "sk-1", WorldError, "does it speak TLS? then write https://", id="closed"),
+        pytest.param(Close(), "sk-1", EnvironmentFault, "does it speak TLS? then write https://", id="closed"),
     ],
 )
 async def test_a_fault_is_one_line(
@@ -68,11 +70,11 @@ async def test_a_fault_is_one_line(
 
 async def test_nobody_there_and_no_trust_are_one_line(secure: Secure) -> None:
     """Each with its hint."""
-    with pytest.raises(WorldError, match=r"--ca FILE trusts"):
+    with pytest.raises(EnvironmentFault, match=r"--ca FILE trusts"):
         await look(secure.url)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        with pytest.raises(WorldError, match="connection refused; is the server running"):
+        with pytest.raises(EnvironmentFault, match="connection refused; is the server running"):
             await look(f"http://127.0.0.1:{bound.getsockname()[1]}")
 
 
@@ -96,5 +98,5 @@ def test_the_model_is_the_one_named_or_the_first(wanted: str | None, listed: tup
 )
 def test_a_model_that_is_not_there_is_said(wanted: str | None, listed: tuple[str, ...], message: str) -> None:
     """Before any load."""
-    with pytest.raises(NotHeldError, match=message):
+    with pytest.raises(CheckFailed, match=message):
         choose_model("u", wanted, listed)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.errors import NotHeldError, UsageError
+from aiaas.errors import CheckFailed, UsageError
 from aiaas.loadtest.prompts import Asking, Prompt, check_asking, next_body, parse_length, parse_prompts
 
 
@@ -104,7 +104,7 @@ def test_a_file_of_text_gives_a_prompt_a_line() -> None:
 )
 def test_a_broken_line_is_named(lines: list[bytes], message: str) -> None:
     """File and line."""
-    with pytest.raises(NotHeldError) as refused:
+    with pytest.raises(CheckFailed) as refused:
         parse_prompts("p", lines)
     assert str(refused.value).startswith(message)
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from aiaas.config.kubernetes import Kubernetes
-from aiaas.errors import NotHeldError
+from aiaas.errors import CheckFailed
 from aiaas.loadtest.recommend import Fleet, Line, Pod, recommend, to_patch, why_no_cpu_target
 from aiaas.loadtest.sample import End, GatewayUse, Window
 from aiaas.loadtest.slo import parse_slo
@@ -63,7 +63,7 @@ def test_no_queue_where_the_slo_leaves_no_time_to_wait() -> None:
 
 def test_nothing_good_enough_recommends_nothing() -> None:
     """With what to do."""
-    with pytest.raises(NotHeldError, match="begin lower"):
+    with pytest.raises(CheckFailed, match="begin lower"):
         recommend([level(8, 10, 0.9)], "users", parse_slo(SLO), Fleet())
 
 

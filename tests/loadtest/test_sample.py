@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.errors import NotHeldError
+from aiaas.errors import CheckFailed
 from aiaas.loadtest.sample import End, Generator, Recorded, Run, Sample, Window, from_lines, to_line
 from tests.loadtest.samples import failed, sample
 
@@ -79,7 +79,7 @@ def test_a_crash_in_the_middle_of_a_line_loses_that_line_only(cut: int) -> None:
 )
 def test_what_is_no_run_is_refused_with_its_line(lines: list[bytes], message: str) -> None:
     """File and line, in one message."""
-    with pytest.raises(NotHeldError) as refused:
+    with pytest.raises(CheckFailed) as refused:
         from_lines("f", lines)
     assert message in str(refused.value)
 

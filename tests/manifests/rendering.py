@@ -7,7 +7,7 @@ from typing import Any
 from aiaas.config.check import check
 from aiaas.config.load import load_text
 from aiaas.config.problem import Problem
-from aiaas.manifests.render import render
+from aiaas.manifests.render import render_manifests
 from aiaas.plan.kubernetes import KubernetesPlan, plan_kubernetes
 
 BACKEND = "backends:\n  vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}\n"
@@ -33,7 +33,7 @@ def plan_of(text: str, env: dict[str, str] | None = None) -> KubernetesPlan:
 
 def objects_of(text: str, env: dict[str, str] | None = None, keys_text: str | None = KEYS) -> dict[str, Any]:
     """`Kind/name` -> object, in the order of application."""
-    made = render(plan_of(text, env), keys_text)
+    made = render_manifests(plan_of(text, env), keys_text)
     return {f"{each['kind']}/{each['metadata']['name']}": each for each in made}
 
 

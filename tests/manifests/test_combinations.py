@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aiaas.config.check import check
 from aiaas.config.load import load_text
 from aiaas.config.problem import has_errors
-from aiaas.manifests.render import render, to_files, to_stream
+from aiaas.manifests.render import render_manifests, to_files, to_stream
 from tests.manifests import checks
 from tests.manifests.rendering import KEYS, TLS, plan_or_problems
 
@@ -115,7 +115,7 @@ def test_whatever_is_chosen_is_sound(backends: list[str], fields: dict[str, str]
         assert problems
         return
     makes_keys = plan.gateway.auth.enabled and plan.settings.keys_secret.create
-    objects = render(plan, KEYS if makes_keys else None)
+    objects = render_manifests(plan, KEYS if makes_keys else None)
     stream = to_stream(plan, objects, "aiaas.yaml")
     assert checks.findings(checks.load_strictly(stream)) == []
     assert checks.load_strictly(stream) == list(objects)

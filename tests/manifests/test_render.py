@@ -5,20 +5,20 @@ from __future__ import annotations
 import yaml
 
 from aiaas import __version__
-from aiaas.manifests.render import KINDS, render, to_files, to_stream
+from aiaas.manifests.render import KINDS, render_manifests, to_files, to_stream
 from tests.manifests.rendering import KEYS, MINIMAL, plan_of, with_kubernetes
 
 
 def stream_of(text: str) -> str:
     """What `aiaas render` prints."""
     plan = plan_of(text)
-    return to_stream(plan, render(plan, KEYS), "aiaas.yaml")
+    return to_stream(plan, render_manifests(plan, KEYS), "aiaas.yaml")
 
 
 def files_of(text: str) -> dict[str, str]:
     """What `aiaas render --output-dir` writes."""
     plan = plan_of(text)
-    return to_files(plan, render(plan, KEYS), "aiaas.yaml")
+    return to_files(plan, render_manifests(plan, KEYS), "aiaas.yaml")
 
 
 def test_rendering_twice_gives_equal_bytes() -> None:
@@ -33,7 +33,7 @@ def test_comments_and_layout_of_the_config_do_not_count() -> None:
 
 def test_what_is_referred_to_comes_first() -> None:
     """Kinds stand in the order in which one `kubectl apply` can take them."""
-    kinds = [each["kind"] for each in render(plan_of(with_kubernetes(create_namespace="true")), KEYS)]
+    kinds = [each["kind"] for each in render_manifests(plan_of(with_kubernetes(create_namespace="true")), KEYS)]
     assert kinds == sorted(kinds, key=KINDS.index)
     assert kinds[:4] == ["Namespace", "ServiceAccount", "ConfigMap", "Secret"]
     assert kinds.index("Deployment") > kinds.index("Service")
@@ -60,4 +60,4 @@ def test_another_config_changes_few_files() -> None:
 
 def test_the_stream_is_one_document_for_each_object() -> None:
     """Every YAML reader gets back exactly what was rendered."""
-    assert list(yaml.safe_load_all(stream_of(MINIMAL))) == list(render(plan_of(MINIMAL), KEYS))
+    assert list(yaml.safe_load_all(stream_of(MINIMAL))) == list(render_manifests(plan_of(MINIMAL), KEYS))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.openai.usage import Usage, fingerprint_of, is_usage_only_event, usage_of, with_fingerprint
+from aiaas.openai.usage import TokenUsage, fingerprint_of, is_usage_only_event, usage_of, with_fingerprint
 
 CHUNK = '{"id":"x","object":"chat.completion.chunk","choices":[%s]%s}'
 TOLD = ',"usage":{"prompt_tokens":18,"total_tokens":23,"completion_tokens":5}'
@@ -21,19 +21,21 @@ def event(data: str, name: str = "") -> bytes:
 @pytest.mark.parametrize(
     ("answer", "usage"),
     [
-        pytest.param(event(CHUNK % ("", TOLD)), Usage(18, 5), id="chat stream (13)"),
-        pytest.param(event(CHUNK % ('{"delta":{"content":"a"}}', TOLD)), Usage(18, 5), id="on every event (14)"),
-        pytest.param(('{"choices":[{"message":{"content":"a"}}]' + TOLD + "}").encode(), Usage(18, 5), id="chat (10)"),
-        pytest.param(b'{"data":[],"usage":{"prompt_tokens":3,"total_tokens":3}}', Usage(3, 0), id="rerank (154)"),
+        pytest.param(event(CHUNK % ("", TOLD)), TokenUsage(18, 5), id="chat stream (13)"),
+        pytest.param(event(CHUNK % ('{"delta":{"content":"a"}}', TOLD)), TokenUsage(18, 5), id="on every event (14)"),
+        pytest.param(
+            ('{"choices":[{"message":{"content":"a"}}]' + TOLD + "}").encode(), TokenUsage(18, 5), id="chat (10)"
+        ),
+        pytest.param(b'{"data":[],"usage":{"prompt_tokens":3,"total_tokens":3}}', TokenUsage(3, 0), id="rerank (154)"),
         pytest.param(
             b'{"usage":{"prompt_tokens":3,"total_tokens":3,"completion_tokens":0,"prompt_tokens_details":null}}',
-            Usage(3, 0),
+            TokenUsage(3, 0),
             id="score (153)",
         ),
-        pytest.param(b'{"usage":{"prompt_tokens":3,"total_tokens":5}}', Usage(3, 2), id="total only"),
+        pytest.param(b'{"usage":{"prompt_tokens":3,"total_tokens":5}}', TokenUsage(3, 2), id="total only"),
         pytest.param(
             b'{"object":"response","usage":{"input_tokens":14,"output_tokens":3,"total_tokens":17}}',
-            Usage(14, 3),
+            TokenUsage(14, 3),
             id="responses (22)",
         ),
         pytest.param(
@@ -42,7 +44,7 @@ def event(data: str, name: str = "") -> bytes:
                 '"type":"response.completed"}',
                 "response.completed",
             ),
-            Usage(14, 3),
+            TokenUsage(14, 3),
             id="responses stream (23)",
         ),
         pytest.param(
@@ -52,12 +54,12 @@ def event(data: str, name: str = "") -> bytes:
             event(
                 '{"type":"message_start","message":{"usage":{"input_tokens":18,"output_tokens":0}}}', "message_start"
             ),
-            Usage(18, 0),
+            TokenUsage(18, 0),
             id="messages start (25)",
         ),
         pytest.param(
             event('{"type":"message_delta","usage":{"input_tokens":18,"output_tokens":3}}', "message_delta"),
-            Usage(18, 3),
+            TokenUsage(18, 3),
             id="messages delta (25)",
         ),
         pytest.param(b'{"usage":null,"choices":[]}', None, id="null"),
@@ -71,10 +73,10 @@ def event(data: str, name: str = "") -> bytes:
         pytest.param(b'<html>"usage"</html>', None, id="not json"),
         pytest.param(b'"usage"' + b"[" * 100_000, None, id="junk"),
         pytest.param(b'{"usage":' + b"[" * 100_000, None, id="deep"),
-        pytest.param(b'{"x":"\xff","usage":{"prompt_tokens":3}}', Usage(3, 0), id="bad utf-8 beside it"),
+        pytest.param(b'{"x":"\xff","usage":{"prompt_tokens":3}}', TokenUsage(3, 0), id="bad utf-8 beside it"),
     ],
 )
-def test_usage_is_read_where_it_stands(answer: bytes, usage: Usage | None) -> None:
+def test_usage_is_read_where_it_stands(answer: bytes, usage: TokenUsage | None) -> None:
     """Every place that vLLM was seen to use; None for anything else, and never an exception."""
     assert usage_of(answer) == usage
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiaas.openai.usage import Usage, usage_of_answer
+from aiaas.openai.usage import TokenUsage, usage_of_answer
 from aiaas.openai.usagescan import UsageScan
 
 USAGE = {"prompt_tokens": 911, "completion_tokens": 200, "total_tokens": 1111}
-FOUND = Usage(911, 200)
+FOUND = TokenUsage(911, 200)
 # As vLLM writes them behind `usage`.
 LOGPROBS = [{str(token): {"logprob": -1.5, "rank": 1, "decoded_token": '"u}{\\'}} for token in range(20)] * 30
 
 
-def scan(body: bytes, size: int) -> Usage | None:
+def scan(body: bytes, size: int) -> TokenUsage | None:
     """The usage of a body that comes in parts of `size` bytes."""
     found = UsageScan()
     for start in range(0, len(body), size):
@@ -32,7 +32,7 @@ def compact(body: Any) -> bytes:
 
 
 TEXT = '"usage": {"prompt_tokens": 1} and \\"usage\\":{} \\\\'
-BODIES: dict[str, tuple[bytes, Usage | None]] = {
+BODIES: dict[str, tuple[bytes, TokenUsage | None]] = {
     "at the end": (compact({"choices": [{"message": {"content": TEXT}}], "usage": USAGE}), FOUND),
     "before something long": (compact({"choices": [], "usage": USAGE, "prompt_logprobs": LOGPROBS}), FOUND),
     "behind something long": (compact({"prompt_logprobs": LOGPROBS, "usage": USAGE}), FOUND),
@@ -63,7 +63,7 @@ BODIES: dict[str, tuple[bytes, Usage | None]] = {
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10**6])
 @pytest.mark.parametrize(("body", "usage"), BODIES.values(), ids=BODIES)
-def test_usage_is_found_wherever_it_stands(body: bytes, usage: Usage | None, size: int) -> None:
+def test_usage_is_found_wherever_it_stands(body: bytes, usage: TokenUsage | None, size: int) -> None:
     """However the body is cut into parts."""
     assert scan(body, size) == usage
 

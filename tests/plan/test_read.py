@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.config.problem import has_errors
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.read import read, read_plan
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -50,5 +50,5 @@ def test_the_overrides_in_force_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_file_raises(tmp_path: Path) -> None:
     """No file, no reading."""
-    with pytest.raises(WorldError):
+    with pytest.raises(EnvironmentFault):
         read_plan(tmp_path / "none.yaml", {})

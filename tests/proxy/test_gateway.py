@@ -12,8 +12,8 @@ import pytest
 
 from aiaas.keys.model import KeyLimits
 from aiaas.limits.memory import MemoryStore
-from aiaas.limits.model import Admission, Lease, Limits
-from aiaas.plan.model import Route, Target
+from aiaas.limits.model import AdmissionResult, Lease, Limits
+from aiaas.plan.model import Route, RouteTarget
 from aiaas.proxy.gateway import targets_of
 from aiaas.proxy.upstream.backends import BackendState
 from tests.fakes.vllm import (
@@ -825,7 +825,7 @@ class FaultyStore(MemoryStore):
         super().__init__()
         self.where = where
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         if self.where == "admit":
             raise ZeroDivisionError("a fault \udcff")
         return await super().admit(key, limits, tokens, now, wall)
@@ -972,7 +972,7 @@ async def test_each_target_comes_with_the_state_of_its_backend() -> None:
     plan = plan_of(config_of(["http://127.0.0.1:1"], {}, {}))
     (backend,) = plan.backends
     state = BackendState(backend, lambda _endpoint, _up, _reason: None)
-    targets = (Target(backend, "m", None), Target(backend, "m", b'"m"'))
+    targets = (RouteTarget(backend, "m", None), RouteTarget(backend, "m", b'"m"'))
     route = Route("/v1/chat/completions", "m", targets, None, None, "reject")
     assert list(targets_of(route, {"vllm": state})) == [(targets[0], state), (targets[1], state)]
     state.close()

@@ -21,12 +21,12 @@ import pytest
 import trustme
 import yaml
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.records import render_records
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read_plan
 from aiaas.proxy.client.ports import bind
-from aiaas.proxy.server import Ready, serve
+from aiaas.proxy.server import Ready, run_server
 from aiaas.proxy.telemetry.log import JsonLog
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, token_event
 from tests.proxy.conftest import Raw, new_key
@@ -150,7 +150,7 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
             return life.engines[-1]
 
         life.task = asyncio.create_task(
-            serve(plan, log, env=env, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
+            run_server(plan, log, env=env, make_engine=make_engine, on_ready=life.ready.append, stop=life.stop)
         )
         async with asyncio.timeout(15):
             while not life.ready and not life.task.done():
@@ -182,7 +182,7 @@ async def test_the_metrics_port_is_asked_for_before_anything_starts(
     monkeypatch.setattr("aiaas.proxy.client.ports.PORT_PATIENCE", 0.0)
     with bind("127.0.0.1", 0, "x") as taken:
         port = free_port()
-        with pytest.raises(WorldError, match=r"monitoring\.metrics_port"):
+        with pytest.raises(EnvironmentFault, match=r"monitoring\.metrics_port"):
             async with living(
                 server={"port": port}, monitoring={"prometheus": True, "metrics_port": taken.getsockname()[1]}
             ):
@@ -295,7 +295,7 @@ async def test_what_libraries_log_becomes_our_lines(living: Any) -> None:
 
 
 async def test_a_missing_key_file_is_a_warning_until_it_appears(living: Any) -> None:
-    """`serve` starts and refuses; soon after its appearance the keys hold."""
+    """`run_server` starts and refuses; soon after its appearance the keys hold."""
     async with living(keys=None) as life:
         assert (await life.event("keys_missing"))["level"] == "warning"
         assert await life.status() == 401
@@ -315,7 +315,7 @@ async def test_a_key_file_that_cannot_be_used_at_the_start_is_refused(living: An
         file.symlink_to("nowhere")
     else:
         file.mkdir()
-    with pytest.raises(WorldError, match=rf"^auth\.keys_file: .*{message[damage]}"):
+    with pytest.raises(EnvironmentFault, match=rf"^auth\.keys_file: .*{message[damage]}"):
         async with living(keys=None):
             pytest.fail("it started")
 
@@ -667,6 +667,6 @@ async def test_tls_is_served_renewed_and_moved_without_a_restart(
 
 async def test_without_a_usable_certificate_nothing_starts(living: Any, tmp_path: Path) -> None:
     """Plain HTTP in its place would be worse."""
-    with pytest.raises(WorldError, match=r"cannot use server\.tls: .*a\.crt does not exist"):
+    with pytest.raises(EnvironmentFault, match=r"cannot use server\.tls: .*a\.crt does not exist"):
         async with living(server={"tls": {"cert_file": "a.crt", "key_file": "a.key"}}):
             pass

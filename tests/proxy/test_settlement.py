@@ -12,7 +12,7 @@ import pytest
 
 from aiaas.keys.model import KeyLimits
 from aiaas.limits.memory import MemoryStore
-from aiaas.limits.model import Admission, Lease, Limits
+from aiaas.limits.model import AdmissionResult, Lease, Limits
 from tests.fakes.vllm import (
     DONE,
     STREAM_HEAD,
@@ -71,7 +71,7 @@ class WatchedStore(MemoryStore):
         self.leases: dict[int, Lease] = {}
         self.settled: Counter[int] = Counter()
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> Admission:
+    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         admission = await super().admit(key, limits, tokens, now, wall)
         if admission.lease is not None:
             self.leases[self.admitted] = admission.lease  # kept alive, so that no two have the same id

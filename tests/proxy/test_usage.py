@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.limits.usage import Usage, UsageKey, UsageStoreError, UsageSums, day_of
+from aiaas.limits.usage import KeptUsage, UsageKey, UsageStoreError, UsageSums, day_of
 from aiaas.limits.usage_sqlite import SqliteUsage
 from aiaas.proxy import usage as module
 from aiaas.proxy.request.price import Charge
@@ -33,14 +33,14 @@ class ListStore:
     """Keeps the batches that it was given; fails as long as `fault` says so."""
 
     def __init__(self) -> None:
-        self.batches: dict[str, Usage] = {}
+        self.batches: dict[str, KeptUsage] = {}
         self.attempts: list[str] = []
         self.fault: str | None = None
         self.closed = False
         self.wait = asyncio.Event()
         self.wait.set()
 
-    async def add(self, batch: str, usage: Usage) -> None:
+    async def add(self, batch: str, usage: KeptUsage) -> None:
         self.attempts.append(batch)
         await self.wait.wait()
         if self.fault is not None:
@@ -48,10 +48,10 @@ class ListStore:
         assert batch not in self.batches
         self.batches[batch] = usage
 
-    async def read(self, first_day: int) -> Usage:
+    async def read(self, first_day: int) -> KeptUsage:
         return self.sums()
 
-    def sums(self) -> Usage:
+    def sums(self) -> KeptUsage:
         """All batches together."""
         whole: dict[UsageKey, UsageSums] = {}
         for batch in self.batches.values():
@@ -209,7 +209,7 @@ async def test_sums_that_no_store_can_take_stop_nobody() -> None:
     failing = bench.store.add
     poison = 2**63
 
-    async def add(batch: str, usage: Usage) -> None:
+    async def add(batch: str, usage: KeptUsage) -> None:
         if any(sums.input_tokens >= poison for sums in usage.values()):
             raise OverflowError("Python int too large to convert to SQLite INTEGER")
         await failing(batch, usage)
@@ -234,7 +234,7 @@ async def test_closing_in_the_pause_after_a_failure_writes_the_rest() -> None:
     bench = Bench()
     good = bench.store.add
 
-    async def add(batch: str, usage: Usage) -> None:
+    async def add(batch: str, usage: KeptUsage) -> None:
         raise ZeroDivisionError
 
     bench.store.add = add  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.simulator.faults import KINDS, Point, parse_fault
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import SimulatorHandle, running_simulator
@@ -301,7 +301,9 @@ async def test_hang_before_connect_neither_accepts_nor_refuses() -> None:
 async def test_a_second_simulator_on_a_port_is_refused() -> None:
     """With one line that says what to do."""
     async with running_simulator(FAST) as simulator:
-        with pytest.raises(WorldError, match=rf"cannot listen on 127\.0\.0\.1:{simulator.port}: .*; choose another"):
+        with pytest.raises(
+            EnvironmentFault, match=rf"cannot listen on 127\.0\.0\.1:{simulator.port}: .*; choose another"
+        ):
             async with running_simulator(FAST, port=simulator.port):
                 pass
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from aiaas.openai.usage import Usage
+from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge import (
     hint_for,
     judge_completion,
@@ -162,7 +162,7 @@ def test_an_answer_is_told_in_a_few_words(seen: Seen, text: str) -> None:
 def test_usage_is_that_of_a_whole_answer() -> None:
     """One that broke or was refused has none."""
     good = ok({"usage": USAGE})
-    assert usage_in(good) == Usage(3, 2)
+    assert usage_in(good) == TokenUsage(3, 2)
     assert usage_in(Seen(200, JSON, good.body, "cut")) is None
     assert usage_in(Seen(500, JSON, good.body)) is None
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiaas.loadtest.limit_check import Check
-from aiaas.openai.usage import Usage
+from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge_metrics import (
     ABORT_TOKENS,
     Counts,
@@ -34,7 +34,7 @@ inference_latency_seconds_count 5.0
 # TYPE tokens_processed counter
 tokens_processed_total{model="m",type="input"} 7.0
 """
-ONE = Usage(3, 2)
+ONE = TokenUsage(3, 2)
 
 
 def whole(**fields: object) -> Seen:
@@ -59,7 +59,7 @@ def test_samples_are_summed_by_name_and_labels() -> None:
     [
         pytest.param(judge_metrics(metrics(TEXT)), id="metrics"),
         pytest.param(judge_usage(ONE, ONE, None, reads_metrics=False), id="usage"),
-        pytest.param(judge_usage(ONE, ONE, Usage(6, 4), reads_metrics=True), id="counted usage"),
+        pytest.param(judge_usage(ONE, ONE, TokenUsage(6, 4), reads_metrics=True), id="counted usage"),
         pytest.param(judge_engine_abort(Counts(0, 100), Counts(0, 104), 0.1), id="engine stops"),
         pytest.param(judge_gateway_abort(1, 2), id="gateway counts"),
         pytest.param(judge_direct(whole(), whole(id="b", created=2, system_fingerprint="z")), id="direct"),
@@ -83,11 +83,17 @@ def test_what_agrees_passes(verdict: Verdict) -> None:
         pytest.param(judge_metrics(metrics("a 1\n")), "without inference_requests", "metrics_port", id="another's"),
         pytest.param(judge_usage(None, ONE, None, False), "no usage in the whole", "`completion`", id="no usage"),
         pytest.param(
-            judge_usage(ONE, Usage(3, 1), None, False), "3+1 tokens streamed", "counts otherwise", id="differs"
+            judge_usage(ONE, TokenUsage(3, 1), None, False), "3+1 tokens streamed", "counts otherwise", id="differs"
         ),
-        pytest.param(judge_usage(ONE, ONE, Usage(3, 2), True), "counted 3+2", "another replica", id="counted once"),
-        pytest.param(judge_usage(ONE, ONE, Usage(9, 3), True), "counted 9+3", "another replica", id="output missing"),
-        pytest.param(judge_usage(ONE, ONE, Usage(12, 8), True), "counted 12+8", "counted twice", id="counted twice"),
+        pytest.param(
+            judge_usage(ONE, ONE, TokenUsage(3, 2), True), "counted 3+2", "another replica", id="counted once"
+        ),
+        pytest.param(
+            judge_usage(ONE, ONE, TokenUsage(9, 3), True), "counted 9+3", "another replica", id="output missing"
+        ),
+        pytest.param(
+            judge_usage(ONE, ONE, TokenUsage(12, 8), True), "counted 12+8", "counted twice", id="counted twice"
+        ),
         pytest.param(
             judge_engine_abort(Counts(0, 0), Counts(1, 300), 5.0), "1 running", "keeps the request open", id="runs on"
         ),

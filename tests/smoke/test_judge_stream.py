@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.openai.usage import Usage
+from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge_stream import judge_pace, judge_stream, read_stream
 from aiaas.smoke.result import Seen, Verdict
 from tests.fakes.vllm import DONE, error_stream_event, token_event, usage_event
@@ -110,7 +110,7 @@ def test_what_came_is_told() -> None:
 def test_usage_is_read_wherever_it_stands() -> None:
     """On every event, as vLLM does when forced."""
     read = read_stream(streamed(usage_event(3, 1), usage_event(3, 2), DONE))
-    assert read.usages == (Usage(3, 1), Usage(3, 2))
+    assert read.usages == (TokenUsage(3, 1), TokenUsage(3, 2))
 
 
 @given(st.binary(max_size=200))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.httpclient.target import parse_target
 from aiaas.limits.model import Rate
 from aiaas.smoke.ask import Settings
@@ -259,7 +259,7 @@ async def test_nobody_there_is_one_line() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         target = parse_target(f"http://127.0.0.1:{bound.getsockname()[1]}")
-        with pytest.raises(WorldError, match="connection refused; is the server running"):
+        with pytest.raises(EnvironmentFault, match="connection refused; is the server running"):
             await run(Settings(target=target, key=KEY))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from aiaas.httpclient.target import Target, parse_target
+from aiaas.httpclient.target import HttpTarget, parse_target
 from aiaas.limits.model import Rate
 from aiaas.smoke.ask import Settings
 from tests.fakes.gateway import KEY, PROMPT_TOKENS, FakeGateway
@@ -31,7 +31,7 @@ class Scraped(FakeVllm):
         text = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
         return (Send(answer(200, text.encode(), content_type="text/plain")),)
 
-    def at(self) -> Target:
+    def at(self) -> HttpTarget:
         """As an option names it."""
         return parse_target(self.url)
 

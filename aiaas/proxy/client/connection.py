@@ -59,7 +59,7 @@ MAX_QUEUED = 1
 TLS_READ = 16 * 1024
 
 
-class Connection(RequestHandler):
+class ClientConnection(RequestHandler):
     """A client's connection.
 
     alarm        of whoever writes to it: silence, heartbeat, deadline
@@ -385,6 +385,6 @@ class OpenSide(Server):
         self._connection_limits = limits
         self._hooks = hooks
 
-    def __call__(self, guest: Guest | None = None) -> Connection:
+    def __call__(self, guest: Guest | None = None) -> ClientConnection:
         """Make the protocol of one new connection, which has the place `guest`."""
-        return Connection(self, self._connection_limits, self._hooks, loop=self._loop, guest=guest)
+        return ClientConnection(self, self._connection_limits, self._hooks, loop=self._loop, guest=guest)

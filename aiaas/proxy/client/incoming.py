@@ -16,7 +16,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.proxy.client.head import Head
 from aiaas.proxy.client.refusal import MAX_HEADERS
 
@@ -25,10 +25,11 @@ _ONE = 1
 
 
 def require_c_parser() -> None:
-    """Raises WorldError where aiohttp parses in Python: that parser takes heads that llhttp refuses, and of 6,359 wire
+    """Raises EnvironmentFault where aiohttp parses in Python: that parser takes heads that llhttp refuses, and of 6,359
+    wire
     cases one became a smuggled request and 34 were answered wrongly."""
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        raise WorldError(
+        raise EnvironmentFault(
             "aiohttp runs without its C parser here, which is not safe: unset AIOHTTP_NO_EXTENSIONS, or install a "
             "wheel of aiohttp for this Python (python -m pip install --force-reinstall --only-binary aiohttp aiohttp)"
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import Plan
 from aiaas.proxy.client.liveness import keep_alive
 from aiaas.proxy.telemetry.log import JsonLog
@@ -28,7 +28,7 @@ PORT_POLL: Final = 0.01
 IN_POD: Final = "KUBERNETES_SERVICE_HOST"
 
 
-class PortTakenError(WorldError):
+class PortTakenError(EnvironmentFault):
     """Another program listens on a port that we need."""
 
 
@@ -39,7 +39,7 @@ _Ports = tuple[list[socket.socket], socket.socket | None]
 async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack) -> _Ports:
     """Open the listening sockets, one for each worker, and that of metrics; `stack` closes all.
 
-    Raises WorldError if that fails, after PORT_PATIENCE seconds if another program has a port.
+    Raises EnvironmentFault if that fails, after PORT_PATIENCE seconds if another program has a port.
     """
     server, monitoring = plan.server, plan.monitoring
 
@@ -52,7 +52,7 @@ async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack) -> _Ports:
             if server.workers == 1:
                 return [bind(server.host, server.port, "server.port")], metrics
             return bind_shared(server.host, server.port, "server.port", server.workers), metrics
-        except WorldError:
+        except EnvironmentFault:
             if metrics is not None:
                 metrics.close()
             raise
@@ -89,7 +89,7 @@ def keeps_metrics_port(env: Mapping[str, str]) -> bool:
 
 
 def bind(host: str, port: int, field: str) -> socket.socket:
-    """A listening socket. Raises WorldError, which names the config's `field`.
+    """A listening socket. Raises EnvironmentFault, which names the config's `field`.
 
     Without SO_REUSEPORT, which would let a second server share the port and half of its requests. It listens at once:
     two sockets that are only bound, with SO_REUSEADDR, may have the same port.
@@ -129,7 +129,7 @@ def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
             errno.EACCES: "ports below 1024 need privileges; choose a higher one",
             errno.EADDRNOTAVAIL: "this machine has no such address",
         }.get(number or 0, getattr(error, "strerror", None) or str(error))
-        kind = PortTakenError if number == errno.EADDRINUSE else WorldError
+        kind = PortTakenError if number == errno.EADDRINUSE else EnvironmentFault
         raise kind(f"cannot listen on {bracketed(host)}:{port} ({field}): {why}") from error
     return sock
 

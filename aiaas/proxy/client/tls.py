@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import TlsPlan
 from aiaas.proxy.client.certificate import Validity, validity
 
@@ -115,10 +115,10 @@ class ServerTls:
 
 
 def open_tls(plan: TlsPlan | None) -> ServerTls | None:
-    """At start, None where the open side is plain HTTP. Raises WorldError where the files cannot be used."""
+    """At start, None where the open side is plain HTTP. Raises EnvironmentFault where the files cannot be used."""
     if plan is None:
         return None
     try:
         return ServerTls(plan, read_pair(plan))
     except TlsError as error:
-        raise WorldError(f"cannot use server.tls: {error}") from error
+        raise EnvironmentFault(f"cannot use server.tls: {error}") from error

@@ -25,8 +25,8 @@ from aiaas.openai import paths
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import ask_for_usage, replace_text
-from aiaas.plan.model import EndpointPlan, Plan, Route, Target
-from aiaas.proxy.client.connection import Connection
+from aiaas.plan.model import EndpointPlan, Plan, Route, RouteTarget
+from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.identity import Unauthorized, presented_key, too_many_wrong_keys, unauthorized
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.request.body import bound_output, output_field, read_body, refuse_harm
@@ -85,7 +85,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     estimated_input: int
     reserved_output: int
 
-    def upstream_request(self, endpoint: EndpointPlan, target: Target, listed: Listed) -> tuple[bytes, bytes]:
+    def upstream_request(self, endpoint: EndpointPlan, target: RouteTarget, listed: Listed) -> tuple[bytes, bytes]:
         """The request for `endpoint`, which lists these models: its prepared head, the few headers that go along, and
         the body.
 
@@ -128,7 +128,7 @@ class Admission:
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
-    async def principal(self, request: BaseRequest, client: Connection, record: Record) -> Principal:
+    async def principal(self, request: BaseRequest, client: ClientConnection, record: Record) -> Principal:
         """Who asks; also noted in `record`. From then on the connection is no stranger's.
 
         Raises Unauthorized 401; ClientError 400 where there are two keys; LimitError 429 where too many wrong keys came
@@ -170,7 +170,7 @@ class Admission:
         return found
 
     async def check(
-        self, request: BaseRequest, client: Connection, path: str, principal: Principal, record: Record
+        self, request: BaseRequest, client: ClientConnection, path: str, principal: Principal, record: Record
     ) -> Checked:
         """Read and check one generate request. Raises ApiError; nothing is charged."""
         began = time.monotonic()

@@ -17,13 +17,13 @@ from aiaas.openai import paths
 from aiaas.openai.peek import Peek
 from aiaas.openai.splice import set_fields
 from aiaas.plan.model import RequestPlan, Route, ServerPlan
-from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.telemetry.record import Record
 
 
 async def read_body(
-    request: BaseRequest, client: Connection, bounds: ServerPlan, budget: BodyBudget, record: Record
+    request: BaseRequest, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
     """The whole body. Nothing is ever inflated.
 

@@ -20,7 +20,7 @@ from typing import Final
 from aiaas.config.chain import body_budget
 from aiaas.keys.throttle import source_of
 from aiaas.limits.headers import refusal
-from aiaas.limits.model import Admission, Decision
+from aiaas.limits.model import AdmissionResult, Decision
 from aiaas.limits.state import SLOT_RETRY
 from aiaas.plan.model import ServerPlan
 from aiaas.proxy.client.places import Places, overloaded
@@ -69,7 +69,7 @@ class BodyBudget:
         """Raises LimitError 429 where it is one too many."""
         if record.beyond:
             decision = Decision(False, record.beyond, 0, SLOT_RETRY, SLOT_RETRY)
-            raise refusal(Admission("concurrency", None, None, decision, None))
+            raise refusal(AdmissionResult("concurrency", None, None, decision, None))
 
     def start_reading(self, record: Record, announced: int) -> None:
         """Its body is not there yet. Raises LimitError 429, or UpstreamError 503 where there is no room for it now."""

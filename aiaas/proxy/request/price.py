@@ -44,7 +44,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     ran: bool
 
 
-def charge_of(record: Record, estimated_input: int, reserved_output: int, streamed: int) -> Charge:
+def price_of(record: Record, estimated_input: int, reserved_output: int, streamed: int) -> Charge:
     """The charge for an admitted request that has ended as `record` says. `streamed` are the tokens that its stream
     had, as far as they are known."""
     if record.input_tokens is not None:

@@ -55,7 +55,7 @@ class FailureKind(Enum):
     MALFORMED = "malformed"  # not HTTP
     TRUNCATED = "truncated"  # a stream with a clean end that lacks its last event
     ENGINE = "engine"  # the engine said in a 200 stream, or by a 500 of its own, that it is dying
-    OURS = "ours"  # this process has no descriptors, ports or buffers left; the backend is not to blame
+    NO_RESOURCES = "no resources"  # this process has no descriptors, ports or buffers left; the backend is not to blame
     TIMEOUT = "timeout"  # silent for longer than allowed
 
 
@@ -355,7 +355,7 @@ class Pool:
         except ConnectionRefusedError:
             return Failure(FailureKind.CONNECT, "connection refused", refused=True)
         except OSError as error:
-            kind = FailureKind.OURS if error.errno in _OUR_OWN_LACK else FailureKind.CONNECT
+            kind = FailureKind.NO_RESOURCES if error.errno in _OUR_OWN_LACK else FailureKind.CONNECT
             return Failure(kind, error.strerror or str(error))
         except UnicodeError as error:  # UnicodeError: a name that no DNS could hold
             return Failure(FailureKind.CONNECT, str(error))

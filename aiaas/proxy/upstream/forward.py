@@ -35,9 +35,9 @@ from collections.abc import Sequence
 import msgspec
 
 from aiaas.errors import ApiError, UpstreamError
-from aiaas.plan.model import Target
+from aiaas.plan.model import RouteTarget
 from aiaas.proxy.client.answers import Answered, relayed_head
-from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.attempt import Again, End, Outcome, Shape, is_from_between, may_try_again, retry_after
@@ -56,13 +56,13 @@ NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
 # Seconds after which a client that met a full queue, or waited in vain, may come back.
 OVERLOADED_RETRY_AFTER = 5
 
-Choice = tuple[Target, BackendState, EndpointState]
+Choice = tuple[RouteTarget, BackendState, EndpointState]
 
 
 async def forward(
     ticket: Ticket,
-    backends: Sequence[tuple[Target, BackendState]],
-    client: Connection,
+    backends: Sequence[tuple[RouteTarget, BackendState]],
+    client: ClientConnection,
     shape: Shape,
     metrics: Metrics,
     relays: set[Relay],
@@ -112,7 +112,7 @@ async def forward(
 
 
 def _pick(
-    backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState], body: bytes
+    backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState], body: bytes
 ) -> Choice | None:
     """Where the next attempt goes: an endpoint that has a slot, or None."""
     fallback: Choice | None = None
@@ -127,7 +127,7 @@ def _pick(
 
 
 async def _wait_for_slot(
-    backends: Sequence[tuple[Target, BackendState]],
+    backends: Sequence[tuple[RouteTarget, BackendState]],
     tried: Sequence[EndpointState],
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
@@ -200,7 +200,7 @@ def draining() -> UpstreamError:
     )
 
 
-def no_healthy_backend(backends: Sequence[tuple[Target, BackendState]]) -> UpstreamError:
+def no_healthy_backend(backends: Sequence[tuple[RouteTarget, BackendState]]) -> UpstreamError:
     """503, to be tried again after the next round of probes."""
     seconds = max(1, round(max(backend.plan.health.interval for _, backend in backends)))
     return UpstreamError(
@@ -211,11 +211,11 @@ def no_healthy_backend(backends: Sequence[tuple[Target, BackendState]]) -> Upstr
     )
 
 
-def _somewhere_up(backends: Sequence[tuple[Target, BackendState]]) -> bool:
+def _somewhere_up(backends: Sequence[tuple[RouteTarget, BackendState]]) -> bool:
     return any(endpoint.up for _, backend in backends for endpoint in backend.endpoints)
 
 
-def _untried(backends: Sequence[tuple[Target, BackendState]], tried: Sequence[EndpointState]) -> bool:
+def _untried(backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState]) -> bool:
     return any(e.up and e not in tried for _, backend in backends for e in backend.endpoints)
 
 
@@ -234,10 +234,10 @@ def pause_before(retry: int, outcome: Outcome) -> float:
 
 async def _attempt(
     ticket: Ticket,
-    target: Target,
+    target: RouteTarget,
     backend: BackendState,
     endpoint: EndpointState,
-    client: Connection,
+    client: ClientConnection,
     shape: Shape,
     metrics: Metrics,
     relays: set[Relay],
@@ -297,7 +297,9 @@ def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> N
         endpoint.report_timeout()
 
 
-def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
+def _conclude(
+    outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket
+) -> Answered:
     """Make the last attempt's end the client's answer, or raise it."""
     record = ticket.record
     if outcome.end is End.SENT:
@@ -320,7 +322,9 @@ def _conclude(outcome: Outcome, again: Again | None, client: Connection, shape: 
     raise failure_error(outcome.failure)
 
 
-def _pass_refusal(outcome: Outcome, again: Again | None, client: Connection, shape: Shape, ticket: Ticket) -> Answered:
+def _pass_refusal(
+    outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket
+) -> Answered:
     """What the backend said goes through, unless it speaks of us (401) or of its own death."""
     if outcome.status == 401:
         raise UpstreamError(
@@ -369,7 +373,7 @@ def failure_error(failure: Failure) -> ApiError:
             "The model server cannot be reached right now; try again shortly.",
             headers=(("retry-after", "5"),),
         )
-    if failure.kind is FailureKind.OURS:
+    if failure.kind is FailureKind.NO_RESOURCES:
         return overloaded("The gateway has no room for another connection right now; try again shortly.")
     headers = (NO_SDK_RETRY_HEADER,)
     if failure.kind is FailureKind.TIMEOUT:
@@ -383,7 +387,7 @@ def failure_error(failure: Failure) -> ApiError:
     return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)
 
 
-def write(client: Connection, data: bytes) -> None:
+def write(client: ClientConnection, data: bytes) -> None:
     """Put an answer on the wire; a client that has left is not an error."""
     if client.transport is not None:
         client.transport.write(data)

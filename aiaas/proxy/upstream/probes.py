@@ -64,7 +64,7 @@ async def probe_forever(backend: BackendState) -> None:
         health = backend.plan.health
         result = await fetch(endpoint, health.path, health.timeout)
         if isinstance(result, Failure):
-            if result.kind is not FailureKind.OURS:
+            if result.kind is not FailureKind.NO_RESOURCES:
                 endpoint.report_failure(f"health check: {result.detail}")
             if result.refused:
                 endpoint.report_refused_probe(asyncio.get_running_loop())

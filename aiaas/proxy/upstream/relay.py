@@ -28,7 +28,7 @@ from aiaas.openai.errors import error_event
 from aiaas.openai.sse import MAX_EVENT, after_last_event
 from aiaas.openai.streams import next_number
 from aiaas.proxy.client.answers import HeaderList, header_of, relayed_head
-from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.telemetry.histogram import Tally
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.upstream.attempt import EVENTS, End, Outcome, Shape, not_an_answer
@@ -48,7 +48,7 @@ class Relay:
 
     def __init__(
         self,
-        client: Connection,
+        client: ClientConnection,
         upstream: UpstreamConnection,
         record: Record,
         shape: Shape,

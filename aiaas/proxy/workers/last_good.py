@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.file import KeyFileError, read_at_start, read_key_file
 from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import render_records
@@ -54,12 +54,13 @@ class Baseline:
     async def begin(self) -> None:
         """Read both for the first time. A missing key file is no error.
 
-        Raises WorldError where the config is no longer in order, though it was a moment ago, and where the key file
+        Raises EnvironmentFault where the config is no longer in order, though it was a moment ago, and where the key
+        file
         cannot be used: said once, and not by each worker.
         """
         await self._read_config()
         if not self.before:  # broken, or with other ports and engines than those that are being started
-            raise WorldError(f"{self.source} was changed while it was read; start again")
+            raise EnvironmentFault(f"{self.source} was changed while it was read; start again")
         if self.plan.auth.enabled:
             records = await asyncio.to_thread(read_at_start, self.plan.auth.keys_file)
             if records is not None:

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from prometheus_client.process_collector import ProcessCollector
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.client.metrics_port import serve_metrics
 from aiaas.proxy.client.ports import keeps_metrics_port, take_ports
@@ -103,7 +103,7 @@ async def supervise(
 
     command  the command line of a worker
     log_to   descriptors of the log and of its lock, for the workers
-    Raises WorldError where a port or an engine cannot be had, or no worker comes to serve.
+    Raises EnvironmentFault where a port or an engine cannot be had, or no worker comes to serve.
     """
     async with AsyncExitStack() as stack:
         keeper = begin_logging(log, stack)
@@ -140,7 +140,7 @@ class _Supervisor:
         self._workers: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._all_serve = asyncio.Event()
         self._engines: dict[str, EngineHealth] = {}
-        self._failure: WorldError | None = None
+        self._failure: EnvironmentFault | None = None
         self._retired = Sums()
         self._process = ProcessCollector(registry=None)
         self._ends = 0
@@ -207,7 +207,7 @@ class _Supervisor:
             row = row.after(served)
             in_order = self._all_serve.is_set() and bool(self._serving())
             if row.is_hopeless(in_order) and not self._stopping.asked.is_set():
-                self._failure = WorldError(
+                self._failure = EnvironmentFault(
                     f"worker {number} ended {row.failed_starts} times before it could serve; "
                     "what it said stands above, or in the log"
                 )

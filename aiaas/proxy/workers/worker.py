@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read
 from aiaas.proxy.server import Server, Stopping, begin_logging, take_signals
@@ -50,7 +50,7 @@ COUNT_SHARE: Final = 50
 async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: Mapping[str, str]) -> None:
     """Serve on `listener` until told to stop by the channel over `sock`, by its end, or by a signal.
 
-    Raises WorldError where the config that it was given cannot be used.
+    Raises EnvironmentFault where the config that it was given cannot be used.
     """
     async with AsyncExitStack() as stack:
         channel = await Channel.open(sock)
@@ -63,7 +63,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         whole = read(Path(begin.source), env, begin.before).plan
         plan = None if whole is None else read(Path(begin.source), env, begin.config, before=whole.config).plan
         if plan is None:
-            raise WorldError(f"{begin.source} is no longer valid in this process")
+            raise EnvironmentFault(f"{begin.source} is no longer valid in this process")
         log.threshold = LEVELS[plan.monitoring.log_level]
         stopping = Stopping(asyncio.Event(), asyncio.Event())
         server = Server(plan, log, env, stopping, keeper, stack)

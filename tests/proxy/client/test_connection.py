@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 import uvloop
 
-from aiaas.proxy.client.connection import Connection, OpenSide
+from aiaas.proxy.client.connection import ClientConnection, OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from tests.fakes.vllm import (
     DONE,
@@ -653,7 +653,7 @@ async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
         await asyncio.sleep(0.005)
     (connection,) = open_side.connections
     transport = connection.transport
-    assert isinstance(connection, Connection)
+    assert isinstance(connection, ClientConnection)
     assert transport is not None
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
     client.send(client.request(BODY, headers={"Connection": "close"} if how == "close" else {}))

@@ -17,7 +17,7 @@ import uvloop
 from aiohttp.streams import StreamReader
 
 from aiaas.proxy.client.client_hello import MOST
-from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.door import Door
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.proxy.client.test_client_hello import header, hello
@@ -331,7 +331,7 @@ def no_collector() -> Iterator[None]:
 
 def connections_in_memory() -> int:
     """The gateway's connections that exist, open or not."""
-    return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+    return sum(isinstance(thing, ClientConnection) for thing in gc.get_objects())
 
 
 @pytest.mark.usefixtures("no_collector")

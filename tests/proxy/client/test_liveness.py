@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 import trustme
 
-from aiaas.proxy.client.connection import Connection
+from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.liveness import drop_vanished, has_vanished
 from aiaas.proxy.upstream.connection import UpstreamConnection
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, Wait, chunk, json_answer, token_event
@@ -66,7 +66,7 @@ async def test_a_client_that_vanished_mid_stream(fake_vllm: FakeVllm, gateway: A
     )  # fmt: skip
     running = await gateway(fake_vllm)
     client = await streaming(running)
-    clients = lambda: cast(list[Connection], running.open_side.connections)  # noqa: E731
+    clients = lambda: cast(list[ClientConnection], running.open_side.connections)  # noqa: E731
     sweeping = asyncio.create_task(drop_vanished(clients, after=0.3, interval=0.02))
     await asyncio.sleep(0.4)  # idle for longer than that, and there
     assert running.gateway.in_flight == 1
@@ -84,7 +84,7 @@ async def test_a_client_that_only_reads_nothing(fake_vllm: FakeVllm, gateway: An
     fake_vllm.default = (Send(STREAM_HEAD), Flood(chunk(token_event("x" * 10_000)), 2_000), Hang())
     running = await gateway(fake_vllm)
     await streaming(running, receive_buffer=4096)
-    (connection,) = cast(list[Connection], running.open_side.connections)
+    (connection,) = cast(list[ClientConnection], running.open_side.connections)
     await until(lambda: connection.writing_paused)
     sweeping = asyncio.create_task(drop_vanished(lambda: [connection], after=0.3, interval=0.02))
     await asyncio.sleep(1)
@@ -136,7 +136,7 @@ async def test_a_client_under_tls_that_takes_nothing_of_an_ended_answer(
     running = await gateway(fake_vllm, server={"tls": files})
     fake_vllm.play(Send(json_answer({"id": "x" * 40_000})))
     client = await asyncio.to_thread(stubborn, running.port, authority)
-    clients = lambda: cast(list[Connection], running.open_side.connections)  # noqa: E731
+    clients = lambda: cast(list[ClientConnection], running.open_side.connections)  # noqa: E731
     await until(lambda: len(clients()) == 1)
     clients()[0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     body = b'{"model":"m","messages":[]}'

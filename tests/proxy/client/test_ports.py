@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import Plan
 from aiaas.plan.read import read
 from aiaas.proxy.client.ports import PORT_PATIENCE, bind, bind_shared, keeps_metrics_port, take_ports
@@ -25,7 +25,7 @@ async def test_a_port_that_is_taken_is_one_clear_message() -> None:
     """It names the field; neither a second server nor one that only binds gets the same port."""
     with bind("127.0.0.1", 0, "server.port") as first:
         port = first.getsockname()[1]
-        with pytest.raises(WorldError) as caught:
+        with pytest.raises(EnvironmentFault) as caught:
             bind("127.0.0.1", port, "server.port")
     assert caught.value.message == (
         f"cannot listen on 127.0.0.1:{port} (server.port): "
@@ -38,7 +38,7 @@ async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
     listeners = bind_shared("127.0.0.1", 0, "server.port", 2)
     port = listeners[0].getsockname()[1]
     try:
-        with pytest.raises(WorldError, match="another program listens there"):
+        with pytest.raises(EnvironmentFault, match="another program listens there"):
             bind_shared("127.0.0.1", port, "server.port", 2)
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
         accepted = [0, 0]
@@ -62,7 +62,7 @@ async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
 )
 def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: str) -> None:
     """No error numbers."""
-    with pytest.raises(WorldError, match=words) as caught:
+    with pytest.raises(EnvironmentFault, match=words) as caught:
         bind(host, 8080, "server.port")
     assert "Errno" not in caught.value.message
 
@@ -147,7 +147,7 @@ async def test_a_port_that_stays_taken_is_an_error(plan: Plan, monkeypatch: pyte
     monkeypatch.setattr("aiaas.proxy.client.ports.PORT_PATIENCE", 0.05)
     with bind("127.0.0.1", plan.server.port, "x"):
         async with AsyncExitStack() as stack:
-            with pytest.raises(WorldError, match=r"server\.port"):
+            with pytest.raises(EnvironmentFault, match=r"server\.port"):
                 await take_ports(plan, Lines().log, stack)
     bind("127.0.0.1", plan.monitoring.metrics_port, "x").close()
 
@@ -155,7 +155,7 @@ async def test_a_port_that_stays_taken_is_an_error(plan: Plan, monkeypatch: pyte
 async def test_an_address_that_is_not_ours_is_not_waited_for(plan: Plan) -> None:
     """It does not become ours."""
     began = time.monotonic()
-    with pytest.raises(WorldError, match="no such address"):
+    with pytest.raises(EnvironmentFault, match="no such address"):
         async with AsyncExitStack() as stack:
             await take_ports(replace(plan, server=replace(plan.server, host="192.0.2.1")), Lines().log, stack)
     assert time.monotonic() - began < PORT_PATIENCE / 2

@@ -16,7 +16,7 @@ import pytest
 import trustme
 import uvloop
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import TlsPlan
 from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, open_tls, read_pair
@@ -301,7 +301,7 @@ def test_a_pair_that_cannot_be_used_is_one_line_that_says_why(how: str, pair: Tl
         read_pair(pair)
     assert FAULTS[how] in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(WorldError, match=r"cannot use server\.tls: "):
+    with pytest.raises(EnvironmentFault, match=r"cannot use server\.tls: "):
         open_tls(pair)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.request.price import NEVER_RAN, Charge, charge_of
+from aiaas.proxy.request.price import NEVER_RAN, Charge, price_of
 from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
 
 UP = "http://vllm:8000"
@@ -69,7 +69,7 @@ def record_of(facts: dict[str, Any]) -> Record:
 @pytest.mark.parametrize(("facts", "charge"), CHARGES.values(), ids=CHARGES)
 def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
     """By how it ended."""
-    assert charge_of(record_of(facts), 10, 20, 7) == charge
+    assert price_of(record_of(facts), 10, 20, 7) == charge
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
 )
 def test_unseen_output_is_never_nothing(sent: int, reserved: int, output: int) -> None:
     """Of an answer without usage: the reservation where that can be true, else by its size."""
-    assert charge_of(record_of({**ANSWER, "sent": sent}), 10, reserved, 0).output_tokens == output
+    assert price_of(record_of({**ANSWER, "sent": sent}), 10, reserved, 0).output_tokens == output
 
 
 def test_only_what_no_backend_saw_is_free() -> None:

@@ -51,7 +51,7 @@ AGAIN: dict[str, tuple[Outcome, Again | None]] = {
     "reset": (failed(FailureKind.RESET), None),
     "not HTTP": (failed(FailureKind.MALFORMED), None),
     "silent": (failed(FailureKind.TIMEOUT), None),
-    "no descriptors left": (failed(FailureKind.OURS), None),
+    "no descriptors left": (failed(FailureKind.NO_RESOURCES), None),
     "dead in the middle of a stream": (failed(FailureKind.ENGINE, End.SENT), None),
     "closed in the middle of an answer": (failed(FailureKind.STALE, End.BROKEN), None),
     "a whole answer": (Outcome(End.SENT), None),

@@ -409,7 +409,7 @@ async def test_our_own_lack_of_descriptors_is_not_the_backends_fault(fake_vllm: 
         for descriptor in taken_up:
             os.close(descriptor)
     assert isinstance(failure, Failure)
-    assert failure.kind is FailureKind.OURS
+    assert failure.kind is FailureKind.NO_RESOURCES
 
 
 @pytest.mark.parametrize("byte", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["a byte", "a 1xx"])

@@ -464,7 +464,7 @@ def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
 # How an exchange broke; status, code, Retry-After, whether the SDK may retry, words of the message.
 ERRORS: dict[FailureKind, tuple[int, str, str | None, bool, str]] = {
     FailureKind.CONNECT: (503, "no_healthy_backend", "5", True, "cannot be reached"),
-    FailureKind.OURS: (503, "overloaded", "5", True, "no room for another connection"),
+    FailureKind.NO_RESOURCES: (503, "overloaded", "5", True, "no room for another connection"),
     FailureKind.TIMEOUT: (504, "upstream_timeout", None, False, "in time: x."),
     FailureKind.MALFORMED: (502, "upstream_error", None, False, "not understood"),
     FailureKind.ENGINE: (502, "upstream_error", None, False, "going down"),

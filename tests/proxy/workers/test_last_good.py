@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.records import parse_records, render_records
 from aiaas.plan.model import Plan
 from aiaas.plan.read import read
@@ -135,7 +135,7 @@ async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) ->
     assert plan is not None
     for text in ("", CONFIG + "server: {port: 99}\n"):  # the second has other ports than those that were opened
         (tmp_path / "aiaas.yaml").write_text(text)
-        with pytest.raises(WorldError, match="was changed while it was read"):
+        with pytest.raises(EnvironmentFault, match="was changed while it was read"):
             await Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: None).begin()
 
 
@@ -153,7 +153,7 @@ async def test_a_broken_key_file_at_the_start_is_refused(tmp_path: Path) -> None
     """Once, with its place, and not by each worker; a missing one is no fault."""
     assert (await begun(tmp_path)).keys is None
     (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
-    with pytest.raises(WorldError, match=r"keys\.yaml:3:1: not YAML"):
+    with pytest.raises(EnvironmentFault, match=r"keys\.yaml:3:1: not YAML"):
         await begun(tmp_path)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.plan.read import read
 from aiaas.proxy.server import Ready
 from aiaas.proxy.telemetry.log import JsonLog
@@ -75,7 +75,7 @@ async def test_workers_that_cannot_start_end_the_whole(
     ready: list[Ready] = []
     lines: list[bytes] = []
     log = JsonLog(lines.append, time.time, "info")
-    with pytest.raises(WorldError, match=f"ended {START_TRIES} times before it could serve"):
+    with pytest.raises(EnvironmentFault, match=f"ended {START_TRIES} times before it could serve"):
         await supervise(
             plan,
             log,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aiaas.errors import WorldError
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.records import render_records
 from aiaas.proxy.client.ports import bind
 from aiaas.proxy.telemetry.log import JsonLog
@@ -298,5 +298,5 @@ async def test_without_good_keys_a_worker_begins_all_the_same(worker: Worker) ->
 async def test_a_config_that_cannot_be_used_is_an_error(worker: Worker) -> None:
     """It was valid where it came from."""
     worker.channel.send(Begin(worker.source, "backends: [", "backends: [", None))
-    with pytest.raises(WorldError, match="no longer valid"):
+    with pytest.raises(EnvironmentFault, match="no longer valid"):
         await worker.task
