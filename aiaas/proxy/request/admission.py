@@ -65,25 +65,14 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     reserved_output: int
 
 
-class Ticket(msgspec.Struct, frozen=True, gc=False):
-    """An admitted request: what to send, and what has to be settled when it ends. Fields as in Checked.
+class Ticket(Checked, frozen=True, gc=False):
+    """An admitted request: what to send, and what has to be settled when it ends.
 
     extra  complete header lines for the answer: request id, limits
     """
 
-    principal: Principal
-    route: Route
-    record: Record
-    peek: Peek
-    headers: Mapping[str, str]
-    body: bytes
-    asking: bytes
-    passed: bytes
     lease: Lease
     extra: bytes
-    strip_usage: bool
-    estimated_input: int
-    reserved_output: int
 
     def upstream_request(self, endpoint: EndpointPlan, target: RouteTarget, listed: Listed) -> tuple[bytes, bytes]:
         """The request for `endpoint`, which lists these models: its prepared head, the few headers that go along, and
@@ -220,21 +209,8 @@ class Admission:
             path = checked.route.path
             raise refusal(admission, output_field(checked.peek, path) if path in paths.OUTPUT else None)
         record.limit_lines = limit_lines(admission)
-        return Ticket(
-            principal=principal,
-            route=checked.route,
-            record=record,
-            peek=checked.peek,
-            headers=checked.headers,
-            body=checked.body,
-            asking=checked.asking,
-            passed=checked.passed,
-            lease=admission.lease,
-            extra=record.own_lines + record.limit_lines,
-            strip_usage=checked.strip_usage,
-            estimated_input=checked.estimated_input,
-            reserved_output=checked.reserved_output,
-        )
+        extra = record.own_lines + record.limit_lines
+        return Ticket(*(*msgspec.structs.astuple(checked), admission.lease, extra))
 
     async def look(self, principal: Principal) -> bytes:
         """Header lines that say how the limits stand, for an answer to a request that was not charged."""

@@ -106,6 +106,10 @@ class EndpointState:
     def __repr__(self) -> str:
         return f"<EndpointState {self.backend_name} {self.plan.url} {'up' if self.up else 'down'} {self.pool!r}>"
 
+    def take(self) -> None:
+        """A slot, for an exchange, or for a request whose turn it is."""
+        self.pool.inflight += 1
+
     def give_back(self) -> None:
         """An exchange has ended, in whichever way: its slot goes to the next in turn."""
         self.pool.inflight -= 1
@@ -336,7 +340,7 @@ class BackendState:
     def pick(self, tried: Sequence[EndpointState], body: bytes = b"") -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one; None: none has a slot.
 
-        Who goes there takes the slot (`pool.inflight`), and afterwards gives it back (`EndpointState.give_back`).
+        Who goes there takes the slot, and gives it back afterwards.
         """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
@@ -381,7 +385,7 @@ class BackendState:
                 continue  # it has its answer, or was cancelled, and is about to leave
             chosen = self.pick(waiter.tried, waiter.body)
             if chosen is not None:
-                chosen.pool.inflight += 1
+                chosen.take()
                 waiter.by = self
             else:
                 waiter.places -= 1
@@ -392,8 +396,3 @@ class BackendState:
         """Drop idle connections; requests in flight go on."""
         for endpoint in self.endpoints:
             endpoint.pool.close()
-
-
-def all_endpoints(backends: Iterable[BackendState]) -> list[EndpointState]:
-    """Every endpoint of every backend."""
-    return [endpoint for backend in backends for endpoint in backend.endpoints]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aiaas.plan.model import BackendPlan
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
-from aiaas.proxy.upstream.backends import BackendState, EndpointState, all_endpoints
+from aiaas.proxy.upstream.backends import BackendState, EndpointState
 from aiaas.proxy.upstream.dial import ClientTls
 
 
@@ -86,14 +86,18 @@ class Fleet:
 
     def _show(self, before: set[tuple[str, str]]) -> None:
         """Have a series in the metrics for each endpoint, and none for those of `before` that are gone."""
-        for endpoint in all_endpoints(self.backends.values()):
+        for endpoint in _endpoints(self.backends.values()):
             self._metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
         for backend, url in before - _series(self.backends.values()):
             self._metrics.endpoint_gone(backend, url)
 
 
 def _series(backends: Iterable[BackendState]) -> set[tuple[str, str]]:
-    return {(endpoint.backend_name, endpoint.plan.url) for endpoint in all_endpoints(backends)}
+    return {(endpoint.backend_name, endpoint.plan.url) for endpoint in _endpoints(backends)}
+
+
+def _endpoints(backends: Iterable[BackendState]) -> list[EndpointState]:
+    return [endpoint for backend in backends for endpoint in backend.endpoints]
 
 
 def _dissolved(backend: BackendState) -> bool:

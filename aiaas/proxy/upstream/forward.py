@@ -77,10 +77,8 @@ async def forward(
     once_spent = False
     reached: tuple[Outcome, Again] | None = None
     while True:
-        choice = _pick(backends, tried, ticket.body)
-        if choice is not None:
-            choice[2].pool.inflight += 1
-        else:
+        choice = _take(backends, tried, ticket.body)
+        if choice is None:
             try:
                 choice = await _wait_for_slot(backends, tried, ticket, client.loop, shape.deadline)
             except UpstreamError as error:
@@ -111,19 +109,20 @@ async def forward(
         return _conclude(outcome, again, client, shape, ticket)
 
 
-def _pick(
+def _take(
     backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState], body: bytes
 ) -> Choice | None:
-    """Where the next attempt goes: an endpoint that has a slot, or None."""
-    fallback: Choice | None = None
+    """A slot for the next attempt, or None: at an endpoint that was not tried yet, where there is one."""
+    choice: Choice | None = None
     for target, backend in backends:
         endpoint = backend.pick(tried, body)
-        if endpoint is None:
-            continue
-        if endpoint not in tried:
-            return target, backend, endpoint
-        fallback = fallback or (target, backend, endpoint)
-    return fallback
+        if endpoint is not None and (choice is None or endpoint not in tried):
+            choice = target, backend, endpoint
+            if endpoint not in tried:
+                break
+    if choice is not None:
+        choice[2].take()
+    return choice
 
 
 async def _wait_for_slot(
@@ -139,9 +138,8 @@ async def _wait_for_slot(
     or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
     """
     while True:
-        choice = _pick(backends, tried, ticket.body)
+        choice = _take(backends, tried, ticket.body)
         if choice is not None:
-            choice[2].pool.inflight += 1
             return choice
         up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
         if not up:
