@@ -269,6 +269,13 @@ async def test_a_hash_that_fails_is_an_error_of_its_own_key(hasher: Hasher, monk
     assert is_known(await verifier.verify(good.text, NOW, HOME))
 
 
+def test_a_new_verifier_holds_its_ring_and_nothing_else() -> None:
+    """All places of the queue are free."""
+    ring = KeyRing.from_records([make()[1]])
+    assert Verifier(ring).ring is ring
+    assert repr(Verifier(ring)) == "Verifier(KeyRing(1 keys), 0 verified, 0 waiting)"
+
+
 def test_digests_are_this_process_own() -> None:
     """Nobody who sees one can tell which key it is of."""
     assert Verifier()._digest(b"key") != Verifier()._digest(b"key")
@@ -308,6 +315,7 @@ async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
     hasher.gate.clear()
     answers = await asyncio.gather(*(verifier.verify(key.text, NOW, HOME) for key, _ in made), return_exceptions=True)
     assert [type(answer) for answer in answers] == [VerifierBusy] * len(made)
+    assert VerifierBusy.retry_after == 1
     hasher.gate.set()
     while verifier._jobs:
         await asyncio.sleep(0.001)
