@@ -142,7 +142,7 @@ def test_a_terminal_sees_it_move(simulator: str, key: str) -> None:
         pytest.param(("--users", "1", "--rate", "2"), 2, "--users is a closed loop and --rate an open one", id="loops"),
         pytest.param(("--duration", "1s", "--requests", "2"), 2, "either --duration or --requests", id="lengths"),
         pytest.param(("--duration", "0"), 2, "--duration must be longer than 0", id="no time"),
-        pytest.param(("--warmup", "5"), 2, "--warmup: 5 has no unit", id="unit"),
+        pytest.param(("--warmup", "5"), 2, "--warmup '5': 5 has no unit", id="unit"),
         pytest.param(("--abort-share", "200%"), 2, "--abort-share: 200% is not between", id="share"),
         pytest.param(("--abort-share", "x"), 2, "--abort-share: 'x' is no share", id="no share"),
         pytest.param(("--slo", "fast"), 2, "--slo: 'fast' is no bound", id="slo"),

@@ -89,7 +89,7 @@ def test_nobody_there_is_exit_3_and_one_line() -> None:
         pytest.param(("--skip", "nonsense"), 2, "--skip: there is no check 'nonsense'; --list", id="skip"),
         pytest.param(("--only", "health", "--skip", "health"), 2, "--only and --skip leave no check", id="none"),
         pytest.param(("--body-size", "big"), 2, "--body-size: ", id="size"),
-        pytest.param(("--timeout", "5"), 2, "--timeout: 5 has no unit", id="timeout"),
+        pytest.param(("--timeout", "5"), 2, "--timeout '5': 5 has no unit", id="timeout"),
         pytest.param(("--timeout", "0"), 2, "--timeout must be longer than 0", id="no time"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
         pytest.param(("-c", "/no/such.yaml"), 3, "/no/such.yaml", id="config"),

@@ -78,4 +78,4 @@ def test_a_file_without_certificates_is_said(tmp_path: Path) -> None:
 
 def test_a_target_does_not_show_its_context() -> None:
     """A repr that an operator understands."""
-    assert repr(parse_target("https://h")) == "Target(url='https://h:443', host='h', port=443, base='')"
+    assert repr(parse_target("https://h")) == "HttpTarget(url='https://h:443', host='h', port=443, base='')"
