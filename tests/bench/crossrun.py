@@ -22,6 +22,7 @@ from typing import Final
 from tests.bench import process, wire
 from tests.bench.script import Figures, Script
 from tests.bench.tools import OUT, Load, NotAnsweredError, Report, Tool
+from tests.ports import free_port
 
 MODEL: Final = "m"
 LIMIT: Final = 240.0  # seconds for one run of a tool; the longest takes 40 on a quiet machine
@@ -150,7 +151,7 @@ def _run(tool: Tool, load: Load, folder: Path) -> None:
 @contextlib.contextmanager
 def simulator(script: Script, folder: Path) -> Iterator[str]:
     """`aiaas simulate` with the script, on the other core."""
-    port = process.free_port()
+    port = free_port()
     times = ["--ttft", f"{script.ttft * 1e3:g}ms", "--itl", f"{script.itl * 1e3:g}ms", "--jitter", f"{script.jitter}"]
     command = [sys.executable, "-m", "aiaas", "simulate", "--port", str(port), "--served-model-name", MODEL, *times]
     with _serving(command, port, folder) as url:
@@ -160,7 +161,7 @@ def simulator(script: Script, folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def backend(events: int, per_second: int, folder: Path) -> Iterator[str]:
     """The scripted backend, on the other core."""
-    port = process.free_port()
+    port = free_port()
     with _serving(process.backend_command(port, str(events), str(per_second)), port, folder) as url:
         yield url
 

@@ -29,6 +29,7 @@ from tests.bench.load import BadAnswerError, Tally, closed_loop, open_loop
 from tests.bench.process import NotStartedError
 from tests.bench.streaming import Shape, held_streams, streams_and_probes
 from tests.bench.subjects import FAST, SUBJECTS, MissingError, Pace, Subject
+from tests.ports import free_port
 
 T = TypeVar("T")
 OPEN_FILES: Final = 10_000  # what haproxy wants for its 4,096 connections, and a little
@@ -185,7 +186,7 @@ class _Bench:
         self._folder = folder
         self._stack = stack
         self._say = say
-        self._port = process.free_port()
+        self._port = free_port()
         backend = Subject("backend", "", self._port, process.backend_command(self._port))
         self.direct = Findings("direct")
         running, _ = self._start(backend, process.OTHER_CORE, stack)

@@ -51,14 +51,6 @@ def resident(pid: int) -> int:
     return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
 
 
-def free_port() -> int:
-    """A port that nothing listened on a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def pin(core: int) -> None:
     """Keep this process on one core, where the machine has it."""
     if core < (os.cpu_count() or 1):

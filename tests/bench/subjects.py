@@ -18,8 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from tests.bench import process, setup, wire
+from tests.bench import setup, wire
 from tests.bench.process import NotStartedError
+from tests.ports import free_port
 
 NGINX_CONFIG: Final = """\
 daemon off;
@@ -134,7 +135,7 @@ def nginx(folder: Path, backend: int) -> Subject:
     """Debian's nginx, one process."""
     executable = _debian("nginx", "nginx-light")
     said = subprocess.run([executable, "-v"], capture_output=True, text=True, check=False).stderr
-    config, port = folder / "nginx.conf", process.free_port()
+    config, port = folder / "nginx.conf", free_port()
     config.write_text(NGINX_CONFIG.format(folder=folder, port=port, backend=backend))
     command = [executable, "-p", str(folder), "-e", "stderr", "-c", str(config)]
     return Subject("nginx", said.strip().rpartition("/")[2], port, command)
@@ -145,7 +146,7 @@ def haproxy(folder: Path, backend: int) -> Subject:
     executable = _debian("haproxy", "haproxy")
     said = subprocess.run([executable, "-v"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"version (\d[\d.]*)", said)
-    config, port = folder / "haproxy.cfg", process.free_port()
+    config, port = folder / "haproxy.cfg", free_port()
     config.write_text(HAPROXY_CONFIG.format(port=port, backend=backend))
     return Subject("haproxy", found.group(1) if found else "?", port, [executable, "-db", "-q", "-f", str(config)])
 
@@ -164,16 +165,16 @@ def sglang_router(folder: Path, backend: int) -> Subject:
 
 
 def _rust_router(name: str, command: list[str], backend: int) -> Subject:
-    port, key = process.free_port(), "sk-shared"
+    port, key = free_port(), "sk-shared"
     command += ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://127.0.0.1:{backend}"]
     command += ["--policy", "round_robin", "--api-key", key, "--max-concurrent-requests", "32768"]
-    command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(process.free_port())]
+    command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
     return Subject(name, setup.version(name), port, command, key)
 
 
 def litellm(folder: Path, backend: int) -> Subject:
     """LiteLLM's proxy with a config file, one key, one worker, and no database."""
-    key, port = "sk-shared", process.free_port()
+    key, port = "sk-shared", free_port()
     config, logging = folder / "litellm.yaml", folder / "litellm-logging.json"
     config.write_text(LITELLM_CONFIG.format(backend=backend, key=key, served=wire.SERVED_MODEL, alias=wire.ALIAS))
     quiet = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn.access": {"level": "WARNING"}}}
@@ -188,9 +189,9 @@ def litellm(folder: Path, backend: int) -> Subject:
 
 def aiaas(folder: Path, backend: int) -> Subject:
     """`aiaas serve` with authentication, limits, metrics and the request log, and a key that it takes."""
-    config, port = folder / "aiaas.yaml", process.free_port()
+    config, port = folder / "aiaas.yaml", free_port()
     names = {"served": wire.SERVED_MODEL, "alias": wire.ALIAS}
-    config.write_text(AIAAS_CONFIG.format(port=port, backend=backend, metrics=process.free_port(), **names))
+    config.write_text(AIAAS_CONFIG.format(port=port, backend=backend, metrics=free_port(), **names))
     command = [sys.executable, "-m", "aiaas"]
     # More than any run sends, so that the limits are computed and never reached.
     limits = ["--rpm", "100000000", "--tpm", "10000000000", "--concurrency", "100000"]

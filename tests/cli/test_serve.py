@@ -19,15 +19,9 @@ import pytest
 import yaml
 
 from aiaas.cli.serve import python_options
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    """A port that nobody has right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_config(folder: Path, **sections: Any) -> tuple[Path, int]:
@@ -237,6 +231,7 @@ def test_a_thread_that_cannot_be_interrupted_does_not_hold_up_the_end() -> None:
 import asyncio, sys, time
 from aiaas.cli.serve import run_loop
 from aiaas.proxy.telemetry.log import FdWriter, JsonLog
+from tests.ports import free_port
 
 writer = FdWriter(sys.stdout.fileno())
 log = JsonLog(writer, time.time, "info")

@@ -35,6 +35,7 @@ from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
 from tests.engines.fake_vllm import alive, write_fake_vllm
 from tests.ports import free_port
+from tests.waiting import until
 
 
 class Watched:
@@ -75,13 +76,6 @@ async def watch(bin_folder: Path) -> AsyncIterator[Callable[..., Watched]]:
     yield make
     for watched in made:
         await watched.supervisor.stop(0)
-
-
-async def until(holds: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until `holds()` is true, or fail."""
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 async def get(port: int, path: str) -> None:

@@ -29,7 +29,8 @@ from tests.fakes.vllm import (
     stream,
     token_event,
 )
-from tests.loadtest.conftest import Secure, until
+from tests.loadtest.conftest import Secure
+from tests.waiting import until
 
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
 WHOLE = stream(token_event(), DONE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,3 @@ async def secure(certificate: tuple[Path, Path]) -> AsyncIterator[Secure]:
     made.default = (Send(ANSWER),)
     yield Secure(made.url.replace("http:", "https:"), certificate[0], made)
     await made.stop()
-
-
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until it holds, two seconds at most."""
-    async with asyncio.timeout(2):
-        while not condition():
-            await asyncio.sleep(0.001)

@@ -18,7 +18,8 @@ from aiaas.loadtest.summary import Summary, summarize
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import running_simulator
 from tests.fakes.vllm import Close, FakeVllm, Hang, Send, Sleep, error_answer
-from tests.loadtest.conftest import ANSWER, until
+from tests.loadtest.conftest import ANSWER
+from tests.waiting import until
 
 
 def job(url: str, *, asking: Asking | None = None, **more: Any) -> Job:

@@ -253,13 +253,6 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         await close()
 
 
-async def until(condition: Callable[[], bool], timeout: float = 2.0) -> None:
-    """Wait for something that happens on another socket or a timer."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 # -- fakes ---------------------------------------------------------------------------------------------------------
 
 

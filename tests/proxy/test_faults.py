@@ -15,7 +15,7 @@ from aiaas.simulator.faults import Act, Point, parse_fault
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import SimulatorHandle, running_simulator
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, chunk, token_event
-from tests.proxy.conftest import CHAT, Got, Raw, Running, until
+from tests.proxy.conftest import CHAT, Got, Raw, Running
 from tests.proxy.fault_page import PAGE, page
 from tests.proxy.fault_table import (
     AFTER,
@@ -35,6 +35,7 @@ from tests.proxy.fault_table import (
     Scripted,
     missing_kinds,
 )
+from tests.waiting import until
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": TOKENS, "ignore_eos": True}
 ONE_SLOT = {"requests_per_minute": 100_000, "max_concurrent": 1}

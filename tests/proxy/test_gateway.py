@@ -32,6 +32,7 @@ from tests.fakes.vllm import (
     usage_event,
 )
 from tests.proxy.conftest import CHAT, Got, Running, StartGateway, config_of, new_key, plan_of, slow_key
+from tests.waiting import until
 
 BODY = {"model": "m", "messages": []}
 STREAM = BODY | {"stream": True}
@@ -46,13 +47,6 @@ def assert_error(got: Got, status: int, code: str, param: str | None = None) -> 
     assert got.header("content-type") == "application/json"
     assert got.header("x-request-id")
     assert got.header("date")
-
-
-async def until(condition: Any) -> None:
-    """Wait for something that happens in the other side's task; ten seconds at most."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 # -- the order of checks -------------------------------------------------------------------------------------------

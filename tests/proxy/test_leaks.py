@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from aiaas.proxy.upstream.connection import IDLE_LIMIT, UpstreamConnection
 from aiaas.proxy.upstream.relay import Relay
 from tests.fakes.faults import FAULTS
 from tests.proxy.conftest import Raw, Running
+from tests.waiting import until
 
 REQUESTS = 500
 AT_ONCE = 25
@@ -52,13 +52,6 @@ def tasks() -> set[str]:
 def living(kind: type) -> int:
     """How many objects of a class there are."""
     return sum(type(thing) is kind for thing in gc.get_objects())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what other sockets' ends have to cause."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("max_inflight", [None, 3], ids=["no bound", "through the queue"])

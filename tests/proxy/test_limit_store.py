@@ -4,7 +4,7 @@ metrics."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from aiaas.proxy.telemetry.metrics import Metrics
 from tests.fakes.redis import RedisServer
 from tests.fakes.vllm import FakeVllm, Send, json_answer
 from tests.proxy.conftest import Running, StartGateway, config_of, plan_of
+from tests.waiting import until
 
 BODY = {"model": "m", "messages": []}
 
@@ -43,12 +44,6 @@ async def begun(running: Running) -> AsyncIterator[FallbackStore]:
         running.gateway.store = store
         running.gateway.replace_plan(plan)
         yield store
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

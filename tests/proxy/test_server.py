@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -29,18 +28,12 @@ from aiaas.proxy.client.ports import bind
 from aiaas.proxy.server import Ready, run_server
 from aiaas.proxy.telemetry.log import JsonLog
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, token_event
+from tests.ports import free_port
 from tests.proxy.conftest import Raw, new_key
 
 BODY = {"model": "m", "messages": []}
 STREAM = BODY | {"stream": True}
 ALICE, BOB = new_key("alice"), new_key("bob")
-
-
-def free_port() -> int:
-    """A port that nobody has right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

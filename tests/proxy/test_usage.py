@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.usage import FLUSH_INTERVAL, UsageRecorder, usage_store
 from tests.fakes.vllm import FakeVllm, Send, json_answer
 from tests.proxy.conftest import StartGateway, config_of, plan_of
+from tests.waiting import until
 
 NOON = 20_780 * 86400 + 43_200.0
 REPORTED = Charge(3, 4, estimated=False, ran=True)
@@ -99,13 +100,6 @@ class Bench:
         finally:
             await self.recorder.close()
             await task
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait for the recorder's task and thread."""
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 async def test_requests_are_summed_by_day_key_and_model() -> None:

@@ -28,7 +28,8 @@ from tests.fakes.vllm import (
     stream,
     token_event,
 )
-from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway, until
+from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway
+from tests.waiting import until
 
 BODY = {"model": "m", "messages": []}
 

@@ -21,7 +21,8 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.door import Door
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.proxy.client.test_client_hello import header, hello
-from tests.proxy.conftest import Raw, Running, StartGateway, until
+from tests.proxy.conftest import Raw, Running, StartGateway
+from tests.waiting import until
 
 BODY: dict[str, Any] = {"model": "m", "messages": []}
 HEAD = b"GET /health HTTP/1.1\r\nHost: gateway\r\n"

@@ -20,7 +20,8 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.liveness import drop_vanished, has_vanished
 from aiaas.proxy.upstream.connection import UpstreamConnection
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, Wait, chunk, json_answer, token_event
-from tests.proxy.conftest import CHAT, Raw, Running, StartGateway, until
+from tests.proxy.conftest import CHAT, Raw, Running, StartGateway
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked as Linux answers")
 STREAM = {"model": "m", "messages": [], "stream": True}

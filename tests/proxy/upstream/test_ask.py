@@ -10,7 +10,8 @@ from aiaas.proxy.upstream.ask import Fetched, fetch
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from tests.fakes.vllm import STREAM_HEAD, Close, FakeVllm, Flood, Hang, Send, SendSlowly, Step, chunk, json_answer
-from tests.proxy.conftest import config_of, plan_of, until
+from tests.proxy.conftest import config_of, plan_of
+from tests.waiting import until
 
 
 async def test_fetch(fake_vllm: FakeVllm) -> None:

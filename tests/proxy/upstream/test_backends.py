@@ -22,7 +22,8 @@ from tests.fakes.vllm import (
     error_answer,
     json_answer,
 )
-from tests.proxy.conftest import config_of, plan_of, until
+from tests.proxy.conftest import config_of, plan_of
+from tests.waiting import until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}

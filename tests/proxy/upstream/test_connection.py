@@ -32,6 +32,7 @@ from aiaas.proxy.upstream.connection import (
 )
 from tests.certificate import self_signed
 from tests.fakes.vllm import Close, FakeVllm, Hang, Reset, Send, SendSlowly, Step, Wait, answer, chunk
+from tests.waiting import until
 
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\ncontent-length: 2\r\n\r\n{}"
 LENGTH = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
@@ -117,13 +118,6 @@ async def exchanged(connection: UpstreamConnection, request: bytes = REQUEST) ->
 
 def taken(pool: Pool, later: float = 0.0) -> UpstreamConnection | None:
     return pool.take_idle(asyncio.get_running_loop().time() + later)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another socket's end has to cause."""
-    async with asyncio.timeout(2):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 # -- whole answers -------------------------------------------------------------------------------------------------

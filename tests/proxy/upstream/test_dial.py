@@ -17,7 +17,8 @@ from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of, is_address
 from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm
-from tests.proxy.conftest import StartFake, until
+from tests.proxy.conftest import StartFake
+from tests.waiting import until
 
 
 def plan(port: int, host: str = "vllm.test", *, tls: bool = False) -> EndpointPlan:

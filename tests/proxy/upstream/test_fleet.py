@@ -22,7 +22,8 @@ from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.fleet import Fleet
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, error_answer, token_event
-from tests.proxy.conftest import Raw, Running, StartGateway, config_of, plan_of, until
+from tests.proxy.conftest import Raw, Running, StartGateway, config_of, plan_of
+from tests.waiting import until
 
 X, Y, Z = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
 STREAM = {"model": "m", "messages": [], "stream": True}

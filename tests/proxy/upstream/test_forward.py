@@ -36,6 +36,7 @@ from tests.fakes.vllm import (
     token_event,
 )
 from tests.proxy.conftest import Raw, Running, config_of, new_key
+from tests.waiting import until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}
@@ -631,13 +632,6 @@ async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
 # -- max_inflight and the queue ------------------------------------------------------------------------------------
 
 ONE_AT_ONCE = {"max_inflight": 1, "max_retries": 0, "health": PATIENT}
-
-
-async def until(condition: Any) -> None:
-    """Wait for something that happens on another socket."""
-    async with asyncio.timeout(2):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def queued(running: Running, *bodies: Any, keys: tuple[str | None, ...] = ()) -> list[Raw]:

@@ -15,7 +15,8 @@ from aiaas.proxy.upstream.model_watch import ModelWatch
 from aiaas.proxy.upstream.probes import Probes
 from aiaas.proxy.upstream.resolve import Resolver
 from tests.fakes.vllm import FakeVllm, Hang, Send, Step, Wait, answer, json_answer
-from tests.proxy.conftest import Running, config_of, plan_of, until
+from tests.proxy.conftest import Running, config_of, plan_of
+from tests.waiting import until
 
 BASE = {"id": "base", "root": "/models/base", "parent": None, "max_model_len": 4096, "created": 1_795_736_373}
 ADAPTER = {"id": "sql", "root": "/adapters/sql", "parent": "base", "max_model_len": None}

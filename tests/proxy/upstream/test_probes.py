@@ -27,7 +27,8 @@ from tests.fakes.vllm import (
     json_answer,
     token_event,
 )
-from tests.proxy.conftest import plan_of, until
+from tests.proxy.conftest import plan_of
+from tests.waiting import until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -40,17 +39,11 @@ from tests.fakes.vllm import (
     usage_event,
 )
 from tests.proxy.end_table import MESSAGES_STREAM, RESPONSES_STREAM
+from tests.waiting import until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}
 STREAM_WITH_USAGE = {**STREAM, "stream_options": {"include_usage": True}}
-
-
-async def until(condition: Callable[[], bool], timeout: float = 2.0) -> None:
-    """Wait for something that another socket's end has to cause."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def errors_in(body: bytes) -> list[dict[str, Any]]:

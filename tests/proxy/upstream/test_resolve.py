@@ -18,7 +18,8 @@ from aiaas.proxy.upstream.choose import choose_by_prefix
 from aiaas.proxy.upstream.dial import addresses_of
 from aiaas.proxy.upstream.resolve import Resolver, Timing, names_of, next_delay
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, stream, token_event
-from tests.proxy.conftest import Running, StartFake, StartGateway, config_of, plan_of, until
+from tests.proxy.conftest import Running, StartFake, StartGateway, config_of, plan_of
+from tests.waiting import until
 
 CHAT = {"model": "m", "messages": []}
 STREAM = {**CHAT, "stream": True}
