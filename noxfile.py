@@ -123,6 +123,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def instructions(session: nox.Session) -> None:
+    """Instructions that a request and a stream event cost, by valgrind: exact on a busy machine, too (docs/testing.md)."""
+    install(session)
+    session.run("python", "-m", "tests.bench.instructions", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """10,000 disconnects and faults and a million events leave nothing behind (docs/soak.md); two minutes."""
     install(session)

@@ -1,0 +1,162 @@
+"""Instructions that a request and a stream event cost: exact to about one in a hundred, whatever else the machine does.
+
+    python -m tests.bench.instructions
+
+A gateway without its background tasks runs under valgrind's callgrind, and a client and a backend outside of it. Each
+figure is a difference: (instructions of a run with many) - (of a run with few), divided by how many more there were. So
+neither the start nor the end counts, and neither does the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import uvloop
+import yaml
+
+from aiaas.config.load import load_text
+from aiaas.keys.ring import KeyRing
+from aiaas.keys.verifier import Verifier
+from aiaas.limits.memory import MemoryStore
+from aiaas.plan.compile import compile_plan
+from aiaas.proxy.client.connection import OpenSide
+from aiaas.proxy.client.door import Door
+from aiaas.proxy.client.refusal import ConnectionLimits
+from aiaas.proxy.gateway import Gateway
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.usage import UsageRecorder
+from tests.bench import wire
+from tests.ports import free_port
+from tests.proxy.conftest import new_key
+
+KEY: Final = new_key("instructions")
+# Of each pair the first is the run with few. The first requests make caches.
+REQUESTS: Final = (100, 600)
+EVENTS: Final = (200, 1200)
+PACE: Final = 400.0  # events a second: callgrind slows the gateway down some 50 times, and each is to be read alone
+PATIENCE: Final = 120.0  # seconds
+
+
+def serve(backend: str) -> None:
+    """The gateway under measurement: prints its port, and ends with its standard input."""
+
+    async def life() -> None:
+        config = {
+            "server": {"heartbeat": "0s"},
+            "backends": {"vllm": {"url": backend, "models": [wire.SERVED_MODEL, wire.ALIAS]}},
+            "rate_limit": {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000},
+        }
+        loaded = load_text(yaml.safe_dump(config), file="bench.yaml", env={})
+        assert loaded.config is not None, loaded.problems
+        plan = compile_plan(loaded.config, env={})
+        log, metrics = JsonLog(lambda _lines: True, time.time, "info"), Metrics()
+        verifier = Verifier(KeyRing.from_records([KEY.record]))
+        gateway = Gateway(plan, verifier, MemoryStore(), log, metrics, UsageRecorder(None, log, metrics))
+        limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
+        listener = socket.create_server(("127.0.0.1", 0))
+        open_side = OpenSide(gateway.handle, limits, gateway.incidents)
+        door = Door(listener, open_side, gateway.places, gateway.incidents, None, plan.server.header_timeout)
+        door.open()
+        print(listener.getsockname()[1], flush=True)
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
+        await ended.wait()
+
+    uvloop.run(life())
+
+
+@contextmanager
+def backend() -> Iterator[str]:
+    """The benchmark's backend, in a process of its own."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "tests.bench.backend", str(port)])
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert process.poll() is None, "the backend ended"
+                assert time.monotonic() < deadline, "the backend did not start"
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
+    """Those of one life of the gateway, in which `request` is sent so often; an answer ends with `end`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "callgrind"
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q", sys.executable]
+        command += ["-m", "tests.bench.instructions", "serve", backend]
+        environment = os.environ | {"PYTHONHASHSEED": "0"}
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+                for _ in range(times):
+                    client.sendall(request)
+                    answer = b""
+                    while not answer.endswith(end):
+                        data = client.recv(65536)
+                        assert data, answer
+                        answer += data
+                    assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
+            process.stdin.close()
+            process.wait(PATIENCE)
+        found = re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+
+def measure() -> dict[str, int]:
+    """What one short request, and one event in the middle of a stream, cost."""
+    with backend() as url:
+        ask = wire.request(KEY.text)
+        instructions(url, ask, 1, wire.ANSWER[-40:])  # Python writes its bytecode
+        few, many = (instructions(url, ask, times, wire.ANSWER[-40:]) for times in REQUESTS)
+        streams = [wire.request(KEY.text, wire.Stream(events, PACE)) for events in EVENTS]
+        short, long = (instructions(url, ask, 1, wire.END_OF_CHUNKS) for ask in streams)
+    return {
+        "a short request": (many - few) // (REQUESTS[1] - REQUESTS[0]),
+        "a stream event": (long - short) // (EVENTS[1] - EVENTS[0]),
+    }
+
+
+def main() -> None:
+    """Print the figures."""
+    if sys.argv[1:2] == ["serve"]:
+        serve(sys.argv[2])
+    elif shutil.which("valgrind") is None:
+        print("not measured: there is no valgrind on this machine (Debian: apt-get install valgrind)")
+    else:
+        for what, count in measure().items():
+            print(f"{what:16} {count:>9,} instructions")
+
+
+if __name__ == "__main__":
+    main()
