@@ -124,7 +124,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def instructions(session: nox.Session) -> None:
-    """Instructions that a request and a stream event cost, by valgrind: exact on a busy machine, too (docs/testing.md)."""
+    """Instructions of a request and of a stream event, by valgrind: exact on a busy machine (docs/testing.md)."""
     install(session)
     session.run("python", "-m", "tests.bench.instructions", *session.posargs)
 
