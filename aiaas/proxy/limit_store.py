@@ -83,10 +83,12 @@ class StoreMetrics(Collector):
         )
         yield CounterMetricFamily(
             "aiaas_limit_settlements_lost",
-            "Settlements that did not reach the shared store, or of which that is not known",
+            "Settlements that did not reach the shared store, or may not have reached it",
             value=store.shared.settlements_lost,
         )
-        decisions = CounterMetricFamily("aiaas_limit_decisions", "Requests by who decided on them", labels=["by"])
+        decisions = CounterMetricFamily(
+            "aiaas_limit_decisions", "Limit decisions by the store that made them", labels=["by"]
+        )
         for by, number in store.decisions.items():
             decisions.add_metric([by], number)
         yield decisions

@@ -65,7 +65,7 @@ class Keeper(Collector):
     def collect(self) -> Iterator[Metric]:
         """`aiaas_task_failures_total`, read at each scrape."""
         family = CounterMetricFamily(
-            "aiaas_task_failures", "Background tasks that met an unforeseen exception and began anew", labels=["task"]
+            "aiaas_task_failures", "Restarts of background tasks after an unexpected exception", labels=["task"]
         )
         for name, number in self._failures.items():
             family.add_metric([name], number)

@@ -77,7 +77,7 @@ async def test_each_address_has_its_own_problem(
         ("error", "AIA601", "backends.away"),
         ("error", "AIA601", "backends.nameless"),
     ]
-    assert "other: not served there, which lists base, sql" in problems[0]["message"]
+    assert "other: not served there; the backend lists base, sql" in problems[0]["message"]
     assert problems[1]["message"] == "http://127.0.0.1:1: connection refused"
     assert "backends.engine: not asked, since `aiaas serve` starts its engine" in err
 
@@ -85,7 +85,7 @@ async def test_each_address_has_its_own_problem(
 @pytest.mark.parametrize(
     ("step", "code", "message"),
     [
-        (Send(answer(200, b"<html>", content_type="text/html")), "AIA602", "not a vLLM?"),
+        (Send(answer(200, b"<html>", content_type="text/html")), "AIA602", "is this a vLLM?"),
         (Send(json_answer({"error": "Unauthorized"}, status=401)), "AIA602", "api_key_env"),
         (Hang(), "AIA601", "no answer within 0.05 s"),
     ],

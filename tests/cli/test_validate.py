@@ -204,7 +204,7 @@ def test_the_end_of_the_certificate_is_told(
     ("spoil", "words"),
     [
         (lambda: Path("tls.key").unlink(), "tls.key does not exist"),
-        (lambda: Path("tls.crt").write_text("x"), "tls.crt holds no certificate in PEM"),
+        (lambda: Path("tls.crt").write_text("x"), "tls.crt does not contain a PEM certificate"),
         (
             lambda: Path("tls.key").write_bytes(trustme.CA().private_key_pem.bytes()),
             "tls.key is not the key of the certificate in tls.crt",

@@ -1,1 +1,1 @@
-"""The open side: connections, who they are, what they ask and what they get."""
+"""The client side: accept connections, read and identify requests, write answers."""

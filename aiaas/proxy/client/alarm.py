@@ -1,8 +1,8 @@
-"""A timer that outlives what it watches: each request moves the due time, and the loop's timer stays as it is.
+"""A timer that many requests share: each request moves the due time, and the loop's timer stays as it is.
 
 A loop's timer costs a request 3 us to make and to cancel, and nearly every request ends long before it is due. So the
-timer of the request before is kept while it is early enough; when it fires it looks whether anybody still waits, and
-arms itself again for the rest.
+previous request's timer is kept while it is early enough; when it fires, the alarm arms it again if the due time has
+moved.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Alarm:
         self._call = None
 
     def close(self) -> None:
-        """Let go of the loop's timer."""
+        """Cancel the loop's timer."""
         self._call = None
         if self._handle is not None:
             self._handle.cancel()

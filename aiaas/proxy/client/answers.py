@@ -1,4 +1,4 @@
-"""Answers as bytes: everything that aiaas itself says, and the head of everything that it relays.
+"""Answers as bytes: all answers that aiaas itself makes, and the heads of those that it relays.
 
 An answer goes to the transport in one write. aiohttp gets an `Answered` back, which tells it that nothing is left to
 send and whether the connection may stay open; its own Response classes would cost more than the whole limiter.
@@ -16,11 +16,11 @@ HeaderList = list[tuple[bytes, bytes]]
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _CRLF = b"\r\n"
-# Our own, where CORS is on: a cache must not give one origin's answer to another.
+# Added where CORS is on: a cache must not give one origin's answer to another.
 VARY = b"vary: origin\r\n"
 
-# Hop-by-hop (RFC 9110 section 7.6.1), ours to say (limits, CORS), or the backend's own business: cookies and redirects
-# name it.
+# Hop-by-hop headers (RFC 9110 section 7.6.1), headers that the gateway sets itself (limits, CORS), and cookies and
+# redirects, which would reveal the backend.
 _NOT_RELAYED = frozenset(
     {
         b"connection",
@@ -90,7 +90,7 @@ def header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
 def answer(
     status: int, content_type: bytes, body: bytes, *, extra: bytes, close: bool, head_only: bool = False
 ) -> bytes:
-    """A whole answer of ours. `extra` is complete header lines; `head_only` is for HEAD."""
+    """A whole answer made by the gateway. `extra` is complete header lines; `head_only` is for HEAD."""
     return b"".join(
         [
             status_line(status),
@@ -115,10 +115,10 @@ def error_answer(error: ApiError, path: str, *, extra: bytes, close: bool) -> by
 
 
 def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:
-    """The head of an answer that goes through: the backend's end-to-end headers, then `framing` and ours.
+    """The head of a relayed answer: the backend's end-to-end headers, then `framing` and the gateway's headers.
 
-    `vary` stands there once, with the backend's words and ours: not every cache joins two lines of that name. What the
-    backend's `Connection` header names is hop-by-hop, too (RFC 9110 section 7.6.1).
+    The two `vary` headers become one line, since not every cache joins two lines of that name. Headers that the
+    backend's `Connection` names are hop-by-hop, too (RFC 9110 section 7.6.1).
     """
     lines = [status_line(status)]
     named = varies = b""
@@ -149,7 +149,7 @@ def _without_vary(extra: bytes, varies: bytes) -> tuple[bytes, bytes]:
 
 
 def header_of(headers: HeaderList, wanted: bytes) -> bytes:
-    """The value of the first header of that name (lower case), b"" where there is none."""
+    """The value of the first header of that name (lower case), b"" if it is missing."""
     for name, value in headers:
         if name == wanted:
             return value

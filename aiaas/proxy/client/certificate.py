@@ -1,7 +1,7 @@
 """When a certificate is valid, read from its PEM. Pure.
 
-The standard library tells that only of a peer's certificate, and a whole X.509 library for two dates is too much. They
-stand at a fixed place of the DER (RFC 5280 section 4.1):
+The standard library reads these dates only from a peer's certificate, and an X.509 library for two dates is too much.
+The dates have a fixed place in the DER (RFC 5280 section 4.1):
 
     Certificate { TBSCertificate { [0] version (maybe), serial, algorithm, issuer, validity { notBefore, notAfter } ...
 """
@@ -21,8 +21,8 @@ _VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
 _GENERALIZED_TIME: Final = 0x18
 _DAY: Final = 86400.0
-# Renewal is usually due a month before the end (certbot) or a third of the lifetime (cert-manager). What is this close
-# to its end is not being renewed: two weeks, or a quarter of a short life.
+# Renewal is usually due a month before the end (certbot) or a third of the lifetime (cert-manager). A certificate this
+# close to its end is not being renewed: two weeks, or a quarter of a short life.
 SOON: Final = 14 * _DAY
 SOON_PART: Final = 4
 
@@ -35,7 +35,7 @@ class Validity:
     ends: float
 
     def warning(self, now: float) -> str | None:
-        """What is wrong with it at `now`, as the end of a sentence that begins with the file."""
+        """The certificate's fault at `now`, as the end of a sentence that begins with the file; None if it is valid."""
         if now >= self.ends:
             return f"expired on {_shown(self.ends)}; clients refuse it"
         if now < self.begins:
@@ -46,16 +46,16 @@ class Validity:
 
 
 def validity(pem: str) -> Validity:
-    """Of the first certificate in `pem`, which is the server's own. Raises ValueError where there is none."""
+    """Read the first certificate in `pem`, which is the server's own. Raises ValueError if that fails."""
     begin = pem.find(_BEGIN)
     end = pem.find(_END, begin)
     if begin < 0 or end < 0:
-        raise ValueError("holds no certificate in PEM")
+        raise ValueError("does not contain a PEM certificate")
     try:
         der = ssl.PEM_cert_to_DER_cert(pem[begin : end + len(_END)])
         return _from_der(der)
     except (binascii.Error, ValueError, IndexError) as error:
-        raise ValueError("holds a certificate that cannot be read") from error
+        raise ValueError("contains a certificate that cannot be read") from error
 
 
 def _from_der(der: bytes) -> Validity:
@@ -76,7 +76,7 @@ def _from_der(der: bytes) -> Validity:
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """The tag of the element at `at`, where its content begins, and what is behind it (X.690 section 8.1)."""
+    """The tag of the element at `at`, and where its content begins and ends (X.690 section 8.1)."""
     length = der[at + 1]
     start = at + 2
     if length & 0x80:

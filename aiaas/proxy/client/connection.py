@@ -1,20 +1,20 @@
-"""One connection of a client: aiohttp's request handler, and what it leaves open.
+"""One connection of a client: aiohttp's request handler, and the cases that aiohttp leaves open.
 
-aiohttp parses, frames and keeps alive. What it does not do by itself is here, each case seen in an experiment:
+aiohttp parses, frames and keeps alive. This module adds the rest, each case seen in an experiment:
 
-- a head that comes too slowly or grows too large has no bound: `header_timeout` and `max_header_size`;
-- a client that pipelines is not noticed when it leaves, since reading is paused for the queue. One request may wait
+- aiohttp bounds neither the time nor the size of a head: `header_timeout` and `max_header_size`;
+- aiohttp does not notice when a pipelining client leaves, since it pauses reading for the queue. One request may wait
   behind the one that is being answered; the next is refused in its turn (400: the client would only do it again, so
-  neither 429 nor 503), and what follows is read and thrown away;
+  neither 429 nor 503), and later bytes are read and thrown away;
 - so are bytes behind `Connection: close` or an offered upgrade (RFC 9112 section 9.6), for which the parser raises;
 - parser errors are answered in text/plain with the client's bytes in them and a traceback in the log, never with 431:
   `handle_error` answers in the OpenAI shape and logs one line;
-- a body that breaks off in the middle (a chunk size that is none) leaves its reader waiting: `body_broken`;
+- a body that breaks off in the middle (an invalid chunk size) leaves its reader waiting: `body_broken`;
 - a close while the client still sends is a reset, which may destroy the answer that it has not read yet: `linger`;
-- what a head that is not whole and the buffers of TLS take counts in the process' budget: `guest`, its place;
-- a handler that writes to the transport itself has to be told when the client reads too slowly: `listener`;
-- behind an answer nobody waits for its last bytes, and `transport.close()` waits for them forever: a client that takes
-  none of them for `closing_silence` is dropped (once seen: a socket leaked for each client that had stopped reading).
+- incomplete heads and the buffers of TLS count in the process' memory budget: `guest`, its place;
+- a handler that writes to the transport itself must know when the client reads too slowly: `listener`;
+- aiohttp does not watch the last bytes of an answer, and `transport.close()` waits for them forever: a client that
+  reads none of them for `closing_silence` is dropped (once, a socket leaked for each client that had stopped reading).
   Under TLS those bytes lie below the transport that we see; there `liveness.py` asks the kernel.
 
 Every refusal of a head is queued like a request, so that it is answered in its turn, behind what came before it.
@@ -45,29 +45,29 @@ from aiaas.proxy.client.places import TLS_READ_FACTOR, Guest
 from aiaas.proxy.client.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.client.request_target import path_of
 
-# A connection on which nothing comes is closed after this: longer than the usual ingress keeps its own idle ones (60 s
-# in nginx and haproxy), so that the ingress closes first and never writes into a closing connection.
+# Close idle connections after this: longer than the usual ingress keeps its own idle ones (60 s in nginx and haproxy),
+# so that the ingress closes first and never writes into a closing connection.
 KEEPALIVE_TIMEOUT = 75.0
-# How long what a refused client still sends is read and thrown away, so that it can read the refusal.
+# Read and throw away a refused client's bytes for this long, so that the client can read the refusal.
 LINGERING_TIME = 2.0
 # Bytes that may wait in a client's socket buffer before the reading from upstream stops. Two large events.
 WRITE_HIGH_WATER = 64 * 1024
 # Requests that may wait behind the one that is being answered.
 MAX_QUEUED = 1
-# Under TLS what one read brings stays in the buffers below until the connection ends; up to this much is part of what
-# each TLS connection counts for.
+# Under TLS the bytes of a read stay in lower buffers until the connection ends; each TLS connection's fixed cost
+# includes this many.
 TLS_READ = 16 * 1024
 
 
 class ClientConnection(RequestHandler):
     """A client's connection.
 
-    alarm        of whoever writes to it: silence, heartbeat, deadline
-    listener     told when writing has to pause; at most one at a time
+    alarm        of the writer of its answer: silence, heartbeat, deadline
+    listener     called when writing has to pause; at most one at a time
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
     guest        its place among all connections; None where those are not counted
-    wire, sock   the transport and its socket, until it is closed: aiohttp lets go of `transport` when it begins to
+    wire, sock   the transport and its socket until they are closed; aiohttp forgets `transport` when it begins to
     tls          whether it is one under TLS
     """
 
@@ -118,7 +118,7 @@ class ClientConnection(RequestHandler):
         self._limits = limits
         self._hooks = hooks
         self._head_timer: asyncio.TimerHandle | None = None
-        self._refused = False  # nothing that comes is parsed any more
+        self._refused = False  # later bytes are not parsed
         self._origin: str | None = None  # of the head that was refused
         self._largest_read = sys.maxsize  # without TLS nothing remains of a read
         self._lingering: asyncio.Transport | None = None
@@ -135,7 +135,7 @@ class ClientConnection(RequestHandler):
         self.alarm = Alarm(loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what may wait in the socket buffer, and see who is there."""
+        """Bound the bytes in the socket buffer, and read the client's address."""
         super().connection_made(transport)
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
@@ -163,13 +163,13 @@ class ClientConnection(RequestHandler):
         self._stop_drain_timer()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Nothing, where nothing was paused: aiohttp asks after every part of a body, and would parse b"" each time."""
+        """Do nothing unless paused: aiohttp calls this after every part of a body, and would parse b"" each time."""
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
 
     @property
     def body_broken(self) -> bool:
-        """Whether the body that came last ended by a parser error: what was read of it is not all."""
+        """Whether a parser error cut off the last body."""
         return self._incoming.body_broken
 
     @property
@@ -189,7 +189,7 @@ class ClientConnection(RequestHandler):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that it lives on; cheaper than to ask which one runs (in CPython 3.11 a system call)."""
+        """The connection's loop; cheaper than asyncio.get_running_loop (in CPython 3.11 a system call)."""
         return self._loop
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
@@ -213,7 +213,7 @@ class ClientConnection(RequestHandler):
     # -- heads ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse one message after the other, and see whether the last bytes are a head in part."""
+        """Parse one message after the other, and count the last bytes if they are an incomplete head."""
         if self._refused or self._force_close or self._close:
             return
         if len(data) > self._largest_read:
@@ -221,7 +221,7 @@ class ClientConnection(RequestHandler):
         read = data
         while (got := self._incoming.next(data, read)) is not None:
             if isinstance(got, Exception):
-                # And what follows: where this body ends is anybody's guess.
+                # Refuse all later bytes, too: we cannot know where this body ends.
                 self._refuse_head(got, self._incoming.head.origin(read))
                 return
             self._stop_head_timer()
@@ -234,12 +234,12 @@ class ClientConnection(RequestHandler):
             self._partial_head(size)
 
     def _count_read(self, size: int) -> None:
-        """Count what it leaves behind. Where the budget is spent, the body that it belongs to is refused."""
+        """Count the memory that a read leaves behind. If the budget is spent, refuse the body that was read."""
         if self.guest is not None and self.guest.hold((size - self._largest_read) * TLS_READ_FACTOR):
             self._largest_read = size
 
     def _partial_head(self, size: int) -> None:
-        """A head of which `size` bytes have come is not whole yet."""
+        """Count an incomplete head of which `size` bytes have arrived."""
         if self.guest is not None and not self.guest.hold_head(size):
             self.drop("there was no memory left for its headers")
         elif self._head_timer is None:
@@ -277,7 +277,7 @@ class ClientConnection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> Answered:
-        """Answer what was refused before it became a request (4xx), or what escaped our own handler (500)."""
+        """Answer a refused head (4xx), or an exception that escaped our own handler (500)."""
         if status >= 500:
             self._hooks.internal_error(exc)
             error: ApiError = internal_error()
@@ -298,7 +298,7 @@ class ClientConnection(RequestHandler):
     def linger(self) -> None:
         """End the connection in a way that lets the client read the last answer, although it may still be sending.
 
-        Our side is closed at once; what still comes is thrown away until the client closes, or for LINGERING_TIME.
+        Close our side at once, and throw later bytes away until the client closes, for LINGERING_TIME at most.
         """
         transport = self.transport
         if transport is None:
@@ -333,17 +333,17 @@ class ClientConnection(RequestHandler):
         return finished
 
     def force_close(self) -> None:
-        """Close as soon as the client has what is written."""
+        """Close as soon as the client has read all written bytes."""
         self._watch_drain(self.transport)
         super().force_close()
 
     def _watch_drain(self, transport: asyncio.Transport | None) -> None:
-        """Drop the client where it takes none of the bytes that wait for it now. Free where there are none."""
+        """Drop the client if it reads none of the bytes that wait for it now. Costs nothing if none wait."""
         waiting = transport.get_write_buffer_size() if transport is not None else 0
         if transport is None or not waiting:
             return
         if self._drain_timer is not None:
-            if self._paused:  # a client that goes on asking and never reads gains no time by that
+            if self._paused:  # further requests from a client that never reads do not extend its time
                 return
             self._drain_timer.cancel()
         self._drain_timer = self._loop.call_later(self._limits.closing_silence, self._look, transport, waiting)
@@ -353,7 +353,7 @@ class ClientConnection(RequestHandler):
         if self.listener is not None:
             return  # the next answer is being written; its writer looks after the client
         if transport.get_write_buffer_size() >= before:
-            self._hooks.dropped(self.peer, "it took no byte of an answer that had ended")
+            self._hooks.dropped(self.peer, "it did not read the end of its answer")
             transport.abort()
         else:
             self._watch_drain(transport)
@@ -364,7 +364,7 @@ class ClientConnection(RequestHandler):
             self._drain_timer = None
 
     def drop(self, reason: str) -> None:
-        """End it at once, without a word to its client; `reason` is for the log."""
+        """Close the connection at once, without an answer; `reason` is for the log."""
         self._hooks.dropped(self.peer, reason)
         wire = self.wire
         self.force_close()

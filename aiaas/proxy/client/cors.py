@@ -4,9 +4,9 @@ A browser asks first (the preflight: OPTIONS, without a key), then sends the req
 answer only where `access-control-allow-origin` names it. So the header stands on every answer, errors and streams too,
 and on the refusal of a head whose Origin could be read: without it a page sees "network error" where it should see 429.
 Credentials in the browser's sense (cookies) are never allowed; a key that the page itself puts into `Authorization` is
-none.
+not one of these credentials.
 
-Everybody else is answered as if there were no CORS at all. Pure.
+Requests without an allowed origin are answered as if CORS were off. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from aiaas.proxy.client.answers import VARY
 
 ANY: Final = "*"
-# What a page may read of an answer besides its content type: what the SDKs look at.
+# Headers that a page may read besides the content type: those that the SDKs use.
 EXPOSED: Final = (
     "x-request-id",
     "retry-after",
@@ -50,7 +50,7 @@ class Cors:
         self._of_any = b"access-control-allow-origin: *\r\n" + _EXPOSE if any_origin else None
 
     def lines(self, origin: str | None) -> bytes:
-        """For an answer to a request with this `Origin`. A cache must not give one origin's answer to another."""
+        """Header lines for an answer to `origin`. A cache must not give one origin's answer to another."""
         if self._of_any is not None:
             return self._of_any
         return self._lines.get(origin or "", VARY)
@@ -64,7 +64,7 @@ class Cors:
 
 
 def preflight_lines(methods: tuple[str, ...], asked: str) -> bytes:
-    """What may be sent to a path of `methods`: the headers that were asked for, where they are names."""
+    """Allow `methods` and the headers in `asked`, if these are valid names."""
     names = asked.encode() if _NAMES.fullmatch(asked) else b""
     return b"access-control-allow-methods: %b\r\n%baccess-control-max-age: %d\r\n" % (
         ", ".join(methods).encode(),

@@ -1,4 +1,4 @@
-"""File descriptors: no more connections than there are descriptors for, and some left for everything else.
+"""File descriptors: bound the connections so that descriptors remain for everything else.
 
 `aiaas serve` has raised its soft limit to the hard one, and workers inherit that.
 """
@@ -11,7 +11,7 @@ from typing import Final
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.telemetry.log import JsonLog
 
-# For what is neither a client nor an endpoint: listeners, files that are read again, the store, the log, probes.
+# For everything but clients and their requests: listeners, reloaded files, the store, the log, probes.
 RESERVED: Final = 64
 # A request has its client's connection and one to an endpoint.
 PER_CONNECTION: Final = 2
@@ -28,7 +28,7 @@ def connections_for(descriptors: int) -> int:
 
 
 def bound_connections(places: Places, log: JsonLog) -> None:
-    """Let fewer in, and say so, where the limit is lower than what `max_connections` needs."""
+    """Accept fewer connections, and log that, if the descriptor limit is too low for `max_connections`."""
     needed, asked = descriptors_for(places.most), places.most
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:

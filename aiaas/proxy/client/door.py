@@ -1,17 +1,17 @@
-"""The door: where connections are accepted, and refused before anything is spent on them.
+"""Accept connections, or refuse them before they cost memory.
 
 The event loop's own server accepts without asking, and under TLS makes 50 KiB of state before a protocol hears of the
 connection. So the listening socket is read here:
 
-1. Each accepted socket needs a place (`places.py`): where there is none, it is closed at once.
-2. Under TLS it waits, as a bare socket, until its ClientHello is there (`client_hello.py`). A client that stays silent
-   costs a descriptor and the kernel's own memory.
-3. Then it becomes a `Connection`; its handshake has what is left of `header_timeout`.
+1. Each accepted socket needs a place (`places.py`); without a free place the socket is closed at once.
+2. Under TLS it waits, as a bare socket, until its ClientHello has arrived (`client_hello.py`). A client that stays
+   silent costs a descriptor and the kernel's own memory.
+3. Then it becomes a `ClientConnection`; its handshake has the rest of `header_timeout`.
 
-**No descriptor left.** The connection that waits in the kernel's queue cannot even be refused, and the socket stays
-readable: the loop would run hot. One connection that is not missed ends; where there is none, the spare descriptor is
-given up to accept the waiting client and close it. Where that is gone, too, accepting pauses for PAUSE. It takes more
-than connections to come so far: `descriptors.py` leaves some descriptors to everything else.
+**Out of descriptors.** The connection in the kernel's queue cannot even be refused, and the listening socket stays
+readable: the loop would run hot. So close the connection that is missed least; if none may be closed, give up the spare
+descriptor to accept the waiting client and close it. If the spare one is gone, too, pause accepting for PAUSE.
+Connections alone cannot cause this: `descriptors.py` leaves some descriptors to everything else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from aiaas.proxy.client.places import Guest, Places
 from aiaas.proxy.client.tls import SHUTDOWN_TIMEOUT, ServerTls
 from aiaas.proxy.tasks import end_tasks
 
-# Connections accepted in one turn of the loop, 2 ms in all: then those that are open get theirs.
+# Connections accepted in one turn of the loop, 2 ms in all; then the open connections get their turn.
 AT_ONCE: Final = 32
 PAUSE: Final = 0.1
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -41,13 +41,13 @@ _PEEK: Final = MOST + 5
 
 
 class Hooks(Protocol):
-    """Who hears of what goes wrong."""
+    """Callbacks for faults and refusals."""
 
     def internal_error(self, error: BaseException | None) -> None:
-        """A fault of ours."""
+        """The gateway itself failed."""
 
     def turned_away(self, reason: str) -> None:
-        """A connection was refused or ended for others."""
+        """A connection was refused, or closed to make room."""
 
 
 class Door:
@@ -80,7 +80,7 @@ class Door:
         self._loop.add_reader(self._listener, self._accept)
 
     def close(self) -> None:
-        """Accept no more, and let the port go. Handshakes under way may end; calling it again changes nothing."""
+        """Stop accepting, and close the port. Handshakes under way may end; calling `close` again changes nothing."""
         if self._listener.fileno() < 0:
             return
         self._loop.remove_reader(self._listener)
@@ -91,7 +91,7 @@ class Door:
             os.close(self._spare)
 
     async def end(self) -> None:
-        """Close, and drop whoever is not connected yet."""
+        """Close, and drop clients that are not connected yet."""
         self.close()
         for guest in list(self._silent):
             guest.end()
@@ -194,7 +194,7 @@ class Door:
         )
 
     def _connect(self, guest: Guest, sock: socket.socket, tls: dict[str, Any]) -> None:
-        """Make it a Connection, whose transport ends it from then on."""
+        """Make the socket a ClientConnection, whose transport closes it from then on."""
         make = partial(self._open_side, guest)
         task = self._loop.create_task(self._loop.connect_accepted_socket(make, sock, **tls), name="connect")
         guest.end = task.cancel

@@ -5,11 +5,11 @@
     2001:db8::7               nginx
     [2001:db8::7]:443         RFC 7239 section 6; the brackets also without a port
     "[2001:db8::7]:443"       quoted, as RFC 7239 wants it
-    unknown, _hidden          RFC 7239 section 6.2 and 6.3: a proxy that does not say; no address
+    unknown, _hidden          RFC 7239 section 6.2 and 6.3: the proxy hides the address
 
-Each proxy appends what it saw, so hops are read from the right, and only as far as trusted proxies wrote them. An
-element ends at every comma, also inside quotes: no address has one, and a quote that a client leaves open must not
-swallow what the proxy appended behind it. Pure.
+Each proxy appends the address that it saw, so read hops from the right, and only as far as trusted proxies wrote them.
+An element ends at every comma, also inside quotes: addresses do not contain commas, and a quote that a client leaves
+open must not swallow the text that the proxy appends. Pure.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Final
 
 _FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*("?)([^";]*)\1\s*(?:;|$)', re.IGNORECASE)
 _PORT: Final = re.compile(r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<bare>[0-9.]+))(?::[0-9]{1,5})?")
-# Proxies between a client and a gateway; what stands further left is a client's own invention.
+# Proxies between a client and a gateway; the client itself wrote the hops further left.
 MAX_HOPS: Final = 32
 
 
 def hops(forwarded_for: Sequence[str], forwarded: Sequence[str]) -> tuple[str | None, ...]:
-    """The hops, the nearest first; None for one that is no address. `Forwarded` counts where the other is absent.
+    """The hops, the nearest first; None for an invalid address. `Forwarded` counts if `X-Forwarded-For` is absent.
 
     forwarded_for, forwarded  the values of all header lines of that name, in order
     """
@@ -36,14 +36,14 @@ def hops(forwarded_for: Sequence[str], forwarded: Sequence[str]) -> tuple[str | 
 
 
 def hop_address(text: str) -> str | None:
-    """The plain address of one hop, whatever stands around it; None where there is none."""
+    """The plain address of one hop, without quotes, brackets and port; None if it is not an address."""
     text = text.strip().strip('"').strip()
     found = _PORT.fullmatch(text)
     return plain_address((found["bracketed"] or found["bare"]) if found else text)
 
 
 def plain_address(text: str) -> str | None:
-    """An IP address in its one usual form, without a zone (`fe80::1%eth0`); None where `text` is none."""
+    """An IP address in its usual form, without a zone (`fe80::1%eth0`); None if `text` is not an address."""
     try:
         ip = ip_address(text.partition("%")[0])
     except ValueError:

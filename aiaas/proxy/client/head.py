@@ -1,4 +1,4 @@
-"""The head of a request while it arrives: what the parser lets pass and we refuse. Pure.
+"""The head of a request while it arrives: checks that the parser does not make. Pure.
 
 The parser bounds each header line, not the sum; it takes RTSP and ICE for HTTP of the same version number, and any text
 for a Host.
@@ -18,7 +18,7 @@ from aiaas.proxy.client.request_target import is_authority
 _END = b"\r\n\r\n"
 _PROTOCOL = b"HTTP/"
 _LINE_END = len(b"HTTP/1.1\r\n")
-# A longer origin is none that a config could name: a host name has 253 characters.
+# A config cannot name a longer origin: a host name has at most 253 characters.
 _MOST_ORIGIN = 300
 _ORIGIN = re.compile(rb"\n(?i:origin):[ \t]*([!-~]{1,%d})[ \t]*\r?\n" % _MOST_ORIGIN)
 _OTHER_PROTOCOL = re.compile(rb" (?:RTSP|ICE)/[0-9]\.[0-9]\r\n")
@@ -28,7 +28,7 @@ class Head:
     """A connection's present head.
 
     most  bytes that it may have
-    size  bytes that came of it, while it is not whole
+    size  bytes of it that have arrived, while it is incomplete
     """
 
     __slots__ = ("_edge", "_host", "_line", "_origin", "most", "size")
@@ -53,7 +53,7 @@ class Head:
         return self.size <= self.most
 
     def origin(self, data: bytes = b"") -> str | None:
-        """The `Origin` in what came, `data` last, whether the rest of the head can be read or not; None without one."""
+        """The `Origin` in the bytes so far, ending with `data`, even if the rest is not valid; None without one."""
         if self._origin is None:
             seen = self._edge + data
             found = _ORIGIN.search(seen)
@@ -62,7 +62,7 @@ class Head:
         return self._origin
 
     def clear(self) -> None:
-        """Forget it: it is whole, or refused."""
+        """Forget the head: it is complete, or refused."""
         if self.size:
             self.size, self._line, self._edge, self._origin = 0, b"", b"", None
 

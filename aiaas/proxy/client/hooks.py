@@ -1,4 +1,4 @@
-"""What a client's connection asks of those around it."""
+"""The callbacks of a client's connection."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from aiaas.errors import ApiError
 
 
 class WriteListener(Protocol):
-    """Who writes to the connection right now."""
+    """The writer of the present answer."""
 
     def client_paused(self) -> None:
         """The client's buffer is full: stop."""
 
     def client_resumed(self) -> None:
-        """It has room again: go on."""
+        """The client's buffer has room again: go on."""
 
 
 class Hooks(Protocol):
-    """Who hears of what happens outside of a request."""
+    """Callbacks for events outside of a request."""
 
     def internal_error(self, error: BaseException | None) -> None:
-        """An exception escaped a handler: a fault of ours."""
+        """An exception escaped a handler: the gateway itself failed."""
 
     def refused_head(self, peer: str, error: ApiError, origin: str | None) -> bytes:
         """A head from the address `peer` is being refused, with this `Origin` where it could be read.
 
-        Gives complete header lines for the answer.
+        Returns complete header lines for the answer.
         """
 
     def dropped(self, peer: str, reason: str) -> None:

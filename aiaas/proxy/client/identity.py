@@ -1,4 +1,4 @@
-"""What a request says about who sends it: the key it presents, its address, its id. Pure; nothing is verified here.
+"""Read a request's key, client address and id from its headers. Pure; nothing is verified here.
 
 Anybody can write a header, so `X-Forwarded-For` and `X-Request-Id` are believed only from trusted proxies.
 """
@@ -23,9 +23,9 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
 class Unauthorized(ClientError):
-    """401. `rejection` says why, for the log only.
+    """401. `rejection` is the reason, for the log only.
 
-    Claude Code repeats a 401 for a minute unless `x-should-retry` tells it not to.
+    Claude Code repeats a 401 for a minute unless the answer has `x-should-retry: false`.
     """
 
     def __init__(self, rejection: Rejection, code: str, message: str, challenge: str) -> None:
@@ -34,10 +34,10 @@ class Unauthorized(ClientError):
 
 
 def presented_key(request: BaseRequest, path: str) -> str:
-    """The key of the request. Raises Unauthorized `missing_api_key`, or ClientError 400 where there are two.
+    """The key of the request. Raises Unauthorized `missing_api_key`, or ClientError 400 if it has two keys.
 
-    Of two keys a proxy in front may have checked the other one. Two keys in one header (`Bearer A, Bearer B`) are one
-    text to us, which is not a key that we know.
+    A proxy in front may have checked the other one of two keys. Two keys in one header (`Bearer A, Bearer B`) are one
+    text to us, which is an unknown key.
     """
     sent = _only(request, "Authorization")
     key = ""
@@ -59,7 +59,7 @@ def presented_key(request: BaseRequest, path: str) -> str:
 
 
 def error_path(request: BaseRequest, path: str) -> str:
-    """The path in whose shape the client reads errors.
+    """The path whose API decides the shape of an error.
 
     At a path that generates, that is the path itself. Elsewhere, such as at the list of models, a client of Anthropic's
     API is known by its headers.
@@ -73,7 +73,7 @@ def error_path(request: BaseRequest, path: str) -> str:
 def _only(request: BaseRequest, name: str) -> str | None:
     sent = request.headers.getall(name, ())
     if len(sent) > 1:
-        raise _twice(f"The header `{name}` is there more than once.")
+        raise _twice(f"The header `{name}` was sent more than once.")
     return sent[0] if sent else None
 
 
@@ -86,7 +86,7 @@ def _missing(message: str) -> Unauthorized:
 
 
 def unauthorized(rejection: Rejection) -> Unauthorized:
-    """One answer for unknown, revoked and expired keys: it tells nothing about which keys exist."""
+    """One answer for unknown, revoked and expired keys, so that it does not reveal which keys exist."""
     return Unauthorized(
         rejection,
         "invalid_api_key",
@@ -96,17 +96,17 @@ def unauthorized(rejection: Rejection) -> Unauthorized:
 
 
 def too_many_wrong_keys(wait: float) -> LimitError:
-    """No verdict on this key: it would have to be checked slowly, and too many from the same address were wrong."""
+    """429: this key needs a slow check, and its address sent too many wrong keys. The key itself may be valid."""
     return LimitError(
         429,
         "too_many_wrong_keys",
-        f"Too many wrong API keys came from your address, so no new one is checked now; try again in {ceil(wait)} s.",
+        f"Your address sent too many wrong API keys, so no new key is checked now; try again in {ceil(wait)} s.",
         headers=(("retry-after", str(ceil(wait))), ("retry-after-ms", str(ceil(wait * 1000)))),
     )
 
 
 def believed(request: BaseRequest, peer: str, trusted: Networks) -> tuple[str, str | None]:
-    """The client's address, and the request's id if it has a sane one: a trusted proxy's word, else only the peer."""
+    """The client's address and the request's valid id or None, from a trusted proxy's headers, else from the peer."""
     if not is_trusted(peer, trusted):
         return peer, None
     headers = request.headers
@@ -118,8 +118,8 @@ def believed(request: BaseRequest, peer: str, trusted: Networks) -> tuple[str, s
 def client_address(peer: str, named: Sequence[str | None], trusted: Networks) -> str:
     """The nearest address that is not a trusted proxy's, of `named` (`hops`), if the peer is trusted.
 
-    Addresses are normalised, an IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) to its own, so that one client has
-    one name. Who writes something that is no address is not believed any further.
+    Addresses are normalised, an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) to IPv4, so that one client has one name.
+    Stop at a hop that is not an address.
     """
     address = plain_address(peer) or peer
     if not is_trusted(peer, trusted):
@@ -134,7 +134,7 @@ def client_address(peer: str, named: Sequence[str | None], trusted: Networks) ->
 
 
 def is_trusted(address: str, trusted: Networks) -> bool:
-    """Whether `address` lies in one of the networks; an IPv4 address in IPv6 clothes counts as IPv4."""
+    """Whether `address` lies in one of the networks; an IPv4-mapped IPv6 address counts as IPv4."""
     plain = plain_address(address) if trusted else None
     return plain is not None and any(ip_address(plain) in network for network in trusted)
 
@@ -146,16 +146,16 @@ def require_method(request: BaseRequest, allowed: tuple[str, ...]) -> None:
 
 
 def not_found() -> ClientError:
-    """404: no path of ours."""
+    """404 for an unknown path."""
     return ClientError(404, "not_found", "There is nothing at this path.")
 
 
 def method_not_allowed(allowed: tuple[str, ...]) -> ClientError:
-    """405 that says what is allowed."""
+    """405 that lists the allowed methods."""
     methods = ", ".join(allowed)
-    return ClientError(405, "method_not_allowed", f"This path takes {methods}.", headers=(("allow", methods),))
+    return ClientError(405, "method_not_allowed", f"This path accepts {methods}.", headers=(("allow", methods),))
 
 
 def sane_request_id(offered: str | None) -> str | None:
-    """An offered X-Request-Id that may stand in our log and header, or None."""
+    """An offered X-Request-Id, if it may be used in the log and in headers, else None."""
     return offered if offered is not None and _SANE_REQUEST_ID.match(offered) else None

@@ -1,4 +1,4 @@
-"""What happens outside of a request, in the log and in the metrics: refused heads, dropped clients, faults of ours."""
+"""Log and count events outside of a request: refused heads, dropped clients, internal errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aiaas.proxy.client.cors import Cors
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 
-# Seconds between two lines about connections that were turned away: in a flood there are thousands a second.
+# Seconds between two log lines about refused connections: a flood brings thousands a second.
 TURNED_AWAY_INTERVAL: Final = 60.0
 
 
 class Incidents:
-    """Tells of them. `new_id` makes a request id; `cors` is that of the Plan in force."""
+    """Logs and counts them. `new_id` makes a request id; `cors` is that of the Plan in force."""
 
     def __init__(
         self, log: JsonLog, metrics: Metrics, new_id: Callable[[], str], clock: Callable[[], float] = time.monotonic
@@ -32,12 +32,12 @@ class Incidents:
         self._new_id = new_id
 
     def internal_error(self, error: BaseException | None) -> None:
-        """An exception that no code expected reached aiohttp: log it whole, once."""
+        """An unexpected exception reached aiohttp: log it with its traceback, once."""
         shown = "".join(traceback.format_exception(error))
         self._log.event("error", "internal_error", error=repr(error), traceback=shown)
 
     def refused_head(self, peer: str, error: ApiError, origin: str | None) -> bytes:
-        """A head never became a request. Gives header lines for the answer: the id that stands in the log, and CORS."""
+        """Count and log a refused head. Returns header lines for the answer: the id in the log, and CORS."""
         request_id = self._new_id()
         self._metrics.responded(error.status, error.code)
         self._log.event(
@@ -53,13 +53,13 @@ class Incidents:
         return b"x-request-id: %b\r\n%b" % (request_id.encode(), cors)
 
     def dropped(self, peer: str, reason: str) -> None:
-        """A connection was ended without a word to its client."""
+        """A connection was closed without an answer."""
         self._log.event("info", "connection_dropped", reason=reason, client_address=peer)
 
     def turned_away(self, reason: str) -> None:
-        """A connection was refused or ended for others: `evicted`, `address`, `full` or `descriptors`.
+        """A connection was refused, or closed to make room: `evicted`, `address`, `full` or `descriptors`.
 
-        At most one line a minute for each event, with what there was since the last one.
+        Log at most one line a minute for each event, with the counts since the last line.
         """
         self._metrics.turned_away(reason)
         self._turned_away[reason] += 1

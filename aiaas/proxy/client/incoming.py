@@ -1,7 +1,7 @@
-"""What comes on one connection, message by message.
+"""The messages of one connection, one at a time.
 
-aiohttp's parser reads as far as it can, and an error takes along the requests before it that the same read brought. So
-it stops behind each message, and keeps the bytes that follow until it is asked again.
+aiohttp's parser reads as far as it can, and an error loses the requests before it that came in the same read. So the
+parser stops after each message, and keeps the bytes that follow until the next call.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from aiaas.errors import EnvironmentFault
 from aiaas.proxy.client.head import Head
 from aiaas.proxy.client.refusal import MAX_HEADERS
 
-# Messages behind which the parser stops.
+# Messages after which the parser stops.
 _ONE = 1
 
 
 def require_c_parser() -> None:
-    """Raises EnvironmentFault where aiohttp parses in Python: that parser takes heads that llhttp refuses, and of 6,359
-    wire
-    cases one became a smuggled request and 34 were answered wrongly."""
+    """Raises EnvironmentFault where aiohttp parses in Python: that parser accepts heads that llhttp refuses, and of
+    6,359 wire cases one became a smuggled request and 34 were answered wrongly.
+    """
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise EnvironmentFault(
             "aiohttp runs without its C parser here, which is not safe: unset AIOHTTP_NO_EXTENSIONS, or install a "
@@ -41,8 +41,8 @@ class Incoming:
     parser       aiohttp's; None once nothing is read any more
     head         the present one, while it is not whole
     body         of the message that came last
-    body_broken  it ended by a parser error: what was read of it is not all
-    surplus      something came behind the last message that this connection can have
+    body_broken  a parser error cut that body off
+    surplus      bytes came after the last message that this connection can have
     """
 
     __slots__ = ("_last", "body", "body_broken", "head", "parser", "surplus")
@@ -68,10 +68,10 @@ class Incoming:
         self.surplus = False
 
     def next(self, data: bytes, read: bytes) -> tuple[RawRequestMessage, StreamReader] | Exception | None:
-        """The next message, why there is none and never will be, or None where more has to come.
+        """The next message, the error that ends the connection, or None if more bytes are needed.
 
-        data  what came, at the first call for it; then b"" until None is returned
-        read  what came
+        data  the bytes that came, at the first call for them; then b"" until None is returned
+        read  the bytes that came
         """
         while self.parser is not None:
             in_body = not self.body.is_eof()
@@ -102,7 +102,7 @@ class Incoming:
         return None
 
     def let_go(self) -> None:
-        """Free the parser and what has come of a body: nothing is read any more. Calling it again changes nothing."""
+        """Free the parser and the body, since nothing is read any more. Calling `let_go` again changes nothing."""
         self.body = EMPTY_PAYLOAD
         self.parser = None
 

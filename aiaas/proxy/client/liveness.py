@@ -1,19 +1,19 @@
-"""Peers whose machine is gone are noticed: no FIN, no RST, and nothing is acknowledged any more. So are clients under
-TLS that take nothing of an answer which has ended.
+"""Notice peers whose machine is gone: they send neither FIN nor RST, and acknowledge nothing any more. Notice clients
+under TLS, too, that do not read the rest of an answer which has ended.
 
-While nothing is under way, TCP keep-alive asks, and half a minute is enough; the kernel's own bound is two hours. It
-does not ask while bytes are unacknowledged: those the kernel repeats for a quarter of an hour, and vLLM goes on
-generating.
+On idle connections TCP keep-alive probes the peer, and half a minute is enough; the kernel's own bound is two hours.
+Keep-alive does not probe while bytes are unacknowledged: the kernel repeats these for a quarter of an hour, and vLLM
+goes on generating.
 
 - Upstream TCP_USER_TIMEOUT bounds that too.
 - Downstream it cannot: it also ends a connection whose peer lives and reads nothing for as long (seen on Linux 6.18),
-  and a slow client may take `timeout` for that; and it takes keep-alive's place. So the kernel is asked, now and then,
-  about the clients to which an answer is being written: whether it repeats, and nothing at all was acknowledged for
-  VANISHED_AFTER. One that only reads nothing acknowledges each probe of its window.
+  and a slow client may take `timeout` for that; and it takes keep-alive's place. So ask the kernel, now and then, about
+  the clients to which an answer is being written: whether it repeats bytes, and whether the peer acknowledged nothing
+  for VANISHED_AFTER. A client that only does not read acknowledges each probe of its window.
 
-Without TLS `Connection` sees the bytes of an ended answer that nobody takes. Under TLS they have left its transport and
-lie in the one below; a client that then says goodbye (close_notify, or FIN) has the TLS transport end at once and the
-one below wait for it forever. So of these the kernel is asked, too: whether it has bytes left, and when it last sent
+Without TLS `ClientConnection` sees the unread bytes of an ended answer. Under TLS these bytes have left its transport
+and lie in the one below; if the client then closes (close_notify, or FIN), the TLS transport ends at once, and the one
+below waits for the client forever. So ask the kernel about these, too: whether it has bytes left, and when it last sent
 any.
 """
 
@@ -37,9 +37,9 @@ _INFO: Final = struct.Struct("=2xB41xI8xI84xI")
 
 
 class Client(Protocol):
-    """A connection of a client (`connection.Connection`), as far as it matters here."""
+    """A connection of a client (`connection.ClientConnection`), as far as it matters here."""
 
-    listener: Any  # who writes an answer to it now
+    listener: Any  # the writer of its present answer
     sock: Any  # None once it is closed
     tls: bool
 
@@ -48,7 +48,7 @@ class Client(Protocol):
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Turn keep-alive on. On Linux what a listening socket accepts inherits it."""
+    """Turn keep-alive on. On Linux the sockets that a listening socket accepts inherit it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE:
         if hasattr(socket, name):
@@ -75,25 +75,25 @@ async def drop_vanished(
                 continue
             if client.listener is not None:
                 if has_vanished(client.sock, after):
-                    client.drop("it acknowledged nothing any more")
+                    client.drop("it stopped acknowledging data")
             elif client.tls and takes_nothing(client.sock, after):
-                client.drop("it took no byte of an answer that had ended")
+                client.drop("it did not read the end of its answer")
 
 
 def has_vanished(sock: Any, after: float) -> bool:
-    """Whether what was sent is being repeated, and nothing was acknowledged for `after` seconds. Linux only."""
+    """Whether the kernel repeats bytes, and the peer acknowledged nothing for `after` seconds. Linux only."""
     retransmits, _, last_acknowledged, _ = _info(sock)
     return bool(retransmits and last_acknowledged >= after * 1000)
 
 
 def takes_nothing(sock: Any, after: float) -> bool:
-    """Whether there are bytes that the peer's window has had no room for, for `after` seconds. Linux only."""
+    """Whether unsent bytes have waited `after` seconds for room in the peer's window. Linux only."""
     _, last_sent, _, not_sent = _info(sock)
     return bool(not_sent and last_sent >= after * 1000)
 
 
 def _info(sock: Any) -> tuple[int, int, int, int]:
-    """What the kernel knows, as in _INFO; all 0 where it does not say."""
+    """The kernel's values, as in _INFO; all 0 if it does not give them."""
     nothing = (0, 0, 0, 0)
     if sys.platform != "linux":
         return nothing

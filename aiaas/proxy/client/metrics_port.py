@@ -24,7 +24,7 @@ HEAD_SIZE = 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _FaultsOnly:
-    """A scraper that is refused or dropped says so itself."""
+    """Reports internal errors only: a scraper that is refused or dropped reports that itself."""
 
     internal_error: Callable[[BaseException | None], None]
 
@@ -33,7 +33,7 @@ class _FaultsOnly:
         return b""
 
     def dropped(self, _peer: str, _reason: str) -> None:
-        """Nothing to tell."""
+        """Not logged."""
 
 
 async def serve_metrics(
@@ -42,9 +42,9 @@ async def serve_metrics(
     internal_error: Callable[[BaseException | None], None],
     stack: AsyncExitStack,
 ) -> asyncio.Server:
-    """Answer with what `expose` gives, until `stack` ends. Close the returned server to give the port up sooner.
+    """Answer with the result of `expose`, until `stack` ends. Close the returned server to give the port up sooner.
 
-    On the same open side as everything else: it says nothing of versions and bounds a slow head.
+    It uses the connection class of the client port, which does not reveal versions and bounds a slow head.
     """
 
     async def metrics(request: BaseRequest) -> Answered:

@@ -1,19 +1,18 @@
-"""Who is connected, and the memory that connections and their requests take: one budget for the process.
+"""The open connections, and the memory that they and their requests take: one budget for the process.
 
 A flood of connections must not fill the pod's memory, and must not keep others out either: a gateway that does not
-answer its liveness probe is killed as well. So a new connection always gets in, and the one that is the least missed
-ends for it:
+answer its liveness probe is killed as well. So accept a new connection, and close the one that is missed least:
 
 1. **Strangers**, which have not shown a valid key yet: the oldest first. Silent clients, handshakes and heads that
-   never end are all of this kind. So is a probe, but it has its answer after some milliseconds, long before the clients
+   never end are all strangers. So is a probe, but it has its answer after some milliseconds, long before the clients
    that came after it have taken all the places.
-2. **Members**, which have, while they are idle: the one that was idle for the longest time. Its client connects again.
+2. **Members**, which have shown a valid key, while they are idle: the longest idle first. Its client connects again.
 
-A connection whose request is being answered is never ended. Members leave some places free (`reserved`), so that there
+A connection whose request is being answered is never closed. Members leave some places free (`reserved`), so that there
 is always room for strangers; a request that would make one member too many gets 503.
 
-The budget counts what was measured (`aiaas.config.chain`): each connection from its accept to its end, with its TLS
-state; the bytes of a head that is not whole; the bytes of bodies. Where it is spent, connections end in the same order.
+The budget counts measured sizes (`aiaas.config.chain`): each connection from its accept to its end, with its TLS state;
+the bytes of incomplete heads; the bytes of bodies. When it is spent, connections are closed in the same order.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from aiaas.config.chain import connection_memory, memory_budget
 from aiaas.errors import UpstreamError
 from aiaas.plan.model import ServerPlan
 
-# Of the places, this part is kept for strangers, at least so many: a kubelet, a balancer and a person with curl.
+# This part of the places is kept for strangers, and at least this number: a kubelet, a balancer, a person with curl.
 RESERVED_PART: Final = 16
 RESERVED_LEAST: Final = 8
 # aiohttp keeps the lines, the names, the values and a mapping of them: 76 KiB for a head of 31 KiB, measured.
@@ -33,12 +32,12 @@ HEAD_FACTOR: Final = 3
 # Under TLS a read of n bytes leaves up to n in the transport's buffer and 4/3 n in OpenSSL's until the connection ends,
 # and as much in holes of the heap: 270 KiB for reads of 64 KiB, measured.
 TLS_READ_FACTOR: Final = 5
-# Seconds after which a client that found no room may come back: an upload takes about as long.
+# Retry-After, in seconds, for a client that was refused for lack of memory: an upload takes about as long.
 RETRY_AFTER: Final = 2
 
 
 class Occupant(Protocol):
-    """What sits on a place, once it speaks HTTP (`connection.Connection`)."""
+    """The connection at a place, once it speaks HTTP (`connection.ClientConnection`)."""
 
     @property
     def is_idle(self) -> bool:
@@ -56,9 +55,9 @@ class Occupant(Protocol):
 class Guest:
     """One connection's place, from accept to end.
 
-    address      whose it is, where connections are counted by address
+    address      the client's, where connections are counted by address
     is_stranger  it has not shown a valid key yet
-    held         bytes of the budget that it takes; `head` of them are a head that is not whole
+    held         bytes of the budget that it takes; `head` of them are an incomplete head
     occupant     None until it speaks HTTP
     end          ends the connection at once
     """
@@ -76,28 +75,28 @@ class Guest:
         self.end = end
 
     def hold(self, size: int) -> bool:
-        """Take `size` bytes more. False where there is no room, even after others were ended."""
+        """Take `size` bytes more. False if the budget is spent, even after closing other connections."""
         if self.gone or not self._places.hold(size, self):
             return False
         self.held += size
         return True
 
     def hold_head(self, size: int) -> bool:
-        """Count a head that is not whole, of which `size` bytes have come. As `hold`."""
+        """Count an incomplete head of which `size` bytes have arrived. As `hold`."""
         if not self.hold(size * HEAD_FACTOR - self.head):
             return False
         self.head = size * HEAD_FACTOR
         return True
 
     def drop_head(self) -> None:
-        """The head is whole or refused."""
+        """The head is complete or refused."""
         if not self.gone:
             self._places.give_back(self.head)
             self.held -= self.head
         self.head = 0
 
     def leave(self) -> None:
-        """The connection has ended. Calling it again changes nothing."""
+        """The connection has ended. Calling `leave` again changes nothing."""
         self._places.leave(self)
 
     @property
@@ -109,7 +108,7 @@ class Guest:
 
 
 class Places:
-    """All connections of the open side, and what they hold.
+    """All client connections, and the memory that they hold.
 
     descriptors  the most connections that the process has file descriptors for
     held         bytes of the budget that are taken, by connections and by bodies
@@ -132,7 +131,7 @@ class Places:
         return len(self._strangers) + len(self._members)
 
     def follow(self, server: ServerPlan) -> None:
-        """Keep to these bounds from now on; what is open stays."""
+        """Keep to these bounds from now on; open connections stay."""
         self._server = server
         self.most = server.max_connections
         if self.descriptors is not None:
@@ -150,7 +149,7 @@ class Places:
     # -- connections ----------------------------------------------------------------------------------------------
 
     def enter(self, address: str | None, end: Callable[[], object]) -> Guest | None:
-        """A place for a new connection, which `end` ends; None where it has to be refused."""
+        """A place for a new connection, which `end` closes; None if it has to be refused."""
         if (
             address is not None
             and self.per_address is not None
@@ -189,7 +188,7 @@ class Places:
                 self._by_address.pop(guest.address, None)
 
     def welcome(self, guest: Guest) -> None:
-        """It has shown a valid key. Raises UpstreamError 503 where members have all the places that they may have."""
+        """Make a guest with a valid key a member. Raises UpstreamError 503 if all members' places are taken."""
         if len(self._members) >= self.most - self.reserved and not self._evict(self._idlest()):
             raise overloaded("Too many connections are in use at once; try again shortly.")
         if self._strangers.pop(guest, guest) is None:
@@ -197,13 +196,13 @@ class Places:
             guest.is_stranger = False
 
     def evict(self) -> bool:
-        """End the connection that is the least missed. False where none may be ended."""
+        """Close the connection that is missed least. False if none may be closed."""
         return self._evict(self._least_missed())
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
     def hold(self, size: int, guest: Guest | None = None) -> bool:
-        """Take `size` bytes of the budget, for `guest` or for a body. False where there is no room."""
+        """Take `size` bytes of the budget, for `guest` or for a body. False if the budget is spent."""
         while self.held + size > self.most_bytes:
             other = self._least_missed()
             if other is guest or not self._evict(other):
@@ -215,7 +214,7 @@ class Places:
         """`size` bytes are free again."""
         self.held -= size
 
-    # -- who goes first -------------------------------------------------------------------------------------------
+    # -- whom to close first --------------------------------------------------------------------------------------
 
     def _least_missed(self) -> Guest | None:
         for guest in self._strangers:
@@ -224,7 +223,7 @@ class Places:
         return self._idlest()
 
     def _idlest(self) -> Guest | None:
-        """Looks at all members: only where no stranger is left to end, so a flood does not make it run."""
+        """Looks at all members, and only if there is no stranger to close, so a flood does not make it run."""
         idle = [guest for guest in self._members if guest.may_end]
         return min(idle, key=_last_used, default=None)
 
@@ -239,7 +238,7 @@ class Places:
 
 
 def overloaded(message: str) -> UpstreamError:
-    """503 for a client that there is no room for."""
+    """503 for a request that finds no free place or memory."""
     return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(RETRY_AFTER)),))
 
 

@@ -89,7 +89,7 @@ def keeps_metrics_port(env: Mapping[str, str]) -> bool:
 
 
 def bind(host: str, port: int, field: str) -> socket.socket:
-    """A listening socket. Raises EnvironmentFault, which names the config's `field`.
+    """A listening socket. Raises EnvironmentFault, whose text names the config's `field`.
 
     Without SO_REUSEPORT, which would let a second server share the port and half of its requests. It listens at once:
     two sockets that are only bound, with SO_REUSEADDR, may have the same port.
@@ -127,7 +127,7 @@ def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
         why = {
             errno.EADDRINUSE: "another program listens there; stop it or choose another port",
             errno.EACCES: "ports below 1024 need privileges; choose a higher one",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
+            errno.EADDRNOTAVAIL: "this machine does not have that address",
         }.get(number or 0, getattr(error, "strerror", None) or str(error))
         kind = PortTakenError if number == errno.EADDRINUSE else EnvironmentFault
         raise kind(f"cannot listen on {bracketed(host)}:{port} ({field}): {why}") from error

@@ -1,12 +1,12 @@
-"""Why a head is refused before it becomes a request, and what its client is told. Pure.
+"""Why a head is refused before it becomes a request, and the error that its client gets. Pure.
 
 RFC 9112 section 6.1 on `Transfer-Encoding`: a coding that the server does not understand is 501, a list that does not
 end with `chunked` (or names it twice) is 400, and so is any from HTTP/1.0. The parser refuses the second by itself and
-takes the first: `gzip, chunked` would reach vLLM as JSON that is none.
+accepts the first: `gzip, chunked` would reach vLLM as bytes that are not JSON.
 
 The version of HTTP: 1.0 and 1.1 are served. RFC 9110 section 15.6.6 has 505 for any other; the parser does not read
-HTTP/1.2 and later, so that is a 505 as well. A line without a version is HTTP/0.9. What is not written as a version, or
-as another protocol's, is 400.
+HTTP/1.2 and later, so that is a 505 as well. A line without a version is HTTP/0.9. A malformed version, or another
+protocol's, is 400.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from aiohttp.http_parser import RawRequestMessage
 from aiaas.errors import ClientError, UpstreamError
 from aiaas.proxy.client.request_target import is_valid
 
-# A client that takes no byte of an answer whose end is written is dropped after this.
+# Drop a client that has not read a byte of a finished answer for this long (seconds).
 CLOSING_SILENCE = 30.0
 # A browser sends 20 headers, an SDK 25.
 MAX_HEADERS = 128
-# aiohttp's parser tells these from other faults by its words only.
+# aiohttp's parser distinguishes these from other faults only by the text.
 _TOO_MANY = "Too many headers received"
 _VERSIONS = (
     "Bad status line:\n  Invalid HTTP version:",
@@ -72,11 +72,11 @@ class UnknownCoding(Exception):
 
 
 class CodingFromHttp10(Exception):
-    """A transfer coding from HTTP/1.0, which knows none: who wrote it may frame the message otherwise than we do."""
+    """A transfer coding in HTTP/1.0, which has none: the sender may frame the message differently."""
 
 
 def fault_of(message: RawRequestMessage) -> Exception | None:
-    """What the parser lets pass and we do not, or None. The Host header is the business of `head.py`."""
+    """Why we refuse a head that the parser accepts, or None. `head.py` checks the Host header."""
     if message.version != HttpVersion11 and message.version != HttpVersion10:
         return UnknownVersion()
     if message.path[:1] != "/" and not is_valid(message.path, message.method):
@@ -90,7 +90,7 @@ def fault_of(message: RawRequestMessage) -> Exception | None:
 
 
 def refusal(reason: BaseException | None, limits: ConnectionLimits) -> ClientError:
-    """What the client is told; never its own bytes, which a parser error quotes."""
+    """The error for the client; never with the client's own bytes, which a parser error quotes."""
     if isinstance(reason, HeadTooSlow):
         seconds = limits.header_timeout
         return ClientError(408, "request_timeout", f"The request's headers did not arrive within {seconds:g} s.")
@@ -100,23 +100,23 @@ def refusal(reason: BaseException | None, limits: ConnectionLimits) -> ClientErr
     if isinstance(reason, BadHttpMessage) and reason.message == _TOO_MANY:
         return ClientError(431, "headers_too_large", f"The request has more than {MAX_HEADERS} headers.")
     if isinstance(reason, UnknownCoding):
-        return ClientError(501, "invalid_request", "The only `Transfer-Encoding` that is understood is `chunked`.")
+        return ClientError(501, "invalid_request", "The only supported `Transfer-Encoding` is `chunked`.")
     if isinstance(reason, CodingFromHttp10):
         return ClientError(400, "invalid_request", "An HTTP/1.0 request cannot have a `Transfer-Encoding`.")
     unread = isinstance(reason, BadHttpMessage) and reason.message.startswith(_VERSIONS)
     if unread or isinstance(reason, UnknownVersion):
-        return ClientError(505, "invalid_request", "The HTTP versions that are understood are 1.1 and 1.0.")
+        return ClientError(505, "invalid_request", "The supported HTTP versions are 1.1 and 1.0.")
     if isinstance(reason, InvalidHost):
         return ClientError(400, "invalid_request", "The header `Host` must be `name` or `name:port`.")
     if isinstance(reason, InvalidTarget):
         return ClientError(400, "invalid_request", "The host in the request line must be `name` or `name:port`.")
     if isinstance(reason, TooFarAhead):
-        return ClientError(400, "invalid_request", "Too many requests were sent before their answers; wait for each.")
+        return ClientError(400, "invalid_request", "Too many requests were pipelined; wait for each answer.")
     if isinstance(reason, (BadStatusLine, NotHttp)):
         return ClientError(400, "invalid_request", "The request line is not valid HTTP/1.1.")
     return ClientError(400, "invalid_request", "The request is not valid HTTP/1.1.")
 
 
 def internal_error() -> UpstreamError:
-    """500: a fault of ours."""
+    """500: the gateway itself failed."""
     return UpstreamError(500, "internal_error", "The gateway failed on this request; its log says why.")

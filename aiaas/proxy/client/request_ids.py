@@ -1,7 +1,7 @@
-"""Request ids that tell nothing: not how many requests came before, nor which process answers.
+"""Request ids that reveal neither the number of earlier requests nor the process that answers.
 
-A counter, as it was once, let anybody read the gateway's traffic off two of its own requests. Random numbers cost a
-system call each, so they are drawn for BLOCK ids at a time.
+A counter would let any client compute the gateway's traffic from two of its own requests. Random numbers cost a system
+call each, so draw them for BLOCK ids at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BLOCK: Final = 256
 
 
 class RequestIds:
-    """Makes ids of 24 hexadecimal digits. `entropy` gives so many random bytes."""
+    """Makes ids of 24 hexadecimal digits. `entropy(n)` gives n random bytes."""
 
     def __init__(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
         self._entropy = entropy

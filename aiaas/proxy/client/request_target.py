@@ -4,7 +4,7 @@
     /v1/models/                    /v1/models     vLLM redirects clients to the path without slashes at its end
     http://host/v1/models          /v1/models     absolute-form, as clients of a proxy write it: a server must take it
     http://host                    /              (RFC 9112 section 3.2.4)
-    host:443, *                    None           authority-form and asterisk-form: there is nothing to serve at them
+    host:443, *                    None           authority-form and asterisk-form, which the gateway does not serve
 
 The authority is ignored like the Host header: the Plan alone says where a request goes (CVE-2026-49468 of another
 gateway was a Host that chose the route). Both must be valid, though (RFC 9112 section 3.2): `uri-host [":" port]`. Two
@@ -61,7 +61,7 @@ def is_valid(target: str, method: str) -> bool:
 
 
 def path_of(target: str) -> str | None:
-    """The path without its query, and one of ours without slashes at its end.
+    """The path without its query; a path of the gateway also without slashes at its end.
 
     None where the target is neither a path nor an http(s) URL.
     """

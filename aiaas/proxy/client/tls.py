@@ -1,9 +1,9 @@
-"""TLS on the open side: one listening context, whose certificate is replaced when its files change.
+"""TLS on the client port: one listening context, whose certificate is replaced when its files change.
 
-OpenSSL cannot take a new certificate and a new key into a context in one step: where the second does not fit, the first
-is already in. So each pair that is read gets a context of its own, and the listening one points every handshake at the
-newest good one (the callback for the server's name is called in each, also where the client names none). Connections
-that are open keep the pair that they began with.
+OpenSSL cannot load a new certificate and a new key into a context in one step: if the key does not fit, the certificate
+is already loaded. So each new pair gets a context of its own, and the listening one points every handshake at the
+newest good context (OpenSSL calls the server-name callback in each, also if the client names no server). Open
+connections keep the pair that they began with.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from aiaas.plan.model import TlsPlan
 from aiaas.proxy.client.certificate import Validity, validity
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-# Seconds until a closed connection is cut whose client does not answer the goodbye; the transport counts them. Time for
-# the last bytes of an answer, too: with 30 s a client that takes 2 kB a second lost its end. One that takes nothing is
-# dropped earlier (`liveness.py`).
+# Seconds until the transport cuts a closed connection whose client does not answer close_notify. The last bytes of an
+# answer need time, too: with 30 s a client that reads 2 kB a second lost them. A client that reads nothing is dropped
+# earlier (`liveness.py`).
 SHUTDOWN_TIMEOUT: Final = 120.0
 
 
 class TlsError(Exception):
-    """The pair cannot be used: one line that names the file and says why."""
+    """The pair cannot be used; the text is one line with the file and the reason."""
 
 
 class TlsFileMissing(TlsError):
@@ -55,7 +55,7 @@ def read_pair(plan: TlsPlan) -> Pair:
     except ValueError as error:
         raise TlsError(f"{plan.cert_file} {error}") from error
     if "PRIVATE KEY-----" not in key:
-        raise TlsError(f"{plan.key_file} holds no private key in PEM")
+        raise TlsError(f"{plan.key_file} does not contain a PEM private key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[plan.min_version]
     context.set_alpn_protocols(["http/1.1"])
@@ -98,11 +98,11 @@ class ServerTls:
 
     @property
     def validity(self) -> Validity:
-        """Of the certificate in force."""
+        """The validity of the certificate in force."""
         return self._pair.validity
 
     def use(self, plan: TlsPlan, pair: Pair) -> bool:
-        """Put `pair`, read from `plan`'s files, in force for new connections. False where it is the one in force."""
+        """Put `pair`, read from `plan`'s files, in force for new connections. False if it is in force already."""
         self.context.minimum_version = _VERSIONS[plan.min_version]
         self.plan = plan
         if pair.pem == self._pair.pem:
@@ -115,7 +115,7 @@ class ServerTls:
 
 
 def open_tls(plan: TlsPlan | None) -> ServerTls | None:
-    """At start, None where the open side is plain HTTP. Raises EnvironmentFault where the files cannot be used."""
+    """At start; None without TLS. Raises EnvironmentFault if the files cannot be used."""
     if plan is None:
         return None
     try:

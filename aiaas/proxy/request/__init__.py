@@ -1,1 +1,1 @@
-"""What a request is, whether it is let in, and what it costs."""
+"""Read, check, admit and price a request."""

@@ -1,7 +1,7 @@
-"""Who is it, which route, within limits? -> a Ticket, or an ApiError.
+"""Admit a request: key, route, limits -> a Ticket, or an ApiError.
 
 The order: key, size and media type, parse, model and scope, all limits at once (path and method come before, in
-`gateway.py`). Nothing is charged until the last step, so a refusal of ours costs the key nothing.
+`gateway.py`). Nothing is charged until the last step, so a refusal by the gateway costs the key nothing.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _FORWARDED = ("accept", "traceparent", "tracestate")
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
-    """A request that is in order, before any limit was asked.
+    """A valid request, before its limits are checked.
 
     body             as it came, in UTF-8, or with fields spliced (all but `model`, which depends on the target)
-    asking           the same for a target that is asked for usage
-    passed           complete header lines that go upstream, whichever target it will be
-    strip_usage      what tells these two apart: the client did not ask for the usage of its stream
+    asking           the body for a target that is asked for usage
+    passed           complete header lines that go upstream, to any target
+    strip_usage      whether the two bodies differ: the client did not ask for the usage of its stream
     estimated_input  LLM tokens, for a request that ends without usage
-    reserved_output  LLM tokens that its answer may have at the most; 0 where it generates none
+    reserved_output  the most LLM tokens that its answer may have; 0 where it generates none
     """
 
     principal: Principal
@@ -66,7 +66,7 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ticket(Checked, frozen=True, gc=False):
-    """An admitted request: what to send, and what has to be settled when it ends.
+    """An admitted request: the request to send, and the reservation to settle when it ends.
 
     extra  complete header lines for the answer: request id, limits
     """
@@ -118,7 +118,7 @@ class Admission:
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
     async def principal(self, request: BaseRequest, client: ClientConnection, record: Record) -> Principal:
-        """Who asks; also noted in `record`. From then on the connection is no stranger's.
+        """The owner of the key; also noted in `record`. From then on the connection is a member's.
 
         Raises Unauthorized 401; ClientError 400 where there are two keys; LimitError 429 where too many wrong keys came
         from this address; UpstreamError 503 where too many unknown keys wait to be checked, or members have all their
@@ -142,7 +142,7 @@ class Admission:
         return principal
 
     async def _verified(self, presented: str, wall: float, address: str) -> Principal:
-        """Who presents a key that this process has not seen before. Raises as `principal`."""
+        """The owner of a key that this process has not seen before. Raises as `principal`."""
         try:
             found = await self._verifier.verify(presented, wall, address)
         except TooManyWrongKeys as error:
@@ -199,7 +199,7 @@ class Admission:
         )
 
     async def reserve(self, checked: Checked) -> Ticket:
-        """Ask all limits at once, and charge the request if all let it in. Raises LimitError, or ClientError 400."""
+        """Check all limits at once, and charge the request if all admit it. Raises LimitError, or ClientError 400."""
         principal, record = checked.principal, checked.record
         reserved = checked.estimated_input + checked.reserved_output
         admission = await self._store.admit(
@@ -221,7 +221,7 @@ class Admission:
         return limit_lines(state)
 
     def _store_key(self, principal: Principal) -> str:
-        # Of IPv6 a client has 64 bits of addresses: with limits for each it would have none.
+        # An IPv6 client has 64 bits of addresses: limits for each address would not limit it.
         return principal.key_id if self._plan.auth.enabled else f"address:{source_of(principal.name)}"
 
     def _route(self, path: str, peeked: Peek, principal: Principal, record: Record) -> Route:
@@ -263,7 +263,7 @@ def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[by
 
 
 def effective_limits(plan: Plan, own: KeyLimits) -> Limits:
-    """A key's limits: its own, field by field, before the default. None hold where rate_limit.enabled is false."""
+    """A key's limits: its own, field by field, before the default. No limits if rate_limit.enabled is false."""
     default = plan.limits.default
     if not plan.limits.enabled:
         return default
@@ -290,7 +290,7 @@ def passed_headers(request: BaseRequest, request_id: str) -> bytes:
 
 
 def header_values(headers: Mapping[str, str], names: tuple[str, ...]) -> bytes:
-    """Header lines of those of `names` that are there, without the control characters that no value may hold."""
+    """Header lines of the `names` in `headers`, without control characters, which are invalid in a value."""
     lines = ""
     for name in names:
         value = headers.get(name)

@@ -1,9 +1,8 @@
-"""The request's body: read it whole within its bounds, and refuse or bound what would hurt others.
+"""The request's body: read it whole within its bounds, and refuse or bound requests that would hurt other clients.
 
-A body is held until its request has ended, since it may have to be sent again. `body_budget.py` bounds what all bodies
-take together and what one key may have read at once, so that uploads never grow until the pod is killed (30 of 10 MiB
-at once were 370 MB once; a pod has 512 MiB). A body that comes too slowly is refused: by its silences, its rate and its
-whole time.
+A body is held until its request has ended, since it may have to be sent again. `body_budget.py` bounds the memory of
+all bodies together and the uploads of one key, so that uploads cannot fill the pod's memory (30 of 10 MiB at once took
+370 MB; a pod has 512 MiB). A body that comes too slowly is refused: by its silences, its rate and its whole time.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ async def read_body(
 ) -> bytes:
     """The whole body. Nothing is ever inflated.
 
-    Raises ClientError 400, 408, 413, 415 or 417; of a body that is not there yet, LimitError 429 or UpstreamError 503
-    where it may not be read.
+    Raises ClientError 400, 408, 413, 415 or 417; LimitError 429 or UpstreamError 503 for a body that has not arrived
+    yet and may not be read.
     """
     headers = request.headers
     most = bounds.max_body_size
@@ -47,7 +46,7 @@ async def read_body(
     expect = headers.get("expect")
     if expect is not None and request.version >= (1, 1):  # from HTTP/1.0 it is to be ignored (RFC 9110 section 10.1.1)
         if expect.lower() != "100-continue":
-            raise ClientError(417, "invalid_request", "Only `Expect: 100-continue` is understood.")
+            raise ClientError(417, "invalid_request", "The only supported `Expect` is `100-continue`.")
         if client.transport is not None and not is_here:
             client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     if is_here:
@@ -73,7 +72,7 @@ async def _read_parts(request: BaseRequest, bounds: ServerPlan, budget: BodyBudg
     while True:
         taken = clock() - began
         if size < rate * (taken - silence):
-            raise _too_slow(f"came at less than {rate} bytes a second.")
+            raise _too_slow(f"arrived at less than {rate} bytes a second.")
         left = bounds.body_total_timeout - taken
         try:
             async with asyncio.timeout(min(silence, left)):
@@ -101,31 +100,31 @@ def too_large(most: int) -> ClientError:
 
 
 def refuse_harm(peeked: Peek, rules: RequestPlan, path: str) -> None:
-    """What vLLM would take, and what would hurt others. Raises ClientError 400.
+    """Refuse requests that vLLM accepts and that would hurt other clients. Raises ClientError 400.
 
-    A batch of inputs to embed is not bounded by `max_choices`: it generates nothing, and the SDKs send hundreds.
+    `max_choices` does not bound a batch of inputs to embed: it generates nothing, and the SDKs send hundreds.
     """
     if peeked.choices > rules.max_choices:
-        raise ClientError(400, "invalid_request", f"`n` is at most {rules.max_choices} here.", param="n")
+        raise ClientError(400, "invalid_request", f"`n` may be at most {rules.max_choices}.", param="n")
     if peeked.prompts * peeked.choices > rules.max_choices and path in paths.OUTPUT:
         raise ClientError(
             400,
             "invalid_request",
-            f"One request has at most {rules.max_choices} answers here, which is `n` times the number of prompts.",
+            f"A request may ask for at most {rules.max_choices} answers: `n` times the number of prompts.",
             param="prompt",
         )
     if peeked.background:
         raise ClientError(
             400,
             "invalid_request",
-            "`background` is not offered: such a request outlives its limits.",
+            "`background` is not supported: such a request would outlive its limits.",
             param="background",
         )
     if peeked.media_url is not None and rules.media_urls == "deny":
         raise ClientError(
             400,
             "invalid_request",
-            "Media must come inside the request, as a `data:` URL; other URLs are not fetched here.",
+            "Media must be inside the request, as a `data:` URL; the gateway does not fetch other URLs.",
             param=peeked.media_url,
         )
 
@@ -147,7 +146,7 @@ def bound_output(body: bytes, peeked: Peek, route: Route) -> tuple[bytes, int | 
     if asked <= most:
         return body, asked
     if route.on_over_limit == "reject":
-        raise ClientError(400, "invalid_request", f"`{field}` is at most {most} for this model.", param=field)
+        raise ClientError(400, "invalid_request", f"`{field}` may be at most {most} for this model.", param=field)
     return set_fields(body, {field: b"%d" % most}), most
 
 

@@ -1,16 +1,16 @@
 """Requests whose bodies are being read: how many a key may have, and the bytes that bodies take.
 
-Limits are asked when a body has been read, since they depend on what is in it. Until then a request is cheap for its
-client and not for us: a key with one request a minute once killed the pod, by 8,000 connections that held back the
-last bytes of a small body. So what is being read counts by itself:
+Limits are checked when a body has been read, since they depend on its content. Until then a request is cheap for its
+client and expensive for us: a key with one request a minute once killed the pod, by 8,000 connections that held back
+the last bytes of a small body. So requests whose body is being read have bounds of their own:
 
 - for its key's `max_concurrent`, from the moment at which the key is known;
 - for READING_PART of all connections, which one key's requests may take while they are read;
-- with the bytes that have come, for the budget of all bodies, of which one key may take half. An announced length
-  counts for nothing: eight clients that announced 10 MiB and sent a byte now and then once shut everybody out.
+- with the bytes that have arrived, for the budget of all bodies, of which one key may take half. An announced length
+  does not count: eight clients that announced 10 MiB and sent a byte now and then once shut all others out.
 
-A small body, as nearly all are, counts only while it is read. What it takes afterwards its key's limits bound.
-Without keys, addresses take their place.
+A small body, as nearly all are, counts only while it is read; afterwards its key's limits bound it. Without keys, count
+by address.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from aiaas.proxy.telemetry.record import NO_KEY, Record, Share
 SMALL_BODY: Final = 64 * 1024
 # One key's part of the budget: of the default, four uploads of the largest size at once.
 SHARE_OF_ONE: Final = 2
-# One key's part of the connections, for requests that are being read; at least so many.
+# One key's part of the connections, and the least number of them, for requests that are being read.
 READING_PART: Final = 8
 READING_LEAST: Final = 8
 
 
 class BodyBudget:
-    """What the requests of all keys hold together.
+    """The memory that the bodies of all keys hold.
 
-    most  bytes that bodies may take; a reload may change it, and what is held then stays
+    most  bytes that bodies may take; bodies that are held when a reload lowers it stay
     held  bytes that they take now
     """
 
@@ -57,7 +57,7 @@ class BodyBudget:
         self.most_reading = max(server.max_connections // READING_PART, READING_LEAST)
 
     def begin(self, record: Record, concurrent: int) -> None:
-        """Count the request for its key's `concurrent`, or remember that it is one too many."""
+        """Count the request for its key's `concurrent`, or remember that it exceeds it."""
         share = self._share(record)
         if share.begun >= concurrent:
             record.beyond = concurrent
@@ -66,13 +66,13 @@ class BodyBudget:
             record.begun = True
 
     def refuse_beyond(self, record: Record) -> None:
-        """Raises LimitError 429 where it is one too many."""
+        """Raises LimitError 429 if the request exceeds its key's `concurrent`."""
         if record.beyond:
             decision = Decision(False, record.beyond, 0, SLOT_RETRY, SLOT_RETRY)
             raise refusal(AdmissionResult("concurrency", None, None, decision, None))
 
     def start_reading(self, record: Record, announced: int) -> None:
-        """Its body is not there yet. Raises LimitError 429, or UpstreamError 503 where there is no room for it now."""
+        """Count a body that has not arrived yet. Raises LimitError 429, or UpstreamError 503 if the budget is spent."""
         self.refuse_beyond(record)
         share = self._share(record)
         if share.reading >= self.most_reading:
@@ -93,7 +93,7 @@ class BodyBudget:
         record.body_held = size
 
     def stop_reading(self, record: Record) -> None:
-        """Its body is whole."""
+        """The request's body is complete."""
         share = self._share(record)
         share.reading -= 1
         record.reading = False
@@ -136,7 +136,7 @@ class BodyBudget:
 
 
 def _owner(record: Record) -> str | None:
-    """Whose the request is: the key's id, and without keys the network of the address, which is the user then."""
+    """The owner of the request: the key's id, or without keys the network of the address, which is then the user."""
     if record.key_id == NO_KEY and record.user is not None:
         return source_of(record.user)
     return record.key_id

@@ -1,8 +1,8 @@
 """Large bodies are read in a thread, so that the event loop goes on meanwhile.
 
-To peek at 10 MiB takes 15 to 50 ms, and the streams of all other clients would stand still. In a thread the loop gets
+To peek at 10 MiB takes 15 to 50 ms, and the streams of all other clients would stand still. With a thread the loop gets
 its turn between two steps of the work (CPython hands the GIL over only there, msgspec keeps it while it decodes), so
-what it waits for is the longest step and not the sum. One thread and no more: several would take turns with the loop,
+the loop waits for the longest step and not for the sum. Use one thread only: several would take turns with the loop,
 and it would wait for a step of each.
 """
 
@@ -29,9 +29,9 @@ class Examiner:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="examiner")
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What `work` returns or raises. It is pure; where the waiting is cancelled, its result is thrown away."""
+        """Return or raise the result of `work`, which is pure; on cancellation the result is thrown away."""
         return await self._loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
     def close(self) -> None:
-        """End the thread after what it is at."""
+        """End the thread after its present work."""
         self._thread.shutdown(wait=False, cancel_futures=True)

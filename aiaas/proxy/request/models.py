@@ -1,7 +1,7 @@
-"""`GET /v1/models` and `/v1/models/{id}`: what the key may use, in OpenAI's shape. Pure.
+"""`GET /v1/models` and `/v1/models/{id}`: the models that the key may use, in OpenAI's shape. Pure.
 
-The names are the Plan's; `created` and `max_model_len`, by which agents size their context, are what the endpoints of
-the backend say of the model. Of several the smallest `max_model_len`: a request may go to any of them.
+The names are the Plan's; `created` and `max_model_len`, by which agents size their context, come from the endpoints of
+the backend. If these differ, report the smallest `max_model_len`: a request may go to any endpoint.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from aiaas.proxy.request.served_models import Listed, is_its_own
 
 
 def models_body(plan: Plan, principal: Principal, path: str, listed: Mapping[str, Sequence[Listed]]) -> bytes:
-    """The answer's body. Raises ClientError 404 for a model that is not there or not for this key.
+    """The answer's body. Raises ClientError 404 for a model that does not exist or that this key may not use.
 
-    listed  by backend, what each of its endpoints lists
+    listed  by backend, the models that each of its endpoints lists
     """
     visible = [model for model in plan.models if principal.models is None or model.name in principal.models]
     if path == paths.MODELS:
@@ -45,7 +45,7 @@ def model_id(path: str) -> str:
 def model_not_found(model: str) -> ClientError:
     """One answer for an unknown model and for one that the key may not use."""
     shown = model if len(model) <= 100 else model[:100] + "..."
-    shown = shown.encode("utf-8", "replace").decode()  # a path may hold bytes that are no UTF-8
+    shown = shown.encode("utf-8", "replace").decode()  # a path may hold bytes that are not UTF-8
     return ClientError(
         404, "model_not_found", f"The model `{shown}` does not exist or this key may not use it.", param="model"
     )
@@ -63,5 +63,5 @@ def _entry(model: PublicModel, lists: Sequence[Listed]) -> dict[str, Any]:
         "object": "model",
         "created": min(created, default=0),
         "owned_by": "aiaas",
-        "root": meant,  # vLLM's own is a path on its disk, which is nobody's business
+        "root": meant,  # vLLM's own value is a path on its disk, which clients must not see
     } | ({"max_model_len": min(lengths)} if lengths else {})

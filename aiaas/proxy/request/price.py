@@ -1,8 +1,8 @@
-"""What a request costs when it ends: pure, from what is known about it.
+"""The price of a request when it ends, from its Record. Pure.
 
-    vLLM reported usage                                    that
+    vLLM reported usage                                    the reported tokens
     a stream without it: the client left, the backend or   the input, and the tokens that were streamed
-    we cut it, or the engine tells no usage
+    we cut it, or the engine does not report usage
     another answer without it: a proxy compressed it, it   the input, and the output that was reserved: all of it had
     broke off, or its counts cannot be true                been generated before its first byte came
     the same, of a path that generates nothing             the input
@@ -11,7 +11,7 @@
     an error, vLLM's or ours, instead of an answer         one request, no tokens
     no backend saw it (also: the client left the queue)    nothing
 
-All but the first are estimates. The input is what vLLM reported, where it did (`/v1/messages` tells it first).
+All but the first are estimates. The input is the number that vLLM reported, if it did (`/v1/messages` first).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiaas.openai import paths
 from aiaas.openai.peek import estimate_input_tokens
 from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
 
-# Refusals of ours after the limits: no backend saw the request.
+# Error codes of refusals by the gateway after the limits: the request reached no backend.
 NEVER_RAN = frozenset({"no_healthy_backend", "overloaded"})
 
 
@@ -32,7 +32,7 @@ DENSEST = 1000
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
-    """What to settle. Tokens are LLM tokens.
+    """The charge to settle. Tokens are LLM tokens.
 
     estimated  the backend did not count all of them
     ran        False: it does not cost a request either
@@ -45,8 +45,8 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
 
 
 def price_of(record: Record, estimated_input: int, reserved_output: int, streamed: int) -> Charge:
-    """The charge for an admitted request that has ended as `record` says. `streamed` are the tokens that its stream
-    had, as far as they are known."""
+    """The charge for an admitted request that has ended as `record` says. `streamed` is the known number of tokens in
+    its stream."""
     if record.input_tokens is not None:
         if record.output_tokens is not None:
             return Charge(record.input_tokens, record.output_tokens, estimated=False, ran=True)
@@ -62,7 +62,7 @@ def price_of(record: Record, estimated_input: int, reserved_output: int, streame
 
 
 def _unseen_output(record: Record, reserved: int) -> int:
-    """Of an answer that is no stream and told no usage; at least 1."""
+    """The output tokens of an answer that is not a stream and did not report usage; at least 1."""
     if record.path not in paths.OUTPUT:
         return 0
     size = max(1, record.sent)

@@ -1,13 +1,13 @@
-"""What a backend says that it serves (`GET /v1/models`), held against what the config says. Pure.
+"""Compare the models that a backend lists (`GET /v1/models`) with the config. Pure.
 
     config                    the backend lists          what follows
     models: [base, small]     base                       small is rewritten to base, as the config means it
     models: [base, small]     base, small of one root    the same: vLLM's second --served-model-name
-    models: [base, sql-lora]  base, sql-lora of base     sql-lora is a model of its own: not rewritten, and said
-    models: [base]            other                      base is gone: requests for it will fail, and that is said
+    models: [base, sql-lora]  base, sql-lora of base     sql-lora is a separate model: not rewritten, and reported
+    models: [base]            other                      base is gone: requests for it will fail; reported
 
-vLLM (0.32) writes of each model `root`, the path or name that it was loaded from, `parent`, the base of a LoRA adapter
-or null, `max_model_len` and `created`. A server that says no `root` lists nothing twice: each name is its own model.
+vLLM (0.32) lists for each model `root`, the path or name that it was loaded from, `parent`, the base of a LoRA adapter
+or null, `max_model_len` and `created`. If a server does not send `root`, each name counts as a model of its own.
 """
 
 from __future__ import annotations
@@ -49,35 +49,35 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def names(self) -> int:
-        """How many names of the config are concerned."""
+        """How many names in the config differ."""
         return len(self.missing) + len(self.own_models)
 
 
 class NotAModelList(Exception):
-    """An answer that is no list of models; its text says what came instead, and what may be behind that."""
+    """An answer that is not a list of models; the text describes the answer and its likely cause."""
 
 
 MOST_NAMED: Final = 20
-_LARGEST: Final = 2**53  # what is larger no JSON reader takes for a whole number
+_LARGEST: Final = 2**53  # JSON readers do not read larger numbers exactly
 
 
 def read_models(status: int, content_type: bytes, body: bytes) -> Listed:
     """The models of an answer to `GET /v1/models`. Raises NotAModelList."""
     shown = content_type.partition(b";")[0].strip()[:60].decode("ascii", "replace") or "without a content type"
     if status in (401, 403):
-        raise NotAModelList(f"GET /v1/models answered {status}: it wants a key, or another one (`api_key_env`)")
+        raise NotAModelList(f"GET /v1/models answered {status}: it requires a key, or a different key (`api_key_env`)")
     if status != 200:
-        raise NotAModelList(f"GET /v1/models answered {status} {shown}: not a vLLM?")
+        raise NotAModelList(f"GET /v1/models answered {status} {shown}; is this a vLLM?")
     try:
         entries = msgspec.json.decode(body)["data"]
         listed = {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
     except (*UNREADABLE, KeyError, TypeError):
-        raise NotAModelList(f"GET /v1/models answered 200 {shown}, and no list of models: not a vLLM?") from None
+        raise NotAModelList(f"GET /v1/models answered 200 {shown} but not a list of models; is this a vLLM?") from None
     return {name: _with_context(model, listed) for name, model in listed.items()}
 
 
 def _with_context(model: ServedModel, listed: Listed) -> ServedModel:
-    """vLLM tells no context of an adapter; it is that of its base."""
+    """vLLM does not send an adapter's context length; use that of its base."""
     base = listed.get(model.parent or "")
     if model.max_model_len is not None or base is None:
         return model
@@ -97,14 +97,14 @@ def _served(entry: Mapping[str, Any]) -> ServedModel:
 
 
 def compare(plan: BackendPlan, listed: Listed) -> Comparison:
-    """Hold a backend's list against the names that the config gives it."""
+    """Compare a backend's list with its names in the config."""
     missing = tuple(name for name in plan.served_models if name not in listed)
     own = tuple((alias, name) for alias, name in plan.aliases.items() if is_its_own(alias, name, listed))
     return Comparison(missing, own)
 
 
 def is_its_own(alias: str, name: str, listed: Listed) -> bool:
-    """Whether `alias` is not just another word for `name` there."""
+    """Whether the backend serves `alias` as another model than `name`."""
     found = listed.get(alias)
     if found is None:
         return False
@@ -113,17 +113,19 @@ def is_its_own(alias: str, name: str, listed: Listed) -> bool:
 
 
 def sentence(comparison: Comparison, listed: Listed) -> str:
-    """What is wrong and what to do, for a log or a terminal; empty where nothing is."""
+    """The problem and its fix, for a log or a terminal; empty if there is no problem."""
     parts = []
     if comparison.own_models:
         alias, name = comparison.own_models[0]
         aliases = ", ".join(alias for alias, _ in comparison.own_models[:MOST_NAMED])
         parts.append(
-            f"{aliases}: an alias in the config and a model of its own there, so requests for it go to that model; "
+            f"{aliases}: an alias in the config, but a separate model there, so requests for it go to that model; "
             f"write an entry for each: models: [{{name: {name}}}, {{name: {alias}}}]"
         )
     if comparison.missing:
         names = ", ".join(comparison.missing[:MOST_NAMED])
         there = ", ".join(sorted(listed)[:MOST_NAMED]) or "nothing"
-        parts.append(f"{names}: not served there, which lists {there}; the first name of `models` is what vLLM serves")
+        parts.append(
+            f"{names}: not served there; the backend lists {there}; the first of `models` must be one that vLLM serves"
+        )
     return "; ".join(parts)

@@ -59,11 +59,11 @@ class Timings:
             registry,
         )
         self.gaps = Tallies(
-            "aiaas_event_gap_seconds", "Between two events of a stream", ["model"], GAP_BUCKETS, registry
+            "aiaas_event_gap_seconds", "Time between two events of a stream", ["model"], GAP_BUCKETS, registry
         )
         self.overhead = Tallies(
             "aiaas_overhead_seconds",
-            "From the request's arrival to its sending, without waiting for its body or for a free endpoint",
+            "From the request's arrival until it is sent upstream, without the waits for its body and an endpoint",
             ["model"],
             OVERHEAD_BUCKETS,
             registry,
@@ -96,11 +96,9 @@ class UsageCounters:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._batches = Counter(
-            "aiaas_usage_batches", "Batches of usage, by whether the store took them", ["result"], registry=registry
+            "aiaas_usage_batches", "Usage batches written to the store, by result", ["result"], registry=registry
         )
-        self._lost = Counter(
-            "aiaas_usage_lost_requests", "Requests that no store of usage has counted", registry=registry
-        )
+        self._lost = Counter("aiaas_usage_lost_requests", "Requests missing from the usage store", registry=registry)
 
     def written(self, ok: bool) -> None:
         """Count a batch that was written, or could not be."""
@@ -162,51 +160,50 @@ class Metrics:
         )
         self.tokens = Counter(
             "tokens_processed",
-            "LLM tokens that were settled: reported, else estimated",
+            "LLM tokens settled, as reported or as estimated",
             ["model", "type"],
             registry=registry,
         )
         self._estimated = Counter(
-            "aiaas_tokens_estimated", "Of these, estimated ones", ["model", "type"], registry=registry
+            "aiaas_tokens_estimated", "LLM tokens that were estimated", ["model", "type"], registry=registry
         )
         self._responses = Counter(
             "aiaas_responses", "Answers by HTTP status and error code", ["code", "reason"], registry=registry
         )
-        self._in_flight = Gauge(
-            "aiaas_requests_in_flight", "Inference requests that are being answered", registry=registry
-        )
+        self._in_flight = Gauge("aiaas_requests_in_flight", "Inference requests in progress", registry=registry)
         self._queued = Gauge("aiaas_requests_queued", "Requests that wait for an endpoint", registry=registry)
         self._refused = Counter("aiaas_refused", "Requests refused by a limit", ["limit"], registry=registry)
-        self._retries = Counter("aiaas_retries", "Further attempts by reason", ["reason"], registry=registry)
-        self._aborts = Counter(
-            "aiaas_aborts", "Requests whose client left, by where they were", ["phase"], registry=registry
-        )
+        self._retries = Counter("aiaas_retries", "Retries by reason", ["reason"], registry=registry)
+        self._aborts = Counter("aiaas_aborts", "Requests whose client left, by phase", ["phase"], registry=registry)
         self._endpoint_up = Gauge(
             "aiaas_endpoint_up", "Whether an endpoint gets requests", ["backend", "endpoint"], registry=registry
         )
         self._models_wrong = Gauge(
             "aiaas_models_wrong",
-            "Names of the config that an endpoint does not serve as the config says",
+            "Model names in the config that an endpoint does not serve as configured",
             ["backend", "endpoint"],
             registry=registry,
         )
-        self._resolutions = Counter("aiaas_dns_resolutions", "Names resolved", ["backend", "result"], registry=registry)
+        self._resolutions = Counter("aiaas_dns_resolutions", "DNS lookups", ["backend", "result"], registry=registry)
         self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
         self.keys = KeyCounters(registry)
         self.loop_lag = Histogram(
             "aiaas_event_loop_lag_seconds",
-            "How late the event loop comes to what is due",
+            "How late the event loop runs its timers",
             buckets=LAG_BUCKETS,
             registry=registry,
         )
         self.usage = UsageCounters(registry)
-        self._connections = Gauge("aiaas_connections", "Connections of clients that are open", registry=registry)
-        self._held = Gauge("aiaas_held_bytes", "Bytes of the budget for connections and bodies", registry=registry)
+        self._connections = Gauge("aiaas_connections", "Open client connections", registry=registry)
+        self._held = Gauge("aiaas_held_bytes", "Bytes in use by connections and bodies", registry=registry)
         self._turned_away = Counter(
-            "aiaas_connections_turned_away", "Connections refused or ended for others", ["reason"], registry=registry
+            "aiaas_connections_turned_away",
+            "Connections refused, or closed to make room",
+            ["reason"],
+            registry=registry,
         )
-        self._config = Info("aiaas_config", "Which config is in force", registry=registry)
-        Info("aiaas_build", "The version that runs", registry=registry).info({"version": __version__})
+        self._config = Info("aiaas_config", "Digest of the config in force", registry=registry)
+        Info("aiaas_build", "Version of the running gateway", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)  # CPU, memory, descriptors, out of /proc; nothing where there is none
         self._series: dict[tuple[str, str], _Series] = {}
         self._tallies: _Ends = {}

@@ -1,1 +1,1 @@
-"""From an admitted request to vLLM's answer: which backend, which endpoint, how often, and byte for byte."""
+"""Send an admitted request to vLLM and relay the answer: backends, endpoints, retries, connections."""

@@ -6,11 +6,11 @@ have the same prefix, and so have all chats whose system prompt alone is longer 
 KiB; the body is not decoded. A wrong guess costs a cache miss and nothing else.
 
 Which replica (`weight`): rendezvous hashing (Thaler and Ravishankar 1998). Each endpoint has a weight for a prefix,
-made from its URL, and the heaviest is asked first. When an endpoint goes, only its own prefixes move; when it is back,
-so are they; every gateway process comes to the same answer without a word to the others.
+made from its URL, and the heaviest is asked first. When an endpoint goes, only its own prefixes move; when it returns,
+so do they; every gateway process computes the same choice without asking the others.
 
-How much (`load_bound`): a prefix that everybody uses must not bury one replica, so whoever is over LOAD_FACTOR times
-the mean in flight is passed over, and the next in the prefix's order is asked (Mirrokni, Thorup and Zadimoghaddam,
+How much (`load_bound`): a prefix that all clients use must not overload one replica, so an endpoint with more than
+LOAD_FACTOR times the mean in flight is skipped for the next in the prefix's order (Mirrokni, Thorup and Zadimoghaddam,
 "Consistent Hashing with Bounded Loads", 2018, with its c = 1.25).
 """
 
@@ -23,15 +23,15 @@ from typing import Final
 
 # About 16 blocks of vLLM's prefix cache, which are 16 tokens each.
 PREFIX_BYTES: Final = 1024
-# Tools and the like may stand before the prompt; beyond this nobody looks for it, and the body's own beginning counts
-# (vLLM puts tools before the messages, too). To search all of it takes 0.1 ms.
+# Tools and the like may stand before the prompt. If the prompt begins later than this, use the body's own beginning
+# (vLLM puts tools before the messages, too). To search this many bytes takes 0.1 ms.
 SEARCHED_BYTES: Final = 16 * 1024
 LOAD_FACTOR: Final = 1.25
 
 # A quote inside a JSON text is escaped, so these are keys and never text.
 _PROMPT: Final = re.compile(rb'"(?:messages|prompt|input)"[ \t\r\n]*:[ \t\r\n]*')
 _FROM_USER: Final = re.compile(rb'"role"[ \t\r\n]*:[ \t\r\n]*"user"')
-# A bracket, or a text, which may be cut off by the end of what is looked at.
+# A bracket, or a text, which the end of the window may cut off.
 _TOKEN: Final = re.compile(rb'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)')
 
 
@@ -64,13 +64,13 @@ def _end_of_first_user_message(window: bytes) -> int:
 
 
 def weight(prefix: bytes, url: str) -> bytes:
-    """How much the endpoint at `url` is the one for `prefix`: the largest of all endpoints is."""
+    """The weight of the endpoint at `url` for `prefix`; the endpoint with the largest weight comes first."""
     return blake2b(prefix, digest_size=8, salt=blake2b(url.encode(), digest_size=16).digest()).digest()
 
 
 def load_bound(loads: Sequence[int]) -> float:
     """The most that an endpoint may have in flight and still be asked; `loads` are those of all that are up.
 
-    The one more keeps a few requests on an idle fleet where their prefix is.
+    The bound is rounded up by one, so that on an idle fleet a few requests stay where their prefix is.
     """
     return LOAD_FACTOR * sum(loads) / len(loads) + 1

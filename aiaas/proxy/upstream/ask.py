@@ -44,8 +44,8 @@ async def fetch(endpoint: EndpointState, path: str, timeout: float) -> Fetched |
 class _Collector:
     """A Sink for small answers.
 
-    It ends its connection with the answer. A backend that does not heed `Connection: close` would else leave it among
-    the idle ones until `fetch` runs on, and the request that took it in between would lose it without a word.
+    It closes its connection with the answer. Otherwise, if a backend ignores `Connection: close`, the connection would
+    be idle in the pool until `fetch` runs on, and a request that took it in between would lose it.
     """
 
     LIMIT = 1024 * 1024
@@ -64,7 +64,7 @@ class _Collector:
     def body(self, data: bytes) -> None:
         self._body += data
         if len(self._body) > self.LIMIT:
-            self.failed(Failure(FailureKind.MALFORMED, "an answer that is too long"))
+            self.failed(Failure(FailureKind.MALFORMED, "the answer is too long"))
 
     def end(self) -> None:
         self._connection.abort()

@@ -1,4 +1,4 @@
-"""One attempt at an answer, in values: how the answer has to look, how it ended, and whether another may follow.
+"""One attempt at an answer, in values: the shape of the answer, how the attempt ended, whether to retry.
 
 msgspec.Struct and not a dataclass: a frozen dataclass of ten fields takes 3 us to make, a Struct 0.3, and every request
 makes several. `gc=False` as none of them can be part of a cycle.
@@ -20,14 +20,14 @@ _PAGES: Final = (b"text/", b"application/xhtml", b"application/xml")
 
 
 class Shape(msgspec.Struct, frozen=True, gc=False):
-    """How the answer to one request has to look, whichever attempt gives it. Durations in seconds.
+    """The shape of the answer to one request, the same for all attempts. Durations in seconds.
 
-    extra        complete header lines of ours: request id, limits
+    extra        complete header lines that the gateway adds: request id, limits
     close        the connection ends with this answer
     chunked      the client speaks HTTP/1.1; else `close` is set too, as an answer without a length ends with the
                  connection
     choices      how many answers the request asked for
-    strip_usage  the usage event was asked for by us, not by the client
+    strip_usage  the gateway asked for the usage event, not the client
     silence      longest silence of the backend
     heartbeat    silence on a stream after which a comment is written; 0 is off
     deadline     monotonic time at which the whole request ends, or None
@@ -93,28 +93,28 @@ def may_try_again(outcome: Outcome) -> Again | None:
 
 
 def not_an_answer(status: int, content_type: bytes) -> str | None:
-    """What came with this status, below 400, instead of an answer of vLLM's; None where it may be one.
+    """Describe an answer with a status below 400 that did not come from vLLM; None if it may be vLLM's.
 
-    A web server answers a page, and so does a wall that wants a login: an SDK takes it for a success without content.
+    A web server or a login wall answers with a page, which an SDK reads as a success without content.
     """
     if status < 300:
         is_page = content_type.startswith(_PAGES) and not content_type.startswith(EVENTS)
-        return f"a page ({status}) and not what vLLM answers" if is_page else None
+        return f"a web page ({status}) instead of a vLLM answer" if is_page else None
     return f"a redirect ({status}), which is not followed" if status < 400 else None
 
 
 def is_from_between(outcome: Outcome) -> bool:
     """Whether a held 502, 503 or 504 is not vLLM's answer but that of a load balancer or ingress before it.
 
-    vLLM's errors are JSON objects; what stands in between answers in HTML or in plain words.
+    vLLM's errors are JSON objects; a proxy in between answers in HTML or in plain text.
     """
     is_gateway_error = outcome.end is End.REFUSED and outcome.status in (502, 503, 504)
     return is_gateway_error and not is_json_object(outcome.body)
 
 
 def retry_after(headers: HeaderList) -> int | None:
-    """The seconds of a `Retry-After` (RFC 9110 section 10.2.3); None without one. As a date it counts as none: its
-    clock is not ours."""
+    """The seconds of a `Retry-After` (RFC 9110 section 10.2.3); None without one. A date is ignored, since its clock
+    is not ours."""
     for name, value in headers:
         if name == b"retry-after" and value.isdigit() and len(value) < 10:
             return int(value)

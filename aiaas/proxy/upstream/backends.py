@@ -1,26 +1,26 @@
 """The backends as they are now: connections, health, and the choice of an endpoint.
 
-Choosing is a pure function over the endpoints' states (`choose.py`); what changes those states is what probes and
-requests report. A client's 4xx or a client's leaving is never reported (a breaker that trips on the client's
-own faults takes the fleet down).
+Choosing is a pure function over the endpoints' states (`choose.py`); the reports of probes and requests change those
+states. A client's 4xx or a client's leaving is never reported (a breaker that trips on the client's own faults takes
+the fleet down).
 
     up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
 
 Where a backend has a bound (`max_inflight`), requests wait for a slot of any of its endpoints. A slot that comes free
-goes to the next in turn at once, so while somebody waits nothing is free, and nobody who comes later is faster.
+goes to the next waiting request at once, so while a request waits nothing is free, and a later one cannot overtake it.
 
 The endpoints of a `dns` backend follow what its name resolves to (`resolve.py`). One that has left gets no new request;
 those that it has go on.
 
-State belongs to what it is about and outlives a Plan: an address keeps its connections, slots and health, a backend its
-queue and its turn. A reload only replaces their settings (`BackendState.follow`, `fleet.py`).
+State outlives a Plan: an address keeps its connections, slots and health, a backend its queue and its turn. A reload
+only replaces their settings (`BackendState.follow`, `fleet.py`).
 
 An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
 start ourselves starts as down, and only its supervisor turns it up or down.
 
-A vLLM that got SIGTERM refuses new connections and goes silent on those that it has, without closing them (capture
-131). So after a refused probe, streams to that address on which nothing comes for SILENT_AFTER_REFUSAL are ended. One
-that still delivers is left alone: behind a ClusterIP the probe may have met another pod.
+After SIGTERM a vLLM refuses new connections and goes silent on its open ones, without closing them. So after a refused
+probe, end the streams to that address on which nothing comes for SILENT_AFTER_REFUSAL. A stream that still delivers is
+left alone: behind a ClusterIP the probe may have met another pod.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class EndpointState:
 
     backend  the one that names it in the Plan in force, else the last one that did: its settings hold
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
-    bound    the backend's max_inflight; suspect is called when a request has timed out in an engine of ours
-    listed   the models that it says it serves
+    bound    the backend's max_inflight; suspect is called when a request has timed out in an engine that we started
+    listed   the models that it lists
     """
 
     __slots__ = (
@@ -107,11 +107,11 @@ class EndpointState:
         return f"<EndpointState {self.backend_name} {self.plan.url} {'up' if self.up else 'down'} {self.pool!r}>"
 
     def take(self) -> None:
-        """A slot, for an exchange, or for a request whose turn it is."""
+        """Take a slot, for an exchange, or for the request that is next in the queue."""
         self.pool.inflight += 1
 
     def give_back(self) -> None:
-        """An exchange has ended, in whichever way: its slot goes to the next in turn."""
+        """An exchange has ended: give its slot to the next waiting request."""
         self.pool.inflight -= 1
         self._hand_over()
 
@@ -133,14 +133,14 @@ class EndpointState:
     def report_failure(self, reason: str) -> None:
         """A connect failure, a reset, a dying engine, a bad probe: the backend's own fault, never a client's."""
         if self.backend.plan.engine is not None:
-            return  # nothing but its supervisor could turn it up again
+            return  # only its supervisor could turn it up again
         self.successes = 0
         self.failures += 1
         if self.up and self.failures >= self.backend.plan.health.unhealthy_after:
             self._turn(False, reason)
 
     def report_timeout(self) -> None:
-        """Have an engine of ours checked; any other address has its probes."""
+        """Have the engine checked if we started it; any other address has its probes."""
         if self.suspect is not None:
             self.suspect()
 
@@ -155,7 +155,7 @@ class EndpointState:
         loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
 
     def set_up(self, up: bool, reason: str) -> None:
-        """Somebody who knows better (the engine's supervisor) says so."""
+        """Set the state that the engine's supervisor reports."""
         if up != self.up:
             self._turn(up, reason)
 
@@ -195,20 +195,20 @@ class Waiter:
         self.places = 0
 
     def expire(self) -> None:
-        """It has waited for as long as it may; nothing where it already has its answer."""
+        """End the wait after `max_wait`; does nothing if the waiter already has its answer."""
         if not self.granted.done():
             self.expired = True
             self.granted.set_result(None)
 
 
 class BackendState:
-    """A backend's endpoints, and who waits for them.
+    """A backend's endpoints, and the requests that wait for them.
 
-    listener   told whenever an endpoint goes down or comes up
+    listener   called whenever an endpoint goes down or comes up
     unclaimed  an endpoint at a URL that no backend of the Plan in force has any more, None without one
     retired    taken out by a reload; requests that began before still use it
     turn       counts requests, for round robin and for spreading ties
-    changed    set when endpoints have joined; whoever probes them clears it
+    changed    set when endpoints have joined; `probe_forever` clears it
     """
 
     __slots__ = (
@@ -250,7 +250,7 @@ class BackendState:
 
     @property
     def leaving(self) -> Sequence[EndpointState]:
-        """Those that are no longer its endpoints, while they have requests under way."""
+        """Former endpoints of this backend that still have requests under way."""
         self._leaving = [e for e in self._leaving if e.pool.inflight and e.backend is self]
         return self._leaving
 
@@ -263,7 +263,7 @@ class BackendState:
     # -- what a reload, or an answer of DNS, changes ---------------------------------------------------------------
 
     def lives_on(self, plan: BackendPlan) -> bool:
-        """Whether `plan` is of the same backend: one that serves what those that wait here have asked for."""
+        """Whether `plan` is of the same backend: one that serves the models that waiting requests asked for."""
         return plan.name == self.plan.name and set(self.plan.served_models) <= set(plan.served_models)
 
     def part(self, plan: BackendPlan) -> None:
@@ -293,12 +293,12 @@ class BackendState:
         self.close()
 
     def dissolve(self) -> None:
-        """A retired one that nobody uses."""
+        """End a retired backend that is not in use."""
         for endpoint in self.endpoints:
             endpoint.leave(self)
 
     def parted(self, url: str) -> EndpointState | None:
-        """An endpoint of its own that it no longer needs for new requests."""
+        """Hand over an endpoint that this backend no longer needs for new requests."""
         candidates = (*self._leaving, *self.endpoints) if self.retired else self._leaving
         return next((e for e in candidates if e.backend is self and e.plan.url == url), None)
 
@@ -340,7 +340,7 @@ class BackendState:
     def pick(self, tried: Sequence[EndpointState], body: bytes = b"") -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one; None: none has a slot.
 
-        Who goes there takes the slot, and gives it back afterwards.
+        The caller takes the slot (`take`), and gives it back afterwards.
         """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
@@ -353,7 +353,7 @@ class BackendState:
         return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
 
     def wait(self, waiter: Waiter) -> bool:
-        """Let it wait for a slot; False where the queue is full."""
+        """Queue the waiter for a slot; False if the queue is full."""
         if not self._waiting.put(waiter.key, waiter):
             return False
         if self.retired:
@@ -363,11 +363,11 @@ class BackendState:
         return True
 
     def forget(self, waiter: Waiter) -> None:
-        """It waits no longer."""
+        """Remove the waiter from the queue."""
         self._waiting.remove(waiter.key, waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        """Its client has gone. The slot that it may have got here in the same moment goes on to the next."""
+        """The waiter's client has gone. Pass on the slot that the waiter may have got in the same moment."""
         self.forget(waiter)
         granted = waiter.granted
         endpoint = granted.result() if granted.done() and not granted.cancelled() else None
@@ -375,7 +375,7 @@ class BackendState:
             endpoint.give_back()
 
     def hand_over(self) -> None:
-        """Give what is free to those whose turn it is. Where nothing is up, nobody is to wait here."""
+        """Give free slots to the requests that are next. If no endpoint is up, end all waits here."""
         while self._waiting:
             is_up = any(endpoint.up for endpoint in self.endpoints)
             if is_up and not any(endpoint.is_free for endpoint in self.endpoints):

@@ -1,4 +1,4 @@
-"""Which endpoint gets a request. Pure: a look at the endpoints' states, which changes none."""
+"""Choose the endpoint for a request. Pure: reads the endpoints' states, and changes none."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The upstream leg: one exchange at a time over a pooled HTTP/1.1 connection to one endpoint.
 
-Theory. A general client costs three times what this does, because it serves every server there
-is; this one only ever talks to configured backends. llhttp parses (through httptools, strict: conflicting lengths,
-bad chunk sizes and smuggling tricks are errors), and everything that one read from the socket brings is handed to the
-`Sink` in one call, so that one read upstream is one write downstream and no task is switched in between.
+Theory. A general client costs three times as much, because it serves all servers; this one only talks to configured
+backends. llhttp parses (through httptools, strict: conflicting lengths, bad chunk sizes and smuggling tricks are
+errors), and all bytes of one read from the socket go to the `Sink` in one call, so that one read upstream is one write
+downstream, without a task switch in between.
 
     connecting -> idle -> exchanging -> idle | closed
 
@@ -37,12 +37,12 @@ from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.liveness import watch_upstream
 from aiaas.proxy.upstream.dial import ClientTls, Dialer
 
-# vLLM closes a connection 5.0 s after its last answer (transcript 81).
+# vLLM closes a connection 5.0 s after its last answer.
 IDLE_LIMIT = 4.0
 # Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
-# The head of an answer, trailers, a chunk's extension: vLLM's heads are 200 bytes; what is larger is no vLLM's.
+# Bytes of an answer's head, trailers or chunk extensions. vLLM sends about 200; more did not come from vLLM.
 MAX_HEAD = 64 * 1024
 
 
@@ -72,14 +72,14 @@ class Failure:
 
 
 class Sink(Protocol):
-    """Who receives an answer. Calls come in order: `head`, then `body` any number of times, then `end`; or `failed`
+    """Receives an answer. Calls come in order: `head`, then `body` any number of times, then `end`; or `failed`
     at any point, after which nothing comes."""
 
     def head(self, status: int, headers: HeaderList) -> None:
         """Status and headers (names in lower case)."""
 
     def body(self, data: bytes) -> None:
-        """What one read from the socket brought, without chunk framing; never empty."""
+        """The body bytes of one read from the socket, without chunk framing; never empty."""
 
     def end(self) -> None:
         """The answer is whole."""
@@ -137,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.write(rest)
 
     def abort(self, sink: Sink | None = None) -> None:
-        """End the exchange and the connection at once: a vLLM stops generating within 70 ms of it (transcript 80)."""
+        """End the exchange and the connection at once: vLLM then stops generating within 70 ms."""
         if sink is not None and self._sink is not sink:
             return  # its exchange has just ended, and the connection may already serve another client's
         self._sink = None
@@ -147,7 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.abort()
 
     def pause_reading(self) -> None:
-        """Leave what comes in the kernel's buffers, so that the backend feels the client's slowness."""
+        """Leave new bytes in the kernel's buffers, so that the backend slows down with the client."""
         if self._transport is not None and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -170,9 +170,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: parse, then tell the sink everything in order."""
+        """asyncio: parse, then call the sink in order."""
         if self._sink is None or self._parser is None:
-            # Bytes that nobody asked for: whatever this is, it must never be taken for the next client's answer.
+            # Bytes without a request: they must never be taken for the next client's answer.
             self.abort()
             return
         self._any_byte = True
@@ -196,7 +196,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._bare_bytes = 0 if parts else self._bare_bytes + len(data)
         if self._bare_bytes > MAX_HEAD and not self._complete:
-            self._fail(Failure(FailureKind.MALFORMED, f"more than {MAX_HEAD} bytes without any of a body"))
+            self._fail(Failure(FailureKind.MALFORMED, f"more than {MAX_HEAD} bytes without a part of the body"))
             return
         self._deliver()
 
@@ -359,7 +359,7 @@ class Pool:
             return Failure(kind, error.strerror or str(error))
         except UnicodeError as error:  # UnicodeError: a name that no DNS could hold
             return Failure(FailureKind.CONNECT, str(error))
-        return connection if connection.is_open() else Failure(FailureKind.CONNECT, "closed as soon as it was open")
+        return connection if connection.is_open() else Failure(FailureKind.CONNECT, "closed as soon as it was opened")
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose exchange ended cleanly."""
@@ -376,7 +376,7 @@ class Pool:
             self._idle.remove(connection)
 
     def drop_idle(self) -> None:
-        """Let go of every idle connection, now."""
+        """Close every idle connection, now."""
         self.fingerprints.clear()
         while self._idle:
             self._idle.popleft().abort()

@@ -29,7 +29,7 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 async def addresses_of(host: str, port: int) -> list[str]:
     """As the machine resolves names: hosts file, search domains, IPv4 and IPv6. Off the event loop, in a thread.
 
-    getaddrinfo tells no time to live.
+    getaddrinfo does not return a time to live.
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
@@ -90,7 +90,7 @@ class Dialer:
                     opened = await loop.create_connection(make, address, self._port, ssl=context, server_hostname=name)
             except OSError as error:
                 self._avoided[address] = loop.time() + AVOIDED
-                # A refusal says most: something answers at this address, and nothing listens.
+                # A refusal is the most informative error: the host answers, and nothing listens on the port.
                 failure = failure if isinstance(failure, ConnectionRefusedError) else error
             else:
                 self._avoided.pop(address, None)
@@ -109,7 +109,7 @@ class Dialer:
         return sorted(addresses, key=lambda address: self._avoided.get(address, 0.0) > now)
 
     async def _ask(self) -> Sequence[str]:
-        """The first look-up; whoever waits for it may leave without ending it for the others."""
+        """The first look-up; a caller that is cancelled does not end it for the others."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._first(), name=f"getaddrinfo {self._host}")
             self._asking.add_done_callback(_heard)
@@ -125,6 +125,6 @@ class Dialer:
 
 
 def _heard(task: asyncio.Task[Sequence[str]]) -> None:
-    """Whoever waited may have left: asyncio would complain of an error that nobody looked at."""
+    """Retrieve the error: all callers may have left, and asyncio would log an exception never retrieved."""
     if not task.cancelled():
         task.exception()

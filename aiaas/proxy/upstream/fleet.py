@@ -1,12 +1,12 @@
 """The backends across Plans: a reload replaces their settings and keeps their state.
 
-Who is who: a backend is the same while its name is and it serves what it served; an endpoint is the same while its
-backend names its URL. An endpoint that a backend lets go belongs to the backend that names its URL now (the backend was
-renamed, or the address moved), with its slots: the engine there does not know of names. Two backends that name one URL
-each have an endpoint of their own, as `max_inflight` is a backend's.
+Identity: a backend keeps its state while its name and its models stay; an endpoint while its backend names its URL. An
+endpoint that a backend lets go belongs to the backend that names its URL now (the backend was renamed, or the address
+moved), with its slots: the engine there does not know of names. Two backends that name one URL each have an endpoint of
+their own, as `max_inflight` is a backend's.
 
-A backend that is taken out while it has requests is retired: those under way end, those that wait get their turn before
-anybody who waits for the same endpoints in a newer backend. If it comes back before that, it is the same.
+A backend that is taken out while it has requests is retired: running requests end, and waiting ones get their turn
+before requests that wait for the same endpoints in a newer backend. If it comes back before that, it keeps its state.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Fleet:
         )
 
     def _show(self, before: set[tuple[str, str]]) -> None:
-        """Have a series in the metrics for each endpoint, and none for those of `before` that are gone."""
+        """Keep a series in the metrics for each endpoint, and remove those of `before` that are gone."""
         for endpoint in _endpoints(self.backends.values()):
             self._metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
         for backend, url in before - _series(self.backends.values()):
@@ -101,7 +101,7 @@ def _endpoints(backends: Iterable[BackendState]) -> list[EndpointState]:
 
 
 def _dissolved(backend: BackendState) -> bool:
-    """Take a retired backend apart once nobody uses it."""
+    """Dissolve a retired backend that is not in use."""
     if backend.is_busy:
         return False
     backend.dissolve()

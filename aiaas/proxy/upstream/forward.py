@@ -1,11 +1,11 @@
 """One request: pick an endpoint, send, and try again only while it is safe.
 
-What may be tried again, and only while no byte has gone to the client:
+A request is retried in these cases, and only while the client has not received a byte:
 
     connect failure                          the request was never sent           up to max_retries
     a used connection closes without a byte  the backend had closed it            once
     429 or 503 from the engine               refused, not run                     up to max_retries
-    503 that is not vLLM's own               a balancer has nobody to give it to  once
+    503 that is not vLLM's own               a balancer has no backend for it     once
     a 500 of a dying or draining engine      not run, or lost                     once
     an error event as a stream's first       the engine died before a token       once
 
@@ -14,12 +14,11 @@ may be what closes connections and kills engines. `max_retries: 0` allows not ev
 closes without a byte is not tried again, nor is a used one that closes later than STALE_AT_ONCE after the request.
 
 Another endpoint comes first where there is one. Between attempts: exponential backoff with full jitter; none before a
-fresh endpoint, and none where the connection was at fault and not the endpoint. Before an endpoint that has said
-`Retry-After`, that comes first; where it asks for more than RETRY_AFTER_MOST its answer goes to the client, who may
-wait for as long.
+fresh endpoint, and none where the connection was at fault and not the endpoint. An endpoint's `Retry-After` replaces
+the backoff; if it asks for more than RETRY_AFTER_MOST, its answer goes to the client, which may wait for as long.
 
-A 502 or 504 of a balancer in between is not tried again, since the engine may have been at work; nor has a client any
-use for its HTML. Both are ours in JSON, and like its 503 they count against the endpoint.
+A 502 or 504 of a balancer in between is not retried, since the engine may have been at work. The client gets a JSON
+error of the gateway instead of the balancer's HTML. Like the balancer's 503, both count against the endpoint.
 
 Where the endpoints have a bound, each attempt needs a slot, and waits for it in the backend's queue. An attempt gives
 its slot back before the next one asks for one: two requests that each held one and wanted another would wait forever.
@@ -69,8 +68,8 @@ async def forward(
 ) -> Answered:
     """Send `ticket`'s request to one of `backends` (in order of preference) and relay the answer.
 
-    Raises ApiError where nothing was sent to the client; the caller answers with it. Cancelling ends the upstream
-    request at once. `relays` holds the relay while it lives, for the drain deadline.
+    Raises ApiError if nothing was sent to the client; the caller answers with it. Cancelling ends the upstream request
+    at once. `relays` holds the relay while it lives, for the drain deadline.
     """
     record = ticket.record
     tried: list[EndpointState] = []
@@ -84,7 +83,7 @@ async def forward(
             except UpstreamError as error:
                 if reached is None or error.status == 504:
                     raise
-                # An engine has had this request: what became of that is the answer, and not that nobody else is free.
+                # An engine has had this request: answer with its result, and not with the missing slot.
                 return _conclude(*reached, client, shape, ticket)
         if reached is not None:
             record.retries += 1
@@ -187,12 +186,12 @@ async def _wait_in_queues(
 
 
 def overloaded(message: str) -> UpstreamError:
-    """503: everything is up, and everything is busy."""
+    """503: endpoints are up, but all are busy."""
     return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(OVERLOADED_RETRY_AFTER)),))
 
 
 def draining() -> UpstreamError:
-    """503 for what arrives while the gateway is shutting down."""
+    """503 for requests that arrive while the gateway is shutting down."""
     return UpstreamError(
         503, "draining", "The gateway is shutting down; send the request again.", headers=(("retry-after", "1"),)
     )
@@ -277,10 +276,10 @@ async def _connect(pool: Pool, shape: Shape) -> UpstreamConnection | Failure:
 
 
 def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:
-    """Tell the endpoint's health what is its own fault. Being busy is not (vLLM's 503 means: try another replica)."""
+    """Report the endpoint's own faults to its health. Being busy is not a fault (vLLM's 503: try another replica)."""
     failure = outcome.failure
     if is_from_between(outcome):
-        endpoint.report_failure(f"status {outcome.status} from something before vLLM")
+        endpoint.report_failure(f"status {outcome.status} from a proxy in front of vLLM")
     elif failure is not None and failure.kind is FailureKind.ENGINE:
         endpoint.report_failure("the engine is dying or draining")
     elif (outcome.end is End.SENT and failure is None) or (
@@ -323,7 +322,7 @@ def _conclude(
 def _pass_refusal(
     outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket
 ) -> Answered:
-    """What the backend said goes through, unless it speaks of us (401) or of its own death."""
+    """Pass the backend's error on, unless it is about the gateway's key (401) or the backend is shutting down."""
     if outcome.status == 401:
         raise UpstreamError(
             502, "upstream_error", "The model server refused the gateway's own key.", headers=(NO_SDK_RETRY_HEADER,)
@@ -332,7 +331,7 @@ def _pass_refusal(
         raise UpstreamError(502, "upstream_error", "The model server is going down.", headers=(NO_SDK_RETRY_HEADER,))
     if is_from_between(outcome):
         raise _error_from_between(outcome)
-    # Where the backend asks for a longer wait than ours, nothing was multiplied yet, and the SDK may do as it is asked.
+    # If the backend asks for a longer wait than ours, we have not retried yet, and the SDK may retry.
     spent = again is not None and pause_before(1, outcome) < math.inf
     extra = shape.extra + (NO_SDK_RETRY if spent else b"")
     framing = b"content-length: %d\r\n" % len(outcome.body)
@@ -346,24 +345,24 @@ def _pass_refusal(
 
 
 def _error_from_between(outcome: Outcome) -> UpstreamError:
-    """The status that a balancer gave instead of vLLM, as ours."""
+    """A balancer's status as an error of the gateway."""
     if outcome.status == 503:
         seconds = str(retry_after(outcome.headers) or OVERLOADED_RETRY_AFTER)
         return UpstreamError(
             503,
             "no_healthy_backend",
-            "What stands before the model server says that it cannot be reached.",
+            "A proxy in front of the model server reports that the server cannot be reached.",
             headers=(("retry-after", seconds), NO_SDK_RETRY_HEADER),
         )
     if outcome.status == 504:
-        message = "What stands before the model server says that it did not answer in time."
+        message = "A proxy in front of the model server reports that the server did not answer in time."
         return UpstreamError(504, "upstream_timeout", message, headers=(NO_SDK_RETRY_HEADER,))
-    message = "What stands before the model server says that it did not answer."
+    message = "A proxy in front of the model server reports that the server did not answer."
     return UpstreamError(502, "upstream_error", message, headers=(NO_SDK_RETRY_HEADER,))
 
 
 def failure_error(failure: Failure) -> ApiError:
-    """What the client is told of an exchange that broke before anything went to it."""
+    """The client's error for an exchange that broke before the client received a byte."""
     if failure.kind is FailureKind.CONNECT:
         return UpstreamError(
             503,
@@ -379,7 +378,7 @@ def failure_error(failure: Failure) -> ApiError:
             504, "upstream_timeout", f"The model server did not answer in time: {failure.detail}.", headers=headers
         )
     if failure.kind is FailureKind.MALFORMED:
-        return UpstreamError(502, "upstream_error", "The model server's answer was not understood.", headers=headers)
+        return UpstreamError(502, "upstream_error", "The model server sent an invalid answer.", headers=headers)
     if failure.kind is FailureKind.ENGINE:
         return UpstreamError(502, "upstream_error", "The model server is going down.", headers=headers)
     return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)

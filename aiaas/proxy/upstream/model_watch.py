@@ -1,8 +1,8 @@
-"""Keeps what the endpoints list as their models, and says where that is not what the config says (`served_models.py`).
+"""Keep the endpoints' lists of models, and report where they differ from the config (`served_models.py`).
 
-Each endpoint is asked when it has come up and every INTERVAL: a vLLM that was started anew with another model may have
-been away for less than the time between two probes. What does not answer is asked again with the probes, and keeps the
-list that it had. A finding is logged when it is new, and stands in the metrics for as long as it holds.
+Each endpoint is asked when it has come up and every INTERVAL: a vLLM that was restarted with another model may have
+been away for less than the time between two probes. An endpoint that does not answer is asked again with the probes,
+and keeps its last list. A finding is logged when it is new, and stays in the metrics for as long as it holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aiaas.proxy.upstream.backends import BackendState, EndpointState
 from aiaas.proxy.upstream.connection import Failure
 
 INTERVAL: Final = 60.0
-# So often it is looked whether an endpoint has come up.
+# Seconds between two looks for endpoints that have come up.
 LOOK: Final = 0.5
 
 
@@ -70,7 +70,7 @@ class ModelWatch:
         self._found(endpoint, found.names, "models_disagree", sentence(found, endpoint.listed), **details)
 
     def _found(self, endpoint: EndpointState, names: int, event: str, problem: str, **details: object) -> None:
-        """`problem` is empty where all is well."""
+        """Report a finding; `problem` is empty if list and config agree."""
         name, upstream = self._backend.plan.name, endpoint.plan.url
         self._metrics.models_wrong(name, upstream, names)
         before = self._said.get(endpoint, "")

@@ -1,5 +1,5 @@
-"""Which backends are being watched: for each in force a task of probes, one that follows its name where it has one, and
-one that follows the models it serves."""
+"""Watch the backends in force: for each a task that probes, one that resolves its name if it has one, and one that
+follows its list of models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Probes:
         self._watched: dict[str, tuple[BackendState, BackendPlan, list[asyncio.Task[None]]]] = {}
 
     def follow(self, backends: Mapping[str, BackendState]) -> None:
-        """Watch these and no others, each by its present settings. An engine of ours is probed by its supervisor."""
+        """Watch only these, each by its present settings. The supervisor probes an engine that we started."""
         for name, (state, plan, tasks) in list(self._watched.items()):
             if backends.get(name) is not state or state.plan is not plan:
                 for task in tasks:
@@ -48,7 +48,7 @@ class Probes:
                 self._watched[name] = (state, state.plan, tasks)
 
     async def close(self) -> None:
-        """End all of it."""
+        """End all tasks."""
         await end_tasks([task for _, _, tasks in self._watched.values() for task in tasks])
 
 

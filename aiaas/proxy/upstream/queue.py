@@ -1,4 +1,4 @@
-"""Who is next: a bounded queue that is fair between keys. State and decisions only; no clock, no task.
+"""A bounded queue that is fair between keys. State and decisions only, without clocks and tasks.
 
 First come, first served within a key; between keys one each in turn:
 
@@ -19,7 +19,7 @@ W = TypeVar("W", bound=Hashable)
 
 
 class FairQueue(Generic[W]):
-    """At most `size` waiters, each once, each under a key. A smaller `size` sends away nobody who waits already."""
+    """At most `size` waiters, each once, each under a key. A smaller `size` does not remove waiters."""
 
     __slots__ = ("_len", "_rounds", "size")
 
@@ -36,7 +36,7 @@ class FairQueue(Generic[W]):
         return f"<FairQueue: {self._len} of {self.size} wait, {len(self._rounds)} keys>"
 
     def put(self, key: Hashable, waiter: W) -> bool:
-        """Let it wait; False where the queue is full."""
+        """Queue the waiter; False if the queue is full."""
         if self._len >= self.size:
             return False
         own = self._rounds.get(key)
@@ -47,7 +47,7 @@ class FairQueue(Generic[W]):
         return True
 
     def take(self) -> W | None:
-        """Take out whose turn it is; None where nobody waits."""
+        """Take out the next waiter; None if the queue is empty."""
         if not self._rounds:
             return None
         key, own = self._rounds.popitem(last=False)
@@ -58,7 +58,7 @@ class FairQueue(Generic[W]):
         return waiter
 
     def remove(self, key: Hashable, waiter: W) -> None:
-        """It has left; nothing where it does not wait any more."""
+        """Remove the waiter; does nothing if it is not in the queue."""
         own = self._rounds.get(key)
         if own is None or waiter not in own:
             return

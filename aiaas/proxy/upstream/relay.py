@@ -6,10 +6,10 @@ wakes once. Most CPU of a gateway goes to this loop (docs/bench.md), so it looks
 where one is found.
 
     held       nothing has gone to the client: the attempt can still be replaced by another one
-    committed  the status is spent; a failure can only be said in the stream, or by breaking off
+    committed  the status is sent; a failure can only be reported in the stream, or by breaking off
 
 Rules
-- A stream's status is held until its first event or comment: vLLM says 200 before it schedules (transcript 130).
+- A stream's status is held until its first event or comment: vLLM sends 200 before it schedules.
 - Only whole events are written, so that a comment or an error event never lands inside one. An unfinished event waits;
   a clean end flushes it as it is.
 - The usage event that the client did not ask for is taken out; every other byte goes through as it came.
@@ -35,7 +35,7 @@ from aiaas.proxy.upstream.attempt import EVENTS, End, Outcome, Shape, not_an_ans
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
 from aiaas.proxy.upstream.usage_tap import BodyTap, StreamTap
 
-# An error answer that is larger than this is no vLLM error; it goes through without a chance of a retry.
+# An error answer that is larger than this (bytes) did not come from vLLM; it is relayed without a retry.
 HELD_LIMIT = 1024 * 1024
 
 PING = b": ping\n\n"
@@ -91,7 +91,7 @@ class Relay:
         self._arm()
 
     def abort(self) -> None:
-        """Whoever waited has gone: end the upstream request now."""
+        """The handler was cancelled: end the upstream request now."""
         # A cancelled handler has cancelled `done`, which it awaited, before it gets here.
         if not self.done.done() or self.done.cancelled():
             self._upstream.abort(self)
@@ -106,7 +106,7 @@ class Relay:
             self._break(Failure(FailureKind.TIMEOUT, error.message), error)
 
     def end_if_silent(self, since: float) -> None:
-        """End a stream on which nothing has come after `since` (the loop's time): its server is held to be gone."""
+        """End a stream on which nothing has come after `since` (the loop's time), since its server must be gone."""
         # Where the client is slow, nothing is read, and nothing is known about the server.
         if self._record.stream and self._last_read <= since and self._paused_at is None and not self.done.done():
             self._upstream.abort(self)
@@ -128,7 +128,7 @@ class Relay:
             self._upstream.abort(self)
             self._fail(Failure(FailureKind.MALFORMED, odd))
         elif status < 300:
-            # A backend that compresses unasked has no events to be seen.
+            # If the backend compresses without being asked, its events cannot be read.
             self._streaming = content_type.startswith(EVENTS) and not header_of(headers, b"content-encoding")
             self._record.streamed = self._streaming
             if self._streaming:
@@ -138,7 +138,7 @@ class Relay:
                 self._take = self._bytes
 
     def body(self, data: bytes) -> None:
-        """What one read brought."""
+        """The body bytes of one read."""
         now = self._loop.time()
         if not self._flowing:
             self._last_read = now
@@ -150,7 +150,7 @@ class Relay:
         if self._tail or not data.endswith(b"\n\n") or (events := data.count(b"\n\n")) != data.count(tap.mark):
             self._events(data)
             return
-        # What nearly all of a gateway's work is: whole events in the middle of a stream, each with output.
+        # Nearly all of a gateway's work: whole events in the middle of a stream, each with output.
         record = self._record
         record.events += events
         record.sent += len(data)
@@ -173,7 +173,7 @@ class Relay:
             last = tap.read(bytes(self._tail)) if self._tail else b""
             failure = tap.engine_failure
             if failure is None and not tap.whole:
-                # What stands in between ended its body cleanly in the middle, which no SDK would notice.
+                # A proxy in between ended its body cleanly in the middle of the stream, which SDKs do not notice.
                 self.failed(Failure(FailureKind.TRUNCATED, "the stream ended without its last event"))
                 return
             last += tap.rest()
@@ -233,7 +233,7 @@ class Relay:
             self._commit(data, whole=False)
 
     def _whole_events(self, data: bytes) -> bytes:
-        """Put `data` behind the unfinished event; what is whole now. Reads each byte once, however many parts come."""
+        """Append `data` to the unfinished event; return the whole events. Reads each byte once, even in many parts."""
         tail = self._tail
         seen = max(0, len(tail) - 3)
         tail += data
@@ -250,7 +250,7 @@ class Relay:
     # -- to the client --------------------------------------------------------------------------------------------
 
     def _commit(self, data: bytes, *, whole: bool) -> None:
-        """Spend the status: head and first bytes in one write."""
+        """Send the status: head and first bytes in one write."""
         self._committed = True
         shape = self._shape
         record = self._record
@@ -285,7 +285,7 @@ class Relay:
 
     def _client_write(self, data: bytes) -> None:
         transport = self._client.transport
-        if transport is not None:  # None: the client has just left, and the handler is about to be told
+        if transport is not None:  # None: the client has just left, and aiohttp is about to cancel the handler
             transport.write(data)
 
     def client_paused(self) -> None:
@@ -353,7 +353,7 @@ class Relay:
         self._record.error_code = "client_too_slow"
         if self._client.transport is not None:
             self._client.transport.abort()
-        self._finish(Outcome(End.BROKEN, failure=Failure(FailureKind.TIMEOUT, "the client took no byte")))
+        self._finish(Outcome(End.BROKEN, failure=Failure(FailureKind.TIMEOUT, "the client stopped reading")))
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
@@ -393,4 +393,4 @@ class Relay:
 
 
 def _nothing(_data: bytes) -> None:
-    """Where bytes go after the end; none should come."""
+    """Throw away bytes after the end."""

@@ -1,4 +1,4 @@
-"""Names are looked up in the background, so that no request waits for one: each address of a `dns` name is an endpoint,
+"""Look names up in the background, so that requests do not wait for DNS: each address of a `dns` name is an endpoint,
 as the pods behind a headless Service come and go; the name in a `url` is one endpoint with these addresses (`dial.py`).
 
     unknown --(first answer)--> known --(each answer)--> known
@@ -37,7 +37,7 @@ class Timing:
 
 
 class Resolver:
-    """Asks for names, and tells log and metrics what changed."""
+    """Looks names up, and logs and counts changes."""
 
     def __init__(
         self, log: JsonLog, metrics: Metrics, resolve: Resolve = addresses_of, timing: Timing | None = None
@@ -48,7 +48,7 @@ class Resolver:
         self._timing = timing or Timing()
 
     async def follow(self, backend: BackendState, host: str, port: int) -> None:
-        """Keep what a backend knows of the name `host` at what it resolves to, until cancelled."""
+        """Keep a backend's addresses of the name `host` up to date, until cancelled."""
         timing = self._timing
         misses = 0
         while True:
@@ -124,7 +124,7 @@ def _known(backend: BackendState, host: str) -> Sequence[str]:
 
 
 def next_delay(misses: int, known: bool, timing: Timing) -> float:
-    """Seconds until the name is asked again, after so many failures in a row; `known`: there are addresses."""
+    """Seconds until the next look-up, after `misses` failures in a row; `known`: addresses are known."""
     if known or not misses:
         return timing.interval
     return min(timing.interval, timing.first * 2.0 ** min(misses - 1, 10))

@@ -1,9 +1,9 @@
-"""How many LLM tokens a stream has streamed that ended before its usage came: from its events, and from what earlier
-streams of the same kind had in each event.
+"""Estimate the LLM tokens of a stream that ended before its usage came, from its events and from the tokens that
+earlier streams of the same kind had in each event.
 
 vLLM puts one token into an event by default, several with `--stream-interval` or speculative decoding, and none of its
-own into some (a reasoning parser swallows a tag). So each stream that ends with usage teaches how many. Of a stream of
-T tokens in e events, c choices:
+own into some (a reasoning parser swallows a tag). So learn the number from each stream that ends with usage. For a
+stream of T tokens in e events, c choices:
 
     the first event of a choice holds one token      vLLM sends that at once
     its last one is on average half full             the answer ends wherever it ends
@@ -48,13 +48,13 @@ Kind = tuple[str, str, str]
 
 
 class EventRates:
-    """What was learnt. One for each gateway."""
+    """The learnt rates. One for each gateway."""
 
     def __init__(self) -> None:
         self._rates: dict[Kind, deque[tuple[float, float]]] = {}  # tokens and bytes of text in an event
 
     def streamed(self, record: Record, peek: Peek, model: str) -> int:
-        """The tokens of a stream that did not tell them, 0 where there was none; of one that did, learn from it."""
+        """The estimated tokens of a stream that did not report usage, 0 without a stream; else learn from its usage."""
         if not record.streamed or record.backend is None:
             return 0
         kind, choices = (record.backend, model, record.path), peek.choices * peek.prompts
@@ -66,7 +66,7 @@ class EventRates:
         return 0
 
     def learn(self, kind: Kind, tokens: int, events: int, choices: int, *, text: float) -> None:
-        """A stream ended with usage: so many tokens in so many events, each with so many bytes of text."""
+        """A stream ended with usage: `tokens` in `events`, each event with `text` bytes of text."""
         ends = 1.5 * choices
         if tokens < LEAST_TOKENS * choices or events <= ends:
             return
@@ -80,7 +80,7 @@ class EventRates:
             rates.append((rate, text))
 
     def tokens(self, kind: Kind, events: int, choices: int, *, least: int, text: float) -> int:
-        """The tokens of a stream that was cut after so many events. `least`: what the request itself asked for."""
+        """The tokens of a stream that was cut after `events`. `least`: the request's own `stream_interval`."""
         first = min(events, choices)
         known = self._rates.get(kind) or self._rates.get((kind[0], "", ""))
         if events < SEVERAL:
@@ -90,7 +90,7 @@ class EventRates:
 
 
 def _rate_of(known: Sequence[tuple[float, float]], text: float) -> float:
-    """Tokens in an event with so many bytes of text; 0 where its text says nothing."""
+    """Tokens in an event with `text` bytes of text; 0 if nothing was learnt."""
     if not known:
         return text / BYTES_PER_TOKEN if text >= SURELY_MANY else 1.0
     alike = [rate for rate, other in known if text / ALIKE <= other <= text * ALIKE]

@@ -1,9 +1,8 @@
-"""What an answer tells besides its bytes: how many LLM tokens it took, where its text begins, whether it is whole, and
-that the engine died while giving it.
+"""Read an answer as it passes: how many LLM tokens it took, where its text begins, whether it is whole, and whether the
+engine died while giving it.
 
-One for each attempt that is answered: a BodyTap for an answer that is no stream, a StreamTap for a stream. Of a stream
-the relay itself counts the reads that hold nothing but output events, and hands in all others; so ordinary events cost
-nothing here.
+One tap for each attempt that is answered: a BodyTap or, for a stream, a StreamTap. The relay itself counts a stream's
+reads that hold only output events, and passes all others to the tap; so ordinary events cost nothing here.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ KEPT_MOST = 64 * 1024
 
 
 class Tap(Protocol):
-    """What both kinds have."""
+    """The common part of both taps."""
 
     def end(self) -> None:
-        """Write down what was reported, if anything was. The answer ends here, or breaks off."""
+        """The answer ends here, or breaks off: record the usage, if any was reported."""
 
 
 class BodyTap:
-    """Looks for the usage of an answer that is no stream."""
+    """Looks for the usage of an answer that is not a stream."""
 
     __slots__ = ("_kept", "_record", "_scan", "_size")
 
@@ -129,7 +128,7 @@ class StreamTap:
         self.failed_first = False
 
     def read(self, data: bytes) -> bytes:
-        """Whole events; what of them is for the client."""
+        """Read whole events; return the bytes for the client."""
         record = self._record
         if self.begun and (events := data.count(b"\n\n")) and events == data.count(self.mark):
             record.events += events
@@ -155,7 +154,7 @@ class StreamTap:
             kept.append(event)
         if output:
             self.latest = b"".join(output)
-        # While an event waits, no read is ordinary, for it comes first: no count equals that of "".
+        # While an event waits, every read comes here, as that event goes first: the count of b"" never matches.
         self.mark = b"" if self._held else self._form.mark
         return b"".join(kept)
 
@@ -172,10 +171,10 @@ class StreamTap:
         self._record.events += outputs
 
     def _is_for_us(self, event: bytes, *, first: bool) -> bool:
-        """Look at an event without output; whether it is the usage event that only we asked for."""
+        """Read an event without output; return whether it is the usage event that only the gateway asked for."""
         if b'"usage"' in event:
             self._usage_event, self._usage_after = event, self._record.events
-            # A vLLM with --enable-force-include-usage tells every client, in the events before this one, too.
+            # A vLLM with --enable-force-include-usage sends usage to every client, in the events before this one, too.
             forced = bool(self._held) and usage_of(self._held[-1]) is not None
             if self._strip_usage and not forced and is_usage_only_event(event):
                 return True

@@ -120,8 +120,8 @@ def of_supervisor(answering: int, ends: int, hangs: int) -> list[Family]:
 
     return [
         one("aiaas_workers", "gauge", "Workers that serve and answer", "aiaas_workers", answering),
-        one("aiaas_worker_ends", "counter", "Workers that ended unasked", "aiaas_worker_ends_total", ends),
-        one("aiaas_worker_hangs", "counter", "Workers killed as they hung", "aiaas_worker_hangs_total", hangs),
+        one("aiaas_worker_ends", "counter", "Workers that exited unexpectedly", "aiaas_worker_ends_total", ends),
+        one("aiaas_worker_hangs", "counter", "Workers killed because they hung", "aiaas_worker_hangs_total", hangs),
     ]
 
 

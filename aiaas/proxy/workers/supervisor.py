@@ -209,7 +209,7 @@ class _Supervisor:
             if row.is_hopeless(in_order) and not self._stopping.asked.is_set():
                 self._failure = EnvironmentFault(
                     f"worker {number} ended {row.failed_starts} times before it could serve; "
-                    "what it said stands above, or in the log"
+                    "see its messages above or in the log"
                 )
                 self._stopping.asked.set()
             await self._or_stop(asyncio.sleep(row.pause))

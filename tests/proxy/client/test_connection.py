@@ -668,7 +668,7 @@ async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
         connection.linger()
     assert open_side.connections
     await until_gone(open_side, 1.5)
-    assert "took no byte" in running.log_lines("connection_dropped")[-1]["reason"]
+    assert "did not read" in running.log_lines("connection_dropped")[-1]["reason"]
     client.reset()
 
 

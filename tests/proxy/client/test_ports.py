@@ -58,7 +58,10 @@ async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
 
 @pytest.mark.parametrize(
     ("host", "words"),
-    [("192.0.2.1", "this machine has no such address"), ("no.such.host.invalid", "cannot listen on no.such.host")],
+    [
+        ("192.0.2.1", "this machine does not have that address"),
+        ("no.such.host.invalid", "cannot listen on no.such.host"),
+    ],
 )
 def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: str) -> None:
     """No error numbers."""
@@ -155,7 +158,7 @@ async def test_a_port_that_stays_taken_is_an_error(plan: Plan, monkeypatch: pyte
 async def test_an_address_that_is_not_ours_is_not_waited_for(plan: Plan) -> None:
     """It does not become ours."""
     began = time.monotonic()
-    with pytest.raises(EnvironmentFault, match="no such address"):
+    with pytest.raises(EnvironmentFault, match="does not have that address"):
         async with AsyncExitStack() as stack:
             await take_ports(replace(plan, server=replace(plan.server, host="192.0.2.1")), Lines().log, stack)
     assert time.monotonic() - began < PORT_PATIENCE / 2

@@ -145,7 +145,7 @@ async def test_a_body_of_any_size_goes_through_whole(
     [
         ({"body_timeout": "100ms"}, "stopped for more than 0.1 s"),
         ({"body_timeout": "2s", "body_total_timeout": "300ms"}, "did not arrive within 0.3 s"),
-        ({"body_timeout": "150ms", "min_body_rate": "1MiB"}, "came at less than 1048576 bytes a second"),
+        ({"body_timeout": "150ms", "min_body_rate": "1MiB"}, "arrived at less than 1048576 bytes a second"),
     ],
     ids=["silent", "whole time", "rate"],
 )

@@ -49,9 +49,9 @@ def test_compare_finds_models_that_are_gone_or_their_own(models: dict[str, Serve
 def test_sentence_says_what_to_write() -> None:
     """Both faults, each with what mends it."""
     text = sentence(Comparison(("base",), (("sql", "base"),)), listed(ServedModel("sql"), ServedModel("x")))
-    assert "sql: an alias in the config and a model of its own there" in text
+    assert "sql: an alias in the config, but a separate model there" in text
     assert "models: [{name: base}, {name: sql}]" in text
-    assert "base: not served there, which lists sql, x" in text
+    assert "base: not served there; the backend lists sql, x" in text
     assert "lists nothing" in sentence(Comparison(("base",)), {})
 
 
@@ -82,18 +82,18 @@ def test_an_adapter_has_the_context_of_its_base() -> None:
 @pytest.mark.parametrize(
     ("status", "content_type", "body", "message"),
     [
-        (404, b"text/html; charset=utf-8", b"<html>", "GET /v1/models answered 404 text/html: not a vLLM?"),
-        (200, b"text/html", b"<html>", "answered 200 text/html, and no list of models: not a vLLM?"),
-        (200, b"application/json", b"[]", "no list of models"),
-        (200, b"application/json", b"{}", "no list of models"),
-        (200, b"application/json", b'{"data":1}', "no list of models"),
-        (200, b"application/json", b'{"data":[1]}', "no list of models"),
-        (200, b"application/json", b'{"data":[{}]}', "no list of models"),
-        (200, b"application/json", b'{"data":null}', "no list of models"),
-        (200, b"application/json", b"[" * 100_000, "no list of models"),
-        (200, b"", b'"\xff"', "200 without a content type, and no list of models"),
-        (200, b"\xff" * 1000, b"", "no list of models"),
-        (401, b"application/json", b"{}", "answered 401: it wants a key, or another one (`api_key_env`)"),
+        (404, b"text/html; charset=utf-8", b"<html>", "GET /v1/models answered 404 text/html; is this a vLLM?"),
+        (200, b"text/html", b"<html>", "answered 200 text/html but not a list of models; is this a vLLM?"),
+        (200, b"application/json", b"[]", "but not a list of models"),
+        (200, b"application/json", b"{}", "but not a list of models"),
+        (200, b"application/json", b'{"data":1}', "but not a list of models"),
+        (200, b"application/json", b'{"data":[1]}', "but not a list of models"),
+        (200, b"application/json", b'{"data":[{}]}', "but not a list of models"),
+        (200, b"application/json", b'{"data":null}', "but not a list of models"),
+        (200, b"application/json", b"[" * 100_000, "but not a list of models"),
+        (200, b"", b'"\xff"', "200 without a content type but not a list of models"),
+        (200, b"\xff" * 1000, b"", "but not a list of models"),
+        (401, b"application/json", b"{}", "answered 401: it requires a key, or a different key (`api_key_env`)"),
         (302, b"", b"", "answered 302 without a content type"),
     ],
 )

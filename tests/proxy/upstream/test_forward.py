@@ -598,7 +598,7 @@ async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, g
     codes = [(await client.post(CHAT)).json["error"]["code"] for _ in range(3)]
     assert codes == ["upstream_error", "upstream_error", "no_healthy_backend"]
     assert len(fake_vllm.posts) == 2
-    assert running.log_lines("endpoint_down")[0]["reason"] == "status 502 from something before vLLM"
+    assert running.log_lines("endpoint_down")[0]["reason"] == "status 502 from a proxy in front of vLLM"
 
 
 async def test_no_pause_before_an_endpoint_that_went_down(fake_vllm: FakeVllm, gateway: Any) -> None:

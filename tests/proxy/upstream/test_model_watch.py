@@ -110,7 +110,7 @@ async def test_a_model_that_is_renamed_is_noticed_without_a_failed_probe(fake_vl
         await until(lambda: wrong(running, fake_vllm) == 0)
     (line,) = running.log_lines("models_disagree")
     assert (line["configured_but_not_served"], line["served"]) == (["base"], ["renamed"])
-    assert "base: not served there, which lists renamed" in line["problem"]
+    assert "base: not served there; the backend lists renamed" in line["problem"]
     assert len(running.log_lines("models_agree")) == 1
 
 
@@ -142,7 +142,7 @@ async def test_an_address_that_is_no_vllm_is_said(fake_vllm: FakeVllm, gateway: 
         await until(lambda: wrong(running, fake_vllm) == 1)
         got = await (await running.client()).post({"model": "base", "messages": []})
     (line,) = running.log_lines("models_unknown")
-    assert line["problem"] == "GET /v1/models answered 404 text/html: not a vLLM?"
+    assert line["problem"] == "GET /v1/models answered 404 text/html; is this a vLLM?"
     assert (got.status, got.json["error"]["code"]) == (502, "upstream_error")
     assert b"html" not in got.body
 
