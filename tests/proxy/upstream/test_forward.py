@@ -467,7 +467,7 @@ ERRORS: dict[FailureKind, tuple[int, str, str | None, bool, str]] = {
     FailureKind.CONNECT: (503, "no_healthy_backend", "5", True, "cannot be reached"),
     FailureKind.NO_RESOURCES: (503, "overloaded", "5", True, "no room for another connection"),
     FailureKind.TIMEOUT: (504, "upstream_timeout", None, False, "in time: x."),
-    FailureKind.MALFORMED: (502, "upstream_error", None, False, "not understood"),
+    FailureKind.MALFORMED: (502, "upstream_error", None, False, "invalid answer"),
     FailureKind.ENGINE: (502, "upstream_error", None, False, "going down"),
     FailureKind.STALE: (502, "upstream_error", None, False, "broke off"),
     FailureKind.RESET: (502, "upstream_error", None, False, "broke off"),
