@@ -1,4 +1,4 @@
-"""What a smoke test knows and how it asks: one request, one `Seen`; and the key's own limit is waited for."""
+"""The settings and the requests of a smoke test: each request gives one `Seen`, and waits out the key's own limit."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from aiaas.smoke.judge import error_of
 from aiaas.smoke.result import Seen
 
 ATTEMPTS: Final = 3  # of a request that the key's own limit refuses
-WORTH_SAYING: Final = 1.0  # seconds of waiting
+WORTH_SAYING: Final = 1.0  # seconds; report longer waits
 LONGEST_REST: Final = 180.0  # seconds; the plan's burst of 20 at 10 a minute is whole again after 120
-# Limits that pass while one waits; a day's quota does not.
+# Limits that a short wait lifts; a day's quota is not among them.
 PASSING: Final = ("rate_limit_exceeded", "tokens_limit_exceeded", "concurrency_limit_exceeded")
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is tested, and what is known of it.
+    """The gateway to test, and what the config or the caller tells about it.
 
     tls        verifies a certificate in full, whatever `target` accepts; None for plain HTTP
-    key        None: none was given
+    key        None where the user gave none
     model      None takes the first that the server lists
-    http_port  where plain HTTP would be answered; None: nobody knows
-    big_body   bytes of a body that must be refused; None: nobody knows
-    has_auth, has_limit   the config's word on keys and on a limit of requests; without a config has_limit is None
+    http_port  the port for plain HTTP; None where unknown
+    big_body   bytes of a body that the gateway must refuse; None where unknown
+    has_auth, has_limit   whether the config asks for keys, and limits requests; without a config has_limit is None
     metrics, engine, direct   the gateway's metrics port, an engine's own, and an engine to compare with
     timeout    seconds for one answer
-    patience   seconds in which metrics must show what happened; vLLM stops within 0.1 s, a gateway counts at once
+    patience   seconds in which the metrics must show an event; vLLM stops within 0.1 s, a gateway counts at once
     most_requests  that the rate-limit check may send
     """
 
@@ -63,7 +63,7 @@ class Settings:
 
 
 class Capture(PlainAnswer):
-    """An answer that is kept as it came, with the moments of its parts."""
+    """An answer with its unchanged body and the arrival times of its parts."""
 
     __slots__ = ("arrivals",)
 
@@ -78,11 +78,11 @@ class Capture(PlainAnswer):
 
 
 class Asker:
-    """The connections of one smoke test, and what it learns on the way.
+    """The connections of one smoke test, and what it learns during the test.
 
-    model    to ask for; None until the list of models came, or where nobody named one
-    refused  the key was; what needs it cannot be checked
-    rested   seconds that were waited for the key's own limit: no part of what a check took
+    model    to ask for; None until the list of models arrives
+    refused  whether the server refused the key; checks that need it are then skipped
+    rested   seconds spent waiting for the key's own limit; a check's duration does not include them
     """
 
     def __init__(self, settings: Settings, say: Say) -> None:
@@ -95,7 +95,7 @@ class Asker:
 
     @property
     def path(self) -> str:
-        """Of the requests that generate."""
+        """The path of requests that generate."""
         return PATHS[self.settings.endpoint]
 
     async def get(self, path: str, key: str | None = None, target: HttpTarget | None = None) -> Seen:
@@ -107,12 +107,12 @@ class Asker:
         return await self.ask("POST", self.path, key, body, target)
 
     async def generate(self, **fields: object) -> Seen:
-        """One request with the key and the model; a limit that passes is waited for."""
+        """Send one request with the key and the model; wait and retry where the key's limit refuses it."""
         body = self.body(self.model, **fields)
         return (await self._patiently(body, Capture, None))[0]
 
     async def leave(self, after: int, **fields: object) -> tuple[Seen, bool]:
-        """Ask for a stream and go away after so many output events; True where that came about. Waits as `generate`."""
+        """Ask for a stream and leave after `after` output events; True if it came to that. Waits as `generate` does."""
         body = self.body(self.model, stream=True, **fields)
         return await self._patiently(body, lambda: Answer(wants_stream=True), after)
 
@@ -122,11 +122,11 @@ class Asker:
             wait = wait_told(seen)
             if wait is None:
                 return seen, left
-            await self.rest(wait, "as the key's own limit told")
+            await self.rest(wait, "as the key's own limit asks")
         return await self._send("POST", self.path, self.settings.key, body, answer(), None, leave)
 
     async def rest(self, seconds: float, why: str) -> None:
-        """Let time pass, and say so where that is long; LONGEST_REST at the most."""
+        """Sleep up to LONGEST_REST seconds; report waits above WORTH_SAYING."""
         if seconds >= WORTH_SAYING:
             self._say(f"waiting {seconds:.0f} s {why}")
         began = time.perf_counter()
@@ -134,7 +134,7 @@ class Asker:
         self.rested += time.perf_counter() - began
 
     async def ask(self, method: str, path: str, key: str | None, body: bytes | None, target: HttpTarget | None) -> Seen:
-        """One request, and what came of it; also that nothing did."""
+        """Send one request and return its result, failures included."""
         return (await self._send(method, path, key, body, Capture(), target, None))[0]
 
     async def _send(
@@ -172,7 +172,7 @@ class Asker:
         return seen, exchange.left
 
     def body(self, model: str | None, **fields: object) -> bytes:
-        """A short question as the endpoint wants it."""
+        """Encode a short question in the endpoint's form."""
         asked: dict[str, object] = {"model": model or "aiaas-smoke"}
         question = "Name three colours."
         if self.settings.endpoint == "chat":
@@ -188,7 +188,7 @@ class Asker:
 
 
 def wait_told(seen: Seen) -> float | None:
-    """Seconds after which a refusal by the key's own limit is over; None for any other answer, or where it is long."""
+    """Seconds until the key's own limit would let a refused request in; None for other answers and longer waits."""
     error = error_of(seen)
     if seen.status != 429 or error is None or error[0] not in PASSING:
         return None

@@ -1,4 +1,4 @@
-"""The certificate that a server shows: read with full verification, whatever the other checks accept."""
+"""Read a server's certificate with full verification, even where the other checks accept any."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from aiaas.httpclient.target import HttpTarget
 from aiaas.smoke.result import Verdict, judged
 
 DAY: Final = 86400.0
-# Let's Encrypt's 90 days are renewed with 30 left, those of a day with 8 hours: what is below both was not renewed.
+# Let's Encrypt renews a 90-day certificate with 30 days left, a one-day one with 8 hours; below both, renewal failed.
 LEAST_DAYS: Final = 14.0
 LEAST_SHARE: Final = 1 / 6
 
-EXPECTED: Final = "a certificate that verifies, for this host, and is renewed in time"
+EXPECTED: Final = "a valid certificate for this host, renewed in time"
 _SELF_SIGNED: Final = (
     "the ingress shows its own default certificate (the TLS secret is missing or names another host), or a private "
-    "authority signed it: then --ca FILE"
+    "authority signed it (then use --ca FILE)"
 )
 _BY_REASON: Final = (
-    ("expired", "it was not renewed: look at the cert-manager Certificate, and whether its challenge gets through"),
+    ("expired", "it was not renewed: check the cert-manager Certificate and its challenge"),
     (
         "mismatch",
-        "the certificate is another host's: the `tls` section of the ingress names another host, or its default",
+        "the certificate is for another host: check the host in the `tls` section of the ingress",
     ),
-    ("not valid for", "the certificate is another host's: the `tls` section of the ingress names another host"),
+    ("not valid for", "the certificate is for another host: check the host in the `tls` section of the ingress"),
     ("self-signed", _SELF_SIGNED),
     ("self signed", _SELF_SIGNED),
     (
         "issuer",
-        "the chain is incomplete (the intermediate is missing in tls.crt), or a private authority: then --ca FILE",
+        "the chain is incomplete (the intermediate is missing in tls.crt), or a private authority signed it (then use "
+        "--ca FILE)",
     ),
 )
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """What a certificate says of itself; POSIX seconds. `fault` is why it does not verify, the rest is then empty."""
+    """A certificate's fields; times in POSIX seconds. `fault` says why it does not verify; the rest is then empty."""
 
     begins: float = 0.0
     ends: float = 0.0
@@ -55,7 +56,7 @@ async def read_certificate(target: HttpTarget, context: ssl.SSLContext, timeout:
     except ssl.SSLCertVerificationError as error:
         return Certificate(fault=error.verify_message)
     except ssl.SSLError as error:
-        return Certificate(fault=f"no TLS came about: {error.reason or error}")
+        return Certificate(fault=f"the TLS handshake failed: {error.reason or error}")
     except TimeoutError:
         return Certificate(fault=f"no connection within {timeout:g} s")
     except OSError as error:
@@ -75,16 +76,16 @@ async def read_certificate(target: HttpTarget, context: ssl.SSLContext, timeout:
 
 
 def judge_certificate(found: Certificate, now: float) -> Verdict:
-    """Whether it verifies and has days left; `now` in POSIX seconds."""
+    """Check that the certificate verifies and has enough days left; `now` in POSIX seconds."""
     if found.fault:
         lower = found.fault.lower()
         hint = next(
             (hint for word, hint in _BY_REASON if word in lower),
-            "what listens there speaks no TLS (then write http://), or none of today",
+            "the server does not speak TLS (then write http://), or only an outdated version",
         )
         return judged(False, EXPECTED, found.fault, hint)
     left = (found.ends - now) / DAY
     least = min(LEAST_DAYS, (found.ends - found.begins) / DAY * LEAST_SHARE)
-    seen = f"{found.version}, of {found.issuer or 'nobody named'}, {left:.0f} days left"
-    hint = "it should have been renewed by now: look at the cert-manager Certificate and its challenge"
+    seen = f"{found.version}, issued by {found.issuer or 'an unnamed authority'}, {left:.0f} days left"
+    hint = "it should have been renewed by now: check the cert-manager Certificate and its challenge"
     return judged(left >= least, f"{EXPECTED} ({least:.0f} days left or more)", seen, hint)

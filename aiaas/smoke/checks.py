@@ -1,6 +1,7 @@
-"""The checks of a smoke test: what each sends, and who judges what came.
+"""The checks of a smoke test: what each one sends, and which function judges the answer.
 
-In the order in which they are made: from what needs nothing, to what needs the key, to what uses the key's limit up.
+They run in this order: first those that need nothing, then those that need the key, last the one that uses up the
+key's limit.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from aiaas.smoke.judge_stream import judge_pace, judge_stream
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
 from aiaas.smoke.second_source import TOKENS, WITH_USAGE, check_abort, check_direct, check_metrics, check_usage
 
-PACED_TOKENS: Final = 64  # of one whose pace is looked at: a tenth of a second at 500 tokens/s
+PACED_TOKENS: Final = 64  # of the `stream-pace` check: a tenth of a second at 500 tokens/s
 NO_PATH: Final = "/v1/aiaas-smoke-no-such-path"
 NO_MODEL: Final = "aiaas-smoke-no-such-model"
-# Not of the form of a key: refused by its checksum, without costing the gateway a hash.
+# Does not have the form of a key: the gateway refuses it by its checksum, without hashing.
 BAD_KEY: Final = "sk-aiaas-smoke-wrong"
-LARGEST_BODY: Final = 64 * 1024 * 1024  # a larger one would be a load test of the line
+LARGEST_BODY: Final = 64 * 1024 * 1024  # a larger one would test the network, not the gateway
 
-_NO_AUTH: Final = "`auth.enabled` is false, so nobody is refused"
+_NO_AUTH: Final = "`auth.enabled` is false, so every key is accepted"
 
 
 async def _health(asker: Asker) -> Verdict:
@@ -68,14 +69,14 @@ async def _redirect(asker: Asker) -> Verdict:
     if target.tls is None:
         return skipped("the URL is http://")
     if port is None:
-        return skipped(f"with HTTPS on port {target.port} nobody knows that of plain HTTP; name it by --http-port")
+        return skipped(f"the port of plain HTTP is unknown, since HTTPS is on port {target.port}; give --http-port")
     shown = f"[{target.host}]" if ":" in target.host else target.host
     plain = HttpTarget(f"http://{shown}:{port}{target.base}", target.host, port, target.base, None)
     return judge_redirect(await asker.get("/health", target=plain), target.host, port)
 
 
 async def _unknown_path(asker: Asker) -> Verdict:
-    hint = "something else than the gateway answers there"
+    hint = "something other than the gateway answers there"
     return judge_refusal(await asker.get(NO_PATH), 404, "not_found", hint)
 
 
@@ -86,14 +87,14 @@ async def _hidden_metrics(asker: Asker) -> Verdict:
 async def _no_key(asker: Asker) -> Verdict:
     if not asker.settings.has_auth:
         return skipped(_NO_AUTH)
-    hint = "anybody may use it: `auth.enabled` is false, or the URL leads past the gateway"
+    hint = "anyone can use it: `auth.enabled` is false, or the URL bypasses the gateway"
     return judge_refusal(await asker.post(asker.body(NO_MODEL), None), 401, NO_KEY, hint, challenge=True)
 
 
 async def _wrong_key(asker: Asker) -> Verdict:
     if not asker.settings.has_auth:
         return skipped(_NO_AUTH)
-    hint = "any key is taken: `auth.enabled` is false, or the URL leads past the gateway"
+    hint = "any key is accepted: `auth.enabled` is false, or the URL bypasses the gateway"
     return judge_refusal(await asker.post(asker.body(NO_MODEL), BAD_KEY), 401, WRONG_KEY, hint, challenge=True)
 
 
@@ -130,18 +131,18 @@ async def _stream_pace(asker: Asker) -> Verdict:
 
 
 async def _unknown_model(asker: Asker) -> Verdict:
-    hint = "the request does not reach the gateway as it was sent"
+    hint = "something in front of the gateway changes the request"
     return judge_refusal(await asker.post(asker.body(NO_MODEL), asker.settings.key), 404, "model_not_found", hint)
 
 
 async def _large_body(asker: Asker) -> Verdict:
     size = asker.settings.big_body
     if size is None:
-        return skipped("nobody knows what is too large; give -c CONFIG or --body-size SIZE")
+        return skipped("the limit is unknown; give -c CONFIG or --body-size SIZE")
     if size > LARGEST_BODY:
         return skipped(f"it would take a body of {size} bytes")
-    hint = "a body of that size is taken: `server.max_body_size` is larger there"
-    # Of a model that there is not: where the body is taken nothing is generated from it.
+    hint = "the gateway accepts a body of that size: its `server.max_body_size` is larger"
+    # For an unknown model, so that nothing is generated if the gateway accepts the body.
     seen = await asker.post(asker.body(NO_MODEL, user="x" * size), asker.settings.key)
     return judge_refusal(seen, 413, "request_too_large", hint)
 
@@ -152,12 +153,12 @@ async def _rate_limit(asker: Asker) -> Verdict:
     told = told_of(first.headers)
     if told is None:
         if settings.has_limit:
-            hint = "another config is in force there, limits are off, or a proxy takes the headers away"
+            hint = "the gateway runs with another config, limits are off, or a proxy removes the headers"
             return judged(
-                False, "x-ratelimit headers, as the config limits every key", says(first), hint_for(first, hint)
+                False, "x-ratelimit headers, since the config limits every key", says(first), hint_for(first, hint)
             )
         return _no_limit(first)
-    if told.reset_after > WORTH_SAYING:  # the checks before, or an earlier run, have used the bucket up
+    if told.reset_after > WORTH_SAYING:  # the earlier checks, or an earlier run, used up the bucket
         await asker.rest(told.reset_after, "until the key's limit is whole again")
     try:
         checks = await check_burst(
@@ -167,20 +168,20 @@ async def _rate_limit(asker: Asker) -> Verdict:
         return skipped(error.message)
     except EnvironmentFault as error:
         return judged(
-            False, "answers and 429s", error.message, "the engine does not bear so many short requests at once"
+            False, "answers and 429s", error.message, "the engine cannot take that many short requests at once"
         )
     return judge_limit(checks)
 
 
 def _no_limit(seen: Seen) -> Verdict:
     if seen.status == 200:
-        return skipped("this key has no limit of requests (no x-ratelimit-limit-requests)")
-    return judged(False, "an answer that tells the limit", says(seen), hint_for(seen, "see the check `completion`"))
+        return skipped("this key has no request limit (no x-ratelimit-limit-requests)")
+    return judged(False, "an answer with the limit's headers", says(seen), hint_for(seen, "see the check `completion`"))
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check: its name, what it shows, whether it needs the key and a model, and how it is made."""
+    """A check: its name, what it shows, whether it needs the key and a model, and the function that runs it."""
 
     name: str
     shows: str
@@ -193,23 +194,23 @@ CERTIFICATE: Final = "certificate"
 CHECKS: Final = (
     Check("health", "GET /health is 200", False, _health),
     Check("ready", "GET /ready is 200: in rotation, not draining", False, _ready),
-    Check(CERTIFICATE, "the certificate verifies, is this host's, and has days left", False, _certificate),
-    Check("redirect", "plain HTTP is sent to https://", False, _redirect),
+    Check(CERTIFICATE, "the certificate is valid, for this host, and renewed in time", False, _certificate),
+    Check("redirect", "plain HTTP redirects to https://", False, _redirect),
     Check("unknown-path", "an unknown path is 404 not_found", False, _unknown_path),
     Check("metrics-hidden", "GET /metrics is not public", False, _hidden_metrics),
-    Check("no-key", "no key is 401 missing_api_key, with WWW-Authenticate", False, _no_key),
+    Check("no-key", "a request without a key is 401 missing_api_key, with WWW-Authenticate", False, _no_key),
     Check("wrong-key", "a wrong key is 401 invalid_api_key", False, _wrong_key),
-    Check(MODELS, "the key is taken, and GET /v1/models lists the model", False, _models),
+    Check(MODELS, "the key works, and GET /v1/models lists the model", False, _models),
     Check("completion", "an answer with a choice and usage", True, _completion),
-    Check("request-id", "every answer bears an x-request-id of its own", True, _request_id),
-    Check("stream", "events that parse, no usage unasked, [DONE]", True, _stream),
-    Check("stream-usage", "usage in the stream where asked for", True, _stream_usage),
-    Check("stream-pace", "events come as they are generated: nothing buffers", True, _stream_pace),
+    Check("request-id", "every answer has its own x-request-id", True, _request_id),
+    Check("stream", "events that parse, usage only where asked for, [DONE]", True, _stream),
+    Check("stream-usage", "the stream reports usage where asked for", True, _stream_usage),
+    Check("stream-pace", "events arrive as they are generated: nothing buffers", True, _stream_pace),
     Check("unknown-model", "an unknown model is 404 model_not_found", True, _unknown_model),
     Check("body-too-large", "a body over the limit is 413", True, _large_body),
-    Check("usage", "whole and streamed cost the same, and the metrics agree (--metrics)", True, check_usage),
-    Check("metrics", "the plan's metrics are there to be scraped (--metrics)", False, check_metrics),
-    Check("abort", "who goes away frees the engine (--engine-metrics, --metrics)", True, check_abort),
-    Check("direct", "the gateway's answer is the engine's own (--direct)", True, check_direct),
-    Check("rate-limit", f"the burst and {EXCESS} more: a 429, and after the wait it told, admitted", True, _rate_limit),
+    Check("usage", "streamed or not, a request costs the same, and the metrics agree (--metrics)", True, check_usage),
+    Check("metrics", "the metrics port has the plan's metrics (--metrics)", False, check_metrics),
+    Check("abort", "a client that disconnects frees the engine (--engine-metrics, --metrics)", True, check_abort),
+    Check("direct", "the gateway's answer equals the engine's (--direct)", True, check_direct),
+    Check("rate-limit", f"the burst and {EXCESS} more: a 429, and admitted after its Retry-After", True, _rate_limit),
 )

@@ -1,7 +1,7 @@
-"""The verdicts on single answers: status, form, headers; and the usual cause of what should not be. Pure.
+"""The verdicts on single answers: status, form, headers; and the usual cause of each failure. Pure.
 
-What an ingress answers in the gateway's place is the commonest fault of a deployment, and looks like nothing the
-gateway would say: an HTML page, an error in another form. So every hint first looks at who seems to have answered.
+The most common fault of a deployment is an ingress that answers in the gateway's place, with an HTML page or an error
+in another form than the gateway's. So every hint first looks at which of the two seems to have answered.
 """
 
 from __future__ import annotations
@@ -48,42 +48,42 @@ _COMPLETION: Final[msgspec.json.Decoder[_Completion]] = msgspec.json.Decoder(_Co
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _BY_ERROR: Final = {
-    "connect": "nothing takes connections there any more: did the gateway restart or crash meanwhile?",
-    "tls": "the certificate, or what speaks TLS in front of the gateway; see the check `certificate`",
+    "connect": "the server no longer accepts connections: did the gateway restart or crash?",
+    "tls": "check the certificate, or the TLS proxy in front of the gateway; see the check `certificate`",
     "timeout": "the engine is overloaded or hangs, or something drops the connection; try a longer --timeout",
-    "reset": "what is in front closed the connection: a crash, a proxy's limit, or a port that speaks TLS: then write https://",
-    "cut": "closed in the middle: the gateway or the engine died, or a proxy's timeout is shorter than the answer",
-    "garbage": "something else than the gateway answers there, or a port that speaks TLS: then write https://",
+    "reset": "a proxy or the gateway closed the connection: a crash, a proxy's limit, or a TLS port (then write https://)",
+    "cut": "the answer was cut off: the gateway or the engine died, or a proxy's timeout is too short",
+    "garbage": "something other than the gateway answers there, or it is a TLS port (then write https://)",
     "in_stream": "the engine failed on the request; its log says why",
 }
 _BY_CODE: Final = {
-    "no_healthy_backend": "the gateway reaches no engine: is the backend's URL right, is it up, may traffic pass?",
-    "upstream_error": "the engine answered nonsense or died; the gateway's log names it",
+    "no_healthy_backend": "the gateway cannot reach an engine: is the backend's URL right, is it up, is it firewalled?",
+    "upstream_error": "the engine sent an invalid answer or died; the gateway's log names it",
     "upstream_timeout": "the engine was silent for longer than the backend's `timeout`",
     "overloaded": "the queue in front of the engine is full",
-    "draining": "this gateway is going down; is a rollout under way?",
+    "draining": "this gateway is shutting down; is a rollout in progress?",
     NO_KEY: "no key was given: --api-key-file FILE or $AIAAS_API_KEY",
-    WRONG_KEY: "the key is not known there: another key file, a Secret not yet synced, revoked or expired",
-    "model_not_found": "the config names no such model, or the key's scope leaves it out",
-    "not_found": "no backend of the config names this path in its `endpoints`",
+    WRONG_KEY: "the gateway does not know the key: another key file, a Secret not yet synced, a revoked or expired key",
+    "model_not_found": "the config does not have that model, or the key may not use it",
+    "not_found": "none of the config's backends has this path in its `endpoints`",
     "request_too_large": "`server.max_body_size` is smaller than expected",
-    "rate_limit_exceeded": "the key's own limit; take one that nobody else uses",
-    "tokens_limit_exceeded": "the key's limit of tokens; take one with a larger one",
+    "rate_limit_exceeded": "the key's own limit; use a key that nobody else uses",
+    "tokens_limit_exceeded": "the key's token limit; use a key with a larger limit",
     "quota_exceeded": "the key's quota is used up",
-    "concurrency_limit_exceeded": "the key's requests in flight are used up; take one that nobody else uses",
+    "concurrency_limit_exceeded": "the key has too many requests in flight; use a key that nobody else uses",
     "too_many_wrong_keys": "too many wrong keys came from this address; wait a minute",
 }
 _HTML: Final = (
-    "an HTML page comes from the ingress or another proxy in front, not from the gateway: its route (host, path, "
-    "service, port) is wrong, no gateway pod is ready, or it puts its own page in place of the gateway's errors"
+    "an HTML page comes from the ingress or another proxy, not from the gateway: its route (host, path, "
+    "service, port) is wrong, no gateway pod is ready, or it replaces the gateway's errors with its own page"
 )
 
 
-_NO_VLLM: Final = "is it a vLLM behind the gateway, and a model that generates?"
+_NO_VLLM: Final = "is vLLM behind the gateway, and does the model generate text?"
 
 
 def error_of(seen: Seen) -> tuple[str, str] | None:
-    """Code and message of an error in OpenAI's form; None where it has another."""
+    """Code and message of an error in OpenAI's form; None for other forms."""
     try:
         error = _BODY.decode(seen.body).error
     except _UNREADABLE:
@@ -92,7 +92,7 @@ def error_of(seen: Seen) -> tuple[str, str] | None:
 
 
 def says(seen: Seen) -> str:
-    """An answer in a few words, for people."""
+    """Describe an answer in a few words."""
     if seen.status is None:
         return seen.detail or seen.error or "no answer"
     error = error_of(seen)
@@ -107,61 +107,61 @@ def says(seen: Seen) -> str:
 
 
 def hint_for(seen: Seen, otherwise: str) -> str:
-    """The usual cause of an answer that was not expected."""
+    """The usual cause of an unexpected answer."""
     error = error_of(seen)
     if seen.status == 413 and error is None:
-        return "the ingress or a proxy in front refuses it first: its bound is below the gateway's"
+        return "the ingress or another proxy refuses it first: its body limit is below the gateway's"
     if "html" in seen.headers.get("content-type", ""):
         return _HTML
     if error is not None and error[0] in _BY_CODE:
         return _BY_CODE[error[0]]
     if seen.status in REDIRECTS:
-        return "what is in front sends elsewhere: does the URL lack its https://, or name another host?"
+        return "a proxy redirects: does the URL need https://, or another host?"
     if seen.error in _BY_ERROR and (seen.status is None or seen.error in ("cut", "timeout")):
         return _BY_ERROR[seen.error]
     return otherwise
 
 
 def judge_status(seen: Seen, wanted: int, hint: str) -> Verdict:
-    """Only the status."""
+    """Check the status only."""
     return judged(seen.status == wanted, str(wanted), says(seen), hint_for(seen, hint))
 
 
 def judge_ready(seen: Seen) -> Verdict:
     """`/ready`: in rotation, not draining."""
     hint = (
-        "this gateway is draining or has loaded no config"
+        "this gateway is draining or has not loaded a config"
         if seen.status == 503
-        else "the ingress has no route to /ready"
+        else "the ingress does not route /ready"
     )
     return judge_status(seen, 200, hint)
 
 
 def judge_refusal(seen: Seen, status: int, code: str, hint: str, challenge: bool = False) -> Verdict:
-    """An error of the gateway's own, in OpenAI's form; `challenge`: with `WWW-Authenticate: Bearer`."""
+    """Expect the gateway's own error in OpenAI's form; with `challenge` also `WWW-Authenticate: Bearer`."""
     expected = f"{status} {code}" + (" with WWW-Authenticate: Bearer" if challenge else "")
     error = error_of(seen)
     if seen.status != status:
         return judged(False, expected, says(seen), hint_for(seen, hint))
     if error is None:
-        other = "refused by something in front of the gateway, or not by aiaas"
+        other = "a proxy refused it, or the server is not aiaas"
         return judged(False, expected, f"{says(seen)}, an error in another form than OpenAI's", hint_for(seen, other))
     if error[0] != code:
         return judged(False, expected, says(seen), hint_for(seen, hint))
     if challenge and not seen.headers.get("www-authenticate", "").lower().startswith("bearer"):
         seen_text = f"{says(seen)} without WWW-Authenticate: Bearer"
-        return judged(False, expected, seen_text, "a proxy in front takes the header away")
+        return judged(False, expected, seen_text, "a proxy removes the header")
     return judged(True, expected, f"{status} {code}", "")
 
 
 def judge_hidden(seen: Seen) -> Verdict:
-    """`/metrics` on the public side."""
+    """Check that the public port does not serve `/metrics`."""
     hint = "metrics are public: the ingress routes /metrics, or all of /, to the metrics port or to the engine"
     return judged(seen.status != 200, "anything but 200", says(seen), hint)
 
 
 def models_in(seen: Seen) -> tuple[str, ...] | None:
-    """The ids of a list of models; None where it is none."""
+    """The ids of a list of models; None where the answer is something else."""
     if seen.status != 200:
         return None
     try:
@@ -171,24 +171,24 @@ def models_in(seen: Seen) -> tuple[str, ...] | None:
 
 
 def judge_models(seen: Seen, wanted: str | None, has_key: bool) -> Verdict:
-    """The list of what the key may use, and the model of this test in it."""
+    """Check the list of models that the key may use, and that it has the model of this test."""
     expected = "a list of models" if wanted is None else f"a list of models with {wanted} in it"
     listed = models_in(seen)
     if listed is None:
-        hint = "something else than the gateway answers there; is the URL right?"
+        hint = "something other than the gateway answers there; is the URL right?"
         if seen.status in (401, 403):
             hint = _BY_CODE[WRONG_KEY if has_key else NO_KEY]
         elif seen.status == 404:
-            hint = "no backend of the config names /v1/models in its `endpoints`; then name a model by --model"
+            hint = "none of the config's backends has /v1/models in its `endpoints`; give --model"
         return judged(False, expected, says(seen), hint_for(seen, hint))
     shown = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
     held = bool(listed) if wanted is None else wanted in listed
-    hint = "the key's scope names other models, or the config does; see `aiaas keys show` and `backends.*.models`"
+    hint = "the key may use other models, or the config has others; see `aiaas keys show` and `backends.*.models`"
     return judged(held, expected, shown or "an empty list", hint)
 
 
 def judge_completion(seen: Seen, most_tokens: int) -> Verdict:
-    """A whole answer with choices and usage, no longer than asked for."""
+    """Check a whole answer: choices, usage, and not longer than asked for."""
     expected = f"200, a choice, usage of 1 to {most_tokens} output tokens"
     if seen.status != 200 or seen.error:
         return judged(False, expected, says(seen), hint_for(seen, "the engine refused it; the gateway's log says why"))
@@ -197,7 +197,7 @@ def judge_completion(seen: Seen, most_tokens: int) -> Verdict:
     try:
         choices = len(_COMPLETION.decode(seen.body).choices)
     except _UNREADABLE:
-        return judged(False, expected, "200 with JSON that is no completion", _NO_VLLM)
+        return judged(False, expected, "200 with JSON that is not a completion", _NO_VLLM)
     usage = usage_of(seen.body)
     if not choices or usage is None:
         missing = "no choice" if not choices else "no usage"
@@ -217,7 +217,7 @@ def usage_in(seen: Seen) -> TokenUsage | None:
 
 
 def judge_ids(answers: Sequence[Seen]) -> Verdict:
-    """Every answer bears a request id, and no two the same."""
+    """Check that every answer has a request id, and that they all differ."""
     expected = f"x-request-id on each of {len(answers)} answers, all different"
     broken = next((seen for seen in answers if seen.status is None), None)
     if broken is not None:
@@ -230,19 +230,19 @@ def judge_ids(answers: Sequence[Seen]) -> Verdict:
             False,
             expected,
             f"{missing} without one",
-            hint_for(html, "a proxy in front takes the header away, or it is not aiaas that answers"),
+            hint_for(html, "a proxy removes the header, or the server is not aiaas"),
         )
-    hint = "a proxy in front caches answers, or sends a fixed X-Request-Id that `server.trusted_proxies` believes"
+    hint = "a proxy caches answers, or sends a fixed X-Request-Id and is in `server.trusted_proxies`"
     return judged(len(set(ids)) == len(ids), expected, f"{len(set(ids))} different, such as {ids[0]}", hint)
 
 
 def judge_redirect(seen: Seen, host: str, port: int) -> Verdict:
-    """What plain HTTP is answered with: the way to https:// on the same host, and nothing served."""
+    """Check that plain HTTP is answered with a redirect to https:// on the same host."""
     expected = f"a redirect to https://{host}"
     if not seen.connected:
-        return skipped(f"nothing answers on port {port} ({seen.detail}), so nobody is served in plain text")
+        return skipped(f"nothing answers on port {port} ({seen.detail}), so plain HTTP is not served")
     if seen.status not in REDIRECTS:
-        hint = "the ingress serves plain HTTP: it needs a `tls` section for the host, and its redirect turned on"
+        hint = "the ingress serves plain HTTP: give it a `tls` section for the host, and turn on its redirect"
         return judged(False, expected, says(seen), hint)
     location = seen.headers.get("location", "")
     try:

@@ -13,29 +13,29 @@ from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge import hint_for, says
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
 
-ABORT_TOKENS: Final = 1000  # asked for by the request that is left; takes seconds, and fits into a context of 2048
+ABORT_TOKENS: Final = 1000  # of the request that the client leaves: takes seconds, and fits into a context of 2048
 PLAN_METRICS: Final = ("inference_requests", "inference_latency_seconds", "tokens_processed")
 RUNNING: Final = "vllm:num_requests_running"
 GENERATED: Final = "vllm:generation_tokens_total"
 ABORTS: Final = "aiaas_aborts_total"
-# They differ from one answer to the next, or with what the engine happens to hold in its cache.
+# These fields differ from one answer to the next, or depend on the engine's cache.
 UNLIKE: Final = frozenset({"id", "created", "system_fingerprint", "prompt_tokens_details"})
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """An engine at one moment: requests that run, and LLM tokens generated since its start."""
+    """An engine at one moment: running requests, and LLM tokens generated since its start."""
 
     running: float
     generated: float
 
 
 def families(text: str) -> frozenset[str]:
-    """The metrics of an exposition. Raises ValueError where it is none."""
+    """The names of the metrics in an exposition. Raises ValueError where `text` is not one."""
     return frozenset(family.name for family in text_string_to_metric_families(text))
 
 
 def total(text: str, name: str, labels: Mapping[str, str] | None = None) -> float | None:
-    """Sum of a metric's samples that bear these labels; None where there is none. Raises ValueError."""
+    """Sum of a metric's samples with these labels; None where there is no such sample. Raises ValueError."""
     wanted = dict(labels or {}).items()
     values = [
         sample.value
@@ -47,15 +47,15 @@ def total(text: str, name: str, labels: Mapping[str, str] | None = None) -> floa
 
 
 def judge_metrics(seen: Seen) -> Verdict:
-    """The plan's three metrics are there to be scraped."""
+    """Check that the metrics port has the plan's three metrics."""
     expected = "200 with " + ", ".join(PLAN_METRICS)
-    hint = "the port of `monitoring.metrics_port` is another, or `monitoring.prometheus` is off"
+    hint = "check `monitoring.metrics_port`, and that `monitoring.prometheus` is on"
     if seen.status != 200:
         return judged(False, expected, says(seen), hint if seen.status is None else hint_for(seen, hint))
     try:
         found = families(seen.body.decode("utf-8", "replace"))
     except ValueError:
-        return judged(False, expected, "200 with something that is no exposition of metrics", hint)
+        return judged(False, expected, "200 with something other than metrics", hint)
     missing = [name for name in PLAN_METRICS if name not in found]
     return judged(not missing, expected, f"without {', '.join(missing)}" if missing else f"{len(found)} metrics", hint)
 
@@ -63,9 +63,9 @@ def judge_metrics(seen: Seen) -> Verdict:
 def judge_usage(
     whole: TokenUsage | None, streamed: TokenUsage | None, counted: TokenUsage | None, reads_metrics: bool
 ) -> Verdict:
-    """The same request, whole and streamed, costs the same; and the gateway has counted both.
+    """Check that a request costs the same streamed or not, and that the gateway counted both.
 
-    counted   what the gateway's metrics grew by meanwhile; None where they are not read
+    counted   the growth of the gateway's metrics meanwhile; None where they are not read
     """
     expected = "the same usage, whole and streamed" + (", and both in the metrics" if reads_metrics else "")
     if whole is None or streamed is None:
@@ -73,14 +73,19 @@ def judge_usage(
         return judged(False, expected, f"no usage in the {missing} answer", "see `completion` and `stream-usage`")
     text = f"{_tokens(whole)} whole, {_tokens(streamed)} streamed"
     if whole != streamed:
-        return judged(False, expected, text, "the engine counts otherwise, or another engine answered the second time")
+        return judged(
+            False,
+            expected,
+            text,
+            "the engine counts streams in another way, or another engine answered the second request",
+        )
     if counted is None:
         return judged(True, expected, text, "")
     wanted = TokenUsage(whole.input_tokens + streamed.input_tokens, whole.output_tokens + streamed.output_tokens)
     more = counted.input_tokens >= wanted.input_tokens and counted.output_tokens >= wanted.output_tokens
-    hint = "somebody else used it meanwhile, or something is counted twice"
+    hint = "another client used the gateway meanwhile, or something is counted twice"
     if not more:
-        hint = "another replica answered than the one of --metrics, or the gateway misses usage"
+        hint = "--metrics is the port of another replica, or the gateway misses usage"
     return judged(counted == wanted, expected, f"{text}; counted {_tokens(counted)}", hint)
 
 
@@ -89,24 +94,24 @@ def _tokens(usage: TokenUsage) -> str:
 
 
 def judge_engine_abort(before: Counts, after: Counts, seconds: float) -> Verdict:
-    """A request of ABORT_TOKENS was left after a few: what did the engine do? `seconds` since then."""
+    """Check that the engine stopped after a client left a request of ABORT_TOKENS early, `seconds` ago."""
     expected = f"the engine stops, far below {ABORT_TOKENS} tokens"
     generated = after.generated - before.generated
     if generated <= 0 and after.running <= before.running:
-        return skipped("the request went to another engine than the one of --engine-metrics")
+        return skipped("the request went to an engine other than that of --engine-metrics")
     text = f"{generated:.0f} tokens generated, {after.running:.0f} running after {seconds:.1f} s"
-    hint = "something between here and the engine keeps the request open: a proxy that ignores a client's leaving"
+    hint = "a proxy on the way to the engine keeps the request open after its client disconnects"
     return judged(after.running <= before.running and generated < ABORT_TOKENS / 2, expected, text, hint)
 
 
 def judge_gateway_abort(before: float, after: float) -> Verdict:
-    """The gateway has noticed that its client left."""
-    hint = "a proxy in front keeps the request open, or another replica served it than the one of --metrics"
+    """Check that the gateway noticed that its client left."""
+    hint = "a proxy keeps the request open, or --metrics is the port of another replica"
     return judged(after > before, "the gateway counts an abort", f"{after - before:.0f} counted", hint)
 
 
 def join(verdicts: tuple[Verdict, ...]) -> Verdict:
-    """Several verdicts as one: failed where one is, skipped where all are."""
+    """Join verdicts: failed where any of them failed, skipped where all of them were skipped."""
     made = tuple(verdict for verdict in verdicts if verdict.held is not None)
     if not made:
         return skipped("; ".join(verdict.seen for verdict in verdicts))
@@ -120,7 +125,7 @@ def join(verdicts: tuple[Verdict, ...]) -> Verdict:
 
 
 def judge_direct(through: Seen, direct: Seen) -> Verdict:
-    """The same request through the gateway and straight to the engine: the same answer, but for ids and times."""
+    """Check that gateway and engine give the same answer to the same request, ids and times aside."""
     expected = "the answer of --direct, ids and times aside"
     for seen, where in ((direct, "direct"), (through, "through the gateway")):
         if seen.status != 200 or seen.error:
@@ -128,7 +133,7 @@ def judge_direct(through: Seen, direct: Seen) -> Verdict:
     try:
         here, there = msgspec.json.decode(through.body), msgspec.json.decode(direct.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return judged(False, expected, f"no JSON: {error}", "something else than the engine answers there")
+        return judged(False, expected, f"not JSON: {error}", "something other than the engine answers there")
     place = first_difference(here, there)
     hint = (
         "another model or engine is behind the gateway, a proxy rewrites answers, or the engine is not deterministic "
@@ -138,7 +143,7 @@ def judge_direct(through: Seen, direct: Seen) -> Verdict:
 
 
 def first_difference(here: Any, there: Any, place: str = "") -> str | None:
-    """Where two JSON values differ first, as `choices[0].message.content`; None where they do not."""
+    """The first place where two JSON values differ, as `choices[0].message.content`; None where they are equal."""
     if isinstance(here, dict) and isinstance(there, dict):
         for name in [*here, *(name for name in there if name not in here)]:
             below = f"{place}.{name}" if place else name
@@ -159,8 +164,8 @@ def first_difference(here: Any, there: Any, place: str = "") -> str | None:
 def judge_limit(checks: tuple[Check, ...]) -> Verdict:
     """The statements of the limit check as one verdict."""
     hint = (
-        "several gateways count for themselves (`rate_limit.store: memory`), or a proxy in front answers; "
-        "`aiaas loadtest --check-limits` looks closer"
+        "several gateways each count alone (`rate_limit.store: memory`), or a proxy answers; "
+        "`aiaas loadtest --check-limits` shows more"
     )
     shown = [check for check in checks if not check.held] or list(checks)
     return judged(

@@ -12,8 +12,8 @@ from aiaas.openai.usage import TokenUsage, usage_of
 from aiaas.smoke.judge import hint_for, says
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
 
-FEW_EVENTS: Final = 8  # a stream of fewer says nothing about its pace
-TOO_QUICK: Final = 0.1  # seconds; what is over sooner comes in few reads however it was sent
+FEW_EVENTS: Final = 8  # a shorter stream does not show its pace
+TOO_QUICK: Final = 0.1  # seconds; a quicker stream arrives in few reads however it was sent
 EVENTS_A_READ: Final = 8  # a proxy that buffers hands on 4 KiB or all at once: tens of events a read
 
 
@@ -28,8 +28,8 @@ _CHUNK: Final[msgspec.json.Decoder[_Chunk]] = msgspec.json.Decoder(_Chunk)
 class Streamed(msgspec.Struct, frozen=True):
     """A stream's events.
 
-    fault   what is wrong with them, "" where nothing is
-    usages  those told, in order
+    fault   what is wrong with the events, "" where they are good
+    usages  the reported ones, in order
     """
 
     events: int
@@ -51,7 +51,7 @@ def read_stream(seen: Seen) -> Streamed:
         if data is None:  # a comment
             continue
         if done:
-            return Streamed(events, tuple(usages), "an event behind [DONE]")
+            return Streamed(events, tuple(usages), "an event after [DONE]")
         if data == b"[DONE]":
             done = True
             continue
@@ -65,7 +65,7 @@ def read_stream(seen: Seen) -> Streamed:
     if not done:
         return Streamed(events, tuple(usages), f"no [DONE] after {events} events")
     if splitter.rest.strip():
-        return Streamed(events, tuple(usages), "bytes behind the last event")
+        return Streamed(events, tuple(usages), "bytes after the last event")
     return Streamed(events, tuple(usages), "" if events else "no event before [DONE]")
 
 
@@ -73,14 +73,14 @@ def _fault(data: bytes) -> str:
     try:
         chunk = _CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "is no JSON"
+        return "is not JSON"
     if bytes(chunk.error) not in (b"", b"null"):
         return f"is an error: {bytes(chunk.error).decode('utf-8', 'replace')[:160]}"
     return "" if chunk.choices is not None else "has no choices"
 
 
 def judge_stream(seen: Seen, usage_asked: bool) -> Verdict:
-    """Events that parse, [DONE] at the end, usage where it was asked for and only there."""
+    """Check that events parse, [DONE] ends them, and usage is there exactly where it was asked for."""
     expected = "events, usage among them, then [DONE]" if usage_asked else "events without usage, then [DONE]"
     read = read_stream(seen)
     broken = _broken(seen, read, expected)
@@ -89,7 +89,7 @@ def judge_stream(seen: Seen, usage_asked: bool) -> Verdict:
     if usage_asked:
         held = bool(read.usages) and read.usages[-1].output_tokens > 0
         told = f"usage of {read.usages[-1].output_tokens} output tokens" if read.usages else "no usage"
-        hint = "`stream_options` did not reach the engine: a proxy rewrites requests, or it is no vLLM"
+        hint = "`stream_options` did not reach the engine: a proxy rewrites requests, or the engine is not vLLM"
         return judged(held, expected, f"{read.events} events with {told}, [DONE]", hint)
     told = "" if not read.usages else f", usage on {len(read.usages)} of them"
     hint = "vLLM runs with --enable-force-include-usage, so clients get usage that they did not ask for"
@@ -97,7 +97,7 @@ def judge_stream(seen: Seen, usage_asked: bool) -> Verdict:
 
 
 def _broken(seen: Seen, read: Streamed, expected: str) -> Verdict | None:
-    """The verdict on what is no whole stream; None on one that is."""
+    """The verdict on a broken stream; None where the stream is whole."""
     kind = seen.headers.get("content-type", "")
     if seen.status != 200:
         return judged(False, expected, says(seen), hint_for(seen, "the engine refused it; the gateway's log says why"))
@@ -106,7 +106,7 @@ def _broken(seen: Seen, read: Streamed, expected: str) -> Verdict | None:
             False,
             expected,
             f"200 with {kind or 'no content type'}",
-            hint_for(seen, "a proxy in front rewrites answers"),
+            hint_for(seen, "a proxy rewrites answers"),
         )
     if seen.error or read.fault:
         text = "; ".join(
@@ -115,13 +115,13 @@ def _broken(seen: Seen, read: Streamed, expected: str) -> Verdict | None:
         if "is an error" in read.fault:
             return judged(False, expected, text, "the engine failed in the middle of its answer; its log says why")
         return judged(
-            False, expected, text, hint_for(seen, "a proxy's timeout, or an engine that died or sends nonsense")
+            False, expected, text, hint_for(seen, "a proxy's timeout, or an engine that died or sends invalid data")
         )
     return None
 
 
 def judge_pace(seen: Seen) -> Verdict:
-    """Whether the events came one by one, or were held back by something in between."""
+    """Check that the events arrived one by one, and that no proxy held them back."""
     read = read_stream(seen)
     expected = "events as they are generated"
     broken = _broken(seen, read, expected)
@@ -133,8 +133,8 @@ def judge_pace(seen: Seen) -> Verdict:
         return skipped(f"all {read.events} events within {seen.seconds * 1000:.0f} ms: too quick to tell")
     reads = len(set(seen.arrivals))
     hint = (
-        "a proxy in front buffers streams: ingress-nginx needs proxy-buffering off, a CDN or a "
-        "compressing proxy its own switch"
+        "a proxy buffers streams: turn buffering off (ingress-nginx: proxy-buffering; a CDN or a "
+        "compressing proxy has its own setting)"
     )
     return judged(
         reads * EVENTS_A_READ >= read.events,

@@ -1,4 +1,4 @@
-"""The results of a smoke test for machines and for the log: JSON, JUnit's XML, lines. Pure."""
+"""The results of a smoke test as JSON, JUnit XML and lines of text. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LONGEST_NAME: Final = 14
 
 
 def held(results: Sequence[Result]) -> bool:
-    """Whether nothing failed, and something was checked."""
+    """Whether at least one check passed and none failed."""
     return all(result.outcome != FAILED for result in results) and any(result.outcome == PASSED for result in results)
 
 
 def count(results: Sequence[Result], outcome: str) -> int:
-    """How many ended so."""
+    """How many results have this outcome."""
     return sum(result.outcome == outcome for result in results)
 
 
@@ -29,7 +29,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def lines(result: Result) -> list[str]:
-    """A result as lines of text; a failed one says what was expected, what came, and the usual cause."""
+    """A result as lines of text; a failure shows what was expected, what came, and the usual cause."""
     first = f"{result.outcome:7}  {result.name:{LONGEST_NAME}}  {took_of(result):>8}  "
     if result.outcome != FAILED:
         return [first + result.seen]
@@ -38,7 +38,7 @@ def lines(result: Result) -> list[str]:
 
 
 def took_of(result: Result) -> str:
-    """How long it took, "" for what was not made."""
+    """How long the check took, "" where it did not run."""
     if result.seconds is None:
         return ""
     if result.seconds >= 1:
@@ -85,7 +85,7 @@ def to_junit(url: str, results: Sequence[Result], started: str) -> bytes:
 
 
 def _legal(text: str) -> str:
-    """Without what XML 1.0 forbids even when escaped (section 2.2): a server may send any byte."""
+    """Remove the characters that XML 1.0 forbids even when escaped (section 2.2): a server may send any byte."""
     return "".join(
         sign
         if sign in "\t\n" or (sign >= " " and not "\ud800" <= sign <= "\udfff" and sign not in "\ufffe\uffff")

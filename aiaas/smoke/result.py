@@ -1,8 +1,8 @@
-"""What a smoke test says: one answer as it came, a verdict on it, and a named result. Pure values.
+"""The values of a smoke test: one answer, the verdict on it, and a named result. Pure.
 
-A check sends (`smokechecks`), what came is judged apart from that (`smokejudge`, `smokestream`, `smokedeep`), and the
-run (`smokerun`) puts name and time to the verdict. A check that could not be made is skipped with its reason, and a
-skipped one never counts as passed.
+A check sends a request (`checks`, `second_source`), a pure function judges the answer (`judge`, `judge_stream`,
+`judge_metrics`), and `run` adds name and time to the verdict. A check that could not run is skipped with its reason,
+and never counts as passed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ SKIPPED: Final = "skipped"
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """One answer as it came.
+    """One answer.
 
-    status     None where none came
+    status     None where the server did not answer
     headers    names in lower case
-    error      "" for a 200; else a kind of `aiaas.httpclient.answer`; connect, tls and timeout without `connected`
-    where
-               no connection came about
-    arrivals   when parts of the body came, seconds since the request was sent; parts of one read have one moment
+    error      "" for a 200; else a kind of `aiaas.httpclient.answer`; `connected` is False where connect, tls or
+               timeout happened before there was a connection
+    arrivals   when parts of the body arrived, seconds since the request was sent; parts of one read have the same time
     seconds    from sending to the end
     """
 
@@ -45,8 +44,8 @@ class Seen(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """Expected against seen.
 
-    held   None: the check could not be made, and `seen` is why
-    hint   the usual cause, where it did not hold
+    held   None where the check could not run; `seen` then says why
+    hint   the usual cause of the failure
     """
 
     held: bool | None
@@ -56,7 +55,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A named check with its outcome: passed, failed or skipped. `seconds` is None where nothing was sent."""
+    """A named check with its outcome: passed, failed or skipped. `seconds` is None where the check did not run."""
 
     name: str
     outcome: str
@@ -67,17 +66,17 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def judged(held: bool, expected: str, seen: str, hint: str) -> Verdict:
-    """A verdict; the hint stands only where it is of use."""
+    """Make a verdict; a check that passed has no hint."""
     return Verdict(held, expected, seen, "" if held else hint)
 
 
 def skipped(reason: str) -> Verdict:
-    """The check could not be made."""
+    """Make the verdict of a check that could not run."""
     return Verdict(None, "", reason)
 
 
 def result_of(name: str, verdict: Verdict, seconds: float | None, secrets: Collection[str] = ()) -> Result:
-    """A result to be shown: what a server sent may hold our key, or bytes that would move a terminal's cursor."""
+    """Make a result that is safe to show: remove the key, and bytes that would move a terminal's cursor."""
     outcome = SKIPPED if verdict.held is None else PASSED if verdict.held else FAILED
     expected, seen, hint = (_shown(text, secrets) for text in (verdict.expected, verdict.seen, verdict.hint))
     return Result(name, outcome, expected, seen, hint, seconds)
@@ -90,12 +89,12 @@ def _shown(text: str, secrets: Collection[str]) -> str:
 
 
 def choose(names: Sequence[str], only: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
-    """The checks that are wanted, in their own order. Raises UsageError for a name that there is not."""
+    """The wanted checks, in their own order. Raises UsageError for an unknown name."""
     for option, given in (("--only", only), ("--skip", without)):
         for name in given:
             if name not in names:
-                raise UsageError(f"{option}: there is no check {name!r}; --list shows them")
+                raise UsageError(f"{option}: unknown check {name!r}; --list shows them all")
     chosen = tuple(name for name in names if (not only or name in only) and name not in without)
     if not chosen:
-        raise UsageError("--only and --skip leave no check")
+        raise UsageError("--only and --skip leave nothing to check")
     return chosen

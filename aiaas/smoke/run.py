@@ -1,8 +1,8 @@
-"""A smoke test from the first connection to the last check: in order, each within its time, none hides another.
+"""A smoke test from the first connection to the last check: in order, each within its timeout.
 
-Is anybody there (else nothing was tested: EnvironmentFault)? -> the checks in their order; where TLS does not verify
-only the certificate is looked at, and where the key is refused what needs it is skipped, so that one fault is told
-once.
+It first connects (EnvironmentFault where the server cannot be reached), then runs the checks in their order. Where the
+certificate does not verify, only the certificate check runs; where the server refuses the key, the checks that need it
+are skipped. So each fault is reported once.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ NAMES = tuple(check.name for check in CHECKS)
 
 
 async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell, say: Say) -> None:
-    """Make the checks of these names; `models` as well where one of them needs the key.
+    """Run the named checks, and `models` as well where one of them needs the key.
 
     Args:
-        begin: told the name of each check as it begins.
-        tell: told each result as it comes, so that what is stopped has shown what it found.
-        say: told why it takes longer.
+        begin: called with the name of each check as it begins.
+        tell: called with each result as it comes, so that an interrupted run has shown what it found.
+        say: called with the reason for a wait.
 
     Raises:
-        EnvironmentFault: nobody is there.
+        EnvironmentFault: the server cannot be reached.
     """
     wanted = [check for check in CHECKS if check.name in names]
     if any(check.keyed for check in wanted) and MODELS not in names:
@@ -50,7 +50,7 @@ async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell
 
 
 async def _reach(asker: Asker) -> bool:
-    """Whether somebody is there whose certificate is not to be trusted. Raises EnvironmentFault where nobody is."""
+    """True where the server has an untrusted certificate. Raises EnvironmentFault where it cannot be reached."""
     seen = await asker.get("/health")
     if seen.connected or seen.error == "tls":
         return not seen.connected
@@ -58,11 +58,11 @@ async def _reach(asker: Asker) -> bool:
 
 
 def _obstacle(check: Check, asker: Asker, untrusted: bool) -> str | None:
-    """Why a check cannot be made."""
+    """Why a check cannot run, or None."""
     if untrusted and check.name not in (CERTIFICATE, "redirect"):
-        return f"the connection is not to be trusted; see `{CERTIFICATE}` (--insecure goes on all the same)"
+        return f"the certificate is not trusted; see `{CERTIFICATE}` (--insecure continues anyway)"
     if check.keyed and asker.refused:
-        return f"the key is refused; see `{MODELS}`" if asker.settings.key else "needs a key"
+        return f"the server refuses the key; see `{MODELS}`" if asker.settings.key else "needs a key"
     if check.keyed and asker.model is None:
-        return f"no model is known; see `{MODELS}`"
+        return f"the model is unknown; see `{MODELS}`"
     return None

@@ -1,4 +1,4 @@
-"""The checks that need a second source: the metrics of gateway and engine, or the engine itself. What each sends."""
+"""The checks that need a second source: the metrics of gateway and engine, or the engine itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NO_METRICS: Final = (
 
 
 async def check_usage(asker: Asker) -> Verdict:
-    """The same request whole and streamed: what each says it cost, and what the metrics counted."""
+    """Send the same request streamed and not; compare the usage of both with the metrics."""
     metrics = asker.settings.metrics
     before = None if metrics is None else await _tokens(asker, metrics)
     whole = await asker.generate(max_tokens=TOKENS, ignore_eos=True)
@@ -48,10 +48,14 @@ async def check_usage(asker: Asker) -> Verdict:
     if metrics is None or before is None or None in both:
         verdict = judge_usage(*both, None, metrics is not None)
         unread = metrics is not None and before is None and verdict.held
-        return judged(False, verdict.expected, f"{verdict.seen}; no metrics", _NO_METRICS) if unread else verdict
+        return (
+            judged(False, verdict.expected, f"{verdict.seen}; the metrics cannot be read", _NO_METRICS)
+            if unread
+            else verdict
+        )
     deadline = time.monotonic() + asker.settings.patience
     wanted = sum(usage.input_tokens + usage.output_tokens for usage in both if usage is not None)
-    while True:  # an answer is counted when its connection is done with it, a moment after we have it
+    while True:  # the gateway counts an answer when its connection is done with it, a moment after we have it
         after = await _tokens(asker, metrics) or before
         counted = TokenUsage(after.input_tokens - before.input_tokens, after.output_tokens - before.output_tokens)
         if counted.input_tokens + counted.output_tokens >= wanted or time.monotonic() > deadline:
@@ -60,7 +64,7 @@ async def check_usage(asker: Asker) -> Verdict:
 
 
 async def _tokens(asker: Asker, metrics: HttpTarget) -> TokenUsage | None:
-    """What the gateway has counted for this key, or for all where the key does not tell its id; None: unreadable."""
+    """The gateway's count for this key, or for all where the key does not contain its id; None where unreadable."""
     text = await _exposition(asker, metrics)
     if text is None:
         return None
@@ -83,7 +87,7 @@ async def _exposition(asker: Asker, target: HttpTarget) -> str | None:
 
 
 async def check_metrics(asker: Asker) -> Verdict:
-    """What Prometheus would scrape."""
+    """Read what Prometheus would scrape."""
     metrics = asker.settings.metrics
     if metrics is None:
         return skipped("needs --metrics URL, the gateway's metrics port")
@@ -91,21 +95,21 @@ async def check_metrics(asker: Asker) -> Verdict:
 
 
 async def check_abort(asker: Asker) -> Verdict:
-    """Go away from a long stream, and look who noticed."""
+    """Leave a long stream, and look whether gateway and engine noticed."""
     metrics, engine = asker.settings.metrics, asker.settings.engine
     if metrics is None and engine is None:
         return skipped("needs --engine-metrics URL or --metrics URL to see it")
     counts = None if engine is None else await _counts(asker, engine)
     aborts = None if metrics is None else await _aborts(asker, metrics)
     if (engine is not None and counts is None) or (metrics is not None and aborts is None):
-        return judged(False, "metrics that show an abort", "none that can be read", _NO_METRICS)
+        return judged(False, "metrics that show an abort", "the metrics cannot be read", _NO_METRICS)
     if counts is not None and counts.running and metrics is None:
-        return skipped(f"the engine is busy with {counts.running:.0f} requests of others, an abort would not show")
+        return skipped(f"the engine is busy with {counts.running:.0f} other requests, so an abort would not show")
     seen, left = await asker.leave(3, max_tokens=ABORT_TOKENS, ignore_eos=True)
     if not left:
         if seen.status == 400:
-            return skipped(f"no answer of {ABORT_TOKENS} tokens is to be had: {seen.detail}")
-        return judged(False, "a stream to go away from", says(seen), hint_for(seen, "see the check `stream`"))
+            return skipped(f"the server refuses a request for {ABORT_TOKENS} tokens: {seen.detail}")
+        return judged(False, "a stream to leave", says(seen), hint_for(seen, "see the check `stream`"))
     verdicts: list[Verdict] = []
     if engine is not None and counts is not None and not counts.running:
         verdicts.append(await _engine_stops(asker, engine, counts))
@@ -159,7 +163,7 @@ async def check_direct(asker: Asker) -> Verdict:
         model = asker.model if asker.model in listed or not listed else listed[0]
     same: dict[str, object] = {"max_tokens": TOKENS * 4, "temperature": 0, "seed": 0}
     verdict = skipped("")
-    for _ in range(2):  # a busy engine's arithmetic depends on its batch, so once is no proof
+    for _ in range(2):  # a busy engine's arithmetic depends on its batch, so one difference is not proof
         through = await asker.generate(**same)
         verdict = judge_direct(through, await asker.post(asker.body(model, **same), settings.direct_key, target))
         if verdict.held:

@@ -85,9 +85,11 @@ def test_nobody_there_is_exit_3_and_one_line() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        pytest.param(("--only", "nonsense"), 2, "--only: there is no check 'nonsense'; --list", id="only"),
-        pytest.param(("--skip", "nonsense"), 2, "--skip: there is no check 'nonsense'; --list", id="skip"),
-        pytest.param(("--only", "health", "--skip", "health"), 2, "--only and --skip leave no check", id="none"),
+        pytest.param(("--only", "nonsense"), 2, "--only: unknown check 'nonsense'; --list", id="only"),
+        pytest.param(("--skip", "nonsense"), 2, "--skip: unknown check 'nonsense'; --list", id="skip"),
+        pytest.param(
+            ("--only", "health", "--skip", "health"), 2, "--only and --skip leave nothing to check", id="none"
+        ),
         pytest.param(("--body-size", "big"), 2, "--body-size: ", id="size"),
         pytest.param(("--timeout", "5"), 2, "--timeout '5': 5 has no unit", id="timeout"),
         pytest.param(("--timeout", "0"), 2, "--timeout must be longer than 0", id="no time"),

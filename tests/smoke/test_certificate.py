@@ -22,7 +22,7 @@ def lasting(days: float, left: float) -> Certificate:
 @pytest.mark.parametrize(
     ("found", "held", "seen", "hint"),
     [
-        pytest.param(lasting(90, 60), True, "TLSv1.3, of Let's Encrypt, 60 days left", "", id="fresh"),
+        pytest.param(lasting(90, 60), True, "TLSv1.3, issued by Let's Encrypt, 60 days left", "", id="fresh"),
         pytest.param(lasting(90, 15), True, "15 days left", "", id="renewed late"),
         pytest.param(lasting(90, 10), False, "10 days left", "should have been renewed", id="not renewed"),
         pytest.param(lasting(1, 0.4), True, "0 days left", "", id="of a day"),
@@ -31,14 +31,14 @@ def lasting(days: float, left: float) -> Certificate:
             Certificate(fault="Hostname mismatch, certificate is not valid for 'h'."),
             False,
             "mismatch",
-            "another host's",
+            "for another host",
             id="another host",
         ),
         pytest.param(
             Certificate(fault="unable to get local issuer certificate"), False, "issuer", "chain", id="incomplete chain"
         ),
         pytest.param(Certificate(fault="self-signed certificate"), False, "self-signed", "default", id="self-signed"),
-        pytest.param(Certificate(fault="WRONG_VERSION_NUMBER"), False, "WRONG", "speaks no TLS", id="no TLS"),
+        pytest.param(Certificate(fault="WRONG_VERSION_NUMBER"), False, "WRONG", "does not speak TLS", id="no TLS"),
     ],
 )
 def test_a_certificate_is_judged(found: Certificate, held: bool, seen: str, hint: str) -> None:
@@ -69,7 +69,7 @@ async def test_one_for_another_host_is_a_fault(secure: Secure) -> None:
     target = parse_target(secure.url.replace("127.0.0.1", "localhost"), ca=secure.certificate)
     assert target.tls is not None
     found = await read_certificate(target, target.tls, 5)
-    assert "another host's" in judge_certificate(found, NOW).hint
+    assert "for another host" in judge_certificate(found, NOW).hint
 
 
 async def test_a_port_without_tls_is_a_fault(fake: FakeVllm) -> None:

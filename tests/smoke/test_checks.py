@@ -26,7 +26,7 @@ async def test_a_certificate_that_is_trusted_passes(secure: Secure) -> None:
     """Fresh, of two days."""
     result = (await run(secure_settings(secure), "certificate"))["certificate"]
     assert result.outcome == "passed", result
-    assert "of test, 2 days left" in result.seen
+    assert "issued by test, 2 days left" in result.seen
 
 
 async def test_insecure_forgives_every_check_but_the_certificate(secure: Secure) -> None:
@@ -48,7 +48,7 @@ async def test_plain_http_that_is_served_fails(secure: Secure, fake: FakeVllm) -
     """The usual cause is the ingress."""
     result = (await run(secure_settings(secure, fake.port), "redirect"))["redirect"]
     assert result.outcome == "failed"
-    assert "needs a `tls` section" in result.hint
+    assert "give it a `tls` section" in result.hint
 
 
 async def test_a_port_of_plain_http_that_nobody_knows_is_skipped(secure: Secure, fake: FakeVllm) -> None:
@@ -69,4 +69,4 @@ async def test_a_body_beyond_all_reason_is_not_sent(secure: Secure) -> None:
 async def test_without_keys_nobody_is_refused(secure: Secure) -> None:
     """`auth.enabled: false` in the config."""
     results = await run(replace(secure_settings(secure), has_auth=False), "no-key", "wrong-key")
-    assert {result.seen for result in results.values()} == {"`auth.enabled` is false, so nobody is refused"}
+    assert {result.seen for result in results.values()} == {"`auth.enabled` is false, so every key is accepted"}

@@ -70,20 +70,18 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
         pytest.param(
             judge_refusal(error(401, "missing_api_key"), 401, "missing_api_key", "", challenge=True),
             "without WWW-Authenticate",
-            "takes the header away",
+            "removes the header",
             id="no challenge",
         ),
         pytest.param(judge_refusal(error(401, 401), 401, "missing_api_key", "else"), "401: No.", "else", id="code"),
-        pytest.param(judge_models(MODELS, "o", has_key=True), "m, n", "scope", id="another model"),
+        pytest.param(judge_models(MODELS, "o", has_key=True), "m, n", "may use other models", id="another model"),
         pytest.param(judge_models(Seen(401, JSON, b"{}"), None, has_key=False), "401", "no key was given", id="no key"),
         pytest.param(judge_models(error(404, "not_found"), None, has_key=True), "404", "`endpoints`", id="no list"),
-        pytest.param(
-            judge_models(Seen(404, {}), None, has_key=True), "404", "name a model by --model", id="vLLM's 404"
-        ),
+        pytest.param(judge_models(Seen(404, {}), None, has_key=True), "404", "give --model", id="vLLM's 404"),
         pytest.param(judge_ids([HTML]), "1 without one", "an HTML page", id="no id on an ingress's page"),
-        pytest.param(judge_completion(ok({}), 2), "JSON that is no completion", "a vLLM", id="no completion"),
-        pytest.param(judge_completion(ok({"choices": [], "usage": USAGE}), 2), "no choice", "a vLLM", id="no choice"),
-        pytest.param(judge_completion(ok({"choices": [{}]}), 2), "no usage", "a vLLM", id="no usage"),
+        pytest.param(judge_completion(ok({}), 2), "JSON that is not a completion", "is vLLM", id="no completion"),
+        pytest.param(judge_completion(ok({"choices": [], "usage": USAGE}), 2), "no choice", "is vLLM", id="no choice"),
+        pytest.param(judge_completion(ok({"choices": [{}]}), 2), "no usage", "is vLLM", id="no usage"),
         pytest.param(
             judge_completion(ok({"choices": [{}], "usage": USAGE | {"prompt_tokens": 0}}), 2),
             "0 input",
@@ -91,7 +89,7 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
             id="nothing asked",
         ),
         pytest.param(
-            judge_completion(Seen(200, JSON, b"{", "cut", "", "closed"), 2), "200: closed", "in the middle", id="cut"
+            judge_completion(Seen(200, JSON, b"{", "cut", "", "closed"), 2), "200: closed", "was cut off", id="cut"
         ),
         pytest.param(
             judge_completion(Seen(200, JSON, b"{", "timeout", "", "late"), 2), "200: late", "overloaded", id="late"
@@ -99,13 +97,13 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
         pytest.param(
             judge_completion(Seen(308, {"location": "https://h/"}, b"", "http_308"), 2),
             "308 to https://h/",
-            "lack its https://",
+            "need https://",
             id="sent elsewhere",
         ),
         pytest.param(
-            judge_completion(error(503, "no_healthy_backend"), 2), "503", "reaches no engine", id="no backend"
+            judge_completion(error(503, "no_healthy_backend"), 2), "503", "cannot reach an engine", id="no backend"
         ),
-        pytest.param(judge_ids([Seen(200)]), "1 without one", "header away", id="no ids"),
+        pytest.param(judge_ids([Seen(200)]), "1 without one", "removes the header", id="no ids"),
         pytest.param(judge_ids([Seen(error="reset", detail="gone")]), "gone", "closed the connection", id="no answer"),
         pytest.param(judge_redirect(Seen(200, JSON), "h", 80), "200 with", "serves plain HTTP", id="served in plain"),
         pytest.param(
@@ -130,7 +128,7 @@ def test_a_port_where_nobody_answers_redirects_nobody() -> None:
     verdict = judge_redirect(Seen(error="connect", detail="connection refused", connected=False), "h", 80)
     assert (verdict.held, verdict.seen) == (
         None,
-        "nothing answers on port 80 (connection refused), so nobody is served in plain text",
+        "nothing answers on port 80 (connection refused), so plain HTTP is not served",
     )
 
 

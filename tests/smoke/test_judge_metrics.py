@@ -79,11 +79,16 @@ def test_what_agrees_passes(verdict: Verdict) -> None:
             judge_metrics(Seen(502, {"content-type": "text/html"})), "502", "an HTML page", id="an ingress's page"
         ),
         pytest.param(judge_metrics(Seen(error="connect", detail="refused")), "refused", "metrics_port", id="nobody"),
-        pytest.param(judge_metrics(metrics("<html>")), "no exposition", "`monitoring.metrics_port`", id="a web page"),
+        pytest.param(
+            judge_metrics(metrics("<html>")),
+            "something other than metrics",
+            "`monitoring.metrics_port`",
+            id="a web page",
+        ),
         pytest.param(judge_metrics(metrics("a 1\n")), "without inference_requests", "metrics_port", id="another's"),
         pytest.param(judge_usage(None, ONE, None, False), "no usage in the whole", "`completion`", id="no usage"),
         pytest.param(
-            judge_usage(ONE, TokenUsage(3, 1), None, False), "3+1 tokens streamed", "counts otherwise", id="differs"
+            judge_usage(ONE, TokenUsage(3, 1), None, False), "3+1 tokens streamed", "in another way", id="differs"
         ),
         pytest.param(
             judge_usage(ONE, ONE, TokenUsage(3, 2), True), "counted 3+2", "another replica", id="counted once"
@@ -102,11 +107,11 @@ def test_what_agrees_passes(verdict: Verdict) -> None:
         ),
         pytest.param(judge_gateway_abort(1, 1), "0 counted", "another replica", id="nobody noticed"),
         pytest.param(judge_direct(whole(), Seen(401, {})), "direct: 401", "refused", id="direct refused"),
-        pytest.param(judge_direct(Seen(200, {}, b"{"), whole()), "no JSON", "something else", id="no JSON"),
+        pytest.param(judge_direct(Seen(200, {}, b"{"), whole()), "not JSON", "something other", id="not JSON"),
         pytest.param(
             judge_limit((Check("a", "1", "1", held=True), Check("b", "2", "3", held=False))),
             "b: 3",
-            "count for themselves",
+            "each count alone",
             id="limit",
         ),
     ],

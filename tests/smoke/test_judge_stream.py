@@ -40,11 +40,11 @@ def test_a_right_stream_passes(verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     ("events", "fault"),
     [
-        pytest.param((token_event(), DONE, token_event()), "an event behind [DONE]", id="after the end"),
-        pytest.param((token_event(), DONE, b"data: half"), "bytes behind the last event", id="half an event"),
+        pytest.param((token_event(), DONE, token_event()), "an event after [DONE]", id="after the end"),
+        pytest.param((token_event(), DONE, b"data: half"), "bytes after the last event", id="half an event"),
         pytest.param((token_event(),), "no [DONE] after 1 events", id="no end"),
         pytest.param((DONE,), "no event before [DONE]", id="empty"),
-        pytest.param((b"data: [1]\n\n", DONE), "event 1 is no JSON", id="another JSON"),
+        pytest.param((b"data: [1]\n\n", DONE), "event 1 is not JSON", id="another JSON"),
         pytest.param((b'data: {"a":1}\n\n', DONE), "event 1 has no choices", id="no chunk"),
         pytest.param((error_stream_event(), DONE), "event 1 is an error", id="an error"),
     ],
@@ -59,7 +59,7 @@ def test_a_fault_is_named(events: tuple[bytes, ...], fault: str) -> None:
     [
         pytest.param(judge_stream(Seen(200, {}), usage_asked=False), "rewrites answers", id="no stream"),
         pytest.param(judge_stream(Seen(500, {}), usage_asked=False), "refused it", id="no 200"),
-        pytest.param(judge_stream(streamed(token_event(), error="cut"), usage_asked=False), "in the middle", id="cut"),
+        pytest.param(judge_stream(streamed(token_event(), error="cut"), usage_asked=False), "was cut off", id="cut"),
         pytest.param(
             judge_pace(streamed(*[token_event()] * 20, DONE, arrivals=(0.5,) * 20)), "buffers streams", id="buffered"
         ),

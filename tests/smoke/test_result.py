@@ -53,9 +53,9 @@ def test_names_choose_checks(only: list[str], without: list[str], chosen: tuple[
 @pytest.mark.parametrize(
     ("only", "without", "message"),
     [
-        (["x"], [], "--only: there is no check 'x'"),
-        ([], ["x"], "--skip: there is no check 'x'"),
-        ([], list(NAMES), "leave no check"),
+        (["x"], [], "--only: unknown check 'x'"),
+        ([], ["x"], "--skip: unknown check 'x'"),
+        ([], list(NAMES), "leave nothing to check"),
     ],
     ids=["only", "skip", "none left"],
 )

@@ -68,22 +68,26 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
         pytest.param("health", (HTML,), "502: text/html: 502 Bad Gateway", "an HTML page comes from the", id="health"),
         pytest.param("ready", (Send(json_answer({"status": "draining"}, status=503)),), "503", "draining", id="ready"),
         pytest.param(
-            "unknown-path", (Send(json_answer({})),), "200 with application/json", "something else", id="path"
+            "unknown-path", (Send(json_answer({})),), "200 with application/json", "something other", id="path"
         ),
         pytest.param(
             "unknown-path",
             (Send(json_answer({"detail": "Not Found"}, status=404)),),
             "another form",
-            "not by aiaas",
+            "is not aiaas",
             id="path's form",
         ),
         pytest.param("metrics-hidden", (Send(answer(200, b"a 1\n")),), "200", "metrics are public", id="metrics"),
         pytest.param("no-key", (Send(json_answer(whole(5))),), "200", "`auth.enabled` is false", id="no key taken"),
-        pytest.param("no-key", (Send(error_answer(401, "No.")),), "401: No.", "past the gateway", id="vLLM's own 401"),
-        pytest.param("wrong-key", (Send(json_answer(whole(5))),), "200", "any key is taken", id="any key taken"),
+        pytest.param(
+            "no-key", (Send(error_answer(401, "No.")),), "401: No.", "bypasses the gateway", id="vLLM's own 401"
+        ),
+        pytest.param("wrong-key", (Send(json_answer(whole(5))),), "200", "any key is accepted", id="any key taken"),
         pytest.param("models", (HTML,), "502", "an HTML page", id="no models"),
-        pytest.param("models", (Send(json_answer({"data": []})),), "an empty list", "scope", id="empty models"),
-        pytest.param("completion", (Send(json_answer({"choices": [{}]})),), "no usage", "a vLLM behind", id="no usage"),
+        pytest.param(
+            "models", (Send(json_answer({"data": []})),), "an empty list", "may use other models", id="empty models"
+        ),
+        pytest.param("completion", (Send(json_answer({"choices": [{}]})),), "no usage", "vLLM behind", id="no usage"),
         pytest.param(
             "completion", (Send(json_answer(whole(9))),), "9 output", "max_tokens did not reach", id="too long"
         ),
@@ -96,14 +100,14 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
             "stream",
             (Send(STREAM_HEAD), Send(chunk(token_event())), Sleep(0.02), Close()),
             "in the middle of the answer",
-            "timeout is shorter",
+            "timeout is too short",
             id="closed mid-stream",
         ),
         pytest.param(
             "stream",
             (Send(stream(b"data: {nonsense\n\n", DONE)),),
-            "event 1 is no JSON",
-            "nonsense",
+            "event 1 is not JSON",
+            "invalid data",
             id="garbage events",
         ),
         pytest.param(
@@ -137,13 +141,13 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
             "buffers streams",
             id="buffered",
         ),
-        pytest.param("unknown-model", (Send(json_answer(whole(5))),), "200", "as it was sent", id="any model"),
-        pytest.param("body-too-large", (Send(json_answer(whole(5))),), "200", "is taken", id="body taken"),
+        pytest.param("unknown-model", (Send(json_answer(whole(5))),), "200", "changes the request", id="any model"),
+        pytest.param("body-too-large", (Send(json_answer(whole(5))),), "200", "accepts a body", id="body taken"),
         pytest.param(
             "body-too-large",
             (Send(answer(413, b"<html>", content_type="text/html")),),
             "413",
-            "bound is below",
+            "limit is below",
             id="ingress's 413",
         ),
         pytest.param("usage", (), "no usage in the streamed answer", "stream-usage", id="usage"),
@@ -182,7 +186,7 @@ async def test_a_right_server_passes(good: FakeGateway) -> None:
     assert {name for name, result in results.items() if result.outcome == "failed"} == set()
     skipped = {name: result.seen for name, result in results.items() if result.outcome == "skipped"}
     assert set(skipped) == {"certificate", "redirect", "stream-pace", "metrics", "abort", "direct", "rate-limit"}
-    assert skipped["rate-limit"].startswith("this key has no limit of requests")
+    assert skipped["rate-limit"].startswith("this key has no request limit")
     assert skipped["metrics"].startswith("needs --metrics URL")
     assert {name for name, result in results.items() if result.seconds is None} == set(skipped)
 
@@ -212,7 +216,7 @@ async def test_waiting_for_the_limit_is_no_part_of_what_a_check_took(good: FakeG
 
 
 async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:
-    """Replicas that each count for themselves: the headers say 4, and twice as many come in."""
+    """Replicas that each each count alone: the headers say 4, and twice as many come in."""
     good.rate = Rate(60, 4)
     good.breaks["rate-limit"] = (
         Send(json_answer(whole(1), headers="x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 3\r\n")),
@@ -220,7 +224,7 @@ async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:
     result = (await run(settings_of(good), "rate-limit"))["rate-limit"]
     assert result.outcome == "failed"
     assert "admitted while more is offered: 9" in result.seen
-    assert "count for themselves" in result.hint
+    assert "each count alone" in result.hint
 
 
 async def test_many_requests_need_a_yes(good: FakeGateway) -> None:
@@ -237,7 +241,7 @@ async def test_a_limit_that_the_config_promises_and_nobody_tells_fails(good: Fak
     """The config limits every key."""
     result = (await run(settings_of(good, has_limit=True), "rate-limit"))["rate-limit"]
     assert result.outcome == "failed"
-    assert "another config is in force" in result.hint
+    assert "with another config" in result.hint
 
 
 async def test_a_refused_key_is_told_once(good: FakeGateway) -> None:
@@ -250,7 +254,7 @@ async def test_a_refused_key_is_told_once(good: FakeGateway) -> None:
         "rate-limit": "skipped",
     }
     assert "another key file" in results["models"].hint
-    assert results["completion"].seen == "the key is refused; see `models`"
+    assert results["completion"].seen == "the server refuses the key; see `models`"
     assert "sk-other" not in str(results)
 
 

@@ -76,7 +76,7 @@ def aborts(number: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "outcome"), [(PLAN, "passed"), ("a 1\n", "failed")], ids=["the plan's three", "something else"]
+    ("text", "outcome"), [(PLAN, "passed"), ("a 1\n", "failed")], ids=["the plan's three", "something other"]
 )
 async def test_metrics_are_there_to_be_scraped(good: FakeGateway, scraped: Scraped, text: str, outcome: str) -> None:
     """By name."""
@@ -106,9 +106,9 @@ async def test_usage_adds_up(good: FakeGateway, scraped: Scraped, texts: list[st
     [
         pytest.param([engine(0, 10), engine(1, 13), engine(0, 14)], "passed", "4 tokens generated", id="stops"),
         pytest.param([engine(0, 10), engine(1, 900)], "failed", "1 running", id="runs on"),
-        pytest.param([engine(0, 10)], "skipped", "another engine", id="another engine"),
+        pytest.param([engine(0, 10)], "skipped", "an engine other than", id="another engine"),
         pytest.param([engine(3, 10)], "skipped", "busy with 3", id="busy"),
-        pytest.param(["a 1\n"], "failed", "none that can be read", id="no vLLM"),
+        pytest.param(["a 1\n"], "failed", "the metrics cannot be read", id="no vLLM"),
     ],
 )
 async def test_an_abort_reaches_the_engine(
