@@ -1,16 +1,16 @@
 """The key file on disk: read it whole, or change it under a lock and replace it in one step.
 
 Rules:
-  1. A reader sees the old file or the new one, never a mixture: the new one is written beside it, flushed to the disk
+  1. A reader sees the old file or the new one, never a mixture: the new file is written beside it, flushed to the disk
      and renamed over it.
-  2. Two editors lose nothing: a change is read, made and written while an exclusive lock is held. The lock is on a file
-     of its own (`.keys.yaml.lock`, it stays), since a rename replaces the file that one would have locked.
-  3. A link is followed: the file that it leads to is replaced and the link stays. A mounted Secret is a folder that
-     cannot be written, and says so.
-  4. Written with mode 0600; read whatever its mode is, as the gateway gets it mounted.
+  2. Two editors lose nothing: each holds an exclusive lock while it reads, changes and writes. The lock is on a file
+     of its own (`.keys.yaml.lock`, never deleted), since a rename would replace a locked key file.
+  3. A link is followed: its target is replaced and the link stays. A mounted Secret's folder cannot be written, and the
+  error says so.
+  4. The file is written with mode 0600, and read whatever its mode is, since the gateway gets it mounted.
   5. Root keeps the file's owner and group: after `sudo aiaas keys create` the gateway can still read it.
 
-All of this blocks. The gateway calls `read_key_file` in a thread: parsing lets go of the GIL often enough.
+All of this blocks. The gateway calls `read_key_file` in a thread: parsing releases the GIL often enough.
 """
 
 from __future__ import annotations
@@ -47,30 +47,30 @@ _LOCK_PAUSE: Final = 0.02  # seconds between two tries
 
 
 class KeyFileAccessError(KeyFileError):
-    """The file system was in the way, whatever the file may hold."""
+    """The file system refused access to the key file."""
 
 
 class KeyFileMissingError(KeyFileAccessError):
-    """There is no key file at that path."""
+    """The key file does not exist."""
 
 
 @dataclass(slots=True)
 class KeyFile:
-    """The records of a key file, in its order. While it is being edited, `records` may be replaced."""
+    """The records of a key file, in its order. `edit_key_file` lets its body replace `records`."""
 
     path: Path
     records: tuple[KeyRecord, ...]
 
 
 def read_key_file(path: Path) -> KeyFile:
-    """Read a key file. Raises KeyFileMissingError, or KeyFileError where it cannot be read or understood."""
+    """Read a key file. Raises KeyFileMissingError, or KeyFileError for an unreadable or invalid file."""
     return KeyFile(path, parse_records(_read_text(path), str(path)))
 
 
 def read_at_start(path: Path) -> tuple[KeyRecord, ...] | None:
-    """The records that a gateway starts with, None where there is no file yet.
+    """Read the records that a gateway starts with; None where the file does not exist yet.
 
-    Raises EnvironmentFault where there is one that cannot be used, or a link to a file that does not exist.
+    Raises EnvironmentFault for a file that cannot be used, and for a link to a file that does not exist.
     """
     try:
         return read_key_file(path).records
@@ -84,9 +84,9 @@ def read_at_start(path: Path) -> tuple[KeyRecord, ...] | None:
 
 @contextmanager
 def edit_key_file(path: Path, *, patience: float = LOCK_PATIENCE) -> Iterator[KeyFile]:
-    """Change a key file: the body replaces `records`, and what it left there is written at its end.
+    """Change a key file: the body replaces `records`, which are written when it ends.
 
-    A missing file begins empty and is created. Nothing is written where the body raises or changes nothing.
+    A missing file is created. Nothing is written where the body raises or changes nothing.
     patience  seconds to wait for another editor
     Raises KeyFileError where the file cannot be read, locked or written; the old file is then untouched.
     """
@@ -100,7 +100,7 @@ def edit_key_file(path: Path, *, patience: float = LOCK_PATIENCE) -> Iterator[Ke
         yield file
         if file.records != before:
             text = render_records(file.records)
-            parse_records(text, str(path))  # what cannot be read back (a limit of 10**20) never reaches the disk
+            parse_records(text, str(path))  # never write a file that cannot be read back (such as a limit of 10**20)
             _replace(real, text, str(path))
 
 
@@ -109,16 +109,16 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_SIZE + 1)
     except FileNotFoundError:
-        raise KeyFileMissingError(str(path), None, "there is no such file; `aiaas keys create NAME` makes it") from None
+        raise KeyFileMissingError(str(path), None, "file not found; `aiaas keys create NAME` creates it") from None
     except OSError as error:
         raise KeyFileAccessError(str(path), None, f"cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE_SIZE:
-        raise KeyFileError(str(path), None, f"larger than {MAX_FILE_SIZE >> 20} MiB; this is no key file")
+        raise KeyFileError(str(path), None, f"larger than {MAX_FILE_SIZE >> 20} MiB; this is not a key file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         place = (data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start))
-        raise KeyFileError(str(path), place, "not UTF-8 text; this is no key file, or a damaged one") from None
+        raise KeyFileError(str(path), place, "not UTF-8 text; this is not a key file, or it is damaged") from None
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _lock(real: Path, source: str, patience: float) -> Iterator[None]:
         _wait_for_lock(descriptor, lock_path, source, patience)
         yield
     finally:
-        os.close(descriptor)  # which gives the lock back
+        os.close(descriptor)  # this releases the lock
 
 
 def _open_lock(lock_path: Path, real: Path) -> int:
@@ -141,13 +141,13 @@ def _open_lock(lock_path: Path, real: Path) -> int:
         descriptor = os.open(lock_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(lock_path, flags)
-    # Only a lock file of our own making changes hands: another could be a link that leads root to any file.
+    # Change the owner only of a lock file that we made: another could be a link that leads root to any file.
     _give_to_owner(descriptor, real)
     return descriptor
 
 
 def _give_to_owner(descriptor: int, real: Path) -> None:
-    """Give a new file the owner and the group of the key file, where we are root and may."""
+    """Give a new file the owner and the group of the key file, where we run as root."""
     if os.geteuid() == 0:
         with suppress(FileNotFoundError, PermissionError):
             status = real.stat()
@@ -190,7 +190,7 @@ def _replace(real: Path, text: str, source: str) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the rename itself outlast a power cut. Some file systems know no such thing; there it is done anyway."""
+    """Make the rename outlast a power cut. A file system that cannot flush a folder does not need it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -201,7 +201,7 @@ def _flush_folder(folder: Path) -> None:
 
 def _unwritable(source: str, error: OSError) -> KeyFileAccessError:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        hint = "; a mounted Secret is changed at its source, not here" if error.errno == errno.EROFS else ""
+        hint = "; change a mounted Secret at its source" if error.errno == errno.EROFS else ""
         return KeyFileAccessError(source, None, f"cannot be written here: {error.strerror}{hint}")
     if error.errno == errno.ENOENT:
         return KeyFileAccessError(source, None, "cannot be written: its folder does not exist")

@@ -3,13 +3,13 @@
     sk-  4hT0bQ2x  Zp8...(25 characters)  01kWq9
     |    |         |                      CRC-32 of all before it, six base62 digits
     |    |         148 bits of randomness
-    |    public: stands in logs, metrics and the key file
+    |    public: appears in logs, metrics and the key file
     whatever `auth.api_key_prefix` says
 
 Rules:
   1. Fixed widths from the end, so that a key is parsed without knowing its prefix: changing `api_key_prefix` changes
-     new keys and leaves every key that is out there alone.
-  2. The checksum is no secret and no proof. It tells a typo or junk from a key before anything is hashed. CRC-32 sees
+  new keys and leaves existing keys alone.
+  2. The checksum is neither secret nor proof. It tells a typo or junk from a key before anything is hashed. CRC-32 sees
      every single changed character and every swap of two neighbours in the part that it covers (bursts of up to 32
      bits, RFC 3385 section 4), and lets other junk through with a chance of 2^-32.
   3. Pure: randomness comes in as `randbytes`.
@@ -43,7 +43,7 @@ _PREFIX: Final = re.compile(r"[\x21-\x7e]*")
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made. `text` is the key itself: print it once, store its hash."""
+    """A new key. `text` is the key itself: print it once, store its hash."""
 
     key_id: str
     text: str = field(repr=False)
@@ -51,17 +51,17 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class ParsedKey:
-    """A text that has the form of a key and a right checksum. Whether it is valid, only its hash tells."""
+    """A text with the form of a key and a correct checksum. Only its hash tells whether it is valid."""
 
     key_id: str
     secret: str = field(repr=False)
 
 
 def make_key(prefix: str, randbytes: Callable[[int], bytes], key_id: str | None = None) -> NewKey:
-    """Make a key, with a made-up id unless one is given (a rotated key keeps its id).
+    """Make a key, with a random id unless one is given (a rotated key keeps its id).
 
     randbytes  n -> n random bytes, such as `secrets.token_bytes`
-    Raises ValueError for a prefix that cannot stand in a header, and for a malformed id.
+    Raises ValueError for a prefix that a header cannot carry, and for a malformed id.
     """
     if len(prefix) > MAX_PREFIX_LENGTH or not _PREFIX.fullmatch(prefix):
         raise ValueError(f"a key prefix is up to {MAX_PREFIX_LENGTH} visible ASCII characters")
@@ -79,7 +79,7 @@ def make_key_id(randbytes: Callable[[int], bytes]) -> str:
 
 
 def parse_key(text: str) -> ParsedKey | None:
-    """Take a key apart, or None where it is no key that aiaas made. Costs about a microsecond whatever comes in."""
+    """Parse a key; None where aiaas did not make it. Takes about a microsecond for any text."""
     if not BODY_LENGTH <= len(text) <= MAX_PREFIX_LENGTH + BODY_LENGTH or not text.isascii():
         return None
     body, checksum = text[:-CHECKSUM_LENGTH], text[-CHECKSUM_LENGTH:]
@@ -97,19 +97,19 @@ def tag_of(key: str, *, weak: bool = False) -> str:
     """The short lookup tag of an imported key: a few bits of its SHA-256, in hex.
 
     It spares the slow hash nearly every wrong key. It is short on purpose: a reader of the key file learns 16 bits of
-    the key from it (8 bits of a guessable one), nothing like a fast hash to guess against.
+    the key from it (8 bits of a guessable one), which is useless for guessing.
     """
     return hashlib.sha256(b"aiaas key tag\0" + key.encode()).hexdigest()[: WEAK_TAG_LENGTH if weak else TAG_LENGTH]
 
 
 def foreign_key_fault(key: str) -> str | None:
-    """Why a text cannot be an API key at all (it has to fit into an Authorization header), or None."""
+    """Why a text cannot be an API key (it has to fit into an Authorization header), or None."""
     if not key:
         return "it is empty"
     if len(key) > MAX_KEY_LENGTH:
         return f"it is longer than {MAX_KEY_LENGTH} characters"
     if not re.fullmatch(r"[\x21-\x7e]+", key):
-        return "it holds a space, a control character or a letter beyond ASCII, which no Authorization header carries"
+        return "it holds a space, a control character or a non-ASCII letter, which an Authorization header cannot carry"
     return None
 
 
@@ -120,7 +120,7 @@ COMMON_WORDS: Final = (
 
 
 def guessable(key: str) -> str | None:
-    """Why a foreign key looks as if a person had thought of it, or None where it looks random.
+    """Why a foreign key looks as if a person had made it up, or None where it looks random.
 
     A heuristic, on the strict side: at least 20 characters after its first word (`sk-`), two of lower case, upper case
     and digits, nine distinct characters, and no word that people put into keys. A random key of 24
@@ -130,11 +130,11 @@ def guessable(key: str) -> str | None:
     if len(rest) < 20:
         return "it has fewer than 20 characters after its prefix"
     if sum(bool(re.search(kind, rest)) for kind in ("[a-z]", "[A-Z]", "[0-9]")) < 2:
-        return "it holds only one of lower case, upper case and digits"
+        return "it has only lower case, only upper case, or only digits"
     if len(set(rest)) < 9:
         return "it repeats a few characters"
     word = next((word for word in COMMON_WORDS if word in rest.lower()), None)
-    return None if word is None else "it holds a word that people put into keys"
+    return None if word is None else "it holds a common word"
 
 
 def _checksum(body: str) -> str:

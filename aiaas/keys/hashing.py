@@ -3,12 +3,12 @@
     a key that aiaas made    ldap_salted_sha256   {SSHA256}...    4 us, in the event loop
     an imported key          argon2id             $argon2id$...   20 ms, in a thread
 
-A slow hash makes guessing expensive, which a password needs. A key of ours has 148 random bits: at 10^21 SHA-256 a
-second, what all Bitcoin miners together reach, trying half of all secrets takes 10^16 years. A hash that is a
-thousand times slower adds nothing to that, and it costs each process 20 ms for each key after every start. An imported
-key may be a word that somebody thought of, so it is stored with argon2id, always.
+A slow hash makes guessing expensive, which a password needs. A key that aiaas made has 148 random bits: at 10^21
+SHA-256 a second, the rate of all Bitcoin miners together, trying half of all secrets takes 10^16 years. A hash that is
+a thousand times slower adds nothing to that, and costs each process 20 ms for each key after every start. An imported
+key may be a guessable word, so it is always stored with argon2id.
 
-A digest therefore matches only a text in the form of our own keys (`parse_key`). The form alone is not enough for
+A digest therefore matches only a text in the form of aiaas's own keys (`parse_key`). The form alone is not enough for
 `import`: anybody can compute a checksum.
 
 Argon2id with m=19 MiB, t=2, p=1 is the second of OWASP's equivalent settings (Password Storage Cheat Sheet).
@@ -64,7 +64,7 @@ def hash_key(key: str) -> str:
 def digest_key(key: str) -> str:
     """The digest to store for a key that aiaas has just made, with a fresh salt. ValueError for any other text."""
     if parse_key(key) is None:
-        raise ValueError("only a key that aiaas made is stored as a digest")
+        raise ValueError("only a key that aiaas made can be stored as a digest")
     digest: str = _FAST.hash(key)
     return digest
 
@@ -77,7 +77,7 @@ def is_digest(stored: str) -> bool:
 def verify_key(key: str, stored: str) -> bool:
     """Whether `stored` is the hash or digest of `key`; the comparison takes constant time.
 
-    A malformed one matches nothing, and a digest matches no text but a key in our own form.
+    A malformed hash matches nothing, and a digest matches only a key in aiaas's own form.
     """
     if hash_fault(stored) is not None:
         return False
@@ -90,7 +90,7 @@ def verify_key(key: str, stored: str) -> bool:
 
 
 def needs_update(stored: str, *, imported: bool) -> bool:
-    """Whether a key that matches `stored` should be stored anew: another scheme, or other parameters than ours."""
+    """Whether to hash a key that matches `stored` again: it has another scheme, or parameters other than ours."""
     return bool(_SLOW.needs_update(stored)) if imported else not is_digest(stored)
 
 
@@ -104,7 +104,7 @@ def hash_fault(stored: str) -> str | None:
             return "its argon2id parameters are impossible"
         if memory > MAX_ARGON2_MEMORY or memory * passes > MAX_ARGON2_WORK:
             return (
-                f"it asks for more work than the gateway can bear; up to m={MAX_ARGON2_MEMORY} (KiB), t=4 is accepted"
+                f"it needs too much memory or time for the gateway; up to m={MAX_ARGON2_MEMORY} (KiB), t=4 is accepted"
             )
         return None
     if match := _PBKDF2.fullmatch(stored):

@@ -37,7 +37,7 @@ class PreviousSecret:
     """The secret before the last rotation, while it overlaps.
 
     hash      as in the record
-    until     from then on it is refused
+    until     the moment from which it is refused
     tag       its lookup tag, if it was a foreign key
     imported  it was a foreign key, found by its tag and not by an id inside it
     """
@@ -53,11 +53,11 @@ class KeyRecord:
     """One key as stored in the key file: its public part, and a hash of the hidden one.
 
     id         public key id, inside every key that aiaas makes; for an imported key a made-up one
-    name       the operator's word for it, unique in the file
+    name       given by the operator, unique in the file
     hash       passlib hash of the whole key: a digest of one that aiaas made, argon2id of an imported one
     previous   the secret before the last rotation while it still overlaps, or None
-    created    when, UTC
-    expires    from then on it is refused; None is never
+    created    moment of creation, UTC
+    expires    the moment from which it is refused; None means never
     disabled   revoked, kept for the log
     models     public model names that it may use; None is all
     imported   not made by aiaas: it is found by its `tag`, since it has no id inside
@@ -81,7 +81,7 @@ class KeyRecord:
 
     @property
     def overlap_end(self) -> datetime | None:
-        """When the secret before the last rotation ends, which never outlives the key; None where there is none."""
+        """When the previous secret ends, which never outlives the key; None where the key has only one."""
         if self.previous is None:
             return None
         return self.previous.until if self.expires is None else min(self.previous.until, self.expires)
@@ -104,7 +104,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A key that is not valid, and why: for the log, never for the client.
+    """Why a key is not valid: for the log, never for the client.
 
     key_id  of the record that it belongs to, or else the id inside it, which has an id's form; None where it has none
     """

@@ -1,4 +1,4 @@
-"""The key file's text: records to YAML and back, with a place for every complaint. Pure.
+"""The key file's text: records to YAML and back; errors name line and column. Pure.
 
     # API keys of aiaas ...
     version: 1
@@ -12,12 +12,12 @@
     ...
 
 Rules:
-  1. A record that is not understood in full fails the whole file: half a key file must never replace a good one.
+  1. One invalid record fails the whole file: half a key file must never replace a good one.
   2. The last line is `...` (YAML's end of a document). A file that carries our first line without that last one was cut
      short, even where the cut fell between two records and what is left is fine YAML.
   3. Written in the order of the records and with a fixed order of fields, so that one changed key is one small diff.
   4. A digest stands only in the record of a key that aiaas made: an imported key may be guessable.
-  5. Only the CLI writes the file, but people merge it in git: every complaint names its line and column.
+  5. Only the CLI writes the file, but people merge it in git: every error names its line and column.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 
 
 def parse_records(text: str, source: str) -> tuple[KeyRecord, ...]:
-    """Read the text of a key file. Raises KeyFileError with the first thing that is wrong."""
+    """Read the text of a key file. Raises KeyFileError for the first mistake."""
     return _Reader(source).records(text)
 
 
@@ -62,7 +62,7 @@ def render_records(records: Iterable[KeyRecord]) -> str:
 
 
 def record_mapping(record: KeyRecord) -> dict[str, Any]:
-    """What may be told about a key, in JSON's types: the record without hashes and tags."""
+    """The public part of a record, in JSON's types: without hashes and tags."""
     shown = _as_mapping(record)
     for hidden in ("hash", "tag"):
         shown.pop(hidden, None)
@@ -72,18 +72,18 @@ def record_mapping(record: KeyRecord) -> dict[str, Any]:
 
 
 def time_text(moment: datetime) -> str:
-    """A moment as it is written everywhere: `2026-03-01T09:00:00Z`, whole seconds, UTC."""
+    """Write a moment as `2026-03-01T09:00:00Z`: whole seconds, UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: str) -> datetime:
-    """A date or a moment in ISO 8601; without a zone it is UTC, without a time the day's first moment. ValueError."""
+    """Parse a date or a moment in ISO 8601; the zone defaults to UTC, the time to midnight. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _as_mapping(record: KeyRecord) -> dict[str, Any]:
-    """A record as YAML, in the order of the file; what has its default is left out."""
+    """A record as YAML, in the order of the file, without the fields that have their default."""
     mapping: dict[str, Any] = {"id": record.id, "name": record.name, "hash": record.hash}
     if record.tag is not None:
         mapping["tag"] = record.tag
@@ -121,19 +121,19 @@ class _Reader:
             raise self._error(None, "it is empty; a key file begins with `version: 1` (was it cut short?)")
         if text.startswith(HEADER) and text.rstrip("\r\n ").rsplit("\n", 1)[-1].rstrip() != END:
             raise self._error(
-                (text.count("\n") + 1, 1), f"it was cut short: its last line must be `{END}`; take it from a backup"
+                (text.count("\n") + 1, 1), f"it was cut short: its last line must be `{END}`; restore it from a backup"
             )
         root = self._mapping(read_tree(text, self._source), "the file", known=("version", "keys"))
         version = self._get(root, "the file", "version", self._text)
         if version != str(VERSION):
             raise self._error(
-                root.items["version"].place, f"version is {version!r}; this aiaas reads version {VERSION}"
+                root.items["version"].place, f"version is {version!r}; this version of aiaas reads {VERSION}"
             )
         entries = root.items.get("keys")
         if entries is None:
-            raise self._error(root.place, "`keys` is missing; a file without keys says `keys: []`")
+            raise self._error(root.place, "`keys` is missing; for a file without keys write `keys: []`")
         if not isinstance(entries, Sequence):
-            raise self._error(entries.place, "`keys` must be a list; a file without keys says `keys: []`")
+            raise self._error(entries.place, "`keys` must be a list; for a file without keys write `keys: []`")
         records = [self._record(node, f"keys[{index}]") for index, node in enumerate(entries.items)]
         self._refuse_doubles(records, entries)
         return tuple(records)
@@ -163,7 +163,7 @@ class _Reader:
         )
 
     def _secret(self, mapping: Mapping, where: str) -> tuple[str, str | None, bool]:
-        """The hash, the tag and whether the key was imported: what a record and its previous secret have in common."""
+        """The fields that a record and its previous secret share: hash, tag, and whether the key was imported."""
         hashed = self._get(mapping, where, "hash", self._hash)
         tag = self._maybe(mapping, where, "tag", self._tag)
         imported = self._maybe(mapping, where, "imported", self._flag) or False
@@ -182,26 +182,28 @@ class _Reader:
                 first = seen.setdefault(value, entry.place)
                 if first != entry.place:
                     raise self._error(
-                        entry.place, f"{word} {value!r} stands in line {first[0]} already; every key has its own"
+                        entry.place, f"{word} {value!r} is already used in line {first[0]}; every key needs its own"
                     )
 
     # One method for each kind of value: a node and where it stands, to a value or a KeyFileError.
 
     def _text(self, node: Node, where: str) -> str:
         if not isinstance(node, Scalar):
-            raise self._error(node.place, f"{where} must be a text")
+            raise self._error(node.place, f"{where} must be a string")
         return node.text
 
     def _name(self, node: Node, where: str) -> str:
         text = self._text(node, where)
         if not NAME.fullmatch(text):
-            raise self._error(node.place, f"{where} {text[:80]!r} is not a name; a name is {NAME_RULE}")
+            raise self._error(node.place, f"{where} {text[:80]!r} is not a valid name; use {NAME_RULE}")
         return text
 
     def _id(self, node: Node, where: str) -> str:
         text = self._text(node, where)
         if not is_key_id(text):
-            raise self._error(node.place, f"{where} {text[:80]!r} is not a key id; it is eight letters and digits")
+            raise self._error(
+                node.place, f"{where} {text[:80]!r} is not a key id; a key id has eight letters and digits"
+            )
         return text
 
     def _hash(self, node: Node, where: str) -> str:
@@ -238,7 +240,7 @@ class _Reader:
             raise self._error(node.place, f"{where} must be a whole number above 0")
         amount = int(node.text.replace("_", ""))
         if not 1 <= amount <= MAX_LIMIT:
-            raise self._error(node.place, f"{where} must be 1 to {MAX_LIMIT}; to stop a key, `aiaas keys revoke` it")
+            raise self._error(node.place, f"{where} must be 1 to {MAX_LIMIT}; to stop a key, use `aiaas keys revoke`")
         return amount
 
     def _models(self, node: Node, where: str) -> tuple[str, ...]:

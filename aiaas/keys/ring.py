@@ -1,10 +1,10 @@
-"""The keys of one key file, indexed: which stored secrets could a presented key be?
+"""The keys of one key file, indexed to find the stored secrets that a presented key could match.
 
 Immutable. A reload makes a new ring (in a thread; 10,000 records take some 0.1 s) and swaps one reference. Looking up
 costs a checksum, two dict lookups and one digest, however many keys there are.
 
-A key that aiaas made has its id inside, which leads to its record, and the record's digest is compared at once. An
-imported key is found by its tag, and its slow hash is left to the caller.
+A key that aiaas made contains its id, which leads to its record; the ring compares the record's digest at once. An
+imported key is found by its tag, and the caller compares its slow hash.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from aiaas.keys.format import TAG_LENGTH, WEAK_TAG_LENGTH, foreign_key_fault, pa
 from aiaas.keys.hashing import is_digest, verify_key
 from aiaas.keys.model import KeyRecord, Principal, Rejection
 
-_REVOKED: Final = -inf  # as a moment from which on a secret is refused
+_REVOKED: Final = -inf  # POSIX seconds from which a secret is refused
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """One hash or digest that a key may match, and who that makes it. A rotated record that overlaps has two.
+    """One hash or digest that a key may match, and its owner. A rotated record has two while they overlap.
 
-    until  POSIX seconds from which it is refused: infinity is never, minus infinity means that it is revoked
+    until  POSIX seconds from which it is refused: infinity means never, minus infinity that it is revoked
     """
 
     principal: Principal
@@ -40,7 +40,7 @@ class StoredSecret:
         return now < self.until
 
     def verdict(self, now: float) -> Principal | Rejection:
-        """What a key that matches it is at `now`."""
+        """The verdict at `now` on a key that matches this secret."""
         if now < self.until:
             return self.principal
         return Rejection("revoked" if self.until == _REVOKED else "expired", self.principal.key_id)
@@ -48,11 +48,11 @@ class StoredSecret:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a ring knows of a presented key.
+    """The result of a look-up in the ring.
 
-    secret     its digest matched: this is the key, whatever its state
-    slow       else the secrets that it could match by a slow hash; nearly always none or one
-    rejection  what it is if none of those matches
+    secret     the secret whose digest matched, whatever its state
+    slow       else the secrets that the key could match by a slow hash; nearly always none or one
+    rejection  the verdict if none of those matches
     """
 
     secret: StoredSecret | None
@@ -93,7 +93,7 @@ class KeyRing:
 
     @classmethod
     def from_records(cls, records: Iterable[KeyRecord]) -> Self:
-        """Index records, revoked ones included, so that a refusal can be explained in the log."""
+        """Index records, revoked ones included, so that the log can explain a refusal."""
         records = tuple(records)
         by_id: dict[str, tuple[StoredSecret, ...]] = {}
         by_tag: dict[str, tuple[StoredSecret, ...]] = {}
@@ -108,7 +108,7 @@ class KeyRing:
         return cls(records, by_id, by_tag, by_hash)
 
     def find(self, presented: str) -> Found:
-        """What `presented` is, as far as that can be told without a slow hash."""
+        """Look up `presented`, without computing a slow hash."""
         if foreign_key_fault(presented) is not None:
             return Found(None, (), MALFORMED)
         parsed = parse_key(presented)
@@ -122,11 +122,11 @@ class KeyRing:
         return Found(None, tuple(slow), Rejection("wrong_secret" if own else "unknown_id", parsed.key_id))
 
     def current(self, secret: StoredSecret) -> StoredSecret | None:
-        """The same stored secret under this ring's limits, expiry and state; None where it is gone."""
+        """This ring's version of the stored secret `secret`; None where it is gone."""
         return self._by_hash.get((secret.principal.key_id, secret.hash))
 
     def _slow_of_our_own(self, presented: str, own: tuple[StoredSecret, ...]) -> Iterator[StoredSecret]:
-        """Records from elsewhere, or of before there were digests: a tag is optional."""
+        """Records made elsewhere, or before digests existed: there a tag is optional."""
         for secret in own:
             if not is_digest(secret.hash) and (secret.tag is None or _tag_matches(presented, secret.tag)):
                 yield secret

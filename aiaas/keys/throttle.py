@@ -1,10 +1,10 @@
-"""Who has presented too many wrong keys: a bucket of failures for each source (a client's network). Pure.
+"""Slow down sources of wrong keys: a bucket of failures for each source (a client's network). Pure.
 
-Only failures that cost a slow hash count, and only keys that need one are held up by it: neither keys that aiaas made,
-nor keys that were verified before. So a client that shares its address with an attacker (NAT) works on, and one whose
-imported key is new to this process is told when to come back, not that its key is wrong.
+Only failures that cost a slow hash count, and the throttle delays only keys that need one: neither keys that aiaas
+made, nor keys that were verified before. So a client that shares its address with an attacker (NAT) works on, and a
+client whose imported key is new to this process learns when to retry, not that its key is wrong.
 
-An attacker with many addresses is the business of the bounds in `verifier.py`, which hold for all together.
+Against an attacker with many addresses, `verifier.py` bounds the work for all sources together.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-BURST: Final = 10  # failures at once: a fleet of clients that was rolled out with the wrong key; 0.2 s of hashing
+BURST: Final = 10  # failures at once: a fleet of clients rolled out with the wrong key; 0.2 s of hashing
 INTERVAL: Final = 10.0  # seconds for each further one: 0.2 % of a core
-MAX_SOURCES: Final = 4096  # the least recently seen is forgotten
+MAX_SOURCES: Final = 4096  # beyond it the least recently seen source is forgotten
 _FULL: Final = BURST * INTERVAL
 
 
@@ -23,31 +23,31 @@ class FailureThrottle:
     """The buckets of the sources that failed lately."""
 
     def __init__(self) -> None:
-        self._empty_at: OrderedDict[str, float] = OrderedDict()  # when each bucket will have run out
+        self._empty_at: OrderedDict[str, float] = OrderedDict()  # when each bucket will be empty
 
     def __len__(self) -> int:
-        """Sources that are remembered."""
+        """The number of remembered sources."""
         return len(self._empty_at)
 
     def wait(self, source: str, now: float) -> float:
-        """Seconds until `source` may have a key hashed; 0 where it may right now. `now` is POSIX seconds."""
+        """Seconds until `source` may have a key hashed; 0 for now. `now` is POSIX seconds."""
         level = self._level(source, now)
         return max(0.0, level - _FULL + INTERVAL)
 
     def failed(self, source: str, now: float) -> None:
-        """A key from `source` was hashed slowly and was wrong."""
+        """Count a wrong key from `source` that cost a slow hash."""
         self._empty_at[source] = now + min(self._level(source, now) + INTERVAL, _FULL)
         self._empty_at.move_to_end(source)
         if len(self._empty_at) > MAX_SOURCES:
             self._empty_at.popitem(last=False)
 
     def _level(self, source: str, now: float) -> float:
-        """Seconds that the bucket takes to run out; at most what a full one takes, also when the clock is set back."""
+        """Seconds until the bucket is empty; never more than for a full bucket, even when the clock is set back."""
         return min(max(self._empty_at.get(source, now) - now, 0.0), _FULL)
 
 
 def source_of(address: str) -> str:
-    """What one client can hold of addresses: one of IPv4, 64 bits' worth of IPv6 (RFC 6177). Else the text itself."""
+    """The network of one client: one IPv4 address, or an IPv6 /64 (RFC 6177). Any other text stays as it is."""
     try:
         ip = ip_address(address)
     except ValueError:

@@ -1,8 +1,8 @@
-"""YAML text to a small tree that knows its places, for a file that has a known and shallow shape. Pure.
+"""Read YAML into a small tree with lines and columns, for a file of a known and shallow shape. Pure.
 
 Built from libyaml's event stream. PyYAML's C composer recurses on the C stack: 100,000 open brackets crash the whole
-process, which a gateway that watches a file cannot have. The events come one by one, so depth is ours to bound. Tags,
-anchors and aliases have no place in a key file and are refused, and so is a key that appears twice.
+process, which a gateway that watches a file cannot risk. The events come one by one, so this code can bound the depth.
+It refuses tags, anchors and aliases, which a key file does not need, and a key that appears twice.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 class KeyFileError(AiaasError):
     """A key file that cannot be used, in one line: `keys.yaml:12:12: keys[3] (bob): expires 'soon' is not a date`.
 
-    source  the file as the user knows it
-    place   where in it the fault is, or None where no single place is at fault
+    source  the file, as the user named it
+    place   line and column of the fault, or None for a fault of the whole file
     reason  what is wrong and what to do; never a hash, never a key
     """
 
@@ -40,7 +40,7 @@ class KeyFileError(AiaasError):
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A scalar and where it begins. `plain` is one without quotes, which may mean a number, a truth value or null."""
+    """A scalar and its place. `plain` means unquoted, so that it may be a number, a truth value or null."""
 
     text: str
     plain: bool
@@ -48,13 +48,13 @@ class Scalar:
 
     @property
     def null(self) -> bool:
-        """Whether it stands for nothing at all."""
+        """Whether it is YAML's null."""
         return self.plain and self.text in _NULLS
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A list and where it begins."""
+    """A list and its place."""
 
     items: list[Node]
     place: Place
@@ -62,7 +62,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapping, in the file's order, and where it begins."""
+    """A mapping, in the file's order, and its place."""
 
     items: dict[str, Node]
     place: Place
@@ -72,7 +72,7 @@ Node = Scalar | Sequence | Mapping
 
 
 def read_tree(text: str, source: str) -> Node:
-    """The only document in `text`. Raises KeyFileError where that is not YAML, or not one plain document."""
+    """Read the only document in `text`. Raises KeyFileError for anything but one plain YAML document."""
     try:
         events: Iterator[Any] = yaml.parse(text, Loader=yaml.CSafeLoader)
         _expect(next(events), yaml.StreamStartEvent, source)
@@ -90,13 +90,13 @@ def read_tree(text: str, source: str) -> Node:
         reason = f"not YAML: {problem} (was it cut short, or merged with conflicts?)"
         raise KeyFileError(source, place, reason) from None
     except UnicodeError:
-        raise KeyFileError(source, None, "not YAML: it holds characters that no text file has") from None
+        raise KeyFileError(source, None, "not YAML: it holds characters that do not belong in a text file") from None
 
 
 def _node(events: Iterator[Any], event: Any, source: str, depth: int) -> Node:
     place = _place(event.start_mark)
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None or not _untagged(event):
-        raise KeyFileError(source, place, "a key file has no YAML anchors, aliases or tags")
+        raise KeyFileError(source, place, "YAML anchors, aliases and tags are not allowed in a key file")
     if isinstance(event, yaml.ScalarEvent):
         return Scalar(text=event.value, plain=event.implicit[0], place=place)
     if depth == MAX_DEPTH:
@@ -114,7 +114,7 @@ def _mapping(events: Iterator[Any], source: str, depth: int, place: Place) -> Ma
     while not isinstance(event := next(events), yaml.MappingEndEvent):
         key = _node(events, event, source, depth + 1)
         if not isinstance(key, Scalar):
-            raise KeyFileError(source, key.place, "a field's name must be a text")
+            raise KeyFileError(source, key.place, "a field's name must be a string")
         if key.text in items:
             raise KeyFileError(
                 source, key.place, f"{key.text[:80]!r} appears twice; the first is in line {items[key.text].place[0]}"
@@ -133,4 +133,4 @@ def _untagged(event: Any) -> bool:
 
 def _expect(event: Any, kind: type, source: str) -> None:
     if not isinstance(event, kind):
-        raise KeyFileError(source, _place(event.start_mark), "a key file is one YAML document")
+        raise KeyFileError(source, _place(event.start_mark), "a key file must be one YAML document")

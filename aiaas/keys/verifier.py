@@ -1,11 +1,11 @@
-"""From a presented key to a Principal: compared once, then remembered by a fast keyed digest.
+"""Verify a presented key: compare it once, then remember it by a fast keyed digest.
 
-A request asks `lookup` first: one keyed BLAKE2b and one dict lookup, about a microsecond. Only a key that was not seen
-before (since start, or since its record changed) goes on to `verify`. There are two cases:
+A request calls `lookup` first: one keyed BLAKE2b and one dict lookup, about a microsecond. Only a key that is new to
+this process (since its start, or since its record changed) goes on to `verify`. There are two cases:
 
   - A key that aiaas made is compared with its digest at once, some 10 us in the event loop. It never waits, however
-    many come: a process that has just started knows all of them.
-  - An imported key may have to be hashed slowly, in a thread, 20 ms. Everything below is about those.
+    many come: a process that has just started can check all of them.
+  - An imported key may need a slow hash, 20 ms in a thread. Everything below is about imported keys.
 
 Rules:
   1. At most WORKERS slow hashes run at once, in threads of our own. The event loop only ever waits.
@@ -44,14 +44,14 @@ from aiaas.keys.ring import EMPTY_RING, MALFORMED, KeyRing, StoredSecret
 from aiaas.keys.throttle import FailureThrottle, source_of
 
 WORKERS: Final = 2  # slow hashes at once: 2 x 19 MiB, and two cores at the most
-PATIENCE: Final = 5.0  # seconds that a key waits for its slow hash
+PATIENCE: Final = 5.0  # seconds that a key may wait for its slow hash
 MAX_WAITING: Final = 1024  # of which a single source gets half: as many as are hashed within PATIENCE
 MAX_REFUSED: Final = 4096
 BUSY_RETRY_AFTER: Final = 1  # seconds
 
 
 class VerifierBusy(AiaasError):
-    """Too many imported keys that were never seen before wait to be hashed. This one may be valid; try again."""
+    """Too many new imported keys wait to be hashed. This one may be valid; try again."""
 
     retry_after: ClassVar[int] = BUSY_RETRY_AFTER  # seconds
 
@@ -71,10 +71,10 @@ class TooManyWrongKeys(AiaasError):
 class _Job:
     """One presented key on its way through a thread, and the requests that wait for it.
 
-    source     where it came from first; a wrong key counts against it, from the moment `since` (POSIX seconds)
-    given_up   when nobody waits for it any longer (the loop's time)
-    rejection  what the key is if no hash matches
-    done       then each of them asks again, under the ring that is in force then
+    source     where the key came from first; a wrong key counts against it, from the moment `since` (POSIX seconds)
+    given_up   when the requests stop waiting (the loop's time)
+    rejection  the verdict if the key matches no hash
+    done       set at the end; each request then asks again, under the ring in force
     """
 
     digest: bytes = field(repr=False)
@@ -89,7 +89,7 @@ class _Job:
 
 
 class Verifier:
-    """Knows the ring and what was verified under it. One for each process; use it from one event loop.
+    """The ring and the keys verified under it. One for each process; use it from one event loop.
 
     patience  seconds that a key waits for its slow hash
     """
@@ -116,7 +116,7 @@ class Verifier:
         return self._ring
 
     def lookup(self, presented: bytes, now: float) -> Principal | None:
-        """Who `presented` is, if this process has verified it before; None says nothing about it.
+        """The Principal of `presented`, if this process has verified it before; None means unknown, not invalid.
 
         presented  the key's bytes as they came
         now        POSIX seconds
@@ -125,7 +125,7 @@ class Verifier:
         return secret.principal if secret is not None and now < secret.until else None
 
     async def verify(self, presented: str, now: float, address: str) -> Principal | Rejection:
-        """Who `presented` is, or why it is refused.
+        """The Principal of `presented`, or why it is refused.
 
         now      POSIX seconds
         address  the client's
@@ -152,7 +152,7 @@ class Verifier:
         self._refused.clear()
 
     def close(self) -> None:
-        """Let go of the threads. Requests that still wait get a CancelledError."""
+        """Stop the threads. Requests that still wait get a CancelledError."""
         for job in self._jobs.values():
             job.done.cancel()
         self._jobs.clear()
@@ -164,7 +164,7 @@ class Verifier:
         return hashlib.blake2b(presented, digest_size=16, key=self._digest_key).digest()
 
     def _quick_verdict(self, digest: bytes, presented: str, now: float, address: str) -> Principal | Rejection | _Job:
-        """The verdict where no slow hash is needed for it; else the job that will know."""
+        """The verdict, or a job where it needs a slow hash."""
         if (known := self._verified.get(digest)) is not None:
             return known.verdict(now)
         if (rejection := self._refused.get(digest)) is not None:
@@ -174,7 +174,7 @@ class Verifier:
             self._verified[digest] = found.secret
             return found.secret.verdict(now)
         candidates = tuple(secret for secret in found.slow if secret.usable(now))
-        if not candidates:  # revoked and expired ones are not worth a slow hash: by its tag this is such a key
+        if not candidates:  # by its tag the key is revoked or expired, which is not worth a slow hash
             return found.slow[0].verdict(now) if found.slow else found.rejection
         job = self._jobs.get(digest)
         return job or self._enqueue(digest, presented, now, address, candidates, found.rejection)
@@ -188,7 +188,7 @@ class Verifier:
         candidates: tuple[StoredSecret, ...],
         rejection: Rejection,
     ) -> _Job:
-        """Line a key up for a thread."""
+        """Queue a key for a thread."""
         source = source_of(address)
         if wait := self._throttle.wait(source, now):
             raise TooManyWrongKeys(wait)
@@ -214,7 +214,7 @@ class Verifier:
             loop = job.done.get_loop()
             if job.given_up <= loop.time() or self._throttle.wait(source, job.since):
                 del self._jobs[job.digest]
-                job.done.set_result(None)  # a request that came later with the same key asks on its own account
+                job.done.set_result(None)  # a later request with this key starts a new job
                 continue
             self._running += 1
             hashes = tuple(secret.hash for secret in job.candidates)
@@ -235,7 +235,7 @@ class Verifier:
         self._start_next()
 
     def _learn(self, job: _Job, index: int | None) -> None:
-        """Remember what a finished hash means under the ring that is in force now."""
+        """Remember the result of a finished hash, under the ring now in force."""
         if index is not None:
             secret = self._ring.current(job.candidates[index])
             if secret is not None:

@@ -42,13 +42,13 @@ def test_a_misspelt_name_gets_a_suggestion() -> None:
 )
 def test_a_bad_name_is_refused(name: str) -> None:
     """Names are words that need no quoting anywhere."""
-    with pytest.raises(KeyChangeError, match="is not a name"):
+    with pytest.raises(KeyChangeError, match="is not a valid name"):
         add((), replace(ALICE, name=name))
 
 
 def test_a_taken_name_or_id_is_refused() -> None:
     """Two keys never share a name or an id."""
-    with pytest.raises(KeyChangeError, match="exists already"):
+    with pytest.raises(KeyChangeError, match="there is already a key"):
         add((ALICE,), replace(BOB, name="alice"))
     with pytest.raises(KeyChangeError, match="id is taken"):
         add((ALICE,), replace(BOB, id="aaaaaaaa"))

@@ -363,7 +363,7 @@ def test_a_lock_that_is_not_had_says_why(
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.EROFS, "cannot be written here: Read-only file system; a mounted Secret is changed at its source"),
+        (errno.EROFS, "cannot be written here: Read-only file system; change a mounted Secret at its source"),
         (errno.EACCES, "cannot be written here: Permission denied"),
         (errno.EPERM, "cannot be written here: Operation not permitted"),
         (errno.ENOENT, "cannot be written: its folder does not exist"),
