@@ -1,4 +1,4 @@
-"""An admission that the shared store was asked for and did not answer in time. Its answer is settled when it comes."""
+"""An admission that the shared store did not answer in time. Its answer is settled when it comes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiaas.limits.script import Standing, standing
 
 
 class Grants(Protocol):
-    """The store, as far as a late answer needs it."""
+    """The part of the store that a late answer needs."""
 
     def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
         """The lease of what the store admitted; a slot of it is renewed from now on."""
@@ -21,9 +21,9 @@ class Grants(Protocol):
 
 
 class Asked:
-    """Called with the store's reply where that came too late, or where the request had left meanwhile.
+    """Called with the store's reply where it comes too late, or after the request has left.
 
-    What the store admitted is settled as the request ended: at once, or by `settle` where it still runs.
+    An admitted request is settled as it ended: at once, or by `settle` where the request still runs.
     """
 
     __slots__ = ("_ended", "_key", "_lease", "_lease_id", "_limits", "_store", "_tokens")
@@ -38,17 +38,17 @@ class Asked:
         self._ended: tuple[int, bool] | None = (0, False)
 
     def runs(self) -> None:
-        """The request was let in without the store; `settle` follows."""
+        """Note that the request was let in without the store; `settle` follows."""
         self._ended = None
 
     def settle(self, used_tokens: int, ran: bool) -> None:
-        """The request has ended, as in `Store.settle`."""
+        """Settle the request that has ended, as in `Store.settle`."""
         self._ended = (used_tokens, ran)
         if self._lease is not None:
             self._store.settle_now(self._lease, used_tokens, ran)
 
     def __call__(self, reply: Reply) -> None:
-        """Take the late reply. One that is an error, or a refusal, charged nothing."""
+        """Take the late reply. An error or a refusal charged nothing."""
         if not isinstance(reply, bytes) or not (found := standing(reply)).allowed:
             return
         self._lease = self._store.granted(self._key, self._limits, self._tokens, 0.0, found, self._lease_id)
@@ -57,7 +57,7 @@ class Asked:
 
 
 class AdmissionLateError(StoreLateError):
-    """The store may have admitted it, and did not say so in time. `asked` waits for its word."""
+    """The store did not answer in time, and may have admitted the request. `asked` waits for the answer."""
 
     def __init__(self, reason: str, asked: Asked) -> None:
         super().__init__(reason)

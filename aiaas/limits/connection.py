@@ -4,12 +4,12 @@ back in order.
 1. A command is written at once (the loop puts those of one turn into one write) and its reply is found by its place.
    A waiter that was cancelled keeps its place, so that no reply ever reaches another's request. (A client that gave the
    place away mixed up its users' data in March 2023: redis/redis-py#2624.)
-2. With a command unanswered for `patience` the connection is silent: everybody who waits gets StoreLateError, and
-   until all of that is answered nobody is to be sent here (`ready`). The places stay: a late reply goes to `unclaimed`,
-   so that what the server did is known. A stall costs no connection.
-3. A connection on which nothing came for DEAD, with a command unanswered, is given up: the other side may be gone
-   without a word. What was sent and not answered may have been done.
-4. A delay of our own is not the server's: before a verdict the loop reads once more what has come (GRACE).
+2. With a command unanswered for `patience` the connection is silent: every waiter gets StoreLateError, and new requests
+   go elsewhere (`ready`) until all commands are answered. The places stay: a late reply goes to `unclaimed`, which
+   learns what the server did. A stall does not cost the connection.
+3. With a command unanswered and nothing received for DEAD, the connection is given up: the server may be gone. The
+   unanswered commands may have been executed.
+4. Our own delay is not the server's: before a verdict the loop reads once more (GRACE).
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from aiaas.limits.resp import RedisReplyError, Replies, Reply, RespError, comman
 
 # Seconds. A store in another zone answers in 1 to 60 ms; only the first requests of an outage wait this long.
 PATIENCE: Final = 0.25
-# Between the two looks at a command that is late, in which the loop reads what had come.
+# Between the two looks at a late command; meanwhile the loop reads what has arrived.
 GRACE: Final = 0.005
-# With nothing heard for so long another connection is tried. Longer than a stall of a living server usually is.
+# With nothing received for DEAD, reconnect. Longer than most stalls of a living server.
 DEAD: Final = 2.0
-# To begin a connection, name resolution and TLS included. Nobody waits for it.
+# To begin a connection, name resolution and TLS included. Requests do not wait for it.
 CONNECT_TIMEOUT: Final = 2.0
 
 
 class StoreAwayError(AiaasError):
-    """The shared store cannot be asked just now. Its text says why, for the log."""
+    """The shared store cannot be reached now. The message says why, for the log."""
 
 
 class StoreLateError(StoreAwayError):
-    """It did not answer in time. The reply may come yet, and then goes to the command's `unclaimed`."""
+    """The store did not answer in time. A later reply goes to the command's `unclaimed`."""
 
 
 class StoreTlsError(AiaasError):
-    """A file that a `rediss://` address names cannot be used; its text says which and why."""
+    """A file that a `rediss://` address names cannot be used; the message says which and why."""
 
 
 class _Waiting(NamedTuple):
@@ -58,7 +58,7 @@ class StoreConnection(asyncio.Protocol):
     """A connection that `connect` made. `lost` is done when it has ended, with the reason.
 
     patience   seconds; may be changed
-    on_change  called when it falls silent and when it is heard again
+    on_change  called when the connection falls silent and when it recovers
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
@@ -80,12 +80,12 @@ class StoreConnection(asyncio.Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether it answers, as far as is known."""
+        """Whether the server answers, as far as known."""
         return not self._silent and not self.lost.done()
 
     @property
     def silence(self) -> str:
-        """What is to be said of a connection that is not ready."""
+        """Why the connection is not ready, for the log."""
         if self.lost.done():
             return self.lost.result()
         return f"no answer within {self.patience * 1000:.0f} ms (rate_limit.store_timeout)"
@@ -98,7 +98,7 @@ class StoreConnection(asyncio.Protocol):
     ) -> asyncio.Future[Reply]:
         """Send a command; the future is its reply, or raises RedisReplyError, StoreLateError or StoreAwayError.
 
-        unclaimed  gets the reply where the future was cancelled meanwhile, or raised StoreLateError
+        unclaimed  gets the reply where the future was cancelled, or raised StoreLateError
         patient    wait for the reply as long as the connection lasts, however late it is
         """
         if self._transport is None or self.lost.done():
@@ -111,14 +111,14 @@ class StoreConnection(asyncio.Protocol):
         return reply
 
     async def close(self) -> None:
-        """Wait for what is under way, no longer than `patience`, and end the connection."""
+        """Wait up to `patience` for open commands, then end the connection."""
         waiting = [waiting.reply for waiting in self._waiting if not waiting.reply.done()]
         if waiting and self.ready:
             await asyncio.wait(waiting, timeout=self.patience)
         self.lose("closed")
 
     def lose(self, reason: str) -> None:
-        """End it now; whoever waits gets StoreAwayError."""
+        """End the connection now; every waiter gets StoreAwayError."""
         if not self.lost.done():
             self.lost.set_result(reason)
         if self._timer is not None:
@@ -158,7 +158,7 @@ class StoreConnection(asyncio.Protocol):
 
     def _deliver(self, reply: Reply) -> None:
         if not self._waiting:
-            raise RespError("it answered what nobody asked")
+            raise RespError("the server sent a reply to no command")
         waiting = self._waiting.popleft()
         if waiting.reply.done():
             if waiting.unclaimed is not None:
@@ -193,7 +193,7 @@ class StoreConnection(asyncio.Protocol):
         self._timer = self._loop.call_later(wait, self._look)
 
     def _fall_silent(self) -> None:
-        """Let everybody go who waits, also those who came last: they would wait for nothing."""
+        """Fail all waiters, the latest included: their wait would be in vain."""
         was_silent, self._silent = self._silent, True
         for waiting in self._waiting:
             if not waiting.patient and not waiting.reply.done():
@@ -205,7 +205,7 @@ class StoreConnection(asyncio.Protocol):
 async def connect(
     url: RedisUrl, place: Place, tls: ssl.SSLContext | None, patience: float = PATIENCE, *, sentinel: bool = False
 ) -> StoreConnection:
-    """A connection that has logged in and chosen its database. Raises StoreAwayError, whose text names no secret.
+    """Connect, log in and choose the database. Raises StoreAwayError, whose text contains no secret.
 
     sentinel  whether a sentinel listens at `place`: it has users of its own, and no database
     """
@@ -220,7 +220,7 @@ async def connect(
                 server_hostname=place.host if tls else None,
             )
     except TimeoutError:
-        raise StoreAwayError(f"{named(url, place)} took no connection within {CONNECT_TIMEOUT:g} s") from None
+        raise StoreAwayError(f"{named(url, place)} did not accept a connection within {CONNECT_TIMEOUT:g} s") from None
     except OSError as error:
         raise StoreAwayError(f"cannot connect to {named(url, place)}: {error.strerror or error}") from error
     username, password = url.username, url.password
@@ -233,7 +233,7 @@ async def connect(
             await connection.call("SELECT", url.database)
     except RedisReplyError as error:
         connection.lose("refused")
-        raise StoreAwayError(f"{named(url, place)} refused us: {error}") from None
+        raise StoreAwayError(f"{named(url, place)} refused the connection: {error}") from None
     except BaseException:
         connection.lose("given up")
         raise
@@ -241,7 +241,7 @@ async def connect(
 
 
 async def claimed(reply: asyncio.Future[Reply], unclaimed: Callable[[Reply], None] | None) -> Reply:
-    """The reply; where its waiter is cancelled in the moment after it came, it goes to `unclaimed` all the same."""
+    """Wait for the reply; if the waiter is cancelled just after the reply came, pass the reply to `unclaimed`."""
     try:
         return await reply
     except asyncio.CancelledError:
@@ -251,22 +251,22 @@ async def claimed(reply: asyncio.Future[Reply], unclaimed: Callable[[Reply], Non
 
 
 def named(url: RedisUrl, place: Place) -> str:
-    """A server of the store, for the log."""
+    """The name of a server of the store, for the log."""
     return url.url if url.kind == "server" else f"{place} of {url.url}"
 
 
 def tls_context(url: RedisUrl) -> ssl.SSLContext | None:
-    """What a `rediss://` address is checked by; None for one without TLS. Raises StoreTlsError."""
+    """The TLS context of a `rediss://` address; None for an address without TLS. Raises StoreTlsError."""
     if not url.tls:
         return None
     try:
         context = ssl.create_default_context(cafile=url.ca_file)
     except OSError as error:
-        raise StoreTlsError(f"{url.ca_file} holds no authorities in PEM: {error.strerror or error}") from error
+        raise StoreTlsError(f"{url.ca_file} does not hold PEM certificates: {error.strerror or error}") from error
     if url.cert_file is not None:
         try:
             context.load_cert_chain(url.cert_file, url.key_file)
         except OSError as error:
             files = f"{url.cert_file} and {url.key_file}"
-            raise StoreTlsError(f"{files} are no certificate and its key: {error.strerror or error}") from error
+            raise StoreTlsError(f"{files} are not a certificate and its key: {error.strerror or error}") from error
     return context

@@ -1,14 +1,14 @@
-"""The shared store while it is there, and what the config says while it is not. No request waits for it meanwhile.
+"""The shared store while it is reachable, else the config's fallback mode. Requests never wait for an absent store.
 
-    local  this process counts by itself: its share of each limit, beginning with its share of what the key had left
-           when the store was last asked (share.py)
-    allow  everything is let in
-    deny   nothing is: 503 with Retry-After
+    local  this process counts alone: its share of each limit, beginning with its share of the rest that the key had
+           when the store last answered (share.py)
+    allow  let every request in
+    deny   refuse every request: 503 with Retry-After
 
-The store may be back in a moment, so whoever is refused meanwhile is asked to wait for AWAY_RETRY only.
+The store may be back in a moment, so a refused client is asked to wait for AWAY_RETRY only.
 
-A request is settled where it was admitted. What was counted locally stays local when the store is back; but a request
-that the store was asked for, and that was let in without its answer, is settled in both (`asked.py`).
+A request is settled where it was admitted. Local counts stay local when the store is back; but a request that was let
+in before the store's answer came is settled in both (`asked.py`).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _NOTHING_KNOWN: Final = AdmissionResult(None, None, None, None, None)
 
 
 class FallbackStore:
-    """`aiaas.limits.model.Store`: `shared` where it can be asked.
+    """`aiaas.limits.model.Store`: `shared` while it is reachable.
 
-    processes  how many gateway processes share the limits, as far as the config tells; the store knows better
+    processes  how many gateway processes share the limits, by the config; the store's own count wins
     decisions  how many requests were decided by `shared`, `local`, `allow` or `deny`
     """
 
@@ -50,7 +50,7 @@ class FallbackStore:
         self.decisions = {SHARED: 0, mode: 0}
 
     def follow(self, mode: Mode, processes: int, patience: float) -> None:
-        """From now on these hold; what was admitted is settled as it was admitted."""
+        """Use this mode for new requests. Admitted requests settle under the old one."""
         self._mode = mode
         self._processes = processes
         self.decisions.setdefault(mode, 0)
@@ -61,12 +61,12 @@ class FallbackStore:
 
     @property
     def processes(self) -> int:
-        """How many share the limits: as counted in the store, or else by the config."""
+        """How many processes share the limits: by the store's count, or else by the config."""
         return self.shared.processes or self._processes
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         """As in `Store.admit`. Raises UpstreamError 503 while the store is away and the mode is `deny`."""
-        if limits == UNLIMITED:  # nothing to share
+        if limits == UNLIMITED:  # nothing to count
             return await self._local.admit(key, limits, tokens, now, wall)
         asked = None
         try:
@@ -85,7 +85,7 @@ class FallbackStore:
         return replace(admission, lease=replace(admission.lease, late=asked))
 
     async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
-        """As in `Store.look`; without a word about limits where they are not known."""
+        """As in `Store.look`; without limits while they are unknown."""
         try:
             return await self.shared.look(key, limits, now)
         except StoreAwayError:
@@ -116,8 +116,8 @@ class FallbackStore:
         share = self._begun(key, limits, now)
         wanted = fitted(tokens, limits, share)
         admission = await self._local.admit(key, share, wanted, now, wall)
-        # A share that is not used up lets in also a request that reserves more, and works that off: each turn wants
-        # less than the one before, by what the limit that refused has left.
+        # A share with something left also lets in a request that reserves more, and works that off: each turn asks
+        # for less than the one before, by the rest of the limit that refused.
         while admission.refusal is not None and admission.refused_by in ("tokens", "quota"):
             if admission.refusal.retry_after is None or not 0 < admission.refusal.remaining < wanted:
                 break
@@ -126,7 +126,7 @@ class FallbackStore:
         return _as_told(admission, limits, share)
 
     def _begun(self, key: str, limits: Limits, now: float) -> Limits:
-        """The share of a key, which begins with what was left of the whole."""
+        """The share of a key, which begins with a part of the key's rest."""
         processes = self.processes
         share = share_of(limits, processes)
         known = self.shared.last_known(key)
@@ -136,7 +136,7 @@ class FallbackStore:
             return share
         held = self.shared.held_by(key)
         if known is not None:
-            # Which slots are taken is believed for as long as a lease lasts.
+            # The number of taken slots is trusted for the lifetime of a lease.
             if len(self._slots) >= KNOWN_LIMIT:
                 self._slots.clear()
             self._slots[key] = (slots_of_rest(known, limits.concurrent, processes, held), known.at + LEASE)
@@ -148,7 +148,7 @@ class FallbackStore:
 
 
 def _as_told(admission: AdmissionResult, limits: Limits, share: Limits = UNLIMITED) -> AdmissionResult:
-    """What the client is told: its limits, not our share of them, and to come back soon."""
+    """The answer for the client: with its limits, not this process's share, and a short Retry-After."""
     requests, tokens, refusal = admission.requests, admission.tokens, admission.refusal
     if requests is not None and limits.requests is not None:
         requests = replace(requests, limit=limits.requests.per_minute)

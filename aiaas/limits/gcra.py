@@ -9,11 +9,11 @@ owed, the bucket holds `burst * T` seconds, and a request of `cost` units fits w
 Admitting it moves TAT on by `cost * T`. A missing TAT, or one in the past, is a full bucket.
 
 Exactness:
-1. In any window of `t` seconds no more than `burst + (t + EPSILON) / T` units are admitted: TAT moves by T for each,
+1. Any window of `t` seconds admits at most `burst + (t + EPSILON) / T` units: TAT moves by T for each,
    starts no earlier than the window and ends no later than `burst * T + EPSILON` after it.
 2. A client that waits `retry_after`, or longer, is admitted if nothing else was meanwhile. The wait is computed and
    then added by the client's clock, each with rounding; EPSILON is larger than those roundings and forgives them.
-3. A clock that stands still or goes back admits nothing more; time has to make up for the jump first.
+3. A clock that stands still or goes back does not admit more; time has to make up for the jump first.
 
 A new rate for an old TAT keeps the seconds owed, hence the same share of the bucket where burst and rate grow alike.
 """
@@ -30,7 +30,7 @@ EPSILON: Final = 1e-6
 
 
 def decide(tat: float | None, rate: Rate, cost: int, now: float) -> tuple[Decision, float]:
-    """Decide on `cost` units at `now` seconds; give the Decision and the TAT to keep, where refused the old one.
+    """Decide on `cost` units at `now` seconds; return the Decision and the new TAT (the old one where refused).
 
     cost  units, 0 or more; 0 asks without charging and is refused only while the bucket is overdrawn
     """
@@ -46,15 +46,15 @@ def decide(tat: float | None, rate: Rate, cost: int, now: float) -> tuple[Decisi
 
 
 def charge(tat: float | None, rate: Rate, cost: int, now: float) -> float:
-    """The TAT after a correction: `cost` units were used beyond what was charged, or, where negative, not used.
+    """The TAT after a correction: `cost` units were used beyond the charge, or, where negative, not used.
 
-    What was not used comes back at most up to a full bucket. What was used beyond may overdraw it: then nothing is
-    admitted until that is worked off.
+    Unused units come back, up to a full bucket. Additional ones may overdraw the bucket: then it admits nothing until
+    they are worked off.
     """
     backlog = tat - now if tat is not None and tat > now else 0.0
     return now + max(backlog + cost * (60.0 / rate.per_minute), 0.0)
 
 
 def _fitting(seconds: float, interval: float) -> int:
-    """How many units fit into free seconds of the bucket; half of EPSILON, so that what is promised is admitted."""
+    """How many units fit into `seconds` of the bucket; adds half of EPSILON, so that every promised unit is admitted."""
     return max(floor((seconds + EPSILON / 2) / interval), 0)

@@ -1,9 +1,9 @@
-"""What a client is told about its limits: response headers, and the error of a refused request.
+"""A client's view of its limits: response headers, and the error of a refused request.
 
-Every answer carries the six `x-ratelimit-*` headers of OpenAI as far as there is such a limit, with durations written
-as Go does (`6m0s`, `1.5s`, `120ms`). A 429 adds `Retry-After` (RFC 9110 section 10.2.3: whole seconds) and
+Every answer carries OpenAI's six `x-ratelimit-*` headers, for the limits that the key has, with durations as Go writes
+them (`6m0s`, `1.5s`, `120ms`). A 429 adds `Retry-After` (RFC 9110 section 10.2.3: whole seconds) and
 `retry-after-ms`, which the OpenAI SDK prefers. All times are rounded up, so that a client that waits is not refused
-again; up to NOISE beyond a whole number is the noise of doubles (30.000000000004 s is no 31).
+again; up to NOISE beyond a whole number is the noise of doubles (30.000000000004 s is not 31).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiaas.limits.gcra import EPSILON
 from aiaas.limits.model import AdmissionResult, Decision
 
 Headers = tuple[tuple[str, str], ...]
-# Seconds. `decide` admits a request that comes EPSILON too early, so what is told may be half of that too short.
+# Seconds. `decide` admits a request that comes EPSILON too early, so a wait may be half of that too short.
 NOISE: Final = EPSILON / 2
 
 
@@ -29,7 +29,7 @@ def limit_headers(admission: AdmissionResult) -> Headers:
 
 
 def limit_lines(admission: AdmissionResult) -> bytes:
-    """The same as complete header lines."""
+    """`limit_headers` as complete header lines."""
     lines = b""
     if admission.requests is not None:
         lines = _lines(admission.requests, _REQUEST_LINES)
@@ -49,9 +49,9 @@ def retry_headers(decision: Decision) -> Headers:
 
 
 def refusal(admission: AdmissionResult, param: str | None = None) -> ApiError:
-    """The error for an admission that was refused, with all its headers.
+    """The error for a refused admission, with all its headers.
 
-    param  the request field that makes a too large reservation, where there is one
+    param  the request field that makes the reservation too large, if there is one
     """
     decision = admission.refusal
     if decision is None or admission.refused_by is None:
@@ -59,7 +59,7 @@ def refusal(admission: AdmissionResult, param: str | None = None) -> ApiError:
     headers = limit_headers(admission)
     if decision.retry_after is None:
         message = (
-            f"This request may need more tokens than this key may use at all, which is {decision.limit}: "
+            f"This request may need more than the {decision.limit} tokens that this key may use: "
             "shorten the prompt, or ask for fewer output tokens."
         )
         return ClientError(400, "invalid_request", message, param=param, headers=headers)
@@ -94,7 +94,7 @@ _REFUSALS: Final = {
     "tokens": ("tokens_limit_exceeded", "The limit is {limit} tokens a minute. Try again in {wait}."),
     "concurrency": (
         "concurrency_limit_exceeded",
-        "The limit is {limit} requests at the same time. Try again when one of them has ended.",
+        "The limit is {limit} requests at the same time. Try again when a request has ended.",
     ),
     "quota": ("quota_exceeded", "The quota is {limit} tokens. It starts anew in {wait}."),
 }

@@ -1,11 +1,11 @@
-"""The limiter's state in this process: one small record for each key that is not as good as new.
+"""The limiter's state in this process: one small record for each key that was used lately.
 
-All limits of a request are decided first and charged only if every one lets it in, so a refused request costs nothing.
+All limits are decided first, and charged only if every one lets the request in; so a refused request costs nothing.
 
-A request's tokens count in the UTC day and month of its admission, also when it ends in the next.
+A request's tokens count in the UTC day and month of its admission, even when it ends in the next one.
 
-A record that equals a fresh one is forgotten: each admission looks at the two records that were longest not looked at.
-So there is no background task, and never more than about twice as many records as there are keys in use.
+A record that equals a fresh one is dropped: each admission checks the two records whose last check is oldest. So a
+background task is not needed, and there are never more than about twice as many records as keys in use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiaas.limits.gcra import charge, decide
 from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.state import State, Windows, has_quota, quota_refusals, refused, windows_at
 
-_LOOKED_AT: Final = 2  # records per admission: more than one, so that forgetting outruns adding
+_LOOKED_AT: Final = 2  # records per admission: more than one, so that dropping outruns adding
 
 
 class MemoryStore:
@@ -79,7 +79,7 @@ class MemoryStore:
         if ran and not lease.slot and (not difference or (limits.tokens is None and not has_quota(limits))):
             return
         state = self._states.get(lease.key)
-        if state is None:  # forgotten meanwhile: what was reserved has been worked off, what was used beyond counts
+        if state is None:  # dropped meanwhile: the reservation has been worked off; tokens used beyond it count
             state = self._states[lease.key] = State()
         if lease.slot and state.slots:
             state.slots -= 1
@@ -93,14 +93,14 @@ class MemoryStore:
             state.correct(difference, limits, windows if today else windows_at(lease.admitted_wall), windows)
 
     def begin(self, key: str, state: State) -> None:
-        """From now on the key stands so, but for its slots, which stay as they are."""
+        """Replace the state of a key, except for its slots."""
         before = self._states.get(key)
         if before is not None:
             state.slots = before.slots
         self._states[key] = state
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: this store has nothing to close."""
 
     def _windows_now(self, wall: float) -> Windows:
         if not self._windows.day <= wall < self._windows.day_end:

@@ -1,6 +1,6 @@
-"""The words of the limiter, as frozen values. Seconds are floats on one monotonic clock, passed in as `now`.
+"""The limiter's vocabulary, as frozen values. Seconds are floats on one monotonic clock, passed in as `now`.
 
-What every request makes anew is a msgspec.Struct (a tenth of a frozen dataclass's cost), what a Plan holds a dataclass.
+Values made for every request are msgspec.Structs (a tenth of a frozen dataclass's cost); those in a Plan dataclasses.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import msgspec
 
 
 class LateWord(Protocol):
-    """The shared store's word on a request that was let in before it came."""
+    """The shared store's late answer about a request that was let in without it."""
 
     def settle(self, used_tokens: int, ran: bool) -> None:
-        """The request has ended, as in `Store.settle`. Never suspends."""
+        """Settle the request that has ended, as in `Store.settle`. Never suspends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`per_minute` on average, `burst` at once after a pause (a token bucket of that size)."""
+    """`per_minute` on average, `burst` at once after an idle period (a token bucket of that size)."""
 
     per_minute: int
     burst: int
@@ -28,7 +28,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Everything that holds for one key; None is no limit.
+    """All limits of one key; None means unlimited.
 
     requests          requests a minute
     tokens            LLM tokens a minute; its bucket holds one minute's worth
@@ -48,13 +48,13 @@ UNLIMITED = Limits()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What one limit says about one request.
+    """The decision of one limit on one request.
 
     allowed      whether this limit lets it in
     limit        the configured amount (requests or tokens a minute; for quotas and slots their size)
-    remaining    how many more would be let in right now, after this one
+    remaining    how many more it would let in right now, after this one
     reset_after  seconds until the limit is whole again
-    retry_after  seconds until this same request would be let in; 0 where allowed, None where waiting cannot help
+    retry_after  seconds until the limit would let this request in; 0 where allowed, None where waiting cannot help
     """
 
     allowed: bool
@@ -65,12 +65,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """What an admitted request holds, and has to give back exactly once: a slot and a reservation of tokens.
+    """An admitted request's slot and token reservation, which it gives back exactly once.
 
-    id             its name in the shared store; "" where this process alone knows of it
+    id             its name in the shared store; "" where only this process knows it
     admitted_at    the `now` of its admission, monotonic seconds
     admitted_wall  the `wall` of its admission, POSIX seconds: its tokens count in the UTC day and month of that moment
-    late           settled as well: the store was asked, and may yet say that it let the request in
+    late           settled as well: the store's answer is still to come, and may be that it let the request in
     """
 
     key: str
@@ -84,13 +84,13 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
 
 class AdmissionResult(msgspec.Struct, frozen=True, gc=False):
-    """All limits' word on one request, decided and charged at once (or nothing charged at all).
+    """The decision of all limits on one request, made and charged in one step (or not charged at all).
 
     refused_by  None where admitted, else "requests", "tokens", "concurrency" or "quota"
     requests    the request limit's Decision, None where there is no such limit
     tokens      the token limit's Decision, likewise
     refusal     the Decision of the limit that refused; None where admitted
-    lease       to be settled; None where refused
+    lease       for `settle`; None where refused
     """
 
     refused_by: str | None
@@ -101,9 +101,9 @@ class AdmissionResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class Store(Protocol):
-    """Where the limiter's state lives: `MemoryStore` in this process, `FallbackStore` in Redis while that is there.
+    """The home of the limiter's state: `MemoryStore` in this process, `FallbackStore` in Redis while it is reachable.
 
-    A store with a clock of its own goes by that, and not by `now` and `wall`.
+    A store with its own clock uses that instead of `now` and `wall`.
     """
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
@@ -114,16 +114,16 @@ class Store(Protocol):
         ...
 
     async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
-        """How the limits on requests and tokens stand, with nothing asked for and nothing charged; no lease."""
+        """The state of the limits on requests and tokens; charges nothing and gives no lease."""
         ...
 
     async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
-        """Give back the slot, and replace the reservation by what was used. Settling twice is a caller's bug.
+        """Give back the slot, and replace the reservation by the used tokens. Settling twice is a caller's bug.
 
-        ran  False where no backend saw the request: it then costs no request either
+        ran  False where the request did not reach a backend: it then does not cost a request either
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

@@ -18,16 +18,16 @@ STEADY: Final = 10.0
 
 
 class Owner(Protocol):
-    """What a Node is told by, and tells: the store."""
+    """The store, as a Node calls it."""
 
     async def greet(self, node: Node, connection: StoreConnection) -> None:
         """Prepare a new connection. Raises RedisReplyError or StoreAwayError where the server cannot be used."""
 
     async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
-        """What is due on a ready connection every `interval`; the first beat has number 1. Raises likewise."""
+        """Do the regular work on a ready connection, every `interval`; the first beat has number 1. Raises as `greet`."""
 
     def changed(self, node: Node, reason: str) -> None:
-        """It is ready, or not any more for `reason`; also said of each attempt to connect that failed."""
+        """Note that the node is ready, or no longer ready for `reason`; also called after each failed attempt to connect."""
 
 
 class Node:
@@ -62,7 +62,7 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether it can be asked."""
+        """Whether requests can use the node."""
         return self.connection is not None and self.connection.ready
 
     def asked(self) -> StoreConnection:
@@ -97,7 +97,7 @@ class Node:
             wait = min(2 * wait, RETRY_LONGEST)
 
     async def close(self) -> None:
-        """Wait shortly for what is under way, and end the connection. `run` has ended before."""
+        """Wait briefly for open commands, then end the connection. `run` has ended before."""
         if self.connection is not None:
             await self.connection.close()
             self.connection = None
@@ -116,7 +116,7 @@ class Node:
         return connection
 
     async def _keep(self, connection: StoreConnection) -> str:
-        """Do what is due until the connection is lost; the reason."""
+        """Do the regular work until the connection is lost; return the reason."""
         number = 0
         while True:
             await asyncio.wait([connection.lost], timeout=self._interval)
@@ -137,4 +137,4 @@ class Node:
     def _hint(self, error: RedisReplyError) -> str:
         if error.code != "MOVED" or self._url.kind == "cluster":
             return ""
-        return "; it is a node of a cluster: write redis+cluster:// in rate_limit.store"
+        return "; this is a cluster node: write redis+cluster:// in rate_limit.store"

@@ -1,20 +1,20 @@
 """The limiter's state in Redis or Valkey, shared by all gateways: one round trip an admission, one a settlement.
 
-Nobody waits for a settlement: it is written and its answer checked when it comes. So a request's end never suspends,
+Requests do not wait for a settlement: it is written, and its answer checked when it comes. So a request's end never suspends,
 also while it is being cancelled, and the next admission on this connection stands behind it.
 
 `run` is the one task behind it: it keeps the connections (`servers.py`), renews the leases of slots, and counts the
 gateways. While a key's server is away its admissions raise StoreAwayError at once; `fallback.py` decides on them.
 
 What an outage does:
-1. A lease that nobody renews ends after LEASE: slots of a gateway that was killed are free again LEASE later at the
-   latest. Those of one that lives are put back by the first renewal, also into a server that came back empty.
+1. A lease without renewal ends after LEASE, so the slots of a killed gateway are free again LEASE later at the latest.
+   The first renewal of a living gateway puts its slots back, also into a server that came back empty.
 2. A settlement that cannot be sent waits, LATE_LIMIT of them at most, and is delivered before the first admission
-   after the outage. Beyond that, and where one was sent and its connection lost before the answer, it is lost: it may
-   have been done, and doing it twice would give tokens away. What stays is the reservation. `settlements_lost` counts.
-3. An admission that is answered too late is settled when the answer comes, as what became of its request (`Asked`).
-   Where the answer never comes, it may have been done: it costs that key one request, its tokens until they are worked
-   off, and its slot until the lease ends.
+   after the outage. Further settlements are lost, and so is one whose connection broke before the answer: it may have
+   been done, and doing it twice would give tokens away. The reservation stays. `settlements_lost` counts.
+3. An admission that is answered too late is settled when the answer comes, as its request ended (`Asked`). Where the
+   answer never comes, the admission may have been done: it costs that key one request, its tokens until they are
+   worked off, and its slot until the lease ends.
 """
 
 from __future__ import annotations
@@ -60,30 +60,30 @@ LEASE: Final = 15.0
 BEATS: Final = 5
 # Settlements kept during an outage: some megabytes.
 LATE_LIMIT: Final = 10_000
-# Keys of which it is remembered how they stood: some megabytes.
+# Keys whose last known state is kept: some megabytes.
 KNOWN_LIMIT: Final = 10_000
-# What is written at once where much is to be said: the server answers it in a few milliseconds.
+# Commands written at once: the server answers them in a few milliseconds.
 BATCH: Final = 100
 # How often a command is sent: again where the map has changed, perhaps twice, and again for a slot that is moving.
 SENT_AT_MOST: Final = 5
 
-# Errors about one key and moment, not about the server: what is due again will be done with the next beat.
+# Errors about one key and moment, not about the server: the next beat tries again.
 _PASSING: Final = frozenset({"TRYAGAIN", "MOVED", "ASK", "NOSCRIPT"})
-# Errors by which a server says that it did nothing.
+# Errors after which the server is known to have done nothing.
 _NOT_DONE: Final = _PASSING | {"CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF"}
 
 
 class RedisStore:
-    """`aiaas.limits.model.Store` in a Redis or Valkey. It goes by the server's clock.
+    """`aiaas.limits.model.Store` in Redis or Valkey, by the server's clock.
 
     tls        for a `rediss://` address (`connection.tls_context`)
-    on_change  called with (up, reason) when the store is there, or not any more
+    on_change  called with (up, reason) when the store becomes reachable or unreachable
     lease      seconds that a slot lives without being renewed
     patience   seconds after which an unanswered command means that the store is away
 
-    processes         how many gateway processes share the store; None until that was asked
+    processes         how many gateway processes share the store; None until the first count
     failures          calls and attempts to connect that failed
-    settlements_lost  settlements that were not made, or of which that is not known
+    settlements_lost  settlements that were not made, or may not have been made
     tried             set after the first attempt to connect
     """
 
@@ -119,17 +119,17 @@ class RedisStore:
 
     @property
     def up(self) -> bool:
-        """Whether all of it can be asked."""
+        """Whether all servers are reachable."""
         return self._servers.up
 
     def follow(self, patience: float) -> None:
-        """Wait this long from now on."""
+        """Use this patience from now on."""
         self._servers.follow(patience)
 
     # -- Store ----------------------------------------------------------------------------------------------------
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:  # noqa: ARG002
-        """As in `Store.admit`. Raises StoreAwayError; AdmissionLateError where the store may have done it."""
+        """As in `Store.admit`. Raises StoreAwayError; AdmissionLateError where the store may have admitted the request."""
         lease_id = f"{self._id_prefix}{next(self._numbers):x}"
         asked = Asked(self, key, limits, tokens, lease_id)
         slot = limits.concurrent is not None
@@ -171,7 +171,7 @@ class RedisStore:
             self._settle(lease.key, lease.slot, arguments)
 
     async def close(self) -> None:
-        """Leave the gateways, wait shortly for settlements under way, and end the connections. `run` has ended."""
+        """Deregister this gateway, wait briefly for open settlements, and end the connections. `run` has ended."""
         arguments = settle_arguments(Lease(MEMBERS, Limits(), 0, 0.0, True, 0.0, self._id_prefix), 0, ran=True)
         if self._servers.up and arguments is not None:
             self._settle(MEMBERS, True, arguments)
@@ -180,11 +180,11 @@ class RedisStore:
     # -- what is known without asking -----------------------------------------------------------------------------
 
     def last_known(self, key: str) -> Known | None:
-        """How a key stood when it was last asked for, and not again until the store has answered once more."""
+        """Take a key's last known state; None until the store has answered again."""
         return self._known.pop(key, None)
 
     def held_by(self, key: str) -> int:
-        """Slots of a key that requests of this process have."""
+        """How many slots of a key this process's requests hold."""
         held = self._held.get(key)
         return 0 if held is None else len(held)
 
@@ -218,7 +218,7 @@ class RedisStore:
                     return standing(reply)
                 except RedisReplyError as error:
                     node, once, teach = self._another_way(node, error, once)
-            raise StoreAwayError("it is sent from node to node")
+            raise StoreAwayError("the cluster redirects in circles")
         except RedisReplyError as error:
             self.failures += 1
             if error.code not in _PASSING and connection is not None:
@@ -229,7 +229,7 @@ class RedisStore:
             raise
 
     def _another_way(self, node: Node, error: RedisReplyError, once: bool) -> tuple[Node, bool, bool]:
-        """(node, whether after ASKING, whether with the whole script) to try next; raises `error` where none is."""
+        """(node, whether after ASKING, whether with the whole script) to try next; raises `error` where there is none."""
         # The server forgot the script (SCRIPT FLUSH, a failover behind one address): EVAL teaches it anew.
         if error.code == "NOSCRIPT":
             return node, once, True
@@ -267,7 +267,7 @@ class RedisStore:
         teach: bool = False,
         left: int = SENT_AT_MOST,
     ) -> asyncio.Future[Reply] | None:
-        """Send it, or keep it for later. On a silent connection it is sent too, and stands behind its admission."""
+        """Send a settlement, or keep it for later. On a silent connection it goes out too, behind its admission."""
         try:
             connection = connection or self._servers.of(key).connection
             if connection is None:
@@ -283,7 +283,7 @@ class RedisStore:
     def _settled(
         self, key: str, slots: bool, arguments: Sequence[Argument], once: bool, left: int, sent: asyncio.Future[Reply]
     ) -> None:
-        """Three cases of failure: done or not, nobody knows; not done, and another way is known; not done."""
+        """Handle the reply. Three cases of failure: unknown whether done; not done, with another way; not done."""
         error = sent.exception()
         if error is None:
             return
@@ -314,17 +314,17 @@ class RedisStore:
         await self._servers.run(self._failed)
 
     async def greet(self, node: Node, connection: StoreConnection) -> None:
-        """See to it that the server can be written to, knows the script, and has what was kept for it."""
+        """Check that the server can be written to, load the script, and deliver the kept settlements."""
         await connection.call("SCRIPT", "LOAD", self._script)
-        # Not only a sign of life: a replica, a full server and, where none is expected, a node of a cluster refuse it.
+        # More than a sign of life: a replica, a full server and an unexpected cluster node refuse it.
         await connection.call("SET", self._servers.probe_key(node), 1, "PX", 1000)
         await self._renew(node, connection)
         await self._deliver_late(node, connection)
         await self._count_members(node, connection)
 
     async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
-        """Renew what this server keeps of ours."""
-        # A sign of life that no request waits for, and of use after SCRIPT FLUSH.
+        """Renew this process's leases on the server."""
+        # A sign of life without a waiting request; it also helps after SCRIPT FLUSH.
         await connection.call("SCRIPT", "LOAD", self._script)
         try:
             await self._count_members(node, connection)
@@ -336,7 +336,7 @@ class RedisStore:
                 raise
 
     def changed(self, node: Node, reason: str) -> None:  # noqa: ARG002
-        """Tell whoever made this store, where that changes what is known of the whole."""
+        """Call `on_change` where the state of the whole store changes."""
         if reason:
             self._failed(reason)
         elif self.up:
@@ -362,7 +362,7 @@ class RedisStore:
             self.processes = number
 
     async def _renew(self, node: Node, connection: StoreConnection) -> None:
-        """All leases, in batches. One that was settled meanwhile is not among them: both go by this connection."""
+        """Renew all leases, in batches. A settled lease is not among them: its settlement went by this connection."""
         keys = [key for key in self._held if self._servers.has(node, key)]
         for start in range(0, len(keys), BATCH):
             some = [(key, self._held.get(key)) for key in keys[start : start + BATCH]]
@@ -375,7 +375,7 @@ class RedisStore:
                     raise reply
 
     async def _deliver_late(self, node: Node, connection: StoreConnection) -> None:
-        """What was kept for this server. Each is sent once, unless the server says that it did nothing."""
+        """Deliver the kept settlements of this server. Each is sent once, unless the server says that it did nothing."""
         kept, self._late = self._late, []
         mine = [late for late in kept if self._servers.has(node, late[0])]
         self._late += [late for late in kept if not self._servers.has(node, late[0])]
@@ -388,7 +388,7 @@ class RedisStore:
 
 
 def _seen(state: State, limits: Limits, requests: int, tokens: int, now: float, lease: Lease | None) -> AdmissionResult:
-    """What limits say that let it in."""
+    """The result of an admission."""
     decided = minute = None
     if limits.requests is not None:
         decided = decide(state.requests, limits.requests, requests, now)[0]

@@ -1,4 +1,4 @@
-"""The address of the shared store, taken apart once and for all who need it: the checker, the compiler, the store.
+"""Parse the address of the shared store, for the checker, the compiler and the store.
 
     redis://[[USER]:PASSWORD@]HOST[:6379][/DATABASE]      rediss:// the same over TLS; valkey(s):// the same as redis(s)://
     redis+sentinel://[...@]HOST[:26379][,HOST...]/NAME[/DATABASE]    the primary that these sentinels call NAME
@@ -7,7 +7,7 @@
     ?ssl_certfile=FILE&ssl_keyfile=FILE    show this certificate
     ?sentinel_username=USER&sentinel_password=PASSWORD    how to get into the sentinels
 
-User and password are percent-decoded, as in every URL. What stands before the last `@` is theirs, so that a password
+User and password are percent-decoded, as in every URL. They end at the last `@`, so that a password
 from the environment may hold `/`, `#` or `@` as it is; only a `%` in it has to be written `%25`.
 """
 
@@ -49,8 +49,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """Where the shared store is, and how to get in. Files are None where the system's authorities and no certificate
-    of our own are meant.
+    """The address of the shared store, and how to log in. Files are None for the system's authorities, and where the
+    client does not show a certificate.
 
     places   the server; or sentinels, or nodes of a cluster, of which any one that answers is enough
     service  what the sentinels call the primary; "" for other kinds
@@ -71,14 +71,14 @@ class RedisUrl:
 
     @property
     def url(self) -> str:
-        """In one spelling and without a password: for the Plan, the log, the digest."""
+        """The address in one spelling and without a password: for the Plan, the log, the digest."""
         kind = "" if self.kind == "server" else f"+{self.kind}"
         path = {"server": f"/{self.database}", "sentinel": f"/{self.service}/{self.database}", "cluster": ""}[self.kind]
         return f"redis{'s' if self.tls else ''}{kind}://{','.join(map(str, self.places))}{path}"
 
 
 def parse_redis_url(text: str) -> RedisUrl:
-    """Take the address apart. Raises ValueError with what is wrong and what is allowed; never repeats a password."""
+    """Parse the address. Raises ValueError, which says what is wrong and allowed, and never repeats a password."""
     name, separator, rest = text.partition("://")
     scheme = _SCHEME.fullmatch(name)
     if not separator or scheme is None:
@@ -94,7 +94,7 @@ def parse_redis_url(text: str) -> RedisUrl:
         raise ValueError(f"has no usable host, port or database; {_FORMS[kind]}")
     service, database = (match[2] or "", match[3]) if kind == "sentinel" else ("", match[2])
     if kind == "sentinel" and not _NAME.fullmatch(service):
-        raise ValueError(f"does not say what the sentinels call the primary; {_FORMS[kind]}")
+        raise ValueError(f"lacks the name of the primary; {_FORMS[kind]}")
     if not re.fullmatch("[0-9]{0,5}", database or "") or (kind != "sentinel" and match[3] is not None):
         raise ValueError(f"has no usable host, port or database; {_FORMS[kind]}")
     if kind == "cluster" and int(database or 0):
@@ -112,7 +112,7 @@ def parse_redis_url(text: str) -> RedisUrl:
 
 
 def _places(text: str, kind: Kind) -> tuple[Place, ...] | None:
-    """The hosts; None where one of them is no good, or there are several where only one can be meant."""
+    """The hosts; None where a host is invalid, or where there are several and the kind allows only one."""
     matches = [_HOST.fullmatch(part) for part in text.split(",")]
     usual = SENTINEL_PORT if kind == "sentinel" else PORT
     places = tuple(Place(match[1].strip("[]"), int(match[2] or usual)) for match in matches if match is not None)
@@ -126,7 +126,7 @@ def _options(query: str, kind: Kind, tls: bool) -> dict[str, str]:
     known = _FILES | _SENTINEL if kind == "sentinel" else _FILES
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known or not value:
-            raise ValueError(f"has a query that is not known; known are {', '.join(known)}, each with a value")
+            raise ValueError(f"has an unknown query; known are {', '.join(known)}, each with a value")
         options[known[name]] = value
     if options.keys() & _FILES.values() and not tls:
         raise ValueError("names files for TLS but does not use it; write rediss instead of redis")

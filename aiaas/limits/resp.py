@@ -1,7 +1,7 @@
 """RESP2, the protocol of Redis and Valkey: a command into bytes, bytes into replies. No I/O.
 
 A command is an array of bulk strings. A reply is one of five forms, told by its first byte (redis.io/docs, "RESP
-protocol specification"). There is no RESP3 here: it is only spoken after `HELLO 3`, which we do not say.
+protocol specification"). RESP3 is not supported: a server only speaks it after `HELLO 3`, which we do not send.
 
 Each byte is read once, however a reply is cut: the items of an unfinished array are kept, not parsed again.
 """
@@ -17,7 +17,7 @@ Reply: TypeAlias = "bytes | int | list[Reply] | RedisReplyError | None"
 
 
 class RedisReplyError(AiaasError):
-    """The server answered `-CODE text`. Its text names no password and no key."""
+    """The server answered `-CODE text`. The text contains neither a password nor a key."""
 
     @property
     def code(self) -> str:
@@ -26,11 +26,11 @@ class RedisReplyError(AiaasError):
 
 
 class RespError(AiaasError):
-    """These bytes are no reply: something else listens there."""
+    """These bytes are not a reply: the server is neither Redis nor Valkey."""
 
 
 def command(arguments: tuple[bytes | str | int | float, ...]) -> bytes:
-    """One command. Floats are written so that they read back as they were."""
+    """Encode one command. Floats are written so that they read back unchanged."""
     parts = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
         text = argument if isinstance(argument, bytes) else _text(argument)
@@ -43,14 +43,14 @@ def _text(argument: str | int | float) -> bytes:
 
 
 class Replies:
-    """Takes the bytes of one connection as they come, and gives whole replies in order."""
+    """Takes the bytes of one connection as they arrive, and returns whole replies in order."""
 
     def __init__(self) -> None:
         self._rest = bytearray()  # an unfinished item
         self._arrays: list[tuple[list[Reply], int]] = []  # unfinished ones, outermost first, with their lengths
 
     def feed(self, data: bytes) -> list[Reply]:
-        """The replies that are whole with `data`. Raises RespError; nothing after that makes sense."""
+        """The replies that `data` completes. Raises RespError, after which the connection is unusable."""
         buffer: bytes | bytearray = data
         if self._rest:
             self._rest += data
@@ -85,7 +85,7 @@ class Replies:
 
 
 _LONGEST_LINE: Final = 64 * 1024
-_FORMS: Final = (b"", b"+", b"-", b":", b"$", b"*")  # b"": nothing of it is here yet
+_FORMS: Final = (b"", b"+", b"-", b":", b"$", b"*")  # b"": nothing has arrived yet
 
 
 class _IncompleteError(Exception):
@@ -93,7 +93,7 @@ class _IncompleteError(Exception):
 
 
 class _Array:
-    """The head of an array of `length` items, 1 or more."""
+    """The head of an array of `length` items, at least 1."""
 
     def __init__(self, length: int) -> None:
         self.length = length

@@ -1,8 +1,8 @@
-"""The one Lua script of the shared store, what it is given and what it answers. No I/O.
+"""The one Lua script of the shared store, its arguments and its answers. No I/O.
 
 The script decides and charges as one step, with the server's clock, by the formulas of `gcra.decide` and `state.State`
 on the same doubles in the same order: Lua's numbers are Python's floats, so both come to the same bits. It answers with
-the state as it was before; what a client is told is made of that here, by the same functions as in the memory store.
+the state from before; this module makes the client's answer from it, by the same functions as the memory store.
 
 Time is seconds since EPOCH as a double: in 2026 exact to 4 ns, in 2060 to a quarter of a microsecond, which
 `gcra.EPSILON` forgives. (Since 1970 it would be that much from the start.) Numbers are written with 17 digits, which
@@ -178,7 +178,7 @@ Argument = str | int | float
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
-    """What the script answered: whether all limits let it in, and how they stood before.
+    """The script's answer: whether all limits let the request in, and their state before.
 
     now   seconds since EPOCH, wall  POSIX seconds, both by the server's clock
     """
@@ -240,7 +240,7 @@ def settle_arguments(lease: Lease, used_tokens: int, ran: bool) -> tuple[Argumen
 
 
 def renew_arguments(lease_ids: Iterable[str], lease: float) -> tuple[Argument, ...]:
-    """ARGV that makes leases end `lease` seconds from now; one that was lost (an empty server) is there again.
+    """ARGV that makes leases end `lease` seconds from now; a lost lease (on an empty server) is there again.
 
     The script answers with how many leases there are.
     """

@@ -1,7 +1,7 @@
-"""The servers of the shared store: one, or each primary of a cluster, and which of them has a key.
+"""The servers of the shared store: one, or each primary of a cluster; finds the server of a key.
 
-In a cluster a key's slot may move while requests run. MOVED holds from now on, and has the map learned anew; so does a
-node that is away, whose slots another may get. ASK holds for one command.
+In a cluster a key's slot may move while requests run. MOVED holds from now on, and makes us fetch the map again; so
+does a lost node, whose slots another may get. ASK holds for one command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TAGS: Final = 16 * SLOTS  # tried until one is in a given node's slots; with th
 
 
 class Servers:
-    """`run` keeps the connections. `owner` is told of each, and prepares it.
+    """`run` keeps the connections. `owner` prepares each of them.
 
     interval  seconds between two beats
     """
@@ -40,33 +40,33 @@ class Servers:
 
     @property
     def up(self) -> bool:
-        """Whether all of them can be asked."""
+        """Whether all servers are reachable."""
         nodes = self.nodes()
         return bool(nodes) and all(node.ready for node in nodes)
 
     @property
     def is_cluster(self) -> bool:
-        """Whether keys are spread."""
+        """Whether the keys are spread over several servers."""
         return self._one is None
 
     def nodes(self) -> list[Node]:
-        """All that are known."""
+        """All known nodes."""
         return list(self._nodes.values()) if self._one is None else [self._one]
 
     def of(self, key: str) -> Node:
-        """The server that has an API key. Raises StoreAwayError where that is not known."""
+        """The server that has an API key. Raises StoreAwayError where it is unknown."""
         node = self._one or self._owners[slot_of(key)]
         if node is None:
             self._map_is_old.set()
-            raise StoreAwayError("no node of the cluster is known to have its slot")
+            raise StoreAwayError("the cluster node of its slot is unknown")
         return node
 
     def has(self, node: Node, key: str) -> bool:
-        """Whether it is the server of an API key."""
+        """Whether `node` is the server of an API key."""
         return (self._one or self._owners[slot_of(key)]) is node
 
     def follow(self, patience: float) -> None:
-        """Wait this long from now on."""
+        """Use this patience from now on."""
         self._patience = patience
         for node in self.nodes():
             node.patience = patience
@@ -88,17 +88,17 @@ class Servers:
         return f"aiaas:{{{next((tag for tag in tags if self.has(node, tag)), 'probe')}}}"
 
     def look_again(self) -> None:
-        """A server is away: the map may change."""
+        """Fetch the map again: a server is away, so the map may change."""
         self._map_is_old.set()
 
     async def run(self, failed: Callable[[str], None]) -> None:
-        """Connect, connect again, follow the map; until cancelled. `failed` is told why the map could not be had."""
+        """Connect, reconnect, follow the map; until cancelled. `failed` gets the reason where the map cannot be fetched."""
         if self._one is not None:
             await self._one.run()
             return
         async with asyncio.TaskGroup() as group:
             tasks: dict[Node, asyncio.Task[None]] = {}
-            pause = RETRY_FIRST  # many redirects of one move are one look
+            pause = RETRY_FIRST  # fetch the map once for the many redirects of one move
             while True:
                 self._map_is_old.clear()
                 try:
@@ -113,7 +113,7 @@ class Servers:
                 await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        """Wait shortly for what is under way, and end the connections. `run` has ended before."""
+        """Wait briefly for open commands, then end the connections. `run` has ended before."""
         await asyncio.gather(*(node.close() for node in self.nodes()))
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Servers:
         return Node(self._url, self._tls, find, self._owner, self._patience, self._interval)
 
     def _node_at(self, place: Place) -> Node:
-        """That of a cluster; one that is not known yet is connected to when the map is learned anew."""
+        """The cluster's node at `place`; a new one is connected when the map is fetched again."""
         node = self._nodes.get(place)
         if node is None:
 

@@ -1,13 +1,13 @@
-"""What one process may let in while the shared store is away. Pure.
+"""How much one process may admit while the shared store is away. Pure.
 
-Each of `processes` gets an equal part of every limit, at least 1, and of what the key had left when the store was last
-asked. All parts together are what the whole fleet would have let in, but for the rounding up to 1: a key with anything
-left is let in once by each process.
+Each of `processes` gets an equal part of every limit, at least 1, and of the rest that the key had when the store last
+answered. All parts add up to the whole fleet's limit, but for the rounding up to 1: each process lets a key with
+anything left in once.
 
     bucket of the whole   |#### used ####|---------- left ----------|     size = burst x T
     bucket of the share   |########|- left / processes -|                 size and rate divided, in the same way
 
-An overdrawn bucket has the wait of the whole: it is worked off by time, which no process has a part of.
+An overdrawn bucket has the wait of the whole: time works it off, and time cannot be divided between processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aiaas.limits.state import State, windows_at
 
 
 class Known(msgspec.Struct):
-    """How a key stood when the store was last asked: as it answered at monotonic `at`, and what changed since."""
+    """A key's last known state: the store's answer at monotonic `at`, and the changes since."""
 
     standing: Standing
     at: float
@@ -80,9 +80,9 @@ def slots_of_rest(known: Known, concurrent: int, processes: int, held: int) -> i
 
 
 def fitted(tokens: int, limits: Limits, share: Limits) -> int:
-    """The reservation of a request that is in order under `limits`, cut to what the share can hold at all.
+    """The reservation of a request that `limits` allow, cut to the most that the share can hold.
 
-    Else an outage would turn it into one that is too large ever to be let in, a 400. What it really used is settled.
+    Otherwise an outage would make the reservation too large ever to be let in, a 400. The settlement uses real tokens.
     """
     return tokens if tokens > _most(limits) else int(min(tokens, _most(share)))
 

@@ -1,7 +1,7 @@
-"""What is kept for one key, and what a refusal is made of: the same whichever store keeps it. Pure.
+"""The state of one key, and the making of a refusal: the same for every store. Pure.
 
-Where several limits refuse, the one named is that whose wait is longest, since after a shorter one the client would be
-refused again; a wait that cannot help (a reservation larger than the bucket) comes before all.
+Where several limits refuse, the error names the one with the longest wait, since after a shorter one the client would
+be refused again; a refusal that waiting cannot help (a reservation larger than the bucket) comes first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import AdmissionResult, Decision, Limits
 
-SLOT_RETRY: Final = 1.0  # seconds; when a slot comes back cannot be known
+SLOT_RETRY: Final = 1.0  # seconds; the time when a slot comes back is unknown
 
 _DAY: Final = 86400.0
 
@@ -29,7 +29,7 @@ class Windows(NamedTuple):
 
 
 def windows_at(wall: float) -> Windows:
-    """Those of the moment `wall`, POSIX seconds."""
+    """The windows of the moment `wall`, POSIX seconds."""
     utc = datetime.fromtimestamp(wall, UTC)
     day = float(calendar.timegm((utc.year, utc.month, utc.day, 0, 0, 0)))
     month = float(calendar.timegm((utc.year, utc.month, 1, 0, 0, 0)))
@@ -38,10 +38,10 @@ def windows_at(wall: float) -> Windows:
 
 
 class State:
-    """What is kept for one key. The moments `requests` and `tokens` are TATs on the store's clock.
+    """The state of one key. The moments `requests` and `tokens` are TATs on the store's clock.
 
-    day, month                starts of the windows that tokens are counted in
-    day_tokens, month_tokens  reserved or used in them
+    day, month                starts of the windows in which tokens count
+    day_tokens, month_tokens  tokens reserved or used in these windows
     """
 
     __slots__ = ("day", "day_tokens", "month", "month_tokens", "requests", "slots", "tokens")
@@ -56,7 +56,7 @@ class State:
         self.month_tokens = 0
 
     def count(self, tokens: int, limits: Limits, windows: Windows) -> None:
-        """Add to the windows that have a quota. One that is later than the clock says (it was set back) goes on."""
+        """Add to the windows that have a quota. A window later than the clock (which was set back) goes on."""
         self._turn(windows)
         if limits.tokens_per_day is not None:
             self.day_tokens += tokens
@@ -64,7 +64,7 @@ class State:
             self.month_tokens += tokens
 
     def correct(self, tokens: int, limits: Limits, counted_in: Windows, current: Windows) -> None:
-        """Add to those of the windows `counted_in` that are not over."""
+        """Add to the windows `counted_in`, unless they have ended."""
         self._turn(current)
         if limits.tokens_per_day is not None and counted_in.day == self.day:
             self.day_tokens = max(self.day_tokens + tokens, 0)
@@ -80,7 +80,7 @@ class State:
             self.month_tokens = 0
 
     def is_fresh(self, now: float, windows: Windows) -> bool:
-        """Whether a new record would decide all the same."""
+        """Whether a new record would make the same decisions."""
         return (
             self.requests <= now
             and self.tokens <= now
@@ -98,7 +98,7 @@ def has_quota(limits: Limits) -> bool:
 def quota_refusals(
     state: State, limits: Limits, tokens: int, wall: float, windows: Windows
 ) -> list[tuple[str, Decision]]:
-    """What the day and the month say against `tokens` more."""
+    """The refusals of the day's and the month's quota for `tokens` more."""
     refusals = []
     if limits.tokens_per_day is not None:
         used = state.day_tokens if state.day >= windows.day else 0
@@ -122,7 +122,7 @@ def _slot_refusals(state: State, limits: Limits) -> list[tuple[str, Decision]]:
 
 
 def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, windows: Windows) -> AdmissionResult:
-    """Nothing was charged; where a limit would have let the request in, its Decision says how it stands without it."""
+    """The result of a refusal, which charges nothing; each other limit's Decision shows its state without the request."""
     requests = minute = None
     refusals = quota_refusals(state, limits, tokens, wall, windows) + _slot_refusals(state, limits)
     if limits.requests is not None:

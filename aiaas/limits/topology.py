@@ -1,14 +1,14 @@
-"""Where the servers of a store are: one, the primary that sentinels name, or the nodes of a cluster and their slots.
+"""Find the servers of a store: one, the primary that sentinels name, or the nodes of a cluster and their slots.
 
 The two questions and their answers (redis.io/docs, "Sentinel client spec" and "Cluster specification"):
 
     SENTINEL GET-MASTER-ADDR-BY-NAME name    host and port of the primary; nil where the sentinel does not know it
     CLUSTER SLOTS                            [first slot, last slot, [host, port, ...] of the primary, replicas...]
-    -MOVED slot host:port                    another node has this slot now: ask that, and learn the map anew
-    -ASK slot host:port                      this slot is on its way there: ask that this once, after ASKING
+    -MOVED slot host:port                    another node has this slot now: ask it, and fetch the map again
+    -ASK slot host:port                      this slot is moving there: ask that node this once, after ASKING
 
 Each is one command on a connection like any other, with its users, TLS and patience. (A client library for them would
-have cost each process 19 MB and 0.2 s at its start, and wanted all of that said a second time.)
+have cost each process 19 MB and 0.2 s at its start, and would have needed these settings a second time.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SlotRange(NamedTuple):
 
 
 class Redirect(NamedTuple):
-    """Where a node of a cluster sends us. `once`: only for this command (ASK), not from now on (MOVED)."""
+    """The node that a cluster redirects us to. `once`: only for this command (ASK), not from now on (MOVED)."""
 
     slot: int
     place: Place
@@ -47,7 +47,7 @@ def slot_of(tag: str) -> int:
 
 
 def redirect_of(error: RedisReplyError, asked: Place) -> Redirect | None:
-    """What MOVED and ASK say; None for another error. A node that does not know its own name leaves the host out."""
+    """Read MOVED and ASK; None for another error. A node that does not know its own name leaves the host out."""
     code, _, rest = str(error).partition(" ")
     slot, _, address = rest.partition(" ")
     host, _, port = address.rpartition(":")
@@ -57,7 +57,7 @@ def redirect_of(error: RedisReplyError, asked: Place) -> Redirect | None:
 
 
 def slot_ranges(reply: Reply, asked: Place) -> list[SlotRange]:
-    """What CLUSTER SLOTS says. Raises StoreAwayError where it is something else, or no node has any slot."""
+    """Read the reply to CLUSTER SLOTS. Raises StoreAwayError for another reply, or where no node has a slot."""
     ranges = []
     for row in reply if isinstance(reply, list) else ():
         match row:
@@ -65,9 +65,9 @@ def slot_ranges(reply: Reply, asked: Place) -> list[SlotRange]:
                 name = host.decode() if isinstance(host, bytes) else ""
                 ranges.append(SlotRange(first, last, Place(name if name not in ("", "?") else asked.host, port)))
             case _:
-                raise StoreAwayError(f"{asked} answered CLUSTER SLOTS with something else")
+                raise StoreAwayError(f"{asked} sent an invalid answer to CLUSTER SLOTS")
     if not ranges:
-        raise StoreAwayError(f"{asked} knows of no node with slots; is the cluster made?")
+        raise StoreAwayError(f"{asked} does not know a node with slots; has the cluster been created?")
     return ranges
 
 
@@ -87,15 +87,15 @@ async def find_primary(url: RedisUrl, tls: ssl.SSLContext | None) -> Place:
         match found:
             case [bytes() as host, bytes() as port] if port.isdigit():
                 return Place(host.decode(), int(port))
-        reasons.append(f"the sentinel {place} knows no primary called {url.service}")
+        reasons.append(f"the sentinel {place} does not know a primary named {url.service}")
     raise StoreAwayError("; ".join(reasons))
 
 
 async def find_slots(
     url: RedisUrl, tls: ssl.SSLContext | None, connections: Iterable[tuple[Place, StoreConnection]]
 ) -> list[SlotRange]:
-    """Ask the nodes that are there, then those of the config, until one tells. Raises StoreAwayError."""
-    reason = f"{url.url} has no node that answers"
+    """Ask the connected nodes, then those of the config, until one answers. Raises StoreAwayError."""
+    reason = f"none of the nodes of {url.url} answers"
     for place, connection in connections:
         try:
             return slot_ranges(await connection.call("CLUSTER", "SLOTS"), place)

@@ -1,7 +1,7 @@
-"""The words of usage accounting, and the protocol of what keeps it: LLM tokens by day, key and model.
+"""The vocabulary of usage accounting, and the protocol of its stores: LLM tokens by day, key and model.
 
-A request counts once, when it is settled, with what it was settled with: so the sums here equal what the limits
-charged and what `tokens_processed_total` shows. One that no backend saw was charged nothing and does not count.
+A request counts once, when it is settled, with its settled tokens: so the sums here equal the limits' charges and
+`tokens_processed_total`. A request that did not reach a backend was charged nothing and does not count.
 The day is the UTC day of its admission, as for quotas.
 """
 
@@ -20,7 +20,7 @@ _EPOCH: Final = date(1970, 1, 1)
 
 
 class UsageKey(NamedTuple):
-    """What is summed over. `day` counts UTC days since 1970-01-01."""
+    """The key of a sum. `day` counts UTC days since 1970-01-01."""
 
     day: int
     key_id: str
@@ -32,7 +32,7 @@ class UsageSums(msgspec.Struct, gc=False):
 
     name                     the key's name when it was last used
     input_tokens, output_tokens  as the backend reported
-    estimated_input_tokens, estimated_output_tokens  of requests that ended before it could report; not in the former
+    estimated_input_tokens, estimated_output_tokens  of requests that ended before the backend's report; not in the former
     last_used                POSIX seconds of the last request's admission
     """
 
@@ -49,16 +49,16 @@ KeptUsage = Mapping[UsageKey, UsageSums]
 
 
 class UsageStoreError(AiaasError):
-    """Usage could not be written or read; one sentence with what to do."""
+    """Usage could not be written or read; the message says in one sentence what to do."""
 
 
 class UsageStore(Protocol):
-    """Where usage is kept. One call at a time."""
+    """A store of usage. Make one call at a time."""
 
     async def add(self, batch: str, usage: KeptUsage) -> None:
-        """Add to what is kept. Raises UsageStoreError, after which the same is to be added again.
+        """Add these sums. Raises UsageStoreError, after which the caller adds the same batch again.
 
-        batch  names these sums: whatever of them a failed attempt has added, the next one of that name adds no more
+        batch  names these sums: the next attempt with that name does not add again what a failed one has added
         """
         ...
 
@@ -67,11 +67,11 @@ class UsageStore(Protocol):
         ...
 
     async def last_used(self) -> Mapping[str, int]:
-        """For each key id that is known here, POSIX seconds of its last use. Raises UsageStoreError."""
+        """For each known key id, POSIX seconds of its last use. Raises UsageStoreError."""
         ...
 
     async def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...
 
 

@@ -2,7 +2,7 @@
 
     aiaas:{usage}:2026-03-01   hash of a day: `r:KEY_ID:MODEL` requests, `i:` and `o:` tokens, `p:` and `q:` estimated
                                ones, `n:` the key's name, `u:` its last use. It lives for RETENTION_DAYS
-    aiaas:{usage}:days         sorted set: the days that there are
+    aiaas:{usage}:days         sorted set: the days with usage
     aiaas:{usage}:last         hash: key id -> last use, of all days
     aiaas:{usage}:done:BATCH   this part of a batch has been added; there only until that is known here
 
@@ -77,7 +77,7 @@ class RedisUsage:
                 keys = (done[-1], _day_key(day), _DAYS, _LAST)
                 retention = (RETENTION_DAYS * DAY, RETENTION_DAYS)
                 await connection.call("EVAL", _ADD, len(keys), *keys, UNCERTAIN, day, *retention, *part)
-        # All of it is in. Whether this arrives or not: what is left of it expires.
+        # All parts are added. If this does not arrive, the markers expire.
         with suppress(StoreAwayError, RedisReplyError):
             await connection.call("DEL", *done)
 
@@ -119,7 +119,7 @@ class RedisUsage:
         try:
             yield
         except (StoreAwayError, RedisReplyError) as error:
-            # After MOVED, READONLY and the like another server has it, which the next connection looks up.
+            # After MOVED, READONLY and the like another server has the usage; the next connection looks it up.
             if self._connection is not None:
                 self._connection.lose("it failed")
             raise UsageStoreError(f"{self._url.url}: {error}") from error
@@ -147,7 +147,7 @@ def _texts(reply: Reply) -> list[str]:
 
 
 async def _hash(connection: StoreConnection, key: str) -> dict[str, str]:
-    """A whole hash in parts. What is there all the while is in it, what is added meanwhile may be."""
+    """Read a whole hash in parts. Fields added meanwhile may be missing."""
     found: dict[str, str] = {}
     cursor = b"0"
     while True:

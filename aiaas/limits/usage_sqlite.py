@@ -1,16 +1,16 @@
 """Usage in an SQLite file that several processes share.
 
 Rules:
-  1. WAL: readers never wait for the gateway, nor it for them. `synchronous=FULL`: what was added outlasts a power cut.
+  1. WAL: readers and the gateway never wait for each other. `synchronous=FULL`: committed usage outlasts a power cut.
   2. One transaction for each batch. A writer that finds the file locked waits BUSY seconds, also for the switch to
      WAL: there SQLite answers "database is locked" at once, as two gateways that opened a new file together saw.
   3. After any error the connection is dropped and the next call opens the file anew, so that a disk that has room
      again, or a file that was put in the place of a damaged one, is all it takes.
   4. Each batch looks whether the file that is open is still the one at its path: SQLite would go on writing into a file
      that was removed, or whose folder was, until the next start, and nobody could read it.
-  5. A file that is another program's database is refused, never written to (SQLite's application_id tells).
+  5. Another program's database is refused, never written to (SQLite's application_id tells).
 
-All of that blocks, and so is done in a thread of its own.
+All of this blocks, so it runs in a thread of its own.
 
 The table is for people too: `sqlite3 usage.db 'SELECT * FROM usage'`.
 """
@@ -135,7 +135,7 @@ class SqliteUsage:
             raise
 
     def _at_path(self) -> tuple[int, int] | None:
-        """What tells the file at the path from another; None where there is none."""
+        """Device and inode of the file at the path; None where it does not exist."""
         try:
             status = self._path.stat()
         except FileNotFoundError:
@@ -198,7 +198,7 @@ class SqliteUsage:
         except sqlite3.OperationalError as error:  # locked, full, read-only, not to be opened
             raise UsageStoreError(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            message = f"{self._path} is damaged or no database ({error}); move it away, and a new one is made"
+            message = f"{self._path} is damaged or not a database ({error}); move it away to let aiaas create a new one"
             raise UsageStoreError(message) from error
         except OSError as error:
             raise UsageStoreError(f"{self._path}: {error.strerror}") from error
