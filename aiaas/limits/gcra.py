@@ -56,5 +56,5 @@ def charge(tat: float | None, rate: Rate, cost: int, now: float) -> float:
 
 
 def _fitting(seconds: float, interval: float) -> int:
-    """How many units fit into `seconds` of the bucket; adds half of EPSILON, so that every promised unit is admitted."""
+    """How many units fit into `seconds` of the bucket. Half of EPSILON makes sure of every promised unit."""
     return max(floor((seconds + EPSILON / 2) / interval), 0)

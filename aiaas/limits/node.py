@@ -24,10 +24,10 @@ class Owner(Protocol):
         """Prepare a new connection. Raises RedisReplyError or StoreAwayError where the server cannot be used."""
 
     async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
-        """Do the regular work on a ready connection, every `interval`; the first beat has number 1. Raises as `greet`."""
+        """Do the regular work on a ready connection, every `interval`; beats count from 1. Raises as `greet`."""
 
     def changed(self, node: Node, reason: str) -> None:
-        """Note that the node is ready, or no longer ready for `reason`; also called after each failed attempt to connect."""
+        """Note that the node is ready, or no longer ready for `reason`; called after each failed attempt, too."""
 
 
 class Node:

@@ -1,7 +1,7 @@
 """The limiter's state in Redis or Valkey, shared by all gateways: one round trip an admission, one a settlement.
 
-Requests do not wait for a settlement: it is written, and its answer checked when it comes. So a request's end never suspends,
-also while it is being cancelled, and the next admission on this connection stands behind it.
+Requests do not wait for a settlement: it is written, and its answer checked when it comes. So a request's end never
+suspends, also while it is being cancelled, and the next admission on this connection stands behind it.
 
 `run` is the one task behind it: it keeps the connections (`servers.py`), renews the leases of slots, and counts the
 gateways. While a key's server is away its admissions raise StoreAwayError at once; `fallback.py` decides on them.
@@ -129,7 +129,7 @@ class RedisStore:
     # -- Store ----------------------------------------------------------------------------------------------------
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:  # noqa: ARG002
-        """As in `Store.admit`. Raises StoreAwayError; AdmissionLateError where the store may have admitted the request."""
+        """As in `Store.admit`. Raises StoreAwayError; AdmissionLateError if the store may have admitted it."""
         lease_id = f"{self._id_prefix}{next(self._numbers):x}"
         asked = Asked(self, key, limits, tokens, lease_id)
         slot = limits.concurrent is not None
@@ -229,7 +229,7 @@ class RedisStore:
             raise
 
     def _another_way(self, node: Node, error: RedisReplyError, once: bool) -> tuple[Node, bool, bool]:
-        """(node, whether after ASKING, whether with the whole script) to try next; raises `error` where there is none."""
+        """(node, whether after ASKING, whether with the whole script) to try next; without one raises `error`."""
         # The server forgot the script (SCRIPT FLUSH, a failover behind one address): EVAL teaches it anew.
         if error.code == "NOSCRIPT":
             return node, once, True
@@ -375,7 +375,7 @@ class RedisStore:
                     raise reply
 
     async def _deliver_late(self, node: Node, connection: StoreConnection) -> None:
-        """Deliver the kept settlements of this server. Each is sent once, unless the server says that it did nothing."""
+        """Deliver the kept settlements of this server. Each is sent once, unless the server refused it."""
         kept, self._late = self._late, []
         mine = [late for late in kept if self._servers.has(node, late[0])]
         self._late += [late for late in kept if not self._servers.has(node, late[0])]

@@ -92,7 +92,7 @@ class Servers:
         self._map_is_old.set()
 
     async def run(self, failed: Callable[[str], None]) -> None:
-        """Connect, reconnect, follow the map; until cancelled. `failed` gets the reason where the map cannot be fetched."""
+        """Connect, reconnect, follow the map; until cancelled. `failed` gets the reason if there is no map."""
         if self._one is not None:
             await self._one.run()
             return

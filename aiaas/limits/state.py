@@ -122,7 +122,7 @@ def _slot_refusals(state: State, limits: Limits) -> list[tuple[str, Decision]]:
 
 
 def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, windows: Windows) -> AdmissionResult:
-    """The result of a refusal, which charges nothing; each other limit's Decision shows its state without the request."""
+    """The result of a refusal, which charges nothing; the Decisions of other limits are as without the request."""
     requests = minute = None
     refusals = quota_refusals(state, limits, tokens, wall, windows) + _slot_refusals(state, limits)
     if limits.requests is not None:

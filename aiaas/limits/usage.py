@@ -32,7 +32,8 @@ class UsageSums(msgspec.Struct, gc=False):
 
     name                     the key's name when it was last used
     input_tokens, output_tokens  as the backend reported
-    estimated_input_tokens, estimated_output_tokens  of requests that ended before the backend's report; not in the former
+    estimated_input_tokens, estimated_output_tokens  of requests that ended before the backend's
+                             report; not in the former
     last_used                POSIX seconds of the last request's admission
     """
 
