@@ -3,15 +3,15 @@
     AiaasError
       ApiError          an HTTP client gets this as an answer
         ClientError       the client's: it has to change its request
-        LimitError        a limit's: the same request is fine later
+        LimitError        a limit's: the same request can succeed later
         UpstreamError     the backend's, or ours: the client did nothing wrong
       CommandError      a command ends with this, one line and an exit code
-        CheckFailed      1: the thing checked or named does not hold
+        CheckFailed       1: a check failed, or the named thing does not exist
         UsageError        2: the command was called wrongly
-        EnvironmentFault        3: the world was in the way (cannot bind, file missing, unreachable)
+        EnvironmentFault  3: environment error (port taken, file missing, server unreachable)
 
-A configuration's faults are `aiaas.config.problem.Problem` values, collected and shown together; only when a caller
-needs a valid config and there is none do they become a CheckFailed.
+A config's errors are `aiaas.config.problem.Problem` values, collected and shown together; they become a CheckFailed
+only when a caller needs a valid config.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ApiError(AiaasError):
 
     status   HTTP status
     code     machine-readable, one of those in docs/errors.md; part of the API
-    message  one sentence for a person: what was wrong and what to do; never holds a key, a prompt or an answer
+    message  one sentence for a person: the error and its fix; never holds a key, a prompt or an answer
     param    the request field at fault, in dotted form, or None
     headers  extra response headers, in order
     """
@@ -56,13 +56,13 @@ class ApiError(AiaasError):
 
 
 class ClientError(ApiError):
-    """The client has to change its request (4xx but 429)."""
+    """The client has to change its request (4xx except 429)."""
 
     type = "invalid_request_error"
 
 
 class LimitError(ApiError):
-    """The same request is fine later (429)."""
+    """The same request can succeed later (429)."""
 
     type = "rate_limit_error"
 
@@ -84,7 +84,7 @@ class CommandError(AiaasError):
 
 
 class CheckFailed(CommandError):
-    """The thing checked or named does not hold: an invalid config, no such key, a failed smoke test."""
+    """A check failed, or the named thing does not exist: an invalid config, an unknown key, a failed smoke test."""
 
     exit_code = 1
 
@@ -96,6 +96,6 @@ class UsageError(CommandError):
 
 
 class EnvironmentFault(CommandError):
-    """The world was in the way: cannot bind, file missing, unreachable."""
+    """The environment is at fault: port taken, file missing, server unreachable."""
 
     exit_code = 3

@@ -1,7 +1,7 @@
 """Values with a unit, the same in the config and in every option: durations (`500ms 45s 30m 2h 90d 2w`) and sizes.
 
 A quantity without its unit is refused: `timeout: 120` is 120 seconds to one reader and 120 milliseconds to the next.
-Only 0 needs none.
+Only 0 needs no unit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
 def parse_duration(value: object) -> float:
-    """Seconds. Raises ValueError, with what is allowed."""
+    """Return seconds. Raises ValueError that names the allowed form."""
     if _is_zero(value):
         return 0.0
     if _is_bare_number(value):
@@ -46,7 +46,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_positive_duration(value: object) -> float:
-    """As `parse_duration`, but 0 is refused too."""
+    """Like `parse_duration`, but refuses 0 too."""
     seconds = parse_duration(value)
     if seconds <= 0:
         raise ValueError(f"must be longer than 0; {DURATION_HINT}")
@@ -54,7 +54,7 @@ def parse_positive_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Bytes from `10MiB`, `10MB` or 0. Raises ValueError."""
+    """Return bytes from `10MiB`, `10MB` or 0. Raises ValueError."""
     if _is_zero(value):
         return 0
     if _is_bare_number(value):
@@ -66,7 +66,7 @@ def parse_size(value: object) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """A short way to write it that reads back as the same: `2m`, `1500ms`, `0s`. Days are written in hours."""
+    """Write seconds in a short form that parses back to the same value: `2m`, `1500ms`, `0s`; days become hours."""
     for unit in ("h", "m", "s"):
         if seconds and seconds % DURATION_UNITS[unit] == 0:
             return f"{int(seconds / DURATION_UNITS[unit])}{unit}"
@@ -74,7 +74,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(size: int) -> str:
-    """The shortest way to write it in binary units: `10MiB`."""
+    """Write bytes in the largest binary unit that divides them: `10MiB`."""
     for unit in ("GiB", "MiB", "KiB"):
         if size and size % SIZE_UNITS[unit] == 0:
             return f"{size // SIZE_UNITS[unit]}{unit}"

@@ -34,9 +34,9 @@ def test_an_api_error_says_on_the_wire_whose_fault_it_is(kind: type[ApiError], w
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        pytest.param(CheckFailed, 1, id="what was checked does not hold"),
+        pytest.param(CheckFailed, 1, id="a check failed"),
         pytest.param(UsageError, 2, id="called wrongly"),
-        pytest.param(EnvironmentFault, 3, id="the world was in the way"),
+        pytest.param(EnvironmentFault, 3, id="environment error"),
     ],
 )
 def test_a_command_error_carries_its_exit_code(kind: type[CommandError], code: int) -> None:

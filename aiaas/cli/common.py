@@ -1,7 +1,7 @@
-"""What every command shares: the options it takes, and where its words go.
+"""Shared by all commands: common options, and output on stdout and stderr.
 
 Rules:
-  1. What a machine may read goes to stdout, and nothing else does. Notes, progress and warnings go to stderr.
+  1. Only results that a program may read go to stdout. Notes, progress and warnings go to stderr.
   2. The config is `--config FILE`, else `$AIAAS_CONFIG`, else `./aiaas.yaml`.
   3. A command that fails raises a `CommandError` (one line, an exit code); only `aiaas.cli.main` prints it.
   4. No colour when piped or with `NO_COLOR`.
@@ -46,7 +46,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        readable=False,  # that a file may not be read is not wrong usage: config_path says it
+        readable=False,  # an unreadable file is not wrong usage: config_path reports it
         help=f"The config; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}.",
         show_default=False,
     ),
@@ -69,9 +69,9 @@ def new_app(**settings: Any) -> typer.Typer:
 
 
 def config_path(option: Path | None) -> Path:
-    """The config file that holds: the option, else $AIAAS_CONFIG, else ./aiaas.yaml. It need not exist.
+    """The config file to use: the option, else $AIAAS_CONFIG, else ./aiaas.yaml. The file need not exist.
 
-    Raises EnvironmentFault where it is there and may not be read.
+    Raises EnvironmentFault if the file exists and cannot be read.
     """
     path = option if option is not None else Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
     try:
@@ -79,7 +79,7 @@ def config_path(option: Path | None) -> Path:
         allowed = os.access(path, os.R_OK, effective_ids=True)
     except PermissionError:  # a folder on the way to it
         allowed = False
-    except (OSError, ValueError):  # not there, or no path at all: whoever opens it says so
+    except (OSError, ValueError):  # missing, or not a path: the caller that opens it reports that
         allowed = True
     if not allowed:
         raise EnvironmentFault(f"{path}: cannot be read: Permission denied")
@@ -87,7 +87,7 @@ def config_path(option: Path | None) -> Path:
 
 
 def note(message: str) -> None:
-    """Say something to the person at the terminal: one line on stderr. Where that takes nothing, nobody is told."""
+    """Print one line for a person on stderr. If stderr cannot be written, the line is lost."""
     with suppress(OSError):  # a full disk behind `2>FILE` changes no result and no exit code
         print(message, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""`aiaas validate --connect`: what the backends of a config answer from here.
+"""`aiaas validate --connect`: ask the backends of a config from this machine.
 
 Each address is asked once for its models, with the backend's own key. A backend whose engine `aiaas serve` starts is
 not asked, since it need not run now.
@@ -21,12 +21,12 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.dial import addresses_of
 
-# A URL, and what came from there; a text where its name has no address.
+# A URL and its answer; an error text if its name has no address.
 Answers = list[tuple[str, Fetched | Failure | str]]
 
 
 def connect_problems(reading: Reading) -> tuple[Problem, ...]:
-    """Problems of a valid config, found by asking its backends. Takes `health.timeout` where one is silent."""
+    """Problems of a valid config, found by asking its backends. Waits `health.timeout` for a silent one."""
     assert reading.plan is not None
     return tuple(
         problem_at(code, severity, path, message, reading.loaded.place(path))

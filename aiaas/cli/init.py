@@ -39,7 +39,7 @@ auth:
 
 rate_limit:              # for each key that has no limits of its own
   requests_per_minute: 60
-  burst: 20              # at once, after a pause
+  burst: 20              # requests at once after an idle period
   # tokens_per_minute: 100000
   # max_concurrent: 8
   # store: redis://redis:6379/0   # several gateways count together (docs/limits.md)
@@ -108,9 +108,9 @@ def init(
 
 
 def _starter(url: str, models: list[str], kubernetes: str | None) -> str:
-    """The text, with names quoted (JSON's strings are YAML's), since one could read as something else.
+    """The starter config. Names are quoted (a JSON string is valid YAML), since YAML could read one as another type.
 
-    Raises UsageError where an option cannot be part of a config.
+    Raises UsageError if an option cannot be part of a config.
     """
     from aiaas.config.address import parse_url
     from aiaas.errors import UsageError
@@ -132,7 +132,7 @@ def _starter(url: str, models: list[str], kubernetes: str | None) -> str:
 
 
 def _check_host(path: Path, text: str) -> None:
-    """Raises UsageError where the config would be refused for its public name."""
+    """Raises UsageError if the config would be refused for its public name."""
     from aiaas.errors import UsageError
     from aiaas.plan.read import read
 
@@ -148,7 +148,7 @@ def _quoted(name: str) -> str:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a new file. Raises CheckFailed where it exists already, EnvironmentFault where it cannot be written."""
+    """Write a new file. Raises CheckFailed if it exists already, EnvironmentFault if it cannot be written."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:

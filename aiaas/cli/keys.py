@@ -1,7 +1,7 @@
 """`aiaas keys`: make, list, revoke, rotate, import and check API keys.
 
-Rules: a key is printed once, alone on stdout, by `create` and `rotate`, and never otherwise; foreign keys come in
-through stdin, so that none stands in a process list or a shell's history; every word to a person goes to stderr.
+Rules: only `create` and `rotate` print a key, once, alone on stdout; foreign keys are read from stdin, so that they
+never appear in a process list or a shell's history; messages for people go to stderr.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ EPILOG = """Examples:
 \b
   KEY=$(aiaas keys create alice)                      a key with the config's limits
   aiaas keys create load --rpm 6000 --expires 7d      one for a load test
-  aiaas keys rotate alice --overlap 24h               a new secret; the old one holds one more day
-  printf %s "$OLD" | aiaas keys import bob            take over a key that exists already
-  printf %s "$KEY" | aiaas keys verify                whose is it, and what may it do?
+  aiaas keys rotate alice --overlap 24h               a new secret; the old one works for one more day
+  printf %s "$OLD" | aiaas keys import bob            import an existing key
+  printf %s "$KEY" | aiaas keys verify                identify a key: owner, status, limits
   aiaas keys list -o json | jq -r '.[].name'
 """
 
@@ -53,7 +53,7 @@ KeysFileOption = Annotated[
     typer.Option(
         "--keys-file",
         metavar="FILE",
-        readable=False,  # said, with exit code 3, by whoever opens it
+        readable=False,  # the command that opens it reports that, with exit code 3
         help="The key file; then no config is needed.",
         show_default=False,
     ),
@@ -62,9 +62,9 @@ NewName = Annotated[str, typer.Argument(help="The new key's name.", show_default
 AnyKey = Annotated[str, typer.Argument(metavar="NAME|ID", help="The key's name or id.", show_default=False)]
 ModelOption = Annotated[
     list[str] | None,
-    typer.Option("--model", metavar="MODEL", help="A model that it may use; repeat for more. Default: all."),
+    typer.Option("--model", metavar="MODEL", help="A model that the key may use; repeat for more. Default: all."),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Take a --model that the config does not have (yet).")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Accept a --model that the config does not have (yet).")]
 MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="A note kept with the key; repeatable.")
 ]
@@ -82,7 +82,7 @@ def _limit(*names: str, help: str) -> Any:
 
 
 RpmOption = Annotated[int | None, _limit("--rpm", "--requests-per-minute", help="Requests a minute.")]
-BurstOption = Annotated[int | None, _limit("--burst", help="Requests at once, after a pause.")]
+BurstOption = Annotated[int | None, _limit("--burst", help="Requests that may arrive at once after an idle period.")]
 TpmOption = Annotated[int | None, _limit("--tpm", "--tokens-per-minute", help="Tokens a minute.")]
 TpdOption = Annotated[int | None, _limit("--tpd", "--tokens-per-day", help="Tokens in a UTC day.")]
 MonthOption = Annotated[int | None, _limit("--tokens-per-month", help="Tokens in a UTC month.")]
@@ -110,7 +110,7 @@ def create(
     keys_file: KeysFileOption = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Make a key and print it, once; only its hash is kept. Without limits of its own it has the config's."""
+    """Create a key and print it once; only its hash is stored. A key without own limits has the config's."""
     where = target_of(config, keys_file)
     now = _now()
     key = make_key(where.prefix, secrets.token_bytes)
@@ -133,7 +133,7 @@ def create(
 def list_keys(
     config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text
 ) -> None:
-    """List all keys: names, ids, states, what they may use. No key and no hash is shown."""
+    """List all keys: names, ids, states, models, limits. Keys and hashes are not shown."""
     where, now = target_of(config, keys_file), _now()
     records, used = read_records(where), last_uses(where)
     if output is Output.json:
@@ -162,7 +162,7 @@ def list_keys(
 def show(
     key: AnyKey, config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text
 ) -> None:
-    """Show what is known about one key."""
+    """Show the record of one key."""
     with translated():
         record = changes.find(read_records(target_of(config, keys_file)), key)
     print_record(record, output, _now())
@@ -184,7 +184,7 @@ def revoke(key: AnyKey, config: ConfigOption = None, keys_file: KeysFileOption =
 def rotate(
     key: AnyKey,
     overlap: Annotated[
-        str, typer.Option("--overlap", metavar="DURATION", help="How long the old secret holds: 24h, 7d.")
+        str, typer.Option("--overlap", metavar="DURATION", help="How long the old secret stays valid: 24h, 7d.")
     ] = "0s",
     config: ConfigOption = None,
     keys_file: KeysFileOption = None,
@@ -200,7 +200,7 @@ def rotate(
         record = changes.rotated(changes.find(file.records, old.id), digest_key(made.text), now, remaining)
         file.records = changes.put(file.records, record)
     ends = record.overlap_end
-    until = "refused from now on" if ends is None else f"good until {time_text(ends)}"
+    until = "refused from now on" if ends is None else f"valid until {time_text(ends)}"
     print_key(made.text, record, where.keys_file, output, f"rotated (old secret {until})", now)
 
 
@@ -211,7 +211,7 @@ def rotate(
 def import_key(
     name: NewName,
     weak: Annotated[
-        bool, typer.Option("--weak", help="Take a guessable key; its hash does not belong in git.")
+        bool, typer.Option("--weak", help="Accept a guessable key; its hash does not belong in git.")
     ] = False,
     model: ModelOption = None,
     force: ForceOption = False,
@@ -226,14 +226,14 @@ def import_key(
     config: ConfigOption = None,
     keys_file: KeysFileOption = None,
 ) -> None:
-    """Take over a key that exists already. It is read from stdin: printf %s "$KEY" | aiaas keys import bob"""
+    """Import an existing key, read from stdin: printf %s "$KEY" | aiaas keys import bob"""
     where = target_of(config, keys_file)
     now = _now()
     foreign = read_key()
     if (fault := foreign_key_fault(foreign)) is not None:
-        raise CheckFailed(f"what came in on stdin cannot be an API key: {fault}")
+        raise CheckFailed(f"the text on stdin cannot be an API key: {fault}")
     if (why := guessable(foreign)) is not None and not weak:
-        raise CheckFailed(f"this key is guessable: {why}; with --weak it is taken all the same")
+        raise CheckFailed(f"this key is guessable: {why}; --weak imports it anyway")
     record = KeyRecord(
         id=make_key_id(secrets.token_bytes),
         name=name,
@@ -253,12 +253,12 @@ def import_key(
         file.records = changes.add(file.records, record)
     note(f"{name} ({record.id}) imported into {where.keys_file}")
     if record.weak:
-        note(f"warning: {name} is guessable, so its hash does not belong in git; `aiaas keys rotate {name}` ends that")
+        note(f"warning: {name} is guessable, so keep its hash out of git; `aiaas keys rotate {name}` replaces it")
 
 
 @app.command(epilog=_examples('printf %s "$KEY" | aiaas keys verify'))
 def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output: OutputOption = Output.text) -> None:
-    """Say whose a key is and what it may do. It is read from stdin. Exit code 1 where it is not valid."""
+    """Identify a key read from stdin: owner, status, limits. Exit code 1 if the key is not valid."""
     where = target_of(config, keys_file)
     records, now = read_records(where), _now()
     presented = read_key()
@@ -271,7 +271,7 @@ def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output
     ends = record.overlap_end
     if record.previous is not None and ends is not None and matched == record.previous.hash:
         if ends <= now:
-            raise CheckFailed(f"not valid: this is an old secret of {record.name} ({record.id}), rotated away")
+            raise CheckFailed(f"not valid: this is an old secret of {record.name} ({record.id}), rotated out")
         note(f"warning: this is the old secret of {record.name}, valid until {time_text(ends)}")
     elif needs_update(matched, imported=record.imported):
         _renew(where, record, presented)
@@ -280,7 +280,7 @@ def verify(config: ConfigOption = None, keys_file: KeysFileOption = None, output
 
 @app.command(epilog=_examples("aiaas keys prune --dry-run"))
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the keys that would be removed.")] = False,
     config: ConfigOption = None,
     keys_file: KeysFileOption = None,
     output: OutputOption = Output.text,
@@ -315,14 +315,14 @@ def _owner(records: tuple[KeyRecord, ...], presented: str) -> tuple[KeyRecord, s
 
 
 def _renew(where: KeyTarget, record: KeyRecord, presented: str) -> None:
-    """Store the key as it is stored today; a file that cannot be written is worth a warning, no more."""
+    """Store the key's hash in today's form; if the file cannot be written, only warn."""
     if record.imported:
         fresh = replace(record, hash=hash_key(presented))
     else:
         fresh = replace(record, hash=digest_key(presented), tag=None)
     try:
         with edit_key_file(where.keys_file) as file:
-            if record in file.records:  # else somebody changed it meanwhile, and theirs stands
+            if record in file.records:  # otherwise somebody changed it meanwhile; keep their change
                 file.records = changes.put(file.records, fresh)
     except KeyFileError as error:
         note(f"warning: the hash of {record.name} is outdated and could not be renewed: {error}")
@@ -331,7 +331,7 @@ def _renew(where: KeyTarget, record: KeyRecord, presented: str) -> None:
 
 
 def _models(models: list[str] | None, where: KeyTarget, *, force: bool) -> tuple[str, ...] | None:
-    """The models of a new key. CheckFailed for one that the config lacks, since `validate` would fail on the key."""
+    """The models of a new key. CheckFailed for a model that the config lacks, since `validate` would reject the key."""
     if not models:
         return None
     unique = tuple(dict.fromkeys(models))
@@ -342,7 +342,7 @@ def _models(models: list[str] | None, where: KeyTarget, *, force: bool) -> tuple
             near = difflib.get_close_matches(model, where.models, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(where.models) or 'none'}"
             if not force:
-                raise CheckFailed(f"the config has no model {model!r}; {hint} (--force takes it all the same)")
+                raise CheckFailed(f"the config has no model {model!r}; {hint} (--force accepts it anyway)")
             note(f"warning: the config has no model {model!r}; {hint}")
     return unique
 

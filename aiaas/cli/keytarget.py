@@ -1,4 +1,4 @@
-"""What a `keys` command works on: which key file, found how, and the key that comes in through stdin."""
+"""The input of a `keys` command: the key file, and a key on stdin."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_STDIN: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class KeyTarget:
-    """Which file, what new keys begin with, the models that a key can name and where usage is kept (None: unknown)."""
+    """The key file, the prefix of new keys, the models that a key can name, and the usage store (None: unknown)."""
 
     keys_file: Path
     prefix: str
@@ -39,9 +39,9 @@ class KeyTarget:
 
 
 def target_of(config: Path | None, keys_file: Path | None) -> KeyTarget:
-    """The key file that a command means: `--keys-file`, else the config's, else ./keys.yaml where there is no config.
+    """The key file of a command: `--keys-file`, else the config's, else ./keys.yaml if there is no config.
 
-    Raises EnvironmentFault where a config that was named is missing, CheckFailed where it has errors.
+    Raises EnvironmentFault if a named config is missing, CheckFailed if the config has errors.
     """
     if keys_file is not None:
         return KeyTarget(keys_file, DEFAULT_PREFIX, None)
@@ -60,8 +60,8 @@ def target_of(config: Path | None, keys_file: Path | None) -> KeyTarget:
 
 
 def _plan_of(path: Path) -> Plan | None:
-    """The config's Plan, None where it has errors. A backend's own key may be missing: whoever makes keys needs no
-    engine, and often has no right to its secret."""
+    """The config's Plan, None if it has errors. A backend's own key may be missing: creating keys needs no engine, and
+    often the operator has no access to the engine's key."""
     from aiaas.config import codes
     from aiaas.plan.compile import compile_plan
     from aiaas.plan.read import read
@@ -76,7 +76,7 @@ def _plan_of(path: Path) -> Plan | None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """The keys package's errors as a command's: the file system in the way is 3, everything else does not hold, 1."""
+    """Turn the keys package's errors into a command's: file system errors are 3, everything else is 1."""
     try:
         yield
     except KeyFileAccessError as error:
@@ -99,14 +99,14 @@ def read_records(where: KeyTarget) -> tuple[KeyRecord, ...]:
 
 
 def last_uses(where: KeyTarget) -> dict[str, int]:
-    """When each key was last used, POSIX seconds by key id, as far as it is known. Where it cannot be read, a note."""
+    """When each key was last used, POSIX seconds by key id, where known. Prints a note if the store cannot be read."""
     from aiaas.limits.usage import UsageStoreError
 
     try:
         usage = where.usage()
         return {} if usage is None else asyncio.run(_read_last_uses(usage))
     except (UsageStoreError, EnvironmentFault) as error:
-        note(f"warning: last use is not known: {error}")
+        note(f"warning: last use is unknown: {error}")
         return {}
 
 
@@ -118,12 +118,12 @@ async def _read_last_uses(usage: UsageStore) -> dict[str, int]:
 
 
 def read_key() -> str:
-    """One key from stdin; from a terminal without echo. A line end after it does not belong to it."""
+    """Read one key from stdin; from a terminal without echo. A trailing newline is not part of the key."""
     if sys.stdin.isatty():
         return getpass.getpass("API key (not shown): ").strip()
     text = sys.stdin.buffer.read(MAX_STDIN).decode("utf-8-sig", "replace").strip()
     if not text:
-        raise UsageError('no key came in on stdin; printf %s "$KEY" | aiaas keys ...')
+        raise UsageError('stdin is empty; give it one key: printf %s "$KEY" | aiaas keys ...')
     if "\n" in text:
-        raise UsageError("more than one line came in on stdin; give one key")
+        raise UsageError("stdin has more than one line; give it one key")
     return text

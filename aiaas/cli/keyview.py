@@ -1,4 +1,4 @@
-"""How keys are shown: one record, a table's cells, and the one moment at which a key itself is printed."""
+"""Show keys: one record, a table's cells, and a new key itself, once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aiaas.keys.records import record_mapping, time_text
 
 
 def print_key(text: str, record: KeyRecord, keys_file: Path, output: Output, what: str, now: datetime) -> None:
-    """Print a new key, this once; notes on stderr. EnvironmentFault where stdout takes no more: then nobody has the
-    key."""
+    """Print a new key once; notes go to stderr. Raises EnvironmentFault if stdout cannot be written: the key is lost
+    then."""
     try:
         if output is Output.json:
             print_json({"key": text, **shown(record, now)})
@@ -33,7 +33,7 @@ def print_key(text: str, record: KeyRecord, keys_file: Path, output: Output, wha
 
 
 def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
-    """Print what is known about one key."""
+    """Print the record of one key."""
     if output is Output.json:
         print_json(shown(record, now))
         return
@@ -56,7 +56,7 @@ def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
 
 
 def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
-    """A record for JSON: all fields always, so that scripts need no guesses."""
+    """A record for JSON: always all fields, so that scripts need not guess."""
     empty: dict[str, Any] = {
         "expires": None,
         "disabled": False,
@@ -76,7 +76,7 @@ def models_text(record: KeyRecord) -> str:
 
 
 def used_text(record: KeyRecord, last_uses: Mapping[str, int]) -> str | None:
-    """When a key was last used (`last_uses`: POSIX seconds by key id); None where that is not known."""
+    """When a key was last used (`last_uses`: POSIX seconds by key id); None if unknown."""
     used = last_uses.get(record.id)
     return None if used is None else time_text(datetime.fromtimestamp(used, UTC))
 

@@ -1,4 +1,4 @@
-"""The options of `aiaas loadtest`, read into what the load test needs; what does not go together is said at once."""
+"""Read the options of `aiaas loadtest`, and reject combinations that conflict."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The shape of the load as given; None is not given."""
+    """The shape of the load as given; None if not given."""
 
     users: int | None
     rate: float | None
@@ -38,7 +38,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Options that stand for those that are not given."""
+    """Defaults for options that are not given."""
 
     users: int
     duration: str
@@ -70,7 +70,7 @@ PRESETS: Final = {
 
 
 def default_url(config: Path | None) -> str:
-    """The gateway on this machine, on the port that the config names. Raises EnvironmentFault where that cannot be
+    """The gateway on this machine, on the port that the config names. Raises EnvironmentFault if the config cannot be
     read."""
     from aiaas.config.load import load_file
 
@@ -85,7 +85,7 @@ def default_url(config: Path | None) -> str:
 
 
 def read_fleet(config: Path | None, keys: int, model: str) -> Fleet:
-    """Whom a recommendation is for: the backend of `model`, where there is a config. Raises EnvironmentFault."""
+    """The fleet to recommend for: the backend of `model`, if there is a config. Raises EnvironmentFault."""
     from aiaas.loadtest.recommend import Fleet, Pod
     from aiaas.plan.read import read
 
@@ -104,7 +104,7 @@ def read_fleet(config: Path | None, keys: int, model: str) -> Fleet:
 
 def read_keys(files: list[Path]) -> tuple[Key, ...]:
     """The keys: from the files, else from $AIAAS_API_KEY, else none. Raises EnvironmentFault, UsageError; never shows
-    one."""
+    a key."""
     from aiaas.loadtest.session import Key
 
     if not files:
@@ -119,7 +119,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise EnvironmentFault(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text, so it holds no key") from error
+        raise UsageError(f"{path} is not a text file, so it cannot hold a key") from error
 
 
 def _checked(value: str, where: str) -> str:
@@ -161,11 +161,11 @@ def read_stages(load: Load) -> tuple[Stage, ...]:
 
 
 def read_share(option: str, text: str) -> float:
-    """A share between 0 and 1, of `10%` or `0.1`. Raises UsageError naming the option."""
+    """Parse `10%` or `0.1` into a share between 0 and 1. Raises UsageError naming the option."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError as error:
-        raise UsageError(f"{option}: {text!r} is no share; write 10% or 0.1") from error
+        raise UsageError(f"{option}: {text!r} is not a share; write 10% or 0.1") from error
     if not 0 <= share <= 1:
         raise UsageError(f"{option}: {text} is not between 0 and 100%")
     return share
@@ -174,7 +174,7 @@ def read_share(option: str, text: str) -> float:
 def read_asking(
     *, endpoint: str, stream: bool, prompt_tokens: str, output_tokens: str, shared_prefix: int, prompts: Path | None
 ) -> Asking:
-    """What is asked. Raises UsageError, EnvironmentFault, CheckFailed (a broken line in the file of prompts)."""
+    """The requests to send. Raises UsageError, EnvironmentFault, CheckFailed (a broken line in the file of prompts)."""
     from aiaas.loadtest.files import read_file_lines
     from aiaas.loadtest.prompts import Asking, check_asking, parse_length, parse_prompts
 
@@ -191,10 +191,10 @@ def read_asking(
 
 
 def say_preset(name: str | None) -> Preset | None:
-    """The preset of a name, said aloud. Raises UsageError."""
+    """Find a preset by name and print its description. Raises UsageError if it is unknown."""
     if name is None:
         return None
     if name not in PRESETS:
-        raise UsageError(f"--preset: there is no {name!r}; there is {', '.join(PRESETS)}")
+        raise UsageError(f"--preset: {name!r} is unknown; known: {', '.join(PRESETS)}")
     note(PRESETS[name].says)
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""`aiaas loadtest`: put load on a gateway, and say what came of it."""
+"""`aiaas loadtest`: run a load test against a gateway and report the results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Arrival(StrEnum):
 
 
 class Endpoint(StrEnum):
-    """Which path is asked."""
+    """The path that requests go to."""
 
     chat = "chat"
     completions = "completions"
@@ -54,7 +54,7 @@ _EPILOG = """Examples:
   aiaas loadtest                                    8 users for 30 s on the gateway of ./aiaas.yaml
   aiaas loadtest https://api.example.com --users 100 --duration 2m --slo ttft=1s,e2e:p95=5s,error_rate=1%
   aiaas loadtest --rate 50 --arrival constant --warmup 5s --out samples.jsonl
-  aiaas loadtest --sweep users=1-128 --duration 10s more and more users, and where more brings no more
+  aiaas loadtest --sweep users=1-128 --duration 10s more users, until throughput stops growing
   aiaas loadtest --preset plan                      the integration plan's success criteria
 
 The key comes from --api-key-file (repeat it for several keys) or $AIAAS_API_KEY, never from the command line.
@@ -70,61 +70,63 @@ def loadtest(
         list[Path] | None, typer.Option(metavar="FILE", help="A file that holds one key; repeat it for several.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model. [default: the first of GET /v1/models]")] = None,
-    endpoint: Annotated[Endpoint, typer.Option(metavar="chat|completions", help="What to ask.")] = Endpoint.chat,
+    endpoint: Annotated[
+        Endpoint, typer.Option(metavar="chat|completions", help="The endpoint to call.")
+    ] = Endpoint.chat,
     users: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Closed loop: so many at once. [default: 8]")
+        int | None, typer.Option(min=1, max=100_000, help="Closed loop: users at once. [default: 8]")
     ] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, max=1e6, help="Open loop: requests per second.")] = None,
     arrival: Annotated[
         Arrival, typer.Option(metavar="poisson|constant", help="How the open loop's requests are spaced.")
     ] = Arrival.poisson,
-    duration: Annotated[str | None, typer.Option(metavar="TIME", help="Measure for so long. [default: 30s]")] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Measure so many requests instead.")] = None,
-    warmup: Annotated[str | None, typer.Option(metavar="TIME", help="Load before, not measured. [default: 0s]")] = None,
+    duration: Annotated[str | None, typer.Option(metavar="TIME", help="How long to measure. [default: 30s]")] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Measure this many requests instead.")] = None,
+    warmup: Annotated[str | None, typer.Option(metavar="TIME", help="Load before measuring. [default: 0s]")] = None,
     ramp: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Reach the load evenly in so long. [default: 0s]")
+        str | None, typer.Option(metavar="TIME", help="Ramp up evenly over this time. [default: 0s]")
     ] = None,
     sweep: Annotated[
         str | None, typer.Option(metavar="LEVELS", help="Level after level, to the knee: users=1-128, rate=5,10,20.")
     ] = None,
     prompt_tokens: Annotated[
-        str | None, typer.Option(metavar="N|A-B", help="Length of made prompts. [default: 100]")
+        str | None, typer.Option(metavar="N|A-B", help="Length of generated prompts. [default: 100]")
     ] = None,
     output_tokens: Annotated[
         str | None, typer.Option(metavar="N|A-B", help="Exact length of answers. [default: 100]")
     ] = None,
-    shared_prefix: Annotated[int, typer.Option(min=0, help="Words that all made prompts begin with.")] = 0,
+    shared_prefix: Annotated[int, typer.Option(min=0, help="Words that start all generated prompts.")] = 0,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Prompts instead: JSON lines, or a text line each.")
+        Path | None, typer.Option(metavar="FILE", help="Use these prompts: JSON lines, or a text line each.")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Ask for streams.")] = True,
-    abort_share: Annotated[str, typer.Option(metavar="SHARE", help="Leave so many in the middle, such as 10%.")] = "0%",
+    abort_share: Annotated[str, typer.Option(metavar="SHARE", help="Requests to abort midway, such as 10%.")] = "0%",
     slo: Annotated[
-        str | None, typer.Option(metavar="BOUNDS", help="What must hold: ttft=1s,e2e:p95=5s,error_rate=1%.")
+        str | None, typer.Option(metavar="BOUNDS", help="Bounds to meet: ttft=1s,e2e:p95=5s,error_rate=1%.")
     ] = None,
     preset: Annotated[str | None, typer.Option(metavar="plan", help="The integration plan's success criteria.")] = None,
     direct: Annotated[
-        str | None, typer.Option(metavar="URL", help="The engine itself: what does the gateway add to it?")
+        str | None, typer.Option(metavar="URL", help="The engine's own URL, to measure the gateway's overhead.")
     ] = None,
-    direct_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name there.")] = None,
-    direct_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A key for it.")] = None,
+    direct_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name at the engine.")] = None,
+    direct_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A file with the engine's key.")] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="URL", help="The gateway's metrics port: what CPU did it take?")
+        str | None, typer.Option(metavar="URL", help="The gateway's metrics port, to report its CPU time.")
     ] = None,
     check_limits: Annotated[
-        bool, typer.Option("--check-limits", help="Instead of a load: does the key's limit admit what it says?")
+        bool, typer.Option("--check-limits", help="Instead of a load test, check that the key's limits hold.")
     ] = False,
     recommend: Annotated[
-        bool, typer.Option("--recommend", help="After a sweep: the lines of a config that follow from it.")
+        bool, typer.Option("--recommend", help="After a sweep, print recommended config lines.")
     ] = False,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="The longest that a request may take.")] = "300s",
-    seed: Annotated[int, typer.Option(help="Decides prompts, lengths and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of prompts, lengths and arrivals.")] = 0,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept any certificate.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every sample, as JSON lines.")] = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Put load on a gateway and report latencies, rates, errors and goodput."""
+    """Run a load test against a gateway and report latencies, rates, errors and goodput."""
     from aiaas.httpclient.target import parse_target
     from aiaas.loadtest.session import Settings
     from aiaas.loadtest.slo import parse_slo
@@ -173,7 +175,7 @@ def loadtest(
     _say(settings, outcome, output, _recommended(settings, outcome, config) if recommend else ())
 
 
-# Options that stand in the file of samples: those that decide the load, and no place on this machine but the prompts'.
+# Options recorded in the file of samples: those that decide the load; of paths on this machine only the prompts'.
 _RECORDED = frozenset(
     {
         *("endpoint", "users", "rate", "arrival", "duration", "requests", "warmup", "ramp", "sweep", "stream"),
@@ -192,7 +194,7 @@ def _check_limits(
     from aiaas.loadtest.limit_run import check_limits
     from aiaas.loadtest.report import check_table
 
-    note(f"{target.url}: offering more than the limit of {keys[0].label} lets through; this takes up to a few minutes")
+    note(f"{target.url}: sending more than the limit of {keys[0].label} allows; this takes up to a few minutes")
     checks = uvloop.run(check_limits(target, keys[0].value, model, endpoint.value))
     if output == Output.json:
         print_json([to_builtins(check) for check in checks])
@@ -217,7 +219,7 @@ def _measure(settings: Settings) -> Outcome:
 
 
 def _recommended(settings: Settings, outcome: Outcome, config: Path | None) -> tuple[Line, ...]:
-    """The lines that the sweep speaks for; none, with a word, where no level was good enough."""
+    """The config lines that the sweep supports; empty, with a note, if no level was good enough."""
     from aiaas.loadtest.recommend import recommend, why_no_cpu_target
     from aiaas.loadtest.slo import parse_slo
 

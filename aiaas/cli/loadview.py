@@ -21,7 +21,7 @@ LINE_EVERY: Final = 5.0  # seconds; a log of a load test is read afterwards
 
 
 class LoadView:
-    """A `Listener` that shows."""
+    """A `Listener` that shows progress."""
 
     def __init__(self) -> None:
         self._recent = Recent()

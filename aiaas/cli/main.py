@@ -1,12 +1,12 @@
-"""The entry of `aiaas`: which commands there are, and how each ends.
+"""The entry point of `aiaas`: its commands and their exit codes.
 
-Start-up is the design here. `aiaas --help` and shell completion happen often and must feel instant (under 300 ms),
+Start-up time decides the design. `aiaas --help` and shell completion happen often and must feel instant (under 300 ms),
 while a command may need aiohttp, pydantic or a hash library. So the table below holds every command's name and one line
 of help, and a command's module is imported when that command runs, not before.
 
-Every end of a command passes through `run`: done 0, CommandError its own code, wrong usage 2, Ctrl-C 130, a reader that
-went away 141 (as the shell reports SIGPIPE), a fault of ours 70 (EX_SOFTWARE of sysexits.h). Only `--debug` shows a
-traceback.
+`run` turns every outcome into an exit code: success 0, CommandError its own code, wrong usage 2, Ctrl-C 130, a closed
+pipe on stdout 141 (as the shell reports SIGPIPE), an internal error 70 (EX_SOFTWARE of sysexits.h). Only `--debug`
+shows a traceback.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from aiaas.errors import AiaasError, CommandError
 # name -> (module, one line of help), in the order in which `aiaas --help` lists them.
 COMMANDS: Final = MappingProxyType(
     {
-        "quickstart": ("aiaas.cli.quickstart", "From nothing to a gateway that answers, on this machine."),
+        "quickstart": ("aiaas.cli.quickstart", "Set up and run a gateway with a simulated model on this machine."),
         "init": ("aiaas.cli.init", "Write a commented starter aiaas.yaml."),
         "validate": ("aiaas.cli.validate", "Check a config and show all its problems at once."),
         "schema": ("aiaas.cli.schema", "Print the JSON Schema of the config, for editors."),
@@ -41,10 +41,10 @@ COMMANDS: Final = MappingProxyType(
         "usage": ("aiaas.cli.usage", "Show requests and tokens by key, model and day."),
         "render": ("aiaas.cli.render", "Print Kubernetes manifests made from the config."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
-        "simulate": ("aiaas.cli.simulate", "Run only the embedded stand-in for vLLM."),
-        "smoke": ("aiaas.cli.smoke", "Check a running gateway, one check after the other."),
-        "loadtest": ("aiaas.cli.loadtest", "Put load on a gateway and report what came of it."),
-        "report": ("aiaas.cli.report", "Show runs of a load test, one or several side by side."),
+        "simulate": ("aiaas.cli.simulate", "Run only the embedded vLLM simulator."),
+        "smoke": ("aiaas.cli.smoke", "Run a series of checks against a running gateway."),
+        "loadtest": ("aiaas.cli.loadtest", "Run a load test against a gateway and report the results."),
+        "report": ("aiaas.cli.report", "Show load-test results, one run or several side by side."),
     }
 )
 
@@ -61,32 +61,32 @@ EPILOG = """Examples:
   KEY=$(aiaas keys create alice)          make a key
   aiaas serve -c aiaas.yaml               run the gateway
 
-Exit codes: 0 done, 1 what was checked does not hold, 2 wrong usage, 3 the world was in the way.
+Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 environment error (port taken, file missing, server unreachable).
 """
 
 
 def main() -> NoReturn:
-    """The `aiaas` program, once `aiaas.cli.entry` has prepared the ground."""
+    """The `aiaas` program, after `aiaas.cli.entry` has set up SIGINT and the standard streams."""
     sys.stdout = _named(sys.stdout)
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # said already; the interpreter would try again at its end, and make it exit code 120
+        except OSError:  # already reported; the interpreter would flush again at exit and make the exit code 120
             _let_go_of(stream)
     sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code. Whatever goes wrong is one line on stderr."""
+    """Run one command line and return its exit code. Every error is one line on stderr."""
     arguments, debug = _take_debug(arguments)
     return guarded(lambda: _run_command(arguments), debug)
 
 
 def guarded(work: Callable[[], int], debug: bool = False) -> int:
-    """Do something whose result is an exit code, and return that. Whatever goes wrong is one line on stderr."""
+    """Call `work` and return its exit code. Every error is one line on stderr."""
     try:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by aiaas.cli.entry, until somebody catches it: we do
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by aiaas.cli.entry; we catch it now
             signal.signal(signal.SIGINT, signal.default_int_handler)
         code = work()
         sys.stdout.flush()
@@ -106,15 +106,15 @@ def guarded(work: Callable[[], int], debug: bool = False) -> int:
         return _fail(str(error), CommandError.exit_code, debug)
     except OSError as error:
         return _fail(_os_message(error), EXIT_WORLD, debug)
-    except Exception as error:  # noqa: BLE001  the last resort: a fault of ours becomes one line and never a traceback
+    except Exception as error:  # noqa: BLE001  the last resort: an internal error becomes one line, never a traceback
         what = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error: {what}; run again with --debug for details", EXIT_INTERNAL, debug)
 
 
 class _Stdout(io.TextIOWrapper):
-    """Says in its errors that it was stdout; the system's "No space left on device" does not.
+    """Names stdout in its errors; the system's "No space left on device" does not.
 
-    In this layer, since a Ctrl-C between the raw write and its return would have the text written twice.
+    It wraps the text layer: in the raw layer a Ctrl-C between the write and its return would write the text twice.
     """
 
     def write(self, text: str) -> int:
@@ -136,9 +136,9 @@ def _blaming_stdout() -> Iterator[None]:
 
 
 def _named(stdout: TextIO) -> TextIO:
-    """The same stream as a _Stdout. Where Python was told not to buffer, each line still goes out by itself."""
+    """Wrap stdout in a _Stdout. An unbuffered stdout (`python -u`) still writes each line at once."""
     at_once = bool(stdout.line_buffering or getattr(stdout, "write_through", False))
-    buffer = open(stdout.fileno(), "wb", closefd=False)  # noqa: SIM115  as long as the process
+    buffer = open(stdout.fileno(), "wb", closefd=False)  # noqa: SIM115  stays open as long as the process
     return _Stdout(buffer, stdout.encoding, stdout.errors, line_buffering=at_once)
 
 
@@ -194,13 +194,13 @@ def _run_command(arguments: Sequence[str]) -> int:
 def _load(name: str) -> Any:
     """The command `name` from its module.
 
-    Raises CommandError where this installation has no such module (a command that is promised but not built yet).
+    Raises CommandError if this installation lacks the module.
     """
     module_name, line = COMMANDS[name]
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name != module_name:  # one of the command's own imports is missing: a fault, not an absent command
+        if error.name != module_name:  # one of the command's own imports is missing: an error, not an absent command
             raise
         raise CommandError(f"this installation has no `aiaas {name}`") from error
     command: Any = get_command(module.app)
@@ -217,7 +217,7 @@ def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _usage_message(error: typer.TyperException) -> str:
-    """What was wrong with the line, and where its help is. click's own rendering takes four lines."""
+    """The error and the command that shows help, in one line; click's own rendering takes four lines."""
     context = getattr(error, "ctx", None)
     message = error.format_message().rstrip(".")
     return message if context is None else f"{message}; see `{context.command_path} --help`"
@@ -236,7 +236,7 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 
 def _let_go_of(stream: TextIO) -> None:
-    """Point a stream at nothing, so that the interpreter's last flush has nobody to complain about."""
+    """Redirect a stream to /dev/null, so that the interpreter's last flush does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -1,11 +1,10 @@
 """`aiaas render --output-dir`: one file for each object, and a kustomization.yaml that lists them in order.
 
 Rules:
-  1. Only files that `aiaas render` made, by the mark in their first line, are replaced or removed. One of somebody else
-     that is in the way stops everything before a byte is written; other files are left alone.
-  2. What an earlier rendering left and this one does not have is removed, and said: `kubectl apply -k` would go on
-     applying it.
-  3. A file that would not change is not touched.
+  1. Replace or remove only files that `aiaas render` made, known by the mark in their first line. If a foreign file has
+     a name that is needed, stop before a byte is written; leave other files alone.
+  2. Remove files that only an earlier rendering made, and report that: `kubectl apply -k` would go on applying them.
+  3. Do not touch a file that would not change.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from aiaas.manifests.render import MARK
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Make `folder` hold `files` (name -> text). Raises EnvironmentFault where a file of somebody else is in the
-    way."""
+    """Make `folder` hold `files` (name -> text). Raises EnvironmentFault if one of the names is taken by a foreign
+    file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in files:
         if (folder / name).exists() and not _is_ours(folder / name):
@@ -32,17 +31,17 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
             path.write_text(text, encoding="utf-8")
     for path in stale:
         path.unlink()
-        note(f"removed {path}, which is rendered no more; in the cluster it stays until it is deleted there")
+        note(f"removed {path}, which is no longer rendered; its object stays in the cluster until you delete it")
     note(f"wrote {len(files)} files to {folder}; apply them with: kubectl apply -k {folder}")
 
 
 def keep_keys(path: Path) -> None:
-    """Raises EnvironmentFault where an earlier rendering left the Secret with the keys, and there is no key file now.
+    """Raises EnvironmentFault if an earlier rendering left the Secret with the keys, and the key file is missing now.
 
-    A GitOps tool that prunes would delete the live one, and with it everybody's access.
+    A GitOps tool that prunes would delete the live Secret and lock everybody out.
     """
     if _is_ours(path):
-        raise EnvironmentFault(f"{path} holds keys, and there is no key file to make it from; render where that is")
+        raise EnvironmentFault(f"{path} holds keys, but the key file is missing; render where the key file is")
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`aiaas quickstart`: from nothing to a gateway that answers: config, key, simulator and gateway in one command."""
+"""`aiaas quickstart`: config, key, simulator and gateway in one command."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ monitoring:
   aiaas quickstart
   aiaas quickstart --port 9000 --folder /tmp/try
 
-Ctrl-C stops all of it. The folder stays, and `aiaas serve -c FOLDER/aiaas.yaml` starts the same again.
+Ctrl-C stops everything. The folder stays, and `aiaas serve -c FOLDER/aiaas.yaml` starts the same gateway again.
 """
 )
 def quickstart(
-    folder: Annotated[Path, typer.Option(help="Where config, keys and log are written.")] = FOLDER,
+    folder: Annotated[Path, typer.Option(help="The folder for config, keys and log.")] = FOLDER,
     port: Annotated[
         int | None,
         typer.Option(
@@ -65,7 +65,7 @@ def quickstart(
         ),
     ] = None,
 ) -> None:
-    """From nothing to a gateway that answers, on this machine."""
+    """Set up and run a gateway with a simulated model on this machine."""
     from aiaas.cli.serve import read_valid_plan, run_gateway
 
     config = folder / "aiaas.yaml"
@@ -76,7 +76,7 @@ def quickstart(
     if text != before:
         _write_config(config, text)
     elif port is None:
-        note(f"{config} is there already and stays as it is")
+        note(f"{config} exists already and stays as it is")
     key = _fresh_key(plan.auth.keys_file, plan.auth.api_key_prefix)
 
     listening: list[Ready] = []
@@ -112,7 +112,7 @@ the name that it serves (curl http://localhost:8000/v1/models); then start this 
 
 
 def _text_of(config: Path) -> str | None:
-    """What the config of an earlier run says; None where there was none. Raises EnvironmentFault where it cannot be
+    """The text of an earlier run's config; None if there is no such file. Raises EnvironmentFault if the file cannot be
     read."""
     from aiaas.errors import EnvironmentFault
 
@@ -125,10 +125,10 @@ def _text_of(config: Path) -> str | None:
 
 
 def _text_with(before: str | None, config: Path, port: int | None) -> str:
-    """The config to run with: the one of an earlier run, in which only a `port` that was asked for is changed.
+    """The config to run with: an earlier run's, with only a given `port` changed.
 
-    One that nobody has edited is written anew, so that metrics and simulator follow the port. Raises UsageError where
-    an edited one has no `server.port` to change.
+    A config that was not edited is written anew, so that metrics and simulator follow the port. Raises UsageError if
+    an edited config has no `server.port` to change.
     """
     from aiaas.errors import UsageError
 
@@ -150,7 +150,7 @@ def _fresh_text(port: int) -> str:
 
 
 def _port_in(text: str) -> slice | None:
-    """Where the value of `server.port` stands in a config's text; None where it does not, or the text is no YAML."""
+    """The position of `server.port`'s value in a config's text; None if it is missing or the text is not YAML."""
     import yaml
 
     try:
@@ -158,7 +158,7 @@ def _port_in(text: str) -> slice | None:
         for name in ("server", "port"):
             fields = node.value if isinstance(node, yaml.MappingNode) else []
             node = next((value for key, value in fields if key.value == name), None)
-    except (yaml.YAMLError, RecursionError):  # the config's own reader says what is wrong
+    except (yaml.YAMLError, RecursionError):  # the config's own reader reports the error
         return None
     return slice(node.start_mark.index, node.end_mark.index) if isinstance(node, yaml.ScalarNode) else None
 
@@ -183,7 +183,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _require_free_ports(plan: Plan) -> None:
-    """Before the key is replaced: a quickstart that already runs in this folder goes on with the key that it showed."""
+    """Runs before the key is replaced: a quickstart that already runs in this folder keeps the key that it showed."""
     from aiaas.proxy.client.ports import bind
 
     wanted = [(plan.server.host, plan.server.port, "server.port")]
@@ -199,7 +199,7 @@ def _require_free_ports(plan: Plan) -> None:
 
 
 def _fresh_key(keys_file: Path, prefix: str) -> str:
-    """A new key of the name KEY_NAME in place of the last run's, which only its hash is left of."""
+    """Replace the last run's key, of which only the hash is known, by a new key named KEY_NAME."""
     from aiaas.cli.keytarget import translated
     from aiaas.keys.file import edit_key_file
     from aiaas.keys.format import make_key

@@ -32,7 +32,7 @@ app = new_app()
 \b
   aiaas render | kubectl apply -f -
   aiaas render --only Deployment,ConfigMap
-  aiaas render --diff                     what an apply would change
+  aiaas render --diff                     the changes that an apply would make
   aiaas render --output-dir manifests     a file for each object, and kustomization.yaml
 
 Exit codes: 0 done (with --diff: nothing differs), 1 the config is not valid or cannot be deployed (with --diff: or
@@ -50,7 +50,7 @@ def render(
             "--output-dir", metavar="DIR", help="Write files into a folder instead of a stream.", show_default=False
         ),
     ] = None,
-    diff: Annotated[bool, typer.Option("--diff", help="Show what an apply would change, by kubectl diff.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the changes of an apply, by kubectl diff.")] = False,
 ) -> None:
     """Print the config's Kubernetes manifests as one YAML stream."""
     from aiaas.cli.manifestfolder import keep_keys, write_folder
@@ -58,7 +58,7 @@ def render(
     from aiaas.manifests.render import to_files, to_stream
 
     if output_dir is not None and (diff or only is not None):
-        raise UsageError("--output-dir writes all of it; it goes neither with --diff nor with --only")
+        raise UsageError("--output-dir writes all objects; remove --diff and --only")
     path = config_path(config)
     plan, keys_text = plan_for_cluster(path)
     objects = chosen(objects_of(plan, keys_text), only)
@@ -73,25 +73,25 @@ def render(
 
 
 def differs(stream: str) -> int:
-    """What `kubectl diff` says of a stream: 0 nothing differs, 1 something does. It prints the difference itself.
+    """Run `kubectl diff`, which prints the difference. Returns 0 if nothing differs, 1 if something does.
 
-    Raises EnvironmentFault where there is no kubectl, or it reaches no cluster.
+    Raises EnvironmentFault if kubectl is missing or does not reach a cluster.
     """
     from aiaas.errors import EnvironmentFault
 
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise EnvironmentFault(
-            "no kubectl on PATH; install it, or compare `aiaas render` with what you have by other means"
+            "kubectl is not on PATH; install it, or compare the output of `aiaas render` by other means"
         )
     done = subprocess.run([kubectl, "diff", "-f", "-"], input=stream, text=True, check=False)
     if done.returncode not in (0, 1):
-        raise EnvironmentFault(f"kubectl diff failed (exit code {done.returncode}); what it says stands above")
+        raise EnvironmentFault(f"kubectl diff failed (exit code {done.returncode}); see its message above")
     return done.returncode
 
 
 def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
-    """All objects; what a person should know about them goes to stderr."""
+    """All objects; warnings about them go to stderr."""
     from aiaas.keys.records import parse_records
     from aiaas.manifests.expose import notes
     from aiaas.manifests.render import render_manifests as render_objects
@@ -99,7 +99,7 @@ def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...
     if plan.settings.image is None:
         note(f"warning: kubernetes.image is not set, so the pods run {plan.image}, which no registry has")
     if keys_text is not None and not parse_records(keys_text, "keys"):
-        note(f"warning: the Secret {plan.keys_secret} has no keys; applied, it replaces one that has")
+        note(f"warning: the Secret {plan.keys_secret} has no keys; applying it replaces a Secret that has keys")
     for text in notes(plan):
         note(f"note: {text}")
     return render_objects(plan, keys_text)
@@ -115,16 +115,16 @@ def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
     known = {kind.lower(): kind for kind in KINDS}
     wanted = {known.get(word.strip().lower(), "") for word in only.split(",")}
     if "" in wanted:
-        raise UsageError(f"--only: {only!r} names a kind that is never rendered; there are {', '.join(KINDS)}")
+        raise UsageError(f"--only: {only!r} names a kind that is never rendered; choose from {', '.join(KINDS)}")
     if absent := sorted(wanted - {made["kind"] for made in objects}):
         note(f"note: this config has nothing of kind {', '.join(absent)}")
     return tuple(made for made in objects if made["kind"] in wanted)
 
 
 def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
-    """What to render, and the text of the key file (None where no Secret is to be made of it).
+    """The plan to render, and the text of the key file (None if no Secret is made of it).
 
-    Problems go to stderr. Raises CheckFailed where one of them is an error.
+    Problems go to stderr. Raises CheckFailed if one of the problems is an error.
     """
     from aiaas.cli.validate import key_file_problems
     from aiaas.config.problem import has_errors
@@ -143,8 +143,8 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
         note(str(problem))
     if plan is None:
         if unset := sorted(name for name, value in env.items() if value == STAND_IN):
-            note(f"note: not set here: {', '.join(unset)}; what is part of an address has to be")
-        raise CheckFailed(f"{path} cannot be rendered; mend it and run again")
+            note(f"note: not set here: {', '.join(unset)}; a variable inside an address must be set")
+        raise CheckFailed(f"{path} cannot be rendered; fix it and run again")
     for text in guesses(reading):
         note(text)
     return plan, keys_text_of(reading, plan.keys_secret) if _makes_keys(reading) else None
@@ -163,23 +163,23 @@ def guesses(reading: Reading) -> list[str]:
     if config.kubernetes.network_policy.store.namespace is not None:
         named.add(("rate_limit", "store"))
     return [
-        f"warning: the variable in {dotted(path)} is not set here, so the NetworkPolicy may block what it stands for; "
-        "set it to render, or name the pods' namespace"
+        f"warning: the variable in {dotted(path)} is not set here, so the NetworkPolicy may block that host; "
+        "set the variable before you render, or name the pods' namespace"
         for path, host in addresses(config)
         if STAND_IN in host and path[:2] not in named
     ]
 
 
 def environment_for(path: Path) -> dict[str, str]:
-    """The environment in which a config is read for rendering: this one without the overrides, and with a stand-in for
-    each variable that is deployed by its name and not set here. Raises EnvironmentFault where there is no file."""
+    """The environment for rendering a config: the shell's without the overrides, and with a stand-in for each variable
+    that is deployed by its name and not set here. Raises EnvironmentFault if the file is missing."""
     from aiaas.config.environment import OVERRIDES
     from aiaas.config.load import load_file
     from aiaas.plan.deployed import literal_names
 
     ignored = [name for name in OVERRIDES if os.environ.get(name)]
     if ignored:
-        note(f"ignored, since they hold in this shell only: {', '.join(ignored)}")
+        note(f"ignored, since they apply to this shell only: {', '.join(ignored)}")
     env = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
     named = literal_names(load_file(path, env).written)
     return dict.fromkeys(sorted(named), STAND_IN) | {name: value for name, value in env.items() if value}
@@ -191,8 +191,8 @@ def _makes_keys(reading: Reading) -> bool:
 
 
 def keys_text_of(reading: Reading, secret: str) -> str | None:
-    """The key file as it goes into the Secret. None where there is no file: a Secret without keys would replace one
-    that has some, and with them everybody's access."""
+    """The key file as it goes into the Secret. None if the file is missing: a Secret without keys would replace one
+    that has keys, and lock everybody out."""
     from aiaas.keys.file import KeyFileMissingError, read_key_file
     from aiaas.keys.records import render_records
 
@@ -201,7 +201,7 @@ def keys_text_of(reading: Reading, secret: str) -> str | None:
         return render_records(read_key_file(reading.plan.auth.keys_file).records)
     except KeyFileMissingError:
         note(
-            f"warning: without a key file no Secret {secret} is rendered; one that is in the cluster stays as it is, "
-            "and where there is none the pods wait for it"
+            f"warning: without a key file the Secret {secret} is not rendered; a Secret in the cluster stays as it is, "
+            "and without one the pods wait for it"
         )
         return None

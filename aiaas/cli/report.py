@@ -1,4 +1,4 @@
-"""`aiaas report`: runs of a load test out of their files, as tables, Markdown, JSON or a page with charts."""
+"""`aiaas report`: show load-test runs from their files, as tables, Markdown, JSON or a page with charts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = new_app()
 \b
   aiaas report samples.jsonl
   aiaas report before.jsonl after.jsonl             side by side, with the change against the first
-  aiaas report samples.jsonl --slo ttft=500ms       held against another SLO
+  aiaas report samples.jsonl --slo ttft=500ms       judged by another SLO
   aiaas report samples.jsonl --markdown > run.md
   aiaas report samples.jsonl --html run.html        a page with charts: one file, no script, no network
 
@@ -29,10 +29,12 @@ Exit codes: 0 done, 1 a file holds no run or an SLO is missed, 2 wrong usage, 3 
 )
 def report(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples of `aiaas loadtest --out FILE`.")],
-    slo: Annotated[str | None, typer.Option(metavar="BOUNDS", help="Another SLO than the run's own.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(metavar="BOUNDS", help="Judge by this SLO instead of the run's own.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts, too, over what is there.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with charts; replaces the file.")
     ] = None,
     output: OutputOption = Output.text,
 ) -> None:

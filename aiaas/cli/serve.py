@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-# Seconds that a reader of stdout which has stopped reading gets for the last lines; then we leave without.
+# Seconds to wait at the end for a reader of stdout that has stopped reading; then the last lines are dropped.
 LAST_LINES = 1.0
-# Seconds that threads which cannot be interrupted get at the end: a name that is being resolved while DNS does not
-# answer takes a minute, and the loop would wait for it (seen: a pod killed behind its grace period).
+# Seconds to wait at the end for threads that cannot be interrupted: resolving a name while DNS does not answer takes a
+# minute, and the loop would wait for it (seen: a pod killed after its grace period).
 LAST_THREADS = 1.0
 
 
@@ -38,9 +38,9 @@ LAST_THREADS = 1.0
   aiaas serve
   aiaas serve -c deploy/aiaas.yaml
   kill -HUP PID          reload config and keys now (they are watched anyway)
-  kill -TERM PID         drain: finish what is open, then leave; a second one leaves at once
+  kill -TERM PID         drain: finish open requests, then exit; a second SIGTERM exits at once
 
-One JSON line a request goes to stdout; what is for people goes to stderr. Metrics answer on monitoring.metrics_port.
+One JSON line per request goes to stdout; messages for people go to stderr. monitoring.metrics_port serves metrics.
 Exit codes: 0 stopped as asked, 1 the config is not valid, 3 environment error (port taken, file or vLLM missing).
 """
 )
@@ -53,8 +53,8 @@ def run_server(config: ConfigOption = None) -> None:
 
 @contextmanager
 def ends_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process, until a server's life takes the signal over. The first process of a container has no
-    default: what came in the second before it listens was lost, and the pod killed at the end of its grace period."""
+    """SIGTERM ends the process until the server handles the signal itself. The first process of a container has no
+    default handler: a SIGTERM before it listened was lost, and the pod was killed at the end of its grace period."""
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     try:
         yield
@@ -65,7 +65,7 @@ def ends_on_sigterm() -> Iterator[None]:
 def read_valid_plan(path: Path, text: str | None = None) -> Plan:
     """The Plan of a config file, or of a `text` that is to become that file; its warnings go to stderr.
 
-    Raises CheckFailed where there are errors.
+    Raises CheckFailed if there are errors.
     """
     from aiaas.errors import CheckFailed
     from aiaas.plan.read import read
@@ -75,7 +75,7 @@ def read_valid_plan(path: Path, text: str | None = None) -> Plan:
     for problem in reading.problems:
         note(str(problem))
     if plan is None:
-        raise CheckFailed(f"{path} is not valid, so nothing was started; mend it and run: aiaas validate -c {path}")
+        raise CheckFailed(f"{path} is not valid, so nothing was started; fix it and run: aiaas validate -c {path}")
     if plan.overrides:
         note(f"overridden by the environment: {', '.join(plan.overrides)}")
     return plan
@@ -98,13 +98,13 @@ def run_gateway(
     from aiaas.proxy.workers.supervisor import supervise
 
     require_c_parser()
-    # Two descriptors a request; the usual soft limit of 1024 would end at 500 streams.
+    # Two descriptors a request; the usual soft limit of 1024 would allow 500 streams.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     env = dict(os.environ)
     fd = sys.stdout.fileno() if log_to is None else log_to
     alone = plan.server.workers == 1
-    with tempfile.TemporaryFile() as lock:  # without a name; whoever has it open can lock it
+    with tempfile.TemporaryFile() as lock:  # without a name; each process that inherits it can lock it
         writer = FdWriter(fd, None if alone else lock.fileno())
         log = JsonLog(writer, time.time, plan.monitoring.log_level)
         make_engine = engine_maker(log, plan, on_engine_healthy)
@@ -134,18 +134,18 @@ def worker_command() -> tuple[str, ...]:
 
 
 def python_options(path: Sequence[str], folder: str) -> tuple[str, ...]:
-    """For an interpreter of ours; `path` is where this process looks for modules, `folder` where it runs.
+    """Options for a Python process that we start; `path` is our sys.path, `folder` our working directory.
 
-    By itself `-m` looks in the folder first: a worker or a simulator would run a `calendar.py` that lies beside the
-    config.
+    By default `-m` searches the working directory first: a worker or a simulator would run a `calendar.py` that lies
+    beside the config.
     """
     looks_here = folder in path or "" in path  # as `python -m aiaas` does, maybe to find aiaas itself
     return () if looks_here else ("-P",)
 
 
 def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, log: JsonLog) -> None:
-    """Run a server's life on uvloop; behind a good end neither the log's reader nor a thread is waited for any longer:
-    the process ends, with exit code 0."""
+    """Run a server on uvloop. After a normal end, wait at most LAST_LINES for the log's reader and LAST_THREADS for
+    threads, then exit with code 0."""
     import asyncio
     import logging
     import threading
@@ -155,7 +155,7 @@ def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, lo
     from aiaas.proxy.workers.malloc import fix_threshold
 
     fix_threshold()
-    # What a library says after the end (a name that still did not resolve when the loop was closed) goes nowhere.
+    # Drop what libraries log after the end (a name that still did not resolve when the loop was closed).
     logging.getLogger().addHandler(logging.NullHandler())
 
     async def run() -> None:
@@ -179,7 +179,7 @@ def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, lo
 
 
 def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> EngineMaker:
-    """Ties engines to the log and to the terminal: `aiaas.proxy` and `aiaas.engines` do not know each other."""
+    """Connect engines to the log and the terminal: `aiaas.proxy` and `aiaas.engines` do not import each other."""
     from aiaas.engines.lifecycle import (
         AnswersAgain,
         Died,
@@ -227,7 +227,7 @@ def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> En
 
 
 def announce(ready: Ready) -> None:
-    """One line for the person who started it."""
+    """Print one line for the operator."""
     keys = f"{ready.keys} key{'' if ready.keys == 1 else 's'}"
     metrics = f", metrics at {ready.metrics_url}" if ready.metrics_url else ""
     note(f"listening on {ready.url} ({keys}){metrics}")

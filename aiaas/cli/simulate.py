@@ -1,4 +1,4 @@
-"""`aiaas simulate`: run only the embedded stand-in for vLLM."""
+"""`aiaas simulate`: run only the embedded vLLM simulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = new_app()
 
 
 class Runner(StrEnum):
-    """What kind of vLLM it stands in for."""
+    """The kind of vLLM to simulate."""
 
     text = "text"
     pooling = "pooling"
@@ -39,37 +39,39 @@ def simulate(
             metavar="NAME", help="A model name to answer to; repeat it for aliases. [default: aiaas-simulator]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides every generated word; the same request has the same answer.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all generated words; the same request has the same answer.")] = 0,
     ttft: Annotated[str, typer.Option(metavar="TIME", help="Time to the first token, e.g. 50ms or 1.5s.")] = "50ms",
-    itl: Annotated[str, typer.Option(metavar="TIME", help="Time between two tokens; 0 is as fast as it can.")] = "10ms",
+    itl: Annotated[
+        str, typer.Option(metavar="TIME", help="Time between two tokens; 0 is as fast as possible.")
+    ] = "10ms",
     jitter: Annotated[float, typer.Option(help="Vary each of these times by up to this share, 0 to 1.")] = 0.0,
-    answer_tokens: Annotated[int, typer.Option(help="Longest answer to a request that does not say how long.")] = 64,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer to a request without a bound.")] = 64,
     max_model_len: Annotated[int, typer.Option(help="Context length: prompt and answer, tokens.")] = 8192,
     max_num_seqs: Annotated[int, typer.Option(help="Answers generated at once; more wait.")] = 256,
     max_num_queued_reqs: Annotated[
-        int | None, typer.Option(help="Running and waiting ones beyond which a request gets 503. [default: no bound]")
+        int | None, typer.Option(help="Running and waiting requests; a further one gets 503. [default: no bound]")
     ] = None,
     runner: Annotated[
         Runner, typer.Option(help="Chat and completions, or embeddings, scores and rerank.")
     ] = Runner.text,
-    api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="Key to ask for below /v1.")] = None,
-    keep_alive: Annotated[str, typer.Option(metavar="TIME", help="Close an idle connection after so long.")] = "5s",
+    api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="Key to require below /v1.")] = None,
+    keep_alive: Annotated[str, typer.Option(metavar="TIME", help="Close idle connections after this time.")] = "5s",
     shutdown_timeout: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="After SIGTERM, let requests in flight finish for so long. [default: they fall silent, as vLLM's do]",
+            help="After SIGTERM, wait this long for requests in flight. [default: they hang, as vLLM's do]",
         ),
     ] = None,
     enable_request_id_headers: Annotated[
         bool, typer.Option("--enable-request-id-headers", help="Send x-request-id back.")
     ] = False,
     enable_force_include_usage: Annotated[
-        bool, typer.Option("--enable-force-include-usage", help="Usage on every event of every stream.")
+        bool, typer.Option("--enable-force-include-usage", help="Send usage on every event of every stream.")
     ] = False,
     fault: Annotated[str, typer.Option(metavar="KIND[:ARG]", help="Misbehave; --fault list shows the kinds.")] = "none",
 ) -> None:
-    """Run the simulator: it answers as vLLM does on the wire, and says in every answer that it is no model."""
+    """Run the simulator: it answers as vLLM does on the wire, and says in every answer that it is not a model."""
     import uvloop
 
     from aiaas.simulator.faults import KINDS, parse_fault

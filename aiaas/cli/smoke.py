@@ -1,4 +1,4 @@
-"""`aiaas smoke`: does a gateway do what it should? One check after the other, with the usual cause where one fails."""
+"""`aiaas smoke`: run a series of checks against a gateway, with the likely cause of each failure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EPILOG = """Examples:
   aiaas smoke --junit smoke.xml -o json             for a pipeline
 
 The key comes from --api-key-file or $AIAAS_API_KEY, never from the command line.
-Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage, 3 nobody there, 130 Ctrl-C (with what was found so far).
+Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage, 3 unreachable, 130 Ctrl-C (with the results so far).
 """
 
 
@@ -48,30 +48,32 @@ def smoke(
         Path | None, typer.Option(metavar="FILE", help="A file that holds the key. [default: $AIAAS_API_KEY]")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model. [default: the first of GET /v1/models]")] = None,
-    endpoint: Annotated[Endpoint, typer.Option(metavar="chat|completions", help="What to ask.")] = Endpoint.chat,
-    only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these checks.")] = None,
-    skip: Annotated[str | None, typer.Option(metavar="NAME,...", help="Not these checks.")] = None,
-    listed: Annotated[bool, typer.Option("--list", help="Show the checks and make none.")] = False,
+    endpoint: Annotated[
+        Endpoint, typer.Option(metavar="chat|completions", help="The endpoint to call.")
+    ] = Endpoint.chat,
+    only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Run only these checks.")] = None,
+    skip: Annotated[str | None, typer.Option(metavar="NAME,...", help="Skip these checks.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the checks without running them.")] = False,
     metrics: Annotated[str | None, typer.Option(metavar="URL", help="The gateway's metrics port.")] = None,
     engine_metrics: Annotated[str | None, typer.Option(metavar="URL", help="A vLLM's own address.")] = None,
     direct: Annotated[
-        str | None, typer.Option(metavar="URL", help="The engine itself: does it answer the same?")
+        str | None, typer.Option(metavar="URL", help="The engine's own URL, to compare its answers.")
     ] = None,
-    direct_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name there.")] = None,
-    direct_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A key for it.")] = None,
+    direct_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name at the engine.")] = None,
+    direct_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A file with the engine's key.")] = None,
     body_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="A body of this size must be refused. [default: the config's]")
     ] = None,
     http_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Where plain HTTP would be answered. [default: 80 for 443]")
+        int | None, typer.Option(min=1, max=65535, help="The port to check for plain HTTP. [default: 80 for 443]")
     ] = None,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="The longest that an answer may take.")] = "60s",
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go on where the certificate does not verify.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Send more than 200 requests where the rate limit takes it.")
+        bool, typer.Option("--yes", help="Send more than 200 requests if the rate limit check needs them.")
     ] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit's XML as well.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")] = None,
     output: OutputOption = Output.text,
 ) -> None:
     """Check a running gateway: answers, streams, keys, errors, TLS, limits."""
@@ -157,7 +159,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 class View:
-    """The results as they come: a line each where piped; on a terminal what is under way, and a table at the end."""
+    """Shows the results: one line each when piped; on a terminal the running check, and a table at the end."""
 
     def __init__(self, url: str, *, as_text: bool) -> None:
         self.results: list[Result] = []
@@ -178,16 +180,16 @@ class View:
             self._status.stop()
 
     def begin(self, name: str) -> None:
-        """A check is under way."""
+        """A check begins."""
         if self._status is not None:
             self._status.update(f"{self._url}: {name}")
 
     def say(self, text: str) -> None:
-        """Why it takes longer."""
+        """Explain a delay."""
         self._progress.print(f"note: {text}", markup=False)
 
     def tell(self, result: Result) -> None:
-        """A result has come."""
+        """Take a result."""
         from aiaas.smoke.report import lines
 
         self.results.append(result)

@@ -1,4 +1,4 @@
-"""The options of `aiaas smoke`, and what a config adds to them: where the gateway is and what it must refuse."""
+"""The options of `aiaas smoke`, and values that a config adds to them: the gateway's address and limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known without asking; fields as in `Settings`. `metrics` only of a gateway on this machine."""
+    """Values known without a request; fields as in `Settings`. `metrics` is set only for a gateway on this machine."""
 
     url: str
     big_body: int | None = None
@@ -28,9 +28,9 @@ class Known:
 
 
 def known_of(url: str | None, option: Path | None) -> Known:
-    """The URL as given, else the config's host, else its port on this machine; and what the config says.
+    """The URL as given, else the config's host, else its port on this machine; and the config's limits.
 
-    A URL without -c is another's gateway: ./aiaas.yaml then says nothing about it.
+    A URL without -c may be any gateway, so ./aiaas.yaml is not read then.
 
     Raises:
         UsageError: the config is not valid.
@@ -59,7 +59,7 @@ def _read(path: Path) -> Config:
 
     loaded = load_file(path, os.environ)
     if loaded.config is None:
-        raise UsageError(f"{path} is not valid, so it says nothing about a gateway; see `aiaas validate`")
+        raise UsageError(f"{path} is not valid, so it cannot describe the gateway; see `aiaas validate`")
     return loaded.config
 
 
@@ -90,7 +90,7 @@ def read_size(option: str, text: str) -> int:
 
 
 def read_timeout(text: str) -> float:
-    """Seconds, more than none. Raises UsageError."""
+    """Seconds, more than 0. Raises UsageError."""
     seconds = read_duration("--timeout", text)
     if not seconds:
         raise UsageError("--timeout must be longer than 0")
@@ -98,7 +98,7 @@ def read_timeout(text: str) -> float:
 
 
 def read_metrics(url: str | None, ca: Path | None, insecure: bool) -> HttpTarget | None:
-    """A metrics port; `/metrics` at its end is taken as meant. Raises UsageError, EnvironmentFault."""
+    """A metrics port; a trailing `/metrics` is dropped. Raises UsageError, EnvironmentFault."""
     from aiaas.httpclient.target import parse_target
 
     return None if url is None else parse_target(url.rstrip("/").removesuffix("/metrics"), ca=ca, insecure=insecure)

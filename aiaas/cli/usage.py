@@ -1,4 +1,4 @@
-"""`aiaas usage`: requests and LLM tokens by key, model and day, from where the gateway keeps them. It only reads."""
+"""`aiaas usage`: read requests and LLM tokens by key, model and day from the gateway's store."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ ESTIMATED = ("estimated_input_tokens", "estimated_output_tokens")
   aiaas usage --since 31d -o csv > usage.csv
   aiaas usage -o json | jq 'map(.output_tokens) | add'
 
-A request counts on the UTC day of its admission, once it has ended, a second later at the most. Estimated tokens are
-those of requests that ended before the backend reported; they are not among the others.
+A request counts on the UTC day of its admission, at most a second after it ended. Estimated tokens belong to requests
+that ended before the backend reported its usage; the other columns do not include them.
 """
 )
 def usage(
@@ -89,7 +89,7 @@ async def _read(store: UsageStore, first: int, key: str | None) -> KeptUsage:
 
 
 def store_of(path: Path) -> UsageStore:
-    """Where this config's gateway keeps usage. Raises CheckFailed where it keeps none, or the config has errors."""
+    """The usage store of this config's gateway. Raises CheckFailed if it keeps no usage or the config has errors."""
     from aiaas.plan.read import read_plan
     from aiaas.proxy.usage import usage_store
 
@@ -114,17 +114,17 @@ def first_day(since: str, now: float) -> int:
     try:
         days = math.ceil(parse_duration(since) / DAY)
     except ValueError as error:
-        raise UsageError(f"--since: {since!r} is no time; write for example 7d, 12w or 2026-03-01") from error
+        raise UsageError(f"--since: {since!r} is not a time; write for example 7d, 12w or 2026-03-01") from error
     return max(day_of(now) - max(days, 1) + 1, 0)
 
 
 def _of_key(kept: KeptUsage, wanted: str) -> KeptUsage:
-    """What belongs to a key, by its name or its id."""
+    """The usage of one key, by its name or its id."""
     return {at: sums for at, sums in kept.items() if wanted in (at.key_id, sums.name)}
 
 
 def _nothing_of(ever: KeptUsage, wanted: str) -> KeptUsage:
-    """No usage, of a key that has been used once. Raises CheckFailed where none of that name or id ever was."""
+    """Empty usage of a key that was used before. Raises CheckFailed if a key of that name or id was never used."""
     if not _of_key(ever, wanted):
         near = difflib.get_close_matches(wanted, sorted({sums.name for sums in ever.values()}), n=1)
         hint = f"did you mean {near[0]}?" if near else "`aiaas keys list` shows all keys"
@@ -155,7 +155,7 @@ def _print_csv(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The counts stand under each other from the right, with their sums in the last line."""
+    """Print the counts aligned to the right, with their sums in the last line."""
     fields = (*FIELDS[4:], *ESTIMATED)
     columns = []
     for header, field in zip(("REQUESTS", "INPUT", "OUTPUT", "EST. INPUT", "EST. OUTPUT"), fields, strict=True):

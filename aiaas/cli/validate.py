@@ -1,6 +1,6 @@
 """`aiaas validate`: load, check and compile a config; start nothing, and without --connect contact nothing.
 
-The problems are the result, so they go to stdout. What stands on stderr is a summary for people.
+The problems are the result, so they go to stdout. A summary for people goes to stderr.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def validate(
     config: ConfigOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Ask the backends, too: are they there, and which models do they serve?")
+        bool,
+        typer.Option("--connect", help="Also ask the backends: are they reachable, and which models do they serve?"),
     ] = False,
     output: OutputOption = Output.text,
 ) -> None:
@@ -81,7 +82,7 @@ def has_cluster(reading: Reading) -> bool:
 
 
 def cluster_problems(reading: Reading) -> tuple[Problem, ...]:
-    """What `aiaas render` would refuse: a config with a `kubernetes` section is meant for a cluster."""
+    """Problems that `aiaas render` would report: a config with a `kubernetes` section is meant for a cluster."""
     from aiaas.plan.kubernetes import plan_kubernetes
 
     _, problems = plan_kubernetes(reading.loaded, os.environ)
@@ -89,7 +90,7 @@ def cluster_problems(reading: Reading) -> tuple[Problem, ...]:
 
 
 def chain_table(reading: Reading) -> list[str]:
-    """The hops from client to engine, what each bears, and which gives up first; for a config with a cluster."""
+    """The hops from client to engine, the bounds of each, and the first to give up; for a config with a cluster."""
     from aiaas.config.chain import chain, weakest
     from aiaas.units import format_duration, format_size
 
@@ -109,7 +110,7 @@ def chain_table(reading: Reading) -> list[str]:
 
 
 def file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
-    """What is wrong with the files beside the config (`deployed`: also as Secrets)."""
+    """Problems of the files beside the config (`deployed`: also as Secrets)."""
     return (
         *key_file_problems(reading, deployed=deployed),
         *_tls_problems(reading, deployed=deployed),
@@ -118,7 +119,7 @@ def file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
 
 
 def _tls_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
-    """In a cluster the files come from a Secret, so that missing ones are but a warning."""
+    """In a cluster the files come from a Secret, so missing files are only a warning."""
     import time
 
     from aiaas.config import codes
@@ -190,7 +191,7 @@ def key_file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...
 
 
 def summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
-    """One line: what the config amounts to, or how much is wrong with it."""
+    """One line: a summary of the config, or the number of its problems."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     if plan is None or errors:

@@ -1,7 +1,7 @@
-"""`python -m aiaas.cli.worker NUMBER CHANNEL LISTENER LOCK`: one worker. `aiaas serve` starts it; nobody else can.
+"""`python -m aiaas.cli.worker NUMBER CHANNEL LISTENER LOCK`: one worker. Only `aiaas serve` can start it.
 
-NUMBER is which one. The others are descriptors that it inherits: its channel to the supervisor, its listening socket,
-the log's lock. Its log goes to stdout, which it shares with the supervisor and the other workers.
+NUMBER is the worker's number. The others are descriptors that it inherits: its channel to the supervisor, its listening
+socket, the log's lock. Its log goes to stdout, which it shares with the supervisor and the other workers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiaas.cli.main import guarded
 
 
 def main(arguments: list[str]) -> int:
-    """Work until told to stop; the exit code."""
+    """Work until the supervisor stops the worker; return the exit code."""
     return guarded(lambda: _work(*(int(argument) for argument in arguments)))
 
 

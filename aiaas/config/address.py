@@ -1,5 +1,4 @@
-"""A backend's URL or DNS name, taken apart once and for both: the checker (what is wrong with it) and the compiler
-(what to connect to)."""
+"""Parse a backend's URL or DNS name, for the checker and for the compiler."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ class Address:
     """Where a backend's requests go.
 
     host       name or IP, an IPv6 one without brackets
-    authority  what belongs into the Host header: brackets where needed, the port where it is not the scheme's own
+    authority  the value of the Host header: brackets where needed, the port where it is not the scheme's own
     base_path  stands in front of every path; "" or "/something", never with a slash at its end
     """
 
@@ -38,8 +37,7 @@ class Address:
 
 
 def parse_url(text: str) -> Address:
-    """Take a backend's URL apart. Raises ValueError with what is wrong and what is allowed; never repeats a
-    password."""
+    """Parse a backend's URL. Raises ValueError with the error and the allowed form; never repeats a password."""
     if not text.isascii() or any(character.isspace() for character in text):
         raise ValueError("must not hold spaces or other than ASCII characters; write http://host:port")
     try:
@@ -58,10 +56,10 @@ def parse_url(text: str) -> Address:
 
 
 def parse_dns(text: str) -> Address:
-    """Take the `name:port` of a `dns` backend apart. Raises ValueError with what is wrong and what is allowed.
+    """Parse the `name:port` of a `dns` backend. Raises ValueError with the error and the allowed form.
 
     A dot at the name's end stays in `host`: it keeps the resolver from trying the search domains, of which a pod has
-    four (ndots: 5). It does not belong into the Host header.
+    four (ndots: 5). The Host header goes without it.
     """
     name, _, port = text.rpartition(":")
     if not _DNS_NAME.fullmatch(name) or not port.isdecimal():

@@ -1,4 +1,4 @@
-"""The `backends` section: one named vLLM deployment, where it is, what it serves, and how patient we are with it."""
+"""The `backends` section: one named vLLM deployment: its address, its models and its timeouts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class Model(Section):
     """A model in its long form."""
 
     name: Text
-    """What vLLM serves it as (its `--served-model-name`); clients may use this name too."""
+    """vLLM's name for the model (its `--served-model-name`); clients may use this name too."""
 
     aliases: tuple[Text, ...] = ()
     """Further names for clients. vLLM does not know them: aiaas writes the served name into the request instead."""
 
     max_output_tokens: AtLeast1 | None = None
-    """The most tokens that one answer may have. null is no bound of ours; vLLM's context length still holds."""
+    """The most tokens that one answer may have. null sets no bound; vLLM's context length still applies."""
 
     default_output_tokens: AtLeast1 | None = None
     """Tokens reserved for an answer whose request names no bound. null is `max_output_tokens`, and without that nothing
     is reserved."""
 
     on_over_limit: Literal["reject", "clamp"] = "reject"
-    """What happens to a request that asks for more than `max_output_tokens`: refused with 400, or cut down to it. The
-    default refuses, since a client that is given less than it asked for should know."""
+    """A request for more than `max_output_tokens` is rejected with 400 (`reject`) or cut down to that bound (`clamp`).
+    The default rejects, so that a client knows when it cannot get the tokens that it asked for."""
 
 
 def _model_form(value: object) -> str:
@@ -65,7 +65,7 @@ class Engine(Section):
     answers the way vLLM does on the wire, without a model."""
 
     model: Text | None = None
-    """What vLLM loads: a Hugging Face name or a path. null is the name of the backend's first model."""
+    """The model that vLLM loads: a Hugging Face name or a path. null is the name of the backend's first model."""
 
     args: dict[str, Annotated[Any, BeforeValidator(_argument)]] = Field(default_factory=dict)
     """Further arguments of the process, without the dashes: `max-model-len: 2048` (underscores work too),
@@ -73,25 +73,25 @@ class Engine(Section):
     as JSON."""
 
     env: dict[EnvName, str] = Field(default_factory=dict, repr=False)
-    """Further environment variables of the process. A secret comes in as `${NAME}`."""
+    """Further environment variables of the process. Write a secret as `${NAME}`."""
 
     port: Port | None = None
-    """Where it listens on 127.0.0.1. null is a port from 18100 to 19099 that follows from the backend's name, so that
+    """Its port on 127.0.0.1. null is a port from 18100 to 19099 that follows from the backend's name, so that
     it stays the same from start to start."""
 
     start_timeout: PositiveDuration = 1800.0
-    """How long it may take until it is healthy. Generous, since the first start downloads the weights and a large model
-    takes minutes to load."""
+    """How long the engine may take to become healthy. Generous, since the first start downloads the weights and
+    a large model takes minutes to load."""
 
     pod: EnginePod = EnginePod()
-    """What `aiaas render` makes of it, where `kind` is `vllm`."""
+    """The pod that `aiaas render` makes of it, if `kind` is `vllm`."""
 
 
 class Queue(Section):
     """Where requests over `max_inflight` wait: in order of arrival for each key, and keys take turns."""
 
     size: AtLeast0 = 100
-    """How many may wait, of all keys together; the next one is refused with 503. 0 refuses at once."""
+    """How many requests may wait, of all keys together; further ones get 503. 0 rejects at once."""
 
     max_wait: PositiveDuration = 30.0
     """The longest wait, then 503. Half of the 60 s after which most clients and ingresses give up by themselves."""
@@ -101,7 +101,7 @@ class Health(Section):
     """Active probes of each endpoint."""
 
     path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
-    """What is fetched. vLLM's `/health` knows of a dead engine; its `/v1/models` answers 200 even then."""
+    """The path to fetch. vLLM's `/health` reports a dead engine; its `/v1/models` answers 200 even then."""
 
     interval: PositiveDuration = 5.0
     """Time between two probes."""
@@ -117,7 +117,7 @@ class Health(Section):
 
 
 class Network(Section):
-    """Where the backend's pods are, for the NetworkPolicy: it sees pods and pod ports, not Services."""
+    """The backend's pods, for the NetworkPolicy: it sees pods and pod ports, not Services."""
 
     namespace: DnsLabel | None = None
     """Namespace of the pods. null is taken from the host name in `url` (`name.namespace`), else aiaas's own."""
@@ -144,7 +144,7 @@ class Backend(Section):
 
     dns: Text | None = None
     """`name:port`; every address that the name resolves to is one endpoint, such as the pods behind a headless Service
-    of Kubernetes. Asked again every 5 s. Always plain HTTP."""
+    of Kubernetes. Resolved again every 5 s. Always plain HTTP."""
 
     engine: Engine | None = None
     """A process that `aiaas serve` starts itself."""
@@ -161,12 +161,12 @@ class Backend(Section):
 
     max_retries: Annotated[Count, Field(ge=0, le=10)] = 2
     """How often a request is sent again, with exponential backoff. Only while no byte went to the client and only
-    where it cannot have been run, so that no answer is generated twice. What a dying engine or a closed connection
-    met is sent again once at the most. 0 sends each request once."""
+    where it cannot have been run, so that no answer is generated twice. A request that a dying engine or a
+    closed connection lost is sent again at most once. 0 sends each request once."""
 
     api_key_env: EnvName | None = None
     """The environment variable that holds vLLM's own `--api-key`. It is sent upstream; the client's key never is.
-    null sends none."""
+    null sends no key."""
 
     balance: Literal["least_inflight", "round_robin", "prefix_hash"] = "least_inflight"
     """Which endpoint gets the next request: the one with the fewest in flight; each in turn; or the same one for
@@ -175,7 +175,7 @@ class Backend(Section):
     different length."""
 
     max_inflight: AtLeast1 | None = None
-    """Requests at once per endpoint, of each aiaas process; what is over waits in `queue`. null is no bound, since vLLM
+    """Requests at once per endpoint, of each aiaas process; further ones wait in `queue`. null is no bound, since vLLM
     queues too, though without turns between keys."""
 
     queue: Queue = Queue()
@@ -185,13 +185,14 @@ class Backend(Section):
     """Active probes of each endpoint."""
 
     network: Network = Network()
-    """Where its pods are, for the NetworkPolicy."""
+    """Its pods, for the NetworkPolicy."""
 
     models: tuple[ModelEntry, ...]
-    """What it serves. A list of plain names: the first is what vLLM serves, the rest are aliases of it. Or a list of
-    mappings, one for each model that vLLM serves (a LoRA adapter is one). Held against vLLM's own list at the start and
-    every minute, and by `aiaas validate --connect`; an alias that turns out to be a model of its own there is left as
-    the client wrote it, and said."""
+    """The models that it serves. A list of plain names: the first is what vLLM serves, the rest are aliases of it. Or a
+    list of mappings, one for each model that vLLM serves (a LoRA adapter is one). aiaas compares them with vLLM's own
+    list
+    at the start, every minute and in `aiaas validate --connect`; an alias that is a model of its own there is left as
+    the client wrote it, and logged."""
 
     endpoints: tuple[Text, ...] = DEFAULT_ENDPOINTS
     """The paths that clients may use, from the fixed list of those that aiaas knows how to guard."""

@@ -1,8 +1,7 @@
 """Rules between fields. Each is a small function that yields findings; all of them run, and all findings are shown.
 
 Pure: nothing is looked up on a disk or a network. Files beside the config are the command's business.
-Rules about a disabled backend are left out where they concern what happens at run time, so that a backend can be
-parked."""
+Rules that concern run time skip disabled backends, so that a backend can be parked."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 from aiaas.units import format_duration
 
-# Below a round trip in a busy network nothing would be asked; above what a client bears an outage is one of ours.
+# Below a round trip in a busy network every request would time out; above, clients give up before the store does.
 SHORTEST_STORE_TIMEOUT: Final = 0.005
 LONGEST_STORE_TIMEOUT: Final = 5.0
 
@@ -55,9 +54,9 @@ Rule = Callable[[Config, Mapping[str, str]], Iterator[Finding]]
 def check(loaded: Loaded, env: Mapping[str, str], *, deployed: bool = False) -> tuple[Problem, ...]:
     """Every problem between the fields of a config, in the file's order.
 
-    Where single fields were wrong, the rest is checked all the same, less what those fields have a part in.
+    If single fields are wrong, the other fields are still checked; findings about wrong fields are dropped.
 
-    deployed  it is to run in a cluster, although it may have no `kubernetes` section
+    deployed  the config is meant for a cluster, even without a `kubernetes` section
     """
     config = loaded.partial
     if config is None:
@@ -79,8 +78,8 @@ def _touch(one: Path, other: Path) -> bool:
 
 
 def engine_port(config: Config, name: str) -> int:
-    """Where the engine of backend `name` listens. A default follows from the name, so that it stays the same whatever
-    else is in the file; where it is taken, the next free one, in the order of the names."""
+    """The port of the engine of backend `name`. A default port follows from the name, so that other changes to the file
+    do not move it; if it is taken, use the next free port, in the order of the names."""
     engines = {other: b.engine for other, b in config.backends.items() if b.engine is not None and b.enabled}
     ports = {other: engine.port for other, engine in engines.items() if engine.port is not None}
     taken = {config.server.port, config.monitoring.metrics_port, *ports.values()}
@@ -152,7 +151,7 @@ def _model_names(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
                 names += [((*path, index, "aliases", i), alias) for i, alias in enumerate(entry.aliases)]
             for place, name in names:
                 if name in seen:
-                    message = f"{name!r} is there already; every name and alias of a backend leads to one model"
+                    message = f"{name!r} is listed already; every name and alias of a backend leads to one model"
                     yield codes.MODEL_NAME_TWICE, "error", place, message
                 seen.add(name)
 
@@ -188,7 +187,7 @@ def _ports(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     taken: dict[int, str] = {config.server.port: "server.port"}
     listeners: list[tuple[Path, str, int]] = []
     if config.monitoring.prometheus:
-        # The one that is written is shown: whoever sets server.port to 9090 has never heard of metrics_port.
+        # Report the field that is written: an operator who sets server.port to 9090 may not know metrics_port.
         written = "metrics_port" in config.monitoring.model_fields_set or "port" not in config.server.model_fields_set
         path: Path = ("monitoring", "metrics_port") if written else ("server", "port")
         listeners.append((path, "monitoring.metrics_port", config.monitoring.metrics_port))
@@ -300,7 +299,7 @@ _ENGINE_HINTS: Final = {
     "port": "use engine.port",
     "model": "use engine.model",
     "served-model-name": "the first of models is that name",
-    "api-key": "the engine listens on 127.0.0.1 only and needs none",
+    "api-key": "the engine listens on 127.0.0.1 only and needs no key",
 }
 
 
@@ -328,7 +327,7 @@ def _timeouts(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             )
             yield codes.HEARTBEAT, "warning", ("server", "heartbeat"), message
         if backend.total_timeout is not None and backend.total_timeout <= timeout:
-            message = f"is not longer than timeout ({format_duration(timeout)}), which therefore never matters"
+            message = f"is not longer than timeout ({format_duration(timeout)}), so it never matters"
             yield codes.TIMEOUT_ORDER, "warning", (*path, "total_timeout"), message
         if backend.connect_timeout > timeout:
             message = f"is longer than timeout ({format_duration(timeout)}); make it shorter"
@@ -365,7 +364,7 @@ def _connections(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     in_front = "kubernetes" in config.model_fields_set and config.kubernetes.expose in ("ingress", "gateway")
     if server.tls is not None and server.max_connections_per_address is None and not in_front:
         message = (
-            "clients connect to the gateway themselves, and one of them may take all of its connections; set "
+            "clients connect to the gateway themselves, and one client may take all connections; set "
             "server.max_connections_per_address, such as 200"
         )
         yield codes.CONNECTIONS_OF_ONE, "warning", ("server", "tls"), message

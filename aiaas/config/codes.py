@@ -1,11 +1,11 @@
-"""Every problem code: its title, and what to do about it. docs/problems.md is made from this table.
+"""Every problem code: its title and its fix. docs/problems.md is made from this table.
 
 AIA0xx  the text: encoding, YAML, environment, secrets
 AIA1xx  one field
 AIA2xx  fields that contradict each other
-AIA4xx  files beside the config, and what a cluster wants
-AIA5xx  what the gateway and the cluster around it say about each other
-AIA6xx  what the backends answer
+AIA4xx  files beside the config, and requirements of a cluster
+AIA5xx  settings of the gateway and of the cluster that do not fit together
+AIA6xx  answers of the backends
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ CODES: Final = MappingProxyType(
         PLAIN_SECRET: (
             "A secret stands in the file in plain text, or on a command line",
             "Configs end up in git and in ConfigMaps. Put the secret into an environment variable and write `${NAME}`. "
-            "An engine's arguments are seen by everybody on the machine (`ps`), wherever their values come from: give "
-            "it the secret by `engine.env`, such as `HF_TOKEN` instead of `--hf-token`.",
+            "Everybody on the machine sees an engine's arguments (`ps`), wherever their values come from: pass the "
+            "secret in `engine.env`, such as `HF_TOKEN` instead of `--hf-token`.",
         ),
         OVERRIDE_UNUSED: (
             "An override variable is set and has no effect",
@@ -159,7 +159,7 @@ CODES: Final = MappingProxyType(
         ),
         PORT_CLASH: (
             "Two listeners on one port",
-            "Give each its own: `server.port`, `monitoring.metrics_port` and every engine.",
+            "Give each listener its own port: `server.port`, `monitoring.metrics_port` and every engine.",
         ),
         BAD_NETWORK: (
             "Not a network",
@@ -180,11 +180,11 @@ CODES: Final = MappingProxyType(
         ),
         TOKEN_BOUNDS: (
             "Token bounds that contradict each other",
-            "What is reserved by default may not exceed the most that is allowed, and one answer may not exceed "
-            "what a key may use in a minute.",
+            "`default_output_tokens` may not exceed `max_output_tokens`, and one answer may not exceed a key's "
+            "`tokens_per_minute`.",
         ),
         BACKEND_KEY: (
-            "The backend's own key is not there or cannot be sent",
+            "The backend's own key is missing or cannot be sent",
             "`api_key_env` names an environment variable that is unset, or whose value does not fit into a "
             "header. Set it where `aiaas serve` runs.",
         ),
@@ -194,11 +194,11 @@ CODES: Final = MappingProxyType(
         ),
         ENGINE_ARGS: (
             "An argument that aiaas sets itself",
-            "Where the engine listens and what it is called come from the config's own fields.",
+            "The engine's address and model name come from the config's own fields.",
         ),
         FORWARD_HEADER: (
             "A header that must not be forwarded",
-            "Headers that frame the message, carry the client's key or are set by aiaas stay with it.",
+            "aiaas does not forward headers that frame the message, carry the client's key or are set by aiaas.",
         ),
         TIMEOUT_ORDER: (
             "A timeout that another one makes pointless (warning)",
@@ -213,13 +213,13 @@ CODES: Final = MappingProxyType(
         COUNTED_APART: (
             "A bound that each worker or replica counts for itself (warning)",
             "With `store: memory` every worker of every replica counts a key's requests and tokens alone, so a key may "
-            "use as many times its limits as there are of them. `max_inflight` is divided between the workers, but "
-            "none of them can have less than 1.",
+            "use its limits once per worker. `max_inflight` is divided between the workers, but each worker gets at "
+            "least 1.",
         ),
         TRUSTED_ANYBODY: (
             "Practically everybody is a trusted proxy (warning)",
-            "`X-Forwarded-For` and `X-Request-Id` are believed from `server.trusted_proxies`. With a network such as "
-            "0.0.0.0/0 any client names its own address and ids: limits by address and the log are then its invention. "
+            "aiaas believes `X-Forwarded-For` and `X-Request-Id` from `server.trusted_proxies`. With a network such as "
+            "0.0.0.0/0 any client can invent its address and ids, and so evade limits by address and forge the log. "
             "Write the networks of the proxies in front of the gateway.",
         ),
         ENDLESS_PATIENCE: (
@@ -241,8 +241,8 @@ CODES: Final = MappingProxyType(
         CONNECTIONS_OF_ONE: (
             "One client may take all connections (warning)",
             "With `server.tls` and nothing in front, clients connect to the gateway themselves. "
-            "`server.max_connections_per_address` bounds what one address may have: an office behind one address needs "
-            "some for each of its users, one client no more than the requests that it sends at once. Behind an "
+            "`server.max_connections_per_address` bounds the connections of one address: an office behind one address "
+            "needs some for each of its users, one client no more than the requests that it sends at once. Behind an "
             "ingress, or a load balancer that hides the addresses, it must stay unset.",
         ),
         KEYS_FILE: (
@@ -251,12 +251,12 @@ CODES: Final = MappingProxyType(
         ),
         KEYS_UNREADABLE: (
             "The key file cannot be used",
-            "It may not be read, or it is not a whole key file. A running `aiaas serve` keeps the last good one in "
-            "force; with this file it does not start (exit code 3). Restore it, or fix the line that is named.",
+            "It cannot be read, or it is not a complete key file. A running `aiaas serve` keeps the last good one in "
+            "force; with this file it does not start (exit code 3). Restore it, or fix the named line.",
         ),
         WEAK_KEY: (
             "A key that can be guessed (warning)",
-            "It was imported with `--weak`. Whoever sees its hash finds it by trying. Make a new one with "
+            "It was imported with `--weak`. Anybody who sees its hash can find the key by trying. Make a new one with "
             "`aiaas keys create`, hand it out, and revoke this one.",
         ),
         KEY_SCOPE: (
@@ -266,9 +266,9 @@ CODES: Final = MappingProxyType(
         ),
         NOT_DEPLOYABLE: (
             "Manifests cannot be made of this config",
-            "Only `aiaas render` says this: the config runs here, but in a cluster something would be missing or out "
-            "of reach. A host name or a Gateway to be found under, TLS on a port that stands in the internet, a place "
-            "for each `${NAME}` (`kubernetes.env`), an address and a port that a pod can listen on.",
+            "The config runs here, but in a cluster something would be missing or unreachable: a public host name or "
+            "a Gateway, TLS on a port that faces the internet, a Secret for each `${NAME}` (`kubernetes.env`), an "
+            "address and a port that a pod can listen on.",
         ),
         TLS_FILES: (
             "The certificate or its key cannot be used",
@@ -278,15 +278,15 @@ CODES: Final = MappingProxyType(
         ),
         TLS_VALIDITY: (
             "The certificate has expired or soon will (warning)",
-            "Clients refuse an expired one. Two weeks before the end (of a short life, when a quarter is left) it "
-            "should have been renewed. A renewed file is picked up without a restart.",
+            "Clients refuse an expired certificate. Renew it two weeks before its end (with a short life: when a "
+            "quarter is left). A renewed file is loaded without a restart.",
         ),
         HOP_TIMEOUT: (
             "A hop gives up before the one behind it",
             "Timeouts grow outwards: vLLM, gateway, ingress, client. A hop that gives up first answers in its own "
-            "HTML, and the engine works on for nobody. `aiaas validate` shows the chain; what the gateway may take is "
-            "the wait in the queue, the connections that failed, then `timeout`; where a request is sent again "
-            "(`max_retries`), that counts once for each attempt. Leave the ingress's timeouts to aiaas, which derives "
+            "HTML, and the engine works on for nobody. `aiaas validate` shows the chain; the gateway's time is the "
+            "wait in the queue, the connections that failed, then `timeout`; each retry (`max_retries`) adds "
+            "another attempt. Leave the ingress's timeouts to aiaas, which derives "
             "them, or raise them; shorten `timeout` or `queue.max_wait` where clients would "
             "leave first.",
         ),
@@ -297,18 +297,19 @@ CODES: Final = MappingProxyType(
         ),
         IDLE_TIMER: (
             "Silent streams are cut on the way (warning)",
-            "Load balancers end a connection on which nothing comes for a minute. The heartbeat writes a comment into "
+            "Load balancers close a connection that is silent for a minute. The heartbeat writes a comment into "
             "a silent stream, which clients ignore. Keep it on, well below 60 s.",
         ),
         DRAIN: (
-            "A rollout cuts what it should let finish (warning)",
-            "A pod that is to go finishes its requests within `drain_timeout`, and the cluster waits for it no longer "
-            "than the grace period, which aiaas derives from it. The cluster autoscaler bounds that at ten minutes.",
+            "A rollout cuts requests that it should let finish (warning)",
+            "A pod that shuts down finishes its requests within `drain_timeout`, and the cluster waits no longer than "
+            "the grace period, which aiaas derives from it. The cluster autoscaler caps the grace period at ten "
+            "minutes.",
         ),
         REPLICAS: (
             "Replicas that the cluster cannot keep",
-            "`min` is at most `max`; with one, each drained node is an outage. An autoscaler needs a CPU request to "
-            "compare with.",
+            "`min` is at most `max`; with one replica, each drained node is an outage. An autoscaler needs a CPU "
+            "request to compare with.",
         ),
         WORKERS: (
             "More workers than the pod has room for (warning)",
@@ -323,11 +324,11 @@ CODES: Final = MappingProxyType(
         ),
         CONTEXT: (
             "More output tokens than the engine's context holds (warning)",
-            "`max_output_tokens` and `default_output_tokens` are written into requests that have no bound, and vLLM "
-            "refuses what does not fit into `max-model-len`. Leave room for the prompt, too.",
+            "aiaas writes `max_output_tokens` and `default_output_tokens` into requests without a bound, and vLLM "
+            "refuses requests that do not fit into `max-model-len`. Leave room for the prompt, too.",
         ),
         POLICY: (
-            "The NetworkPolicy blocks what should pass, or lets pass what should not",
+            "The NetworkPolicy blocks needed traffic, or allows too much",
             "Prometheus needs the metrics port, the pods of an ingress or a Gateway the gateway's port; the namespaces "
             "of both are in the config. Without a policy every pod reads the metrics.",
         ),
@@ -343,17 +344,18 @@ CODES: Final = MappingProxyType(
             "listening. Leave the redirect on; name the Gateway's listener that has TLS.",
         ),
         IMAGE_TAG: (
-            "An image whose tag does not say which (warning)",
+            "An image whose tag does not pin a version (warning)",
             "`latest`, or no tag at all, is pulled anew and differs from pod to pod; a rollback does not bring the "
             "old one back. Name a version, or better a digest (`image@sha256:...`).",
         ),
         CLIENT_ADDRESS: (
             "Every client looks like the ingress (warning)",
-            "Without keys the limits hold for each client address. Behind an ingress that is in `X-Forwarded-For`, "
-            "which is believed only from `server.trusted_proxies`: name the network of the ingress's pods.",
+            "Without keys the limits apply to each client address. Behind an ingress the address is in "
+            "`X-Forwarded-For`, which aiaas believes only from `server.trusted_proxies`: name the network of the "
+            "ingress's pods.",
         ),
         USAGE_IN_POD: (
-            "Usage that goes with the pod (warning)",
+            "Usage that is lost with the pod (warning)",
             "`monitoring.usage_file` is a file of one process on one disk. In a cluster, count in the shared store: "
             "`rate_limit.store: redis://...`, and leave `usage_file` out.",
         ),
@@ -369,7 +371,7 @@ CODES: Final = MappingProxyType(
         ),
         REQUEST_ABOVE_LIMIT: (
             "A pod asks for more than it may have",
-            "What is requested is at most the limit, else the API server refuses the Deployment. The default limits "
+            "The API server refuses a Deployment whose requests exceed its limits. The default limits "
             "hold where only `requests` are written, so raise both.",
         ),
         CONNECTION_MEMORY: (
@@ -381,16 +383,16 @@ CODES: Final = MappingProxyType(
         BACKEND_AWAY: (
             "A backend cannot be reached from here",
             "Found by `aiaas validate --connect`, on the machine where it runs: a name of the cluster has no address "
-            "outside it. The message says what the connection met.",
+            "outside it. The message gives the connection's error.",
         ),
         NO_MODEL_LIST: (
             "An address does not list its models",
-            "Found by `aiaas validate --connect`. Something answers that is no vLLM, or it wants another key "
+            "Found by `aiaas validate --connect`. The server is not vLLM, or it wants another key "
             "(`api_key_env`), or the URL needs another path.",
         ),
         MODELS_DISAGREE: (
             "A backend serves other models than the config says",
-            "Found by `aiaas validate --connect`; a running gateway says it as `models_disagree`. A model that is gone "
+            "Found by `aiaas validate --connect`; a running gateway logs it as `models_disagree`. A model that is gone "
             "is an error. An alias that is a model of its own there (a LoRA adapter in the short form of `models`) is "
             "a warning: requests for it go to that model; write an entry of its own for it.",
         ),

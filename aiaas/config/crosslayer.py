@@ -1,7 +1,7 @@
-"""Rules between the proxy and the cluster it runs in: what either side alone cannot see.
+"""Rules between the proxy and the cluster it runs in.
 
-They hold for a config with a `kubernetes` section, and for whatever is rendered. `check.py` runs them with its own:
-each is a small pure function that yields findings.
+They apply to a config with a `kubernetes` section, and to every rendered config. `check.py` runs them with its own
+rules: each is a small pure function that yields findings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aiaas.config.values import amount_of
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.units import format_duration, format_size
 
-# What load balancers and ingresses allow on a silent connection where nobody told them otherwise (AWS's ALB, nginx).
+# The default idle timeout of load balancers and ingresses (AWS's ALB, nginx).
 SMALLEST_IDLE_TIMER: Final = 60.0
 # The cluster autoscaler waits no longer for a pod (--max-graceful-termination-sec).
 LONGEST_GRACE: Final = 600.0
@@ -42,7 +42,7 @@ _ANNOTATIONS: Final[Path] = (_K8S, "ingress", "annotations")
 
 
 def check_keys_secret(config: Config, size: int) -> Iterator[Finding]:
-    """What becomes of a key file of `size` bytes as a Secret."""
+    """Check that a key file of `size` bytes fits into a Secret."""
     if not config.kubernetes.keys_secret.create:
         return
     path: Path = ("auth", "keys_file")
@@ -142,7 +142,7 @@ def _drain(config: Config) -> Iterator[Finding]:
         total = backend.total_timeout
         if total is not None and total > drain:
             message = (
-                f"a request may take {format_duration(total)}, and a rollout ends what is open after "
+                f"a request may take {format_duration(total)}, and a rollout ends open requests after "
                 f"{format_duration(drain)} (server.drain_timeout); raise that, or lower this"
             )
             yield codes.DRAIN, "warning", (*path, "total_timeout"), message
@@ -157,7 +157,7 @@ def _replicas(config: Config) -> Iterator[Finding]:
         message = "with one gateway, draining its node is an outage; write 2"
         yield codes.REPLICAS, "warning", (_K8S, "replicas", "min"), message
     if replicas.min < replicas.max and resources.requests.cpu is None:
-        message = "the autoscaler aims at a share of the CPU request, and there is none; set it"
+        message = "the autoscaler aims at a share of the CPU request, which is not set; set it"
         yield codes.REPLICAS, "error", (_K8S, "resources", "requests", "cpu"), message
 
 
@@ -190,7 +190,7 @@ def _workers(config: Config) -> Iterator[Finding]:
 
 
 def _requests_below_limits(config: Config) -> Iterator[Finding]:
-    """Of the gateway's pods and the engines'; the defaults of one may not fit the other, as written."""
+    """Check the pods of gateway and engines; a written request may exceed a default limit."""
     pods: list[tuple[Path, Resources | EngineResources]] = [((_K8S, "resources"), config.kubernetes.resources)]
     for path, backend in _enabled_at(config):
         if backend.engine is not None and backend.engine.kind == "vllm":
@@ -204,7 +204,7 @@ def _requests_below_limits(config: Config) -> Iterator[Finding]:
 
 
 def _counted_apart(config: Config) -> Iterator[Finding]:
-    """One worker in each of several replicas; `check.py` speaks of several workers."""
+    """One worker in each of several replicas; `check.py` covers several workers."""
     limits, replicas = config.rate_limit, config.kubernetes.replicas.max
     each = limits.requests_per_minute
     if limits.enabled and limits.store == "memory" and replicas > 1 and config.server.workers == 1:
@@ -271,17 +271,17 @@ def _policy(config: Config) -> Iterator[Finding]:
 
 
 def _store_policy(config: Config) -> Iterator[Finding]:
-    """Servers of which the address does not tell."""
+    """Store servers that the address does not name."""
     policy, text = config.kubernetes.network_policy, config.rate_limit.store
     if not policy.enabled or text == "memory" or policy.store.namespace is not None or policy.store.pod_labels:
         return
-    with suppress(ValueError):  # check.py speaks of the address itself
+    with suppress(ValueError):  # check.py reports the address itself
         store = parse_redis_url(text)
         if store.kind != "server" and any(_is_address(place.host) for place in store.places):
             named = "sentinels name" if store.kind == "sentinel" else "cluster names"
             message = (
                 f"the NetworkPolicy lets the gateway reach these addresses only, and not the servers that the {named}; "
-                "say where those are (kubernetes.network_policy.store), or write the name of a Service"
+                "configure those in kubernetes.network_policy.store, or write the name of a Service"
             )
             yield codes.POLICY, "warning", ("rate_limit", "store"), message
 
@@ -337,18 +337,20 @@ def _client_addresses(config: Config) -> Iterator[Finding]:
     by_proxy = config.kubernetes.expose in ("ingress", "gateway")
     if by_proxy and not config.auth.enabled and config.rate_limit.enabled and not config.server.trusted_proxies:
         message = (
-            "without keys the limits hold for each client address, and that is the ingress's for everybody; name the "
-            "network that its pods are in"
+            "without keys the limits apply to each client address, and behind an ingress all clients have the same "
+            "address; name the network of the ingress's pods"
         )
         yield codes.CLIENT_ADDRESS, "warning", ("server", "trusted_proxies"), message
 
 
 def _lost_with_the_pod(config: Config) -> Iterator[Finding]:
     if config.monitoring.usage_file is not None:
-        message = "each pod counts by itself and forgets with its end; count in the shared store (rate_limit.store)"
+        message = (
+            "each pod counts by itself and loses its counts when it ends; count in the shared store (rate_limit.store)"
+        )
         yield codes.USAGE_IN_POD, "warning", ("monitoring", "usage_file"), message
     if not config.kubernetes.immutable_config:
-        message = "`kubectl rollout undo` brings back the old pods and not their config; leave it on"
+        message = "`kubectl rollout undo` brings back the old pods but not their config; leave it on"
         yield codes.CONFIG_NAME, "warning", (_K8S, "immutable_config"), message
 
 

@@ -1,10 +1,10 @@
-"""What the environment adds to a file: values for `${NAME}`, and the plan's eight variables that override fields.
+"""Apply the environment to a file: values for `${NAME}`, and the plan's eight variables that override fields.
 
 Rules:
   1. `${NAME}` is replaced inside text, never in keys; an unset NAME is a problem, an empty one is an empty text.
      `$${NAME}` stands for the literal `${NAME}`.
-  2. An override that is set to the empty text counts as unset: that is how a ConfigMap or a compose file says
-  "nothing". 3. The VLLM_ overrides concern the only backend, or the one named `vllm`.
+  2. An override that is set to the empty text counts as unset: a ConfigMap or a compose file writes "nothing" so.
+  3. The VLLM_ overrides concern the only backend, or the one named `vllm`.
 The environment comes in as a mapping. A value taken from it is never shown in a message.
 """
 
@@ -102,7 +102,7 @@ def override(flat: Flat, env: Mapping[str, str]) -> tuple[tuple[str, ...], list[
 
 
 def _backend_path(data: Any, path: Path) -> Path | None:
-    """`path` for the backend that the VLLM_ variables concern. None where that is not clear."""
+    """`path` for the backend that the VLLM_ variables concern. None if that is ambiguous."""
     backends = data.get("backends") if isinstance(data, dict) else None
     if not isinstance(backends, dict) or "vllm" in backends or not backends:
         return path
@@ -110,8 +110,8 @@ def _backend_path(data: Any, path: Path) -> Path | None:
 
 
 def _put(flat: Flat, path: Path, value: str, place: Place) -> bool:
-    """Set one field, making its section where there is none. False where what is above it is no mapping: reported
-    anyway."""
+    """Set one field, creating its section if missing. False if its parent is not a mapping, which is reported
+    elsewhere."""
     table = flat.data
     for part in path[:-1]:
         if not isinstance(table, dict) or (path[0] == "backends" and table.get(part) is None):
@@ -121,7 +121,7 @@ def _put(flat: Flat, path: Path, value: str, place: Place) -> bool:
         table = table[part]
     if not isinstance(table, dict):
         return False
-    if path[-1] == "url":  # the address in the environment replaces whichever kind of address the file has
+    if path[-1] == "url":  # the address in the environment replaces any kind of address in the file
         for name in ADDRESS_FIELDS:
             table.pop(name, None)
     table[path[-1]] = value

@@ -1,5 +1,4 @@
-"""The `kubernetes` section: what the manifests need to know beyond the rest of the config. The gateway itself ignores
-it."""
+"""The `kubernetes` section: settings for the manifests only. The gateway itself ignores it."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ class ResourceAmounts(Section):
 
 
 class Resources(Section):
-    """What a pod asks for, and what it may take at most."""
+    """A pod's resource requests and limits."""
 
     requests: ResourceAmounts = ResourceAmounts(memory="256Mi", cpu="500m")
     """What the scheduler reserves."""
@@ -61,7 +60,7 @@ class Resources(Section):
 
 
 class EngineResources(Section):
-    """The same for an engine's pod, whose defaults are those of a model of medium size."""
+    """An engine pod's resource requests and limits; the defaults suit a model of medium size."""
 
     requests: ResourceAmounts = ResourceAmounts(memory="16Gi", cpu="4")
     """What the scheduler reserves."""
@@ -83,7 +82,7 @@ class Ingress(Section):
     """The Secret with the certificate, also of `server.tls`. null is `kubernetes.name` plus `-tls`."""
 
     controller_namespace: DnsLabel = "ingress-nginx"
-    """Where the controller's pods are, for the NetworkPolicy."""
+    """Namespace of the controller's pods, for the NetworkPolicy."""
 
     annotations: Annotations = Field(default_factory=dict)
     """Further annotations; they win over those that aiaas derives."""
@@ -96,20 +95,20 @@ class GatewayApi(Section):
     """The Gateway's name. Required where `expose` is `gateway`."""
 
     namespace: DnsLabel | None = None
-    """Its namespace. null is our own."""
+    """Its namespace. null is aiaas's own."""
 
     section: ObjectName | None = None
     """The listener's name in it. null is every listener, so also one without TLS."""
 
     controller_namespace: DnsLabel | None = None
-    """Where the pods are that carry its traffic, for the NetworkPolicy. null is the Gateway's namespace."""
+    """Namespace of the pods that carry its traffic, for the NetworkPolicy. null is the Gateway's namespace."""
 
 
 class KeysSecret(Section):
     """The Secret that holds the key file (hashed records only)."""
 
     create: Flag = True
-    """Render it from `auth.keys_file`. false means that something else keeps it."""
+    """Render it from `auth.keys_file`. false means that another tool manages it."""
 
     name: DnsLabel | None = None
     """Its name. null is `kubernetes.name` plus `-keys`. The entry in it is `keys.yaml`."""
@@ -126,7 +125,7 @@ class SecretReference(Section):
 
 
 class ClusterDns(Section):
-    """Where the cluster's DNS is, so that the NetworkPolicy lets queries through."""
+    """The cluster's DNS, so that the NetworkPolicy allows queries."""
 
     namespace: DnsLabel = "kube-system"
     """Namespace of its pods."""
@@ -136,7 +135,7 @@ class ClusterDns(Section):
 
 
 class StorePods(Section):
-    """Where the pods of the shared store (`rate_limit.store`) are, for the NetworkPolicy."""
+    """The pods of the shared store (`rate_limit.store`), for the NetworkPolicy."""
 
     namespace: DnsLabel | None = None
     """Their namespace. null is taken from the host name in the address (`name.namespace`), else aiaas's own."""
@@ -149,19 +148,19 @@ class StorePods(Section):
 
 
 class NetworkPolicy(Section):
-    """Who may talk to the gateway, and whom it may talk to."""
+    """Allowed connections to and from the gateway."""
 
     enabled: Flag = True
-    """false renders none."""
+    """false renders no policy."""
 
     monitoring_namespace: DnsLabel | None = "monitoring"
-    """The namespace from which the metrics port may be scraped. null is none."""
+    """The namespace from which the metrics port may be scraped. null allows no scraping."""
 
     dns: ClusterDns = ClusterDns()
-    """Where the cluster's DNS is."""
+    """The cluster's DNS."""
 
     store: StorePods = StorePods()
-    """Where the shared store is."""
+    """The shared store's pods."""
 
 
 class KubernetesMonitoring(Section):
@@ -188,10 +187,10 @@ class EnginePod(Section):
     `args` say otherwise."""
 
     gpu_resource: Text = "nvidia.com/gpu"
-    """What the device plugin calls a GPU."""
+    """The device plugin's name for a GPU."""
 
     resources: EngineResources = EngineResources()
-    """What else it asks for. The memory is the host's; a model passes through it on its way to the GPU."""
+    """Its other resources. The memory is the host's; a model passes through it on its way to the GPU."""
 
     shared_memory: Quantity = "2Gi"
     """Size of /dev/shm, over which the processes of one engine talk. It counts as memory of the pod."""
@@ -213,13 +212,13 @@ class EnginePod(Section):
 
 
 class Kubernetes(Section):
-    """What `aiaas render` makes."""
+    """Settings of `aiaas render`."""
 
     name: Stem = "api-router"
     """The stem of every object's name."""
 
     namespace: DnsLabel = "system"
-    """Where everything goes."""
+    """The namespace of every object."""
 
     create_namespace: Flag = False
     """Render the Namespace, too, with Pod Security `restricted` enforced in it."""
@@ -231,7 +230,7 @@ class Kubernetes(Section):
     """Secrets with the credentials of the image's registry."""
 
     host: HostName | None = None
-    """The public host name. Required where something is exposed by name."""
+    """The public host name. Required if `expose` is `ingress` or `gateway`."""
 
     replicas: Replicas = Replicas()
     """How many gateways run."""
@@ -245,10 +244,10 @@ class Kubernetes(Section):
     `aiaas_requests_in_flight` as a pod metric. null leaves it out."""
 
     resources: Resources = Resources()
-    """What a pod asks for, and what it may take at most."""
+    """A pod's resource requests and limits."""
 
     expose: Literal["ingress", "gateway", "loadbalancer", "none"] = "ingress"
-    """How clients from outside get in."""
+    """How clients reach the gateway from outside."""
 
     ingress: Ingress = Ingress()
     """The Ingress."""
@@ -260,10 +259,10 @@ class Kubernetes(Section):
     """The Secret that holds the key file."""
 
     env: dict[EnvName, SecretReference] = Field(default_factory=dict)
-    """Where each `${NAME}` of the config comes from in the cluster."""
+    """The Secret entry for each `${NAME}` of the config."""
 
     network_policy: NetworkPolicy = NetworkPolicy()
-    """Who may talk to whom."""
+    """Allowed connections."""
 
     monitoring: KubernetesMonitoring = KubernetesMonitoring()
     """Objects for the Prometheus operator and Grafana."""

@@ -2,8 +2,8 @@
 
     text -> tree with places -> (a ConfigMap: its inner document) -> ${NAME} -> overrides -> secrets -> model
 
-Nothing here raises for bad input: what is wrong becomes a Problem at its line. A YAML syntax error is the one fault
-that hides those behind it, since there is no tree to look at.
+Bad input never raises: each error becomes a Problem at its line. Only a YAML syntax error hides the errors behind it,
+since there is no tree to check.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Loaded:
     """A file as read.
 
     config     None where there is an error
-    partial    the same; with errors in single fields, what is left without those fields, so that the checks between
-               fields can still run and everything is reported at once. Not to be used otherwise
+    partial    the config without the fields that have errors, so that the checks between fields can still run and all
+               problems are reported at once. Not for other uses
     dropped    the paths of those fields
     problems   in the file's order
     overrides  names of the environment variables in force
@@ -54,14 +54,14 @@ class Loaded:
     written: Any = field(default=None, repr=False)
 
     def place(self, path: Path) -> Place:
-        """Where `path` is written, or else the nearest thing around it that is."""
+        """The place of `path`, or of the nearest written field around it."""
         while path and path not in self.values:
             path = path[:-1]
         return self.values.get(path, Place(self.file, 1, 1))
 
 
 def load_file(path: FilePath, env: Mapping[str, str]) -> Loaded:
-    """Read and load a file. Raises EnvironmentFault where there is none; every other fault is a Problem."""
+    """Read and load a file. Raises EnvironmentFault if it is missing; every other error is a Problem."""
     file = str(path)
     try:
         with path.open("rb") as stream:
@@ -83,7 +83,7 @@ def load_file(path: FilePath, env: Mapping[str, str]) -> Loaded:
 
 
 def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
-    """Load a config from its text; `file` is only what messages call it. Never raises for bad input."""
+    """Load a config from its text; `file` is only its name in messages. Never raises for bad input."""
     node, problems = parse(text, file)
     if node is not None and _is_kubernetes(node):
         node, inner_problems = _inner_document(node, text, file)
@@ -104,7 +104,7 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
     problems += more
     overrides, more = override(flat, env)
     problems += more
-    # An unset variable or a secret says it all: what else may be wrong with that value is not worth a second line.
+    # For an unset variable or a secret, one message is enough: skip other errors of that value.
     said = {problem.path for problem in problems if problem.code in (codes.VARIABLE, codes.PLAIN_SECRET)}
     partial, dropped, more = _validate(flat, file, hidden=from_environment | secrets)
     problems += [problem for problem in more if problem.path not in said]
@@ -140,7 +140,7 @@ def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list
     inner = _text_of(node, "data", "config.yaml")
     if kind is None or kind.text != "ConfigMap" or inner is None:
         name = kind.text[:60] if kind is not None else ""
-        message = f"is a Kubernetes {name} without a config; a ConfigMap with data.config.yaml is what is read"
+        message = f"is a Kubernetes {name} without a config; aiaas reads a ConfigMap with data.config.yaml"
         place = kind.place if kind is not None else node.place
         return None, [problem_at(codes.CONFIG_MAP, "error", ("kind",), message, place)]
     if not inner.text.strip():
@@ -158,7 +158,7 @@ def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list
 
 
 def _validate(flat: Flat, file: str, hidden: frozenset[Path]) -> tuple[Config | None, frozenset[Path], list[Problem]]:
-    """The model, the fields that had to be left out of it, and what is wrong with them. None where nothing is left."""
+    """The model, the fields left out of it, and their problems. None if the rest is not valid either."""
     try:
         return Config.model_validate(flat.data), frozenset(), []
     except ValidationError as error:
@@ -167,18 +167,18 @@ def _validate(flat: Flat, file: str, hidden: frozenset[Path]) -> tuple[Config | 
     dropped = frozenset(_path_of(detail) for detail in details if detail["type"] != "missing")
     try:
         partial = Config.model_validate(_without(flat.data, dropped))
-    except ValidationError:  # something required is missing or wrong: what there is cannot be judged further
+    except ValidationError:  # something required is missing or wrong: the rest cannot be checked
         partial = None
     return partial, dropped, problems
 
 
 def _path_of(detail: ErrorDetails) -> Path:
-    """Where pydantic found it, as a path of the file."""
+    """The location in pydantic's error, as a path of the file."""
     return tuple(part for part in detail["loc"] if part not in (SHORT_FORM, LONG_FORM, "[key]"))
 
 
 def _without(value: Any, dropped: frozenset[Path], path: Path = ()) -> Any:
-    """The data less some fields; a list that would lose an item goes as a whole, so that indexes stay what they are."""
+    """The data less some fields; a list that would lose an item goes as a whole, so that indexes stay valid."""
     if not isinstance(value, dict):
         return value
     kept = {}
@@ -208,7 +208,7 @@ def _translate(detail: ErrorDetails, flat: Flat, file: str, hidden: frozenset[Pa
 
 
 def _nearest(flat: Flat, path: Path, file: str) -> Place:
-    """The value's place; of a field that is missing or null, the key's; and otherwise what is around it."""
+    """The value's place; for a missing or null field the key's; otherwise that of the nearest field around it."""
     for end in range(len(path), 0, -1):
         if end < len(path) and path[:end] in flat.keys:
             return flat.keys[path[:end]]
@@ -218,7 +218,7 @@ def _nearest(flat: Flat, path: Path, file: str) -> Place:
 
 
 def _wrong(detail: ErrorDetails) -> str:
-    """What is wrong and what is allowed, for a value that is there."""
+    """The error and the allowed values, for a value that is present."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -282,14 +282,14 @@ def _shown(value: Any) -> str:
 
 
 def _unknown(path: Path) -> str:
-    """An unknown field: what it may have meant, and what there is."""
+    """The message for an unknown field, with a suggestion."""
     known = list(fields_of(path[:-1]))
     close = difflib.get_close_matches(str(path[-1]), known, n=1)
     elsewhere = [other for other in _homes(str(path[-1])) if other != ".".join(str(part) for part in path)]
     if close:
         return f"is not a field; did you mean {close[0]}?"
     if elsewhere:
-        return f"is not a field here; it belongs into {elsewhere[0]}"
+        return f"is not a field here; it belongs in {elsewhere[0]}"
     return f"is not a field; allowed: {', '.join(known)}"
 
 

@@ -1,6 +1,6 @@
-"""What an operator may write, field by field. This is the manual: docs/config.md and the JSON Schema are made from it.
+"""The config's fields. This is the manual: docs/config.md and the JSON Schema are made from it.
 
-Each field says what it means, in which unit, what null means, and why it has the default that it has. Rules that
+Each field states its meaning, its unit, the meaning of null, and the reason for its default. Rules that
 concern one field alone are types here; rules between fields are in `aiaas.config.check`."""
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Cors(Section):
     """Which web pages may call the gateway from a browser."""
 
     allow_origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
-    """Origins such as `https://chat.example.com`, without a path; `*` is any. What a page
-    knows its visitors can read, so a key in it needs limits of its own."""
+    """Origins such as `https://chat.example.com`, without a path; `*` is any. Visitors can read
+    everything that a page holds, so a key in a page needs limits of its own."""
 
 
 class Tls(Section):
-    """TLS on the open side, for a deployment without an ingress. The files are read again when renewed."""
+    """TLS for clients, for a deployment without an ingress. Renewed files are read again."""
 
     cert_file: Text
     """Certificate chain in PEM, relative to the config file."""
@@ -43,7 +43,7 @@ class Tls(Section):
 
 
 class Server(Section):
-    """The open side: where clients connect, and what they may send."""
+    """The client side: the address to connect to, and bounds on connections and requests."""
 
     host: Annotated[Text, Field(pattern=r"^[^\s/]+$")] = "0.0.0.0"
     """Address to listen on; `::` is IPv6 as well, `127.0.0.1` this machine only. The default is what a container
@@ -65,9 +65,9 @@ class Server(Section):
     """The largest request head; a larger one gets 431."""
 
     max_connections: Annotated[Count, Field(ge=16, le=1_000_000)] = 2048
-    """Connections that may be open at once. Where a new one has no room, the connection that is the least missed ends
-    for it: first clients that have not shown a valid key, then idle ones. A connection takes 12 KiB, under TLS 56 KiB:
-    the default is what a pod of 512 MiB bears. With several workers it is divided between them."""
+    """Connections that may be open at once. To make room for a new one, aiaas closes the least useful connection:
+    first of clients that have not shown a valid key, then idle ones. A connection takes 12 KiB, under TLS 56 KiB:
+    the default fits a pod of 512 MiB. With several workers it is divided between them."""
 
     max_connections_per_address: AtLeast1 | None = None
     """Connections of one client address (of IPv6: of one /64); further ones are refused. null is no bound, as behind an
@@ -83,22 +83,22 @@ class Server(Section):
     """The longest time for a whole request body; then 408. With the default, 10 MiB may come at 35 kB a second."""
 
     min_body_rate: Size = 1024
-    """Bytes a second with which a request body must come, on average after its first `body_timeout`; else 408. 0 is no
-    bound."""
+    """The lowest average rate of a request body, in bytes a second, after its first `body_timeout`; below it 408. 0 is
+    no bound."""
 
     heartbeat: Duration = 15.0
-    """Silence on a stream that is filled with a comment, so that no proxy in between takes it for dead. 0 is off. A
-    quarter of the 60 s that is the usual idle limit of ingresses and load balancers."""
+    """Write a comment into a stream after this much silence, so that proxies in between keep the connection. 0 turns it
+    off. The default is a quarter of 60 s, the usual idle timeout of ingresses and load balancers."""
 
     drain_timeout: Duration = 300.0
-    """At shutdown, how long requests in flight may go on; what is still open then ends with an error event."""
+    """At shutdown, how long requests in flight may go on; then open streams end with an error event."""
 
     trusted_proxies: tuple[Text, ...] = ()
-    """Networks (CIDR) whose `X-Forwarded-For` (or, without that, `Forwarded`) and `X-Request-Id` are believed. None by
-    default: anybody can write a header."""
+    """Networks (CIDR) from which aiaas believes `X-Forwarded-For` (or, without that, `Forwarded`) and `X-Request-Id`.
+    Empty by default: anybody can write a header."""
 
     cors: Cors | None = None
-    """Which web pages may call from a browser. null is none."""
+    """Which web pages may call from a browser. null allows no page."""
 
     tls: Tls | None = None
     """TLS on this port. null is plain HTTP, as behind an ingress. Its fields reload; turning it on or off does not."""
@@ -108,26 +108,27 @@ class Auth(Section):
     """Who may use the gateway."""
 
     enabled: Flag = True
-    """false lets everybody in; limits then hold per client address (of IPv6: per /64)."""
+    """false lets everybody in; limits then apply per client address (of IPv6: per /64)."""
 
     api_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,16}$")] = "sk-"
-    """What every key starts with. The default is what OpenAI's clients and secret scanners expect."""
+    """The prefix of every key. OpenAI's clients and secret scanners expect the default."""
 
     keys_file: Text = "keys.yaml"
     """The key file (hashed records), relative to the config file. `aiaas keys create` makes it."""
 
 
 class RateLimit(Section):
-    """What a key may use that has no limits of its own. Each key counts for itself."""
+    """The limits of keys without limits of their own. Each key is counted separately."""
 
     enabled: Flag = True
-    """false takes all limits away, a key's own included."""
+    """false turns all limits off, a key's own included."""
 
     requests_per_minute: AtLeast1 | None = 10
     """Requests a minute, on average. null is no limit. The default is low on purpose: raise it knowingly."""
 
     burst: AtLeast1 | None = None
-    """Requests at once after a pause (the size of the token bucket). null is `requests_per_minute`."""
+    """Requests that may arrive at once after an idle period (the size of the token bucket). null is
+    `requests_per_minute`."""
 
     tokens_per_minute: AtLeast1 | None = None
     """Input and output tokens a minute. null is no limit."""
@@ -146,7 +147,7 @@ class RateLimit(Section):
     )
     """Where the counts live: `memory` (each process for itself), or `redis://host:6379/0` (a Redis or Valkey that all
     share; `rediss://` is TLS). With Sentinel `redis+sentinel://host:26379,host:26379/NAME`, with Redis Cluster
-    `redis+cluster://host:6379,host:6379`. A password comes in as `${NAME}`: `redis://:${REDIS_PASSWORD}@host:6379/0`."""
+    `redis+cluster://host:6379,host:6379`. Write a password as `${NAME}`: `redis://:${REDIS_PASSWORD}@host:6379/0`."""
 
     store_timeout: PositiveDuration = 0.25
     """How long a request waits for the shared store before `on_store_failure` decides on it. Only the first requests of
@@ -154,16 +155,17 @@ class RateLimit(Section):
     store, 5ms to 5s."""
 
     on_store_failure: Literal["local", "allow", "deny"] = "local"
-    """While the shared store is away: each process counts by itself, with its share of every limit and of what the key
-    had left (divided by the number of processes that counted together); or lets everything in; or nothing, with 503."""
+    """While the shared store is unreachable: `local` counts in each process, with its share of every limit and of the
+    key's remaining budget (divided by the number of processes that counted together); `allow` admits every request;
+    `deny` rejects every request with 503."""
 
 
 class Request(Section):
-    """What is refused because it would hurt others."""
+    """Bounds on requests that would harm others."""
 
     media_urls: Literal["deny", "allow"] = "deny"
     """Whether a request may name `image_url`, `audio_url` or `video_url` that are not `data:`. vLLM would fetch them
-    from inside the cluster, so no."""
+    from inside the cluster, so the default denies it."""
 
     max_choices: AtLeast1 = 8
     """The most answers to one request: `n` times the number of prompts."""
@@ -176,39 +178,39 @@ class Monitoring(Section):
     """Serve `/metrics`, on its own port."""
 
     metrics_port: Port = 9090
-    """That port. It is never routed through an ingress."""
+    """The port of `/metrics`. It is never routed through an ingress."""
 
     log_level: LogLevel = "info"
-    """The least important lines that are logged. Requests are logged at `info`."""
+    """The lowest level that is logged. Requests are logged at `info`."""
 
     usage_file: Text | None = None
-    """An SQLite file that counts usage by key, model and day, relative to the config file. null counts none. Not used
-    where `rate_limit.store` is shared: usage is counted there."""
+    """An SQLite file that counts usage by key, model and day, relative to the config file. null counts nothing. Not
+    used where `rate_limit.store` is shared: usage is counted there."""
 
 
 class Config(Section):
     """The whole file."""
 
     version: Annotated[Count, Field(ge=1, le=1)] = 1
-    """Version of this format. There is one."""
+    """Version of this format; 1 is the only one."""
 
     server: Server = Server()
-    """The open side."""
+    """The client side."""
 
     backends: Annotated[dict[BackendName, Backend], Field(min_length=1)]
     """The vLLM deployments, each under a name of your choice (letters, digits, `.`, `_` and `-`)."""
 
     auth: Auth = Auth()
-    """Who may use it."""
+    """Who may use the gateway."""
 
     rate_limit: RateLimit = RateLimit()
     """How much each key may use."""
 
     request: Request = Request()
-    """What is refused because it would hurt others."""
+    """Bounds on requests that would harm others."""
 
     monitoring: Monitoring = Monitoring()
     """Metrics and logs."""
 
     kubernetes: Kubernetes = Kubernetes()
-    """What `aiaas render` makes. The gateway itself ignores it."""
+    """Settings of `aiaas render`. The gateway itself ignores them."""

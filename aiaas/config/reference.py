@@ -1,6 +1,6 @@
 """The manual pages that are made from the code: docs/config.md from the model, docs/problems.md from the codes.
 
-`python -m aiaas.config.reference docs` writes both; a test says when that was forgotten.
+`python -m aiaas.config.reference docs` writes both; a test fails if that was forgotten.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ for editors. This page is made from the code (`python -m aiaas.config.reference 
 
 An unknown field, a key that appears twice and a secret in plain text are errors. A section that is left out, or has
 nothing below it, has its defaults. Paths inside the file are relative to the file. A Kubernetes ConfigMap that holds
-the config as `config.yaml` is read as it is. A changed file is put in force while the gateway runs
+the config as `config.yaml` is read as it is. A running gateway loads a changed file
 ([reload.md](reload.md)); fields that need a restart say so.
 
-- A **duration** has a unit: `500ms`, `45s`, `30m`, `2h`, `90d`, `2w`; only `0` needs none.
-  So have those of every command.
+- A **duration** has a unit: `500ms`, `45s`, `30m`, `2h`, `90d`, `2w`; only `0` needs no unit.
+  The options of every command take the same units.
 - A **size** has a unit, too: `512KiB`, `10MiB` (binary), `10MB` (decimal).
 - **`${NAME}`** inside a value is replaced by the environment variable NAME; an unset one is an error.
   `$${NAME}` stands for the literal text. Inside `{...}` it needs quotes: `{password: "${NAME}"}`.
@@ -38,16 +38,16 @@ the config as `config.yaml` is read as it is. A changed file is put in force whi
 
 _OVERRIDES_INTRO = """## Environment variables that override the file
 
-One that is set to the empty text counts as unset. Those of a backend concern the only backend, or the one named `vllm`.
-`VLLM_BACKEND_URL` replaces whichever kind of address the file gives it.
+A variable that is set to the empty text counts as unset. The `VLLM_` variables concern the only backend, or the one
+named `vllm`. `VLLM_BACKEND_URL` replaces any kind of address of that backend.
 
 | variable | field |
 | --- | --- |"""
 
 _PROBLEMS_INTRO = """# Problems, by code
 
-What `aiaas validate` and `aiaas serve` say about a config, as `file:line:column: error CODE field: what is wrong; what
-is allowed`. A warning lets the config be used; `aiaas validate --strict` fails on it. This page is made from the code
+Problems that `aiaas validate` and `aiaas serve` report, as `file:line:column: error CODE field: message; allowed
+values`. A warning lets the config be used; `aiaas validate --strict` fails on it. This page is made from the code
 (`python -m aiaas.config.reference docs`).
 """
 

@@ -1,7 +1,7 @@
-"""Secrets in plain text, found by how they look and by what they are called.
+"""Find secrets in plain text, by their form and by their name.
 
-Only what surely is one is reported: an `sk-` key, a password inside a URL, a token of Hugging Face, GitHub or AWS,
-and a variable or argument whose name says so. What came from the environment is fine: that is where secrets belong.
+Only sure cases are reported: an `sk-` key, a password inside a URL, a token of Hugging Face, GitHub or AWS,
+and a variable or argument whose name says so. Values from the environment are fine: secrets belong there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOKS = re.compile(
 _URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]*:[^/\s?#]+@")
 _QUERY_PASSWORD = re.compile(r"://[^\s?]*\?\S*(?i:password)=[^&\s]")
 _URL: Final = "this URL holds a password"
-# Refused by a check of its own, which says what to use instead.
+# Another check refuses these and names the field to use instead.
 _SET_BY_AIAAS: Final = frozenset({"api-key", "api_key"})
 _NAMED = re.compile(r"(?i)(^|[_-])(token|password|passwd|secret|api[_-]?key|access[_-]?key)$")
 
@@ -38,7 +38,7 @@ def find_secrets(flat: Flat, from_environment: frozenset[Path]) -> tuple[frozens
         argument = _is_argument(path) and _is_named_secret(path)
         if argument and path[-1] not in _SET_BY_AIAAS:
             # Also from ${NAME}: `ps` shows every command line to everybody on the machine, and the log has it.
-            message = "a secret on a command line is seen by everybody; vLLM also takes it from `engine.env`"
+            message = "everybody on the machine sees a command line; pass the secret to vLLM in `engine.env`"
         elif path in from_environment or path == _MAY_START_WITH_SK or argument:
             continue
         else:

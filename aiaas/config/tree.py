@@ -1,7 +1,7 @@
 """Text -> a tree that knows where each value is written.
 
-PyYAML's events are read here rather than its nodes, so that the whole of the input's bad habits is handled in one place
-and in bounded time and space: duplicate keys (all of them), tags, recursive or exploding aliases, deep nesting.
+It reads PyYAML's events rather than its nodes, so that all irregular input is handled in one place and in bounded time
+and space: duplicate keys (all of them), tags, recursive or exploding aliases, deep nesting.
 
 Plain scalars follow YAML 1.2's core schema, not 1.1: `no` is text and not false, `1:30` is text and not 90, `010` is
 10. A plain scalar with `${` in it stays text whatever the variable holds."""
@@ -85,7 +85,7 @@ class Refused(Exception):
 
 
 def parse(text: str, file: str, fixed: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Read one YAML document. The node is None where there is no document, or no going on.
+    """Read one YAML document. The node is None if there is no document or reading cannot go on.
 
     fixed  the place of everything in it, where its lines are not the file's lines
     """
@@ -204,7 +204,7 @@ class _Builder:
         elif "'\\t'" in reason:
             reason = "a tab stands where YAML allows only spaces; indent with spaces"
         elif "expected <block end>" in reason or "mapping values are not allowed" in reason:
-            reason = "this line does not fit to those above it; see to its indentation, and to the space after each :"
+            reason = "this line does not fit the lines above it; check its indentation and the space after each :"
         elif error.context and error.problem:
             since = f" (line {error.context_mark.line + 1})" if error.context_mark else ""
             reason = f"{error.problem}, {error.context}{since}"
@@ -212,7 +212,7 @@ class _Builder:
 
 
 def flatten(node: Node) -> Flat:
-    """The tree as dicts, lists and values. Raises Refused where aliases expand to too much."""
+    """The tree as dicts, lists and values. Raises Refused if aliases expand to too many values."""
     flat = Flat()
     flat.data = _value(node, (), flat)
     return flat

@@ -265,7 +265,7 @@ def test_an_overlap_is_never_said_to_outlive_its_key(console: Console) -> None:
     console("create", "alice", "--expires", "2099-01-01")
     first = console.out.strip()
     console("rotate", "alice", "--overlap", "999999d")
-    assert "good until 2099-01-01T00:00:00Z" in console.err
+    assert "valid until 2099-01-01T00:00:00Z" in console.err
     console("show", "alice")
     assert "until 2099-01-01T00:00:00Z" in console.out
     console("show", "alice", "-o", "json")

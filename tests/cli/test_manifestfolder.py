@@ -27,7 +27,7 @@ def test_what_is_rendered_no_more_is_removed_and_said(tmp_path: Path, capsys: py
     capsys.readouterr()
     write_folder(tmp_path, {"kept.yaml": OURS})
     assert [path.name for path in tmp_path.iterdir()] == ["kept.yaml"]
-    assert f"removed {tmp_path / 'old.yaml'}, which is rendered no more" in capsys.readouterr().err
+    assert f"removed {tmp_path / 'old.yaml'}, which is no longer rendered" in capsys.readouterr().err
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def test_without_a_key_file_no_secret_is_rendered(capsys: pytest.CaptureFixture[
     documents, err = rendered(capsys)
     assert "Secret" not in [each["kind"] for each in documents]
     assert "warning AIA401 auth.keys_file: keys.yaml does not exist" in err
-    assert "without a key file no Secret api-router-keys is rendered; one that is in the cluster stays as it is" in err
+    assert (
+        "without a key file the Secret api-router-keys is not rendered; a Secret in the cluster stays as it is" in err
+    )
 
 
 def test_a_key_file_without_keys_is_rendered_and_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +80,7 @@ def test_a_key_file_without_keys_is_rendered_and_warned_of(capsys: pytest.Captur
     documents, err = rendered(capsys)
     [secret] = [each for each in documents if each["kind"] == "Secret"]
     assert "keys: []" in base64.b64decode(secret["data"]["keys.yaml"]).decode()
-    assert "the Secret api-router-keys has no keys; applied, it replaces one that has" in err
+    assert "the Secret api-router-keys has no keys; applying it replaces a Secret that has keys" in err
 
 
 def test_the_local_keys_go_into_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +111,7 @@ def test_overrides_of_the_shell_are_ignored_and_named(
     assert run(["render"]) == 0
     out, err = capsys.readouterr()
     assert out == plain
-    expected = "ignored, since they hold in this shell only: VLLM_BACKEND_URL, RATE_LIMIT_REQUESTS_PER_MINUTE"
+    expected = "ignored, since they apply to this shell only: VLLM_BACKEND_URL, RATE_LIMIT_REQUESTS_PER_MINUTE"
     assert err.splitlines()[0] == expected
 
 
@@ -158,7 +160,7 @@ def test_an_unknown_kind_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> N
     """A typo must not look like an empty rendering."""
     write()
     assert run(["render", "--only", "Deploymnet"]) == 2
-    assert "names a kind that is never rendered; there are Namespace, " in capsys.readouterr().err
+    assert "names a kind that is never rendered; choose from Namespace, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
-    assert "cannot be rendered; mend it and run again" in err
+    assert "cannot be rendered; fix it and run again" in err
 
 
 def test_a_missing_config_is_the_world_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,7 +262,7 @@ def test_without_kubectl_there_is_no_diff(monkeypatch: pytest.MonkeyPatch, capsy
     write()
     monkeypatch.setenv("PATH", "")
     assert run(["render", "--diff"]) == 3
-    assert "no kubectl on PATH" in capsys.readouterr().err
+    assert "kubectl is not on PATH" in capsys.readouterr().err
 
 
 def test_a_variable_that_is_not_set_and_decides_where_a_backend_is_is_said(
@@ -281,7 +283,7 @@ def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixtu
     """What is wrong is that it is not set, whatever the stand-in looks like."""
     write(SECRETS.replace("http://${HOST}:8000", "${HOST}"))
     assert run(["render"]) == 1
-    assert "note: not set here: HOST, KEY; what is part of an address has to be" in capsys.readouterr().err
+    assert "note: not set here: HOST, KEY; a variable inside an address must be set" in capsys.readouterr().err
 
 
 def test_a_folders_keys_are_not_removed_where_the_key_file_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,7 +295,7 @@ def test_a_folders_keys_are_not_removed_where_the_key_file_is_missing(capsys: py
     Path("keys.yaml").unlink()
     capsys.readouterr()
     assert run(["render", "--output-dir", "out"]) == 3
-    assert "there is no key file to make it from; render where that is" in capsys.readouterr().err
+    assert "the key file is missing; render where the key file is" in capsys.readouterr().err
     assert secret.read_text() == before
     Path("aiaas.yaml").write_text("auth: {enabled: false}\n" + CONFIG)
     assert run(["render", "--output-dir", "out"]) == 0

@@ -153,7 +153,7 @@ def test_since_counts_whole_days(since: str, day: int | None) -> None:
 
 def test_since_that_is_no_time_is_wrong_usage() -> None:
     """With what is allowed."""
-    with pytest.raises(UsageError, match="'yesterday' is no time; write for example 7d, 12w or 2026-03-01"):
+    with pytest.raises(UsageError, match="'yesterday' is not a time; write for example 7d, 12w or 2026-03-01"):
         first_day("yesterday", 0.0)
 
 
@@ -181,4 +181,4 @@ def test_a_list_of_keys_survives_a_damaged_usage_file(capsys: pytest.CaptureFixt
     assert run(["keys", "list"]) == 0
     out, err = capsys.readouterr()
     assert "carol" in out
-    assert err.startswith("warning: last use is not known: usage.db is damaged")
+    assert err.startswith("warning: last use is unknown: usage.db is damaged")
