@@ -33,7 +33,7 @@ from aiaas.errors import AiaasError, CommandError
 # name -> (module, one line of help), in the order in which `aiaas --help` lists them.
 COMMANDS: Final = MappingProxyType(
     {
-        "quickstart": ("aiaas.cli.quickstart", "Set up and run a gateway with a simulated model on this machine."),
+        "quickstart": ("aiaas.cli.quickstart", "Start a gateway with a simulated model on this machine."),
         "init": ("aiaas.cli.init", "Write a commented starter aiaas.yaml."),
         "validate": ("aiaas.cli.validate", "Check a config and show all its problems at once."),
         "schema": ("aiaas.cli.schema", "Print the JSON Schema of the config, for editors."),

@@ -302,9 +302,8 @@ CODES: Final = MappingProxyType(
         ),
         DRAIN: (
             "A rollout cuts requests that it should let finish (warning)",
-            "A pod that shuts down finishes its requests within `drain_timeout`, and the cluster waits no longer than "
-            "the grace period, which aiaas derives from it. The cluster autoscaler caps the grace period at ten "
-            "minutes.",
+            "A pod that shuts down finishes its requests within `drain_timeout`, and the cluster waits for the grace "
+            "period, which aiaas derives from it. The cluster autoscaler caps the grace period at ten minutes.",
         ),
         REPLICAS: (
             "Replicas that the cluster cannot keep",

@@ -138,7 +138,7 @@ def test_a_damaged_file_is_the_world_in_the_way(capsys: pytest.CaptureFixture[st
     """Exit code 3, one line."""
     Path("usage.db").write_text("notes " * 100)
     assert run(["usage"]) == 3
-    assert capsys.readouterr().err.startswith("aiaas: usage.db is damaged or no database")
+    assert capsys.readouterr().err.startswith("aiaas: usage.db is damaged or not a database")
 
 
 @pytest.mark.parametrize(

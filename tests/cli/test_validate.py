@@ -234,7 +234,7 @@ def test_an_authority_of_the_store_that_is_not_there_is_an_error(capsys: pytest.
     """A gateway would not start with it either."""
     write(VALID + 'rate_limit:\n  store: "rediss://redis:6379?ssl_ca_certs=ca.pem"\n')
     assert run(["validate"]) == 1
-    words = "ca.pem holds no authorities in PEM: No such file or directory"
+    words = "ca.pem does not hold PEM certificates: No such file or directory"
     assert capsys.readouterr().out == f"aiaas.yaml:6:10: error AIA406 rate_limit.store: {words}\n"
 
 

@@ -265,7 +265,7 @@ async def test_a_reply_that_nobody_asked_for_ends_it() -> None:
         await reader.read()
 
     async with connected(script) as connection:
-        assert await connection.lost == "it answered what nobody asked"
+        assert await connection.lost == "the server sent a reply to no command"
 
 
 async def test_closing_waits_for_what_is_under_way() -> None:
@@ -335,7 +335,7 @@ def test_tls_trusts_the_system_unless_told_otherwise() -> None:
     context = tls_context(RedisUrl((Place("r", 1),), 0, True))
     assert context is not None
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
-    with pytest.raises(StoreTlsError, match=r"/nowhere\.pem holds no authorities in PEM: No such file"):
+    with pytest.raises(StoreTlsError, match=r"/nowhere\.pem does not hold PEM certificates: No such file"):
         tls_context(RedisUrl((Place("r", 1),), 0, True, ca_file="/nowhere.pem"))
     with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are no certificate and its key"):
         tls_context(RedisUrl((Place("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))

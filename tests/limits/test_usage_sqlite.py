@@ -165,7 +165,7 @@ async def folder(file: Path) -> None:
         (foreign, "another program"),
         (newer, "another version"),
         (torn, "damaged"),
-        (text, "damaged or no database"),
+        (text, "damaged or not a database"),
         (folder, r"unable to open|disk I/O error"),
     ],
     ids=["another program's", "newer", "torn", "text", "folder"],

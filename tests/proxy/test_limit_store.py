@@ -104,5 +104,5 @@ def test_no_store_for_memory_and_a_word_about_files_that_are_no_good() -> None:
     log = JsonLog(lambda _lines: None, lambda: 0.0, "info")
     assert shared_store(plan_of(config_of(["http://vllm"], {}, {})).limits, log) is None
     limits = {"store": "rediss://redis?ssl_ca_certs=/nowhere/ca.pem"}
-    with pytest.raises(EnvironmentFault, match=r"rate_limit\.store: /nowhere/ca\.pem holds no authorities"):
+    with pytest.raises(EnvironmentFault, match=r"rate_limit\.store: /nowhere/ca\.pem does not hold PEM certificates"):
         shared_store(plan_of(config_of(["http://vllm"], {}, {"rate_limit": limits})).limits, log)

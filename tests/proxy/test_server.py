@@ -462,7 +462,7 @@ async def test_another_key_file_that_cannot_be_read_keeps_the_keys(living: Any, 
             other.write_text("version: 1\nkeys: [\n")
         life.write_config(auth={"keys_file": "other.yaml"})
         line = await life.event("keys_not_reloaded")
-        assert line["error"].startswith(f"{other}:3:1: not YAML" if broken else f"{other}: there is no such file")
+        assert line["error"].startswith(f"{other}:3:1: not YAML" if broken else f"{other}: file not found")
         assert (line["level"], line["kept"]) == ("error", 1)
         await life.event("config_reloaded")
         assert await life.status() == 200
