@@ -337,7 +337,7 @@ def test_tls_trusts_the_system_unless_told_otherwise() -> None:
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
     with pytest.raises(StoreTlsError, match=r"/nowhere\.pem does not hold PEM certificates: No such file"):
         tls_context(RedisUrl((Place("r", 1),), 0, True, ca_file="/nowhere.pem"))
-    with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are no certificate and its key"):
+    with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are not a certificate and its key"):
         tls_context(RedisUrl((Place("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
 
 
