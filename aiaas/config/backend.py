@@ -190,9 +190,8 @@ class Backend(Section):
     models: tuple[ModelEntry, ...]
     """The models that it serves. A list of plain names: the first is what vLLM serves, the rest are aliases of it. Or a
     list of mappings, one for each model that vLLM serves (a LoRA adapter is one). aiaas compares them with vLLM's own
-    list
-    at the start, every minute and in `aiaas validate --connect`; an alias that is a model of its own there is left as
-    the client wrote it, and logged."""
+    list at the start, every minute and in `aiaas validate --connect`; an alias that is a model of its own there is left
+    as the client wrote it, and logged."""
 
     endpoints: tuple[Text, ...] = DEFAULT_ENDPOINTS
     """The paths that clients may use, from the fixed list of those that aiaas knows how to guard."""
