@@ -71,6 +71,6 @@ def weight(prefix: bytes, url: str) -> bytes:
 def load_bound(loads: Sequence[int]) -> float:
     """The most that an endpoint may have in flight and still be asked; `loads` are those of all that are up.
 
-    The bound is rounded up by one, so that on an idle fleet a few requests stay where their prefix is.
+    The added 1 lets a few requests stay where their prefix is on an idle fleet.
     """
     return LOAD_FACTOR * sum(loads) / len(loads) + 1

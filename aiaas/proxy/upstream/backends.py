@@ -298,7 +298,7 @@ class BackendState:
             endpoint.leave(self)
 
     def parted(self, url: str) -> EndpointState | None:
-        """Hand over an endpoint that this backend no longer needs for new requests."""
+        """Find an endpoint of its own at `url` that this backend no longer needs for new requests."""
         candidates = (*self._leaving, *self.endpoints) if self.retired else self._leaving
         return next((e for e in candidates if e.backend is self and e.plan.url == url), None)
 

@@ -90,7 +90,7 @@ class EventRates:
 
 
 def _rate_of(known: Sequence[tuple[float, float]], text: float) -> float:
-    """Tokens in an event with `text` bytes of text; 0 if nothing was learnt."""
+    """Tokens in an event with `text` bytes of text; 0 bytes if the text is too short to judge by."""
     if not known:
         return text / BYTES_PER_TOKEN if text >= SURELY_MANY else 1.0
     alike = [rate for rate, other in known if text / ALIKE <= other <= text * ALIKE]
