@@ -15,11 +15,11 @@ from aiaas.config.tree import problem_at
 from aiaas.openai import paths
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.plan.read import Reading
-from aiaas.proxy.request.served_models import Comparison, NotAModelList, compare, read_models, sentence
+from aiaas.proxy.request.served_models import NotAModelList, compare, missing_sentence, own_models_sentence, read_models
 from aiaas.proxy.upstream.ask import Fetched, fetch
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
-from aiaas.proxy.upstream.dial import addresses_of
+from aiaas.proxy.upstream.dial import addresses_of, why_unresolved
 
 # A URL and its answer; an error text if its name has no address.
 Answers = list[tuple[str, Fetched | Failure | str]]
@@ -51,11 +51,11 @@ async def _ask_all(plan: Plan) -> list[tuple[BackendPlan, Answers]]:
 
 async def _ask(plan: BackendPlan) -> Answers:
     backend = BackendState(plan, lambda *_: None)
-    try:
-        if plan.dns is not None:
+    if plan.dns is not None:
+        try:
             backend.resolved(await addresses_of(plan.dns.host, plan.dns.port))
-    except (OSError, UnicodeError) as error:
-        return [(f"{plan.dns.host}:{plan.dns.port}" if plan.dns else "", getattr(error, "strerror", "") or str(error))]
+        except (OSError, UnicodeError) as error:
+            return [(f"{plan.dns.host}:{plan.dns.port}", why_unresolved(error))]
     answers = [fetch(endpoint, paths.MODELS, plan.health.timeout) for endpoint in backend.endpoints]
     urls = [endpoint.plan.url for endpoint in backend.endpoints]
     return list(zip(urls, await asyncio.gather(*answers), strict=True))
@@ -74,9 +74,7 @@ def _findings(backend: BackendPlan, answers: Answers) -> Iterator[tuple[str, Sev
             yield codes.NO_MODEL_LIST, "error", section, f"{url}: {error}"
             continue
         found, models = compare(backend, listed), (*section, "models")
-        if found.missing:
-            told = sentence(Comparison(missing=found.missing), listed)
-            yield codes.MODELS_DISAGREE, "error", models, f"{url}: {told}"
-        if found.own_models:
-            told = sentence(Comparison(own_models=found.own_models), listed)
-            yield codes.MODELS_DISAGREE, "warning", models, f"{url}: {told}"
+        if missing := missing_sentence(found, listed):
+            yield codes.MODELS_DISAGREE, "error", models, f"{url}: {missing}"
+        if own := own_models_sentence(found):
+            yield codes.MODELS_DISAGREE, "warning", models, f"{url}: {own}"

@@ -53,7 +53,7 @@ def model_not_found(model: str) -> ClientError:
 
 def _entry(model: PublicModel, lists: Sequence[Listed]) -> dict[str, Any]:
     meant = model.alias_of or model.name
-    if meant != model.name and any(is_its_own(model.name, meant, listed) for listed in lists):
+    if any(is_its_own(model.name, meant, listed) for listed in lists):
         meant = model.name
     found = [listed[meant] for listed in lists if meant in listed]
     created = [served.created for served in found if served.created is not None]

@@ -113,19 +113,26 @@ def is_its_own(alias: str, name: str, listed: Listed) -> bool:
 
 
 def sentence(comparison: Comparison, listed: Listed) -> str:
-    """The problem and its fix, for a log or a terminal; empty if there is no problem."""
-    parts = []
-    if comparison.own_models:
-        alias, name = comparison.own_models[0]
-        aliases = ", ".join(alias for alias, _ in comparison.own_models[:MOST_NAMED])
-        parts.append(
-            f"{aliases}: an alias in the config, but a separate model there, so requests for it go to that model; "
-            f"write an entry for each: models: [{{name: {name}}}, {{name: {alias}}}]"
-        )
-    if comparison.missing:
-        names = ", ".join(comparison.missing[:MOST_NAMED])
-        there = ", ".join(sorted(listed)[:MOST_NAMED]) or "nothing"
-        parts.append(
-            f"{names}: not served there; the backend lists {there}; the first of `models` must be one that vLLM serves"
-        )
-    return "; ".join(parts)
+    """The problems and their fixes, for a log; empty if there is no problem."""
+    return "; ".join(part for part in (own_models_sentence(comparison), missing_sentence(comparison, listed)) if part)
+
+
+def own_models_sentence(comparison: Comparison) -> str:
+    """The aliases that are separate models, and the fix; empty if there are none."""
+    if not comparison.own_models:
+        return ""
+    alias, name = comparison.own_models[0]
+    aliases = ", ".join(alias for alias, _ in comparison.own_models[:MOST_NAMED])
+    return (
+        f"{aliases}: an alias in the config, but a separate model there, so requests for it go to that model; "
+        f"write an entry for each: models: [{{name: {name}}}, {{name: {alias}}}]"
+    )
+
+
+def missing_sentence(comparison: Comparison, listed: Listed) -> str:
+    """The models that the backend does not serve, and the fix; empty if there are none."""
+    if not comparison.missing:
+        return ""
+    names = ", ".join(comparison.missing[:MOST_NAMED])
+    there = ", ".join(sorted(listed)[:MOST_NAMED]) or "nothing"
+    return f"{names}: not served there; the backend lists {there}; the first of `models` must be one that vLLM serves"

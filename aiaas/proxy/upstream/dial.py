@@ -35,6 +35,11 @@ async def addresses_of(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
 
 
+def why_unresolved(error: OSError | UnicodeError) -> str:
+    """The reason why a name has no address. UnicodeError: the name does not fit into DNS."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def is_address(host: str) -> bool:
     """Whether `host` is an IP address and not a name."""
     try:

@@ -50,10 +50,12 @@ class ModelWatch:
     async def _ask(self, endpoint: EndpointState) -> None:
         health = self._backend.plan.health
         answer = await fetch(endpoint, paths.MODELS, health.timeout)
-        failed = isinstance(answer, Failure)
-        pause = min(health.interval, self._interval) if failed else self._interval
-        self._due[endpoint] = asyncio.get_running_loop().time() + pause
-        if isinstance(answer, Failure) or endpoint not in self._backend.endpoints:
+        now = asyncio.get_running_loop().time()
+        if isinstance(answer, Failure):
+            self._due[endpoint] = now + min(health.interval, self._interval)
+            return
+        self._due[endpoint] = now + self._interval
+        if endpoint not in self._backend.endpoints:
             return
         try:
             endpoint.listed = read_models(answer.status, answer.content_type, answer.body)

@@ -24,7 +24,7 @@ from aiaas.plan.model import BackendPlan
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.backends import BackendState
-from aiaas.proxy.upstream.dial import Resolve, addresses_of, is_address
+from aiaas.proxy.upstream.dial import Resolve, addresses_of, is_address, why_unresolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class Resolver:
                 question.cancel()
             try:
                 addresses, reason = question.result(), "no address"
-            except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS could hold
-                addresses, reason = (), getattr(error, "strerror", None) or str(error)
+            except (OSError, UnicodeError) as error:
+                addresses, reason = (), why_unresolved(error)
             if addresses:
                 self._answered(backend, host, misses, addresses)
                 misses = 0
