@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,3 +25,18 @@ def free_port(also: int = 0) -> int:
             if also:
                 other.bind(("127.0.0.1", port + also))
             return port
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """The port of a full listener at 127.0.0.1: it answers no SYN."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        for sock in crowd:
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+        for sock in crowd:
+            sock.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 
 async def until(holds: Callable[[], object], within: float = 10.0) -> None:
@@ -11,3 +13,12 @@ async def until(holds: Callable[[], object], within: float = 10.0) -> None:
     async with asyncio.timeout(within):
         while not holds():
             await asyncio.sleep(0.001)
+
+
+async def opened(fifo: Path) -> int:
+    """A descriptor to write to it, once somebody reads it."""
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            await asyncio.sleep(0.005)

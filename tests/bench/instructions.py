@@ -18,29 +18,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import uvloop
-import yaml
 
-from aiaas.config.load import load_text
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
-from aiaas.plan.compile import compile_plan
-from aiaas.proxy.client.connection import OpenSide
-from aiaas.proxy.client.door import Door
-from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.usage import UsageRecorder
-from tests.bench import wire
+from tests.bench import process, wire
 from tests.ports import free_port
-from tests.proxy.conftest import new_key
+from tests.proxy.conftest import let_in, new_key, plan_of
 
 KEY: Final = new_key("instructions")
 # Of each pair the first is the run with few. The first requests make caches.
@@ -59,44 +52,17 @@ def serve(backend: str) -> None:
             "backends": {"vllm": {"url": backend, "models": [wire.SERVED_MODEL, wire.ALIAS]}},
             "rate_limit": {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000},
         }
-        loaded = load_text(yaml.safe_dump(config), file="bench.yaml", env={})
-        assert loaded.config is not None, loaded.problems
-        plan = compile_plan(loaded.config, env={})
         log, metrics = JsonLog(lambda _lines: True, time.time, "info"), Metrics()
         verifier = Verifier(KeyRing.from_records([KEY.record]))
-        gateway = Gateway(plan, verifier, MemoryStore(), log, metrics, UsageRecorder(None, log, metrics))
-        limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
-        listener = socket.create_server(("127.0.0.1", 0))
-        open_side = OpenSide(gateway.handle, limits, gateway.incidents)
-        door = Door(listener, open_side, gateway.places, gateway.incidents, None, plan.server.header_timeout)
-        door.open()
-        print(listener.getsockname()[1], flush=True)
+        recorder = UsageRecorder(None, log, metrics)
+        gateway = Gateway(plan_of(config), verifier, MemoryStore(), log, metrics, recorder)
+        kept = let_in(gateway)
+        print(kept[-1], flush=True)
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
         await ended.wait()
 
     uvloop.run(life())
-
-
-@contextmanager
-def backend() -> Iterator[str]:
-    """The benchmark's backend, in a process of its own."""
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.backend", str(port)])
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the backend ended"
-                assert time.monotonic() < deadline, "the backend did not start"
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
@@ -113,10 +79,10 @@ def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
             stderr=subprocess.DEVNULL,
             env=environment,
             text=True,
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            port = int(process.stdout.readline())
+        ) as measured:
+            assert measured.stdin is not None
+            assert measured.stdout is not None
+            port = int(measured.stdout.readline())
             with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
                 for _ in range(times):
                     client.sendall(request)
@@ -126,8 +92,8 @@ def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
                         assert data, answer
                         answer += data
                     assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
-            process.stdin.close()
-            process.wait(PATIENCE)
+            measured.stdin.close()
+            measured.wait(PATIENCE)
         found = re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)
         assert found is not None
         return int(found[1])
@@ -135,8 +101,12 @@ def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
 
 def measure() -> dict[str, int]:
     """What one short request, and one event in the middle of a stream, cost."""
-    with backend() as url:
-        ask = wire.request(KEY.text)
+    port, ask = free_port(), wire.request(KEY.text)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        started = process.started(process.backend_command(port), process.OTHER_CORE, folder, "backend", {})
+        process.wait_for_answer(port, ask, stack.enter_context(started), folder, "backend")
+        url = f"http://127.0.0.1:{port}"
         instructions(url, ask, 1, wire.ANSWER[-40:])  # Python writes its bytecode
         few, many = (instructions(url, ask, times, wire.ANSWER[-40:]) for times in REQUESTS)
         streams = [wire.request(KEY.text, wire.Stream(events, PACE)) for events in EVENTS]

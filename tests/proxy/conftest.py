@@ -189,6 +189,17 @@ class Running:
             await self.gateway.quiet()
 
 
+def let_in(gateway: Gateway) -> tuple[OpenSide, Door, int]:
+    """Let clients in, on a free port of 127.0.0.1, which comes last."""
+    server = gateway.active.plan.server
+    limits = ConnectionLimits(server.header_timeout, server.max_header_size)
+    open_side = OpenSide(gateway.handle, limits, gateway.incidents)
+    listener = socket.create_server(("127.0.0.1", 0))
+    door = Door(listener, open_side, gateway.places, gateway.incidents, open_tls(server.tls), server.header_timeout)
+    door.open()
+    return open_side, door, listener.getsockname()[1]
+
+
 StartGateway = Callable[..., Awaitable[Running]]
 
 
@@ -215,13 +226,7 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         verifier = Verifier(KeyRing.from_records([key.record for key in (known_key, *keys)]))
         recorder = UsageRecorder(usage, log, metrics)
         made = Gateway(plan, verifier, MemoryStore() if store is None else store, log, metrics, recorder, wall)
-        limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
-        open_side = OpenSide(made.handle, limits, made.incidents)
-        listener = socket.create_server(("127.0.0.1", 0))
-        tls = open_tls(plan.server.tls)
-        door = Door(listener, open_side, made.places, made.incidents, tls, plan.server.header_timeout)
-        port = listener.getsockname()[1]
-        door.open()
+        open_side, door, port = let_in(made)
         tasks = [
             asyncio.create_task(probe_forever(state), name=f"probe {name}")
             for name, state in made.active.backends.items()

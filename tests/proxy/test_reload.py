@@ -29,6 +29,7 @@ from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.usage import UsageRecorder
 from tests.certificate import self_signed
 from tests.proxy.conftest import new_key
+from tests.waiting import opened
 
 BASE: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
 ENGINE: dict[str, Any] = {"engine": {"kind": "simulator"}, "models": ["e"]}
@@ -100,15 +101,6 @@ async def watched(site: Reloading, event: str) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def opened(fifo: Path) -> int:
-    """Its writing end, once somebody reads it."""
-    while True:
-        try:
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            await asyncio.sleep(0.005)
 
 
 # -- config --------------------------------------------------------------------------------------------------------
@@ -204,15 +196,16 @@ async def test_all_files_are_watched(folder: Path) -> None:
 # -- TLS -----------------------------------------------------------------------------------------------------------
 
 
+def pair(folder: Path, name: str) -> dict[str, str]:
+    """A new certificate and its key in `folder / name`, as the config names them."""
+    (folder / name).mkdir()
+    certificate, key = self_signed(folder / name)
+    return {"cert_file": f"{name}/{certificate.name}", "key_file": f"{name}/{key.name}"}
+
+
 async def test_tls_follows_other_files_and_another_version(folder: Path) -> None:
     """Where the new files cannot be used the old pair stays, until they can; the version holds with them."""
-
-    def pair(name: str) -> dict[str, str]:
-        (folder / name).mkdir()
-        certificate, key = self_signed(folder / name)
-        return {"cert_file": f"{name}/{certificate.name}", "key_file": f"{name}/{key.name}"}
-
-    site = Reloading(folder, BASE | {"server": {"tls": pair("one")}})
+    site = Reloading(folder, BASE | {"server": {"tls": pair(folder, "one")}})
     tls = open_tls(site.gateway.active.plan.server.tls)
     assert tls is not None
     site.reloader.follow_tls(tls)
@@ -220,7 +213,7 @@ async def test_tls_follows_other_files_and_another_version(folder: Path) -> None
     lines = await site.reload(BASE | {"server": {"tls": missing}})
     assert events(lines) == ["tls_not_reloaded", "config_reloaded"]
     assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("one", ssl.TLSVersion.TLSv1_2)
-    pair("two")
+    pair(folder, "two")
     tasks = [asyncio.create_task(watch.run()) for watch in site.reloader.watches()]
     async with asyncio.timeout(10):
         while site.reloads("tls") != {"success": 1, "failure": 1}:
@@ -240,13 +233,7 @@ async def test_tls_follows_other_files_and_another_version(folder: Path) -> None
 
 async def test_a_slow_reading_never_replaces_the_pair_of_another_plan(folder: Path) -> None:
     """A certificate is read for SIGHUP while a config names other files: those are in force at the end."""
-
-    def pair(name: str) -> dict[str, str]:
-        (folder / name).mkdir()
-        certificate, key = self_signed(folder / name)
-        return {"cert_file": f"{name}/{certificate.name}", "key_file": f"{name}/{key.name}"}
-
-    site = Reloading(folder, BASE | {"server": {"tls": pair("one")}})
+    site = Reloading(folder, BASE | {"server": {"tls": pair(folder, "one")}})
     tls = open_tls(site.gateway.active.plan.server.tls)
     assert tls is not None
     site.reloader.follow_tls(tls)
@@ -259,7 +246,7 @@ async def test_a_slow_reading_never_replaces_the_pair_of_another_plan(folder: Pa
         writer = await opened(slow)
         slow.unlink()
         slow.write_bytes(pem)
-        second = asyncio.create_task(site.reload(BASE | {"server": {"tls": pair("two")}}))
+        second = asyncio.create_task(site.reload(BASE | {"server": {"tls": pair(folder, "two")}}))
         while site.plans == []:
             await asyncio.sleep(0.005)
         await asyncio.wait([second], timeout=0.1)  # it waits for the first, or would be done by now

@@ -223,7 +223,7 @@ def test_strangers_end_where_the_budget_is_spent() -> None:
 
 
 def test_a_connection_does_not_end_for_itself() -> None:
-    """It is told that there is no room; the bytes that it holds already are counted until it leaves."""
+    """It cannot take more bytes; those that it holds are counted until it leaves."""
     hall = Hall()
     guest = hall.come("alone")
     assert not guest.hold(hall.places.most_bytes)

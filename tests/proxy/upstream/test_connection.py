@@ -32,6 +32,7 @@ from aiaas.proxy.upstream.connection import (
 )
 from tests.certificate import self_signed
 from tests.fakes.vllm import Close, FakeVllm, Hang, Reset, Send, SendSlowly, Step, Wait, answer, chunk
+from tests.ports import silent_port
 from tests.waiting import until
 
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\ncontent-length: 2\r\n\r\n{}"
@@ -611,17 +612,8 @@ async def test_refused(fake_vllm: FakeVllm, pool: Pool) -> None:
 
 async def test_connect_timeout() -> None:
     """An address that does not answer costs `connect_timeout` and is not `refused`."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        port = full.getsockname()[1]
-        crowd = [socket.socket() for _ in range(4)]
-        for sock in crowd:
-            sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", port))
+    with silent_port() as port:
         failure = await Pool(endpoint(port), 0.05).connect()
-        for sock in crowd:
-            sock.close()
     assert failure == Failure(FailureKind.CONNECT, "no connection within 0.05 s")
 
 

@@ -7,8 +7,7 @@ import gc
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of, is_address
 from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm
+from tests.ports import silent_port
 from tests.proxy.conftest import StartFake
 from tests.waiting import until
 
@@ -52,21 +52,6 @@ async def peer(dialer: Dialer, timeout: float = 5.0) -> str:
     address: str = transport.get_extra_info("peername")[0]
     transport.close()
     return address
-
-
-@asynccontextmanager
-async def silent() -> AsyncIterator[int]:
-    """The port of a full listener at 127.0.0.1: it answers no SYN."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        crowd = [socket.socket() for _ in range(4)]
-        for sock in crowd:
-            sock.setblocking(False)
-            sock.connect_ex(full.getsockname())
-        yield full.getsockname()[1]
-        for sock in crowd:
-            sock.close()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +172,7 @@ async def test_an_avoided_address_is_tried_again_later(fake_vllm: FakeVllm) -> N
 
 async def test_a_silent_address_gets_its_part_of_the_time(fake_vllms: StartFake) -> None:
     """The second of two still has half of it."""
-    async with silent() as port:
+    with silent_port() as port:
         await fake_vllms(host="127.0.0.2", port=port)
         dialer = Dialer(plan(port), ClientTls(), Script())
         dialer.found(["127.0.0.1", "127.0.0.2"])
@@ -196,7 +181,7 @@ async def test_a_silent_address_gets_its_part_of_the_time(fake_vllms: StartFake)
 
 async def test_the_last_address_has_all_the_time_that_is_left() -> None:
     """All of them together have the whole timeout."""
-    async with silent() as port:
+    with silent_port() as port:
         dialer = Dialer(plan(port), ClientTls(), Script())
         dialer.found(["127.0.0.1"] * 3)
         loop = asyncio.get_running_loop()
@@ -208,7 +193,7 @@ async def test_the_last_address_has_all_the_time_that_is_left() -> None:
 
 async def test_a_refusal_is_what_is_reported() -> None:
     """Of several failures it says most: the address answers, and nothing listens there."""
-    async with silent() as port:
+    with silent_port() as port:
         for order in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.2"]):
             dialer = Dialer(plan(port), ClientTls(), Script())
             dialer.found(order)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import socket
 from typing import Any
 
 import pytest
@@ -35,6 +34,7 @@ from tests.fakes.vllm import (
     stream,
     token_event,
 )
+from tests.ports import silent_port
 from tests.proxy.conftest import Raw, Running, config_of, new_key
 from tests.waiting import until
 
@@ -613,18 +613,9 @@ async def test_no_pause_before_an_endpoint_that_went_down(fake_vllm: FakeVllm, g
 
 async def test_connecting_counts_towards_total_timeout(gateway: Any) -> None:
     """A request that is still connecting at its deadline ends then, with 504, and not after `connect_timeout`."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        crowd = [socket.socket() for _ in range(4)]
-        for sock in crowd:
-            sock.setblocking(False)
-            sock.connect_ex(full.getsockname())
-        url = f"http://127.0.0.1:{full.getsockname()[1]}"
-        running = await gateway(url, backend={"total_timeout": "100ms", "timeout": "90ms"})
+    with silent_port() as port:
+        running = await gateway(f"http://127.0.0.1:{port}", backend={"total_timeout": "100ms", "timeout": "90ms"})
         got = await (await running.client()).post(CHAT)
-        for sock in crowd:
-            sock.close()
     assert (got.status, got.json["error"]["code"]) == (504, "upstream_timeout")
     assert running.log_lines()[-1]["duration_seconds"] < 0.5
 

@@ -15,6 +15,7 @@ from aiaas.plan.model import Plan
 from aiaas.plan.read import read
 from aiaas.proxy.workers.last_good import Baseline
 from tests.proxy.conftest import new_key
+from tests.waiting import opened
 
 CONFIG = "backends:\n  vllm: {url: 'http://127.0.0.1:9', models: [m]}\n"
 OTHER = CONFIG.replace("[m]", "[n]")
@@ -253,12 +254,3 @@ async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def opened(fifo: Path) -> int:
-    """A descriptor to write to it; opens only once somebody reads."""
-    while True:
-        try:
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            await asyncio.sleep(0.005)
