@@ -11,9 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Any, cast
-
-from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ApiError, LimitError
 from aiaas.keys.verifier import Verifier
@@ -21,11 +18,12 @@ from aiaas.limits.model import Store
 from aiaas.openai import paths
 from aiaas.openai.errors import error_body
 from aiaas.plan.model import Plan, Route, RouteTarget
-from aiaas.proxy.client.answers import Answered, answer, date_header, header_lines
+from aiaas.proxy.client.answers import answer, date_header, header_lines
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.cors import Cors, preflight_lines
 from aiaas.proxy.client.identity import Networks, believed, error_path, method_not_allowed, not_found, require_method
 from aiaas.proxy.client.incidents import Incidents
+from aiaas.proxy.client.incoming import Request
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.client.request_ids import RequestIds
 from aiaas.proxy.client.request_target import path_of
@@ -42,7 +40,6 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.fleet import Fleet
 from aiaas.proxy.upstream.forward import draining, forward, write
-from aiaas.proxy.upstream.relay import Relay
 from aiaas.proxy.upstream.token_rates import EventRates
 from aiaas.proxy.usage import UsageRecorder
 
@@ -89,9 +86,8 @@ class Gateway:
         self._usage = usage
         self.draining = False  # answers end their connections, /ready says no
         self.refusing = False  # and new inference requests are refused
-        self.relays: set[Relay] = set()
         self._rates = EventRates()
-        self._requests: dict[asyncio.Task[Any], Record] = {}
+        self._requests: dict[ClientConnection, Record] = {}
         self.examiner = Examiner(self._loop)
         self._ending = False  # the drain deadline has come
         self._quiet = asyncio.Event()
@@ -110,10 +106,9 @@ class Gateway:
 
     # -- a request ------------------------------------------------------------------------------------------------
 
-    async def handle(self, request: BaseRequest) -> Answered:
-        """Answer one request, in this order: path, method, key, then what the path does."""
-        client = cast(ClientConnection, request.protocol)
-        client.begun, client.extra = False, b""
+    async def handle(self, request: Request, client: ClientConnection) -> bool:
+        """Answer one request, in this order: path, method, key, then what the path does. Returns whether its connection
+        stays open."""
         path = path_of(request.raw_path) or request.raw_path
         if path in (paths.HEALTH, paths.READY):
             return self._health(request, client, path)
@@ -136,22 +131,19 @@ class Gateway:
             error.add_note(f"request {record.request_id} at {path[:100]!a}")
             raise
 
-    async def _inference(
-        self, request: BaseRequest, client: ClientConnection, active: Active, record: Record
-    ) -> Answered:
+    async def _inference(self, request: Request, client: ClientConnection, active: Active, record: Record) -> bool:
         """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end.
 
         First its status is known, then its price, then it is told.
         """
-        task = asyncio.current_task(self._loop)
-        assert task is not None
-        self._enter(task, record)
+        self._requests[client] = record
+        self._quiet.clear()
         ticket = None
         try:
             ticket = await self._admit(request, client, active, record)
             shape = self._shape(request, active, ticket)
             targets = active.targets[record.path][ticket.route.model]
-            return await forward(ticket, targets, client, shape, self.metrics, self.relays)
+            return await forward(ticket, targets, client, shape, self.metrics)
         except ApiError as error:
             record.status, record.error_code = error.status, error.code
             raise
@@ -161,7 +153,6 @@ class Gateway:
                 record.status = record.status or CLIENT_LEFT
                 record.error_code = record.error_code or "client_left"
                 raise
-            task.uncancel()
             cut = draining()
             record.ended_by, record.status, record.error_code = "gateway", cut.status, cut.code
             raise cut from None
@@ -173,9 +164,9 @@ class Gateway:
                 if ticket is not None:
                     await self._settle(ticket)
             finally:
-                self._leave(task, record)
+                self._leave(client, record)
 
-    async def _admit(self, request: BaseRequest, client: ClientConnection, active: Active, record: Record) -> Ticket:
+    async def _admit(self, request: Request, client: ClientConnection, active: Active, record: Record) -> Ticket:
         """Key, body, limits."""
         admission = active.admission
         if self.refusing:
@@ -193,7 +184,7 @@ class Gateway:
         ended = self._ending or (self.refusing and record.phase == "queued")
         return ended and client.transport is not None
 
-    def _shape(self, request: BaseRequest, active: Active, ticket: Ticket) -> Shape:
+    def _shape(self, request: Request, active: Active, ticket: Ticket) -> Shape:
         backend = ticket.route.targets[0].backend
         started = ticket.record.started
         return Shape(
@@ -228,12 +219,8 @@ class Gateway:
         """Inference requests that are being answered."""
         return len(self._requests)
 
-    def _enter(self, task: asyncio.Task[Any], record: Record) -> None:
-        self._requests[task] = record
-        self._quiet.clear()
-
-    def _leave(self, task: asyncio.Task[Any], record: Record) -> None:
-        del self._requests[task]
+    def _leave(self, client: ClientConnection, record: Record) -> None:
+        del self._requests[client]
         if not self._requests:
             self._quiet.set()
         if record.share is not None:
@@ -244,7 +231,7 @@ class Gateway:
 
     # -- answers of our own ---------------------------------------------------------------------------------------
 
-    def _health(self, request: BaseRequest, client: ClientConnection, path: str) -> Answered:
+    def _health(self, request: Request, client: ClientConnection, path: str) -> bool:
         cors = self.active.cors
         extra = cors.lines(request.headers.get("origin")) if cors is not None else b""
         if cors is not None and cors.is_preflight(request.method, request.headers):
@@ -257,7 +244,7 @@ class Gateway:
             return self._answer(request, client, 503, b'{"status":"draining"}\n', extra)
         return self._answer(request, client, 200, b'{"status":"ok"}\n', extra)
 
-    def _preflight(self, request: BaseRequest, client: ClientConnection, active: Active, record: Record) -> Answered:
+    def _preflight(self, request: Request, client: ClientConnection, active: Active, record: Record) -> bool:
         """A browser asks whether a page may send its request; it has no key yet.
 
         It may, at any path: only the answer to the request itself tells the page that nothing is there.
@@ -269,14 +256,14 @@ class Gateway:
         self._log_other(record, 204, None)
         return self._answer(request, client, 204, b"", client.extra + _preflight_lines(request, methods))
 
-    async def _models(self, request: BaseRequest, client: ClientConnection, active: Active, record: Record) -> Answered:
+    async def _models(self, request: Request, client: ClientConnection, active: Active, record: Record) -> bool:
         principal = await active.admission.principal(request, client, record)
         listed = {name: [e.listed for e in state.endpoints] for name, state in active.backends.items()}
         body = models_body(active.plan, principal, record.path, listed)
         self._log_other(record, 200, None)
         return self._answer(request, client, 200, body, client.extra)
 
-    def _refuse(self, request: BaseRequest, client: ClientConnection, record: Record, error: ApiError) -> Answered:
+    def _refuse(self, request: Request, client: ClientConnection, record: Record, error: ApiError) -> bool:
         if isinstance(error, LimitError):
             self.metrics.refused(error.code)
         if record.status == 0:  # refused before it counted as an inference request
@@ -285,9 +272,7 @@ class Gateway:
         body = error_body(error, error_path(request, record.path))
         return self._answer(request, client, error.status, body, extra)
 
-    def _answer(
-        self, request: BaseRequest, client: ClientConnection, status: int, body: bytes, extra: bytes
-    ) -> Answered:
+    def _answer(self, request: Request, client: ClientConnection, status: int, body: bytes, extra: bytes) -> bool:
         """Give an answer of our own. `extra` is complete header lines."""
         # A body that was not read: what follows on this connection would be taken for a request.
         unread = not request.content.is_eof() or client.body_broken
@@ -299,7 +284,7 @@ class Gateway:
             client.linger()
         else:
             request.content.read_nowait(-1)  # else a body that nobody wanted stays until the next request comes
-        return Answered(keep_alive=not close)
+        return not close
 
     def _log_other(self, record: Record, status: int, code: str | None) -> None:
         """Count and log a request that is no inference request."""
@@ -308,7 +293,7 @@ class Gateway:
         self.metrics.responded(status, code)
         self.log.request(record, time.monotonic() - record.started, OTHER)
 
-    def _must_close(self, request: BaseRequest) -> bool:
+    def _must_close(self, request: Request) -> bool:
         """Whether the connection ends with this answer: asked for, HTTP/1.0, draining, or something other than HTTP
         was to follow (an upgrade or a tunnel, neither of which is ever taken)."""
         other = "upgrade" in request.headers or request.method == "CONNECT"
@@ -320,7 +305,7 @@ class Gateway:
             self._date = (second, date_header(second))
         return self._date[1]
 
-    def _record(self, request: BaseRequest, client: ClientConnection, active: Active, path: str) -> Record:
+    def _record(self, request: Request, client: ClientConnection, active: Active, path: str) -> Record:
         address, request_id = client.peer, None
         if active.trusted:
             address, request_id = believed(request, address, active.trusted)
@@ -370,22 +355,21 @@ class Gateway:
     def refuse(self) -> None:
         """From now on new inference requests are refused, and so are those that no backend has seen yet."""
         self.refusing = True
-        for task, record in self._requests.items():
+        for client, record in list(self._requests.items()):
             if record.phase == "queued":
-                task.cancel()
+                client.cancel()
 
     def end_requests(self) -> None:
         """The drain deadline: an answer that has begun ends with an error event or breaks off, any other is a 503."""
         self._ending = True
-        for task, record in self._requests.items():
-            if record.phase == "streaming":
-                record.error_code = record.error_code or "draining"
-            else:
-                task.cancel()
-        for relay in list(self.relays):
-            if relay.committed:
-                relay.end_with_error(draining())
+        for client, record in list(self._requests.items()):
+            if record.phase != "streaming":
+                client.cancel()
+                continue
+            record.error_code = record.error_code or "draining"
+            if client.listener is not None:
+                client.listener.end_with_error(draining())
 
 
-def _preflight_lines(request: BaseRequest, methods: tuple[str, ...]) -> bytes:
+def _preflight_lines(request: Request, methods: tuple[str, ...]) -> bytes:
     return preflight_lines(methods, request.headers.get("access-control-request-headers", ""))

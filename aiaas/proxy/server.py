@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol
 
 from prometheus_client.exposition import generate_latest
 
@@ -29,11 +29,11 @@ from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
-from aiaas.proxy.client.connection import ClientConnection, OpenSide
 from aiaas.proxy.client.descriptors import bound_connections
 from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.liveness import drop_vanished
 from aiaas.proxy.client.metrics_port import serve_metrics
+from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.ports import bracketed, keeps_metrics_port, take_ports
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.tls import ServerTls, open_tls
@@ -239,7 +239,7 @@ class Server:
         self._stack.push_async_callback(self._probes.close)
         for watch in self.reloader.watches():
             self._keeper.keep(watch.run, "watch", self._stack)
-        sweep = partial(drop_vanished, lambda: cast(list[ClientConnection], open_side.connections))
+        sweep = partial(drop_vanished, lambda: open_side.connections)
         self._keeper.keep(sweep, "vanished clients", self._stack)
         self._keeper.keep(partial(watch_lag, self.metrics.loop_lag.observe), "lag", self._stack)
         on_serving(len(self.verifier.ring.records))
@@ -298,6 +298,5 @@ class Server:
             gateway.end_requests()
             await first_of(gateway.quiet(), timeout=1.0)
         # Idle connections end now; the others get a moment for their last bytes.
-        open_side.pre_shutdown()
         await open_side.shutdown(timeout=0.5)
         self._log.event("info", "stopped", cut_off=cut)

@@ -44,8 +44,8 @@ from aiaas.limits.model import Store
 from aiaas.limits.usage import UsageStore
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
-from aiaas.proxy.client.connection import OpenSide
 from aiaas.proxy.client.door import Door
+from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.tls import open_tls
 from aiaas.proxy.gateway import Gateway

@@ -1,7 +1,6 @@
 """Answers as bytes: all answers that aiaas itself makes, and the heads of those that it relays.
 
-An answer goes to the transport in one write. aiohttp gets an `Answered` back, which tells it that nothing is left to
-send and whether the connection may stay open; its own Response classes would cost more than the whole limiter.
+An answer goes to the transport in one write: aiohttp's Response classes would cost more than the whole limiter.
 """
 
 from __future__ import annotations
@@ -52,24 +51,6 @@ _NOT_RELAYED = frozenset(
         b"x-ratelimit-reset-tokens",
     }
 )
-
-
-class Answered:
-    """What a handler returns to aiohttp: the answer is already on the wire.
-
-    It has the three members that aiohttp's connection loop uses of a response (`prepare`, `write_eof`, `keep_alive`).
-    """
-
-    __slots__ = ("keep_alive",)
-
-    def __init__(self, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-
-    async def prepare(self, _request: object) -> None:
-        """Nothing left to send."""
-
-    async def write_eof(self) -> None:
-        """Nothing left to send."""
 
 
 def status_line(status: int) -> bytes:

@@ -1,21 +1,20 @@
-"""One connection of a client: aiohttp's request handler, and the cases that aiohttp leaves open.
+"""One connection of a client: aiohttp's parser and its streams, and the life of the connection around them.
 
-aiohttp parses, frames and keeps alive. This module adds the rest, each case seen in an experiment:
+aiohttp's own connection class is not used: its two tasks are a quarter of a short request's cost (`handler.py`), and
+it leaves these cases open, each seen in an experiment:
 
-- aiohttp bounds neither the time nor the size of a head: `header_timeout` and `max_header_size`;
-- aiohttp does not notice when a pipelining client leaves, since it pauses reading for the queue. One request may wait
+- it bounds neither the time nor the size of a head: `header_timeout` and `max_header_size`;
+- it does not notice when a pipelining client leaves, since it pauses reading for the queue. One request may wait
   behind the one that is being answered; the next is refused in its turn (400: the client would only do it again, so
   neither 429 nor 503), and later bytes are read and thrown away;
 - so are bytes behind `Connection: close` or an offered upgrade (RFC 9112 section 9.6), for which the parser raises;
-- parser errors are answered in text/plain with the client's bytes in them and a traceback in the log, never with 431:
-  `handle_error` answers in the OpenAI shape and logs one line;
+- it answers parser errors in text/plain with the client's bytes in them and a traceback in the log, never with 431;
 - a body that breaks off in the middle (an invalid chunk size) leaves its reader waiting: `body_broken`;
 - a close while the client still sends is a reset, which may destroy the answer that it has not read yet: `linger`;
 - incomplete heads and the buffers of TLS count in the process' memory budget: `guest`, its place;
-- a handler that writes to the transport itself must know when the client reads too slowly: `listener`;
-- aiohttp does not watch the last bytes of an answer, and `transport.close()` waits for them forever: a client that
-  reads none of them for `closing_silence` is dropped (once, a socket leaked for each client that had stopped reading).
-  Under TLS those bytes lie below the transport that we see; there `liveness.py` asks the kernel.
+- a handler that writes to the transport itself must know when the client reads too slowly: `listener`. The next
+  request waits meanwhile, or a client that reads nothing could fill the memory with answers;
+- nobody watches whether the client takes the last bytes of an answer: `drain_watch.py`.
 
 Every refusal of a head is queued like a request, so that it is answered in its turn, behind what came before it.
 """
@@ -25,25 +24,28 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
 from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
-from aiohttp.web_request import BaseRequest
-from aiohttp.web_server import Server
+from aiohttp.streams import StreamReader
 
 from aiaas.errors import ApiError
 from aiaas.proxy.client.alarm import Alarm
-from aiaas.proxy.client.answers import Answered, date_header, error_answer
+from aiaas.proxy.client.answers import date_header, error_answer
+from aiaas.proxy.client.drain_watch import DrainWatch
 from aiaas.proxy.client.forwarded import plain_address
-from aiaas.proxy.client.hooks import Hooks, WriteListener
-from aiaas.proxy.client.incoming import Incoming
+from aiaas.proxy.client.handler import Handler
+from aiaas.proxy.client.hooks import WriteListener
+from aiaas.proxy.client.incoming import Incoming, Request
 from aiaas.proxy.client.places import TLS_READ_FACTOR, Guest
-from aiaas.proxy.client.refusal import MAX_HEADERS, ConnectionLimits, HeadTooSlow, TooFarAhead, internal_error, refusal
+from aiaas.proxy.client.refusal import HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.client.request_target import path_of
+
+if TYPE_CHECKING:
+    from aiaas.proxy.client.open_side import OpenSide
 
 # Close idle connections after this: longer than the usual ingress keeps its own idle ones (60 s in nginx and haproxy),
 # so that the ingress closes first and never writes into a closing connection.
@@ -59,33 +61,43 @@ MAX_QUEUED = 1
 TLS_READ = 16 * 1024
 
 
-class ClientConnection(RequestHandler):
+class ClientConnection(BaseProtocol):
     """A client's connection.
 
     alarm        of the writer of its answer: silence, heartbeat, deadline
     listener     called when writing has to pause; at most one at a time
+    handler      of the present request; None while there is none
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
     guest        its place among all connections; None where those are not counted
-    wire, sock   the transport and its socket until they are closed; aiohttp forgets `transport` when it begins to
+    wire, sock   the transport and its socket until they are closed; `transport` is None as soon as nothing more may be
+                 written
     tls          whether it is one under TLS
+    last_used    when its last answer ended, by the loop's clock
     """
 
     __slots__ = (
-        "_drain_timer",
+        "_closed",
+        "_closing",
+        "_drain",
         "_head_timer",
-        "_hooks",
+        "_idle",
         "_incoming",
         "_largest_read",
-        "_limits",
         "_linger_timer",
         "_lingering",
         "_origin",
+        "_queue",
+        "_quiet",
         "_refused",
+        "_request",
+        "_side",
         "alarm",
         "begun",
         "extra",
         "guest",
+        "handler",
+        "last_used",
         "listener",
         "peer",
         "sock",
@@ -93,41 +105,30 @@ class ClientConnection(RequestHandler):
         "wire",
     )
 
-    def __init__(
-        self,
-        manager: Server,
-        limits: ConnectionLimits,
-        hooks: Hooks,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        guest: Guest | None = None,
-    ) -> None:
-        super().__init__(
-            manager,
-            loop=loop,
-            keepalive_timeout=KEEPALIVE_TIMEOUT,
-            access_log=None,  # type: ignore[arg-type]  # documented as "no access log"
-            max_field_size=limits.max_header_size,
-            max_line_size=limits.max_header_size,
-            max_headers=MAX_HEADERS,
-            lingering_time=LINGERING_TIME,
-            auto_decompress=False,
-        )
-        self._incoming = Incoming(self, loop, self._read_bufsize, limits.max_header_size)
+    def __init__(self, side: OpenSide, loop: asyncio.AbstractEventLoop, guest: Guest | None = None) -> None:
+        super().__init__(loop)
+        self._side = side
+        self._incoming = Incoming(self, loop, side.limits.max_header_size)
         self._parser = self._incoming.parser
-        self._limits = limits
-        self._hooks = hooks
+        self._queue: deque[tuple[RawRequestMessage, StreamReader] | Exception] = deque()
+        self._request: Request | None = None
+        self._closing = False  # closes behind the present answer
+        self._closed = False  # nothing more is read or answered
+        self._quiet: asyncio.Future[None] | None = None  # of `shutdown`, which waits for the present answer
+        self._idle = Alarm(loop)
         self._head_timer: asyncio.TimerHandle | None = None
         self._refused = False  # later bytes are not parsed
         self._origin: str | None = None  # of the head that was refused
         self._largest_read = sys.maxsize  # without TLS nothing remains of a read
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._drain_timer: asyncio.TimerHandle | None = None
+        self._drain = DrainWatch(side.limits.closing_silence)
+        self.handler: Handler[bool] | None = None
         self.listener: WriteListener | None = None
         self.begun = False
         self.extra = b""
         self.guest = guest
+        self.last_used = 0.0
         self.peer = "local"
         self.wire: asyncio.Transport | None = None
         self.sock: Any = None
@@ -137,6 +138,7 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound the bytes in the socket buffer, and read the client's address."""
         super().connection_made(transport)
+        self._side.connections[self] = None
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = plain_address(peername[0]) or peername[0]
@@ -148,9 +150,10 @@ class ClientConnection(RequestHandler):
             self.guest.occupant, self.guest.end = self, self.wire.abort
             if self.tls:
                 self._largest_read = TLS_READ
+        self._begin_idle()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the timers and the listener; aiohttp cancels the handler."""
+        """Cancel the handler; forget the timers and the listener."""
         self._stop_head_timer()
         self._end_lingering()
         self.listener = self.wire = self.sock = None
@@ -159,12 +162,17 @@ class ClientConnection(RequestHandler):
             self.guest.leave()
             self.guest = None
         self._incoming.let_go()
+        self._closed = True
         super().connection_lost(exc)
-        self._stop_drain_timer()
+        self._parser = None
+        self._drain.stop()
+        self._idle.close()
+        self.cancel()
+        self._side.connections.pop(self, None)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Do nothing unless paused: aiohttp calls this after every part of a body, and would parse b"" each time."""
-        if self._reading_paused or self._buffer_paused:
+        if self._reading_paused:
             super().resume_reading(resume_parser)
 
     @property
@@ -175,27 +183,17 @@ class ClientConnection(RequestHandler):
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request, or for the rest of a head."""
-        return self._waiter is not None and not self._waiter.done()
+        return self.handler is None and not self._queue and not self._closed
 
     @property
     def is_ending(self) -> bool:
-        """Whether its last answer is written."""
-        return self._force_close
-
-    @property
-    def last_used(self) -> float:
-        """When its last answer ended, on a clock of its own."""
-        return self._next_keepalive_close_time
+        """Whether nothing more is read or answered."""
+        return self._closed
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The connection's loop; cheaper than asyncio.get_running_loop (in CPython 3.11 a system call)."""
         return self._loop
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """Let the handler end within `timeout` seconds, then close."""
-        await super().shutdown(timeout)
-        self._end_lingering()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
@@ -206,29 +204,33 @@ class ClientConnection(RequestHandler):
     def resume_writing(self) -> None:
         """The client caught up."""
         super().resume_writing()
-        self._watch_drain(self.transport)
+        self._drain.watch(self, self.transport)
         if self.listener is not None:
             self.listener.client_resumed()
+        elif self.handler is None:
+            self._serve_next()
 
     # -- heads ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Parse one message after the other, and count the last bytes if they are an incomplete head."""
-        if self._refused or self._force_close or self._close:
+        if self._refused or self._closed or self._closing:
             return
         if len(data) > self._largest_read:
             self._count_read(len(data))
         read = data
+        messages = 0
         while (got := self._incoming.next(data, read)) is not None:
             if isinstance(got, Exception):
                 # Refuse all later bytes, too: we cannot know where this body ends.
                 self._refuse_head(got, self._incoming.head.origin(read))
                 return
             self._stop_head_timer()
-            if len(self._messages) >= MAX_QUEUED + (not self._request_in_progress):
+            messages += 1
+            if len(self._queue) >= MAX_QUEUED or messages > 1 + MAX_QUEUED:
                 self._refuse_head(TooFarAhead(), got[0].headers.get("origin"))
                 return
-            self._enqueue(*got)
+            self._take(got)
             data = b""
         if size := self._incoming.head.size:
             self._partial_head(size)
@@ -243,12 +245,7 @@ class ClientConnection(RequestHandler):
         if self.guest is not None and not self.guest.hold_head(size):
             self.drop("there was no memory left for its headers")
         elif self._head_timer is None:
-            self._head_timer = self._loop.call_later(self._limits.header_timeout, self._head_too_slow)
-
-    def _enqueue(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
-        self._messages.append((message, body))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._head_timer = self._loop.call_later(self._side.limits.header_timeout, self._head_too_slow)
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
@@ -258,7 +255,7 @@ class ClientConnection(RequestHandler):
         """Queue a refusal where the request would have been queued. `origin`: the web page that it is for."""
         self._refused, self._origin = True, origin
         self._stop_head_timer()
-        self._enqueue(_ErrInfo(400, reason, ""), EMPTY_PAYLOAD)
+        self._take(reason)
 
     def _stop_head_timer(self) -> None:
         self._incoming.head.clear()
@@ -268,32 +265,103 @@ class ClientConnection(RequestHandler):
             if self.guest is not None:
                 self.guest.drop_head()
 
-    # -- ends -----------------------------------------------------------------------------------------------------
+    # -- requests, one after the other ----------------------------------------------------------------------------
 
-    def handle_error(  # type: ignore[override]  # an Answered is what aiohttp uses of a response
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002
-    ) -> Answered:
-        """Answer a refused head (4xx), or an exception that escaped our own handler (500)."""
-        if status >= 500:
-            self._hooks.internal_error(exc)
-            error: ApiError = internal_error()
-            path = path_of(request.raw_path) or ""
-        else:
-            path = ""  # it never became a request
-            error = refusal(exc, self._limits)
-            self.begun, self.extra = False, self._hooks.refused_head(self.peer, error, self._origin)
-        if self.transport is None:
-            raise ConnectionResetError("the client has left")
-        if self.begun:
+    def _take(self, got: tuple[RawRequestMessage, StreamReader] | Exception) -> None:
+        """Serve a message or a refusal now, or behind what is being answered or not yet read."""
+        self._queue.append(got)
+        if self.handler is None:
+            self._serve_next()
+
+    def _serve_next(self) -> None:
+        if not self._queue or self._paused or self._closed:
+            return
+        got = self._queue.popleft()
+        if isinstance(got, Exception):
+            error = refusal(got, self._side.limits)
+            self.begun = False
+            self._answer_error(error, "", self._side.hooks.refused_head(self.peer, error, self._origin))
+            return
+        if self._parser is not None:
+            self._parser.message_consumed()
+        self.begun, self.extra = False, b""
+        self._request = request = Request(*got)
+        self.handler = Handler(self._side.handle(request, self), self._loop, self._served)
+        self.handler.step()
+
+    def _served(self, keep_alive: bool | None, error: BaseException | None) -> None:
+        """The handler has ended, and its answer is written."""
+        request, self._request, self.handler = self._request, None, None
+        if self._quiet is not None and not self._quiet.done():
+            self._quiet.set_result(None)
+        if error is not None:
+            self._failed(error, request)
+        elif self._incoming.surplus or not self._incoming.body.is_eof():
+            self.linger()
+        elif not keep_alive or self._closing:
+            self.force_close()
+        if self._closed:
+            return
+        self._drain.watch(self, self.transport)
+        self._begin_idle()
+        self._serve_next()
+
+    def _failed(self, error: BaseException, request: Request | None) -> None:
+        if isinstance(error, asyncio.CancelledError):  # the client has left, or the server ends
+            self.force_close()
+            return
+        self._side.hooks.internal_error(error)
+        if self.begun or request is None:
             self.force_close()
         else:
-            self.transport.write(error_answer(error, path, extra=date_header(time.time()) + self.extra, close=True))
-            self.linger()
-        return Answered(keep_alive=False)
+            self._answer_error(internal_error(), path_of(request.raw_path) or "", self.extra)
+
+    def _answer_error(self, error: ApiError, path: str, extra: bytes) -> None:
+        """Give the last answer of this connection; `path` decides its shape."""
+        if self.transport is not None:
+            self.transport.write(error_answer(error, path, extra=date_header(time.time()) + extra, close=True))
+        self.linger()
+
+    def _begin_idle(self) -> None:
+        self.last_used = self._loop.time()
+        self._idle.set(self.last_used + KEEPALIVE_TIMEOUT, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self.is_idle:
+            self.force_close()
+
+    def cancel(self) -> None:
+        """Raise CancelledError where the present request's handler waits."""
+        if self.handler is not None:
+            self.handler.cancel()
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close behind the present answer."""
+        self._closing = True
+        if self.handler is None:
+            self.force_close()
+
+    def force_close(self) -> None:
+        """Close as soon as the client has read all written bytes."""
+        self._closed = True
+        transport, self.transport = self.transport, None
+        if transport is not None:
+            self._drain.watch(self, transport)
+            transport.close()
+
+    async def shutdown(self, timeout: float) -> None:
+        """Let the present answer end within `timeout` seconds, then close."""
+        self._closing = True
+        if self.handler is not None:
+            self._quiet = self._loop.create_future()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._quiet
+        self.cancel()
+        self._end_lingering()
+        self.force_close()
 
     def linger(self) -> None:
         """End the connection in a way that lets the client read the last answer, although it may still be sending.
@@ -303,9 +371,9 @@ class ClientConnection(RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        self._watch_drain(transport)
-        self.transport = None  # as in aiohttp's `force_close`: nothing is written any more
-        self._force_close = True
+        self._drain.watch(self, transport)
+        self.transport = None  # nothing is written any more
+        self._closed = True
         self._incoming.let_go()
         self._parser = None
         self._lingering = transport
@@ -324,67 +392,10 @@ class ClientConnection(RequestHandler):
             self._lingering.close()
             self._lingering = None
 
-    async def finish_response(self, request: BaseRequest, resp: Any, start_time: float | None) -> tuple[Any, bool]:
-        """The answer is written; see that the client takes it."""
-        finished = await super().finish_response(request, resp, start_time)
-        self._watch_drain(self.transport)
-        if self._incoming.surplus:
-            self.linger()
-        return finished
-
-    def force_close(self) -> None:
-        """Close as soon as the client has read all written bytes."""
-        self._watch_drain(self.transport)
-        super().force_close()
-
-    def _watch_drain(self, transport: asyncio.Transport | None) -> None:
-        """Drop the client if it reads none of the bytes that wait for it now. Costs nothing if none wait."""
-        waiting = transport.get_write_buffer_size() if transport is not None else 0
-        if transport is None or not waiting:
-            return
-        if self._drain_timer is not None:
-            if self._paused:  # further requests from a client that never reads do not extend its time
-                return
-            self._drain_timer.cancel()
-        self._drain_timer = self._loop.call_later(self._limits.closing_silence, self._look, transport, waiting)
-
-    def _look(self, transport: asyncio.Transport, before: int) -> None:
-        self._drain_timer = None
-        if self.listener is not None:
-            return  # the next answer is being written; its writer looks after the client
-        if transport.get_write_buffer_size() >= before:
-            self._hooks.dropped(self.peer, "it did not read the end of its answer")
-            transport.abort()
-        else:
-            self._watch_drain(transport)
-
-    def _stop_drain_timer(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-            self._drain_timer = None
-
     def drop(self, reason: str) -> None:
         """Close the connection at once, without an answer; `reason` is for the log."""
-        self._hooks.dropped(self.peer, reason)
+        self._side.hooks.dropped(self.peer, reason)
         wire = self.wire
         self.force_close()
         if wire is not None:
             wire.abort()
-
-
-class OpenSide(Server):
-    """aiohttp's low-level server, making our connections. The handler is cancelled when its client leaves."""
-
-    def __init__(
-        self,
-        handler: Callable[[BaseRequest], Awaitable[Any]],
-        limits: ConnectionLimits,
-        hooks: Hooks,
-    ) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self._connection_limits = limits
-        self._hooks = hooks
-
-    def __call__(self, guest: Guest | None = None) -> ClientConnection:
-        """Make the protocol of one new connection, which has the place `guest`."""
-        return ClientConnection(self, self._connection_limits, self._hooks, loop=self._loop, guest=guest)

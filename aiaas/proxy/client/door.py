@@ -27,8 +27,8 @@ from typing import Any, Final, Protocol
 
 from aiaas.keys.throttle import source_of
 from aiaas.proxy.client.client_hello import MOST, NotTls, bytes_needed
-from aiaas.proxy.client.connection import OpenSide
 from aiaas.proxy.client.forwarded import plain_address
+from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.places import Guest, Places
 from aiaas.proxy.client.tls import SHUTDOWN_TIMEOUT, ServerTls
 from aiaas.proxy.tasks import end_tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from aiaas.errors import ApiError
+from aiaas.errors import ApiError, UpstreamError
 
 
 class WriteListener(Protocol):
@@ -15,6 +15,9 @@ class WriteListener(Protocol):
 
     def client_resumed(self) -> None:
         """The client's buffer has room again: go on."""
+
+    def end_with_error(self, error: UpstreamError) -> None:
+        """End the answer that has begun with `error`, or by breaking off; does nothing if none has begun."""
 
 
 class Hooks(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import http_parser
+from aiohttp import hdrs, http_parser
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -22,6 +22,28 @@ from aiaas.proxy.client.refusal import MAX_HEADERS
 
 # Messages after which the parser stops.
 _ONE = 1
+# Bytes of a body that may wait for its reader: at twice as many the connection stops reading.
+_BUFFER = 256 * 1024
+
+
+class Request:
+    """A request whose head is whole. `content` is its body as it arrives."""
+
+    __slots__ = ("content", "headers", "keep_alive", "method", "raw_path", "version")
+
+    def __init__(self, message: RawRequestMessage, content: StreamReader) -> None:
+        self.method = message.method
+        self.raw_path = message.path
+        self.version = message.version
+        self.headers = message.headers
+        self.keep_alive = not message.should_close
+        self.content = content
+
+    @property
+    def content_length(self) -> int | None:
+        """The announced length of the body in bytes, if it was announced."""
+        length = self.headers.get(hdrs.CONTENT_LENGTH)
+        return None if length is None else int(length)
 
 
 def require_c_parser() -> None:
@@ -47,13 +69,11 @@ class Incoming:
 
     __slots__ = ("_last", "body", "body_broken", "head", "parser", "surplus")
 
-    def __init__(
-        self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, buffer: int, max_header_size: int
-    ) -> None:
+    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, max_header_size: int) -> None:
         self.parser: HttpRequestParser | None = HttpRequestParser(
             protocol,
             loop,
-            buffer,
+            _BUFFER,
             max_line_size=max_header_size,
             max_field_size=max_header_size,
             max_headers=MAX_HEADERS,

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from aiohttp.web_request import BaseRequest
-
 from aiaas.errors import ApiError
-from aiaas.proxy.client.answers import Answered, answer
-from aiaas.proxy.client.connection import OpenSide
+from aiaas.proxy.client.answers import answer
+from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.request_target import METRICS, path_of
 
@@ -47,7 +47,7 @@ async def serve_metrics(
     It uses the connection class of the client port, which does not reveal versions and bounds a slow head.
     """
 
-    async def metrics(request: BaseRequest) -> Answered:
+    async def metrics(request: Request, client: ClientConnection) -> bool:
         found = path_of(request.raw_path) == METRICS and request.method in ("GET", "HEAD")
         body = await expose() if found else b"Metrics are at GET /metrics.\n"
         whole = answer(
@@ -58,9 +58,9 @@ async def serve_metrics(
             close=True,
             head_only=request.method == "HEAD",
         )
-        if request.transport is not None:
-            request.transport.write(whole)
-        return Answered(keep_alive=False)
+        if client.transport is not None:
+            client.transport.write(whole)
+        return False
 
     limits = ConnectionLimits(HEAD_TIMEOUT, HEAD_SIZE)
     open_side = OpenSide(metrics, limits, _FaultsOnly(internal_error))

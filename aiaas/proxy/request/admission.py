@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import msgspec
-from aiohttp.web_request import BaseRequest
 
 from aiaas.errors import ClientError, UpstreamError
 from aiaas.keys.model import KeyLimits, Principal, Rejection
@@ -27,7 +26,9 @@ from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import ask_for_usage, replace_text
 from aiaas.plan.model import EndpointPlan, Plan, Route, RouteTarget
 from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.client.identity import Unauthorized, presented_key, too_many_wrong_keys, unauthorized
+from aiaas.proxy.client.incoming import Request
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.request.body import bound_output, output_field, read_body, refuse_harm
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
@@ -117,7 +118,7 @@ class Admission:
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
-    async def principal(self, request: BaseRequest, client: ClientConnection, record: Record) -> Principal:
+    async def principal(self, request: Request, client: ClientConnection, record: Record) -> Principal:
         """The owner of the key; also noted in `record`. From then on the connection is a member's.
 
         Raises Unauthorized 401; ClientError 400 where there are two keys; LimitError 429 where too many wrong keys came
@@ -131,6 +132,8 @@ class Admission:
                 presented = presented_key(request, record.path)
                 wall = self._wall()
                 known = self._verifier.lookup(presented.encode("utf-8", "surrogateescape"), wall)
+                if known is None:
+                    await in_task(client.handler)
                 principal = known or await self._verified(presented, wall, record.client_address)
             except Unauthorized as error:
                 record.rejection = error.rejection
@@ -159,7 +162,7 @@ class Admission:
         return found
 
     async def check(
-        self, request: BaseRequest, client: ClientConnection, path: str, principal: Principal, record: Record
+        self, request: Request, client: ClientConnection, path: str, principal: Principal, record: Record
     ) -> Checked:
         """Read and check one generate request. Raises ApiError; nothing is charged."""
         began = time.monotonic()
@@ -282,7 +285,7 @@ def effective_limits(plan: Plan, own: KeyLimits) -> Limits:
     )
 
 
-def passed_headers(request: BaseRequest, request_id: str) -> bytes:
+def passed_headers(request: Request, request_id: str) -> bytes:
     """Header lines that go upstream: the request's media type, a few of its headers, and the id."""
     headers = request.headers
     media_type = header_values(headers, ("content-type",))

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp.web_request import BaseRequest
-
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek
 from aiaas.openai.splice import set_fields
 from aiaas.plan.model import RequestPlan, Route, ServerPlan
 from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.handler import in_task
+from aiaas.proxy.client.incoming import Request
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.telemetry.record import Record
 
 
 async def read_body(
-    request: BaseRequest, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
+    request: Request, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
     """The whole body. Nothing is ever inflated.
 
@@ -54,6 +54,7 @@ async def read_body(
         if len(body) > SMALL_BODY:
             budget.take(record, len(body))
     else:
+        await in_task(client.handler)
         body = b"".join(await _read_parts(request, bounds, budget, record))
         budget.stop_reading(record)
     if len(body) > most:
@@ -63,7 +64,7 @@ async def read_body(
     return body
 
 
-async def _read_parts(request: BaseRequest, bounds: ServerPlan, budget: BodyBudget, record: Record) -> list[bytes]:
+async def _read_parts(request: Request, bounds: ServerPlan, budget: BodyBudget, record: Record) -> list[bytes]:
     parts: list[bytes] = []
     size = 0
     clock = asyncio.get_running_loop().time

@@ -35,8 +35,9 @@ import msgspec
 
 from aiaas.errors import ApiError, UpstreamError
 from aiaas.plan.model import RouteTarget
-from aiaas.proxy.client.answers import Answered, relayed_head
+from aiaas.proxy.client.answers import relayed_head
 from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.attempt import Again, End, Outcome, Shape, is_from_between, may_try_again, retry_after
@@ -64,12 +65,12 @@ async def forward(
     client: ClientConnection,
     shape: Shape,
     metrics: Metrics,
-    relays: set[Relay],
-) -> Answered:
-    """Send `ticket`'s request to one of `backends` (in order of preference) and relay the answer.
+) -> bool:
+    """Send `ticket`'s request to one of `backends` (in order of preference) and relay the answer. Returns whether the
+    client's connection stays open.
 
     Raises ApiError if nothing was sent to the client; the caller answers with it. Cancelling ends the upstream request
-    at once. `relays` holds the relay while it lives, for the drain deadline.
+    at once.
     """
     record = ticket.record
     tried: list[EndpointState] = []
@@ -90,7 +91,7 @@ async def forward(
             metrics.retries(reached[1].reason)
         target, backend, endpoint = choice
         try:
-            outcome = await _attempt(ticket, target, backend, endpoint, client, shape, metrics, relays)
+            outcome = await _attempt(ticket, target, backend, endpoint, client, shape, metrics)
         finally:
             endpoint.give_back()
         again = may_try_again(outcome)
@@ -237,7 +238,6 @@ async def _attempt(
     client: ClientConnection,
     shape: Shape,
     metrics: Metrics,
-    relays: set[Relay],
 ) -> Outcome:
     record = ticket.record
     record.backend = backend.plan.name
@@ -248,6 +248,7 @@ async def _attempt(
     # A retry gets a connection of its own: what closed one idle connection may have closed more.
     connection = None if record.retries else pool.take_idle(client.loop.time())
     if connection is None:
+        await in_task(client.handler)
         opened = await _connect(pool, shape)
         if isinstance(opened, Failure):
             return Outcome(End.FAILED, failure=opened)
@@ -256,13 +257,11 @@ async def _attempt(
         shape = msgspec.structs.replace(shape, strip_usage=False)
     gaps = metrics.timings.gaps.labels(ticket.route.model)
     relay = Relay(client, connection, record, shape, gaps, pool.fingerprints)
-    relays.add(relay)
     endpoint.streams.add(relay)
     try:
         relay.begin(*ticket.upstream_request(endpoint.plan, target, endpoint.listed))
-        return await relay.done
+        return await relay.ended()
     finally:
-        relays.discard(relay)
         endpoint.streams.discard(relay)
         relay.abort()
 
@@ -294,16 +293,14 @@ def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> N
         endpoint.report_timeout()
 
 
-def _conclude(
-    outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket
-) -> Answered:
+def _conclude(outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket) -> bool:
     """Make the last attempt's end the client's answer, or raise it."""
     record = ticket.record
     if outcome.end is End.SENT:
         record.ended_by = "upstream"
         if outcome.failure is not None:
             record.error_code = "upstream_error"
-        return Answered(keep_alive=not shape.close)
+        return not shape.close
     if outcome.end is End.BROKEN:
         failure = outcome.failure
         record.error_code = record.error_code or (
@@ -312,7 +309,7 @@ def _conclude(
         if failure is not None and failure.kind is not FailureKind.TIMEOUT:
             record.ended_by = "upstream"
         client.close()
-        return Answered(keep_alive=False)
+        return False
     if outcome.end is End.REFUSED:
         return _pass_refusal(outcome, again, client, shape, ticket)
     assert outcome.failure is not None
@@ -321,7 +318,7 @@ def _conclude(
 
 def _pass_refusal(
     outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket
-) -> Answered:
+) -> bool:
     """Pass the backend's error on, unless it is about the gateway's key (401) or the backend is shutting down."""
     if outcome.status == 401:
         raise UpstreamError(
@@ -341,7 +338,7 @@ def _pass_refusal(
     record.ended_by = "upstream"
     record.sent += len(outcome.body)
     write(client, head + outcome.body)
-    return Answered(keep_alive=not shape.close)
+    return not shape.close
 
 
 def _error_from_between(outcome: Outcome) -> UpstreamError:

@@ -1,9 +1,9 @@
 """Bytes back to the client: one attempt's answer, written as it comes, with a tap for usage.
 
 Theory. A relay is a `Sink`: the upstream connection calls it from inside the event loop's read callback, and it writes
-to the client's transport in the same call. No task wakes up between the two; the handler's task sleeps on `done` and
-wakes once. Most CPU of a gateway goes to this loop (docs/bench.md), so it looks for substrings and parses only
-where one is found.
+to the client's transport in the same call, without a task in between. It is also the Pause that the request's handler
+waits for, which runs on inside of the last of these calls. Most CPU of a gateway goes to this loop (docs/bench.md), so
+it looks for substrings and parses only where one is found.
 
     held       nothing has gone to the client: the attempt can still be replaced by another one
     committed  the status is sent; a failure can only be reported in the stream, or by breaking off
@@ -19,7 +19,6 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
@@ -29,6 +28,7 @@ from aiaas.openai.sse import MAX_EVENT, after_last_event
 from aiaas.openai.streams import next_number
 from aiaas.proxy.client.answers import HeaderList, header_of, relayed_head
 from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.handler import Pause
 from aiaas.proxy.telemetry.histogram import Tally
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.upstream.attempt import EVENTS, End, Outcome, Shape, not_an_answer
@@ -41,7 +41,7 @@ HELD_LIMIT = 1024 * 1024
 PING = b": ping\n\n"
 
 
-class Relay:
+class Relay(Pause):
     """One attempt: a `Sink` of the upstream connection and the `WriteListener` of the client's."""
 
     _stream_tap: StreamTap  # there once the answer is known to be a stream
@@ -76,7 +76,7 @@ class Relay:
         self._last_read = self._last_write = self._loop.time()
         self._paused_at: float | None = None
         self._paused_size = 0
-        self.done: asyncio.Future[Outcome] = self._loop.create_future()
+        self._outcome: Outcome | None = None
 
     def begin(self, request: bytes, rest: bytes = b"") -> None:
         """Send the request, in one part or two, and take the answer."""
@@ -86,29 +86,32 @@ class Relay:
         if record.overhead is None:
             waited = record.body_seconds + record.queue_seconds
             record.overhead = max(0.0, time.monotonic() - record.started - waited)
-        if self._client.writing_paused:  # an earlier answer on this connection has not been taken yet
-            self.client_paused()
         self._arm()
 
+    async def ended(self) -> Outcome:
+        """How the attempt ended, once it has."""
+        if self._outcome is None:
+            await self
+        assert self._outcome is not None
+        return self._outcome
+
     def abort(self) -> None:
-        """The handler was cancelled: end the upstream request now."""
-        # A cancelled handler has cancelled `done`, which it awaited, before it gets here.
-        if not self.done.done() or self.done.cancelled():
+        """The handler has ended or was cancelled: end the upstream request now, if it is still under way."""
+        if self._outcome is None:
             self._upstream.abort(self)
             self._end_counting()
-            self.done.cancel()
         self._stop()
 
     def end_with_error(self, error: UpstreamError) -> None:
         """End a committed answer (drain deadline): an error event in a stream, else a break."""
-        if self._committed and not self.done.done():
+        if self._committed and self._outcome is None:
             self._upstream.abort(self)
             self._break(Failure(FailureKind.TIMEOUT, error.message), error)
 
     def end_if_silent(self, since: float) -> None:
         """End a stream on which nothing has come after `since` (the loop's time), since its server must be gone."""
         # Where the client is slow, nothing is read, and nothing is known about the server.
-        if self._record.stream and self._last_read <= since and self._paused_at is None and not self.done.done():
+        if self._record.stream and self._last_read <= since and self._paused_at is None and self._outcome is None:
             self._upstream.abort(self)
             self.failed(Failure(FailureKind.RESET, "its address refuses connections, and it has fallen silent"))
 
@@ -162,7 +165,7 @@ class Relay:
 
     def end(self) -> None:
         """The backend's answer is whole."""
-        if self.done.done():
+        if self._outcome is not None:
             return
         if self._status >= 400 and not self._committed:
             self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held)))
@@ -187,7 +190,7 @@ class Relay:
 
     def failed(self, failure: Failure) -> None:
         """The backend's answer will not become whole."""
-        if self.done.done():
+        if self._outcome is not None:
             return
         if self._committed:
             self._break(failure, None)
@@ -333,7 +336,7 @@ class Relay:
             self._time_out(f"the backend was silent for {shape.silence:g} s")
         elif shape.heartbeat and self._streaming and now - self._last_write >= shape.heartbeat:
             self._ping(now)
-        if not self.done.done():
+        if self._outcome is None:
             self._arm()
 
     def _ping(self, now: float) -> None:
@@ -377,8 +380,8 @@ class Relay:
     def _finish(self, outcome: Outcome) -> None:
         self._end_counting()
         self._stop()
-        if not self.done.done():
-            self.done.set_result(outcome)
+        self._outcome = outcome
+        self.go_on()
 
     def _end_counting(self) -> None:
         if self._committed:

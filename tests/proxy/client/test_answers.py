@@ -4,7 +4,7 @@ import json
 
 from aiaas.errors import ClientError
 from aiaas.openai.paths import CHAT
-from aiaas.proxy.client.answers import Answered, answer, date_header, error_answer, relayed_head, status_line
+from aiaas.proxy.client.answers import answer, date_header, error_answer, relayed_head, status_line
 
 
 def test_an_error_is_one_answer_with_its_headers_before_ours() -> None:
@@ -63,11 +63,3 @@ def test_what_the_backends_connection_header_names_ends_here() -> None:
     ]  # fmt: skip
     head = relayed_head(200, headers, framing=b"content-length: 2\r\n", extra=b"x-request-id: 1\r\n", close=False)
     assert head == b"HTTP/1.1 200 OK\r\nx-kept: x-hop\r\ncontent-length: 2\r\nx-request-id: 1\r\n\r\n"
-
-
-async def test_aiohttp_is_told_that_nothing_is_left_to_send() -> None:
-    """It calls these two and reads the third."""
-    answered = Answered(keep_alive=True)
-    await answered.prepare(None)
-    await answered.write_eof()
-    assert answered.keep_alive

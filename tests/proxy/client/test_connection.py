@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 import pytest
 import uvloop
 
-from aiaas.proxy.client.connection import ClientConnection, OpenSide
+from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from tests.fakes.vllm import (
     DONE,
@@ -550,11 +551,11 @@ async def test_what_a_refused_pipeline_still_sends_is_not_kept(running: Running,
         await asyncio.sleep(0)
     await until(lambda: bool(fake_vllm.posts) and bool(running.open_side.connections))
     (connection,) = running.open_side.connections
-    await until(lambda: len(connection._messages) == 2)
+    await until(lambda: len(connection._queue) == 2)
     await client.writer.drain()
     assert connection.transport is not None
     assert connection.transport.is_reading()
-    assert len(connection._messages) == 2
+    assert len(connection._queue) == 2
     finish.set()
     assert (await client.answer()).json["id"] == 1
 
@@ -650,8 +651,7 @@ async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
     fake_vllm.play(Send(json_answer({"id": "x" * 40_000})))
     client = await Raw.connect(port, running.key, receive_buffer=2048)
     client.send(client.request(None, path="/health", method="GET"))
-    while not (open_side.connections and open_side.requests_count):
-        await asyncio.sleep(0.005)
+    await client.reader.readuntil(b"\r\n\r\n")
     (connection,) = open_side.connections
     transport = connection.transport
     assert isinstance(connection, ClientConnection)

@@ -26,11 +26,11 @@ def test_what_connections_need_is_enough_for_them(connections: int) -> None:
 EXHAUSTED = """
 import asyncio, json, resource, socket, sys
 import uvloop
-from aiaas.proxy.client.connection import OpenSide
+from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.client.refusal import ConnectionLimits
-from aiaas.proxy.client.answers import Answered, answer
+from aiaas.proxy.client.answers import answer
 from tests.proxy.conftest import config_of, plan_of
 
 class Hooks:
@@ -42,11 +42,11 @@ class Hooks:
 
 async def main(held):
     hooks, busy, turns = Hooks(), asyncio.Event(), 0
-    async def handle(request):
+    async def handle(request, client):
         if request.raw_path == "/busy":
             await busy.wait()
-        request.transport.write(answer(200, b"text/plain", b"", extra=b"", close=False))
-        return Answered(keep_alive=True)
+        client.transport.write(answer(200, b"text/plain", b"", extra=b"", close=False))
+        return True
     places = Places(plan_of(config_of(["http://vllm"], {}, {})).server, hooks.turned_away)
     side = OpenSide(handle, ConnectionLimits(10.0, 4096), hooks)
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)

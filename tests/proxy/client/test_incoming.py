@@ -24,7 +24,7 @@ def incoming() -> Incoming:
     """Of a new connection."""
     loop = asyncio.get_running_loop()
     protocol = BaseProtocol(loop)
-    made = Incoming(protocol, loop, 2**16, 4096)
+    made = Incoming(protocol, loop, 4096)
     protocol._parser = made.parser
     return made
 

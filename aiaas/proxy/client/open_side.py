@@ -1,0 +1,41 @@
+"""The connections of one port, and the handler that answers their requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.hooks import Hooks
+from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.places import Guest
+from aiaas.proxy.client.refusal import ConnectionLimits
+
+Handle = Callable[[Request, ClientConnection], Coroutine[Any, Any, bool]]
+
+
+class OpenSide:
+    """Makes the connections of one port, and closes them.
+
+    handle       answers a request, and returns whether its connection stays open
+    connections  those that are open; a dict keeps their order
+    """
+
+    def __init__(self, handle: Handle, limits: ConnectionLimits, hooks: Hooks) -> None:
+        self.handle = handle
+        self.limits = limits
+        self.hooks = hooks
+        self.connections: dict[ClientConnection, None] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, guest: Guest | None = None) -> ClientConnection:
+        """Make the protocol of one new connection, which has the place `guest`."""
+        return ClientConnection(self, self._loop, guest)
+
+    async def shutdown(self, timeout: float) -> None:
+        """Close all connections: idle ones now, the others behind their answers, which have `timeout` seconds."""
+        open_now = list(self.connections)
+        for connection in open_now:
+            connection.close()
+        await asyncio.gather(*(connection.shutdown(timeout) for connection in open_now))
