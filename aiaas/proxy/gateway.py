@@ -35,7 +35,6 @@ from aiaas.proxy.request.price import price_of
 from aiaas.proxy.telemetry.log import OTHER, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
-from aiaas.proxy.upstream.attempt import Shape
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.fleet import Fleet
@@ -140,10 +139,11 @@ class Gateway:
         self._quiet.clear()
         ticket = None
         try:
-            ticket = await self._admit(request, client, active, record)
-            shape = self._shape(request, active, ticket)
+            if self.refusing:
+                raise draining()
+            ticket = await active.admission.admit(request, client, record, close=self._must_close(request))
             targets = active.targets[record.path][ticket.route.model]
-            return await forward(ticket, targets, client, shape, self.metrics)
+            return await forward(ticket, targets, client, self.metrics)
         except ApiError as error:
             record.status, record.error_code = error.status, error.code
             raise
@@ -166,38 +166,10 @@ class Gateway:
             finally:
                 self._leave(client, record)
 
-    async def _admit(self, request: Request, client: ClientConnection, active: Active, record: Record) -> Ticket:
-        """Key, body, limits."""
-        admission = active.admission
-        if self.refusing:
-            raise draining()
-        principal = await admission.principal(request, client, record)
-        try:
-            checked = await admission.check(request, client, record.path, principal, record)
-        except ApiError:
-            record.limit_lines = await admission.look(principal)
-            raise
-        return await admission.reserve(checked)
-
     def _is_cut(self, client: ClientConnection, record: Record) -> bool:
         """Whether a cancelled request is one that draining ended, and not one whose client has left."""
         ended = self._ending or (self.refusing and record.phase == "queued")
         return ended and client.transport is not None
-
-    def _shape(self, request: Request, active: Active, ticket: Ticket) -> Shape:
-        backend = ticket.route.targets[0].backend
-        started = ticket.record.started
-        return Shape(
-            path=ticket.route.path,
-            extra=ticket.extra,
-            close=self._must_close(request),
-            chunked=request.version >= (1, 1),
-            choices=ticket.peek.choices * ticket.peek.prompts,
-            strip_usage=ticket.strip_usage,
-            silence=backend.timeout,
-            heartbeat=active.plan.server.heartbeat,
-            deadline=None if backend.total_timeout is None else started + backend.total_timeout,
-        )
 
     async def _settle(self, ticket: Ticket) -> None:
         """Replace the reservation by what was used, on every way out.
@@ -257,7 +229,8 @@ class Gateway:
         return self._answer(request, client, 204, b"", client.extra + _preflight_lines(request, methods))
 
     async def _models(self, request: Request, client: ClientConnection, active: Active, record: Record) -> bool:
-        principal = await active.admission.principal(request, client, record)
+        admission = active.admission
+        principal = admission.known(request, client, record) or await admission.verified(request, client, record)
         listed = {name: [e.listed for e in state.endpoints] for name, state in active.backends.items()}
         body = models_body(active.plan, principal, record.path, listed)
         self._log_other(record, 200, None)

@@ -13,7 +13,7 @@ from aiaas.openai.errors import error_body
 
 HeaderList = list[tuple[bytes, bytes]]
 
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _CRLF = b"\r\n"
 # Added where CORS is on: a cache must not give one origin's answer to another.
 VARY = b"vary: origin\r\n"
@@ -55,7 +55,7 @@ _NOT_RELAYED = frozenset(
 
 def status_line(status: int) -> bytes:
     """`HTTP/1.1 200 OK` and its line end; an unknown status has an empty reason (RFC 9112 section 4)."""
-    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def date_header(wall: float) -> bytes:
@@ -98,35 +98,36 @@ def error_answer(error: ApiError, path: str, *, extra: bytes, close: bool) -> by
 def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:
     """The head of a relayed answer: the backend's end-to-end headers, then `framing` and the gateway's headers.
 
-    The two `vary` headers become one line, since not every cache joins two lines of that name. Headers that the
+    Several `vary` headers become one line, since not every cache joins two lines of that name. Headers that the
     backend's `Connection` names are hop-by-hop, too (RFC 9110 section 7.6.1).
     """
-    lines = [status_line(status)]
-    named = varies = b""
+    parts = [status_line(status)]
+    named: list[bytes] = []
+    varies: list[bytes] = []
     for name, value in headers:
         if name not in _NOT_RELAYED:
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif name == b"connection":
-            named += value + b","
+            parts += (name, b": ", value, _CRLF)
         elif name == b"vary":
-            varies += b", " + value
-    if named and (hop_by_hop := frozenset(word.strip().lower() for word in named.split(b","))):
-        lines = [line for line in lines if line.partition(b":")[0] not in hop_by_hop]
-    lines.append(framing)
+            varies.append(value)
+        elif name == b"connection":
+            named += [word.strip().lower() for word in value.split(b",")]
+    if named:
+        rest = [(name, value) for name, value in headers if name != b"connection" and name not in named]
+        return relayed_head(status, rest, framing=framing, extra=extra, close=close)
     if varies:
-        extra, varies = _without_vary(extra, varies)
-        lines.append(b"vary: %b\r\n" % varies)
-    lines.append(extra)
-    lines.append(b"connection: close\r\n\r\n" if close else _CRLF)
-    return b"".join(lines)
+        if len(varies) > 1 or VARY in extra:
+            extra, varies = _one_vary(extra, varies)
+        parts += (b"vary: ", varies[0], _CRLF)
+    parts += (framing, extra, b"connection: close\r\n\r\n" if close else _CRLF)
+    return b"".join(parts)
 
 
-def _without_vary(extra: bytes, varies: bytes) -> tuple[bytes, bytes]:
-    """`extra` without our own `vary` line, and the words of that and of `varies`, each once."""
+def _one_vary(extra: bytes, varies: list[bytes]) -> tuple[bytes, list[bytes]]:
+    """`extra` without our own `vary` line, and one value with all words, each once."""
     if VARY in extra:
-        extra, varies = extra.replace(VARY, b""), b"origin" + varies
-    words = dict.fromkeys(word.strip().lower() for word in varies.split(b",") if word.strip())
-    return extra, b", ".join(words)
+        extra, varies = extra.replace(VARY, b""), [b"origin", *varies]
+    words = dict.fromkeys(word.strip().lower() for word in b",".join(varies).split(b",") if word.strip())
+    return extra, [b", ".join(words)]
 
 
 def header_of(headers: HeaderList, wanted: bytes) -> bytes:

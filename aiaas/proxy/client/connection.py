@@ -138,7 +138,7 @@ class ClientConnection(BaseProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound the bytes in the socket buffer, and read the client's address."""
         super().connection_made(transport)
-        self._side.connections[self] = None
+        self._side.opened(self)
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = plain_address(peername[0]) or peername[0]
@@ -168,7 +168,7 @@ class ClientConnection(BaseProtocol):
         self._drain.stop()
         self._idle.close()
         self.cancel()
-        self._side.connections.pop(self, None)
+        self._side.closed(self)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Do nothing unless paused: aiohttp calls this after every part of a body, and would parse b"" each time."""

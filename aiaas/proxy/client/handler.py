@@ -27,7 +27,7 @@ class Pause:
 
     _wake: Callable[[], object] | None = None
 
-    def __await__(self) -> Generator[Pause, None, None]:
+    def __await__(self) -> Generator[Pause, None, Any]:
         """Wait until `go_on`."""
         yield self
 

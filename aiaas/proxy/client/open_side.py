@@ -18,24 +18,36 @@ Handle = Callable[[Request, ClientConnection], Coroutine[Any, Any, bool]]
 class OpenSide:
     """Makes the connections of one port, and closes them.
 
-    handle       answers a request, and returns whether its connection stays open
-    connections  those that are open; a dict keeps their order
+    handle  answers a request, and returns whether its connection stays open
     """
 
     def __init__(self, handle: Handle, limits: ConnectionLimits, hooks: Hooks) -> None:
         self.handle = handle
         self.limits = limits
         self.hooks = hooks
-        self.connections: dict[ClientConnection, None] = {}
+        self._open: dict[ClientConnection, None] = {}
         self._loop = asyncio.get_running_loop()
 
     def __call__(self, guest: Guest | None = None) -> ClientConnection:
         """Make the protocol of one new connection, which has the place `guest`."""
         return ClientConnection(self, self._loop, guest)
 
+    def opened(self, connection: ClientConnection) -> None:
+        """A connection has its transport."""
+        self._open[connection] = None
+
+    def closed(self, connection: ClientConnection) -> None:
+        """A connection has lost its transport."""
+        self._open.pop(connection, None)
+
+    @property
+    def connections(self) -> list[ClientConnection]:
+        """The open connections, the oldest first."""
+        return list(self._open)
+
     async def shutdown(self, timeout: float) -> None:
         """Close all connections: idle ones now, the others behind their answers, which have `timeout` seconds."""
-        open_now = list(self.connections)
+        open_now = self.connections
         for connection in open_now:
             connection.close()
         await asyncio.gather(*(connection.shutdown(timeout) for connection in open_now))

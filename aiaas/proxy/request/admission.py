@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import msgspec
+from aiohttp.http import HttpVersion11
 
-from aiaas.errors import ClientError, UpstreamError
+from aiaas.errors import ApiError, ClientError, UpstreamError
 from aiaas.keys.model import KeyLimits, Principal, Rejection
 from aiaas.keys.throttle import source_of
 from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
@@ -30,7 +30,7 @@ from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.client.identity import Unauthorized, presented_key, too_many_wrong_keys, unauthorized
 from aiaas.proxy.client.incoming import Request
 from aiaas.proxy.client.places import Places
-from aiaas.proxy.request.body import bound_output, output_field, read_body, refuse_harm
+from aiaas.proxy.request.body import arriving_body, bound_output, output_field, refuse_harm, whole_body
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.request.examiner import ON_LOOP, Examiner
 from aiaas.proxy.request.models import model_not_found
@@ -42,38 +42,40 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FORWARDED = ("accept", "traceparent", "tracestate")
 
 
-class Checked(msgspec.Struct, frozen=True, gc=False):
-    """A valid request, before its limits are checked.
+class Ticket(msgspec.Struct, frozen=True, gc=False):
+    """An admitted request: the request to send, the form of its answer, and the reservation to settle when it ends.
 
     body             as it came, in UTF-8, or with fields spliced (all but `model`, which depends on the target)
     asking           the body for a target that is asked for usage
-    passed           complete header lines that go upstream, to any target
     strip_usage      whether the two bodies differ: the client did not ask for the usage of its stream
+    passed           complete header lines that go upstream, to any target
     estimated_input  LLM tokens, for a request that ends without usage
     reserved_output  the most LLM tokens that its answer may have; 0 where it generates none
+    extra            complete header lines for the answer: request id, limits
+    close            the connection ends with this answer
+    chunked          the client speaks HTTP/1.1; else `close` is set too, as an answer without a length ends with the
+                     connection
+    heartbeat        seconds of silence on a stream after which a comment is written; 0 is off
+    deadline         the loop's time at which the whole request ends, or None
     """
 
+    record: Record
     principal: Principal
     route: Route
-    record: Record
     peek: Peek
     headers: Mapping[str, str]
     body: bytes
     asking: bytes
-    passed: bytes
     strip_usage: bool
+    passed: bytes
     estimated_input: int
     reserved_output: int
-
-
-class Ticket(Checked, frozen=True, gc=False):
-    """An admitted request: the request to send, and the reservation to settle when it ends.
-
-    extra  complete header lines for the answer: request id, limits
-    """
-
     lease: Lease
     extra: bytes
+    close: bool
+    chunked: bool
+    heartbeat: float
+    deadline: float | None
 
     def upstream_request(self, endpoint: EndpointPlan, target: RouteTarget, listed: Listed) -> tuple[bytes, bytes]:
         """The request for `endpoint`, which lists these models: its prepared head, the few headers that go along, and
@@ -118,36 +120,101 @@ class Admission:
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
-    async def principal(self, request: Request, client: ClientConnection, record: Record) -> Principal:
-        """The owner of the key; also noted in `record`. From then on the connection is a member's.
+    async def admit(self, request: Request, client: ClientConnection, record: Record, *, close: bool) -> Ticket:
+        """Admit one request to a path that generates, and charge it; `close`: its connection ends with its answer.
 
-        Raises Unauthorized 401; ClientError 400 where there are two keys; LimitError 429 where too many wrong keys came
-        from this address; UpstreamError 503 where too many unknown keys wait to be checked, or members have all their
-        places.
+        Raises ApiError; then nothing is charged.
+        """
+        principal = self.known(request, client, record) or await self.verified(request, client, record)
+        limits = self.limits_of(principal)
+        try:
+            if limits.concurrent is not None:
+                self._bodies.begin(record, limits.concurrent)
+            if request.content.is_eof():
+                body = whole_body(request, client, self._plan.server, self._bodies, record)
+            else:
+                body = await arriving_body(request, client, self._plan.server, self._bodies, record)
+            record.request_bytes = len(body)
+            large = len(body) > ON_LOOP
+            if large:
+                body, peeked = await self._examiner.run(_read, body, record.path)
+                if len(body) > record.request_bytes:  # it came as UTF-16, and Chinese is longer in UTF-8
+                    self._bodies.take(record, len(body))
+            else:
+                body, peeked = _read(body, record.path)
+            record.stream = peeked.stream
+            route = self._route(record.path, peeked, principal)
+            record.model = route.model
+            refuse_harm(peeked, self._plan.request, record.path)
+            self._bodies.refuse_beyond(record)
+            strip_usage = peeked.stream and not peeked.include_usage and record.path in paths.USAGE_ON_REQUEST
+            if large:
+                body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
+            else:
+                body, asking, output = _fit(body, peeked, route, strip_usage)
+        except ApiError:
+            record.limit_lines = await self._look(principal, limits)
+            raise
+        estimated_input = estimate_input_tokens(len(body))
+        reserved_output = (output or 0) * peeked.choices * peeked.prompts
+        reserved = estimated_input + reserved_output
+        now = self._loop.time()
+        result = await self._store.admit(self._store_key(principal), limits, reserved, now, self._wall())
+        if result.lease is None:
+            raise refusal(result, output_field(peeked, record.path) if record.path in paths.OUTPUT else None)
+        record.limit_lines = limit_lines(result)
+        total_timeout = route.targets[0].backend.total_timeout
+        return Ticket(
+            record,
+            principal,
+            route,
+            peeked,
+            request.headers,
+            body,
+            asking,
+            strip_usage,
+            passed_headers(request, record.request_id),
+            estimated_input,
+            reserved_output,
+            result.lease,
+            record.own_lines + record.limit_lines,
+            close,
+            request.version >= HttpVersion11,
+            self._plan.server.heartbeat,
+            None if total_timeout is None else record.started + total_timeout,
+        )
+
+    def known(self, request: Request, client: ClientConnection, record: Record) -> Principal | None:
+        """The owner of the key, if this process has verified it before; else `verified` has to be asked.
+
+        Raises Unauthorized 401; ClientError 400 where there are two keys; UpstreamError 503 where members have all
+        their places.
         """
         if not self._plan.auth.enabled:
             principal = Principal(key_id=NO_KEY, name=record.client_address, models=None, limits=KeyLimits())
         else:
             try:
                 presented = presented_key(request, record.path)
-                wall = self._wall()
-                known = self._verifier.lookup(presented.encode("utf-8", "surrogateescape"), wall)
-                if known is None:
-                    await in_task(client.handler)
-                principal = known or await self._verified(presented, wall, record.client_address)
             except Unauthorized as error:
                 record.rejection = error.rejection
                 raise
-        record.user, record.key_id = principal.name, principal.key_id
-        guest = client.guest
-        if guest is not None and guest.is_stranger:
-            self._places.welcome(guest)
+            known = self._verifier.lookup(presented.encode("utf-8", "surrogateescape"), self._wall())
+            if known is None:
+                return None
+            principal = known
+        self._welcome(principal, client, record)
         return principal
 
-    async def _verified(self, presented: str, wall: float, address: str) -> Principal:
-        """The owner of a key that this process has not seen before. Raises as `principal`."""
+    async def verified(self, request: Request, client: ClientConnection, record: Record) -> Principal:
+        """The owner of the key, which this process has not seen before.
+
+        Raises as `known`; LimitError 429 where too many wrong keys came from this address; UpstreamError 503 where too
+        many unknown keys wait to be checked.
+        """
+        await in_task(client.handler)
         try:
-            found = await self._verifier.verify(presented, wall, address)
+            presented = presented_key(request, record.path)
+            found = await self._verifier.verify(presented, self._wall(), record.client_address)
         except TooManyWrongKeys as error:
             raise too_many_wrong_keys(error.retry_after) from None
         except VerifierBusy as error:
@@ -158,66 +225,20 @@ class Admission:
                 headers=(("retry-after", str(error.retry_after)),),
             ) from None
         if isinstance(found, Rejection):
+            record.rejection = found
             raise unauthorized(found)
+        self._welcome(found, client, record)
         return found
 
-    async def check(
-        self, request: Request, client: ClientConnection, path: str, principal: Principal, record: Record
-    ) -> Checked:
-        """Read and check one generate request. Raises ApiError; nothing is charged."""
-        began = time.monotonic()
-        if (concurrent := self.limits_of(principal).concurrent) is not None:
-            self._bodies.begin(record, concurrent)
-        body = await read_body(request, client, self._plan.server, self._bodies, record)
-        record.body_seconds = time.monotonic() - began
-        record.request_bytes = len(body)
-        large = len(body) > ON_LOOP
-        if large:
-            body, peeked = await self._examiner.run(_read, body, path)
-            if len(body) > record.request_bytes:  # it came as UTF-16, and Chinese is longer in UTF-8
-                self._bodies.take(record, len(body))
-        else:
-            body, peeked = _read(body, path)
-        record.stream = peeked.stream
-        route = self._route(path, peeked, principal, record)
-        refuse_harm(peeked, self._plan.request, path)
-        self._bodies.refuse_beyond(record)
-        strip_usage = peeked.stream and not peeked.include_usage and path in paths.USAGE_ON_REQUEST
-        if large:
-            body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
-        else:
-            body, asking, output = _fit(body, peeked, route, strip_usage)
-        return Checked(
-            principal=principal,
-            route=route,
-            record=record,
-            peek=peeked,
-            headers=request.headers,
-            body=body,
-            asking=asking,
-            passed=passed_headers(request, record.request_id),
-            strip_usage=strip_usage,
-            estimated_input=estimate_input_tokens(len(body)),
-            reserved_output=(output or 0) * peeked.choices * peeked.prompts,
-        )
+    def _welcome(self, principal: Principal, client: ClientConnection, record: Record) -> None:
+        """Note whose request it is. From then on the connection is a member's."""
+        record.user, record.key_id = principal.name, principal.key_id
+        guest = client.guest
+        if guest is not None and guest.is_stranger:
+            self._places.welcome(guest)
 
-    async def reserve(self, checked: Checked) -> Ticket:
-        """Check all limits at once, and charge the request if all admit it. Raises LimitError, or ClientError 400."""
-        principal, record = checked.principal, checked.record
-        reserved = checked.estimated_input + checked.reserved_output
-        admission = await self._store.admit(
-            self._store_key(principal), self.limits_of(principal), reserved, self._loop.time(), self._wall()
-        )
-        if admission.lease is None:
-            path = checked.route.path
-            raise refusal(admission, output_field(checked.peek, path) if path in paths.OUTPUT else None)
-        record.limit_lines = limit_lines(admission)
-        extra = record.own_lines + record.limit_lines
-        return Ticket(*(*msgspec.structs.astuple(checked), admission.lease, extra))
-
-    async def look(self, principal: Principal) -> bytes:
+    async def _look(self, principal: Principal, limits: Limits) -> bytes:
         """Header lines that say how the limits stand, for an answer to a request that was not charged."""
-        limits = self.limits_of(principal)
         if limits.requests is None and limits.tokens is None:
             return b""
         state = await self._store.look(self._store_key(principal), limits, self._loop.time())
@@ -227,7 +248,7 @@ class Admission:
         # An IPv6 client has 64 bits of addresses: limits for each address would not limit it.
         return principal.key_id if self._plan.auth.enabled else f"address:{source_of(principal.name)}"
 
-    def _route(self, path: str, peeked: Peek, principal: Principal, record: Record) -> Route:
+    def _route(self, path: str, peeked: Peek, principal: Principal) -> Route:
         if peeked.model is None:
             raise ClientError(
                 400, "invalid_request", "`model` is missing; GET /v1/models lists the names.", param="model"
@@ -235,7 +256,6 @@ class Admission:
         route = self._plan.routes[path].get(peeked.model)
         if route is None or (principal.models is not None and route.model not in principal.models):
             raise model_not_found(peeked.model)
-        record.model = route.model
         return route
 
     def limits_of(self, principal: Principal) -> Limits:

@@ -8,6 +8,10 @@ all bodies together and the uploads of one key, so that uploads cannot fill the 
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Final
+
+from aiohttp import hdrs
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
@@ -20,48 +24,68 @@ from aiaas.proxy.client.incoming import Request
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.telemetry.record import Record
 
+_JSON: Final = "application/json"
 
-async def read_body(
+
+def whole_body(
     request: Request, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
-    """The whole body. Nothing is ever inflated.
-
-    Raises ClientError 400, 408, 413, 415 or 417; LimitError 429 or UpstreamError 503 for a body that has not arrived
-    yet and may not be read.
-    """
-    headers = request.headers
-    most = bounds.max_body_size
-    length = request.content_length
-    if length is not None and length > most:
-        raise too_large(most)
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise ClientError(415, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ClientError(415, "unsupported_media_type", "Send the body uncompressed, without `Content-Encoding`.")
-    content = request.content
-    is_here = content.is_eof()
-    if not is_here:
-        budget.start_reading(record, length or 0)
-    expect = headers.get("expect")
-    if expect is not None and request.version >= (1, 1):  # from HTTP/1.0 it is to be ignored (RFC 9110 section 10.1.1)
-        if expect.lower() != "100-continue":
-            raise ClientError(417, "invalid_request", "The only supported `Expect` is `100-continue`.")
-        if client.transport is not None and not is_here:
-            client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    if is_here:
-        body = content.read_nowait(-1)
-        if len(body) > SMALL_BODY:
-            budget.take(record, len(body))
-    else:
-        await in_task(client.handler)
-        body = b"".join(await _read_parts(request, bounds, budget, record))
-        budget.stop_reading(record)
-    if len(body) > most:
-        raise too_large(most)
+    """The body of a request that has arrived with it. Raises as `arriving_body`."""
+    body = request.content.read_nowait(-1)
+    if len(body) > bounds.max_body_size:
+        raise too_large(bounds.max_body_size)
+    _refuse_other_forms(request)
+    if len(body) > SMALL_BODY:
+        budget.take(record, len(body))
     if client.body_broken:
-        raise ClientError(400, "invalid_request", "The body's chunks are not valid HTTP/1.1.")
+        raise _broken()
     return body
+
+
+async def arriving_body(
+    request: Request, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
+) -> bytes:
+    """The whole body, of which a part is still to come. Nothing is ever inflated.
+
+    Raises ClientError 400, 408, 413, 415 or 417; LimitError 429 or UpstreamError 503 if it may not be read now.
+    """
+    length = request.content_length or 0
+    if length > bounds.max_body_size:
+        raise too_large(bounds.max_body_size)
+    expects = _refuse_other_forms(request)
+    budget.start_reading(record, length)
+    if expects and client.transport is not None:
+        client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await in_task(client.handler)
+    began = time.monotonic()
+    body = b"".join(await _read_parts(request, bounds, budget, record))
+    record.body_seconds = time.monotonic() - began
+    budget.stop_reading(record)
+    if client.body_broken:
+        raise _broken()
+    return body
+
+
+def _refuse_other_forms(request: Request) -> bool:
+    """Raises ClientError 415 or 417 unless the body is uncompressed JSON. Returns whether its client waits for
+    `100 Continue`."""
+    headers = request.headers
+    media_type = headers.get(hdrs.CONTENT_TYPE, "")
+    if media_type != _JSON and media_type.partition(";")[0].strip().lower() != _JSON:
+        raise ClientError(415, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
+    coding = headers.get(hdrs.CONTENT_ENCODING)
+    if coding is not None and coding.strip().lower() != "identity":
+        raise ClientError(415, "unsupported_media_type", "Send the body uncompressed, without `Content-Encoding`.")
+    expect = headers.get(hdrs.EXPECT)
+    if expect is None or request.version < (1, 1):  # HTTP/1.0: to be ignored (RFC 9110 section 10.1.1)
+        return False
+    if expect.lower() != "100-continue":
+        raise ClientError(417, "invalid_request", "The only supported `Expect` is `100-continue`.")
+    return True
+
+
+def _broken() -> ClientError:
+    return ClientError(400, "invalid_request", "The body's chunks are not valid HTTP/1.1.")
 
 
 async def _read_parts(request: Request, bounds: ServerPlan, budget: BodyBudget, record: Record) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""One attempt at an answer, in values: the shape of the answer, how the attempt ended, whether to retry.
+"""One attempt at an answer, in values: how it ended, whether to retry.
 
 msgspec.Struct and not a dataclass: a frozen dataclass of ten fields takes 3 us to make, a Struct 0.3, and every request
 makes several. `gc=False` as none of them can be part of a cycle.
@@ -17,31 +17,6 @@ from aiaas.proxy.upstream.connection import Failure, FailureKind
 
 EVENTS: Final = b"text/event-stream"
 _PAGES: Final = (b"text/", b"application/xhtml", b"application/xml")
-
-
-class Shape(msgspec.Struct, frozen=True, gc=False):
-    """The shape of the answer to one request, the same for all attempts. Durations in seconds.
-
-    extra        complete header lines that the gateway adds: request id, limits
-    close        the connection ends with this answer
-    chunked      the client speaks HTTP/1.1; else `close` is set too, as an answer without a length ends with the
-                 connection
-    choices      how many answers the request asked for
-    strip_usage  the gateway asked for the usage event, not the client
-    silence      longest silence of the backend
-    heartbeat    silence on a stream after which a comment is written; 0 is off
-    deadline     monotonic time at which the whole request ends, or None
-    """
-
-    path: str
-    extra: bytes
-    close: bool
-    chunked: bool
-    choices: int
-    strip_usage: bool
-    silence: float
-    heartbeat: float
-    deadline: float | None
 
 
 class End(Enum):
@@ -65,6 +40,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     headers: HeaderList = []
     body: bytes = b""
     failure: Failure | None = None
+
+
+# The end of nearly every attempt.
+WHOLE: Final = Outcome(End.SENT)
 
 
 class Again(msgspec.Struct, frozen=True, gc=False):

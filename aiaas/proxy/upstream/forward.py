@@ -31,8 +31,6 @@ import math
 import random
 from collections.abc import Sequence
 
-import msgspec
-
 from aiaas.errors import ApiError, UpstreamError
 from aiaas.plan.model import RouteTarget
 from aiaas.proxy.client.answers import relayed_head
@@ -40,7 +38,7 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.metrics import Metrics
-from aiaas.proxy.upstream.attempt import Again, End, Outcome, Shape, is_from_between, may_try_again, retry_after
+from aiaas.proxy.upstream.attempt import Again, End, Outcome, is_from_between, may_try_again, retry_after
 from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
 from aiaas.proxy.upstream.connection import Failure, FailureKind, Pool, UpstreamConnection
 from aiaas.proxy.upstream.relay import Relay
@@ -63,7 +61,6 @@ async def forward(
     ticket: Ticket,
     backends: Sequence[tuple[RouteTarget, BackendState]],
     client: ClientConnection,
-    shape: Shape,
     metrics: Metrics,
 ) -> bool:
     """Send `ticket`'s request to one of `backends` (in order of preference) and relay the answer. Returns whether the
@@ -80,18 +77,18 @@ async def forward(
         choice = _take(backends, tried, ticket.body)
         if choice is None:
             try:
-                choice = await _wait_for_slot(backends, tried, ticket, client.loop, shape.deadline)
+                choice = await _wait_for_slot(backends, tried, ticket, client.loop)
             except UpstreamError as error:
                 if reached is None or error.status == 504:
                     raise
                 # An engine has had this request: answer with its result, and not with the missing slot.
-                return _conclude(*reached, client, shape, ticket)
+                return _conclude(*reached, client, ticket)
         if reached is not None:
             record.retries += 1
             metrics.retries(reached[1].reason)
         target, backend, endpoint = choice
         try:
-            outcome = await _attempt(ticket, target, backend, endpoint, client, shape, metrics)
+            outcome = await _attempt(ticket, target, backend, endpoint, client, metrics)
         finally:
             endpoint.give_back()
         again = may_try_again(outcome)
@@ -100,13 +97,13 @@ async def forward(
             tried.append(endpoint)
             left = record.retries < target.backend.max_retries and not (again.once and once_spent)
             pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
-            deadline = math.inf if shape.deadline is None else shape.deadline
+            deadline = math.inf if ticket.deadline is None else ticket.deadline
             if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
                 once_spent = once_spent or again.once
                 reached = (outcome, again)
                 await asyncio.sleep(pause)
                 continue
-        return _conclude(outcome, again, client, shape, ticket)
+        return _conclude(outcome, again, client, ticket)
 
 
 def _take(
@@ -130,7 +127,6 @@ async def _wait_for_slot(
     tried: Sequence[EndpointState],
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
-    deadline: float | None,
 ) -> Choice:
     """Wait in the queues of all backends that are up, until a slot of one of them is this request's.
 
@@ -144,7 +140,7 @@ async def _wait_for_slot(
         up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
         if not up:
             raise no_healthy_backend(backends)
-        by, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, deadline)
+        by, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop)
         for target, backend in up:
             if endpoint is not None and backend is by:
                 return target, backend, endpoint
@@ -155,10 +151,9 @@ async def _wait_in_queues(
     tried: Sequence[EndpointState],
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
-    deadline: float | None,
 ) -> tuple[BackendState | None, EndpointState | None]:
     """An endpoint whose slot is this request's and its backend, or None once nothing of these backends is up."""
-    record, principal = ticket.record, ticket.principal
+    record, principal, deadline = ticket.record, ticket.principal, ticket.deadline
     waiter = Waiter((principal.key_id, principal.name), tried, ticket.body, loop.create_future())
     queues = [backend for backend in backends if backend.wait(waiter)]
     if not queues:
@@ -236,7 +231,6 @@ async def _attempt(
     backend: BackendState,
     endpoint: EndpointState,
     client: ClientConnection,
-    shape: Shape,
     metrics: Metrics,
 ) -> Outcome:
     record = ticket.record
@@ -249,26 +243,24 @@ async def _attempt(
     connection = None if record.retries else pool.take_idle(client.loop.time())
     if connection is None:
         await in_task(client.handler)
-        opened = await _connect(pool, shape)
+        opened = await _connect(pool, ticket.deadline)
         if isinstance(opened, Failure):
             return Outcome(End.FAILED, failure=opened)
         connection = opened
-    if shape.strip_usage and not target.backend.ask_for_usage:
-        shape = msgspec.structs.replace(shape, strip_usage=False)
     gaps = metrics.timings.gaps.labels(ticket.route.model)
-    relay = Relay(client, connection, record, shape, gaps, pool.fingerprints)
+    relay = Relay(client, connection, ticket, target.backend, gaps, pool.fingerprints)
     endpoint.streams.add(relay)
     try:
         relay.begin(*ticket.upstream_request(endpoint.plan, target, endpoint.listed))
-        return await relay.ended()
+        return await relay
     finally:
         endpoint.streams.discard(relay)
         relay.abort()
 
 
-async def _connect(pool: Pool, shape: Shape) -> UpstreamConnection | Failure:
+async def _connect(pool: Pool, deadline: float | None) -> UpstreamConnection | Failure:
     try:
-        async with asyncio.timeout_at(shape.deadline):
+        async with asyncio.timeout_at(deadline):
             return await pool.connect()
     except TimeoutError:
         return Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
@@ -293,14 +285,14 @@ def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> N
         endpoint.report_timeout()
 
 
-def _conclude(outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket) -> bool:
+def _conclude(outcome: Outcome, again: Again | None, client: ClientConnection, ticket: Ticket) -> bool:
     """Make the last attempt's end the client's answer, or raise it."""
     record = ticket.record
     if outcome.end is End.SENT:
         record.ended_by = "upstream"
         if outcome.failure is not None:
             record.error_code = "upstream_error"
-        return not shape.close
+        return not ticket.close
     if outcome.end is End.BROKEN:
         failure = outcome.failure
         record.error_code = record.error_code or (
@@ -311,14 +303,12 @@ def _conclude(outcome: Outcome, again: Again | None, client: ClientConnection, s
         client.close()
         return False
     if outcome.end is End.REFUSED:
-        return _pass_refusal(outcome, again, client, shape, ticket)
+        return _pass_refusal(outcome, again, client, ticket)
     assert outcome.failure is not None
     raise failure_error(outcome.failure)
 
 
-def _pass_refusal(
-    outcome: Outcome, again: Again | None, client: ClientConnection, shape: Shape, ticket: Ticket
-) -> bool:
+def _pass_refusal(outcome: Outcome, again: Again | None, client: ClientConnection, ticket: Ticket) -> bool:
     """Pass the backend's error on, unless it is about the gateway's key (401) or the backend is shutting down."""
     if outcome.status == 401:
         raise UpstreamError(
@@ -330,15 +320,15 @@ def _pass_refusal(
         raise _error_from_between(outcome)
     # If the backend asks for a longer wait than ours, we have not retried yet, and the SDK may retry.
     spent = again is not None and pause_before(1, outcome) < math.inf
-    extra = shape.extra + (NO_SDK_RETRY if spent else b"")
+    extra = ticket.extra + (NO_SDK_RETRY if spent else b"")
     framing = b"content-length: %d\r\n" % len(outcome.body)
-    head = relayed_head(outcome.status, outcome.headers, framing=framing, extra=extra, close=shape.close)
+    head = relayed_head(outcome.status, outcome.headers, framing=framing, extra=extra, close=ticket.close)
     record = ticket.record
     record.status = outcome.status
     record.ended_by = "upstream"
     record.sent += len(outcome.body)
     write(client, head + outcome.body)
-    return not shape.close
+    return not ticket.close
 
 
 def _error_from_between(outcome: Outcome) -> UpstreamError:

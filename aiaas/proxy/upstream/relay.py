@@ -20,18 +20,19 @@ Rules
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Generator
 
 from aiaas.errors import UpstreamError
 from aiaas.openai.errors import error_event
 from aiaas.openai.sse import MAX_EVENT, after_last_event
 from aiaas.openai.streams import next_number
+from aiaas.plan.model import BackendPlan
 from aiaas.proxy.client.answers import HeaderList, header_of, relayed_head
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import Pause
+from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.histogram import Tally
-from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.upstream.attempt import EVENTS, End, Outcome, Shape, not_an_answer
+from aiaas.proxy.upstream.attempt import EVENTS, WHOLE, End, Outcome, not_an_answer
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
 from aiaas.proxy.upstream.usage_tap import BodyTap, StreamTap
 
@@ -44,39 +45,47 @@ PING = b": ping\n\n"
 class Relay(Pause):
     """One attempt: a `Sink` of the upstream connection and the `WriteListener` of the client's."""
 
-    _stream_tap: StreamTap  # there once the answer is known to be a stream
+    # Most attempts end with these, so that only others set them. The taps are there once the head has come.
+    _stream_tap: StreamTap
+    _tap: BodyTap
+    _status = 0
+    _headers: HeaderList  # there once the head has come
+    _streaming: bool | None = None  # None: not decided yet, so the body is held
+    _held: list[bytes] | None = None
+    _held_size = 0
+    _tail: bytes | bytearray = b""  # an unfinished event
+    _flowing = False  # a stream's first text has gone to the client
+    _committed = False
+    _chunked = False
+    _paused_at: float | None = None
+    _paused_size = 0
+    _outcome: Outcome | None = None
 
     def __init__(
         self,
         client: ClientConnection,
         upstream: UpstreamConnection,
-        record: Record,
-        shape: Shape,
+        ticket: Ticket,
+        backend: BackendPlan,
         gaps: Tally,
         fingerprints: dict[str | None, bytes],
     ) -> None:
         self._client = client
         self._upstream = upstream
-        self._record = record
-        self._shape = shape
+        self._ticket = ticket
+        self._record = ticket.record
+        self._backend = backend
         self._gaps = gaps
         self._fingerprints = fingerprints
         self._loop = client.loop
-        self._take: Callable[[bytes], None] = self._hold
-        self._status = 0
-        self._headers: HeaderList = []
-        self._held: list[bytes] = []
-        self._held_size = 0
-        self._tail = bytearray()
-        self._streaming = False
-        self._flowing = False  # a stream's first text has gone to the client
-        self._committed = False
-        self._chunked = False
-        self._tap = BodyTap(record)
         self._last_read = self._last_write = self._loop.time()
-        self._paused_at: float | None = None
-        self._paused_size = 0
-        self._outcome: Outcome | None = None
+
+    def __await__(self) -> Generator[Pause, None, Outcome]:
+        """Wait for the attempt's end."""
+        if self._outcome is None:
+            yield self
+        assert self._outcome is not None
+        return self._outcome
 
     def begin(self, request: bytes, rest: bytes = b"") -> None:
         """Send the request, in one part or two, and take the answer."""
@@ -87,13 +96,6 @@ class Relay(Pause):
             waited = record.body_seconds + record.queue_seconds
             record.overhead = max(0.0, time.monotonic() - record.started - waited)
         self._arm()
-
-    async def ended(self) -> Outcome:
-        """How the attempt ended, once it has."""
-        if self._outcome is None:
-            await self
-        assert self._outcome is not None
-        return self._outcome
 
     def abort(self) -> None:
         """The handler has ended or was cancelled: end the upstream request now, if it is still under way."""
@@ -126,26 +128,39 @@ class Relay(Pause):
         """The backend's status and headers; decides how the body is taken."""
         self._status = status
         self._headers = headers
-        content_type = header_of(headers, b"content-type").lower()
+        fields = dict(headers)
+        content_type = fields.get(b"content-type", b"").lower()
         if (odd := not_an_answer(status, content_type)) is not None:
             self._upstream.abort(self)
             self._fail(Failure(FailureKind.MALFORMED, odd))
         elif status < 300:
             # If the backend compresses without being asked, its events cannot be read.
-            self._streaming = content_type.startswith(EVENTS) and not header_of(headers, b"content-encoding")
-            self._record.streamed = self._streaming
+            self._streaming = content_type.startswith(EVENTS) and b"content-encoding" not in fields
+            record = self._record
             if self._streaming:
-                self._stream_tap = StreamTap(self._record, self._shape, self._fingerprints)
-                self._take = self._events
+                record.streamed = True
+                ticket = self._ticket
+                self._stream_tap = StreamTap(
+                    record,
+                    ticket.peek.choices * ticket.peek.prompts,
+                    self._fingerprints,
+                    strip_usage=ticket.strip_usage and self._backend.ask_for_usage,
+                )
             else:
-                self._take = self._bytes
+                record.streamed = False
+                self._tap = BodyTap(record)
 
     def body(self, data: bytes) -> None:
         """The body bytes of one read."""
         now = self._loop.time()
         if not self._flowing:
             self._last_read = now
-            self._take(data)
+            if self._streaming:
+                self._events(data)
+            elif self._streaming is None:
+                self._hold(data)
+            else:
+                self._bytes(data)
             return
         self._gaps.observe(now - self._last_read)
         self._last_read = now
@@ -168,7 +183,7 @@ class Relay(Pause):
         if self._outcome is not None:
             return
         if self._status >= 400 and not self._committed:
-            self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held)))
+            self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held or ())))
             return
         last, failure = b"", None
         if self._streaming:
@@ -186,7 +201,7 @@ class Relay(Pause):
             self._write(last)
         if self._chunked:
             self._client_write(b"0\r\n\r\n")
-        self._finish(Outcome(End.SENT, failure=failure))
+        self._finish(WHOLE if failure is None else Outcome(End.SENT, failure=failure))
 
     def failed(self, failure: Failure) -> None:
         """The backend's answer will not become whole."""
@@ -200,11 +215,14 @@ class Relay(Pause):
     # -- the three ways to take a body ----------------------------------------------------------------------------
 
     def _hold(self, data: bytes) -> None:
+        if self._held is None:
+            self._held = []
         self._held.append(data)
         self._held_size += len(data)
         if self._held_size > HELD_LIMIT:
-            held, self._held = b"".join(self._held), []
-            self._take = self._bytes
+            held, self._held = b"".join(self._held), None
+            self._streaming = False
+            self._tap = BodyTap(self._record)
             self._bytes(held)
 
     def _bytes(self, data: bytes) -> None:
@@ -237,7 +255,7 @@ class Relay(Pause):
 
     def _whole_events(self, data: bytes) -> bytes:
         """Append `data` to the unfinished event; return the whole events. Reads each byte once, even in many parts."""
-        tail = self._tail
+        tail = self._tail = bytearray() if isinstance(self._tail, bytes) else self._tail
         seen = max(0, len(tail) - 3)
         tail += data
         cut = after_last_event(tail, seen)
@@ -255,19 +273,19 @@ class Relay(Pause):
     def _commit(self, data: bytes, *, whole: bool) -> None:
         """Send the status: head and first bytes in one write."""
         self._committed = True
-        shape = self._shape
+        ticket = self._ticket
         record = self._record
         record.status = self._status
         record.phase = "streaming"
         length = header_of(self._headers, b"content-length")
-        close = shape.close
+        close = ticket.close
         if self._status == 204:  # has neither body nor length (RFC 9110 section 8.6)
             framing = b""
         elif length and not self._streaming:
             framing = b"content-length: %b\r\n" % length
         elif whole:
             framing = b"content-length: %d\r\n" % len(data)
-        elif shape.chunked:
+        elif ticket.chunked:
             framing = b"transfer-encoding: chunked\r\n"
             self._chunked = True
         else:
@@ -276,7 +294,7 @@ class Relay(Pause):
         if self._streaming:
             # For proxies in between: nginx buffers a stream unless told not to.
             framing += b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
-        head = relayed_head(self._status, self._headers, framing=framing, extra=shape.extra, close=close)
+        head = relayed_head(self._status, self._headers, framing=framing, extra=ticket.extra, close=close)
         self._last_write = self._loop.time()
         record.sent += len(data)
         self._client_write(head + (b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data))
@@ -310,31 +328,30 @@ class Relay(Pause):
     # -- silence --------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        shape = self._shape
         now = self._loop.time()
-        due = (self._last_read if self._paused_at is None else self._paused_at) + shape.silence
-        if shape.heartbeat and self._streaming and self._paused_at is None:
-            due = min(due, self._last_write + shape.heartbeat)
-        elif shape.heartbeat:
-            due = min(due, now + shape.heartbeat)  # it may turn out to be a stream
-        if shape.deadline is not None:
-            due = min(due, shape.deadline)
+        due = (self._last_read if self._paused_at is None else self._paused_at) + self._backend.timeout
+        heartbeat, deadline = self._ticket.heartbeat, self._ticket.deadline
+        if heartbeat:  # without a head yet: it may turn out to be a stream
+            silent = self._streaming and self._paused_at is None
+            due = min(due, (self._last_write if silent else now) + heartbeat)
+        if deadline is not None:
+            due = min(due, deadline)
         self._client.alarm.set(max(due, now + 0.001), self._tick)
 
     def _tick(self) -> None:
         now = self._loop.time()
-        shape = self._shape
-        if shape.deadline is not None and now >= shape.deadline:
+        silence, heartbeat, deadline = self._backend.timeout, self._ticket.heartbeat, self._ticket.deadline
+        if deadline is not None and now >= deadline:
             self._time_out("the request took longer than total_timeout allows")
         elif self._paused_at is not None:
             pending = self._pending()
             if pending < self._paused_size:
                 self._paused_at, self._paused_size = now, pending
-            elif now - self._paused_at >= shape.silence:
+            elif now - self._paused_at >= silence:
                 self._drop_client()
-        elif now - self._last_read >= shape.silence:
-            self._time_out(f"the backend was silent for {shape.silence:g} s")
-        elif shape.heartbeat and self._streaming and now - self._last_write >= shape.heartbeat:
+        elif now - self._last_read >= silence:
+            self._time_out(f"the backend was silent for {silence:g} s")
+        elif heartbeat and self._streaming and now - self._last_write >= heartbeat:
             self._ping(now)
         if self._outcome is None:
             self._arm()
@@ -373,7 +390,7 @@ class Relay(Pause):
                 "upstream_timeout" if timed_out else "upstream_error",
                 "The model server fell silent." if timed_out else "The model server broke off this answer.",
             )
-            event = error_event(error, self._shape.path, next_number(self._stream_tap.latest))
+            event = error_event(error, self._record.path, next_number(self._stream_tap.latest))
             self._client_write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._chunked else event)
         self._finish(Outcome(End.BROKEN, failure=failure))
 
@@ -392,8 +409,3 @@ class Relay(Pause):
             self._client.listener = None
             self._client.alarm.clear()
         self._flowing = False
-        self._take = _nothing  # a bound method of its own would keep this alive until the garbage collector runs
-
-
-def _nothing(_data: bytes) -> None:
-    """Throw away bytes after the end."""

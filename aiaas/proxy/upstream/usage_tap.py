@@ -22,7 +22,6 @@ from aiaas.openai.usage import (
 )
 from aiaas.openai.usagescan import UsageScan
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.upstream.attempt import Shape
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 
 # An answer up to this size (bytes) is kept and decoded at its end; a longer one is scanned as it passes.
@@ -80,6 +79,8 @@ class StreamTap:
     that event is taken out, and its `system_fingerprint` goes into the event that finishes a choice, which waits here
     for the event behind it. A choice that ends before others gets the fingerprint of the server's last stream.
 
+    choices         how many answers the request asked for
+    strip_usage     the gateway asked for the usage event, not the client
     fingerprints    by model, of the server that answers
     mark            as in StreamForm; counted by the relay once `begun`
     begun           text has come
@@ -108,15 +109,17 @@ class StreamTap:
         "mark",
     )
 
-    def __init__(self, record: Record, shape: Shape, fingerprints: dict[str | None, bytes]) -> None:
+    def __init__(
+        self, record: Record, choices: int, fingerprints: dict[str | None, bytes], *, strip_usage: bool
+    ) -> None:
         self._record = record
-        self._choices = shape.choices
-        self._strip_usage = shape.strip_usage
+        self._choices = choices
+        self._strip_usage = strip_usage
         self._fingerprints = fingerprints
-        self._form = form_of(shape.path)
+        self._form = form_of(record.path)
         self._usage_event: bytes | None = None
         self._usage_after = 0  # output events before it
-        self._ended = shape.path not in paths.OUTPUT  # of another path's streams nothing is known
+        self._ended = record.path not in paths.OUTPUT  # of another path's streams nothing is known
         self._finished = 0  # choices
         self._other = 0  # bytes of events without output
         self._frame = 0  # bytes of an output event around its text

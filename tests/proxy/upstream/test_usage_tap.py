@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.upstream.attempt import Shape
 from aiaas.proxy.upstream.usage_tap import StreamTap, split_events
 from tests.fakes.vllm import (
     DONE,
@@ -42,8 +41,7 @@ LOGPROBS = [{str(token): {"logprob": -1.5, "rank": 1, "decoded_token": '"}'} for
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: f"{end.path}: {end.ends_with}")
 def test_ends_are_known_event_by_event(end: Ending) -> None:
     """However the events fall into reads: each alone is the other way in which they come."""
-    shape = Shape(end.path, b"", False, True, end.choices, False, 1.0, 0.0, None)
-    tap = StreamTap(Record("id", end.path, 0.0, "c"), shape, {})
+    tap = StreamTap(Record("id", end.path, 0.0, "c"), end.choices, {}, strip_usage=False)
     for data in end.events:
         for event in split_events(data):
             assert tap.read(event) == event
