@@ -97,7 +97,7 @@ class Verifier:
     def __init__(self, ring: KeyRing = EMPTY_RING, patience: float = PATIENCE) -> None:
         self._ring = ring
         self._patience = patience
-        self._digest_key = os.urandom(32)
+        self._keyed = hashlib.blake2b(digest_size=16, key=os.urandom(32))
         self._verified: dict[bytes, StoredSecret] = {}
         self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
         self._jobs: dict[bytes, _Job] = {}
@@ -161,7 +161,9 @@ class Verifier:
         self._threads.shutdown(wait=False)
 
     def _digest(self, presented: bytes) -> bytes:
-        return hashlib.blake2b(presented, digest_size=16, key=self._digest_key).digest()
+        keyed = self._keyed.copy()  # to begin with the key anew would cost as much again as the digest
+        keyed.update(presented)
+        return keyed.digest()
 
     def _quick_verdict(self, digest: bytes, presented: str, now: float, address: str) -> Principal | Rejection | _Job:
         """The verdict, or a job where it needs a slow hash."""

@@ -87,8 +87,11 @@ def media_url(body: bytes, path: str, *, escaped: bool) -> str | None:
     Raises ClientError 400 `invalid_request` for a body of more than MAX_PLACES, of media inside media, or of a URL
     among more than MAX_OBJECTS.
     """
+    anthropic = path in paths.ANTHROPIC
+    if not escaped and not anthropic and len(body) <= _WINDOW and body.find(b'_url"') < 0:
+        return None  # nearly every request
     fields = READ[path]
-    keys = (*_KEYS, _SOURCE) if path in paths.ANTHROPIC else _KEYS
+    keys = (*_KEYS, _SOURCE) if anthropic else _KEYS
     if not fields or not _may_hold(body, keys, escaped=escaped) or not any(_fetched(body, keys, escaped=escaped)):
         return None
     walk = _Walk(keys, escaped)

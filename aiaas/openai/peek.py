@@ -44,6 +44,8 @@ class Peek(msgspec.Struct, frozen=True):
     background          /v1/responses only: it would outlive the connection
     media_url           where an image, audio or video is named by a URL that is not `data:`; vLLM would fetch it
     stream_interval     tokens that vLLM is asked to put into each event of the stream; 1 where that is not said
+    plain               each field that was read stands in the body once and without escapes: a search for its key finds
+                        it
     """
 
     model: str | None
@@ -57,6 +59,7 @@ class Peek(msgspec.Struct, frozen=True):
     background: bool
     media_url: str | None
     stream_interval: int = 1
+    plain: bool = False
 
 
 def peek(body: bytes, path: str) -> Peek:
@@ -73,7 +76,9 @@ def peek(body: bytes, path: str) -> Peek:
     except UNREADABLE as error:
         raise unreadable(error) from None
     escaped = may_hide_keys(body)
-    _refuse_duplicates(body, fields, escaped or len(body) > LARGE)
+    plain = not escaped and len(body) <= LARGE and _stands_once(body, fields)
+    if not plain:
+        _refuse_duplicates(body, fields)
     bound, bound_field = _output_bound(fields, path)
     options = fields.stream_options
     return Peek(
@@ -88,6 +93,7 @@ def peek(body: bytes, path: str) -> Peek:
         fields.background is True and path == paths.RESPONSES,
         media_url(body, path, escaped=escaped),
         1 if fields.stream_interval is UNSET else min(_hint(fields.stream_interval), LARGEST_INTERVAL),
+        plain,
     )
 
 
@@ -224,23 +230,22 @@ def _must_be(name: str) -> ClientError:
     return ClientError(400, "invalid_request", f"`{name}` must be {_EXPECTED[name]}.", param=name)
 
 
-def _refuse_duplicates(body: bytes, fields: _Fields, exact: bool) -> None:
-    """A field that is there, and whose key stands in the body just once and unescaped, cannot be there twice."""
-    if not exact and msgspec.structs.astuple(fields)[3:] == _NO_OTHERS:
-        if (
-            (fields.model is UNSET or body.count(b'"model"') == 1)
-            and (fields.stream is UNSET or body.count(b'"stream"') == 1)
-            and (fields.max_tokens is UNSET or body.count(b'"max_tokens"') == 1)
-        ):
-            return
-    elif not exact and (
-        all(
-            value is UNSET or body.count(key) == 1
-            for value, key in zip(msgspec.structs.astuple(fields), _KEYS, strict=True)
-        )
-        and (fields.stream_options is UNSET or body.count(b'"include_usage"') <= 1)
+def _stands_once(body: bytes, fields: _Fields) -> bool:
+    """Whether the key of each field that is there stands in the body just once: then no field is there twice."""
+    if (fields.model is not UNSET and body.count(b'"model"') != 1) or (
+        fields.max_tokens is not UNSET and body.count(b'"max_tokens"') != 1
     ):
-        return
+        return False
+    values = msgspec.structs.astuple(fields)
+    if values[3:] == _NO_OTHERS:
+        return fields.stream is UNSET or body.count(b'"stream"') == 1
+    return all(value is UNSET or body.count(key) == 1 for value, key in zip(values, _KEYS, strict=True)) and (
+        fields.stream_options is UNSET or body.count(b'"include_usage"') <= 1
+    )
+
+
+def _refuse_duplicates(body: bytes, fields: _Fields) -> None:
+    """Raises ClientError 400 if a field that we read is there twice, however its key is written."""
     found = top_level(body)
     counts = Counter(name for name, _ in found)
     if isinstance(fields.stream_options, _StreamOptions):

@@ -53,16 +53,21 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
     return body[:start] + value + body[start + len(memoryview(old)) :]
 
 
-def replace_text(body: bytes, name: str, old: str, value: bytes) -> bytes:
-    """`set_field` of a field whose value is known to be the text `old`: where it is plainly written, no parser runs."""
-    key = b'"%b"' % name.encode()
-    at = body.find(key) if len(body) <= LARGE else -1
-    if at >= 0 and body.find(key, at + 1) < 0 and not may_hide_keys(body):
-        colon = _COLON.match(body, at + len(key))
+def replace_model(body: bytes, old: str, value: bytes, *, plain: bool) -> bytes:
+    """`set_field` of `model`, whose value is the text `old`. No parser runs where it is plainly written.
+
+    plain  as `Peek.plain`
+    """
+    if plain:
         written = b'"%b"' % old.encode()
-        if colon is not None and body.startswith(written, colon.end()):
-            return body[: colon.end()] + value + body[colon.end() + len(written) :]
-    return set_field(body, name, value)
+        at = body.find(b'"model"') + len(b'"model"')
+        for colon in (b": ", b":"):
+            if body.startswith(colon, at):
+                at += len(colon)
+                if body.startswith(written, at):
+                    return body[:at] + value + body[at + len(written) :]
+                break
+    return set_field(body, "model", value)
 
 
 def set_fields(body: bytes, values: Mapping[str, bytes]) -> bytes:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from aiohttp import hdrs
+from aiohttp.http import HttpVersion11
+
 from aiaas.errors import ApiError, LimitError
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.model import Store
@@ -269,8 +272,9 @@ class Gateway:
     def _must_close(self, request: Request) -> bool:
         """Whether the connection ends with this answer: asked for, HTTP/1.0, draining, or something other than HTTP
         was to follow (an upgrade or a tunnel, neither of which is ever taken)."""
-        other = "upgrade" in request.headers or request.method == "CONNECT"
-        return not request.keep_alive or request.version < (1, 1) or self.draining or other
+        if not request.keep_alive or self.draining or request.version < HttpVersion11:
+            return True
+        return hdrs.UPGRADE in request.headers or request.method == "CONNECT"
 
     def _date_line(self) -> bytes:
         second = int(self._wall())
@@ -283,7 +287,7 @@ class Gateway:
         if active.trusted:
             address, request_id = believed(request, address, active.trusted)
         request_id = request_id or self._new_id()
-        own_lines = b"x-request-id: %b\r\n" % request_id.encode()
+        own_lines = f"x-request-id: {request_id}\r\n".encode()
         if active.cors is not None:
             own_lines += active.cors.lines(request.headers.get("origin"))
         return Record(

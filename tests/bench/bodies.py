@@ -16,7 +16,7 @@ from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import peek
-from aiaas.openai.splice import replace_text, set_fields
+from aiaas.openai.splice import replace_model, set_fields
 from aiaas.proxy.request.examiner import ON_LOOP
 from tests.openai.shapes import SHAPES
 
@@ -33,7 +33,7 @@ def read(body: bytes, path: str) -> None:
         found = peek(body, path)
         set_fields(body, {"stream_options": b'{"include_usage":true}', "max_tokens": b"5"})
         if found.model is not None:
-            replace_text(body, "model", found.model, b'"x"')
+            replace_model(body, found.model, b'"x"', plain=found.plain)
     except ClientError:
         pass
 

@@ -61,7 +61,7 @@ def test_a_chat_request_is_read() -> None:
 @pytest.mark.parametrize("body", [b"{}", b' {"model": null, "n": null, "stream": null, "max_tokens": null}\r\n'])
 def test_null_counts_as_absent(body: bytes) -> None:
     """A field that is null reads as one that is not there."""
-    assert peek(body, CHAT) == Peek(None, False, False, False, 1, 1, None, None, False, None)
+    assert peek(body, CHAT) == Peek(None, False, False, False, 1, 1, None, None, False, None, plain=True)
 
 
 def test_an_empty_model_counts_as_absent() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from math import ceil
 
+from aiohttp import hdrs
+
 from aiaas.errors import ClientError, LimitError
 from aiaas.keys.model import Rejection
 from aiaas.openai import paths
@@ -18,6 +20,8 @@ from aiaas.proxy.client.incoming import Request
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
+# Paths at which `x-api-key` means nothing.
+_BEARER_ONLY = frozenset(paths.GENERATE) - paths.ANTHROPIC
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
@@ -38,12 +42,14 @@ def presented_key(request: Request, path: str) -> str:
     A proxy in front may have checked the other one of two keys. Two keys in one header (`Bearer A, Bearer B`) are one
     text to us, which is an unknown key.
     """
-    sent = _only(request, "Authorization")
+    sent = _only(request, hdrs.AUTHORIZATION)
     key = ""
     if sent is not None:
         scheme, _, rest = sent.partition(" ")
-        if scheme.lower() == "bearer":
+        if scheme == "Bearer" or scheme.lower() == "bearer":
             key = rest.strip()
+    if key and path in _BEARER_ONLY:
+        return key
     if (path in paths.ANTHROPIC or paths.is_models_path(path)) and (
         other := (_only(request, "x-api-key") or "").strip()
     ):

@@ -23,7 +23,7 @@ from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
-from aiaas.openai.splice import ask_for_usage, replace_text
+from aiaas.openai.splice import ask_for_usage, replace_model
 from aiaas.plan.model import EndpointPlan, Plan, Route, RouteTarget
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
@@ -39,7 +39,7 @@ from aiaas.proxy.telemetry.record import NO_KEY, Record
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # Of the client's headers these go upstream, besides those that the config names.
-_FORWARDED = ("accept", "traceparent", "tracestate")
+_FORWARDED = ("content-type", "accept", "traceparent", "tracestate")
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
@@ -87,7 +87,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         body = self.asking if target.backend.ask_for_usage else self.body
         model = self.peek.model
         if target.rewrite is not None and model is not None and not is_its_own(model, target.served_name, listed):
-            body = replace_text(body, "model", model, target.rewrite)
+            body = replace_model(body, model, target.rewrite, plain=self.peek.plain)
         named = target.backend.forward_headers
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.route.path]
@@ -173,7 +173,7 @@ class Admission:
             body,
             asking,
             strip_usage,
-            passed_headers(request, record.request_id),
+            passed_headers(request.headers, record.request_id),
             estimated_input,
             reserved_output,
             result.lease,
@@ -305,16 +305,14 @@ def effective_limits(plan: Plan, own: KeyLimits) -> Limits:
     )
 
 
-def passed_headers(request: Request, request_id: str) -> bytes:
+def passed_headers(headers: Mapping[str, str], request_id: str) -> bytes:
     """Header lines that go upstream: the request's media type, a few of its headers, and the id."""
-    headers = request.headers
-    media_type = header_values(headers, ("content-type",))
-    return b"%bx-request-id: %b\r\n%b" % (media_type, request_id.encode(), header_values(headers, _FORWARDED))
+    return header_values(headers, _FORWARDED, f"x-request-id: {request_id}\r\n")
 
 
-def header_values(headers: Mapping[str, str], names: tuple[str, ...]) -> bytes:
-    """Header lines of the `names` in `headers`, without control characters, which are invalid in a value."""
-    lines = ""
+def header_values(headers: Mapping[str, str], names: tuple[str, ...], lines: str = "") -> bytes:
+    """`lines`, and header lines of the `names` in `headers`, without control characters, which are invalid in a
+    value."""
     for name in names:
         value = headers.get(name)
         if value is not None:

@@ -344,7 +344,7 @@ class BackendState:
         """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
-            return only if only.is_free else None
+            return only if only.up and (only.bound is None or only.pool.inflight < only.bound) else None
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1

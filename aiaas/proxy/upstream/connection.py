@@ -42,6 +42,7 @@ IDLE_LIMIT = 4.0
 # Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # Bytes of an answer's head, trailers or chunk extensions. vLLM sends about 200; more did not come from vLLM.
 MAX_HEAD = 64 * 1024
 
@@ -278,7 +279,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_ready:
             return
         name = name.lower()
-        if name in (b"content-length", b"transfer-encoding"):
+        if name in _FRAMING:
             self._close_delimited = False
             if name == b"transfer-encoding" and value.lower() != b"chunked":
                 # llhttp takes it, and would hand on the coded bytes as the body.
