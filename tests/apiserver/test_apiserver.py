@@ -36,9 +36,7 @@ def known(objects: tuple[Any, ...]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_taken_without_a_warning_and_the_second_time_changes_nothing(
-    server: ApiServer, path: Path
-) -> None:
+def test_example_applied_twice_warns_not_and_changes_nothing(server: ApiServer, path: Path) -> None:
     """Strictly, under Pod Security `restricted`. A change would show in the object, at least in its generation."""
     namespace = f"example-{path.stem}"
     server.make_namespace(namespace)

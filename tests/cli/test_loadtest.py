@@ -174,7 +174,7 @@ def test_a_broken_line_of_a_prompts_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "two words", "a\nb"], ids=["empty", "words", "lines"])
-def test_a_key_file_without_one_key_is_refused_without_showing_it(tmp_path: Path, content: str) -> None:
+def test_key_file_without_a_key_is_refused_and_not_shown(tmp_path: Path, content: str) -> None:
     """Which file, and what it must hold."""
     (tmp_path / "k").write_text(content)
     done = aiaas("loadtest", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "k"))

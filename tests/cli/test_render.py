@@ -265,7 +265,7 @@ def test_without_kubectl_there_is_no_diff(monkeypatch: pytest.MonkeyPatch, capsy
     assert "kubectl is not on PATH" in capsys.readouterr().err
 
 
-def test_a_variable_that_is_not_set_and_decides_where_a_backend_is_is_said(
+def test_unset_variable_in_a_backend_address_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The policy would let through to our own namespace, which is where a name without dots is."""
@@ -286,7 +286,7 @@ def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixtu
     assert "note: not set here: HOST, KEY; a variable inside an address must be set" in capsys.readouterr().err
 
 
-def test_a_folders_keys_are_not_removed_where_the_key_file_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_key_file_does_not_remove_the_folders_keys(capsys: pytest.CaptureFixture[str]) -> None:
     """A tool that prunes would delete the live Secret. Without authentication there is none to keep."""
     write()
     assert run(["render", "--output-dir", "out"]) == 0

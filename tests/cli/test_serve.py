@@ -178,7 +178,7 @@ def test_a_damaged_key_file_is_one_line_and_exit_3(tmp_path: Path, workers: int)
         get(port, "/ready")
 
 
-def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
+def test_stuck_log_reader_does_not_stop_service_or_shutdown(
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     """Requests go on while nobody reads stdout, and SIGTERM is obeyed within seconds."""
@@ -196,9 +196,7 @@ def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
 
 
 @pytest.mark.parametrize(("looks_here", "runs"), [(False, False), (True, True)])
-def test_a_process_of_ours_runs_no_module_that_lies_beside_the_config(
-    tmp_path: Path, looks_here: bool, runs: bool
-) -> None:
+def test_child_process_imports_no_module_beside_the_config(tmp_path: Path, looks_here: bool, runs: bool) -> None:
     """Unless the gateway itself was started so that it looks there."""
     (tmp_path / "typer.py").write_text("raise SystemExit('of the folder')")
     options = python_options([str(tmp_path)] if looks_here else [], str(tmp_path))
@@ -225,7 +223,7 @@ with ends_on_sigterm():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_thread_that_cannot_be_interrupted_does_not_hold_up_the_end() -> None:
+def test_uninterruptible_thread_does_not_delay_the_exit() -> None:
     """As one that resolves a name while DNS does not answer; what was logged last is written all the same."""
     script = """
 import asyncio, sys, time

@@ -182,7 +182,7 @@ async def test_all_workers_serve_and_one_metrics_port_counts_for_all(gateway: Ga
     assert gateway.events("started")[0]["workers"] == 2
 
 
-async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(gateway: Gateway) -> None:
+async def test_killed_worker_is_replaced_and_its_counts_stay(gateway: Gateway) -> None:
     """The other one goes on meanwhile, and no counter goes backwards."""
     name = 'inference_requests_total{endpoint="/v1/chat/completions",model="m",status="success"}'
     for client in await fill(gateway):
@@ -233,7 +233,7 @@ async def test_a_removed_key_leaves_the_metrics_of_all_workers(gateway: Gateway)
     assert got[series["bob"]] == 12
 
 
-async def test_connections_that_wait_for_a_dead_worker_are_served_by_its_replacement(gateway: Gateway) -> None:
+async def test_connections_of_a_dead_worker_are_served_by_the_next(gateway: Gateway) -> None:
     """None is reset: the supervisor has kept the socket in whose queue they wait."""
     before = gateway.workers()
     before[0].suspend()
@@ -339,9 +339,7 @@ async def test_a_worker_killed_while_all_drain_is_not_replaced(gateway: Gateway,
     assert await asyncio.to_thread(gateway.process.wait, 10) == 0
 
 
-async def test_a_worker_that_is_told_to_stop_is_replaced_at_once_and_ends_its_streams(
-    gateway: Gateway, fake_vllm: FakeVllm
-) -> None:
+async def test_worker_on_sigterm_is_replaced_and_ends_its_streams(gateway: Gateway, fake_vllm: FakeVllm) -> None:
     """SIGTERM to one of them alone."""
     before = gateway.workers()
     go_on = asyncio.Event()

@@ -82,6 +82,6 @@ def test_the_heartbeat_stands_beside_the_gateway() -> None:
     assert "no heartbeat" in chain(config_of("{}", "{heartbeat: 0}"))[-2].remark
 
 
-def test_the_budget_of_large_bodies_is_eight_of_them_and_64_mib_at_least() -> None:
+def test_large_body_budget_is_eight_bodies_or_64_mib() -> None:
     """A small bound does not turn away a burst of middling bodies."""
     assert (body_budget(10 * MIB), body_budget(MIB)) == (80 * MIB, 64 * MIB)

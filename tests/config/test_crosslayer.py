@@ -15,7 +15,7 @@ from aiaas.config.load import load_text
 TEXT = "backends:\n  v: {url: 'http://v:8000', models: [m]}\n"
 
 
-def test_a_config_that_is_not_deployed_is_not_held_to_a_clusters_rules() -> None:
+def test_config_without_deployment_skips_the_cluster_rules() -> None:
     """A gateway on a laptop hears nothing about ingresses; the same config being rendered does."""
     loaded = load_text(TEXT, file="f", env={})
     assert check(loaded, {}) == ()

@@ -63,7 +63,7 @@ def test_a_pause_is_as_long_as_the_gateway_makes_it() -> None:
     assert RETRY_AFTER_MOST + longest_backoff(100) == LONGEST_PAUSE
 
 
-def test_a_whole_request_is_bounded_only_where_every_backend_bounds_it() -> None:
+def test_request_is_bounded_only_if_every_backend_is() -> None:
     """One backend without total_timeout may stream for hours."""
     assert request_timeout(config_of("total_timeout: 200s", "total_timeout: 300s")) == 310
     assert request_timeout(config_of("total_timeout: 200s", "timeout: 10s")) == UNBOUNDED_SECONDS

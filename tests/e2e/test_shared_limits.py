@@ -194,7 +194,7 @@ async def test_four_gateways_admit_the_configured_rate_together(
 
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
-async def test_an_outage_of_the_store_costs_one_wait_and_ends_by_itself(fleet: Fleet, fault: str) -> None:
+async def test_store_outage_costs_one_wait_and_ends_by_itself(fleet: Fleet, fault: str) -> None:
     """Meanwhile each gateway admits its share, a quarter; nobody gets an error; then they count together again."""
     await asyncio.to_thread(eventually, fleet.all_counted, 30)
     key = await asyncio.to_thread(fleet.key, f"outage-{fault}", "--rpm", "2400", "--burst", "8")

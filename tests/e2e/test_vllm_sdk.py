@@ -153,7 +153,7 @@ def is_known(client: OpenAI) -> bool:
     return True
 
 
-def test_a_client_that_runs_out_of_patience_gets_its_timeout_and_frees_the_engine(gateway, engine):
+def test_client_timeout_frees_the_engine(gateway, engine):
     """APITimeoutError is the SDK's own; the engine stops generating within a second."""
     with OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=0.5) as client:
         with pytest.raises(openai.APITimeoutError):
@@ -174,7 +174,7 @@ def test_an_engine_silent_for_too_long_is_a_504(engine, start_gateway):
         eventually(lambda: engine.metric("vllm:num_requests_running") == 0, 1)
 
 
-def test_a_backend_that_does_not_exist_is_a_503_and_does_not_stop_the_start(start_gateway):
+def test_missing_backend_is_a_503_and_does_not_stop_the_start(start_gateway):
     """One bad backend never delays start-up; its models are still listed."""
     with start_gateway({"url": f"http://127.0.0.1:{free_port()}", "health": {"interval": "200ms"}}) as gateway:
         with OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0) as client:

@@ -17,7 +17,7 @@ def argv(plan: EnginePlan, vllm="/bin/vllm", drain_timeout=30.0, **more) -> tupl
     return engine_argv(plan, python="/bin/python", vllm=vllm, drain_timeout=drain_timeout, **more)
 
 
-def test_vllm_listens_on_loopback_under_the_served_name_and_finishes_streams_on_sigterm():
+def test_vllm_command_sets_host_name_and_shutdown_timeout():
     """The whole command line, as a person would write it."""
     assert " ".join(argv(engine(args=["--dtype", "bfloat16"]))) == (
         "/bin/vllm serve /models/llama --dtype bfloat16 --shutdown-timeout 30 "
@@ -50,14 +50,14 @@ def test_a_part_of_a_second_is_rounded_up():
     assert argv(engine(), drain_timeout=0.2)[3:5] == ("--shutdown-timeout", "1")
 
 
-def test_a_vllm_too_old_for_the_option_is_recognised_and_served_without_it():
+def test_vllm_too_old_for_the_option_is_recognised():
     """argparse names the unknown arguments; the next start leaves ours out."""
     assert refused_shutdown_timeout(["usage: vllm", "vllm: error: unrecognized arguments: --shutdown-timeout 30"])
     assert not refused_shutdown_timeout(["vllm: error: unrecognized arguments: --max-modle-len 3"])
     assert "--shutdown-timeout" not in argv(engine(), knows_shutdown_timeout=False)
 
 
-def test_host_port_and_name_are_ours_even_where_the_operator_gives_them():
+def test_host_port_and_name_override_the_operators():
     """Of two equal options vLLM takes the last, and an engine on 0.0.0.0 would be open to everyone without a key."""
     line = argv(engine(args=["--host", "0.0.0.0", "--port", "1"]))
     assert line[-4:] == ("--host", "127.0.0.1", "--port", "8001")

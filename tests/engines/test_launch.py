@@ -101,7 +101,7 @@ def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
     assert [pid for pid in tree if alive(pid)] == []
 
 
-def test_the_root_dies_with_its_launcher_even_when_nobody_is_left_to_see_to_it():
+def test_root_process_dies_with_its_launcher():
     """The kernel does it (PR_SET_PDEATHSIG)."""
     sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     with launched(sys.executable, "-c", sleeper) as launcher:

@@ -36,7 +36,7 @@ def test_an_engine_that_was_healthy_once_is_restarted_for_ever():
     assert then == Restarting(60)
 
 
-def test_an_engine_that_was_never_healthy_is_given_up_after_five_deaths():
+def test_engine_never_healthy_is_given_up_after_five_deaths():
     """A wrong model name does not heal by waiting."""
     life, thens = Life(), []
     for _ in range(5):
@@ -60,7 +60,7 @@ def test_a_minute_of_health_ends_the_row_of_deaths(healthy_for, expected_wait):
     assert then == Restarting(expected_wait)
 
 
-def test_health_of_an_earlier_process_does_not_count_for_the_next():
+def test_health_does_not_carry_over_to_the_next_process():
     """A process that dies while loading adds to the row, however long its predecessor was healthy."""
     life, _ = Life().become_healthy(now=0)
     life, first = life.die(now=1000)

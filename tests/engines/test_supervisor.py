@@ -85,7 +85,7 @@ async def get(port: int, path: str) -> None:
     writer.close()
 
 
-async def test_an_engine_starts_becomes_healthy_and_stops_by_itself_when_asked(watch):
+async def test_engine_starts_becomes_healthy_and_stops_when_asked(watch):
     """SIGTERM reaches it, it leaves in its own way, and nothing is killed."""
     engine = watch("plain")
     await engine.supervisor.start()
@@ -213,7 +213,7 @@ async def test_one_that_does_not_get_healthy_in_time_is_ended(watch, model):
     assert not psutil.pid_exists(engine.pids()[0])
 
 
-async def test_a_vllm_too_old_for_shutdown_timeout_is_started_without_it(watch):
+async def test_vllm_too_old_for_shutdown_timeout_starts_without_it(watch):
     """Any vLLM on PATH will do."""
     engine = watch("old")
     await engine.supervisor.start()
@@ -371,7 +371,7 @@ async def test_an_engine_that_answers_503_for_long_is_restarted(watch, quick_loo
     assert Died in engine.kinds()
 
 
-async def test_an_engine_frozen_while_it_stops_is_killed_after_its_grace(watch, quick_looks):
+async def test_engine_frozen_while_it_stops_is_killed_after_its_grace(watch, quick_looks):
     """It is stopped, so it is not restarted."""
     engine = watch("plain")
     await engine.supervisor.start()

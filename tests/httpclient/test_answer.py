@@ -76,7 +76,7 @@ def test_events_are_counted_where_the_server_counts_no_tokens() -> None:
 
 
 @given(cuts=st.lists(st.integers(1, 600), max_size=8))
-def test_the_cuts_of_a_stream_change_what_is_timed_but_not_what_is_read(cuts: list[int]) -> None:
+def test_cuts_of_a_stream_change_its_times_and_not_its_content(cuts: list[int]) -> None:
     """Any split of the bytes gives the same events, usage and verdict."""
     data = ROLE + TOKEN * 3 + USAGE + DONE
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]

@@ -147,7 +147,7 @@ async def test_each_way_of_breaking_has_its_name(
     await until(lambda: fake.open_connections == 0)
 
 
-async def test_an_idle_connection_that_the_server_had_closed_is_replaced(fake: FakeVllm) -> None:
+async def test_idle_connection_closed_by_the_server_is_replaced(fake: FakeVllm) -> None:
     """The request is sent once more, as any client does, and is no error."""
     client = Client(parse_target(fake.url))
     await ask(client)

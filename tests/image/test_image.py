@@ -61,9 +61,7 @@ def test_the_lock_holds_what_the_project_asks_for(installed: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_it_serves_without_rights_on_a_read_only_root_within_512_mib(
-    installed: Path, memory: Memory, tmp_path: Path
-) -> None:
+def test_image_serves_unprivileged_read_only_within_512_mib(installed: Path, memory: Memory, tmp_path: Path) -> None:
     """Keys are checked, streams and eight of the largest bodies at once go through; SIGTERM ends it with 0."""
     with (
         running_simulator(tmp_path / "engine.log") as engine,

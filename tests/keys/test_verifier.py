@@ -292,7 +292,7 @@ async def test_a_flood_that_turns_out_wrong_is_not_hashed_to_its_end(hasher: Has
     assert sum(isinstance(answer, TooManyWrongKeys) for answer in answers) == 300 - len(hasher.calls)
 
 
-async def test_a_key_that_waits_with_a_flood_is_hashed_for_another_source(hasher: Hasher) -> None:
+async def test_key_that_waits_in_a_flood_is_hashed_for_another_source(hasher: Hasher) -> None:
     """It came from the flood's address first; the request from elsewhere asks again on its own account."""
     (attacked, record), (key, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
@@ -323,7 +323,7 @@ async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
     assert is_known(await verifier.verify(made[-1][0].text, NOW, HOME))
 
 
-async def test_an_address_with_many_wrong_keys_has_no_further_ones_hashed(hasher: Hasher) -> None:
+async def test_address_with_many_wrong_keys_is_refused_unhashed(hasher: Hasher) -> None:
     """Whether they are valid or not is not said; other addresses and keys that are known do not notice."""
     (attacked, record), (known, other), (new, third) = make(tagged=False), make("bob"), make("carol")
     verifier = Verifier(KeyRing.from_records([record, other, third]))
@@ -501,7 +501,7 @@ async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Has
     assert is_known(await task)
 
 
-async def test_a_rotated_key_works_with_both_secrets_during_the_overlap(hasher: Hasher) -> None:
+async def test_rotated_key_accepts_both_secrets_during_the_overlap(hasher: Hasher) -> None:
     """The old one ends with the overlap, the new one goes on."""
     old, record = make()
     new = make_key("sk-", secrets.token_bytes, old.key_id)

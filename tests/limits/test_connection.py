@@ -341,7 +341,7 @@ def test_tls_trusts_the_system_unless_told_otherwise() -> None:
         tls_context(RedisUrl((Place("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
 
 
-async def test_tls_with_an_authority_of_ones_own_and_a_certificate_to_show(tmp_path: Path) -> None:
+async def test_tls_with_a_private_authority_and_a_client_certificate(tmp_path: Path) -> None:
     """The server is checked, and asks for ours; without its authority there is no connection."""
     authority = trustme.CA()
     ours, theirs = authority.issue_cert("client"), authority.issue_cert("127.0.0.1")

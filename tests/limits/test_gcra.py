@@ -147,9 +147,7 @@ def test_what_remains_is_admitted_and_not_one_more(rate: Rate, start: float, gap
 
 
 @given(RATES, STARTS, st.lists(st.floats(-1000, 10), max_size=40))
-def test_a_clock_that_goes_back_admits_no_more_than_one_that_stands(
-    rate: Rate, start: float, jumps: list[float]
-) -> None:
+def test_clock_that_goes_back_admits_no_more_than_a_stopped_one(rate: Rate, start: float, jumps: list[float]) -> None:
     """Going back and forth earns no more than the time from the earliest moment to the latest."""
     tat, now, admitted = None, start + 1000, 0
     moments = []

@@ -201,7 +201,7 @@ async def test_a_slot_lives_as_long_as_its_request(redis_server: RedisServer) ->
         assert await until(lambda: is_free(other)) <= 0.5
 
 
-async def test_a_dead_gateways_slot_is_free_while_others_of_the_key_live(redis_server: RedisServer) -> None:
+async def test_slot_of_a_dead_gateway_is_freed_while_others_live(redis_server: RedisServer) -> None:
     """Each lease ends for itself."""
     two = Limits(concurrent=2)
     async with running(redis_server, lease=0.3) as living:
@@ -341,7 +341,7 @@ async def test_a_forgotten_script_is_taught_again(redis_server: RedisServer) -> 
         assert (store.failures, store.settlements_lost) == (0, 0)
 
 
-async def test_a_cancelled_admission_costs_nothing_and_mixes_nothing_up(redis_server: RedisServer) -> None:
+async def test_cancelled_admission_costs_nothing(redis_server: RedisServer) -> None:
     """Its answer goes to nobody else, and what it charged is given back."""
     limits = Limits(Rate(60, 10), Rate(600, 600), None, None, 1)
     async with running(redis_server) as store:
@@ -361,7 +361,7 @@ async def test_a_cancelled_admission_costs_nothing_and_mixes_nothing_up(redis_se
         assert await store.command("EXISTS", "aiaas:{alice}:slots") == 0
 
 
-async def test_an_admission_cancelled_in_the_moment_it_came_is_given_back(redis_server: RedisServer) -> None:
+async def test_admission_cancelled_as_it_arrives_is_given_back(redis_server: RedisServer) -> None:
     """The reply is there, its task has not run yet, and the client leaves: asyncio drops the reply."""
     async with running(redis_server) as store:
         connection = store.connection()

@@ -46,7 +46,7 @@ def test_a_share_is_at_least_one_of_each() -> None:
     [(100, 100), (600, 600), (601, 600), (6000, 600), (6001, 6001)],
     ids=["fits", "just fits", "more than the share", "the whole bucket", "more than anybody may"],
 )
-def test_a_reservation_is_cut_to_the_share_and_not_refused_for_good(tokens: int, expected: int) -> None:
+def test_reservation_above_the_share_is_cut_and_not_refused(tokens: int, expected: int) -> None:
     """Only one that was too large before the outage is too large in it."""
     assert fitted(tokens, LIMITS, share_of(LIMITS, 10)) == expected
 

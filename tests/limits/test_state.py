@@ -34,7 +34,7 @@ def test_windows_are_utc_days_and_months(
         assert (windows.month, windows.month_end) == (moment(*month), moment(*month_end))
 
 
-def test_a_refusal_names_the_longest_wait_and_how_the_others_stand() -> None:
+def test_refusal_names_the_longest_wait_and_the_other_limits() -> None:
     """A limit that would let it in says how it stands without this request."""
     state = State()
     state.requests, state.day, state.day_tokens = 100.0, moment(2026, 11, 23), 100

@@ -86,7 +86,7 @@ def test_what_lies_between_two_looks(after: Reading, use: GatewayUse | None) -> 
         pytest.param(Stage(requests=5), True, id="when its last request is answered"),
     ],
 )
-async def test_a_stage_is_looked_at_when_it_is_measured_and_when_that_is_over(
+async def test_cpu_is_sampled_at_both_ends_of_the_measured_window(
     fake: FakeVllm, watch: CpuWatch, stage: Stage, has_ended: bool
 ) -> None:
     """Two looks and no more."""
@@ -109,7 +109,7 @@ async def test_a_stage_is_looked_at_when_it_is_measured_and_when_that_is_over(
     assert len(fake.got) == 2
 
 
-async def test_a_stage_that_ends_before_it_is_measured_is_not_looked_at(fake: FakeVllm, watch: CpuWatch) -> None:
+async def test_cpu_is_not_sampled_in_a_stage_that_ends_in_warmup(fake: FakeVllm, watch: CpuWatch) -> None:
     """Ctrl-C in its warm-up."""
     ended = asyncio.Event()
     ended.set()

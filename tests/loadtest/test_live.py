@@ -26,7 +26,7 @@ def test_errors_429s_and_those_who_left_are_told_apart() -> None:
     assert (glance.errors, glance.rate_limited, glance.answered, glance.e2e_p50) == (1, 1, 0, None)
 
 
-def test_the_sparkline_has_a_bar_for_each_whole_second_and_an_end() -> None:
+def test_sparkline_has_one_bar_per_whole_second_and_an_end() -> None:
     """The second under way is not over yet; after a minute the oldest go."""
     recent = Recent()
     for second in (0, 0, 1, 1, 1, 1, 3):

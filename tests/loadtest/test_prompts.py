@@ -37,7 +37,7 @@ def test_no_prompt_begins_like_another() -> None:
     assert len({text(Asking(prompt_tokens=(20, 20)), number).split()[0] for number in range(100)}) == 100
 
 
-def test_a_shared_prefix_is_the_same_in_all_and_part_of_the_length() -> None:
+def test_shared_prefix_is_equal_in_all_and_part_of_the_length() -> None:
     """And what follows is each one's own."""
     found = [text(Asking(prompt_tokens=(50, 50), shared_prefix=30), number).split() for number in range(20)]
     assert len({tuple(words[:30]) for words in found}) == 1
@@ -52,7 +52,7 @@ def test_the_same_seed_asks_the_same() -> None:
     assert body(asking, 3, 9) != body(asking, 3, 10)
 
 
-def test_a_stream_asks_for_usage_and_for_an_answer_of_exact_length() -> None:
+def test_stream_asks_for_usage_and_an_exact_answer_length() -> None:
     """So that tokens are counted by the server, and answers can be compared."""
     assert (
         body(Asking(output_tokens=(7, 7))).items()

@@ -172,7 +172,7 @@ def test_no_line_for_the_autoscaler_says_what_is_missing(
     assert why in why_no_cpu_target(levels, Fleet(pod=pod), looked)
 
 
-def test_without_a_config_a_pod_is_what_a_config_without_a_word_makes() -> None:
+def test_without_a_config_the_pod_has_the_default_resources() -> None:
     """The same request, limit and target."""
     default = Kubernetes()
     amounts = default.resources

@@ -150,7 +150,7 @@ def test_the_limiter_is_shown_by_statement() -> None:
     assert check_table([Check("a", "2 to 3", "5", False)]).rows == (("a", "2 to 3", "5", "missed"),)
 
 
-def test_runs_stand_side_by_side_with_the_change_against_the_first() -> None:
+def test_runs_stand_side_by_side_with_their_change() -> None:
     """Slower by half, in the example."""
     table = compare_table([shown(sample(e2e=1.0), name="a"), shown(sample(e2e=1.5), name="b")])
     assert table.headers == ("", "a", "b")

@@ -117,7 +117,7 @@ async def test_a_stall_of_the_server_appears_in_the_open_loop(fake: FakeVllm) ->
     assert total.e2e.mean == pytest.approx(0.25, abs=0.15)
 
 
-async def test_what_waits_for_the_generator_itself_counts_from_when_it_was_due(fake: FakeVllm) -> None:
+async def test_request_delayed_by_the_generator_counts_from_its_due(fake: FakeVllm) -> None:
     """A blocked event loop makes late sends, which are counted, and not short latencies."""
     samples: list[Sample] = []
     async with Runner(job(fake.url), samples.append) as runner:
@@ -162,7 +162,7 @@ async def test_an_open_loop_sends_on_schedule_whatever_the_answers_do(fake: Fake
     assert dues[-1] - dues[0] == pytest.approx(0.19, abs=0.02)
 
 
-async def test_a_duration_ends_the_sending_and_waits_for_what_is_under_way(fake: FakeVllm) -> None:
+async def test_duration_ends_the_sending_and_waits_for_open_requests(fake: FakeVllm) -> None:
     """The window ends with the sending, the samples with the last answer."""
     fake.default = (Sleep(0.05), Send(ANSWER))
     samples, end = await run(job(fake.url), Stage(users=4, duration=0.2))
@@ -271,7 +271,7 @@ async def test_errors_are_samples_with_their_kind(fake: FakeVllm) -> None:
     assert samples[1].status == 503
 
 
-async def test_stop_keeps_what_was_measured_and_drops_what_is_under_way(fake: FakeVllm) -> None:
+async def test_stop_keeps_finished_requests_and_drops_open_ones(fake: FakeVllm) -> None:
     """Nothing goes on generating; what was cut off is counted and in no figure."""
     samples: list[Sample] = []
     fake.play(Send(ANSWER))

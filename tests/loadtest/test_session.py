@@ -119,7 +119,7 @@ async def test_a_sweep_ends_when_more_load_brings_nothing(fake: FakeVllm) -> Non
         pytest.param(error_answer(500, "boom"), EnvironmentFault, "answered with 500: boom", id="server"),
     ],
 )
-async def test_a_fault_at_the_first_look_sends_no_load_and_makes_no_file(
+async def test_fault_at_the_first_look_sends_no_load_writes_no_file(
     fake: FakeVllm, tmp_path: Path, get: bytes, kind: type[Exception], message: str
 ) -> None:
     """One clear line instead of ten thousand failures."""
@@ -165,7 +165,7 @@ async def test_with_a_metrics_port_each_level_tells_the_gateways_cpu(fake: FakeV
     assert [level.cpu is None for level in outcome.summary.levels] == [False, True]
 
 
-async def test_a_metrics_port_that_tells_no_cpu_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
+async def test_metrics_port_without_cpu_time_stops_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
     """And before a file."""
     with pytest.raises(CheckFailed, match="there is no process_cpu_seconds_total"):
         await measure(settings(fake, metrics=parse_target(fake.url), out=tmp_path / "a"), Watcher())

@@ -69,7 +69,7 @@ def test_rates_count_what_happened_in_the_window() -> None:
     assert total.requests == 2
 
 
-def test_an_answer_without_a_stream_gives_its_tokens_when_it_ends() -> None:
+def test_unstreamed_answer_gives_its_tokens_when_it_ends() -> None:
     """All of them, or none."""
     total = summarize([sample(12.0, ttft=None, output_tokens=30), sample(19.5, ttft=None, output_tokens=30)], TEN).total
     assert total.output_tokens_per_second == pytest.approx(3.0)

@@ -115,7 +115,7 @@ def test_nothing_is_mounted_by_sub_path() -> None:
     assert all("subPath" not in mount for mount in container(MINIMAL)["volumeMounts"])
 
 
-def test_the_autoscaler_also_goes_by_requests_in_flight_where_asked_to() -> None:
+def test_autoscaler_also_uses_requests_in_flight_if_configured() -> None:
     """By the gauge of its own name, averaged over the pods; without an adapter that metric would stop the scaling."""
     scaler = one(with_kubernetes(inflight_target="200"), "HorizontalPodAutoscaler")["spec"]
     by_cpu, by_requests = scaler["metrics"]

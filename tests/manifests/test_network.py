@@ -172,7 +172,7 @@ def test_a_disabled_policy_is_not_rendered() -> None:
     assert [name for name in objects_of(text) if name.startswith("NetworkPolicy/")] == []
 
 
-def test_an_engine_is_reached_by_the_gateway_and_by_monitoring_only() -> None:
+def test_engine_admits_only_the_gateway_and_monitoring() -> None:
     """It has no keys of its own; outwards it fetches its weights."""
     text = BACKEND + "  own: {engine: {kind: vllm}, models: [n]}\nkubernetes: {host: a.b}\n"
     made = objects_of(text)

@@ -329,7 +329,7 @@ def test_a_body_of_too_many_media_is_refused(part: bytes, path: str) -> None:
     refused(body.replace(b"]", b"," + part + b"]"), path)
 
 
-def test_media_inside_media_is_refused_where_it_would_be_read_often() -> None:
+def test_nested_media_is_refused_where_it_would_be_read_often() -> None:
     """A few hundred levels of it cost a few hundred readings."""
     nested = b'{"image_url":' * 300 + b'"data:"' + b"}" * 300
     assert found(b'{"x": {"image_url": {"image_url": {"url": "data:"}}}}') is None

@@ -534,7 +534,7 @@ async def test_bytes_that_are_no_utf_8_in_a_path_are_refused(gateway: StartGatew
 # -- models --------------------------------------------------------------------------------------------------------
 
 
-async def test_models_come_from_the_plan_as_far_as_the_key_may_use_them(gateway: StartGateway) -> None:
+async def test_models_are_those_of_the_plan_that_the_key_may_use(gateway: StartGateway) -> None:
     """Aliases included; `root` is the model behind an alias and never vLLM's path; no backend is asked."""
     scoped = new_key("scoped", models=("org/big",))
     running = await gateway(
@@ -633,7 +633,7 @@ async def test_429_says_when_to_come_back(gateway: StartGateway, fake_vllm: Fake
     assert running.metric('aiaas_refused_total{limit="requests"}') == 1
 
 
-async def test_a_reservation_larger_than_the_bucket_is_a_400_that_names_the_field(
+async def test_reservation_above_the_bucket_is_a_400_naming_the_field(
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
     """Waiting would not help."""
@@ -793,7 +793,7 @@ async def test_a_client_that_leaves_takes_its_request_with_it(
     assert (await other.post(BODY)).status == 200  # the one slot is free again
 
 
-async def test_a_client_that_leaves_while_its_key_is_hashed_leaves_nothing_behind(
+async def test_client_that_leaves_during_hashing_leaves_nothing_behind(
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
     """The hashing goes on for others that wait for the same key; the request is over at once."""
@@ -944,9 +944,7 @@ async def test_the_drain_deadline_ends_every_phase_with_an_answer(gateway: Start
         await asyncio.wait_for(post.gone.wait(), 1)
 
 
-async def test_while_draining_answers_end_their_connections_and_then_are_refusals(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
+async def test_draining_ends_connections_after_answers_then_refuses(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """`/ready` says no, `/health` goes on."""
     running = await gateway(fake_vllm)
     running.gateway.draining = True

@@ -99,7 +99,7 @@ async def test_a_store_that_is_not_there_does_not_keep_from_serving() -> None:
     assert "cannot connect to redis://127.0.0.1:1/0" in text
 
 
-def test_no_store_for_memory_and_a_word_about_files_that_are_no_good() -> None:
+def test_memory_needs_no_store_and_bad_files_are_reported() -> None:
     """Before anything listens."""
     log = JsonLog(lambda _lines: None, lambda: 0.0, "info")
     assert shared_store(plan_of(config_of(["http://vllm"], {}, {})).limits, log) is None

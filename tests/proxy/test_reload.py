@@ -366,7 +366,7 @@ async def test_a_broken_key_file_is_counted_and_logged(folder: Path) -> None:
     site.verifier.close()
 
 
-async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_path: Path) -> None:
+async def test_late_read_of_the_old_key_file_is_ignored(tmp_path: Path) -> None:
     """A second SIGHUP comes while a config that names another key file is read: it does not mean the old file."""
     config, slow = tmp_path / "aiaas.yaml", tmp_path / "new.yaml"
     (tmp_path / "old.yaml").write_text(render_records([new_key("alice").record]))

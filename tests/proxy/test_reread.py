@@ -65,7 +65,7 @@ async def test_a_healthy_engine_keeps_its_settings(file: Path) -> None:
     assert reading.plan.backends[0].engine == begun.backends[0].engine
 
 
-async def test_other_held_fields_stay_held_where_an_engine_takes_its_own(file: Path) -> None:
+async def test_held_fields_stay_held_when_an_engine_takes_its_own(file: Path) -> None:
     """One word of an engine does not put a port in force."""
     begun = read(file, {}).plan
     assert begun is not None

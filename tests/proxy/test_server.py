@@ -547,7 +547,7 @@ async def test_a_reload_while_it_drains_changes_no_stream(living: Any, fake_vllm
     assert life.events("stopped")[0]["cut_off"] == 0
 
 
-async def test_what_is_open_at_the_drain_deadline_ends_with_an_error_event(living: Any, fake_vllm: FakeVllm) -> None:
+async def test_stream_at_the_drain_deadline_ends_with_an_error_event(living: Any, fake_vllm: FakeVllm) -> None:
     """And the backend's work with it."""
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
     async with living(server={"drain_timeout": "300ms"}) as life:

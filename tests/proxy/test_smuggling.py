@@ -90,7 +90,7 @@ def cases() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("request_bytes", [pytest.param(data, id=name) for name, data in cases().items()])
-async def test_an_ambiguous_length_is_refused_and_nothing_behind_it_is_run(
+async def test_ambiguous_length_is_refused_and_the_rest_is_not_run(
     gateway: StartGateway, fake_vllm: FakeVllm, request_bytes: bytes
 ) -> None:
     """One refusal, the end of the connection, and nothing at the backend."""

@@ -102,7 +102,7 @@ async def test_every_exception_is_survived(error: Exception) -> None:
     assert kept.runs == 2
 
 
-async def test_a_task_that_crashes_is_logged_and_one_that_is_cancelled_is_not() -> None:
+async def test_crashed_task_is_logged_and_a_cancelled_one_is_not() -> None:
     """With its name and the traceback."""
     lines: list[bytes] = []
     log = JsonLog(lines.append, lambda: 0.0, "info")

@@ -138,7 +138,7 @@ async def test_without_authentication_there_is_one_key() -> None:
     assert [(key.key_id, sums.name, sums.requests) for key, sums in bench.store.sums().items()] == [("-", "-", 2)]
 
 
-async def test_a_batch_that_failed_is_tried_again_under_its_name_and_nothing_is_counted_twice() -> None:
+async def test_failed_batch_is_retried_and_counted_once() -> None:
     """What was settled meanwhile follows it. One line says that it began, one that it is over."""
     bench = Bench()
     bench.store.fault = "disk full"
@@ -302,7 +302,7 @@ def test_a_crash_loses_a_second_at_most() -> None:
     assert FLUSH_INTERVAL <= 0.5
 
 
-async def test_a_request_through_the_gateway_is_counted_with_what_it_was_settled_with(
+async def test_gateway_request_is_counted_as_it_was_settled(
     fake_vllm: FakeVllm, gateway: StartGateway, tmp_path: Path
 ) -> None:
     """Under the key and the public model name; a refused one is not there at all."""

@@ -126,7 +126,7 @@ async def test_a_wake_reads_at_once(tmp_path: Path) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_wake_counts_as_a_change_and_a_crash_does_not_end_the_watching(tmp_path: Path) -> None:
+async def test_wake_is_a_change_and_a_crash_does_not_end_watching(tmp_path: Path) -> None:
     """The crash is handed over, so that it is logged."""
     calls = asyncio.Queue[int]()
     crashes: list[BaseException] = []

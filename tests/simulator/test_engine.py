@@ -206,7 +206,7 @@ def test_a_frozen_engine_generates_nothing_and_admits_nobody() -> None:
     assert bench.engine.waiting == 1
 
 
-def test_the_bound_counts_running_waiting_and_the_new_ones_answers() -> None:
+def test_bound_counts_running_waiting_and_new_answers() -> None:
     """max_num_queued_reqs 3: one runs, one waits; two answers more are one too many, one is not."""
     bench = Bench(max_num_seqs=1, max_num_queued_reqs=3)
     bench.submit(1)

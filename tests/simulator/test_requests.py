@@ -26,7 +26,7 @@ def job(family: Family = "chat", options: SimulatorOptions = OPTIONS, **body: An
     return parse_job(family, body, options)
 
 
-def test_a_conversations_tokens_are_counted_by_the_documented_rule() -> None:
+def test_conversation_tokens_follow_the_documented_rule() -> None:
     """Two words, 4 for the message, 3 for the opening; parts of text count as their lines."""
     assert job().prompt_tokens == 2 + 4 + 3
     parts = [{"type": "text", "text": "one two"}, {"type": "text", "text": "three"}]

@@ -79,7 +79,7 @@ async def test_the_record_is_bounded() -> None:
         assert [json.loads(received.body)["n"] for received in simulator.received] == [1, 2]
 
 
-async def test_a_condition_that_never_holds_is_a_timeout_with_the_stats() -> None:
+async def test_condition_never_met_is_a_timeout_with_the_stats() -> None:
     """So that a test's failure says what the simulator saw."""
     async with running_simulator(FAST) as simulator:
         with pytest.raises(TimeoutError, match="aborted=0"):
@@ -371,7 +371,7 @@ def test_sigterm_falls_silent_and_waits_for_the_client() -> None:
         assert child.wait(3) == 0
 
 
-def test_sigterm_with_a_timeout_lets_the_stream_end_and_refuses_new_work() -> None:
+def test_sigterm_with_a_timeout_ends_streams_and_refuses_new() -> None:
     """500 with vLLM's words for a new generation, 200 for health; then the process ends by itself."""
     with process("--shutdown-timeout", "10s") as (child, port), streaming(port, 25) as client:
         child.send_signal(signal.SIGTERM)

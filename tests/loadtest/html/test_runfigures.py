@@ -62,7 +62,7 @@ def test_one_sample_is_a_chart_of_one_dot() -> None:
     assert (ttft.keys[0].words, ttft.tables, e2e.headline) == ("each request", (), "E2E p99 1.00 s, median 1.00 s")
 
 
-def test_an_outlier_makes_the_scale_logarithmic_and_the_chart_says_so() -> None:
+def test_outlier_makes_the_scale_logarithmic_with_a_note() -> None:
     """Otherwise the usual would be a line on the floor."""
     (ttft, *_) = time_figures("a", told([*(sample(ttft=0.01) for _ in range(9)), sample(ttft=9.0)]))
     assert "logarithmic" in ttft.what
@@ -102,7 +102,7 @@ def test_a_distribution_marks_the_percentiles_of_the_summary(place: int, name: s
     assert seconds(spread.p99) in figure.headline
 
 
-def test_a_sweeps_distributions_are_those_of_its_ends_and_its_knee() -> None:
+def test_sweep_shows_distributions_of_its_ends_and_its_knee() -> None:
     """All levels thrown together would say nothing."""
     assert [key.words for key in distribution_figures("a", sweep())[0].keys] == [
         "at 1 user",
@@ -134,7 +134,7 @@ def test_failures_are_counted_by_kind() -> None:
     assert fault_figure("a", told([sample()])) is None
 
 
-def test_many_kinds_of_failure_are_cut_in_the_chart_and_not_in_the_table() -> None:
+def test_many_failure_kinds_are_cut_in_the_chart_only() -> None:
     """And the chart says so."""
     figure = fault_figure("a", told([failed(error=f"http_{n}") for n in range(500, 512)]))
     assert figure is not None

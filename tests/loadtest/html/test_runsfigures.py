@@ -48,7 +48,7 @@ def test_a_run_without_answers_is_left_out_of_the_latencies() -> None:
     assert found[0].headline == "TTFT p50: only a has any"
 
 
-def test_more_runs_than_can_be_told_apart_have_rows_and_the_first_of_them_curves() -> None:
+def test_many_runs_all_have_rows_and_the_first_have_curves() -> None:
     """Rows have room for any number."""
     found = runs_figures([told(steady(), name=f"r{n}") for n in range(MOST_RUNS + 2)])
     assert len(values(found[0].drawing, "data-x")) == MOST_RUNS + 2

@@ -133,7 +133,7 @@ def test_an_interval_without_an_end_is_an_arrow() -> None:
     assert any("l6 4.5" in path.attrib["d"] for path in open_ended.findall("g/path"))
 
 
-def test_rows_shorten_a_long_label_and_keep_it_whole_where_one_points() -> None:
+def test_rows_shorten_a_long_label_and_keep_it_in_the_tooltip() -> None:
     """The figure beside it stays readable."""
     x = svg.rows_across("x", [0.0, 10.0], str)
     drawing = svg.rows("a", "t", "w", x, [("k" * 99, "12 tokens/s", svg.bar(x, 5.0, 1))])

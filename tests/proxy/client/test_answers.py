@@ -40,7 +40,7 @@ def test_the_date_is_in_the_one_form_that_http_has() -> None:
     assert date_header(0) == b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 
 
-def test_of_the_backends_headers_only_what_is_the_clients_business_goes_through() -> None:
+def test_backend_headers_reach_the_client_only_if_allowed() -> None:
     """Not its framing, its connection, its name, its cookies, where it redirects to, or what it asks a key for."""
     kept = [(b"content-type", b"application/json"), (b"retry-after", b"3"), (b"x-anything", b"1"), (b"date", b"now")]
     dropped = [

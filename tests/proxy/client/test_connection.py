@@ -110,9 +110,7 @@ async def test_an_idle_connection_is_not_a_slow_head(hasty: Running) -> None:
     assert (await client.get("/health")).status == 200
 
 
-async def test_half_a_head_behind_a_request_never_ends_that_requests_answer(
-    hasty: Running, fake_vllm: FakeVllm
-) -> None:
+async def test_half_a_head_behind_a_request_leaves_its_answer_whole(hasty: Running, fake_vllm: FakeVllm) -> None:
     """A client that began its next request keeps the answer that it waits for; its own slowness is told after."""
     finish = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(finish), Send(chunk(DONE) + LAST_CHUNK))
@@ -200,7 +198,7 @@ MARK = b"MARKER-1234"
         "length and chunked", "chunked not last", "negative length", "list of lengths", "folded header", "bare LF",
     ],
 )  # fmt: skip
-async def test_what_is_not_http_gets_a_json_400_without_the_clients_bytes(running: Running, data: bytes) -> None:
+async def test_bytes_that_are_not_http_get_a_json_400_without_them(running: Running, data: bytes) -> None:
     """The answer is HTTP/1.1; neither it nor the log quotes the client, and no traceback is logged."""
     got = await refused(running, data)
     assert_error(got, 400, "invalid_request")
@@ -339,9 +337,7 @@ async def test_bytes_behind_the_last_request_leave_its_answer_whole(
     assert not running.log_lines("request_refused")
 
 
-async def test_a_client_that_sends_on_behind_its_last_request_can_read_the_answer(
-    running: Running, fake_vllm: FakeVllm
-) -> None:
+async def test_client_that_sends_past_its_last_request_gets_the_answer(running: Running, fake_vllm: FakeVllm) -> None:
     """Although it begins to read late: the end of the connection is no reset, which would take the answer away."""
     fake_vllm.play(Send(json_answer({"id": 1})))
     loop = asyncio.get_running_loop()
@@ -408,7 +404,7 @@ async def test_http_1_0_has_no_transfer_coding(running: Running, fake_vllm: Fake
     assert not fake_vllm.posts
 
 
-async def test_a_bad_coding_in_the_second_of_two_requests_is_told_after_the_first_ones_answer(running: Running) -> None:
+async def test_bad_coding_in_a_second_request_is_answered_second(running: Running) -> None:
     """In its turn."""
     client = await running.client()
     bad = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
@@ -417,7 +413,7 @@ async def test_a_bad_coding_in_the_second_of_two_requests_is_told_after_the_firs
     assert_error(await client.answer(), 501, "invalid_request")
 
 
-async def test_a_refused_head_leaves_a_line_with_the_answers_id_and_the_clients_address(running: Running) -> None:
+async def test_refused_head_logs_the_answers_id_and_the_client(running: Running) -> None:
     """So that whoever was refused can be helped."""
     got = await refused(running, b"rubbish\r\n\r\n")
     (line,) = running.log_lines("request_refused")
@@ -591,7 +587,7 @@ async def test_requests_one_after_the_other_are_no_pipeline(running: Running) ->
 # -- leaving -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_is_refused_while_it_sends_ends_by_itself(running: Running) -> None:
+async def test_connection_refused_while_it_sends_ends_by_itself(running: Running) -> None:
     """The client is still allowed to read the refusal of a body that it goes on sending."""
     client = await running.client()
     client.send(client.request(b"x" * 5_000_000, headers={"Content-Type": "text/plain"}))
@@ -600,9 +596,7 @@ async def test_a_connection_that_is_refused_while_it_sends_ends_by_itself(runnin
     assert await client.ended() == b""
 
 
-async def test_a_listener_hears_when_the_client_reads_slowly_and_again_when_it_caught_up(
-    running: Running, fake_vllm: FakeVllm
-) -> None:
+async def test_listener_hears_of_a_slow_reader_and_of_its_recovery(running: Running, fake_vllm: FakeVllm) -> None:
     """The stream comes whole, and what waits in memory stays bounded meanwhile."""
     event = token_event("x" * 1000)
     fake_vllm.play(Send(stream(*[event] * 5000, DONE)))
@@ -642,7 +636,7 @@ async def until_gone(open_side: OpenSide, seconds: float = 3.0) -> None:
 
 
 @pytest.mark.parametrize("how", ["keep-alive", "close", "force_close", "linger"])
-async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
+async def test_client_that_reads_nothing_of_an_ended_answer_is_dropped(
     running: Running, impatient: tuple[int, OpenSide], fake_vllm: FakeVllm, how: str
 ) -> None:
     """Also behind a close, which would wait for it forever: its socket would never be given back."""
@@ -672,7 +666,7 @@ async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
     client.reset()
 
 
-async def test_a_client_that_reads_an_ended_answer_slowly_keeps_its_connection(
+async def test_slow_reader_of_an_ended_answer_keeps_its_connection(
     running: Running, impatient: tuple[int, OpenSide], fake_vllm: FakeVllm
 ) -> None:
     """The bound is on silence: it gets all, and the next answer, too."""
@@ -717,9 +711,7 @@ def mangled(choose: random.Random, requests: list[bytes]) -> bytes:
     return bytes(data)
 
 
-async def test_mangled_requests_are_answered_or_dropped_and_leave_nothing_behind(
-    hasty: Running, fake_vllm: FakeVllm
-) -> None:
+async def test_mangled_requests_leave_nothing_behind(hasty: Running, fake_vllm: FakeVllm) -> None:
     """Cut into pieces at random, with clients that read, leave and reset: no fault of ours, no request left over."""
     choose = random.Random(1)
     first = await hasty.client()

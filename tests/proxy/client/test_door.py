@@ -121,7 +121,7 @@ async def test_a_flood_of_strangers_keeps_nobody_out(narrow: Start, fake_vllm: F
     assert line["evicted"] >= 1
 
 
-async def test_probes_are_answered_where_all_places_for_members_are_busy(narrow: Start, fake_vllm: FakeVllm) -> None:
+async def test_probes_are_answered_while_all_member_places_are_busy(narrow: Start, fake_vllm: FakeVllm) -> None:
     """A further request is told 503, on a connection that could be made."""
     running = await narrow()
     finish = asyncio.Event()

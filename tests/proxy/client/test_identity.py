@@ -40,9 +40,7 @@ TRUSTED = tuple(ip_network(cidr) for cidr in ("10.0.0.0/8", "fd00::/8"))
         "IPv4 in IPv6", "zone", "trusted IPv4 in IPv6", "untrusted IPv4 in IPv6", "trusted IPv6", "no address",
     ],
 )  # fmt: skip
-def test_the_client_is_the_nearest_address_that_is_no_trusted_proxy(
-    peer: str, forwarded: str | None, address: str
-) -> None:
+def test_client_is_the_nearest_address_not_a_trusted_proxy(peer: str, forwarded: str | None, address: str) -> None:
     """What a client writes into X-Forwarded-For itself stands to the left, where nobody looks."""
     named = hops((forwarded,) if forwarded is not None else (), ())
     assert client_address(peer, named, TRUSTED) == address

@@ -123,7 +123,7 @@ def say_goodbye(client: ssl.SSLSocket) -> None:
     [lambda _: None, say_goodbye, lambda client: client.shutdown(socket.SHUT_WR)],
     ids=["stays", "close_notify", "FIN"],
 )
-async def test_a_client_under_tls_that_takes_nothing_of_an_ended_answer(
+async def test_tls_client_that_reads_nothing_of_an_ended_answer(
     fake_vllm: FakeVllm,
     gateway: StartGateway,
     authority: trustme.CA,

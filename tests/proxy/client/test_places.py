@@ -93,7 +93,7 @@ def test_a_handshake_may_end() -> None:
     assert hall.ended == ["handshake"]
 
 
-def test_the_member_idle_for_longest_ends_where_no_stranger_is_left() -> None:
+def test_longest_idle_member_ends_where_no_stranger_is_left() -> None:
     """Those that are being answered stay, however old."""
     hall = Hall()
     busy(hall.come("busy", member=True, used=0.0))
@@ -134,7 +134,7 @@ def test_a_connection_is_refused_where_all_are_being_answered() -> None:
     assert (hall.ended, hall.reasons) == ([], {"full": 1})
 
 
-def test_a_connection_is_refused_where_bodies_have_spent_the_memory() -> None:
+def test_connection_is_refused_once_bodies_use_up_the_memory() -> None:
     """It holds nothing and takes no place."""
     hall = Hall()
     assert hall.places.hold(hall.places.most_bytes - hall.places.cost + 1)

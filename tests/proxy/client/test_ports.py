@@ -71,7 +71,7 @@ def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: 
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="Linux lets accepted sockets inherit these")
-def test_an_accepted_socket_notices_a_client_whose_machine_is_gone() -> None:
+def test_accepted_socket_notices_a_client_that_lost_power() -> None:
     """Within half a minute; the kernel's own bound is two hours."""
     with bind("127.0.0.1", 0, "x") as listener, socket.create_connection(listener.getsockname()):
         listener.setblocking(True)

@@ -173,7 +173,7 @@ async def test_a_slow_reader_stops_the_reading_from_upstream(
     assert running.log_lines()[-1]["error_code"] == "client_too_slow"
 
 
-async def test_a_refusal_under_tls_can_be_read_while_the_client_still_sends(client: Raw) -> None:
+async def test_tls_refusal_can_be_read_while_the_client_still_sends(client: Raw) -> None:
     """And the connection ends behind it."""
     client.send(client.request(b"x" * 3_000_000, headers={"Content-Type": "text/plain"}))
     got = await client.answer()
@@ -219,7 +219,7 @@ async def test_plain_text_on_the_tls_port_ends_at_once(running: Running, data: b
     assert not running.lines
 
 
-async def test_a_client_that_does_not_trust_the_certificate_leaves_no_trace(running: Running) -> None:
+async def test_client_that_distrusts_the_certificate_leaves_no_trace(running: Running) -> None:
     """It ends the handshake by itself."""
     with pytest.raises(ssl.SSLError):
         await running.client(tls=ssl.create_default_context())
@@ -344,7 +344,7 @@ async def renewing(running: Running, pair: TlsPlan) -> Any:
     await door.end()
 
 
-async def test_a_renewed_pair_is_for_new_connections_and_open_ones_go_on(
+async def test_renewed_pair_serves_new_connections_and_keeps_open_ones(
     renewing: Renewing, pair: TlsPlan, authority: trustme.CA, fake_vllm: FakeVllm
 ) -> None:
     """A stream that is under way does not notice."""

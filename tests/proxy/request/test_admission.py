@@ -385,9 +385,7 @@ async def test_every_key_of_ours_is_served_at_once_after_a_start(gateway: StartG
     assert Counter(answers[len(wrong) :]) == {200: AT_ONCE}
 
 
-async def test_without_keys_an_ipv6_client_has_the_limits_of_its_network(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
+async def test_ipv6_client_without_keys_has_its_networks_limits(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """It has 2**64 addresses, and takes another one for each request as it likes; its neighbours have limits too."""
     running = await gateway(
         fake_vllm,

@@ -34,7 +34,7 @@ def record(key_id: str = "id", user: str = "x") -> Record:
     return Record(request_id="r", path=CHAT, started=0.0, client_address="x", user=user, key_id=key_id)
 
 
-def test_the_budget_is_eight_of_the_largest_bodies_and_64_mib_at_least() -> None:
+def test_budget_is_eight_of_the_largest_bodies_or_64_mib() -> None:
     """Whatever a reload makes of it."""
     budget = budget_for("1KiB")
     assert budget.most == 64 * 1024**2
@@ -294,9 +294,7 @@ async def test_a_request_being_read_counts_for_max_concurrent(gateway: StartGate
         client.close()
 
 
-async def test_a_chunked_body_is_refused_when_it_has_grown_too_large_for_the_rest(
-    tight: Running, fake_vllm: FakeVllm
-) -> None:
+async def test_chunked_body_is_refused_when_it_exceeds_the_budget(tight: Running, fake_vllm: FakeVllm) -> None:
     """It takes as it comes, and what it took is given back."""
     _, finish = await waiting_clients(tight, fake_vllm, LARGE, 2)
     await until_held(tight, 400_000)

@@ -9,7 +9,7 @@ from aiaas.errors import ClientError
 from aiaas.proxy.request.examiner import Examiner
 
 
-async def test_work_is_done_in_one_other_thread_and_its_error_comes_back() -> None:
+async def test_work_runs_in_another_thread_and_its_error_is_raised() -> None:
     """Whatever is asked of it at once."""
     examiner = Examiner(asyncio.get_running_loop())
 

@@ -128,7 +128,7 @@ assert results == [False, True, True]
     assert (tmp_path / "log").read_text() == "first line\nseco\nthird line\nfourth line\n"
 
 
-def test_a_reader_that_stops_is_waited_for_until_it_is_time_to_leave() -> None:
+def test_stopped_reader_is_waited_for_until_the_deadline() -> None:
     """Not a byte is lost to one that goes on; one that does not is given up soon after `hurry`."""
     read_end, write_end = os.pipe()
     writer = FdWriter(write_end)
@@ -234,7 +234,7 @@ def test_lines_of_several_processes_never_mix() -> None:
     assert len(lines) == 2 * 60 * 3
 
 
-def test_a_writer_that_is_to_hurry_does_not_wait_for_another_processs_lock() -> None:
+def test_hurried_writer_does_not_wait_for_another_processs_lock() -> None:
     """It gives up, as it does for a reader that does not read; the lock of a process that died is free."""
     holder = "import fcntl, sys, time; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
     with tempfile.TemporaryFile() as lock, open(os.devnull, "wb") as nowhere:

@@ -513,7 +513,7 @@ async def test_abort_from_inside_the_sink(fake_vllm: FakeVllm, pool: Pool) -> No
     assert taken(pool) is None
 
 
-async def test_abort_of_an_exchange_that_is_over_leaves_the_next_one_alone(fake_vllm: FakeVllm, pool: Pool) -> None:
+async def test_abort_after_the_end_leaves_the_next_exchange_alone(fake_vllm: FakeVllm, pool: Pool) -> None:
     """The connection may have been taken by another client before the one that has left came to end its own."""
     connection = await opened(pool)
     fake_vllm.play(Send(LENGTH))
@@ -528,7 +528,7 @@ async def test_abort_of_an_exchange_that_is_over_leaves_the_next_one_alone(fake_
     connection.abort()
 
 
-async def test_closed_connection_is_freed_without_the_garbage_collector(fake_vllm: FakeVllm, pool: Pool) -> None:
+async def test_closed_connection_is_freed_by_reference_counting(fake_vllm: FakeVllm, pool: Pool) -> None:
     """Parser and connection refer to each other; a closed one must not wait for a full collection."""
     fake_vllm.play(Hang())
     connection = await opened(pool)

@@ -306,7 +306,7 @@ def test_an_endpoint_that_moved_is_no_longer_the_others(loop: asyncio.AbstractEv
     assert (x.backend, x.pool.closed, x.users) == (site.fleet.backends["b"], False, [site.fleet.backends["b"]])
 
 
-def test_a_retired_backend_that_is_back_takes_nothing_from_another(loop: asyncio.AbstractEventLoop) -> None:
+def test_backend_that_returns_takes_nothing_from_another(loop: asyncio.AbstractEventLoop) -> None:
     """The endpoint that it had belongs to another one by then."""
     site = Site(loop, a=FOUR)
     site.arrive("a", 5)

@@ -96,7 +96,7 @@ async def test_each_endpoint_is_asked_for_what_it_lists(fake_vllms: Any, gateway
     assert {post.json["model"] for post in new.posts} == {"sql"}
 
 
-async def test_a_model_that_is_renamed_is_noticed_without_a_failed_probe(fake_vllm: FakeVllm, gateway: Any) -> None:
+async def test_renamed_model_is_noticed_without_a_failed_probe(fake_vllm: FakeVllm, gateway: Any) -> None:
     """A vLLM that was started anew between two probes; said once, and again when it is over."""
     fake_vllm.gets["/v1/models"] = lists(BASE)
     running = await gateway(fake_vllm, backend=MODELS)

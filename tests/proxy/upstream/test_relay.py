@@ -105,7 +105,7 @@ async def test_empty_answers(fake_vllm, gateway):
         assert (got.status, got.body, got.whole, got.header("content-length")) == (status, b"", True, length)
 
 
-async def test_a_client_that_leaves_as_its_answer_ends_does_not_end_the_next_clients(fake_vllm, gateway):
+async def test_client_leaving_at_its_end_leaves_the_next_one_alone(fake_vllm, gateway):
     """Its handler is cancelled; its answer ends, and the connection goes on to another request; only then it runs on.
     It ended that other request, whose client waited until its timeout."""
     running = await gateway(fake_vllm)

@@ -121,7 +121,7 @@ def test_what_joins_and_what_leaves() -> None:
     assert backend.changed.is_set()
 
 
-def test_one_that_is_back_before_its_requests_have_ended_is_the_same() -> None:
+def test_endpoint_back_before_its_requests_end_is_the_same() -> None:
     """So its slots stay counted; once idle it is forgotten."""
     backend = state(ONE, TWO)
     one, two = backend.endpoints
@@ -165,7 +165,7 @@ async def test_who_waits_gets_the_slot_of_one_that_joins() -> None:
     assert (joined.pool.inflight, list(backend.leaving)) == (0, [])
 
 
-async def test_who_waits_is_told_when_the_last_one_that_was_up_has_left() -> None:
+async def test_waiting_request_hears_when_the_last_endpoint_has_left() -> None:
     """And does not wait for those that are down."""
     backend = state(ONE, TWO, max_inflight=1)
     one, two = backend.endpoints

@@ -105,7 +105,7 @@ def test_memory_is_bounded() -> None:
     [(1, 5.0, 1), (2, 10.0, 2), (4, 20.0, 4), (9, 45.0, 9)],
     ids=["alone", "by two", "by four", "by nine"],
 )
-def test_busy_server_that_puts_tokens_together_is_seen_by_the_text(merged: int, text: float, rate: int) -> None:
+def test_merged_tokens_of_a_busy_server_are_seen_by_the_text(merged: int, text: float, rate: int) -> None:
     """Whether streams before were put together as much, or less, or more; `text` is 5 bytes a token."""
     rates = EventRates()
     for tokens in (120, 240, 360):

@@ -181,7 +181,7 @@ async def test_a_missing_config_changes_nothing(baseline: Baseline) -> None:
     assert (baseline.config, names(baseline)) == (CONFIG, ["alice"])
 
 
-async def test_another_key_file_that_is_missing_leaves_the_last_good_keys(baseline: Baseline) -> None:
+async def test_missing_new_key_file_leaves_the_last_good_keys(baseline: Baseline) -> None:
     """The config is kept, as the workers go on with the keys that they have; the file counts once it is there."""
     baseline.source.write_text(named := CONFIG + "auth: {keys_file: other.yaml}\n")
     await baseline._read_config()

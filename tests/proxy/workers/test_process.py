@@ -98,7 +98,7 @@ say(counted(3.0, False))
         await worker.report()
 
 
-async def test_a_report_of_one_that_hangs_is_not_waited_for_beyond_its_end(play: Play) -> None:
+async def test_report_of_a_hung_worker_is_waited_for_until_its_end(play: Play) -> None:
     """Whoever waits for it can give up, and ask again."""
     worker, task = await play("time.sleep(60)")
     for _ in range(2):

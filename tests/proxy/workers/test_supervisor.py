@@ -46,7 +46,7 @@ def test_only_starts_that_fail_one_after_another_count_as_such() -> None:
     assert row.after(0.1).after(None).failed_starts == 1
 
 
-def test_a_worker_that_cannot_start_ends_the_whole_only_where_no_other_serves() -> None:
+def test_failed_start_ends_all_only_where_no_worker_serves() -> None:
     """A certificate that is broken for an hour must not take down those that serve with the good one."""
     row = Row()
     for _ in range(START_TRIES):

@@ -204,7 +204,7 @@ async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
     client.reset()
 
 
-async def test_an_engine_that_the_supervisor_runs_is_up_when_that_says_so(worker: Worker) -> None:
+async def test_supervised_engine_is_up_when_the_supervisor_says_so(worker: Worker) -> None:
     """Also where it said so before the worker was ready."""
     worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
     worker.channel.send(EngineHealth("own", True, "it is healthy"))
@@ -234,7 +234,7 @@ async def test_a_request_that_times_out_in_an_engine_is_told(worker: Worker, fak
 
 
 @pytest.mark.parametrize("is_up", [False, True])
-async def test_changed_settings_of_an_engine_need_a_restart_where_it_is_up(worker: Worker, is_up: bool) -> None:
+async def test_changed_engine_settings_need_a_restart_while_it_is_up(worker: Worker, is_up: bool) -> None:
     """As the supervisor decides, who reads the same file."""
     await worker.begin()
     if is_up:
@@ -257,7 +257,7 @@ async def test_told_to_reload_it_reads_both_files(worker: Worker) -> None:
     assert await worker.event("config_unchanged")
 
 
-async def test_it_begins_with_the_last_good_files_though_they_are_broken_now(worker: Worker) -> None:
+async def test_start_uses_the_last_good_files_if_they_are_broken_now(worker: Worker) -> None:
     """A replacement serves what the others still serve, and says what is wrong with the files."""
     text, keys = [(worker.folder / name).read_text() for name in ("aiaas.yaml", "keys.yaml")]
     (worker.folder / "aiaas.yaml").write_text("backends: [")

@@ -1,0 +1,133 @@
+"""Find turns of phrase that a colleague would not say aloud; `python -m tests.plain_words` is part of `nox -s lint`.
+
+It reads docstrings, comments, string literals and the names of tests in Python files, and the Markdown pages without
+their code. Each finding is one line: `path:line: words: what to write instead`.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+ROOTS: Final = ("tests", "noxfile.py", "docs", "docker", "examples", "README.md", "CONTRIBUTING.md", "SECURITY.md")
+# This file holds every bad phrase, and its test holds an example of each.
+SKIP: Final = ("tests/plain_words.py", "tests/test_plain_words.py")
+
+MAX_TEST_NAME: Final = 60
+
+# Where a sentence or a clause of its own begins.
+START: Final = r"(?:\A|(?<=[.!?;:]\s)|(?<=\n\n)|(?<=\|\s))"
+# The rest of a sentence that is not a question.
+STATEMENT: Final = r"(?:[^.?!]|[.](?=\w)){0,300}?(?:[.!;]|:\s|\Z)"
+
+NOUN: Final = "name the thing: a noun as subject, not a clause"
+NOT: Final = "say 'not a …', 'returns None if …' or 'unknown'"
+
+# A pattern, and what to write instead. A blank in a pattern stands for any white space, a line's end too.
+PHRASES: Final[tuple[tuple[str, str], ...]] = (
+    (START + r"(?:What|Who) " + STATEMENT, NOUN),
+    (START + r"(?:what|who) (?:is|are|was|were|has) [^,.;:?|]{0,60}? (?:is|are|was|were|has|does|goes|stays) ", NOUN),
+    (r"(?i)\bwho(?:so)?ever\b", "name the person or the part"),
+    (r"\bnone of (?:ours|theirs|its)\b(?! \w)", "not one of our …"),
+    (r"\b(?<!here\s)(?:is|are|was|were) none\b(?!-)", NOT),
+    (r"\b(?<!here\s)(?:is|was) no (?!longer|more|less|fewer|better|worse|slower|faster|matter)[a-z]+", NOT),
+    (r"\bso (?:much|many)(?= (?:of|as|is|are|at|stands?|may)\b|[.,;:])", "give the number, or say 'this length'"),
+    (r"\b(?:for|in|after|within|every|these) so many\b", "give the number, or its constant's name"),
+    (r"\b(?:is|are|was|be) not to be (?:had|found|seen|read|reached)\b", "cannot be read, is not available"),
+    (r"\b(?:comes?|came) about\b", "happens, begins, is made"),
+    (r"\blet(?:s|ting)? go of\b", "close, release, drop"),
+    (r"\bthe world (?:was|is|stands)\b", "environment error"),
+    (r"(?i)\bmend(?:s|ed|ing)?\b", "fix"),
+    (r"(?i)\bcontract section|\bcapture \d", "state the fact; the document is not in this repository"),
+    (r"(?i)\bthe open side\b", "the side that clients connect to"),
+    (r"\bholds no\b", "has no, does not contain"),
+    (r"\bdoes without\b", "does not need, does not use"),
+    (r"\bin (?:its|their) stead\b", "instead"),
+)
+RULES: Final = tuple((re.compile(pattern.replace(" ", r"\s+")), advice) for pattern, advice in PHRASES)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One docstring, string, block of comments or page, and the line on which it begins."""
+
+    line: int
+    words: str
+
+
+def findings(text: Text) -> Iterator[tuple[int, str]]:
+    """The line of each bad phrase with its words and the advice."""
+    for pattern, advice in RULES:
+        for match in pattern.finditer(text.words):
+            words = " ".join(match.group().split())
+            yield text.line + text.words.count("\n", 0, match.start()), f"{words[:70]!r}: {advice}"
+
+
+def texts_of_python(source: str) -> Iterator[Text]:
+    """Every string and block of comments of a module."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield Text(node.lineno, node.value)
+    block: list[str] = []
+    line = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            if block and token.start[0] != line + len(block):
+                yield Text(line, "\n".join(block))
+                block = []
+            line = line if block else token.start[0]
+            block.append(token.string.strip("#:- "))
+    if block:
+        yield Text(line, "\n".join(block))
+
+
+def texts_of_markdown(page: str) -> Iterator[Text]:
+    """The page with its code blanked out, line for line."""
+    blank = re.sub(r"(?ms)^ *(`{3,}).*?^ *\1", lambda match: "\n" * match.group().count("\n"), page)
+    yield Text(1, re.sub(r"`[^`\n]*`", "`…`", blank))
+
+
+def long_test_names(source: str) -> Iterator[tuple[int, str]]:
+    """The line and the name of each test whose name is too long to be read at a glance."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            if len(node.name) > MAX_TEST_NAME:
+                yield node.lineno, f"{node.name}: at most {MAX_TEST_NAME} characters: subject_condition_result"
+
+
+def judge(path: Path) -> list[str]:
+    """Every finding in one file, by line."""
+    source = path.read_text(encoding="utf-8")
+    python = path.suffix == ".py"
+    texts = texts_of_python(source) if python else texts_of_markdown(source)
+    found = [each for text in texts for each in findings(text)]
+    found += long_test_names(source) if python else []
+    return [f"{path.relative_to(ROOT).as_posix()}:{line}: {said}" for line, said in sorted(set(found))]
+
+
+def files(roots: tuple[str, ...]) -> Iterator[Path]:
+    """The Python files and Markdown pages in these folders and files."""
+    for root in roots:
+        path = ROOT / root
+        inside = [path] if path.is_file() else sorted(path.rglob("*"))
+        yield from (each for each in inside if each.suffix in (".py", ".md"))
+
+
+def judge_all(roots: tuple[str, ...] = ROOTS) -> list[str]:
+    """Every finding below these folders."""
+    judged = (path for path in files(roots) if path.relative_to(ROOT).as_posix() not in SKIP)
+    return [line for path in judged for line in judge(path)]
+
+
+if __name__ == "__main__":
+    lines = judge_all(tuple(sys.argv[1:]) or ROOTS)
+    print(*lines, sep="\n")
+    sys.exit(bool(lines))
