@@ -44,7 +44,7 @@ AFTER: Final = 3  # tokens, where a fault strikes mid-stream
 
 
 class Says(Enum):
-    """What the client gets as the body."""
+    """The body that the client gets."""
 
     ANSWER = "the whole answer"
     SHORT = "what came, and a clean end"
@@ -60,7 +60,7 @@ EndedBy = Literal["upstream", "gateway", "client"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is seen of one request on every side.
+    """The traces of one request on every side.
 
     status        what the client gets, and what is logged
     says          its body; of a stream always whole events only
@@ -119,7 +119,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Scripted:
-    """What one endpoint does, request after request; the last script is that of all further ones.
+    """The scripts of one endpoint, request after request; the last script is that of all further ones.
 
     used  the connection has carried an answer before
     """

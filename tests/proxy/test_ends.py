@@ -66,7 +66,7 @@ async def test_stream_without_any_event_is_a_502(fake_vllm: FakeVllm, gateway: S
 
 
 async def read_all(running: Running, end: Ending) -> list[Any]:
-    """What a program sees that uses the official SDK."""
+    """The result in a program that uses the official SDK."""
     url = f"http://127.0.0.1:{running.port}/v1"
     async with openai.AsyncOpenAI(base_url=url, api_key=running.key, max_retries=0) as sdk:
         ask: Any = {

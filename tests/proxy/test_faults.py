@@ -45,7 +45,7 @@ EACH = pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.fault)
 
 @asynccontextmanager
 async def simulator(fault: str) -> AsyncIterator[SimulatorHandle]:
-    """What `aiaas simulate --fault` starts."""
+    """The engine that `aiaas simulate --fault` starts."""
     options = SimulatorOptions(models=("m",), ttft=0.002, itl=0.001, fault=parse_fault(fault))
     async with running_simulator(options) as handle:
         yield handle
@@ -191,7 +191,7 @@ def test_every_fault_of_the_simulator_is_in_the_table() -> None:
 
 
 async def test_excess_is_nobodys_answer(gateway: Any) -> None:
-    """What a backend sends behind an answer never reaches the next client."""
+    """Bytes that a backend sends behind an answer never reach the next client."""
     async with simulator("excess") as backend:
         running = await gateway(backend.url)
         for streamed in (True, False, True, False):
@@ -224,7 +224,7 @@ async def test_messages_break_off_in_their_own_shape(gateway: Any, fault: str) -
     ],
 )
 async def test_a_comment_spends_the_status(gateway: Any, fault: str, outcome: Outcome) -> None:
-    """What would be an error with a status, or be tried again, is an event behind the first `: ping`."""
+    """An error that would have a status, or be retried, is an event behind the first `: ping`."""
     options = SimulatorOptions(models=("m",), ttft=0.15, itl=0.001, fault=parse_fault(fault))
     async with running_simulator(options) as backend:
         running = await gateway(backend.url, backend=outcome.settings(), server={"heartbeat": "50ms"})
@@ -278,7 +278,7 @@ async def only_slot_taken(fake: FakeVllm, gateway: Any, **fields: Any) -> AsyncI
 @BOTH
 @pytest.mark.parametrize("row", QUEUE, ids=lambda row: row.what)
 async def test_in_the_queue(fake_vllm: FakeVllm, gateway: Any, row: Queued, streamed: bool) -> None:
-    """What waits in vain is told so, and no vLLM sees it."""
+    """A request that waits in vain gets this answer, and no vLLM sees it."""
     async with only_slot_taken(fake_vllm, gateway, **row.fields) as running:
         client = await running.client()
         client.send(client.request({**ASK, "stream": streamed}))

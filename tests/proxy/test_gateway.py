@@ -389,7 +389,7 @@ async def test_a_bad_body_is_a_400_that_names_the_field(
 async def test_a_body_that_is_refused_unread_ends_the_connection(
     gateway: StartGateway, fake_vllm: FakeVllm, headers: dict[str, str], status: int, code: str
 ) -> None:
-    """What follows it on the connection would otherwise be taken for a request."""
+    """The bytes that follow it on the connection would otherwise be taken for a request."""
     running = await gateway(fake_vllm, server={"max_body_size": "1KiB"})
     client = await running.client()
     head, _, _ = client.request(BODY, headers={"Content-Length": "500"} | headers).partition(b"\r\n\r\n")
@@ -461,7 +461,7 @@ async def test_100_continue_comes_only_for_a_request_that_is_wanted(gateway: Sta
 async def test_a_key_that_is_no_utf_8_is_no_fault_of_ours(
     gateway: StartGateway, fake_vllm: FakeVllm, body: bytes
 ) -> None:
-    """Whoever does not want the field skips it unread; whoever then reads it must say 400 and not break."""
+    """A request that does not need the field skips it unread; one that then reads it must get 400 and not break."""
     running = await gateway(fake_vllm)
     client = await running.client()
     assert (await client.post(body)).status in (200, 400)
@@ -508,7 +508,7 @@ async def test_http_1_0_gets_a_length_and_a_close(gateway: StartGateway, fake_vl
 async def test_an_offered_upgrade_is_never_taken(
     gateway: StartGateway, fake_vllm: FakeVllm, protocol: str, path: str
 ) -> None:
-    """The request is answered as plain HTTP and the connection ends: what is behind it is no request."""
+    """The request is answered as plain HTTP and the connection ends: bytes behind it are not read as a request."""
     running = await gateway(fake_vllm)
     client = await running.client()
     headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAMAAABkAAQA"}

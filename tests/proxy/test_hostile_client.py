@@ -113,7 +113,7 @@ def _requests(draw: st.DrawFn) -> bytes:
 
 @dataclass(frozen=True)
 class Hostile:
-    """What one client does: what it sends, cut into pieces with a pause after each of `slow`, and how it ends."""
+    """The script of one client: the bytes, cut into pieces with a pause after each of `slow`, and how it ends."""
 
     requests: tuple[bytes, ...]
     cuts: tuple[float, ...]

@@ -22,7 +22,7 @@ from tests.proxy.conftest import Running, StartGateway
 ATTACKERS = 8
 INNOCENTS = 8
 REQUESTS = 25  # of each innocent client
-# One failure takes an endpoint down; a probe or a connect that a busy machine delays is none.
+# One failure takes an endpoint down; a probe or a connect that a busy machine delays must not count.
 STRICT = {
     "health": {"unhealthy_after": 1, "interval": "60s", "timeout": "30s"},
     "connect_timeout": "30s",
@@ -48,7 +48,7 @@ class Sensitive(FakeVllm):
         self.killed: tuple[Step, ...] = ()
 
     def script_for(self, method: str, path: str) -> Sequence[Step]:
-        """What to do about a request."""
+        """Choose the answer to a request."""
         killer = method == "POST" and b"tool_calls" in self.got[-1].body
         return self.killed if killer else super().script_for(method, path)
 
@@ -91,7 +91,7 @@ async def test_killer_body_breaks_no_other_clients_request(gateway: StartGateway
     assert running.metric('aiaas_retries_total{reason="stale"}') == 0
 
 
-# What the backend does about a killer body; the status that the attacker gets.
+# The backend's answer to a killer body; the status that the attacker gets.
 HANGS_UP: dict[str, tuple[tuple[Step, ...], int]] = {
     "500, then FIN": ((Send(ERROR), Close()), 500),
     "500, then RST": ((Send(ERROR), Reset()), 500),

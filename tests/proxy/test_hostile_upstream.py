@@ -81,7 +81,7 @@ _ENDS: st.SearchStrategy[tuple[Step, ...]] = st.sampled_from([(), (), (Close(),)
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[Step, ...]:
-    """What a backend says to one request: right in part, spoiled in part, cut anywhere."""
+    """A backend's bytes for one request: right in part, spoiled in part, cut anywhere."""
     lines = [draw(_STATUS_LINES), *draw(_HEADERS)]
     if draw(st.booleans()):
         lines.append(b"transfer-encoding: chunked")

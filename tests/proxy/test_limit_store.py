@@ -53,7 +53,7 @@ async def begun(running: Running) -> AsyncIterator[FallbackStore]:
 async def test_without_the_store_it_does_as_configured(
     mode: str, statuses: list[int], fake_vllm: FakeVllm, gateway: StartGateway, server: RedisServer
 ) -> None:
-    """What the key had left, all, or none with 503; whoever is refused is to come back in a second."""
+    """The remaining budget of the key, all of it, or None with 503; Retry-After is a second then."""
     fake_vllm.play(*[Send(json_answer({}))] * 10)
     limits = {"store": server.url, "on_store_failure": mode, "requests_per_minute": 3}
     running = await gateway(fake_vllm, rate_limit=limits)

@@ -63,7 +63,7 @@ class Reloading:
         return self.logged()
 
     def logged(self) -> list[dict[str, Any]]:
-        """What was logged since the last time."""
+        """The lines logged since the last call."""
         self.log.flush()
         lines = [json.loads(line) for block in self.lines for line in block.splitlines()]
         self.lines.clear()
@@ -107,7 +107,7 @@ async def watched(site: Reloading, event: str) -> None:
 
 
 async def test_a_changed_config_is_in_force(folder: Path) -> None:
-    """Plan, log level and metrics; whoever follows Plans is told once."""
+    """Plan, log level and metrics; a follower of Plans is called once."""
     site = Reloading(folder, BASE)
     lines = await site.reload(BASE | {"monitoring": {"log_level": "error"}, "request": {"max_choices": 3}})
     plan = site.gateway.active.plan
@@ -223,7 +223,7 @@ async def test_tls_follows_other_files_and_another_version(folder: Path) -> None
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("two", ssl.TLSVersion.TLSv1_3)
     site.logged()
-    (folder / "two" / "cert.pem").rename(folder / "aside")  # whoever reads it now says so
+    (folder / "two" / "cert.pem").rename(folder / "aside")  # a reader now finds one file missing
     assert events(await site.reload(BASE | {"server": {"tls": missing, "heartbeat": "3s"}})) == ["config_reloaded"]
     lines = await site.reload(BASE)
     assert lines[-1]["fields"] == ["server.tls"]
@@ -370,7 +370,7 @@ async def test_late_read_of_the_old_key_file_is_ignored(tmp_path: Path) -> None:
     """A second SIGHUP comes while a config that names another key file is read: it does not mean the old file."""
     config, slow = tmp_path / "aiaas.yaml", tmp_path / "new.yaml"
     (tmp_path / "old.yaml").write_text(render_records([new_key("alice").record]))
-    os.mkfifo(slow)  # whoever reads it waits for a writer
+    os.mkfifo(slow)  # a reader waits for a writer
 
     def write(file: str) -> None:
         config.write_text(yaml.safe_dump({**BASE, "auth": {"keys_file": file}}))

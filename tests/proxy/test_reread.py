@@ -55,7 +55,7 @@ async def test_an_engine_that_is_not_healthy_takes_its_settings(file: Path) -> N
 
 
 async def test_a_healthy_engine_keeps_its_settings(file: Path) -> None:
-    """What it did not take waits, beside what only a restart could change."""
+    """The refused changes wait, beside the fields that need a restart anyway."""
     begun = read(file, {}).plan
     assert begun is not None
     file.write_text(TEXT % ("20ms", "m", 9999))

@@ -85,7 +85,7 @@ class Life:
 
 
 class Engine:
-    """An engine that is none: it remembers what was asked of it."""
+    """A fake engine: it remembers the calls to it."""
 
     def __init__(self, backend: BackendPlan, healthy: Callable[[bool, str], None]) -> None:
         self.is_up = False
@@ -263,7 +263,7 @@ async def test_an_engine_takes_mended_settings_unless_it_is_healthy(living: Any,
 
 
 async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:
-    """Without a key, and not on the open side."""
+    """Without a key, and not on the port for clients."""
     async with living(monitoring={"prometheus": True, "metrics_port": (port := free_port())}) as life:
         await life.status()
         client = await Raw.connect(port, "")
@@ -331,7 +331,7 @@ async def test_a_revoked_key_is_refused_soon(living: Any) -> None:
 
 @pytest.mark.parametrize("damage", ["half", "gone", "unreadable", "empty folder"])
 async def test_a_broken_key_file_keeps_the_last_good_one(living: Any, damage: str) -> None:
-    """It says so, and valid keys never get 401 for it; the mended file counts again."""
+    """It says so, and valid keys never get 401 for it; the fixed file counts again."""
     async with living() as life:
         file = life.folder / "keys.yaml"
         text = file.read_text()
@@ -389,7 +389,7 @@ async def test_a_changed_config_is_put_in_force_while_a_stream_runs(living: Any,
 
 
 async def test_a_broken_config_changes_nothing_and_says_so(living: Any) -> None:
-    """Each problem with its line; a file that is gone likewise; the mended one counts."""
+    """Each problem with its line; a file that is gone likewise; the fixed one counts."""
     async with living() as life:
         good = (life.folder / "aiaas.yaml").read_text()
         (life.folder / "aiaas.yaml").write_text(good + "\nnonsense: 1\n")
@@ -528,7 +528,7 @@ async def test_sigterm_finishes_what_is_open(living: Any, fake_vllm: FakeVllm) -
 
 
 async def test_a_reload_while_it_drains_changes_no_stream(living: Any, fake_vllm: FakeVllm) -> None:
-    """Whoever restarts has often just edited the config: it is read, and the stream ends whole."""
+    """An operator who restarts has often just edited the config: it is read, and the stream ends whole."""
     go_on = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
     async with living(server={"drain_timeout": "60s"}) as life:

@@ -39,7 +39,7 @@ class Kept:
             raise
 
     def told(self) -> list[dict[str, Any]]:
-        """What is in the log."""
+        """The log's lines."""
         self.log.flush()
         return [json.loads(line) for line in b"".join(self.lines).splitlines()]
 

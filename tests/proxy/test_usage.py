@@ -1,4 +1,4 @@
-"""aiaas.proxy.usage: what is settled is in the store within a second, whatever the store does meanwhile."""
+"""aiaas.proxy.usage: settled tokens are in the store within a second, whatever the store does meanwhile."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_without_authentication_there_is_one_key() -> None:
 
 
 async def test_failed_batch_is_retried_and_counted_once() -> None:
-    """What was settled meanwhile follows it. One line says that it began, one that it is over."""
+    """Settlements made meanwhile follow it. One line says that the outage began, one that it has ended."""
     bench = Bench()
     bench.store.fault = "disk full"
     async with bench.running():
@@ -173,7 +173,7 @@ async def test_a_slow_store_holds_nobody_up() -> None:
 
 
 async def test_closing_writes_what_is_left() -> None:
-    """And lets go of the store; the interval is not waited for."""
+    """And closes the store; the interval is not waited for."""
     bench = Bench()
     bench.recorder = UsageRecorder(bench.store, bench.log, bench.metrics, interval=3600)
     async with bench.running():

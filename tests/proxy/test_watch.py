@@ -67,7 +67,7 @@ def test_a_change_is_seen_soon_enough_for_two_seconds() -> None:
     assert 2 * POLL_INTERVAL <= 1.0
 
 
-# What each look sees, as "inode:size" ("-": no file), and the looks at which the file is taken; it begins as 1:10.
+# The file at each look, as "inode:size" ("-": no file), and the looks at which the file is taken; it begins as 1:10.
 LOOKS = {
     "nothing changes": ("1:10 1:10 1:10", []),
     "renamed over": ("2:20 2:20 2:20", [1]),
@@ -169,7 +169,7 @@ async def test_what_changes_before_the_watching_begins_is_seen(tmp_path: Path) -
 
 
 async def test_another_file_is_watched_from_its_present_state_on(tmp_path: Path) -> None:
-    """Whoever says `follow` has just read it."""
+    """A caller of `follow` has just read it."""
     calls = asyncio.Queue[int]()
 
     async def changed() -> None:

@@ -74,7 +74,7 @@ def test_an_earlier_due_time_is_kept() -> None:
 
 
 def test_a_cleared_alarm_calls_nothing() -> None:
-    """What has ended is not called, and the timer goes with it."""
+    """An ended alarm is not called, and its timer is cancelled."""
     loop, calls = Loop(), list[float]()
     alarm = alarm_of(loop)
     alarm.set(5.0, lambda: calls.append(5.0))

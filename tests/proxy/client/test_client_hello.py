@@ -10,7 +10,7 @@ from aiaas.proxy.client.client_hello import MOST, NotTls, bytes_needed
 
 
 def hello() -> bytes:
-    """What OpenSSL's client sends first."""
+    """The first bytes that OpenSSL's client sends."""
     outgoing = ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="example.com")
     with pytest.raises(ssl.SSLWantReadError):

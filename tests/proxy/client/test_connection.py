@@ -130,7 +130,7 @@ BIG = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 1_000_000 + b"\r\n\
 
 @pytest.mark.parametrize("size", [len(BIG), 65536, 1000], ids=["one piece", "64 KiB pieces", "small pieces"])
 async def test_a_header_of_a_megabyte_gets_431(running: Running, size: int) -> None:
-    """The client reads the answer although it still sends: the close is no reset."""
+    """The client reads the answer although it still sends: the connection is closed without a reset."""
     got = await refused(running, *[BIG[at : at + size] for at in range(0, len(BIG), size)])
     assert_error(got, 431, "headers_too_large")
     assert got.json["error"]["message"] == "The request's headers are larger than 4096 bytes."
@@ -338,7 +338,7 @@ async def test_bytes_behind_the_last_request_leave_its_answer_whole(
 
 
 async def test_client_that_sends_past_its_last_request_gets_the_answer(running: Running, fake_vllm: FakeVllm) -> None:
-    """Although it begins to read late: the end of the connection is no reset, which would take the answer away."""
+    """Although it begins to read late: the connection ends without a reset, which would take the answer away."""
     fake_vllm.play(Send(json_answer({"id": 1})))
     loop = asyncio.get_running_loop()
     client = await running.client()
@@ -399,7 +399,7 @@ async def test_a_transfer_coding_other_than_chunked_is_refused(
 
 
 async def test_http_1_0_has_no_transfer_coding(running: Running, fake_vllm: FakeVllm) -> None:
-    """Who writes one frames the message otherwise than we do (RFC 9112 section 6.1)."""
+    """A client that writes one frames the message otherwise than we do (RFC 9112 section 6.1)."""
     assert_error(await transfer_coding(running, "Transfer-Encoding: chunked", "1.0"), 400, "invalid_request")
     assert not fake_vllm.posts
 
@@ -414,7 +414,7 @@ async def test_bad_coding_in_a_second_request_is_answered_second(running: Runnin
 
 
 async def test_refused_head_logs_the_answers_id_and_the_client(running: Running) -> None:
-    """So that whoever was refused can be helped."""
+    """So that a refused client can be helped."""
     got = await refused(running, b"rubbish\r\n\r\n")
     (line,) = running.log_lines("request_refused")
     assert line["request_id"] == got.header("x-request-id") != ""
@@ -450,7 +450,7 @@ async def test_a_broken_chunk_is_a_400_at_once(running: Running, bad: bytes, tog
 
 
 async def test_chunk_extensions_and_trailers_are_ignored(running: Running, fake_vllm: FakeVllm) -> None:
-    """The body is what the chunks hold; a trailer is no header."""
+    """The body is what the chunks hold; a trailer does not become a header."""
     client = await running.client()
     body = json.dumps(BODY).encode()
     trailer = b"0\r\nAuthorization: Bearer other\r\nX-Evil: 1\r\n\r\n"

@@ -108,7 +108,7 @@ REFUSED = {
     "another version": (505, b"GET / HTTP/2.0\r\n" + SENT + b"\r\n"),
     "another coding": (501, b"POST / HTTP/1.1\r\n" + SENT + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
     "too slow": (408, GET + SENT + b"X: "),
-    "a preflight that is none": (400, b"OPTIONS / HTTP/1.1\r\n" + SENT + b"Content-Length: x\r\n\r\n"),
+    "OPTIONS, not a preflight": (400, b"OPTIONS / HTTP/1.1\r\n" + SENT + b"Content-Length: x\r\n\r\n"),
 }
 
 
@@ -267,7 +267,7 @@ async def test_without_the_field_nothing_is_said(gateway: StartGateway, fake_vll
 
 
 async def test_a_parser_error_in_a_preflight_is_no_permission(running: Running) -> None:
-    """Header names that are none are not repeated."""
+    """Invalid header names are not repeated."""
     asked = {"Access-Control-Request-Headers": "a\x7fb: (c)"}
     got = await (await running.client()).get(CHAT, method="OPTIONS", headers=ASKING | asked)
     assert got.header("access-control-allow-headers") is None

@@ -323,7 +323,7 @@ async def test_the_door_pauses_where_it_cannot_even_refuse(narrow: Start) -> Non
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """What is only let go of by the garbage collector stays."""
+    """A connection must be freed by its last reference, not by the garbage collector."""
     gc.collect()
     gc.disable()
     yield

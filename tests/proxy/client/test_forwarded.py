@@ -44,7 +44,7 @@ def test_plain_address_of_anything_else_is_none(text: str) -> None:
     ],
 )
 def test_hop_address_is_found_in_every_usual_form(text: str, address: str | None) -> None:
-    """With a port, in brackets, in quotes, with spaces; a name or a word is no address."""
+    """With a port, in brackets, in quotes, with spaces; a name or a word is not an address."""
     assert hop_address(text) == address
 
 

@@ -17,7 +17,7 @@ HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def message(host: str = "x", version: HttpVersion = HttpVersion11) -> RawRequestMessage:
-    """What the parser gives for HEAD, or for one with another host."""
+    """The parser's result for HEAD, or for a head with another host."""
     headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict(Host=host))
     return RawRequestMessage("GET", "/health", version, headers, (), False, None, False, False, URL("/health"))
 
@@ -105,7 +105,7 @@ def test_a_valid_host_does_not_vouch_for_the_next_one() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_origin_is_read_however_a_head_is_cut(head: bytes, origin: str | None, size: int) -> None:
-    """Also where the head is no valid one, and behind a kilobyte of other headers."""
+    """Also where the head is invalid, and behind a kilobyte of other headers."""
     for before in (b"", b"GET / HTTP/1.1\r\nX: " + b"x" * 2000 + b"\r\n"):
         data = before + head
         reading = Head(4096)

@@ -36,12 +36,12 @@ TRUSTED = tuple(ip_network(cidr) for cidr in ("10.0.0.0/8", "fd00::/8"))
     ],
     ids=[
         "no proxy", "a liar", "proxy without header", "one proxy", "forged in front", "two proxies", "all trusted",
-        "last hop is no address", "hop before a proxy is no address", "empty", "IPv6 in its usual form",
+        "last hop is not an address", "hop before a proxy is not an address", "empty", "IPv6 in its usual form",
         "IPv4 in IPv6", "zone", "trusted IPv4 in IPv6", "untrusted IPv4 in IPv6", "trusted IPv6", "no address",
     ],
 )  # fmt: skip
 def test_client_is_the_nearest_address_not_a_trusted_proxy(peer: str, forwarded: str | None, address: str) -> None:
-    """What a client writes into X-Forwarded-For itself stands to the left, where nobody looks."""
+    """The client's own text in X-Forwarded-For stands to the left, where nobody looks."""
     named = hops((forwarded,) if forwarded is not None else (), ())
     assert client_address(peer, named, TRUSTED) == address
 

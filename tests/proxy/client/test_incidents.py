@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.incidents: the log lines and counts of what is no request."""
+"""aiaas.proxy.client.incidents: the log lines and counts of events without a request."""
 
 import json
 

@@ -101,7 +101,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 class Lines:
-    """What was logged."""
+    """The logged events."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.tls: everything works under TLS as it does without, and a certificate is replaced while it
+"""aiaas.proxy.client.tls: everything works with TLS as without it, and a certificate is replaced while it
 does."""
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ async def test_a_client_that_leaves_takes_its_request_with_it(
 async def test_a_slow_reader_stops_the_reading_from_upstream(
     gateway: StartGateway, pair: TlsPlan, authority: trustme.CA, fake_vllm: FakeVllm
 ) -> None:
-    """What waits in memory stays bounded; one that takes nothing at all is dropped."""
+    """The bytes that wait in memory are bounded; a client that takes nothing at all is dropped."""
     running = await gateway(fake_vllm, server={"tls": config_of_pair(pair)}, backend={"timeout": "1s"})
     event = token_event("x" * 1000)
     fake_vllm.play(Send(stream(*[event] * 20_000, DONE)), Hang())
@@ -191,7 +191,7 @@ async def test_a_slow_head_under_tls_gets_408(client: Raw) -> None:
 
 
 async def says_in_plain(port: int, data: bytes) -> bytes:
-    """What a client gets that sends `data` without TLS, until the gateway ends the connection (2 s at most)."""
+    """Send `data` without TLS, and return the answer until the gateway ends the connection (2 s at most)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
@@ -213,7 +213,7 @@ async def test_a_client_that_never_ends_its_handshake_is_dropped(running: Runnin
 
 @pytest.mark.parametrize("data", [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"\x00" * 100], ids=["HTTP", "rubbish"])
 async def test_plain_text_on_the_tls_port_ends_at_once(running: Running, data: bytes) -> None:
-    """And is no fault of ours."""
+    """And is not reported as a fault of the gateway."""
     assert b"HTTP/1.1" not in await says_in_plain(running.port, data)
     running.gateway.log.flush()
     assert not running.lines
@@ -229,7 +229,7 @@ async def test_client_that_distrusts_the_certificate_leaves_no_trace(running: Ru
 
 
 async def test_a_client_that_breaks_tls_inside_a_request_is_gone(client: Raw, running: Running) -> None:
-    """What is no TLS record ends the connection, and the request with it."""
+    """An invalid TLS record ends the connection, and the request with it."""
     client.send(client.request(None, headers={"Content-Type": "application/json", "Content-Length": "100"}))
     while not running.gateway.in_flight:
         await asyncio.sleep(0.005)
@@ -413,7 +413,7 @@ async def test_the_symlink_swap_of_a_mounted_secret_is_seen(
 
 
 def test_the_repr_tells_the_file_and_no_key(pair: TlsPlan) -> None:
-    """What an operator understands."""
+    """The message names the cause in an operator's words."""
     read = read_pair(pair)
     assert "BEGIN" not in repr(read)
     assert repr(ServerTls(pair, read)) == f"<ServerTls {pair.cert_file}>"

@@ -76,7 +76,7 @@ def test_no_header_can_smuggle_another() -> None:
 
 
 async def left(running: Running) -> tuple[str | None, str | None]:
-    """What remains of requests and tokens, seen through a request that costs nothing."""
+    """The rest of requests and tokens, seen through a request that costs nothing."""
     await running.quiet()
     client = await running.client()
     got = await client.post(b"{")
@@ -125,7 +125,7 @@ async def test_what_is_charged(
 async def test_a_client_that_leaves_pays_for_what_the_engine_did(
     gateway: StartGateway, fake_vllm: FakeVllm, phase: str
 ) -> None:
-    """Its input, and the events that it got: leaving early is no way round the limit."""
+    """Its input, and the events that it got: leaving early does not get round the limit."""
     running = await gateway(fake_vllm, rate_limit=LIMITS)
     fake_vllm.play(*([Send(STREAM_HEAD + chunk(token_event()) * 3)] if phase == "streaming" else []), Hang())
     client = await running.client()
@@ -196,7 +196,7 @@ async def test_a_models_bound_is_spliced_into_what_goes_upstream(gateway: StartG
 
 
 async def test_a_bound_in_a_text_is_clamped_as_vllm_reads_it(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """What is not above the model's bound goes on as it was written."""
+    """A value within the model's bound goes on as it was written."""
     model = {"name": "m", "max_output_tokens": 50, "on_over_limit": "clamp"}
     client = await (await gateway(fake_vllm, backend={"models": [model]})).client()
     for sent in (
@@ -360,7 +360,7 @@ async def test_a_401_is_explained_in_the_log_only(
 
 
 async def test_invalid_keys_have_no_series(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Whoever makes up key ids must not fill Prometheus with them."""
+    """A client that makes up key ids must not fill Prometheus with them."""
     running = await gateway(fake_vllm)
     client = await running.client()
     for _ in range(3):

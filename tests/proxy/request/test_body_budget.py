@@ -43,7 +43,7 @@ def test_budget_is_eight_of_the_largest_bodies_or_64_mib() -> None:
 
 
 def test_a_body_without_room_is_refused_and_changes_nothing() -> None:
-    """A body that grows takes the difference; what is given back is free at once."""
+    """A body that grows takes the difference; released bytes are free at once."""
     budget = budget_for("1KiB")
     first, other, late = record("a"), record("b"), record("c")
     half = budget.most // 2

@@ -14,7 +14,7 @@ ANSWER = {"status": 200, "phase": "streaming"}
 STREAM = {**ANSWER, "streamed": True}
 TIMEOUT = {"status": 504, "error_code": "upstream_timeout", "phase": "waiting", "ended_by": "gateway"}
 LEFT = {"status": CLIENT_LEFT, "error_code": "client_left", "ended_by": "client"}
-# What is known of a request, and its charge: ten tokens of input were estimated, twenty of output reserved, a stream
+# A request's facts, and its charge: ten tokens of input were estimated, twenty of output reserved, a stream
 # had seven. It was sent to a backend unless the case says otherwise.
 CHARGES: dict[str, tuple[dict[str, Any], Charge]] = {
     "usage": ({**ANSWER, "input_tokens": 3, "output_tokens": 4}, Charge(3, 4, False, True)),

@@ -47,7 +47,7 @@ def test_compare_finds_models_that_are_gone_or_their_own(models: dict[str, Serve
 
 
 def test_sentence_says_what_to_write() -> None:
-    """Both faults, each with what mends it."""
+    """Both faults, each with its fix."""
     text = sentence(Comparison(("base",), (("sql", "base"),)), listed(ServedModel("sql"), ServedModel("x")))
     assert "sql: an alias in the config, but a separate model there" in text
     assert "models: [{name: base}, {name: sql}]" in text

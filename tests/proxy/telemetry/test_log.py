@@ -28,7 +28,7 @@ FIELDS = [
 
 
 def lines_of(blocks: list[bytes]) -> list[dict[str, Any]]:
-    """What was written, decoded."""
+    """The written bytes, decoded."""
     return [json.loads(line) for line in b"".join(blocks).splitlines()]
 
 

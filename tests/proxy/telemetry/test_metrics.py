@@ -82,7 +82,7 @@ def test_an_error_is_every_end_that_is_no_whole_answer() -> None:
 
 
 def test_estimated_tokens_count_and_are_told_apart() -> None:
-    """What was settled is what is counted; the part that the backend never reported has a series of its own."""
+    """Counts are the settled numbers; the part that the backend never reported has a series of its own."""
     metrics = Metrics()
     metrics.finished(record(estimated=True), 1.0)
     metrics.finished(record(), 1.0)

@@ -57,7 +57,7 @@ ALIKE = {
 
 @pytest.mark.parametrize(("one", "other"), ALIKE.values(), ids=ALIKE)
 def test_same_prefix(one: bytes, other: bytes) -> None:
-    """What vLLM's cache could share has the same prefix."""
+    """Prompts that could share vLLM's cache have the same prefix."""
     assert prompt_prefix(one) == prompt_prefix(other)
     assert one != other
 
@@ -83,7 +83,7 @@ DIFFERENT = {
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
 def test_different_prefix(one: bytes, other: bytes) -> None:
-    """What begins differently, or only shares a few words, may go to different endpoints."""
+    """Prompts that begin differently, or only share a few words, may go to different endpoints."""
     assert prompt_prefix(one) != prompt_prefix(other)
 
 

@@ -30,7 +30,7 @@ HTML = b"<html><h1>503 Service Temporarily Unavailable</h1></html>"
         pytest.param(503, ITS_OWN, False, id="vLLM is busy"),
         pytest.param(503, b'{"detail":"x"}', False, id="FastAPI"),
         pytest.param(500, b"Internal Server Error", False, id="uvicorn's own 500"),
-        pytest.param(429, HTML, False, id="429 means the same, whoever says it"),
+        pytest.param(429, HTML, False, id="429 means the same in HTML"),
     ],
 )
 def test_whose_answer(status: int, body: bytes, between: bool) -> None:

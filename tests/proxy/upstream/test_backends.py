@@ -188,7 +188,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
 
 
 def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
-    """Keys take turns, and a slot has its next owner before its last one has let go of it for others to see."""
+    """Keys take turns, and a slot passes to its next owner in the step that releases it, so nobody sees it free."""
     backend, _ = state(1, max_inflight=1)
     requests = Requests(backend, loop)
     for key in ("a", "a", "a", "b"):
@@ -333,7 +333,7 @@ BLAME = {
 
 @pytest.mark.parametrize(("step", "failures"), BLAME.values(), ids=BLAME)
 async def test_who_is_blamed(fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int) -> None:
-    """Resets and dying engines count against an endpoint; what clients do wrong never does, and silence is no proof."""
+    """Resets and dying engines count against an endpoint; clients' mistakes never do, and silence proves nothing."""
     fake_vllm.default = (step,)
     backend = {"timeout": "30ms", "max_retries": 0, "health": {"unhealthy_after": 10}}
     running = await gateway(fake_vllm, backend=backend)

@@ -198,7 +198,7 @@ async def test_reuse(fake_vllm: FakeVllm, pool: Pool) -> None:
     assert [post.connection for post in fake_vllm.posts] == [0, 0]
 
 
-# -- what is no answer ---------------------------------------------------------------------------------------------
+# -- malformed answers ------------------------------------------------------------------------------------------------
 
 BROKEN = {
     "not HTTP": (Send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), FailureKind.MALFORMED),
@@ -216,7 +216,7 @@ BROKEN = {
         Send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"),
         FailureKind.MALFORMED,
     ),
-    "chunk size that is no number": (Send(CHUNKED + b"xyz\r\n"), FailureKind.MALFORMED),
+    "chunk size that is not a number": (Send(CHUNKED + b"xyz\r\n"), FailureKind.MALFORMED),
     "chunk size out of range": (Send(CHUNKED + b"fffffffffffffffff\r\n"), FailureKind.MALFORMED),
     "chunk longer than its size": (Send(CHUNKED + b"2\r\nhello\r\n"), FailureKind.MALFORMED),
     "folded header": (Send(b"HTTP/1.1 200 OK\r\na: b\r\n c: d\r\n\r\n"), FailureKind.MALFORMED),
@@ -428,7 +428,7 @@ async def test_connection_that_carried_a_5xx_is_not_kept(
 
 
 async def test_stale_connection_condemns_the_other_idle_ones(fake_vllm: FakeVllm, pool: Pool) -> None:
-    """What closed one idle connection unseen (a firewall's timer) closed the others: the retry must get a new one."""
+    """The cause that closed one idle connection unseen (a firewall's timer) closed the others: retry on a new one."""
     first, second = await opened(pool), await opened(pool)
     for connection in (first, second):
         assert (await exchanged(connection)).ended
@@ -648,7 +648,7 @@ async def test_connect_can_be_cancelled(fake_vllm: FakeVllm, pool: Pool) -> None
 
 
 def test_repr_shows_no_request() -> None:
-    """What an operator sees of a connection is its address and state."""
+    """An operator's view of a connection is its address and state."""
     loop = asyncio.new_event_loop()
     pool = Pool(endpoint(1), 1.0)
     connection = UpstreamConnection(pool, loop)
@@ -736,7 +736,7 @@ class NoSocket(asyncio.Transport):
 
 
 def without_socket(*parts: bytes) -> Told:
-    """What a connection makes of reads, and then a FIN."""
+    """The connection's events after these reads, and then a FIN."""
     loop = asyncio.get_running_loop()
     pool = Pool(endpoint(1), 1.0)
     pool.close()
@@ -788,7 +788,7 @@ async def test_certificate_of_another_host(
 
 
 async def test_over_tls(secure_vllm: FakeVllm, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over TLS an answer comes as it does without, also through a pause, and the connection is kept and aborted."""
+    """Over TLS an answer comes as over TCP, also through a pause, and the connection is kept and aborted."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     pool = Pool(endpoint(secure_vllm.port, tls=True), 2.0)
     more = asyncio.Event()

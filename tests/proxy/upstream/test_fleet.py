@@ -114,7 +114,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 # -- slots ---------------------------------------------------------------------------------------------------------
 
 FOUR: dict[str, Any] = {"url": X, "max_inflight": 4, "models": ["m"]}
-# What a reload makes of {"a": FOUR}, with 4 requests at X; then 8 more for `name`; how many may run at X.
+# The result of a reload of {"a": FOUR}, with 4 requests at X; then 8 more for `name`; how many may run at X.
 RELOADS: dict[str, tuple[dict[str, Any], str, int]] = {
     "another timeout": ({"a": FOUR | {"timeout": "9s"}}, "a", 4),
     "another connect_timeout": ({"a": FOUR | {"connect_timeout": "9s"}}, "a", 4),

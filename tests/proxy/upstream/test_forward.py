@@ -201,7 +201,7 @@ FIRST_EVENT_DEAD = (Send(stream(error_stream_event(), DONE)),)
 FULL = (Send(error_answer(503, BUSY)),)
 NOBODY = (Send(answer(503, b"<html>503</html>")),)
 ENDED = (Close(),)
-# What one endpoint, whose connection was used before, does with each attempt (the last script is repeated); how many
+# One endpoint's script for each attempt on a used connection (the last script is repeated); how many
 # attempts it gets; the client's status.
 ONCE_FOR_ALL: dict[str, tuple[list[tuple[Step, ...]], int, int]] = {
     "stale, then reset": ([ENDED, (Reset(),)], 2, 502),
@@ -263,7 +263,7 @@ async def test_poisonous_request(fake_vllms: Any, gateway: Any) -> None:
 
 
 async def test_nobody_left_after_an_engine_died(fake_vllms: Any, gateway: Any) -> None:
-    """What became of the attempt is the answer, and no 503 that invites the SDK to send the same request again."""
+    """The client gets the result of the attempt, and no 503 that invites the SDK to send the same request again."""
     dying, down = await fake_vllms(), await fake_vllms()
     dying.default = (Send(error_answer(500, ENGINE_DEAD)),)
     running = await gateway(dying, down, backend={"max_retries": 5, "max_inflight": 1, "queue": {"size": 0}})
@@ -442,7 +442,7 @@ def test_longest_backoff(retry: int, seconds: float) -> None:
 
 
 def test_pause_before() -> None:
-    """What an endpoint asks for, and the jitter on top; without end where it asks for more than a request may wait."""
+    """The endpoint's Retry-After, and the jitter on top; without a retry where it exceeds the longest wait."""
     longest, longer = RETRY_AFTER_MOST, RETRY_AFTER_MOST + 1
     for asked, least, most in (
         (0, 0, 0.2),
@@ -486,7 +486,7 @@ def test_failure_becomes_an_error_of_ours(kind: FailureKind) -> None:
 
 
 async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, fake_vllms: Any, gateway: Any) -> None:
-    """The same endpoint is not asked again before the time that it said, and one that is down is no other choice."""
+    """The same endpoint is not asked again before the time that it said, and one that is down is not an alternative."""
     fake_vllm.play(Send(error_answer(503, BUSY, headers="retry-after: 1\r\n")))
     fake_vllm.default = FINE
     running = await gateway(fake_vllm, down := await fake_vllms())
@@ -521,7 +521,7 @@ async def test_no_pause_that_ends_behind_the_deadline(fake_vllm: FakeVllm, gatew
     assert (got.status, got.header("retry-after"), len(fake_vllm.posts)) == (503, "3", 1)
 
 
-# What the endpoint does; its failures in a row afterwards, where there was one before.
+# The endpoint's answer; its failures in a row afterwards, where there was one before.
 TOLD: dict[str, tuple[Step, int]] = {
     "a whole answer": (FINE[0], 0),
     "bad request": (Send(error_answer(400, "no")), 0),
@@ -591,7 +591,7 @@ async def test_tokens_of_a_dead_attempt_do_not_count(fake_vllms: Any, gateway: A
 
 
 async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Its 502 is no sign of life, and its HTML is not for the client."""
+    """Its 502 does not prove that it is alive, and its HTML is not for the client."""
     fake_vllm.default = (Send(answer(502, b"<html>502</html>", content_type="text/html")),)
     running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 2}})
     client = await running.client()
@@ -648,7 +648,7 @@ async def occupied(running: Running, fake: FakeVllm) -> tuple[Raw, asyncio.Event
 
 
 async def test_over_max_inflight_requests_wait_their_turn(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """The backend has so many at once and no more; who waits is shown, counted, and served when a slot is free."""
+    """The backend runs `max_in_flight` at once; a waiting request is shown, counted, and served when a slot is free."""
     bob = new_key("bob")
     running = await gateway(fake_vllm, backend=ONE_AT_ONCE, keys=(bob,))
     first, go = await occupied(running, fake_vllm)
@@ -796,7 +796,7 @@ async def test_last_endpoint_goes_down_under_the_queue(fake_vllm: FakeVllm, gate
 
 
 async def test_queue_is_refused_while_draining(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Who waits when the gateway begins to refuse can still go elsewhere; what is at the backend goes on."""
+    """A request that waits when the gateway begins to refuse can still go elsewhere; one at the backend goes on."""
     running = await gateway(fake_vllm, backend=ONE_AT_ONCE)
     first, go = await occupied(running, fake_vllm)
     waiting = await queued(running, CHAT, CHAT)
@@ -883,7 +883,7 @@ async def two_backends(fake_vllms: Any, gateway: Any) -> tuple[Running, list[Fak
 
 @pytest.mark.parametrize("free", [0, 1])
 async def test_slot_of_whichever_backend_is_free_first(fake_vllms: Any, gateway: Any, free: int) -> None:
-    """Who waits, waits for all backends of the route, and is in no queue any more once one has served it."""
+    """A request waits for all backends of the route, and leaves every queue once one has served it."""
     running, fakes, clients, events = await two_backends(fake_vllms, gateway)
     (waiting,) = await queued(running, CHAT)
     events[free].set()
@@ -896,7 +896,7 @@ async def test_slot_of_whichever_backend_is_free_first(fake_vllms: Any, gateway:
 
 
 async def test_one_backend_goes_down_under_the_queue(fake_vllms: Any, gateway: Any) -> None:
-    """Who waits keeps its place at the other; with the last one it is refused."""
+    """A waiting request keeps its place at the other; with the last one it is refused."""
     running, fakes, _, events = await two_backends(fake_vllms, gateway)
     first, second = await queued(running, CHAT, CHAT)
     running.endpoints()[0].report_failure("health check: refused")
@@ -914,7 +914,7 @@ async def test_one_backend_goes_down_under_the_queue(fake_vllms: Any, gateway: A
 
 
 async def test_backend_that_came_back_takes_over_the_queue(fake_vllms: Any, gateway: Any) -> None:
-    """Who waited at a backend that goes down looks again for what is up by now."""
+    """A request that waited at a backend that goes down looks again for one that is up by now."""
     running, fakes, clients, events = await two_backends(fake_vllms, gateway)
     events[1].set()
     assert (await clients[1].answer()).status == 200

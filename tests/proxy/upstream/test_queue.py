@@ -70,7 +70,7 @@ def test_full() -> None:
 
 
 def test_who_leaves_takes_nobody_along() -> None:
-    """The others of its key wait on in their order; whoever has had its turn, or left before, leaves nothing behind."""
+    """The others of its key wait on in their order; one that was served, or left before, leaves nothing behind."""
     queue: FairQueue[str] = FairQueue(10)
     for waiter in ("a1", "a2", "a3", "a4", "b1"):
         queue.put(waiter[0], waiter)

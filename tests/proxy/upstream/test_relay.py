@@ -213,7 +213,7 @@ async def test_http_1_0_client(fake_vllm, gateway):
 
 
 async def test_compressed_stream_is_not_searched(fake_vllm, gateway):
-    """What a backend compresses unasked goes through at once, as bytes, without waiting for an event's end."""
+    """Unasked compression goes through at once, as bytes, without waiting for an event's end."""
     head = STREAM_HEAD[:-2] + b"content-encoding: gzip\r\n\r\n"
     fake_vllm.play(Send(head + chunk(b"\x1f\x8bbytes")), Hang())
     client = await (await gateway(fake_vllm)).client()
@@ -383,7 +383,7 @@ async def test_usage_of_a_cut_stream(fake_vllm, gateway, end):
 
 
 async def test_head_is_held_until_the_first_event(fake_vllm, gateway):
-    """vLLM says 200 before it schedules; half an event is no event."""
+    """vLLM says 200 before it schedules; half an event does not count as one."""
     fake_vllm.play(
         Send(STREAM_HEAD + chunk(token_event()[:10])),
         Wait(go := asyncio.Event()),
@@ -436,7 +436,7 @@ async def test_death_right_behind_the_first_event(fake_vllm, gateway):
 
 
 async def test_failed_attempt_does_not_count_as_output(fake_vllm, gateway):
-    """What is written down about a stream is that of the attempt that the client saw."""
+    """A stream's record is that of the attempt that the client saw."""
     fake_vllm.play(Send(stream(error_stream_event(), DONE)))
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Reset())
     running = await gateway(fake_vllm)
@@ -490,7 +490,7 @@ async def test_messages_stream_that_breaks_off(fake_vllm, gateway):
 @pytest.mark.parametrize("cut", [Close(), Reset(), Hang()], ids=["FIN", "RST", "silence"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_body_that_breaks_off(fake_vllm, gateway, cut, chunked):
-    """A cut body that is no stream closes without its end: a client must not take it for whole."""
+    """A cut body that is not a stream closes without its end: a client must not take it for whole."""
     head = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: 100\r\n\r\n"
     part = chunk(b'{"id":') if chunked else b'{"id":'
     fake_vllm.play(Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + head + part), cut)

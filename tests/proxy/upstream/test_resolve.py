@@ -320,7 +320,7 @@ async def test_one_that_leaves_ends_its_streams_in_peace(
         exposed = running.metrics.expose().decode()
         assert f'aiaas_endpoint_up{{backend="vllm",endpoint="{replicas[0].url}"}}' not in exposed
         assert running.metric(f'aiaas_endpoint_up{{backend="vllm",endpoint="{replicas[2].url}"}}') == 1
-        leaving.set_up(False, "test")  # whoever still tries it brings no series back
+        leaving.set_up(False, "test")  # an attempt under way brings no series back
         assert "127.0.0.1" not in running.metrics.expose().decode()
         go.set()
         assert await client.chunk() == DONE
@@ -470,7 +470,7 @@ async def test_addresses_changed_for_an_endpoint_that_knew_some(
 
 
 async def test_the_usual_timing_is_that_of_a_service(gateway: StartGateway) -> None:
-    """Who names none gets it; it is asked again later than this test lasts."""
+    """A config without a resolver's address gets it; it is asked again later than this test lasts."""
     running = await gateway(config=config_at(8000))
     script = Script([ONE])
     async with following(running, script, None) as backend:

@@ -90,7 +90,7 @@ NO_USAGE = {
 async def test_unknown_usage_costs_what_was_reserved(
     fake_vllm: FakeVllm, gateway: StartGateway, response: bytes
 ) -> None:
-    """What cannot be found was not nothing; it is an estimate."""
+    """Tokens that cannot be found were not zero; they are estimated."""
     fake_vllm.play(Send(response), Reset())
     running = await gateway(fake_vllm)
     await (await running.client()).post(CHAT | {"max_tokens": 30, "n": 2})
@@ -152,7 +152,7 @@ async def test_cut_stream_is_charged_in_tokens(
 async def test_only_events_with_output_count(
     fake_vllm: FakeVllm, gateway: StartGateway, path: str, events: list[bytes]
 ) -> None:
-    """The frame of a response or a message holds no tokens: 7 were charged for 3."""
+    """The frame of a response or a message is without tokens: 7 were charged for 3."""
     frame, text = events[0], events[1]
     fake_vllm.play(Send(STREAM_HEAD + b"".join(map(chunk, [frame, text, text, text]))), Reset())
     running = await gateway(fake_vllm)
@@ -171,7 +171,7 @@ FIRST_TEXT = {
 async def test_first_token_is_the_first_text(
     fake_vllm: FakeVllm, gateway: StartGateway, path: str, before: list[bytes], text: bytes, end: bytes
 ) -> None:
-    """What comes before it goes on at once, and is none; a stream without any has no first token."""
+    """An event before it goes on at once and does not count; a stream without any has no first token."""
     fake_vllm.play(
         Send(STREAM_HEAD + b"".join(map(chunk, before))), Wait(go := asyncio.Event()),
         Send(chunk(text)), Send(chunk(end) + LAST_CHUNK),

@@ -77,7 +77,7 @@ async def test_an_end_that_takes_nothing_is_seen_and_holds_up_nobody(ends: tuple
 
 @pytest.mark.parametrize("begun", [b"", b"\x00\x00", b"\x00\x00\x00\x10abc"], ids=["between", "in a length", "within"])
 async def test_the_end_comes_also_in_the_middle_of_a_message(ends: tuple[Channel, socket.socket], begun: bytes) -> None:
-    """Of a process that was killed while it wrote; what is then sent to it goes nowhere, without an error."""
+    """Of a process that was killed while it wrote; later messages to it go nowhere, without an error."""
     ours, other = ends
     other.send(begun)
     other.close()

@@ -23,7 +23,7 @@ OTHER = CONFIG.replace("[m]", "[n]")
 
 @pytest.fixture
 def plans() -> list[Plan]:
-    """What the baseline's owner was told of."""
+    """The calls to the baseline's owner."""
     return []
 
 
@@ -85,7 +85,7 @@ async def test_a_change_that_needs_a_restart_is_no_new_beginning(baseline: Basel
 
 
 async def test_a_broken_change_is_not(baseline: Baseline) -> None:
-    """The last good ones stay, whatever happens to the files; the mended ones count."""
+    """The last good ones stay, whatever happens to the files; the fixed ones count."""
     keys = baseline.source.parent / "keys.yaml"
     baseline.source.write_text("backends: [")
     keys.unlink()
@@ -121,7 +121,7 @@ async def test_another_key_file_is_followed(baseline: Baseline) -> None:
 
 
 async def test_a_wake_reads_also_what_has_not_changed(baseline: Baseline, plans: list[Plan]) -> None:
-    """Whoever sends SIGHUP wants it read now."""
+    """An operator who sends SIGHUP wants it read now."""
     count = len(plans)
     baseline.wake()
     async with asyncio.timeout(5):
@@ -151,7 +151,7 @@ async def begun(folder: Path, config: str = CONFIG) -> Baseline:
 
 
 async def test_a_broken_key_file_at_the_start_is_refused(tmp_path: Path) -> None:
-    """Once, with its place, and not by each worker; a missing one is no fault."""
+    """Once, with its place, and not by each worker; a missing one is not a fault."""
     assert (await begun(tmp_path)).keys is None
     (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
     with pytest.raises(EnvironmentFault, match=r"keys\.yaml:3:1: not YAML"):
@@ -193,7 +193,7 @@ async def test_missing_new_key_file_leaves_the_last_good_keys(baseline: Baseline
 
 
 async def test_without_authentication_no_key_file_is_read(tmp_path: Path) -> None:
-    """Not at the start, and not when it is turned off, where a missing or broken file is no reason against it."""
+    """Not at the start, and not when it is turned off, where a missing or broken file does not matter."""
     off = CONFIG + "auth: {enabled: false}\n"
     baseline = await begun(tmp_path)
     baseline.source.write_text(off)
@@ -237,7 +237,7 @@ async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path)
     assert plan is not None
     baseline = Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: pytest.fail(repr(error)))
     await baseline.begin()
-    os.mkfifo(slow)  # whoever reads it waits for a writer
+    os.mkfifo(slow)  # a reader waits for a writer
     baseline.wake()
     tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
     async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.malloc: what is freed goes back to the system."""
+"""aiaas.proxy.workers.malloc: freed memory goes back to the system."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from aiaas.proxy.workers.merge import GAUGES, Family, Sample, Sums, exposition, 
 
 
 def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: str = "abc") -> list[Family]:
-    """What a worker says that has answered so many requests."""
+    """The report of a worker that has answered this many requests."""
     metrics = Metrics()
     for _ in range(requests):
         metrics.finished(
@@ -84,7 +84,7 @@ def test_gauges_are_of_those_that_live_and_each_has_its_rule() -> None:
 
 
 def test_every_gauge_has_a_rule() -> None:
-    """Whoever adds a gauge decides what several workers' values are together."""
+    """A new gauge needs a decision how several workers' values are merged."""
     store = {"aiaas_limit_store_up", "aiaas_limit_processes"}  # only where there is one
     gauges = {family.name for family in worker() if family.kind in ("gauge", "unknown")}
     assert gauges | store == set(GAUGES)
@@ -112,7 +112,7 @@ def test_what_a_worker_has_counted_outlives_it() -> None:
 
 
 def test_the_series_of_a_removed_key_go() -> None:
-    """What an ended worker said of it is all that is left; sums over all keys stay."""
+    """The last report of an ended worker is all that is left; sums over all keys stay."""
     name = 'aiaas_key_requests_total{key_id="k"}'
     total = 'inference_requests_total{endpoint="/v1/x",model="m",status="success"}'
     retired = Sums()
@@ -127,7 +127,7 @@ def test_the_series_of_a_removed_key_go() -> None:
 
 
 def process(*, cpu: float, resident: float = 0, fds: float = 0, most: float = 0, began: float = 0) -> list[Family]:
-    """What prometheus_client says of a process, with these values."""
+    """prometheus_client's own metrics of a process, with these values."""
     told = {
         "process_cpu_seconds_total": cpu,
         "process_resident_memory_bytes": resident,

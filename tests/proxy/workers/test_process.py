@@ -14,7 +14,7 @@ import pytest
 from aiaas.proxy.workers.channel import Begin, Report
 from aiaas.proxy.workers.process import WorkerProcess, ended_by
 
-# What every played worker begins with: its channel, in blocking calls.
+# The beginning of every scripted worker: its channel, in blocking calls.
 PLAYER = """
 import os, signal, socket, sys, time
 import msgspec
@@ -99,7 +99,7 @@ say(counted(3.0, False))
 
 
 async def test_report_of_a_hung_worker_is_waited_for_until_its_end(play: Play) -> None:
-    """Whoever waits for it can give up, and ask again."""
+    """A caller that waits for it can give up, and ask again."""
     worker, task = await play("time.sleep(60)")
     for _ in range(2):
         with pytest.raises(TimeoutError):
@@ -114,7 +114,7 @@ async def test_report_of_a_hung_worker_is_waited_for_until_its_end(play: Play) -
 
 
 async def test_an_engine_that_it_suspects_is_told(play: Play) -> None:
-    """To whoever hears it out."""
+    """To each caller that waits for it."""
     suspected: list[str] = []
     _, task = await play("say(EngineSuspected('own'))", suspected.append)
     async with asyncio.timeout(10):

@@ -29,7 +29,7 @@ def test_one_end_after_long_service_is_replaced_at_once() -> None:
 
 
 def test_ends_in_a_row_make_the_pauses_grow() -> None:
-    """Up to a bound: a request that kills its worker is no reason to leave the port to nobody."""
+    """Up to a bound: a request that kills its worker must not leave the port to nobody."""
     row, pauses = Row(), []
     for _ in range(8):
         row = row.after(served=0.5)

@@ -171,7 +171,7 @@ async def test_told_to_stop_now_it_waits_for_no_stream(worker: Worker, fake_vllm
 
 
 async def test_a_signal_to_it_alone_is_told_and_obeyed_once(worker: Worker) -> None:
-    """The supervisor must know that nobody accepts there; a group's second SIGTERM is no impatience."""
+    """The supervisor must know that nobody accepts there; a second SIGTERM to the group must not cut streams."""
     await worker.begin()
     os.kill(os.getpid(), signal.SIGTERM)
     await worker.hear(Leaving)
