@@ -42,7 +42,7 @@ def cited(text: str) -> set[str]:
 
 
 def test_transcripts_that_are_cited_exist() -> None:
-    """Whoever doubts a comment can look at what vLLM really said."""
+    """A reader who doubts a comment can look at vLLM's own answer."""
     there = {path.name.split("-")[0] for path in (ROOT / "docs" / "vllm" / "transcripts").iterdir()}
     sources = [*(ROOT / "aiaas").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *PAGES]
     missing = {(path.name, n) for path in sources for n in cited(path.read_text(encoding="utf-8")) - there}
@@ -50,7 +50,7 @@ def test_transcripts_that_are_cited_exist() -> None:
 
 
 def test_the_files_that_the_map_names_exist() -> None:
-    """Whoever follows CONTRIBUTING.md's map arrives."""
+    """A reader of CONTRIBUTING.md's map finds every file."""
     named = set(re.findall(r"`((?:aiaas/)?[a-z_]+(?:/[a-z_]+)+\.py)`", page("CONTRIBUTING.md")))
     assert len(named) > 50
     missing = {name for name in named if not (ROOT / name).is_file() and not (ROOT / "aiaas" / name).is_file()}

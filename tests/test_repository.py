@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from aiaas.cli.main import COMMANDS, run
+from tests import plain_words
 from tests import repository_rules as rules
 from tests.repository_rules import ROOT, Module, all_modules, module_of
 
@@ -69,12 +70,12 @@ NOT_IMPORTED: Final = {
 COMES_WITH: Final = {"pydantic-core": "pydantic"}
 
 START_UP_SECONDS: Final = 0.3
-# What makes a command slow to start; `--help` does without.
+# Packages that make a command slow to start; `--help` must not import them.
 HEAVY: Final = ("aiohttp", "pydantic", "passlib", "prometheus_client", "uvloop", "asyncio", "yaml")
 
 
 def broken(rule: Rule, *, allowed: tuple[str, ...] = ()) -> list[str]:
-    """What breaks a rule in the whole tree, but for the allowed files."""
+    """The findings of a rule in the whole tree, but for the allowed files."""
     return [found for module in all_modules() if module.path not in allowed for found in rule(module)]
 
 
@@ -104,7 +105,7 @@ BAD: Final = [
     pytest.param(rules.purity, "aiaas/plan/a.py", "x = datetime.now(UTC)", id="clock by datetime"),
     pytest.param(rules.purity, "aiaas/plan/a.py", "x = Path('a').read_text()", id="file by pathlib"),
     pytest.param(rules.purity, "aiaas/plan/a.py", "x = open('a')", id="file by open"),
-    pytest.param(rules.module_state, "aiaas/a.py", "cache = {}", id="dict that is no constant"),
+    pytest.param(rules.module_state, "aiaas/a.py", "cache = {}", id="dict that is not a constant"),
     pytest.param(rules.module_state, "aiaas/a.py", "A = {}\ndef f(): A['x'] = 1", id="dict written to"),
     pytest.param(rules.module_state, "aiaas/a.py", "A = []\ndef f(): A.append(1)", id="list appended to"),
     pytest.param(rules.module_state, "aiaas/a.py", "A = {1}\ndef f():\n    del A[1]", id="entry deleted"),
@@ -171,7 +172,7 @@ def test_the_wings_of_the_proxy_import_only_from_below() -> None:
 
 
 def test_no_module_uses_the_private_names_of_another() -> None:
-    """What begins with an underscore may be changed without looking elsewhere."""
+    """A name that begins with an underscore may be changed without looking elsewhere."""
     assert broken(rules.private_names) == []
 
 
@@ -221,6 +222,20 @@ def test_each_module_with_behaviour_has_a_test_file_of_its_name() -> None:
     assert missing == []
 
 
+# -- the words --------------------------------------------------------------------------------------------------------
+
+
+def test_words_are_plain() -> None:
+    """Docstrings, comments, pages and test names keep to the phrases of `tests/plain_words.py`."""
+    assert plain_words.judge_all() == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked sdist has no history")
+def test_commit_subjects_are_short_and_begin_with_an_area() -> None:
+    """`area: verb object`, at most 72 characters, for each commit after the one that added the check."""
+    assert plain_words.bad_subjects(plain_words.subjects_since_this_check()) == []
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +270,7 @@ def _seconds_of_help() -> float:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """`aiaas --help` does without the server, the config's model and the hash library."""
+    """`aiaas --help` imports neither the server nor the config's model nor the hash library."""
     code = "import sys; from aiaas.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = done.stderr.split()

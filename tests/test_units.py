@@ -48,11 +48,11 @@ def test_what_is_no_size_is_refused(text: object) -> None:
 
 @given(st.integers(0, 7 * 24 * 3600 * 1000))
 def test_a_written_duration_reads_back(milliseconds: int) -> None:
-    """What format_duration writes, parse_duration reads as the same."""
+    """parse_duration reads back the duration that format_duration wrote."""
     assert parse_duration(format_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, rel=1e-5)
 
 
 @given(st.integers(0, 10**12 - 1))
 def test_a_written_size_reads_back(size: int) -> None:
-    """What format_size writes, parse_size reads as the same."""
+    """parse_size reads back the size that format_size wrote."""
     assert parse_size(format_size(size)) == size

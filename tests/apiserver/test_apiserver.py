@@ -1,4 +1,4 @@
-"""What `aiaas render` makes, before a real API server: accepted whole, without a warning, and the second time nothing
+"""`aiaas render`'s objects before a real API server: accepted whole, without a warning, and the second time nothing
 changes. Needs `KUBEBUILDER_ASSETS` (`nox -s apiserver`)."""
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_what_failed_leaves_the_rest_standing() -> None:
 
 
 def test_a_slower_pace_is_said() -> None:
-    """What could not answer the others' load has a star, and only where the load was another."""
+    """A subject that could not answer the others' load has a star, and only where its load was another."""
     slow = findings("litellm", 5000.0)
     slow.pace = SLOW
     run = results(slow)
@@ -119,7 +119,7 @@ def test_percentiles_are_by_nearest_rank() -> None:
 
 
 def test_cpu_seconds_are_those_of_the_process() -> None:
-    """What the CPU clock of a process counts is what it used itself."""
+    """The CPU clock of a process counts only its own use."""
     before = process.cpu_seconds(os.getpid())
     until = time.process_time() + 0.02
     while time.process_time() < until:

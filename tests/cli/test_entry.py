@@ -35,7 +35,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", ["--help", "--version", "schema", "keys list"])
 def test_a_closed_stdout_is_one_line_and_exit_3(command: str) -> None:
-    """A result that nobody gets is no success, and no traceback."""
+    """A result that nobody gets is a failure, without a traceback."""
     Path("keys.yaml").write_text("version: 1\nkeys: []\n...\n")
     shell("aiaas keys create alice >/dev/null")
     done = shell(f"aiaas {command} >&-")
@@ -63,7 +63,7 @@ def test_a_closed_stdin_reads_as_empty() -> None:
 def test_a_file_that_may_not_be_read_is_exit_3(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither wrong usage nor a fault in the config: the world is in the way."""
+    """Neither wrong usage nor a fault in the config: an environment error."""
     assert run(["validate", "-c", "none.yaml"]) == 3  # imports what it needs while everything may be read
     assert run(["keys", "list", "--keys-file", "none.yaml"]) == 3
     capsys.readouterr()

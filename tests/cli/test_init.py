@@ -27,7 +27,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["as it is", "url and model", "a model that needs quotes", "a model that YAML takes for a flag"],
 )
 def test_the_starter_is_valid(arguments: list[str]) -> None:
-    """What it writes compiles without a problem and holds the address and the model that were given."""
+    """The written config compiles without a problem and holds the address and the model that were given."""
     assert run(["init", *arguments]) == 0
     plan, problems = read_plan(Path("aiaas.yaml"), {})
     assert problems == ()

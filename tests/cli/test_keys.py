@@ -101,7 +101,7 @@ def test_a_key_is_created_with_everything_said(console: Console) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line(console: Console, arguments: list[str], code: int, message: str) -> None:
-    """What is wrong, what is allowed, the right exit code; and the file is as it was."""
+    """The message says the fault and the allowed values, with the right exit code; the file is as it was."""
     assert console("create", "alice") == 0
     before = console.file.read_bytes()
     assert console(*arguments) == code
@@ -145,7 +145,7 @@ def test_one_key_is_shown_by_name_or_id(console: Console) -> None:
 
 
 def test_a_revoked_key_is_not_valid(console: Console) -> None:
-    """`verify` says whose it was, exit code 1; revoking twice is no error."""
+    """`verify` says whose it was, exit code 1; revoking twice is not an error."""
     console("create", "alice")
     key = console.out.strip()
     assert console("revoke", "alice") == 0
@@ -261,7 +261,7 @@ def test_a_hash_of_before_there_were_digests_is_accepted(console: Console) -> No
 
 
 def test_an_overlap_is_never_said_to_outlive_its_key(console: Console) -> None:
-    """What `rotate`, `show` and `verify` say is what the gateway does."""
+    """`rotate`, `show` and `verify` say what the gateway does."""
     console("create", "alice", "--expires", "2099-01-01")
     first = console.out.strip()
     console("rotate", "alice", "--overlap", "999999d")
@@ -355,7 +355,7 @@ def test_a_model_that_the_config_lacks_needs_force(
 def test_a_backends_own_key_is_not_needed_to_make_one(
     console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
-    """Who makes keys runs no engine; what else the config says (its key file, its models) holds."""
+    """A machine that only makes keys runs no engine; the rest of the config (its key file, its models) holds."""
     monkeypatch.delenv("VLLM_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("VLLM_KEY", value)

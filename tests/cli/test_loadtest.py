@@ -211,7 +211,7 @@ def test_the_url_is_that_of_the_config(tmp_path: Path) -> None:
 
 
 def test_a_preset_says_what_it_means(simulator: str, key: str) -> None:
-    """What typical is; options that are given win."""
+    """The template has typical values; options that are given win."""
     done = aiaas("loadtest", simulator, "--api-key-file", key, "--preset", "plan", *SHORT[:4], "--ramp", "0s",
                  "--warmup", "0s", "-o", "json")  # fmt: skip
     assert done.returncode == 0, done.stderr

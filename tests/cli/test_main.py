@@ -50,7 +50,7 @@ def test_the_version_goes_to_stdout() -> None:
 
 
 def test_no_command_is_wrong_usage() -> None:
-    """The help goes to stderr then, so that a script's empty variable is no success."""
+    """The help goes to stderr then, so that a script's empty variable is an error."""
     done = aiaas()
     assert (done.returncode, done.stdout) == (2, "")
     assert "Commands:" in done.stderr
@@ -67,7 +67,7 @@ def test_no_command_is_wrong_usage() -> None:
     ids=["unknown command", "unknown option", "missing argument", "missing subcommand"],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is wrong and where the help is, exit code 2."""
+    """The fault and where the help is, exit code 2."""
     assert run(arguments) == 2
     out, err = capsys.readouterr()
     assert (out, err) == ("", message)

@@ -22,7 +22,7 @@ def test_files_are_written_into_a_new_folder(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_what_is_rendered_no_more_is_removed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A stale file would be applied again, at the latest by whoever lists the folder."""
+    """A stale file would be applied again, at the latest by `kubectl apply -f` of the folder."""
     write_folder(tmp_path, {"old.yaml": OURS, "kept.yaml": OURS})
     capsys.readouterr()
     write_folder(tmp_path, {"kept.yaml": OURS})
@@ -56,7 +56,7 @@ def test_what_does_not_change_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_the_place_of_a_file_is_in_the_way(tmp_path: Path) -> None:
-    """It is no file of ours."""
+    """It was not written by aiaas."""
     (tmp_path / "a.yaml").mkdir()
     with pytest.raises(EnvironmentFault):
         write_folder(tmp_path, {"a.yaml": OURS})

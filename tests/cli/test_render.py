@@ -74,7 +74,7 @@ def test_without_a_key_file_no_secret_is_rendered(capsys: pytest.CaptureFixture[
 
 
 def test_a_key_file_without_keys_is_rendered_and_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever revoked and pruned the last key means it."""
+    """A person who revoked and pruned the last key means it."""
     write()
     Path("keys.yaml").write_text("version: 1\nkeys: []\n")
     documents, err = rendered(capsys)
@@ -84,7 +84,7 @@ def test_a_key_file_without_keys_is_rendered_and_warned_of(capsys: pytest.Captur
 
 
 def test_the_local_keys_go_into_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    """What `aiaas keys create` wrote is what the pods read; the key itself is nowhere."""
+    """The pods read the file that `aiaas keys create` wrote; the key itself is nowhere."""
     write()
     assert run(["keys", "create", "alice"]) == 0
     key = capsys.readouterr().out.strip()
@@ -102,7 +102,7 @@ def test_an_unset_image_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
 def test_overrides_of_the_shell_are_ignored_and_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What happens to be exported here must not end up in a cluster: neither a limit nor an edge of the policy."""
+    """A variable that is set here by chance must not reach a cluster: neither a limit nor an edge of the policy."""
     write()
     assert run(["render"]) == 0
     plain = capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_only_some_kinds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_kind_that_this_config_does_not_have_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """An empty stream is no accident then."""
+    """An empty stream is intended then."""
     write()
     documents, err = rendered(capsys, "--only", "HTTPRoute,Service")
     assert [each["kind"] for each in documents] == ["Service"]
@@ -244,7 +244,7 @@ def kubectl(exit_code: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_diff_is_kubectls(
     answer: int, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """kubectl gets the stream and prints the difference; what is neither 0 nor 1 is the world in the way."""
+    """kubectl gets the stream and prints the difference; an exit code other than 0 and 1 is an environment error."""
     write()
     kubectl(answer, monkeypatch)
     assert run(["render", "--diff"]) == code
@@ -280,7 +280,7 @@ def test_unset_variable_in_a_backend_address_is_reported(
 
 
 def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is wrong is that it is not set, whatever the stand-in looks like."""
+    """The fault is that it is not set, whatever the stand-in looks like."""
     write(SECRETS.replace("http://${HOST}:8000", "${HOST}"))
     assert run(["render"]) == 1
     assert "note: not set here: HOST, KEY; a variable inside an address must be set" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`aiaas report`: what is wrong with a file is one line; the rest is in test_loadtest.py, where files are made."""
+"""`aiaas report`: a fault in a file is one line; the rest is in test_loadtest.py, where files are made."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ with ends_on_sigterm():
 
 
 def test_uninterruptible_thread_does_not_delay_the_exit() -> None:
-    """As one that resolves a name while DNS does not answer; what was logged last is written all the same."""
+    """As one that resolves a name while DNS does not answer; the last log lines are written all the same."""
     script = """
 import asyncio, sys, time
 from aiaas.cli.serve import run_loop

@@ -27,7 +27,7 @@ def simulate(*options: str) -> subprocess.CompletedProcess[str]:
     ids=["duration", "fault", "jitter", "places", "port", "runner"],
 )
 def test_wrong_usage_is_one_line_and_exit_2(options: tuple[str, ...], message: str) -> None:
-    """What is wrong and what is allowed, on stderr."""
+    """The fault and the allowed values, on stderr."""
     done = simulate("--port", "0", *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr

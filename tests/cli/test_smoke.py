@@ -1,4 +1,4 @@
-"""`aiaas smoke`, as a process against a simulator, which is no gateway: what it lacks fails."""
+"""`aiaas smoke`, as a process against a simulator, which is not a gateway: its missing features fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a config adds to a smoke test."""
+"""The options that a config adds to a smoke test."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_config_tells_its_port_its_bounds_and_its_metrics() -> None:
 
 
 def test_a_host_of_the_cluster_is_the_url() -> None:
-    """Whose metrics port is not to be reached from here."""
+    """Its metrics port cannot be reached from here."""
     known = known_of(None, config("kubernetes: {host: api.example.com}\n"))
     assert (known.url, known.metrics) == ("https://api.example.com", None)
 

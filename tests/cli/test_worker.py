@@ -76,7 +76,7 @@ class Gateway:
         return {name: float(value) for name, _, value in lines}
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """What stands in the log so far; every line of it is JSON."""
+        """The log so far; every line of it is JSON."""
         whole = self.log.read_bytes().rpartition(b"\n")[0]
         return [line for line in map(json.loads, whole.splitlines()) if line["event"] == name]
 

@@ -60,7 +60,7 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_dns_name_is_taken_apart(text: str, host: str, authority: str) -> None:
-    """What is asked for, and what belongs into the Host header."""
+    """The address to connect to, and the value of the Host header."""
     address = parse_dns(text)
     assert (address.host, address.authority, address.tls, address.base_path) == (host, authority, False, "")
 

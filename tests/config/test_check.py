@@ -1,4 +1,4 @@
-"""Rules between fields. What each says is in cases/; here is what holds for all of them."""
+"""Rules between fields. Their messages are in cases/; here are the properties of all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules between proxy and cluster. What each says is in cases/cluster-*; here is what a text alone cannot earn."""
+"""Rules between proxy and cluster. Their messages are in cases/cluster-*; here is the arithmetic behind them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def merged(base: Any, change: Any) -> Any:
 
 
 def found(*changes: Change) -> list[str]:
-    """What is said about the base with these changes: letter of the severity, code and field."""
+    """The problems of the base with these changes: letter of the severity, code and field."""
     config: Change = BASE
     for change in changes:
         config = merged(config, change)
@@ -139,7 +139,7 @@ OPEN = {"auth": {"enabled": False}}
 OFF = "W AIA209 auth.enabled"
 NO_PEER = "W AIA509 rate_limit.store"
 MIB = 1024**2
-# What one worker needs beside connections: 100 MiB, and the budget of bodies.
+# The memory of one worker beside connections: 100 MiB, and the budget of bodies.
 NEEDED = 100 + 80
 
 BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
@@ -269,7 +269,7 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
         ["W AIA508 backends.e.models[0].default_output_tokens"],
     ),
     (
-        "a context that is no number",
+        "a context that is not a number",
         [engine(args={"max-model-len": "auto"}, models=[{"name": "m", "max_output_tokens": 100}])],
         [],
     ),

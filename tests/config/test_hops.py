@@ -59,7 +59,7 @@ backends:
 
 
 def test_a_pause_is_as_long_as_the_gateway_makes_it() -> None:
-    """Whoever changes the pauses of `forward` changes what an ingress must bear."""
+    """A change of `forward`'s pauses changes how long an ingress must wait."""
     assert RETRY_AFTER_MOST + longest_backoff(100) == LONGEST_PAUSE
 
 

@@ -1,4 +1,4 @@
-"""What an Ingress controller's annotations mean."""
+"""The meaning of an Ingress controller's annotations."""
 
 from __future__ import annotations
 

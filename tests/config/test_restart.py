@@ -31,7 +31,7 @@ def config(data: dict[str, Any]) -> Config:
 
 
 def put_in_force(before: dict[str, Any], changed: dict[str, Any]) -> tuple[Config, tuple[str, ...]]:
-    """What `hold_back` makes of two configs."""
+    """The result of `hold_back` for two configs."""
     return hold_back(config(before), config(changed))
 
 
@@ -181,7 +181,7 @@ def test_every_field_that_is_used_is_tried_below() -> None:
 
 @pytest.mark.parametrize("field", OTHER_VALUES)
 def test_each_field_is_put_in_force_or_held(field: str) -> None:
-    """Wholly: what is in force does what one of the two configs does, and the log can name the field."""
+    """Wholly: the config in force does what one of the two configs does, and the log can name the field."""
     new = changed(field, OTHER_VALUES[field])
     assert does(config(new)) != does(config(FULL)), "the value makes no difference"
     result, held = put_in_force(FULL, new)
@@ -236,7 +236,7 @@ B = {"url": "http://b:1", "models": ["b"]}
 NEW = {"engine": {"kind": "simulator"}, "models": ["new"]}
 PORT = {"engine": {"kind": "simulator", "port": 18001}, "models": ["e"]}
 
-# What the backends are changed into from {"a": A, "e": E}; what is in force then; what is held.
+# The new backends after {"a": A, "e": E}; the backends in force then; the held fields.
 ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "a backend above": ({"b": B, "a": A, "e": E}, {"b": B, "a": A, "e": E}, []),
     "another order": ({"e": E, "a": A}, {"e": E, "a": A}, []),
@@ -310,7 +310,7 @@ ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("after", "in_force", "held"), ENGINES.values(), ids=ENGINES)
 def test_a_running_engine_goes_on_answering(after: dict[str, Any], in_force: dict[str, Any], held: list[str]) -> None:
-    """At its port, under its name; what has no engine yet is not there, and takes nothing away."""
+    """At its port, under its name; an engine that does not run yet is not there, and takes nothing away."""
     result, fields = put_in_force({"backends": {"a": A, "e": E}}, {"backends": after})
     assert does(result) == does(config({"backends": in_force}))
     assert list(fields) == held
@@ -347,7 +347,7 @@ def test_an_engine_and_another_address_are_never_mixed(address: dict[str, Any]) 
         assert (result.backends, held) == (config(before).backends, ("backends.e.engine",))
 
 
-# What the backends of {"a": A, "e": E} are changed into; the backends whose engines took their settings; what a gateway
+# The new backends after {"a": A, "e": E}; the backends whose engines took their settings; the backends that a gateway
 # runs with then.
 TAKEN: dict[str, tuple[dict[str, Any], list[str], dict[str, Any]]] = {
     "another port and name": ({"e": PORT | {"models": ["f"]}}, ["e"], {"a": A, "e": PORT | {"models": ["f"]}}),

@@ -21,7 +21,7 @@ JSON = st.recursive(
 
 
 def read_by_us(text: str) -> Any:
-    """What the config's own reader, with YAML 1.2's core schema, makes of it."""
+    """The value that the config's own reader, with YAML 1.2's core schema, reads from it."""
     node, problems = parse(text, "f")
     assert problems == []
     assert node is not None

@@ -85,7 +85,7 @@ def simulator_crowded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session", params=BOTH)
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """What the gateway stands in front of."""
+    """The server behind the gateway."""
     return Engine(request.param, request.getfixturevalue(f"{request.param}_url"))
 
 

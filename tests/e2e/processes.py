@@ -153,7 +153,7 @@ def running_gateway(
 
 
 def keys(folder: Path, *arguments: str, stdin: str = "") -> str:
-    """What an `aiaas keys` command prints, for the folder's key file."""
+    """Run an `aiaas keys` command for the folder's key file and return its output."""
     command = [sys.executable, "-m", "aiaas", "keys", *arguments, "--keys-file", str(folder / "keys.yaml")]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ def gateway(simulator_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def status(gateway: Gateway, key: str) -> int:
-    """What a request with this key gets."""
+    """The status of a request with this key."""
     request = urllib.request.Request(gateway.url + "/v1/models", headers={"Authorization": f"Bearer {key}"})
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -83,7 +83,7 @@ def test_a_change_by_an_editor_holds_too(gateway: Gateway, how: str) -> None:
 
 
 def test_a_key_is_limited_to_its_models(gateway: Gateway) -> None:
-    """What it lists is what it may use."""
+    """Every listed model may be used, and no other."""
     key = keys(gateway.folder, "create", "scoped", "--model", ALIAS)
     turns(gateway, key, 200)
     request = urllib.request.Request(gateway.url + "/v1/models", headers={"Authorization": f"Bearer {key}"})

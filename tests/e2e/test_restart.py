@@ -53,7 +53,7 @@ class Machine:
         (self.folder / "aiaas.new").replace(self.folder / "aiaas.yaml")
 
     def log(self, number: int) -> str:
-        """What the gateway of this number has logged."""
+        """The log of the gateway of this number."""
         file = self.folder / f"stdout{number}"
         return file.read_text() if file.exists() else ""
 

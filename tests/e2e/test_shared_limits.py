@@ -227,7 +227,7 @@ STORE_TIMEOUT = 0.25
 
 
 def pace(calm: list[Sample]) -> tuple[float, float]:
-    """What a request usually takes, and what this machine's other processes may take from one, by what they took."""
+    """The usual time of a request, and the delay that the machine's other processes may add, from measured ones."""
     times = [sample.ended - sample.began for sample in calm]
     return statistics.median(times), 0.05 + 3 * max(times)
 

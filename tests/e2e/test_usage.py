@@ -30,7 +30,7 @@ def ask(gateway: Gateway) -> dict[str, Any]:
 
 
 def usage(folder: Path) -> list[dict[str, Any]]:
-    """What the command shows."""
+    """The command's output."""
     command = [sys.executable, "-m", "aiaas", "usage", "-c", str(folder / "aiaas.yaml"), "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     rows: list[dict[str, Any]] = json.loads(done.stdout)

@@ -44,7 +44,7 @@ class RawClient:
         self.socket.sendall(head.encode() + body)
 
     def read_events(self, count: int) -> None:
-        """Wait for so many events."""
+        """Wait for `count` events."""
         data = b""
         while data.count(b"data: ") < count:
             got = self.socket.recv(65536)
@@ -70,7 +70,7 @@ class ProcessClient:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def read_events(self, count: int) -> None:
-        """Wait for so many events."""
+        """Wait for `count` events."""
         assert self.process.stdout is not None
         while count:
             line = self.process.stdout.readline()

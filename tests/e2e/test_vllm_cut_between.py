@@ -84,7 +84,7 @@ def cut(request: pytest.FixtureRequest, vllm_url: str, tmp_path_factory: pytest.
 
 
 def read(gateway: Gateway, path: str) -> list[Any]:
-    """What a program sees that uses the official SDK."""
+    """The result in a program that uses the official SDK."""
     with openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=60) as sdk:
         if path == CHAT:
             return list(sdk.chat.completions.create(model=ALIAS, messages=PROMPT, max_tokens=TOKENS, stream=True))  # type: ignore[arg-type]

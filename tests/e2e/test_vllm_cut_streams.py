@@ -1,4 +1,4 @@
-"""What a cut stream is charged, against vLLM's own `vllm:generation_tokens_total`, and what only real streams show.
+"""The charge of a cut stream, against vLLM's own `vllm:generation_tokens_total`, and facts that only real streams show.
 
 For one token an event and for eight (`--stream-interval 8`), on all paths that stream. vLLM goes on until it learns of
 the abort, so its counter is somewhat ahead of what was streamed: ABORT_TOKENS at the most on a quiet machine.
@@ -61,7 +61,7 @@ def generated(engine: Engine) -> float:
 
 
 def stream(gateway: Gateway, path: str, body: dict[str, Any], *, leave_after: int | None = None) -> bytes:
-    """Read a stream to its end, or leave after so many `data:` lines; what came."""
+    """Read a stream to its end, or leave after `most` `data:` lines; return the bytes read."""
     parts = urlsplit(gateway.url)
     encoded = json.dumps({"model": ALIAS, "stream": True, **body}).encode()
     head = (
@@ -104,7 +104,7 @@ def test_cut_stream_is_charged_what_vllm_generated(vllm: Engine, books: Gateway,
 
 
 def test_first_token_means_first_token(books: Gateway) -> None:
-    """The frame of a response or a message holds no text: its first event is not the first token's."""
+    """The frame of a response or a message is without text: its first event is not the first token's."""
     for path in BODIES:
         logged = len(books.requests())
         stream(books, path, BODIES[path] | {"max_tokens": 5, "max_output_tokens": 5})

@@ -48,7 +48,7 @@ def test_a_streamed_chat_completion_with_usage(client):
 
 
 def test_a_stream_that_asked_for_no_usage_has_none(client):
-    """What aiaas asks vLLM for its own accounting is not seen by the client."""
+    """The usage that aiaas asks vLLM for is not seen by the client."""
     stream = client.chat.completions.create(model=ALIAS, messages=HELLO, max_tokens=3, stream=True)
     events = list(stream)
     assert all(event.choices for event in events)

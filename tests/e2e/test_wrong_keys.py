@@ -148,7 +148,7 @@ async def test_valid_keys_keep_their_latency_while_wrong_ones_flood_in(attacked:
     assert set(attack.answers) <= {401, 429, 503}
     assert (
         attack.answers.total() > RATE * SECONDS * 0.05
-    )  # who waits for a hash sends nothing; less than this is no flood
+    )  # a client that waits for a hash sends nothing; less than this is not a flood
     if addresses == 1:
         assert attack.answers[429] > attack.answers.total() / 8
         assert attack.answers[503] < attack.answers.total() / 8  # before the first ten are known to be wrong

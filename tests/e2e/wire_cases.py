@@ -1,8 +1,8 @@
-"""What is on the wire: cases that hold against a real vLLM 0.32 and against the simulator, word for word.
+"""The bytes on the wire: cases that hold against a real vLLM 0.32 and against the simulator, word for word.
 
 A case compares status lines, header names, bodies' keys in order with their types, the sequence of events, framing,
 timing, and errors to the letter; never generated text. Where a server differs from a case, vLLM is right and the
-simulator is mended. `test_wire_simulator.py` and `test_wire_vllm.py` run the same tables:
+simulator is fixed. `test_wire_simulator.py` and `test_wire_vllm.py` run the same tables:
 
     REFUSALS     (wire_refusals) a request and the exact refusal
     WHOLE        (wire_shapes) a request and the shape of its answer
@@ -44,7 +44,7 @@ LONG = 1500  # tokens: seconds of generation on either
 
 
 def _wait_for(target: Target, name: str, wanted: float, timeout: float) -> None:
-    """Until a metric is `wanted`. What counts is when a scrape was asked for: a busy vLLM needs seconds to answer."""
+    """Until a metric is `wanted`. The time of asking for a scrape counts: a busy vLLM needs seconds to answer."""
     begun = asked = time.monotonic()
     while (value := metric(target, name)) != wanted:
         assert asked - begun < timeout, f"{name} is {value} after {timeout} s, not {wanted}"
@@ -61,7 +61,7 @@ def _wait_for_waiting(target: Target, wanted: float, timeout: float) -> None:
 
 
 def _text(answer: Answer, index: int = 0) -> str:
-    """What a chat stream's choice says."""
+    """The text of a chat stream's choice."""
     choices = [data["choices"] for _, data in answer.events() if isinstance(data, dict)]
     return "".join(c["delta"].get("content", "") for cs in choices for c in cs if c["index"] == index)
 
@@ -227,7 +227,7 @@ def a_trailing_slash_redirects(target: Target) -> None:
 
 
 def head_of_health_is_405(target: Target) -> None:
-    """HEAD is no method of /health; the answer has a length and no body."""
+    """/health does not support HEAD; the answer has a length and no body."""
     answer = ask(target, "HEAD", "/health")
     assert (answer.status, answer.header("allow"), answer.header("content-length")) == (405, "GET", "31")
 

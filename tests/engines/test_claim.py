@@ -11,7 +11,7 @@ from tests.ports import free_port
 
 
 def test_a_port_is_claimed_by_one_at_a_time() -> None:
-    """Again by the same is no question."""
+    """The same owner may claim it again."""
     port = free_port()
     one, other = Claim(), Claim()
     assert one.take(port)

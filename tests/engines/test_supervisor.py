@@ -192,7 +192,7 @@ async def test_the_last_lines_of_a_failed_start_are_kept(watch):
 
 
 async def test_an_engine_that_never_gets_healthy_is_given_up(watch, monkeypatch):
-    """Whoever waits for it is told so."""
+    """A caller that waits for it gets the error."""
     monkeypatch.setattr("aiaas.engines.lifecycle.FIRST_WAIT", 0.0)
     engine = watch("crash")
     await engine.supervisor.start()
@@ -420,7 +420,7 @@ async def test_a_crash_loop_ends_with_other_settings(watch):
 
 
 async def test_an_engine_that_was_given_up_starts_with_other_settings(watch, monkeypatch):
-    """Whoever has fixed the config need not restart the gateway; the same settings again are no reason."""
+    """An operator who has fixed the config need not restart the gateway; the same settings again change nothing."""
     monkeypatch.setattr("aiaas.engines.lifecycle.FIRST_WAIT", 0.0)
     engine = watch("crash")
     await engine.supervisor.start()

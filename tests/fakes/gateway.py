@@ -39,7 +39,7 @@ class FakeGateway(FakeVllm):
         self._ids = itertools.count(1)
 
     def script_for(self, method: str, path: str) -> Sequence[Step]:
-        """What to do about a request."""
+        """Choose the answer to a request."""
         received = self.got[-1]
         kind = kind_of(received, self.key)
         if kind in self.breaks:

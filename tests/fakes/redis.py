@@ -51,7 +51,7 @@ class RedisServer:
         self.port = port or free_port()
 
     def command(self, *arguments: bytes | str | int | float) -> Reply:
-        """What it answers, over a connection for this one command."""
+        """Send one command over a connection of its own and return the reply."""
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
             connection.sendall(command(arguments))
             replies = Replies()
@@ -215,7 +215,7 @@ class Sentinels:
 
     @property
     def url(self) -> str:
-        """What the sentinel calls it."""
+        """The sentinel's name for it."""
         login = f":{self.password}@" if self.password else ""
         return f"redis+sentinel://{login}127.0.0.1:{self.sentinel.port}/{self.NAME}/0"
 

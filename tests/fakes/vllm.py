@@ -206,7 +206,7 @@ class FakeVllm:
         await asyncio.gather(*[c.task for c in self.connections if c.task is not None], return_exceptions=True)
 
     def script_for(self, method: str, path: str) -> Sequence[Step]:
-        """What to do about a request."""
+        """Choose the script for a request."""
         if method == "GET":
             return self.gets.get(path, (Send(json_answer({"detail": "Not Found"}, status=404)),))
         return self.scripts.popleft() if self.scripts else self.default

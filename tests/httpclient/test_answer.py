@@ -1,4 +1,4 @@
-"""What counts as an output event, and what as which error."""
+"""Which events count as output, and which as an error."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_an_endless_event_is_garbage() -> None:
 
 
 def test_the_first_fault_counts_and_its_detail_is_one_short_line() -> None:
-    """What follows comes of it."""
+    """The error after these bytes."""
     answer = Answer(wants_stream=True)
     answer.fail("cut", "a\nb " + "x" * 500)
     answer.fail("timeout", "late")

@@ -148,7 +148,7 @@ async def test_each_way_of_breaking_has_its_name(
 
 
 async def test_idle_connection_closed_by_the_server_is_replaced(fake: FakeVllm) -> None:
-    """The request is sent once more, as any client does, and is no error."""
+    """The request is sent once more, as any client does, without an error."""
     client = Client(parse_target(fake.url))
     await ask(client)
     fake.play(Close())
@@ -170,7 +170,7 @@ async def test_a_server_that_always_closes_is_an_error_and_no_loop(fake: FakeVll
 
 @pytest.mark.parametrize(("leave_after", "events"), [(0, 0), (2, 2)], ids=["before the first event", "mid-stream"])
 async def test_leaving_on_purpose_ends_the_connection(fake: FakeVllm, leave_after: int, events: int) -> None:
-    """The server sees a client that has gone; it is no error."""
+    """The server sees a client that has gone; it does not count as an error."""
     events_come = [step for _ in range(5) for step in (Sleep(0.01), Send(chunk(token_event())))]
     fake.play(Send(STREAM_HEAD), *(events_come if leave_after else ()), Hang())
     client = Client(parse_target(fake.url))

@@ -1,4 +1,4 @@
-"""What the image holds runs as its pod would run it: no rights, a read-only root, 512 MiB.
+"""Run the image's content as its pod would run it: no rights, a read-only root, 512 MiB.
 
 No container engine is needed, and none is there in CI: the steps of the Dockerfile are done in a virtual environment,
 and a mount namespace, chroot and a cgroup stand for the container (container.sh). Needs root on Linux: `nox -s image`.
@@ -123,8 +123,8 @@ def new_key(installed: Path, file: Path, name: str) -> str:
 
 
 async def exercise(url: str, keys: list[str]) -> None:
-    """What a pod meets: probes, no key, a stream, and the largest bodies at once: four of each key, as one key alone
-    gets half of their budget."""
+    """Everything that a pod meets: probes, no key, a stream, and the largest bodies at once: four of each key, as one
+    key alone gets half of their budget."""
     async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {keys[0]}"}) as client:
         await ready(client)
         async with aiohttp.ClientSession(url) as stranger, stranger.post("/v1/chat/completions", json={}) as answer:

@@ -93,7 +93,7 @@ def test_a_new_file_is_private_and_whole(tmp_path: Path, umask: int, of_lock: in
 
 
 def test_a_failing_edit_changes_nothing(tmp_path: Path) -> None:
-    """What raises inside the edit leaves the old file, byte for byte."""
+    """An exception inside the edit leaves the old file, byte for byte."""
     path = write(tmp_path / "keys.yaml", ALICE)
     before = path.read_bytes()
     with pytest.raises(ZeroDivisionError), edit_key_file(path) as file:
@@ -258,7 +258,7 @@ def test_a_start_with_an_unusable_file_is_refused(tmp_path: Path, damage: str, m
 
 
 def test_an_edit_through_a_dangling_link_makes_its_file(tmp_path: Path) -> None:
-    """What a start refuses, `keys create` can still mend."""
+    """`keys create` can still fix a file that a start refuses."""
     path = tmp_path / "keys.yaml"
     path.symlink_to("elsewhere.yaml")
     write(path, ALICE)
@@ -317,7 +317,7 @@ def test_without_the_right_to_it_the_owner_is_left_alone(tmp_path: Path, monkeyp
 
 
 def test_a_broken_file_is_never_overwritten(tmp_path: Path) -> None:
-    """An edit of a file that cannot be understood fails and leaves it for a person to mend."""
+    """An edit of a file that cannot be understood fails and leaves it for a person to fix."""
     path = tmp_path / "keys.yaml"
     path.write_text("version: 1\nkeys: [")
     with pytest.raises(KeyFileError):

@@ -1,4 +1,4 @@
-"""Keys as text: what is made is parsed, and what is not a key is told without hashing."""
+"""Keys as text: a made key is parsed, and text that is not a key is recognised without hashing."""
 
 import random
 import secrets
@@ -70,7 +70,7 @@ def test_two_swapped_neighbours_are_caught(seed: int, place: int) -> None:
 
 @given(seeds, st.integers(min_value=1, max_value=41))
 def test_a_cut_key_is_caught(seed: int, length: int) -> None:
-    """A key that lost its end or its beginning is none."""
+    """A key that lost its end or its beginning is not a key."""
     key = key_from(seed)
     assert parse_key(key[:length]) is None
     assert parse_key(key[-min(length, 38) :]) is None

@@ -1,4 +1,4 @@
-"""What a presented key is, as far as a ring can tell without a slow hash."""
+"""The verdict on a presented key, as far as a ring can tell without a slow hash."""
 
 import secrets
 import time
@@ -146,7 +146,7 @@ def test_another_prefix_is_another_key() -> None:
 
 
 def test_an_imported_key_is_found_by_its_tag() -> None:
-    """It has no id inside; a different one is no candidate."""
+    """It has no id inside; a different one is not a candidate."""
     known = ring(imported("sk-test-key"), own()[1])
     assert names(known.find("sk-test-key")) == ["bob"]
     assert known.find("sk-test-kez") == MALFORMED
@@ -173,7 +173,7 @@ def test_an_imported_key_that_looks_like_ours_is_found_too() -> None:
 
 
 def test_a_digest_of_an_imported_key_is_never_accepted() -> None:
-    """Not even for a text in our own form: whoever knows the form can make one up. The key file refuses it before."""
+    """Not even for a text in our own form: a person who knows the form can make one up. The key file refuses it."""
     key, _ = own()
     record = replace(imported(key.text, weak=False), hash=digest_key(key.text))
     assert ring(record).find(key.text) == Found(None, (), Rejection("unknown_id", key.key_id))

@@ -91,5 +91,5 @@ def test_in_any_time_a_source_has_so_many_hashed_and_no_more(pauses: list[float]
     ids=["IPv4", "IPv6", "first of its network", "the next network", "no address"],
 )
 def test_a_source_is_what_one_client_can_hold(address: str, source: str) -> None:
-    """Whoever has one IPv6 address has 2^64 of them."""
+    """A client with one IPv6 address has 2^64 of them."""
     assert source_of(address) == source

@@ -253,7 +253,7 @@ async def test_sources_take_turns(hasher: Hasher) -> None:
 
 
 async def test_a_hash_that_fails_is_an_error_of_its_own_key(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for it learns at once, and the thread serves the next key."""
+    """The caller that waits for it learns at once, and the thread serves the next key."""
     (bad, record), (good, other) = make(), make("bob")
 
     def fail(key: str, stored: str) -> bool:
@@ -535,7 +535,7 @@ async def test_nothing_shows_or_keeps_the_key(hasher: Hasher) -> None:
 
 
 async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
-    """Whoever waits is cancelled, nobody waits for a hash that runs, its thread ends with it, and nothing is kept."""
+    """Waiting callers are cancelled, nobody waits for a running hash, its thread ends with it, and nothing is kept."""
     made = [make(f"u{n}") for n in range(WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()

@@ -1,4 +1,4 @@
-"""What every store of limits must do. A test module makes a class of it with its own `store` fixture.
+"""The tests that every store of limits must pass. A test module makes a class of it with its own `store` fixture.
 
     class TestMemoryStore(StoreConformance):
         @pytest.fixture
@@ -89,7 +89,7 @@ class StoreConformance:
         assert await refused(store, limits, 1) == "tokens"
 
     async def test_tokens_used_beyond_the_reservation_are_taken(self, store: Store) -> None:
-        """What was not reserved has to be worked off before the next."""
+        """Tokens beyond the reservation have to be worked off before the next."""
         limits = Limits(tokens=Rate(60, 100))
         lease = await admitted(store, limits, 50)
         await settle(store, lease, 120)
@@ -160,7 +160,7 @@ class StoreConformance:
         ],
     )
     async def test_a_quota_starts_anew_with_its_utc_window(self, store: Store, limits: Limits, end: float) -> None:
-        """What is used up stays so until the day or month ends in UTC."""
+        """A used quota stays used until the day or month ends in UTC."""
         await settle(store, await admitted(store, limits, 100), 90)
         await admitted(store, limits, 10)
         admission = await admit(store, limits, 1)
@@ -181,7 +181,7 @@ class StoreConformance:
         assert admission.refusal.remaining == 0
 
     async def test_a_reservation_larger_than_the_quota_cannot_wait(self, store: Store) -> None:
-        """Tomorrow's quota is no larger."""
+        """Tomorrow's quota is the same size."""
         admission = await admit(store, Limits(tokens_per_day=100), 101)
         assert admission.refusal is not None
         assert (admission.refused_by, admission.refusal.retry_after) == ("quota", None)

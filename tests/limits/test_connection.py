@@ -163,7 +163,7 @@ async def test_silence_releases_everybody_and_keeps_the_connection() -> None:
 
 
 async def test_late_replies_reach_unclaimed_in_order_then_ready() -> None:
-    """What the server did is known, the next ones get their own replies, and it is ready when it has caught up."""
+    """The late replies are handed over, the next calls get their own replies, and it is ready when it has caught up."""
     go_on = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -299,7 +299,7 @@ async def test_it_logs_in_and_chooses_its_database() -> None:
     ],
 )
 async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expected: list[list[bytes]]) -> None:
-    """Those of the servers are none of its business; without a password of its own it is asked without."""
+    """Not those of the servers; without a password in the URL, AUTH is not sent."""
     seen: list[list[bytes]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -330,7 +330,7 @@ async def test_a_refused_connection_says_where() -> None:
 
 
 def test_tls_trusts_the_system_unless_told_otherwise() -> None:
-    """Names are checked, and a file that is no good is named."""
+    """Names are checked, and an unusable file is named."""
     assert tls_context(RedisUrl((Place("r", 1),), 0, False)) is None
     context = tls_context(RedisUrl((Place("r", 1),), 0, True))
     assert context is not None

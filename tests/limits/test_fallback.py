@@ -1,4 +1,4 @@
-"""What happens to requests while the shared store is away."""
+"""Requests while the shared store is away."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_a_refusal_names_the_keys_limit_and_a_short_wait(limits: Limits, b
 
 
 async def test_a_wait_shorter_than_that_is_told_as_it_is() -> None:
-    """Whoever has to wait for 0.1 s only is not sent away for a second."""
+    """A client that has to wait for 0.1 s only is not sent away for a second."""
     store = away("local", 1)
     limits = Limits(requests=Rate(600, 1))
     await admitted(store, limits)
@@ -113,7 +113,7 @@ async def test_deny_refuses_with_a_time_to_come_back() -> None:
 
 
 async def test_a_reloaded_config_holds_from_the_next_request_on() -> None:
-    """Another mode, another number of processes; what was let in before is settled as it was."""
+    """Another mode, another number of processes; requests admitted before are settled as they were admitted."""
     store = away("local")
     lease = await admitted(store, LIMITS, 10)
     assert store.processes == 10
@@ -294,7 +294,7 @@ async def test_slots_taken_elsewhere_are_believed_for_a_lease(tmp_path: Path) ->
 
 
 async def test_a_second_outage_begins_with_what_was_left_then(tmp_path: Path) -> None:
-    """What a share used in the first outage is not remembered, what the store said since is."""
+    """The use of a share in the first outage is not remembered, the store's later answers are."""
     limits = Limits(Rate(6, 10))
     async with shared(tmp_path, patience=SHORT, lease=3.0) as (store, server):
         await admitted(store, limits)
@@ -314,7 +314,7 @@ async def test_a_second_outage_begins_with_what_was_left_then(tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", ["allow", "deny"])
 async def test_a_late_word_is_settled_in_every_mode(tmp_path: Path, mode: Mode) -> None:
-    """Who was let in anyway is charged what was used; who was refused is charged nothing."""
+    """A request that was let in anyway is charged its use; a refused one is charged nothing."""
     async with shared(tmp_path, mode, patience=SHORT) as (store, server):
         server.hang()
         if mode == "allow":

@@ -1,4 +1,4 @@
-"""What a client is told about its limits."""
+"""The headers that tell a client about its limits."""
 
 from __future__ import annotations
 

@@ -134,8 +134,8 @@ _JUMPS = st.lists(
 
 @given(_JUMPS)
 def test_clocks_that_jump_break_nothing(steps: list[tuple[str, int, bool, float, float]]) -> None:
-    """Whatever the order of both clocks: no wait that is no time, slots stay exact, and once the clocks go on from the
-    latest moment that was seen, a key that was let alone for a month is as good as new."""
+    """Whatever the order of both clocks: every wait is a valid time, slots stay exact, and once the clocks go on from
+    the latest moment that was seen, a key that was let alone for a month is as good as new."""
     store, limits = MemoryStore(), Limits(Rate(60, 10), Rate(600, 600), 1000, 2000, 3)
     held: dict[str, list[Lease]] = {"a": [], "b": []}
     latest_now, latest_wall = NOW, WALL
@@ -160,7 +160,7 @@ def test_clocks_that_jump_break_nothing(steps: list[tuple[str, int, bool, float,
 
 
 async def test_a_key_that_begins_anew_keeps_its_slots() -> None:
-    """What runs goes on running, whatever else is known of the key by now."""
+    """Running requests go on, whatever else is known of the key by now."""
     store, limits = MemoryStore(), Limits(Rate(1, 5), concurrent=1)
     lease = await admitted(store, limits)
     store.begin("alice", State())

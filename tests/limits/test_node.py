@@ -76,7 +76,7 @@ async def test_it_looks_where_the_server_is_with_each_connection(redis_server: R
 
 
 async def test_a_server_that_cannot_be_used_is_tried_again(redis_server: RedisServer) -> None:
-    """What it answered is told; the connection is not kept."""
+    """Its error is reported; the connection is not kept."""
     owner = FakeOwner()
     connections: list[StoreConnection] = []
 

@@ -165,7 +165,7 @@ async def test_a_client_that_waits_as_told_is_admitted(redis_server: RedisServer
 
 
 async def test_a_slot_is_given_once(redis_server: RedisServer) -> None:
-    """Twelve ask for three, through four gateways; what is settled by one is free for another."""
+    """Twelve ask for three, through four gateways; a slot that one gateway frees is free for another."""
     limits = Limits(concurrent=3)
     async with AsyncExitStack() as stack:
         stores = [await stack.enter_async_context(running(redis_server)) for _ in range(4)]
@@ -229,7 +229,7 @@ async def test_a_slot_that_was_given_back_is_not_renewed(redis_server: RedisServ
 
 
 async def leases_of(asked: list[tuple[RedisStore, asyncio.Task[AdmissionResult]]]) -> list[tuple[RedisStore, Lease]]:
-    """What came of the admissions under way, which are then none any more."""
+    """Wait for the admissions under way, return their leases and empty the list."""
     leases = []
     for store, task in asked:
         with suppress(StoreAwayError, asyncio.CancelledError):
@@ -293,7 +293,7 @@ async def test_slots_are_put_back_into_a_server_that_lost_them(redis_server: Red
 
 
 async def test_everything_expires_by_itself(redis_server: RedisServer) -> None:
-    """Every key has an end; what is as good as new is gone at once."""
+    """Every key has an end; a key that is as good as new is gone at once."""
     limits = Limits(Rate(60, 10), Rate(600, 600), 1000, 10_000, 5)
     async with running(redis_server) as store:
         lease = (await store.admit("alice", limits, 600, 0.0, 0.0)).lease

@@ -1,4 +1,4 @@
-"""What the shared store's script is given, and what it answers. The script itself runs in test_redis.py."""
+"""The arguments and the answers of the shared store's script. The script itself runs in test_redis.py."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_renewal_names_its_leases() -> None:
 
 
 def test_an_answer_reads_back_to_the_last_bit() -> None:
-    """17 digits keep a double; what is missing is as good as new."""
+    """17 digits keep a double; a missing value is as good as new."""
     now = 28_000_000.123456 + 2**-20
     found = standing(b"1 %.17g 1.795e9 2 %.17g -inf 1.0e9 7 -inf 0" % (now, now + 0.1))
     assert (found.allowed, found.now, found.wall) == (True, now, 1.795e9)

@@ -1,4 +1,4 @@
-"""What one process may let in while the shared store is away."""
+"""The share that one process may let in while the shared store is away."""
 
 from __future__ import annotations
 

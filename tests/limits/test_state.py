@@ -1,4 +1,4 @@
-"""What is kept for one key, and the windows that tokens are counted in."""
+"""The state of one key, and the windows that tokens are counted in."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def opened(file: Path) -> AsyncIterator[SqliteUsage]:
 
 
 async def kept(file: Path) -> KeptUsage:
-    """What another reader finds."""
+    """The rows that another reader finds."""
     async with opened(file) as store:
         return await store.read(0)
 

@@ -1,4 +1,4 @@
-"""What the gateway adds, out of pairs."""
+"""The time that the gateway adds, out of pairs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.fakes.vllm import FakeVllm, Send, answer, error_answer
 
 
 def exposition(cpu: float, requests: int = 0, started: float = 1000.5) -> bytes:
-    """What a gateway tells, less what nobody looks for."""
+    """A gateway's exposition, with the series that are read and a few others."""
     return (
         f"# TYPE process_cpu_seconds counter\nprocess_cpu_seconds_total {cpu}\n"
         f"process_start_time_seconds {started}\nprocess_open_fds 9.0\n"

@@ -1,4 +1,4 @@
-"""What a correct limiter admits, and how a wrong one is found out."""
+"""The admissions of a correct limiter, and how a wrong one is found out."""
 
 from __future__ import annotations
 

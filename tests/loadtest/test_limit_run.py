@@ -1,4 +1,4 @@
-"""The limit check against the real gateway, and against servers that are none."""
+"""The limit check against the real gateway, and against servers without limits."""
 
 from __future__ import annotations
 

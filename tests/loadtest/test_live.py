@@ -7,7 +7,7 @@ from tests.loadtest.samples import failed, sample
 
 
 def test_a_glance_is_of_the_last_seconds() -> None:
-    """What is older is in no rate and no percentile; counts are since the start."""
+    """Older samples are in no rate and no percentile; counts are since the start."""
     recent = Recent()
     for second in range(30):
         recent.add(sample(float(second), ttft=0.1 if second < 15 else 0.3, e2e=0.5))

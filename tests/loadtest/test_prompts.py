@@ -1,4 +1,4 @@
-"""What is asked: lengths, prefixes, files, bodies."""
+"""The generated requests: lengths, prefixes, files, bodies."""
 
 from __future__ import annotations
 

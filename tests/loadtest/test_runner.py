@@ -73,7 +73,7 @@ async def test_the_reported_figures_are_those_of_the_script(stage: Stage) -> Non
     The paces are long, so that the usual noise lies within the tolerances rather than these being widened. A machine
     that is busy with others stands still for longer now and then: a measurement that is off is made again where the
     generator's own lag tells of that, and only there. Users do not all begin at once, since what the last of twenty
-    waits for the nineteen others is no part of the script.
+    waits for the nineteen others is not part of the script.
     """
     for _ in range(ATTEMPTS):
         async with running_simulator(SimulatorOptions(models=("m",), ttft=TTFT, itl=ITL)) as simulator:
@@ -87,7 +87,7 @@ async def test_the_reported_figures_are_those_of_the_script(stage: Stage) -> Non
 
 
 async def test_a_stall_of_the_server_appears_in_the_open_loop(fake: FakeVllm) -> None:
-    """No coordinated omission: whoever was due while the server stood still for a second waited for it.
+    """No coordinated omission: requests due while the server stood still for a second waited for it.
 
     A constant 50 a second; the server takes one request at a time, and the 20th for a second. A generator that sends
     only after an answer would have one slow request of 100. Here those due during the stall are slow, too.
@@ -174,7 +174,7 @@ async def test_duration_ends_the_sending_and_waits_for_open_requests(fake: FakeV
 
 
 async def test_ramp_and_warm_up_come_before_what_is_measured(fake: FakeVllm) -> None:
-    """Users begin one after the other; what is due before the measured part is marked."""
+    """Users begin one after the other; requests due before the measured part are marked."""
     fake.default = (Sleep(0.01), Send(ANSWER))
     samples, end = await run(job(fake.url), Stage(users=4, ramp=0.1, warmup=0.1, requests=10))
     assert end.windows[0].start == pytest.approx(0.2, abs=0.05)
@@ -192,7 +192,7 @@ async def test_stages_are_told_apart(fake: FakeVllm) -> None:
 
 
 async def test_a_rate_that_cannot_be_kept_starves_no_answer(fake: FakeVllm) -> None:
-    """A million a second for 20 ms: what is late is sent late, counted so, and answers come in between."""
+    """A million a second for 20 ms: late requests are sent late, counted so, and answers come in between."""
     samples, end = await run(job(fake.url), Stage(rate=1e6, poisson=False, requests=300))
     assert len(samples) == 300
     assert min(sample.end for sample in samples) < max(sample.began for sample in samples)
@@ -272,7 +272,7 @@ async def test_errors_are_samples_with_their_kind(fake: FakeVllm) -> None:
 
 
 async def test_stop_keeps_finished_requests_and_drops_open_ones(fake: FakeVllm) -> None:
-    """Nothing goes on generating; what was cut off is counted and in no figure."""
+    """Nothing goes on generating; requests that were cut off are counted and in no figure."""
     samples: list[Sample] = []
     fake.play(Send(ANSWER))
     fake.default = (Hang(),)

@@ -1,4 +1,4 @@
-"""A sample's own arithmetic, and the file format: what is written is what is read."""
+"""A sample's own arithmetic, and the file format: reading returns the written samples."""
 
 from __future__ import annotations
 

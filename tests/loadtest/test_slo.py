@@ -1,4 +1,4 @@
-"""What an SLO says, and whether a request or a run meets it."""
+"""The terms of an SLO, and whether a request or a run meets it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_slo_is_no_bounds() -> None:
     ],
 )
 def test_a_wrong_slo_is_one_line(text: str, message: str) -> None:
-    """What is wrong and what is allowed."""
+    """The fault and the allowed values."""
     with pytest.raises(UsageError) as refused:
         parse_slo(text)
     assert message in str(refused.value)

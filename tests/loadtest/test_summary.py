@@ -59,7 +59,7 @@ def test_errors_and_429s_are_counted_apart_and_together() -> None:
 
 
 def test_rates_count_what_happened_in_the_window() -> None:
-    """Answers that ended in it, whoever had sent them when; tokens by the part of a stream that lies in it."""
+    """Answers that ended in it, sent at any time; tokens by the part of a stream that lies in it."""
     before = sample(8.0, ttft=1.0, e2e=3.0, warmup=True, output_tokens=40)  # streams from 9 to 11
     inside = sample(12.0, output_tokens=10)
     across = sample(18.0, ttft=1.0, e2e=5.0, output_tokens=80)  # streams from 19 to 23
@@ -172,7 +172,7 @@ def test_a_gateways_cpu_is_that_of_what_it_carried(
 
 
 def test_a_gateways_cpu_is_of_the_whole_and_of_no_key() -> None:
-    """Who took how much of it, nobody knows."""
+    """Nobody knows which key took how much of it."""
     windows = (Window(0.0, 1.0, 0, GatewayUse(0.22, 2.0)),)
     found = summarize([sample(0.0, e2e=0.9, key=0), sample(0.0, e2e=0.9, key=1)], End(windows=windows))
     assert found.total.cpu is not None

@@ -131,14 +131,14 @@ def test_variables_of_an_engine_never_show_a_value() -> None:
 
 
 def test_the_gateways_own_variables_hold_no_engines_secrets() -> None:
-    """What only vLLM needs is not in the gateway's pod."""
+    """vLLM's own settings are not in the gateway's pod."""
     made = objects_of(config("env: {HF_TOKEN: '${T}'}"), {"T": "x", "K": "x"})
     gateway = made["Deployment/api-router-service"]["spec"]["template"]["spec"]["containers"][0]
     assert "env" not in gateway
 
 
 def test_a_backends_key_is_the_engines_key() -> None:
-    """What the gateway sends, vLLM asks for."""
+    """The gateway sends the key that vLLM asks for."""
     assert environment(config(backend="api_key_env: K"))["VLLM_API_KEY"] == ("v", "k")
 
 

@@ -30,7 +30,7 @@ CUSTOM = {
     "ServiceMonitor": "monitoring.coreos.com/v1",
     "PrometheusRule": "monitoring.coreos.com/v1",
 }
-# What each rendering needs to be there before; `kubectl apply` needs nothing else.
+# The objects that must exist before each rendering; `kubectl apply` needs nothing else.
 BEFORE = {
     "minimal": {"Secret/api-router-tls"},  # cert-manager makes it
     "plan": {"Secret/api-router-tls"},

@@ -84,7 +84,7 @@ def test_an_unknown_class_is_said() -> None:
 
 
 def test_the_operators_annotations_win() -> None:
-    """What aiaas derives can be said otherwise, and more can be said."""
+    """Derived values can be overridden, and others can be added."""
     given = "{annotations: {nginx.ingress.kubernetes.io/proxy-read-timeout: '600', a: b}}"
     found = annotations(with_kubernetes(ingress=given))
     assert (found["nginx.ingress.kubernetes.io/proxy-read-timeout"], found["a"]) == ("600", "b")

@@ -1,4 +1,4 @@
-"""Who may talk to whom."""
+"""Network policies: which pods may talk to which."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_plans_edges_and_those_that_it_forgot() -> None:
     ],
 )
 def test_a_backend_is_reached_where_its_pods_are(network: str, url: str, peers: list[Any], port: int) -> None:
-    """Pods of its own namespace at their own port, or addresses where it is none of the cluster's."""
+    """Pods of its own namespace at their own port, or addresses for a backend outside the cluster."""
     text = f"backends: {{a: {{url: '{url}', models: [m], network: {network}}}}}\nkubernetes: {{host: a.b}}\n"
     assert policy(text)["egress"][1] == {"to": peers, "ports": tcp(port)}
 

@@ -1,5 +1,5 @@
 """The rendering of the integration plan's config beside the plan's own YAML: every difference stands in
-docs/manifests.md, and nothing stands there that is none."""
+docs/manifests.md, and every row there is a difference."""
 
 from __future__ import annotations
 

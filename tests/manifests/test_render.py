@@ -10,13 +10,13 @@ from tests.manifests.rendering import KEYS, MINIMAL, plan_of, with_kubernetes
 
 
 def stream_of(text: str) -> str:
-    """What `aiaas render` prints."""
+    """The output of `aiaas render`."""
     plan = plan_of(text)
     return to_stream(plan, render_manifests(plan, KEYS), "aiaas.yaml")
 
 
 def files_of(text: str) -> dict[str, str]:
-    """What `aiaas render --output-dir` writes."""
+    """The files that `aiaas render --output-dir` writes."""
     plan = plan_of(text)
     return to_files(plan, render_manifests(plan, KEYS), "aiaas.yaml")
 

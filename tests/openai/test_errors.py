@@ -125,5 +125,5 @@ def test_a_body_that_cannot_be_read_is_no_dying_engine(body: bytes) -> None:
     ],
 )
 def test_an_error_inside_a_stream_is_seen(event: bytes, code: int | None) -> None:
-    """Its integer code comes out, 500 where it has none; anything else is no error."""
+    """Its integer code comes out, 500 where it has none; anything else is not an error."""
     assert is_error_event(event) == code

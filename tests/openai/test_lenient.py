@@ -1,4 +1,4 @@
-"""What is read leniently, against the table (`lenient_table.py`) and against pydantic itself."""
+"""Lenient reading, against the table (`lenient_table.py`) and against pydantic itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BOOL: TypeAdapter[bool] = TypeAdapter(bool)
 
 
 def read_of(peeked: Peek, field: str) -> Reading:
-    """What was read of `field`."""
+    """The value read for `field`."""
     if field == "n":
         return peeked.choices
     if field == "stream_options.include_usage":

@@ -1,4 +1,4 @@
-"""What the gateway reads from a request body, and what it refuses rather than read differently from vLLM."""
+"""The facts that the gateway reads from a request body, and its refusals where vLLM might read something else."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_null_counts_as_absent(body: bytes) -> None:
 
 
 def test_an_empty_model_counts_as_absent() -> None:
-    """vLLM takes its first model for an empty name, so an empty name is no name."""
+    """vLLM takes its first model for an empty name, so an empty name counts as missing."""
     assert peek(b'{"model": ""}', CHAT).model is None
 
 
@@ -123,7 +123,7 @@ def test_deep_nesting_is_refused(key: str, opening: bytes) -> None:
     ],
 )
 def test_a_wrong_type_is_refused_with_its_field(field: str, value: str) -> None:
-    """A field that vLLM refuses is refused here, and named in `param`. What it converts is in `lenient_table.py`."""
+    """A field that vLLM refuses is refused here, and named in `param`. `lenient_table.py` has converted values."""
     assert refused(f'{{"model": "a", "{field}": {value}}}'.encode()) == ("invalid_request", field)
 
 
@@ -362,7 +362,7 @@ def _converted(read: Callable[[object], int], value: object) -> int | None:
 
 @given(bodies())
 def test_reading_agrees_with_pythons_json_or_refuses(body: bytes) -> None:
-    """What is let through reads in Python's parser, which vLLM uses, exactly the same; nothing in it is there twice."""
+    """An accepted body reads in Python's parser, which vLLM uses, exactly the same; nothing in it is there twice."""
     pairs: list[tuple[str, Any]] = json.loads(body, object_pairs_hook=list)
     top: dict[str, Any] = json.loads(body)
     names = [name for name, _ in pairs]

@@ -1,4 +1,4 @@
-"""What the manifests need, decided; and what cannot be deployed, said by field."""
+"""The decisions behind the manifests; and the configs that cannot be deployed, reported by field."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_deployed_is_said_by_field(text: str, expected: str) -> N
     ],
 )
 def test_served_paths_are_routed_and_no_others(endpoints: str, paths: tuple[tuple[str, bool], ...]) -> None:
-    """What a backend names is reached from outside, and /health; /ready and /metrics are not."""
+    """The backend's own paths are reached from outside, and /health; /ready and /metrics are not."""
     text = f"backends: {{a: {{url: 'http://a', models: [m], endpoints: {endpoints}}}}}\nkubernetes: {{host: a.b}}\n"
     assert plan_of(text).paths == paths
 
@@ -133,7 +133,7 @@ def test_the_grace_period_outlasts_pre_stop_and_drain() -> None:
 
 
 def test_each_peer_is_an_edge_once() -> None:
-    """Two replicas of one namespace and port are one peer; engines of ours are none of these."""
+    """Two replicas of one namespace and port are one peer; engines that the gateway starts are not peers."""
     text = """
 backends:
   a: {urls: ["http://v-1.gpu:8000", "http://v-2.gpu:8000", "http://v-3.gpu:9000"], models: [m]}
@@ -151,6 +151,6 @@ def test_a_name_that_resolves_to_many_is_an_edge_too() -> None:
 
 
 def test_no_repr_shows_what_an_engines_environment_holds() -> None:
-    """What stands in engine.env stays out of tracebacks and logs."""
+    """The values of engine.env stay out of tracebacks and logs."""
     text = "backends: {a: {engine: {kind: vllm, env: {X: hunter2}}, models: [m]}}\nkubernetes: {host: a.b}\n"
     assert "hunter2" not in repr(plan_of(text).engines)

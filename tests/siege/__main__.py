@@ -114,7 +114,7 @@ async def under(
 
 
 def met(seen: Seen) -> str:
-    """What one kind of innocent client met during the flood."""
+    """The results of one kind of innocent client during the flood."""
     p50, p99 = (1000 * seen.quantile(part) for part in (0.5, 0.99))
     return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, {len(seen.failures)} of {seen.count} failed"
 

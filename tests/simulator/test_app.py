@@ -1,4 +1,4 @@
-"""What a pooling simulator answers, and which paths each runner has. A text one: tests/e2e/wire_cases."""
+"""The answers of a pooling simulator, and the paths of each runner. A text one: tests/e2e/wire_cases."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_an_argument_follows_a_colon() -> None:
     ],
 )
 def test_a_wrong_fault_is_one_clear_message(text: str, message: str) -> None:
-    """What is wrong and what is allowed."""
+    """The fault and the allowed values."""
     with pytest.raises(UsageError) as caught:
         parse_fault(text)
     assert message in caught.value.message

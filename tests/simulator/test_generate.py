@@ -1,4 +1,4 @@
-"""What is generated, and when."""
+"""The generated text, and its times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a simulator may be told."""
+"""The options of a simulator."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_other_arguments_are_an_ordinary_job(arguments: object) -> None:
 
 @pytest.mark.parametrize("calls", [None, 3, [3], [{}], [{"function": 3}]])
 def test_tool_calls_of_any_form_are_no_crash(calls: object) -> None:
-    """What vLLM checks of them is not simulated."""
+    """vLLM's checks of them are not simulated."""
     assert job(messages=[{"role": "assistant", "content": "x", "tool_calls": calls}, *HELLO]).choices
 
 

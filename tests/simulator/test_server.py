@@ -39,7 +39,7 @@ def request(path: str, content: object) -> bytes:
 async def talk(
     handle: SimulatorHandle, content: object, path: str = CHAT, *, silence: float = 0.2
 ) -> tuple[bytes, str]:
-    """What comes back, and how it ended: "closed", "reset" or "silent" (still open after `silence` seconds)."""
+    """The bytes that come back, and how it ended: "closed", "reset" or "silent" (open after `silence` seconds)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", handle.port)
     received = b""
     try:
@@ -155,7 +155,7 @@ STREAM_FAULTS = {
 
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 async def test_a_fault_strikes_a_stream(fault: str) -> None:
-    """Each ends as the table says, after so many tokens; and nothing runs on once its client has left."""
+    """Each ends as the table says, after its number of tokens; and nothing runs on once its client has left."""
     end, tokens, piece = STREAM_FAULTS[fault]
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
@@ -176,7 +176,7 @@ OF_RESPONSES = {"model": "aiaas-simulator", "max_output_tokens": 20, "input": "H
 
 @pytest.mark.parametrize("fault", ["engine-dies-first", "engine-dies-mid-stream:3"])
 async def test_a_dying_engine_in_messages_is_an_error_event(fault: str) -> None:
-    """vLLM words it by pydantic, since its own error event is no chunk of a chat stream, and ends the body cleanly."""
+    """vLLM words it by pydantic, since its own error event is not a chunk of a chat stream, and ends the body."""
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
         received, ended = await talk(simulator, OF_MESSAGES | {"stream": True}, "/v1/messages")
@@ -255,7 +255,7 @@ async def test_half_an_event_is_half_an_event() -> None:
     ],
 )
 async def test_a_fault_strikes_a_whole_answer(fault: str, end: str, status: bytes, whole: bool) -> None:
-    """What a stream loses after some tokens, a whole answer loses after half its bytes."""
+    """A stream loses everything after some tokens, a whole answer the second half of its bytes."""
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
         received, ended = await talk(simulator, body())

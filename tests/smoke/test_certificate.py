@@ -15,7 +15,7 @@ NOW = 1_800_000_000.0
 
 
 def lasting(days: float, left: float) -> Certificate:
-    """One that was made for so many days, and has so many left."""
+    """One made for a number of days, with a number of days left."""
     return Certificate(NOW - (days - left) * DAY, NOW + left * DAY, "Let's Encrypt", "TLSv1.3")
 
 
@@ -42,7 +42,7 @@ def lasting(days: float, left: float) -> Certificate:
     ],
 )
 def test_a_certificate_is_judged(found: Certificate, held: bool, seen: str, hint: str) -> None:
-    """What it says, and what is usually wrong."""
+    """The message and its usual cause."""
     verdict = judge_certificate(found, NOW)
     assert verdict.held is held
     assert seen in verdict.seen

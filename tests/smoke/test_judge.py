@@ -117,14 +117,14 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
     ],
 )
 def test_a_wrong_answer_fails_with_its_usual_cause(verdict: Verdict, seen: str, hint: str) -> None:
-    """What came, and whom to look at."""
+    """The message says the status that came, and where to look."""
     assert verdict.held is False
     assert seen in verdict.seen
     assert hint in verdict.hint
 
 
 def test_a_port_where_nobody_answers_redirects_nobody() -> None:
-    """It serves nobody in plain text either, so that is no failure; nor was anything shown to redirect."""
+    """It serves nobody in plain text either, so that is not a failure; nor was anything shown to redirect."""
     verdict = judge_redirect(Seen(error="connect", detail="connection refused", connected=False), "h", 80)
     assert (verdict.held, verdict.seen) == (
         None,

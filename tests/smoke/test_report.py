@@ -16,7 +16,7 @@ ALL = (GOOD, BAD, NOT_MADE)
 
 
 def test_a_failed_check_says_more() -> None:
-    """What was expected, and the usual cause."""
+    """The expected result, and the usual cause."""
     assert lines(GOOD) == ["passed   health            1.2 ms  200"]
     assert lines(BAD)[1:] == ["         expected  [DONE]", "         hint      a proxy"]
     assert lines(NOT_MADE) == ["skipped  direct                    needs --direct"]
@@ -36,7 +36,7 @@ def test_times_are_short(seconds: float | None, text: str) -> None:
     ids=["passed", "one skipped", "one failed", "all skipped", "none"],
 )
 def test_it_holds_where_something_passed_and_nothing_failed(results: tuple[Result, ...], holds: bool) -> None:
-    """Skipping everything is no success."""
+    """A run that skips every check has not succeeded."""
     assert held(results) is holds
 
 

@@ -58,7 +58,7 @@ async def run(settings: Settings, *names: str) -> dict[str, Result]:
 
 
 def settings_of(fake: FakeVllm, **more: object) -> Settings:
-    """What is known of a fake gateway."""
+    """The facts that are known of a fake gateway."""
     return replace(Settings(target=parse_target(fake.url), key=KEY, big_body=LARGEST_BODY, timeout=5.0), **more)
 
 

@@ -60,18 +60,18 @@ def known(good: FakeGateway) -> Settings:
 
 
 def tokens(taken: int, given: int) -> str:
-    """What a gateway has counted."""
+    """The counts of a gateway."""
     name = "tokens_processed_total"
     return f'# TYPE tokens_processed counter\n{name}{{type="input"}} {taken}\n{name}{{type="output"}} {given}\n'
 
 
 def engine(running: int, generated: int) -> str:
-    """What an engine has done."""
+    """The counts of an engine."""
     return f"vllm:num_requests_running {running}\nvllm:generation_tokens_total {generated}\n"
 
 
 def aborts(number: int) -> str:
-    """What a gateway has noticed."""
+    """The incidents of a gateway."""
     return f'# TYPE aiaas_aborts counter\naiaas_aborts_total{{phase="streaming"}} {number}\n'
 
 
@@ -133,7 +133,7 @@ async def test_an_abort_is_counted_by_the_gateway(
 
 
 async def test_an_abort_waits_for_the_keys_own_limit(good: FakeGateway, scraped: Scraped) -> None:
-    """The check before has used it up; 429 is no stream to go away from."""
+    """The check before has used it up; after a 429 there is no stream to leave."""
     good.rate = Rate(600, 1)
     scraped.texts = [aborts(1), aborts(2)]
     results = await run(replace(known(good), metrics=scraped.at()), "stream-pace", "abort")
@@ -151,7 +151,7 @@ async def test_an_abort_waits_for_the_keys_own_limit(good: FakeGateway, scraped:
 async def test_a_stream_that_cannot_be_left_says_why(
     good: FakeGateway, scraped: Scraped, step: Send | Hang, outcome: str, word: str
 ) -> None:
-    """It is no abort."""
+    """It does not count as an abort."""
     scraped.texts = [aborts(1)]
     good.breaks["abort"] = (step,)
     result = (await run(replace(known(good), metrics=scraped.at(), timeout=0.2), "abort"))["abort"]

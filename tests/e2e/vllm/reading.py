@@ -1,4 +1,4 @@
-"""What vLLM's own request models make of requests: run by vLLM's Python, asked by `test_vllm_lenient.py`.
+"""Read requests with vLLM's own request models: run by vLLM's Python, asked by `test_vllm_lenient.py`.
 
 stdin   {"bodies": [[path, base64 of a body, [field, ...]], ...], "targets": [[method, target], ...]}
 stdout  its last line: {"bodies": [null where refused, else [value, ...]], "targets": [status, ...]}

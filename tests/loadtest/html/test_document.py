@@ -17,7 +17,7 @@ from tests.loadtest.html.runs import RUN, read, steady, sweep, told, words
 from tests.loadtest.samples import failed, sample
 
 NASTY = "<script>alert(1)</script><img src=http://x onerror=alert(1)>\"'&lt;</style></title>"
-# What runs, fetches or leads elsewhere.
+# Tags and attributes that run, fetch or lead elsewhere.
 ELEMENTS = frozenset({"script", "img", "iframe", "object", "embed", "form", "base", "use", "image", "audio", "video"})
 
 

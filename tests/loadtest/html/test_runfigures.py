@@ -22,7 +22,7 @@ from tests.loadtest.samples import failed, sample
 
 
 def headlines(figures: list[Figure]) -> list[str]:
-    """What the charts say."""
+    """The text of the charts."""
     return [figure.headline for figure in figures]
 
 

@@ -63,7 +63,7 @@ def test_logarithmic_ticks_reach_around_the_values_and_are_few(one: float, other
 
 
 def reach(ticks: tuple[float, ...], low: float, high: float) -> None:
-    """What both promise."""
+    """Check the properties of both kinds of ticks."""
     assert 2 <= len(ticks) <= svg.MOST_TICKS + 2  # one more at each end, where values begin between two
     assert all(first < second for first, second in pairwise(ticks))
     assert ticks[0] <= low + (high - low) * 1e-6 + abs(low) * 1e-6
@@ -95,10 +95,10 @@ def test_levels_are_their_own_ticks() -> None:
 def test_a_chart_is_xml_with_a_title_and_a_description() -> None:
     """Both named by the drawing, for those who hear it."""
     marks = [svg.line(LOG, LINEAR, [(1, 0.0), (10, 50.0)], 1), svg.dots(LOG, LINEAR, [(10.0, 50.0, "<b>")], 2)]
-    drawing = fromstring(tostring(svg.chart("a", "Title & more", "What <it> shows", LOG, LINEAR, *marks)))
+    drawing = fromstring(tostring(svg.chart("a", "Title & more", "Seconds <it> took", LOG, LINEAR, *marks)))
     assert drawing.attrib["role"] == "img"
     named = {element.attrib["id"]: element.text for element in drawing.iter() if "id" in element.attrib}
-    assert named == {"a-title": "Title & more", "a-what": "What <it> shows"}
+    assert named == {"a-title": "Title & more", "a-what": "Seconds <it> took"}
     assert drawing.attrib["aria-labelledby"].split() == list(named)
     assert values(drawing) == [50.0]
 
