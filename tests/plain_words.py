@@ -151,5 +151,5 @@ def judge_all(roots: tuple[str, ...] = ROOTS) -> list[str]:
 
 if __name__ == "__main__":
     lines = judge_all(tuple(sys.argv[1:]) or ROOTS)
-    print(*lines, sep="\n")
+    print("".join(f"{line}\n" for line in lines), end="")
     sys.exit(bool(lines))

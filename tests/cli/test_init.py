@@ -38,7 +38,7 @@ def test_the_starter_is_valid(arguments: list[str]) -> None:
 
 
 def test_further_models_are_aliases() -> None:
-    """The first --model is what vLLM serves, the rest are names for it; one given twice counts once."""
+    """The first --model is vLLM's, the others are aliases for it; a repeated one counts once."""
     arguments = ["--model", "Qwen/Qwen3-0.6B", "--model", "small", "--model", "off", "--model", "small"]
     assert run(["init", *arguments]) == 0
     plan, problems = read_plan(Path("aiaas.yaml"), {})
@@ -62,7 +62,7 @@ def test_the_commented_alternatives_are_valid_too() -> None:
 
 
 def test_the_next_steps_are_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """stdout stays empty; stderr names the file and the commands that come next, with the option they need."""
+    """stdout stays empty; stderr names the file and the next commands, with the option they need."""
     assert run(["init", "-c", "my.yaml"]) == 0
     out, err = capsys.readouterr()
     assert out == ""

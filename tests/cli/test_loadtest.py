@@ -24,7 +24,7 @@ SHORT = ("--users", "2", "--requests", "4", "--prompt-tokens", "10", "--output-t
 
 
 def aiaas(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """One command, without a key or a config of the machine's."""
+    """Run one command, without a key or a config of this machine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIAAS_")}
     return subprocess.run(
         [*AIAAS, *arguments], capture_output=True, text=True, timeout=30, check=False, env=clean | env
@@ -44,7 +44,7 @@ def simulated(*options: str) -> tuple[subprocess.Popen[str], str]:
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[str]:
-    """The URL of one that asks for the key sk-right."""
+    """The URL of a simulator that asks for the key sk-right."""
     process, url = simulated("--api-key", "sk-right")
     yield url
     process.kill()
@@ -79,7 +79,7 @@ def test_json_is_alone_on_stdout(simulator: str) -> None:
 
 @pytest.mark.parametrize(("slo", "code"), [("e2e=10s,error_rate=1%", 0), ("ttft=1ms", 1)], ids=["held", "missed"])
 def test_a_missed_slo_is_exit_1(simulator: str, key: str, slo: str, code: int) -> None:
-    """And is shown."""
+    """The table shows it too."""
     done = aiaas("loadtest", simulator, "--api-key-file", key, *SHORT, "--slo", slo)
     assert done.returncode == code
     assert ("missed" in done.stdout) == bool(code)
@@ -100,7 +100,7 @@ def test_samples_are_written_and_reported_again(simulator: str, key: str, tmp_pa
 
 
 def test_ctrl_c_reports_what_was_measured(simulator: str, key: str, tmp_path: Path) -> None:
-    """Exit 130, as the shell says it of any interrupted program; the file is whole."""
+    """Exit 130, as a shell reports any interrupted program; the file is whole."""
     out = tmp_path / "a.jsonl"
     command = [*AIAAS, "loadtest", simulator, "--api-key-file", key, "--users", "2", "--duration", "60s"]
     command += ["--output-tokens", "5", "--out", str(out)]
@@ -165,7 +165,7 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], code: int, message:
 
 
 def test_a_broken_line_of_a_prompts_file_is_named(tmp_path: Path) -> None:
-    """File and line; exit 1."""
+    """The message names file and line; exit 1."""
     (tmp_path / "p.jsonl").write_text('{"prompt":"a"}\n{"prompt":\n')
     done = aiaas("loadtest", "http://127.0.0.1:1", "--prompts", str(tmp_path / "p.jsonl"))
     assert done.returncode == 1
@@ -175,7 +175,7 @@ def test_a_broken_line_of_a_prompts_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "two words", "a\nb"], ids=["empty", "words", "lines"])
 def test_key_file_without_a_key_is_refused_and_not_shown(tmp_path: Path, content: str) -> None:
-    """Which file, and what it must hold."""
+    """The message names the file and its expected content."""
     (tmp_path / "k").write_text(content)
     done = aiaas("loadtest", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "k"))
     assert done.returncode == 2
@@ -201,7 +201,7 @@ def test_nobody_there_is_exit_3() -> None:
 
 
 def test_the_url_is_that_of_the_config(tmp_path: Path) -> None:
-    """Its port on this machine."""
+    """The config's port on this machine."""
     (tmp_path / "aiaas.yaml").write_text(
         "server: {port: 1}\nbackends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
     )
@@ -262,7 +262,7 @@ def test_with_the_metrics_port_a_sweep_tells_the_gateways_cpu(simulator: str, tm
 
 
 def test_a_sweep_that_holds_nowhere_recommends_nothing(simulator: str, key: str) -> None:
-    """Its levels are shown all the same; exit 1."""
+    """The table shows its levels all the same; exit 1."""
     done = aiaas(
         "loadtest", simulator, "--api-key-file", key, "--sweep", "users=1,2", "--requests", "4", "--recommend",
         "--output-tokens", "5", "--slo", "ttft=1ms",
@@ -273,7 +273,7 @@ def test_a_sweep_that_holds_nowhere_recommends_nothing(simulator: str, key: str)
 
 
 def test_direct_shows_the_gateways_own_part(simulator: str, key: str, tmp_path: Path) -> None:
-    """And its samples do so again."""
+    """A report from the samples shows it again."""
     out = str(tmp_path / "a.jsonl")
     arguments = ["--users", "4", "--requests", "80", "--output-tokens", "3", "--out", out]
     done = aiaas(

@@ -1,4 +1,4 @@
-"""Files in a folder: ours are replaced and removed, those of others are left alone or stand in the way."""
+"""Files in a folder: our own are replaced and removed, those of others are left alone or stop the command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_is_rendered_no_more_is_removed_and_said(tmp_path: Path, capsys: py
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
-    """A patch or a README beside them is nobody's business."""
+    """A patch or a README beside them is left alone."""
     (tmp_path / "patch.yaml").write_text("a: 1\n")
     (tmp_path / "README.md").write_text("hello\n")
     write_folder(tmp_path, {"x.yaml": OURS})
@@ -39,7 +39,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_file_of_others_in_the_way_stops_everything(tmp_path: Path) -> None:
-    """A kustomization.yaml that somebody wrote is not overwritten, and nothing else is written either."""
+    """A hand-written kustomization.yaml is not overwritten, and nothing else is written either."""
     (tmp_path / "kustomization.yaml").write_text("resources: []\n")
     with pytest.raises(EnvironmentFault, match=r"kustomization.yaml was not made by aiaas render"):
         write_folder(tmp_path, {"a.yaml": OURS, "kustomization.yaml": OURS})

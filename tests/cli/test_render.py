@@ -53,7 +53,7 @@ def rendered(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[
 
 
 def test_the_stream_is_on_stdout_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    """A config with an image and keys gives manifests and no word on stderr."""
+    """A config with an image and keys gives manifests and an empty stderr."""
     write()
     assert run(["keys", "create", "alice"]) == 0
     capsys.readouterr()
@@ -173,7 +173,7 @@ def test_an_unknown_kind_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> N
 def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(
     text: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, the problems on stderr, an empty stdout that kubectl takes for nothing."""
+    """Exit code 1, the problems on stderr, an empty stdout, which kubectl applies as nothing."""
     write(text)
     assert run(["render"]) == 1
     out, err = capsys.readouterr()

@@ -34,7 +34,7 @@ def test_wrong_usage_is_one_line_and_exit_2(options: tuple[str, ...], message: s
 
 
 def test_a_port_in_use_is_one_line_and_exit_3() -> None:
-    """With what to do."""
+    """The line has advice."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = simulate("--port", str(port))

@@ -15,7 +15,7 @@ BACKENDS = "backends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
 
 @pytest.fixture(autouse=True)
 def no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without one."""
+    """A folder without a config."""
     monkeypatch.delenv("AIAAS_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -53,13 +53,13 @@ def test_a_host_of_the_cluster_is_the_url() -> None:
 
 
 def test_a_url_with_a_config_is_tested_by_that_config() -> None:
-    """Neither keys nor limits there."""
+    """Keys and limits of this machine are not used there."""
     path = config("auth: {enabled: false}\nrate_limit: {requests_per_minute: null}\n")
     assert known_of("http://h", path) == Known("http://h", 10 * 1024**2, False, False, None)
 
 
 def test_a_config_that_cannot_be_used_is_said() -> None:
-    """Not valid; not there."""
+    """An invalid config; a missing one."""
     with pytest.raises(UsageError, match=r"mine\.yaml is not valid"):
         known_of(None, config("nonsense: 1\n"))
     with pytest.raises(EnvironmentFault, match="no\\.yaml"):

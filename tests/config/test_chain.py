@@ -77,7 +77,7 @@ def test_what_is_not_ours_to_know_has_no_bound(expose: str) -> None:
 
 
 def test_the_heartbeat_stands_beside_the_gateway() -> None:
-    """It is what keeps a silent stream alive on the way."""
+    """Comments keep a silent stream alive on the way."""
     assert "every 15 s" in chain(config_of("{}"))[-2].remark
     assert "no heartbeat" in chain(config_of("{}", "{heartbeat: 0}"))[-2].remark
 

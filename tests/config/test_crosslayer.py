@@ -16,7 +16,7 @@ TEXT = "backends:\n  v: {url: 'http://v:8000', models: [m]}\n"
 
 
 def test_config_without_deployment_skips_the_cluster_rules() -> None:
-    """A gateway on a laptop hears nothing about ingresses; the same config being rendered does."""
+    """A config without `kubernetes` gets no finding about ingresses; the same config being rendered does."""
     loaded = load_text(TEXT, file="f", env={})
     assert check(loaded, {}) == ()
     assert "AIA510" in [problem.code for problem in check(loaded, {}, deployed=True)]
@@ -354,7 +354,7 @@ def test_each_rule_ends_where_it_says(changes: list[Change], expected: list[str]
 
 
 def test_without_a_controllers_namespace_the_class_is_warned_of() -> None:
-    """Unless it is the one whose namespace is the default."""
+    """Unless the namespace is the default one."""
     written = {"class": "other"}
     config = BASE | {"kubernetes": BASE["kubernetes"] | {"ingress": written}}
     for name, expected in (("other", [CONTROLLER]), ("nginx", [RETIRED]), ("my-nginx", [])):

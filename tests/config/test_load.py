@@ -1,4 +1,4 @@
-"""Text -> Config, or its problems, each at its line. The cases are files: YAML, a line of dashes, what comes of it."""
+"""Text -> Config, or its problems, each at its line. The cases are files: YAML, a line of dashes, the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MINIMAL = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m]\n"
 
 
 def problems_of(loaded: Loaded, env: dict[str, str]) -> list[str]:
-    """Everything found, as lines in the file's order."""
+    """All problems, as lines in the file's order."""
     found = loaded.problems + check(loaded, env)
     return [str(problem) for problem in sorted(found, key=lambda problem: (problem.line, problem.column))]
 
@@ -218,7 +218,7 @@ def test_a_folder_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_the_worlds_fault(tmp_path: Path) -> None:
-    """A file that is not there ends the command, with what to do."""
+    """A missing file ends the command, with advice."""
     with pytest.raises(EnvironmentFault, match="no such file; `aiaas init` writes one"):
         load_file(tmp_path / "aiaas.yaml", {})
 
@@ -249,7 +249,7 @@ def test_secrets_and_values_from_the_environment_are_never_shown() -> None:
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 def test_a_config_from_an_editor_on_windows_is_read(tmp_path: Path, line_end: str) -> None:
-    """With a byte order mark, and line ends of its own; places are those of the file."""
+    """The file has a byte order mark and CR LF; places are those of the file."""
     file = tmp_path / "aiaas.yaml"
     file.write_bytes(("\ufeff" + MINIMAL).replace("\n", line_end).encode())
     assert load_file(file, {}).config is not None

@@ -1,4 +1,4 @@
-"""aiaas.config.restart: every field reloads or needs a restart, and a change is never put in force in part."""
+"""aiaas.config.restart: every field reloads or needs a restart, and a change is never applied in part."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def put_in_force(before: dict[str, Any], changed: dict[str, Any]) -> tuple[Confi
 
 
 def does(one: Config) -> Any:
-    """All that counts of a config, secrets included."""
+    """All values of a config, secrets included."""
     plan = compile_plan(one, env={"KEY": "k", "OTHER": "o"})
     heads = [[sorted(endpoint.heads.items()) for endpoint in backend.endpoints] for backend in plan.backends]
     env = [backend.engine and dict(backend.engine.env) for backend in plan.backends]
@@ -58,7 +58,7 @@ def kind_of(field: str) -> str | None:
 
 
 def test_every_field_is_in_one_set() -> None:
-    """A new field has to be decided on; sections whose fields are listed need no entry."""
+    """A new field needs a decision; sections whose fields are listed need no entry."""
     sections = {field.rpartition(".")[0] for field in ALL} - {""}
     sections |= {section.removesuffix(".*") for section in sections}
     assert [field for field in sorted(ALL - sections) if kind_of(field) is None] == []
@@ -204,7 +204,7 @@ def test_two_changes_are_decided_one_by_one(field: str) -> None:
 
 
 def test_what_only_manifests_use_changes_nothing() -> None:
-    """Neither is it held."""
+    """Neither are these fields held."""
     new = BASE | {"kubernetes": {"replicas": {"min": 3}, "namespace": "x"}}
     new["backends"] = {
         "a": A | {"network": {"port": 7}},
@@ -216,7 +216,7 @@ def test_what_only_manifests_use_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [({}, {"tls": TLS}), ({"tls": TLS}, {})], ids=["added", "removed"])
 def test_tls_comes_and_goes_with_a_restart(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Until then it is as it was."""
+    """Until then TLS is as it was."""
     one = {"server": before, "backends": {"a": A}}
     result, held = put_in_force(one, one | {"server": after})
     assert (does(result), held) == (does(config(one)), ("server.tls",))
@@ -318,7 +318,7 @@ def test_a_running_engine_goes_on_answering(after: dict[str, Any], in_force: dic
 
 @pytest.mark.parametrize("kept", [True, False], ids=["stays", "is removed"])
 def test_a_disabled_backend_is_not_held_beside_a_waiting_engine(kept: bool) -> None:
-    """It took no requests, so nothing takes its place."""
+    """It took no requests, so nothing replaces it."""
     off = {"off": B | {"enabled": False}}
     result, held = put_in_force(
         {"backends": {"a": A} | off}, {"backends": {"a": A, "new": NEW} | (off if kept else {})}

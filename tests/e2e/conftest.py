@@ -91,7 +91,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(scope="session", params=BOTH)
 def crowded_engine(request: pytest.FixtureRequest) -> Engine:
-    """The same with one place, so that a second request waits before its first token for as long as the first lasts."""
+    """The same with one place, so that a second request waits for its first token until the first has ended."""
     return Engine(request.param, request.getfixturevalue(f"{request.param}_crowded_url"), CROWDED_KEY)
 
 

@@ -27,7 +27,7 @@ LONG = 1500
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": PROMPT, "max_tokens": LONG, "ignore_eos": True},
     COMPLETIONS: {"prompt": "def main(", "max_tokens": LONG, "ignore_eos": True},
-    # Where it may choose, this tiny model writes many tokens without text, for which these two have no events.
+    # This tiny model may write many tokens without text, for which these two paths have no events.
     RESPONSES: {"input": "Say hello.", "max_output_tokens": LONG, "ignore_eos": True, "temperature": 0},
     MESSAGES: {"messages": PROMPT, "max_tokens": LONG, "temperature": 0},
 }
@@ -42,7 +42,7 @@ def interval(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def vllm(interval: int, request: pytest.FixtureRequest) -> Engine:
-    """A real vLLM that writes so many tokens into an event."""
+    """A real vLLM that writes `interval` tokens into an event."""
     return Engine("vllm", request.getfixturevalue("vllm_url" if interval == 1 else "vllm_interval_url"))
 
 
@@ -113,7 +113,7 @@ def test_first_token_means_first_token(books: Gateway) -> None:
 
 
 def test_usage_before_prompt_logprobs_is_found(vllm: Engine, books: Gateway, interval: int) -> None:
-    """vLLM writes them behind `usage`, here more than a megabyte of them."""
+    """vLLM writes the logprobs behind `usage`, here more than a megabyte of them."""
     if interval != 1:
         pytest.skip("no stream")
     body = {"model": MODEL, "max_tokens": 20, "ignore_eos": True, "prompt_logprobs": 20}

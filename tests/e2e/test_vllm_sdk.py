@@ -56,7 +56,7 @@ def test_a_stream_that_asked_for_no_usage_has_none(client):
 
 
 def test_completions_whole_and_streamed(client):
-    """The older endpoint; both ways give the same text."""
+    """The older endpoint; both give the same text."""
     ask = {"model": ALIAS, "prompt": "def main(", "max_tokens": 6, "temperature": 0}
     whole = client.completions.create(**ask).choices[0].text
     streamed = "".join(event.choices[0].text for event in client.completions.create(**ask, stream=True))

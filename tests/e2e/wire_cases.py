@@ -106,7 +106,7 @@ def detokenize_undoes_tokenize(target: Target) -> None:
 
 
 def the_same_request_has_the_same_answer(target: Target) -> None:
-    """Without chance an answer repeats, and its stream says the same as its whole."""
+    """Without randomness an answer repeats, and its stream has the same text as its whole."""
     one = ask(target, "POST", CHAT, chat(max_tokens=20)).json()["choices"][0]["message"]["content"]
     two = ask(target, "POST", CHAT, chat(max_tokens=20)).json()["choices"][0]["message"]["content"]
     assert one == two
@@ -214,7 +214,7 @@ def a_request_id_becomes_the_bodys_id(target: Target) -> None:
 
 
 def authorization_is_ignored_without_a_key(target: Target) -> None:
-    """Any key will do where none is asked for."""
+    """Any key is accepted where none is asked for."""
     assert ask(target, "POST", CHAT, chat(), {"Authorization": "Bearer x"}).status == 200
 
 
@@ -296,7 +296,7 @@ def a_chunked_upload_is_read(target: Target) -> None:
 
 
 def a_large_header_is_accepted(target: Target) -> None:
-    """70 kB of header are no reason to refuse."""
+    """70 kB of headers are not refused."""
     assert ask(target, "GET", "/health", None, {"X-Big": "a" * 70_000}).status == 200
 
 

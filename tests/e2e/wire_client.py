@@ -22,7 +22,7 @@ TIMEOUT = 30.0  # s; a real vLLM on a CPU is slow when other tests run beside it
 
 @dataclass(frozen=True)
 class Target:
-    """A server under test and what its options are.
+    """A server under test and its options.
 
     api_key         asked for below /v1, or None
     """

@@ -90,7 +90,7 @@ def test_a_prefix_that_no_header_carries_is_refused(prefix: str) -> None:
 
 
 def test_a_malformed_id_is_refused() -> None:
-    """A key is not made around an id that could not be parsed again."""
+    """A key is not made with an id that could not be parsed again."""
     with pytest.raises(ValueError, match="key id"):
         make_key("sk-", secrets.token_bytes, "short")
 
@@ -144,5 +144,5 @@ def test_what_no_header_carries_is_no_foreign_key(key: str) -> None:
 
 
 def test_an_id_is_eight_letters_and_digits() -> None:
-    """Made-up ids for imported keys look as the others."""
+    """Made-up ids for imported keys look like the others."""
     assert len(make_key_id(secrets.token_bytes)) == 8

@@ -77,7 +77,7 @@ def test_the_order_and_the_diff_are_stable() -> None:
 
 
 def test_a_file_written_by_hand_is_read() -> None:
-    """Without our first line and without the end; dates bare, tag left out, nulls for what is not set."""
+    """Without our first line and without the end; dates bare, tag left out, nulls for unset fields."""
     (record,) = parse_records("version: 1\nkeys:\n" + ENTRY + "  expires: 2027-01-31\n  models: null\n", "keys.yaml")
     assert record.expires == datetime(2027, 1, 31, tzinfo=UTC)
     assert record.models is None
@@ -148,7 +148,7 @@ def with_line(line: str) -> str:
     ],
 )  # fmt: skip
 def test_a_fault_names_its_line(text: str, message: str) -> None:
-    """File, line, record, field, what is wrong and what is allowed."""
+    """The message has file, line, record, field, the fault and the allowed values."""
     with pytest.raises(KeyFileError) as caught:
         parse_records(text, "k")
     assert message in str(caught.value)

@@ -30,7 +30,7 @@ def own(name: str = "alice") -> tuple[NewKey, KeyRecord]:
 
 
 def slow(name: str = "alice", *, tagged: bool = True) -> tuple[NewKey, KeyRecord]:
-    """Likewise, but stored with a slow hash, as a record from elsewhere is."""
+    """A key whose record has a slow hash, as one from elsewhere."""
     key, record = own(name)
     return key, replace(record, hash=f"$hash of {name}", tag=tag_of(key.text) if tagged else None)
 
@@ -53,7 +53,7 @@ def secret_of(found: Found) -> StoredSecret:
 
 
 def names(found: Found) -> list[str]:
-    """Whose slow hashes a key could match."""
+    """The ids of the records whose slow hashes a key could match."""
     assert found.secret is None
     return [secret.principal.name for secret in found.slow]
 
@@ -100,7 +100,7 @@ def test_a_revoked_key_is_told_from_an_unknown_one(expires: datetime | None) -> 
 
 
 def test_a_wrong_secret_costs_no_slow_hash() -> None:
-    """Three hundred forged keys with a known id are told as such, at once."""
+    """Three hundred forged keys with a known id are recognised at once."""
     key, record = own()
     known = ring(record, imported(FOREIGN, weak=False))
     for _ in range(300):
@@ -110,7 +110,7 @@ def test_a_wrong_secret_costs_no_slow_hash() -> None:
 
 
 def secret_free(found: Found) -> bool:
-    """Whether nothing matched so far. (A tag of 16 bits may hit, once in 65,536.)"""
+    """Whether no record matched so far. (A tag of 16 bits may hit, once in 65,536.)"""
     return found.secret is None and len(found.slow) <= 1
 
 
@@ -126,13 +126,13 @@ def test_an_unknown_id_is_told_with_the_id() -> None:
     ids=["empty", "prefix", "guessable", "foreign", "long", "umlaut", "space", "newline"],
 )
 def test_what_has_not_our_form_is_malformed(text: str) -> None:
-    """Without an id: what stands where one would be may be a part of a secret."""
+    """The verdict has no id: the text in its place may be a part of a secret."""
     assert ring(own()[1]).find(text) == MALFORMED
 
 
 @pytest.mark.parametrize("text", ["x" * (MAX_KEY_LENGTH + 1), "a b", "sk-ü"], ids=["long", "space", "umlaut"])
 def test_what_no_header_carries_is_malformed_whatever_its_tag(text: str) -> None:
-    """It need not be hashed, slowly or not; nor do bytes that are no text, as they come from a header."""
+    """Such a text need not be hashed, slowly or not; nor do bytes that are not text, as a header may have them."""
     known = ring(imported(text, weak=False), imported(FOREIGN))
     assert known.find(text) == MALFORMED
     assert known.find("sk-\udcff") == MALFORMED
@@ -202,7 +202,7 @@ def test_a_slow_record_of_ours_is_found_by_its_id() -> None:
 
 
 def test_a_slow_hash_is_never_compared_by_a_ring() -> None:
-    """It would hold up the event loop; this one matches, and is left to the caller all the same."""
+    """A slow hash would block the event loop; a matching one is left to the caller all the same."""
     key, record = slow()
     record = replace(record, hash=pbkdf2_sha256.using(rounds=1).hash(key.text))
     assert names(ring(record).find(key.text)) == ["alice"]
@@ -232,7 +232,7 @@ def test_a_rotated_slow_secret_overlaps_too() -> None:
 
 @pytest.mark.parametrize("hours", [1, 5])
 def test_an_overlapping_secret_never_outlives_its_key(hours: int) -> None:
-    """Whatever `until` says: by hand it may say anything."""
+    """Whatever `until` says: an editor may have written anything."""
     key, record = own()
     new = make_key("sk-", secrets.token_bytes, key.key_id)
     previous = PreviousSecret(record.hash, NOW + hours * HOUR)
@@ -272,7 +272,7 @@ def test_a_secret_is_current_only_while_its_hash_is() -> None:
 
 
 def test_an_overlapping_secret_is_current_as_well() -> None:
-    """It is not hashed again because its key was rotated."""
+    """A rotation does not make the overlapping secret be hashed again."""
     key, record = own()
     secret = secret_of(ring(record).find(key.text))
     after = ring(rotated(record, digest_key(make_key("sk-", secrets.token_bytes, key.key_id).text), NOW, HOUR))

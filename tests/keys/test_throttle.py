@@ -1,4 +1,4 @@
-"""aiaas.keys.throttle: how many wrong keys a source may present, and what is remembered of it."""
+"""aiaas.keys.throttle: how many wrong keys a source may present, and how long it is remembered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOW = 1_790_000_000.0
 
 
 def test_a_few_failures_are_nobodys_business() -> None:
-    """One less than the burst, and there is nothing to wait for."""
+    """One failure less than the burst, and there is nothing to wait for."""
     throttle = FailureThrottle()
     for _ in range(BURST - 1):
         throttle.failed("a", NOW)
@@ -57,7 +57,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_source_that_fails_again_is_not_the_first_forgotten() -> None:
-    """A flood of further sources does not free it while it goes on."""
+    """A flood of further sources does not free a source while it goes on."""
     throttle = FailureThrottle()
     for number in range(MAX_SOURCES):
         for _ in range(BURST):
@@ -69,7 +69,7 @@ def test_a_source_that_fails_again_is_not_the_first_forgotten() -> None:
 
 @given(st.lists(st.floats(0, 30), max_size=200))
 def test_in_any_time_a_source_has_so_many_hashed_and_no_more(pauses: list[float]) -> None:
-    """BURST, and one for each INTERVAL, whenever it tries."""
+    """BURST, and one for each INTERVAL, whenever the source tries."""
     throttle, now, hashed = FailureThrottle(), NOW, 0
     for pause in pauses:
         now += pause

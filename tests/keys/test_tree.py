@@ -48,7 +48,7 @@ def test_nothing_is_null(text: str) -> None:
     ],
 )  # fmt: skip
 def test_damaged_text_is_one_clear_error(text: str, message: str) -> None:
-    """The file, the line and what is wrong, whatever comes in; the process survives."""
+    """The file, the line and the fault, whatever text comes in; the process survives."""
     with pytest.raises(KeyFileError) as caught:
         read_tree(text, "f")
     assert message in str(caught.value)

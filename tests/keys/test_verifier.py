@@ -1,4 +1,4 @@
-"""From a presented key to a principal: compared once, in nobody's way, and nothing kept that should not be."""
+"""From a presented key to a principal: compared once, without delaying others, and without keeping secrets."""
 
 import asyncio
 import random
@@ -127,7 +127,7 @@ async def test_the_same_key_at_once_is_hashed_once(hasher: Hasher) -> None:
 
 
 async def test_a_wrong_key_is_remembered(hasher: Hasher) -> None:
-    """The second time it costs no hash; after a swap it is looked at again."""
+    """The second time it costs no hash; after a swap of the ring it is checked again."""
     key, record = make(tagged=False)
     wrong = forge(key, 1)
     verifier = Verifier(KeyRing.from_records([record]))
@@ -140,7 +140,7 @@ async def test_a_wrong_key_is_remembered(hasher: Hasher) -> None:
 
 
 async def test_the_memory_of_wrong_keys_is_bounded(hasher: Hasher) -> None:
-    """However many wrong keys come, so many digests are kept and no more."""
+    """However many wrong keys come, the number of remembered digests is bounded."""
     key, record = make(tagged=False)
     verifier = Verifier(KeyRing.from_records([record]))
     for number in range(MAX_REFUSED + 50):
@@ -199,7 +199,7 @@ async def test_keys_of_ours_never_wait(hasher: Hasher) -> None:
 
 
 async def test_a_flood_from_one_source_does_not_push_others_out(hasher: Hasher) -> None:
-    """It gets half of the places and no more; another source is served in its turn, before the flood's own queue."""
+    """The flood gets half of the places and no more; another source is served in its turn, before the flood's."""
     (attacked, record), (key, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
@@ -277,12 +277,12 @@ def test_a_new_verifier_holds_its_ring_and_nothing_else() -> None:
 
 
 def test_digests_are_this_process_own() -> None:
-    """Nobody who sees one can tell which key it is of."""
+    """Nobody who sees a digest can tell which key it is of."""
     assert Verifier()._digest(b"key") != Verifier()._digest(b"key")
 
 
 async def test_a_flood_that_turns_out_wrong_is_not_hashed_to_its_end(hasher: Hasher) -> None:
-    """The throttle holds for keys that wait already: a few are hashed, the others are told when to come back."""
+    """The throttle holds for keys that wait already: a few are hashed, the others get a time to come back."""
     attacked, record = make(tagged=False)
     verifier = Verifier(KeyRing.from_records([record]))
     answers = await asyncio.gather(
@@ -293,7 +293,7 @@ async def test_a_flood_that_turns_out_wrong_is_not_hashed_to_its_end(hasher: Has
 
 
 async def test_key_that_waits_in_a_flood_is_hashed_for_another_source(hasher: Hasher) -> None:
-    """It came from the flood's address first; the request from elsewhere asks again on its own account."""
+    """The key came from the flood's address first; the request from elsewhere asks again on its own account."""
     (attacked, record), (key, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
@@ -324,7 +324,7 @@ async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
 
 
 async def test_address_with_many_wrong_keys_is_refused_unhashed(hasher: Hasher) -> None:
-    """Whether they are valid or not is not said; other addresses and keys that are known do not notice."""
+    """The answer does not say whether they are valid; other addresses and known keys do not notice."""
     (attacked, record), (known, other), (new, third) = make(tagged=False), make("bob"), make("carol")
     verifier = Verifier(KeyRing.from_records([record, other, third]))
     assert is_known(await verifier.verify(known.text, NOW, HOME))
@@ -366,7 +366,7 @@ async def test_what_costs_no_hash_holds_nobody_up(hasher: Hasher) -> None:
 
 
 async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hasher) -> None:
-    """Of two that wait for one key, the other still gets it."""
+    """Another caller that waits for the same key still gets it."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
@@ -392,7 +392,7 @@ async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hashe
 )
 @pytest.mark.parametrize("kind", ["ours", "slow", "slow, known before"])
 async def test_a_rejection_says_why(hasher: Hasher, kind: str, change: dict[str, Any], reason: str | None) -> None:
-    """For the log, with the id of the record, whether the key had to be hashed slowly or not."""
+    """For the log, with the record's id, whether the key had to be hashed slowly or not."""
     key, record = made_by_us() if kind == "ours" else make()
     verifier = Verifier(KeyRing.from_records([record]))
     if kind != "slow":
@@ -428,7 +428,7 @@ async def test_a_key_expires_at_its_moment(hasher: Hasher) -> None:
 
 
 async def test_an_expired_key_costs_no_hash(hasher: Hasher) -> None:
-    """Its state is known before anything is hashed."""
+    """Its state is known before hashing."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([replace(record, expires=START)]))
     assert is_rejected(await verifier.verify(key.text, NOW, HOME))
@@ -460,7 +460,7 @@ async def test_a_reload_keeps_what_holds_under_its_new_limits(hasher: Hasher) ->
 
 
 async def test_a_key_revoked_while_it_is_hashed_is_refused(hasher: Hasher) -> None:
-    """The verdict is given under the ring that is in force when the thread is done."""
+    """The verdict is given under the ring in force when the thread is done."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
@@ -473,7 +473,7 @@ async def test_a_key_revoked_while_it_is_hashed_is_refused(hasher: Hasher) -> No
 
 
 async def test_a_key_removed_while_it_is_hashed_is_refused(hasher: Hasher) -> None:
-    """And not remembered: the next reload finds nothing of it."""
+    """And not remembered: the next reload finds no trace of it."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
@@ -488,7 +488,7 @@ async def test_a_key_removed_while_it_is_hashed_is_refused(hasher: Hasher) -> No
 
 
 async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Hasher) -> None:
-    """A rotation that lands during the hash: the new secret's no under the old ring is not the last word."""
+    """A rotation that lands during the hash: a refusal of the new secret under the old ring is not final."""
     old, record = make(tagged=False)
     new = make_key("sk-", secrets.token_bytes, old.key_id)
     verifier = Verifier(KeyRing.from_records([record]))
@@ -502,7 +502,7 @@ async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Has
 
 
 async def test_rotated_key_accepts_both_secrets_during_the_overlap(hasher: Hasher) -> None:
-    """The old one ends with the overlap, the new one goes on."""
+    """The old secret ends with the overlap, the new one goes on."""
     old, record = make()
     new = make_key("sk-", secrets.token_bytes, old.key_id)
     changed = rotated(record, "hash of " + new.text, START, timedelta(hours=1))

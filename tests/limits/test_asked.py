@@ -1,4 +1,4 @@
-"""An admission whose answer comes too late, and what became of its request meanwhile."""
+"""An admission whose answer comes too late, and the end of its request meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFUSED = b"0 5 10 0 -inf -inf -inf 0 -inf 0"
 
 
 class FakeStore:
-    """Writes down what it is told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[str, int, bool]] = []
@@ -32,7 +32,7 @@ def an_asked() -> tuple[FakeStore, Asked]:
 
 
 def test_a_request_that_left_gives_everything_back() -> None:
-    """Cancelled, or refused without the store: nobody settles it but the late answer."""
+    """Cancelled, or refused without the store: only the late answer settles it."""
     store, asked = an_asked()
     asked(LET_IN)
     assert store.settled == [("id", 0, False)]
@@ -40,7 +40,7 @@ def test_a_request_that_left_gives_everything_back() -> None:
 
 @pytest.mark.parametrize("answer_first", [True, False], ids=["answer, then end", "end, then answer"])
 def test_a_request_that_ran_is_settled_once(answer_first: bool) -> None:
-    """With what it used, whichever comes first."""
+    """With its use, whichever comes first."""
     store, asked = an_asked()
     asked.runs()
     if answer_first:
@@ -56,7 +56,7 @@ def test_a_request_that_ran_is_settled_once(answer_first: bool) -> None:
 
 @pytest.mark.parametrize("reply", [REFUSED, RedisReplyError("NOSCRIPT"), None], ids=["refused", "error", "nothing"])
 def test_what_the_store_did_not_let_in_is_not_settled(reply: Reply) -> None:
-    """It charged nothing."""
+    """Such a request charged nothing."""
     store, asked = an_asked()
     asked.runs()
     asked(reply)

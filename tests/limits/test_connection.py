@@ -79,13 +79,13 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take everything and say nothing."""
+    """Read everything and answer nothing."""
     while await reader.read(65536):
         pass
 
 
 async def test_replies_go_to_those_who_asked() -> None:
-    """Any number at once, in one connection."""
+    """Any number of calls at once, in one connection."""
     async with connected(echo) as connection:
         assert await asyncio.gather(*(connection.call("ECHO", n) for n in range(100))) == [
             str(n).encode() for n in range(100)
@@ -93,7 +93,7 @@ async def test_replies_go_to_those_who_asked() -> None:
 
 
 async def test_a_cancelled_waiter_keeps_its_place() -> None:
-    """Nobody gets its reply but who is named for it; the next ones get their own."""
+    """Only its own callback gets the late reply; the next calls get their own."""
     unclaimed: list[Reply] = []
     async with connected(echo) as connection:
         left = connection.call("ECHO", "secret of one", unclaimed=unclaimed.append)
@@ -144,7 +144,7 @@ PATIENT = 0.05  # seconds, of connections to a server that is slow on purpose
 
 
 async def test_silence_releases_everybody_and_keeps_the_connection() -> None:
-    """Those who came last do not wait their own time; afterwards it is not ready, and not lost."""
+    """Later callers do not wait their own time; afterwards it is not ready, and not lost."""
     loop = asyncio.get_running_loop()
     changes: list[bool] = []
     async with connected(silent, patience=PATIENT) as connection:
@@ -186,7 +186,7 @@ async def test_late_replies_reach_unclaimed_in_order_then_ready() -> None:
 
 
 async def test_a_server_that_falls_behind_holds_nobody_for_longer() -> None:
-    """It answers one after the other, too slowly: each waits its time at most, and it is not ready before the end."""
+    """The server answers in turn, too slowly: each call waits its time at most; not ready before the end."""
     ready: list[bool] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,7 +211,7 @@ async def test_a_server_that_falls_behind_holds_nobody_for_longer() -> None:
 
 
 async def test_a_connection_that_stays_silent_is_given_up() -> None:
-    """A host that went away without a word: after DEAD another connection is worth a try."""
+    """A host that vanished: after DEAD another connection is worth a try."""
     async with connected(silent, patience=PATIENT) as connection:
         patient = connection.call("PING", patient=True)
         with pytest.raises(StoreAwayError, match=r"no answer for \d\.\d s"):
@@ -222,7 +222,7 @@ async def test_a_connection_that_stays_silent_is_given_up() -> None:
 
 
 async def test_our_own_delay_is_not_the_servers() -> None:
-    """A loop that stood still for longer than the patience reads what has come before it judges."""
+    """A loop that stood still for longer than the patience reads the bytes that came before it judges."""
 
     async with connected(echo, patience=PATIENT) as connection:
         for _ in range(3):
@@ -246,7 +246,7 @@ async def test_what_waits_is_told_when_the_server_goes() -> None:
 
 
 async def test_nonsense_ends_it() -> None:
-    """Something that is no Redis is never waited for."""
+    """A server that is not Redis is never waited for."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -258,7 +258,7 @@ async def test_nonsense_ends_it() -> None:
 
 
 async def test_a_reply_that_nobody_asked_for_ends_it() -> None:
-    """Whatever comes next would go to the wrong one."""
+    """The next replies would go to the wrong callers."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"+OK\r\n")
@@ -277,7 +277,7 @@ async def test_closing_waits_for_what_is_under_way() -> None:
 
 
 async def test_it_logs_in_and_chooses_its_database() -> None:
-    """Before anybody else's command."""
+    """Before any other command."""
     seen: list[list[bytes]] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -323,7 +323,7 @@ async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expec
 
 
 async def test_a_refused_connection_says_where() -> None:
-    """And no password."""
+    """The message has no password."""
     with pytest.raises(StoreAwayError, match=r"redis://127\.0\.0\.1:1/0") as raised:
         await connect(parse_redis_url("redis://:hunter2@127.0.0.1:1"), Place("127.0.0.1", 1), None)
     assert "hunter2" not in str(raised.value)
@@ -342,7 +342,7 @@ def test_tls_trusts_the_system_unless_told_otherwise() -> None:
 
 
 async def test_tls_with_a_private_authority_and_a_client_certificate(tmp_path: Path) -> None:
-    """The server is checked, and asks for ours; without its authority there is no connection."""
+    """The server is verified, and asks for our certificate; without its authority the connection fails."""
     authority = trustme.CA()
     ours, theirs = authority.issue_cert("client"), authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

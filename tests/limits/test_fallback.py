@@ -28,7 +28,7 @@ def away(mode: Mode, processes: int = 10) -> FallbackStore:
 
 
 async def test_local_counts_its_share() -> None:
-    """Four of the burst of forty, and slots and settlements as in memory."""
+    """Four of the burst of forty; slots and settlements as in memory."""
     store = away("local")
     leases = [await admitted(store, LIMITS, 10) for _ in range(2)]
     assert (await admit(store, LIMITS, 10)).refused_by == "concurrency"
@@ -43,7 +43,7 @@ async def test_local_counts_its_share() -> None:
 
 
 async def test_local_lets_a_large_request_in_and_settles_what_it_used() -> None:
-    """It takes all that the share has left, and what it used beyond is worked off."""
+    """It takes the rest of the share, and use beyond that is worked off."""
     store = away("local")
     await admitted(store, LIMITS, 500)
     lease = await admitted(store, LIMITS, 3000)
@@ -72,7 +72,7 @@ async def test_a_request_too_large_for_the_key_is_refused_for_good() -> None:
     ],
 )
 async def test_a_refusal_names_the_keys_limit_and_a_short_wait(limits: Limits, by: str, limit: int) -> None:
-    """The store may be back in a moment; and our share is nobody's business."""
+    """The store may be back in a moment; and the size of the share is internal."""
     store = away("local")
     while (found := await admit(store, limits, 10)).refused_by is None:
         assert found.requests is None or found.requests.limit == limit
@@ -194,7 +194,7 @@ async def test_a_stall_of_100_ms_refuses_nobody_with_requests_left(tmp_path: Pat
 
 
 async def test_shares_are_of_the_gateways_that_are_there(tmp_path: Path) -> None:
-    """Counted in the store: two, each with half of what was left, whatever the config says."""
+    """The store counts two gateways, each with half of the rest, whatever the config says."""
     limits = Limits(Rate(60, 20))
     async with shared(tmp_path, lease=0.6) as (store, server):
         async with running(server.url, lease=0.6) as other_shared:
@@ -247,7 +247,7 @@ async def test_a_look_tells_what_is_left_here(tmp_path: Path) -> None:
 
 
 async def test_a_changed_timeout_holds_at_once(tmp_path: Path) -> None:
-    """Also on the connection that is there, and on the next one."""
+    """Also on the present connection, and on the next one."""
     async with shared(tmp_path) as (store, server):
         store.follow("local", 1, SHORT)
         server.hang()

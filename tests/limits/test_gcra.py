@@ -1,4 +1,4 @@
-"""The arithmetic of the limiter, against what it promises."""
+"""The arithmetic of the limiter, against its guarantees."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_a_refusal_changes_nothing() -> None:
 
 
 def test_what_never_fits_says_so() -> None:
-    """A cost beyond the bucket has no time to wait for."""
+    """A cost beyond the bucket can never be admitted."""
     decision, _ = decide(None, Rate(100, 100), 101, 5.0)
     assert decision == Decision(False, 100, 100, 0.0, None)
     assert decide(None, Rate(100, 100), 100, 5.0)[0].allowed
 
 
 def test_asking_for_nothing_charges_nothing() -> None:
-    """A cost of 0 tells how things stand."""
+    """A cost of 0 reads the state."""
     rate = Rate(60, 5)
     _, tat = decide(None, rate, 2, 100.0)
     decision, after = decide(tat, rate, 0, 100.0)

@@ -1,4 +1,4 @@
-"""The memory store: the conformance suite, and what only it promises."""
+"""The memory store: the conformance suite, and its own guarantees."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_keys_without_limits_leave_no_record_behind() -> None:
 
 
 def test_its_repr_tells_its_size() -> None:
-    """And no key."""
+    """And shows no key."""
     assert repr(MemoryStore()) == "MemoryStore(0 keys)"
 
 
@@ -172,7 +172,7 @@ async def test_a_key_that_begins_anew_keeps_its_slots() -> None:
 
 
 async def test_a_slot_that_is_not_known_is_given_back_to_nobody() -> None:
-    """It was taken in another store: there is no more room afterwards than before."""
+    """The slot was taken in another store: there is no more room afterwards than before."""
     store, limits = MemoryStore(), Limits(concurrent=1)
     for _ in range(2):
         await settle(store, Lease("alice", limits, 0, NOW, True, WALL), 0)
@@ -181,7 +181,7 @@ async def test_a_slot_that_is_not_known_is_given_back_to_nobody() -> None:
 
 
 async def test_a_key_may_begin_unknown() -> None:
-    """Nothing of it runs here then."""
+    """None of its requests runs here then."""
     store, limits = MemoryStore(), Limits(Rate(1, 5), concurrent=1)
     state = State()
     state.requests = NOW + 4 * 60.0

@@ -16,7 +16,7 @@ from tests.fakes.redis import RedisServer
 
 
 class FakeOwner:
-    """Greets as it is told, and writes down what it hears."""
+    """Greets as scripted, and records its calls."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -45,7 +45,7 @@ class FakeOwner:
 
 @asynccontextmanager
 async def running(places: list[Place], owner: FakeOwner) -> AsyncIterator[Node]:
-    """A node that is at one place after the other, with each connection; the last one stays."""
+    """A node that is at one place after another, with each connection; the last one stays."""
 
     async def find() -> Place:
         return places.pop(0) if len(places) > 1 else places[0]
@@ -61,7 +61,7 @@ async def running(places: list[Place], owner: FakeOwner) -> AsyncIterator[Node]:
 
 
 async def test_it_looks_where_the_server_is_with_each_connection(redis_server: RedisServer) -> None:
-    """A primary that moved is found, and each failure is told."""
+    """A primary that moved is found, and each failure is reported."""
     owner = FakeOwner()
     async with running([Place("127.0.0.1", 1), Place("127.0.0.1", redis_server.port)], owner) as node:
         await node.tried.wait()

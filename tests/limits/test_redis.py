@@ -1,4 +1,4 @@
-"""The shared store, in a real Redis: the conformance suite, and what only it promises."""
+"""The shared store, in a real Redis: the conformance suite, and its own guarantees."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_no_window_admits_more_than_burst_and_rate(redis_server: RedisServ
 
 
 async def test_a_client_that_waits_as_told_is_admitted(redis_server: RedisServer) -> None:
-    """By its own clock, through another gateway."""
+    """By the store's clock, through another gateway."""
     limits = Limits(Rate(1200, 1), Rate(6000, 10))
     async with running(redis_server) as one, running(redis_server) as other:
         for turn in range(12):
@@ -202,7 +202,7 @@ async def test_a_slot_lives_as_long_as_its_request(redis_server: RedisServer) ->
 
 
 async def test_slot_of_a_dead_gateway_is_freed_while_others_live(redis_server: RedisServer) -> None:
-    """Each lease ends for itself."""
+    """Each lease ends separately."""
     two = Limits(concurrent=2)
     async with running(redis_server, lease=0.3) as living:
         async with running(redis_server, lease=0.3) as dying:
@@ -342,7 +342,7 @@ async def test_a_forgotten_script_is_taught_again(redis_server: RedisServer) -> 
 
 
 async def test_cancelled_admission_costs_nothing(redis_server: RedisServer) -> None:
-    """Its answer goes to nobody else, and what it charged is given back."""
+    """Its reply goes to nobody else, and its charge is given back."""
     limits = Limits(Rate(60, 10), Rate(600, 600), None, None, 1)
     async with running(redis_server) as store:
         for turn in range(50):
@@ -380,7 +380,7 @@ async def test_admission_cancelled_as_it_arrives_is_given_back(redis_server: Red
 
 
 async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: Path) -> None:
-    """While it is away nobody waits; settlements of meanwhile are made when it is back; each change is told once."""
+    """While it is away nobody waits; settlements are made when it is back; each change is logged once."""
     server = RedisServer(tmp_path)
     server.start()
     changes: list[bool] = []
@@ -409,7 +409,7 @@ async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: P
 
 
 async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> None:
-    """It keeps its connections and says nothing; one wait for all, then none, and it is back when it goes on."""
+    """The server keeps its connections and is silent; one wait for all, then none, and it is back when it goes on."""
     server = RedisServer(tmp_path)
     server.start()
     loop = asyncio.get_running_loop()
@@ -444,7 +444,7 @@ async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> N
 
 
 async def test_failures_go_on_while_the_store_is_away() -> None:
-    """Each attempt to connect that fails counts, also where no request comes."""
+    """Each failed attempt to connect counts, also without requests."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     task = asyncio.create_task(store.run())
 
@@ -457,7 +457,7 @@ async def test_failures_go_on_while_the_store_is_away() -> None:
 
 
 async def test_gateways_are_counted_while_they_live(redis_server: RedisServer) -> None:
-    """Each counts itself; one that ends leaves at once, one that was killed when its lease ends."""
+    """Each gateway counts itself; one that ends leaves at once, one that was killed when its lease ends."""
     async with running(redis_server, lease=0.6) as one:
 
         async def counts(number: int) -> bool:
@@ -475,7 +475,7 @@ async def test_gateways_are_counted_while_they_live(redis_server: RedisServer) -
 
 @pytest.mark.parametrize("delay", [0, 1, 15, 25, 60])
 async def test_a_store_that_is_far_away_decides_on_all(redis_server: RedisServer, delay: int) -> None:
-    """Milliseconds there and back: with the default patience each request is decided by it, exactly."""
+    """The delay of the network: with the default timeout the store still decides each request, exactly."""
     url = parse_redis_url(redis_server.url)
     async with delaying(url.places[0].port, delay / 1000) as port:
         async with connected(f"redis://127.0.0.1:{port}/0", patience=PATIENCE) as far, running(redis_server):
@@ -514,7 +514,7 @@ async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
 
 
 async def test_of_so_many_keys_it_is_known_how_they_stood() -> None:
-    """The ones that were asked for last, each to be had once."""
+    """The keys used last, each at most once."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     known = Known(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
     for number in range(KNOWN_LIMIT):
@@ -528,7 +528,7 @@ async def test_of_so_many_keys_it_is_known_how_they_stood() -> None:
 
 
 async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:
-    """The first LATE_LIMIT are kept, the rest are lost, and said to be."""
+    """The first LATE_LIMIT are kept, the rest are lost and logged."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     for number in range(LATE_LIMIT + 5):
         await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, 0.0, False, WALL, str(number)), 3, 0.0, 0.0)

@@ -95,7 +95,7 @@ def test_addresses_are_taken_apart(text: str, expected: RedisUrl) -> None:
     ],
 )
 def test_what_cannot_be_used_is_said_without_the_password(text: str) -> None:
-    """Each with what is allowed."""
+    """Each message says the allowed values."""
     with pytest.raises(ValueError) as raised:
         parse_redis_url(text)
     assert "hunter2" not in str(raised.value)

@@ -21,7 +21,7 @@ ALL = Limits(Rate(60, 10), Rate(600, 500), 1000, 2000, 3)
 
 
 def test_both_keys_of_an_api_key_are_in_one_slot_of_a_cluster() -> None:
-    """Its id is the hash tag; that of the slots is left out where they are not limited."""
+    """Its id is the hash tag; the key of the slots is left out where they are not limited."""
     assert keys_of("k1", slots=True) == ("aiaas:{k1}:limits", "aiaas:{k1}:slots")
     assert keys_of("k1", slots=False) == ("aiaas:{k1}:limits",)
     assert slots_key_of("k1") == "aiaas:{k1}:slots"
@@ -57,7 +57,7 @@ def test_a_limit_that_there_is_not_is_an_empty_argument() -> None:
 def test_a_settlement_asks_for_no_more_than_there_is_to_do(
     lease: Lease, used: int, ran: bool, expected: tuple[object, ...] | None
 ) -> None:
-    """None spares the round trip."""
+    """Nothing to settle spares the round trip."""
     assert settle_arguments(lease, used, ran) == expected
 
 

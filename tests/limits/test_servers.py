@@ -39,7 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
 
 @pytest.fixture(autouse=True)
 def empty(request: pytest.FixtureRequest) -> None:
-    """Nothing of the test before is in the nodes."""
+    """The nodes are empty of earlier tests' keys."""
     if "cluster" in request.fixturenames:
         for node in request.getfixturevalue("cluster").nodes:
             node.command("FLUSHALL")
@@ -82,7 +82,7 @@ async def admit(store: OpenStore | FallbackStore, key: str = "alice", limits: Li
 
 
 def test_slots_are_those_of_the_nodes_own_reckoning(cluster: RedisCluster) -> None:
-    """For every key that we use: ids of keys, addresses, usage, the count of gateways."""
+    """For every key that the store uses: ids of keys, addresses, usage, the count of gateways."""
     for tag in ("4hT0bQ2x", "10.1.2.3", "2001:db8::1", "usage", MEMBERS):
         for key in keys_of(tag, slots=True):
             assert cluster.nodes[0].command("CLUSTER", "KEYSLOT", key) == slot_of(tag)
@@ -118,7 +118,7 @@ async def test_a_moved_slot_is_followed_by_every_call(cluster: RedisCluster, lim
 
 
 async def test_a_slot_that_is_moving_is_asked_for_at_its_new_node(cluster: RedisCluster) -> None:
-    """A key that is not there any more (ASK), and one that still is; the map stays as it was meanwhile."""
+    """A key that has moved (ASK), and one that has not; the map stays as it was meanwhile."""
     async with running(cluster.url) as store:
         slot = slot_of("alice")
         source = cluster.owner(slot)
@@ -192,7 +192,7 @@ async def test_requests_go_on_while_slots_move(cluster: RedisCluster) -> None:
 
 
 async def test_a_dead_node_is_away_for_its_keys_alone(tmp_path: Path) -> None:
-    """The others' keys are decided by the store all the while; a replica takes over, and all are again."""
+    """The store decides the others' keys all the while; a replica takes over, and all are decided again."""
     cluster = RedisCluster(tmp_path, replicas=True)
     try:
         await asyncio.to_thread(cluster.start)
@@ -242,7 +242,7 @@ async def test_a_new_primary_is_followed_when_sentinels_say_so(tmp_path: Path) -
 
 
 class Silent:
-    """An owner that is told of nothing."""
+    """An owner that ignores its calls."""
 
     async def greet(self, node: Node, connection: StoreConnection) -> None: ...
 

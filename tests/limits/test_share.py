@@ -19,7 +19,7 @@ AT = 5000.25  # monotonic
 
 
 def known(requests: int = 0, tokens: int = 0, slots: int = 0, **stored: float) -> Known:
-    """A key as the store answered at AT, and what was charged since."""
+    """A key as the store answered at AT, and the charges since."""
     state = State()
     for name, value in stored.items():
         setattr(state, name, value)
@@ -115,7 +115,7 @@ def test_a_days_quota_begins_with_a_part_of_the_rest(day: float, expected: int) 
 
 
 def test_a_used_up_quota_has_no_part_left() -> None:
-    """And a new day, by the store's clock, has all of it."""
+    """A new day, by the store's clock, has all of it."""
     limits = Limits(tokens_per_day=600, tokens_per_month=6000)
     month = float(calendar.timegm((2026, 11, 1, 0, 0, 0)))
     used = known(tokens=700, day=WALL - 12 * 3600, month=month, month_tokens=5300)
@@ -146,7 +146,7 @@ def test_slots_are_what_runs_here_and_a_part_of_the_rest(
 
 
 def test_limits_that_a_key_does_not_have_begin_with_nothing() -> None:
-    """Also where the store kept something of former limits."""
+    """Also where the store kept the state of former limits."""
     stored = known(requests=5, tokens=5)
     state = share_of_rest(stored, replace(UNLIMITED), 2, AT)
     assert (state.requests, state.tokens, state.day_tokens, state.month_tokens) == (-float("inf"), -float("inf"), 0, 0)

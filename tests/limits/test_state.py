@@ -35,7 +35,7 @@ def test_windows_are_utc_days_and_months(
 
 
 def test_refusal_names_the_longest_wait_and_the_other_limits() -> None:
-    """A limit that would let it in says how it stands without this request."""
+    """A limit that would admit it reports its state without this request."""
     state = State()
     state.requests, state.day, state.day_tokens = 100.0, moment(2026, 11, 23), 100
     wall = moment(2026, 11, 23) + 86_000

@@ -1,4 +1,4 @@
-"""Where the servers of a store are: slots, redirects, what sentinels and nodes answer."""
+"""The servers of a store: slots, redirects, answers of sentinels and nodes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_answer_that_makes_no_sense_is_refused(reply: Reply, said: str) -> No
 
 
 async def test_a_primary_is_found_where_one_sentinel_answers(tmp_path: Path) -> None:
-    """Those that are away are passed over; a name that none knows is told with each sentinel's word."""
+    """Sentinels that are away are skipped; the error for an unknown name has each sentinel's answer."""
     sentinels = Sentinels(tmp_path)
     try:
         await asyncio.to_thread(sentinels.start)
@@ -87,7 +87,7 @@ async def test_a_primary_is_found_where_one_sentinel_answers(tmp_path: Path) -> 
 
 
 async def test_a_server_that_is_no_cluster_is_told(redis_server: RedisServer) -> None:
-    """By its own words, with the address."""
+    """With its own words and the address."""
     url = parse_redis_url(f"redis+cluster://127.0.0.1:{redis_server.port}")
     with pytest.raises(StoreAwayError, match="cluster support disabled"):
         await find_place(url, None, "alice")

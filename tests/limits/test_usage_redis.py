@@ -1,4 +1,4 @@
-"""Usage in a real Redis: the conformance suite, and what an outage in the wrong moment does."""
+"""Usage in a real Redis: the conformance suite, and outages at the wrong moment."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestRedisUsage(UsageConformance):
 async def test_an_answer_that_was_lost_makes_nothing_count_twice(
     store: RedisUsage, redis: StoreConnection, answered: int
 ) -> None:
-    """Whatever of a batch had arrived, the next attempt adds the rest."""
+    """Whatever part of a batch had arrived, the next attempt adds the rest."""
     usage = {ALICE._replace(model=f"m{number}"): sums(number + 1) for number in range(2 * PART + 1)}
     connection = await store._connected()
     calls = 0
@@ -80,7 +80,7 @@ async def test_an_answer_that_was_lost_makes_nothing_count_twice(
 
 
 async def test_a_server_that_is_away_is_an_error_until_it_is_back(redis_server: RedisServer, store: RedisUsage) -> None:
-    """With its address; the same store object goes on by itself."""
+    """The error has its address; the same store object recovers by itself."""
     await store.add("1", {ALICE: sums()})
     redis_server.kill()
     for attempt in (lambda: store.add("2", {ALICE: sums()}), lambda: store.read(0), store.last_used):

@@ -1,4 +1,4 @@
-"""The fault contract: what becomes of a request when something between the client and vLLM goes wrong.
+"""The fault contract: the fate of a request when something between the client and vLLM goes wrong.
 
 One table, from which `test_faults.py` takes its cases and docs/faults.md its text (`fault_page.py`). Four parts:
 
@@ -92,7 +92,7 @@ class Outcome:
     rescued: bool = False
 
     def settings(self) -> dict[str, object]:
-        """The gateway's backend: patient, but where patience is what comes to its end; `max_retries` is the default."""
+        """The gateway's backend: with long timeouts, but where a timeout is tested; `max_retries` is the default."""
         timeout = "250ms" if self.code == "upstream_timeout" else "5s"
         connect_timeout = "100ms" if self.retries is not None and self.retries[0] == "connect" else "5s"
         return {
@@ -113,7 +113,7 @@ class Fault:
 
     @property
     def point(self) -> Point:
-        """Where it strikes."""
+        """The point at which it strikes."""
         return parse_fault(self.fault).kind.point
 
 

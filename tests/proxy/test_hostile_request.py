@@ -54,7 +54,7 @@ class Sensitive(FakeVllm):
 
 
 async def under_attack(running: Running) -> tuple[Counter[int], Counter[int]]:
-    """The statuses that the attackers get, and the innocent clients, who decide when it is over."""
+    """The statuses that the attackers get, and the innocent clients, which decide when it is over."""
     over = False
     attackers: Counter[int] = Counter()
     innocents: Counter[int] = Counter()
@@ -80,7 +80,7 @@ async def under_attack(running: Running) -> tuple[Counter[int], Counter[int]]:
 
 
 async def test_killer_body_breaks_no_other_clients_request(gateway: StartGateway) -> None:
-    """Before a simulator that does as vLLM does: a 500 for who sent it, and no endpoint is to blame."""
+    """Before a simulator that does as vLLM does: a 500 for its sender, and no endpoint is to blame."""
     async with running_simulator(SimulatorOptions(models=("m",), ttft=0.001, itl=0.001)) as backend:
         running = await gateway(backend.url, backend=STRICT)
         attackers, innocents = await under_attack(running)
@@ -108,7 +108,7 @@ HANGS_UP: dict[str, tuple[tuple[Step, ...], int]] = {
 async def test_hanging_up_behind_an_answer_breaks_no_other_request(
     gateway: StartGateway, killed: tuple[Step, ...], status: int, endpoints: int
 ) -> None:
-    """With one endpoint and with several, of which each is still there afterwards."""
+    """With one endpoint and with several, each of which is still up afterwards."""
     fakes = [await Sensitive.start() for _ in range(endpoints)]
     try:
         for fake in fakes:

@@ -84,7 +84,7 @@ async def test_without_the_store_it_does_as_configured(
 
 
 async def test_a_store_that_is_not_there_does_not_keep_from_serving() -> None:
-    """It is said once, and tried again and again."""
+    """Logged once, and retried again and again."""
     lines: list[bytes] = []
     log = JsonLog(lines.append, lambda: 0.0, "info")
     config = config_of(["http://vllm"], {}, {"rate_limit": {"store": "redis://127.0.0.1:1"}})

@@ -1,5 +1,5 @@
-"""After any sequence of ends, aborts, errors and retries: no slot stays taken, each request is settled once, and the
-ledger, the metrics and what was settled are the same sums."""
+"""After any sequence of ends, aborts, errors and retries: no slot stays taken, each request is settled once, and
+ledger, metrics and settlements have the same sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests whose length two readers could see differently: refused, and what hides behind them is never run.
+"""Requests whose length two readers could see differently: refused, and hidden requests behind them are never run.
 
 Each case is a whole request whose body holds a second one, placed where a reader that takes another header for the
 length, or another end for a chunk, would find it. The gateway refuses it and ends the connection, or reads it whole as

@@ -1,4 +1,4 @@
-"""aiaas.proxy.tasks: tasks end together, and survive what nobody foresaw."""
+"""aiaas.proxy.tasks: tasks end together, and survive unexpected errors."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from aiaas.proxy.telemetry.metrics import Metrics
 
 
 class Kept:
-    """A keeper, its log, and work that fails as often as it is told to; then it waits."""
+    """A keeper, its log, and work that fails a given number of times; then it waits."""
 
     def __init__(self, failures: int, error: Exception | None = None, first_pause: float = 0.001) -> None:
         self.lines: list[bytes] = []
@@ -26,7 +26,7 @@ class Kept:
         self.cancelled = False
 
     async def work(self) -> None:
-        """One run."""
+        """One run of the work."""
         self.runs += 1
         if self.left:
             self.left -= 1
@@ -62,7 +62,7 @@ async def test_task_goes_on_after_what_nobody_foresaw() -> None:
 
 
 async def test_pauses_between_failures_grow() -> None:
-    """They double, up to a bound: a task that always fails takes no CPU and fills no disk."""
+    """Pauses double, up to a limit: a task that always fails takes no CPU and fills no disk."""
     kept = Kept(6, first_pause=0.001)
     async with asyncio.timeout(5), AsyncExitStack() as stack:
         kept.keeper.keep(kept.work, "lag", stack)
@@ -94,7 +94,7 @@ async def test_task_that_ends_or_is_cancelled_is_left_alone() -> None:
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), MemoryError(), OSError(28, "full")], ids=repr)
 async def test_every_exception_is_survived(error: Exception) -> None:
-    """Whatever its kind."""
+    """Exceptions of every kind."""
     kept = Kept(1, error)
     async with asyncio.timeout(5), AsyncExitStack() as stack:
         kept.keeper.keep(kept.work, "watch", stack)
@@ -103,7 +103,7 @@ async def test_every_exception_is_survived(error: Exception) -> None:
 
 
 async def test_crashed_task_is_logged_and_a_cancelled_one_is_not() -> None:
-    """With its name and the traceback."""
+    """The line has its name and the traceback."""
     lines: list[bytes] = []
     log = JsonLog(lines.append, lambda: 0.0, "info")
 
@@ -122,7 +122,7 @@ async def test_crashed_task_is_logged_and_a_cancelled_one_is_not() -> None:
 
 
 async def test_the_first_that_is_done_ends_the_waiting_for_all() -> None:
-    """Or the time does."""
+    """Or the timeout does."""
     event = asyncio.Event()
     event.set()
     async with asyncio.timeout(1):

@@ -31,7 +31,7 @@ REPORTED = Charge(3, 4, estimated=False, ran=True)
 
 
 class ListStore:
-    """Keeps the batches that it was given; fails as long as `fault` says so."""
+    """Keeps the batches that it was given; fails as long as `fault` is set."""
 
     def __init__(self) -> None:
         self.batches: dict[str, KeptUsage] = {}
@@ -120,7 +120,7 @@ async def test_requests_are_summed_by_day_key_and_model() -> None:
 
 
 async def test_what_no_backend_saw_does_not_count() -> None:
-    """It was charged nothing."""
+    """Such a request was charged nothing."""
     bench = Bench()
     bench.settle(Charge(0, 0, estimated=False, ran=False))
     async with bench.running():
@@ -157,7 +157,7 @@ async def test_failed_batch_is_retried_and_counted_once() -> None:
 
 
 async def test_a_slow_store_holds_nobody_up() -> None:
-    """While it takes its time, requests settle."""
+    """While the store takes its time, requests settle."""
     bench = Bench()
     bench.store.wait.clear()
     async with bench.running():
@@ -184,7 +184,7 @@ async def test_closing_writes_what_is_left() -> None:
 
 
 async def test_what_cannot_be_written_at_the_end_is_told() -> None:
-    """With its number: nobody keeps it any longer."""
+    """The line has the number of lost sums."""
     bench = Bench()
     bench.store.fault = "disk full"
     async with bench.running():
@@ -197,7 +197,7 @@ async def test_what_cannot_be_written_at_the_end_is_told() -> None:
 
 
 async def test_sums_that_no_store_can_take_stop_nobody() -> None:
-    """They are given up, with their number and the reason; what comes afterwards is written, as the keeper of tasks
+    """They are given up, with their number and the reason; later sums are written, as the keeper of tasks
     begins anew."""
     bench = Bench()
     failing = bench.store.add
@@ -262,7 +262,7 @@ async def test_counts_that_cannot_be_true_are_estimated(
 
 
 async def test_memory_is_bounded_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums that exist go on; what would need further ones is only counted."""
+    """Existing sums go on; requests that need further ones are only counted."""
     monkeypatch.setattr(module, "MAX_SUMS", 2)
     bench = Bench()
     for model in ("a", "b", "c", "a", "d"):
@@ -285,7 +285,7 @@ async def test_without_a_store_nothing_is_kept() -> None:
 
 
 def test_settling_costs_next_to_nothing() -> None:
-    """A generous bound (it takes 0.6 us): something that waits or opens a file would be far beyond it."""
+    """A generous limit (settling takes 0.6 us): waiting or opening a file would be far beyond it."""
     bench = Bench()
     record = Record("id", "/p", 0.0, "1.2.3.4", key_id="k", user="u", model="m")
     took = []
@@ -305,7 +305,7 @@ def test_a_crash_loses_a_second_at_most() -> None:
 async def test_gateway_request_is_counted_as_it_was_settled(
     fake_vllm: FakeVllm, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    """Under the key and the public model name; a refused one is not there at all."""
+    """Under the key and the public model name; a refused request does not appear."""
     running = await gateway(fake_vllm, usage=SqliteUsage(tmp_path / "usage.db"))
     task = asyncio.create_task(running.usage.run())
     fake_vllm.play(Send(json_answer({"usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}})))

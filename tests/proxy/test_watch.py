@@ -54,7 +54,7 @@ def test_a_swapped_link_has_another_signature(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_has_none(tmp_path: Path) -> None:
-    """No exception, whatever is in the way."""
+    """No exception, whatever the error."""
     (tmp_path / "file").write_text("")
     assert signature(tmp_path / "none") is None
     assert signature(tmp_path / "file" / "below") is None
@@ -127,7 +127,7 @@ async def test_a_wake_reads_at_once(tmp_path: Path) -> None:
 
 
 async def test_wake_is_a_change_and_a_crash_does_not_end_watching(tmp_path: Path) -> None:
-    """The crash is handed over, so that it is logged."""
+    """The exception is handed over, so that it is logged."""
     calls = asyncio.Queue[int]()
     crashes: list[BaseException] = []
 
@@ -150,7 +150,7 @@ async def test_wake_is_a_change_and_a_crash_does_not_end_watching(tmp_path: Path
 
 
 async def test_what_changes_before_the_watching_begins_is_seen(tmp_path: Path) -> None:
-    """Its owner read the file before, and starts other things first."""
+    """The watch's owner read the file before, and starts other things first."""
     calls = asyncio.Queue[int]()
 
     async def changed() -> None:

@@ -80,7 +80,7 @@ def status_of(app: FastAPI, method: str, target: str) -> int:
 
 
 def main() -> None:
-    """Answer what stands on stdin."""
+    """Answer the requests on stdin."""
     asked = json.load(sys.stdin)
     app = FastAPI()
     app.state.args = argparse.Namespace()  # no option is set

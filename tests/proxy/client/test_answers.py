@@ -8,7 +8,7 @@ from aiaas.proxy.client.answers import Answered, answer, date_header, error_answ
 
 
 def test_an_error_is_one_answer_with_its_headers_before_ours() -> None:
-    """Complete: status line, headers, empty line, body of the told length."""
+    """The answer is complete: status line, headers, empty line, a body of the announced length."""
     error = ClientError(405, "method_not_allowed", "No.", headers=(("allow", "POST"),))
     head, _, body = error_answer(error, CHAT, extra=b"x-request-id: 1\r\n", close=True).partition(b"\r\n\r\n")
     assert head.split(b"\r\n") == [
@@ -23,14 +23,14 @@ def test_an_error_is_one_answer_with_its_headers_before_ours() -> None:
 
 
 def test_the_answer_to_head_has_the_length_and_no_body() -> None:
-    """RFC 9110 section 9.3.2."""
+    """RFC 9110 section 9.3.2: Content-Length without a body."""
     whole = answer(200, b"text/plain", b"hello", extra=b"", close=False)
     assert whole.endswith(b"\r\n\r\nhello")
     assert answer(200, b"text/plain", b"hello", extra=b"", close=False, head_only=True) == whole[: -len(b"hello")]
 
 
 def test_an_unknown_status_has_an_empty_reason() -> None:
-    """The space before it stays (RFC 9112 section 4)."""
+    """The space before the reason stays (RFC 9112 section 4)."""
     assert status_line(299) == b"HTTP/1.1 299 \r\n"
     assert status_line(431) == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 
@@ -41,7 +41,7 @@ def test_the_date_is_in_the_one_form_that_http_has() -> None:
 
 
 def test_backend_headers_reach_the_client_only_if_allowed() -> None:
-    """Not its framing, its connection, its name, its cookies, where it redirects to, or what it asks a key for."""
+    """Framing, connection, server name, cookies, redirects and WWW-Authenticate of the backend stay behind."""
     kept = [(b"content-type", b"application/json"), (b"retry-after", b"3"), (b"x-anything", b"1"), (b"date", b"now")]
     dropped = [
         b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"server", b"set-cookie", b"location",
@@ -66,7 +66,7 @@ def test_what_the_backends_connection_header_names_ends_here() -> None:
 
 
 async def test_aiohttp_is_told_that_nothing_is_left_to_send() -> None:
-    """It calls these two and reads the third."""
+    """aiohttp calls two of these methods and reads the third."""
     answered = Answered(keep_alive=True)
     await answered.prepare(None)
     await answered.write_eof()

@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.identity: whom a request says it comes from, and how far it is believed."""
+"""aiaas.proxy.client.identity: the address that a request claims, and how far it is believed."""
 
 from ipaddress import ip_network
 
@@ -47,7 +47,7 @@ def test_client_is_the_nearest_address_not_a_trusted_proxy(peer: str, forwarded:
 
 
 def test_nobody_is_trusted_by_default() -> None:
-    """Not even this machine."""
+    """Not even this machine is trusted."""
     assert not is_trusted("127.0.0.1", ())
     assert client_address("127.0.0.1", ("1.1.1.1",), ()) == "127.0.0.1"
 
@@ -68,7 +68,7 @@ def test_nobody_is_trusted_by_default() -> None:
     ],
 )
 def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> None:
-    """It stands in a header and in the log."""
+    """The id goes into a header and the log."""
     assert sane_request_id(offered) == (offered if sane else None)
 
 
@@ -83,7 +83,7 @@ def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> Non
     ids=["no header", "the key alone", "another scheme", "no key"],
 )
 def test_who_sends_no_key_is_told_how(headers: dict[str, str], message: str) -> None:
-    """A header that is there, but not as it must be, is not said to be missing."""
+    """A malformed header is reported as malformed, not as missing."""
     with pytest.raises(ClientError) as caught:
         presented_key(make_mocked_request("POST", paths.CHAT, headers=headers), paths.CHAT)
     assert (caught.value.status, caught.value.code) == (401, "missing_api_key")

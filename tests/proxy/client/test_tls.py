@@ -38,7 +38,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 @pytest.fixture(autouse=True)
 def quiet_libraries(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever clients do to TLS, the event loop and aiohttp have nothing to say about it in our log."""
+    """Whatever clients do to TLS, the event loop and aiohttp log nothing about it."""
     yield
     said = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
     assert said == []
@@ -115,7 +115,7 @@ async def test_requests_streams_and_large_bodies_go_through(client: Raw, fake_vl
 async def test_the_client_is_known_by_its_address_and_speaks_http_1_1(
     running: Running, authority: trustme.CA, fake_vllm: FakeVllm
 ) -> None:
-    """A client that would rather have HTTP/2 is told so in the handshake."""
+    """The handshake tells a client that prefers HTTP/2 to use HTTP/1.1."""
     context = trusting(authority)
     context.set_alpn_protocols(["h2", "http/1.1"])
     client = await running.client(tls=context)
@@ -174,7 +174,7 @@ async def test_a_slow_reader_stops_the_reading_from_upstream(
 
 
 async def test_tls_refusal_can_be_read_while_the_client_still_sends(client: Raw) -> None:
-    """And the connection ends behind it."""
+    """The connection ends behind the refusal."""
     client.send(client.request(b"x" * 3_000_000, headers={"Content-Type": "text/plain"}))
     got = await client.answer()
     assert (got.status, got.header("connection")) == (415, "close")
@@ -182,7 +182,7 @@ async def test_tls_refusal_can_be_read_while_the_client_still_sends(client: Raw)
 
 
 async def test_a_slow_head_under_tls_gets_408(client: Raw) -> None:
-    """As without."""
+    """As without TLS."""
     client.send(b"GET /health HT")
     assert (await client.answer()).status == 408
 
@@ -205,7 +205,7 @@ async def says_in_plain(port: int, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "half a hello"])
 async def test_a_client_that_never_ends_its_handshake_is_dropped(running: Running, hello: bytes) -> None:
-    """After header_timeout, without a word in the log: scanners do it all day."""
+    """After header_timeout, without a log line: scanners do it all day."""
     assert await says_in_plain(running.port, hello) == b""
     running.gateway.log.flush()
     assert not running.lines
@@ -220,7 +220,7 @@ async def test_plain_text_on_the_tls_port_ends_at_once(running: Running, data: b
 
 
 async def test_client_that_distrusts_the_certificate_leaves_no_trace(running: Running) -> None:
-    """It ends the handshake by itself."""
+    """The client ends the handshake by itself."""
     with pytest.raises(ssl.SSLError):
         await running.client(tls=ssl.create_default_context())
     await asyncio.sleep(0.05)
@@ -242,7 +242,7 @@ async def test_a_client_that_breaks_tls_inside_a_request_is_gone(client: Raw, ru
 async def test_an_older_version_than_the_least_is_refused(
     pair: TlsPlan, authority: trustme.CA, gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
-    """In the handshake."""
+    """The handshake fails."""
     running = await gateway(fake_vllm, server={"tls": config_of_pair(pair) | {"min_version": "1.3"}})
     context = trusting(authority)
     assert (await (await running.client(tls=context)).get("/health")).status == 200
@@ -295,7 +295,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("how", FAULTS)
 def test_a_pair_that_cannot_be_used_is_one_line_that_says_why(how: str, pair: TlsPlan, authority: trustme.CA) -> None:
-    """And at start the command ends with it."""
+    """And at start the command ends with that line."""
     spoil(pair, how, authority)
     with pytest.raises(TlsError) as caught:
         read_pair(pair)
@@ -347,7 +347,7 @@ async def renewing(running: Running, pair: TlsPlan) -> Any:
 async def test_renewed_pair_serves_new_connections_and_keeps_open_ones(
     renewing: Renewing, pair: TlsPlan, authority: trustme.CA, fake_vllm: FakeVllm
 ) -> None:
-    """A stream that is under way does not notice."""
+    """A running stream does not notice."""
     finish = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(finish), Send(chunk(DONE) + b"0\r\n\r\n"))
     client = await Raw.connect(renewing.port, renewing.running.key, tls=trusting(authority))
@@ -371,7 +371,7 @@ async def test_renewed_pair_serves_new_connections_and_keeps_open_ones(
 async def test_a_broken_pair_keeps_the_last_good_one_and_says_so(
     renewing: Renewing, pair: TlsPlan, authority: trustme.CA, how: str
 ) -> None:
-    """Until there is a good one again."""
+    """Until there is a good pair again."""
     before = await served(renewing.port, authority)
     spoil(pair, how, authority)
     await renewing.reloader.reload_tls()
@@ -389,7 +389,7 @@ async def test_a_broken_pair_keeps_the_last_good_one_and_says_so(
 async def test_the_symlink_swap_of_a_mounted_secret_is_seen(
     renewing: Renewing, pair: TlsPlan, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """By the watch itself, as Kubernetes renews a Secret; SIGHUP reads them, too."""
+    """By the watch itself, as Kubernetes renews a Secret; SIGHUP reads the files too."""
     for version in ("..1", "..2"):
         (tmp_path / version).mkdir()
         inside = TlsPlan(tmp_path / version / "tls.crt", tmp_path / version / "tls.key", "1.2")

@@ -68,7 +68,7 @@ def test_a_keys_own_limits_come_before_the_defaults(section: dict[str, Any], own
 
 
 def test_no_header_can_smuggle_another() -> None:
-    """Control characters are taken out; names that are absent leave no line."""
+    """Control characters are removed; absent names add no line."""
     headers = {"accept": "a\r\nX-Evil: 1", "traceparent": "\x00t\x7f\tx"}
     assert (
         header_values(headers, ("accept", "nothing", "traceparent")) == b"accept: aX-Evil: 1\r\ntraceparent: t\tx\r\n"
@@ -167,7 +167,7 @@ async def test_eleven_at_once_give_one_429(gateway: StartGateway, fake_vllm: Fak
 
 
 async def test_a_slot_is_one_request_at_a_time(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """It says so, with a second to wait; each key has its own."""
+    """The refusal says so, with a second to wait; each key has its own slot."""
     one = new_key("one", limits=KeyLimits(max_concurrent=1))
     running = await gateway(fake_vllm, keys=(one,))
     fake_vllm.play(Hang())
@@ -342,7 +342,7 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 async def test_a_401_is_explained_in_the_log_only(
     gateway: StartGateway, path: str, key: str | None, code: str, reason: str, key_id: str | None
 ) -> None:
-    """All refused clients are told the same, and not to try again; the operator learns which key it was, and why."""
+    """All refused clients get the same answer, not to be retried; the log tells the operator which key, and why."""
     known = [replace(REVOKED.record, disabled=True), replace(EXPIRED.record, expires=LONG_AGO)]
     if reason == "wrong_secret":
         known.append(STRANGER.record)

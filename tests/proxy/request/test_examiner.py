@@ -10,7 +10,7 @@ from aiaas.proxy.request.examiner import Examiner
 
 
 async def test_work_runs_in_another_thread_and_its_error_is_raised() -> None:
-    """Whatever is asked of it at once."""
+    """Any number of jobs at once."""
     examiner = Examiner(asyncio.get_running_loop())
 
     def refuse() -> None:

@@ -1,4 +1,4 @@
-"""aiaas.proxy.request.price: what a request costs, by how it ended."""
+"""aiaas.proxy.request.price: the cost of a request, by how it ended."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ def record_of(facts: dict[str, Any]) -> Record:
 
 @pytest.mark.parametrize(("facts", "charge"), CHARGES.values(), ids=CHARGES)
 def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
-    """By how it ended."""
+    """By the way in which it ended."""
     assert price_of(record_of(facts), 10, 20, 7) == charge
 
 
@@ -78,7 +78,7 @@ def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
     ids=["none", "a bound", "no bound, in words", "nothing was sent", "nothing is known"],
 )
 def test_unseen_output_is_never_nothing(sent: int, reserved: int, output: int) -> None:
-    """Of an answer without usage: the reservation where that can be true, else by its size."""
+    """An answer without usage costs the reservation where that can be true, else an estimate by its size."""
     assert price_of(record_of({**ANSWER, "sent": sent}), 10, reserved, 0).output_tokens == output
 
 

@@ -39,7 +39,7 @@ def test_whose_answer(status: int, body: bytes, between: bool) -> None:
 
 
 def failed(kind: FailureKind, end: End = End.FAILED) -> Outcome:
-    """An attempt that broke like this."""
+    """An attempt that failed in this way."""
     return Outcome(end, failure=Failure(kind, "x"))
 
 
@@ -96,6 +96,6 @@ def test_an_answer_that_broke_is_from_nobody() -> None:
     ],
 )
 def test_retry_after(value: bytes, seconds: int | None) -> None:
-    """Whole seconds, and nothing else that may stand there."""
+    """Whole seconds, and no other value that may stand there."""
     assert retry_after([(b"server", b"x"), (b"retry-after", value)]) == seconds
     assert retry_after([]) is None

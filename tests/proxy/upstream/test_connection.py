@@ -47,7 +47,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 
 class Recorder:
-    """A Sink that writes down what it was told."""
+    """A Sink that records its calls."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -86,7 +86,7 @@ class Recorder:
 
     @property
     def kind(self) -> FailureKind | None:
-        """How it failed."""
+        """The way in which it failed."""
         return self.failure and self.failure.kind
 
 
@@ -241,7 +241,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("step", "kind"), BROKEN.values(), ids=BROKEN)
 async def test_broken_answer(fake_vllm: FakeVllm, pool: Pool, step: Step, kind: FailureKind) -> None:
-    """It is a failure with the right name, told once, and the connection is gone at once and never kept."""
+    """A failure of the right kind, reported once; the connection is closed at once and never kept."""
     steps = (step,) if kind is FailureKind.MALFORMED else (step, Close())
     fake_vllm.play(*steps)
     recorder = await exchanged(await opened(pool))
@@ -358,7 +358,7 @@ async def test_used_connection_closed_before_a_byte_is_stale(
 
 @pytest.mark.parametrize("gone", [0, 1], ids=["FIN", "RST"])
 async def test_connection_closed_in_the_turn_of_its_answer_is_stale(gone: int) -> None:
-    """The next request is written to it before the loop tells that it has ended."""
+    """The next request is written to it before the loop reports its end."""
     loop = asyncio.get_running_loop()
     pool = Pool(endpoint(1), 1.0)
     connection, first, second = UpstreamConnection(pool, loop), Recorder(), Recorder()
@@ -409,7 +409,7 @@ async def test_our_own_lack_of_descriptors_is_not_the_backends_fault(fake_vllm: 
 
 @pytest.mark.parametrize("byte", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["a byte", "a 1xx"])
 async def test_used_connection_closed_behind_a_byte_is_reset(fake_vllm: FakeVllm, pool: Pool, byte: bytes) -> None:
-    """Where anything of an answer came, the request was seen."""
+    """A backend that sent any byte of an answer has seen the request."""
     connection = await used_connection(fake_vllm, pool, Send(byte), Close())
     assert (await exchanged(connection)).kind is FailureKind.RESET
 
@@ -487,7 +487,7 @@ async def test_closed_idle_connection_is_forgotten(fake_vllm: FakeVllm, pool: Po
     ids=["before the head", "behind the head", "in the body"],
 )
 async def test_abort(fake_vllm: FakeVllm, pool: Pool, steps: tuple[Step, ...]) -> None:
-    """It ends the connection at once, tells the sink nothing, and leaves nothing behind."""
+    """Abort ends the connection at once, calls the sink no more, and leaves nothing behind."""
     fake_vllm.play(*steps)
     connection, recorder = await opened(pool), Recorder()
     connection.exchange(REQUEST, recorder)
@@ -503,7 +503,7 @@ async def test_abort(fake_vllm: FakeVllm, pool: Pool, steps: tuple[Step, ...]) -
 
 
 async def test_abort_from_inside_the_sink(fake_vllm: FakeVllm, pool: Pool) -> None:
-    """A sink that has seen enough may abort while it is being told."""
+    """A sink that has seen enough may abort inside a call."""
     fake_vllm.play(Send(CHUNKED + chunk(b"x") + b"0\r\n\r\n"))
     connection, recorder = await opened(pool), Recorder()
     recorder.on_body = connection.abort

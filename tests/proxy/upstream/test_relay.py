@@ -1,5 +1,5 @@
-"""aiaas.proxy.upstream.relay and tap: what a client sees of an answer, over real sockets, and what is written down
-about it."""
+"""aiaas.proxy.upstream.relay and tap: answers as a client sees them, over real sockets, and their
+records."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_backends_own_headers_stay_behind(fake_vllm, gateway):
     ids=["chunked", "until the end"],
 )
 async def test_body_without_a_length(fake_vllm, gateway, response):
-    """It goes on as chunks, and ends as an answer ends."""
+    """The body goes on as chunks, and ends as the answer ends."""
     fake_vllm.play(SendSlowly(response, size=40), *([Close()] if b"close" in response else []))
     client = await (await gateway(fake_vllm)).client()
     got = await client.post(CHAT)
@@ -106,8 +106,8 @@ async def test_empty_answers(fake_vllm, gateway):
 
 
 async def test_client_leaving_at_its_end_leaves_the_next_one_alone(fake_vllm, gateway):
-    """Its handler is cancelled; its answer ends, and the connection goes on to another request; only then it runs on.
-    It ended that other request, whose client waited until its timeout."""
+    """Its handler is cancelled; its answer ends, and the connection serves another request; only then it goes on.
+    It once ended that other request, whose client waited until its timeout."""
     running = await gateway(fake_vllm)
     fake_vllm.play(Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{"), Hang())
     client = await running.client()
@@ -164,7 +164,7 @@ async def test_stream_is_identical_however_it_is_cut(fake_vllm, gateway, events,
 
 
 async def test_stream_head(fake_vllm, gateway):
-    """A stream is told to be one to proxies in between, and has the backend's content type."""
+    """A stream has the headers that stop proxies from buffering, and the backend's content type."""
     fake_vllm.play(Send(stream(token_event(), DONE)))
     got = await (await (await gateway(fake_vllm)).client()).post(STREAM)
     assert got.header("content-type") == "text/event-stream; charset=utf-8"
@@ -562,7 +562,7 @@ async def test_model_that_talks_of_errors(fake_vllm, gateway):
     ids=["before the head", "behind the head", "inside the first event"],
 )
 async def test_silence_before_the_first_event(fake_vllm, gateway, steps):
-    """It is a 504 that the SDK does not repeat, and the upstream request has ended."""
+    """A 504 that the SDK does not repeat; the upstream request has ended."""
     fake_vllm.play(*steps)
     running = await gateway(fake_vllm, backend={"timeout": "100ms"})
     got = await (await running.client()).post(STREAM)
@@ -572,7 +572,7 @@ async def test_silence_before_the_first_event(fake_vllm, gateway, steps):
 
 
 async def test_silence_is_not_length(fake_vllm, gateway):
-    """A stream that goes on longer than `timeout` and never pauses for so long is left alone."""
+    """A stream that goes on longer than `timeout` and never pauses as long as that is left alone."""
     fake_vllm.play(
         Send(STREAM_HEAD),
         SendSlowly(chunk(token_event()) * 12, size=len(chunk(token_event())), pause=0.03),
@@ -803,7 +803,7 @@ async def test_client_leaves(fake_vllm, gateway, steps, body, headed, leave):
     ids=["mid-stream", "before the first event", "before the head"],
 )
 async def test_drain_deadline(fake_vllm, gateway, steps, body, status):
-    """At the drain deadline a begun stream ends with an error event; who has nothing yet gets an error answer."""
+    """At the drain deadline a begun stream ends with an error event; a client without a byte gets an error answer."""
     fake_vllm.play(*steps)
     running = await gateway(fake_vllm)
     client = await running.client()

@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.usage_tap: what a request is charged with, by what its answer told, through the gateway."""
+"""aiaas.proxy.upstream.usage_tap: a request's charge, from the usage in its answer, through the gateway."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LOGPROBS = [{str(token): {"logprob": -1.5, "rank": 1, "decoded_token": '"}'} for
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: f"{end.path}: {end.ends_with}")
 def test_ends_are_known_event_by_event(end: Ending) -> None:
-    """However the events fall into reads: each alone is the other way in which they come."""
+    """However the events fall into reads: each on its own is the other case."""
     shape = Shape(end.path, b"", False, True, end.choices, False, 1.0, 0.0, None)
     tap = StreamTap(Record("id", end.path, 0.0, "c"), shape, {})
     for data in end.events:
@@ -100,7 +100,7 @@ async def test_unknown_usage_costs_what_was_reserved(
 
 
 async def test_timeout_in_the_engine_costs_the_input(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
-    """The engine has read it, and may have written; it was free."""
+    """The engine has read the input, and may have written; such a request was once free."""
     fake_vllm.play(Hang())
     running = await gateway(fake_vllm, backend={"timeout": "100ms"})
     assert (await (await running.client()).post(CHAT)).status == 504
@@ -121,7 +121,7 @@ def events_of(tokens: int, per_event: int) -> list[bytes]:
 async def test_cut_stream_is_charged_in_tokens(
     fake_vllm: FakeVllm, gateway: StartGateway, per_event: int, cut: str
 ) -> None:
-    """As whole streams taught, also after a reload and for an alias; 489 were generated, 61 charged."""
+    """As whole streams taught, also after a reload and for an alias; 489 were generated, 61 were once charged."""
     running = await gateway(fake_vllm)
     for tokens in (100, 250, 60):
         fake_vllm.play(Send(stream(*events_of(tokens, per_event), usage_event(5, tokens), DONE)))
@@ -297,7 +297,7 @@ async def test_choice_that_ends_early_has_the_fingerprint_too(fake_vllm: FakeVll
 
 @pytest.mark.parametrize("end", [Reset(), Send(LAST_CHUNK)], ids=["reset", "clean end"])
 async def test_end_that_waits_for_usage_is_not_lost(fake_vllm: FakeVllm, gateway: StartGateway, end: Step) -> None:
-    """Where nothing comes behind it, it goes to the client as it is."""
+    """Without a following event, it goes to the client as it is."""
     fake_vllm.play(Send(STREAM_HEAD + chunk(FIRST)), SendSlowly(chunk(END), size=10**9, pause=0.01), end)
     got = await (await (await gateway(fake_vllm)).client()).post(STREAM)
     assert got.body.startswith(FIRST + END)
@@ -305,7 +305,7 @@ async def test_end_that_waits_for_usage_is_not_lost(fake_vllm: FakeVllm, gateway
 
 
 async def test_tokens_do_not_overtake_a_choice_that_ended(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
-    """It waits for the next event, and no longer."""
+    """The event waits for the next one, and no longer."""
     fake_vllm.play(
         Send(STREAM_HEAD + chunk(FIRST + OTHER)), Wait(ended := asyncio.Event()), Send(chunk(END)),
         Wait(go := asyncio.Event()), Send(chunk(OTHER)), Hang(),

@@ -37,7 +37,7 @@ def values(sums: Sums) -> dict[str, float]:
 
 
 def test_counters_and_histograms_are_summed() -> None:
-    """Series by series; one that only one worker has stands as it is."""
+    """Series by series; a series of only one worker stands as it is."""
     sums = Sums()
     for requests in (2, 0, 3):
         sums.add(worker(requests=requests))
@@ -61,12 +61,12 @@ def test_one_worker_merged_is_what_it_exposes_itself() -> None:
 
 
 def without_process(text: bytes) -> list[bytes]:
-    """The lines of an exposition, less the values of CPU and memory, which move between two looks."""
+    """The lines of an exposition without CPU and memory, which change between two reads."""
     return [line for line in text.splitlines() if not line.startswith(b"process_")]
 
 
 def test_gauges_are_of_those_that_live_and_each_has_its_rule() -> None:
-    """In flight together; up where it is up for all; which config, while two are in force, is both."""
+    """Requests in flight are summed; an endpoint is up where it is up for all; two configs in force both show."""
     sums = Sums()
     sums.retire(worker(in_flight=100, up=False, digest="old"))
     sums.add(worker(in_flight=2))
@@ -91,7 +91,7 @@ def test_every_gauge_has_a_rule() -> None:
 
 
 def test_the_supervisor_adds_what_only_it_knows() -> None:
-    """How many serve, how many had to be replaced, and how many of these hung."""
+    """How many workers serve, how many had to be replaced, and how many of these hung."""
     sums = Sums()
     sums.add(of_supervisor(answering=3, ends=2, hangs=1))
     assert values(sums) == {"aiaas_workers": 3, "aiaas_worker_ends_total": 2, "aiaas_worker_hangs_total": 1}

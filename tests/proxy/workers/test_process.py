@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.process: a worker as its supervisor sees it, played by small programs."""
+"""aiaas.proxy.workers.process: a worker as its supervisor sees it, acted by small programs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def play() -> AsyncIterator[Play]:
 
 
 async def test_it_is_given_what_it_needs_and_says_when_it_serves(play: Play) -> None:
-    """Its number, its config, its own listening socket, which accepts; it leads a session of its own."""
+    """A worker gets its number, its config and a listening socket that accepts; it leads a session of its own."""
     worker, task = await play("""
 assert number == 7 and begin == Begin("aiaas.yaml", "text", "before", None)
 assert socket.socket(fileno=listener).getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
@@ -123,7 +123,7 @@ async def test_an_engine_that_it_suspects_is_told(play: Play) -> None:
 
 
 async def test_when_it_last_spoke_is_known(play: Play) -> None:
-    """Before its first word, when it was started."""
+    """Before its first message, the time when it was started."""
     worker, _ = await play("hear(); say(Alive()); hear()")
     started = worker.heard
     assert not worker.has_spoken
@@ -135,7 +135,7 @@ async def test_when_it_last_spoke_is_known(play: Play) -> None:
 
 
 async def test_one_that_leaves_is_gone_before_it_has_ended(play: Play) -> None:
-    """So that its replacement need not wait for its last stream."""
+    """Its replacement need not wait for its last stream."""
     worker, task = await play("say(Serving(keys=0)); say(Leaving()); hear()")
     async with asyncio.timeout(10):
         await worker.gone.wait()
@@ -143,7 +143,7 @@ async def test_one_that_leaves_is_gone_before_it_has_ended(play: Play) -> None:
 
 
 async def test_one_that_only_closes_its_channel_is_killed(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody could tell it anything any more."""
+    """Nobody could send it a message any more."""
     monkeypatch.setattr("aiaas.proxy.workers.process.EXIT_PATIENCE", 0.1)
     _, task = await play("sock.close(); time.sleep(60)")
     async with asyncio.timeout(10):
@@ -151,7 +151,7 @@ async def test_one_that_only_closes_its_channel_is_killed(play: Play, monkeypatc
 
 
 async def test_a_command_that_cannot_be_run_leaves_nothing_open() -> None:
-    """OSError, and no socket lost."""
+    """OSError, without a leaked socket."""
     before = len(os.listdir("/proc/self/fd"))
     with socket.socket() as listener:
         with pytest.raises(OSError):
@@ -163,5 +163,5 @@ async def test_a_command_that_cannot_be_run_leaves_nothing_open() -> None:
     ("code", "words"), [(0, "exit code 0"), (3, "exit code 3"), (-signal.SIGSEGV, "SIGSEGV"), (-99, "signal 99")]
 )
 def test_how_a_process_ended_is_said_in_words(code: int, words: str) -> None:
-    """As an operator would look it up."""
+    """In the words that an operator would look up."""
     assert ended_by(code) == words

@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.supervisor: when a worker is replaced. (What clients and operators see:
+"""aiaas.proxy.workers.supervisor: when a worker is replaced. (The effect on clients and operators:
 tests/cli/test_worker.py.)"""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.ports import free_port
 
 
 def test_one_end_after_long_service_is_replaced_at_once() -> None:
-    """However many there were before."""
+    """However many workers were replaced before."""
     row = Row(ends=9)
     assert row.after(served=3600.0) == Row(ends=1, failed_starts=0)
     assert row.after(served=3600.0).pause == 0
@@ -47,7 +47,7 @@ def test_only_starts_that_fail_one_after_another_count_as_such() -> None:
 
 
 def test_failed_start_ends_all_only_where_no_worker_serves() -> None:
-    """A certificate that is broken for an hour must not take down those that serve with the good one."""
+    """A certificate that is broken for an hour must not take down the workers that serve with the good one."""
     row = Row()
     for _ in range(START_TRIES):
         assert not row.is_hopeless(in_order=False)
@@ -61,7 +61,7 @@ def test_failed_start_ends_all_only_where_no_worker_serves() -> None:
 async def test_workers_that_cannot_start_end_the_whole(
     tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a clear line, after some tries; the port is free again and nobody was told that it serves."""
+    """With a clear line, after some tries; the port is free again and readiness was never announced."""
     monkeypatch.setattr("aiaas.proxy.workers.supervisor.PAUSES", (0.0,))
     port = free_port()
     config = {
