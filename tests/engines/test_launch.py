@@ -1,4 +1,4 @@
-"""aiaas.engines.launch: nothing of an engine outlives what started it."""
+"""aiaas.engines.launch: no process of an engine outlives the one that started it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_exit_code_is_passed_on(script, code):
 
 
 def test_a_command_that_cannot_be_run_is_one_line_and_127(tmp_path):
-    """Not a traceback."""
+    """One line, not a traceback."""
     with launched(str(tmp_path / "nothing")) as launcher:
         _, error = launcher.communicate(timeout=10)
     assert launcher.returncode == launch.CANNOT_EXECUTE
@@ -51,7 +51,7 @@ def test_a_command_that_cannot_be_run_is_one_line_and_127(tmp_path):
 
 
 def test_the_engine_cannot_read_the_launchers_stdin():
-    """Its own stdin is empty: the pipe means something else."""
+    """The engine's own stdin is empty: the launcher uses the pipe."""
     with launched(sys.executable, "-c", "import sys; print(repr(sys.stdin.read()))") as launcher:
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"''\n"
@@ -59,7 +59,7 @@ def test_the_engine_cannot_read_the_launchers_stdin():
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM without a handler"])
 def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
-    """The launcher notices, also when a forked worker still holds the pipe, and takes the whole tree with it."""
+    """The launcher notices, also when a forked worker still holds the pipe, and kills the whole tree."""
     script = tmp_path / "gateway.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -102,7 +102,7 @@ def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
 
 
 def test_root_process_dies_with_its_launcher():
-    """The kernel does it (PR_SET_PDEATHSIG)."""
+    """The kernel kills it (PR_SET_PDEATHSIG)."""
     sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     with launched(sys.executable, "-c", sleeper) as launcher:
         assert launcher.stdout is not None

@@ -1,4 +1,4 @@
-"""aiaas.engines.lifecycle: what happens next to an engine, without one and without a clock."""
+"""aiaas.engines.lifecycle: the next step of an engine, tested without an engine and without a clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_engine_that_was_healthy_once_is_restarted_for_ever():
 
 
 def test_engine_never_healthy_is_given_up_after_five_deaths():
-    """A wrong model name does not heal by waiting."""
+    """A wrong model name is not fixed by waiting."""
     life, thens = Life(), []
     for _ in range(5):
         life, _ = life.start(now=0, argv=("vllm",))
@@ -99,5 +99,5 @@ def test_health_does_not_carry_over_to_the_next_process():
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
 def test_every_event_is_one_plain_line(event, line):
-    """An operator reads what happened and, where there is something to do, what."""
+    """An operator reads what happened and, where needed, what to do."""
     assert describe(event) == line

@@ -1,4 +1,4 @@
-"""aiaas.engines.supervisor and launch: real processes, small ones, that stand for vLLM."""
+"""aiaas.engines.supervisor and launch: small real processes that play vLLM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.waiting import until
 
 
 class Watched:
-    """A supervisor with what it said."""
+    """A supervisor with its log."""
 
     def __init__(self, supervisor: EngineSupervisor, events: list[Event], lines: list[str]) -> None:
         self.supervisor, self.events, self.lines = supervisor, events, lines
@@ -86,7 +86,7 @@ async def get(port: int, path: str) -> None:
 
 
 async def test_engine_starts_becomes_healthy_and_stops_when_asked(watch):
-    """SIGTERM reaches it, it leaves in its own way, and nothing is killed."""
+    """SIGTERM reaches the engine, it leaves in its own way, and no process is killed."""
     engine = watch("plain")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -100,7 +100,7 @@ async def test_engine_starts_becomes_healthy_and_stops_when_asked(watch):
 
 
 async def test_one_that_ignores_sigterm_is_killed_after_the_grace(watch):
-    """The grace is the caller's; then the whole tree goes, also a helper in a session of its own."""
+    """The caller chooses the grace; then the whole tree is killed, also a helper in a session of its own."""
     engine = watch("stubborn helper daemon")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -113,7 +113,7 @@ async def test_one_that_ignores_sigterm_is_killed_after_the_grace(watch):
 
 
 async def test_sigterm_goes_to_the_root_alone(watch):
-    """An engine core that got it would drop what is in flight; the helper is left alone until the root has gone."""
+    """An engine core that got SIGTERM would drop its requests; the helper is left alone until the root has gone."""
     engine = watch("helper slow")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -139,7 +139,7 @@ async def test_a_dead_engine_is_restarted_and_its_exit_code_told(watch):
 
 
 async def test_fault_of_our_own_restarts_the_engine(bin_folder: Path) -> None:
-    """Whatever raises while it is watched: nobody would have restarted it until the gateway's next start."""
+    """Any exception while it is watched: otherwise it would stay down until the gateway's next start."""
     events: list[Event] = []
 
     def on_event(event: Event) -> None:
@@ -203,7 +203,7 @@ async def test_an_engine_that_never_gets_healthy_is_given_up(watch, monkeypatch)
 
 @pytest.mark.parametrize("model", ["deaf", "sick"], ids=["does not listen", "answers 503"])
 async def test_one_that_does_not_get_healthy_in_time_is_ended(watch, model):
-    """It counts as a death, with no exit code of its own."""
+    """A slow start counts as a death, without an exit code."""
     engine = watch(model, start_timeout=0.5)
     await engine.supervisor.start()
     await until(lambda: Restarting in engine.kinds())
@@ -214,7 +214,7 @@ async def test_one_that_does_not_get_healthy_in_time_is_ended(watch, model):
 
 
 async def test_vllm_too_old_for_shutdown_timeout_starts_without_it(watch):
-    """Any vLLM on PATH will do."""
+    """Any vLLM on PATH is used."""
     engine = watch("old")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -233,7 +233,7 @@ async def test_a_loud_engine_is_never_blocked_by_its_output(watch):
 
 
 async def test_a_taken_port_is_refused_before_anything_starts(watch):
-    """Else the other program's /health would pass for the engine's."""
+    """Otherwise the other program's /health would pass for the engine's."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         engine = watch("plain", port=other.getsockname()[1])
         with pytest.raises(EnvironmentFault, match=r"backend llama: its engine's port \d+ is taken"):
@@ -242,7 +242,7 @@ async def test_a_taken_port_is_refused_before_anything_starts(watch):
 
 
 async def test_a_missing_vllm_is_one_clear_message(tmp_path):
-    """It comes from `start`, at once, and names the ways out."""
+    """The error comes from `start`, at once, and names the ways to fix it."""
     plan = EnginePlan("vllm", "m", "m", (), {}, free_port(), 10)
     supervisor = EngineSupervisor(
         "llama", plan, drain_timeout=1, silence=1, on_event=print, on_line=print, environ={"PATH": str(tmp_path)},
@@ -254,7 +254,7 @@ async def test_a_missing_vllm_is_one_clear_message(tmp_path):
 
 
 async def test_stop_right_after_start_leaves_nothing(watch):
-    """Also while the process is only being made."""
+    """Also while the process is still being created."""
     engine = watch("stubborn")
     before = launchers()
     await engine.supervisor.start()
@@ -266,12 +266,12 @@ async def test_stop_right_after_start_leaves_nothing(watch):
 
 
 def launchers() -> set[int]:
-    """Launchers that this process has started; those of other fixtures are among them."""
+    """Launchers that this process has started, those of other fixtures included."""
     return {child.pid for child in psutil.Process().children() if "launch.py" in " ".join(child.cmdline())}
 
 
 async def test_a_killed_launcher_takes_the_tree_with_it(watch):
-    """The kernel kills the root, the supervisor the rest of the group, and starts anew."""
+    """The kernel kills the root, the supervisor the rest of the group, and a new engine starts."""
     engine = watch("stubborn helper")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -321,7 +321,7 @@ async def test_vllm_is_found_on_path_first_then_beside_python(tmp_path):
 
 
 def test_enough_last_lines_are_kept_for_a_traceback():
-    """vLLM's own reason stands some lines above the last one."""
+    """vLLM's own cause stands some lines above the last one."""
     assert LAST_LINES >= 20
 
 
@@ -330,13 +330,13 @@ def test_enough_last_lines_are_kept_for_a_traceback():
 
 @pytest.fixture
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks at a healthy engine come one after another."""
+    """Looks at a healthy engine follow each other at once."""
     monkeypatch.setattr("aiaas.engines.looks.LOOK_INTERVAL", 0.05)
     monkeypatch.setattr("aiaas.engines.supervisor.LOOK_TIMEOUT", 0.3)
 
 
 async def test_a_frozen_engine_is_restarted(watch, quick_looks):
-    """It gets no requests first, and is ended after further looks without an answer; SIGSTOP resists SIGTERM only."""
+    """The engine first gets no requests, and is killed after further looks; SIGSTOP resists SIGTERM only."""
     engine = watch("plain")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -350,7 +350,7 @@ async def test_a_frozen_engine_is_restarted(watch, quick_looks):
 
 
 async def test_an_engine_that_is_only_slow_is_not_restarted(watch, quick_looks):
-    """It gets no requests meanwhile, and then the next ones."""
+    """The engine gets no requests meanwhile, and then the next ones."""
     engine = watch("plain")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -372,7 +372,7 @@ async def test_an_engine_that_answers_503_for_long_is_restarted(watch, quick_loo
 
 
 async def test_engine_frozen_while_it_stops_is_killed_after_its_grace(watch, quick_looks):
-    """It is stopped, so it is not restarted."""
+    """A stopping engine is not restarted."""
     engine = watch("plain")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -432,7 +432,7 @@ async def test_an_engine_that_was_given_up_starts_with_other_settings(watch, mon
 
 
 async def test_an_engine_that_loads_starts_anew_with_other_settings(watch):
-    """It may be loading the wrong model for an hour."""
+    """The engine may be loading the wrong model for an hour."""
     engine = watch("deaf")
     await engine.supervisor.start()
     await until(engine.pids)
@@ -443,7 +443,7 @@ async def test_an_engine_that_loads_starts_anew_with_other_settings(watch):
 
 
 async def test_a_healthy_engine_keeps_its_settings(watch):
-    """And its streams."""
+    """And so do its streams."""
     engine = watch("plain")
     await engine.supervisor.start()
     assert await engine.supervisor.wait_settled()
@@ -455,7 +455,7 @@ async def test_a_healthy_engine_keeps_its_settings(watch):
 
 
 async def test_secrets_of_an_engine_are_not_shown(watch):
-    """Neither on its command line nor in what it writes."""
+    """Neither on its command line nor in its output."""
     engine = watch("crash")
     secret = "hf_0123456789"
     engine.supervisor.engine = replace(
@@ -471,7 +471,7 @@ async def test_secrets_of_an_engine_are_not_shown(watch):
 
 
 async def test_a_port_of_another_aiaas_is_waited_for(watch):
-    """A predecessor that drains keeps it, with the GPU's memory; nothing is started before it has ended."""
+    """A draining predecessor keeps the port, with the GPU's memory; the engine starts once it has ended."""
     engine = watch("plain")
     claim = Claim()
     assert claim.take(engine.supervisor.engine.port)
@@ -486,7 +486,7 @@ async def test_a_port_of_another_aiaas_is_waited_for(watch):
 
 
 async def test_settings_that_change_while_it_waits_are_used(watch):
-    """With another port it need not wait any longer."""
+    """With another port the engine need not wait any longer."""
     engine = watch("crash")
     claim = Claim()
     assert claim.take(engine.supervisor.engine.port)
@@ -499,7 +499,7 @@ async def test_settings_that_change_while_it_waits_are_used(watch):
 
 
 async def test_stop_ends_the_wait_for_a_port(watch):
-    """Nothing was started."""
+    """No process was started."""
     engine = watch("plain")
     claim = Claim()
     assert claim.take(engine.supervisor.engine.port)
@@ -511,7 +511,7 @@ async def test_stop_ends_the_wait_for_a_port(watch):
 
 
 async def test_a_port_is_claimed_until_the_engine_has_ended(watch):
-    """Also between two of its lives."""
+    """Also between two runs of the engine."""
     engine = watch("crash")
     await engine.supervisor.start()
     await until(lambda: Restarting in engine.kinds())

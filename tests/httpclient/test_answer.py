@@ -124,13 +124,13 @@ def test_each_failure_has_its_kind(answer: Answer, error: str, code: str, detail
 
 
 def test_an_answer_without_a_stream_tells_its_usage() -> None:
-    """And no moments."""
+    """And no times of events."""
     answer = whole(b'{"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}')
     assert (answer.error, answer.prompt_tokens, answer.output_tokens, answer.moments) == ("", 3, 4, [])
 
 
 def test_an_endless_event_is_garbage() -> None:
-    """And not memory."""
+    """And the client's memory stays bounded."""
     answer = streamed(*[b"data: " + b"x" * (4 << 20)] * 5)
     assert answer.error == "garbage"
 
@@ -146,7 +146,7 @@ def test_the_first_fault_counts_and_its_detail_is_one_short_line() -> None:
 
 
 def test_a_plain_answer_is_good_whatever_it_holds() -> None:
-    """Its caller reads it."""
+    """The caller judges it."""
     answer = PlainAnswer()
     answer.head(200, {})
     answer.body(b"x", 0.0)

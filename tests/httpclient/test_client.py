@@ -1,4 +1,4 @@
-"""The client on real sockets: keep-alive, when events came, and what each way of breaking is called."""
+"""The client on real sockets: keep-alive, times of events, and a name for each failure."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_moments_are_those_of_the_socket(fake: FakeVllm) -> None:
 
 
 async def test_the_clock_is_read_before_anything_is_parsed(fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long an event takes to read, its moment is when it came."""
+    """However long an event takes to read, its time is that of its arrival."""
     client = Client(parse_target(fake.url))
     body = Answer.body
 
@@ -85,7 +85,7 @@ async def test_the_clock_is_read_before_anything_is_parsed(fake: FakeVllm, monke
 
 
 class NoSocket(asyncio.Transport):
-    """A transport that takes everything."""
+    """A transport that accepts everything."""
 
     def write(self, data: object) -> None: ...
 
@@ -98,7 +98,7 @@ class NoSocket(asyncio.Transport):
 async def test_twenty_thousand_events_take_less_than_a_second_of_cpu() -> None:
     """Each read brings one event, as from many streams at once; the clock is this process's CPU, not the wall.
 
-    A fifth of that on a quiet machine; with the socket's own cost 8.6 us an event were measured (docs/loadtest.md).
+    A fifth of that on a quiet machine; with the socket's own cost it is 8.6 us an event (docs/loadtest.md).
     """
     connection = TimedConnection(Client(parse_target("http://h")))
     connection.connection_made(NoSocket())
@@ -137,7 +137,7 @@ async def test_twenty_thousand_events_take_less_than_a_second_of_cpu() -> None:
 async def test_each_way_of_breaking_has_its_name(
     fake: FakeVllm, steps: tuple[Step, ...], error: str, detail: str
 ) -> None:
-    """And the next request goes on a connection of its own."""
+    """And the next request uses a connection of its own."""
     fake.play(*steps)
     client = Client(parse_target(fake.url))
     answer, _ = await ask(client, timeout=0.2)
@@ -189,7 +189,7 @@ async def test_an_answer_without_a_length_ends_with_its_connection(fake: FakeVll
 
 
 async def test_a_server_that_closes_whatever_is_opened_is_an_error(fake: FakeVllm) -> None:
-    """Before or after the request is on its way; never a crash."""
+    """Before or after the request is sent; never a crash."""
     fake.early = (Close(),)
     client = Client(parse_target(fake.url))
     found = set()
@@ -206,7 +206,7 @@ async def test_a_server_that_closes_whatever_is_opened_is_an_error(fake: FakeVll
 
 
 async def test_a_100_continue_is_no_answer(fake: FakeVllm) -> None:
-    """It is skipped."""
+    """The 100 is skipped."""
     fake.play(Send(b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE))
     client = Client(parse_target(fake.url))
     assert (await ask(client))[0].error == ""
@@ -214,7 +214,7 @@ async def test_a_100_continue_is_no_answer(fake: FakeVllm) -> None:
 
 
 async def test_nobody_there_is_said() -> None:
-    """Refused, or no such name."""
+    """A refused connection, or an unknown host name."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         with pytest.raises(BrokenError, match="refused") as broken:
@@ -226,7 +226,7 @@ async def test_nobody_there_is_said() -> None:
 
 
 async def test_our_own_lack_of_descriptors_is_not_the_servers_fault(fake: FakeVllm) -> None:
-    """It has a kind of its own."""
+    """The error has a kind of its own."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = os.open("/dev/null", os.O_RDONLY)
@@ -241,7 +241,7 @@ async def test_our_own_lack_of_descriptors_is_not_the_servers_fault(fake: FakeVl
 
 
 async def test_a_certificate_that_does_not_verify_is_said(secure: Secure) -> None:
-    """By what is wrong with it; with --ca or --insecure it is fine."""
+    """The message names the fault; with --ca or --insecure the request succeeds."""
     with pytest.raises(BrokenError, match="its certificate does not verify: self") as broken:
         await ask(Client(parse_target(secure.url)))
     assert broken.value.kind == "tls"
@@ -252,7 +252,7 @@ async def test_a_certificate_that_does_not_verify_is_said(secure: Secure) -> Non
 
 
 async def test_tls_where_there_is_none_is_said(fake: FakeVllm) -> None:
-    """As no TLS."""
+    """The message says that the port does not speak TLS."""
     with pytest.raises(BrokenError) as broken:
         await ask(Client(parse_target(fake.url.replace("http:", "https:"))), timeout=0.3)
     assert broken.value.kind in ("tls", "timeout", "connect")

@@ -1,4 +1,4 @@
-"""A URL, and what it becomes."""
+"""A URL, and the target that it names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_head_has_the_key_and_the_default_port_is_left_out() -> None:
 
 
 def test_certificates_are_verified_unless_told_otherwise() -> None:
-    """By the system's, or by none."""
+    """With the system's authorities, or not at all."""
     strict, lax = parse_target("https://h").tls, parse_target("https://h", insecure=True).tls
     assert strict is not None
     assert lax is not None
@@ -69,7 +69,7 @@ def test_certificates_are_verified_unless_told_otherwise() -> None:
 
 
 def test_a_file_without_certificates_is_said(tmp_path: Path) -> None:
-    """And one that is not there."""
+    """And a missing file too."""
     (tmp_path / "ca.pem").write_text("hello")
     for name, message in (("ca.pem", "holds no certificates"), ("no.pem", "No such file")):
         with pytest.raises(EnvironmentFault, match=message):
@@ -77,5 +77,5 @@ def test_a_file_without_certificates_is_said(tmp_path: Path) -> None:
 
 
 def test_a_target_does_not_show_its_context() -> None:
-    """A repr that an operator understands."""
+    """An operator understands its repr."""
     assert repr(parse_target("https://h")) == "HttpTarget(url='https://h:443', host='h', port=443, base='')"

@@ -1,4 +1,4 @@
-"""aiaas.loadtest.gateway_cpu: what two looks at a metrics port tell of the CPU between them."""
+"""aiaas.loadtest.gateway_cpu: the CPU time between two reads of a metrics port."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def exposition(cpu: float, requests: int = 0, started: float = 1000.5) -> bytes:
 
 
 def port(*looks: bytes) -> Iterator[Send]:
-    """A metrics port that is looked at so often."""
+    """A metrics port that expects this many reads."""
     return (Send(answer(200, look, content_type="text/plain")) for look in looks)
 
 
 @pytest.fixture
 async def watch(fake: FakeVllm) -> AsyncIterator[CpuWatch]:
-    """Looks at the fake; its clock goes on by ten seconds with each look."""
+    """Reads of the fake; its clock advances by ten seconds with each."""
     moments = iter(range(0, 1000, 10))
     made = CpuWatch(parse_target(fake.url), lambda: next(moments))
     yield made
@@ -46,7 +46,7 @@ def test_a_reading_sums_the_requests_of_all_series() -> None:
 
 
 def test_the_gateways_own_exposition_is_read() -> None:
-    """By the names that it uses, before its first request as well."""
+    """By the gateway's own names, before its first request as well."""
     got = reading(Metrics().expose(), 7.0)
     assert got.cpu > 0
     assert got.started > 1e9
@@ -59,7 +59,7 @@ def test_the_gateways_own_exposition_is_read() -> None:
     ids=["nothing", "a web page", "without a process", "no number"],
 )
 def test_what_tells_nothing_of_a_process_is_refused(text: bytes) -> None:
-    """By a ValueError."""
+    """With a ValueError."""
     with pytest.raises(ValueError, match=r"there is no process_cpu|could not convert"):
         reading(text, 0.0)
 
@@ -75,7 +75,7 @@ def test_what_tells_nothing_of_a_process_is_refused(text: bytes) -> None:
     ],
 )
 def test_what_lies_between_two_looks(after: Reading, use: GatewayUse | None) -> None:
-    """A second's CPU and requests, or nothing where it would be no truth."""
+    """A second's CPU and requests, or None where the figure would be wrong."""
     assert between(Reading(10.0, 5.0, 1.0, 100), after) == use
 
 
@@ -89,7 +89,7 @@ def test_what_lies_between_two_looks(after: Reading, use: GatewayUse | None) -> 
 async def test_cpu_is_sampled_at_both_ends_of_the_measured_window(
     fake: FakeVllm, watch: CpuWatch, stage: Stage, has_ended: bool
 ) -> None:
-    """Two looks and no more."""
+    """Two reads and no more."""
     looks = port(exposition(5.0, 100), exposition(8.1, 500))
     ended = asyncio.Event()
 
@@ -118,7 +118,7 @@ async def test_cpu_is_not_sampled_in_a_stage_that_ends_in_warmup(fake: FakeVllm,
 
 
 async def test_a_look_that_fails_costs_a_figure_and_not_the_run(fake: FakeVllm, watch: CpuWatch) -> None:
-    """A metrics port that has gone, or became another thing."""
+    """A metrics port that has gone, or serves something else."""
     fake.gets["/metrics"] = (Send(error_answer(500, "boom")),)
     assert await watch.over(Stage(duration=0.0), asyncio.Event()) is None
     await fake.stop()
@@ -126,7 +126,7 @@ async def test_a_look_that_fails_costs_a_figure_and_not_the_run(fake: FakeVllm, 
 
 
 async def test_a_wrong_port_is_found_before_any_load(fake: FakeVllm, watch: CpuWatch) -> None:
-    """One line that says which is right; silence where it is right."""
+    """One line that names the right port; nothing for a right one."""
     with pytest.raises(CheckFailed, match=r"there is no process_cpu_seconds_total; --metrics names the gateway's"):
         await watch.first_look()
     fake.gets["/metrics"] = tuple(port(exposition(1.0)))

@@ -14,7 +14,7 @@ from aiaas.loadtest.limit_check import Offer, Told, duration, is_full, judge_off
 
 
 def offered(rate: Rate, pauses: list[float], *, real: Rate | None = None, latency: float = 0.01) -> list[Offer]:
-    """Offers to a limiter that says `rate` and does `real`, one after each pause, decided halfway."""
+    """Offers to a limiter that announces `rate` and enforces `real`, one after each pause, decided halfway."""
     tat, now, offers = None, 0.0, []
     for pause in pauses:
         now += pause
@@ -33,7 +33,7 @@ def offered(rate: Rate, pauses: list[float], *, real: Rate | None = None, latenc
     latency=st.floats(0.0001, 1),
 )
 def test_a_correct_limiter_always_passes(per_minute: int, burst: int, pauses: list[float], latency: float) -> None:
-    """Whatever its rate, the pauses and the latency, as long as more is offered than it lets through."""
+    """Whatever its rate, the pauses and the latency, as long as the load exceeds the limit."""
     rate = Rate(per_minute, burst)
     interval = 60 / per_minute
     at_once = [0.0] * (burst + 5)
@@ -53,7 +53,7 @@ def test_a_correct_limiter_always_passes(per_minute: int, burst: int, pauses: li
     ],
 )
 def test_a_limiter_that_does_not_do_what_it_says_is_found(real: Rate, broken: str) -> None:
-    """60 a minute and 5 at once, says the header."""
+    """60 a minute and 5 at once, by its header."""
     pauses = [0.0] * 10 + [0.5] * 40
     offers = offered(Rate(60, 5), pauses, real=real)
     first = offers[0]
@@ -62,7 +62,7 @@ def test_a_limiter_that_does_not_do_what_it_says_is_found(real: Rate, broken: st
 
 
 def test_a_client_that_waits_as_told_must_be_admitted() -> None:
-    """And a 429 must tell."""
+    """And a 429 must say how long."""
     offers = offered(Rate(60, 2), [0.0] * 4)
     refused = Offer(2.0, 2.01, False, Told(60, 0, 1.0, 1.0))
     silent = [*offers, Offer(0.1, 0.11, False, Told(60, 0, 1.0, None))]
@@ -80,12 +80,12 @@ def test_durations_are_read_as_our_headers_write_them(seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "-1s", "1d"])
 def test_what_is_no_duration_is_none(text: str) -> None:
-    """Another server's words stop nothing."""
+    """Another server's text stops nothing."""
     assert duration(text) == 0.0
 
 
 def test_headers_tell_the_limit() -> None:
-    """Where there is one."""
+    """If there is one."""
     headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "9"}
     assert told_of(headers | {"x-ratelimit-reset-requests": "1m0s", "retry-after-ms": "950"}) == Told(60, 9, 60.0, 0.95)
     assert told_of(headers) == Told(60, 9, 0.0, None)
@@ -94,13 +94,13 @@ def test_headers_tell_the_limit() -> None:
 
 
 def test_a_bucket_is_full_when_it_owes_one_request() -> None:
-    """The one that asked."""
+    """The request that asked."""
     assert is_full(Told(60, 9, 1.0))
     assert not is_full(Told(60, 7, 3.0))
 
 
 def test_a_limit_too_large_for_a_check_is_said_with_what_to_do() -> None:
-    """A key with less."""
+    """The message suggests a key with a lower limit."""
     assert offers_needed(60, 10, 5.0) == 25
     with pytest.raises(CheckFailed, match="aiaas keys create check --rpm 60 --burst 10"):
         offers_needed(60_000, 1000, 2.0)

@@ -18,7 +18,7 @@ ANSWER = json_answer({"choices": [{}], "usage": {"prompt_tokens": 2, "completion
 
 
 async def check(url: str, key: str | None = "sk-1") -> tuple[Check, ...]:
-    """One check."""
+    """Run one check."""
     return await check_limits(parse_target(url), key, None, "chat")
 
 
@@ -38,7 +38,7 @@ async def test_the_gateways_limiter_does_what_it_says(fake: FakeVllm, gateway: S
 
 
 async def test_a_bucket_that_is_not_full_is_waited_for(fake: FakeVllm, gateway: StartGateway) -> None:
-    """Somebody has just used the key."""
+    """Another client has just used the key."""
     fake.default = (Send(ANSWER),)
     key = new_key("limited", limits=KeyLimits(requests_per_minute=600, burst=5))
     running = await gateway(fake, keys=(key,))
@@ -55,7 +55,7 @@ async def test_a_bucket_that_is_not_full_is_waited_for(fake: FakeVllm, gateway: 
 
 
 async def test_another_limit_that_comes_first_is_said(fake: FakeVllm, gateway: StartGateway) -> None:
-    """Its code and words."""
+    """With its code and message."""
     fake.default = (Send(ANSWER),)
     key = new_key("limited", limits=KeyLimits(requests_per_minute=600, burst=50, tokens_per_minute=40))
     running = await gateway(fake, keys=(key,))

@@ -27,7 +27,7 @@ def test_errors_429s_and_those_who_left_are_told_apart() -> None:
 
 
 def test_sparkline_has_one_bar_per_whole_second_and_an_end() -> None:
-    """The second under way is not over yet; after a minute the oldest go."""
+    """The current second has not ended yet; after a minute the oldest go."""
     recent = Recent()
     for second in (0, 0, 1, 1, 1, 1, 3):
         recent.add(sample(float(second), e2e=0.5))
@@ -36,5 +36,5 @@ def test_sparkline_has_one_bar_per_whole_second_and_an_end() -> None:
 
 
 def test_a_sparkline_reaches_from_nothing_to_the_largest() -> None:
-    """Nothing at all is flat."""
+    """A run without answers is flat."""
     assert (sparkline([0, 1, 2]), sparkline([0, 0]), sparkline([])) == ("▁▅█", "▁▁", "")

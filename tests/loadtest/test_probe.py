@@ -18,7 +18,7 @@ REFUSED = error_answer(401, "No such key.")
 
 
 async def look(url: str, key: str | None = "sk-1") -> tuple[str, ...]:
-    """One look."""
+    """Probe once."""
     client = Client(parse_target(url))
     try:
         return await models_of(client, key)
@@ -27,13 +27,13 @@ async def look(url: str, key: str | None = "sk-1") -> tuple[str, ...]:
 
 
 async def test_the_models_are_those_of_the_key(fake: FakeVllm) -> None:
-    """Asked with it."""
+    """The request has the key."""
     assert await look(fake.url, "sk-1") == ("m", "other")
     assert fake.got[0].headers["authorization"] == "Bearer sk-1"
 
 
 async def test_a_server_that_lists_no_models_is_no_fault(fake: FakeVllm) -> None:
-    """The path may not be served."""
+    """The server may lack the path."""
     fake.gets["/v1/models"] = (Send(json_answer({"error": {"message": "no"}}, status=404)),)
     assert await look(fake.url) == ()
 
@@ -59,7 +59,7 @@ async def test_a_server_that_lists_no_models_is_no_fault(fake: FakeVllm) -> None
 async def test_a_fault_is_one_line(
     fake: FakeVllm, step: Send | Close, key: str | None, kind: type[CommandError], message: str
 ) -> None:
-    """With what to do."""
+    """With advice."""
     fake.gets["/v1/models"] = (step,)
     with pytest.raises(kind) as fault:
         await look(fake.url, key)
@@ -84,7 +84,7 @@ async def test_nobody_there_and_no_trust_are_one_line(secure: Secure) -> None:
     ids=["the first", "the one named", "the one named where none is listed"],
 )
 def test_the_model_is_the_one_named_or_the_first(wanted: str | None, listed: tuple[str, ...], expected: str) -> None:
-    """Out of those listed."""
+    """Out of the listed models."""
     assert choose_model("u", wanted, listed) == expected
 
 

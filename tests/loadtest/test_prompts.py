@@ -38,7 +38,7 @@ def test_no_prompt_begins_like_another() -> None:
 
 
 def test_shared_prefix_is_equal_in_all_and_part_of_the_length() -> None:
-    """And what follows is each one's own."""
+    """And the rest differs in each."""
     found = [text(Asking(prompt_tokens=(50, 50), shared_prefix=30), number).split() for number in range(20)]
     assert len({tuple(words[:30]) for words in found}) == 1
     assert len({words[30] for words in found}) == 20
@@ -53,7 +53,7 @@ def test_the_same_seed_asks_the_same() -> None:
 
 
 def test_stream_asks_for_usage_and_an_exact_answer_length() -> None:
-    """So that tokens are counted by the server, and answers can be compared."""
+    """So that the server counts tokens, and answers can be compared."""
     assert (
         body(Asking(output_tokens=(7, 7))).items()
         >= {
@@ -86,7 +86,7 @@ def test_a_file_of_json_lines_gives_prompts_and_messages_in_turn() -> None:
 
 
 def test_a_file_of_text_gives_a_prompt_a_line() -> None:
-    """Empty lines left out."""
+    """Empty lines are skipped."""
     assert parse_prompts("p", [b"one two\n", b"\n", b" three\n"]) == (Prompt("one two"), Prompt("three"))
 
 
@@ -103,7 +103,7 @@ def test_a_file_of_text_gives_a_prompt_a_line() -> None:
     ],
 )
 def test_a_broken_line_is_named(lines: list[bytes], message: str) -> None:
-    """File and line."""
+    """The error has file and line."""
     with pytest.raises(CheckFailed) as refused:
         parse_prompts("p", lines)
     assert str(refused.value).startswith(message)

@@ -18,7 +18,7 @@ SLO = "ttft=500ms"
 
 
 def level(load: float, answers: int, ttft: float, gateway: GatewayUse | None = None) -> Summary:
-    """A level of one second with so many answers of 10 tokens, and what the gateway used."""
+    """A level of one second with a number of answers of 10 tokens, and the gateway's use."""
     samples = [sample(0.0, ttft=ttft, e2e=0.9, output_tokens=10)] * answers
     return summarize(samples, End(windows=(Window(0.0, 1.0, load, gateway),)), parse_slo(SLO)).total
 
@@ -56,13 +56,13 @@ def test_a_sweep_of_rates_counts_those_at_once_by_littles_law() -> None:
 
 
 def test_no_queue_where_the_slo_leaves_no_time_to_wait() -> None:
-    """The knee's own TTFT takes it all."""
+    """The knee's own TTFT uses it up."""
     levels = [level(8, 10, 0.45)]
     assert "backends.vllm.queue" not in values(recommend(levels, "users", parse_slo(SLO), Fleet()))
 
 
 def test_nothing_good_enough_recommends_nothing() -> None:
-    """With what to do."""
+    """With advice."""
     with pytest.raises(CheckFailed, match="begin lower"):
         recommend([level(8, 10, 0.9)], "users", parse_slo(SLO), Fleet())
 
@@ -149,7 +149,7 @@ def sweep_with_cpu(cores: float, *, requests: float = 20, beyond: bool = True) -
 def test_the_autoscalers_target_follows_from_the_gateways_cpu(
     levels: list[Summary], pod: Pod, value: str, reason: str
 ) -> None:
-    """Before one gateway uses what it used at the knee; untouched where that is far from what it has."""
+    """Scale before one gateway uses as much as at the knee; unchanged where its request is far from that."""
     line = recommend(levels, "users", (), Fleet(pod=pod))[-1]
     assert line == Line(("kubernetes", "cpu_target"), value, reason)
     assert why_no_cpu_target(levels, Fleet(pod=pod), looked=True) == ""
@@ -167,7 +167,7 @@ def test_the_autoscalers_target_follows_from_the_gateways_cpu(
 def test_no_line_for_the_autoscaler_says_what_is_missing(
     levels: list[Summary], pod: Pod, looked: bool, why: str
 ) -> None:
-    """Nothing that was not measured is recommended."""
+    """Only measured values are recommended."""
     assert "kubernetes.cpu_target" not in values(recommend(levels, "users", (), Fleet(pod=pod)))
     assert why in why_no_cpu_target(levels, Fleet(pod=pod), looked)
 
@@ -180,6 +180,6 @@ def test_without_a_config_the_pod_has_the_default_resources() -> None:
 
 
 def test_the_autoscalers_line_is_a_valid_part_of_a_config() -> None:
-    """Beside the others."""
+    """Beside the other lines."""
     patch = yaml.safe_load(to_patch(recommend(sweep_with_cpu(0.31), "users", (), Fleet("sim"))))
     assert Kubernetes(**patch["kubernetes"]).cpu_target == 45

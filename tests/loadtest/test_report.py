@@ -1,4 +1,4 @@
-"""Runs as tables: each figure in its place, and what a reader has to be told."""
+"""Runs as tables: each figure in its place, and the remarks for a reader."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_errors_are_shown_by_kind_with_an_example() -> None:
 
 
 def test_the_slo_is_shown_bound_by_bound() -> None:
-    """With what was seen."""
+    """With the measured values."""
     found = tables(shown(sample(ttft=0.6), slo="ttft=500ms,e2e:p50=2s,error_rate=1%,goodput=3"))
     (table,) = [table for table in found if table.title == "SLO"]
     assert table.rows == (
@@ -99,7 +99,7 @@ def test_a_sweep_marks_its_knee() -> None:
 
 
 def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
-    """Cores, and what a request and an output token took of them; the columns are not there where nobody did."""
+    """Cores, and the CPU of a request and an output token; without measurements the columns are missing."""
     windows = (Window(0.0, 1.0, 1, GatewayUse(0.022, 2.0)), Window(1.0, 2.0, 2))
     samples = [sample(0.0, e2e=0.9, level=1), sample(0.0, e2e=0.9, level=1), sample(1.0, e2e=0.9, level=2)]
     run = shown(*samples, end=End(windows=windows))
@@ -124,7 +124,7 @@ def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
 
 
 def test_a_sweep_holds_when_its_knee_does() -> None:
-    """It goes beyond what can be borne on purpose; the levels that miss the SLO are marked."""
+    """A sweep goes beyond the limit on purpose; the levels that miss the SLO are marked."""
     end = End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))
     fine, slow = sample(0.0, e2e=0.9, level=1), sample(1.0, ttft=0.8, e2e=0.9, level=2)
     run = shown(fine, slow, end=end, slo="ttft=500ms")
@@ -146,7 +146,7 @@ def test_the_gateways_own_part_is_shown_with_its_interval() -> None:
 
 
 def test_the_limiter_is_shown_by_statement() -> None:
-    """Expected against seen."""
+    """Expected and measured."""
     assert check_table([Check("a", "2 to 3", "5", False)]).rows == (("a", "2 to 3", "5", "missed"),)
 
 
@@ -194,7 +194,7 @@ def test_json_has_plain_numbers() -> None:
 
 
 def test_markdown_is_a_table() -> None:
-    """With a bar in a cell made harmless."""
+    """With a bar in a cell escaped."""
     text = to_markdown(Table("T", ("", "a|b"), (("x", "1|2"),)))
     assert text == "### T\n\n|   | a\\|b |\n| --- | ---: |\n| x | 1\\|2 |\n"
 

@@ -1,4 +1,4 @@
-"""Runs on real sockets: who sends when, what is measured, and that the figures are true."""
+"""Runs on real sockets: the senders, the measurements, and that the figures are true."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def job(url: str, *, asking: Asking | None = None, **more: Any) -> Job:
 
 
 async def run(what: Job, *stages: Stage) -> tuple[list[Sample], End]:
-    """All stages, and what came of them."""
+    """Run all stages and return their samples."""
     samples: list[Sample] = []
     async with Runner(what, samples.append) as runner:
         for stage in stages:
@@ -153,7 +153,7 @@ async def test_users_of_a_closed_loop_wait_for_their_answers(fake: FakeVllm) -> 
 
 
 async def test_an_open_loop_sends_on_schedule_whatever_the_answers_do(fake: FakeVllm) -> None:
-    """Twenty requests are on their way before the first is answered."""
+    """Twenty requests are sent before the first is answered."""
     fake.default = (Sleep(0.6), Send(ANSWER))
     samples, _ = await run(job(fake.url), Stage(rate=100.0, poisson=False, requests=20))
     assert len(samples) == 20
@@ -231,7 +231,7 @@ async def test_direct_and_gateway_take_turns_in_pairs(fake: FakeVllm) -> None:
 
 
 async def test_an_abort_share_leaves_so_many_on_purpose() -> None:
-    """Their connections end at once, and nothing generates any longer; they are no errors."""
+    """Their connections end at once, and the engine stops generating; they do not count as errors."""
     async with running_simulator(SimulatorOptions(models=("m",), ttft=0.005, itl=0.005)) as simulator:
         asking = Asking(prompt_tokens=(5, 5), output_tokens=(30, 30))
         samples, _ = await run(job(simulator.url, asking=asking, abort_share=0.5), Stage(users=10, requests=60))
@@ -247,7 +247,7 @@ async def test_an_abort_share_leaves_so_many_on_purpose() -> None:
 
 
 async def test_a_refused_key_stops_the_run_at_once(fake: FakeVllm) -> None:
-    """Ten thousand refusals tell no more than the first."""
+    """Ten thousand refusals would say no more than the first."""
     fake.default = (Send(error_answer(401, "This key was revoked.")),)
     samples, end = await run(job(fake.url, keys=("sk-1",)), Stage(users=3, requests=10_000))
     assert 1 <= len(samples) <= 3
@@ -255,7 +255,7 @@ async def test_a_refused_key_stops_the_run_at_once(fake: FakeVllm) -> None:
 
 
 async def test_a_user_that_meets_errors_does_not_spin(fake: FakeVllm) -> None:
-    """It pauses, so a dead server gets tens of requests and not thousands."""
+    """The user pauses, so a dead server gets tens of requests and not thousands."""
     await fake.down()
     samples, _ = await run(job(fake.url), Stage(users=2, duration=0.35))
     assert {sample.error for sample in samples} == {"connect"}

@@ -31,7 +31,7 @@ samples = st.builds(
 
 
 def test_latencies_count_from_when_it_was_due() -> None:
-    """Not from when it was sent: what waits because the server stalls is seen."""
+    """Not from when it was sent: waiting for a stalled server is included."""
     late = sample(10.0, began=12.0, sent=12.0, first=12.5, end=14.5)
     assert (late.ttft, late.e2e, late.tpot) == (2.5, 4.5, 0.2)
 
@@ -60,7 +60,7 @@ def test_a_file_gives_back_what_went_into_it(found: list[Sample]) -> None:
 
 @given(cut=st.integers(0, 200))
 def test_a_crash_in_the_middle_of_a_line_loses_that_line_only(cut: int) -> None:
-    """Whatever was whole is read; there is no end then."""
+    """All whole lines are read; the end is missing then."""
     last = to_line(sample(2.0))
     read = from_lines("f", [to_line(RUN), to_line(sample(1.0)), last[: min(cut, len(last) - 2)]])
     assert (read.samples, read.end) == ((sample(1.0),), None)

@@ -23,7 +23,7 @@ from tests.loadtest.conftest import ANSWER
 
 
 class Watcher:
-    """A listener that remembers."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -73,7 +73,7 @@ async def test_a_run_is_looked_at_measured_and_written_down(fake: FakeVllm, tmp_
 
 
 async def test_ctrl_c_keeps_and_reports_what_was_measured(fake: FakeVllm, tmp_path: Path) -> None:
-    """The file has an end that says so; nothing goes on."""
+    """The file has an end that says so; no request goes on."""
     watcher = Watcher()
     watcher.interrupt_at = 3
     fake.default = (Sleep(0.01), Send(ANSWER))
@@ -166,7 +166,7 @@ async def test_with_a_metrics_port_each_level_tells_the_gateways_cpu(fake: FakeV
 
 
 async def test_metrics_port_without_cpu_time_stops_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
-    """And before a file."""
+    """And before a file is made."""
     with pytest.raises(CheckFailed, match="there is no process_cpu_seconds_total"):
         await measure(settings(fake, metrics=parse_target(fake.url), out=tmp_path / "a"), Watcher())
     assert fake.posts == []
@@ -174,7 +174,7 @@ async def test_metrics_port_without_cpu_time_stops_before_the_load(fake: FakeVll
 
 
 async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
-    """Nothing was measured in vain."""
+    """No measurement is wasted."""
     (tmp_path / "a").write_text("x")
     with pytest.raises(EnvironmentFault, match="is there already"):
         await measure(settings(fake, out=tmp_path / "a"), Watcher())
@@ -184,7 +184,7 @@ async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeV
 async def test_a_disk_that_fills_up_ends_the_run(
     fake: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In order; it does not wait for what is under way."""
+    """Cleanly, without waiting for open requests."""
     fake.default = (Hang(),)
 
     def full(_path: Path, _mode: str) -> Any:
@@ -196,5 +196,5 @@ async def test_a_disk_that_fills_up_ends_the_run(
 
 
 def test_a_key_is_never_shown() -> None:
-    """By its label only."""
+    """Only its label is shown."""
     assert repr(Key("alice", "sk-secret")) == "Key(label='alice')"

@@ -29,7 +29,7 @@ def test_an_slo_is_read_with_its_units() -> None:
 
 
 def test_no_slo_is_no_bounds() -> None:
-    """An empty text."""
+    """For an empty text."""
     assert parse_slo(" ") == ()
 
 
@@ -88,6 +88,6 @@ def test_a_request_meets_an_slo_when_all_its_durations_do(one: Sample, expected:
     ],
 )
 def test_a_run_is_held_against_each_bound(text: str, seen: float | None, held: bool) -> None:
-    """With what was seen."""
+    """With the measured values."""
     bounds = parse_slo(text)
     assert judge(bounds, LATENCIES, 0.02, 5.0) == (Verdict(bounds[0], seen, held),)

@@ -73,7 +73,7 @@ def test_bootstrap_interval_covers_the_truth_as_often_as_stated() -> None:
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    """A report that is made again says the same."""
+    """A report that is made again has the same figures."""
     numbers = [1.0, 2.0, 4.0, 8.0]
     assert bootstrap(numbers, median, random.Random(3).random) == bootstrap(numbers, median, random.Random(3).random)
 

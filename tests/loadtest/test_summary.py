@@ -90,7 +90,7 @@ def test_goodput_counts_answers_within_the_slo() -> None:
 
 
 def test_a_missed_bound_is_a_run_that_does_not_hold() -> None:
-    """One of them is enough."""
+    """One missed bound is enough."""
     found = [sample(10.0, ttft=0.1), failed(12.0)]
     assert summarize(found, TEN, parse_slo("ttft=500ms")).total.held
     assert not summarize(found, TEN, parse_slo("ttft=500ms,error_rate=1%")).total.held
@@ -164,7 +164,7 @@ def test_a_generator_that_did_not_keep_up_says_so(generator: Generator, words: s
 def test_a_gateways_cpu_is_that_of_what_it_carried(
     use: GatewayUse, answers: int, cpu: tuple[float | None, float | None, float | None]
 ) -> None:
-    """A second in which so many answers of 11 tokens came; CPU by request, by token, and the gateway's share."""
+    """A second with a number of answers of 11 tokens; CPU by request, by token, and the gateway's share."""
     found = summarize([sample(0.0, e2e=0.9)] * answers, End(windows=(Window(0.0, 1.0, 0, use),))).total.cpu
     assert found is not None
     assert found.cores == use.cores

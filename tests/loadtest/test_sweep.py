@@ -40,7 +40,7 @@ def test_levels_are_read(text: str, levels: tuple[float, ...]) -> None:
     ["", "users", "users=", "users=8-1", "users=1.5", "users=0-4", "users=2,1", "speed=1-4", "rate=nan", "rate=inf"],
 )
 def test_a_wrong_sweep_is_refused(text: str) -> None:
-    """With what is allowed."""
+    """The message says the allowed forms."""
     with pytest.raises(UsageError, match="write users=1-128"):
         parse_sweep(text)
 
@@ -57,7 +57,7 @@ def test_a_wrong_sweep_is_refused(text: str) -> None:
     ],
 )
 def test_a_sweep_ends_when_more_load_brings_nothing(outputs: list[float], expected: bool) -> None:
-    """Two levels in a row."""
+    """Two levels in a row without a gain."""
     assert goes_on([level(2**position, output) for position, output in enumerate(outputs)]) is expected
 
 

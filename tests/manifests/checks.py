@@ -33,7 +33,7 @@ SIZES: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, 
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice; PyYAML takes the last without a word."""
+    """Refuses a mapping that has a key twice; PyYAML silently takes the last."""
 
 
 def _mapping(loader: _NoDuplicates, node: yaml.MappingNode) -> Object:

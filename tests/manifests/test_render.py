@@ -22,7 +22,7 @@ def files_of(text: str) -> dict[str, str]:
 
 
 def test_rendering_twice_gives_equal_bytes() -> None:
-    """No time, no order of a hash."""
+    """Without a time or the order of a hash."""
     assert stream_of(MINIMAL) == stream_of(MINIMAL)
 
 
@@ -40,7 +40,7 @@ def test_what_is_referred_to_comes_first() -> None:
 
 
 def test_the_stream_says_what_it_was_made_from() -> None:
-    """File, version and digest stand on top: the digest that the pods report."""
+    """File, version and digest are at the top: the digest that the pods report."""
     plan = plan_of(MINIMAL)
     first, second, *_ = stream_of(MINIMAL).splitlines()
     assert first == f"# Made by `aiaas render` (aiaas {__version__}) from aiaas.yaml: change that, not this."
@@ -49,7 +49,7 @@ def test_the_stream_says_what_it_was_made_from() -> None:
 
 
 def test_another_config_changes_few_files() -> None:
-    """A diff in review shows what changes: the config, and the Deployment that names it by its content."""
+    """A diff in review shows the change: the config, and the Deployment that names it by its content."""
     before, after = files_of(MINIMAL), files_of(MINIMAL + "request: {max_choices: 2}\n")
     assert set(before) == set(after)
     assert {name for name in before if before[name] != after[name]} == {

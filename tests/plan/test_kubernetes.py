@@ -71,7 +71,7 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
     ],
 )
 def test_what_cannot_be_deployed_is_said_by_field(text: str, expected: str) -> None:
-    """Each obstacle is one problem with its place and what to do; nothing is rendered."""
+    """Each obstacle is one problem with its place and advice; nothing is rendered."""
     plan, problems = plan_or_problems(text, {"HOST": "vllm"})
     assert plan is None
     [problem] = problems
@@ -96,7 +96,7 @@ def test_served_paths_are_routed_and_no_others(endpoints: str, paths: tuple[tupl
 
 
 def test_names_begin_with_the_plans_stem() -> None:
-    """With nothing configured the objects bear the plan's names."""
+    """With nothing configured the objects have the plan's names."""
     plan = plan_of(with_kubernetes(immutable_config="false"))
     assert (plan.app, plan.config_name, plan.keys_secret, plan.tls_secret) == (
         *("api-router-service", "api-router-config", "api-router-keys", "api-router-tls"),

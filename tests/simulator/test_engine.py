@@ -38,7 +38,7 @@ class Clock:
         pass
 
     def advance(self, seconds: float) -> None:
-        """Run everything that is due, at its time."""
+        """Run everything that is due, at its due time."""
         end = self.now + seconds
         while self._timers and self._timers[0][0] <= end:
             when, _, handle, callback, args = heapq.heappop(self._timers)
@@ -54,7 +54,7 @@ class Clock:
 
 
 class Ear:
-    """A listener that writes down what it hears, and may do something at a step."""
+    """A listener that records its calls, and may act at a step."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -118,7 +118,7 @@ def test_a_turn_is_bounded() -> None:
 
 
 def test_what_finds_no_room_waits_in_order() -> None:
-    """The third begins when the first two are done, and its clock starts then."""
+    """The third begins when the first two have ended, and its clock starts then."""
     bench = Bench(max_num_seqs=2)
     _, one = bench.submit(1)
     _, two = bench.submit(2)
@@ -142,7 +142,7 @@ def test_n_answers_take_n_places_and_advance_together() -> None:
 
 
 def test_one_too_big_for_the_batch_runs_alone() -> None:
-    """Rather than never."""
+    """Otherwise it would never run."""
     bench = Bench(max_num_seqs=2)
     _, ear = bench.submit(1, 1, 1)
     bench.clock.advance(1)
@@ -151,7 +151,7 @@ def test_one_too_big_for_the_batch_runs_alone() -> None:
 
 @pytest.mark.parametrize("phase", [0.0, 0.05, 0.105, 0.5], ids=["queued", "before a token", "mid-answer", "ended"])
 def test_an_abort_frees_its_place_in_any_phase(phase: float) -> None:
-    """The one behind begins at once; nothing more is heard of the aborted one; twice is once."""
+    """The next one begins at once; the aborted one is silent; aborting twice is the same as once."""
     bench = Bench(max_num_seqs=1)
     if phase == 0.0:
         bench.submit(1)
@@ -169,7 +169,7 @@ def test_an_abort_frees_its_place_in_any_phase(phase: float) -> None:
 
 
 def test_an_abort_counts_as_no_success() -> None:
-    """As in vLLM it shows in the running gauge alone."""
+    """As in vLLM, only the running gauge shows it."""
     bench = Bench()
     generation, _ = bench.submit(3)
     bench.clock.advance(0.105)
@@ -182,7 +182,7 @@ def test_an_abort_counts_as_no_success() -> None:
 
 
 def test_a_listener_may_abort_or_freeze_at_its_last_step() -> None:
-    """Then no end is heard, and a frozen one keeps its place."""
+    """An aborted one reports no end, and a frozen one keeps its place."""
     for act, running in (("abort", 0), ("freeze", 1)):
         bench = Bench()
         generation, ear = bench.submit(2)

@@ -102,7 +102,7 @@ def test_a_response_stream_numbers_its_events() -> None:
 
 @pytest.mark.parametrize("family", ["chat", "completions", "responses", "messages"])
 def test_every_event_ends_itself(family: Family) -> None:
-    """One blank line, at its end: what a client splits by."""
+    """One blank line, at its end, by which clients split."""
     for event in events(family, ("a\n\n", ' "b"', "")):
         assert event.endswith(b"\n\n")
         assert event.count(b"\n\n") == 1

@@ -1,4 +1,4 @@
-"""The table of faults and how one is written."""
+"""The table of faults and their syntax."""
 
 from __future__ import annotations
 

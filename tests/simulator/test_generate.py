@@ -90,7 +90,7 @@ def test_the_context_cuts_like_max_tokens() -> None:
 
 
 def test_min_tokens_puts_off_the_end() -> None:
-    """At least so many tokens have text."""
+    """At least min_tokens tokens have text."""
     choice = make_choice(ask(min_tokens=40, eos_first=True), 1, 4)
     assert len(choice.deltas) == 41
     assert choice.finish_reason == "stop"
@@ -145,5 +145,5 @@ def test_jitter_keeps_order_and_bounds(seed: int, jitter: float) -> None:
 
 
 def test_no_word_is_longer_than_a_token() -> None:
-    """Else a generated word would count as two."""
+    """Otherwise a generated word would count as two."""
     assert all(count_tokens(word) == 1 for word in (*WORD_TOKENS, *(word + "." for word in WORD_TOKENS)))

@@ -129,7 +129,7 @@ def test_tool_calls_of_any_form_are_no_crash(calls: object) -> None:
 
 
 def test_an_invocation_is_what_its_body_looks_like() -> None:
-    """Messages make a chat, anything else a completion; the model's name is not looked at."""
+    """A body with messages is a chat, any other one a completion; the model's name does not matter."""
     assert parse_invocation({"messages": HELLO, "model": "nope"}, OPTIONS).family == "chat"
     assert parse_invocation({"prompt": "a", "model": "nope"}, OPTIONS).family == "completions"
 
@@ -145,7 +145,7 @@ _FIELDS = ["messages", "prompt", "input", "model", "max_tokens", "n", "stop", "s
 
 @given(st.sampled_from(FAMILIES), st.dictionaries(st.sampled_from(_FIELDS), _JSON) | _JSON)
 def test_any_json_is_a_job_or_a_refusal(family: Family, data: object) -> None:
-    """No body makes anything else happen; and the refusal can be sent."""
+    """No body has another result; and the refusal can be sent."""
     try:
         made = parse_job(family, data, OPTIONS)
         assert all(choice.deltas for choice in made.choices)
@@ -159,7 +159,7 @@ def test_any_json_is_a_job_or_a_refusal(family: Family, data: object) -> None:
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_json_or_a_refusal(body: bytes) -> None:
-    """Whatever is sent as application/json."""
+    """Any bytes with the media type application/json."""
     try:
         parse_json("application/json", body)
     except WireError as error:

@@ -48,7 +48,7 @@ def metrics(text: str, status: int = 200) -> Seen:
 
 
 def test_samples_are_summed_by_name_and_labels() -> None:
-    """None where there is none."""
+    """None if no sample matches."""
     assert total(TEXT, "inference_requests_total") == 5
     assert total(TEXT, "inference_requests_total", {"model": "n"}) == 3
     assert total(TEXT, "inference_requests_total", {"model": "o"}) is None
@@ -67,7 +67,7 @@ def test_samples_are_summed_by_name_and_labels() -> None:
     ],
 )
 def test_what_agrees_passes(verdict: Verdict) -> None:
-    """And has no hint."""
+    """And without a hint."""
     assert (verdict.held, verdict.hint) == (True, "")
 
 
@@ -124,14 +124,14 @@ def test_what_disagrees_fails_with_its_usual_cause(verdict: Verdict, seen: str, 
 
 
 def test_a_limit_that_failed_tells_only_what_failed() -> None:
-    """And one that held, all."""
+    """And a limit that held tells everything."""
     good, bad = Check("a", "1", "1", held=True), Check("b", "2", "3", held=False)
     assert (judge_limit((good, bad)).expected, judge_limit((good, bad)).seen) == ("b: 2", "b: 3")
     assert judge_limit((good, good)).seen == "a: 1; a: 1"
 
 
 def test_what_is_the_same_is_told_so() -> None:
-    """And where not, the place."""
+    """And if they differ, the place."""
     assert judge_direct(whole(), whole()).seen == "the same"
     assert judge_direct(whole(), whole(n=1)).seen == "they differ at n"
 
@@ -155,7 +155,7 @@ def test_an_engine_that_did_nothing_was_not_the_one() -> None:
     ids=["same", "value", "length", "type", "more", "id", "top"],
 )
 def test_the_first_difference_has_a_place(there: Any, place: str | None) -> None:
-    """As one would write it."""
+    """In the notation of a path."""
     assert first_difference({"a": [{"b": 1}]}, there) == place
 
 

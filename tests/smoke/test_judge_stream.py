@@ -50,7 +50,7 @@ def test_a_right_stream_passes(verdict: Verdict) -> None:
     ],
 )
 def test_a_fault_is_named(events: tuple[bytes, ...], fault: str) -> None:
-    """The first one."""
+    """Only the first fault."""
     assert read_stream(streamed(*events)).fault.startswith(fault)
 
 

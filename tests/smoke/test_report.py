@@ -26,7 +26,7 @@ def test_a_failed_check_says_more() -> None:
     ("seconds", "text"), [(None, ""), (0.0004, "0.4 ms"), (0.25, "250 ms"), (12.34, "12.3 s")], ids=str
 )
 def test_times_are_short(seconds: float | None, text: str) -> None:
-    """And absent where nothing was sent."""
+    """And absent where no request was sent."""
     assert took_of(Result("a", "passed", "", "", "", seconds)) == text
 
 
@@ -41,7 +41,7 @@ def test_it_holds_where_something_passed_and_nothing_failed(results: tuple[Resul
 
 
 def test_json_counts_and_lists() -> None:
-    """One that was interrupted never holds."""
+    """An interrupted run never passes."""
     found = to_json("http://h:1", ALL, interrupted=False)
     assert (found["held"], found["passed"], found["failed"], found["skipped"]) == (False, 1, 1, 1)
     assert found["checks"][0] == {

@@ -157,7 +157,7 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
     ],
 )
 async def test_each_check_can_fail(good: FakeGateway, name: str, steps: tuple[Step, ...], seen: str, hint: str) -> None:
-    """For the right reason, with the usual cause, and no other check that stands for itself fails with it."""
+    """For the right reason, with the usual cause, and no independent check fails with it."""
     good.breaks[{"usage": "stream-usage"}.get(name, name)] = steps or (Send(stream(token_event(), DONE)),)
     engine = await FakeGateway.start()
     settings = settings_of(good, timeout=1.0, direct=parse_target(engine.url), direct_key=KEY)
@@ -173,7 +173,7 @@ async def test_each_check_can_fail(good: FakeGateway, name: str, steps: tuple[St
 
 
 def test_each_check_has_a_case_in_which_it_fails() -> None:
-    """Here, or where it needs a server of another kind."""
+    """Here, or in the tests for servers of another kind."""
     marks = test_each_check_can_fail.pytestmark  # type: ignore[attr-defined]
     here = {case.values[0] for case in marks[0].args[1]}
     elsewhere = {"certificate", "redirect", "request-id", "metrics", "abort", "rate-limit"}
@@ -181,7 +181,7 @@ def test_each_check_has_a_case_in_which_it_fails() -> None:
 
 
 async def test_a_right_server_passes(good: FakeGateway) -> None:
-    """All that needs nothing but the key; what needs more is skipped and says what."""
+    """All checks that need nothing but the key; the others are skipped and say what they need."""
     results = await run(settings_of(good))
     assert {name for name, result in results.items() if result.outcome == "failed"} == set()
     skipped = {name: result.seen for name, result in results.items() if result.outcome == "skipped"}
@@ -192,7 +192,7 @@ async def test_a_right_server_passes(good: FakeGateway) -> None:
 
 
 async def test_answers_that_share_an_id_fail_the_request_id(good: FakeGateway) -> None:
-    """A cache in front, say."""
+    """Such as those of a cache in front."""
     good.breaks["models"] = (Send(json_answer({"data": [{"id": "m"}]}, headers="x-request-id: same\r\n")),)
     result = (await run(settings_of(good), "request-id"))["request-id"]
     assert (result.outcome, result.seen) == ("failed", "2 different, such as same")
@@ -216,7 +216,7 @@ async def test_waiting_for_the_limit_is_no_part_of_what_a_check_took(good: FakeG
 
 
 async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:
-    """Replicas that each each count alone: the headers say 4, and twice as many come in."""
+    """Replicas that count separately: the headers say 4, and twice as many are admitted."""
     good.rate = Rate(60, 4)
     good.breaks["rate-limit"] = (
         Send(json_answer(whole(1), headers="x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 3\r\n")),
@@ -228,7 +228,7 @@ async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:
 
 
 async def test_many_requests_need_a_yes(good: FakeGateway) -> None:
-    """A burst of 300 takes 305; without the word it is skipped and none is sent beyond the first."""
+    """A burst of 300 takes 305; without --yes it is skipped and only one is sent."""
     good.rate = Rate(60_000, 300)
     results = await run(settings_of(good), "rate-limit")
     assert results["rate-limit"].outcome == "skipped"
@@ -238,14 +238,14 @@ async def test_many_requests_need_a_yes(good: FakeGateway) -> None:
 
 
 async def test_a_limit_that_the_config_promises_and_nobody_tells_fails(good: FakeGateway) -> None:
-    """The config limits every key."""
+    """The config has a limit for every key."""
     result = (await run(settings_of(good, has_limit=True), "rate-limit"))["rate-limit"]
     assert result.outcome == "failed"
     assert "with another config" in result.hint
 
 
 async def test_a_refused_key_is_told_once(good: FakeGateway) -> None:
-    """`models` fails, also where nobody asked for it; what needs the key is skipped; the key is never shown."""
+    """`models` fails, also where it was not chosen; checks with the key are skipped; the key is never shown."""
     results = await run(settings_of(good, key="sk-other"), "health", "completion", "rate-limit")
     assert {name: result.outcome for name, result in results.items()} == {
         "health": "passed",
@@ -279,7 +279,7 @@ async def test_a_certificate_that_does_not_verify_fails_alone(secure: Secure) ->
 
 
 async def test_a_check_that_hangs_ends_with_its_time(good: FakeGateway) -> None:
-    """Every answer has a bound."""
+    """Every answer has a timeout."""
     good.breaks = {check.name: (Hang(),) for check in CHECKS if check.name != "health"}
     async with asyncio.timeout(10):
         results = await run(settings_of(good, timeout=0.05))

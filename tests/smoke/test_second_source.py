@@ -1,4 +1,4 @@
-"""The checks with a second source: they pass before the right one, and fail before a wrong one."""
+"""The checks with a second source: they pass with the right one, and fail with a wrong one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAN = (
 
 
 class Scraped(FakeVllm):
-    """A metrics port whose texts come one after the other; the last one stays."""
+    """A metrics port that serves texts one after another; the last one stays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Scraped(FakeVllm):
         return (Send(answer(200, text.encode(), content_type="text/plain")),)
 
     def at(self) -> HttpTarget:
-        """As an option names it."""
+        """Its URL, as an option names it."""
         return parse_target(self.url)
 
 
@@ -79,7 +79,7 @@ def aborts(number: int) -> str:
     ("text", "outcome"), [(PLAN, "passed"), ("a 1\n", "failed")], ids=["the plan's three", "something other"]
 )
 async def test_metrics_are_there_to_be_scraped(good: FakeGateway, scraped: Scraped, text: str, outcome: str) -> None:
-    """By name."""
+    """The required metrics, by name."""
     scraped.texts = [text]
     assert (await run(replace(known(good), metrics=scraped.at()), "metrics"))["metrics"].outcome == outcome
 
@@ -94,7 +94,7 @@ async def test_metrics_are_there_to_be_scraped(good: FakeGateway, scraped: Scrap
     ],
 )
 async def test_usage_adds_up(good: FakeGateway, scraped: Scraped, texts: list[str], outcome: str, hint: str) -> None:
-    """Answers against metrics."""
+    """The usage of answers against the metrics."""
     scraped.texts = texts
     result = (await run(replace(known(good), metrics=scraped.at()), "usage"))["usage"]
     assert result.outcome == outcome, result
@@ -114,7 +114,7 @@ async def test_usage_adds_up(good: FakeGateway, scraped: Scraped, texts: list[st
 async def test_an_abort_reaches_the_engine(
     good: FakeGateway, scraped: Scraped, texts: list[str], outcome: str, word: str
 ) -> None:
-    """Seen in its metrics."""
+    """In the engine's metrics."""
     scraped.texts = texts
     result = (await run(replace(known(good), engine=scraped.at()), "abort"))["abort"]
     assert (result.outcome, word in result.seen) == (outcome, True), result
@@ -126,7 +126,7 @@ async def test_an_abort_reaches_the_engine(
 async def test_an_abort_is_counted_by_the_gateway(
     good: FakeGateway, scraped: Scraped, texts: list[str], outcome: str
 ) -> None:
-    """Seen in its metrics."""
+    """In the gateway's metrics."""
     scraped.texts = texts
     result = (await run(replace(known(good), metrics=scraped.at()), "abort"))["abort"]
     assert result.outcome == outcome, result
@@ -159,7 +159,7 @@ async def test_a_stream_that_cannot_be_left_says_why(
 
 
 async def test_the_direct_answer_is_that_of_the_model_there(good: FakeGateway) -> None:
-    """Under its own name, where the gateway's is an alias."""
+    """Under the engine's own name, where the gateway's is an alias."""
     there = await FakeGateway.start()
     settings = replace(known(good), direct=parse_target(there.url), direct_key=KEY, model="other")
     result = (await run(settings, "direct"))["direct"]

@@ -26,7 +26,7 @@ def told(
     name: str = "run",
     run: Run = RUN,
 ) -> Told:
-    """A run of these samples; without windows it crashed."""
+    """A run of these samples; without windows, as after a crash."""
     kept = tuple(samples)
     end = End(windows=windows) if windows else None
     return Told(Shown(name, run, summarize(kept, end, parse_slo(slo)), end), kept)

@@ -29,7 +29,7 @@ PAGES = {
     "four runs": [told(steady(), name="a"), told(steady(400), name="b" * 60), sweep(), nasty()],
     "nothing": [told([])],
 }
-# Text of a chart that leaves its drawing, and names of ticks that lie on each other.
+# Text of a chart that leaves its drawing, and names of ticks that overlap.
 CLIPPED = """() => [...document.querySelectorAll('svg.chart')].flatMap(svg => {
   const box = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter(text => {
@@ -67,7 +67,7 @@ def browser() -> Iterator[Any]:
 def test_the_page_fits_and_keeps_to_itself(
     browser: Any, tmp_path: Path, runs: list[Told], width: int, scheme: str
 ) -> None:
-    """Nothing to scroll sideways, nothing clipped, no word on the console, no request but for the page; white paper."""
+    """Nothing to scroll sideways, nothing clipped, nothing on the console, no request but for the page; white paper."""
     file = tmp_path / "a.html"
     file.write_text(page(runs), encoding="utf-8")
     opened = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)

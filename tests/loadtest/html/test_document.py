@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, the same for the same runs, and unimpressed by what a file says."""
+"""The page: whole, self-contained, the same for the same runs, and safe from a file's content."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CASES = [
 
 @pytest.mark.parametrize("runs", CASES)
 def test_any_run_gives_a_whole_page(runs: list[Told]) -> None:
-    """Elements are closed, ids stand there once, charts say what they show, and nothing comes from elsewhere."""
+    """Elements are closed, ids are unique, charts say their content, and nothing comes from elsewhere."""
     html = page(runs)
     tree = read(html)
     assert tree.tag == "html"
@@ -80,7 +80,7 @@ def test_any_run_gives_a_whole_page(runs: list[Told]) -> None:
 
 
 def test_the_page_forbids_itself_scripts_and_the_network() -> None:
-    """By its own policy, so that a mistake here would have no effect."""
+    """By its own policy, so that a mistake in this code would have no effect."""
     policies = [meta.attrib["content"] for meta in read(page([nasty()])).iter("meta") if "http-equiv" in meta.attrib]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
     style = read(page([told([])])).find("head/style")
@@ -103,7 +103,7 @@ def test_the_same_runs_give_the_same_bytes() -> None:
 
 
 def test_the_first_figures_are_those_of_the_summary() -> None:
-    """Of a sweep, those of its knee."""
+    """For a sweep, the figures of its knee."""
     run = told(steady(), slo="ttft=150ms")
     total = run.shown.summary.total
     tiles = {words(each[0]): words(each[1]) for each in read(page([run])).findall(".//dl/div")}

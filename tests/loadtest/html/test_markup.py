@@ -1,4 +1,4 @@
-"""Elements into HTML: whatever text is put in, comes out as text."""
+"""Elements into HTML: any text that goes in comes out as text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_any_text_can_be_shown(text: str) -> None:
 
 
 def test_what_cannot_be_shown_leaves_a_mark() -> None:
-    """A reader sees that something was there."""
+    """A reader sees that a character was there."""
     assert words(read(to_html(tag("p", "a\x00b\x1bc\ud800d\te")))) == "a\ufffdb\ufffdc\ufffdd\te"
 
 

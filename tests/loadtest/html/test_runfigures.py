@@ -1,4 +1,4 @@
-"""The charts of one run: their figures are those of its summary, and each says its own in words."""
+"""The charts of one run: their figures are those of its summary, and each has a sentence."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def test_few_requests_are_drawn_one_by_one() -> None:
 
 
 def test_many_requests_are_folded_and_all_are_counted() -> None:
-    """No dot for each, and none left out."""
+    """Without a dot for each, and without leaving any out."""
     (ttft, *_) = time_figures("a", told(steady(5000)))
     assert ttft.drawing.find(".//g[@class='dots s3']") is None
     assert sum(int(row[1]) for row in ttft.tables[0].rows) == 5000
 
 
 def test_one_sample_is_a_chart_of_one_dot() -> None:
-    """No line, no folding, no claim about spans."""
+    """Without a line, folding, or a claim about spans."""
     (ttft, e2e) = time_figures("a", told([sample(ttft=0.2)]))
     assert values(ttft.drawing) == [0.2]
     assert (ttft.keys[0].words, ttft.tables, e2e.headline) == ("each request", (), "E2E p99 1.00 s, median 1.00 s")
 
 
 def test_outlier_makes_the_scale_logarithmic_with_a_note() -> None:
-    """Otherwise the usual would be a line on the floor."""
+    """Otherwise the usual values would be a line on the floor."""
     (ttft, *_) = time_figures("a", told([*(sample(ttft=0.01) for _ in range(9)), sample(ttft=9.0)]))
     assert "logarithmic" in ttft.what
     (even, *_) = time_figures("a", told([sample(ttft=0.01), sample(ttft=0.1)]))
@@ -71,7 +71,7 @@ def test_outlier_makes_the_scale_logarithmic_with_a_note() -> None:
 
 
 def test_the_warm_up_is_shaded() -> None:
-    """It is drawn, and said to be in no figure."""
+    """The warm-up is drawn, and labelled as outside the figures."""
     run = told([sample(0.0, warmup=True), sample(5.0)], windows=(Window(2.0, 10.0),))
     (ttft, *_) = time_figures("a", run)
     assert len(values(ttft.drawing)) == 2
@@ -103,7 +103,7 @@ def test_a_distribution_marks_the_percentiles_of_the_summary(place: int, name: s
 
 
 def test_sweep_shows_distributions_of_its_ends_and_its_knee() -> None:
-    """All levels thrown together would say nothing."""
+    """All levels together would say nothing."""
     assert [key.words for key in distribution_figures("a", sweep())[0].keys] == [
         "at 1 user",
         "at 2 users (the knee)",
@@ -126,7 +126,7 @@ def test_gaps_of_nothing_are_told() -> None:
 
 
 def test_failures_are_counted_by_kind() -> None:
-    """As the summary does; none, no chart."""
+    """As in the summary; without failures there is no chart."""
     figure = fault_figure("a", told([sample(), failed(), failed(error="cut"), failed(error="cut")]))
     assert figure is not None
     assert figure.headline == "3 of 4 requests were not answered (75.0 %): 2 cut, 1 http_500"
@@ -154,7 +154,7 @@ def test_keys_have_the_tokens_of_the_summary() -> None:
 
 
 def test_the_gateways_part_is_on_its_interval() -> None:
-    """And where the interval holds 0, none was seen."""
+    """And if the interval holds 0, the chart says that none was found."""
     seen = overhead_figure(
         "a", Overhead(50, Interval(0.0005, 0.0004, 0.0006), None, Interval(0.02, 0.01, 0.03), 0.2, None, 1.5)
     )
@@ -167,6 +167,6 @@ def test_the_gateways_part_is_on_its_interval() -> None:
 
 
 def test_only_failures_have_no_latencies() -> None:
-    """And no chart that pretends to some."""
+    """And no chart that shows any."""
     run: Told = told([failed(), failed()])
     assert (time_figures("a", run), distribution_figures("a", run)) == ([], [])

@@ -8,7 +8,7 @@ from tests.loadtest.samples import failed, sample
 
 
 def test_runs_that_differ_are_said_to() -> None:
-    """Each run's percentile is that of its summary, on an interval that holds it."""
+    """Each run's percentile is that of its summary, on its interval."""
     slower = [sample(n / 20, ttft=0.3 + n / 4000, e2e=1.0) for n in range(200)]
     runs = [told(steady(), name="a"), told(slower, name="b")]
     figure = runs_figures(runs)[0]
@@ -43,7 +43,7 @@ def test_output_is_compared_too() -> None:
 
 
 def test_a_run_without_answers_is_left_out_of_the_latencies() -> None:
-    """And the other is not compared with nothing."""
+    """And the other run stands alone."""
     found = runs_figures([told(steady(), name="a"), told([failed()], name="b")])
     assert found[0].headline == "TTFT p50: only a has any"
 
@@ -56,5 +56,5 @@ def test_many_runs_all_have_rows_and_the_first_have_curves() -> None:
 
 
 def test_one_run_is_compared_with_nothing() -> None:
-    """No chart."""
+    """Without a chart."""
     assert runs_figures([told(steady())]) == []

@@ -44,7 +44,7 @@ def test_bins_do_not_grow_with_the_run() -> None:
 
 
 def test_rates_count_whole_answers_by_when_they_ended() -> None:
-    """And apart those within the SLO."""
+    """And separately those within the SLO."""
     fast = [sample(0.0, e2e=1.0) for _ in range(30)]
     slow = [sample(0.0, e2e=9.0) for _ in range(20)]
     found = rates_over_time([*fast, *slow, failed()], parse_slo("e2e=5s"), 10.0)
