@@ -25,6 +25,9 @@ SKIP: Final = ("tests/plain_words.py", "tests/test_plain_words.py", "docs/config
 MESSAGES: Final = ("is no bound", "is no length", "is no line", "holds no prompt", "holds no certificates")
 
 MAX_TEST_NAME: Final = 60
+BAD_NAME: Final = re.compile(
+    r"test_(?:what|who)_|_(?:is|are)_no_(?!longer|more)|_of_ours|_so_many|mended|_let_go|_the_world"
+)
 MAX_SUBJECT: Final = 72
 SUBJECT: Final = re.compile(r"[a-z][\w ,./-]*: \S|Revert ")
 
@@ -101,12 +104,12 @@ def texts_of_markdown(page: str) -> Iterator[Text]:
     yield Text(1, re.sub(r"`[^`\n]*`", "`…`", blank))
 
 
-def long_test_names(source: str) -> Iterator[tuple[int, str]]:
-    """The line and the name of each test whose name is too long to be read at a glance."""
+def bad_test_names(source: str) -> Iterator[tuple[int, str]]:
+    """The line and the name of each test that is too long or has a bad phrase in its name."""
     for node in ast.walk(ast.parse(source)):
         is_test = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-        if is_test and len(node.name) > MAX_TEST_NAME:
-            yield node.lineno, f"{node.name}: at most {MAX_TEST_NAME} characters: subject_condition_result"
+        if is_test and (len(node.name) > MAX_TEST_NAME or BAD_NAME.search(node.name)):
+            yield node.lineno, f"{node.name}: subject_condition_result, at most {MAX_TEST_NAME} characters"
 
 
 def bad_subjects(subjects: Iterable[str]) -> list[str]:
@@ -131,7 +134,7 @@ def judge(path: Path) -> list[str]:
     python = path.suffix == ".py"
     texts = texts_of_python(source) if python else texts_of_markdown(source)
     found = [each for text in texts for each in findings(text)]
-    found += long_test_names(source) if python else []
+    found += bad_test_names(source) if python else []
     return [f"{path.relative_to(ROOT).as_posix()}:{line}: {said}" for line, said in sorted(set(found))]
 
 

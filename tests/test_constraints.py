@@ -40,7 +40,7 @@ def test_the_image_holds_the_same_versions(name: str) -> None:
     assert pinned(name).items() <= pinned("constraints.txt").items()
 
 
-def test_what_builds_the_wheel_is_pinned_too() -> None:
+def test_build_backend_is_pinned_too() -> None:
     """pip applies no constraints to the build's environment, so pyproject.toml itself names the version."""
     [build] = PROJECT["build-system"]["requires"]
     assert build == f"hatchling=={pinned('constraints.txt')['hatchling']}"

@@ -1,4 +1,4 @@
-"""The documentation agrees with the code: links lead somewhere, and nothing that a user meets is missing from it."""
+"""The documentation agrees with the code: links lead somewhere, and everything that a user meets is in it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_docs_links_lead_somewhere() -> None:
 
 
 def test_a_dead_docs_link_is_found(tmp_path: Path) -> None:
-    """The check above finds what it is for."""
+    """The check above finds a dead link."""
     path = tmp_path / "a.md"
     path.write_text("# One\n[x](b.md) [y](#two) [z](#one) [w](https://example.com)\n")
     assert list(dead_links(path)) == ["a.md: b.md: no such file", "a.md: #two: no such heading"]

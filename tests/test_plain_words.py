@@ -63,7 +63,14 @@ def test_python_file_is_read_whole() -> None:
     source = '"""A."""\nmend = 1\n# Half an event is\n# no event.\nx = "capture 1"\ndef test_%s(): pass\n' % ("a" * 56)
     texts = [(text.line, text.words) for text in words.texts_of_python(source)]
     assert texts == [(1, "A."), (5, "capture 1"), (3, "Half an event is\nno event.")]
-    assert [line for line, _ in words.long_test_names(source)] == [6]
+    assert [line for line, _ in words.bad_test_names(source)] == [6]
+
+
+@pytest.mark.parametrize("name", ["test_what_is_old_goes", "test_half_an_event_is_no_event", "test_a_fault_of_ours"])
+def test_name_with_a_bad_phrase_is_found(name: str) -> None:
+    """Short names are read too."""
+    assert list(words.bad_test_names(f"def {name}(): pass"))
+    assert list(words.bad_test_names("def test_key_is_no_longer_valid(): pass")) == []
 
 
 def test_page_is_read_without_its_code() -> None:

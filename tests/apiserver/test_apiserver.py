@@ -73,7 +73,7 @@ def test_whatever_is_chosen_is_taken(
         assert (answer.status, answer.warnings) in ((200, ()), (201, ())), (made, answer)
 
 
-def test_what_restricted_forbids_is_warned_of(server: ApiServer) -> None:
+def test_pod_against_restricted_is_warned_of(server: ApiServer) -> None:
     """The check itself: the server sees what it is to see."""
     [made] = [made for made in known(render(EXAMPLES[-1]).objects) if made["kind"] == "Deployment"]
     made = moved(made, "system")

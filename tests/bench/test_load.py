@@ -129,7 +129,7 @@ async def test_streams_are_counted_while_all_run_and_probes_timed() -> None:
     assert len(firsts) == 2
 
 
-async def test_streams_that_end_too_early_are_no_measurement() -> None:
+async def test_streams_that_end_too_early_are_rejected() -> None:
     """The window would hold less than all of them."""
     async with serving(backend) as port:
         with pytest.raises(BadAnswerError, match="ended before"):

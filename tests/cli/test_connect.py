@@ -34,7 +34,7 @@ async def validate(folder: Path, backends: str, *options: str) -> int:
     return await asyncio.to_thread(run, ["validate", "-c", str(folder / "aiaas.yaml"), *options])
 
 
-async def test_a_backend_as_configured_is_no_problem(
+async def test_backend_as_configured_passes(
     fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backend is asked once, with its own key; without --connect it is not asked."""

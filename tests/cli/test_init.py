@@ -89,7 +89,7 @@ def test_an_existing_file_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> 
     ],
     ids=["bad address", "bad model", "bad public name", "no such folder"],
 )
-def test_what_cannot_be_written_is_one_line(
+def test_failed_write_is_one_line(
     arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bad arguments are exit code 2, a folder that is missing is 3; nothing is written."""

@@ -100,7 +100,7 @@ def test_a_key_is_created_with_everything_said(console: Console) -> None:
         (["list", "-o", "xml"], 2, "--output"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_one_line(console: Console, arguments: list[str], code: int, message: str) -> None:
+def test_impossible_command_is_one_line(console: Console, arguments: list[str], code: int, message: str) -> None:
     """The message says the fault and the allowed values, with the right exit code; the file is as it was."""
     assert console("create", "alice") == 0
     before = console.file.read_bytes()
@@ -216,7 +216,7 @@ def test_a_key_that_is_none_is_not_valid(console: Console, key: str) -> None:
     assert console.err == "aiaas: not valid: no key in keys.yaml matches\n"
 
 
-def test_a_key_of_ours_is_stored_as_a_digest(console: Console) -> None:
+def test_generated_key_is_stored_as_a_digest(console: Console) -> None:
     """`create` and `rotate`; an imported key has argon2id, also where it has the form of our own."""
     console("create", "alice")
     first = console.out.strip()

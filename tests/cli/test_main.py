@@ -129,7 +129,7 @@ def test_an_absent_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert capsys.readouterr().err == "aiaas: this installation has no `aiaas serve`\n"
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+def test_reader_that_leaves_causes_no_error(tmp_path: Path) -> None:
     """`aiaas ... | head -1` prints no complaint."""
     script = f"set -o pipefail; {sys.executable} -m aiaas --help | head -1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)

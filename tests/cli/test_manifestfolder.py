@@ -21,7 +21,7 @@ def test_files_are_written_into_a_new_folder(tmp_path: Path, capsys: pytest.Capt
     assert "wrote 2 files to " in capsys.readouterr().err
 
 
-def test_what_is_rendered_no_more_is_removed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stale_file_is_removed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A stale file would be applied again, at the latest by `kubectl apply -f` of the folder."""
     write_folder(tmp_path, {"old.yaml": OURS, "kept.yaml": OURS})
     capsys.readouterr()
@@ -46,7 +46,7 @@ def test_a_file_of_others_in_the_way_stops_everything(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kustomization.yaml"]
 
 
-def test_what_does_not_change_is_not_touched(tmp_path: Path) -> None:
+def test_unchanged_file_is_not_touched(tmp_path: Path) -> None:
     """A second rendering leaves the times of the files as they are."""
     write_folder(tmp_path, {"a.yaml": OURS})
     (tmp_path / "a.yaml").chmod(0o400)

@@ -170,7 +170,7 @@ def test_an_unknown_kind_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> N
         pytest.param(CONFIG + "foo: 1\n", "error AIA101 foo", id="not valid"),
     ],
 )
-def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(
+def test_unrenderable_config_is_reported_and_prints_nothing(
     text: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 1, the problems on stderr, an empty stdout, which kubectl applies as nothing."""
@@ -182,7 +182,7 @@ def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(
     assert "cannot be rendered; fix it and run again" in err
 
 
-def test_a_missing_config_is_the_world_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_config_is_an_environment_error(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 3, as everywhere."""
     assert run(["render"]) == 3
     assert "no such file" in capsys.readouterr().err
@@ -257,7 +257,7 @@ def test_a_diff_is_kubectls(
     assert capfd.readouterr().out == given
 
 
-def test_without_kubectl_there_is_no_diff(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_needs_kubectl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 3 and a message."""
     write()
     monkeypatch.setenv("PATH", "")

@@ -18,7 +18,7 @@ from aiaas.cli.main import run
     ],
     ids=["missing", "empty", "another file"],
 )
-def test_what_is_no_run_is_one_line(
+def test_file_without_a_run_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, code: int, message: str
 ) -> None:
     """The line has the file's name."""

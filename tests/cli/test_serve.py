@@ -247,7 +247,7 @@ run_loop(life, writer, log)
     assert json.loads(done.stdout)["event"] == "stopped"
 
 
-def test_a_reader_of_the_log_that_left_is_no_fault(
+def test_log_reader_that_left_does_not_stop_the_gateway(
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     """`aiaas serve | head -1` goes on serving; stderr stays empty."""

@@ -134,7 +134,7 @@ def test_a_config_with_errors_leads_to_validate(capsys: pytest.CaptureFixture[st
     assert "aiaas validate -c aiaas.yaml" in capsys.readouterr().err
 
 
-def test_a_damaged_file_is_the_world_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_file_is_an_environment_error(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 3, one line."""
     Path("usage.db").write_text("notes " * 100)
     assert run(["usage"]) == 3
@@ -151,7 +151,7 @@ def test_since_counts_whole_days(since: str, day: int | None) -> None:
     assert first_day(since, noon) == (0 if day is None else day_from(f"2026-11-{day:02}"))
 
 
-def test_since_that_is_no_time_is_wrong_usage() -> None:
+def test_invalid_since_is_wrong_usage() -> None:
     """The message says the allowed forms."""
     with pytest.raises(UsageError, match="'yesterday' is not a time; write for example 7d, 12w or 2026-03-01"):
         first_day("yesterday", 0.0)

@@ -238,7 +238,7 @@ def test_an_authority_of_the_store_that_is_not_there_is_an_error(capsys: pytest.
     assert capsys.readouterr().out == f"aiaas.yaml:6:10: error AIA406 rate_limit.store: {words}\n"
 
 
-def test_what_render_would_refuse_is_an_error_with_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_that_render_refuses_is_an_error_with_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     """A config with a `kubernetes` section is meant for pods: there a loopback address leads nowhere."""
     text = "server: {host: 127.0.0.1}\nbackends: {v: {url: 'http://localhost:8000', models: [m]}}\n"
     Path("aiaas.yaml").write_text(text + "auth: {enabled: false}\n")

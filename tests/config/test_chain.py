@@ -24,7 +24,7 @@ def annotated(text: str, class_name: str = "nginx") -> Config:
     return config_of(f"{{ingress: {{class: {class_name}, annotations: {{{text}}}}}}}")
 
 
-def test_what_aiaas_derives_grows_outwards() -> None:
+def test_derived_timeouts_grow_outwards() -> None:
     """The ingress waits ten seconds longer than the gateway at its worst, for a body as large."""
     hops = chain(config_of("{}"))
     assert [(hop.name, hop.silence, hop.body) for hop in hops] == [
@@ -69,7 +69,7 @@ def test_the_hop_that_gives_up_first_is_named(config: Config, hop: str, what: st
 
 
 @pytest.mark.parametrize("expose", ["gateway", "loadbalancer"])
-def test_what_is_not_ours_to_know_has_no_bound(expose: str) -> None:
+def test_unknown_hops_have_no_bound(expose: str) -> None:
     """A Gateway's implementation and a cloud's load balancer have limits of their own."""
     hops = chain(config_of(f"{{expose: {expose}}}"))
     assert [(hop.silence, hop.body) for hop in hops[1:-2]] == [(None, None)]

@@ -202,7 +202,7 @@ def test_any_bytes_in_a_file_give_a_config_or_problems(tmp_path_factory: pytest.
         pytest.param(b"#" * (1024 * 1024 + 1), 0, "larger than 1024 KiB", id="too large"),
     ],
 )
-def test_a_file_that_is_no_text_is_one_problem(tmp_path: Path, data: bytes, line: int, words: str) -> None:
+def test_binary_file_is_one_problem(tmp_path: Path, data: bytes, line: int, words: str) -> None:
     """A file that cannot be read as a config says so in one AIA001, with the place where there is one."""
     path = tmp_path / "aiaas.yaml"
     path.write_bytes(data)
@@ -217,7 +217,7 @@ def test_a_folder_is_a_problem(tmp_path: Path) -> None:
     assert "is a folder" in problem.message
 
 
-def test_a_missing_file_is_the_worlds_fault(tmp_path: Path) -> None:
+def test_missing_file_is_an_environment_error(tmp_path: Path) -> None:
     """A missing file ends the command, with advice."""
     with pytest.raises(EnvironmentFault, match="no such file; `aiaas init` writes one"):
         load_file(tmp_path / "aiaas.yaml", {})

@@ -203,7 +203,7 @@ def test_two_changes_are_decided_one_by_one(field: str) -> None:
     assert set(held) == {"server.port", *expected}
 
 
-def test_what_only_manifests_use_changes_nothing() -> None:
+def test_field_of_manifests_only_changes_nothing() -> None:
     """Neither are these fields held."""
     new = BASE | {"kubernetes": {"replicas": {"min": 3}, "namespace": "x"}}
     new["backends"] = {

@@ -44,7 +44,7 @@ def test_a_whole_number_may_be_text(text: object, count: int) -> None:
 
 
 @pytest.mark.parametrize("value", [5.0, "5.0", "five", True, 2**63, None])
-def test_what_is_no_whole_number_is_refused(value: object) -> None:
+def test_value_other_than_a_whole_number_is_refused(value: object) -> None:
     """No fraction, no word, nothing beyond 2^63."""
     with pytest.raises(ValidationError):
         read(Count, value)

@@ -53,7 +53,7 @@ def test_both_kinds_of_readers_read_what_was_written(data: dict[str, Any]) -> No
         pytest.param("${NAME}", '"${NAME}"', id="a variable"),
     ],
 )
-def test_what_might_be_something_else_is_quoted(value: str, written: str) -> None:
+def test_ambiguous_text_is_quoted(value: str, written: str) -> None:
     """Plain text stays plain, so that a person can read it; other text is in double quotes."""
     assert to_yaml({"a": value}) == f"a: {written}\n"
 

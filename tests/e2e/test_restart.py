@@ -248,7 +248,7 @@ def test_a_signal_ends_the_wait_for_a_port(tmp_path: Path, number: signal.Signal
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_mended_arguments_of_an_engine_are_taken_up_by_a_reload(tmp_path: Path, workers: int) -> None:
+def test_fixed_engine_arguments_are_applied_by_a_reload(tmp_path: Path, workers: int) -> None:
     """Without a restart, whether the engine was in its crash loop or given up; and the log said the fault."""
     engine = {"kind": "simulator", "port": free_port(), "args": {"max-model-len": "many"}}
     config, port, metrics_port = config_of({"engine": engine}, workers)

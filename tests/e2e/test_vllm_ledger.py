@@ -163,7 +163,7 @@ def test_a_cut_stream_is_charged_no_more_than_vllm_computed(
     assert (used["estimated_input_tokens"] > 0) == (whole < 8)
 
 
-def test_what_vllm_does_not_generate_for_is_an_estimate(vllm: Engine, ledger_gateway: Gateway) -> None:
+def test_request_without_generation_is_an_estimate(vllm: Engine, ledger_gateway: Gateway) -> None:
     """/tokenize costs no engine anything and reports no usage."""
     before = engine_counts(vllm)
     assert run(ledger_gateway, [(TOKENIZE, {"model": ALIAS, "prompt": "a few words"})]) == [200]

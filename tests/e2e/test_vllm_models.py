@@ -96,7 +96,7 @@ def test_an_adapter_written_as_an_alias_answers_itself(lora_url: str, start_gate
         assert "warning AIA603 backends.vllm.models" in said.stdout
 
 
-def test_an_entry_for_each_model_is_no_finding(lora_url: str, start_gateway: StartGateway) -> None:
+def test_entry_for_each_model_gives_no_finding(lora_url: str, start_gateway: StartGateway) -> None:
     """Written as the message says; and a name that vLLM does not serve is a finding."""
     models = [{"name": BASE, "aliases": [SECOND]}, {"name": ADAPTER}, {"name": "gone"}]
     with start_gateway({"url": lora_url, "models": models}) as gateway:

@@ -90,7 +90,7 @@ class FakeGateway(FakeVllm):
 
 
 def whole(tokens: int, **fields: object) -> dict[str, object]:
-    """A completion of so many tokens."""
+    """A completion of `tokens` tokens."""
     usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens, "total_tokens": PROMPT_TOKENS + tokens}
     choice = {"index": 0, "message": {"role": "assistant", "content": "x" * tokens}, "finish_reason": "length"}
     return {"id": "chatcmpl-1", "created": 1, "model": "m", "choices": [choice], "usage": usage, **fields}

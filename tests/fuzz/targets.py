@@ -211,7 +211,7 @@ def _scanned(parts: Iterable[bytes]) -> TokenUsage | None:
 
 
 class _Told:
-    """A Sink that writes down what it was told."""
+    """A Sink that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

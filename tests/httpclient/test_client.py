@@ -205,7 +205,7 @@ async def test_a_server_that_closes_whatever_is_opened_is_an_error(fake: FakeVll
     assert not connection.is_open()
 
 
-async def test_a_100_continue_is_no_answer(fake: FakeVllm) -> None:
+async def test_100_continue_does_not_count_as_answer(fake: FakeVllm) -> None:
     """The 100 is skipped."""
     fake.play(Send(b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE))
     client = Client(parse_target(fake.url))

@@ -43,7 +43,7 @@ def test_a_url_is_host_port_and_base(url: str, expected: tuple[object, ...]) -> 
         pytest.param("http://h\r\nX: y/", "", id="line break"),
     ],
 )
-def test_what_is_no_url_of_a_server_is_refused(url: str, message: str) -> None:
+def test_invalid_server_url_is_refused(url: str, message: str) -> None:
     """In one line, and without a secret in it."""
     with pytest.raises(UsageError) as refused:
         parse_target(url)

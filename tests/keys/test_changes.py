@@ -85,7 +85,7 @@ def test_an_old_secret_never_outlives_its_key(expires: timedelta, ends: timedelt
     assert replace(record, previous=PreviousSecret("h1", NOW + 5 * HOUR)).overlap_end == NOW + expires
 
 
-def test_rotating_an_imported_key_makes_it_one_of_ours() -> None:
+def test_rotated_imported_key_becomes_a_generated_one() -> None:
     """Its old secret is still found by its tag."""
     record = rotated(replace(ALICE, imported=True, weak=True, tag="0a"), "new", NOW, HOUR)
     assert not record.imported

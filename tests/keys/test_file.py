@@ -110,7 +110,7 @@ def test_an_edit_without_a_change_does_not_write(tmp_path: Path) -> None:
     assert path.read_text().startswith("# mine\n")
 
 
-def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+def test_unreadable_record_is_not_written(tmp_path: Path) -> None:
     """A record that the reader would refuse never reaches the disk."""
     path = write(tmp_path / "keys.yaml", ALICE)
     with pytest.raises(KeyFileError, match="tokens_per_minute"), edit_key_file(path) as file:
@@ -146,7 +146,7 @@ def test_the_first_error_is_what_is_reported(tmp_path: Path, monkeypatch: pytest
         write(path, BOB)
 
 
-def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_flushed_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some file systems cannot; the file itself is flushed, and in its place by then."""
     path = write(tmp_path / "keys.yaml", ALICE)
     flushed: list[bool] = []
@@ -179,7 +179,7 @@ def test_a_missing_file_says_what_makes_one(tmp_path: Path) -> None:
         read_key_file(tmp_path / "keys.yaml")
 
 
-def test_what_is_no_file_is_a_clear_error(tmp_path: Path) -> None:
+def test_path_other_than_a_file_is_a_clear_error(tmp_path: Path) -> None:
     """A folder, a folder that does not exist, and bytes that are no text."""
     with pytest.raises(KeyFileAccessError, match="cannot be read: Is a directory"):
         read_key_file(tmp_path)

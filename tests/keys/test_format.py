@@ -28,7 +28,7 @@ def key_from(seed: int, prefix: str = "sk-") -> str:
 
 
 @given(seeds, prefixes)
-def test_what_is_made_is_parsed(seed: int, prefix: str) -> None:
+def test_made_key_is_parsed(seed: int, prefix: str) -> None:
     """A made key carries its id, whatever its prefix, and is letters and digits after it."""
     key = make_key(prefix, random.Random(seed).randbytes)
     parsed = parse_key(key.text)
@@ -121,7 +121,7 @@ def test_a_weak_tag_is_the_beginning_of_the_full_one() -> None:
     ],
     ids=["the plan's", "words", "digits", "repetitive", "a word inside", "empty"],
 )
-def test_what_a_person_thought_of_is_guessable(key: str) -> None:
+def test_text_that_a_person_chose_is_guessable(key: str) -> None:
     """Short, repetitive and worded keys need --weak."""
     assert guessable(key)
 
@@ -138,7 +138,7 @@ def test_random_keys_are_not_guessable(seed: int) -> None:
 @pytest.mark.parametrize(
     "key", ["", "a b", "a\tb", "ü", "x" * 513, "a\x00"], ids=["empty", "space", "tab", "umlaut", "long", "nul"]
 )
-def test_what_no_header_carries_is_no_foreign_key(key: str) -> None:
+def test_text_unfit_for_a_header_is_not_a_foreign_key(key: str) -> None:
     """A foreign key is visible ASCII of up to 512 characters."""
     assert foreign_key_fault(key)
 

@@ -31,7 +31,7 @@ def test_a_hash_matches_its_key_and_no_other() -> None:
     assert hash_key(KEY) != HASHED
 
 
-def test_a_secret_of_ours_is_beyond_guessing() -> None:
+def test_generated_secret_is_beyond_guessing() -> None:
     """The arithmetic of docs/keys.md: at 10^21 digests a second, half of all secrets take 10^16 years."""
     assert math.log2(len(ALPHABET) ** SECRET_LENGTH) > 148
     years = len(ALPHABET) ** SECRET_LENGTH / 2 / 1e21 / (365.25 * 24 * 3600)
@@ -89,7 +89,7 @@ def test_other_hashes_match_and_want_an_update(stored: str) -> None:
     assert needs_update(stored, imported=True)
 
 
-def test_a_key_of_ours_wants_a_digest() -> None:
+def test_generated_key_wants_a_digest() -> None:
     """A generated key that is stored with a slow hash, as one from elsewhere, is renewed by `keys verify`."""
     assert needs_update(HASHED, imported=False)
 

@@ -60,7 +60,7 @@ records = st.builds(
 
 
 @given(st.lists(records, unique_by=(lambda record: record.id, lambda record: record.name), max_size=4))
-def test_what_is_written_is_read_again(made: list[KeyRecord]) -> None:
+def test_written_records_are_read_again(made: list[KeyRecord]) -> None:
     """Any records survive the file, names like `null` and digits-only ids too, and a second writing changes nothing."""
     text = render_records(made)
     again = parse_records(text, "keys.yaml")
@@ -155,7 +155,7 @@ def test_a_fault_names_its_line(text: str, message: str) -> None:
     assert HASH not in str(caught.value)
 
 
-def test_what_may_be_told_holds_no_hash() -> None:
+def test_public_mapping_omits_the_hash() -> None:
     """The mapping for `show -o json` leaves out hashes and tags."""
     told = repr(record_mapping(FULL))
     assert "argon2" not in told

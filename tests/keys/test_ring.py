@@ -58,7 +58,7 @@ def names(found: Found) -> list[str]:
     return [secret.principal.name for secret in found.slow]
 
 
-def test_a_key_of_ours_is_known_at_once() -> None:
+def test_generated_key_is_known_at_once() -> None:
     """By its digest, as a principal with the record's scope and limits."""
     key, record = own()
     record = replace(record, models=("a", "b"), limits=KeyLimits(burst=3))
@@ -125,13 +125,13 @@ def test_an_unknown_id_is_told_with_the_id() -> None:
     ["", "sk-", "sk-test-key", FOREIGN, "x" * (MAX_KEY_LENGTH + 1), "sk-ü", "a b", "sk-\n"],
     ids=["empty", "prefix", "guessable", "foreign", "long", "umlaut", "space", "newline"],
 )
-def test_what_has_not_our_form_is_malformed(text: str) -> None:
+def test_text_of_another_form_is_malformed(text: str) -> None:
     """The verdict has no id: the text in its place may be a part of a secret."""
     assert ring(own()[1]).find(text) == MALFORMED
 
 
 @pytest.mark.parametrize("text", ["x" * (MAX_KEY_LENGTH + 1), "a b", "sk-ü"], ids=["long", "space", "umlaut"])
-def test_what_no_header_carries_is_malformed_whatever_its_tag(text: str) -> None:
+def test_text_unfit_for_a_header_is_malformed_whatever_its_tag(text: str) -> None:
     """Such a text need not be hashed, slowly or not; nor do bytes that are not text, as a header may have them."""
     known = ring(imported(text, weak=False), imported(FOREIGN))
     assert known.find(text) == MALFORMED
@@ -189,7 +189,7 @@ def test_an_old_secret_imported_under_another_name_is_found() -> None:
     assert known.find(key.text).rejection == Rejection("wrong_secret", key.key_id)
 
 
-def test_a_slow_record_of_ours_is_found_by_its_id() -> None:
+def test_generated_key_with_a_slow_hash_is_found_by_its_id() -> None:
     """From elsewhere, with a tag or without; the tag spares a wrong secret the slow hash."""
     (tagged, first), (plain, second) = slow("alice"), slow("bob", tagged=False)
     known = ring(first, second)

@@ -68,7 +68,7 @@ def test_a_source_that_fails_again_is_not_the_first_forgotten() -> None:
 
 
 @given(st.lists(st.floats(0, 30), max_size=200))
-def test_in_any_time_a_source_has_so_many_hashed_and_no_more(pauses: list[float]) -> None:
+def test_hashes_of_a_source_are_bounded_over_any_time(pauses: list[float]) -> None:
     """BURST, and one for each INTERVAL, whenever the source tries."""
     throttle, now, hashed = FailureThrottle(), NOW, 0
     for pause in pauses:

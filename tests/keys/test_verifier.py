@@ -176,7 +176,7 @@ async def test_a_flood_never_delays_a_verified_key(hasher: Hasher) -> None:
     assert all(map(is_rejected, await asyncio.gather(*flood)))
 
 
-async def test_keys_of_ours_never_wait(hasher: Hasher) -> None:
+async def test_generated_keys_never_wait(hasher: Hasher) -> None:
     """A thousand that this process has never seen are known at once, with the queue full and no thread free."""
     attacked, record = make(tagged=False)
     made = [made_by_us(f"u{n}") for n in range(1000)]
@@ -342,7 +342,7 @@ async def test_address_with_many_wrong_keys_is_refused_unhashed(hasher: Hasher) 
     assert is_known(await verifier.verify(new.text, NOW, AWAY))
 
 
-async def test_who_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
+async def test_client_that_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
     """A valid key that was held up is let in then, and counts against nobody."""
     (attacked, record), (new, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
@@ -356,7 +356,7 @@ async def test_who_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
         await verifier.verify(forge(attacked, 99), NOW + raised.value.retry_after, HOME)
 
 
-async def test_what_costs_no_hash_holds_nobody_up(hasher: Hasher) -> None:
+async def test_keys_refused_without_a_hash_delay_nobody(hasher: Hasher) -> None:
     """A client that goes on with a mistyped or revoked key must not keep its neighbours out."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record, replace(make("bob")[1], disabled=True)]))

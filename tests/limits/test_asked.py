@@ -55,7 +55,7 @@ def test_a_request_that_ran_is_settled_once(answer_first: bool) -> None:
 
 
 @pytest.mark.parametrize("reply", [REFUSED, RedisReplyError("NOSCRIPT"), None], ids=["refused", "error", "nothing"])
-def test_what_the_store_did_not_let_in_is_not_settled(reply: Reply) -> None:
+def test_request_refused_by_the_store_is_not_settled(reply: Reply) -> None:
     """Such a request charged nothing."""
     store, asked = an_asked()
     asked.runs()

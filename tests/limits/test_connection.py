@@ -234,7 +234,7 @@ async def test_our_own_delay_is_not_the_servers() -> None:
             assert await asked == b"x"
 
 
-async def test_what_waits_is_told_when_the_server_goes() -> None:
+async def test_waiting_calls_fail_when_the_server_goes() -> None:
     """At once, with a reason."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -216,7 +216,7 @@ async def test_shares_are_of_the_gateways_that_are_there(tmp_path: Path) -> None
                 assert number == most
 
 
-async def test_what_was_settled_before_the_outage_counts(tmp_path: Path) -> None:
+async def test_use_settled_before_the_outage_counts(tmp_path: Path) -> None:
     """Reserved and not used, never run, a slot given back: none of it is taken from the share."""
     limits = Limits(Rate(6, 10), Rate(6, 1000), concurrent=2)
     async with shared(tmp_path) as (store, server):

@@ -46,7 +46,7 @@ def test_a_refusal_changes_nothing() -> None:
     assert (decision.allowed, after) == (False, tat)
 
 
-def test_what_never_fits_says_so() -> None:
+def test_cost_that_never_fits_says_so() -> None:
     """A cost beyond the bucket can never be admitted."""
     decision, _ = decide(None, Rate(100, 100), 101, 5.0)
     assert decision == Decision(False, 100, 100, 0.0, None)
@@ -135,7 +135,7 @@ def test_a_client_that_waits_as_told_is_admitted(
 
 
 @given(RATES, STARTS, GAPS)
-def test_what_remains_is_admitted_and_not_one_more(rate: Rate, start: float, gaps: list[tuple[float, int]]) -> None:
+def test_remaining_units_are_admitted_and_not_one_more(rate: Rate, start: float, gaps: list[tuple[float, int]]) -> None:
     """`remaining` at once fits; one more does not, unless within the microsecond that is forgiven."""
     tat, now = None, start
     for gap, cost in gaps:

@@ -127,7 +127,7 @@ def test_each_limit_has_its_code(by: str, code: str, told: str) -> None:
     assert error.headers == limit_headers(admission) + retry_headers(decision)
 
 
-def test_what_waiting_cannot_help_is_the_clients_to_change() -> None:
+def test_reservation_above_the_bucket_is_a_400() -> None:
     """A reservation larger than the bucket is a 400, without Retry-After, and names the field."""
     decision = Decision(False, 100, 100, 0.0, None)
     error = refusal(AdmissionResult("tokens", None, decision, decision, None), "max_tokens")

@@ -67,7 +67,7 @@ async def test_a_flood_of_passing_keys_stays_bounded() -> None:
         pytest.param(Limits(requests=Rate(1, 1)), 60.0, id="a bucket not full"),
     ],
 )
-async def test_what_still_counts_is_not_forgotten(limits: Limits, until: float | None) -> None:
+async def test_record_that_still_counts_is_not_forgotten(limits: Limits, until: float | None) -> None:
     """A record lives until it would decide as a new one does."""
     store = MemoryStore()
     await admitted(store, limits, 10)

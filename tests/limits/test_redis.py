@@ -513,7 +513,7 @@ async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
     assert not any("-pass" in text.replace("username-password", "") for text in said)
 
 
-async def test_of_so_many_keys_it_is_known_how_they_stood() -> None:
+async def test_state_of_the_latest_keys_is_known() -> None:
     """The keys used last, each at most once."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     known = Known(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)

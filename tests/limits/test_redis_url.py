@@ -94,7 +94,7 @@ def test_addresses_are_taken_apart(text: str, expected: RedisUrl) -> None:
         "redis+sentinel://:hunter2@a:0/name",
     ],
 )
-def test_what_cannot_be_used_is_said_without_the_password(text: str) -> None:
+def test_unusable_url_is_reported_without_the_password(text: str) -> None:
     """Each message says the allowed values."""
     with pytest.raises(ValueError) as raised:
         parse_redis_url(text)

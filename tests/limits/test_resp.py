@@ -62,7 +62,7 @@ def test_replies_do_not_depend_on_how_they_are_cut(texts: list[bytes], cuts: lis
     [b"HTTP/1.1 400 Bad Request\r\n", b"\x15\x03\x01", b"$x\r\n", b"?", b"+" + b"a" * 70_000],
     ids=["HTTP", "TLS", "no length", "unknown form", "endless line"],
 )
-def test_what_is_no_reply_is_refused(text: bytes) -> None:
+def test_invalid_reply_is_refused(text: bytes) -> None:
     """Another service listens there; waiting for more would never end."""
     with pytest.raises(RespError, match="neither Redis nor Valkey"):
         Replies().feed(text)

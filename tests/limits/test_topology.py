@@ -86,7 +86,7 @@ async def test_a_primary_is_found_where_one_sentinel_answers(tmp_path: Path) -> 
         sentinels.end()
 
 
-async def test_a_server_that_is_no_cluster_is_told(redis_server: RedisServer) -> None:
+async def test_server_without_cluster_mode_is_reported(redis_server: RedisServer) -> None:
     """With its own words and the address."""
     url = parse_redis_url(f"redis+cluster://127.0.0.1:{redis_server.port}")
     with pytest.raises(StoreAwayError, match="cluster support disabled"):

@@ -102,7 +102,7 @@ async def test_days_end_after_their_retention(store: RedisUsage, redis: StoreCon
     assert [key.day for key in await store.read(0)] == [new]
 
 
-async def test_what_is_known_to_be_added_leaves_no_trace(store: RedisUsage, redis: StoreConnection) -> None:
+async def test_added_batch_leaves_no_trace(store: RedisUsage, redis: StoreConnection) -> None:
     """No key for each batch stays: two a second would be millions."""
     for batch in range(5):
         await store.add(str(batch), {ALICE: sums()})

@@ -25,7 +25,7 @@ class UsageConformance:
         assert await store.read(0) == {}
         assert await store.last_used() == {}
 
-    async def test_what_was_added_is_there(self, store: UsageStore, other: UsageStore) -> None:
+    async def test_added_usage_is_there(self, store: UsageStore, other: UsageStore) -> None:
         """For everybody, count by count."""
         await store.add("1", {ALICE: sums(2), BOB: sums(name="bob")})
         assert await other.read(0) == {ALICE: sums(2), BOB: sums(name="bob")}

@@ -14,7 +14,7 @@ from tests.loadtest.samples import sample
 RUN = Run(1, "0", "u", "m", "t", "closed")
 
 
-def test_what_is_flushed_is_there_before_the_end(tmp_path: Path) -> None:
+def test_flushed_samples_are_there_before_the_end(tmp_path: Path) -> None:
     """A later crash loses nothing of it."""
     file = SampleFile(tmp_path / "a.jsonl")
     file.write(RUN)

@@ -58,7 +58,7 @@ def test_the_gateways_own_exposition_is_read() -> None:
     [b"", b"<html>", b"vllm:num_requests_running 1.0\n", b"process_cpu_seconds_total x\n"],
     ids=["nothing", "a web page", "without a process", "no number"],
 )
-def test_what_tells_nothing_of_a_process_is_refused(text: bytes) -> None:
+def test_exposition_without_process_metrics_is_refused(text: bytes) -> None:
     """With a ValueError."""
     with pytest.raises(ValueError, match=r"there is no process_cpu|could not convert"):
         reading(text, 0.0)
@@ -74,7 +74,7 @@ def test_what_tells_nothing_of_a_process_is_refused(text: bytes) -> None:
         pytest.param(Reading(20.0, 4.9, 1.0, 500), None, id="a counter that went backwards"),
     ],
 )
-def test_what_lies_between_two_looks(after: Reading, use: GatewayUse | None) -> None:
+def test_use_between_two_reads(after: Reading, use: GatewayUse | None) -> None:
     """A second's CPU and requests, or None where the figure would be wrong."""
     assert between(Reading(10.0, 5.0, 1.0, 100), after) == use
 

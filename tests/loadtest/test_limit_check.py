@@ -79,7 +79,7 @@ def test_durations_are_read_as_our_headers_write_them(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1s", "1d"])
-def test_what_is_no_duration_is_none(text: str) -> None:
+def test_invalid_duration_is_read_as_none(text: str) -> None:
     """Another server's text stops nothing."""
     assert duration(text) == 0.0
 

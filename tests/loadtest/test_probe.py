@@ -32,7 +32,7 @@ async def test_the_models_are_those_of_the_key(fake: FakeVllm) -> None:
     assert fake.got[0].headers["authorization"] == "Bearer sk-1"
 
 
-async def test_a_server_that_lists_no_models_is_no_fault(fake: FakeVllm) -> None:
+async def test_server_without_a_model_list_is_accepted(fake: FakeVllm) -> None:
     """The server may lack the path."""
     fake.gets["/v1/models"] = (Send(json_answer({"error": {"message": "no"}}, status=404)),)
     assert await look(fake.url) == ()

@@ -130,7 +130,7 @@ def test_a_wrong_length_is_refused_by_the_options_name(written: str) -> None:
     ],
     ids=["messages to completions", "a prefix that is all"],
 )
-def test_what_does_not_go_together_is_refused(asking: Asking, message: str) -> None:
+def test_contradicting_options_are_refused(asking: Asking, message: str) -> None:
     """Before anything is sent."""
     with pytest.raises(UsageError, match=message):
         check_asking(asking)

@@ -230,7 +230,7 @@ async def test_direct_and_gateway_take_turns_in_pairs(fake: FakeVllm) -> None:
     assert sum("authorization" in post.headers for post in fake.posts) == 20
 
 
-async def test_an_abort_share_leaves_so_many_on_purpose() -> None:
+async def test_abort_share_leaves_its_part_on_purpose() -> None:
     """Their connections end at once, and the engine stops generating; they do not count as errors."""
     async with running_simulator(SimulatorOptions(models=("m",), ttft=0.005, itl=0.005)) as simulator:
         asking = Asking(prompt_tokens=(5, 5), output_tokens=(30, 30))

@@ -40,12 +40,12 @@ def test_latencies_count_from_when_it_was_due() -> None:
     "without",
     [pytest.param(sample(ttft=None), id="no stream"), pytest.param(sample(output_tokens=1), id="one token")],
 )
-def test_there_is_no_tpot_without_two_tokens_in_a_stream(without: Sample) -> None:
+def test_tpot_needs_two_tokens_in_a_stream(without: Sample) -> None:
     """A gap needs two ends."""
     assert without.tpot is None
 
 
-def test_what_was_left_on_purpose_is_no_answer_and_no_error() -> None:
+def test_request_left_on_purpose_is_neither_answer_nor_error() -> None:
     """Neither counts for the server nor against it."""
     assert (sample().ok, failed().ok, sample(aborted=True).ok) == (True, False, False)
 
@@ -77,7 +77,7 @@ def test_a_crash_in_the_middle_of_a_line_loses_that_line_only(cut: int) -> None:
         pytest.param([to_line(RUN).replace(b'"format":1', b'"format":9')], "f:1: format 9", id="newer format"),
     ],
 )
-def test_what_is_no_run_is_refused_with_its_line(lines: list[bytes], message: str) -> None:
+def test_file_without_a_run_is_refused_with_its_line(lines: list[bytes], message: str) -> None:
     """File and line, in one message."""
     with pytest.raises(CheckFailed) as refused:
         from_lines("f", lines)

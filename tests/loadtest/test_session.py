@@ -86,7 +86,7 @@ async def test_ctrl_c_keeps_and_reports_what_was_measured(fake: FakeVllm, tmp_pa
     assert signal.getsignal(signal.SIGINT) is not None
 
 
-async def test_what_was_measured_is_in_the_file_while_the_run_goes_on(fake: FakeVllm, tmp_path: Path) -> None:
+async def test_samples_are_in_the_file_during_the_run(fake: FakeVllm, tmp_path: Path) -> None:
     """A crash would lose the last half second only."""
     out = tmp_path / "a.jsonl"
     seen: list[int] = []

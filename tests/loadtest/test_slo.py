@@ -28,7 +28,7 @@ def test_an_slo_is_read_with_its_units() -> None:
     )
 
 
-def test_no_slo_is_no_bounds() -> None:
+def test_empty_slo_has_no_bounds() -> None:
     """For an empty text."""
     assert parse_slo(" ") == ()
 

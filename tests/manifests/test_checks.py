@@ -116,7 +116,7 @@ BROKEN: list[Any] = [
 
 
 @pytest.mark.parametrize(("broken", "said"), BROKEN)
-def test_what_is_broken_is_found(broken: Callable[[Made], object], said: str) -> None:
+def test_broken_rendering_is_found(broken: Callable[[Made], object], said: str) -> None:
     """Each rule has a broken example."""
     made = copy.deepcopy(objects_of(TEXT))
     assert checks.findings(list(made.values())) == []
@@ -124,7 +124,7 @@ def test_what_is_broken_is_found(broken: Callable[[Made], object], said: str) ->
     assert [found for found in checks.findings(list(made.values())) if said in found] != []
 
 
-def test_what_is_not_there_is_dangling() -> None:
+def test_missing_object_is_dangling() -> None:
     """A rendering without its ConfigMap refers to one that must exist."""
     made = objects_of(MINIMAL)
     before = checks.dangling(list(made.values()))

@@ -67,7 +67,7 @@ def test_each_controller_is_told_in_its_own_words(class_name: str, expected: dic
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_what_the_checker_reads_is_what_is_written(family: Family) -> None:
+def test_checked_annotations_are_the_rendered_ones(family: Family) -> None:
     """Each annotation that bounds silence or bodies, or redirects, is rendered under the name that is checked."""
     found = annotations(with_kubernetes(ingress=f"{{class: {family.name}}}"))
     assert {*family.silences, *family.bodies, *family.redirects} <= set(found)
@@ -193,7 +193,7 @@ def test_nothing_may_be_exposed() -> None:
     retries=st.integers(0, 5),
     body=st.integers(1024, 2**28),
 )
-def test_what_is_derived_satisfies_the_checker(
+def test_derived_annotations_satisfy_the_checker(
     class_name: str, fields: dict[str, int], retries: int, body: int
 ) -> None:
     """Set by the operator, no annotation of ours is a finding: both sides read the same figures."""

@@ -31,7 +31,7 @@ def test_comments_and_layout_of_the_config_do_not_count() -> None:
     assert stream_of(MINIMAL) == stream_of("# a comment\n" + MINIMAL.replace(": {url", ":   {url"))
 
 
-def test_what_is_referred_to_comes_first() -> None:
+def test_referenced_object_comes_first() -> None:
     """Kinds stand in the order in which one `kubectl apply` can take them."""
     kinds = [each["kind"] for each in render_manifests(plan_of(with_kubernetes(create_namespace="true")), KEYS)]
     assert kinds == sorted(kinds, key=KINDS.index)

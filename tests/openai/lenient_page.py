@@ -1,4 +1,4 @@
-"""docs/accepted.md, made from the table of what is accepted: `python -m tests.openai.lenient_page` writes it."""
+"""docs/accepted.md, made from the table of accepted values: `python -m tests.openai.lenient_page` writes it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A body; `taken` says whether vLLM 0.32 takes it, `reads` what the gateway reads of it."""
+    """A body; `taken` says whether vLLM 0.32 accepts it, `reads` the values that the gateway reads from it."""
 
     what: str
     path: str
@@ -43,7 +43,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A request target: what vLLM 0.32 does with it, and the path that the gateway serves (None: 404)."""
+    """A request target: vLLM 0.32's status for it, and the path that the gateway serves (None: 404)."""
 
     method: str
     target: str

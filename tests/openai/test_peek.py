@@ -85,13 +85,13 @@ def test_an_empty_model_counts_as_absent() -> None:
         pytest.param(b"{'model': 'a'}", id="single quotes"),
     ],
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     """Bytes that are not JSON, or that two parsers may take differently, are `invalid_json`."""
     assert refused(body) == ("invalid_json", None)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b'"a"', b"null", b'[{"model": "a"}]'])
-def test_what_is_not_an_object_is_refused(body: bytes) -> None:
+def test_json_other_than_an_object_is_refused(body: bytes) -> None:
     """A body that is JSON but not an object is `invalid_request`."""
     assert refused(body) == ("invalid_request", None)
 
@@ -154,7 +154,7 @@ def test_a_repeated_field_is_refused(field: str, second: str) -> None:
     ids=["plain", "escaped", "null"],
 )
 def test_repeated_include_usage_is_refused(options: bytes, size: int) -> None:
-    """We read it, and write it."""
+    """We read the field, and write it."""
     body = b'{"x":"%b","stream_options":%b}' % (b"x" * size, options)
     assert refused(body) == ("invalid_request", "stream_options.include_usage")
 
@@ -187,7 +187,7 @@ def test_include_usage_is_read_at_its_place(body: bytes) -> None:
         pytest.param(b'{"\\u006d\\u006F\\u0064el": "a"}', id="escaped with capitals"),
     ],
 )
-def test_what_only_looks_repeated_is_read(body: bytes) -> None:
+def test_apparently_repeated_field_is_read(body: bytes) -> None:
     """The same name below the top level, in a value or in a text does not count."""
     assert peek(body, CHAT).model == "a"
 
@@ -225,7 +225,7 @@ def test_the_bound_is_the_one_that_vllm_obeys(
     ("fields", "choices"), [({"n": 3}, 3), ({"best_of": 4, "n": 2}, 4), ({"best_of": 1, "n": 2}, 2), ({}, 1)]
 )
 def test_choices_are_the_larger_of_n_and_best_of(fields: dict[str, int], choices: int) -> None:
-    """Both multiply what is generated."""
+    """Both multiply the output."""
     assert peek(json.dumps(fields).encode(), paths.COMPLETIONS).choices == choices
 
 
@@ -272,7 +272,7 @@ def test_texts_are_counted_whatever_stands_in_them(texts: list[str], ascii_only:
 @pytest.mark.parametrize("field", ["prompt", "prompt_embeds", "input"])
 @pytest.mark.parametrize("item", ['""', '"\\\\"', "[]", "[1]", "null", "{}"])
 def test_more_prompts_than_any_batch_has_are_refused_by_name(field: str, item: str) -> None:
-    """At the bound they pass."""
+    """The largest number passes."""
     path = paths.EMBEDDINGS if field == "input" else paths.COMPLETIONS
 
     def body(count: int) -> bytes:
@@ -303,7 +303,7 @@ def test_list_of_many_values_takes_no_more_memory_than_the_body(first: str, item
 
 
 def test_a_repeated_prompt_is_refused() -> None:
-    """vLLM would count the last, whatever it was that we counted."""
+    """vLLM would count the last, whichever we had counted."""
     assert refused(b'{"prompt": "a", "prompt": ["a", "b"]}', paths.COMPLETIONS) == ("invalid_request", "prompt")
 
 

@@ -33,7 +33,7 @@ from aiaas.openai.splice import LARGE, ask_for_usage, set_field, set_fields
     ],
 )
 def test_the_field_is_set_and_nothing_else(body: bytes, result: bytes) -> None:
-    """Whatever surrounds the value, it alone is replaced; an absent field is inserted at the front."""
+    """Whatever surrounds the value, only the value is replaced; an absent field is inserted at the front."""
     assert set_field(body, "model", b'"new"') == result
 
 
@@ -47,7 +47,7 @@ def test_the_field_is_set_and_nothing_else(body: bytes, result: bytes) -> None:
     ids=["first", "last and escaped", "only nested"],
 )
 def test_a_large_body_changes_in_the_same_way(begin: bytes, end: bytes, result: tuple[bytes, bytes]) -> None:
-    """By the walk, whatever stands in its texts."""
+    """By the walk, whatever is in its texts."""
     text = b'\\"model\\": \\\\' * (LARGE // 12)
     assert set_field(begin + text + end, "model", b'"new"') == result[0] + text + result[1]
 

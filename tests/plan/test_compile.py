@@ -100,7 +100,7 @@ def test_a_stores_files_lie_beside_the_config() -> None:
     assert (memory.store, memory.on_store_failure) == ("memory", "deny")
 
 
-def test_what_the_config_says_is_in_the_plan() -> None:
+def test_settings_of_the_config_are_in_the_plan() -> None:
     """Headers to forward in small letters, the path of the probe, the workers, and the overrides' names."""
     text = f"server: {{workers: 3}}\n{MINIMAL}    forward_headers: [X-Team]\n    health: {{path: /ping}}\n"
     text += "    ask_for_usage: false\n"

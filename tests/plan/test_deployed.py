@@ -51,7 +51,7 @@ def deployed(text: str, env: dict[str, str], urls: dict[str, str]) -> tuple[Plan
         ),
     ],
 )
-def test_what_is_deployed_does_what_was_written(text: str) -> None:
+def test_deployed_config_does_as_written(text: str) -> None:
     """Without a vLLM engine the deployed form has the digest of the config itself: only places of files differ."""
     env = {"HOST": "vllm.gpu", "KEY": "k"}
     plan, form = deployed(text, env, {"a": "http://e:8000"} if "enabled: false, engine" in text else {})

@@ -70,7 +70,7 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
         ),
     ],
 )
-def test_what_cannot_be_deployed_is_said_by_field(text: str, expected: str) -> None:
+def test_undeployable_config_is_reported_by_field(text: str, expected: str) -> None:
     """Each obstacle is one problem with its place and advice; nothing is rendered."""
     plan, problems = plan_or_problems(text, {"HOST": "vllm"})
     assert plan is None

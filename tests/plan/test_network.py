@@ -28,7 +28,7 @@ def test_a_host_name_tells_where_the_pods_are(host: str, tls: bool, expected: Ed
     assert edge_to(host, 80, Network(), own_namespace="own", tls=tls) == expected
 
 
-def test_what_the_operator_says_wins() -> None:
+def test_configured_network_wins() -> None:
     """Namespace, labels and the pods' own port are in the config where a Service maps them."""
     expected = Edge((9000,), "gpu", (("app", "vllm"),))
     assert edge_to("api.example.com", 443, TOLD, own_namespace="own", tls=True) == expected

@@ -68,7 +68,7 @@ def test_engines_say_which_of_them_took_their_settings(
         assert handles[name].offered == [plans[name]]
 
 
-def test_only_an_engine_of_ours_is_suspected() -> None:
+def test_only_a_managed_engine_is_suspected() -> None:
     """A backend with a `url` has no engine to tell, nor has one whose `engine` a reload took away."""
     engines, handle = Engines(), Engine(takes=True)
     engines.add("a", handle)

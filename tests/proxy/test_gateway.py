@@ -133,7 +133,7 @@ async def test_a_target_in_absolute_form_is_served_by_its_path(gateway: StartGat
 
 
 @pytest.mark.parametrize(("method", "target"), [("CONNECT", "x:80"), ("OPTIONS", "*")], ids=["a tunnel", "asterisk"])
-async def test_a_target_that_is_no_path_is_a_404(gateway: StartGateway, method: str, target: str) -> None:
+async def test_target_other_than_a_path_is_a_404(gateway: StartGateway, method: str, target: str) -> None:
     """And no tunnel begins behind it."""
     client = await (await gateway("http://127.0.0.1:1")).client()
     client.send(client.request(None, path=target, method=method) + client.request(None, path="/health", method="GET"))
@@ -458,9 +458,7 @@ async def test_100_continue_comes_only_for_a_request_that_is_wanted(gateway: Sta
     ],
     ids=["spliced field by field", "escaped elsewhere", "escaped key beside it", "beside an image"],
 )
-async def test_a_key_that_is_no_utf_8_is_no_fault_of_ours(
-    gateway: StartGateway, fake_vllm: FakeVllm, body: bytes
-) -> None:
+async def test_key_with_invalid_utf_8_is_never_a_500(gateway: StartGateway, fake_vllm: FakeVllm, body: bytes) -> None:
     """A request that does not need the field skips it unread; one that then reads it must get 400 and not break."""
     running = await gateway(fake_vllm)
     client = await running.client()
@@ -522,7 +520,7 @@ async def test_an_offered_upgrade_is_never_taken(
     assert all("upgrade" not in post.headers for post in fake_vllm.posts)
 
 
-async def test_bytes_that_are_no_utf_8_in_a_path_are_refused(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+async def test_invalid_utf_8_in_a_path_is_refused(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """Raw ones are no HTTP, escaped ones no model; both can be logged."""
     running = await gateway(fake_vllm)
     for path, status in (("/\xff\xfe", 400), ("/v1/models/%ff%fe", 404), ("/%ff", 404)):
@@ -842,7 +840,7 @@ _BACKEND = {"models": ["m"], "health": {"interval": "1s"}}
 _CONFIG: dict[str, Any] = {"rate_limit": {"requests_per_minute": 5}}
 
 
-async def test_a_fault_of_ours_is_a_500_with_one_log_line(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+async def test_internal_error_is_a_500_with_one_log_line(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """In JSON, with the id that stands in the log beside the traceback; the connection ends and the counters hold."""
     running = await faulty(gateway, fake_vllm, "admit")
     client = await running.client()
@@ -896,9 +894,7 @@ async def test_a_request_ends_under_the_plan_that_it_began_with(gateway: StartGa
     assert fake_vllm.url not in running.metrics.expose().decode()
 
 
-async def test_what_is_known_about_an_address_survives_a_changed_plan(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
+async def test_health_of_an_address_survives_a_changed_plan(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """A backend that is down stays down, and a running engine stays up, when only a timeout changes."""
     running = await gateway(fake_vllm)
     running.endpoints()[0].set_up(False, "test")

@@ -182,9 +182,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("before", "again"), ENDLESS.values(), ids=ENDLESS)
-async def test_what_is_endless_and_no_body_is_ended(
-    gateway: StartGateway, fake_vllm: FakeVllm, before: bytes, again: bytes
-) -> None:
+async def test_endless_head_is_ended(gateway: StartGateway, fake_vllm: FakeVllm, before: bytes, again: bytes) -> None:
     """After 64 KiB and the bytes on their way, long before the timeout."""
     running = await gateway(fake_vllm, backend={"timeout": "60s", "max_retries": 0})
     fake_vllm.play(Send(before), Flood(again * (8192 // len(again)), 10_000))

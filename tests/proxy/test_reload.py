@@ -291,7 +291,7 @@ async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
 # -- what waits for a restart ----------------------------------------------------------------------------------------
 
 
-async def test_what_needs_a_restart_is_not_put_in_force(folder: Path) -> None:
+async def test_change_that_needs_a_restart_is_not_applied(folder: Path) -> None:
     """The field is named on each read, and no longer once it is undone; the rest holds at once."""
     site = Reloading(folder, BASE)
     port = {"server": {"port": 99, "heartbeat": "3s"}}

@@ -191,7 +191,7 @@ async def test_ipv6_and_ipv4_share_the_wildcard(fake_vllm: FakeVllm, living: Any
         assert life.ready[0].url == f"http://[::1]:{life.port}"
 
 
-async def test_a_backend_that_does_not_exist_is_no_reason_not_to_start(living: Any, fake_vllm: FakeVllm) -> None:
+async def test_missing_backend_does_not_prevent_the_start(living: Any, fake_vllm: FakeVllm) -> None:
     """Its requests get 503 in JSON; they succeed as soon as the backend is there."""
     await fake_vllm.down()
     async with living() as life:
@@ -211,7 +211,7 @@ async def test_models_that_the_backend_does_not_serve_are_warned_of(living: Any,
         assert (line["configured_but_not_served"], line["served"]) == (["m"], [])
 
 
-async def test_an_engine_of_ours_serves_from_when_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
+async def test_managed_engine_serves_once_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
     """The engine starts before the port opens, and stops after the last request."""
     backends = {"vllm": {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"]}}
     async with living() as life:
@@ -225,7 +225,7 @@ async def test_an_engine_of_ours_serves_from_when_it_is_healthy(living: Any, fak
     assert engine.grace == 15.0
 
 
-async def test_a_request_that_times_out_in_an_engine_of_ours_is_told(living: Any, fake_vllm: FakeVllm) -> None:
+async def test_timeout_in_a_managed_engine_is_reported(living: Any, fake_vllm: FakeVllm) -> None:
     """The engine may be frozen; one late answer does not take it out, since a slow prefill is legal."""
     own = {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"], "timeout": "200ms"}
     async with living(backends={"vllm": own | {"max_retries": 0}}) as life:
@@ -243,7 +243,7 @@ async def test_a_request_that_times_out_in_an_engine_of_ours_is_told(living: Any
         assert life.engines[0].suspicions >= 2
 
 
-async def test_an_engine_takes_mended_settings_unless_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
+async def test_engine_takes_fixed_settings_unless_healthy(living: Any, fake_vllm: FakeVllm) -> None:
     """A healthy engine goes on, and the log says which change needs a restart."""
     engine = {"kind": "simulator", "port": fake_vllm.port, "args": {"no-such-option": 1}}
     own = {"engine": engine, "models": ["m"]}
@@ -275,7 +275,7 @@ async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:
         assert (await (await life.client()).get("/metrics")).status == 404
 
 
-async def test_what_libraries_log_becomes_our_lines(living: Any) -> None:
+async def test_library_log_records_become_our_lines(living: Any) -> None:
     """Python would print it on stderr."""
     async with living() as life:
         logging.getLogger("asyncio").warning("something %s", "odd")
@@ -405,7 +405,7 @@ async def test_a_broken_config_changes_nothing_and_says_so(living: Any) -> None:
         assert got.header("x-ratelimit-limit-requests") == "77"
 
 
-async def test_what_only_a_new_start_puts_in_force_is_named(living: Any) -> None:
+async def test_field_that_needs_a_restart_is_named(living: Any) -> None:
     """And no longer once the field is as at the start."""
     async with living() as life:
         port = life.port

@@ -119,7 +119,7 @@ async def test_requests_are_summed_by_day_key_and_model() -> None:
     }
 
 
-async def test_what_no_backend_saw_does_not_count() -> None:
+async def test_request_that_no_backend_saw_does_not_count() -> None:
     """Such a request was charged nothing."""
     bench = Bench()
     bench.settle(Charge(0, 0, estimated=False, ran=False))
@@ -183,7 +183,7 @@ async def test_closing_writes_what_is_left() -> None:
     assert bench.store.closed
 
 
-async def test_what_cannot_be_written_at_the_end_is_told() -> None:
+async def test_failed_last_write_is_logged() -> None:
     """The line has the number of lost sums."""
     bench = Bench()
     bench.store.fault = "disk full"

@@ -53,7 +53,7 @@ def test_a_swapped_link_has_another_signature(tmp_path: Path) -> None:
     assert signature(data / "file") != before
 
 
-def test_what_is_not_there_has_none(tmp_path: Path) -> None:
+def test_missing_file_has_no_signature(tmp_path: Path) -> None:
     """No exception, whatever the error."""
     (tmp_path / "file").write_text("")
     assert signature(tmp_path / "none") is None
@@ -149,7 +149,7 @@ async def test_wake_is_a_change_and_a_crash_does_not_end_watching(tmp_path: Path
     assert task.cancelled()
 
 
-async def test_what_changes_before_the_watching_begins_is_seen(tmp_path: Path) -> None:
+async def test_change_before_the_watch_begins_is_seen(tmp_path: Path) -> None:
     """The watch's owner read the file before, and starts other things first."""
     calls = asyncio.Queue[int]()
 

@@ -1,4 +1,4 @@
-"""Clients that mean no harm, while a flood goes on: what they wait, and what fails.
+"""Well-behaved clients during a flood: their waits and their failures.
 
 Three kinds: chat requests over connections that are kept, chat requests that connect anew each time, and a kubelet's
 probe (a new connection, /health, one second of patience).
@@ -42,7 +42,7 @@ class Seen:
 
     @property
     def failed(self) -> float:
-        """The part of them that failed; all of none."""
+        """The part of them that failed; 0 without requests."""
         return len(self.failures) / self.count if self.count else 1.0
 
     @property

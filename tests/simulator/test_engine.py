@@ -117,7 +117,7 @@ def test_a_turn_is_bounded() -> None:
     assert [(first, last) for _, first, last in ear.heard] == [(0, STEPS_A_TURN), (STEPS_A_TURN, STEPS_A_TURN + 1)]
 
 
-def test_what_finds_no_room_waits_in_order() -> None:
+def test_jobs_beyond_the_batch_wait_in_order() -> None:
     """The third begins when the first two have ended, and its clock starts then."""
     bench = Bench(max_num_seqs=2)
     _, one = bench.submit(1)

@@ -31,7 +31,7 @@ async def test_an_idle_connection_is_closed_after_its_keep_alive() -> None:
         writer.close()
 
 
-async def test_a_request_under_way_is_no_idle_connection() -> None:
+async def test_connection_with_a_request_is_not_idle() -> None:
     """Neither is one whose body is still coming."""
     async with running_simulator(SimulatorOptions(keep_alive=0.03, ttft=0.1, itl=0)) as simulator:
         reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)

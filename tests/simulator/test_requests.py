@@ -85,7 +85,7 @@ def test_usage_follows_the_stream_options(body: dict[str, Any], usage: str) -> N
     assert job(options=forced, stream=True, **body).usage == "every"
 
 
-def test_a_lone_surrogate_is_no_crash() -> None:
+def test_lone_surrogate_does_not_crash() -> None:
     """JSON can name a character that UTF-8 cannot hold; it comes back as a question mark."""
     with pytest.raises(WireError) as caught:
         job(model=json.loads('"\\ud800"'))
@@ -123,7 +123,7 @@ def test_other_arguments_are_an_ordinary_job(arguments: object) -> None:
 
 
 @pytest.mark.parametrize("calls", [None, 3, [3], [{}], [{"function": 3}]])
-def test_tool_calls_of_any_form_are_no_crash(calls: object) -> None:
+def test_tool_calls_of_any_form_do_not_crash(calls: object) -> None:
     """vLLM's checks of them are not simulated."""
     assert job(messages=[{"role": "assistant", "content": "x", "tool_calls": calls}, *HELLO]).choices
 

@@ -165,7 +165,7 @@ def test_usage_is_that_of_a_whole_answer() -> None:
     assert usage_in(Seen(500, JSON, good.body)) is None
 
 
-def test_our_own_413_is_no_ingresss() -> None:
+def test_own_413_is_told_from_an_ingresss() -> None:
     """Its form tells the gateway's from an ingress's."""
     assert "`server.max_body_size`" in hint_for(error(413, "request_too_large"), "")
     assert "the ingress" in hint_for(Seen(413, {"content-type": "text/html"}, b"<html>"), "")

@@ -66,7 +66,7 @@ def test_samples_are_summed_by_name_and_labels() -> None:
         pytest.param(judge_limit((Check("a", "1", "1", held=True),)), id="limit"),
     ],
 )
-def test_what_agrees_passes(verdict: Verdict) -> None:
+def test_agreeing_sources_pass(verdict: Verdict) -> None:
     """And without a hint."""
     assert (verdict.held, verdict.hint) == (True, "")
 
@@ -116,7 +116,7 @@ def test_what_agrees_passes(verdict: Verdict) -> None:
         ),
     ],
 )
-def test_what_disagrees_fails_with_its_usual_cause(verdict: Verdict, seen: str, hint: str) -> None:
+def test_disagreeing_sources_fail_with_the_usual_cause(verdict: Verdict, seen: str, hint: str) -> None:
     """Numbers first."""
     assert verdict.held is False
     assert seen in verdict.seen
@@ -130,7 +130,7 @@ def test_a_limit_that_failed_tells_only_what_failed() -> None:
     assert judge_limit((good, good)).seen == "a: 1; a: 1"
 
 
-def test_what_is_the_same_is_told_so() -> None:
+def test_equal_answers_are_reported_equal() -> None:
     """And if they differ, the place."""
     assert judge_direct(whole(), whole()).seen == "the same"
     assert judge_direct(whole(), whole(n=1)).seen == "they differ at n"

@@ -29,7 +29,7 @@ def test_a_skipped_check_is_not_a_passed_one(verdict: Verdict, outcome: str) -> 
     assert result_of("health", verdict, None).outcome == outcome
 
 
-def test_what_a_server_sent_shows_no_key_and_moves_no_cursor() -> None:
+def test_server_text_shows_no_key_and_moves_no_cursor() -> None:
     """The server may echo our key, or send a terminal's control sequences."""
     result = result_of("no-key", judged(False, "401", "you sent sk-1\x1b[2J\n", "sk-1?"), 0.5, ("sk-1",))
     assert result.seen == "you sent <the key> [2J "

@@ -207,7 +207,7 @@ async def test_the_limit_is_waited_for_and_then_tested(good: FakeGateway) -> Non
     assert "after waiting as told: admitted" in results["rate-limit"].seen
 
 
-async def test_waiting_for_the_limit_is_no_part_of_what_a_check_took(good: FakeGateway) -> None:
+async def test_wait_for_the_limit_is_not_in_a_checks_time(good: FakeGateway) -> None:
     """The second answer comes half a second after the first, and took a moment."""
     good.rate = Rate(120, 1)
     results = await run(settings_of(good), "completion", "stream")

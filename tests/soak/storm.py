@@ -40,7 +40,7 @@ MOST_THREADS: Final = 3 + min(32, (os.cpu_count() or 1) + 4)
 SETTLING: Final = 15.0
 # How often something is done to the gateway or a backend during the storm.
 INTERVENTIONS: Final = 30
-# Of the clients so many go by before memory is sampled.
+# This share of the clients comes before memory is sampled.
 WARM_UP: Final = 0.3
 # Bytes a client. One request that is not freed is a kilobyte or more (its Record, its task, its buffers); what an
 # allocator still takes on after the warm-up is less than a hundred, and less the longer it runs.
@@ -62,7 +62,7 @@ _SECTIONS: Final = {
 
 @dataclass
 class Stormy:
-    """A gateway, its backends, and what happened so far."""
+    """A gateway, its backends, and the counts so far."""
 
     gateway: Gateway
     backends: list[BackendProcess]
@@ -91,7 +91,7 @@ def gateway_in_the_storm(folder: Path, seed: int) -> Iterator[Stormy]:
 
 
 def weather(stormy: Stormy, requests: int, say: Callable[[str], None]) -> list[Finding]:
-    """Let `requests` clients misbehave; what is left over, and what was wrong on the way."""
+    """Let `requests` clients misbehave; return leftovers and faults."""
     gateway = stormy.gateway
     uvloop.run(_clients(stormy, 2 * AT_ONCE, say, interventions=0))  # the threads and buffers of a gateway in use
     before = _settled(gateway)

@@ -89,7 +89,7 @@ def test_the_page_forbids_itself_scripts_and_the_network() -> None:
     assert "@import" not in (style.text or "")
 
 
-def test_what_a_file_says_is_shown_as_text() -> None:
+def test_text_of_a_file_is_shown_as_text() -> None:
     """Its model, its options, its errors, its keys."""
     tree = read(page([nasty()]))
     shown = words(tree)
@@ -133,7 +133,7 @@ def test_the_verdict_comes_first(runs: list[Told], verdict: str) -> None:
     assert found.text == verdict
 
 
-def test_what_a_reader_has_to_know_is_told() -> None:
+def test_remarks_for_a_reader_are_shown() -> None:
     """The remarks of the tables stand before the charts."""
     notes = read(page([told([failed()], windows=())])).find(".//ul[@class='notes']")
     assert notes is not None

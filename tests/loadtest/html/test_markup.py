@@ -27,7 +27,7 @@ def test_any_text_can_be_shown(text: str) -> None:
     assert len(words(read(html)).replace("\n", "")) <= len(text)
 
 
-def test_what_cannot_be_shown_leaves_a_mark() -> None:
+def test_unprintable_character_leaves_a_mark() -> None:
     """A reader sees that a character was there."""
     assert words(read(to_html(tag("p", "a\x00b\x1bc\ud800d\te")))) == "a\ufffdb\ufffdc\ufffdd\te"
 

@@ -55,7 +55,7 @@ def test_backend_headers_reach_the_client_only_if_allowed() -> None:
     )
 
 
-def test_what_the_backends_connection_header_names_ends_here() -> None:
+def test_headers_named_by_connection_are_dropped() -> None:
     """In one header or several, before or behind the named ones, in any case; `close` names none."""
     headers = [
         (b"x-hop", b"1"), (b"connection", b"close, X-Hop"), (b"connection", b"keep-alive,x-other"), (b"x-other", b"2"),

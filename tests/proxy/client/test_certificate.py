@@ -36,7 +36,7 @@ def test_both_dates_are_read(ends: datetime, kind: trustme.KeyType) -> None:
     ["", "rubbish", "-----BEGIN CERTIFICATE-----\nAAAA", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"],
     ids=["empty", "no PEM", "cut off", "no base64"],
 )
-def test_what_is_no_certificate_is_a_value_error(text: str) -> None:
+def test_invalid_certificate_is_a_value_error(text: str) -> None:
     """ValueError is the only exception."""
     with pytest.raises(ValueError, match="contain"):
         validity(text)

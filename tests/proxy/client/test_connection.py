@@ -537,7 +537,7 @@ async def test_a_pipelining_client_that_leaves_is_noticed(
     assert len(fake_vllm.posts) == 1
 
 
-async def test_what_a_refused_pipeline_still_sends_is_not_kept(running: Running, fake_vllm: FakeVllm) -> None:
+async def test_bytes_behind_a_refused_pipeline_are_not_kept(running: Running, fake_vllm: FakeVllm) -> None:
     """Further requests are not even parsed: the queue has the waiting request, and the refusal."""
     fake_vllm.play(Wait(finish := asyncio.Event()), Send(json_answer({"id": 1})))
     client = await running.client()
@@ -576,7 +576,7 @@ async def test_a_head_in_the_middle_of_a_read_is_checked_as_any_other(
     assert (await client.answer()).status == status
 
 
-async def test_requests_one_after_the_other_are_no_pipeline(running: Running) -> None:
+async def test_requests_one_after_the_other_do_not_count_as_pipeline(running: Running) -> None:
     """A keep-alive connection serves any number of requests in turn."""
     client = await running.client()
     for _ in range(20):

@@ -200,7 +200,7 @@ async def test_gateway_that_drains_names_the_origin(running: Running) -> None:
     assert (got.status, allowed(got)) == (503, ORIGIN)
 
 
-async def test_page_reads_every_header_of_ours(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+async def test_page_reads_every_gateway_header(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """A page can read from a refusal by a limit how long to wait and how much is left."""
     limits = {"requests_per_minute": 1, "tokens_per_minute": 1000}
     running = await gateway(fake_vllm, server={"cors": {"allow_origins": ["*"]}}, rate_limit=limits)
@@ -266,7 +266,7 @@ async def test_without_the_field_nothing_is_said(gateway: StartGateway, fake_vll
     assert (await client.get(CHAT, method="OPTIONS", headers=ASKING)).status == 405
 
 
-async def test_a_parser_error_in_a_preflight_is_no_permission(running: Running) -> None:
+async def test_parser_error_in_a_preflight_grants_nothing(running: Running) -> None:
     """Invalid header names are not repeated."""
     asked = {"Access-Control-Request-Headers": "a\x7fb: (c)"}
     got = await (await running.client()).get(CHAT, method="OPTIONS", headers=ASKING | asked)
@@ -282,7 +282,7 @@ def test_any_origin_is_one_answer_for_all() -> None:
     assert cors.is_preflight("OPTIONS", {"origin": "https://x", "access-control-request-method": "GET"})
 
 
-def test_every_header_of_ours_is_exposed_once() -> None:
+def test_every_gateway_header_is_exposed_once() -> None:
     """A page sees the headers that the SDKs read."""
     assert len(set(EXPOSED)) == len(EXPOSED)
     assert preflight_lines(("POST",), "").count(b"\r\n") == 2

@@ -16,7 +16,7 @@ from tests.e2e.processes import running_gateway, status_of
 
 
 @pytest.mark.parametrize("connections", [1, 100, 2048])
-def test_what_connections_need_is_enough_for_them(connections: int) -> None:
+def test_descriptors_for_connections_are_enough(connections: int) -> None:
     """One descriptor less is not enough."""
     assert connections_for(descriptors_for(connections)) == connections
     assert connections_for(descriptors_for(connections) - 1) == connections - 1

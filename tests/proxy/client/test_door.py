@@ -270,7 +270,7 @@ async def test_a_failed_handshake_leaves_nothing(narrow_tls: Start) -> None:
     assert running.gateway.places.held == 0
 
 
-async def test_what_a_large_read_leaves_in_tls_counts(narrow_tls: Start, trusting: ssl.SSLContext) -> None:
+async def test_tls_buffers_of_a_large_read_count(narrow_tls: Start, trusting: ssl.SSLContext) -> None:
     """TLS buffers stay as large as they were for as long as the connection lives."""
     running = await narrow_tls(max_connections=100)
     places = running.gateway.places
@@ -358,7 +358,7 @@ def buffered() -> int:
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/chat/completions"], ids=["answered", "refused"])
-async def test_a_body_that_nobody_wants_is_let_go_of(narrow: Start, path: str) -> None:
+async def test_unwanted_body_is_freed(narrow: Start, path: str) -> None:
     """Not with the next request, nor only when a client that was refused has left."""
     running = await narrow()
     client = await connect(running)

@@ -10,7 +10,7 @@ from aiaas.proxy.client.forwarded import MAX_HOPS, hop_address, hops, plain_addr
 
 
 @pytest.mark.parametrize("text", ["", "1.2.3", "1.2.3.4:80", "[::1]", "host", "1.2.3.4/8"])
-def test_plain_address_of_anything_else_is_none(text: str) -> None:
+def test_plain_address_rejects_anything_else(text: str) -> None:
     """Other values are not guessed at."""
     assert plain_address(text) is None
 
@@ -76,7 +76,7 @@ def test_forwarded_is_read_where_it_is_the_only_header(lines: list[str], found: 
 
 
 @given(st.lists(st.text(max_size=60), max_size=5), st.sampled_from(["203.0.113.9", '"[2001:db8::9]:8"']))
-def test_what_the_nearest_proxy_appended_always_counts(forged: list[str], seen: str) -> None:
+def test_address_from_the_nearest_proxy_always_counts(forged: list[str], seen: str) -> None:
     """Whatever a client wrote in front of that address."""
     text = ", ".join([*forged, seen])
     assert hops((text,), ())[0] == hop_address(seen)

@@ -44,7 +44,7 @@ def test_http_is_not_refused_wherever_its_head_is_cut(data: bytes) -> None:
     assert [fault_of(data, cut) for cut in range(len(data) - 1)] == [None] * (len(data) - 1)
 
 
-def test_a_header_that_names_another_protocol_is_no_request_line() -> None:
+def test_header_that_names_another_protocol_is_ignored() -> None:
     """Only the first line names the protocol."""
     assert fault_of(b"GET /health HTTP/1.1\r\nHost: x\r\nVia: an RTSP/1.0\r\n\r\n", 0) is None
 

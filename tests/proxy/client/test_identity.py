@@ -82,7 +82,7 @@ def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> Non
     ],
     ids=["no header", "the key alone", "another scheme", "no key"],
 )
-def test_who_sends_no_key_is_told_how(headers: dict[str, str], message: str) -> None:
+def test_missing_key_is_answered_with_the_header_to_send(headers: dict[str, str], message: str) -> None:
     """A malformed header is reported as malformed, not as missing."""
     with pytest.raises(ClientError) as caught:
         presented_key(make_mocked_request("POST", paths.CHAT, headers=headers), paths.CHAT)

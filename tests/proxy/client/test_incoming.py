@@ -57,7 +57,7 @@ async def test_each_message_comes_once_wherever_the_reads_are_cut(last: bytes, b
         assert made.surplus == bool(behind)
 
 
-async def test_what_is_right_comes_before_the_fault_behind_it() -> None:
+async def test_valid_messages_come_before_the_fault_behind_them() -> None:
     """Wherever the read is cut."""
     data = GET + POST + b"\x00\r\n\r\n" + GET
     for cut in range(len(GET + POST)):

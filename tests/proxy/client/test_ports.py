@@ -63,7 +63,7 @@ async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
         ("no.such.host.invalid", "cannot listen on no.such.host"),
     ],
 )
-def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: str) -> None:
+def test_foreign_address_is_one_clear_message(host: str, words: str) -> None:
     """The message has no error numbers."""
     with pytest.raises(EnvironmentFault, match=words) as caught:
         bind(host, 8080, "server.port")

@@ -305,7 +305,7 @@ def test_a_pair_that_cannot_be_used_is_one_line_that_says_why(how: str, pair: Tl
         open_tls(pair)
 
 
-def test_without_the_section_there_is_no_tls() -> None:
+def test_tls_needs_its_section() -> None:
     """Plain HTTP."""
     assert open_tls(None) is None
 

@@ -106,7 +106,7 @@ LONGER = 22  # of STREAM with the usage option spliced in
         "cut answer", "reset before any byte", "our own key refused",
     ],
 )  # fmt: skip
-async def test_what_is_charged(
+async def test_request_is_charged_its_use(
     gateway: StartGateway, fake_vllm: FakeVllm, body: dict[str, Any], script: list[Any], cost: tuple[int, int]
 ) -> None:
     """The reservation is replaced by what was used."""
@@ -369,7 +369,7 @@ async def test_invalid_keys_have_no_series(gateway: StartGateway, fake_vllm: Fak
     assert running.log_lines()[-1]["key_id"] is not None
 
 
-async def test_every_key_of_ours_is_served_at_once_after_a_start(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+async def test_every_generated_key_is_served_at_once_after_a_start(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """A process that has just started knows all its keys, also while wrong keys wait for their slow hashes."""
     attacked = slow_key("attacked", rounds=200_000)
     keys = tuple(new_key(f"user-{number}") for number in range(AT_ONCE))

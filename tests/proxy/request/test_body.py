@@ -62,7 +62,7 @@ def route(
         "media inside", "media by URL in responses",
     ],
 )  # fmt: skip
-def test_what_would_hurt_others_is_refused(path: str, body: dict[str, Any], param: str | None) -> None:
+def test_value_that_would_hurt_others_is_refused(path: str, body: dict[str, Any], param: str | None) -> None:
     """The error names the field."""
     peeked = peek(json.dumps({"model": "m"} | body).encode(), path)
     rules = RequestPlan(media_urls="deny", max_choices=8)

@@ -24,7 +24,7 @@ async def test_work_runs_in_another_thread_and_its_error_is_raised() -> None:
     examiner.close()
 
 
-async def test_who_no_longer_waits_holds_nobody_up() -> None:
+async def test_caller_that_left_delays_nobody() -> None:
     """A client that leaves is gone at once; the next one gets its result."""
     examiner = Examiner(asyncio.get_running_loop())
     go = threading.Event()

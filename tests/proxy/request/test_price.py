@@ -67,7 +67,7 @@ def record_of(facts: dict[str, Any]) -> Record:
 
 
 @pytest.mark.parametrize(("facts", "charge"), CHARGES.values(), ids=CHARGES)
-def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
+def test_request_cost_depends_on_its_end(facts: dict[str, Any], charge: Charge) -> None:
     """By the way in which it ended."""
     assert price_of(record_of(facts), 10, 20, 7) == charge
 

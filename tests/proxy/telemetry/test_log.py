@@ -61,7 +61,7 @@ def test_less_important_lines_are_left_out(level: str, count: int) -> None:
     assert len(lines_of(blocks)) == count
 
 
-def test_what_json_does_not_know_is_written_all_the_same() -> None:
+def test_values_unknown_to_json_are_written() -> None:
     """A log must not fail: surrogates, objects, exceptions."""
     log, blocks = new_log()
     log.event("error", "x", text="a\udcff\n", path=Path("/x"), error=ZeroDivisionError("y"))
@@ -152,7 +152,7 @@ def test_stopped_reader_is_waited_for_until_the_deadline() -> None:
     os.close(write_end)
 
 
-def test_what_libraries_log_is_a_line_with_its_traceback() -> None:
+def test_library_log_record_is_a_line_with_its_traceback() -> None:
     """From level warning up."""
     log, blocks = new_log()
     logger = logging.getLogger("some.library")

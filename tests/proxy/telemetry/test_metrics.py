@@ -72,7 +72,7 @@ def test_the_plans_three_are_there_by_name() -> None:
     assert LATENCY_BUCKETS == (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 
 
-def test_an_error_is_every_end_that_is_no_whole_answer() -> None:
+def test_every_end_without_a_whole_answer_is_an_error() -> None:
     """Also a stream that broke behind its 200."""
     metrics = Metrics()
     for facts in ({"status": 404}, {"status": 499, "error_code": "client_left"}, {"error_code": "upstream_error"}):

@@ -33,7 +33,7 @@ HTML = b"<html><h1>503 Service Temporarily Unavailable</h1></html>"
         pytest.param(429, HTML, False, id="429 means the same in HTML"),
     ],
 )
-def test_whose_answer(status: int, body: bytes, between: bool) -> None:
+def test_refusals_of_vllm_and_of_others_are_told_apart(status: int, body: bytes, between: bool) -> None:
     """A 502, 503 or 504 that is no JSON object was made by something between the gateway and vLLM."""
     assert is_from_between(Outcome(End.REFUSED, status, [], body)) is between
 

@@ -231,7 +231,7 @@ def waiting_at_both(loop: asyncio.AbstractEventLoop) -> tuple[BackendState, Back
     return one, other, waiter
 
 
-def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop) -> None:
+def test_request_waiting_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop) -> None:
     """The request is sent away only when neither is up."""
     one, other, waiter = waiting_at_both(loop)
     one.endpoints[0].report_failure("reset")
@@ -240,7 +240,7 @@ def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop
     assert (other.waiting, waiter.granted.result()) == (0, None)
 
 
-def test_who_leaves_two_gives_back_the_slot_of_one(loop: asyncio.AbstractEventLoop) -> None:
+def test_leaving_two_queues_returns_one_slot(loop: asyncio.AbstractEventLoop) -> None:
     """The slot that it got in the moment of leaving goes back to its backend, once."""
     one, other, waiter = waiting_at_both(loop)
     other.endpoints[0].give_back()
@@ -332,7 +332,7 @@ BLAME = {
 
 
 @pytest.mark.parametrize(("step", "failures"), BLAME.values(), ids=BLAME)
-async def test_who_is_blamed(fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int) -> None:
+async def test_blame_goes_to_the_faulty_side(fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int) -> None:
     """Resets and dying engines count against an endpoint; clients' mistakes never do, and silence proves nothing."""
     fake_vllm.default = (step,)
     backend = {"timeout": "30ms", "max_retries": 0, "health": {"unhealthy_after": 10}}

@@ -250,7 +250,7 @@ async def test_broken_answer(fake_vllm: FakeVllm, pool: Pool, step: Step, kind: 
     await until(lambda: fake_vllm.open_connections == 0)
 
 
-async def test_reset_after_bytes_is_no_end(fake_vllm: FakeVllm, pool: Pool) -> None:
+async def test_reset_after_bytes_does_not_end_an_answer(fake_vllm: FakeVllm, pool: Pool) -> None:
     """An answer that ends with the connection is whole after FIN, and cut after RST."""
     fake_vllm.play(Send(b"HTTP/1.1 200 OK\r\n\r\nhel"), Wait(go := asyncio.Event()), Reset())
     recorder = Recorder()

@@ -225,7 +225,7 @@ def test_requests_wait_on_through_a_reload(loop: asyncio.AbstractEventLoop) -> N
     [({"max_inflight": 3}, 3), ({"max_inflight": None}, 5), ({"urls": [X, Y]}, 2), ({"urls": [Y]}, 2)],
     ids=["a larger bound", "no bound", "one more address", "another address"],
 )
-def test_who_waits_gets_what_a_reload_adds_at_once(
+def test_waiting_request_gets_slots_added_by_a_reload(
     loop: asyncio.AbstractEventLoop, after: dict[str, Any], running: int
 ) -> None:
     """Before any later request."""
@@ -238,7 +238,7 @@ def test_who_waits_gets_what_a_reload_adds_at_once(
 
 
 @pytest.mark.parametrize("after", [{"b": FOUR | {"max_inflight": 1}}, {"a": FOUR | {"models": ["n"]}}])
-def test_who_waits_at_a_retired_backend_gets_its_turn(loop: asyncio.AbstractEventLoop, after: dict[str, Any]) -> None:
+def test_request_at_a_retired_backend_gets_its_turn(loop: asyncio.AbstractEventLoop, after: dict[str, Any]) -> None:
     """At the address that it began with, before requests that wait at the backend that took the address over."""
     site = Site(loop, a=FOUR | {"max_inflight": 1})
     site.arrive("a", 3)
@@ -539,9 +539,7 @@ async def test_a_reload_gives_the_engine_no_more_than_it_takes(gateway: StartGat
     assert running.endpoints()[0].pool.inflight == 0
 
 
-async def test_who_waits_through_a_rename_and_another_path_is_served(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
+async def test_request_waiting_through_a_rename_is_served(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """The request's Plan is gone by then: another backend, another model, another path."""
     go_on = asyncio.Event()
     fake_vllm.default = (Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))

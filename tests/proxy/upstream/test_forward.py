@@ -456,7 +456,7 @@ def test_pause_before() -> None:
 
 
 @pytest.mark.parametrize("kind", FailureKind)
-def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
+def test_retry_on_a_new_connection_has_no_pause(kind: FailureKind) -> None:
     """The connection was at fault, and not the endpoint."""
     pauses = {pause_before(1, Outcome(End.FAILED, failure=Failure(kind, "x"))) for _ in range(10)}
     assert (pauses == {0.0}) == (kind is FailureKind.STALE)
@@ -475,7 +475,7 @@ ERRORS: dict[FailureKind, tuple[int, str, str | None, bool, str]] = {
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_failure_becomes_an_error_of_ours(kind: FailureKind) -> None:
+def test_failure_becomes_a_gateway_error(kind: FailureKind) -> None:
     """With this status, code and message; the SDK may repeat only requests that never reached an engine."""
     error = failure_error(Failure(kind, "x"))
     headers = dict(error.headers)
@@ -590,7 +590,7 @@ async def test_tokens_of_a_dead_attempt_do_not_count(fake_vllms: Any, gateway: A
     assert running.log_lines()[-1]["output_tokens"] == 1
 
 
-async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
+async def test_answer_of_a_balancer_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
     """Its 502 does not prove that it is alive, and its HTML is not for the client."""
     fake_vllm.default = (Send(answer(502, b"<html>502</html>", content_type="text/html")),)
     running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 2}})

@@ -132,7 +132,7 @@ async def test_an_endpoint_that_has_come_up_is_asked_at_once(fake_vllm: FakeVllm
         await until(lambda: wrong(running, fake_vllm) == 1)
 
 
-async def test_an_address_that_is_no_vllm_is_said(fake_vllm: FakeVllm, gateway: Any) -> None:
+async def test_address_without_a_vllm_is_reported(fake_vllm: FakeVllm, gateway: Any) -> None:
     """A web server answers its page to everything; clients get the gateway's error and never the page."""
     page = answer(404, b"<html>nginx</html>", content_type="text/html")
     fake_vllm.gets["/v1/models"] = (Send(page),)

@@ -151,7 +151,7 @@ async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: 
     assert not running.endpoints()[0].up
 
 
-async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
+async def test_request_other_than_a_silent_stream_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
     """An answer that is not streamed is silent by nature, and a stream whose client reads slowly is not read."""
     go = asyncio.Event()
     fake_vllm.play(Wait(go), Send(json_answer({"late": True})))

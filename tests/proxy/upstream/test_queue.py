@@ -69,7 +69,7 @@ def test_full() -> None:
     assert not FairQueue[str](0).put("a", "a1")
 
 
-def test_who_leaves_takes_nobody_along() -> None:
+def test_leaving_request_takes_no_other_along() -> None:
     """The others of its key wait on in their order; one that was served, or left before, leaves nothing behind."""
     queue: FairQueue[str] = FairQueue(10)
     for waiter in ("a1", "a2", "a3", "a4", "b1"):

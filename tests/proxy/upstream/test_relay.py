@@ -346,7 +346,7 @@ async def test_usage_at_the_end_of_a_long_answer(fake_vllm, gateway):
     assert (line["input_tokens"], line["output_tokens"]) == (14, 0)
 
 
-async def test_role_event_is_no_token(fake_vllm, gateway):
+async def test_role_event_does_not_count_as_token(fake_vllm, gateway):
     """The first event of a chat says who speaks (transcript 12): a cut stream is not charged for it."""
     role = (
         b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'

@@ -109,7 +109,7 @@ def test_order_and_repeats_mean_nothing(addresses: list[str]) -> None:
     assert all(now is then for now, then in zip(backend.endpoints, before, strict=True))
 
 
-def test_what_joins_and_what_leaves() -> None:
+def test_joining_and_leaving_addresses_are_logged() -> None:
     """Both are logged; an endpoint that stays is the same, with its health."""
     backend = state(ONE, TWO)
     one, two = backend.endpoints
@@ -152,7 +152,7 @@ def test_prefixes_stay_where_they_are_while_others_come_and_go() -> None:
     assert all(urls([again[prefix]]) == urls([before[prefix]]) for prefix in prefixes)
 
 
-async def test_who_waits_gets_the_slot_of_one_that_joins() -> None:
+async def test_waiting_request_gets_the_slot_of_a_joining_endpoint() -> None:
     """At once, and in turn."""
     backend = state(ONE, max_inflight=1)
     backend.endpoints[0].pool.inflight = 1
@@ -487,7 +487,7 @@ async def test_the_same_answer_is_logged_once(gateway: StartGateway) -> None:
     assert len(running.log_lines("endpoints_changed")) == 1
 
 
-async def test_what_is_kept_is_that_names_own(gateway: StartGateway) -> None:
+async def test_kept_addresses_are_the_names_own(gateway: StartGateway) -> None:
     """Another name of the backend has addresses; this one never had any."""
     running = await gateway(config=config_of(["http://one:1", "http://two:2"], {}, {}))
     backend = running.backend()

@@ -162,7 +162,7 @@ def test_bound_of_the_request_holds() -> None:
     assert EventRates().streamed(record(9), asked, "m") == 60
 
 
-def test_what_is_no_stream_has_streamed_nothing() -> None:
+def test_answer_other_than_a_stream_has_streamed_nothing() -> None:
     """Nor does it teach the estimate anything."""
     whole = record(0, 400)
     whole.streamed = False

@@ -70,7 +70,7 @@ async def test_a_good_change_is_taken_over(baseline: Baseline) -> None:
     assert baseline.plan.models[0].name == "n"
 
 
-async def test_a_change_that_needs_a_restart_is_no_new_beginning(baseline: Baseline, plans: list[Plan]) -> None:
+async def test_change_that_needs_a_restart_is_kept_for_new_workers(baseline: Baseline, plans: list[Plan]) -> None:
     """A worker that starts later gets both texts, and so the same config as the others."""
     held = OTHER + "server: {port: 99}\n"
     for text, before in ((held, CONFIG), (OTHER, OTHER), (held, OTHER)):

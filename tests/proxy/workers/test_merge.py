@@ -97,7 +97,7 @@ def test_the_supervisor_adds_what_only_it_knows() -> None:
     assert values(sums) == {"aiaas_workers": 3, "aiaas_worker_ends_total": 2, "aiaas_worker_hangs_total": 1}
 
 
-def test_what_a_worker_has_counted_outlives_it() -> None:
+def test_counts_of_a_worker_outlive_it() -> None:
     """A counter that went backwards would be a reset to Prometheus, and the rate a spike."""
     first, second = worker(requests=2), worker(requests=1)
     name = 'inference_requests_total{endpoint="/v1/x",model="m",status="success"}'

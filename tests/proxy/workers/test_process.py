@@ -79,7 +79,7 @@ hear()
     assert worker.gone.is_set()
 
 
-async def test_what_it_counts_is_kept_beyond_its_end(play: Play) -> None:
+async def test_counts_are_kept_beyond_the_workers_end(play: Play) -> None:
     """A report is answered once for all who ask meanwhile; a worker that has ended needs none."""
     worker, task = await play("""
 say(counted(1.0, False))
