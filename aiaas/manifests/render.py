@@ -1,5 +1,6 @@
-"""KubernetesPlan -> objects -> bytes. The table below is the whole of it, in the order in which it is applied: what
-others refer to comes first, so that one `kubectl apply` of the stream goes through in one go."""
+"""KubernetesPlan -> objects -> bytes.
+
+Objects come in the order of KINDS, referenced objects first, so that one `kubectl apply` of the stream succeeds."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from aiaas.manifests import engine, expose, gateway, monitoring, network
 from aiaas.manifests.objects import Object
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
-# Every kind that there may be, in the order of application.
+# All kinds of objects, in the order of application.
 KINDS: Final = (
     "Namespace",
     "ServiceAccount",
     "ConfigMap",
     "Secret",
     "PersistentVolumeClaim",
-    "NetworkPolicy",  # before there are pods that it is to guard
+    "NetworkPolicy",  # before the pods that it guards
     "Service",
     "Deployment",
     "PodDisruptionBudget",
@@ -35,7 +36,7 @@ MARK: Final = "# Made by `aiaas render`"
 def render_manifests(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
     """Every object of a plan, in the order of application.
 
-    keys_text  the text of the key file; None where there is none, or its Secret is somebody else's
+    keys_text  the text of the key file; None if the file is missing or aiaas does not render its Secret
     """
     return tuple(sorted(_objects(plan, keys_text), key=lambda made: KINDS.index(made["kind"])))
 
@@ -89,12 +90,12 @@ def _engine(plan: KubernetesPlan, each: EngineDeployment) -> Iterator[Object]:
 
 
 def _origin(source: str) -> str:
-    """What it was made from. No time: the same config gives the same bytes."""
+    """The comment that names the source. It has no time, so that the same config gives the same bytes."""
     return f"{MARK} (aiaas {__version__}) from {source}: change that, not this.\n"
 
 
 def to_stream(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> str:
-    """One YAML stream for `kubectl apply -f -`, with the digest that its pods report. `source` is the config's file."""
+    """One YAML stream for `kubectl apply -f -`, with the digest that the pods report. `source` is the config's file."""
     digest = f"# Config digest: {plan.gateway.digest}\n"
     return _origin(source) + digest + "".join(f"---\n{to_yaml(made)}" for made in objects)
 
@@ -102,8 +103,8 @@ def to_stream(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> s
 def to_files(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> dict[str, str]:
     """File name -> text: one file for each object, and the kustomization.yaml that lists them in the same order.
 
-    Another config changes as few files as possible: the ConfigMap that is named by its content keeps its file, and no
-    file holds the digest.
+    A changed config changes as few files as possible: a ConfigMap named by its content keeps its file name, and no file
+    holds the config's digest.
     """
     comment = _origin(source)
     names = {plan.config_name: plan.named("config")}

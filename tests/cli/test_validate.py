@@ -247,5 +247,5 @@ def test_config_that_render_refuses_is_an_error_with_a_cluster(capsys: pytest.Ca
     capsys.readouterr()
     assert run(["validate"]) == 1
     out = capsys.readouterr().out
-    assert "error AIA405 server.host: 127.0.0.1 is not reached from outside the pod" in out
-    assert "error AIA405 backends.v.url: localhost is the pod itself there" in out
+    assert "error AIA405 server.host: 127.0.0.1 cannot be reached from outside the pod" in out
+    assert "error AIA405 backends.v.url: localhost is the gateway's own pod" in out

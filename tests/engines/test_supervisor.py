@@ -208,7 +208,7 @@ async def test_one_that_does_not_get_healthy_in_time_is_ended(watch, model):
     await engine.supervisor.start()
     await until(lambda: Restarting in engine.kinds())
     assert engine.events[1].exit_code is None
-    assert "a model that loads longer needs start_timeout" in engine.events[1].cause
+    assert "if the model loads slowly, raise start_timeout" in engine.events[1].cause
     assert engine.events[1].seconds >= 0.5
     assert not psutil.pid_exists(engine.pids()[0])
 
@@ -396,7 +396,7 @@ async def test_a_request_that_timed_out_is_a_reason_to_look(watch, quick_looks, 
     engine.supervisor.suspect()
     if is_frozen:
         await until(lambda: Died in engine.kinds())
-        assert engine.events[2].cause == "frozen: requests time out, and for 0.5 s it has done nothing"
+        assert engine.events[2].cause == "frozen: requests time out, and it made no progress for 0.5 s"
     else:
         await until(lambda: "looked-at" in engine.lines)
         await asyncio.sleep(1)

@@ -77,9 +77,9 @@ def test_an_unknown_class_is_said() -> None:
     """A person has to do what our annotations cannot."""
     [note] = notes(plan_of(with_kubernetes(ingress="{class: alb}")))
     assert note.startswith(
-        "ingress class alb: aiaas knows no annotations for it; see in kubernetes.ingress.annotations"
+        "ingress class alb: aiaas does not know its annotations; set some in kubernetes.ingress.annotations"
     )
-    assert "10MiB, 399 s" in note
+    assert "bodies of 10MiB and 399 s of silence" in note
     assert notes(plan_of(MINIMAL)) == ()
 
 
@@ -162,7 +162,7 @@ def test_a_variable_that_nobody_uses_is_said() -> None:
         "oss-20b.system", "${HOST}"
     )
     [note] = notes(plan_of(text, {"HOST": "h.system"}))
-    assert note == "kubernetes.env: nothing uses OLD, so nothing is rendered of it"
+    assert note == "kubernetes.env: unused, and therefore not rendered: OLD"
 
 
 @pytest.mark.parametrize(

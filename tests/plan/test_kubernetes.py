@@ -31,21 +31,23 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
         ),
         pytest.param(
             with_kubernetes(ingress="{class: traefik}") + TLS,
-            "server.tls: Traefik wants a certificate",
+            "server.tls: Traefik would reject the certificate",
             id="TLS behind Traefik",
         ),
         pytest.param(
-            with_kubernetes() + "server: {host: 127.0.0.1}\n", "server.host: 127.0.0.1 is not reached", id="loopback"
+            with_kubernetes() + "server: {host: 127.0.0.1}\n", "server.host: 127.0.0.1 cannot be reached", id="loopback"
         ),
-        pytest.param(with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a right", id="privileged port"),
+        pytest.param(
+            with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a capability", id="privileged port"
+        ),
         pytest.param(
             "backends: {a: {urls: ['http://a', 'http://localhost:8000'], models: [m]}}\nkubernetes: {host: a.b}\n",
-            "backends.a.urls[1]: localhost is the pod itself",
+            "backends.a.urls[1]: localhost is the gateway's own pod",
             id="a backend of this machine",
         ),
         pytest.param(
             with_kubernetes() + "rate_limit: {store: 'redis://127.0.0.1'}\n",
-            "rate_limit.store: 127.0.0.1 is the pod itself",
+            "rate_limit.store: 127.0.0.1 is the gateway's own pod",
             id="a store of this machine",
         ),
         pytest.param(
