@@ -91,7 +91,7 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
         pytest.param(
             "completion", (Send(json_answer(whole(9))),), "9 output", "max_tokens did not reach", id="too long"
         ),
-        pytest.param("completion", (Hang(),), "not whole within", "overloaded or hangs", id="silence"),
+        pytest.param("completion", (Hang(),), "not complete within", "overloaded or hangs", id="silence"),
         pytest.param("completion", (Close(),), "closed before an answer", "closed the connection", id="closed"),
         pytest.param(
             "stream", (Send(stream(token_event(), token_event())),), "no [DONE] after 2 events", "timeout", id="no DONE"
@@ -284,4 +284,4 @@ async def test_a_check_that_hangs_ends_with_its_time(good: FakeGateway) -> None:
     async with asyncio.timeout(10):
         results = await run(settings_of(good, timeout=0.05))
     assert results["ready"].outcome == "failed"
-    assert "not whole within" in results["ready"].seen
+    assert "not complete within" in results["ready"].seen
