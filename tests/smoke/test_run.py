@@ -204,7 +204,7 @@ async def test_the_limit_is_waited_for_and_then_tested(good: FakeGateway) -> Non
     good.rate = Rate(600, 4)
     results = await run(settings_of(good), "completion", "rate-limit")
     assert results["rate-limit"].outcome == "passed", results["rate-limit"]
-    assert "after waiting as told: admitted" in results["rate-limit"].seen
+    assert "request after the Retry-After: admitted" in results["rate-limit"].seen
 
 
 async def test_waiting_for_the_limit_is_no_part_of_what_a_check_took(good: FakeGateway) -> None:
@@ -223,7 +223,7 @@ async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:
     )
     result = (await run(settings_of(good), "rate-limit"))["rate-limit"]
     assert result.outcome == "failed"
-    assert "admitted while more is offered: 9" in result.seen
+    assert "admitted under overload: 9" in result.seen
     assert "each count alone" in result.hint
 
 
@@ -232,7 +232,7 @@ async def test_many_requests_need_a_yes(good: FakeGateway) -> None:
     good.rate = Rate(60_000, 300)
     results = await run(settings_of(good), "rate-limit")
     assert results["rate-limit"].outcome == "skipped"
-    assert "at once, so to see a 429 takes" in results["rate-limit"].seen
+    assert "at once, so a 429 takes" in results["rate-limit"].seen
     assert "--yes" in results["rate-limit"].seen
     assert good.admitted <= 3
 
