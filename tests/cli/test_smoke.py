@@ -78,7 +78,7 @@ def test_nobody_there_is_exit_3_and_one_line() -> None:
         bound.bind(("127.0.0.1", 0))
         done = aiaas("smoke", f"http://127.0.0.1:{bound.getsockname()[1]}")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "connection refused; is the server running, and the URL right?" in done.stderr
+    assert "connection refused; is the server running, and is the URL right?" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
