@@ -1,7 +1,7 @@
 """Run the limit check: send more requests than the key's limit allows, then wait for the Retry-After and send another.
 
-read the limit from the first answer, and wait until the bucket is full -> send offers at a steady pace, long enough to
-see the rate and not only the burst -> wait for the Retry-After of the last 429 -> send one more request
+read the limit from the first answer, and wait until the bucket is full -> send the burst and EXCESS more at once, then
+twice the rate, long enough to see the rate and not only the burst -> wait for the Retry-After -> send one more request
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from aiaas.loadtest.prompts import PATHS, Asking, next_body
 
 REFILLS: Final = 5  # requests that the rate alone should admit during the check
 SHORTEST: Final = 2.0  # seconds that the check sends offers, at least
-AT_ONCE: Final = 32  # requests in flight, so that the key's limit on concurrent requests does not interfere
+AT_ONCE: Final = 32  # requests in flight, since a key also has a limit on concurrent requests
 TIMEOUT: Final = 60.0  # seconds for one short answer
 ASKING: Final = Asking(stream=False, prompt_tokens=(2, 2), output_tokens=(1, 1))
 

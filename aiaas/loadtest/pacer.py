@@ -1,4 +1,4 @@
-"""When to send: times as pure functions of the load's shape, in seconds since the start. This module reads no clock.
+"""When to send: times in seconds since the start, as pure functions of the load's shape, without a clock.
 
 Open loop: requests are sent on schedule without waiting for answers. An arrival process of rate 1 (constant: 0, 1, ...;
 Poisson: gaps drawn from an exponential distribution with mean 1) is stretched by the inverse of the cumulative rate

@@ -25,7 +25,7 @@ LATENCIES: Final = (
     ("ttft", "TTFT", "time to first output event"),
     ("itl", "ITL", "gap between two output events"),
     ("tpot", "TPOT", "(E2E - TTFT) / (output tokens - 1)"),
-    ("e2e", "E2E", "time to the whole answer"),
+    ("e2e", "E2E", "time to the complete answer"),
 )
 
 

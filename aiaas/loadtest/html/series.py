@@ -35,7 +35,7 @@ class Bin(msgspec.Struct, frozen=True):
 
     @property
     def middle(self) -> float:
-        """Where it stands on the axis of time."""
+        """The middle of the span, its position on the time axis."""
         return (self.start + self.stop) / 2
 
 
@@ -71,7 +71,7 @@ class Rate(msgspec.Struct, frozen=True):
 
     @property
     def middle(self) -> float:
-        """Where it stands on the axis of time."""
+        """The middle of the span, its position on the time axis."""
         return (self.start + self.stop) / 2
 
 
