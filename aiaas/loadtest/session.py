@@ -1,10 +1,10 @@
-"""A load test from the first look to the last line of its file.
+"""Run a load test from the first check to the last line of its file.
 
-    look (is it there, does it take each key) -> write down what will be run -> its stages, samples going to the file,
-    the folds and the listener as they come -> the end, and the numbers
+    check the server and each key -> write the run's settings -> run the stages; each sample goes to the file, the folds
+    and the listener -> write the end, and compute the figures
 
-Ctrl-C (SIGINT) stops the sending and drops what is under way; what was measured is kept and folded like any run. A
-second one ends the process. A file that takes no more (a full disk) ends the run in the same way.
+Ctrl-C (SIGINT) stops sending and cancels the requests in flight; the samples so far are kept and evaluated as for any
+run. A second Ctrl-C ends the process. A write error (such as a full disk) ends the run in the same way as Ctrl-C.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Folds, RunSummary, Summary
 from aiaas.loadtest.sweep import goes_on
 
-TICK: Final = 0.5  # seconds between two looks at a run: the live view moves, and the file is flushed
+TICK: Final = 0.5  # seconds between two updates of the live view and two flushes of the file
 INTERRUPTED: Final = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key with the label that it is shown by."""
+    """An API key and its label for display."""
 
     label: str
     value: str | None = field(repr=False)
@@ -52,14 +52,14 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that one load test needs to know.
+    """The settings of one load test.
 
-    model    None takes the first that the server lists
-    direct   an engine's own address, to be compared with the target
-    metrics  the gateway's metrics port, for its CPU
-    stages   one, or a sweep's levels in order
-    slo      as written, "" for none
-    out      file for the samples, None for none
+    model    None takes the first model that the server lists
+    direct   an engine's own address, to compare with the target
+    metrics  the gateway's metrics port, to measure its CPU
+    stages   one stage, or a sweep's levels in order
+    slo      as written, or ""
+    out      file for the samples, or None
     options  the options as given, for the file; never a key
     """
 
@@ -81,24 +81,24 @@ class Settings:
 
 
 class Listener(Protocol):
-    """Who watches a load test."""
+    """Receives the events of a load test."""
 
     def begun(self, run: Run) -> None:
-        """The first look is over; load begins."""
+        """Called when the server has been checked and load begins."""
 
     def sample(self, sample: Sample) -> None:
-        """A request ended."""
+        """Called when a request ended."""
 
     def tick(self, now: float, elapsed: float, inflight: int, stage: Stage) -> None:
-        """Every TICK seconds; `now` counts from the run's start, `elapsed` from the stage's."""
+        """Called every TICK seconds; `now` counts from the run's start, `elapsed` from the stage's."""
 
     def level_done(self, summary: Summary) -> None:
-        """A level of a sweep is over."""
+        """Called when a level of a sweep ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it."""
+    """The result of a load test."""
 
     run: Run
     end: End
@@ -110,8 +110,8 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
     """Run a load test.
 
     Raises:
-        EnvironmentFault: nothing answers there, or the file of samples cannot be made.
-        CheckFailed: a key is refused, the server has no such model, or the metrics port tells no CPU.
+        EnvironmentFault: the server is unreachable, or the file of samples cannot be created.
+        CheckFailed: a key is refused, the model is unknown to the server, or the metrics port does not report CPU.
     """
     bounds = parse_slo(settings.slo)
     models = await _look(settings)
@@ -157,7 +157,7 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
 async def _stage(
     runner: Runner, stage: Stage, listener: Listener, file: SampleFile | None, cpu: CpuWatch | None
 ) -> Window:
-    """One level, with the file flushed, the listener told and the gateway's CPU watched on the way."""
+    """Run one level; meanwhile flush the file, call the listener and measure the gateway's CPU."""
     began = runner.now()
 
     async def tick() -> None:
@@ -192,7 +192,7 @@ async def _end(task: asyncio.Task[Any]) -> None:
 
 
 async def _look(settings: Settings) -> dict[str, str]:
-    """The model to ask for, by way. Raises as `measure`."""
+    """Check the server and choose each way's model. Raises as `measure`."""
     client = Client(settings.target)
     try:
         listed = [await models_of(client, key.value) for key in settings.keys]
@@ -250,7 +250,7 @@ def _describe(settings: Settings, models: dict[str, str]) -> Run:
 
 @contextmanager
 def _stopped_by_ctrl_c(runner: Runner) -> Iterator[None]:
-    """The first SIGINT stops the runner, a second one does what it always does."""
+    """Stop the runner on the first SIGINT; a second SIGINT has its usual effect."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -259,7 +259,7 @@ def _stopped_by_ctrl_c(runner: Runner) -> Iterator[None]:
 
     try:
         loop.add_signal_handler(signal.SIGINT, stop)
-    except (ValueError, RuntimeError):  # not in the main thread: somebody else's loop, who stops us by cancelling
+    except (ValueError, RuntimeError):  # not in the main thread: the owner of the loop stops the run by cancelling
         yield
         return
     try:

@@ -1,6 +1,6 @@
-"""From a request to an answer: the route table, the order of the checks, and what each path answers.
+"""Answer requests: the route table, the order of the checks, and the answer of each path.
 
-The order is vLLM's: key (401), path (404), method (405), then what `requests` checks, then the engine (500, 503).
+The order is vLLM's: key (401), path (404), method (405), then the checks in `requests`, then the engine (500, 503).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from aiaas.simulator.requests import (
     prompt_texts,
 )
 
-RECORDED_BODY = 1024 * 1024  # bytes of a recorded request's body that are kept
-LEARNED_PIECES = 10_000  # for /detokenize
+RECORDED_BODY = 1024 * 1024  # bytes kept of a recorded request's body
+LEARNED_PIECES = 10_000  # token texts kept for /detokenize
 
 _STORED_RESPONSE = re.compile(r"/v1/responses/([^/]+)(?:/cancel)?")
 _GUARDED = ("/v1", "/v2", "/inference")
@@ -58,7 +58,7 @@ _PREFLIGHT_VARY = (
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as the simulator saw it; the body up to RECORDED_BODY bytes."""
+    """One request as the simulator received it; the body up to RECORDED_BODY bytes."""
 
     method: str
     path: str
@@ -72,11 +72,11 @@ Answer = Callable[[Exchange], None]
 
 
 class App:
-    """One simulator's behaviour.
+    """Routes and answers one simulator's requests.
 
-    fault     how it misbehaves; may be changed while it runs
-    received  the last requests, newest last, where recording is on
-    draining  SIGTERM came with a shutdown timeout: generate paths answer 500, /health stays 200 (140)
+    fault     how the simulator misbehaves; may be changed while it runs
+    received  the last requests, newest last, if recording is on
+    draining  True after SIGTERM with a shutdown timeout: generate paths answer 500, /health stays 200 (140)
     """
 
     def __init__(self, options: SimulatorOptions, loop: asyncio.AbstractEventLoop, *, record: int) -> None:
@@ -91,7 +91,7 @@ class App:
         self._routes = self._make_routes()
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer one request: at once, or later when the engine has the tokens."""
+        """Answer one request, at once or later, when the engine has generated tokens."""
         request = exchange.request
         if self._record:
             body = request.body[:RECORDED_BODY]
@@ -130,12 +130,12 @@ class App:
             raise errors.not_found()
         answer = methods.get(request.method)
         if answer is None:
-            raise errors.method_not_allowed(next(iter(methods)))  # of several, Starlette names the first
+            raise errors.method_not_allowed(next(iter(methods)))  # Starlette names only the first of several methods
         answer(exchange)
 
     def _make_routes(self) -> dict[str, dict[str, Answer]]:
-        """Path -> method -> answer, of what a text or a pooling vLLM serves (00-routes); what no gateway should ever
-        forward (elastic scaling, rendering, docs) is not there at all."""
+        """Map path -> method -> answer, for the routes of a text or a pooling vLLM (00-routes). Routes that a gateway
+        should never forward (elastic scaling, rendering, docs) are left out."""
         routes: dict[str, dict[str, Answer]] = {
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health, "POST": self._health},
@@ -166,7 +166,7 @@ class App:
             routes[path] = {"POST": self._rerank}
         return routes
 
-    # what answers at once
+    # paths that answer at once
 
     def _json(self, exchange: Exchange, body: object) -> None:
         exchange.respond(200, encode(body), JSON_TYPE, after=VARY)
@@ -226,7 +226,7 @@ class App:
         return number
 
     def _invocations(self, exchange: Exchange) -> None:
-        """SageMaker's one path for everything: the body says what it is."""
+        """Answer SageMaker's single path for everything: the body decides which kind of request it is."""
         if self.options.runner == "pooling":
             self._embed(exchange)
             return
@@ -238,7 +238,7 @@ class App:
             raise
         self._answer(exchange, parse_invocation(data, self.options))
 
-    # what the engine answers
+    # paths that need the engine
 
     def _generate(self, exchange: Exchange, family: Family) -> None:
         self._answer(exchange, parse_job(family, _decode(exchange.request), self.options))
@@ -325,7 +325,7 @@ class App:
         self._submit(WholeReply(self.engine, exchange, self.fault, whole, errors.engine_dead()), job)
 
     def _submit(self, answer: StreamReply | WholeReply, job: Job) -> None:
-        """Into the engine, unless a fault or the shutdown stands before it."""
+        """Submit a job to the engine, unless the shutdown or a fault comes first."""
         if self.draining:
             raise errors.engine_gone()
         if self.fault.strikes(Point.REQUEST):

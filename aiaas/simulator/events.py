@@ -1,14 +1,14 @@
-"""Streamed answers as events, byte for byte in vLLM's form (transcripts 12 to 14, 21, 23, 25, 161, 162).
+"""Write streamed answers as events, byte for byte like vLLM (transcripts 12 to 14, 21, 23, 25, 161, 162).
 
-Pure. One writer per family; each turns the steps of a Job into events, one `bytes` per event, which the server sends as
-one HTTP chunk each:
+Pure. Each family has a writer, which turns the steps of a Job into events, one `bytes` per event. The server sends each
+event as one HTTP chunk:
 
-    first()       what comes with the first token: role events, or the opening of a block; nothing before (130)
-    step(k)       what token k of every unfinished choice adds
+    first()       role events or the opening of a block, sent with the first token and not earlier (130)
+    step(k)       the text of token k for every unfinished choice
     last()        usage and the end mark
-    error()       what takes the place of the rest when the engine dies (132); None: vLLM cuts the connection there
+    error()       sent instead of the rest when the engine dies (132); None: vLLM cuts the connection there
 
-Everything that does not change from token to token is encoded once, when the writer is made.
+The parts that are the same for every token are encoded once, when the writer is made.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ DONE = b"data: [DONE]\n\n"
 
 
 class EventWriter(Protocol):
-    """What all families share."""
+    """The interface of all families' writers."""
 
     def first(self) -> list[bytes]:
-        """Events that come with the first token."""
+        """Return the events that come with the first token."""
 
     def step(self, k: int) -> list[bytes]:
-        """Events of token k."""
+        """Return the events of token k."""
 
     def last(self) -> list[bytes]:
-        """Events after the last token."""
+        """Return the events after the last token."""
 
     def error(self) -> list[bytes] | None:
-        """Events that end a stream whose engine died; None where it ends without a word, its last chunk missing."""
+        """Return the events that end a stream whose engine died; None if vLLM closes without them or a last chunk."""
 
 
 @lru_cache(maxsize=4096)
 def _text(value: str) -> bytes:
-    """JSON string of a token; there are few different ones."""
+    """Encode a token as a JSON string; the cache works because there are few different tokens."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 
@@ -61,13 +61,13 @@ def _named(name: str, data: object) -> bytes:
 
 
 def _engine_died() -> bytes:
-    # With spaces: vLLM writes this one by json.dumps with its default separators.
+    # With spaces: vLLM writes this event by json.dumps with its default separators.
     body = json.dumps(errors.error_object(errors.ENGINE_DEAD, "InternalServerError", None, 500))
     return b"data: %b\n\n" % body.encode()
 
 
 class _IndexedWriter:
-    """What chat and completions share: choices with an index, usage on demand, [DONE] at the end."""
+    """The common part of chat and completions: choices with an index, usage on demand, [DONE] at the end."""
 
     def __init__(self, stamp: Stamp, job: Job, kind: str, usage_details: Json) -> None:
         self._job = job
@@ -77,7 +77,7 @@ class _IndexedWriter:
         self._fingerprint = b',"system_fingerprint":' + encode(FINGERPRINT)
 
     def _usage(self, index: int, completion: int) -> bytes:
-        """Of this choice alone, as vLLM counts it on the way; the event at the end sums all."""
+        """Return the usage of this choice alone, as in vLLM; the event at the end has the sum over all choices."""
         if self._job.usage != "every":
             return b""
         prompt = self._job.prompts[index // self._job.n]
@@ -85,8 +85,8 @@ class _IndexedWriter:
         return b',"usage":' + encode(usage)
 
     def _end(self, index: int, k: int, finished: bool) -> bytes:
-        """What follows the choices of a token's event."""
-        # The fingerprint is on each choice's last event, unless a usage event follows that has it.
+        """Return the part of a token's event after its choices."""
+        # Each choice's last event has the fingerprint, unless a usage event with the fingerprint follows.
         signed = finished and self._job.usage == "none"
         return self._usage(index, k + 1) + (self._fingerprint if signed else b"") + b"}\n\n"
 
@@ -177,7 +177,7 @@ class CompletionsWriter(_IndexedWriter):
 
 
 class ResponsesWriter:
-    """POST /v1/responses (23): named events with a running number, no [DONE]."""
+    """POST /v1/responses (23): named and numbered events, without [DONE]."""
 
     def __init__(self, stamp: Stamp, job: Job, message_id: str) -> None:
         self._stamp = stamp
@@ -187,7 +187,7 @@ class ResponsesWriter:
         self._delta_tail = b',"item_id":%b,"logprobs":[],"output_index":0,"sequence_number":' % encode(message_id)
 
     def _event(self, name: str, data: dict[str, object]) -> bytes:
-        # Keys are sorted as in the openai package's event types: sequence_number and type where the alphabet has them.
+        # All keys are in alphabetical order, as in the openai package's event types.
         full = {**data, "sequence_number": self._number, "type": name}
         self._number += 1
         return _named(name, dict(sorted(full.items())))
@@ -248,7 +248,7 @@ class ResponsesWriter:
 
 
 class MessagesWriter:
-    """POST /v1/messages (25): Anthropic's named events, no [DONE]."""
+    """POST /v1/messages (25): Anthropic's named events, without [DONE]."""
 
     def __init__(self, stamp: Stamp, job: Job) -> None:
         self._stamp = stamp
@@ -300,7 +300,7 @@ class MessagesWriter:
 
 
 def make_writer(stamp: Stamp, job: Job, message_id: str) -> EventWriter:
-    """The writer of the job's family; `message_id` names the output item of /v1/responses."""
+    """Make the writer for the job's family; `message_id` is the id of the output item of /v1/responses."""
     if job.family == "chat":
         return ChatWriter(stamp, job)
     if job.family == "completions":

@@ -1,7 +1,6 @@
-"""The two ways to answer a generation, and where a fault strikes them.
+"""The two ways to answer a generation, and their faults.
 
-A reply listens to the engine on one side and writes to the exchange on the other; when the client leaves, it takes the
-generation out of the engine.
+A reply listens to the engine and writes to the exchange; when the client leaves, the reply aborts the generation.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from aiaas.simulator.http import Exchange
 JSON_TYPE = "application/json"
 VARY = (("vary", "Origin"),)
 HUGE_HEADER = "x" * 128 * 1024
-# Behind an answer: to be taken for the next request's answer by whoever trusts the connection.
+# Sent after an answer: a client that reuses the connection would take it for the answer to its next request.
 EXCESS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
 
 
 class WholeReply:
-    """Not streamed: nothing is sent until the last token."""
+    """A whole answer, sent after the last token."""
 
     def __init__(
         self, engine: Engine, exchange: Exchange, fault: Fault, whole: Callable[[], Json], died: errors.WireError
@@ -41,7 +40,7 @@ class WholeReply:
         self.exchange.on_gone = lambda: self._engine.abort(generation)
 
     def on_steps(self, first: int, last: int) -> None:  # noqa: ARG002  (the engine tells both)
-        """A fault strikes with the first token, if at all: there is nothing else to see of a whole answer's middle."""
+        """Apply a fault with the first token, since a client does not see later tokens of a whole answer."""
         fault, generation = self._fault, self._generation
         if generation is None or first > 0 or fault.kind.point not in (Point.FIRST_EVENT, Point.MID_STREAM):
             return
@@ -60,14 +59,14 @@ class WholeReply:
         _stop_half_way(self._engine, self.exchange, generation, fault)
 
     def on_end(self) -> None:
-        """The whole answer."""
+        """Send the whole answer."""
         self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY)
         if self._fault.strikes(Point.END):
             self.exchange.write_raw(EXCESS)
 
 
 class StreamReply:
-    """Streamed: status and headers before the engine has begun (130), then each token as it comes."""
+    """A streamed answer: status and headers before the engine begins (130), then each token when it is generated."""
 
     def __init__(self, engine: Engine, exchange: Exchange, fault: Fault, writer: EventWriter) -> None:
         self.exchange = exchange
@@ -83,7 +82,7 @@ class StreamReply:
         self.exchange.start_stream()
 
     def on_steps(self, first: int, last: int) -> None:
-        """Send what these tokens add, up to where a fault strikes."""
+        """Send the events of these tokens, up to the point where a fault strikes."""
         upto = last
         if self._fault.strikes(Point.FIRST_EVENT):
             upto = 0
@@ -98,14 +97,14 @@ class StreamReply:
             self._strike(self._generation, upto)
 
     def on_end(self) -> None:
-        """The end mark, and the last chunk."""
+        """Send the end mark and the last chunk."""
         self.exchange.send(self._writer.last())
         self.exchange.end_stream()
         if self._fault.strikes(Point.END):
             self.exchange.write_raw(EXCESS)
 
     def _strike(self, generation: Generation, k: int) -> None:
-        """Instead of token `k`."""
+        """Apply the fault instead of sending token `k`."""
         act = self._fault.act
         if act in (Act.DIE, Act.FINISH):
             self._engine.abort(generation)
@@ -123,7 +122,7 @@ class StreamReply:
 
 
 def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
-    """Silence, RST, garbage or FIN."""
+    """Apply the fault to the unfinished answer: hang, RST, garbage or FIN."""
     if fault.act is Act.HANG:
         engine.freeze(generation)
         return
@@ -137,7 +136,7 @@ def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, f
 
 
 def strike_request(exchange: Exchange, fault: Fault) -> None:
-    """The faults that stand before the engine. Raises WireError where vLLM itself would refuse so."""
+    """Apply a fault that strikes before the engine. Raises WireError for the faults that are vLLM's own errors."""
     if fault.act is Act.HANG:
         return
     if fault.act is Act.RESET:

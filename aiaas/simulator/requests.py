@@ -1,7 +1,7 @@
-"""From a request's body to a Job: what to generate and how to answer, or a refusal in vLLM's words.
+"""Parse a request's body into a Job, which says what to generate and how to answer, or raise vLLM's error.
 
-Pure. The order of the checks is vLLM's: form, fields that contradict each other, model, tools, conversation, length,
-values. Not simulated: logprobs, tools that are really called, response_format, echo, images (refused, 62).
+Pure. The order of the checks is vLLM's: form, contradicting fields, model, tools, conversation, length, values. Not
+simulated: logprobs, actual tool calls, response_format, echo, images (refused, 62).
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ Message = dict[str, Any]
 
 _EOS_TOKEN_ID = "2"  # `logit_bias: {"2": 100}` ends an answer at once, as with the tiny Llama of transcript 161
 _MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
-# A tool call's arguments nested deeper than this are beyond CPython 3.11's recursion limit of 1000, of which vLLM's own
-# frames have taken some; 500 levels are parsed.
+# A tool call's arguments that are nested deeper exceed CPython 3.11's recursion limit of 1000, some of which vLLM's own
+# frames use; vLLM parses 500 levels.
 _MAX_NESTING = 900
 _EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Provide at least one message."
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request that generates, decided in full.
+    """One request that generates, with its complete answers.
 
     prompts     tokens of each prompt; choice i answers prompt i // n
-    choices     what will be answered, in order of index
+    choices     the answers, in order of index
     seed        decides the pace's jitter
-    usage       "none", "end" or "every" event of a stream
-    request_id  the body's own, or None
+    usage       which events of a stream have usage: "none", "end" or "every"
+    request_id  from the body, or None
     echo        fields of the request that /v1/responses repeats
     """
 
@@ -75,21 +75,21 @@ class Job:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts."""
+        """The tokens of all prompts."""
         return sum(self.prompts)
 
 
 def parse_job(family: Family, data: object, options: SimulatorOptions) -> Job:
-    """The job that a decoded body asks for.
+    """Parse a decoded body.
 
     Raises:
-        WireError: in vLLM's words, see `errors`.
+        WireError: with vLLM's message, see `errors`.
     """
     return _PARSERS[family](data, options)
 
 
 def parse_invocation(data: object, options: SimulatorOptions) -> Job:
-    """The job of a body sent to /invocations: chat where it has that form, else completions; any model name will do."""
+    """Parse a body sent to /invocations: as chat if it has that form, else as completions. The model is ignored."""
     if not isinstance(data, dict):
         raise errors.bad_request("list indices must be integers or slices, not str")
     data = {**data, "model": None}
@@ -101,7 +101,8 @@ def parse_invocation(data: object, options: SimulatorOptions) -> Job:
 
 
 def check_model(name: str | None, options: SimulatorOptions, *, pooling: bool = False) -> None:
-    """Refuse a model that is not served; none given means the first (17). The pooling paths say less about it (157)."""
+    """Refuse a model that is not served; without a name the first model counts (17). Pooling paths have a shorter
+    message (157)."""
     if name and name not in options.models:
         raise errors.unknown_model(name, options.models, pooling=pooling)
 
@@ -117,8 +118,8 @@ def count_messages_tokens(data: object, options: SimulatorOptions) -> int:
 
 
 def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[str], bool]:
-    """The tokens of a /tokenize request (27, 28), and whether their texts are asked for; a conversation's template is
-    shown as markers."""
+    """Return the tokens of a /tokenize request (27, 28), and whether it asks for their texts. Markers stand for a
+    conversation's template."""
     form = fill_form(TokenizeForm, data)
     check_model(form.model, options)
     if form.messages is None and form.prompt is None:
@@ -137,7 +138,7 @@ def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[st
 
 
 def prompt_texts(value: Prompt) -> list[str]:
-    """The texts to embed; token ids stand for themselves."""
+    """Return the texts to embed; a list of token ids becomes its `repr`."""
     return [text for text, _ in _prompts(value)]
 
 
@@ -225,7 +226,7 @@ def _messages_job(form: MessagesForm, options: SimulatorOptions) -> Job:
         raise errors.bad_request(_EMPTY_CONVERSATION)
     messages = _with_system(form)
     prompt_tokens = _count_chat_tokens(messages, options)
-    # vLLM turns the request into a chat completion first, and speaks of that one's field.
+    # vLLM first converts the request to a chat completion, so its message names the field of a chat completion.
     check_length(form.max_tokens, "max_completion_tokens", prompt_tokens, options.max_model_len)
     stop = tuple(form.stop_sequences or ())
     check_values(Values(max_tokens=form.max_tokens, temperature=form.temperature, top_p=form.top_p, stop=stop))
@@ -289,7 +290,7 @@ def _sampled_job(
 
 
 def _check_contradictions(form: ChatForm) -> None:
-    """Fields of a chat request that need each other."""
+    """Check fields of a chat request that depend on each other."""
     _check_stream_options(form)
     if form.tools is not None and not form.tools:
         raise errors.bad_request(
@@ -307,7 +308,7 @@ def _check_contradictions(form: ChatForm) -> None:
 
 
 def _calls_of(messages: Sequence[Message]) -> list[Message]:
-    """The functions that a conversation says were called."""
+    """Return the function calls in a conversation."""
     calls = [
         call for message in messages if isinstance(message.get("tool_calls"), list) for call in message["tool_calls"]
     ]
@@ -316,7 +317,7 @@ def _calls_of(messages: Sequence[Message]) -> list[Message]:
 
 
 def _check_arguments(calls: Iterable[Message]) -> None:
-    """Arguments that vLLM's JSON parser gives up on; text that is not JSON counts as no arguments."""
+    """Refuse arguments that are nested too deep for vLLM's JSON parser; vLLM ignores text that is not JSON."""
     for call in calls:
         arguments = call.get("arguments")
         if isinstance(arguments, str):
@@ -326,7 +327,7 @@ def _check_arguments(calls: Iterable[Message]) -> None:
 
 
 def _check_stream_options(form: Sampling) -> None:
-    # An empty object contradicts nothing: vLLM looks whether there is anything in it.
+    # vLLM accepts an empty object without a stream.
     if form.stream_options is not None and form.stream_options.model_fields_set and not form.stream:
         raise errors.bad_request("Stream options can only be defined when `stream=True`.", "stream_options")
 
@@ -354,7 +355,7 @@ def _with_system(form: CountTokensForm) -> list[Message]:
 
 
 def _count_chat_tokens(messages: list[Message], options: SimulatorOptions) -> int:
-    """Tokens of a conversation, by the rule of `generate`."""
+    """Count the tokens of a conversation by the rule of `generate`."""
     pieces = sum(TOKENS_PER_MESSAGE + count_tokens(_text_of(message, options)) for message in messages)
     return pieces + TOKENS_TO_OPEN_ANSWER
 
@@ -370,7 +371,7 @@ def _text_of(message: Message, options: SimulatorOptions) -> str:
 
 
 def _prompts(value: Prompt) -> list[tuple[str, int]]:
-    """Each prompt with its token count; ids count one each."""
+    """Return each prompt with its token count; each id counts as one token."""
     if isinstance(value, str):
         return [(value, count_tokens(value))]
     ids = [item for item in value if isinstance(item, int)]

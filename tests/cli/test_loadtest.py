@@ -145,12 +145,12 @@ def test_a_terminal_sees_it_move(simulator: str, key: str) -> None:
         pytest.param(("--warmup", "5"), 2, "--warmup '5': 5 has no unit", id="unit"),
         pytest.param(("--abort-share", "200%"), 2, "--abort-share: 200% is not between", id="share"),
         pytest.param(("--abort-share", "x"), 2, "--abort-share: 'x' is not a share", id="no share"),
-        pytest.param(("--slo", "fast"), 2, "--slo: 'fast' is no bound", id="slo"),
+        pytest.param(("--slo", "fast"), 2, "--slo: 'fast' is not a bound", id="slo"),
         pytest.param(("--sweep", "users=9-1"), 2, "--sweep: ", id="sweep"),
         pytest.param(("--sweep", "users=1-2", "--users", "2"), 2, "--sweep names its own levels", id="sweep and users"),
         pytest.param(("--recommend",), 2, "--recommend needs a sweep", id="recommend"),
         pytest.param(("--preset", "fast"), 2, "--preset: 'fast' is unknown; known: plan", id="preset"),
-        pytest.param(("--prompt-tokens", "x"), 2, "--prompt-tokens: 'x' is no length", id="length"),
+        pytest.param(("--prompt-tokens", "x"), 2, "--prompt-tokens: 'x' is not a length", id="length"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
         pytest.param(("--prompts", "/no/such"), 3, "/no/such: No such file", id="prompts file"),
         pytest.param(("--ca", "/no/such"), 3, "/no/such: No such file", id="ca file"),
@@ -197,7 +197,7 @@ def test_nobody_there_is_exit_3() -> None:
         bound.bind(("127.0.0.1", 0))
         done = aiaas("loadtest", f"http://127.0.0.1:{bound.getsockname()[1]}", *SHORT)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "connection refused; is the server running, and the URL right?" in done.stderr
+    assert "connection refused; is the server running, and is the URL right?" in done.stderr
 
 
 def test_the_url_is_that_of_the_config(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_sweep_ends_with_lines_for_a_config(simulator: str, key: str, tmp_path
     assert "  mine:\n    # 2 at once gave" in done.stdout
     assert "    max_inflight: 2\n" in done.stdout
     assert "cpu_target" not in done.stdout
-    assert "no line for kubernetes.cpu_target: a client does not see the gateway's CPU; --metrics URL" in done.stderr
+    assert "no line for kubernetes.cpu_target: a client does not see the gateway's CPU; give the URL" in done.stderr
     assert "level 1: " in done.stderr
 
 
@@ -269,7 +269,7 @@ def test_a_sweep_that_holds_nowhere_recommends_nothing(simulator: str, key: str)
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.count("SLO missed") == 2
-    assert "nothing can be recommended: the lowest level failed or missed the SLO; begin lower" in done.stderr
+    assert "nothing can be recommended: the lowest level failed or missed the SLO; start lower" in done.stderr
 
 
 def test_direct_shows_the_gateways_own_part(simulator: str, key: str, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_server_without_limits_has_none_to_check(simulator: str, key: str) -> 
     """One line, exit 1; the check itself is in tests/loadtest/test_limit_run.py."""
     done = aiaas("loadtest", simulator, "--api-key-file", key, "--check-limits")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "this key has no limit of requests" in done.stderr
+    assert "this key has no request limit" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from aiaas.cli.main import run
     [
         (None, 3, "a.jsonl: No such file or directory"),
         ("", 1, "a.jsonl: is empty"),
-        ("hello\n", 1, "a.jsonl:1: is no line of a load test's samples"),
+        ("hello\n", 1, "a.jsonl:1: is not a line of a load test's samples"),
     ],
     ids=["missing", "empty", "another file"],
 )

@@ -18,7 +18,7 @@ def simulate(*options: str) -> subprocess.CompletedProcess[str]:
     ("options", "message"),
     [
         (("--ttft", "soon"), "--ttft 'soon': must be a duration; write a number with a unit"),
-        (("--fault", "nope"), "there is no fault 'nope'"),
+        (("--fault", "nope"), "unknown fault 'nope'"),
         (("--jitter", "2"), "jitter must be between 0 and 1"),
         (("--max-num-seqs", "0"), "max-num-seqs must be 1 or more"),
         (("--port", "70000"), "less than or equal to 65535"),

@@ -78,7 +78,7 @@ def test_nobody_there_is_exit_3_and_one_line() -> None:
         bound.bind(("127.0.0.1", 0))
         done = aiaas("smoke", f"http://127.0.0.1:{bound.getsockname()[1]}")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "connection refused; is the server running, and the URL right?" in done.stderr
+    assert "connection refused; is the server running, and is the URL right?" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -95,7 +95,7 @@ def test_nobody_there_is_exit_3_and_one_line() -> None:
         pytest.param(("--timeout", "0"), 2, "--timeout must be longer than 0", id="no time"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
         pytest.param(("-c", "/no/such.yaml"), 3, "/no/such.yaml", id="config"),
-        pytest.param(("--metrics", "ftp://x"), 2, "is no URL of a server", id="metrics"),
+        pytest.param(("--metrics", "ftp://x"), 2, "is not a server URL", id="metrics"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...], code: int, message: str) -> None:

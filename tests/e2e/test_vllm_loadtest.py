@@ -39,7 +39,7 @@ def test_every_token_is_counted_and_the_gateways_part_told(engine: Engine, gatew
     assert len(read) == 48
     assert {sample.via for sample in read} == {"gateway", "direct"}
     assert [sample for sample in read if not sample.ok or sample.output_tokens != TOKENS] == []
-    assert "The gateway's own part (median of 24 pairs" in done.stdout
+    assert "Gateway overhead (median of 24 pairs" in done.stdout
     assert gateway.key not in done.stdout + done.stderr + samples.read_text()
     page = tmp_path / "run.html"
     assert aiaas("report", str(samples), "--html", str(page)).returncode == 0

@@ -33,13 +33,13 @@ def test_a_url_is_host_port_and_base(url: str, expected: tuple[object, ...]) -> 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        pytest.param("", "no URL of a server", id="empty"),
-        pytest.param("ftp://h", "no URL of a server", id="another scheme"),
-        pytest.param("http://", "no URL of a server", id="no host"),
-        pytest.param("http://h:99999", "no URL", id="port"),
-        pytest.param("http://h/?a=1", "no URL of a server", id="query"),
+        pytest.param("", "not a server URL", id="empty"),
+        pytest.param("ftp://h", "not a server URL", id="another scheme"),
+        pytest.param("http://", "not a server URL", id="no host"),
+        pytest.param("http://h:99999", "is not a URL", id="port"),
+        pytest.param("http://h/?a=1", "not a server URL", id="query"),
         pytest.param("http://me:sk-secret@h", "user or a password", id="password"),
-        pytest.param("http://h/a b", "characters that no URL has", id="space"),
+        pytest.param("http://h/a b", "characters that are not allowed in a URL", id="space"),
         pytest.param("http://h\r\nX: y/", "", id="line break"),
     ],
 )
@@ -71,7 +71,7 @@ def test_certificates_are_verified_unless_told_otherwise() -> None:
 def test_a_file_without_certificates_is_said(tmp_path: Path) -> None:
     """And a missing file too."""
     (tmp_path / "ca.pem").write_text("hello")
-    for name, message in (("ca.pem", "holds no certificates"), ("no.pem", "No such file")):
+    for name, message in (("ca.pem", "does not contain readable certificates"), ("no.pem", "No such file")):
         with pytest.raises(EnvironmentFault, match=message):
             parse_target("https://h", ca=tmp_path / name)
 

@@ -27,7 +27,7 @@ def test_flushed_samples_are_there_before_the_end(tmp_path: Path) -> None:
 def test_a_measurement_is_never_overwritten(tmp_path: Path) -> None:
     """A measurement cannot be repeated."""
     (tmp_path / "a.jsonl").write_text("x")
-    with pytest.raises(EnvironmentFault, match="is there already"):
+    with pytest.raises(EnvironmentFault, match="already exists"):
         SampleFile(tmp_path / "a.jsonl")
     assert (tmp_path / "a.jsonl").read_text() == "x"
 
@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="No such file"):
         read_file_lines(tmp_path / "no")
     (tmp_path / "b").write_bytes(b"\x00\xff\n")
-    with pytest.raises(CheckFailed, match="b:1: is no line"):
+    with pytest.raises(CheckFailed, match="b:1: is not a line"):
         read_run(tmp_path / "b")
 
 

@@ -60,7 +60,7 @@ def test_the_gateways_own_exposition_is_read() -> None:
 )
 def test_exposition_without_process_metrics_is_refused(text: bytes) -> None:
     """With a ValueError."""
-    with pytest.raises(ValueError, match=r"there is no process_cpu|could not convert"):
+    with pytest.raises(ValueError, match=r"process_cpu_seconds_total is missing|could not convert"):
         reading(text, 0.0)
 
 
@@ -127,7 +127,7 @@ async def test_a_look_that_fails_costs_a_figure_and_not_the_run(fake: FakeVllm, 
 
 async def test_a_wrong_port_is_found_before_any_load(fake: FakeVllm, watch: CpuWatch) -> None:
     """One line that names the right port; nothing for a right one."""
-    with pytest.raises(CheckFailed, match=r"there is no process_cpu_seconds_total; --metrics names the gateway's"):
+    with pytest.raises(CheckFailed, match=r"process_cpu_seconds_total is missing; give --metrics the gateway's"):
         await watch.first_look()
     fake.gets["/metrics"] = tuple(port(exposition(1.0)))
     await watch.first_look()

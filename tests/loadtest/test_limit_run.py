@@ -29,10 +29,10 @@ async def test_the_gateways_limiter_does_what_it_says(fake: FakeVllm, gateway: S
     running = await gateway(fake, keys=(key,))
     checks = await check(f"http://127.0.0.1:{running.port}", key.text)
     assert [(one.name, one.held) for one in checks] == [
-        ("admitted while more is offered", True),
+        ("admitted under overload", True),
         ("admitted at once", True),
-        ("429s say when to come again", True),
-        ("after waiting as told", True),
+        ("429s with a Retry-After", True),
+        ("request after the Retry-After", True),
     ]
     assert checks[0].expected.endswith("(600 a minute, 10 at once)")
 
@@ -59,15 +59,15 @@ async def test_another_limit_that_comes_first_is_said(fake: FakeVllm, gateway: S
     fake.default = (Send(ANSWER),)
     key = new_key("limited", limits=KeyLimits(requests_per_minute=600, burst=50, tokens_per_minute=40))
     running = await gateway(fake, keys=(key,))
-    with pytest.raises(CheckFailed, match=r"another limit came first .tokens_limit_exceeded"):
+    with pytest.raises(CheckFailed, match=r"another limit refused a request first .tokens_limit_exceeded"):
         await check(f"http://127.0.0.1:{running.port}", key.text)
 
 
 async def test_a_server_without_limits_and_one_that_fails_are_said(fake: FakeVllm) -> None:
     """One line each."""
     fake.default = (Send(ANSWER),)
-    with pytest.raises(CheckFailed, match="this key has no limit of requests"):
+    with pytest.raises(CheckFailed, match="this key has no request limit"):
         await check(fake.url)
     fake.default = (Send(error_answer(500, "boom")),)
-    with pytest.raises(EnvironmentFault, match=r"a request of the check failed .http_500.: boom"):
+    with pytest.raises(EnvironmentFault, match=r"one of the check's requests failed .http_500.: boom"):
         await check(fake.url)

@@ -42,15 +42,13 @@ async def test_server_without_a_model_list_is_accepted(fake: FakeVllm) -> None:
     ("step", "key", "kind", "message"),
     [
         pytest.param(Send(REFUSED), "sk-1", CheckFailed, "refuses the key: No such key.", id="wrong key"),
-        pytest.param(Send(REFUSED), None, CheckFailed, "wants a key; name it by --api-key-file", id="no key"),
-        pytest.param(
-            Send(HTML), "sk-1", EnvironmentFault, "answered with 502: text/html: 502 Bad Gateway", id="HTML error"
-        ),
+        pytest.param(Send(REFUSED), None, CheckFailed, "requires a key; set --api-key-file", id="no key"),
+        pytest.param(Send(HTML), "sk-1", EnvironmentFault, "returned 502: text/html: 502 Bad Gateway", id="HTML error"),
         pytest.param(
             Send(answer(200, b"<html>", content_type="text/html")),
             "sk-1",
             EnvironmentFault,
-            "answered with text/html and no list of models; is the URL right?",
+            "returned text/html instead of a list of models; is the URL right?",
             id="a web page",
         ),
         pytest.param(Close(), "sk-1", EnvironmentFault, "does it speak TLS? then write https://", id="closed"),
@@ -91,7 +89,7 @@ def test_the_model_is_the_one_named_or_the_first(wanted: str | None, listed: tup
 @pytest.mark.parametrize(
     ("wanted", "listed", "message"),
     [
-        (None, (), "lists no models; name one by --model"),
+        (None, (), "lists no models; choose a model with --model"),
         ("c", ("a", "b"), "has no model 'c' for this key; it lists a, b"),
     ],
     ids=["none", "another"],

@@ -93,7 +93,7 @@ def test_a_file_of_text_gives_a_prompt_a_line() -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        pytest.param([b"", b" "], "p: holds no prompt", id="empty"),
+        pytest.param([b"", b" "], "p: does not contain a prompt", id="empty"),
         pytest.param([b'{"prompt":"a"}', b"", b'{"prompt":'], "p:3: Input data was truncated", id="cut"),
         pytest.param([b'{"prompt":"a"}', b"plain"], "p:2: ", id="text among JSON"),
         pytest.param([b'{"text":"a"}'], "p:1: Object contains unknown field `text`", id="unknown field"),

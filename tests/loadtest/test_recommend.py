@@ -42,7 +42,9 @@ def test_each_line_follows_from_a_figure_and_says_which() -> None:
     }
     reasons = [line.reason for line in lines]
     assert reasons[0].startswith("16 at once gave 200 tokens/s; users 32 gave +5 %; with several gateways")
-    assert reasons[1] == "20.0 answers/s work off 7 in 380 ms, which ttft=500 ms leaves beside 120 ms (p99) at the knee"
+    assert reasons[1] == (
+        "at 20.0 answers/s, 7 requests take 380 ms; ttft=500 ms leaves that long after 120 ms (p99) at the knee"
+    )
     assert "20.0 answers/s at the knee, shared by the 2 keys" in reasons[2]
 
 
@@ -63,7 +65,7 @@ def test_no_queue_where_the_slo_leaves_no_time_to_wait() -> None:
 
 def test_nothing_good_enough_recommends_nothing() -> None:
     """With advice."""
-    with pytest.raises(CheckFailed, match="begin lower"):
+    with pytest.raises(CheckFailed, match="start lower"):
         recommend([level(8, 10, 0.9)], "users", parse_slo(SLO), Fleet())
 
 
@@ -101,7 +103,7 @@ def sweep_with_cpu(cores: float, *, requests: float = 20, beyond: bool = True) -
             Pod(cpu_target=60),
             "60",
             "at the knee, users 16, one gateway used 0.04 cores, 8 % of the 500m that a pod requests, "
-            "so the engine limits and not the gateway; leave this as it is",
+            "so the engine is the limit, not the gateway; leave this as it is",
             id="the engine limits",
         ),
         pytest.param(
@@ -116,16 +118,18 @@ def sweep_with_cpu(cores: float, *, requests: float = 20, beyond: bool = True) -
             sweep_with_cpu(0.97),
             Pod(),
             "100",
-            "at the knee, users 16, one gateway used 0.97 cores, 194 % of the 500m that a pod requests and all but all "
-            "of the 1.00 that it can use, so it is itself what limits; 100 adds a gateway at 0.50 cores, before that",
+            "at the knee, users 16, one gateway used 0.97 cores, 194 % of the 500m that a pod requests and nearly "
+            "all of the 1.00 that it can use, so the gateway itself is the limit; 100 adds a gateway at 0.50 cores, "
+            "before that",
             id="the gateway limits",
         ),
         pytest.param(
             sweep_with_cpu(0.95),
             Pod(request="2", limit="4"),
             "35",
-            "at the knee, users 16, one gateway used 0.95 cores, 48 % of the 2 that a pod requests and all but all of "
-            "the 1.00 that it can use, so it is itself what limits; 35 adds a gateway at 0.70 cores, before that",
+            "at the knee, users 16, one gateway used 0.95 cores, 48 % of the 2 that a pod requests and nearly all "
+            "of the 1.00 that it can use, so the gateway itself is the limit; 35 adds a gateway at 0.70 cores, "
+            "before that",
             id="one worker cannot use the request",
         ),
         pytest.param(
@@ -158,10 +162,10 @@ def test_the_autoscalers_target_follows_from_the_gateways_cpu(
 @pytest.mark.parametrize(
     ("levels", "pod", "looked", "why"),
     [
-        pytest.param(SWEEP, Pod(), False, "--metrics URL names its metrics port", id="nobody looked"),
-        pytest.param(SWEEP, Pod(), True, "told nothing of the level at the knee", id="nothing seen"),
-        pytest.param(sweep_with_cpu(0.3), Pod(request=None), True, "the config has none", id="no request"),
-        pytest.param(sweep_with_cpu(0.3), Pod(request="0"), True, "the config has none", id="a request of nothing"),
+        pytest.param(SWEEP, Pod(), False, "give the URL of its metrics port with --metrics", id="nobody looked"),
+        pytest.param(SWEEP, Pod(), True, "gave no CPU figure for the level at the knee", id="nothing seen"),
+        pytest.param(sweep_with_cpu(0.3), Pod(request=None), True, "the config does not set", id="no request"),
+        pytest.param(sweep_with_cpu(0.3), Pod(request="0"), True, "the config does not set", id="a request of nothing"),
     ],
 )
 def test_no_line_for_the_autoscaler_says_what_is_missing(

@@ -138,7 +138,7 @@ def test_the_gateways_own_part_is_shown_with_its_interval() -> None:
     """In microseconds, beside the direct figure."""
     found = Overhead(50, Interval(0.0005, 0.0004, 0.0006), None, Interval(-0.0001, -0.0002, 0.0001), 0.2, None, 1.5)
     table = overhead_table(found)
-    assert table.title.startswith("The gateway's own part (median of 50 pairs")
+    assert table.title.startswith("Gateway overhead (median of 50 pairs")
     assert table.rows == (
         ("TTFT", "200 ms", "+500 us", "+400 us", "+600 us"),
         ("E2E", "1.50 s", "-100 us", "-200 us", "+100 us"),
@@ -165,17 +165,19 @@ def test_runs_stand_side_by_side_with_their_change() -> None:
         pytest.param(shown(sample()), "", id="nothing to say"),
         pytest.param(
             shown(sample(), failed(error="http_429", status=429, code="rate_limit_exceeded")),
-            "50.0 % of the requests were refused by the key's own limit (rate_limit_exceeded), so that limit is what",
+            "50.0 % of the requests were refused by the key's own limit (rate_limit_exceeded), so the run measured",
             id="the key's limit",
         ),
-        pytest.param(shown(sample(), end=None), "it crashed", id="no end"),
+        pytest.param(shown(sample(), end=None), "the run crashed", id="no end"),
         pytest.param(
             shown(sample(), end=End((Window(0, 10),), True, "interrupted", 3)),
-            "ended early (interrupted); 3 requests under way are not counted",
+            "ended early (interrupted); 3 requests in flight are not counted",
             id="Ctrl-C",
         ),
         pytest.param(
-            shown(sample(), end=End((Window(0, 10),), generator=Generator(0.97))), "itself the bottleneck", id="busy"
+            shown(sample(), end=End((Window(0, 10),), generator=Generator(0.97))),
+            "itself was the bottleneck",
+            id="busy",
         ),
         pytest.param(shown(failed()), "not one request was answered", id="no answer"),
     ],

@@ -70,10 +70,10 @@ def test_a_crash_in_the_middle_of_a_line_loses_that_line_only(cut: int) -> None:
     ("lines", "message"),
     [
         pytest.param([], "f: is empty", id="empty"),
-        pytest.param([b"hello\n"], "f:1: is no line of a load test", id="another file"),
+        pytest.param([b"hello\n"], "f:1: is not a line of a load test", id="another file"),
         pytest.param([to_line(sample())], "f:1: does not begin with a run", id="no run"),
         pytest.param([to_line(RUN), to_line(RUN)], "f:2: a second run begins here", id="two runs"),
-        pytest.param([to_line(RUN), b"{}\n", to_line(sample())], "f:2: is no line", id="broken in the middle"),
+        pytest.param([to_line(RUN), b"{}\n", to_line(sample())], "f:2: is not a line", id="broken in the middle"),
         pytest.param([to_line(RUN).replace(b'"format":1', b'"format":9')], "f:1: format 9", id="newer format"),
     ],
 )

@@ -116,7 +116,7 @@ async def test_a_sweep_ends_when_more_load_brings_nothing(fake: FakeVllm) -> Non
     [
         pytest.param(error_answer(401, "No such key."), CheckFailed, "refuses the key", id="key"),
         pytest.param(json_answer({"data": [{"id": "x"}]}), CheckFailed, "has no model 'm'", id="model"),
-        pytest.param(error_answer(500, "boom"), EnvironmentFault, "answered with 500: boom", id="server"),
+        pytest.param(error_answer(500, "boom"), EnvironmentFault, "returned 500: boom", id="server"),
     ],
 )
 async def test_fault_at_the_first_look_sends_no_load_writes_no_file(
@@ -167,7 +167,7 @@ async def test_with_a_metrics_port_each_level_tells_the_gateways_cpu(fake: FakeV
 
 async def test_metrics_port_without_cpu_time_stops_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
     """And before a file is made."""
-    with pytest.raises(CheckFailed, match="there is no process_cpu_seconds_total"):
+    with pytest.raises(CheckFailed, match="process_cpu_seconds_total is missing"):
         await measure(settings(fake, metrics=parse_target(fake.url), out=tmp_path / "a"), Watcher())
     assert fake.posts == []
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +176,7 @@ async def test_metrics_port_without_cpu_time_stops_before_the_load(fake: FakeVll
 async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
     """No measurement is wasted."""
     (tmp_path / "a").write_text("x")
-    with pytest.raises(EnvironmentFault, match="is there already"):
+    with pytest.raises(EnvironmentFault, match="already exists"):
         await measure(settings(fake, out=tmp_path / "a"), Watcher())
     assert fake.posts == []
 

@@ -36,16 +36,16 @@ def test_empty_slo_has_no_bounds() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("ttft", "'ttft' is no bound", id="no value"),
-        pytest.param("speed=1s", "'speed=1s' is no bound", id="unknown name"),
+        pytest.param("ttft", "'ttft' is not a bound", id="no value"),
+        pytest.param("speed=1s", "'speed=1s' is not a bound", id="unknown name"),
         pytest.param("ttft=1", "1 has no unit", id="no unit"),
         pytest.param("ttft=0", "longer than 0", id="zero"),
-        pytest.param("ttft:p42=1s", "p42 is not computed", id="unknown percentile"),
+        pytest.param("ttft:p42=1s", "p42 is not available", id="unknown percentile"),
         pytest.param("error_rate:p50=1%", "error_rate has no percentiles", id="percentile of a share"),
-        pytest.param("error_rate=2", "more than all", id="share above one"),
-        pytest.param("error_rate=-1%", "is no bound", id="negative share"),
-        pytest.param("ttft=1s,ttft=2s", "ttft stands there twice", id="twice"),
-        pytest.param("ttft=1s,,", "'' is no bound", id="empty term"),
+        pytest.param("error_rate=2", "more than 100%", id="share above one"),
+        pytest.param("error_rate=-1%", "is not a bound", id="negative share"),
+        pytest.param("ttft=1s,ttft=2s", "ttft is given twice", id="twice"),
+        pytest.param("ttft=1s,,", "'' is not a bound", id="empty term"),
     ],
 )
 def test_a_wrong_slo_is_one_line(text: str, message: str) -> None:

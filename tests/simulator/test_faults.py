@@ -28,9 +28,9 @@ def test_an_argument_follows_a_colon() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nope", "there is no fault 'nope'; the faults are none, refuse"),
-        ("", "there is no fault ''"),
-        ("busy:3", "fault busy takes no argument, but '3' was given"),
+        ("nope", "unknown fault 'nope'; the faults are none, refuse"),
+        ("", "unknown fault ''"),
+        ("busy:3", "fault busy does not take an argument, but '3' was given"),
         ("reset-mid-stream:x", "fault reset-mid-stream takes a number (tokens), not 'x'; e.g. reset-mid-stream:5"),
         ("reset-mid-stream:", "takes a number"),
         ("reset-mid-stream:-1", "takes a number"),

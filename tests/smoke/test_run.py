@@ -91,7 +91,7 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
         pytest.param(
             "completion", (Send(json_answer(whole(9))),), "9 output", "max_tokens did not reach", id="too long"
         ),
-        pytest.param("completion", (Hang(),), "not whole within", "overloaded or hangs", id="silence"),
+        pytest.param("completion", (Hang(),), "not complete within", "overloaded or hangs", id="silence"),
         pytest.param("completion", (Close(),), "closed before an answer", "closed the connection", id="closed"),
         pytest.param(
             "stream", (Send(stream(token_event(), token_event())),), "no [DONE] after 2 events", "timeout", id="no DONE"
@@ -204,7 +204,7 @@ async def test_the_limit_is_waited_for_and_then_tested(good: FakeGateway) -> Non
     good.rate = Rate(600, 4)
     results = await run(settings_of(good), "completion", "rate-limit")
     assert results["rate-limit"].outcome == "passed", results["rate-limit"]
-    assert "after waiting as told: admitted" in results["rate-limit"].seen
+    assert "request after the Retry-After: admitted" in results["rate-limit"].seen
 
 
 async def test_wait_for_the_limit_is_not_in_a_checks_time(good: FakeGateway) -> None:
@@ -223,7 +223,7 @@ async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:
     )
     result = (await run(settings_of(good), "rate-limit"))["rate-limit"]
     assert result.outcome == "failed"
-    assert "admitted while more is offered: 9" in result.seen
+    assert "admitted under overload: 9" in result.seen
     assert "each count alone" in result.hint
 
 
@@ -232,7 +232,7 @@ async def test_many_requests_need_a_yes(good: FakeGateway) -> None:
     good.rate = Rate(60_000, 300)
     results = await run(settings_of(good), "rate-limit")
     assert results["rate-limit"].outcome == "skipped"
-    assert "at once, so to see a 429 takes" in results["rate-limit"].seen
+    assert "at once, so a 429 takes" in results["rate-limit"].seen
     assert "--yes" in results["rate-limit"].seen
     assert good.admitted <= 3
 
@@ -284,4 +284,4 @@ async def test_a_check_that_hangs_ends_with_its_time(good: FakeGateway) -> None:
     async with asyncio.timeout(10):
         results = await run(settings_of(good, timeout=0.05))
     assert results["ready"].outcome == "failed"
-    assert "not whole within" in results["ready"].seen
+    assert "not complete within" in results["ready"].seen

@@ -144,7 +144,7 @@ async def test_an_abort_waits_for_the_keys_own_limit(good: FakeGateway, scraped:
     ("step", "outcome", "word"),
     [
         (Send(error_answer(400, "max_tokens is too large", "BadRequestError")), "skipped", "max_tokens is too large"),
-        (Hang(), "failed", "not whole within"),
+        (Hang(), "failed", "not complete within"),
     ],
     ids=["refused", "silent"],
 )

@@ -1,4 +1,4 @@
-"""The charts of one run: latencies and answers over time, distributions, failures, keys, the gateway's part. Pure."""
+"""Charts of one run: latencies and answers over time, distributions, failures, keys, gateway overhead. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MOST_KEYS: Final = 24
 
 
 def time_figures(name: str, told: Told) -> list[Figure]:
-    """TTFT and E2E by when a request was due, and answers by when they ended."""
+    """Chart TTFT and E2E by when a request was due, and answers by when they ended."""
     found = [_latency_over_time(f"{name}-{latency}-time", told, latency) for latency in ("ttft", "e2e")]
     found.append(_answers_over_time(f"{name}-answers", told))
     return [figure for figure in found if figure is not None]
@@ -68,11 +68,11 @@ def _latency_over_time(name: str, told: Told, latency: str) -> Figure | None:
     if len(points) <= FEW:
         marks.append(svg.dots(x, y, [(at * unit, v, f"{seconds(v)} at {at:.1f} s") for at, v in points], 3, small=True))
         keys.append(Key(3, "each request", line=False, dot=True))
-    what = f"Each request stands where it was due, {_scale(log)}."
+    what = f"Each request is shown at the time it was due, {_scale(log)}."
     if full:
         usual = round(len(points) / len(bins))
-        few = "; p99 of fewer than 100 is the slowest of them" if usual < 100 else ""
-        what += f" All {len(points)} are in it, folded into {len(bins)} spans of about {usual} requests{few}."
+        few = "; with fewer than 100 requests, p99 is the slowest" if usual < 100 else ""
+        what += f" All {len(points)} requests are folded into {len(bins)} spans of about {usual} requests{few}."
     return Figure(
         f"{label} {_headline(told, latency, each)}",
         what,
@@ -94,7 +94,7 @@ def _headline(told: Told, latency: str, each: list[float]) -> str:
 
 
 def _limits(told: Told, latency: str, slowest: float) -> list[float]:
-    """The SLO belongs into the chart, unless it would press everything else to the floor."""
+    """Return the SLO's bounds to include in the chart, without those that would flatten everything else."""
     return [bound.limit for bound in told.bounds if bound.name == latency and bound.limit <= 4 * slowest]
 
 
@@ -135,15 +135,15 @@ def _maybe(value: float | None) -> str:
 
 
 def _warmup(told: Told, x: Axis, y: Axis, unit: float) -> Element | None:
-    """Before the first window lies what no figure counts."""
+    """Shade the time before the first window, which is not measured."""
     end = told.shown.end
     if end is None or not end.windows or end.windows[0].start <= 0:
         return None
-    return svg.span(x, y, 0.0, end.windows[0].start * unit, "ramp and warm-up: in no figure")
+    return svg.span(x, y, 0.0, end.windows[0].start * unit, "ramp and warm-up: not measured")
 
 
 def _levels(told: Told, x: Axis, y: Axis, unit: float) -> list[Element]:
-    """Where a sweep's levels began; the names of very many would lie on each other."""
+    """Mark where a sweep's levels began; leave out names that would overlap."""
     windows = told.shown.end.windows if told.shown.end is not None and told.shown.summary.levels else ()
     last = -1e9
     marks = []
@@ -179,7 +179,7 @@ def _answers_over_time(name: str, told: Told) -> Figure | None:
     )
     return Figure(
         headline,
-        "An answer counts when it is whole; so a rate begins late and ends early where answers take long.",
+        "An answer counts when it is complete, so the rate starts late if answers take long.",
         svg.chart(name, "Answers over time", described, x, y, *marks),
         tuple(keys),
         (Table("Answers a second", ("ended", "answers", "within the SLO"), rows),),
@@ -187,7 +187,7 @@ def _answers_over_time(name: str, told: Told) -> Figure | None:
 
 
 def distribution_figures(name: str, told: Told) -> list[Figure]:
-    """TTFT, ITL and E2E: of the run; of the lowest level, the knee and the highest; or of both ways."""
+    """Chart TTFT, ITL and E2E: of the run; of the lowest level, the knee and the highest level; or of both ways."""
     groups = _groups(told)
     found = []
     for latency in ("ttft", "itl", "e2e"):
@@ -215,7 +215,7 @@ def _groups(told: Told) -> list[tuple[str, Sequence[Sample]]]:
 
 
 def distribution_figure(name: str, latency: str, known: Sequence[tuple[str, Distribution]]) -> Figure | None:
-    """One or more distributions of a latency on a logarithmic axis; None where there are none."""
+    """Chart one or more distributions of a latency on a logarithmic axis; None without distributions."""
     if not known:
         return None
     label = LABELS[latency]
@@ -238,8 +238,8 @@ def distribution_figure(name: str, latency: str, known: Sequence[tuple[str, Dist
     )
     described = "; ".join(f"{row[0]}: median {row[2]}, p90 {row[3]}, p99 {row[4]}" for row in rows)
     zeros = max((percent for _, each in known for v, percent in each.points if v <= 0), default=0.0)
-    what = "How many of all took no longer than so long; the marks are the median, p90 and p99."
-    what += f" {zeros:.3g} % are 0 (one read brought several events) and stand at the left edge." if zeros else ""
+    what = "The share of values up to each duration; the marks are the median, p90 and p99."
+    what += f" {zeros:.3g} % are 0 (one read returned several events) and are drawn at the left edge." if zeros else ""
     return Figure(
         headline,
         what,
@@ -250,7 +250,7 @@ def distribution_figure(name: str, latency: str, known: Sequence[tuple[str, Dist
 
 
 def fault_figure(name: str, told: Told) -> Figure | None:
-    """Failures over time, a row for each kind."""
+    """Chart failures over time, a row for each kind."""
     total = told.shown.summary.total
     faults = faults_over_time(told.gateway, told.last)
     if not faults:
@@ -264,10 +264,10 @@ def fault_figure(name: str, told: Told) -> Figure | None:
         each.append((kind, str(sum(count for *_, count in spans)), svg.columns(x, drawn, tallest, 2)))
     failed = total.errors + total.rate_limited
     named = ", ".join(f"{sum(count for *_, count in spans)} {kind}" for kind, spans in kinds[:3])
-    more = f", and {len(kinds) - 3} kinds more" if len(kinds) > 3 else ""
-    what = f"A column is as tall as there were failures in its hundredth of the run; the tallest is {tallest}."
+    more = f", and {len(kinds) - 3} more kinds" if len(kinds) > 3 else ""
+    what = f"A column's height is the number of failures in its hundredth of the run; the tallest column is {tallest}."
     if len(kinds) > MOST_KINDS:
-        what += f" The {MOST_KINDS} most frequent kinds; all are in the table of errors."
+        what += f" Only the {MOST_KINDS} most frequent kinds are drawn; the table of errors lists all kinds."
     rows = tuple((kind, str(sum(count for *_, count in spans))) for kind, spans in kinds)
     return Figure(
         f"{failed} of {total.requests} requests were not answered ({share(total.error_rate)}): {named}{more}",
@@ -278,7 +278,7 @@ def fault_figure(name: str, told: Told) -> Figure | None:
 
 
 def key_figure(name: str, told: Told) -> Figure | None:
-    """What each key got."""
+    """Chart the output of each key."""
     keys = told.shown.summary.keys
     if not keys:
         return None
@@ -290,9 +290,9 @@ def key_figure(name: str, told: Told) -> Figure | None:
         for place, value in enumerate(shares)
     ]
     index = fairness(shares)
-    what = "Jain's index is 1 where all keys got the same, and 1 by their number where one got everything."
+    what = "Jain's index is 1 if all keys got the same output, and 1/n if one of n keys got everything."
     if len(each) > MOST_KEYS:
-        what += f" The first {MOST_KEYS} of {len(each)} keys; all are in the table."
+        what += f" Only the first {MOST_KEYS} of {len(each)} keys are drawn; the table lists all keys."
     described = "; ".join(f"{label}: {figure}" for label, figure, _ in each[:MOST_KEYS])
     return Figure(
         f"{len(keys)} keys, fairness {index:.3f} (1 is even)",
@@ -302,7 +302,7 @@ def key_figure(name: str, told: Told) -> Figure | None:
 
 
 def overhead_figure(name: str, found: Overhead) -> Figure:
-    """What the gateway adds, on its interval."""
+    """Chart the latency that the gateway adds, with its interval."""
     known: list[tuple[str, Interval]] = [
         (label, each)
         for label, each in (("TTFT", found.ttft), ("each event", found.event), ("E2E", found.e2e))
@@ -316,16 +316,16 @@ def overhead_figure(name: str, found: Overhead) -> Figure:
     ]
     label, first = known[0]
     within = f"{_signed(first.low)} to {_signed(first.high)}"
-    headline = f"No part of the gateway in {label} was seen: the interval, {within}, holds 0"
+    headline = f"Gateway overhead in {label} is not measurable: the interval, {within}, contains 0"
     if first.low > 0:
         headline = (
             f"The gateway adds {seconds(first.estimate)} to {label} ({seconds(first.low)} to {seconds(first.high)})"
         )
     elif first.high < 0:
-        headline = f"{label} was shorter through the gateway ({within}): find out what else differed"
+        headline = f"{label} was shorter through the gateway ({within}): look for another difference"
     return Figure(
         headline,
-        f"Median difference of {found.pairs} pairs sent in turns, one each way, with its 95 % interval.",
+        f"Median difference of {found.pairs} pairs, each with one request per way, with its 95 % interval.",
         svg.rows(name, "What the gateway adds", "; ".join(f"{row[0]}: {row[1]}" for row in rows) + ".", x, rows),
         tables=(overhead_table(found),),
     )
@@ -340,4 +340,4 @@ def _on_zero(x: Axis, each: Interval) -> Element:
 
 
 def _scale(log: bool) -> str:
-    return "on a logarithmic scale, since the slowest is far from the median" if log else "from 0 up"
+    return "on a logarithmic scale, because the slowest is far from the median" if log else "on a scale from 0"

@@ -1,4 +1,4 @@
-"""The charts of a sweep, level by level: output with the knee, latencies, goodput. Pure."""
+"""Charts of a sweep by level: output with the knee, latencies, goodput. Pure."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary
 from aiaas.loadtest.sweep import knee
 
-WIDE: Final = 8.0  # the highest level by the lowest; beyond it, levels doubled, and so does the axis
+WIDE: Final = 8.0  # the highest level divided by the lowest; from here on the axis is logarithmic
 
 
 def sweep_figures(name: str, told: Told) -> list[Figure]:
-    """Output, TTFT, E2E and goodput against load; nothing without levels."""
+    """Chart output, TTFT, E2E and goodput against load; an empty list without levels."""
     levels = told.shown.summary.levels
     if not levels:
         return []
@@ -56,13 +56,13 @@ def _output(name: str, told: Told, levels: Sequence[Summary]) -> Figure:
     x = _x(told, levels)
     y = svg.upward(words, map(read, levels), tick_number)
     best = knee(levels)
-    headline = f"No level could be promised: none of {len(levels)} both answered and held the SLO"
+    headline = f"There is no knee: the first of {len(levels)} levels failed or missed the SLO"
     if best is not None:
         headline = f"The knee is at {told.at(best.level)}: {number(read(best))} {words}"
     marks = [*_knee(best, x, y), *_series(x, y, levels, read, words, told, 1)]
     return Figure(
         headline,
-        "Up to the knee more load brings at least half as much more output, and the SLO holds; beyond it they wait.",
+        "Up to the knee, output grows at least half as much as load, and the SLO holds; beyond it, requests wait.",
         svg.chart(name, "Output against load", _describe(levels, read, number, told, words), x, y, *marks),
         (Key(1, words, dot=True),),
         (level_table(told.shown.run, levels),),
@@ -92,7 +92,7 @@ def _latency(name: str, told: Told, levels: Sequence[Summary], latency: str, lab
     )
     return Figure(
         _latency_headline(told, known, limits, label, latency),
-        f"{label} by level, {'on a logarithmic scale' if y.log else 'from 0 up'}.",
+        f"{label} by level, {'on a logarithmic scale' if y.log else 'on a scale from 0'}.",
         svg.chart(name, f"{label} against load", f"{described}.", x, y, *marks),
         tuple(keys),
     )
@@ -138,7 +138,7 @@ def _goodput(name: str, told: Told, levels: Sequence[Summary]) -> Figure | None:
         headline = f"Goodput is highest at {told.at(most.level)}: {number(good(most))} answers/s within the SLO"
     return Figure(
         headline,
-        "Where the lines part, answers come too late to count.",
+        "Where the lines diverge, answers come too late to meet the SLO.",
         svg.chart(name, "Goodput against load", _describe(levels, good, number, told, "within the SLO"), x, y, *marks),
         (Key(1, "whole answers", dot=True), Key(3, "within the SLO", dashed=True, dot=True)),
     )

@@ -118,11 +118,11 @@ def test_the_first_figures_are_those_of_the_summary() -> None:
     ("runs", "verdict"),
     [
         ([told(steady())], "No SLO was set."),
-        ([told(steady(), slo="ttft=1s")], "The SLO is held."),
-        ([told(steady(), slo="ttft=1ms")], "The SLO is missed."),
-        ([sweep()], "The SLO is held at the knee, 2 users."),
-        ([sweep("ttft=1ms")], "The SLO is missed at every level."),
-        ([told(steady(), slo="ttft=1s"), told(steady(), slo="ttft=1ms", name="b")], "The SLO is missed by b."),
+        ([told(steady(), slo="ttft=1s")], "The run met its SLO."),
+        ([told(steady(), slo="ttft=1ms")], "The run missed its SLO."),
+        ([sweep()], "The SLO holds at the knee, 2 users."),
+        ([sweep("ttft=1ms")], "Every level missed the SLO."),
+        ([told(steady(), slo="ttft=1s"), told(steady(), slo="ttft=1ms", name="b")], "The SLO was missed by b."),
     ],
     ids=["none", "held", "missed", "a sweep", "a sweep without a knee", "two runs"],
 )
@@ -137,7 +137,7 @@ def test_remarks_for_a_reader_are_shown() -> None:
     """The remarks of the tables stand before the charts."""
     notes = read(page([told([failed()], windows=())])).find(".//ul[@class='notes']")
     assert notes is not None
-    assert "it crashed" in words(notes)
+    assert "the run crashed" in words(notes)
 
 
 def test_a_large_run_is_a_small_page_in_seconds() -> None:

@@ -30,7 +30,7 @@ def test_an_interval_that_has_no_end_says_so() -> None:
     p99 = runs_figures([told(steady(), name="a"), told(steady(), name="b")])[1]
     assert "or more" in (p99.drawing.find("desc").text or "")  # type: ignore[union-attr]
     assert values(p99.drawing, "data-high") == [float("inf")] * 2
-    assert "an arrow where there are too few values" in p99.what
+    assert "an arrow means that there are too few values" in p99.what
     assert p99.tables[0].rows[0][-1] == "?"
 
 
@@ -45,7 +45,7 @@ def test_output_is_compared_too() -> None:
 def test_a_run_without_answers_is_left_out_of_the_latencies() -> None:
     """And the other run stands alone."""
     found = runs_figures([told(steady(), name="a"), told([failed()], name="b")])
-    assert found[0].headline == "TTFT p50: only a has any"
+    assert found[0].headline == "TTFT p50: only a has values"
 
 
 def test_many_runs_all_have_rows_and_the_first_have_curves() -> None:
