@@ -17,7 +17,7 @@ _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a backend's requests go.
+    """The address that a backend's requests go to.
 
     host       name or IP address, IPv6 without brackets
     authority  the value of the Host header: IPv6 in brackets, the port unless it is the scheme's default

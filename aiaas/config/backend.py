@@ -88,7 +88,7 @@ class Engine(Section):
 
 
 class Queue(Section):
-    """Where requests over `max_inflight` wait: in order of arrival for each key, and keys take turns."""
+    """The queue for requests over `max_inflight`: each key's requests wait in order of arrival, and keys take turns."""
 
     size: AtLeast0 = 100
     """How many requests of all keys together may wait; further requests get 503. 0 rejects at once."""
@@ -181,7 +181,7 @@ class Backend(Section):
     queues requests, too, but does not let keys take turns."""
 
     queue: Queue = Queue()
-    """Where requests over `max_inflight` wait."""
+    """The queue for requests over `max_inflight`."""
 
     health: Health = Health()
     """Active probes of each endpoint."""

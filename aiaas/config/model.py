@@ -23,7 +23,7 @@ BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A
 
 
 class Cors(Section):
-    """Which web pages may call the gateway from a browser."""
+    """Web pages that may call the gateway from a browser."""
 
     allow_origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
     """Origins such as `https://chat.example.com`, without a path; `*` allows any origin. Visitors can read everything
@@ -99,7 +99,7 @@ class Server(Section):
     Empty by default, since anybody can send these headers."""
 
     cors: Cors | None = None
-    """Which web pages may call from a browser. null allows no page."""
+    """Web pages that may call the gateway from a browser. null does not allow any page."""
 
     tls: Tls | None = None
     """TLS on this port. null means plain HTTP, as behind an ingress. Changed fields inside `tls` are loaded without a
@@ -107,7 +107,7 @@ class Server(Section):
 
 
 class Auth(Section):
-    """Who may use the gateway."""
+    """Authentication of clients."""
 
     enabled: Flag = True
     """false admits everybody; limits then apply per client address (IPv6: per /64)."""
@@ -147,7 +147,7 @@ class RateLimit(Section):
     store: Annotated[str, Field(pattern=r"^(memory|(rediss?|valkeys?)(\+sentinel|\+cluster)?://\S+)$", repr=False)] = (
         "memory"
     )
-    """Where the counts are kept: `memory` (each process counts separately), or `redis://host:6379/0` (a Redis or Valkey
+    """The store of the counts: `memory` (each process counts separately), or `redis://host:6379/0` (a Redis or Valkey
     that all gateways share; `rediss://` uses TLS). With Sentinel `redis+sentinel://host:26379,host:26379/NAME`, with
     Redis Cluster `redis+cluster://host:6379,host:6379`. Write a password as `${NAME}`:
     `redis://:${REDIS_PASSWORD}@host:6379/0`."""
@@ -204,10 +204,10 @@ class Config(Section):
     """The vLLM deployments, each under a name of your choice (letters, digits, `.`, `_` and `-`)."""
 
     auth: Auth = Auth()
-    """Who may use the gateway."""
+    """Authentication of clients."""
 
     rate_limit: RateLimit = RateLimit()
-    """How much each key may use."""
+    """Limits of each key."""
 
     request: Request = Request()
     """Bounds on requests that would harm others."""

@@ -17,7 +17,7 @@ from aiaas.config.tree import Flat, problem_at
 
 _MAY_START_WITH_SK: Final[Path] = ("auth", "api_key_prefix")
 _LOOKS = re.compile(
-    r"^(Bearer\s+)?sk-[A-Za-z0-9_-]+"  # OpenAI's form, and ours
+    r"^(Bearer\s+)?sk-[A-Za-z0-9_-]+"  # OpenAI and aiaas
     r"|\bsk-[A-Za-z0-9]{16,}"
     r"|\bhf_[A-Za-z0-9]{16,}"  # Hugging Face
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}"  # GitHub
@@ -56,7 +56,7 @@ def _reason(path: Path, text: str) -> str | None:
         return "this looks like a key"
     if _URL_PASSWORD.search(text) or _QUERY_PASSWORD.search(text):
         return _URL
-    # engine.env.HF_TOKEN; but a field of ours such as kubernetes.env.X.secret is a name
+    # engine.env.HF_TOKEN holds a value; a config field such as kubernetes.env.X.secret holds only a name.
     if text and len(path) > 2 and path[-2] == "env" and "engine" in path and _is_named_secret(path):
         return f"this is the value of {path[-1]}"
     return None

@@ -1,4 +1,4 @@
-"""A server's life, in order: bind, start engines, serve, reload, drain, stop.
+"""Run one server from start to stop: bind, start engines, serve, reload, drain, stop.
 
     bound -> serving -> draining (ports closed; /ready answers 503; open requests end) -> stopped
 

@@ -73,7 +73,7 @@ class Keeper(Collector):
 
 
 def place_of(error: BaseException) -> str:
-    """Return where an exception was raised, as `file.py:12 function`: short enough for a log line."""
+    """Return the place that raised an exception, as `file.py:12 function`: short enough for a log line."""
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
     return f"{Path(frames[0].filename).name}:{frames[0].lineno} {frames[0].name}" if frames else "unknown"
 
