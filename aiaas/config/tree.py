@@ -1,10 +1,11 @@
-"""Text -> a tree that knows where each value is written.
+"""Text -> a tree that knows the place of each value.
 
-It reads PyYAML's events rather than its nodes, so that all irregular input is handled in one place and in bounded time
-and space: duplicate keys (all of them), tags, recursive or exploding aliases, deep nesting.
+The parser reads PyYAML's events rather than its nodes, so that it handles all irregular input in one place and in
+bounded time and space: every duplicate key, tags, recursive or exploding aliases, deep nesting.
 
 Plain scalars follow YAML 1.2's core schema, not 1.1: `no` is text and not false, `1:30` is text and not 90, `010` is
-10. A plain scalar with `${` in it stays text whatever the variable holds."""
+10. A plain scalar with `${` in it stays text whatever the variable holds.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A mapping, in the file's order; of duplicate keys the first."""
+    """A mapping, in the file's order; of duplicate keys it keeps the first."""
 
     entries: Mapping[str, tuple[Place, Node]]
     place: Place
@@ -67,8 +68,8 @@ Node = Scalar | Items | Table
 class Flat:
     """A tree as plain data, with the place of every value and key.
 
-    values, keys  path -> where the value, or the key in front of it, is written; a mapping or list is where its key is,
-                  since its own place is that of its first item
+    values, keys  path -> the place of the value, or of the key in front of it; a mapping or list has the place of its
+                  key, since its own place would be that of its first item
     """
 
     data: Any = None
@@ -77,7 +78,7 @@ class Flat:
 
 
 class Refused(Exception):
-    """Reading cannot go on; carries the Problem that says why."""
+    """Reading cannot go on; `problem` says why."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -85,9 +86,9 @@ class Refused(Exception):
 
 
 def parse(text: str, file: str, fixed: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Read one YAML document. The node is None if there is no document or reading cannot go on.
+    """Read one YAML document. The node is None if the document is empty or reading cannot go on.
 
-    fixed  the place of everything in it, where its lines are not the file's lines
+    fixed  one place for every node, if the document's lines are not the file's lines
     """
     builder = _Builder(file, fixed)
     if len(text) > MAX_TEXT:
@@ -107,13 +108,13 @@ def parse(text: str, file: str, fixed: Place | None = None) -> tuple[Node | None
 
 
 class _Builder:
-    """Builds one tree from PyYAML's events. `problems` collects what does not stop it."""
+    """Builds one tree from PyYAML's events. `problems` collects the errors after which reading can go on."""
 
     def __init__(self, file: str, fixed: Place | None) -> None:
         self.file = file
         self.fixed = fixed
         self.problems: list[Problem] = []
-        self.anchors: dict[str, Node | None] = {}  # None while it is still open: an alias to it would be recursive
+        self.anchors: dict[str, Node | None] = {}  # None while a node is open: an alias to it would be recursive
 
     def document(self, events: Iterator[Any]) -> Node | None:
         node: Node | None = None
@@ -202,7 +203,7 @@ class _Builder:
         if mark is not None and "expected ',' or '}', but got '{'" in reason:
             reason = 'a { inside {...} needs quotes, as in {key: "${NAME}"}'
         elif "'\\t'" in reason:
-            reason = "a tab stands where YAML allows only spaces; indent with spaces"
+            reason = "there is a tab where YAML allows only spaces; indent with spaces"
         elif "expected <block end>" in reason or "mapping values are not allowed" in reason:
             reason = "this line does not fit the lines above it; check its indentation and the space after each :"
         elif error.context and error.problem:
@@ -212,7 +213,7 @@ class _Builder:
 
 
 def flatten(node: Node) -> Flat:
-    """The tree as dicts, lists and values. Raises Refused if aliases expand to too many values."""
+    """Return the tree as dicts, lists and values. Raises Refused if aliases expand to too many values."""
     flat = Flat()
     flat.data = _value(node, (), flat)
     return flat
@@ -223,7 +224,7 @@ def _value(node: Node, path: Path, flat: Flat) -> Any:
     if len(path) > 2 * MAX_DEPTH:
         raise Refused(problem_at(codes.YAML_FEATURE, "error", (), "aliases nest too deep", node.place))
     if len(flat.values) > MAX_VALUES:
-        message = f"holds more than {MAX_VALUES} values once aliases are expanded"
+        message = f"has more than {MAX_VALUES} values once aliases are expanded"
         raise Refused(problem_at(codes.YAML_FEATURE, "error", (), message, node.place))
     if isinstance(node, Scalar):
         return resolve(node.text) if node.plain else node.text
@@ -239,7 +240,7 @@ def _value(node: Node, path: Path, flat: Flat) -> Any:
 
 
 def resolve(text: str) -> bool | int | float | str | None:
-    """A plain scalar's value by YAML 1.2's core schema."""
+    """Return a plain scalar's value by YAML 1.2's core schema."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):
@@ -252,5 +253,5 @@ def resolve(text: str) -> bool | int | float | str | None:
 
 
 def problem_at(code: str, severity: Severity, path: Path, message: str, place: Place) -> Problem:
-    """A Problem about the field `path`, written at `place`."""
+    """Return a Problem about the field `path` at `place`."""
     return Problem(code, severity, dotted(path), message, place.file, place.line, place.column)

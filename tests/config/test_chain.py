@@ -48,7 +48,7 @@ def test_derived_timeouts_grow_outwards() -> None:
         pytest.param(
             annotated("nginx.ingress.kubernetes.io/proxy-body-size: 1m"),
             "ingress (nginx)",
-            "refuses bodies over 1MiB that the gateway would take",
+            "rejects bodies over 1MiB that the gateway would accept",
             id="the operator's own body size",
         ),
         pytest.param(
