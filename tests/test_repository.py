@@ -51,6 +51,7 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/config/secret.py": "the cases of tests/config/cases",
     "aiaas/config/section.py": "the cases of tests/config/cases",
     "aiaas/config/tree.py": "the cases of tests/config/cases",
+    "aiaas/yamltree.py": "tests/keys/test_tree.py, and the cases of tests/config/cases",
     "aiaas/simulator/answers.py": "the wire suite (tests/e2e/wire_cases.py), which a real vLLM passes, too",
     "aiaas/simulator/checks.py": "the wire suite (tests/e2e/wire_refusals.py)",
     "aiaas/simulator/errors.py": "the wire suite (tests/e2e/wire_refusals.py)",

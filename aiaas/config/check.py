@@ -18,11 +18,12 @@ from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
-from aiaas.config.problem import Finding, Path, Problem
+from aiaas.config.problem import Finding, Problem
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 from aiaas.units import format_duration
+from aiaas.yamltree import Path
 
 # Below a round trip in a busy network every request would time out; above, clients give up before the store does.
 SHORTEST_STORE_TIMEOUT: Final = 0.005

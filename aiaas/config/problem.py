@@ -5,25 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from aiaas.yamltree import Path, Place
+
 Severity = Literal["error", "warning"]
-Path = tuple[str | int, ...]
 # What a rule between fields finds: code, severity, the field, the message.
 Finding = tuple[str, Severity, Path, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where something is written. Line and column count from 1; 0 where the value has no place in a file.
-
-    file  as the operator named it, or `$NAME` for a value that an environment variable gave
-    """
-
-    file: str
-    line: int = 0
-    column: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from aiaas.config.ingress import family_of
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Problem
+from aiaas.config.problem import Problem
 from aiaas.config.tree import problem_at
 from aiaas.config.write import to_yaml
 from aiaas.limits.redis_url import PORT, RedisUrl, parse_redis_url
@@ -34,6 +34,7 @@ from aiaas.plan.compile import compile_plan
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_form
 from aiaas.plan.model import EnginePlan, Plan
 from aiaas.plan.network import Edge, edge_to
+from aiaas.yamltree import Path
 
 LONGEST_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
 DIGEST_DIGITS: Final = 10
