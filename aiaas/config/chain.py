@@ -23,7 +23,7 @@ BUDGET_BODIES: Final = 8
 BUDGET_LEAST: Final = 64 * 1024**2
 # One connection, measured with 1,000 of them (`python -m tests.siege.cost`), and 4 KiB of the kernel: 5 KiB silent, 7
 # idle; under TLS 52 in the handshake, 30 after it.
-CONNECTION_MEMORY: Final = 12 * 1024
+MEMORY_A_CONNECTION: Final = 12 * 1024
 TLS_CONNECTION_MEMORY: Final = 56 * 1024
 
 
@@ -79,7 +79,7 @@ def body_budget(max_body_size: int) -> int:
 
 def connection_memory(*, tls: bool) -> int:
     """Bytes that a connection of a client takes, whatever it sends."""
-    return TLS_CONNECTION_MEMORY if tls else CONNECTION_MEMORY
+    return TLS_CONNECTION_MEMORY if tls else MEMORY_A_CONNECTION
 
 
 def memory_budget(max_body_size: int, max_connections: int, *, tls: bool) -> int:

@@ -118,7 +118,7 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
 
 
 def _unreadable(file: str, message: str, line: int = 1, column: int = 1) -> Loaded:
-    problem = Problem(codes.UNREADABLE, "error", "", message, file, line, column)
+    problem = Problem(codes.UNREADABLE_FILE, "error", "", message, file, line, column)
     return Loaded(None, (problem,), (), file, {}, {})
 
 

@@ -21,7 +21,7 @@ LogLevel = Annotated[
 BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
-class Cors(Section):
+class CorsOrigins(Section):
     """Which web pages may call the gateway from a browser."""
 
     allow_origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
@@ -97,7 +97,7 @@ class Server(Section):
     """Networks (CIDR) from which aiaas believes `X-Forwarded-For` (or, without that, `Forwarded`) and `X-Request-Id`.
     Empty by default: anybody can write a header."""
 
-    cors: Cors | None = None
+    cors: CorsOrigins | None = None
     """Which web pages may call from a browser. null allows no page."""
 
     tls: Tls | None = None

@@ -20,7 +20,7 @@ from aiaas.config.problem import Problem, Severity, dotted
 from aiaas.yamltree import Builder, Items, Node, Path, Place, Refused, Scalar, Table
 
 MAX_TEXT: Final = 1024 * 1024  # characters; a config with hundreds of models is below 100 kB
-MAX_DEPTH: Final = 40  # the config itself needs 8
+MAX_CONFIG_DEPTH: Final = 40  # the config itself needs 8
 MAX_VALUES: Final = 10_000  # after aliases are expanded
 
 _TAG: Final = "tag:yaml.org,2002:"
@@ -55,7 +55,7 @@ def parse(text: str, file: str, fixed: Place | None = None) -> tuple[Node | None
     """
     if len(text) > MAX_TEXT:
         message = f"is larger than {MAX_TEXT // 1024} KiB"
-        return None, [problem_at(codes.UNREADABLE, "error", (), message, Place(file))]
+        return None, [problem_at(codes.UNREADABLE_FILE, "error", (), message, Place(file))]
     builder = _Builder(file, yaml.parse(text, Loader=yaml.SafeLoader), fixed)
     node = None
     try:
@@ -89,8 +89,8 @@ class _Builder(Builder):
         return node
 
     def check(self, event: Any, path: Path) -> None:
-        if len(path) > MAX_DEPTH:
-            raise Refused(self.place(event), f"is nested deeper than {MAX_DEPTH} levels")
+        if len(path) > MAX_CONFIG_DEPTH:
+            raise Refused(self.place(event), f"is nested deeper than {MAX_CONFIG_DEPTH} levels")
         if not isinstance(event, yaml.AliasEvent) and event.tag is not None and event.tag not in _TAGS:
             message = f"has the tag {event.tag.replace(_TAG, '!!')[:60]}; tags are not supported"
             self.found.append((codes.YAML_FEATURE, path, message, self.place(event)))
@@ -135,7 +135,7 @@ def flatten(node: Node) -> Flat:
 
 def _value(node: Node, path: Path, flat: Flat) -> Any:
     flat.values[path] = node.place
-    if len(path) > 2 * MAX_DEPTH:
+    if len(path) > 2 * MAX_CONFIG_DEPTH:
         raise Refused(node.place, "aliases nest too deep")
     if len(flat.values) > MAX_VALUES:
         raise Refused(node.place, f"holds more than {MAX_VALUES} values once aliases are expanded")

@@ -17,7 +17,7 @@ from aiaas.engines.command import HOST
 
 LOOK_INTERVAL: Final = 5.0  # seconds from the begin of one look at a healthy engine to that of the next
 LOOK_TIMEOUT: Final = 4.0  # seconds that it may take over its answer
-LATE: Final = 2.0  # seconds by which a look may come too late before it counts as our own fault
+LOOK_LATE: Final = 2.0  # seconds by which a look may come too late before it counts as our own fault
 DOWN_AFTER: Final = 2  # looks in a row without a good answer, after which it gets no more requests
 FROZEN_AFTER: Final = 6  # after which it is ended: 30 s. A restart costs minutes and every stream
 MOST_METRICS: Final = 4 * 1024 * 1024  # bytes; vLLM sends 70 kB
@@ -52,7 +52,7 @@ class Looks:
         """
         if answered:
             return Looks(now, now)
-        was_late = began - self.looked_at > LOOK_INTERVAL + LATE or now - began > LOOK_TIMEOUT + LATE
+        was_late = began - self.looked_at > LOOK_INTERVAL + LOOK_LATE or now - began > LOOK_TIMEOUT + LOOK_LATE
         return Looks(now, now) if was_late else Looks(now, self.since, self.failed + 1)
 
     @property

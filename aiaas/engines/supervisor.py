@@ -39,11 +39,12 @@ from aiaas.engines.lifecycle import (
     Waiting,
 )
 from aiaas.engines.looks import FROZEN_AFTER, LOOK_TIMEOUT, Looks, answers_health, makes_progress, pause_before_look
-from aiaas.engines.process import KILL_PATIENCE, first_of, has_ended, kill, lines_of, spawn
+from aiaas.engines.process import KILL_PATIENCE, has_ended, kill, lines_of, spawn
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
+from aiaas.waiting import first_of
 
-POLL_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
+HEALTH_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
 POLL_TIMEOUT: Final = 2.0  # seconds for one look
 REPORT_INTERVAL: Final = 5.0  # seconds between StillLoading events
 CLAIM_INTERVAL: Final = 0.2  # seconds between looks at whether another aiaas still has the port
@@ -301,7 +302,7 @@ class EngineSupervisor:
             if now >= next_report:
                 next_report = now + REPORT_INTERVAL
                 self._on_event(StillLoading(now - started, self._last_lines[-1] if self._last_lines else ""))
-            await first_of(process.wait(), self._changed.wait(), timeout=POLL_INTERVAL)
+            await first_of(process.wait(), self._changed.wait(), timeout=HEALTH_INTERVAL)
         return None
 
     async def _while_healthy(self, process: asyncio.subprocess.Process) -> str | None:

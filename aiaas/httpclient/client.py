@@ -7,7 +7,7 @@ next read and never falsifies this one. llhttp (httptools) does the framing, `An
 
 Rules
 - One exchange at a time; bytes beyond it close the connection.
-- An idle connection is used again for IDLE_LIMIT: vLLM closes its own after 5 s. One that dies under a new request
+- An idle connection is used again for REUSE_LIMIT: vLLM closes its own after 5 s. One that dies under a new request
   before any byte of an answer came was closed by the server's idle timer; the request is then sent once more, on a new
   connection, as any client does. Its time goes on counting from when it was due.
 - Leaving on purpose aborts the connection: that is what a client that goes away looks like.
@@ -27,10 +27,10 @@ import httptools
 from aiaas.httpclient.answer import Answer
 from aiaas.httpclient.target import HttpTarget
 
-IDLE_LIMIT: Final = 4.0
+REUSE_LIMIT: Final = 4.0
 CONNECT_TIMEOUT: Final = 10.0
 EARLY: Final = 0.05  # seconds; long enough to be sent and queued, shorter than most first events
-MAX_HEAD: Final = 64 * 1024
+MAX_ANSWER_HEAD: Final = 64 * 1024
 _OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
@@ -68,7 +68,7 @@ class Exchange:
 class TimedConnection(asyncio.Protocol):
     """One connection to the target."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
@@ -134,8 +134,8 @@ class TimedConnection(asyncio.Protocol):
                 exchange.answer.fail(kind, f"not valid HTTP: {error}")
                 self._end(exchange, reusable=False)
                 return
-        if not self._in_body and self._bytes > MAX_HEAD:
-            exchange.answer.fail("garbage", f"a head of more than {MAX_HEAD} bytes")
+        if not self._in_body and self._bytes > MAX_ANSWER_HEAD:
+            exchange.answer.fail("garbage", f"a head of more than {MAX_ANSWER_HEAD} bytes")
             self._end(exchange, reusable=False)
         elif self._complete:
             exchange.answer.end()
@@ -223,7 +223,7 @@ class TimedConnection(asyncio.Protocol):
             self._keeps = bool(self._parser.should_keep_alive())
 
 
-class Client:
+class HttpClient:
     """The connections to one target."""
 
     def __init__(self, target: HttpTarget) -> None:
@@ -284,7 +284,7 @@ class Client:
         now = time.perf_counter()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open() and now - connection.idle_since < IDLE_LIMIT:
+            if connection.is_open() and now - connection.idle_since < REUSE_LIMIT:
                 return connection
             connection.abort()
         return None

@@ -38,7 +38,7 @@ from aiaas.yamltree import Items, Node, Place, Scalar, Table
 
 HEADER: Final = "# API keys of aiaas: hashes, no keys. Only `aiaas keys` writes this file; it may live in git."
 END: Final = "..."
-VERSION: Final = 1
+KEY_FILE_VERSION: Final = 1
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 NAME_RULE: Final = "1 to 64 letters, digits and . _ @ -, the first a letter or a digit"
 LIMIT_FIELDS: Final = tuple(field.name for field in fields(KeyLimits))
@@ -56,7 +56,7 @@ def parse_records(text: str, source: str) -> tuple[KeyRecord, ...]:
 
 def render_records(records: Iterable[KeyRecord]) -> str:
     """The text of a key file that holds `records`, in their order."""
-    document = {"version": VERSION, "keys": [_as_mapping(record) for record in records]}
+    document = {"version": KEY_FILE_VERSION, "keys": [_as_mapping(record) for record in records]}
     body: str = yaml.dump(
         document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=False
     )
@@ -126,9 +126,9 @@ class _Reader:
             raise self._error(place, f"it was cut short: its last line must be `{END}`; restore it from a backup")
         root = self._mapping(read_tree(text, self._source), "the file", known=("version", "keys"))
         version = self._get(root, "the file", "version", self._text)
-        if version != str(VERSION):
+        if version != str(KEY_FILE_VERSION):
             raise self._error(
-                root.values["version"].place, f"version is {version!r}; this version of aiaas reads {VERSION}"
+                root.values["version"].place, f"version is {version!r}; this version of aiaas reads {KEY_FILE_VERSION}"
             )
         entries = root.values.get("keys")
         if entries is None:

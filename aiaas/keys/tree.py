@@ -13,7 +13,7 @@ import yaml
 from aiaas.errors import AiaasError
 from aiaas.yamltree import Builder, Node, Path, Place, Refused, Scalar, Table
 
-MAX_DEPTH: Final = 8
+MAX_KEY_FILE_DEPTH: Final = 8
 TOO_DEEP: Final = "nested too deep for a key file"
 
 
@@ -65,7 +65,7 @@ class _Builder(Builder):
     def check(self, event: Any, path: Path) -> None:
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None or event.tag not in (None, "!"):
             raise Refused(self.place(event), "YAML anchors, aliases and tags are not allowed in a key file")
-        if len(path) == MAX_DEPTH and not isinstance(event, yaml.ScalarEvent):
+        if len(path) == MAX_KEY_FILE_DEPTH and not isinstance(event, yaml.ScalarEvent):
             raise Refused(self.place(event), TOO_DEEP)
 
     def check_key(self, key: Scalar, table: Table) -> None:

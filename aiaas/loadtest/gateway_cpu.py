@@ -6,7 +6,7 @@
 
 Rules
 - The moments are those of the looks, so a look that comes late makes no figure wrong, only its span another one.
-- `/proc` counts CPU in steps of 10 ms: over less than SHORTEST nothing is said.
+- `/proc` counts CPU in steps of 10 ms: over less than SHORTEST_SPAN nothing is said.
 - A process that is another one than before (a replica behind one address, a restart) tells nothing.
 - A look that fails in the middle of a run costs that level's figure and not the run.
 - Lines are picked by their names rather than parsed one and all: with 10,000 keys in use there are 80,000 of them, and
@@ -22,19 +22,19 @@ from typing import Final
 import msgspec
 
 from aiaas.errors import CheckFailed, EnvironmentFault
-from aiaas.httpclient.client import Client
+from aiaas.httpclient.client import HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.probe import get
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse
 
-SHORTEST: Final = 0.5  # seconds between two looks; a step of 10 ms is then 2 % of a core
+SHORTEST_SPAN: Final = 0.5  # seconds between two looks; a step of 10 ms is then 2 % of a core
 CPU: Final = b"process_cpu_seconds_total"
 STARTED: Final = b"process_start_time_seconds"
 REQUESTS: Final = b"inference_requests_total"
 
 
-class Reading(msgspec.Struct, frozen=True):
+class CpuReading(msgspec.Struct, frozen=True):
     """One look, at `moment` (seconds of any one clock): CPU seconds and inference requests since the process began,
     and when that was."""
 
@@ -44,7 +44,7 @@ class Reading(msgspec.Struct, frozen=True):
     requests: float
 
 
-def reading(text: bytes, moment: float) -> Reading:
+def reading(text: bytes, moment: float) -> CpuReading:
     """An exposition's figures. Raises ValueError where it has none of the process."""
     sums: dict[bytes, float] = {}
     for line in text.splitlines():
@@ -54,13 +54,13 @@ def reading(text: bytes, moment: float) -> Reading:
             sums[name] = sums.get(name, 0.0) + float(value)
     if CPU not in sums or STARTED not in sums:
         raise ValueError(f"there is no {CPU.decode()}")
-    return Reading(moment, sums[CPU], sums[STARTED], sums.get(REQUESTS, 0.0))
+    return CpuReading(moment, sums[CPU], sums[STARTED], sums.get(REQUESTS, 0.0))
 
 
-def between(before: Reading, after: Reading) -> GatewayUse | None:
+def between(before: CpuReading, after: CpuReading) -> GatewayUse | None:
     """What was used between two looks; None where they are too close together, or not at the same process."""
     span = after.moment - before.moment
-    if span < SHORTEST or after.started != before.started or after.cpu < before.cpu:
+    if span < SHORTEST_SPAN or after.started != before.started or after.cpu < before.cpu:
         return None
     cores, requests = (after.cpu - before.cpu) / span, (after.requests - before.requests) / span
     return GatewayUse(round(cores, 6), round(max(requests, 0.0), 6))
@@ -70,7 +70,7 @@ class CpuWatch:
     """Looks at one metrics port. `now` is the clock of its moments."""
 
     def __init__(self, target: HttpTarget, now: Callable[[], float]) -> None:
-        self._client = Client(target)
+        self._client = HttpClient(target)
         self._now = now
 
     async def first_look(self) -> None:
@@ -98,7 +98,7 @@ class CpuWatch:
         after = await self._look()
         return None if before is None or after is None else between(before, after)
 
-    async def _look(self) -> Reading | None:
+    async def _look(self) -> CpuReading | None:
         try:
             answer = await get(self._client, "/metrics", None)
             return reading(answer.content, self._now())

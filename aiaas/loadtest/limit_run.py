@@ -14,15 +14,15 @@ from typing import Final
 
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.answer import RATE_LIMITED, Answer
-from aiaas.httpclient.client import BrokenError, Client
+from aiaas.httpclient.client import BrokenError, HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.limit_check import (
+    BUCKET_PATIENCE,
     EXCESS,
     MOST_REQUESTS,
-    PATIENCE,
-    Check,
-    Offer,
-    Told,
+    LimitCheck,
+    OfferedRequest,
+    ToldLimit,
     is_full,
     judge_offers,
     most_admitted,
@@ -33,26 +33,26 @@ from aiaas.loadtest.probe import choose_model, models_of
 from aiaas.loadtest.prompts import PATHS, Asking, next_body
 
 REFILLS: Final = 5  # requests that the rate alone should let in while it is watched
-SHORTEST: Final = 2.0  # seconds of watching
-AT_ONCE: Final = 32  # requests under way; a key's limit on those is another
-TIMEOUT: Final = 60.0  # seconds for one short answer
+SHORTEST_WATCH: Final = 2.0  # seconds of watching
+REQUESTS_AT_ONCE: Final = 32  # requests under way; a key's limit on those is another
+ANSWER_TIMEOUT: Final = 60.0  # seconds for one short answer
 ASKING: Final = Asking(stream=False, prompt_tokens=(2, 2), output_tokens=(1, 1))
 
 
-async def check_limits(target: HttpTarget, key: str | None, model: str | None, endpoint: str) -> tuple[Check, ...]:
+async def check_limits(target: HttpTarget, key: str | None, model: str | None, endpoint: str) -> tuple[LimitCheck, ...]:
     """Hold the request limit of `key` against what it says of itself.
 
     Raises:
         CheckFailed: the key is refused or has no such limit, or another one came first.
         EnvironmentFault: nothing answers, or not as a gateway does.
     """
-    client = Client(target)
+    client = HttpClient(target)
     try:
         chosen = choose_model(target.url, model, await models_of(client, key))
         offering = _Offering(client, key, chosen, endpoint)
         first = await offering.with_full_bucket()
         interval, burst = 60 / first.told.per_minute, first.told.remaining + 1
-        seconds = max(REFILLS * interval, SHORTEST)
+        seconds = max(REFILLS * interval, SHORTEST_WATCH)
         offers_needed(first.told.per_minute, burst, seconds)
         offers = [first, *await offering.together(burst - 1 + EXCESS, 0)]
         at_once = len(offers)
@@ -64,7 +64,7 @@ async def check_limits(target: HttpTarget, key: str | None, model: str | None, e
 
 async def check_burst(
     target: HttpTarget, key: str | None, model: str | None, endpoint: str, most: int
-) -> tuple[Check, ...]:
+) -> tuple[LimitCheck, ...]:
     """The short form: the burst and EXCESS more at once, until one is refused; then wait as told and come again.
 
     While slow answers let the bucket refill, and only then, more are offered, up to `most` requests in all.
@@ -73,7 +73,7 @@ async def check_burst(
         CheckFailed: as `check_limits`, or it takes more than `most`.
         EnvironmentFault: as `check_limits`.
     """
-    client = Client(target)
+    client = HttpClient(target)
     try:
         chosen = model or choose_model(target.url, model, await models_of(client, key))
         offering = _Offering(client, key, chosen, endpoint)
@@ -102,40 +102,40 @@ async def check_burst(
 class _Offering:
     """Single short requests of one key."""
 
-    def __init__(self, client: Client, key: str | None, model: str, endpoint: str) -> None:
+    def __init__(self, client: HttpClient, key: str | None, model: str, endpoint: str) -> None:
         self._client = client
         self._head = client.target.head("POST", PATHS[endpoint], key)
         self._asking = Asking(endpoint, ASKING.stream, ASKING.prompt_tokens, ASKING.output_tokens)
         self._model = model
         self._draw = random.Random(0).random
         self._number = 0
-        self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._at_once = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
-    async def with_full_bucket(self) -> Offer:
+    async def with_full_bucket(self) -> OfferedRequest:
         """The first offer, before which the key had rested."""
         for _ in range(3):
             first = await self.one()
             if first.admitted and is_full(first.told):
                 return first
             rest = first.told.reset_after + 0.05
-            if rest > PATIENCE:
+            if rest > BUCKET_PATIENCE:
                 break
             await asyncio.sleep(rest)
         raise CheckFailed("the key's limit is never whole: somebody else uses it; take a key that nobody uses")
 
-    async def as_told(self, last: Offer) -> Offer | None:
+    async def as_told(self, last: OfferedRequest) -> OfferedRequest | None:
         """One more after the wait that a 429 tells; None where nothing was refused."""
         while last.admitted:
             if last.told.remaining:
                 return None
             last = await self.one()
         wait = last.told.retry_after
-        if wait is None or wait > PATIENCE:
+        if wait is None or wait > BUCKET_PATIENCE:
             return None
         await asyncio.sleep(last.ended + wait - time.perf_counter())
         return await self.one()
 
-    async def together(self, number: int, gap: float) -> list[Offer]:
+    async def together(self, number: int, gap: float) -> list[OfferedRequest]:
         """So many offers, one every `gap` seconds whatever the answers do, in order."""
         tasks = [asyncio.create_task(self.one(gap * (place + 1)), name="limit-check") for place in range(number)]
         try:
@@ -144,25 +144,25 @@ class _Offering:
             for task in tasks:
                 task.cancel()
 
-    async def one(self, after: float = 0.0) -> Offer:
+    async def one(self, after: float = 0.0) -> OfferedRequest:
         """One request, so many seconds from now."""
         await asyncio.sleep(after)
         async with self._at_once:
             return await self._one()
 
-    async def _one(self) -> Offer:
+    async def _one(self) -> OfferedRequest:
         body = next_body(self._asking, self._model, self._number, self._number, self._draw, self._draw)
         self._number += 1
         head = self._head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         answer = Answer(wants_stream=False)
         sent = time.perf_counter()
         try:
-            await self._client.send(head + body, answer, TIMEOUT)
+            await self._client.send(head + body, answer, ANSWER_TIMEOUT)
         except BrokenError as error:
             raise EnvironmentFault(f"{self._client.target.url}: {error}") from error
-        return Offer(sent, time.perf_counter(), not answer.error, self._told(answer))
+        return OfferedRequest(sent, time.perf_counter(), not answer.error, self._told(answer))
 
-    def _told(self, answer: Answer) -> Told:
+    def _told(self, answer: Answer) -> ToldLimit:
         url = self._client.target.url
         told = told_of(answer.headers)
         if answer.error not in ("", RATE_LIMITED):

@@ -12,12 +12,13 @@ A file of prompts is JSON lines where its first line begins with `{` or `"`, els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from aiaas.errors import CheckFailed, UsageError
+from aiaas.loadtest.pacer import Draw
 
 _TEXT: Final = """
 time year people way day man thing woman life child world school state family student group country problem hand part
@@ -27,9 +28,8 @@ hour game line end member law car city community name president team minute idea
 """
 WORDS: Final = tuple(_TEXT.split())
 PATHS: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-LONGEST: Final = 1_000_000  # tokens; longer than any model's context
+LONGEST_PROMPT: Final = 1_000_000  # tokens; longer than any model's context
 
-Draw = Callable[[], float]
 Length = tuple[int, int]
 
 
@@ -73,8 +73,8 @@ def parse_length(option: str, text: str, at_least: int = 1) -> Length:
     if not low.isdecimal() or (dash and not high.isdecimal()):
         raise UsageError(f"{option}: {text!r} is no length; write 100, or 50-200 for lengths between the two")
     length = (int(low), int(high) if dash else int(low))
-    if not at_least <= length[0] <= length[1] <= LONGEST:
-        raise UsageError(f"{option}: {text} must grow, from {at_least} at least to {LONGEST} at most")
+    if not at_least <= length[0] <= length[1] <= LONGEST_PROMPT:
+        raise UsageError(f"{option}: {text} must grow, from {at_least} at least to {LONGEST_PROMPT} at most")
     return length
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-Draw = Callable[[], float]
+from aiaas.loadtest.pacer import Draw
 
 REDRAWS: Final = 1000  # the ends of the interval then vary by about 2 % of its width
 CONFIDENCE: Final = 0.95

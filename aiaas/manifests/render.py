@@ -13,7 +13,7 @@ from aiaas.manifests.objects import Object
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
 # Every kind that there may be, in the order of application.
-KINDS: Final = (
+MANIFEST_KINDS: Final = (
     "Namespace",
     "ServiceAccount",
     "ConfigMap",
@@ -37,7 +37,7 @@ def render_manifests(plan: KubernetesPlan, keys_text: str | None) -> tuple[Objec
 
     keys_text  the text of the key file; None where there is none, or its Secret is somebody else's
     """
-    return tuple(sorted(_objects(plan, keys_text), key=lambda made: KINDS.index(made["kind"])))
+    return tuple(sorted(_objects(plan, keys_text), key=lambda made: MANIFEST_KINDS.index(made["kind"])))
 
 
 def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
@@ -48,8 +48,8 @@ def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
     yield gateway.config_map(plan)
     if keys_text is not None:
         yield gateway.keys_secret(plan, keys_text)
-    yield gateway.service(plan)
-    yield gateway.deployment(plan)
+    yield gateway.gateway_service(plan)
+    yield gateway.gateway_deployment(plan)
     yield gateway.disruption_budget(plan)
     if gateway.has_autoscaler(plan):
         yield gateway.autoscaler(plan)
@@ -84,8 +84,8 @@ def _engine(plan: KubernetesPlan, each: EngineDeployment) -> Iterator[Object]:
         yield engine.claim(plan, each)
     if plan.settings.network_policy.enabled:
         yield network.engine_policy(plan, each)
-    yield engine.service(plan, each)
-    yield engine.deployment(plan, each)
+    yield engine.engine_service(plan, each)
+    yield engine.engine_deployment(plan, each)
 
 
 def _origin(source: str) -> str:

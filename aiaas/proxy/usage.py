@@ -1,7 +1,7 @@
 """Usage on its way to the store: summed in memory on the request path, written by a task beside it.
 
     a request is settled -> `settled` adds to the sums of its day, key and model (one dict lookup, a microsecond)
-    every FLUSH_INTERVAL -> the sums become a batch, which is added to the store
+    every USAGE_FLUSH_INTERVAL -> the sums become a batch, which is added to the store
 
 Rules:
   1. A crash loses what was settled within the last second: half of it is waiting, half is for a slow disk.
@@ -30,7 +30,7 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import NO_KEY, Record
 
-FLUSH_INTERVAL: Final = 0.5  # seconds
+USAGE_FLUSH_INTERVAL: Final = 0.5  # seconds
 MAX_SUMS: Final = 20_000  # some 6 MB
 
 
@@ -52,7 +52,7 @@ class UsageRecorder:
     """
 
     def __init__(
-        self, store: UsageStore | None, log: JsonLog, metrics: Metrics, interval: float = FLUSH_INTERVAL
+        self, store: UsageStore | None, log: JsonLog, metrics: Metrics, interval: float = USAGE_FLUSH_INTERVAL
     ) -> None:
         self._store = store
         self._log = log

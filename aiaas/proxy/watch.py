@@ -1,6 +1,6 @@
 """Notice that a file has changed, without help from the file system.
 
-A poll of `stat` every POLL_INTERVAL sees all the ways in which a config or key file changes: written in place, renamed
+A poll of `stat` every WATCH_INTERVAL sees all the ways in which a config or key file changes: written in place, renamed
 over, or swapped by the symlink of a mounted ConfigMap or Secret (`..data`), where inotify on the file sees nothing.
 
 A file that is being written is left alone until two looks in a row see the same. One that is renamed over again and
@@ -14,7 +14,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-POLL_INTERVAL = 0.5
+WATCH_INTERVAL = 0.5
 
 # Real path, inode, size and time of change; None where there is no such file.
 Signature = tuple[str, int, int, int] | None
@@ -29,7 +29,7 @@ def signature(path: Path) -> Signature:
         return None
 
 
-class Looks:
+class FileLooks:
     """Decides, look by look, when a file has changed. `taken` is its state when it was last taken."""
 
     def __init__(self, taken: Signature) -> None:
@@ -61,13 +61,13 @@ class FileWatch:
         path: Path,
         changed: Callable[[], Awaitable[None]],
         crashed: Callable[[BaseException], None],
-        interval: float = POLL_INTERVAL,
+        interval: float = WATCH_INTERVAL,
     ) -> None:
         self._path = path
         self._interval = interval
         self._changed = changed
         self._crashed = crashed
-        self._looks = Looks(signature(path))
+        self._looks = FileLooks(signature(path))
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -77,7 +77,7 @@ class FileWatch:
     def follow(self, path: Path) -> None:
         """Watch another file from now on; its present state counts as known."""
         self._path = path
-        self._looks = Looks(signature(path))
+        self._looks = FileLooks(signature(path))
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -90,7 +90,7 @@ class FileWatch:
                     continue
             else:
                 self._woken.clear()
-                self._looks = Looks(signature(self._path))
+                self._looks = FileLooks(signature(self._path))
             (error,) = await asyncio.gather(self._changed(), return_exceptions=True)
             if error is not None:
                 self._crashed(error)

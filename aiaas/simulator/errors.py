@@ -123,7 +123,7 @@ def _brief(value: object) -> str:
     return str(value)
 
 
-def unreadable() -> WireError:
+def wire_unreadable() -> WireError:
     """A body that is no text, e.g. a compressed one (86)."""
     return WireError(400, {"detail": "There was an error parsing the body"})
 
@@ -148,17 +148,17 @@ def too_long(max_model_len: int) -> WireError:
     )
 
 
-def not_found() -> WireError:
+def wire_not_found() -> WireError:
     """No such path (66)."""
     return WireError(404, {"detail": "Not Found"})
 
 
-def method_not_allowed(allow: str) -> WireError:
+def wire_method_not_allowed(allow: str) -> WireError:
     """A path that has other methods (64, 65)."""
     return WireError(405, {"detail": "Method Not Allowed"}, allow=allow)
 
 
-def unauthorized() -> WireError:
+def wire_unauthorized() -> WireError:
     """No or a wrong key (100, 101): outside the CORS layer, so without `vary`."""
     return WireError(401, {"error": "Unauthorized"}, varies=False)
 

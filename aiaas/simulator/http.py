@@ -31,13 +31,13 @@ MAX_PIPELINED = 100  # a client that queues more is dropped
 # s; a RST takes along what the other side's kernel has not handed over yet, and garbage may take what is read with it
 BREAK_DELAY = 0.01
 
-Headers = Iterable[tuple[str, str]]
+ReplyHeaders = Iterable[tuple[str, str]]
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 
-class Request:
+class WireRequest:
     """One request as it came. Header names are lower case; of repeated ones the last counts."""
 
     __slots__ = ("body", "headers", "keep_alive", "method", "path", "target")
@@ -51,7 +51,7 @@ class Request:
         self.keep_alive = keep_alive
 
 
-class Exchange:
+class SimulatedExchange:
     """One request, and the means to answer it.
 
     on_gone  called once when the client leaves before the answer is complete
@@ -59,7 +59,7 @@ class Exchange:
 
     __slots__ = ("_connection", "_done", "_streaming", "extra_headers", "on_gone", "request", "status")
 
-    def __init__(self, connection: SimulatorConnection, request: Request) -> None:
+    def __init__(self, connection: SimulatorConnection, request: WireRequest) -> None:
         self._connection = connection
         self._done = False
         self._streaming = False
@@ -69,7 +69,7 @@ class Exchange:
         self.on_gone: Callable[[], None] | None = None
 
     def respond(
-        self, status: int, body: bytes, content_type: str | None, *, before: Headers = (), after: Headers = ()
+        self, status: int, body: bytes, content_type: str | None, *, before: ReplyHeaders = (), after: ReplyHeaders = ()
     ) -> None:
         """The whole answer at once. `before` and `after` are headers around content-length and content-type."""
         head = self._head(status, before, len(body), content_type, after)
@@ -144,7 +144,7 @@ class Exchange:
         self._connection.answered(self)
 
     def _head(
-        self, status: int, before: Headers, length: int | None, content_type: str | None, after: Headers
+        self, status: int, before: ReplyHeaders, length: int | None, content_type: str | None, after: ReplyHeaders
     ) -> bytes:
         self.status = status
         lines = [
@@ -163,7 +163,7 @@ class Exchange:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-Handler = Callable[[Exchange], None]
+Handler = Callable[[SimulatedExchange], None]
 
 
 class HttpServer:
@@ -214,8 +214,8 @@ class SimulatorConnection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
-        self._current: Exchange | None = None
-        self._pending: deque[Request] = deque()
+        self._current: SimulatedExchange | None = None
+        self._pending: deque[WireRequest] = deque()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._receiving = False
 
@@ -276,7 +276,7 @@ class SimulatorConnection(asyncio.Protocol):
         """The request is complete."""
         self._receiving = False
         keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() != "1.0"
-        request = Request(
+        request = WireRequest(
             self._parser.get_method().decode("latin-1"),
             self._target.decode("latin-1"),
             self._headers,
@@ -298,7 +298,7 @@ class SimulatorConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, exchange: SimulatedExchange) -> None:
         """The current exchange is complete: the next request, or idle."""
         if self._current is not exchange:
             return  # the client left while it was being answered
@@ -338,8 +338,8 @@ class SimulatorConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _begin(self, request: Request) -> None:
-        self._current = exchange = Exchange(self, request)
+    def _begin(self, request: WireRequest) -> None:
+        self._current = exchange = SimulatedExchange(self, request)
         self.server.handler(exchange)
 
     def _begin_pending(self) -> None:

@@ -10,23 +10,28 @@ from collections.abc import Callable
 
 from aiaas.simulator import errors
 from aiaas.simulator.answers import Json, encode
-from aiaas.simulator.engine import Engine, Generation
+from aiaas.simulator.engine import Generation, SimulatedEngine
 from aiaas.simulator.events import EventWriter
-from aiaas.simulator.faults import Act, Fault, Point
-from aiaas.simulator.http import Exchange
+from aiaas.simulator.faults import Act, Fault, FaultPoint
+from aiaas.simulator.http import SimulatedExchange
 
 JSON_TYPE = "application/json"
-VARY = (("vary", "Origin"),)
+VARY_ORIGIN = (("vary", "Origin"),)
 HUGE_HEADER = "x" * 128 * 1024
 # Behind an answer: to be taken for the next request's answer by whoever trusts the connection.
-EXCESS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
+EXCESS_ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
 
 
 class WholeReply:
     """Not streamed: nothing is sent until the last token."""
 
     def __init__(
-        self, engine: Engine, exchange: Exchange, fault: Fault, whole: Callable[[], Json], died: errors.WireError
+        self,
+        engine: SimulatedEngine,
+        exchange: SimulatedExchange,
+        fault: Fault,
+        whole: Callable[[], Json],
+        died: errors.WireError,
     ) -> None:
         self.exchange = exchange
         self._died = died
@@ -43,17 +48,17 @@ class WholeReply:
     def on_steps(self, first: int, last: int) -> None:  # noqa: ARG002  (the engine tells both)
         """A fault strikes with the first token, if at all: there is nothing else to see of a whole answer's middle."""
         fault, generation = self._fault, self._generation
-        if generation is None or first > 0 or fault.kind.point not in (Point.FIRST_EVENT, Point.MID_STREAM):
+        if generation is None or first > 0 or fault.kind.point not in (FaultPoint.FIRST_EVENT, FaultPoint.MID_STREAM):
             return
         if fault.act is Act.DIE:
             self._engine.abort(generation)
-            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY)
+            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY_ORIGIN)
             return
         body = encode(self._whole())
-        sent = len(body) // 2 if fault.strikes(Point.MID_STREAM) else 0
+        sent = len(body) // 2 if fault.strikes(FaultPoint.MID_STREAM) else 0
         if fault.act is Act.FINISH:
             self._engine.abort(generation)
-            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY)
+            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY_ORIGIN)
             return
         if sent:
             self.exchange.respond_partly(200, body, JSON_TYPE, sent)
@@ -61,15 +66,15 @@ class WholeReply:
 
     def on_end(self) -> None:
         """The whole answer."""
-        self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY)
-        if self._fault.strikes(Point.END):
-            self.exchange.write_raw(EXCESS)
+        self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY_ORIGIN)
+        if self._fault.strikes(FaultPoint.END):
+            self.exchange.write_raw(EXCESS_ANSWER)
 
 
 class StreamReply:
     """Streamed: status and headers before the engine has begun (130), then each token as it comes."""
 
-    def __init__(self, engine: Engine, exchange: Exchange, fault: Fault, writer: EventWriter) -> None:
+    def __init__(self, engine: SimulatedEngine, exchange: SimulatedExchange, fault: Fault, writer: EventWriter) -> None:
         self.exchange = exchange
         self._engine = engine
         self._fault = fault
@@ -85,9 +90,9 @@ class StreamReply:
     def on_steps(self, first: int, last: int) -> None:
         """Send what these tokens add, up to where a fault strikes."""
         upto = last
-        if self._fault.strikes(Point.FIRST_EVENT):
+        if self._fault.strikes(FaultPoint.FIRST_EVENT):
             upto = 0
-        elif self._fault.strikes(Point.MID_STREAM):
+        elif self._fault.strikes(FaultPoint.MID_STREAM):
             upto = min(last, int(self._fault.arg))
         events = self._writer.first() if first == 0 and upto > 0 else []
         for k in range(first, upto):
@@ -101,8 +106,8 @@ class StreamReply:
         """The end mark, and the last chunk."""
         self.exchange.send(self._writer.last())
         self.exchange.end_stream()
-        if self._fault.strikes(Point.END):
-            self.exchange.write_raw(EXCESS)
+        if self._fault.strikes(FaultPoint.END):
+            self.exchange.write_raw(EXCESS_ANSWER)
 
     def _strike(self, generation: Generation, k: int) -> None:
         """Instead of token `k`."""
@@ -122,7 +127,7 @@ class StreamReply:
         _stop_half_way(self._engine, self.exchange, generation, self._fault)
 
 
-def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
+def _stop_half_way(engine: SimulatedEngine, exchange: SimulatedExchange, generation: Generation, fault: Fault) -> None:
     """Silence, RST, garbage or FIN."""
     if fault.act is Act.HANG:
         engine.freeze(generation)
@@ -136,7 +141,7 @@ def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, f
         exchange.close()
 
 
-def strike_request(exchange: Exchange, fault: Fault) -> None:
+def strike_request(exchange: SimulatedExchange, fault: Fault) -> None:
     """The faults that stand before the engine. Raises WireError where vLLM itself would refuse so."""
     if fault.act is Act.HANG:
         return
@@ -153,14 +158,14 @@ def strike_request(exchange: Exchange, fault: Fault) -> None:
         _answer_otherwise(exchange, fault)
 
 
-def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
+def _answer_otherwise(exchange: SimulatedExchange, fault: Fault) -> None:
     name, status = fault.name, int(fault.arg) or 200
     refusals = {
         "busy": errors.engine_busy,
         "engine-dead": errors.engine_dead,
         "draining": errors.engine_gone,
         "unhandled-exception": errors.nested_too_deep,
-        "unauthorized": errors.unauthorized,
+        "unauthorized": errors.wire_unauthorized,
     }
     if name in refusals:
         raise refusals[name]()
@@ -171,7 +176,7 @@ def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
         exchange.respond(refusal.status, refusal.body, JSON_TYPE, after=(("retry-after", f"{fault.arg:g}"),))
     elif name == "redirect":
         location = f"http://{exchange.request.headers.get('host', '')}{exchange.request.path}"
-        exchange.respond(307, b"", None, after=(("location", location), *VARY))
+        exchange.respond(307, b"", None, after=(("location", location), *VARY_ORIGIN))
     elif name == "huge-headers":
         exchange.respond(200, b"{}", JSON_TYPE, after=(("x-huge", HUGE_HEADER),))
     else:

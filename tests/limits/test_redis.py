@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiaas.limits.asked import AdmissionLateError
-from aiaas.limits.connection import PATIENCE, StoreAwayError
+from aiaas.limits.connection import STORE_PATIENCE, StoreAwayError
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits, Rate, Store
@@ -22,7 +22,7 @@ from aiaas.limits.redis import KNOWN_LIMIT, LATE_LIMIT, RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
 from aiaas.limits.script import SCRIPT, Standing
-from aiaas.limits.share import Known
+from aiaas.limits.share import KnownState
 from aiaas.limits.state import State, windows_at
 from tests.fakes.delay import delaying
 from tests.fakes.redis import RedisServer
@@ -478,7 +478,7 @@ async def test_a_store_that_is_far_away_decides_on_all(redis_server: RedisServer
     """Milliseconds there and back: with the default patience each request is decided by it, exactly."""
     url = parse_redis_url(redis_server.url)
     async with delaying(url.places[0].port, delay / 1000) as port:
-        async with connected(f"redis://127.0.0.1:{port}/0", patience=PATIENCE) as far, running(redis_server):
+        async with connected(f"redis://127.0.0.1:{port}/0", patience=STORE_PATIENCE) as far, running(redis_server):
             store = FallbackStore(far, "deny", 1)
             asked = [store.admit("alice", Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in range(10)]
             found = list(await asyncio.gather(*asked))
@@ -516,7 +516,7 @@ async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
 async def test_of_so_many_keys_it_is_known_how_they_stood() -> None:
     """The ones that were asked for last, each to be had once."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
-    known = Known(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
+    known = KnownState(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
     for number in range(KNOWN_LIMIT):
         store._remember(str(number), known)
     store._remember("0", known)

@@ -8,8 +8,17 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aiaas.proxy.workers.channel import Begin, Channel, Counted, EngineSuspected, Leaving, Message, Report, Serving
-from aiaas.proxy.workers.merge import Family
+from aiaas.proxy.workers.channel import (
+    Begin,
+    Channel,
+    ChannelMessage,
+    Counted,
+    EngineSuspected,
+    Leaving,
+    Report,
+    Serving,
+)
+from aiaas.proxy.workers.merge import MetricFamily
 
 # Seconds from the end of a worker's channel to the end of its process: it has nothing left to do.
 EXIT_PATIENCE: Final = 5.0
@@ -31,7 +40,7 @@ class WorkerProcess:
         self.serving = asyncio.Event()
         self.gone = asyncio.Event()
         self.keys = 0
-        self.families: Sequence[Family] = ()
+        self.families: Sequence[MetricFamily] = ()
         self.heard = asyncio.get_running_loop().time()
         self.has_spoken = False
         self.killed = False
@@ -88,7 +97,7 @@ class WorkerProcess:
         """The process id."""
         return self._process.pid
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ChannelMessage) -> None:
         """Say something to it, without waiting."""
         self._channel.send(message)
 
@@ -111,7 +120,7 @@ class WorkerProcess:
             code = await self._process.wait()
         return ended_by(code)
 
-    def _hear(self, message: Message, on_suspect: Callable[[str], None]) -> None:
+    def _hear(self, message: ChannelMessage, on_suspect: Callable[[str], None]) -> None:
         self.heard = asyncio.get_running_loop().time()
         self.has_spoken = True
         match message:

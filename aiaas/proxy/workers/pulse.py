@@ -2,7 +2,7 @@
 
 A worker says every BEAT_INTERVAL, from its event loop, that it is there. One that was silent for HANG_PATIENCE hangs:
 it was stopped, or something holds its loop. Silence counts only while the supervisor listened. It looks every
-LOOK_INTERVAL; where a look comes late, the supervisor itself was stopped, the machine was suspended, or it is so busy
+PULSE_INTERVAL; where a look comes late, the supervisor itself was stopped, the machine was suspended, or it is so busy
 that the workers wait for a CPU, too. Then all counting starts again.
 
 `now` is seconds on any monotonic clock.
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 BEAT_INTERVAL: Final = 1.0
-LOOK_INTERVAL: Final = 1.0
+PULSE_INTERVAL: Final = 1.0
 # Seconds that a look may come late. Below that, what workers sent meanwhile is read in the same turn of the loop.
-LATE: Final = 1.0
+PULSE_LATE: Final = 1.0
 # A worker that is only slow is not killed: its loop may be held for half of this.
 HANG_PATIENCE: Final = 10.0
 # Before its first word: Python has to load the program, on a machine that may be busy.
@@ -34,7 +34,7 @@ class Listening:
 
     def look(self, now: float) -> Listening:
         """Return the state after another look."""
-        is_late = now - self.looked > LOOK_INTERVAL + LATE
+        is_late = now - self.looked > PULSE_INTERVAL + PULSE_LATE
         return Listening(now, now if is_late else self.since)
 
     def silence(self, heard: float, now: float) -> float:

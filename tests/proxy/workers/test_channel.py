@@ -12,19 +12,19 @@ from aiaas.proxy.workers.channel import (
     Alive,
     Begin,
     Channel,
+    ChannelMessage,
     Counted,
     EngineHealth,
     EngineSuspected,
     Leaving,
-    Message,
     Reload,
     Report,
     Serving,
     Stop,
 )
-from aiaas.proxy.workers.merge import Family, Sample
+from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 
-MESSAGES: list[Message] = [
+MESSAGES: list[ChannelMessage] = [
     Begin("aiaas.yaml", "text: é\n" * 100_000, "text", None),
     EngineHealth("vllm", False, "it died"),
     Reload(),
@@ -34,7 +34,9 @@ MESSAGES: list[Message] = [
     EngineSuspected("vllm"),
     Alive(),
     Leaving(),
-    Counted([Family("a", "counter", "help", [Sample("a_total", {"le": "+Inf"}, float("inf"))])], asked=True),
+    Counted(
+        [MetricFamily("a", "counter", "help", [MetricSample("a_total", {"le": "+Inf"}, float("inf"))])], asked=True
+    ),
 ]
 
 
