@@ -380,6 +380,16 @@ def docstrings(module: Module) -> Iterator[str]:
                 yield f"{module.path}:{node.lineno}: the exception {node.name} has no docstring"
 
 
+def public_names(module: Module) -> Iterator[str]:
+    """The classes, functions and constants at the top of a module that other modules may import."""
+    for statement in module.tree.body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [statement.name]
+        else:
+            names = [name for name, _, _ in _assignments(statement)]
+        yield from (name for name in names if not name.startswith("_"))
+
+
 def has_behaviour(module: Module) -> bool:
     """Whether there is anything to test by itself: a function that does more than to declare itself in a Protocol."""
     for node in ast.walk(module.tree):
