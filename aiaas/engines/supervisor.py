@@ -100,7 +100,6 @@ class EngineSupervisor:
         self._hurried = asyncio.Event()
         self._changed = asyncio.Event()  # `engine` is another than what runs
         self._suspected = False
-        self._settled = asyncio.Event()  # healthy for the first time, given up, or stopped
 
     def __repr__(self) -> str:
         state = "healthy" if self._life.healthy_at is not None else "not healthy"
@@ -147,11 +146,6 @@ class EngineSupervisor:
         """Check at the next look whether the engine does anything at all: a request has timed out in it."""
         self._suspected = True
 
-    async def wait_settled(self) -> bool:
-        """Wait until the engine was healthy once (True), or until it is given up or stopped (False)."""
-        await self._settled.wait()
-        return self._life.ever_healthy
-
     async def stop(self, grace: float) -> None:
         """Let the engine finish for up to `grace` seconds, then kill whatever of it is left. Idempotent."""
         if self._task is None or self._stopping.is_set():
@@ -167,7 +161,6 @@ class EngineSupervisor:
             if killed:
                 await kill(process)
         await asyncio.gather(self._task, return_exceptions=True)
-        self._settled.set()
         self._on_event(Stopped(_now() - started, killed))
 
     def hurry(self) -> None:
@@ -197,13 +190,10 @@ class EngineSupervisor:
                     self._knows_shutdown_timeout = False
                 self._life, then = self._life.die(_now())
                 self._on_event(then)
-                if isinstance(then, GaveUp):
-                    self._settled.set()
                 await self._pause(None if isinstance(then, GaveUp) else then.in_seconds)
                 if self._changed.is_set():
                     self._start_over()
         finally:
-            self._settled.set()
             self._claim.release()
 
     async def _port_is_ours(self) -> bool:
@@ -292,7 +282,6 @@ class EngineSupervisor:
             now = _now()
             if answered and not has_ended(process) and not self._changed.is_set():
                 self._life, healthy = self._life.become_healthy(now)
-                self._settled.set()
                 self._on_event(healthy)
                 return None
             if now - started >= self.engine.start_timeout:

@@ -112,7 +112,7 @@ class FallbackStore:
             message = "The limits of this key cannot be checked just now; try again shortly."
             raise UpstreamError(503, "overloaded", message, headers=RETRY_AFTER_HEADERS)
         if self._mode == "allow":
-            return AdmissionResult(None, None, None, None, Lease(key, UNLIMITED, tokens, now, False, wall))
+            return AdmissionResult(None, None, None, None, Lease(key, UNLIMITED, tokens, False, wall))
         share = self._begun(key, limits, now)
         wanted = fitted(tokens, limits, share)
         admission = await self._local.admit(key, share, wanted, now, wall)

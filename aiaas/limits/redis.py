@@ -142,7 +142,7 @@ class RedisStore:
             self._remember(key, KnownState(found, now, 0, 0, 0))
             return refused(state, limits, tokens, found.now, found.wall, windows_at(found.wall))
         self._remember(key, KnownState(found, now, 1, tokens, int(slot)))
-        lease = self.granted(key, limits, tokens, now, found, lease_id)
+        lease = self.granted(key, limits, tokens, found, lease_id)
         return _seen(state, limits, 1, tokens, found.now, lease)
 
     async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:  # noqa: ARG002
@@ -172,7 +172,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Deregister this gateway, wait briefly for open settlements, and end the connections. `run` has ended."""
-        arguments = settle_arguments(Lease(MEMBERS, Limits(), 0, 0.0, True, 0.0, self._id_prefix), 0, ran=True)
+        arguments = settle_arguments(Lease(MEMBERS, Limits(), 0, True, 0.0, self._id_prefix), 0, ran=True)
         if self._servers.up and arguments is not None:
             self._settle(MEMBERS, True, arguments)
         await self._servers.close()
@@ -188,12 +188,12 @@ class RedisStore:
         held = self._held.get(key)
         return 0 if held is None else len(held)
 
-    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
+    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str) -> Lease:
         """The lease of what the store admitted; a slot of it is renewed from now on."""
         slot = limits.concurrent is not None
         if slot:
             self._held.setdefault(key, set()).add(lease_id)
-        return Lease(key, limits, tokens, now, slot, found.wall, lease_id)
+        return Lease(key, limits, tokens, slot, found.wall, lease_id)
 
     def _remember(self, key: str, known: KnownState) -> None:
         self._known[key] = known

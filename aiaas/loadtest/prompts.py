@@ -67,14 +67,14 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 _LINE: Final[msgspec.json.Decoder[_Line | str]] = msgspec.json.Decoder(_Line | str)
 
 
-def parse_length(option: str, text: str, at_least: int = 1) -> Length:
+def parse_length(option: str, text: str) -> Length:
     """`100`, or `50-200` for lengths drawn evenly between the two. Raises UsageError naming the option."""
     low, dash, high = text.partition("-")
     if not low.isdecimal() or (dash and not high.isdecimal()):
         raise UsageError(f"{option}: {text!r} is no length; write 100, or 50-200 for lengths between the two")
     length = (int(low), int(high) if dash else int(low))
-    if not at_least <= length[0] <= length[1] <= LONGEST_PROMPT:
-        raise UsageError(f"{option}: {text} must grow, from {at_least} at least to {LONGEST_PROMPT} at most")
+    if not 1 <= length[0] <= length[1] <= LONGEST_PROMPT:
+        raise UsageError(f"{option}: {text} must grow, from 1 at least to {LONGEST_PROMPT} at most")
     return length
 
 

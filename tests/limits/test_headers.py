@@ -15,7 +15,7 @@ from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits
 
 REQUESTS = Decision(True, 10, 9, 6.0, 0.0)
 TOKENS = Decision(True, 1000, 400, 36.0, 0.0)
-LEASE = Lease("alice", Limits(), 0, 0.0, False)
+LEASE = Lease("alice", Limits(), 0, False)
 
 
 @pytest.mark.parametrize(

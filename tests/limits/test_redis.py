@@ -531,5 +531,5 @@ async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:
     """The first LATE_LIMIT are kept, the rest are lost, and said to be."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     for number in range(LATE_LIMIT + 5):
-        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, 0.0, False, WALL, str(number)), 3, 0.0, 0.0)
+        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, False, WALL, str(number)), 3, 0.0, 0.0)
     assert store.settlements_lost == 5
