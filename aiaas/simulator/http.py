@@ -57,12 +57,11 @@ class SimulatedExchange:
     on_gone  called once when the client leaves before the answer is complete
     """
 
-    __slots__ = ("_connection", "_done", "_streaming", "extra_headers", "on_gone", "request", "status")
+    __slots__ = ("_connection", "_done", "extra_headers", "on_gone", "request", "status")
 
     def __init__(self, connection: SimulatorConnection, request: WireRequest) -> None:
         self._connection = connection
         self._done = False
-        self._streaming = False
         self.request = request
         self.status = 0
         self.extra_headers: tuple[tuple[str, str], ...] = ()
@@ -82,7 +81,6 @@ class SimulatedExchange:
 
     def start_stream(self) -> None:
         """Status and headers of a stream of events."""
-        self._streaming = True
         head = self._head(200, (), None, "text/event-stream; charset=utf-8", (("vary", "Origin"),))
         self._connection.write(head[:-2] + b"transfer-encoding: chunked\r\n\r\n")
 
