@@ -21,7 +21,7 @@ from aiaas.simulator.answers import Json, Stamp, encode
 from aiaas.simulator.engine import EngineFullError, Generation, SimulatedEngine
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.events import make_writer
-from aiaas.simulator.faults import FaultPoint
+from aiaas.simulator.faults import Point
 from aiaas.simulator.forms import (
     DetokenizeForm,
     EmbeddingsForm,
@@ -328,10 +328,10 @@ class App:
         """Into the engine, unless a fault or the shutdown stands before it."""
         if self.draining:
             raise errors.engine_gone()
-        if self.fault.strikes(FaultPoint.REQUEST):
+        if self.fault.strikes(Point.REQUEST):
             strike_request(answer.exchange, self.fault)
             return
-        itl = self.fault.arg if self.fault.strikes(FaultPoint.PACE) else self.options.itl
+        itl = self.fault.arg if self.fault.strikes(Point.PACE) else self.options.itl
         steps = max(len(choice.deltas) for choice in job.choices)
         pace = make_pace(steps, self.options.ttft, itl, self.options.jitter, job.seed)
         generation = Generation(job.choices, job.prompt_tokens, pace, answer)

@@ -18,7 +18,7 @@ from enum import Enum
 from aiaas.errors import UsageError
 
 
-class FaultPoint(Enum):
+class Point(Enum):
     """Where in the exchange a fault strikes."""
 
     NEVER = "never"
@@ -51,60 +51,50 @@ class FaultKind:
     """One row of the table. `default` is the argument when none is given; None where it takes none."""
 
     name: str
-    point: FaultPoint
+    point: Point
     act: Act
     default: float | None
     unit: str
     what: str
 
 
-def _at(point: FaultPoint, name: str, act: Act, what: str, default: float | None = None, unit: str = "") -> FaultKind:
+def _at(point: Point, name: str, act: Act, what: str, default: float | None = None, unit: str = "") -> FaultKind:
     return FaultKind(name, point, act, default, unit, what)
 
 
 def _after_tokens(name: str, act: Act, what: str) -> FaultKind:
-    return FaultKind(name, FaultPoint.MID_STREAM, act, 5, "tokens", what)
+    return FaultKind(name, Point.MID_STREAM, act, 5, "tokens", what)
 
 
 FAULT_KINDS: dict[str, FaultKind] = {
     kind.name: kind
     for kind in (
-        _at(FaultPoint.NEVER, "none", Act.NOTHING, "behaves"),
-        _at(FaultPoint.CONNECT, "refuse", Act.REFUSE, "the port is bound but nobody listens: connection refused"),
+        _at(Point.NEVER, "none", Act.NOTHING, "behaves"),
+        _at(Point.CONNECT, "refuse", Act.REFUSE, "the port is bound but nobody listens: connection refused"),
+        _at(Point.CONNECT, "hang-before-connect", Act.HANG, "nobody accepts: a connection is neither made nor refused"),
+        _at(Point.REQUEST, "hang-before-headers", Act.HANG, "reads the request and never answers (133)"),
+        _at(Point.REQUEST, "reset-before-headers", Act.RESET, "reads the request, then TCP reset"),
+        _at(Point.REQUEST, "close-before-headers", Act.CLOSE, "reads the request and closes"),
+        _at(Point.REQUEST, "cut-headers", Act.HALVE, "closes in the middle of the headers"),
+        _at(Point.REQUEST, "huge-headers", Act.ANSWER, "answers with 128 KiB of headers"),
+        _at(Point.REQUEST, "garbage", Act.GARBAGE, "answers bytes that are not HTTP, and closes"),
+        _at(Point.REQUEST, "busy", Act.ANSWER, "503, the queue is full (115)"),
+        _at(Point.REQUEST, "too-many", Act.ANSWER, "429 with a Retry-After, as a proxy before vLLM", 1, "seconds"),
+        _at(Point.REQUEST, "engine-dead", Act.DIE, "500 EngineCore, and /health and /ping are 503 (134 to 138)"),
+        _at(Point.REQUEST, "draining", Act.ANSWER, "500, shutting down, while /health is still 200 (140)"),
+        _at(Point.REQUEST, "error", Act.ANSWER, "another error, in vLLM's shape", 500, "status"),
+        _at(Point.REQUEST, "unhandled-exception", Act.ANSWER, "500, then closes without having announced it"),
         _at(
-            FaultPoint.CONNECT,
-            "hang-before-connect",
-            Act.HANG,
-            "nobody accepts: a connection is neither made nor refused",
+            Point.REQUEST, "html-error", Act.ANSWER, "an HTML error page, as a load balancer would send", 502, "status"
         ),
-        _at(FaultPoint.REQUEST, "hang-before-headers", Act.HANG, "reads the request and never answers (133)"),
-        _at(FaultPoint.REQUEST, "reset-before-headers", Act.RESET, "reads the request, then TCP reset"),
-        _at(FaultPoint.REQUEST, "close-before-headers", Act.CLOSE, "reads the request and closes"),
-        _at(FaultPoint.REQUEST, "cut-headers", Act.HALVE, "closes in the middle of the headers"),
-        _at(FaultPoint.REQUEST, "huge-headers", Act.ANSWER, "answers with 128 KiB of headers"),
-        _at(FaultPoint.REQUEST, "garbage", Act.GARBAGE, "answers bytes that are not HTTP, and closes"),
-        _at(FaultPoint.REQUEST, "busy", Act.ANSWER, "503, the queue is full (115)"),
-        _at(FaultPoint.REQUEST, "too-many", Act.ANSWER, "429 with a Retry-After, as a proxy before vLLM", 1, "seconds"),
-        _at(FaultPoint.REQUEST, "engine-dead", Act.DIE, "500 EngineCore, and /health and /ping are 503 (134 to 138)"),
-        _at(FaultPoint.REQUEST, "draining", Act.ANSWER, "500, shutting down, while /health is still 200 (140)"),
-        _at(FaultPoint.REQUEST, "error", Act.ANSWER, "another error, in vLLM's shape", 500, "status"),
-        _at(FaultPoint.REQUEST, "unhandled-exception", Act.ANSWER, "500, then closes without having announced it"),
-        _at(
-            FaultPoint.REQUEST,
-            "html-error",
-            Act.ANSWER,
-            "an HTML error page, as a load balancer would send",
-            502,
-            "status",
-        ),
-        _at(FaultPoint.REQUEST, "redirect", Act.ANSWER, "307 to itself"),
-        _at(FaultPoint.REQUEST, "page", Act.ANSWER, "200 with an HTML page, as a web server at that address would"),
-        _at(FaultPoint.REQUEST, "unauthorized", Act.ANSWER, "401, whatever the key (100)"),
-        _at(FaultPoint.FIRST_EVENT, "hang-before-first-event", Act.HANG, "sends status and headers, then nothing"),
-        _at(FaultPoint.FIRST_EVENT, "reset-before-first-event", Act.RESET, "sends status and headers, then TCP reset"),
-        _at(FaultPoint.FIRST_EVENT, "close-before-first-event", Act.CLOSE, "sends status and headers, then closes"),
-        _at(FaultPoint.FIRST_EVENT, "end-before-first-event", Act.FINISH, "a whole answer without any content"),
-        _at(FaultPoint.FIRST_EVENT, "engine-dies-first", Act.DIE, "an error event first, then [DONE] and a clean end"),
+        _at(Point.REQUEST, "redirect", Act.ANSWER, "307 to itself"),
+        _at(Point.REQUEST, "page", Act.ANSWER, "200 with an HTML page, as a web server at that address would"),
+        _at(Point.REQUEST, "unauthorized", Act.ANSWER, "401, whatever the key (100)"),
+        _at(Point.FIRST_EVENT, "hang-before-first-event", Act.HANG, "sends status and headers, then nothing"),
+        _at(Point.FIRST_EVENT, "reset-before-first-event", Act.RESET, "sends status and headers, then TCP reset"),
+        _at(Point.FIRST_EVENT, "close-before-first-event", Act.CLOSE, "sends status and headers, then closes"),
+        _at(Point.FIRST_EVENT, "end-before-first-event", Act.FINISH, "a whole answer without any content"),
+        _at(Point.FIRST_EVENT, "engine-dies-first", Act.DIE, "an error event first, then [DONE] and a clean end"),
         _after_tokens("hang-mid-stream", Act.HANG, "falls silent after some tokens, connection open (133)"),
         _after_tokens("reset-mid-stream", Act.RESET, "TCP reset after some tokens"),
         _after_tokens("close-mid-stream", Act.CLOSE, "closes after some tokens, without the last chunk"),
@@ -112,8 +102,8 @@ FAULT_KINDS: dict[str, FaultKind] = {
         _after_tokens("half-event", Act.HALVE, "closes after some tokens and half an event more"),
         _after_tokens("garbage-mid-stream", Act.GARBAGE, "after some tokens, bytes that are no chunk"),
         _after_tokens("engine-dies-mid-stream", Act.DIE, "an error event, then [DONE] and a clean end (132)"),
-        _at(FaultPoint.END, "excess", Act.GARBAGE, "behind the whole answer, another one that nobody asked for"),
-        _at(FaultPoint.PACE, "slow-tokens", Act.DELAY, "so long a gap between tokens", 1.0, "seconds"),
+        _at(Point.END, "excess", Act.GARBAGE, "behind the whole answer, another one that nobody asked for"),
+        _at(Point.PACE, "slow-tokens", Act.DELAY, "so long a gap between tokens", 1.0, "seconds"),
     )
 }
 
@@ -135,7 +125,7 @@ class Fault:
         """What it does where it strikes."""
         return self.kind.act
 
-    def strikes(self, point: FaultPoint) -> bool:
+    def strikes(self, point: Point) -> bool:
         """Whether it strikes at this point."""
         return self.kind.point is point
 

@@ -12,7 +12,7 @@ from aiaas.simulator import errors
 from aiaas.simulator.answers import Json, encode
 from aiaas.simulator.engine import Generation, SimulatedEngine
 from aiaas.simulator.events import EventWriter
-from aiaas.simulator.faults import Act, Fault, FaultPoint
+from aiaas.simulator.faults import Act, Fault, Point
 from aiaas.simulator.http import SimulatedExchange
 
 JSON_TYPE = "application/json"
@@ -48,14 +48,14 @@ class WholeReply:
     def on_steps(self, first: int, last: int) -> None:  # noqa: ARG002  (the engine tells both)
         """A fault strikes with the first token, if at all: there is nothing else to see of a whole answer's middle."""
         fault, generation = self._fault, self._generation
-        if generation is None or first > 0 or fault.kind.point not in (FaultPoint.FIRST_EVENT, FaultPoint.MID_STREAM):
+        if generation is None or first > 0 or fault.kind.point not in (Point.FIRST_EVENT, Point.MID_STREAM):
             return
         if fault.act is Act.DIE:
             self._engine.abort(generation)
             self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY_ORIGIN)
             return
         body = encode(self._whole())
-        sent = len(body) // 2 if fault.strikes(FaultPoint.MID_STREAM) else 0
+        sent = len(body) // 2 if fault.strikes(Point.MID_STREAM) else 0
         if fault.act is Act.FINISH:
             self._engine.abort(generation)
             self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY_ORIGIN)
@@ -67,7 +67,7 @@ class WholeReply:
     def on_end(self) -> None:
         """The whole answer."""
         self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY_ORIGIN)
-        if self._fault.strikes(FaultPoint.END):
+        if self._fault.strikes(Point.END):
             self.exchange.write_raw(EXCESS_ANSWER)
 
 
@@ -90,9 +90,9 @@ class StreamReply:
     def on_steps(self, first: int, last: int) -> None:
         """Send what these tokens add, up to where a fault strikes."""
         upto = last
-        if self._fault.strikes(FaultPoint.FIRST_EVENT):
+        if self._fault.strikes(Point.FIRST_EVENT):
             upto = 0
-        elif self._fault.strikes(FaultPoint.MID_STREAM):
+        elif self._fault.strikes(Point.MID_STREAM):
             upto = min(last, int(self._fault.arg))
         events = self._writer.first() if first == 0 and upto > 0 else []
         for k in range(first, upto):
@@ -106,7 +106,7 @@ class StreamReply:
         """The end mark, and the last chunk."""
         self.exchange.send(self._writer.last())
         self.exchange.end_stream()
-        if self._fault.strikes(FaultPoint.END):
+        if self._fault.strikes(Point.END):
             self.exchange.write_raw(EXCESS_ANSWER)
 
     def _strike(self, generation: Generation, k: int) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from aiaas.errors import EnvironmentFault
 from aiaas.simulator.app import App, Received
-from aiaas.simulator.faults import Act, Fault, FaultPoint, parse_fault
+from aiaas.simulator.faults import Act, Fault, Point, parse_fault
 from aiaas.simulator.http import HttpServer
 from aiaas.simulator.options import SimulatorOptions
 
@@ -191,7 +191,7 @@ async def _start(options: SimulatorOptions, host: str, port: int, *, record: int
     app = App(options, loop, record=record)
     http = HttpServer(loop, options.keep_alive, app.handle)
     sock = _bind(host, port)
-    if options.fault.strikes(FaultPoint.CONNECT):
+    if options.fault.strikes(Point.CONNECT):
         crowd = _fill_backlog(sock) if options.fault.act is Act.HANG else ()
         return SimulatorHandle(app, http, None, sock, crowd)  # bound, and if not listening: refused
     server = await loop.create_server(http.protocol, sock=sock, backlog=LISTEN_BACKLOG)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aiaas.simulator.faults import FaultPoint
+from aiaas.simulator.faults import Point
 from tests.proxy.end_table import ENDS
 from tests.proxy.fault_table import CLIENTS, FAULTS, IN_THE_QUEUE, QUEUE, SCRIPTED, Outcome, Says
 
@@ -59,12 +59,12 @@ _HEAD_SECOND = """| `--fault` | client | vLLM | again | log | health | second en
 | --- | --- | --- | --- | --- | --- | --- |"""
 
 _SECTIONS = {
-    "No fault": (FaultPoint.NEVER,),
-    "Before connect": (FaultPoint.CONNECT,),
-    "Before headers": (FaultPoint.REQUEST,),
-    "Before the first event": (FaultPoint.FIRST_EVENT,),
-    "Mid-stream": (FaultPoint.MID_STREAM, FaultPoint.PACE),
-    "After the end": (FaultPoint.END,),
+    "No fault": (Point.NEVER,),
+    "Before connect": (Point.CONNECT,),
+    "Before headers": (Point.REQUEST,),
+    "Before the first event": (Point.FIRST_EVENT,),
+    "Mid-stream": (Point.MID_STREAM, Point.PACE),
+    "After the end": (Point.END,),
 }
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal
 
-from aiaas.simulator.faults import FAULT_KINDS, FaultPoint, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -112,7 +112,7 @@ class Fault:
     whole: Outcome
 
     @property
-    def point(self) -> FaultPoint:
+    def point(self) -> Point:
         """Where it strikes."""
         return parse_fault(self.fault).kind.point
 

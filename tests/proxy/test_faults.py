@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.simulator.faults import Act, FaultPoint, parse_fault
+from aiaas.simulator.faults import Act, Point, parse_fault
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import SimulatorHandle, running_simulator
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, chunk, token_event
@@ -327,7 +327,7 @@ async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], 
         assert samples(running, "aiaas_aborts_total") == {f'{{phase="{row.phase}"}}': 1.0}
         assert samples(running, "aiaas_retries_total") == {}
         assert [endpoint.failures for endpoint in running.endpoints()] == [0]
-        if not parse_fault(row.fault).strikes(FaultPoint.CONNECT):
+        if not parse_fault(row.fault).strikes(Point.CONNECT):
             backend.set_fault("none")
             assert (await (await running.client()).post(ASK)).status == 200  # its slot is free again
 
@@ -353,12 +353,12 @@ async def arrived(row: Leaving, running: Running, backend: SimulatorHandle) -> N
     fault = parse_fault(row.fault)
     if row.begun:
         await backend.wait_for(lambda stats: stats.running == 1)
-    elif fault.strikes(FaultPoint.REQUEST):
+    elif fault.strikes(Point.REQUEST):
         await backend.wait_for(lambda stats: bool(backend.received))
     async with asyncio.timeout(2):
         while running.gateway.in_flight != 1:
             await asyncio.sleep(0.002)
-        while fault.strikes(FaultPoint.CONNECT) and running.endpoints()[0].pool.inflight != 1:
+        while fault.strikes(Point.CONNECT) and running.endpoints()[0].pool.inflight != 1:
             await asyncio.sleep(0.002)
     if fault.act is Act.HANG and row.begun:  # for what comes before the silence to be written
         await asyncio.sleep(0.02)

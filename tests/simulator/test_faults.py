@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.errors import UsageError
-from aiaas.simulator.faults import FAULT_KINDS, FaultPoint, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 
 
 @pytest.mark.parametrize("name", FAULT_KINDS)
@@ -22,7 +22,7 @@ def test_an_argument_follows_a_colon() -> None:
     """A number in the kind's unit."""
     assert parse_fault("reset-mid-stream:20").arg == 20
     assert parse_fault("slow-tokens:0.5").arg == 0.5
-    assert parse_fault("html-error:503").strikes(FaultPoint.REQUEST)
+    assert parse_fault("html-error:503").strikes(Point.REQUEST)
 
 
 @pytest.mark.parametrize(

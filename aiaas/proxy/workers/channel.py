@@ -81,9 +81,9 @@ class Counted(msgspec.Struct, tag=True, frozen=True):
     asked: bool
 
 
-ChannelMessage = Begin | EngineHealth | Reload | Report | Stop | Serving | EngineSuspected | Alive | Leaving | Counted
+Message = Begin | EngineHealth | Reload | Report | Stop | Serving | EngineSuspected | Alive | Leaving | Counted
 
-_DECODER: Final[msgspec.msgpack.Decoder[ChannelMessage]] = msgspec.msgpack.Decoder(ChannelMessage)
+_DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
@@ -99,7 +99,7 @@ class Channel:
         """Over a connected socket, which the channel then owns."""
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
-    def send(self, message: ChannelMessage) -> None:
+    def send(self, message: Message) -> None:
         """Send, without waiting; nothing where the other end has gone."""
         if not self._writer.is_closing():
             data = _ENCODER.encode(message)
@@ -110,7 +110,7 @@ class Channel:
         """Whether the other end has not yet taken what was sent before."""
         return bool(self._writer.transport.get_write_buffer_size())
 
-    async def receive(self) -> ChannelMessage | None:
+    async def receive(self) -> Message | None:
         """The next message; None at the channel's end, and for nonsense: whoever sends that is given up, and a worker
         then replaced."""
         try:

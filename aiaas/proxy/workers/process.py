@@ -8,16 +8,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aiaas.proxy.workers.channel import (
-    Begin,
-    Channel,
-    ChannelMessage,
-    Counted,
-    EngineSuspected,
-    Leaving,
-    Report,
-    Serving,
-)
+from aiaas.proxy.workers.channel import Begin, Channel, Counted, EngineSuspected, Leaving, Message, Report, Serving
 from aiaas.proxy.workers.merge import MetricFamily
 
 # Seconds from the end of a worker's channel to the end of its process: it has nothing left to do.
@@ -97,7 +88,7 @@ class WorkerProcess:
         """The process id."""
         return self._process.pid
 
-    def send(self, message: ChannelMessage) -> None:
+    def send(self, message: Message) -> None:
         """Say something to it, without waiting."""
         self._channel.send(message)
 
@@ -120,7 +111,7 @@ class WorkerProcess:
             code = await self._process.wait()
         return ended_by(code)
 
-    def _hear(self, message: ChannelMessage, on_suspect: Callable[[str], None]) -> None:
+    def _hear(self, message: Message, on_suspect: Callable[[str], None]) -> None:
         self.heard = asyncio.get_running_loop().time()
         self.has_spoken = True
         match message:

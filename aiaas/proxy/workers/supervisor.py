@@ -46,7 +46,7 @@ from aiaas.proxy.server import (
 )
 from aiaas.proxy.tasks import Keeper, end_tasks, report_crash
 from aiaas.proxy.telemetry.log import LEVELS, JsonLog
-from aiaas.proxy.workers.channel import Begin, ChannelMessage, EngineHealth, Reload, Stop
+from aiaas.proxy.workers.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.workers.last_good import Baseline
 from aiaas.proxy.workers.merge import Sums, exposition, of_supervisor, snapshot
 from aiaas.proxy.workers.process import WorkerProcess
@@ -263,7 +263,7 @@ class _Supervisor:
         now = asyncio.get_running_loop().time()
         return sum(self._listening.answers(worker.heard, now) for worker in self._serving())
 
-    def _tell(self, message: ChannelMessage) -> None:
+    def _tell(self, message: Message) -> None:
         for worker in self._workers:
             worker.send(message)
 

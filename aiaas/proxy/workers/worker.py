@@ -27,11 +27,11 @@ from aiaas.proxy.workers.channel import (
     Alive,
     Begin,
     Channel,
-    ChannelMessage,
     Counted,
     EngineHealth,
     EngineSuspected,
     Leaving,
+    Message,
     Reload,
     Report,
     Serving,
@@ -95,7 +95,7 @@ class _Orders:
             await self._obey(message)
         self._stopping.asked.set()
 
-    async def _obey(self, message: ChannelMessage) -> None:
+    async def _obey(self, message: Message) -> None:
         match message:
             case EngineHealth():
                 self._engine(message)

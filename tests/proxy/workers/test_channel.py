@@ -12,11 +12,11 @@ from aiaas.proxy.workers.channel import (
     Alive,
     Begin,
     Channel,
-    ChannelMessage,
     Counted,
     EngineHealth,
     EngineSuspected,
     Leaving,
+    Message,
     Reload,
     Report,
     Serving,
@@ -24,7 +24,7 @@ from aiaas.proxy.workers.channel import (
 )
 from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 
-MESSAGES: list[ChannelMessage] = [
+MESSAGES: list[Message] = [
     Begin("aiaas.yaml", "text: é\n" * 100_000, "text", None),
     EngineHealth("vllm", False, "it died"),
     Reload(),

@@ -25,7 +25,7 @@ sock = socket.socket(fileno=channel)
 sock.setblocking(True)
 def hear():
     size = int.from_bytes(sock.recv(4, socket.MSG_WAITALL))
-    return msgspec.msgpack.decode(sock.recv(size, socket.MSG_WAITALL), type=ChannelMessage)
+    return msgspec.msgpack.decode(sock.recv(size, socket.MSG_WAITALL), type=Message)
 def say(message):
     data = msgspec.msgpack.encode(message)
     sock.sendall(len(data).to_bytes(4) + data)
