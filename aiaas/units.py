@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+DAY: Final = 86_400  # seconds
 DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}  # seconds
 SIZE_UNITS: Final = {
     "B": 1,

@@ -25,7 +25,7 @@ LAYERS: Final = (
     ("plan",),
     ("config",),
     ("keys", "limits", "openai"),
-    ("errors", "units"),
+    ("errors", "units", "waiting", "yamltree"),
     ("",),
 )
 # Likewise inside `aiaas/proxy`. `root` are the modules beside these folders, but for those in PROXY_BASE.
@@ -378,6 +378,16 @@ def docstrings(module: Module) -> Iterator[str]:
             bases = [ast.unparse(base) for base in node.bases]
             if any(base.endswith(("Error", "Exception")) for base in bases):
                 yield f"{module.path}:{node.lineno}: the exception {node.name} has no docstring"
+
+
+def public_names(module: Module) -> Iterator[str]:
+    """The classes, functions and constants at the top of a module that other modules may import."""
+    for statement in module.tree.body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [statement.name]
+        else:
+            names = [name for name, _, _ in _assignments(statement)]
+        yield from (name for name in names if not name.startswith("_"))
 
 
 def has_behaviour(module: Module) -> bool:

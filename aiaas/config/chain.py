@@ -23,7 +23,7 @@ BUDGET_BODIES: Final = 8
 BUDGET_LEAST: Final = 64 * 1024**2
 # Bytes per connection, measured with 1,000 connections (`python -m tests.siege.cost`), plus 4 KiB of the kernel: 5 KiB
 # while silent, 7 KiB while idle; under TLS 52 KiB in the handshake, 30 KiB after it.
-CONNECTION_MEMORY: Final = 12 * 1024
+MEMORY_A_CONNECTION: Final = 12 * 1024
 TLS_CONNECTION_MEMORY: Final = 56 * 1024
 
 
@@ -81,7 +81,7 @@ def body_budget(max_body_size: int) -> int:
 
 def connection_memory(*, tls: bool) -> int:
     """Return the bytes that a client's connection takes, whatever it sends."""
-    return TLS_CONNECTION_MEMORY if tls else CONNECTION_MEMORY
+    return TLS_CONNECTION_MEMORY if tls else MEMORY_A_CONNECTION
 
 
 def memory_budget(max_body_size: int, max_connections: int, *, tls: bool) -> int:

@@ -1,8 +1,7 @@
 """Rules between fields. Each rule is a small function that yields findings; all rules run, and all findings are shown.
 
 The rules are pure: they read no disk and no network. The commands check the files beside the config.
-Rules about run time skip disabled backends, so that a backend can be parked.
-"""
+Rules about run time skip disabled backends, so that a backend can be parked."""
 
 from __future__ import annotations
 
@@ -19,11 +18,12 @@ from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
-from aiaas.config.problem import Finding, Path, Problem
+from aiaas.config.problem import Finding, Problem
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 from aiaas.units import format_duration
+from aiaas.yamltree import Path
 
 # With less than a round trip in a busy network requests always time out; with more, clients give up before the store.
 SHORTEST_STORE_TIMEOUT: Final = 0.005

@@ -13,7 +13,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-UNREADABLE: Final = "AIA001"
+UNREADABLE_FILE: Final = "AIA001"
 SYNTAX: Final = "AIA002"
 DUPLICATE_KEY: Final = "AIA003"
 YAML_FEATURE: Final = "AIA004"
@@ -79,7 +79,7 @@ MODELS_DISAGREE: Final = "AIA603"
 
 CODES: Final = MappingProxyType(
     {
-        UNREADABLE: (
+        UNREADABLE_FILE: (
             "The file cannot be read as text",
             "The path is a folder, or the file is not readable, empty, larger than 1 MiB, or not UTF-8. Give the path "
             "of a YAML file; `aiaas init` writes one to start from.",

@@ -19,10 +19,11 @@ from aiaas.config.hops import AFTER_DRAIN, longest_silence, pre_stop, usual_sile
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
-from aiaas.config.problem import Finding, Path, Severity
+from aiaas.config.problem import Finding, Severity
 from aiaas.config.values import amount_of
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.units import format_duration, format_size
+from aiaas.yamltree import Path
 
 # The default idle timeout of load balancers and ingresses (AWS's ALB, nginx).
 SMALLEST_IDLE_TIMER: Final = 60.0

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from aiaas.config import codes
-from aiaas.config.problem import Path, Place, Problem
+from aiaas.config.problem import Problem
 from aiaas.config.tree import Flat, problem_at
+from aiaas.yamltree import Path, Place
 
 OVERRIDES: Final[Mapping[str, Path]] = MappingProxyType(
     {

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from aiaas.config.model import Config
-from aiaas.config.problem import Path
 from aiaas.config.section import Section
+from aiaas.yamltree import Path
 
 
 def name_of(name: str, info: FieldInfo) -> str:

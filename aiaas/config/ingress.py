@@ -25,7 +25,7 @@ _BYTES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class IngressFamily:
     """A controller, or two controllers with the same class name. Each tuple holds the full names of annotations.
 
     silences   seconds without a byte after which the controller gives up, towards the gateway or the client
@@ -41,15 +41,15 @@ class Family:
     bounded: bool = True
 
 
-FAMILIES: Final = (
-    Family(
+INGRESS_FAMILIES: Final = (
+    IngressFamily(
         "nginx",
         (f"{NGINX}proxy-read-timeout", f"{NGINX}proxy-send-timeout"),
         (f"{NGINX}proxy-body-size",),
         (f"{NGINX}ssl-redirect",),
     ),
-    Family("traefik", bounded=False),
-    Family(
+    IngressFamily("traefik", bounded=False),
+    IngressFamily(
         "haproxy",
         (f"{HAPROXY}timeout-server", f"{HAPROXY_INGRESS}timeout-server"),
         (f"{HAPROXY_INGRESS}proxy-body-size",),
@@ -59,9 +59,9 @@ FAMILIES: Final = (
 ENTRY_POINTS: Final = f"{TRAEFIK}router.entrypoints"
 
 
-def family_of(class_name: str) -> Family | None:
+def family_of(class_name: str) -> IngressFamily | None:
     """Return the controller of an ingress class; None if it is unknown."""
-    return next((family for family in FAMILIES if family.name in class_name.lower()), None)
+    return next((family for family in INGRESS_FAMILIES if family.name in class_name.lower()), None)
 
 
 def seconds_of(value: str) -> float | None:

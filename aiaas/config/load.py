@@ -22,11 +22,12 @@ from aiaas.config.backend import LONG_FORM, SHORT_FORM
 from aiaas.config.environment import interpolate, override
 from aiaas.config.fields import fields_of
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Place, Problem, dotted, has_errors
+from aiaas.config.problem import Problem, dotted, has_errors
 from aiaas.config.secret import find_secrets
-from aiaas.config.tree import MAX_TEXT, Flat, Node, Refused, Scalar, Table, flatten, parse, problem_at
+from aiaas.config.tree import MAX_TEXT, Flat, flatten, parse, problem_at
 from aiaas.errors import EnvironmentFault
 from aiaas.units import format_size
+from aiaas.yamltree import Node, Path, Place, Refused, Scalar, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
     try:
         flat = flatten(node)
     except Refused as refused:
-        return Loaded(None, (*problems, refused.problem), (), file, {}, {})
+        more = [problem_at(codes.YAML_FEATURE, "error", (), refused.message, refused.place)]
+        return Loaded(None, (*problems, *more), (), file, {}, {})
 
     written = flat.data  # interpolation builds new data and leaves this unchanged
     from_environment, more = interpolate(flat, env)
@@ -116,17 +118,17 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
 
 
 def _unreadable(file: str, message: str, line: int = 1, column: int = 1) -> Loaded:
-    problem = Problem(codes.UNREADABLE, "error", "", message, file, line, column)
+    problem = Problem(codes.UNREADABLE_FILE, "error", "", message, file, line, column)
     return Loaded(None, (problem,), (), file, {}, {})
 
 
 def _text_of(node: Node, *keys: str) -> Scalar | None:
     """Return the text at `keys` inside a mapping, or None if it is missing or not text."""
     for key in keys:
-        entry = node.entries.get(key) if isinstance(node, Table) else None
-        if entry is None:
+        inner = node.values.get(key) if isinstance(node, Table) else None
+        if inner is None:
             return None
-        node = entry[1]
+        node = inner
     return node if isinstance(node, Scalar) else None
 
 

@@ -22,7 +22,7 @@ LogLevel = Annotated[
 BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
-class Cors(Section):
+class CorsOrigins(Section):
     """Web pages that may call the gateway from a browser."""
 
     allow_origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
@@ -98,7 +98,7 @@ class Server(Section):
     """Networks (CIDR) from which aiaas believes `X-Forwarded-For` (or, without that, `Forwarded`) and `X-Request-Id`.
     Empty by default, since anybody can send these headers."""
 
-    cors: Cors | None = None
+    cors: CorsOrigins | None = None
     """Web pages that may call the gateway from a browser. null does not allow any page."""
 
     tls: Tls | None = None

@@ -5,25 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from aiaas.yamltree import Path, Place
+
 Severity = Literal["error", "warning"]
-Path = tuple[str | int, ...]
 # The finding of a rule between fields: code, severity, field, message.
 Finding = tuple[str, Severity, Path, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The place of a value in a file. Line and column count from 1; they are 0 if the value is not in a file.
-
-    file  as the operator named it, or `$NAME` for a value that an environment variable gave
-    """
-
-    file: str
-    line: int = 0
-    column: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True)

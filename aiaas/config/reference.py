@@ -13,11 +13,11 @@ from typing import Any
 from aiaas.config.codes import CODES
 from aiaas.config.environment import OVERRIDES
 from aiaas.config.fields import fields_of
-from aiaas.config.problem import Path as FieldPath
 from aiaas.config.problem import dotted
 from aiaas.config.restart import RESTARTS
 from aiaas.config.schema import config_schema
 from aiaas.units import DURATION_PATTERN, SIZE_PATTERN
+from aiaas.yamltree import Path as FieldPath
 
 _INTRO = """# The config, field by field
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from aiaas.config import codes
-from aiaas.config.problem import Path, Problem
+from aiaas.config.problem import Problem
 from aiaas.config.tree import Flat, problem_at
+from aiaas.yamltree import Path
 
 _MAY_START_WITH_SK: Final[Path] = ("auth", "api_key_prefix")
 _LOOKS = re.compile(

@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping
 
 from aiaas.config.environment import OVERRIDES
 from aiaas.errors import EnvironmentFault
-from aiaas.plan.model import EnginePlan
+from aiaas.plan.model import SHUTDOWN_OPTION, EnginePlan
 
 HOST = "127.0.0.1"
 
 # These variables configure the gateway. vLLM would warn about the VLLM_* variables that it does not know, and would use
 # others, such as LOG_LEVEL, as its own.
 GATEWAY_VARIABLES = frozenset(OVERRIDES) | {"AIAAS_API_KEY"}  # AIAAS_API_KEY is a client's secret, for `aiaas smoke`
-
-SHUTDOWN_TIMEOUT = "--shutdown-timeout"
 
 
 def engine_argv(
@@ -45,13 +43,13 @@ def engine_argv(
     seconds = str(math.ceil(drain_timeout))
     ours = ("--served-model-name", engine.served_name, "--host", HOST, "--port", str(engine.port))
     if engine.kind == "simulator":
-        simulate = (python, *python_options, "-m", "aiaas", "simulate", SHUTDOWN_TIMEOUT, f"{seconds}s")
+        simulate = (python, *python_options, "-m", "aiaas", "simulate", SHUTDOWN_OPTION, f"{seconds}s")
         return (*simulate, *engine.args, *ours)
     if vllm is None:
         raise EnvironmentFault(NO_VLLM)
     argv = [vllm, "serve", engine.model, *engine.args]
-    if knows_shutdown_timeout and not has_option(engine.args, SHUTDOWN_TIMEOUT):
-        argv += [SHUTDOWN_TIMEOUT, seconds]
+    if knows_shutdown_timeout and not has_option(engine.args, SHUTDOWN_OPTION):
+        argv += [SHUTDOWN_OPTION, seconds]
     return (*argv, *ours)
 
 
@@ -78,4 +76,4 @@ def has_option(args: Iterable[str], option: str) -> bool:
 
 def refused_shutdown_timeout(last_lines: Iterable[str]) -> bool:
     """Whether vLLM ended because it is too old for `--shutdown-timeout` (by argparse's message)."""
-    return any("unrecognized arguments" in line and SHUTDOWN_TIMEOUT in line for line in last_lines)
+    return any("unrecognized arguments" in line and SHUTDOWN_OPTION in line for line in last_lines)

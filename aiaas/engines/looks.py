@@ -17,7 +17,7 @@ from aiaas.engines.command import HOST
 
 LOOK_INTERVAL: Final = 5.0  # seconds from the start of one look at a healthy engine to the start of the next
 LOOK_TIMEOUT: Final = 4.0  # seconds that the engine may take to answer a look
-LATE: Final = 2.0  # seconds; a look that is later than this was delayed by us, not by the engine
+LOOK_LATE: Final = 2.0  # seconds; a look that is later than this was delayed by us, not by the engine
 DOWN_AFTER: Final = 2  # failed looks in a row, after which the engine gets no more requests
 FROZEN_AFTER: Final = 6  # failed looks in a row (30 s), after which we end it; a restart costs minutes and every stream
 MOST_METRICS: Final = 4 * 1024 * 1024  # bytes; vLLM sends 70 kB
@@ -50,7 +50,7 @@ class Looks:
         if answered:
             return Looks(now, now)
         # A look much too late or too long does not count: this process was stopped, or the machine suspended.
-        was_late = began - self.looked_at > LOOK_INTERVAL + LATE or now - began > LOOK_TIMEOUT + LATE
+        was_late = began - self.looked_at > LOOK_INTERVAL + LOOK_LATE or now - began > LOOK_TIMEOUT + LOOK_LATE
         return Looks(now, now) if was_late else Looks(now, self.since, self.failed + 1)
 
     @property

@@ -7,8 +7,10 @@ import codecs
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from aiaas.waiting import first_of
 
 LONGEST_LINE: Final = 8192  # characters; the rest of a longer line is dropped
 KILL_PATIENCE: Final = 5.0  # seconds for the launcher to kill the tree before we kill the launcher
@@ -63,17 +65,6 @@ async def spawn(
 def has_ended(process: asyncio.subprocess.Process) -> bool:
     """Whether the process has ended and asyncio has its exit code."""
     return process.returncode is not None
-
-
-async def first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    """Wait until the first of `waits` ends, at most `timeout` seconds."""
-    tasks = [asyncio.create_task(wait, name="wait") for wait in waits]
-    try:
-        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def kill(process: asyncio.subprocess.Process) -> None:

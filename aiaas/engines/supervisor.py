@@ -39,11 +39,12 @@ from aiaas.engines.lifecycle import (
     Waiting,
 )
 from aiaas.engines.looks import FROZEN_AFTER, LOOK_TIMEOUT, Looks, answers_health, makes_progress, pause_before_look
-from aiaas.engines.process import KILL_PATIENCE, first_of, has_ended, kill, lines_of, spawn
+from aiaas.engines.process import KILL_PATIENCE, has_ended, kill, lines_of, spawn
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
+from aiaas.waiting import first_of
 
-POLL_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
+HEALTH_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
 POLL_TIMEOUT: Final = 2.0  # seconds for one look
 REPORT_INTERVAL: Final = 5.0  # seconds between StillLoading events
 CLAIM_INTERVAL: Final = 0.2  # seconds between attempts to claim a port that another aiaas has
@@ -99,7 +100,6 @@ class EngineSupervisor:
         self._hurried = asyncio.Event()
         self._changed = asyncio.Event()  # `engine` differs from the running engine
         self._suspected = False
-        self._settled = asyncio.Event()  # healthy for the first time, given up, or stopped
 
     def __repr__(self) -> str:
         state = "healthy" if self._life.healthy_at is not None else "not healthy"
@@ -146,11 +146,6 @@ class EngineSupervisor:
         """Check at the next look whether the engine makes any progress; call this after a request has timed out."""
         self._suspected = True
 
-    async def wait_settled(self) -> bool:
-        """Wait until the engine is healthy for the first time (True), given up or stopped (False)."""
-        await self._settled.wait()
-        return self._life.ever_healthy
-
     async def stop(self, grace: float) -> None:
         """Let the engine finish for up to `grace` seconds, then kill its remaining processes. Idempotent."""
         if self._task is None or self._stopping.is_set():
@@ -166,7 +161,6 @@ class EngineSupervisor:
             if killed:
                 await kill(process)
         await asyncio.gather(self._task, return_exceptions=True)
-        self._settled.set()
         self._on_event(Stopped(_now() - started, killed))
 
     def hurry(self) -> None:
@@ -196,13 +190,10 @@ class EngineSupervisor:
                     self._knows_shutdown_timeout = False
                 self._life, then = self._life.die(_now())
                 self._on_event(then)
-                if isinstance(then, GaveUp):
-                    self._settled.set()
                 await self._pause(None if isinstance(then, GaveUp) else then.in_seconds)
                 if self._changed.is_set():
                     self._start_over()
         finally:
-            self._settled.set()
             self._claim.release()
 
     async def _port_is_ours(self) -> bool:
@@ -291,7 +282,6 @@ class EngineSupervisor:
             now = _now()
             if answered and not has_ended(process) and not self._changed.is_set():
                 self._life, healthy = self._life.become_healthy(now)
-                self._settled.set()
                 self._on_event(healthy)
                 return None
             if now - started >= self.engine.start_timeout:
@@ -300,7 +290,7 @@ class EngineSupervisor:
             if now >= next_report:
                 next_report = now + REPORT_INTERVAL
                 self._on_event(StillLoading(now - started, self._last_lines[-1] if self._last_lines else ""))
-            await first_of(process.wait(), self._changed.wait(), timeout=POLL_INTERVAL)
+            await first_of(process.wait(), self._changed.wait(), timeout=HEALTH_INTERVAL)
         return None
 
     async def _while_healthy(self, process: asyncio.subprocess.Process) -> str | None:

@@ -33,7 +33,7 @@ DETAIL: Final = 160  # characters kept of an error message
 HTTP_ERROR: Final = "http_"
 RATE_LIMITED: Final = "http_429"
 
-Headers = dict[str, str]
+AnswerHeaders = dict[str, str]
 
 
 class _Delta(msgspec.Struct):
@@ -96,7 +96,7 @@ class Answer:
     def __init__(self, wants_stream: bool) -> None:
         self.wants_stream = wants_stream
         self.status: int | None = None
-        self.headers: Headers = {}
+        self.headers: AnswerHeaders = {}
         self.moments: list[float] = []
         self.prompt_tokens = 0
         self.output_tokens = 0
@@ -106,7 +106,7 @@ class Answer:
         self._body = bytearray()
         self._done = False
 
-    def head(self, status: int, headers: Headers) -> None:
+    def head(self, status: int, headers: AnswerHeaders) -> None:
         """Take the status and the headers, their names in lower case."""
         self.status = status
         self.headers = headers

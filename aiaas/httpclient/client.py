@@ -7,7 +7,7 @@ the next read but never distorts the time of this one. llhttp (httptools) does t
 
 Rules
 - A connection carries one exchange at a time; unexpected extra bytes close the connection.
-- Idle connections are reused for up to IDLE_LIMIT, since vLLM closes its own after 5 s. If a reused connection dies
+- Idle connections are reused for up to REUSE_LIMIT, since vLLM closes its own after 5 s. If a reused connection dies
   before the first byte of an answer, the server's idle timer closed it; the request is then sent again on a new
   connection, as any client does. Its time still counts from when the request was due.
 - Leaving on purpose aborts the connection, as a client does that disconnects.
@@ -27,10 +27,10 @@ import httptools
 from aiaas.httpclient.answer import Answer
 from aiaas.httpclient.target import HttpTarget
 
-IDLE_LIMIT: Final = 4.0
+REUSE_LIMIT: Final = 4.0
 CONNECT_TIMEOUT: Final = 10.0
 EARLY: Final = 0.05  # seconds; long enough for the request to be sent and queued, shorter than most first events
-MAX_HEAD: Final = 64 * 1024
+MAX_ANSWER_HEAD: Final = 64 * 1024
 _OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
@@ -69,7 +69,7 @@ class Exchange:
 class TimedConnection(asyncio.Protocol):
     """One connection to the target."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
@@ -135,8 +135,8 @@ class TimedConnection(asyncio.Protocol):
                 exchange.answer.fail(kind, f"not valid HTTP: {error}")
                 self._end(exchange, reusable=False)
                 return
-        if not self._in_body and self._bytes > MAX_HEAD:
-            exchange.answer.fail("garbage", f"headers of more than {MAX_HEAD} bytes")
+        if not self._in_body and self._bytes > MAX_ANSWER_HEAD:
+            exchange.answer.fail("garbage", f"headers of more than {MAX_ANSWER_HEAD} bytes")
             self._end(exchange, reusable=False)
         elif self._complete:
             exchange.answer.end()
@@ -224,7 +224,7 @@ class TimedConnection(asyncio.Protocol):
             self._keeps = bool(self._parser.should_keep_alive())
 
 
-class Client:
+class HttpClient:
     """The connections to one target."""
 
     def __init__(self, target: HttpTarget) -> None:
@@ -285,7 +285,7 @@ class Client:
         now = time.perf_counter()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open() and now - connection.idle_since < IDLE_LIMIT:
+            if connection.is_open() and now - connection.idle_since < REUSE_LIMIT:
                 return connection
             connection.abort()
         return None

@@ -13,8 +13,9 @@ from typing import Final
 
 import msgspec
 
+from aiaas.loadtest.pacer import Draw
 from aiaas.loadtest.sample import Sample
-from aiaas.loadtest.stats import Draw, Interval, bootstrap, median
+from aiaas.loadtest.stats import Interval, bootstrap, median
 
 FEWEST: Final = 20  # pairs; with fewer, the interval says little
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from aiaas.errors import EnvironmentFault
-from aiaas.loadtest.sample import Line, Recorded, from_lines, to_line
+from aiaas.loadtest.sample import FileLine, Recorded, from_lines, to_line
 
 
 class SampleFile:
@@ -28,7 +28,7 @@ class SampleFile:
         except OSError as error:
             raise EnvironmentFault(f"{path}: cannot be written: {error.strerror}") from error
 
-    def write(self, value: Line) -> None:
+    def write(self, value: FileLine) -> None:
         """Add a line; it may stay in the buffer until `flush`."""
         self._guard(lambda: self._file.write(to_line(value)))
 

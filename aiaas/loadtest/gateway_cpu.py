@@ -6,7 +6,7 @@
 
 Rules
 - Each scrape records its own time, so a late scrape only changes the time span, and the figures stay correct.
-- `/proc` counts CPU in steps of 10 ms, so a span shorter than SHORTEST does not get a figure.
+- `/proc` counts CPU in steps of 10 ms, so a span shorter than SHORTEST_SPAN does not get a figure.
 - If the second scrape reached another process (a replica behind one address, a restart), the level has no figure.
 - If a scrape fails in the middle of a run, the level has no figure, and the run continues.
 - Lines are selected by name instead of parsing all of them: with 10,000 keys in use there are 80,000 lines, and this
@@ -22,19 +22,19 @@ from typing import Final
 import msgspec
 
 from aiaas.errors import CheckFailed, EnvironmentFault
-from aiaas.httpclient.client import Client
+from aiaas.httpclient.client import HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.probe import get
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse
 
-SHORTEST: Final = 0.5  # seconds between two scrapes; a step of 10 ms is then 2 % of a core
+SHORTEST_SPAN: Final = 0.5  # seconds between two scrapes; a step of 10 ms is then 2 % of a core
 CPU: Final = b"process_cpu_seconds_total"
 STARTED: Final = b"process_start_time_seconds"
 REQUESTS: Final = b"inference_requests_total"
 
 
-class Reading(msgspec.Struct, frozen=True):
+class CpuReading(msgspec.Struct, frozen=True):
     """One scrape at `moment` (seconds of any one clock): CPU seconds and inference requests since the process started,
     and its start time."""
 
@@ -44,7 +44,7 @@ class Reading(msgspec.Struct, frozen=True):
     requests: float
 
 
-def reading(text: bytes, moment: float) -> Reading:
+def reading(text: bytes, moment: float) -> CpuReading:
     """Parse a metrics text. Raises ValueError if the process metrics are missing."""
     sums: dict[bytes, float] = {}
     for line in text.splitlines():
@@ -54,13 +54,13 @@ def reading(text: bytes, moment: float) -> Reading:
             sums[name] = sums.get(name, 0.0) + float(value)
     if CPU not in sums or STARTED not in sums:
         raise ValueError(f"{CPU.decode()} is missing")
-    return Reading(moment, sums[CPU], sums[STARTED], sums.get(REQUESTS, 0.0))
+    return CpuReading(moment, sums[CPU], sums[STARTED], sums.get(REQUESTS, 0.0))
 
 
-def between(before: Reading, after: Reading) -> GatewayUse | None:
+def between(before: CpuReading, after: CpuReading) -> GatewayUse | None:
     """Return the use between two scrapes, or None if they are too close together or reached different processes."""
     span = after.moment - before.moment
-    if span < SHORTEST or after.started != before.started or after.cpu < before.cpu:
+    if span < SHORTEST_SPAN or after.started != before.started or after.cpu < before.cpu:
         return None
     cores, requests = (after.cpu - before.cpu) / span, (after.requests - before.requests) / span
     return GatewayUse(round(cores, 6), round(max(requests, 0.0), 6))
@@ -70,7 +70,7 @@ class CpuWatch:
     """Scrapes one metrics port. `now` is the clock that gives each scrape its time."""
 
     def __init__(self, target: HttpTarget, now: Callable[[], float]) -> None:
-        self._client = Client(target)
+        self._client = HttpClient(target)
         self._now = now
 
     async def first_look(self) -> None:
@@ -98,7 +98,7 @@ class CpuWatch:
         after = await self._look()
         return None if before is None or after is None else between(before, after)
 
-    async def _look(self) -> Reading | None:
+    async def _look(self) -> CpuReading | None:
         try:
             answer = await get(self._client, "/metrics", None)
             return reading(answer.content, self._now())

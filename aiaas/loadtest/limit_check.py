@@ -26,12 +26,12 @@ from aiaas.errors import CheckFailed
 
 MOST_REQUESTS: Final = 2000  # of one check; more would be a load test
 EXCESS: Final = 5  # requests sent at once in addition to the burst
-PATIENCE: Final = 90.0  # seconds that the check waits for a full bucket; a limit per minute refills within 60
+BUCKET_PATIENCE: Final = 90.0  # seconds that the check waits for a full bucket; a limit per minute refills within 60
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s))?")
 
 
-class Told(msgspec.Struct, frozen=True):
+class ToldLimit(msgspec.Struct, frozen=True):
     """The request limit as an answer's headers report it; durations in seconds."""
 
     per_minute: int
@@ -40,16 +40,16 @@ class Told(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-class Offer(msgspec.Struct, frozen=True):
+class OfferedRequest(msgspec.Struct, frozen=True):
     """One request of the check: when it was sent and answered, in seconds, and whether it was admitted."""
 
     sent: float
     ended: float
     admitted: bool
-    told: Told
+    told: ToldLimit
 
 
-class Check(msgspec.Struct, frozen=True):
+class LimitCheck(msgspec.Struct, frozen=True):
     """One statement about the limiter, with the expected and the observed result."""
 
     name: str
@@ -58,17 +58,19 @@ class Check(msgspec.Struct, frozen=True):
     held: bool
 
 
-def told_of(headers: Mapping[str, str]) -> Told | None:
+def told_of(headers: Mapping[str, str]) -> ToldLimit | None:
     """Read the limit from an answer's headers (names in lower case); None if they do not report a limit."""
     limit, remaining = headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-remaining-requests")
     if limit is None or remaining is None or not limit.isdecimal() or not remaining.isdecimal():
         return None
     wait = headers.get("retry-after-ms", "")
     retry_after = float(wait) / 1000 if wait.isdecimal() else None
-    return Told(int(limit), int(remaining), duration(headers.get("x-ratelimit-reset-requests", "")), retry_after)
+    return ToldLimit(
+        int(limit), int(remaining), seconds_told(headers.get("x-ratelimit-reset-requests", "")), retry_after
+    )
 
 
-def duration(text: str) -> float:
+def seconds_told(text: str) -> float:
     """Convert OpenAI's `6m0s`, `1.5s` or `120ms` to seconds; 0 for anything else."""
     match = _DURATION.fullmatch(text)
     if match is None:
@@ -77,7 +79,7 @@ def duration(text: str) -> float:
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(rest or 0) / (1000 if unit == "ms" else 1)
 
 
-def is_full(first: Told) -> bool:
+def is_full(first: ToldLimit) -> bool:
     """Whether the bucket was full before the first request: it then needs one request's share of time to refill."""
     return first.reset_after <= 60.0 / first.per_minute + 0.01  # headers are rounded up to milliseconds
 
@@ -94,13 +96,15 @@ def offers_needed(per_minute: int, burst: int, seconds: float) -> int:
     return number
 
 
-def most_admitted(offers: Sequence[Offer]) -> int:
+def most_admitted(offers: Sequence[OfferedRequest]) -> int:
     """Return how many of the offers a correct limiter admits at most, if the first one found a full bucket."""
     first, ended = offers[0], max(offer.ended for offer in offers)
     return floor(first.told.remaining + 1 + (ended - first.sent) * first.told.per_minute / 60)
 
 
-def judge_offers(offers: Sequence[Offer], at_once: int, waited: Offer | None) -> tuple[Check, ...]:
+def judge_offers(
+    offers: Sequence[OfferedRequest], at_once: int, waited: OfferedRequest | None
+) -> tuple[LimitCheck, ...]:
     """Judge the offers, which began with a full bucket, and the one sent after the wait.
 
     at_once   how many offers, from the first on, were sent without a pause
@@ -114,17 +118,17 @@ def judge_offers(offers: Sequence[Offer], at_once: int, waited: Offer | None) ->
     before = sum(offer.admitted for offer in offers[:at_once])
     told = sum(offer.told.retry_after is not None for offer in refused)
     checks = [
-        Check(
+        LimitCheck(
             "admitted under overload",
             f"{low} to {high} of {len(offers)} in {ended - first.sent:.1f} s "
             f"({first.told.per_minute} a minute, {burst} at once)",
             str(admitted),
             low <= admitted <= high and bool(refused),
         ),
-        Check("admitted at once", f"{burst} or more of {at_once}", str(before), before >= burst),
-        Check("429s with a Retry-After", f"{len(refused)}", f"{told}", told == len(refused)),
+        LimitCheck("admitted at once", f"{burst} or more of {at_once}", str(before), before >= burst),
+        LimitCheck("429s with a Retry-After", f"{len(refused)}", f"{told}", told == len(refused)),
     ]
     if waited is not None:
         seen = "admitted" if waited.admitted else "refused"
-        checks.append(Check("request after the Retry-After", "admitted", seen, waited.admitted))
+        checks.append(LimitCheck("request after the Retry-After", "admitted", seen, waited.admitted))
     return tuple(checks)

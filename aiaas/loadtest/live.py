@@ -11,13 +11,13 @@ import msgspec
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.stats import percentile
 
-RECENT: Final = 10.0  # seconds
+RECENT_SPAN: Final = 10.0  # seconds
 BARS: Final = "▁▂▃▄▅▆▇█"
 HISTORY: Final = 60  # seconds of the sparkline
 
 
 class Glance(msgspec.Struct, frozen=True):
-    """The last RECENT seconds; latencies in seconds, None without an answer. Counts are since the start."""
+    """The last RECENT_SPAN seconds; latencies in seconds, None without an answer. Counts are since the start."""
 
     answers_per_second: float
     tokens_per_second: float
@@ -53,12 +53,12 @@ class Recent:
         self._by_second[second] = self._by_second.get(second, 0) + 1
 
     def glance(self, now: float) -> Glance:
-        """Return the numbers at `now` (seconds since the run's start) and forget samples older than RECENT."""
-        while self._samples and self._samples[0].end < now - RECENT:
+        """Return the numbers at `now` (seconds since the run's start) and forget samples older than RECENT_SPAN."""
+        while self._samples and self._samples[0].end < now - RECENT_SPAN:
             self._samples.popleft()
         for second in [second for second in self._by_second if second < now - HISTORY - 1]:
             del self._by_second[second]
-        span = max(min(now, RECENT), 1e-9)
+        span = max(min(now, RECENT_SPAN), 1e-9)
         firsts = sorted(sample.ttft for sample in self._samples if sample.ttft is not None)
         wholes = sorted(sample.e2e for sample in self._samples)
         return Glance(

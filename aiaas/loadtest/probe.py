@@ -11,9 +11,9 @@ import msgspec
 
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.answer import PlainAnswer
-from aiaas.httpclient.client import BrokenError, Client
+from aiaas.httpclient.client import BrokenError, HttpClient
 
-TIMEOUT: Final = 10.0
+PROBE_TIMEOUT: Final = 10.0
 HINTS: Final = {
     "connect": "is the server running, and is the URL right?",
     "timeout": "is the URL right, or does a firewall drop the connection?",
@@ -34,12 +34,12 @@ class _Models(msgspec.Struct):
 _MODELS: Final[msgspec.json.Decoder[_Models]] = msgspec.json.Decoder(_Models)
 
 
-async def get(client: Client, path: str, key: str | None) -> PlainAnswer:
+async def get(client: HttpClient, path: str, key: str | None) -> PlainAnswer:
     """Send one GET. Raises EnvironmentFault if the server does not answer."""
     answer = PlainAnswer()
     url = client.target.url
     try:
-        await client.send(client.target.head("GET", path, key) + b"\r\n", answer, TIMEOUT)
+        await client.send(client.target.head("GET", path, key) + b"\r\n", answer, PROBE_TIMEOUT)
     except BrokenError as error:
         raise EnvironmentFault(f"{url}: {error}; {HINTS[error.kind]}") from error
     if answer.status is None:
@@ -48,7 +48,7 @@ async def get(client: Client, path: str, key: str | None) -> PlainAnswer:
     return answer
 
 
-async def models_of(client: Client, key: str | None) -> tuple[str, ...]:
+async def models_of(client: HttpClient, key: str | None) -> tuple[str, ...]:
     """Return the models that this key may use, or an empty tuple if the server does not list models (404).
 
     Raises:

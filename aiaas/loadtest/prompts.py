@@ -12,12 +12,13 @@ A file of prompts is JSON lines if its first line begins with `{` or `"`, otherw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from aiaas.errors import CheckFailed, UsageError
+from aiaas.loadtest.pacer import Draw
 
 _TEXT: Final = """
 time year people way day man thing woman life child world school state family student group country problem hand part
@@ -27,9 +28,8 @@ hour game line end member law car city community name president team minute idea
 """
 WORDS: Final = tuple(_TEXT.split())
 PATHS: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-LONGEST: Final = 1_000_000  # tokens; longer than any model's context
+LONGEST_PROMPT: Final = 1_000_000  # tokens; longer than any model's context
 
-Draw = Callable[[], float]
 Length = tuple[int, int]
 
 
@@ -67,14 +67,14 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 _LINE: Final[msgspec.json.Decoder[_Line | str]] = msgspec.json.Decoder(_Line | str)
 
 
-def parse_length(option: str, text: str, at_least: int = 1) -> Length:
+def parse_length(option: str, text: str) -> Length:
     """Parse `100`, or `50-200` for lengths drawn evenly between the two. Raises UsageError naming the option."""
     low, dash, high = text.partition("-")
     if not low.isdecimal() or (dash and not high.isdecimal()):
         raise UsageError(f"{option}: {text!r} is not a length; write 100, or 50-200 for lengths between the two")
     length = (int(low), int(high) if dash else int(low))
-    if not at_least <= length[0] <= length[1] <= LONGEST:
-        raise UsageError(f"{option}: {text} must be ascending and between {at_least} and {LONGEST}")
+    if not 1 <= length[0] <= length[1] <= LONGEST_PROMPT:
+        raise UsageError(f"{option}: {text} must be ascending and between 1 and {LONGEST_PROMPT}")
     return length
 
 

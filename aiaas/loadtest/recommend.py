@@ -7,8 +7,8 @@
                    of requests that the fleet answers in that time
     rate_limit     the rate at the knee, divided by the number of keys in the test
     engine queue   the same limit at the engine, for callers that bypass the gateway
-    cpu_target     makes the autoscaler add a gateway at EARLY of the CPU that one used at the knee, in percent of a
-                   pod's CPU request. If that CPU was less than NEAR of the request, something else ended the growth
+    cpu_target     makes the autoscaler add a gateway at SCALE_EARLY of the CPU that one used at the knee, in percent of
+                   a pod's CPU request. If that CPU was less than NEAR of the request, something else ended the growth
                    (nearly always the engine) and more gateways would not help, so the config's own target stays
 
 Every recommendation comes from a measurement: without the gateway's CPU (`--metrics`) there is no `cpu_target`.
@@ -29,19 +29,19 @@ from aiaas.loadtest.slo import Bound
 from aiaas.loadtest.summary import ALONE, GatewayCpu, Summary
 from aiaas.loadtest.sweep import knee
 
-LONGEST_WAIT: Final = 30.0  # seconds in the queue without an SLO for TTFT: the config's own default
+LONGEST_QUEUE_WAIT: Final = 30.0  # seconds in the queue without an SLO for TTFT: the config's own default
 SHORTEST_WAIT: Final = 0.1  # seconds; a queue with a shorter wait is useless
 ENGINE_ROOM: Final = (
     1.25  # times max_inflight, so that the engine refuses only requests that did not come through the gateway
 )
 
 NEAR: Final = 0.5  # of the requested CPU; below it a pod is mostly idle at the knee
-EARLY: Final = 0.7  # of the CPU used at the knee: a pod takes half a minute to start while the load grows
+SCALE_EARLY: Final = 0.7  # of the CPU used at the knee: a pod takes half a minute to start while the load grows
 FULL: Final = 0.85  # of the CPU that a gateway can use at most
 STEP: Final = 5  # percent; levels of a few seconds cannot measure more precisely
 
 
-class Line(msgspec.Struct, frozen=True):
+class SettingLine(msgspec.Struct, frozen=True):
     """One setting: its path in the config, its value as YAML, and the reason."""
 
     path: tuple[str, ...]
@@ -59,7 +59,7 @@ class Pod(msgspec.Struct, frozen=True):
     cpu_target: int = 70
 
 
-class Fleet(msgspec.Struct, frozen=True):
+class AdvisedFleet(msgspec.Struct, frozen=True):
     """The deployment to advise: the backend's name, its number of endpoints, the number of keys that share it, whether
     aiaas starts its engine, and the gateway's pod."""
 
@@ -70,7 +70,9 @@ class Fleet(msgspec.Struct, frozen=True):
     pod: Pod = Pod()
 
 
-def recommend(levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], fleet: Fleet) -> tuple[Line, ...]:
+def recommend(
+    levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], fleet: AdvisedFleet
+) -> tuple[SettingLine, ...]:
     """Return the config lines that a sweep's levels support.
 
     Args:
@@ -89,29 +91,31 @@ def recommend(levels: Sequence[Summary], what: str, bounds: tuple[Bound, ...], f
     each = max(ceil(at_once / fleet.endpoints), 1)
     backend = ("backends", fleet.backend)
     wait = _longest_wait(best, bounds)
-    lines = [Line((*backend, "max_inflight"), str(each), _why_inflight(levels, best, at_once, what, fleet))]
+    lines = [SettingLine((*backend, "max_inflight"), str(each), _why_inflight(levels, best, at_once, what, fleet))]
     rate = best.requests_per_second
     if wait >= SHORTEST_WAIT:
         size = max(floor(rate * wait), 1)
         why = f"at {number(rate)} answers/s, {size} requests take {seconds(wait)}{_why_wait(best, bounds)}"
-        lines.append(Line((*backend, "queue"), f"{{size: {size}, max_wait: {round(wait * 1000)}ms}}", why))
+        lines.append(SettingLine((*backend, "queue"), f"{{size: {size}, max_wait: {round(wait * 1000)}ms}}", why))
     if fleet.has_engine:
         why = "the engine refuses (503) requests that bypass the gateway's queue instead of letting all of them wait"
         path = (*backend, "engine", "args", "max-num-queued-reqs")
-        lines.append(Line(path, str(ceil(each * ENGINE_ROOM)), why))
+        lines.append(SettingLine(path, str(ceil(each * ENGINE_ROOM)), why))
     per_minute = floor(rate * 60 / fleet.keys)
     if per_minute:
         shared = "" if fleet.keys == 1 else f", shared by the {fleet.keys} keys of this test"
         why = f"{number(rate)} answers/s at the knee{shared}; if N keys are busy at once, divide this by N"
-        lines.append(Line(("rate_limit", "requests_per_minute"), str(per_minute), why))
+        lines.append(SettingLine(("rate_limit", "requests_per_minute"), str(per_minute), why))
         why = f"concurrent requests at the knee{shared}"
-        lines.append(Line(("rate_limit", "burst"), str(min(max(ceil(at_once / fleet.keys), 1), per_minute)), why))
+        lines.append(
+            SettingLine(("rate_limit", "burst"), str(min(max(ceil(at_once / fleet.keys), 1), per_minute)), why)
+        )
     if best.cpu is not None and _asked(fleet.pod):
         lines.append(_cpu_target(levels, best, best.cpu, fleet.pod, what))
     return tuple(lines)
 
 
-def why_no_cpu_target(levels: Sequence[Summary], fleet: Fleet, looked: bool) -> str:
+def why_no_cpu_target(levels: Sequence[Summary], fleet: AdvisedFleet, looked: bool) -> str:
     """Say why there is no line for the autoscaler, or "" if there can be one. `looked`: --metrics was given."""
     best = knee(levels)
     wanted = "no line for kubernetes.cpu_target"
@@ -127,7 +131,7 @@ def why_no_cpu_target(levels: Sequence[Summary], fleet: Fleet, looked: bool) -> 
     return ""
 
 
-def _cpu_target(levels: Sequence[Summary], best: Summary, cpu: GatewayCpu, pod: Pod, what: str) -> Line:
+def _cpu_target(levels: Sequence[Summary], best: Summary, cpu: GatewayCpu, pod: Pod, what: str) -> SettingLine:
     asked = _asked(pod)
     most = min(float(pod.workers), amount_of(pod.limit) if pod.limit is not None else float(pod.workers))
     used = cpu.cores / asked
@@ -143,11 +147,11 @@ def _cpu_target(levels: Sequence[Summary], best: Summary, cpu: GatewayCpu, pod: 
     if used < NEAR and not is_full:
         beyond = any(level.level > best.level for level in levels)
         limits = "so the engine is the limit, not the gateway" if beyond else "and no higher level was tried"
-        return Line(path, str(pod.cpu_target), f"{why}, {limits}; leave this as it is")
+        return SettingLine(path, str(pod.cpu_target), f"{why}, {limits}; leave this as it is")
     if is_full:
         why += f" and nearly all of the {number(most)} that it can use, so the gateway itself is the limit"
-    target = min(max(round(used * EARLY * 100 / STEP) * STEP, STEP), 100)
-    return Line(
+    target = min(max(round(used * SCALE_EARLY * 100 / STEP) * STEP, STEP), 100)
+    return SettingLine(
         path, str(target), f"{why}; {target} adds a gateway at {number(asked * target / 100)} cores, before that"
     )
 
@@ -159,7 +163,7 @@ def _asked(pod: Pod) -> float:
 
 def _longest_wait(best: Summary, bounds: tuple[Bound, ...]) -> float:
     limit = _ttft_limit(bounds)
-    return LONGEST_WAIT if limit is None or best.ttft is None else min(limit - best.ttft.p99, LONGEST_WAIT)
+    return LONGEST_QUEUE_WAIT if limit is None or best.ttft is None else min(limit - best.ttft.p99, LONGEST_QUEUE_WAIT)
 
 
 def _why_wait(best: Summary, bounds: tuple[Bound, ...]) -> str:
@@ -173,7 +177,7 @@ def _ttft_limit(bounds: tuple[Bound, ...]) -> float | None:
     return next((bound.limit for bound in bounds if bound.name == "ttft"), None)
 
 
-def _why_inflight(levels: Sequence[Summary], best: Summary, at_once: float, what: str, fleet: Fleet) -> str:
+def _why_inflight(levels: Sequence[Summary], best: Summary, at_once: float, what: str, fleet: AdvisedFleet) -> str:
     parts = [f"{at_once:.0f} at once gave {number(best.output_tokens_per_second)} tokens/s"]
     beyond = next((level for level in levels if level.level > best.level), None)
     if beyond is None:
@@ -189,7 +193,7 @@ def _why_inflight(levels: Sequence[Summary], best: Summary, at_once: float, what
     return "; ".join(parts)
 
 
-def to_patch(lines: Sequence[Line]) -> str:
+def to_patch(lines: Sequence[SettingLine]) -> str:
     """Write the lines as YAML to merge into a config, each below its reason."""
     written: list[str] = []
     open_path: tuple[str, ...] = ()

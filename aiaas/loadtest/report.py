@@ -14,14 +14,14 @@ import msgspec
 
 from aiaas.httpclient.answer import RATE_LIMITED
 from aiaas.loadtest.compare import FEWEST, Overhead
-from aiaas.loadtest.limit_check import Check
-from aiaas.loadtest.sample import End, Generator, Run
-from aiaas.loadtest.slo import Bound, Verdict
+from aiaas.loadtest.limit_check import LimitCheck
+from aiaas.loadtest.sample import Generator, Run, RunEnd
+from aiaas.loadtest.slo import Bound, SloVerdict
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import GatewayCpu, RunSummary, Summary, bottleneck, fairness
 from aiaas.loadtest.sweep import knee
 
-LATENCIES: Final = (
+LATENCY_TITLES: Final = (
     ("ttft", "TTFT", "time to first output event"),
     ("itl", "ITL", "gap between two output events"),
     ("tpot", "TPOT", "(E2E - TTFT) / (output tokens - 1)"),
@@ -29,7 +29,7 @@ LATENCIES: Final = (
 )
 
 
-class Table(msgspec.Struct, frozen=True):
+class ReportTable(msgspec.Struct, frozen=True):
     """Rows below headers; the first column is text, the others are figures."""
 
     title: str
@@ -43,11 +43,11 @@ class Shown(msgspec.Struct, frozen=True):
     name: str
     run: Run
     summary: RunSummary
-    end: End | None = None
+    end: RunEnd | None = None
     overhead: Overhead | None = None
 
 
-def tables(shown: Shown) -> list[Table]:
+def tables(shown: Shown) -> list[ReportTable]:
     """Return the tables of one run."""
     summary = shown.summary
     if summary.levels:  # figures over all levels together would be meaningless
@@ -65,18 +65,18 @@ def tables(shown: Shown) -> list[Table]:
     return found
 
 
-def latency_table(summary: Summary) -> Table:
+def latency_table(summary: Summary) -> ReportTable:
     """Show latencies by percentile."""
     rows = []
-    for name, label, _ in LATENCIES:
+    for name, label, _ in LATENCY_TITLES:
         figures: Spread | None = getattr(summary, name)
         if figures is not None:
             values = (figures.mean, figures.p50, figures.p90, figures.p95, figures.p99, figures.maximum)
             rows.append((label, *map(seconds, values), str(figures.count)))
-    return Table("Latency", ("", "mean", "p50", "p90", "p95", "p99", "max", "values"), tuple(rows))
+    return ReportTable("Latency", ("", "mean", "p50", "p90", "p95", "p99", "max", "values"), tuple(rows))
 
 
-def rate_table(summary: Summary) -> Table:
+def rate_table(summary: Summary) -> ReportTable:
     """Show request counts and rates per second."""
     rows = [
         ("requests", f"{summary.requests}"),
@@ -97,10 +97,10 @@ def rate_table(summary: Summary) -> Table:
     if summary.cpu is not None:
         labels = ("gateway: cores in use", "gateway: CPU per request", "gateway: CPU per output token")
         rows += zip(labels, _cpu_cells(summary.cpu), strict=True)
-    return Table("Throughput", ("", ""), tuple(rows))
+    return ReportTable("Throughput", ("", ""), tuple(rows))
 
 
-def level_table(run: Run, levels: Sequence[Summary]) -> Table:
+def level_table(run: Run, levels: Sequence[Summary]) -> ReportTable:
     """Show a sweep level by level, with its knee, and with the gateway's CPU if `--metrics` measured it."""
     best = knee(levels)
     looked = any(summary.cpu is not None for summary in levels)
@@ -125,7 +125,7 @@ def level_table(run: Run, levels: Sequence[Summary]) -> Table:
     what = "users" if run.loop == "closed" else "requests/s"
     cpu = ("gateway cores", "CPU/request", "CPU/token") if looked else ()
     headers = (what, "tokens/s", "answers/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", *cpu, "errors", "")
-    return Table("Levels", headers, tuple(rows))
+    return ReportTable("Levels", headers, tuple(rows))
 
 
 def _cpu_cells(cpu: GatewayCpu) -> tuple[str, str, str]:
@@ -134,7 +134,7 @@ def _cpu_cells(cpu: GatewayCpu) -> tuple[str, str, str]:
     return f"{cpu.cores:.2f}", each[0] or "-", each[1] or "-"
 
 
-def overhead_table(found: Overhead) -> Table:
+def overhead_table(found: Overhead) -> ReportTable:
     """Show the latency that the gateway adds, with its interval."""
     rows = []
     for label, interval, direct in (
@@ -146,16 +146,16 @@ def overhead_table(found: Overhead) -> Table:
             figures = (interval.estimate, interval.low, interval.high)
             rows.append((label, seconds(direct), *(f"{value * 1e6:+.0f} us" for value in figures)))
     title = f"Gateway overhead (median of {found.pairs} pairs, 95 % interval)"
-    return Table(title, ("", "direct p50", "gateway adds", "from", "to"), tuple(rows))
+    return ReportTable(title, ("", "direct p50", "gateway adds", "from", "to"), tuple(rows))
 
 
-def check_table(checks: Iterable[Check]) -> Table:
+def check_table(checks: Iterable[LimitCheck]) -> ReportTable:
     """Show the limit check: expected and observed results."""
     rows = tuple((check.name, check.expected, check.seen, "held" if check.held else "missed") for check in checks)
-    return Table("The limiter", ("", "expected", "seen", ""), rows)
+    return ReportTable("The limiter", ("", "expected", "seen", ""), rows)
 
 
-def key_table(run: Run, keys: Sequence[Summary]) -> Table:
+def key_table(run: Run, keys: Sequence[Summary]) -> ReportTable:
     """Show the figures of each key."""
     rows = tuple(
         (
@@ -171,24 +171,26 @@ def key_table(run: Run, keys: Sequence[Summary]) -> Table:
         for label, summary in zip(run.keys, keys, strict=False)
     )
     title = f"Keys (fairness {fairness([summary.output_tokens_per_second for summary in keys]):.3f}; 1 is even)"
-    return Table(title, ("key", "requests", "answered", "429", "tokens/s", "TTFT p50", "E2E p50", "E2E p99"), rows)
+    return ReportTable(
+        title, ("key", "requests", "answered", "429", "tokens/s", "TTFT p50", "E2E p50", "E2E p99"), rows
+    )
 
 
-def fault_table(summary: Summary) -> Table:
+def fault_table(summary: Summary) -> ReportTable:
     """Show errors by kind, each with the message of the first one."""
     rows = tuple((f"{fault.error} {fault.code}".strip(), str(fault.count), fault.example) for fault in summary.faults)
-    return Table("Errors", ("kind", "count", "for example"), rows)
+    return ReportTable("Errors", ("kind", "count", "for example"), rows)
 
 
-def verdict_table(verdicts: Iterable[Verdict]) -> Table:
+def verdict_table(verdicts: Iterable[SloVerdict]) -> ReportTable:
     """Show the verdict on each bound of the SLO."""
     rows = tuple(
         (bound_text(verdict.bound), _seen(verdict), "held" if verdict.held else "missed") for verdict in verdicts
     )
-    return Table("SLO", ("bound", "seen", ""), rows)
+    return ReportTable("SLO", ("bound", "seen", ""), rows)
 
 
-def compare_table(runs: Sequence[Shown]) -> Table:
+def compare_table(runs: Sequence[Shown]) -> ReportTable:
     """Show runs side by side, each figure of a later run with its change from the first run."""
     first = runs[0].summary.total
     rows: list[tuple[str, ...]] = []
@@ -200,11 +202,11 @@ def compare_table(runs: Sequence[Shown]) -> Table:
             change = "" if shown is runs[0] or not base or value is None else f" ({(value / base - 1) * 100:+.0f} %)"
             cells.append("-" if value is None else write(value) + change)
         rows.append((label, *cells))
-    return Table("Runs", ("", *(shown.name for shown in runs)), tuple(rows))
+    return ReportTable("Runs", ("", *(shown.name for shown in runs)), tuple(rows))
 
 
 def _compared() -> Iterable[tuple[str, Any, Any]]:
-    for name, label, _ in LATENCIES:
+    for name, label, _ in LATENCY_TITLES:
         for percent in ("p50", "p99"):
             yield f"{label} {percent}", _reader(name, percent), seconds
     yield "answers per second", lambda summary: summary.requests_per_second, number
@@ -262,7 +264,7 @@ def _limit_remark(summary: Summary) -> str:
     )
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: ReportTable) -> str:
     """Write a table in GitHub's Markdown."""
     headers = [header.replace("|", "\\|") or " " for header in table.headers]
     lines = [f"### {table.title}", "", _markdown_row(headers)]
@@ -275,7 +277,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def to_json(shown: Shown) -> dict[str, Any]:
+def run_as_json(shown: Shown) -> dict[str, Any]:
     """Return a run as JSON data: seconds, shares and rates as plain numbers."""
     found: dict[str, Any] = {"name": shown.name, "run": msgspec.to_builtins(shown.run)}
     found |= msgspec.to_builtins(shown.summary)
@@ -316,7 +318,7 @@ def bound_text(bound: Bound) -> str:
     return f"{bound.name} p{bound.percent} <= {seconds(bound.limit)}"
 
 
-def _seen(verdict: Verdict) -> str:
+def _seen(verdict: SloVerdict) -> str:
     if verdict.seen is None:
         return "nothing measured"
     write = {"error_rate": share, "goodput": number}.get(verdict.bound.name, seconds)

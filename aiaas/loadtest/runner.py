@@ -7,7 +7,7 @@
 
 Rules
 - A stage is a ramp, a warm-up, the measured part, and a drain that only waits for the requests in flight.
-- In a closed loop a user pauses for PAUSE after an error, so that a dead server does not make the loop spin.
+- In a closed loop a user pauses for ERROR_PAUSE after an error, so that a dead server does not make the loop spin.
 - A refused key (401, 403) stops the run at once: further refusals would add no information.
 - `stop` ends the run early: it sends nothing more and cancels the requests in flight, which are only counted.
 - The generator monitors itself: timer lateness, CPU seconds, late sends.
@@ -26,22 +26,22 @@ from types import TracebackType
 from typing import Final, Self
 
 from aiaas.httpclient.answer import Answer
-from aiaas.httpclient.client import BrokenError, Client, Exchange
+from aiaas.httpclient.client import BrokenError, Exchange, HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest import pacer
 from aiaas.loadtest.prompts import PATHS, Asking, next_body
-from aiaas.loadtest.sample import End, Generator, Sample, Window
+from aiaas.loadtest.sample import Generator, RunEnd, Sample, Window
 from aiaas.loadtest.stats import percentile
 from aiaas.loadtest.summary import LATE_SEND
 
-PAUSE: Final = 0.1  # seconds
+ERROR_PAUSE: Final = 0.1  # seconds
 WATCH: Final = 0.02  # seconds between two measurements of the event loop's lateness
 LONGEST_LEAVE: Final = 20  # output events after which a user who leaves on purpose has left at the latest
 KEY_REFUSED: Final = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class LoadJob:
     """The settings that all stages share.
 
     ways     name -> target: "gateway", and "direct" for a comparison; they take turns, each pair in random order
@@ -95,10 +95,10 @@ class Runner:
     stopped_by  why the run ended early, or ""
     """
 
-    def __init__(self, job: Job, observe: Callable[[Sample], None]) -> None:
+    def __init__(self, job: LoadJob, observe: Callable[[Sample], None]) -> None:
         self._job = job
         self._observe = observe
-        self._clients = {name: Client(target) for name, target in job.ways}
+        self._clients = {name: HttpClient(target) for name, target in job.ways}
         self._heads = self._make_heads()
         self._started = time.perf_counter()
         self._cpu = time.process_time()
@@ -160,7 +160,7 @@ class Runner:
         self._windows.append(window)
         return window
 
-    def end(self, *, interrupted: bool = False) -> End:
+    def end(self, *, interrupted: bool = False) -> RunEnd:
         """Describe how the run ended, for the last line of the file."""
         lags = sorted(self._lags)
         generator = Generator(
@@ -170,7 +170,7 @@ class Runner:
             late_sends=self._late_sends,
             events=self._events,
         )
-        return End(tuple(self._windows), interrupted, self.stopped_by, self._unfinished, generator)
+        return RunEnd(tuple(self._windows), interrupted, self.stopped_by, self._unfinished, generator)
 
     # -- the two loops --------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Runner:
         while self._may_begin(progress, self.now()):
             sample = await self._one(progress, self.now())
             if sample.error:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(ERROR_PAUSE)
 
     async def _on_schedule(self, progress: _Progress, group: asyncio.TaskGroup) -> None:
         stage = progress.stage

@@ -153,7 +153,7 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: GatewayUse | None = None
 
 
-class End(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_field="kind"):
+class RunEnd(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_field="kind"):
     """How a run ended.
 
     windows      the measured parts, one for each level
@@ -174,16 +174,16 @@ class Recorded(msgspec.Struct, frozen=True):
 
     run: Run
     samples: tuple[Sample, ...]
-    end: End | None
+    end: RunEnd | None
 
 
-Line = Run | Sample | End
+FileLine = Run | Sample | RunEnd
 
 _ENCODER: Final = msgspec.json.Encoder()
-_DECODER: Final[msgspec.json.Decoder[Run | Sample | End]] = msgspec.json.Decoder(Run | Sample | End)
+_DECODER: Final[msgspec.json.Decoder[Run | Sample | RunEnd]] = msgspec.json.Decoder(Run | Sample | RunEnd)
 
 
-def to_line(value: Line) -> bytes:
+def to_line(value: FileLine) -> bytes:
     """Encode one line of the file, with its newline."""
     return _ENCODER.encode(value) + b"\n"
 
@@ -194,7 +194,7 @@ def from_lines(name: str, lines: Iterable[bytes]) -> Recorded:
     Raises CheckFailed naming file and line for any other line that does not belong to a run.
     """
     run: Run | None = None
-    end: End | None = None
+    end: RunEnd | None = None
     samples: list[Sample] = []
     for number, value in _values(name, lines):
         if isinstance(value, Run):
@@ -216,7 +216,7 @@ def from_lines(name: str, lines: Iterable[bytes]) -> Recorded:
     return Recorded(run, tuple(samples), end)
 
 
-def _values(name: str, lines: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
+def _values(name: str, lines: Iterable[bytes]) -> Iterator[tuple[int, FileLine]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -25,15 +25,15 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from aiaas import __version__
-from aiaas.httpclient.client import Client
+from aiaas.httpclient.client import HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.compare import Overhead, overhead
 from aiaas.loadtest.files import SampleFile
 from aiaas.loadtest.gateway_cpu import CpuWatch
 from aiaas.loadtest.probe import choose_model, models_of
 from aiaas.loadtest.prompts import Asking
-from aiaas.loadtest.runner import Job, Runner, Stage
-from aiaas.loadtest.sample import FORMAT, End, Run, Sample, Window
+from aiaas.loadtest.runner import LoadJob, Runner, Stage
+from aiaas.loadtest.sample import FORMAT, Run, RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Folds, RunSummary, Summary
 from aiaas.loadtest.sweep import goes_on
@@ -43,7 +43,7 @@ INTERRUPTED: Final = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class LabelledKey:
     """An API key and its label for display."""
 
     label: str
@@ -51,7 +51,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LoadSettings:
     """The settings of one load test.
 
     model    None takes the first model that the server lists
@@ -64,7 +64,7 @@ class Settings:
     """
 
     target: HttpTarget
-    keys: tuple[Key, ...]
+    keys: tuple[LabelledKey, ...]
     asking: Asking
     stages: tuple[Stage, ...]
     model: str | None = None
@@ -80,7 +80,7 @@ class Settings:
     options: dict[str, str] = field(default_factory=dict)
 
 
-class Listener(Protocol):
+class RunListener(Protocol):
     """Receives the events of a load test."""
 
     def begun(self, run: Run) -> None:
@@ -97,16 +97,16 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LoadOutcome:
     """The result of a load test."""
 
     run: Run
-    end: End
+    end: RunEnd
     summary: RunSummary
     overhead: Overhead | None = None
 
 
-async def measure(settings: Settings, listener: Listener) -> Outcome:
+async def measure(settings: LoadSettings, listener: RunListener) -> LoadOutcome:
     """Run a load test.
 
     Raises:
@@ -151,11 +151,11 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
         end = msgspec.structs.replace(end, windows=tuple(windows))
         if file is not None:
             file.write(end)
-    return Outcome(run, end, folds.summary(end.windows), overhead(pairs, random.Random(settings.seed).random))
+    return LoadOutcome(run, end, folds.summary(end.windows), overhead(pairs, random.Random(settings.seed).random))
 
 
 async def _stage(
-    runner: Runner, stage: Stage, listener: Listener, file: SampleFile | None, cpu: CpuWatch | None
+    runner: Runner, stage: Stage, listener: RunListener, file: SampleFile | None, cpu: CpuWatch | None
 ) -> Window:
     """Run one level; meanwhile flush the file, call the listener and measure the gateway's CPU."""
     began = runner.now()
@@ -191,9 +191,9 @@ async def _end(task: asyncio.Task[Any]) -> None:
         await task
 
 
-async def _look(settings: Settings) -> dict[str, str]:
+async def _look(settings: LoadSettings) -> dict[str, str]:
     """Check the server and choose each way's model. Raises as `measure`."""
-    client = Client(settings.target)
+    client = HttpClient(settings.target)
     try:
         listed = [await models_of(client, key.value) for key in settings.keys]
     finally:
@@ -202,7 +202,7 @@ async def _look(settings: Settings) -> dict[str, str]:
     for more in listed[1:]:
         choose_model(settings.target.url, models["gateway"], more)
     if settings.direct is not None:
-        client = Client(settings.direct)
+        client = HttpClient(settings.direct)
         try:
             served = await models_of(client, settings.direct_key)
         finally:
@@ -211,11 +211,11 @@ async def _look(settings: Settings) -> dict[str, str]:
     return models
 
 
-def _job(settings: Settings, models: dict[str, str]) -> Job:
+def _job(settings: LoadSettings, models: dict[str, str]) -> LoadJob:
     ways = [("gateway", settings.target)]
     if settings.direct is not None:
         ways.append(("direct", settings.direct))
-    return Job(
+    return LoadJob(
         ways=tuple(ways),
         asking=settings.asking,
         models=models,
@@ -227,7 +227,7 @@ def _job(settings: Settings, models: dict[str, str]) -> Job:
     )
 
 
-def _describe(settings: Settings, models: dict[str, str]) -> Run:
+def _describe(settings: LoadSettings, models: dict[str, str]) -> Run:
     return Run(
         format=FORMAT,
         version=__version__,

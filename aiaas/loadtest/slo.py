@@ -23,7 +23,7 @@ from aiaas.units import parse_positive_duration
 
 LATENCIES: Final = ("ttft", "itl", "tpot", "e2e")
 PERCENTILES: Final = (50, 90, 95, 99)
-FORM: Final = "write it as ttft=1s,e2e:p95=5s,error_rate=1%"
+SLO_FORM: Final = "write it as ttft=1s,e2e:p95=5s,error_rate=1%"
 
 _TERM = re.compile(r"([a-z0-9_]+)(?::p([0-9]+))?=(.+)")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -37,7 +37,7 @@ class Bound(msgspec.Struct, frozen=True):
     percent: int = 99
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class SloVerdict(msgspec.Struct, frozen=True):
     """The verdict on one term for a run; `seen` is None if nothing was measured, and the term then does not hold."""
 
     bound: Bound
@@ -58,7 +58,7 @@ def parse_slo(text: str) -> tuple[Bound, ...]:
 def _bound(term: str) -> Bound:
     match = _TERM.fullmatch(term)
     if match is None:
-        raise UsageError(f"--slo: {term!r} is not a bound; {FORM}")
+        raise UsageError(f"--slo: {term!r} is not a bound; {SLO_FORM}")
     name, percent, value = match.groups()
     if name in LATENCIES:
         try:
@@ -69,7 +69,7 @@ def _bound(term: str) -> Bound:
         raise UsageError(f"--slo: {name} has no percentiles; only {', '.join(LATENCIES)} do")
     number = value.removesuffix("%")
     if _NUMBER.fullmatch(number) is None or name not in ("error_rate", "goodput"):
-        raise UsageError(f"--slo: {term!r} is not a bound; {FORM}")
+        raise UsageError(f"--slo: {term!r} is not a bound; {SLO_FORM}")
     share = float(number) / 100 if value.endswith("%") else float(number)
     if name == "error_rate" and share > 1:
         raise UsageError(f"--slo: error_rate={value} is more than 100%; write 1% or 0.01")
@@ -102,18 +102,18 @@ def _figure(sample: Sample, name: str) -> float | None:
 
 def judge(
     bounds: tuple[Bound, ...], latencies: dict[str, Spread | None], error_rate: float, goodput: float | None
-) -> tuple[Verdict, ...]:
+) -> tuple[SloVerdict, ...]:
     """Judge each bound by a run's figures."""
     return tuple(_judge(bound, latencies, error_rate, goodput) for bound in bounds)
 
 
-def _judge(bound: Bound, latencies: dict[str, Spread | None], error_rate: float, goodput: float | None) -> Verdict:
+def _judge(bound: Bound, latencies: dict[str, Spread | None], error_rate: float, goodput: float | None) -> SloVerdict:
     if bound.name == "error_rate":
-        return Verdict(bound, error_rate, error_rate <= bound.limit)
+        return SloVerdict(bound, error_rate, error_rate <= bound.limit)
     if bound.name == "goodput":
-        return Verdict(bound, goodput, goodput is not None and goodput >= bound.limit)
+        return SloVerdict(bound, goodput, goodput is not None and goodput >= bound.limit)
     figures = latencies[bound.name]
     if figures is None:
-        return Verdict(bound, None, False)
+        return SloVerdict(bound, None, False)
     seen: float = getattr(figures, f"p{bound.percent}")
-    return Verdict(bound, seen, seen <= bound.limit)
+    return SloVerdict(bound, seen, seen <= bound.limit)

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-Draw = Callable[[], float]
+from aiaas.loadtest.pacer import Draw
 
 REDRAWS: Final = 1000  # with this many, the ends of the interval vary by about 2 % of its width
 CONFIDENCE: Final = 0.95

@@ -20,8 +20,8 @@ from typing import Final
 import msgspec
 
 from aiaas.httpclient.answer import RATE_LIMITED
-from aiaas.loadtest.sample import End, GatewayUse, Generator, Recorded, Sample, Window
-from aiaas.loadtest.slo import Bound, Verdict, judge, meets
+from aiaas.loadtest.sample import GatewayUse, Generator, Recorded, RunEnd, Sample, Window
+from aiaas.loadtest.slo import Bound, SloVerdict, judge, meets
 from aiaas.loadtest.stats import Spread, spread, spread_of_counts
 
 LATE_SEND: Final = 0.01  # seconds; more than a timer of 1 ms and a turn of the event loop cost
@@ -34,7 +34,7 @@ MANY_LATE: Final = 0.01  # share of the requests
 ALONE: Final = (0.8, 1.25)
 
 
-class Fault(msgspec.Struct, frozen=True):
+class RunFault(msgspec.Struct, frozen=True):
     """One kind of failure: its count, and the message of the first one as an example."""
 
     error: str
@@ -86,8 +86,8 @@ class Summary(msgspec.Struct, frozen=True):
     itl: Spread | None
     tpot: Spread | None
     e2e: Spread | None
-    faults: tuple[Fault, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    faults: tuple[RunFault, ...] = ()
+    verdicts: tuple[SloVerdict, ...] = ()
     cpu: GatewayCpu | None = None
 
     @property
@@ -177,7 +177,7 @@ class Fold:
             tpot=latencies["tpot"],
             e2e=latencies["e2e"],
             faults=tuple(
-                Fault(error, code, count, self._examples[error, code])
+                RunFault(error, code, count, self._examples[error, code])
                 for (error, code), count in self._faults.most_common()
             ),
             verdicts=judge(self._bounds, latencies, error_rate, goodput),
@@ -266,7 +266,7 @@ class Folds:
         return sorted(((group[1], fold) for group, fold in self._by.items() if group[0] == kind), key=lambda it: it[0])
 
 
-def summarize(samples: Iterable[Sample], end: End | None = None, bounds: tuple[Bound, ...] = ()) -> RunSummary:
+def summarize(samples: Iterable[Sample], end: RunEnd | None = None, bounds: tuple[Bound, ...] = ()) -> RunSummary:
     """Return the figures of a run's samples."""
     folds = Folds(bounds)
     for sample in samples:

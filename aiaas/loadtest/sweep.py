@@ -23,7 +23,7 @@ GROWTH: Final = 0.05  # of the output; less is within the noise of a level of a 
 HALF: Final = 0.5
 GIVE_UP: Final = 0.5  # share of requests that fail
 MOST_LEVELS: Final = 64
-FORM: Final = "write users=1-128 (doubling) or rate=5,10,20"
+SWEEP_FORM: Final = "write users=1-128 (doubling) or rate=5,10,20"
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -40,13 +40,15 @@ def parse_sweep(text: str) -> Sweep:
         low, dash, high = values.partition("-")
         levels = _doubled(float(low), float(high)) if dash else tuple(float(value) for value in values.split(","))
     except ValueError as error:
-        raise UsageError(f"--sweep: {text!r} is not a sweep; {FORM}") from error
+        raise UsageError(f"--sweep: {text!r} is not a sweep; {SWEEP_FORM}") from error
     if what not in ("users", "rate"):
-        raise UsageError(f"--sweep: {what!r} cannot be varied; {FORM}")
+        raise UsageError(f"--sweep: {what!r} cannot be varied; {SWEEP_FORM}")
     ascending = all(low < high for low, high in pairwise(levels))
     whole = what == "rate" or all(level == int(level) for level in levels)
     if not levels or len(levels) > MOST_LEVELS or not ascending or not whole or not 0 < levels[0] <= levels[-1] <= 1e6:
-        raise UsageError(f"--sweep: {text!r}: levels must be ascending numbers above 0, at most {MOST_LEVELS}; {FORM}")
+        raise UsageError(
+            f"--sweep: {text!r}: levels must be ascending numbers above 0, at most {MOST_LEVELS}; {SWEEP_FORM}"
+        )
     return Sweep(what, levels)
 
 

@@ -31,12 +31,12 @@ from aiaas.manifests.objects import (
 from aiaas.openai.paths import HEALTH
 from aiaas.plan.deployed import ENGINE_PORT
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
+from aiaas.plan.model import SHUTDOWN_OPTION
 
 CACHE: Final = "/cache"
 KEEP_ALIVE: Final = 75  # seconds
 PROBE_PERIOD: Final = 10  # seconds
 AFTER_SHUTDOWN: Final = 30  # seconds for vLLM to free the GPU and exit
-SHUTDOWN_TIMEOUT: Final = "--shutdown-timeout"
 PARALLEL: Final = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 
 # The image runs as root by default. Another user has neither a home folder nor a name, so put everything that vLLM
@@ -62,14 +62,14 @@ def claim(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
     return head(plan, "v1", "PersistentVolumeClaim", engine.name, app=engine.name) | {"spec": spec}
 
 
-def service(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
+def engine_service(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
     """The Service, whose address the gateway's config has as `url`."""
     port = {"name": "http", "protocol": "TCP", "port": ENGINE_PORT, "targetPort": ENGINE_PORT}
     spec = {"type": "ClusterIP", "ports": [port], "selector": selector_of(engine.name)}
     return head(plan, "v1", "Service", engine.name, app=engine.name) | {"spec": spec}
 
 
-def deployment(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
+def engine_deployment(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
     """The Deployment, of one replica: GPU and volume belong to one pod, so the old pod ends before a new pod starts."""
     metadata: Object = {"labels": labels_of(plan, engine.name)}
     annotations = dict(plan.settings.annotations)
@@ -158,8 +158,8 @@ def _resources(engine: EngineDeployment) -> Object:
 def shutdown_timeout(plan: KubernetesPlan, engine: EngineDeployment) -> int:
     """Seconds that vLLM may take to finish requests in flight: the operator's, else the gateway's drain_timeout."""
     args = engine.engine.args
-    if SHUTDOWN_TIMEOUT in args[:-1]:
-        return math.ceil(float(args[args.index(SHUTDOWN_TIMEOUT) + 1]))
+    if SHUTDOWN_OPTION in args[:-1]:
+        return math.ceil(float(args[args.index(SHUTDOWN_OPTION) + 1]))
     return math.ceil(plan.gateway.server.drain_timeout)
 
 
@@ -169,8 +169,8 @@ def arguments(plan: KubernetesPlan, engine: EngineDeployment) -> tuple[str, ...]
     argv = [engine.engine.model, *args]
     if engine.pod.gpus > 1 and not set(PARALLEL) & set(args):
         argv += ["--tensor-parallel-size", str(engine.pod.gpus)]
-    if SHUTDOWN_TIMEOUT not in args:
-        argv += [SHUTDOWN_TIMEOUT, str(shutdown_timeout(plan, engine))]
+    if SHUTDOWN_OPTION not in args:
+        argv += [SHUTDOWN_OPTION, str(shutdown_timeout(plan, engine))]
     argv += ["--served-model-name", engine.engine.served_name, "--host", "0.0.0.0", "--port", str(ENGINE_PORT)]
     return tuple(argv)
 

@@ -46,7 +46,7 @@ def _certificate(plan: KubernetesPlan) -> dict[str, str]:
 def annotations_for(class_name: str, plan: KubernetesPlan) -> dict[str, str]:
     """The annotations for the controller of an ingress class; empty if the class is unknown."""
     family = family_of(class_name)
-    return {} if family is None else FAMILIES[family.name](plan)
+    return {} if family is None else FAMILY_ANNOTATIONS[family.name](plan)
 
 
 def _nginx(plan: KubernetesPlan) -> dict[str, str]:
@@ -86,7 +86,7 @@ def _haproxy(plan: KubernetesPlan) -> dict[str, str]:
     return annotations
 
 
-FAMILIES: Final[dict[str, Callable[[KubernetesPlan], dict[str, str]]]] = {
+FAMILY_ANNOTATIONS: Final[dict[str, Callable[[KubernetesPlan], dict[str, str]]]] = {
     "nginx": _nginx,
     "traefik": _traefik,
     "haproxy": _haproxy,

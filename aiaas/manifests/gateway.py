@@ -53,7 +53,7 @@ def keys_secret(plan: KubernetesPlan, keys_text: str) -> Object:
     return head(plan, "v1", "Secret", plan.keys_secret) | {"type": "Opaque", "data": {KEYS_KEY: encoded}}
 
 
-def service(plan: KubernetesPlan) -> Object:
+def gateway_service(plan: KubernetesPlan) -> Object:
     """The plan's Service; as a LoadBalancer it faces the internet, on port 443."""
     port = plan.gateway.server.port
     if plan.settings.expose == "loadbalancer":
@@ -67,7 +67,7 @@ def service(plan: KubernetesPlan) -> Object:
     return head(plan, "v1", "Service", plan.app) | {"spec": spec}
 
 
-def deployment(plan: KubernetesPlan) -> Object:
+def gateway_deployment(plan: KubernetesPlan) -> Object:
     """The gateway's Deployment. It has no `replicas` if the autoscaler sets them: each apply would reset them."""
     replicas = plan.settings.replicas
     spec: Object = {} if has_autoscaler(plan) else {"replicas": replicas.min}

@@ -9,20 +9,20 @@ from aiaas.manifests.objects import Object, head, selector_of
 from aiaas.plan.kubernetes import KubernetesPlan
 
 COMPONENT: Final = "app.kubernetes.io/component"
-METRICS: Final = "metrics"
+METRICS_PORT_NAME: Final = "metrics"
 
 
 def metrics_service(plan: KubernetesPlan) -> Object:
     """A separate Service for scraping, so that clients cannot reach the metrics port. Prometheus also scrapes draining
     pods."""
     port = plan.gateway.monitoring.metrics_port
-    made = head(plan, "v1", "Service", plan.named(METRICS))
-    made["metadata"]["labels"][COMPONENT] = METRICS
+    made = head(plan, "v1", "Service", plan.named(METRICS_PORT_NAME))
+    made["metadata"]["labels"][COMPONENT] = METRICS_PORT_NAME
     spec = {
         "type": "ClusterIP",
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
-        "ports": [{"name": METRICS, "protocol": "TCP", "port": port, "targetPort": port}],
+        "ports": [{"name": METRICS_PORT_NAME, "protocol": "TCP", "port": port, "targetPort": port}],
         "selector": selector_of(plan.app),
     }
     return made | {"spec": spec}
@@ -31,8 +31,8 @@ def metrics_service(plan: KubernetesPlan) -> Object:
 def service_monitor(plan: KubernetesPlan) -> Object:
     """The ServiceMonitor, which makes Prometheus scrape the metrics Service."""
     spec = {
-        "selector": {"matchLabels": selector_of(plan.app) | {COMPONENT: METRICS}},
-        "endpoints": [{"port": METRICS, "path": "/metrics", "interval": "30s"}],
+        "selector": {"matchLabels": selector_of(plan.app) | {COMPONENT: METRICS_PORT_NAME}},
+        "endpoints": [{"port": METRICS_PORT_NAME, "path": "/metrics", "interval": "30s"}],
     }
     return head(plan, "monitoring.coreos.com/v1", "ServiceMonitor", plan.app) | {"spec": spec}
 

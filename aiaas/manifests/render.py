@@ -1,6 +1,8 @@
 """KubernetesPlan -> objects -> bytes.
 
-Objects come in the order of KINDS, referenced objects first, so that one `kubectl apply` of the stream succeeds."""
+Objects come in the order of MANIFEST_KINDS, referenced objects first, so that one `kubectl apply` of the stream
+succeeds.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from aiaas.manifests.objects import Object
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
 # All kinds of objects, in the order of application.
-KINDS: Final = (
+MANIFEST_KINDS: Final = (
     "Namespace",
     "ServiceAccount",
     "ConfigMap",
@@ -38,7 +40,7 @@ def render_manifests(plan: KubernetesPlan, keys_text: str | None) -> tuple[Objec
 
     keys_text  the text of the key file; None if the file is missing or aiaas does not render its Secret
     """
-    return tuple(sorted(_objects(plan, keys_text), key=lambda made: KINDS.index(made["kind"])))
+    return tuple(sorted(_objects(plan, keys_text), key=lambda made: MANIFEST_KINDS.index(made["kind"])))
 
 
 def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
@@ -49,8 +51,8 @@ def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
     yield gateway.config_map(plan)
     if keys_text is not None:
         yield gateway.keys_secret(plan, keys_text)
-    yield gateway.service(plan)
-    yield gateway.deployment(plan)
+    yield gateway.gateway_service(plan)
+    yield gateway.gateway_deployment(plan)
     yield gateway.disruption_budget(plan)
     if gateway.has_autoscaler(plan):
         yield gateway.autoscaler(plan)
@@ -85,8 +87,8 @@ def _engine(plan: KubernetesPlan, each: EngineDeployment) -> Iterator[Object]:
         yield engine.claim(plan, each)
     if plan.settings.network_policy.enabled:
         yield network.engine_policy(plan, each)
-    yield engine.service(plan, each)
-    yield engine.deployment(plan, each)
+    yield engine.engine_service(plan, each)
+    yield engine.engine_deployment(plan, each)
 
 
 def _origin(source: str) -> str:

@@ -19,7 +19,7 @@ from msgspec import Raw
 from aiaas.openai.toplevel import unreadable
 
 # Bytes of a value to convert. 2^63 has 19 digits; converting a number of a million digits would block the event loop.
-LONGEST: Final = 100
+LONGEST_VALUE: Final = 100
 # pydantic does not convert floats of this size or more.
 _FLOATS: Final = 2.0**63
 
@@ -31,10 +31,10 @@ _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
 def scalar(written: Raw) -> object:
-    """The value as vLLM's parser reads it. Raises ValueError if it is longer than LONGEST."""
+    """The value as vLLM's parser reads it. Raises ValueError if it is longer than LONGEST_VALUE."""
     view = memoryview(written)
-    if len(view) > LONGEST:
-        raise ValueError(f"longer than {LONGEST} bytes")
+    if len(view) > LONGEST_VALUE:
+        raise ValueError(f"longer than {LONGEST_VALUE} bytes")
     value: object = json.loads(bytes(view))
     return value
 

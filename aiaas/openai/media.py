@@ -31,7 +31,7 @@ from msgspec import Raw
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
-from aiaas.openai.toplevel import UNREADABLE, Key, top_level, unreadable
+from aiaas.openai.toplevel import UNREADABLE, JsonKey, top_level, unreadable
 
 MEDIA_KEYS: Final = frozenset({"image_url", "audio_url", "video_url", "file_url"})
 # The fields whose content vLLM 0.32 renders with the media in it.
@@ -109,11 +109,11 @@ class _Walk:
         self._list = msgspec.json.Decoder(list[_Item | list[_Item]], dec_hook=self._key)
         self._object = msgspec.json.Decoder(_Object, dec_hook=self._key)
 
-    def _key(self, _: type, name: Any) -> Key:
+    def _key(self, _: type, name: Any) -> JsonKey:
         self._seen += 1
         if self._seen > MAX_OBJECTS:
             raise _too_much()
-        return Key(name)
+        return JsonKey(name)
 
     def find(self, written: bytes, name: str, depth: int = 1) -> str | None:
         """The place of a URL other than `data:` in `written`, the value of the field `name`; None if absent."""
@@ -181,7 +181,7 @@ class _Media(msgspec.Struct, gc=False):
     url: Raw = Raw(b"null")
 
 
-_Object = dict[Key, Raw]
+_Object = dict[JsonKey, Raw]
 _Item = _Object | str
 
 _MEDIA: Final = msgspec.json.Decoder(_Media)

@@ -73,7 +73,7 @@ def peek(body: bytes, path: str) -> Peek:
     except UNREADABLE as error:
         raise unreadable(error) from None
     escaped = may_hide_keys(body)
-    _refuse_duplicates(body, fields, escaped or len(body) > LARGE)
+    _refuse_duplicates(body, fields, escaped or len(body) > LARGEST_COUNTED)
     bound, bound_field = _output_bound(fields, path)
     options = fields.stream_options
     return Peek(
@@ -137,7 +137,7 @@ _LARGEST: Final = 2**63 - 1  # some clients send it for "unbounded"; larger numb
 # of brackets took 40 ms. A megabyte of JSON schemas has 40,000 of them.
 MAX_OPENINGS: Final = 1_000_000
 # Bytes; in larger bodies keys are not counted: decoding the body again takes half as long as three searches may.
-LARGE: Final = 256 * 1024
+LARGEST_COUNTED: Final = 256 * 1024
 
 # Prompts of one request, to generate from or to embed. The SDKs' largest batch to embed is 2048 texts.
 MAX_PROMPTS: Final = 100_000

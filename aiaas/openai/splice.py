@@ -22,7 +22,7 @@ import msgspec
 from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-LARGE: Final = 256 * 1024  # bytes
+LARGEST_DECODED: Final = 256 * 1024  # bytes
 _COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _KEY: Final = re.compile(rb'[ \t\r\n,]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r\n]*')
 
@@ -34,7 +34,7 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
     (`peek` refuses that for the fields it reads), every value is replaced. `name` consists of lower-case letters and
     underscores, like all of vLLM's names. Raises as `top_level` does.
     """
-    if len(body) > LARGE:
+    if len(body) > LARGEST_DECODED:
         return _walk(body, top_level(body), name, value)
     try:
         fields = _OBJECT.decode(body)
@@ -56,7 +56,7 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
 def replace_text(body: bytes, name: str, old: str, value: bytes) -> bytes:
     """`set_field` for a field whose value is known to be the text `old`. Without escapes this needs no parser."""
     key = b'"%b"' % name.encode()
-    at = body.find(key) if len(body) <= LARGE else -1
+    at = body.find(key) if len(body) <= LARGEST_DECODED else -1
     if at >= 0 and body.find(key, at + 1) < 0 and not may_hide_keys(body):
         colon = _COLON.match(body, at + len(key))
         written = b'"%b"' % old.encode()

@@ -1,7 +1,7 @@
 """Read the fields of a JSON object one by one, duplicates included, without parsing their values.
 
 msgspec decodes an object into a dict of raw slices at the speed of C, but a dict keeps only the last of two equal keys.
-So make each key a `Key` object, never equal to another; then the dict keeps all fields in order:
+So make each key a `JsonKey` object, never equal to another; then the dict keeps all fields in order:
 
     top_level(b'{"n": 1, "mod\\u0065l": "a", "n": 2}')  ->  ("n", 1), ("model", "a"), ("n", 2)
 
@@ -52,7 +52,7 @@ def unreadable(error: BaseException) -> ClientError:
     return ClientError(400, "invalid_json", "The body is not valid JSON (RFC 8259, in UTF-8).")
 
 
-class Key:
+class JsonKey:
     """One occurrence of a key. Keys compare by identity, so that a repeated key becomes a second entry."""
 
     __slots__ = ("name",)
@@ -69,17 +69,17 @@ def top_level(body: bytes) -> list[tuple[str, msgspec.Raw]]:
     """
     seen = 0
 
-    def key(_: type, name: Any) -> Key:
+    def key(_: type, name: Any) -> JsonKey:
         nonlocal seen
         seen += 1
         if seen > MAX_FIELDS:
             raise ClientError(400, "invalid_request", f"The body has more than {MAX_FIELDS} top-level fields.")
         if len(name) > MAX_NAME:
             raise ClientError(400, "invalid_request", f"A field's name is longer than {MAX_NAME} characters.")
-        return Key(name)
+        return JsonKey(name)
 
     try:
-        fields = msgspec.json.decode(body, type=dict[Key, msgspec.Raw], dec_hook=key)
+        fields = msgspec.json.decode(body, type=dict[JsonKey, msgspec.Raw], dec_hook=key)
     except UNREADABLE as error:
         raise unreadable(error) from None
     return [(key.name, value) for key, value in fields.items()]

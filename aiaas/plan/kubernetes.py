@@ -25,18 +25,19 @@ from aiaas.config.ingress import family_of
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Problem
+from aiaas.config.problem import Problem
 from aiaas.config.tree import problem_at
 from aiaas.config.write import to_yaml
-from aiaas.limits.redis_url import PORT, RedisUrl, parse_redis_url
+from aiaas.limits.redis_url import REDIS_PORT, RedisUrl, parse_redis_url
 from aiaas.openai.paths import HEALTH, MODELS
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_form
 from aiaas.plan.model import EnginePlan, Plan
 from aiaas.plan.network import Edge, edge_to
+from aiaas.yamltree import Path
 
-LONGEST_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
-DIGEST_DIGITS: Final = 10
+LONGEST_SERVICE_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
+CONFIG_DIGEST_DIGITS: Final = 10
 LOWEST_PORT: Final = 1024  # a lower port needs a capability that Pod Security `restricted` requires to be dropped
 
 
@@ -106,7 +107,7 @@ class KubernetesPlan:
     @property
     def config_digest(self) -> str:
         """The digest of the ConfigMap's content."""
-        return hashlib.sha256(self.config_text.encode()).hexdigest()[:DIGEST_DIGITS]
+        return hashlib.sha256(self.config_text.encode()).hexdigest()[:CONFIG_DIGEST_DIGITS]
 
     @property
     def keys_secret(self) -> str:
@@ -184,10 +185,10 @@ def _engine_name(stem: str, backend: str) -> str:
     digest keeps the names unique (`A.b` and `a-b`)."""
     slug = re.sub(r"[^a-z0-9]+", "-", backend.lower()).strip("-")
     name = f"{stem}-engine-{slug}"
-    if slug == backend and len(name) <= LONGEST_NAME:
+    if slug == backend and len(name) <= LONGEST_SERVICE_NAME:
         return name
     digest = hashlib.sha256(backend.encode()).hexdigest()[:6]
-    return f"{name[: LONGEST_NAME - 7].rstrip('-')}-{digest}"
+    return f"{name[: LONGEST_SERVICE_NAME - 7].rstrip('-')}-{digest}"
 
 
 def _engines(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator[EngineDeployment]:
@@ -310,5 +311,5 @@ def _store_edges(store: RedisUrl, config: Config) -> Iterator[Edge]:
     for place in store.places:
         edge = edge_to(place.host, place.port, hints, own_namespace=config.kubernetes.namespace)
         if store.kind == "sentinel":
-            edge = replace(edge, ports=tuple(dict.fromkeys((place.port, hints.port or PORT))))
+            edge = replace(edge, ports=tuple(dict.fromkeys((place.port, hints.port or REDIS_PORT))))
         yield edge

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from aiaas.config.model import Config
 from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
+
+SHUTDOWN_OPTION: Final = "--shutdown-timeout"  # of vLLM: seconds to drain after SIGTERM
 
 
 @dataclass(frozen=True, slots=True)

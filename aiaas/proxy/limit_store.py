@@ -16,9 +16,10 @@ from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.plan.model import LimitsPlan
-from aiaas.proxy.tasks import Keeper, first_of
+from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.waiting import first_of
 
 # Seconds that the store gets to connect before the gateway serves requests; in the same network it needs milliseconds.
 START: Final = 1.0

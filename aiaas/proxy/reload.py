@@ -19,7 +19,7 @@ from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import AuthPlan, Plan
 from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.gateway import Gateway
-from aiaas.proxy.reread import Offer, reread
+from aiaas.proxy.reread import OfferEngines, reread
 from aiaas.proxy.telemetry.log import LEVELS
 from aiaas.proxy.watch import FileWatch
 
@@ -36,7 +36,7 @@ class Reloader:
         self,
         gateway: Gateway,
         env: Mapping[str, str],
-        offer: Offer,
+        offer: OfferEngines,
         on_plan: Callable[[Plan], None],
     ) -> None:
         self._gateway = gateway

@@ -18,11 +18,11 @@ from aiaas.plan.model import EnginePlan
 from aiaas.plan.read import Reading, read
 
 # Offers engines their settings, by backend; returns the backends whose engines run with them.
-Offer = Callable[[Mapping[str, EnginePlan]], Collection[str]]
+OfferEngines = Callable[[Mapping[str, EnginePlan]], Collection[str]]
 
 
 async def reread(
-    path: Path, env: Mapping[str, str], before: Config | None, offer: Offer, text: str | None = None
+    path: Path, env: Mapping[str, str], before: Config | None, offer: OfferEngines, text: str | None = None
 ) -> Reading:
     """Run `aiaas.plan.read.read` in a thread, for a gateway that runs with `before`. Raises like `read`."""
     loop = asyncio.get_running_loop()

@@ -41,17 +41,18 @@ from aiaas.proxy.engines import EngineHandle, EngineMaker, Engines
 from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.limit_store import begin_shared_store, shared_store
 from aiaas.proxy.reload import Reloader
-from aiaas.proxy.tasks import Keeper, first_of
+from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.log import JsonLog, LibraryLog
 from aiaas.proxy.telemetry.loop_lag import watch_lag
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.probes import Probes
 from aiaas.proxy.upstream.resolve import Resolver
 from aiaas.proxy.usage import UsageRecorder, usage_store
+from aiaas.waiting import first_of
 
 # Seconds after SIGTERM for which the gateway still serves requests on open connections: the ingress may have sent a
 # request before it noticed. (In a cluster preStop has waited already.) A gateway without connections does not wait.
-NOTICE = 1.0
+NOTICE_TIME = 1.0
 # Seconds that engines get to stop after the last request has ended.
 ENGINE_GRACE = 15.0
 
@@ -82,7 +83,7 @@ async def run_server(
         keeper = begin_logging(log, stack)
         (listener,), metrics_listener = await take_ports(plan, log, stack)
         stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
-        server = Server(plan, log, env, stopping, keeper, stack)
+        server = GatewayServer(plan, log, env, stopping, keeper, stack)
         signals = {signal.SIGTERM: stopping.ask, signal.SIGINT: stopping.ask, signal.SIGHUP: server.reloader.wake}
         take_signals(signals, stack)
 
@@ -170,14 +171,14 @@ def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
     )
 
 
-class Port(Protocol):
+class ListeningPort(Protocol):
     """A listener on a port."""
 
     def close(self) -> None:
         """Stop accepting connections, and free the port."""
 
 
-class Server:
+class GatewayServer:
     """A server from start to stop. `stack` ends everything that it starts, in reverse order."""
 
     def __init__(
@@ -229,7 +230,7 @@ class Server:
                 await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
                 self._engines.add(backend.name, engine)
         self._stack.callback(self._gateway.fleet.close)
-        servers: list[Port] = []
+        servers: list[ListeningPort] = []
         if metrics_listener is not None:
             crashed = self._gateway.incidents.internal_error
             servers.append(await serve_metrics(metrics_listener, self._expose, crashed, self._stack))
@@ -278,7 +279,7 @@ class Server:
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, ports: Sequence[Port], open_side: OpenSide) -> None:
+    async def _drain(self, ports: Sequence[ListeningPort], open_side: OpenSide) -> None:
         """Close the ports, and wait up to drain_timeout for open requests to end. A second signal stops the waiting."""
         gateway = self._gateway
         timeout = gateway.active.plan.server.drain_timeout
@@ -288,7 +289,7 @@ class Server:
         for port in ports:
             port.close()
         if open_side.connections:
-            await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE, timeout))
+            await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE_TIME, timeout))
         gateway.refuse()
         if gateway.in_flight and not self._stopping.impatient.is_set():
             left = max(0.0, timeout - (time.monotonic() - began))

@@ -1,7 +1,7 @@
 """Background tasks that run as long as the server, and are restarted if they fail.
 
 An unexpected exception ends one run of a task's work, but not the task: the Keeper logs and counts the exception, and
-restarts the work after a pause, which doubles from FIRST_PAUSE to LONGEST_PAUSE while the work keeps failing.
+restarts the work after a pause, which doubles from FIRST_PAUSE to LONGEST_RESTART_PAUSE while the work keeps failing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from aiaas.proxy.telemetry.log import JsonLog
 
 FIRST_PAUSE: Final = 0.1  # seconds
-LONGEST_PAUSE: Final = 30.0
+LONGEST_RESTART_PAUSE: Final = 30.0
 STEADY: Final = 60.0  # seconds of work after which the pause begins again at FIRST_PAUSE
 
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -55,7 +55,7 @@ class Keeper(Collector):
                 pause = self._first_pause
             self.failed(name, error, pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_RESTART_PAUSE)
 
     def failed(self, name: str, error: Exception, again_in: float) -> None:
         """Log and count the failure of a task, which restarts in `again_in` seconds."""
@@ -95,13 +95,3 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    """Wait until one of the coroutines is done, at most `timeout` seconds."""
-    tasks = [asyncio.create_task(wait, name="wait") for wait in waits]
-    try:
-        with suppress(TimeoutError):
-            await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await end_tasks(tasks)

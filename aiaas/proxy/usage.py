@@ -1,10 +1,10 @@
 """Record usage: requests add to sums in memory, and a background task writes the sums to the store.
 
     a request is settled -> `settled` adds to the sums of its day, key and model (one dict lookup, a microsecond)
-    every FLUSH_INTERVAL -> the sums become a batch, which is added to the store
+    every USAGE_FLUSH_INTERVAL -> the sums become a batch, which is added to the store
 
 Rules:
-  1. A crash loses the requests settled within the last second: FLUSH_INTERVAL, and half a second for a slow disk.
+  1. A crash loses the requests settled within the last second: USAGE_FLUSH_INTERVAL, and half a second for a slow disk.
   2. If the store fails, the gateway goes on: it retries the batch under the same name, and collects new requests for
      the next batch. The log has one line when the failure begins and one when it ends; a metric counts the failures.
   3. Memory is bounded to MAX_SUMS sums. Beyond that, requests of a new day, key and model are not counted; a metric
@@ -30,7 +30,7 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import NO_KEY, Record
 
-FLUSH_INTERVAL: Final = 0.5  # seconds
+USAGE_FLUSH_INTERVAL: Final = 0.5  # seconds
 MAX_SUMS: Final = 20_000  # about 6 MB
 
 
@@ -52,7 +52,7 @@ class UsageRecorder:
     """
 
     def __init__(
-        self, store: UsageStore | None, log: JsonLog, metrics: Metrics, interval: float = FLUSH_INTERVAL
+        self, store: UsageStore | None, log: JsonLog, metrics: Metrics, interval: float = USAGE_FLUSH_INTERVAL
     ) -> None:
         self._store = store
         self._log = log

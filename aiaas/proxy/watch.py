@@ -1,6 +1,6 @@
 """Notice that a file has changed, by polling.
 
-Calling `stat` every POLL_INTERVAL sees all the ways in which a config or key file changes: written in place, replaced
+Calling `stat` every WATCH_INTERVAL sees all the ways in which a config or key file changes: written in place, replaced
 by a rename, or swapped by the symlink of a mounted ConfigMap or Secret (`..data`), where inotify on the file would see
 nothing.
 
@@ -15,7 +15,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-POLL_INTERVAL = 0.5
+WATCH_INTERVAL = 0.5
 
 # Real path, inode, size and time of change; None if the file does not exist.
 Signature = tuple[str, int, int, int] | None
@@ -30,7 +30,7 @@ def signature(path: Path) -> Signature:
         return None
 
 
-class Looks:
+class FileLooks:
     """Decides, look by look, when a file has changed. `taken` is the file's state when it was last read."""
 
     def __init__(self, taken: Signature) -> None:
@@ -62,13 +62,13 @@ class FileWatch:
         path: Path,
         changed: Callable[[], Awaitable[None]],
         crashed: Callable[[BaseException], None],
-        interval: float = POLL_INTERVAL,
+        interval: float = WATCH_INTERVAL,
     ) -> None:
         self._path = path
         self._interval = interval
         self._changed = changed
         self._crashed = crashed
-        self._looks = Looks(signature(path))
+        self._looks = FileLooks(signature(path))
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -78,7 +78,7 @@ class FileWatch:
     def follow(self, path: Path) -> None:
         """Watch another file from now on, and report only its later changes."""
         self._path = path
-        self._looks = Looks(signature(path))
+        self._looks = FileLooks(signature(path))
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -91,7 +91,7 @@ class FileWatch:
                     continue
             else:
                 self._woken.clear()
-                self._looks = Looks(signature(self._path))
+                self._looks = FileLooks(signature(self._path))
             (error,) = await asyncio.gather(self._changed(), return_exceptions=True)
             if error is not None:
                 self._crashed(error)

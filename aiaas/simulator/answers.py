@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiaas.simulator.generate import Choice, seed_of
+from aiaas.simulator.generate import SimulatedChoice, seed_of
 
 OWNER = "aiaas-simulator"
 FINGERPRINT = "aiaas-simulator-0.32.0"  # with the vLLM version that the simulator imitates
@@ -76,12 +76,12 @@ class SimulatedUsage:
         }
 
 
-def usage_of(prompt_tokens: int, choices: Sequence[Choice]) -> SimulatedUsage:
+def simulated_usage(prompt_tokens: int, choices: Sequence[SimulatedChoice]) -> SimulatedUsage:
     """Count the tokens of a finished answer."""
     return SimulatedUsage(prompt_tokens, sum(len(choice.deltas) for choice in choices))
 
 
-def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[SimulatedChoice]) -> Json:
     """POST /v1/chat/completions (10)."""
     return {
         "id": stamp.id,
@@ -110,7 +110,7 @@ def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
         ],
         "service_tier": None,
         "system_fingerprint": FINGERPRINT,
-        "usage": usage_of(prompt_tokens, choices).openai_full(),
+        "usage": simulated_usage(prompt_tokens, choices).openai_full(),
         "prompt_logprobs": None,
         "prompt_token_ids": None,
         "prompt_text": None,
@@ -120,7 +120,7 @@ def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
     }
 
 
-def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[SimulatedChoice]) -> Json:
     """POST /v1/completions (20)."""
     return {
         "id": stamp.id,
@@ -143,7 +143,7 @@ def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> J
         ],
         "service_tier": None,
         "system_fingerprint": FINGERPRINT,
-        "usage": usage_of(prompt_tokens, choices).openai_full(),
+        "usage": simulated_usage(prompt_tokens, choices).openai_full(),
         "kv_transfer_params": None,
         "ec_transfer_params": None,
         "metrics": None,
@@ -162,7 +162,7 @@ def response_message(message_id: str, text: str) -> Json:
     }
 
 
-def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, choice: Choice | None) -> Json:
+def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, choice: SimulatedChoice | None) -> Json:
     """POST /v1/responses (22); without a choice, the response in progress that opens a stream (23).
 
     `asked` has the fields to echo: instructions, metadata, temperature, top_p, max_output_tokens, user.
@@ -194,7 +194,7 @@ def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, cho
         "text": None,
         "top_logprobs": None,
         "truncation": "disabled",
-        "usage": None if choice is None else usage_of(prompt_tokens, (choice,)).responses(),
+        "usage": None if choice is None else simulated_usage(prompt_tokens, (choice,)).responses(),
         "user": asked["user"],
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
@@ -205,14 +205,14 @@ def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, cho
     }
 
 
-def message_stop_reason(choice: Choice) -> str:
+def message_stop_reason(choice: SimulatedChoice) -> str:
     """Return Anthropic's name for the reason why an answer ended."""
     if choice.finish_reason == "length":
         return "max_tokens"
     return "stop_sequence" if choice.stop_reason is not None else "end_turn"
 
 
-def message(stamp: Stamp, prompt_tokens: int, choice: Choice) -> Json:
+def message(stamp: Stamp, prompt_tokens: int, choice: SimulatedChoice) -> Json:
     """POST /v1/messages (24)."""
     body: Json = {
         "id": stamp.id,

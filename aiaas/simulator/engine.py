@@ -14,8 +14,8 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from aiaas.simulator.generate import Choice, Pace
-from aiaas.simulator.metrics import Metrics
+from aiaas.simulator.generate import Pace, SimulatedChoice
+from aiaas.simulator.metrics import SimulatorMetrics
 
 TIMER_SLACK = 0.0005  # s; uvloop's timers count whole milliseconds, so a step due within half a millisecond is due now
 STEPS_A_TURN = 64  # steps of one generation before other connections get their turn
@@ -25,7 +25,7 @@ class EngineFullError(Exception):
     """The limit on running and waiting sequences is reached."""
 
 
-class Listener(Protocol):
+class StepListener(Protocol):
     """Receives the events of a generation and answers the client."""
 
     def on_steps(self, first: int, last: int) -> None:
@@ -51,7 +51,9 @@ class Generation:
         "timer",
     )
 
-    def __init__(self, choices: tuple[Choice, ...], prompt_tokens: int, pace: Pace, listener: Listener) -> None:
+    def __init__(
+        self, choices: tuple[SimulatedChoice, ...], prompt_tokens: int, pace: Pace, listener: StepListener
+    ) -> None:
         self.choices = choices
         self.prompt_tokens = prompt_tokens
         self.pace = pace
@@ -75,14 +77,18 @@ class Generation:
         return sum(min(len(choice.deltas), last) - min(len(choice.deltas), first) for choice in self.choices)
 
 
-class Engine:
+class SimulatedEngine:
     """The batch and the queue.
 
     begun, finished, aborted  counts of generations since the start: entered the batch, completed, left early
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, metrics: Metrics, max_num_seqs: int, max_num_queued_reqs: int | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        metrics: SimulatorMetrics,
+        max_num_seqs: int,
+        max_num_queued_reqs: int | None,
     ) -> None:
         self._loop = loop
         self._metrics = metrics

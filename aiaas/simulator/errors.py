@@ -123,7 +123,7 @@ def _brief(value: object) -> str:
     return str(value)
 
 
-def unreadable() -> WireError:
+def wire_unreadable() -> WireError:
     """A body that is not text, e.g. a compressed body (86)."""
     return WireError(400, {"detail": "There was an error parsing the body"})
 
@@ -148,17 +148,17 @@ def too_long(max_model_len: int) -> WireError:
     )
 
 
-def not_found() -> WireError:
+def wire_not_found() -> WireError:
     """An unknown path (66)."""
     return WireError(404, {"detail": "Not Found"})
 
 
-def method_not_allowed(allow: str) -> WireError:
+def wire_method_not_allowed(allow: str) -> WireError:
     """A known path with a wrong method (64, 65)."""
     return WireError(405, {"detail": "Method Not Allowed"}, allow=allow)
 
 
-def unauthorized() -> WireError:
+def wire_unauthorized() -> WireError:
     """A missing or wrong key (100, 101); answered outside the CORS layer, so without `vary`."""
     return WireError(401, {"error": "Unauthorized"}, varies=False)
 

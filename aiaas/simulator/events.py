@@ -27,9 +27,9 @@ from aiaas.simulator.answers import (
     message_stop_reason,
     response,
     response_message,
-    usage_of,
+    simulated_usage,
 )
-from aiaas.simulator.requests import Job
+from aiaas.simulator.requests import GenerationJob
 
 DONE = b"data: [DONE]\n\n"
 
@@ -69,7 +69,7 @@ def _engine_died() -> bytes:
 class _IndexedWriter:
     """The common part of chat and completions: choices with an index, usage on demand, [DONE] at the end."""
 
-    def __init__(self, stamp: Stamp, job: Job, kind: str, usage_details: Json) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob, kind: str, usage_details: Json) -> None:
         self._job = job
         self._usage_details = usage_details
         head = {"id": stamp.id, "object": kind, "created": stamp.created, "model": stamp.model}
@@ -107,7 +107,7 @@ class _IndexedWriter:
         """See EventWriter."""
         if self._job.usage == "none":
             return [DONE]
-        usage = encode(usage_of(self._job.prompt_tokens, self._job.choices).openai())
+        usage = encode(simulated_usage(self._job.prompt_tokens, self._job.choices).openai())
         return [b'%b,"choices":[],"usage":%b%b}\n\n' % (self._head, usage, self._fingerprint), DONE]
 
     def error(self) -> list[bytes] | None:
@@ -118,7 +118,7 @@ class _IndexedWriter:
 class ChatWriter(_IndexedWriter):
     """POST /v1/chat/completions (12 to 14)."""
 
-    def __init__(self, stamp: Stamp, job: Job) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob) -> None:
         super().__init__(stamp, job, "chat.completion.chunk", {"completion_tokens_details": None})
 
     def first(self) -> list[bytes]:
@@ -153,7 +153,7 @@ class ChatWriter(_IndexedWriter):
 class CompletionsWriter(_IndexedWriter):
     """POST /v1/completions (21)."""
 
-    def __init__(self, stamp: Stamp, job: Job) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob) -> None:
         super().__init__(stamp, job, "text_completion", {})
 
     def first(self) -> list[bytes]:
@@ -179,7 +179,7 @@ class CompletionsWriter(_IndexedWriter):
 class ResponsesWriter:
     """POST /v1/responses (23): named and numbered events, without [DONE]."""
 
-    def __init__(self, stamp: Stamp, job: Job, message_id: str) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob, message_id: str) -> None:
         self._stamp = stamp
         self._job = job
         self._message_id = message_id
@@ -250,7 +250,7 @@ class ResponsesWriter:
 class MessagesWriter:
     """POST /v1/messages (25): Anthropic's named events, without [DONE]."""
 
-    def __init__(self, stamp: Stamp, job: Job) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob) -> None:
         self._stamp = stamp
         self._job = job
 
@@ -299,7 +299,7 @@ class MessagesWriter:
         return [_named("error", {"type": "error", "error": error})]
 
 
-def make_writer(stamp: Stamp, job: Job, message_id: str) -> EventWriter:
+def make_writer(stamp: Stamp, job: GenerationJob, message_id: str) -> EventWriter:
     """Make the writer for the job's family; `message_id` is the id of the output item of /v1/responses."""
     if job.family == "chat":
         return ChatWriter(stamp, job)

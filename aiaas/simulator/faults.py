@@ -47,7 +47,7 @@ class Act(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FaultKind:
     """One row of the table. `default` is the argument's default, or None if the fault does not take an argument."""
 
     name: str
@@ -58,15 +58,15 @@ class Kind:
     what: str
 
 
-def _at(point: Point, name: str, act: Act, what: str, default: float | None = None, unit: str = "") -> Kind:
-    return Kind(name, point, act, default, unit, what)
+def _at(point: Point, name: str, act: Act, what: str, default: float | None = None, unit: str = "") -> FaultKind:
+    return FaultKind(name, point, act, default, unit, what)
 
 
-def _after_tokens(name: str, act: Act, what: str) -> Kind:
-    return Kind(name, Point.MID_STREAM, act, 5, "tokens", what)
+def _after_tokens(name: str, act: Act, what: str) -> FaultKind:
+    return FaultKind(name, Point.MID_STREAM, act, 5, "tokens", what)
 
 
-KINDS: dict[str, Kind] = {
+FAULT_KINDS: dict[str, FaultKind] = {
     kind.name: kind
     for kind in (
         _at(Point.NEVER, "none", Act.NOTHING, "normal behaviour"),
@@ -110,7 +110,7 @@ KINDS: dict[str, Kind] = {
 class Fault:
     """A kind and its argument."""
 
-    kind: Kind
+    kind: FaultKind
     arg: float
 
     @property
@@ -128,7 +128,7 @@ class Fault:
         return self.kind.point is point
 
 
-NO_FAULT = Fault(KINDS["none"], 0)
+NO_FAULT = Fault(FAULT_KINDS["none"], 0)
 
 
 def parse_fault(text: str) -> Fault:
@@ -138,9 +138,9 @@ def parse_fault(text: str) -> Fault:
         UsageError: the kind is unknown, its argument is not a number in range, or the kind does not take an argument.
     """
     name, colon, raw = text.partition(":")
-    kind = KINDS.get(name)
+    kind = FAULT_KINDS.get(name)
     if kind is None:
-        raise UsageError(f"unknown fault {name!r}; the faults are {', '.join(KINDS)}")
+        raise UsageError(f"unknown fault {name!r}; the faults are {', '.join(FAULT_KINDS)}")
     if not colon:
         return Fault(kind, kind.default or 0)
     if kind.default is None:

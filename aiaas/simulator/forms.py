@@ -17,7 +17,7 @@ from aiaas.simulator import errors
 COMPLETIONS_MAX_TOKENS = 16  # OpenAI's default, and vLLM's
 _INT64 = 2**63
 
-Prompt = list[int] | list[list[int]] | str | list[str]
+CompletionPrompt = list[int] | list[list[int]] | str | list[str]
 
 
 class _Message(BaseModel):
@@ -80,7 +80,7 @@ class ChatForm(Sampling, _HasMessages):
 class CompletionsForm(Sampling):
     """POST /v1/completions."""
 
-    prompt: Prompt | None = None
+    prompt: CompletionPrompt | None = None
     max_tokens: int | None = COMPLETIONS_MAX_TOKENS
 
 
@@ -151,7 +151,7 @@ class EmbeddingsForm(BaseModel):
     """POST /v1/embeddings and /pooling."""
 
     model: str | None = None
-    input: Prompt
+    input: CompletionPrompt
     encoding_format: Literal["float", "base64"] = "float"
 
 
@@ -191,7 +191,7 @@ def parse_json(content_type: str, body: bytes) -> object:
         problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
         raise errors.invalid([{**problem, "ctx": {"error": error.msg}}]) from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise errors.unreadable() from error
+        raise errors.wire_unreadable() from error
 
 
 def fill_form(form: type[Form], data: object) -> Form:

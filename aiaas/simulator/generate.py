@@ -66,7 +66,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SimulatedChoice:
     """One answer, complete before its first token is sent: deltas[k] is the text that token k adds."""
 
     deltas: tuple[str, ...]
@@ -84,7 +84,7 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
 
 
-def make_choice(ask: Ask, seed: int, answer_tokens: int) -> Choice:
+def make_choice(ask: Ask, seed: int, answer_tokens: int) -> SimulatedChoice:
     """Make the answer to `ask`: its tokens and its finish reason.
 
     Args:
@@ -102,7 +102,7 @@ def make_choice(ask: Ask, seed: int, answer_tokens: int) -> Choice:
         tokens, finish = [*_tokens(rng, natural - 1), ""], "stop"
     if ask.stop:
         return _cut_at_stop(tokens, "length" if finish == "length" else "stop", ask)
-    return Choice(tuple(tokens), "length" if finish == "length" else "stop")
+    return SimulatedChoice(tuple(tokens), "length" if finish == "length" else "stop")
 
 
 def _tokens(rng: random.Random, count: int) -> list[str]:
@@ -118,7 +118,7 @@ def _tokens(rng: random.Random, count: int) -> list[str]:
     return tokens[:count]
 
 
-def _cut_at_stop(tokens: list[str], finish: Literal["stop", "length"], ask: Ask) -> Choice:
+def _cut_at_stop(tokens: list[str], finish: Literal["stop", "length"], ask: Ask) -> SimulatedChoice:
     held_back = max(len(stop) for stop in ask.stop) - 1
     text, sent = "", 0
     deltas: list[str] = []
@@ -131,13 +131,13 @@ def _cut_at_stop(tokens: list[str], finish: Literal["stop", "length"], ask: Ask)
             at, stop = min(found)
             end = at + len(stop) if ask.include_stop else at
             deltas.append(text[sent : max(end, sent)])
-            return Choice(tuple(deltas), "stop", stop)
+            return SimulatedChoice(tuple(deltas), "stop", stop)
         upto = max(sent, len(text) - (0 if ask.include_stop else held_back))
         deltas.append(text[sent:upto])
         sent = upto
     if deltas:
         deltas[-1] += text[sent:]
-    return Choice(tuple(deltas), finish)
+    return SimulatedChoice(tuple(deltas), finish)
 
 
 @dataclass(frozen=True, slots=True)

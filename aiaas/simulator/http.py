@@ -32,13 +32,13 @@ MAX_PIPELINED = 100  # requests; a client that pipelines more is disconnected
 # as the bytes before it and spoil them
 BREAK_DELAY = 0.01
 
-Headers = Iterable[tuple[str, str]]
+ReplyHeaders = Iterable[tuple[str, str]]
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 
-class Request:
+class WireRequest:
     """One request as received. Header names are lower case; of repeated headers the last one counts."""
 
     __slots__ = ("body", "headers", "keep_alive", "method", "path", "target")
@@ -52,25 +52,24 @@ class Request:
         self.keep_alive = keep_alive
 
 
-class Exchange:
+class SimulatedExchange:
     """One request and the methods to answer it.
 
     on_gone  called once if the client leaves before the answer is complete
     """
 
-    __slots__ = ("_connection", "_done", "_streaming", "extra_headers", "on_gone", "request", "status")
+    __slots__ = ("_connection", "_done", "extra_headers", "on_gone", "request", "status")
 
-    def __init__(self, connection: SimulatorConnection, request: Request) -> None:
+    def __init__(self, connection: SimulatorConnection, request: WireRequest) -> None:
         self._connection = connection
         self._done = False
-        self._streaming = False
         self.request = request
         self.status = 0
         self.extra_headers: tuple[tuple[str, str], ...] = ()
         self.on_gone: Callable[[], None] | None = None
 
     def respond(
-        self, status: int, body: bytes, content_type: str | None, *, before: Headers = (), after: Headers = ()
+        self, status: int, body: bytes, content_type: str | None, *, before: ReplyHeaders = (), after: ReplyHeaders = ()
     ) -> None:
         """Send the whole answer. `before` and `after` are headers around content-length and content-type."""
         head = self._head(status, before, len(body), content_type, after)
@@ -83,7 +82,6 @@ class Exchange:
 
     def start_stream(self) -> None:
         """Send the status and headers of a stream of events."""
-        self._streaming = True
         head = self._head(200, (), None, "text/event-stream; charset=utf-8", (("vary", "Origin"),))
         self._connection.write(head[:-2] + b"transfer-encoding: chunked\r\n\r\n")
 
@@ -145,7 +143,7 @@ class Exchange:
         self._connection.answered(self)
 
     def _head(
-        self, status: int, before: Headers, length: int | None, content_type: str | None, after: Headers
+        self, status: int, before: ReplyHeaders, length: int | None, content_type: str | None, after: ReplyHeaders
     ) -> bytes:
         self.status = status
         lines = [
@@ -164,7 +162,7 @@ class Exchange:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-Handler = Callable[[Exchange], None]
+Handler = Callable[[SimulatedExchange], None]
 
 
 class HttpServer:
@@ -215,8 +213,8 @@ class SimulatorConnection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
-        self._current: Exchange | None = None
-        self._pending: deque[Request] = deque()
+        self._current: SimulatedExchange | None = None
+        self._pending: deque[WireRequest] = deque()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._receiving = False
 
@@ -277,7 +275,7 @@ class SimulatorConnection(asyncio.Protocol):
         """The request is complete."""
         self._receiving = False
         keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() != "1.0"
-        request = Request(
+        request = WireRequest(
             self._parser.get_method().decode("latin-1"),
             self._target.decode("latin-1"),
             self._headers,
@@ -299,7 +297,7 @@ class SimulatorConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, exchange: SimulatedExchange) -> None:
         """Complete the current exchange: begin the next request, or become idle."""
         if self._current is not exchange:
             return  # the client left during the answer
@@ -339,8 +337,8 @@ class SimulatorConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _begin(self, request: Request) -> None:
-        self._current = exchange = Exchange(self, request)
+    def _begin(self, request: WireRequest) -> None:
+        self._current = exchange = SimulatedExchange(self, request)
         self.server.handler(exchange)
 
     def _begin_pending(self) -> None:

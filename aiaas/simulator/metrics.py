@@ -28,7 +28,7 @@ _REQUEST_BUCKETS = (
 )
 
 
-class Load(Protocol):
+class EngineLoad(Protocol):
     """The values of the gauges at a scrape."""
 
     @property
@@ -44,7 +44,7 @@ class Load(Protocol):
         """0..1."""
 
 
-class Metrics:
+class SimulatorMetrics:
     """One server's metrics; each counter is bound to its labels once."""
 
     def __init__(self, model: str) -> None:
@@ -103,7 +103,7 @@ class Metrics:
             registry=registry,
         )
 
-    def render(self, load: Load) -> bytes:
+    def render(self, load: EngineLoad) -> bytes:
         """Return the metrics text with the current gauges."""
         self._running.set(load.running)
         self._waiting.set(load.waiting)

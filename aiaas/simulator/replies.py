@@ -9,23 +9,28 @@ from collections.abc import Callable
 
 from aiaas.simulator import errors
 from aiaas.simulator.answers import Json, encode
-from aiaas.simulator.engine import Engine, Generation
+from aiaas.simulator.engine import Generation, SimulatedEngine
 from aiaas.simulator.events import EventWriter
 from aiaas.simulator.faults import Act, Fault, Point
-from aiaas.simulator.http import Exchange
+from aiaas.simulator.http import SimulatedExchange
 
 JSON_TYPE = "application/json"
-VARY = (("vary", "Origin"),)
+VARY_ORIGIN = (("vary", "Origin"),)
 HUGE_HEADER = "x" * 128 * 1024
 # Sent after an answer: a client that reuses the connection would take it for the answer to its next request.
-EXCESS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
+EXCESS_ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
 
 
 class WholeReply:
     """A whole answer, sent after the last token."""
 
     def __init__(
-        self, engine: Engine, exchange: Exchange, fault: Fault, whole: Callable[[], Json], died: errors.WireError
+        self,
+        engine: SimulatedEngine,
+        exchange: SimulatedExchange,
+        fault: Fault,
+        whole: Callable[[], Json],
+        died: errors.WireError,
     ) -> None:
         self.exchange = exchange
         self._died = died
@@ -46,13 +51,13 @@ class WholeReply:
             return
         if fault.act is Act.DIE:
             self._engine.abort(generation)
-            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY)
+            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY_ORIGIN)
             return
         body = encode(self._whole())
         sent = len(body) // 2 if fault.strikes(Point.MID_STREAM) else 0
         if fault.act is Act.FINISH:
             self._engine.abort(generation)
-            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY)
+            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY_ORIGIN)
             return
         if sent:
             self.exchange.respond_partly(200, body, JSON_TYPE, sent)
@@ -60,15 +65,15 @@ class WholeReply:
 
     def on_end(self) -> None:
         """Send the whole answer."""
-        self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY)
+        self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY_ORIGIN)
         if self._fault.strikes(Point.END):
-            self.exchange.write_raw(EXCESS)
+            self.exchange.write_raw(EXCESS_ANSWER)
 
 
 class StreamReply:
     """A streamed answer: status and headers before the engine begins (130), then each token when it is generated."""
 
-    def __init__(self, engine: Engine, exchange: Exchange, fault: Fault, writer: EventWriter) -> None:
+    def __init__(self, engine: SimulatedEngine, exchange: SimulatedExchange, fault: Fault, writer: EventWriter) -> None:
         self.exchange = exchange
         self._engine = engine
         self._fault = fault
@@ -101,7 +106,7 @@ class StreamReply:
         self.exchange.send(self._writer.last())
         self.exchange.end_stream()
         if self._fault.strikes(Point.END):
-            self.exchange.write_raw(EXCESS)
+            self.exchange.write_raw(EXCESS_ANSWER)
 
     def _strike(self, generation: Generation, k: int) -> None:
         """Apply the fault instead of sending token `k`."""
@@ -121,7 +126,7 @@ class StreamReply:
         _stop_half_way(self._engine, self.exchange, generation, self._fault)
 
 
-def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
+def _stop_half_way(engine: SimulatedEngine, exchange: SimulatedExchange, generation: Generation, fault: Fault) -> None:
     """Apply the fault to the unfinished answer: hang, RST, garbage or FIN."""
     if fault.act is Act.HANG:
         engine.freeze(generation)
@@ -135,7 +140,7 @@ def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, f
         exchange.close()
 
 
-def strike_request(exchange: Exchange, fault: Fault) -> None:
+def strike_request(exchange: SimulatedExchange, fault: Fault) -> None:
     """Apply a fault that strikes before the engine. Raises WireError for the faults that are vLLM's own errors."""
     if fault.act is Act.HANG:
         return
@@ -152,14 +157,14 @@ def strike_request(exchange: Exchange, fault: Fault) -> None:
         _answer_otherwise(exchange, fault)
 
 
-def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
+def _answer_otherwise(exchange: SimulatedExchange, fault: Fault) -> None:
     name, status = fault.name, int(fault.arg) or 200
     refusals = {
         "busy": errors.engine_busy,
         "engine-dead": errors.engine_dead,
         "draining": errors.engine_gone,
         "unhandled-exception": errors.nested_too_deep,
-        "unauthorized": errors.unauthorized,
+        "unauthorized": errors.wire_unauthorized,
     }
     if name in refusals:
         raise refusals[name]()
@@ -170,7 +175,7 @@ def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
         exchange.respond(refusal.status, refusal.body, JSON_TYPE, after=(("retry-after", f"{fault.arg:g}"),))
     elif name == "redirect":
         location = f"http://{exchange.request.headers.get('host', '')}{exchange.request.path}"
-        exchange.respond(307, b"", None, after=(("location", location), *VARY))
+        exchange.respond(307, b"", None, after=(("location", location), *VARY_ORIGIN))
     elif name == "huge-headers":
         exchange.respond(200, b"{}", JSON_TYPE, after=(("x-huge", HUGE_HEADER),))
     else:

@@ -19,10 +19,10 @@ from aiaas.simulator.checks import Values, check_length, check_values
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.forms import (
     ChatForm,
+    CompletionPrompt,
     CompletionsForm,
     CountTokensForm,
     MessagesForm,
-    Prompt,
     ResponsesForm,
     Sampling,
     TokenizeForm,
@@ -32,7 +32,7 @@ from aiaas.simulator.generate import (
     TOKENS_PER_MESSAGE,
     TOKENS_TO_OPEN_ANSWER,
     Ask,
-    Choice,
+    SimulatedChoice,
     count_tokens,
     make_choice,
     seed_of,
@@ -40,8 +40,8 @@ from aiaas.simulator.generate import (
 )
 from aiaas.simulator.options import SimulatorOptions
 
-Family = Literal["chat", "completions", "responses", "messages"]
-Message = dict[str, Any]
+ApiFamily = Literal["chat", "completions", "responses", "messages"]
+ChatMessage = dict[str, Any]
 
 _EOS_TOKEN_ID = "2"  # `logit_bias: {"2": 100}` ends an answer at once, as with the tiny Llama of transcript 161
 _MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
@@ -52,7 +52,7 @@ _EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Prov
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GenerationJob:
     """One request that generates, with its complete answers.
 
     prompts     tokens of each prompt; choice i answers prompt i // n
@@ -63,10 +63,10 @@ class Job:
     echo        fields of the request that /v1/responses repeats
     """
 
-    family: Family
+    family: ApiFamily
     stream: bool
     prompts: tuple[int, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[SimulatedChoice, ...]
     seed: int
     usage: Literal["none", "end", "every"] = "none"
     n: int = 1
@@ -79,7 +79,7 @@ class Job:
         return sum(self.prompts)
 
 
-def parse_job(family: Family, data: object, options: SimulatorOptions) -> Job:
+def parse_job(family: ApiFamily, data: object, options: SimulatorOptions) -> GenerationJob:
     """Parse a decoded body.
 
     Raises:
@@ -88,7 +88,7 @@ def parse_job(family: Family, data: object, options: SimulatorOptions) -> Job:
     return _PARSERS[family](data, options)
 
 
-def parse_invocation(data: object, options: SimulatorOptions) -> Job:
+def parse_invocation(data: object, options: SimulatorOptions) -> GenerationJob:
     """Parse a body sent to /invocations: as chat if it has that form, else as completions. The model is ignored."""
     if not isinstance(data, dict):
         raise errors.bad_request("list indices must be integers or slices, not str")
@@ -137,12 +137,12 @@ def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[st
     return [*pieces, "<|start|>", "assistant", "<|text|>"], bool(form.return_token_strs)
 
 
-def prompt_texts(value: Prompt) -> list[str]:
+def prompt_texts(value: CompletionPrompt) -> list[str]:
     """Return the texts to embed; a list of token ids becomes its `repr`."""
     return [text for text, _ in _prompts(value)]
 
 
-def _parse_chat(data: object, options: SimulatorOptions) -> Job:
+def _parse_chat(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(ChatForm, data)
     _check_contradictions(form)
     check_model(form.model, options)
@@ -164,7 +164,7 @@ def _parse_chat(data: object, options: SimulatorOptions) -> Job:
     return _sampled_job("chat", form, asked, [(json.dumps(messages), prompt_tokens)], options)
 
 
-def _parse_completions(data: object, options: SimulatorOptions) -> Job:
+def _parse_completions(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(CompletionsForm, data)
     _check_stream_options(form)
     if form.prompt is None or form.prompt == "":
@@ -180,11 +180,11 @@ def _parse_completions(data: object, options: SimulatorOptions) -> Job:
     return _sampled_job("completions", form, form.max_tokens, prompts, options)
 
 
-def _parse_responses(data: object, options: SimulatorOptions) -> Job:
+def _parse_responses(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(ResponsesForm, data)
     check_model(form.model, options)
     if isinstance(form.input, str):
-        messages: list[Message] = [{"content": form.input}]
+        messages: list[ChatMessage] = [{"content": form.input}]
     else:
         messages = [item for item in form.input if isinstance(item, dict)]
         _check_arguments(messages)
@@ -208,11 +208,13 @@ def _parse_responses(data: object, options: SimulatorOptions) -> Job:
         "user": form.user,
     }
     choice = make_choice(ask, seed, options.answer_tokens)
-    job = Job("responses", bool(form.stream), (prompt_tokens,), (choice,), seed, request_id=form.request_id, echo=echo)
+    job = GenerationJob(
+        "responses", bool(form.stream), (prompt_tokens,), (choice,), seed, request_id=form.request_id, echo=echo
+    )
     return job
 
 
-def _parse_messages(data: object, options: SimulatorOptions) -> Job:
+def _parse_messages(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(MessagesForm, data)
     try:
         return _messages_job(form, options)
@@ -220,7 +222,7 @@ def _parse_messages(data: object, options: SimulatorOptions) -> Job:
         raise errors.anthropic(error) from error
 
 
-def _messages_job(form: MessagesForm, options: SimulatorOptions) -> Job:
+def _messages_job(form: MessagesForm, options: SimulatorOptions) -> GenerationJob:
     check_model(form.model, options)
     if not form.messages:
         raise errors.bad_request(_EMPTY_CONVERSATION)
@@ -233,10 +235,10 @@ def _messages_job(form: MessagesForm, options: SimulatorOptions) -> Job:
     seed = seed_of(options.seed, json.dumps(messages))
     ask = Ask(form.max_tokens, options.max_model_len - prompt_tokens, stop=stop)
     choice = make_choice(ask, seed, options.answer_tokens)
-    return Job("messages", bool(form.stream), (prompt_tokens,), (choice,), seed)
+    return GenerationJob("messages", bool(form.stream), (prompt_tokens,), (choice,), seed)
 
 
-_PARSERS: dict[Family, Callable[[object, SimulatorOptions], Job]] = {
+_PARSERS: dict[ApiFamily, Callable[[object, SimulatorOptions], GenerationJob]] = {
     "chat": _parse_chat,
     "completions": _parse_completions,
     "responses": _parse_responses,
@@ -245,8 +247,8 @@ _PARSERS: dict[Family, Callable[[object, SimulatorOptions], Job]] = {
 
 
 def _sampled_job(
-    family: Family, form: Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
-) -> Job:
+    family: ApiFamily, form: Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
+) -> GenerationJob:
     """Check the sampling values, then make every choice: n for each prompt."""
     n = 1 if form.n is None else form.n
     stop = (form.stop,) if isinstance(form.stop, str) else tuple(form.stop or ())
@@ -277,7 +279,7 @@ def _sampled_job(
         )
         seeds = (seed_of(options.seed, form.seed, text, index) for index in range(n))
         choices += [make_choice(ask, seed, options.answer_tokens) for seed in seeds]
-    return Job(
+    return GenerationJob(
         family,
         bool(form.stream),
         tuple(tokens for _, tokens in prompts),
@@ -307,7 +309,7 @@ def _check_contradictions(form: ChatForm) -> None:
             raise errors.bad_request(message, "top_logprobs")
 
 
-def _calls_of(messages: Sequence[Message]) -> list[Message]:
+def _calls_of(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     """Return the function calls in a conversation."""
     calls = [
         call for message in messages if isinstance(message.get("tool_calls"), list) for call in message["tool_calls"]
@@ -316,7 +318,7 @@ def _calls_of(messages: Sequence[Message]) -> list[Message]:
     return [function for function in functions if isinstance(function, dict)]
 
 
-def _check_arguments(calls: Iterable[Message]) -> None:
+def _check_arguments(calls: Iterable[ChatMessage]) -> None:
     """Refuse arguments that are nested too deep for vLLM's JSON parser; vLLM ignores text that is not JSON."""
     for call in calls:
         arguments = call.get("arguments")
@@ -345,22 +347,22 @@ def _ends_at_once(logit_bias: dict[str, float] | None) -> bool:
     return (logit_bias or {}).get(_EOS_TOKEN_ID, 0) >= 100
 
 
-def _plain(messages: Sequence[BaseModel]) -> list[Message]:
+def _plain(messages: Sequence[BaseModel]) -> list[ChatMessage]:
     return [message.model_dump() for message in messages]
 
 
-def _with_system(form: CountTokensForm) -> list[Message]:
+def _with_system(form: CountTokensForm) -> list[ChatMessage]:
     messages = _plain(form.messages)
     return [{"role": "system", "content": form.system}, *messages] if form.system else messages
 
 
-def _count_chat_tokens(messages: list[Message], options: SimulatorOptions) -> int:
+def _count_chat_tokens(messages: list[ChatMessage], options: SimulatorOptions) -> int:
     """Count the tokens of a conversation by the rule of `generate`."""
     pieces = sum(TOKENS_PER_MESSAGE + count_tokens(_text_of(message, options)) for message in messages)
     return pieces + TOKENS_TO_OPEN_ANSWER
 
 
-def _text_of(message: Message, options: SimulatorOptions) -> str:
+def _text_of(message: ChatMessage, options: SimulatorOptions) -> str:
     content = message.get("content")
     if not isinstance(content, list):
         return str(content or "")
@@ -370,7 +372,7 @@ def _text_of(message: Message, options: SimulatorOptions) -> str:
     return "\n".join(str(part.get("text", "")) for part in parts)
 
 
-def _prompts(value: Prompt) -> list[tuple[str, int]]:
+def _prompts(value: CompletionPrompt) -> list[tuple[str, int]]:
     """Return each prompt with its token count; each id counts as one token."""
     if isinstance(value, str):
         return [(value, count_tokens(value))]

@@ -23,7 +23,7 @@ from aiaas.simulator.faults import Act, Fault, Point, parse_fault
 from aiaas.simulator.http import HttpServer
 from aiaas.simulator.options import SimulatorOptions
 
-BACKLOG = 1024
+LISTEN_BACKLOG = 1024
 STOP_POLL = 0.02  # s, between two checks whether a stopping simulator is done
 
 
@@ -193,7 +193,7 @@ async def _start(options: SimulatorOptions, host: str, port: int, *, record: int
     if options.fault.strikes(Point.CONNECT):
         crowd = _fill_backlog(sock) if options.fault.act is Act.HANG else ()
         return SimulatorHandle(app, http, None, sock, crowd)  # a bound socket that does not listen refuses connections
-    server = await loop.create_server(http.protocol, sock=sock, backlog=BACKLOG)
+    server = await loop.create_server(http.protocol, sock=sock, backlog=LISTEN_BACKLOG)
     return SimulatorHandle(app, http, server, sock)
 
 

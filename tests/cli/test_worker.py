@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from aiaas.keys.records import render_records
-from aiaas.proxy.workers.pulse import HANG_PATIENCE, LOOK_INTERVAL
+from aiaas.proxy.workers.pulse import HANG_PATIENCE, PULSE_INTERVAL
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.ports import free_port
 from tests.proxy.conftest import Raw, new_key
@@ -290,7 +290,7 @@ async def test_a_supervisor_that_was_stopped_itself_kills_no_worker(gateway: Gat
     gateway.process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(HANG_PATIENCE + 2)
     gateway.process.send_signal(signal.SIGCONT)
-    await asyncio.sleep(LOOK_INTERVAL + 1)  # it has looked
+    await asyncio.sleep(PULSE_INTERVAL + 1)  # it has looked
     assert (await gateway.metrics())["aiaas_workers"] == 2
     go_on.set()
     for client in clients:

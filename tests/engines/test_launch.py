@@ -64,16 +64,19 @@ def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
     script.write_text(
         textwrap.dedent(f"""
         import asyncio, os, time
+        from aiaas.engines.lifecycle import Healthy
         from aiaas.engines.supervisor import EngineSupervisor
         from aiaas.plan.model import EnginePlan
 
         async def main():
             plan = EnginePlan("vllm", "stubborn helper daemon", "m", (), {{}}, {free_port()}, 20)
-            supervisor = EngineSupervisor("m", plan, drain_timeout=5, silence=1, on_event=lambda _: None,
+            healthy = asyncio.Event()
+            on_event = lambda event: healthy.set() if isinstance(event, Healthy) else None
+            supervisor = EngineSupervisor("m", plan, drain_timeout=5, silence=1, on_event=on_event,
                                           on_line=lambda line: print(line, flush=True),
                                           environ={{"PATH": {str(bin_folder)!r}}})
             await supervisor.start()
-            await supervisor.wait_settled()
+            await healthy.wait()
             worker = os.fork()
             if worker == 0:
                 os.closerange(0, 3)

@@ -10,8 +10,8 @@ import pytest
 from aiaas.engines.looks import (
     DOWN_AFTER,
     FROZEN_AFTER,
-    LATE,
     LOOK_INTERVAL,
+    LOOK_LATE,
     LOOK_TIMEOUT,
     Looks,
     answers_health,
@@ -46,8 +46,8 @@ def test_one_answer_ends_the_row() -> None:
 @pytest.mark.parametrize(
     ("pause", "took"),
     [
-        pytest.param(LOOK_INTERVAL + LATE + 0.1, 1.0, id="a look came late"),
-        pytest.param(LOOK_INTERVAL, LOOK_TIMEOUT + LATE + 0.1, id="a look took longer than it may"),
+        pytest.param(LOOK_INTERVAL + LOOK_LATE + 0.1, 1.0, id="a look came late"),
+        pytest.param(LOOK_INTERVAL, LOOK_TIMEOUT + LOOK_LATE + 0.1, id="a look took longer than it may"),
         pytest.param(3600.0, 1.0, id="suspended between looks"),
         pytest.param(LOOK_INTERVAL, 3600.0, id="suspended within a look"),
     ],
@@ -66,8 +66,8 @@ def test_a_busy_machine_still_finds_a_frozen_engine() -> None:
     """A slightly late look counts as on time."""
     looks = Looks(0, 0)
     for _ in range(FROZEN_AFTER):
-        began = looks.looked_at + LOOK_INTERVAL + LATE
-        looks = looks.after(False, began, began + LOOK_TIMEOUT + LATE)
+        began = looks.looked_at + LOOK_INTERVAL + LOOK_LATE
+        looks = looks.after(False, began, began + LOOK_TIMEOUT + LOOK_LATE)
     assert looks.is_frozen
 
 

@@ -20,9 +20,9 @@ from aiaas.keys.model import KeyLimits, KeyRecord, Principal, Rejection
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.throttle import BURST
 from aiaas.keys.verifier import (
+    HASH_WORKERS,
     MAX_REFUSED,
     MAX_WAITING,
-    WORKERS,
     TooManyWrongKeys,
     Verifier,
     VerifierBusy,
@@ -156,10 +156,10 @@ async def test_at_most_two_hashes_run_at_once(hasher: Hasher) -> None:
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
     tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     hasher.gate.set()
     assert all(map(is_known, await asyncio.gather(*tasks)))
-    assert hasher.most == WORKERS
+    assert hasher.most == HASH_WORKERS
 
 
 async def test_a_flood_never_delays_a_verified_key(hasher: Hasher) -> None:
@@ -169,7 +169,7 @@ async def test_a_flood_never_delays_a_verified_key(hasher: Hasher) -> None:
     assert is_known(await verifier.verify(key.text, NOW, HOME))
     hasher.gate.clear()
     flood = [asyncio.ensure_future(verifier.verify(forge(key, n), NOW, f"10.0.0.{n}")) for n in range(200)]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     assert verifier.lookup(key.text.encode(), NOW) is not None
     assert is_known(await asyncio.wait_for(verifier.verify(key.text, NOW, HOME), 1))
     hasher.gate.set()
@@ -186,7 +186,7 @@ async def test_generated_keys_never_wait(hasher: Hasher) -> None:
     flood = [
         asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, f"10.0.{n % sources}.1")) for n in range(2000)
     ]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     for key, each in made:
         verification = verifier.verify(key.text, NOW, HOME)
         with pytest.raises(StopIteration) as done:
@@ -204,14 +204,14 @@ async def test_a_flood_from_one_source_does_not_push_others_out(hasher: Hasher) 
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
     flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, AWAY)) for n in range(MAX_WAITING)]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     first = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
     await asyncio.sleep(0)
     hasher.gate.set()
     assert is_known(await first)
     answers = await asyncio.gather(*flood, return_exceptions=True)
-    assert hasher.calls.index(key.text) <= WORKERS + 1
-    assert sum(isinstance(answer, VerifierBusy) for answer in answers) == MAX_WAITING - MAX_WAITING // 2 - WORKERS
+    assert hasher.calls.index(key.text) <= HASH_WORKERS + 1
+    assert sum(isinstance(answer, VerifierBusy) for answer in answers) == MAX_WAITING - MAX_WAITING // 2 - HASH_WORKERS
 
 
 async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> None:
@@ -223,7 +223,7 @@ async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> Non
         asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, f"10.0.0.{n % 9}"))
         for n in range(2 * MAX_WAITING)
     ]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     while sum(task.done() for task in flood) < len(flood) - MAX_WAITING:
         await asyncio.sleep(0)
     assert verifier._waiting <= MAX_WAITING * 9 // 10 + 9
@@ -231,25 +231,25 @@ async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> Non
     await asyncio.sleep(0)
     hasher.gate.set()
     assert is_known(await first)
-    assert hasher.calls.index(key.text) <= WORKERS + 9 + 1
+    assert hasher.calls.index(key.text) <= HASH_WORKERS + 9 + 1
     await asyncio.gather(*flood, return_exceptions=True)
 
 
 async def test_sources_take_turns(hasher: Hasher) -> None:
     """Of two that wait with as many keys, the one that came first is not served to its end first, nor last."""
-    made = [make(f"u{n}") for n in range(WORKERS + 20)]
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 20)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made), patience=60)
     hasher.gate.clear()
-    addresses = ["10.0.0.1"] * WORKERS + [AWAY] * 10 + [HOME] * 10
+    addresses = ["10.0.0.1"] * HASH_WORKERS + [AWAY] * 10 + [HOME] * 10
     waiting = [
         asyncio.ensure_future(verifier.verify(key.text, NOW, address))
         for (key, _), address in zip(made, addresses, strict=True)
     ]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     hasher.gate.set()
     assert all(map(is_known, await asyncio.gather(*waiting)))
-    away = {key.text for key, _ in made[WORKERS : WORKERS + 10]}
-    assert sum(text in away for text in hasher.calls[WORKERS : WORKERS + 10]) in (4, 5, 6)
+    away = {key.text for key, _ in made[HASH_WORKERS : HASH_WORKERS + 10]}
+    assert sum(text in away for text in hasher.calls[HASH_WORKERS : HASH_WORKERS + 10]) in (4, 5, 6)
 
 
 async def test_a_hash_that_fails_is_an_error_of_its_own_key(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ async def test_a_hash_that_fails_is_an_error_of_its_own_key(hasher: Hasher, monk
 
     monkeypatch.setattr(verifier_module, "verify_key", fail)
     verifier = Verifier(KeyRing.from_records([record, other]), patience=60)
-    for _ in range(2 * WORKERS):
+    for _ in range(2 * HASH_WORKERS):
         with pytest.raises(MemoryError, match="argon2"):
             await verifier.verify(bad.text, NOW, HOME)
     assert is_known(await verifier.verify(good.text, NOW, HOME))
@@ -288,7 +288,7 @@ async def test_a_flood_that_turns_out_wrong_is_not_hashed_to_its_end(hasher: Has
     answers = await asyncio.gather(
         *(verifier.verify(forge(attacked, n), NOW, AWAY) for n in range(300)), return_exceptions=True
     )
-    assert BURST <= len(hasher.calls) <= BURST + WORKERS
+    assert BURST <= len(hasher.calls) <= BURST + HASH_WORKERS
     assert sum(isinstance(answer, TooManyWrongKeys) for answer in answers) == 300 - len(hasher.calls)
 
 
@@ -298,7 +298,7 @@ async def test_key_that_waits_in_a_flood_is_hashed_for_another_source(hasher: Ha
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
     flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, AWAY)) for n in range(BURST + 20)]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     both = [asyncio.ensure_future(verifier.verify(key.text, NOW, address)) for address in (AWAY, HOME)]
     await asyncio.sleep(0)
     hasher.gate.set()
@@ -310,7 +310,7 @@ async def test_key_that_waits_in_a_flood_is_hashed_for_another_source(hasher: Ha
 
 async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
     """Then the answer is VerifierBusy, which says nothing about the key, and nobody hashes it any more."""
-    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made), patience=0.05)
     hasher.gate.clear()
     answers = await asyncio.gather(*(verifier.verify(key.text, NOW, HOME) for key, _ in made), return_exceptions=True)
@@ -319,7 +319,7 @@ async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
     hasher.gate.set()
     while verifier._jobs:
         await asyncio.sleep(0.001)
-    assert sorted(hasher.calls) == sorted(key.text for key, _ in made[:WORKERS])
+    assert sorted(hasher.calls) == sorted(key.text for key, _ in made[:HASH_WORKERS])
     assert is_known(await verifier.verify(made[-1][0].text, NOW, HOME))
 
 
@@ -515,18 +515,18 @@ async def test_rotated_key_accepts_both_secrets_during_the_overlap(hasher: Hashe
 
 async def test_nothing_shows_or_keeps_the_key(hasher: Hasher) -> None:
     """No repr of the verifier or its jobs shows a key or a hash, and after the verdict nothing holds its text."""
-    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
     tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     jobs = list(verifier._jobs.values())
     shown = repr(verifier) + repr(jobs) + repr(VerifierBusy())
     for key, record in made:
         assert key.text not in shown
         assert record.hash not in shown
     assert not any(repr(job.digest) in shown for job in jobs)
-    assert [job.presented for job in jobs] == [""] * WORKERS + [made[-1][0].text]
+    assert [job.presented for job in jobs] == [""] * HASH_WORKERS + [made[-1][0].text]
     hasher.gate.set()
     await asyncio.gather(*tasks)
     assert not verifier._jobs
@@ -536,14 +536,14 @@ async def test_nothing_shows_or_keeps_the_key(hasher: Hasher) -> None:
 
 async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
     """Waiting callers are cancelled, nobody waits for a running hash, its thread ends with it, and nothing is kept."""
-    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
     tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("aiaas-key-hash")]
     verifier.close()
-    assert hasher.running == WORKERS
+    assert hasher.running == HASH_WORKERS
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(answer) for answer in answers] == [asyncio.CancelledError] * len(made)
     failures: list[object] = []
@@ -556,7 +556,7 @@ async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
         thread.join(10)
         assert thread in threads
         assert not thread.is_alive()
-    assert (len(hasher.calls), verifier._jobs, len(verifier._queues)) == (WORKERS, {}, 0)
+    assert (len(hasher.calls), verifier._jobs, len(verifier._queues)) == (HASH_WORKERS, {}, 0)
     assert repr(verifier).endswith("0 verified, 0 waiting)")
 
 

@@ -19,8 +19,8 @@ class FakeStore:
     def __init__(self) -> None:
         self.settled: list[tuple[str, int, bool]] = []
 
-    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
-        return Lease(key, limits, tokens, now, False, found.wall, lease_id)
+    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str) -> Lease:
+        return Lease(key, limits, tokens, False, found.wall, lease_id)
 
     def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
         self.settled.append((lease.id, used_tokens, ran))

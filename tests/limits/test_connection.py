@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from aiaas.limits.connection import (
-    PATIENCE,
+    STORE_PATIENCE,
     StoreAwayError,
     StoreConnection,
     StoreLateError,
@@ -21,7 +21,7 @@ from aiaas.limits.connection import (
     connect,
     tls_context,
 )
-from aiaas.limits.redis_url import Place, RedisUrl, parse_redis_url
+from aiaas.limits.redis_url import RedisUrl, StorePlace, parse_redis_url
 from aiaas.limits.resp import RedisReplyError, Reply
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -34,7 +34,7 @@ async def connected(
     database: int = 0,
     query: str = "",
     tls: ssl.SSLContext | None = None,
-    patience: float = PATIENCE,
+    patience: float = STORE_PATIENCE,
 ) -> AsyncIterator[StoreConnection]:
     """A connection to a server that does as `script` says."""
     served = asyncio.Event()
@@ -313,7 +313,7 @@ async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expec
     served = asyncio.Event()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        place = Place("127.0.0.1", server.sockets[0].getsockname()[1])
+        place = StorePlace("127.0.0.1", server.sockets[0].getsockname()[1])
         url = parse_redis_url(f"redis+sentinel://me:pw@{place}/name/5{query}")
         connection = await connect(url, place, None, sentinel=True)
         assert await connection.call("PING") == b"OK"
@@ -325,20 +325,20 @@ async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expec
 async def test_a_refused_connection_says_where() -> None:
     """The message has no password."""
     with pytest.raises(StoreAwayError, match=r"redis://127\.0\.0\.1:1/0") as raised:
-        await connect(parse_redis_url("redis://:hunter2@127.0.0.1:1"), Place("127.0.0.1", 1), None)
+        await connect(parse_redis_url("redis://:hunter2@127.0.0.1:1"), StorePlace("127.0.0.1", 1), None)
     assert "hunter2" not in str(raised.value)
 
 
 def test_tls_trusts_the_system_unless_told_otherwise() -> None:
     """Names are checked, and an unusable file is named."""
-    assert tls_context(RedisUrl((Place("r", 1),), 0, False)) is None
-    context = tls_context(RedisUrl((Place("r", 1),), 0, True))
+    assert tls_context(RedisUrl((StorePlace("r", 1),), 0, False)) is None
+    context = tls_context(RedisUrl((StorePlace("r", 1),), 0, True))
     assert context is not None
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
     with pytest.raises(StoreTlsError, match=r"/nowhere\.pem does not hold PEM certificates: No such file"):
-        tls_context(RedisUrl((Place("r", 1),), 0, True, ca_file="/nowhere.pem"))
+        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, ca_file="/nowhere.pem"))
     with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are not a certificate and its key"):
-        tls_context(RedisUrl((Place("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
+        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
 
 
 async def test_tls_with_a_private_authority_and_a_client_certificate(tmp_path: Path) -> None:

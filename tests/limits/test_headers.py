@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.errors import ClientError, LimitError
-from aiaas.limits.headers import duration, limit_headers, refusal, retry_headers
+from aiaas.limits.headers import go_duration, limit_headers, refusal, retry_headers
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits
 
 REQUESTS = Decision(True, 10, 9, 6.0, 0.0)
 TOKENS = Decision(True, 1000, 400, 36.0, 0.0)
-LEASE = Lease("alice", Limits(), 0, 0.0, False)
+LEASE = Lease("alice", Limits(), 0, False)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ LEASE = Lease("alice", Limits(), 0, 0.0, False)
 )
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     """As Go's time.Duration, rounded up to a millisecond."""
-    assert duration(seconds) == text
+    assert go_duration(seconds) == text
 
 
 def test_noise_of_doubles_adds_no_second() -> None:
@@ -50,7 +50,7 @@ def test_noise_of_doubles_adds_no_second() -> None:
 @given(st.floats(0, 3e6))
 def test_a_duration_reads_back_as_the_time_rounded_up(seconds: float) -> None:
     """Never shorter than it is, and by less than a millisecond longer."""
-    text = duration(seconds)
+    text = go_duration(seconds)
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(\d+(?:\.\d+)?)(ms|s)", text)
     assert match is not None
     last = float(match[3]) / (1000 if match[4] == "ms" else 1)

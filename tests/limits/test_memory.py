@@ -175,7 +175,7 @@ async def test_a_slot_that_is_not_known_is_given_back_to_nobody() -> None:
     """The slot was taken in another store: there is no more room afterwards than before."""
     store, limits = MemoryStore(), Limits(concurrent=1)
     for _ in range(2):
-        await settle(store, Lease("alice", limits, 0, NOW, True, WALL), 0)
+        await settle(store, Lease("alice", limits, 0, True, WALL), 0)
     await admitted(store, limits)
     assert await refused(store, limits) == "concurrency"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiaas.limits.asked import AdmissionLateError
-from aiaas.limits.connection import PATIENCE, StoreAwayError
+from aiaas.limits.connection import STORE_PATIENCE, StoreAwayError
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits, Rate, Store
@@ -22,7 +22,7 @@ from aiaas.limits.redis import KNOWN_LIMIT, LATE_LIMIT, RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
 from aiaas.limits.script import SCRIPT, Standing
-from aiaas.limits.share import Known
+from aiaas.limits.share import KnownState
 from aiaas.limits.state import State, windows_at
 from tests.fakes.delay import delaying
 from tests.fakes.redis import RedisServer
@@ -478,7 +478,7 @@ async def test_a_store_that_is_far_away_decides_on_all(redis_server: RedisServer
     """The delay of the network: with the default timeout the store still decides each request, exactly."""
     url = parse_redis_url(redis_server.url)
     async with delaying(url.places[0].port, delay / 1000) as port:
-        async with connected(f"redis://127.0.0.1:{port}/0", patience=PATIENCE) as far, running(redis_server):
+        async with connected(f"redis://127.0.0.1:{port}/0", patience=STORE_PATIENCE) as far, running(redis_server):
             store = FallbackStore(far, "deny", 1)
             asked = [store.admit("alice", Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in range(10)]
             found = list(await asyncio.gather(*asked))
@@ -516,7 +516,7 @@ async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
 async def test_state_of_the_latest_keys_is_known() -> None:
     """The keys used last, each at most once."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
-    known = Known(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
+    known = KnownState(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
     for number in range(KNOWN_LIMIT):
         store._remember(str(number), known)
     store._remember("0", known)
@@ -531,5 +531,5 @@ async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:
     """The first LATE_LIMIT are kept, the rest are lost and logged."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     for number in range(LATE_LIMIT + 5):
-        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, 0.0, False, WALL, str(number)), 3, 0.0, 0.0)
+        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, False, WALL, str(number)), 3, 0.0, 0.0)
     assert store.settlements_lost == 5

@@ -36,17 +36,17 @@ def test_a_limit_that_there_is_not_is_an_empty_argument() -> None:
 @pytest.mark.parametrize(
     ("lease", "used", "ran", "expected"),
     [
-        pytest.param(Lease("k", UNLIMITED, 5, 0.0, False), 3, True, None, id="nothing to settle"),
-        pytest.param(Lease("k", ALL, 5, 0.0, False, 9.5, "id"), 5, True, None, id="used as reserved"),
+        pytest.param(Lease("k", UNLIMITED, 5, False), 3, True, None, id="nothing to settle"),
+        pytest.param(Lease("k", ALL, 5, False, 9.5, "id"), 5, True, None, id="used as reserved"),
         pytest.param(
-            Lease("k", Limits(concurrent=1), 5, 0.0, True, 9.5, "id"),
+            Lease("k", Limits(concurrent=1), 5, True, 9.5, "id"),
             3,
             True,
             ("settle", "id", "", "", 0, 0, 0, 1, 9.5),
             id="a slot",
         ),
         pytest.param(
-            Lease("k", ALL, 5, 0.0, True, 9.5, "id"),
+            Lease("k", ALL, 5, True, 9.5, "id"),
             8,
             False,
             ("settle", "id", 60, 600, 1, 1, 3, 0, 9.5),

@@ -11,8 +11,8 @@ import pytest
 from aiaas.limits.connection import StoreAwayError, StoreConnection
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.model import AdmissionResult, Limits, Rate, Store
-from aiaas.limits.node import RETRY_LONGEST, Node
-from aiaas.limits.redis_url import Place, parse_redis_url
+from aiaas.limits.node import RETRY_LONGEST, StoreNode
+from aiaas.limits.redis_url import StorePlace, parse_redis_url
 from aiaas.limits.script import MEMBERS, keys_of
 from aiaas.limits.servers import Servers
 from aiaas.limits.topology import Redirect, SlotRange, slot_of
@@ -244,18 +244,18 @@ async def test_a_new_primary_is_followed_when_sentinels_say_so(tmp_path: Path) -
 class Silent:
     """An owner that ignores its calls."""
 
-    async def greet(self, node: Node, connection: StoreConnection) -> None: ...
+    async def greet(self, node: StoreNode, connection: StoreConnection) -> None: ...
 
-    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None: ...
+    async def beat(self, node: StoreNode, connection: StoreConnection, number: int) -> None: ...
 
-    def changed(self, node: Node, reason: str) -> None: ...
+    def changed(self, node: StoreNode, reason: str) -> None: ...
 
 
 async def test_a_node_without_slots_is_left() -> None:
     """Its task ends; the one that has its slots now is asked for them."""
     servers = Servers(parse_redis_url("redis+cluster://127.0.0.1:1"), None, Silent(), 1.0, 1.0)
-    tasks: dict[Node, asyncio.Task[None]] = {}
-    one, other = Place("127.0.0.1", 1), Place("127.0.0.1", 2)
+    tasks: dict[StoreNode, asyncio.Task[None]] = {}
+    one, other = StorePlace("127.0.0.1", 1), StorePlace("127.0.0.1", 2)
     await servers._use([SlotRange(0, 99, one), SlotRange(100, 16383, other)], tasks, asyncio.create_task)
     assert len(servers.nodes()) == len(tasks) == 2
     left, kept = servers._owners[0], servers._owners[100]
@@ -274,7 +274,7 @@ async def test_a_node_without_slots_is_left() -> None:
 async def test_the_map_is_looked_at_again_where_it_was_wrong() -> None:
     """A slot that nobody has, one that has moved, and a node that is not known yet."""
     servers = Servers(parse_redis_url("redis+cluster://127.0.0.1:1"), None, Silent(), 1.0, 1.0)
-    place = Place("127.0.0.1", 2)
+    place = StorePlace("127.0.0.1", 2)
 
     def follow(once: bool) -> None:
         servers.follow_redirect(Redirect(slot_of("alice"), place, once))

@@ -10,7 +10,7 @@ import pytest
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import UNLIMITED, Limits, Rate
 from aiaas.limits.script import EPOCH, Standing
-from aiaas.limits.share import Known, fitted, share_of, share_of_rest, slots_of_rest
+from aiaas.limits.share import KnownState, fitted, share_of, share_of_rest, slots_of_rest
 from aiaas.limits.state import State
 
 LIMITS = Limits(Rate(600, 40), Rate(6000, 6000), 100_000, 2_000_000, 20)
@@ -18,12 +18,12 @@ WALL = float(calendar.timegm((2026, 11, 23, 12, 0, 0)))
 AT = 5000.25  # monotonic
 
 
-def known(requests: int = 0, tokens: int = 0, slots: int = 0, **stored: float) -> Known:
+def known(requests: int = 0, tokens: int = 0, slots: int = 0, **stored: float) -> KnownState:
     """A key as the store answered at AT, and the charges since."""
     state = State()
     for name, value in stored.items():
         setattr(state, name, value)
-    return Known(Standing(True, WALL - EPOCH, WALL, state), AT, requests, tokens, slots)
+    return KnownState(Standing(True, WALL - EPOCH, WALL, state), AT, requests, tokens, slots)
 
 
 def left(rate: Rate, tat: float, now: float = AT) -> int:

@@ -12,7 +12,7 @@ import pytest
 from aiaas.limits.connection import StoreConnection, connect
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.usage import DAY, UsageKey, UsageStoreError, day_text
-from aiaas.limits.usage_redis import PART, READ, RETENTION_DAYS, RedisUsage
+from aiaas.limits.usage_redis import FIELDS_A_READ, PART, RETENTION_DAYS, RedisUsage
 from tests.fakes.redis import RedisServer
 from tests.limits.usage_conformance import ALICE, TODAY, UsageConformance, sums
 
@@ -132,7 +132,7 @@ async def test_large_batches_and_days_go_in_parts(store: RedisUsage, redis: Stor
     assert await store.read(0) == usage
     calls = await calls_of(redis)
     assert calls["eval"] == len(usage) // PART
-    assert calls["hscan"] >= 7 * len(usage) // READ - 1
+    assert calls["hscan"] >= 7 * len(usage) // FIELDS_A_READ - 1
     assert "hgetall" not in calls
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.target import parse_target
-from aiaas.loadtest.gateway_cpu import CpuWatch, Reading, between, reading
+from aiaas.loadtest.gateway_cpu import CpuReading, CpuWatch, between, reading
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse
 from aiaas.proxy.telemetry.metrics import Metrics
@@ -42,7 +42,7 @@ async def watch(fake: FakeVllm) -> AsyncIterator[CpuWatch]:
 
 def test_a_reading_sums_the_requests_of_all_series() -> None:
     """Whatever stands in a label."""
-    assert reading(exposition(1.25, 40), 7.0) == Reading(7.0, 1.25, 1000.5, 42)
+    assert reading(exposition(1.25, 40), 7.0) == CpuReading(7.0, 1.25, 1000.5, 42)
 
 
 def test_the_gateways_own_exposition_is_read() -> None:
@@ -67,16 +67,16 @@ def test_exposition_without_process_metrics_is_refused(text: bytes) -> None:
 @pytest.mark.parametrize(
     ("after", "use"),
     [
-        pytest.param(Reading(20.0, 8.1, 1.0, 500), GatewayUse(0.31, 40.0), id="a level"),
-        pytest.param(Reading(20.0, 5.0, 1.0, 100), GatewayUse(0.0, 0.0), id="idle"),
-        pytest.param(Reading(10.4, 5.1, 1.0, 101), None, id="too short for the clock"),
-        pytest.param(Reading(20.0, 8.1, 15.0, 500), None, id="another process"),
-        pytest.param(Reading(20.0, 4.9, 1.0, 500), None, id="a counter that went backwards"),
+        pytest.param(CpuReading(20.0, 8.1, 1.0, 500), GatewayUse(0.31, 40.0), id="a level"),
+        pytest.param(CpuReading(20.0, 5.0, 1.0, 100), GatewayUse(0.0, 0.0), id="idle"),
+        pytest.param(CpuReading(10.4, 5.1, 1.0, 101), None, id="too short for the clock"),
+        pytest.param(CpuReading(20.0, 8.1, 15.0, 500), None, id="another process"),
+        pytest.param(CpuReading(20.0, 4.9, 1.0, 500), None, id="a counter that went backwards"),
     ],
 )
-def test_use_between_two_reads(after: Reading, use: GatewayUse | None) -> None:
+def test_use_between_two_reads(after: CpuReading, use: GatewayUse | None) -> None:
     """A second's CPU and requests, or None where the figure would be wrong."""
-    assert between(Reading(10.0, 5.0, 1.0, 100), after) == use
+    assert between(CpuReading(10.0, 5.0, 1.0, 100), after) == use
 
 
 @pytest.mark.parametrize(

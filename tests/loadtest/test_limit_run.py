@@ -7,7 +7,7 @@ import pytest
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.target import parse_target
 from aiaas.keys.model import KeyLimits
-from aiaas.loadtest.limit_check import Check
+from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.loadtest.limit_run import check_limits
 from tests.fakes.vllm import FakeVllm, Send, error_answer, json_answer
 from tests.proxy.conftest import StartGateway, gateway, known_key, new_key
@@ -17,7 +17,7 @@ __all__ = ["gateway", "known_key"]
 ANSWER = json_answer({"choices": [{}], "usage": {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}})
 
 
-async def check(url: str, key: str | None = "sk-1") -> tuple[Check, ...]:
+async def check(url: str, key: str | None = "sk-1") -> tuple[LimitCheck, ...]:
     """Run one check."""
     return await check_limits(parse_target(url), key, None, "chat")
 

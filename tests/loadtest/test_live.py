@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiaas.loadtest.live import HISTORY, RECENT, Recent, sparkline
+from aiaas.loadtest.live import HISTORY, RECENT_SPAN, Recent, sparkline
 from tests.loadtest.samples import failed, sample
 
 
@@ -12,7 +12,7 @@ def test_a_glance_is_of_the_last_seconds() -> None:
     for second in range(30):
         recent.add(sample(float(second), ttft=0.1 if second < 15 else 0.3, e2e=0.5))
     glance = recent.glance(30.0)
-    assert (glance.answered, glance.answers_per_second) == (30, 10 / RECENT)
+    assert (glance.answered, glance.answers_per_second) == (30, 10 / RECENT_SPAN)
     assert (round(glance.ttft_p50 or 0, 6), round(glance.e2e_p99 or 0, 6)) == (0.3, 0.5)
     assert glance.tokens_per_second == 11.0
 

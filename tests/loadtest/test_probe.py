@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from aiaas.errors import CheckFailed, CommandError, EnvironmentFault
-from aiaas.httpclient.client import Client
+from aiaas.httpclient.client import HttpClient
 from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.probe import choose_model, models_of
 from tests.fakes.vllm import Close, FakeVllm, Send, answer, error_answer, json_answer
@@ -19,7 +19,7 @@ REFUSED = error_answer(401, "No such key.")
 
 async def look(url: str, key: str | None = "sk-1") -> tuple[str, ...]:
     """Probe once."""
-    client = Client(parse_target(url))
+    client = HttpClient(parse_target(url))
     try:
         return await models_of(client, key)
     finally:

@@ -7,8 +7,8 @@ import yaml
 
 from aiaas.config.kubernetes import Kubernetes
 from aiaas.errors import CheckFailed
-from aiaas.loadtest.recommend import Fleet, Line, Pod, recommend, to_patch, why_no_cpu_target
-from aiaas.loadtest.sample import End, GatewayUse, Window
+from aiaas.loadtest.recommend import AdvisedFleet, Pod, SettingLine, recommend, to_patch, why_no_cpu_target
+from aiaas.loadtest.sample import GatewayUse, RunEnd, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Summary, summarize
 from tests.loadtest.samples import sample
@@ -20,20 +20,20 @@ SLO = "ttft=500ms"
 def level(load: float, answers: int, ttft: float, gateway: GatewayUse | None = None) -> Summary:
     """A level of one second with a number of answers of 10 tokens, and the gateway's use."""
     samples = [sample(0.0, ttft=ttft, e2e=0.9, output_tokens=10)] * answers
-    return summarize(samples, End(windows=(Window(0.0, 1.0, load, gateway),)), parse_slo(SLO)).total
+    return summarize(samples, RunEnd(windows=(Window(0.0, 1.0, load, gateway),)), parse_slo(SLO)).total
 
 
 SWEEP = [level(8, 10, 0.1), level(16, 20, 0.12), level(32, 21, 0.4), level(64, 20, 0.9)]
 
 
-def values(lines: tuple[Line, ...]) -> dict[str, str]:
+def values(lines: tuple[SettingLine, ...]) -> dict[str, str]:
     """Path -> value."""
     return {".".join(line.path): line.value for line in lines}
 
 
 def test_each_line_follows_from_a_figure_and_says_which() -> None:
     """The knee lies at 16 users, with 20 answers a second."""
-    lines = recommend(SWEEP, "users", parse_slo(SLO), Fleet("sim", keys=2))
+    lines = recommend(SWEEP, "users", parse_slo(SLO), AdvisedFleet("sim", keys=2))
     assert values(lines) == {
         "backends.sim.max_inflight": "16",
         "backends.sim.queue": "{size: 7, max_wait: 380ms}",
@@ -51,7 +51,7 @@ def test_each_line_follows_from_a_figure_and_says_which() -> None:
 def test_a_sweep_of_rates_counts_those_at_once_by_littles_law() -> None:
     """20 answers a second of 0.9 s each are 18 at once, 9 for each of two endpoints."""
     levels = [level(10, 10, 0.1), level(20, 20, 0.12), level(40, 21, 0.9)]
-    lines = recommend(levels, "rate", (), Fleet(endpoints=2, has_engine=True))
+    lines = recommend(levels, "rate", (), AdvisedFleet(endpoints=2, has_engine=True))
     assert values(lines)["backends.vllm.max_inflight"] == "9"
     assert values(lines)["backends.vllm.engine.args.max-num-queued-reqs"] == "12"
     assert values(lines)["backends.vllm.queue"] == "{size: 600, max_wait: 30000ms}"
@@ -60,24 +60,24 @@ def test_a_sweep_of_rates_counts_those_at_once_by_littles_law() -> None:
 def test_no_queue_where_the_slo_leaves_no_time_to_wait() -> None:
     """The knee's own TTFT uses it up."""
     levels = [level(8, 10, 0.45)]
-    assert "backends.vllm.queue" not in values(recommend(levels, "users", parse_slo(SLO), Fleet()))
+    assert "backends.vllm.queue" not in values(recommend(levels, "users", parse_slo(SLO), AdvisedFleet()))
 
 
 def test_nothing_good_enough_recommends_nothing() -> None:
     """With advice."""
     with pytest.raises(CheckFailed, match="start lower"):
-        recommend([level(8, 10, 0.9)], "users", parse_slo(SLO), Fleet())
+        recommend([level(8, 10, 0.9)], "users", parse_slo(SLO), AdvisedFleet())
 
 
 def test_the_patch_is_a_valid_part_of_a_config() -> None:
     """Merged into one, it compiles; the reasons are comments."""
-    text = to_patch(recommend(SWEEP, "users", parse_slo(SLO), Fleet("sim")))
+    text = to_patch(recommend(SWEEP, "users", parse_slo(SLO), AdvisedFleet("sim")))
     assert text.count("# ") == 4
     patch = yaml.safe_load(text)
     patch["backends"]["sim"] |= {"url": "http://127.0.0.1:9", "models": ["m"]}
     (backend,) = plan_of(patch).backends
     assert (backend.max_inflight, backend.queue.size, backend.queue.max_wait) == (16, 7, 0.38)
-    engine = to_patch(recommend(SWEEP, "users", (), Fleet("sim", has_engine=True)))
+    engine = to_patch(recommend(SWEEP, "users", (), AdvisedFleet("sim", has_engine=True)))
     assert yaml.safe_load(engine)["backends"]["sim"]["engine"]["args"] == {"max-num-queued-reqs": 20}
 
 
@@ -154,9 +154,9 @@ def test_the_autoscalers_target_follows_from_the_gateways_cpu(
     levels: list[Summary], pod: Pod, value: str, reason: str
 ) -> None:
     """Scale before one gateway uses as much as at the knee; unchanged where its request is far from that."""
-    line = recommend(levels, "users", (), Fleet(pod=pod))[-1]
-    assert line == Line(("kubernetes", "cpu_target"), value, reason)
-    assert why_no_cpu_target(levels, Fleet(pod=pod), looked=True) == ""
+    line = recommend(levels, "users", (), AdvisedFleet(pod=pod))[-1]
+    assert line == SettingLine(("kubernetes", "cpu_target"), value, reason)
+    assert why_no_cpu_target(levels, AdvisedFleet(pod=pod), looked=True) == ""
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_no_line_for_the_autoscaler_says_what_is_missing(
     levels: list[Summary], pod: Pod, looked: bool, why: str
 ) -> None:
     """Only measured values are recommended."""
-    assert "kubernetes.cpu_target" not in values(recommend(levels, "users", (), Fleet(pod=pod)))
-    assert why in why_no_cpu_target(levels, Fleet(pod=pod), looked)
+    assert "kubernetes.cpu_target" not in values(recommend(levels, "users", (), AdvisedFleet(pod=pod)))
+    assert why in why_no_cpu_target(levels, AdvisedFleet(pod=pod), looked)
 
 
 def test_without_a_config_the_pod_has_the_default_resources() -> None:
@@ -185,5 +185,5 @@ def test_without_a_config_the_pod_has_the_default_resources() -> None:
 
 def test_the_autoscalers_line_is_a_valid_part_of_a_config() -> None:
     """Beside the other lines."""
-    patch = yaml.safe_load(to_patch(recommend(sweep_with_cpu(0.31), "users", (), Fleet("sim"))))
+    patch = yaml.safe_load(to_patch(recommend(sweep_with_cpu(0.31), "users", (), AdvisedFleet("sim"))))
     assert Kubernetes(**patch["kubernetes"]).cpu_target == 45

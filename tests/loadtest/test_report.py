@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from aiaas.loadtest.compare import Overhead
-from aiaas.loadtest.limit_check import Check
+from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.loadtest.report import (
+    ReportTable,
     Shown,
-    Table,
     bound_text,
     check_table,
     compare_table,
@@ -19,28 +19,28 @@ from aiaas.loadtest.report import (
     number,
     overhead_table,
     remarks,
+    run_as_json,
     seconds,
     share,
     tables,
-    to_json,
     to_markdown,
 )
-from aiaas.loadtest.sample import End, GatewayUse, Generator, Run, Sample, Window
+from aiaas.loadtest.sample import GatewayUse, Generator, Run, RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.stats import Interval
 from aiaas.loadtest.summary import summarize
 from tests.loadtest.samples import failed, sample
 
 RUN = Run(1, "0.1.0", "http://h", "m", "2026-01-01T00:00:00Z", "closed", keys=("a", "b"))
-END = End(windows=(Window(0.0, 10.0),))
+END = RunEnd(windows=(Window(0.0, 10.0),))
 
 
-def shown(*samples: Sample, end: End | None = END, slo: str = "", name: str = "run") -> Shown:
+def shown(*samples: Sample, end: RunEnd | None = END, slo: str = "", name: str = "run") -> Shown:
     """A run of these samples."""
     return Shown(name, RUN, summarize(samples, end, parse_slo(slo)), end)
 
 
-def row(found: list[Table], title: str, first: str) -> tuple[str, ...]:
+def row(found: list[ReportTable], title: str, first: str) -> tuple[str, ...]:
     """A row by its first cell."""
     (table,) = [table for table in found if table.title.startswith(title)]
     (wanted,) = [cells for cells in table.rows if cells[0] == first]
@@ -83,7 +83,7 @@ def test_keys_are_shown_with_their_fairness() -> None:
 
 def test_a_sweep_marks_its_knee() -> None:
     """Level by level."""
-    end = End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2), Window(2.0, 3.0, 4)))
+    end = RunEnd(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2), Window(2.0, 3.0, 4)))
     found = tables(
         shown(
             sample(0.0, e2e=0.9, output_tokens=100, level=1),
@@ -102,20 +102,20 @@ def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
     """Cores, and the CPU of a request and an output token; without measurements the columns are missing."""
     windows = (Window(0.0, 1.0, 1, GatewayUse(0.022, 2.0)), Window(1.0, 2.0, 2))
     samples = [sample(0.0, e2e=0.9, level=1), sample(0.0, e2e=0.9, level=1), sample(1.0, e2e=0.9, level=2)]
-    run = shown(*samples, end=End(windows=windows))
+    run = shown(*samples, end=RunEnd(windows=windows))
     (table,) = tables(run)
     place = table.headers.index("gateway cores")
     assert table.headers[place : place + 3] == ("gateway cores", "CPU/request", "CPU/token")
     assert [cells[place : place + 3] for cells in table.rows] == [("0.02", "11.0 ms", "1.0 ms"), ("-", "-", "-")]
-    assert to_json(run)["levels"][0]["cpu"] == {
+    assert run_as_json(run)["levels"][0]["cpu"] == {
         "cores": 0.022,
         "per_request": pytest.approx(0.011),
         "per_token": pytest.approx(0.001),
         "share": 1.0,
     }
-    (blind,) = tables(shown(*samples, end=End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))))
+    (blind,) = tables(shown(*samples, end=RunEnd(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))))
     assert "gateway cores" not in blind.headers
-    single = tables(shown(*samples[:2], end=End(windows=(Window(0.0, 1.0, 0, GatewayUse(0.022, 2.0)),))))
+    single = tables(shown(*samples[:2], end=RunEnd(windows=(Window(0.0, 1.0, 0, GatewayUse(0.022, 2.0)),))))
     assert single[1].rows[-3:] == (
         ("gateway: cores in use", "0.02"),
         ("gateway: CPU per request", "11.0 ms"),
@@ -125,7 +125,7 @@ def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
 
 def test_a_sweep_holds_when_its_knee_does() -> None:
     """A sweep goes beyond the limit on purpose; the levels that miss the SLO are marked."""
-    end = End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))
+    end = RunEnd(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))
     fine, slow = sample(0.0, e2e=0.9, level=1), sample(1.0, ttft=0.8, e2e=0.9, level=2)
     run = shown(fine, slow, end=end, slo="ttft=500ms")
     assert [cells[-1] for cells in tables(run)[0].rows] == ["knee", "SLO missed"]
@@ -147,7 +147,7 @@ def test_the_gateways_own_part_is_shown_with_its_interval() -> None:
 
 def test_the_limiter_is_shown_by_statement() -> None:
     """Expected and measured."""
-    assert check_table([Check("a", "2 to 3", "5", False)]).rows == (("a", "2 to 3", "5", "missed"),)
+    assert check_table([LimitCheck("a", "2 to 3", "5", False)]).rows == (("a", "2 to 3", "5", "missed"),)
 
 
 def test_runs_stand_side_by_side_with_their_change() -> None:
@@ -170,12 +170,12 @@ def test_runs_stand_side_by_side_with_their_change() -> None:
         ),
         pytest.param(shown(sample(), end=None), "the run crashed", id="no end"),
         pytest.param(
-            shown(sample(), end=End((Window(0, 10),), True, "interrupted", 3)),
+            shown(sample(), end=RunEnd((Window(0, 10),), True, "interrupted", 3)),
             "ended early (interrupted); 3 requests in flight are not counted",
             id="Ctrl-C",
         ),
         pytest.param(
-            shown(sample(), end=End((Window(0, 10),), generator=Generator(0.97))),
+            shown(sample(), end=RunEnd((Window(0, 10),), generator=Generator(0.97))),
             "itself was the bottleneck",
             id="busy",
         ),
@@ -190,14 +190,14 @@ def test_a_reader_is_told_what_the_figures_do_not_say(run: Shown, words: str) ->
 
 def test_json_has_plain_numbers() -> None:
     """Seconds, shares and rates; it can be written as JSON."""
-    found = json.loads(json.dumps(to_json(shown(sample(ttft=0.25), slo="ttft=1s"))))
+    found = json.loads(json.dumps(run_as_json(shown(sample(ttft=0.25), slo="ttft=1s"))))
     assert found["total"]["ttft"]["p50"] == 0.25
     assert (found["held"], found["run"]["url"], found["knee"], found["remarks"]) == (True, "http://h", None, [])
 
 
 def test_markdown_is_a_table() -> None:
     """With a bar in a cell escaped."""
-    text = to_markdown(Table("T", ("", "a|b"), (("x", "1|2"),)))
+    text = to_markdown(ReportTable("T", ("", "a|b"), (("x", "1|2"),)))
     assert text == "### T\n\n|   | a\\|b |\n| --- | ---: |\n| x | 1\\|2 |\n"
 
 

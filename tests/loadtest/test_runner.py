@@ -11,8 +11,8 @@ import pytest
 
 from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.prompts import Asking
-from aiaas.loadtest.runner import Job, Runner, Stage
-from aiaas.loadtest.sample import End, Sample
+from aiaas.loadtest.runner import LoadJob, Runner, Stage
+from aiaas.loadtest.sample import RunEnd, Sample
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary, summarize
 from aiaas.simulator.options import SimulatorOptions
@@ -22,17 +22,17 @@ from tests.loadtest.conftest import ANSWER
 from tests.waiting import until
 
 
-def job(url: str, *, asking: Asking | None = None, **more: Any) -> Job:
+def job(url: str, *, asking: Asking | None = None, **more: Any) -> LoadJob:
     """A job against one server."""
     settings: dict[str, Any] = {
         "ways": (("gateway", parse_target(url)),),
         "models": {"gateway": "m", "direct": "m"},
         "keys": (None,),
     }
-    return Job(asking=asking or Asking(prompt_tokens=(5, 5)), **(settings | more))
+    return LoadJob(asking=asking or Asking(prompt_tokens=(5, 5)), **(settings | more))
 
 
-async def run(what: Job, *stages: Stage) -> tuple[list[Sample], End]:
+async def run(what: LoadJob, *stages: Stage) -> tuple[list[Sample], RunEnd]:
     """Run all stages and return their samples."""
     samples: list[Sample] = []
     async with Runner(what, samples.append) as runner:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.errors import CheckFailed
-from aiaas.loadtest.sample import End, Generator, Recorded, Run, Sample, Window, from_lines, to_line
+from aiaas.loadtest.sample import Generator, Recorded, Run, RunEnd, Sample, Window, from_lines, to_line
 from tests.loadtest.samples import failed, sample
 
 RUN = Run(1, "0.1.0", "http://h", "m", "2026-01-01T00:00:00Z", "closed", keys=("a",), slo="ttft=1s")
@@ -53,7 +53,7 @@ def test_request_left_on_purpose_is_neither_answer_nor_error() -> None:
 @given(found=st.lists(samples, max_size=5))
 def test_a_file_gives_back_what_went_into_it(found: list[Sample]) -> None:
     """Run, samples in order, end."""
-    end = End((Window(1.0, 2.0, 8),), True, "interrupted", 3, Generator(0.5, 0.001, 0.002, 1, 100))
+    end = RunEnd((Window(1.0, 2.0, 8),), True, "interrupted", 3, Generator(0.5, 0.001, 0.002, 1, 100))
     lines = [to_line(RUN), *map(to_line, found), to_line(end)]
     assert from_lines("f", lines) == Recorded(RUN, tuple(found), end)
 

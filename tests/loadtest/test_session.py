@@ -16,7 +16,7 @@ from aiaas.loadtest.files import read_run
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse, Run, Sample
-from aiaas.loadtest.session import INTERRUPTED, Key, Settings, measure
+from aiaas.loadtest.session import INTERRUPTED, LabelledKey, LoadSettings, measure
 from aiaas.loadtest.summary import Summary, summarize_recorded
 from tests.fakes.vllm import FakeVllm, Hang, Send, Sleep, answer, error_answer, json_answer
 from tests.loadtest.conftest import ANSWER
@@ -46,11 +46,11 @@ class Watcher:
         self.heard.append(f"level {summary.level:g}")
 
 
-def settings(fake: FakeVllm, *stages: Stage, **more: Any) -> Settings:
+def settings(fake: FakeVllm, *stages: Stage, **more: Any) -> LoadSettings:
     """A short test of the fake."""
-    base = Settings(
+    base = LoadSettings(
         target=parse_target(fake.url),
-        keys=(Key("alice", "sk-alice"),),
+        keys=(LabelledKey("alice", "sk-alice"),),
         asking=Asking(prompt_tokens=(5, 5)),
         stages=stages or (Stage(users=2, requests=6),),
     )
@@ -132,7 +132,7 @@ async def test_fault_at_the_first_look_sends_no_load_writes_no_file(
 
 async def test_each_key_is_looked_at(fake: FakeVllm) -> None:
     """And used."""
-    keys = (Key("a", "sk-a"), Key("b", "sk-b"))
+    keys = (LabelledKey("a", "sk-a"), LabelledKey("b", "sk-b"))
     outcome = await measure(settings(fake, keys=keys), Watcher())
     assert [got.headers["authorization"] for got in fake.got if got.method == "GET"] == ["Bearer sk-a", "Bearer sk-b"]
     assert [key.requests for key in outcome.summary.keys] == [3, 3]
@@ -197,4 +197,4 @@ async def test_a_disk_that_fills_up_ends_the_run(
 
 def test_a_key_is_never_shown() -> None:
     """Only its label is shown."""
-    assert repr(Key("alice", "sk-secret")) == "Key(label='alice')"
+    assert repr(LabelledKey("alice", "sk-secret")) == "LabelledKey(label='alice')"

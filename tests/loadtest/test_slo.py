@@ -6,7 +6,7 @@ import pytest
 
 from aiaas.errors import UsageError
 from aiaas.loadtest.sample import Sample
-from aiaas.loadtest.slo import Bound, Verdict, judge, meets, parse_slo
+from aiaas.loadtest.slo import Bound, SloVerdict, judge, meets, parse_slo
 from aiaas.loadtest.stats import spread
 from tests.loadtest.samples import failed, sample
 
@@ -90,4 +90,4 @@ def test_a_request_meets_an_slo_when_all_its_durations_do(one: Sample, expected:
 def test_a_run_is_held_against_each_bound(text: str, seen: float | None, held: bool) -> None:
     """With the measured values."""
     bounds = parse_slo(text)
-    assert judge(bounds, LATENCIES, 0.02, 5.0) == (Verdict(bounds[0], seen, held),)
+    assert judge(bounds, LATENCIES, 0.02, 5.0) == (SloVerdict(bounds[0], seen, held),)

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.loadtest.sample import End, GatewayUse, Generator, Recorded, Run, Window
+from aiaas.loadtest.sample import GatewayUse, Generator, Recorded, Run, RunEnd, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.stats import percentile
 from aiaas.loadtest.summary import bottleneck, fairness, summarize, summarize_recorded
 from tests.loadtest.samples import failed, sample
 
-TEN = End(windows=(Window(10.0, 20.0),))
+TEN = RunEnd(windows=(Window(10.0, 20.0),))
 
 
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=60))
@@ -98,7 +98,7 @@ def test_a_missed_bound_is_a_run_that_does_not_hold() -> None:
 
 def test_levels_keys_and_ways_are_told_apart() -> None:
     """Where there are several; what went direct is in no other figure. A run with one of each has the total only."""
-    end = End(windows=(Window(0.0, 10.0, 1), Window(10.0, 20.0, 2)))
+    end = RunEnd(windows=(Window(0.0, 10.0, 1), Window(10.0, 20.0, 2)))
     found = [
         sample(0.0, level=1, key=0, via="direct", e2e=9.0),
         sample(0.0, level=1, key=0),
@@ -165,7 +165,7 @@ def test_a_gateways_cpu_is_that_of_what_it_carried(
     use: GatewayUse, answers: int, cpu: tuple[float | None, float | None, float | None]
 ) -> None:
     """A second with a number of answers of 11 tokens; CPU by request, by token, and the gateway's share."""
-    found = summarize([sample(0.0, e2e=0.9)] * answers, End(windows=(Window(0.0, 1.0, 0, use),))).total.cpu
+    found = summarize([sample(0.0, e2e=0.9)] * answers, RunEnd(windows=(Window(0.0, 1.0, 0, use),))).total.cpu
     assert found is not None
     assert found.cores == use.cores
     assert (found.per_request, found.per_token, found.share) == pytest.approx(cpu)
@@ -174,6 +174,6 @@ def test_a_gateways_cpu_is_that_of_what_it_carried(
 def test_a_gateways_cpu_is_of_the_whole_and_of_no_key() -> None:
     """Nobody knows which key took how much of it."""
     windows = (Window(0.0, 1.0, 0, GatewayUse(0.22, 2.0)),)
-    found = summarize([sample(0.0, e2e=0.9, key=0), sample(0.0, e2e=0.9, key=1)], End(windows=windows))
+    found = summarize([sample(0.0, e2e=0.9, key=0), sample(0.0, e2e=0.9, key=1)], RunEnd(windows=windows))
     assert found.total.cpu is not None
     assert [key.cpu for key in found.keys] == [None, None]

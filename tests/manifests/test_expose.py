@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.config.check import check
-from aiaas.config.ingress import FAMILIES, Family
+from aiaas.config.ingress import INGRESS_FAMILIES, IngressFamily
 from aiaas.config.load import load_text
 from aiaas.manifests.expose import annotations_for, nginx_size, notes, route_duration
 from tests.manifests.rendering import BACKEND, MINIMAL, TLS, objects_of, one, plan_of, with_kubernetes
@@ -66,8 +66,8 @@ def test_each_controller_is_told_in_its_own_words(class_name: str, expected: dic
     assert found == {"cert-manager.io/cluster-issuer": "letsencrypt-prod"} | expected
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_checked_annotations_are_the_rendered_ones(family: Family) -> None:
+@pytest.mark.parametrize("family", INGRESS_FAMILIES, ids=lambda family: family.name)
+def test_checked_annotations_are_the_rendered_ones(family: IngressFamily) -> None:
     """Each annotation that bounds silence or bodies, or redirects, is rendered under the name that is checked."""
     found = annotations(with_kubernetes(ingress=f"{{class: {family.name}}}"))
     assert {*family.silences, *family.bodies, *family.redirects} <= set(found)

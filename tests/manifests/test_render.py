@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from aiaas import __version__
-from aiaas.manifests.render import KINDS, render_manifests, to_files, to_stream
+from aiaas.manifests.render import MANIFEST_KINDS, render_manifests, to_files, to_stream
 from tests.manifests.rendering import KEYS, MINIMAL, plan_of, with_kubernetes
 
 
@@ -34,7 +34,7 @@ def test_comments_and_layout_of_the_config_do_not_count() -> None:
 def test_referenced_object_comes_first() -> None:
     """Kinds stand in the order in which one `kubectl apply` can take them."""
     kinds = [each["kind"] for each in render_manifests(plan_of(with_kubernetes(create_namespace="true")), KEYS)]
-    assert kinds == sorted(kinds, key=KINDS.index)
+    assert kinds == sorted(kinds, key=MANIFEST_KINDS.index)
     assert kinds[:4] == ["Namespace", "ServiceAccount", "ConfigMap", "Secret"]
     assert kinds.index("Deployment") > kinds.index("Service")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.lenient import truth, whole
-from aiaas.openai.peek import LARGE, LARGEST_INTERVAL, MAX_PROMPTS, Peek, estimate_input_tokens, peek
+from aiaas.openai.peek import LARGEST_COUNTED, LARGEST_INTERVAL, MAX_PROMPTS, Peek, estimate_input_tokens, peek
 
 CHAT = paths.CHAT
 READ = ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "background"]
@@ -143,7 +143,7 @@ def test_a_repeated_field_is_refused(field: str, second: str) -> None:
     assert refused(body.encode(), paths.RESPONSES) == ("invalid_request", field)
 
 
-@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("size", [0, LARGEST_COUNTED], ids=["small", "large"])
 @pytest.mark.parametrize(
     "options",
     [

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiaas.errors import ClientError
-from aiaas.openai.splice import LARGE, ask_for_usage, set_field, set_fields
+from aiaas.openai.splice import LARGEST_DECODED, ask_for_usage, set_field, set_fields
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_field_is_set_and_nothing_else(body: bytes, result: bytes) -> None:
 )
 def test_a_large_body_changes_in_the_same_way(begin: bytes, end: bytes, result: tuple[bytes, bytes]) -> None:
     """By the walk, whatever is in its texts."""
-    text = b'\\"model\\": \\\\' * (LARGE // 12)
+    text = b'\\"model\\": \\\\' * (LARGEST_DECODED // 12)
     assert set_field(begin + text + end, "model", b'"new"') == result[0] + text + result[1]
 
 
@@ -80,7 +80,7 @@ def test_several_fields_are_set_at_once() -> None:
         "on every event, in words", "repeated", "on no event", "on every event, nested",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("size", [0, LARGEST_DECODED], ids=["small", "large"])
 def test_usage_is_asked_for_beside_other_options(written: bytes, result: bytes, size: int) -> None:
     """All else stays, but usage on every event: alone it does nothing, beside `include_usage` it would."""
     body = b'{"x":{"stream_options":1,"y":"%b"}, "stream_options" : %b ,"z":2}'

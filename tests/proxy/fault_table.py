@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal
 
-from aiaas.simulator.faults import KINDS, Point, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -372,4 +372,4 @@ CLIENTS: Final = (
 
 def missing_kinds() -> set[str]:
     """Faults of the simulator that the table does not hold."""
-    return set(KINDS) - {parse_fault(row.fault).name for row in FAULTS}
+    return set(FAULT_KINDS) - {parse_fault(row.fault).name for row in FAULTS}

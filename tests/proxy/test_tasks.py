@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.tasks import LONGEST_PAUSE, Keeper, end_tasks, first_of, report_crash
+from aiaas.proxy.tasks import LONGEST_RESTART_PAUSE, Keeper, end_tasks, report_crash
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 
@@ -68,7 +68,7 @@ async def test_pauses_between_failures_grow() -> None:
         kept.keeper.keep(kept.work, "lag", stack)
         await kept.waiting.wait()
     assert [line["again_in"] for line in kept.told()] == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032]
-    kept = Kept(1, first_pause=LONGEST_PAUSE)
+    kept = Kept(1, first_pause=LONGEST_RESTART_PAUSE)
     task = kept.keeper.start(kept.work, "lag")
     while not kept.told():
         await asyncio.sleep(0)
@@ -119,13 +119,3 @@ async def test_crashed_task_is_logged_and_a_cancelled_one_is_not() -> None:
     (line,) = [json.loads(line) for line in b"".join(lines).splitlines()]
     assert (line["event"], line["task"]) == ("internal_error", "the one")
     assert "ZeroDivisionError: oh" in line["traceback"]
-
-
-async def test_the_first_that_is_done_ends_the_waiting_for_all() -> None:
-    """Or the timeout does."""
-    event = asyncio.Event()
-    event.set()
-    async with asyncio.timeout(1):
-        await first_of(event.wait(), asyncio.sleep(60), timeout=60)
-        await first_of(asyncio.sleep(60), timeout=0.01)
-    assert len(asyncio.all_tasks()) == 1

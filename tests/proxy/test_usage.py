@@ -21,7 +21,7 @@ from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.usage import FLUSH_INTERVAL, UsageRecorder, usage_store
+from aiaas.proxy.usage import USAGE_FLUSH_INTERVAL, UsageRecorder, usage_store
 from tests.fakes.vllm import FakeVllm, Send, json_answer
 from tests.proxy.conftest import StartGateway, config_of, plan_of
 from tests.waiting import until
@@ -299,7 +299,7 @@ def test_settling_costs_next_to_nothing() -> None:
 
 def test_a_crash_loses_a_second_at_most() -> None:
     """Half of it is the interval, half is left for the disk."""
-    assert FLUSH_INTERVAL <= 0.5
+    assert USAGE_FLUSH_INTERVAL <= 0.5
 
 
 async def test_gateway_request_is_counted_as_it_was_settled(

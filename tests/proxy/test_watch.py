@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.proxy.watch import POLL_INTERVAL, FileWatch, Looks, Signature, signature
+from aiaas.proxy.watch import WATCH_INTERVAL, FileLooks, FileWatch, Signature, signature
 
 
 def rewrite(path: Path) -> None:
@@ -64,7 +64,7 @@ def test_missing_file_has_no_signature(tmp_path: Path) -> None:
 
 def test_a_change_is_seen_soon_enough_for_two_seconds() -> None:
     """Which revoking a key may take. It takes two looks; reading 10,000 keys takes some of it."""
-    assert 2 * POLL_INTERVAL <= 1.0
+    assert 2 * WATCH_INTERVAL <= 1.0
 
 
 # The file at each look, as "inode:size" ("-": no file), and the looks at which the file is taken; it begins as 1:10.
@@ -95,13 +95,13 @@ def test_a_file_is_taken_when_it_stands_still(looks: str, taken: list[int]) -> N
         inode, _, size = look.partition(":")
         return None if look == "-" else ("/file", int(inode), int(size), 0)
 
-    watched = Looks(seen("1:10"))
+    watched = FileLooks(seen("1:10"))
     assert [at for at, look in enumerate(looks.split()) if watched.has_changed(seen(look))] == taken
 
 
 def test_a_link_that_is_swapped_at_every_look_is_taken() -> None:
     """Also where the file system gives the same inode to each file."""
-    watched = Looks(("/..1/file", 1, 10, 0))
+    watched = FileLooks(("/..1/file", 1, 10, 0))
     assert not watched.has_changed(("/..2/file", 1, 10, 0))
     assert watched.has_changed(("/..3/file", 1, 10, 0))
 

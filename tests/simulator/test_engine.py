@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aiaas.simulator.engine import STEPS_A_TURN, Engine, EngineFullError, Generation
-from aiaas.simulator.generate import Choice, make_pace
-from aiaas.simulator.metrics import Metrics
+from aiaas.simulator.engine import STEPS_A_TURN, EngineFullError, Generation, SimulatedEngine
+from aiaas.simulator.generate import SimulatedChoice, make_pace
+from aiaas.simulator.metrics import SimulatorMetrics
 
 
 class Clock:
@@ -75,12 +75,12 @@ class Bench:
 
     def __init__(self, max_num_seqs: int = 2, max_num_queued_reqs: int | None = None) -> None:
         self.clock = Clock()
-        self.metrics = Metrics("m")
-        self.engine = Engine(self.clock, self.metrics, max_num_seqs, max_num_queued_reqs)  # type: ignore[arg-type]
+        self.metrics = SimulatorMetrics("m")
+        self.engine = SimulatedEngine(self.clock, self.metrics, max_num_seqs, max_num_queued_reqs)  # type: ignore[arg-type]
 
     def submit(self, *lengths: int, ttft: float = 0.1, itl: float = 0.01) -> tuple[Generation, Ear]:
         ear = Ear(self.clock)
-        choices = tuple(Choice(("x",) * length, "length") for length in lengths)
+        choices = tuple(SimulatedChoice(("x",) * length, "length") for length in lengths)
         generation = Generation(choices, 7, make_pace(max(lengths), ttft, itl, 0, 0), ear)
         self.engine.submit(generation)
         return generation, ear

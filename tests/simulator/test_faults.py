@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from aiaas.errors import UsageError
-from aiaas.simulator.faults import KINDS, Point, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", FAULT_KINDS)
 def test_each_kind_is_written_by_its_name(name: str) -> None:
     """With its default argument."""
     fault = parse_fault(name)
     assert fault.name == name
-    assert fault.arg == (KINDS[name].default or 0)
+    assert fault.arg == (FAULT_KINDS[name].default or 0)
 
 
 def test_an_argument_follows_a_colon() -> None:
@@ -50,5 +50,5 @@ def test_a_wrong_fault_is_one_clear_message(text: str, message: str) -> None:
 def test_docs_hold_every_fault() -> None:
     """docs/simulator.md names each kind with its default argument."""
     page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
-    written = [name if kind.default is None else f"{name}:{kind.default:g}" for name, kind in KINDS.items()]
+    written = [name if kind.default is None else f"{name}:{kind.default:g}" for name, kind in FAULT_KINDS.items()]
     assert [text for text in written if text != "none" and f"`{text}`" not in page] == []

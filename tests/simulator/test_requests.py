@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.forms import parse_json
 from aiaas.simulator.options import SimulatorOptions
-from aiaas.simulator.requests import Family, Job, parse_invocation, parse_job, pieces_to_tokenize
+from aiaas.simulator.requests import ApiFamily, GenerationJob, parse_invocation, parse_job, pieces_to_tokenize
 
 OPTIONS = SimulatorOptions(max_model_len=100)
 HELLO = [{"role": "user", "content": "Say hello."}]
-FAMILIES: tuple[Family, ...] = ("chat", "completions", "responses", "messages")
+FAMILIES: tuple[ApiFamily, ...] = ("chat", "completions", "responses", "messages")
 
 
-def job(family: Family = "chat", options: SimulatorOptions = OPTIONS, **body: Any) -> Job:
+def job(family: ApiFamily = "chat", options: SimulatorOptions = OPTIONS, **body: Any) -> GenerationJob:
     if family == "chat":
         body.setdefault("messages", HELLO)
     return parse_job(family, body, options)
@@ -144,7 +144,7 @@ _FIELDS = ["messages", "prompt", "input", "model", "max_tokens", "n", "stop", "s
 
 
 @given(st.sampled_from(FAMILIES), st.dictionaries(st.sampled_from(_FIELDS), _JSON) | _JSON)
-def test_any_json_is_a_job_or_a_refusal(family: Family, data: object) -> None:
+def test_any_json_is_a_job_or_a_refusal(family: ApiFamily, data: object) -> None:
     """No body has another result; and the refusal can be sent."""
     try:
         made = parse_job(family, data, OPTIONS)

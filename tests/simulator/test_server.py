@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from aiaas.errors import EnvironmentFault
-from aiaas.simulator.faults import KINDS, Point, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import SimulatorHandle, running_simulator
 
@@ -223,7 +223,7 @@ async def test_refusals_in_messages_have_the_anthropic_shape(fault: str, status:
 def test_every_fault_behind_the_connect_is_tested() -> None:
     """A new row of the table needs a row here."""
     tested = {parse_fault(fault).name for fault in STREAM_FAULTS}
-    assert tested == {kind.name for kind in KINDS.values() if kind.point is not Point.CONNECT}
+    assert tested == {kind.name for kind in FAULT_KINDS.values() if kind.point is not Point.CONNECT}
 
 
 async def test_half_an_event_is_half_an_event() -> None:

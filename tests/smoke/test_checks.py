@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aiaas.httpclient.target import parse_target
-from aiaas.smoke.ask import Settings
+from aiaas.smoke.ask import SmokeSettings
 from tests.fakes.vllm import FakeVllm, Send, answer
 from tests.loadtest.conftest import Secure
 from tests.smoke.test_run import run
 
 
-def secure_settings(secure: Secure, http_port: int | None = None) -> Settings:
+def secure_settings(secure: Secure, http_port: int | None = None) -> SmokeSettings:
     """A server whose certificate is trusted."""
     target = parse_target(secure.url, ca=secure.certificate)
-    return Settings(target=target, tls=target.tls, http_port=http_port, timeout=5.0)
+    return SmokeSettings(target=target, tls=target.tls, http_port=http_port, timeout=5.0)
 
 
 def moved(location: str) -> Send:
@@ -32,7 +32,7 @@ async def test_a_certificate_that_is_trusted_passes(secure: Secure) -> None:
 async def test_insecure_forgives_every_check_but_the_certificate(secure: Secure) -> None:
     """The run goes on, and the check still fails."""
     strict, lax = parse_target(secure.url), parse_target(secure.url, insecure=True)
-    results = await run(Settings(target=lax, tls=strict.tls, timeout=5.0), "health", "certificate")
+    results = await run(SmokeSettings(target=lax, tls=strict.tls, timeout=5.0), "health", "certificate")
     assert {name: result.outcome for name, result in results.items()} == {"health": "passed", "certificate": "failed"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.loadtest.limit_check import Check
+from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge_metrics import (
     ABORT_TOKENS,
@@ -63,7 +63,7 @@ def test_samples_are_summed_by_name_and_labels() -> None:
         pytest.param(judge_engine_abort(Counts(0, 100), Counts(0, 104), 0.1), id="engine stops"),
         pytest.param(judge_gateway_abort(1, 2), id="gateway counts"),
         pytest.param(judge_direct(whole(), whole(id="b", created=2, system_fingerprint="z")), id="direct"),
-        pytest.param(judge_limit((Check("a", "1", "1", held=True),)), id="limit"),
+        pytest.param(judge_limit((LimitCheck("a", "1", "1", held=True),)), id="limit"),
     ],
 )
 def test_agreeing_sources_pass(verdict: Verdict) -> None:
@@ -109,7 +109,7 @@ def test_agreeing_sources_pass(verdict: Verdict) -> None:
         pytest.param(judge_direct(whole(), Seen(401, {})), "direct: 401", "refused", id="direct refused"),
         pytest.param(judge_direct(Seen(200, {}, b"{"), whole()), "not JSON", "something other", id="not JSON"),
         pytest.param(
-            judge_limit((Check("a", "1", "1", held=True), Check("b", "2", "3", held=False))),
+            judge_limit((LimitCheck("a", "1", "1", held=True), LimitCheck("b", "2", "3", held=False))),
             "b: 3",
             "each count alone",
             id="limit",
@@ -125,7 +125,7 @@ def test_disagreeing_sources_fail_with_the_usual_cause(verdict: Verdict, seen: s
 
 def test_a_limit_that_failed_tells_only_what_failed() -> None:
     """And a limit that held tells everything."""
-    good, bad = Check("a", "1", "1", held=True), Check("b", "2", "3", held=False)
+    good, bad = LimitCheck("a", "1", "1", held=True), LimitCheck("b", "2", "3", held=False)
     assert (judge_limit((good, bad)).expected, judge_limit((good, bad)).seen) == ("b: 2", "b: 3")
     assert judge_limit((good, good)).seen == "a: 1; a: 1"
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from aiaas.smoke.report import held, lines, summary, to_json, to_junit, took_of
+from aiaas.smoke.report import held, lines, results_as_json, results_line, to_junit, took_of
 from aiaas.smoke.result import Result
 
 GOOD = Result("health", "passed", "200", "200", "", 0.0012)
@@ -42,7 +42,7 @@ def test_it_holds_where_something_passed_and_nothing_failed(results: tuple[Resul
 
 def test_json_counts_and_lists() -> None:
     """An interrupted run never passes."""
-    found = to_json("http://h:1", ALL, interrupted=False)
+    found = results_as_json("http://h:1", ALL, interrupted=False)
     assert (found["held"], found["passed"], found["failed"], found["skipped"]) == (False, 1, 1, 1)
     assert found["checks"][0] == {
         "name": "health",
@@ -52,8 +52,8 @@ def test_json_counts_and_lists() -> None:
         "hint": "",
         "seconds": 0.0012,
     }
-    assert to_json("http://h:1", (GOOD,), interrupted=True)["held"] is False
-    assert summary(ALL) == "1 passed, 1 failed, 1 skipped"
+    assert results_as_json("http://h:1", (GOOD,), interrupted=True)["held"] is False
+    assert results_line(ALL) == "1 passed, 1 failed, 1 skipped"
 
 
 def test_the_xml_is_well_formed_whatever_a_server_sent() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiaas.errors import UsageError
-from aiaas.smoke.result import Verdict, choose, judged, result_of, skipped
+from aiaas.smoke.result import Verdict, choose_checks, judged, result_of, skipped
 
 NAMES = ("health", "stream", "models")
 
@@ -47,7 +47,7 @@ def test_server_text_shows_no_key_and_moves_no_cursor() -> None:
 )
 def test_names_choose_checks(only: list[str], without: list[str], chosen: tuple[str, ...]) -> None:
     """--only and --skip."""
-    assert choose(NAMES, only, without) == chosen
+    assert choose_checks(NAMES, only, without) == chosen
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_names_choose_checks(only: list[str], without: list[str], chosen: tuple[
 def test_a_name_that_there_is_not_is_wrong_usage(only: list[str], without: list[str], message: str) -> None:
     """The error comes before anything is sent."""
     with pytest.raises(UsageError, match=message):
-        choose(NAMES, only, without)
+        choose_checks(NAMES, only, without)

@@ -12,10 +12,10 @@ import pytest
 from aiaas.errors import EnvironmentFault
 from aiaas.httpclient.target import parse_target
 from aiaas.limits.model import Rate
-from aiaas.smoke.ask import Settings
+from aiaas.smoke.ask import SmokeSettings
 from aiaas.smoke.checks import CHECKS
 from aiaas.smoke.result import Result
-from aiaas.smoke.run import NAMES, smoke
+from aiaas.smoke.run import NAMES, run_checks
 from tests.fakes.gateway import KEY, LARGEST_BODY, FakeGateway, whole
 from tests.fakes.vllm import (
     DONE,
@@ -50,16 +50,16 @@ async def good() -> AsyncIterator[FakeGateway]:
     await made.stop()
 
 
-async def run(settings: Settings, *names: str) -> dict[str, Result]:
+async def run(settings: SmokeSettings, *names: str) -> dict[str, Result]:
     """The results of these checks, all of them where none is named."""
     results: list[Result] = []
-    await smoke(settings, names or NAMES, lambda _: None, results.append, lambda _: None)
+    await run_checks(settings, names or NAMES, lambda _: None, results.append, lambda _: None)
     return {result.name: result for result in results}
 
 
-def settings_of(fake: FakeVllm, **more: object) -> Settings:
+def settings_of(fake: FakeVllm, **more: object) -> SmokeSettings:
     """The facts that are known of a fake gateway."""
-    return replace(Settings(target=parse_target(fake.url), key=KEY, big_body=LARGEST_BODY, timeout=5.0), **more)
+    return replace(SmokeSettings(target=parse_target(fake.url), key=KEY, big_body=LARGEST_BODY, timeout=5.0), **more)
 
 
 @pytest.mark.parametrize(
@@ -264,13 +264,13 @@ async def test_nobody_there_is_one_line() -> None:
         bound.bind(("127.0.0.1", 0))
         target = parse_target(f"http://127.0.0.1:{bound.getsockname()[1]}")
         with pytest.raises(EnvironmentFault, match="connection refused; is the server running"):
-            await run(Settings(target=target, key=KEY))
+            await run(SmokeSettings(target=target, key=KEY))
 
 
 async def test_a_certificate_that_does_not_verify_fails_alone(secure: Secure) -> None:
     """No key goes over such a connection."""
     target = parse_target(secure.url)
-    results = await run(Settings(target=target, tls=target.tls, key=KEY))
+    results = await run(SmokeSettings(target=target, tls=target.tls, key=KEY))
     assert results["certificate"].outcome == "failed"
     assert "self-signed" in results["certificate"].seen
     assert "--ca FILE" in results["certificate"].hint

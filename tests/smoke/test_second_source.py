@@ -9,7 +9,7 @@ import pytest
 
 from aiaas.httpclient.target import HttpTarget, parse_target
 from aiaas.limits.model import Rate
-from aiaas.smoke.ask import Settings
+from aiaas.smoke.ask import SmokeSettings
 from tests.fakes.gateway import KEY, PROMPT_TOKENS, FakeGateway
 from tests.fakes.vllm import FakeVllm, Hang, Send, answer, error_answer
 from tests.smoke.test_run import run
@@ -54,9 +54,9 @@ async def scraped() -> AsyncIterator[Scraped]:
     await made.stop()
 
 
-def known(good: FakeGateway) -> Settings:
+def known(good: FakeGateway) -> SmokeSettings:
     """With the key."""
-    return Settings(target=parse_target(good.url), key=KEY, timeout=2.0, patience=0.5)
+    return SmokeSettings(target=parse_target(good.url), key=KEY, timeout=2.0, patience=0.5)
 
 
 def tokens(taken: int, given: int) -> str:

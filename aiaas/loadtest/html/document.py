@@ -11,7 +11,7 @@ from typing import Final
 from xml.etree.ElementTree import Element
 
 from aiaas import __version__
-from aiaas.loadtest.html.figure import Figure, Told, table_element, to_element
+from aiaas.loadtest.html.figure import Figure, ToldRun, table_element, to_element
 from aiaas.loadtest.html.markup import tag, to_html
 from aiaas.loadtest.html.runfigures import (
     distribution_figures,
@@ -23,11 +23,11 @@ from aiaas.loadtest.html.runfigures import (
 from aiaas.loadtest.html.runsfigures import runs_figures
 from aiaas.loadtest.html.style import STYLE
 from aiaas.loadtest.html.sweepfigures import sweep_figures
-from aiaas.loadtest.report import Shown, Table, compare_table, holds, number, remarks, seconds, share, tables
+from aiaas.loadtest.report import ReportTable, Shown, compare_table, holds, number, remarks, seconds, share, tables
 from aiaas.loadtest.summary import Summary
 from aiaas.loadtest.sweep import knee
 
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+CONTENT_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 HOW: Final = (
     "Times are measured when the socket delivers the bytes, before anything is parsed, and count from when a request "
     "was due, so a stalled server cannot hide.",
@@ -43,7 +43,7 @@ HOW: Final = (
 )
 
 
-def page(runs: Sequence[Told]) -> str:
+def page(runs: Sequence[ToldRun]) -> str:
     """Return the HTML of one or more runs."""
     title = "Load test" if len(runs) == 1 else "Load tests side by side"
     names = ", ".join(told.shown.name for told in runs)
@@ -60,7 +60,7 @@ def page(runs: Sequence[Told]) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=CONTENT_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("link", rel="icon", href="data:,"),
@@ -70,7 +70,7 @@ def page(runs: Sequence[Told]) -> str:
     return to_html(tag("html", head, tag("body", *body), lang="en"))
 
 
-def _verdict(runs: Sequence[Told]) -> str:
+def _verdict(runs: Sequence[ToldRun]) -> str:
     bounded = [told for told in runs if told.bounds]
     if not bounded:
         return "No SLO was set."
@@ -86,7 +86,7 @@ def _verdict(runs: Sequence[Told]) -> str:
     return "The run missed its SLO." if len(runs) == 1 else f"The SLO was missed by {', '.join(missed)}."
 
 
-def _links(runs: Sequence[Told]) -> Element | None:
+def _links(runs: Sequence[ToldRun]) -> Element | None:
     """Return links to each run, if the page has several."""
     if len(runs) == 1:
         return None
@@ -94,7 +94,7 @@ def _links(runs: Sequence[Told]) -> Element | None:
     return tag("nav", tag("ul", *links, class_="keys"), aria_label="Runs")
 
 
-def _compared(runs: Sequence[Told]) -> Element | None:
+def _compared(runs: Sequence[ToldRun]) -> Element | None:
     figures = runs_figures(runs)
     if not figures:
         return None
@@ -102,7 +102,7 @@ def _compared(runs: Sequence[Told]) -> Element | None:
     return tag("section", tag("h2", "Side by side"), table, _grid(figures))
 
 
-def _run(place: int, told: Told, *, alone: bool) -> Element:
+def _run(place: int, told: ToldRun, *, alone: bool) -> Element:
     name, shown = f"run{place}", told.shown
     figures = [*sweep_figures(name, told), *time_figures(name, told), *distribution_figures(name, told)]
     figures += [
@@ -146,7 +146,7 @@ def _tiles(shown: Shown) -> Element:
     return tag("dl", *tiles, class_="tiles")
 
 
-def _where(told: Told) -> str:
+def _where(told: ToldRun) -> str:
     levels = told.shown.summary.levels
     best = knee(levels)
     if best is None:
@@ -168,7 +168,7 @@ def _tile_figures(summary: Summary) -> list[tuple[str, str]]:
     return [*found, ("not answered", share(summary.error_rate))]
 
 
-def _about(shown: Shown) -> Table:
+def _about(shown: Shown) -> ReportTable:
     """Return the run's settings, enough to repeat it."""
     run = shown.run
     rows = [
@@ -187,4 +187,4 @@ def _about(shown: Shown) -> Table:
         generator = shown.end.generator
         rows.append(("load generator: share of one core", share(generator.cpu_share)))
         rows.append(("load generator: event loop lateness (p99)", seconds(generator.lag_p99)))
-    return Table("The run", ("", ""), tuple((name, value) for name, value in rows if value))
+    return ReportTable("The run", ("", ""), tuple((name, value) for name, value in rows if value))

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.markup import tag
 from aiaas.loadtest.html.svg import Axis
-from aiaas.loadtest.report import Shown, Table
+from aiaas.loadtest.report import ReportTable, Shown
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.slo import Bound
 
@@ -20,7 +20,7 @@ MUCH_SPREAD: Final = 20.0  # the slowest divided by the median; beyond it a line
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ToldRun:
     """A run for the page: the data of its tables, and every sample."""
 
     shown: Shown
@@ -52,7 +52,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ChartKey:
     """A series in a chart's legend."""
 
     series: int
@@ -69,8 +69,8 @@ class Figure:
     headline: str
     what: str
     drawing: Element
-    keys: tuple[Key, ...] = ()
-    tables: tuple[Table, ...] = ()
+    keys: tuple[ChartKey, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
 
 
 def to_element(figure: Figure) -> Element:
@@ -88,7 +88,7 @@ def to_element(figure: Figure) -> Element:
     )
 
 
-def table_element(table: Table) -> Element:
+def table_element(table: ReportTable) -> Element:
     """Return a table in its own box, which scrolls if a phone is too narrow for the table."""
     head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in table.headers)))
     body = [tag("tr", tag("th", cells[0], scope="row"), *map(_cell, cells[1:])) for cells in table.rows]
@@ -139,7 +139,7 @@ def tick_number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
-def verdict_words(told: Told, name: str) -> str:
+def verdict_words(told: ToldRun, name: str) -> str:
     """Return `, SLO 1 s held` if the SLO bounds this latency, otherwise ""."""
     for verdict in told.shown.summary.total.verdicts:
         if verdict.bound.name == name:
@@ -147,7 +147,7 @@ def verdict_words(told: Told, name: str) -> str:
     return ""
 
 
-def bound_line(told: Told, name: str, x: Axis, y: Axis) -> Element | None:
+def bound_line(told: ToldRun, name: str, x: Axis, y: Axis) -> Element | None:
     """Draw the SLO's bound on this latency, if the SLO has one and it lies within the y axis."""
     for bound in told.bounds:
         if bound.name == name and y.low <= bound.limit <= y.high:

@@ -61,7 +61,7 @@ def _place(moment: float, end: float, number: int) -> int:
     return min(max(int(moment / end * number), 0), number - 1)
 
 
-class Rate(msgspec.Struct, frozen=True):
+class SpanRate(msgspec.Struct, frozen=True):
     """Answers that ended in one span of time, per second."""
 
     start: float
@@ -75,7 +75,7 @@ class Rate(msgspec.Struct, frozen=True):
         return (self.start + self.stop) / 2
 
 
-def rates_over_time(samples: Sequence[Sample], bounds: tuple[Bound, ...], end: float) -> tuple[Rate, ...]:
+def rates_over_time(samples: Sequence[Sample], bounds: tuple[Bound, ...], end: float) -> tuple[SpanRate, ...]:
     """Count complete answers, and answers within the SLO, by when they ended."""
     whole = [sample for sample in samples if sample.ok]
     number = min(len(whole) // FULL_BIN, MOST_BINS)
@@ -87,7 +87,7 @@ def rates_over_time(samples: Sequence[Sample], bounds: tuple[Bound, ...], end: f
         answers[place] += 1
         good[place] += meets(sample, bounds)
     width = end / number
-    return tuple(Rate(at * width, (at + 1) * width, answers[at] / width, good[at] / width) for at in range(number))
+    return tuple(SpanRate(at * width, (at + 1) * width, answers[at] / width, good[at] / width) for at in range(number))
 
 
 def faults_over_time(samples: Iterable[Sample], end: float) -> dict[str, tuple[tuple[float, float, int], ...]]:

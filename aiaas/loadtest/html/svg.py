@@ -33,7 +33,7 @@ MOST_TICKS: Final = 6
 MOST_STEPS: Final = 9
 SERIES: Final = 6
 
-Point = tuple[float, float | None]
+ChartPoint = tuple[float, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def rows(name: str, title: str, description: str, x: Axis, each: Sequence[tuple[
     return _svg(name, title, description, bottom + BOTTOM, *grid, *_x_axis(x, bottom), *placed)
 
 
-def line(x: Axis, y: Axis, points: Sequence[Point], series: int, *, dashed: bool = False) -> Element:
+def line(x: Axis, y: Axis, points: Sequence[ChartPoint], series: int, *, dashed: bool = False) -> Element:
     """Draw a line through the points, with a gap where the value is None."""
     path = []
     pen = "M"

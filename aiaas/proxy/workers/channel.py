@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.proxy.workers.merge import Family
+from aiaas.proxy.workers.merge import MetricFamily
 
 LENGTH_BYTES: Final = 4
 
@@ -78,7 +78,7 @@ class Leaving(msgspec.Struct, tag=True, frozen=True):
 class Counted(msgspec.Struct, tag=True, frozen=True):
     """From a worker: its metrics. `asked` says whether this answers a Report."""
 
-    families: list[Family]
+    families: list[MetricFamily]
     asked: bool
 
 

@@ -15,7 +15,7 @@ from aiaas.keys.file import KeyFileError, read_at_start, read_key_file
 from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import render_records
 from aiaas.plan.model import Plan
-from aiaas.proxy.reread import Offer, reread
+from aiaas.proxy.reread import OfferEngines, reread
 from aiaas.proxy.watch import FileWatch
 
 _Keys = tuple[str, frozenset[str]]  # the key file's text, and the ids in it
@@ -39,7 +39,7 @@ class Baseline:
         self,
         plan: Plan,
         env: Mapping[str, str],
-        offer: Offer,
+        offer: OfferEngines,
         on_plan: Callable[[Plan], None],
         crashed: Callable[[BaseException], None],
     ) -> None:

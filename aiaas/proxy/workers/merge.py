@@ -41,7 +41,7 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
 _CUMULATIVE: Final = ("counter", "histogram", "summary")
 
 
-class Sample(msgspec.Struct, array_like=True, frozen=True):
+class MetricSample(msgspec.Struct, array_like=True, frozen=True):
     """One series: its name (with `_total`, `_bucket`, ...), its labels, its value."""
 
     name: str
@@ -49,13 +49,13 @@ class Sample(msgspec.Struct, array_like=True, frozen=True):
     value: float
 
 
-class Family(msgspec.Struct, array_like=True, frozen=True):
+class MetricFamily(msgspec.Struct, array_like=True, frozen=True):
     """One metric; `kind` is prometheus_client's word for its type."""
 
     name: str
     kind: str
     help: str
-    samples: list[Sample]
+    samples: list[MetricSample]
 
 
 _Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -65,10 +65,10 @@ class Sums:
     """Adds families up. `families` returns the result, in the order in which the families were first added."""
 
     def __init__(self) -> None:
-        self._heads: dict[str, Family] = {}
+        self._heads: dict[str, MetricFamily] = {}
         self._values: dict[str, _Series] = {}
 
-    def add(self, families: Iterable[Family]) -> None:
+    def add(self, families: Iterable[MetricFamily]) -> None:
         """Add the families of another worker."""
         for family in families:
             self._heads.setdefault(family.name, family)
@@ -79,7 +79,7 @@ class Sums:
                 before = values.get(key)
                 values[key] = sample.value if before is None else combine(before, sample.value)
 
-    def retire(self, families: Iterable[Family]) -> None:
+    def retire(self, families: Iterable[MetricFamily]) -> None:
         """Add the families of a worker that has ended: counters and histograms, but not gauges."""
         self.add(family for family in families if family.kind in _CUMULATIVE)
 
@@ -91,32 +91,34 @@ class Sums:
             for series in gone:
                 del values[series]
 
-    def families(self) -> list[Family]:
+    def families(self) -> list[MetricFamily]:
         """Return the sums."""
         return [
-            Family(head.name, head.kind, head.help, [Sample(n, dict(labels), v) for (n, labels), v in values.items()])
+            MetricFamily(
+                head.name, head.kind, head.help, [MetricSample(n, dict(labels), v) for (n, labels), v in values.items()]
+            )
             for head, values in zip(self._heads.values(), self._values.values(), strict=True)
         ]
 
 
-def snapshot(metrics: Iterable[Metric]) -> list[Family]:
+def snapshot(metrics: Iterable[Metric]) -> list[MetricFamily]:
     """Return the metrics of a registry as values that can be sent."""
     return [
-        Family(
+        MetricFamily(
             metric.name,
             metric.type,
             metric.documentation,
-            [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            [MetricSample(sample.name, sample.labels, sample.value) for sample in metric.samples],
         )
         for metric in metrics
     ]
 
 
-def of_supervisor(answering: int, ends: int, hangs: int) -> list[Family]:
+def of_supervisor(answering: int, ends: int, hangs: int) -> list[MetricFamily]:
     """Return the supervisor's own metrics: how many workers serve and answer, ended unexpectedly, and hung."""
 
-    def one(name: str, kind: str, text: str, sample: str, value: int) -> Family:
-        return Family(name, kind, text, [Sample(sample, {}, value)])
+    def one(name: str, kind: str, text: str, sample: str, value: int) -> MetricFamily:
+        return MetricFamily(name, kind, text, [MetricSample(sample, {}, value)])
 
     return [
         one("aiaas_workers", "gauge", "Workers that serve and answer", "aiaas_workers", answering),
@@ -125,7 +127,7 @@ def of_supervisor(answering: int, ends: int, hangs: int) -> list[Family]:
     ]
 
 
-def exposition(families: Iterable[Family]) -> bytes:
+def exposition(families: Iterable[MetricFamily]) -> bytes:
     """Return the families in the text exposition format 0.0.4."""
     registry = CollectorRegistry()
     registry.register(_Given(families))
@@ -133,7 +135,7 @@ def exposition(families: Iterable[Family]) -> bytes:
 
 
 class _Given(Collector):
-    def __init__(self, families: Iterable[Family]) -> None:
+    def __init__(self, families: Iterable[MetricFamily]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from aiaas.proxy.workers.channel import Begin, Channel, Counted, EngineSuspected, Leaving, Message, Report, Serving
-from aiaas.proxy.workers.merge import Family
+from aiaas.proxy.workers.merge import MetricFamily
 
 # Seconds that a worker's process gets to exit after its channel has ended: it has nothing left to do.
 EXIT_PATIENCE: Final = 5.0
@@ -32,7 +32,7 @@ class WorkerProcess:
         self.serving = asyncio.Event()
         self.gone = asyncio.Event()
         self.keys = 0
-        self.families: Sequence[Family] = ()
+        self.families: Sequence[MetricFamily] = ()
         self.heard = asyncio.get_running_loop().time()
         self.has_spoken = False
         self.killed = False

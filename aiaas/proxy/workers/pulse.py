@@ -2,7 +2,7 @@
 
 A worker sends a beat from its event loop every BEAT_INTERVAL. A worker that was silent for HANG_PATIENCE hangs: its
 process was stopped, or something blocks its loop. Silence counts only while the supervisor listened. The supervisor
-looks every LOOK_INTERVAL; if a look is late, the supervisor itself was stopped, the machine was suspended, or the
+looks every PULSE_INTERVAL; if a look is late, the supervisor itself was stopped, the machine was suspended, or the
 machine is so busy that the workers wait for a CPU, too. Then all silence is counted from zero again.
 
 `now` is seconds on any monotonic clock.
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 BEAT_INTERVAL: Final = 1.0
-LOOK_INTERVAL: Final = 1.0
+PULSE_INTERVAL: Final = 1.0
 # Seconds by which a look may be late. With less delay, the loop reads the beats sent in the meantime in the same turn.
-LATE: Final = 1.0
+PULSE_LATE: Final = 1.0
 # Seconds of silence after which a worker hangs. A slow worker is not killed: its loop may block for half of this.
 HANG_PATIENCE: Final = 10.0
 # Seconds before a worker's first beat: Python has to load the program, on a machine that may be busy.
@@ -34,7 +34,7 @@ class Listening:
 
     def look(self, now: float) -> Listening:
         """Return the state after another look."""
-        is_late = now - self.looked > LOOK_INTERVAL + LATE
+        is_late = now - self.looked > PULSE_INTERVAL + PULSE_LATE
         return Listening(now, now if is_late else self.since)
 
     def silence(self, heard: float, now: float) -> float:

@@ -44,13 +44,14 @@ from aiaas.proxy.server import (
     say_started,
     take_signals,
 )
-from aiaas.proxy.tasks import Keeper, end_tasks, first_of, report_crash
+from aiaas.proxy.tasks import Keeper, end_tasks, report_crash
 from aiaas.proxy.telemetry.log import LEVELS, JsonLog
 from aiaas.proxy.workers.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.workers.last_good import Baseline
 from aiaas.proxy.workers.merge import Sums, exposition, of_supervisor, snapshot
 from aiaas.proxy.workers.process import WorkerProcess
-from aiaas.proxy.workers.pulse import LOOK_INTERVAL, Listening
+from aiaas.proxy.workers.pulse import PULSE_INTERVAL, Listening
+from aiaas.waiting import first_of
 
 # Seconds before the second, third, ... start in a row; the last value applies to all later starts.
 PAUSES: Final = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -251,7 +252,7 @@ class _Supervisor:
                         "error", "worker_hung", worker=worker.number, pid=worker.pid, silent_seconds=silence
                     )
                     worker.kill()
-            await asyncio.sleep(LOOK_INTERVAL)
+            await asyncio.sleep(PULSE_INTERVAL)
 
     def _serving(self) -> list[WorkerProcess]:
         """Return the workers that accept connections."""

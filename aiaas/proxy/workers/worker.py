@@ -20,7 +20,7 @@ from typing import Final
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read
-from aiaas.proxy.server import Server, Stopping, begin_logging, take_signals
+from aiaas.proxy.server import GatewayServer, Stopping, begin_logging, take_signals
 from aiaas.proxy.telemetry.log import LEVELS, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.workers.channel import (
@@ -66,7 +66,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
             raise EnvironmentFault(f"{begin.source} is no longer valid in this process")
         log.threshold = LEVELS[plan.monitoring.log_level]
         stopping = Stopping(asyncio.Event(), asyncio.Event())
-        server = Server(plan, log, env, stopping, keeper, stack)
+        server = GatewayServer(plan, log, env, stopping, keeper, stack)
         orders = _Orders(channel, server, stopping)
         leave = orders.leave
         take_signals({signal.SIGTERM: leave, signal.SIGINT: leave, signal.SIGHUP: server.reloader.wake}, stack)
@@ -82,7 +82,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
 class _Orders:
     """Carries out the supervisor's orders."""
 
-    def __init__(self, channel: Channel, server: Server, stopping: Stopping) -> None:
+    def __init__(self, channel: Channel, server: GatewayServer, stopping: Stopping) -> None:
         self._channel = channel
         self._server = server
         self._stopping = stopping

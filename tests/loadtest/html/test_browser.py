@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiaas.loadtest.html.document import page
-from aiaas.loadtest.html.figure import Told
+from aiaas.loadtest.html.figure import ToldRun
 from tests.loadtest.html.runs import steady, sweep, told
 from tests.loadtest.html.test_document import compared, nasty
 from tests.loadtest.samples import failed
@@ -65,7 +65,7 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
 @pytest.mark.parametrize("runs", [pytest.param(runs, id=name) for name, runs in PAGES.items()])
 def test_the_page_fits_and_keeps_to_itself(
-    browser: Any, tmp_path: Path, runs: list[Told], width: int, scheme: str
+    browser: Any, tmp_path: Path, runs: list[ToldRun], width: int, scheme: str
 ) -> None:
     """Nothing to scroll sideways, nothing clipped, nothing on the console, no request but for the page; white paper."""
     file = tmp_path / "a.html"

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from aiaas.loadtest.compare import overhead
 from aiaas.loadtest.html.document import page
-from aiaas.loadtest.html.figure import Told
+from aiaas.loadtest.html.figure import ToldRun
 from aiaas.loadtest.report import number, seconds
 from aiaas.loadtest.sample import Run, Sample
 from tests.loadtest.html.runs import RUN, read, steady, sweep, told, words
@@ -21,14 +21,14 @@ NASTY = "<script>alert(1)</script><img src=http://x onerror=alert(1)>\"'&lt;</st
 ELEMENTS = frozenset({"script", "img", "iframe", "object", "embed", "form", "base", "use", "image", "audio", "video"})
 
 
-def compared() -> Told:
+def compared() -> ToldRun:
     """A run in pairs, one each way."""
     kept = [sample(n / 10, number=n, ttft=0.2 + n % 2 / 1000, via=("direct", "gateway")[n % 2]) for n in range(100)]
     run = told(kept, run=replace(RUN, direct="http://d"))
-    return Told(replace(run.shown, overhead=overhead(kept, random.Random(0).random)), run.samples)
+    return ToldRun(replace(run.shown, overhead=overhead(kept, random.Random(0).random)), run.samples)
 
 
-def nasty() -> Told:
+def nasty() -> ToldRun:
     """Every text of a file is markup."""
     run = Run(
         1, NASTY, NASTY, NASTY, NASTY, NASTY, (NASTY, NASTY + "2"), {NASTY: NASTY}, {NASTY: NASTY}, "ttft=1s", NASTY
@@ -60,7 +60,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("runs", CASES)
-def test_any_run_gives_a_whole_page(runs: list[Told]) -> None:
+def test_any_run_gives_a_whole_page(runs: list[ToldRun]) -> None:
     """Elements are closed, ids are unique, charts say their content, and nothing comes from elsewhere."""
     html = page(runs)
     tree = read(html)
@@ -126,7 +126,7 @@ def test_the_first_figures_are_those_of_the_summary() -> None:
     ],
     ids=["none", "held", "missed", "a sweep", "a sweep without a knee", "two runs"],
 )
-def test_the_verdict_comes_first(runs: list[Told], verdict: str) -> None:
+def test_the_verdict_comes_first(runs: list[ToldRun], verdict: str) -> None:
     """In a sentence."""
     found = read(page(runs)).find(".//p[@class='verdict']")
     assert found is not None

@@ -6,8 +6,8 @@ import pytest
 
 from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.figure import (
+    ChartKey,
     Figure,
-    Key,
     bound_line,
     duration_axis,
     table_element,
@@ -18,7 +18,7 @@ from aiaas.loadtest.html.figure import (
     to_element,
     verdict_words,
 )
-from aiaas.loadtest.report import Table
+from aiaas.loadtest.report import ReportTable
 from aiaas.loadtest.sample import Run
 from tests.loadtest.html.runs import RUN, steady, told, words
 from tests.loadtest.samples import sample
@@ -77,7 +77,7 @@ def test_a_figure_has_headline_key_drawing_and_table() -> None:
     """In this order; the key and the table are optional."""
     x, y = svg.across("", [0, 1], str), svg.upward("", [0, 1], str)
     drawing = svg.chart("a", "t", "d", x, y)
-    made = to_element(Figure("H", "W", drawing, (Key(1, "one"),), (Table("T", ("", "a"), (("r", "1"),)),)))
+    made = to_element(Figure("H", "W", drawing, (ChartKey(1, "one"),), (ReportTable("T", ("", "a"), (("r", "1"),)),)))
     assert [child.tag for child in made] == ["figcaption", "ul", "svg", "details"]
     assert words(made[1]).strip() == "one"
     assert [child.tag for child in to_element(Figure("H", "W", drawing))] == ["figcaption", "svg"]
@@ -85,9 +85,9 @@ def test_a_figure_has_headline_key_drawing_and_table() -> None:
 
 def test_a_table_has_headers_of_columns_and_rows() -> None:
     """And a caption; a table without headers has rows alone."""
-    made = table_element(Table("T", ("", "a"), (("r", "1"),)))
+    made = table_element(ReportTable("T", ("", "a"), (("r", "1"),)))
     assert [each.attrib["scope"] for each in made.iter("th")] == ["col", "col", "row"]
     assert words(made) == "Tar1"
-    wrapping = table_element(Table("T", ("", "a"), (("r", "a long sentence that may wrap"),)))
+    wrapping = table_element(ReportTable("T", ("", "a"), (("r", "a long sentence that may wrap"),)))
     assert wrapping.find(".//td[@class='long']") is not None
-    assert table_element(Table("T", ("", ""), (("r", "1"),))).find("table/thead") is None
+    assert table_element(ReportTable("T", ("", ""), (("r", "1"),))).find("table/thead") is None

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from aiaas.loadtest.compare import Overhead
-from aiaas.loadtest.html.figure import Figure, Told
+from aiaas.loadtest.html.figure import Figure, ToldRun
 from aiaas.loadtest.html.runfigures import (
     distribution_figures,
     fault_figure,
@@ -168,5 +168,5 @@ def test_the_gateways_part_is_on_its_interval() -> None:
 
 def test_only_failures_have_no_latencies() -> None:
     """And no chart that shows any."""
-    run: Told = told([failed(), failed()])
+    run: ToldRun = told([failed(), failed()])
     assert (time_figures("a", run), distribution_figures("a", run)) == ([], [])

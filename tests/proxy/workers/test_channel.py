@@ -22,7 +22,7 @@ from aiaas.proxy.workers.channel import (
     Serving,
     Stop,
 )
-from aiaas.proxy.workers.merge import Family, Sample
+from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 
 MESSAGES: list[Message] = [
     Begin("aiaas.yaml", "text: é\n" * 100_000, "text", None),
@@ -34,7 +34,9 @@ MESSAGES: list[Message] = [
     EngineSuspected("vllm"),
     Alive(),
     Leaving(),
-    Counted([Family("a", "counter", "help", [Sample("a_total", {"le": "+Inf"}, float("inf"))])], asked=True),
+    Counted(
+        [MetricFamily("a", "counter", "help", [MetricSample("a_total", {"le": "+Inf"}, float("inf"))])], asked=True
+    ),
 ]
 
 

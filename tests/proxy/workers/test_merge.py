@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.workers.merge import GAUGES, Family, Sample, Sums, exposition, of_supervisor, snapshot
+from aiaas.proxy.workers.merge import GAUGES, MetricFamily, MetricSample, Sums, exposition, of_supervisor, snapshot
 
 
-def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: str = "abc") -> list[Family]:
+def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: str = "abc") -> list[MetricFamily]:
     """The report of a worker that has answered this many requests."""
     metrics = Metrics()
     for _ in range(requests):
@@ -24,7 +24,7 @@ def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: st
     metrics.endpoint_up("vllm", "http://a", up)
     metrics.config(digest)
     # As it comes out of the channel.
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot(metrics.collect())), type=list[Family])
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot(metrics.collect())), type=list[MetricFamily])
 
 
 def values(sums: Sums) -> dict[str, float]:
@@ -126,7 +126,9 @@ def test_the_series_of_a_removed_key_go() -> None:
     assert values(retired)[name] == 1
 
 
-def process(*, cpu: float, resident: float = 0, fds: float = 0, most: float = 0, began: float = 0) -> list[Family]:
+def process(
+    *, cpu: float, resident: float = 0, fds: float = 0, most: float = 0, began: float = 0
+) -> list[MetricFamily]:
     """prometheus_client's own metrics of a process, with these values."""
     told = {
         "process_cpu_seconds_total": cpu,
@@ -137,11 +139,11 @@ def process(*, cpu: float, resident: float = 0, fds: float = 0, most: float = 0,
         "process_start_time_seconds": began,
     }
     return [
-        Family(
+        MetricFamily(
             family.name,
             family.kind,
             family.help,
-            [Sample(each.name, {}, told[each.name]) for each in family.samples],
+            [MetricSample(each.name, {}, told[each.name]) for each in family.samples],
         )
         for family in worker()
         if family.name.startswith("process_")

@@ -19,7 +19,7 @@ PLAYER = """
 import os, signal, socket, sys, time
 import msgspec
 from aiaas.proxy.workers.channel import *
-from aiaas.proxy.workers.merge import Family, Sample
+from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 number, channel, listener, lock = map(int, sys.argv[1:])
 sock = socket.socket(fileno=channel)
 sock.setblocking(True)
@@ -30,7 +30,7 @@ def say(message):
     data = msgspec.msgpack.encode(message)
     sock.sendall(len(data).to_bytes(4) + data)
 def counted(value, asked):
-    return Counted([Family("a", "counter", "help", [Sample("a_total", {}, value)])], asked)
+    return Counted([MetricFamily("a", "counter", "help", [MetricSample("a_total", {}, value)])], asked)
 begin = hear()
 """
 Play = Callable[..., Awaitable[tuple[WorkerProcess, asyncio.Task[str]]]]

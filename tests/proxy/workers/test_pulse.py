@@ -8,13 +8,13 @@ from aiaas.proxy.workers.pulse import (
     ANSWERS_WITHIN,
     BEAT_INTERVAL,
     HANG_PATIENCE,
-    LATE,
-    LOOK_INTERVAL,
+    PULSE_INTERVAL,
+    PULSE_LATE,
     START_PATIENCE,
     Listening,
 )
 
-SECOND = LOOK_INTERVAL
+SECOND = PULSE_INTERVAL
 
 
 def looked_until(now: float, listening: Listening | None = None) -> Listening:
@@ -49,7 +49,9 @@ def test_a_worker_that_has_not_spoken_yet_has_longer() -> None:
     assert listening.hangs(0, False, START_PATIENCE)
 
 
-@pytest.mark.parametrize("pause", [SECOND + LATE + 0.1, HANG_PATIENCE, 3600.0], ids=["late", "stopped", "suspended"])
+@pytest.mark.parametrize(
+    "pause", [SECOND + PULSE_LATE + 0.1, HANG_PATIENCE, 3600.0], ids=["late", "stopped", "suspended"]
+)
 def test_a_supervisor_that_was_late_counts_anew(pause: float) -> None:
     """Nobody listened, so nobody knows; a worker that really hangs is found after the whole patience once more."""
     before = looked_until(20)
@@ -68,7 +70,7 @@ def test_a_look_that_is_a_little_late_changes_nothing() -> None:
     """Each look is on any machine; else a busy one would never find a worker that hangs."""
     listening = Listening(0.0, 0.0)
     for number in range(1, 20):
-        listening = listening.look(number * (SECOND + LATE))
+        listening = listening.look(number * (SECOND + PULSE_LATE))
     assert listening.since == 0
     assert listening.hangs(listening.looked - HANG_PATIENCE, True, listening.looked)
 
@@ -83,4 +85,4 @@ def test_words_after_a_break_count_from_when_they_came() -> None:
 
 def test_a_healthy_worker_is_never_missed() -> None:
     """Its messages come more often than that, also where one or two are late."""
-    assert 2 * BEAT_INTERVAL + LATE <= ANSWERS_WITHIN < HANG_PATIENCE / 2
+    assert 2 * BEAT_INTERVAL + PULSE_LATE <= ANSWERS_WITHIN < HANG_PATIENCE / 2
