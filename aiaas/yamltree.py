@@ -1,8 +1,8 @@
-"""YAML -> a tree that knows where each value is written. The config and the key file are both read by it. Pure.
+"""YAML -> a tree that knows the place of each value, for the config and for the key file. Pure.
 
-It is built from PyYAML's events, which come one by one, and not from its nodes: its composers recurse without a bound,
-and 100,000 open brackets crash the whole process, which a gateway that watches a file cannot risk. What a kind of file
-refuses, and in which words, is its own subclass of `Builder`.
+The tree is built from PyYAML's events, which come one by one, and not from its nodes: its composers recurse without a
+bound, and 100,000 open brackets crash the whole process, which a gateway that watches a file cannot risk. Each kind of
+file has its own subclass of `Builder`, with its refusals and their messages.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A mapping, in the file's order. `keys` is where each key is written, in front of its value."""
+    """A mapping, in the file's order. `keys` has the place of each key."""
 
     values: dict[str, Node]
     keys: dict[str, Place]
@@ -62,7 +62,7 @@ Node = Scalar | Items | Table
 
 
 class Refused(Exception):
-    """Reading cannot go on: where, why, and the field."""
+    """Reading cannot go on: the place, the message, and the field."""
 
     def __init__(self, place: Place, message: str, path: Path = ()) -> None:
         super().__init__(message)
@@ -72,9 +72,12 @@ class Refused(Exception):
 
 
 class Builder(ABC):
-    """Builds one tree from the events of one file. `found` holds what does not end that: code, field, words, place."""
+    """Builds one tree from the events of one file.
 
-    key_rule: str  # said where a key is not text
+    found  the errors after which reading goes on: code, field, message, place
+    """
+
+    key_rule: str  # the message for a key that is not text
 
     def __init__(self, file: str, events: Iterator[Any]) -> None:
         self.file = file
@@ -84,22 +87,22 @@ class Builder(ABC):
 
     @abstractmethod
     def check(self, event: Any, path: Path) -> None:
-        """Look at a node before it is read; depth has to be bounded here."""
+        """Check a node before it is read; the depth has to be bounded here."""
 
     @abstractmethod
     def check_key(self, key: Scalar, table: Table) -> tuple[str, str] | None:
-        """Look at a key before its value is read: the code and the words for why it is left out, if it is."""
+        """Check a key before its value is read. Returns the code and the message if the key is left out."""
 
     def plain(self, event: Any) -> bool:
-        """Whether a scalar's text may be more than text."""
+        """Return whether a scalar may be more than text."""
         return bool(event.implicit[0])
 
     def place(self, event: Any) -> Place:
-        """Where an event is written."""
+        """Return the place of an event."""
         return Place(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
 
     def node(self, event: Any, path: Path) -> Node:
-        """The node that `event` begins."""
+        """Return the node that `event` begins."""
         self.check(event, path)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)

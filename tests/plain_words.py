@@ -18,11 +18,23 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-ROOTS: Final = ("tests", "noxfile.py", "docs", "docker", "examples", "README.md", "CONTRIBUTING.md", "SECURITY.md")
-# `tests/plain_words.py` and its test hold an example of each bad phrase; the two pages are made from aiaas.config.
-SKIP: Final = ("tests/plain_words.py", "tests/test_plain_words.py", "docs/config.md", "docs/problems.md")
-# Messages that aiaas prints and tests compare: they go when the message does.
-MESSAGES: Final = ("is no bound", "is no length", "is no line", "holds no prompt", "holds no certificates")
+ROOTS: Final = (
+    *("aiaas", "tests", "noxfile.py", "docs", "docker", "examples"),
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md"),
+)
+# `tests/plain_words.py` and its test contain an example of each bad phrase.
+SKIP: Final = ("tests/plain_words.py", "tests/test_plain_words.py")
+# Files with findings that are not fixed yet. The list may shrink and never grow.
+NOT_YET: Final = (
+    "aiaas/proxy/client/answers.py",
+    "aiaas/proxy/client/metrics_port.py",
+    "aiaas/proxy/gateway.py",
+    "aiaas/proxy/telemetry/log.py",
+    "aiaas/proxy/telemetry/metrics.py",
+    "aiaas/proxy/telemetry/record.py",
+    "aiaas/proxy/upstream/affinity.py",
+    "aiaas/proxy/upstream/connection.py",
+)
 
 MAX_TEST_NAME: Final = 60
 BAD_NAME: Final = re.compile(
@@ -76,8 +88,7 @@ def findings(text: Text) -> Iterator[tuple[int, str]]:
     for pattern, advice in RULES:
         for match in pattern.finditer(text.words):
             words = " ".join(match.group().split())
-            if words not in MESSAGES:
-                yield text.line + text.words.count("\n", 0, match.start()), f"{words[:70]!r}: {advice}"
+            yield text.line + text.words.count("\n", 0, match.start()), f"{words[:70]!r}: {advice}"
 
 
 def texts_of_python(source: str) -> Iterator[Text]:
@@ -148,7 +159,7 @@ def files(roots: tuple[str, ...]) -> Iterator[Path]:
 
 def judge_all(roots: tuple[str, ...] = ROOTS) -> list[str]:
     """Every finding below these folders."""
-    judged = (path for path in files(roots) if path.relative_to(ROOT).as_posix() not in SKIP)
+    judged = (path for path in files(roots) if path.relative_to(ROOT).as_posix() not in SKIP + NOT_YET)
     return [line for path in judged for line in judge(path)]
 
 

@@ -24,7 +24,7 @@ app = new_app()
   aiaas report samples.jsonl --markdown > run.md
   aiaas report samples.jsonl --html run.html        a page with charts: one file, no script, no network
 
-Exit codes: 0 done, 1 a file holds no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read or written.
+Exit codes: 0 done, 1 a file contains no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read or written.
 """
 )
 def report(

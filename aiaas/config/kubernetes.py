@@ -241,8 +241,8 @@ class Kubernetes(Section):
     """The autoscaler's target for the average CPU use, in percent of the CPU request."""
 
     inflight_target: AtLeast1 | None = None
-    """The autoscaler's second target: average requests in flight per pod. Requests wait for the engine, so many of them
-    can be open while the CPU is nearly idle. This needs an adapter (prometheus-adapter, KEDA) that serves
+    """The autoscaler's second target: average requests in flight per pod. Requests wait for the engine, so hundreds of
+    them can be open while the CPU is nearly idle. This needs an adapter (prometheus-adapter, KEDA) that serves
     `aiaas_requests_in_flight` as a pod metric. null leaves this target out."""
 
     resources: Resources = Resources()

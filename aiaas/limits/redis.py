@@ -6,7 +6,7 @@ suspends, also while it is being cancelled, and the next admission on this conne
 `run` is the one task behind it: it keeps the connections (`servers.py`), renews the leases of slots, and counts the
 gateways. While a key's server is away its admissions raise StoreAwayError at once; `fallback.py` decides on them.
 
-What an outage does:
+Effects of an outage:
 1. A lease without renewal ends after LEASE, so the slots of a killed gateway are free again LEASE later at the latest.
    The first renewal of a living gateway puts its slots back, also into a server that came back empty.
 2. A settlement that cannot be sent waits, LATE_LIMIT of them at most, and is delivered before the first admission

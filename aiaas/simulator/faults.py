@@ -19,7 +19,7 @@ from aiaas.errors import UsageError
 
 
 class Point(Enum):
-    """Where in the exchange a fault strikes."""
+    """The point in the exchange at which a fault strikes."""
 
     NEVER = "never"
     CONNECT = "connect"
@@ -31,7 +31,7 @@ class Point(Enum):
 
 
 class Act(Enum):
-    """What the fault does."""
+    """The effect of a fault."""
 
     NOTHING = "nothing"
     REFUSE = "refuse"
@@ -120,7 +120,7 @@ class Fault:
 
     @property
     def act(self) -> Act:
-        """What the fault does where it strikes."""
+        """The effect of the fault."""
         return self.kind.act
 
     def strikes(self, point: Point) -> bool:

@@ -326,7 +326,7 @@ def overhead_figure(name: str, found: Overhead) -> Figure:
     return Figure(
         headline,
         f"Median difference of {found.pairs} pairs, each with one request per way, with its 95 % interval.",
-        svg.rows(name, "What the gateway adds", "; ".join(f"{row[0]}: {row[1]}" for row in rows) + ".", x, rows),
+        svg.rows(name, "Gateway overhead", "; ".join(f"{row[0]}: {row[1]}" for row in rows) + ".", x, rows),
         tables=(overhead_table(found),),
     )
 
