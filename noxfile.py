@@ -35,10 +35,11 @@ def tool(session: nox.Session, name: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, import order, layers' import rules, forbidden constructs (ruff)."""
+    """Style, import order, forbidden constructs (ruff); plain words (tests/plain_words.py)."""
     install(session)
     session.run("ruff", "check", *PYTHON_FILES)
     session.run("ruff", "format", "--check", *PYTHON_FILES)
+    session.run("python", "-m", "tests.plain_words")
 
 
 @nox.session
@@ -97,7 +98,7 @@ def vllm(session: nox.Session) -> None:
 
 @nox.session
 def redis(session: nox.Session) -> None:
-    """What takes minutes with the shared store: the rate of four gateways over 60 s, leases that end, every outage."""
+    """The slow tests of the shared store: the rate of four gateways over 60 s, leases that end, every outage."""
     install(session)
     session.run("python", "-m", "pytest", "-m", "redis", "tests/e2e", "-n", "0", "-s", *session.posargs)
 
@@ -112,7 +113,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What aiaas costs beside nginx, haproxy, two routers in Rust and LiteLLM (docs/bench.md); recorded, not judged.
+    """The cost of aiaas beside nginx, haproxy, two routers in Rust and LiteLLM (docs/bench.md); recorded, not judged.
 
     Then, without arguments, the load test beside vLLM's own and guidellm (docs/loadtest-crosscheck.md).
     """
@@ -145,7 +146,7 @@ def siege(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Coverage-guided fuzzing of everything that reads bytes, for so many seconds: `nox -s fuzz -- 600` (60)."""
+    """Coverage-guided fuzzing of everything that reads bytes, for a number of seconds: `nox -s fuzz -- 600` (60)."""
     install(session)
     tool(session, "atheris")
     session.run("python", "-m", "tests.fuzz", *session.posargs)

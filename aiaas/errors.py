@@ -1,12 +1,12 @@
-"""The one exception tree: whose fault is it?
+"""The one exception tree: an exception's class says who has to fix the error.
 
     AiaasError
-      ApiError          an HTTP client gets this as an answer
-        ClientError       the client's: it has to change its request
-        LimitError        a limit's: the same request can succeed later
-        UpstreamError     the backend's, or ours: the client did nothing wrong
-      CommandError      a command ends with this, one line and an exit code
-        CheckFailed       1: a check failed, or the named thing does not exist
+      ApiError          an answer to an HTTP client
+        ClientError       the client has to change its request
+        LimitError        a limit is used up: the same request can succeed later
+        UpstreamError     the backend or the gateway failed: the client did nothing wrong
+      CommandError      the end of a command: one line and an exit code
+        CheckFailed       1: a check failed, or the named key or file does not exist
         UsageError        2: the command was called wrongly
         EnvironmentFault  3: environment error (port taken, file missing, server unreachable)
 
@@ -20,15 +20,15 @@ from typing import ClassVar
 
 
 class AiaasError(Exception):
-    """Root of everything that aiaas raises on purpose."""
+    """The base class of all exceptions that aiaas raises on purpose."""
 
 
 class ApiError(AiaasError):
     """An answer to an HTTP client, in the OpenAI error shape (`aiaas.openai.errors.error_body`).
 
     status   HTTP status
-    code     machine-readable, one of those in docs/errors.md; part of the API
-    message  one sentence for a person: the error and its fix; never holds a key, a prompt or an answer
+    code     a machine-readable code from docs/errors.md; part of the API
+    message  one sentence for a person: the error and its fix; never contains a key, a prompt or an answer
     param    the request field at fault, in dotted form, or None
     headers  extra response headers, in order
     """
@@ -68,7 +68,7 @@ class LimitError(ApiError):
 
 
 class UpstreamError(ApiError):
-    """The backend's fault or ours, never the client's (5xx)."""
+    """The backend or the gateway failed, and the client did nothing wrong (5xx)."""
 
     type = "server_error"
 
@@ -84,7 +84,7 @@ class CommandError(AiaasError):
 
 
 class CheckFailed(CommandError):
-    """A check failed, or the named thing does not exist: an invalid config, an unknown key, a failed smoke test."""
+    """A check failed or a name is unknown: an invalid config, an unknown key, a failed smoke test."""
 
     exit_code = 1
 
@@ -96,6 +96,6 @@ class UsageError(CommandError):
 
 
 class EnvironmentFault(CommandError):
-    """The environment is at fault: port taken, file missing, server unreachable."""
+    """Something in the environment failed: port taken, file missing, server unreachable."""
 
     exit_code = 3

@@ -1,7 +1,7 @@
-"""Values with a unit, the same in the config and in every option: durations (`500ms 45s 30m 2h 90d 2w`) and sizes.
+"""Values with a unit: durations (`500ms 45s 30m 2h 90d 2w`) and sizes, in one form for the config and all options.
 
-A quantity without its unit is refused: `timeout: 120` is 120 seconds to one reader and 120 milliseconds to the next.
-Only 0 needs no unit.
+A value without a unit is rejected: one reader takes `timeout: 120` for seconds, the next for milliseconds. Only 0 needs
+no unit.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+DAY: Final = 86_400  # seconds
 DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}  # seconds
 SIZE_UNITS: Final = {
     "B": 1,
@@ -34,7 +35,7 @@ _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
 def parse_duration(value: object) -> float:
-    """Return seconds. Raises ValueError that names the allowed form."""
+    """Return seconds. Raises a ValueError that names the allowed form."""
     if _is_zero(value):
         return 0.0
     if _is_bare_number(value):
@@ -46,7 +47,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_positive_duration(value: object) -> float:
-    """Like `parse_duration`, but refuses 0 too."""
+    """Like `parse_duration`, but also rejects 0."""
     seconds = parse_duration(value)
     if seconds <= 0:
         raise ValueError(f"must be longer than 0; {DURATION_HINT}")
@@ -58,7 +59,7 @@ def parse_size(value: object) -> int:
     if _is_zero(value):
         return 0
     if _is_bare_number(value):
-        raise ValueError(f"{value} has no unit; write {value}B, or rather something like 10MiB")
+        raise ValueError(f"{value} has no unit; write {value}B, or a size such as 10MiB")
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"must be a size; {SIZE_HINT}")
@@ -66,7 +67,7 @@ def parse_size(value: object) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Write seconds in a short form that parses back to the same value: `2m`, `1500ms`, `0s`; days become hours."""
+    """Format seconds in a short form that parses back to the same value: `2m`, `1500ms`, `0s`; days become hours."""
     for unit in ("h", "m", "s"):
         if seconds and seconds % DURATION_UNITS[unit] == 0:
             return f"{int(seconds / DURATION_UNITS[unit])}{unit}"
@@ -74,7 +75,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(size: int) -> str:
-    """Write bytes in the largest binary unit that divides them: `10MiB`."""
+    """Format bytes in the largest binary unit that divides them: `10MiB`."""
     for unit in ("GiB", "MiB", "KiB"):
         if size and size % SIZE_UNITS[unit] == 0:
             return f"{size // SIZE_UNITS[unit]}{unit}"

@@ -21,7 +21,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most that it held, in bytes."""
+        """The most memory that it used, in bytes."""
         names = ("memory.peak", "memory.max_usage_in_bytes")
         return int(next(path for name in names if (path := self.folder / name).exists()).read_text())
 

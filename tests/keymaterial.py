@@ -36,7 +36,7 @@ def leaked_hashes(data: bytes) -> list[str]:
 
 
 def leaks_below(folder: Path) -> list[str]:
-    """What files below `folder` hold that they must not, one line each."""
+    """The forbidden content of files below `folder`, one line each."""
     found = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST:

@@ -25,7 +25,7 @@ LAYERS: Final = (
     ("plan",),
     ("config",),
     ("keys", "limits", "openai"),
-    ("errors", "units"),
+    ("errors", "units", "waiting", "yamltree"),
     ("",),
 )
 # Likewise inside `aiaas/proxy`. `root` are the modules beside these folders, but for those in PROXY_BASE.
@@ -241,7 +241,7 @@ def layers(module: Module) -> Iterator[str]:
 
 
 def private_names(module: Module) -> Iterator[str]:
-    """What begins with an underscore is known to its own module only."""
+    """A name that begins with an underscore is known to its own module only."""
     for found in imports(module):
         if found.dotted.partition(".")[0] == "aiaas":
             for name in (*found.dotted.split("."), *found.names):
@@ -264,7 +264,7 @@ def purity(module: Module) -> Iterator[str]:
 
 
 def module_state(module: Module) -> Iterator[str]:
-    """What stands at module level is constant: spelled so, and changed by nobody in the module."""
+    """A module-level value is constant: spelled so, and changed by nobody in the module."""
     containers: set[str] = set()
     for statement in module.tree.body:
         for name, value, final in _assignments(statement):
@@ -321,7 +321,7 @@ def _mutated(node: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def _unbounded_caches(module: Module, function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """A bounded memo of a pure function is no state that anybody can see; an unbounded one is a leak."""
+    """A bounded memo of a pure function is not visible state; an unbounded one is a leak."""
     for decorator in function.decorator_list:
         text = ast.unparse(decorator)
         if text.split("(")[0].endswith("cache") and ("maxsize=" not in text or "maxsize=None" in text):
@@ -337,7 +337,7 @@ def function_imports(module: Module) -> Iterator[str]:
 
 
 def blind_excepts(module: Module) -> Iterator[str]:
-    """Whoever catches everything raises again."""
+    """A handler that catches everything raises again."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ExceptHandler) and _catches_all(node.type):
             if not any(isinstance(inner, ast.Raise) for statement in node.body for inner in ast.walk(statement)):
@@ -378,6 +378,16 @@ def docstrings(module: Module) -> Iterator[str]:
             bases = [ast.unparse(base) for base in node.bases]
             if any(base.endswith(("Error", "Exception")) for base in bases):
                 yield f"{module.path}:{node.lineno}: the exception {node.name} has no docstring"
+
+
+def public_names(module: Module) -> Iterator[str]:
+    """The classes, functions and constants at the top of a module that other modules may import."""
+    for statement in module.tree.body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [statement.name]
+        else:
+            names = [name for name, _, _ in _assignments(statement)]
+        yield from (name for name in names if not name.startswith("_"))
 
 
 def has_behaviour(module: Module) -> bool:

@@ -1,4 +1,4 @@
-"""What the README's commands install, and the image holds, is what was tested: constraints.txt, in one place."""
+"""The README's commands and the image install the tested versions: constraints.txt, in one place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_image_holds_the_same_versions(name: str) -> None:
     assert pinned(name).items() <= pinned("constraints.txt").items()
 
 
-def test_what_builds_the_wheel_is_pinned_too() -> None:
+def test_build_backend_is_pinned_too() -> None:
     """pip applies no constraints to the build's environment, so pyproject.toml itself names the version."""
     [build] = PROJECT["build-system"]["requires"]
     assert build == f"hatchling=={pinned('constraints.txt')['hatchling']}"
@@ -48,7 +48,7 @@ def test_what_builds_the_wheel_is_pinned_too() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", ".ci/run"])
 def test_every_printed_install_command_uses_the_constraints(page: str) -> None:
-    """What is installed without them is what nobody has tested."""
+    """Nobody has tested the versions that are installed without them."""
     commands = re.findall(r"python -m pip install .*", (ROOT / page).read_text(encoding="utf-8"))
     assert commands
     assert [command for command in commands if "install -c constraints.txt " not in command] == []

@@ -1,4 +1,4 @@
-"""The documentation agrees with the code: links lead somewhere, and nothing that a user meets is missing from it."""
+"""The documentation agrees with the code: links lead somewhere, and everything that a user meets is in it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cited(text: str) -> set[str]:
 
 
 def test_transcripts_that_are_cited_exist() -> None:
-    """Whoever doubts a comment can look at what vLLM really said."""
+    """A reader who doubts a comment can look at vLLM's own answer."""
     there = {path.name.split("-")[0] for path in (ROOT / "docs" / "vllm" / "transcripts").iterdir()}
     sources = [*(ROOT / "aiaas").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *PAGES]
     missing = {(path.name, n) for path in sources for n in cited(path.read_text(encoding="utf-8")) - there}
@@ -50,7 +50,7 @@ def test_transcripts_that_are_cited_exist() -> None:
 
 
 def test_the_files_that_the_map_names_exist() -> None:
-    """Whoever follows CONTRIBUTING.md's map arrives."""
+    """A reader of CONTRIBUTING.md's map finds every file."""
     named = set(re.findall(r"`((?:aiaas/)?[a-z_]+(?:/[a-z_]+)+\.py)`", page("CONTRIBUTING.md")))
     assert len(named) > 50
     missing = {name for name in named if not (ROOT / name).is_file() and not (ROOT / "aiaas" / name).is_file()}
@@ -76,7 +76,7 @@ def test_docs_links_lead_somewhere() -> None:
 
 
 def test_a_dead_docs_link_is_found(tmp_path: Path) -> None:
-    """The check above finds what it is for."""
+    """The check above finds a dead link."""
     path = tmp_path / "a.md"
     path.write_text("# One\n[x](b.md) [y](#two) [z](#one) [w](https://example.com)\n")
     assert list(dead_links(path)) == ["a.md: b.md: no such file", "a.md: #two: no such heading"]
@@ -100,7 +100,7 @@ API_ERRORS = ("ClientError", "LimitError", "Unauthorized", "UpstreamError")  # e
 def test_each_security_claim_names_a_test_that_is_there() -> None:
     """SECURITY.md promises only what a test holds."""
     text = page("SECURITY.md")
-    promised = text[text.index("## What is promised") : text.index("## What is not")]
+    promised = text[text.index("## Guarantees") : text.index("## Not covered")]
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", promised)
     assert [f"{file}::{name}" for file, name in named if f"def {name}(" not in page(file)] == []
     claims = re.split(r"\n- ", promised)[1:]

@@ -1,4 +1,4 @@
-"""tests/keymaterial.py finds what it is for, wherever it stands, and nothing else."""
+"""tests/keymaterial.py finds keys and hashes, wherever they are, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.keymaterial import leaked_hashes, leaked_keys, leaks_below
 @pytest.mark.parametrize("form", ["{}", '{{"k":"{}"}}', "Bearer {}\r\n", "k={}&x", "'{}'", "x/{}/y", "_{}"])
 @pytest.mark.parametrize("prefix", ["sk-", "", "team_a-"])
 def test_a_key_is_found_wherever_it_stands(form: str, prefix: str) -> None:
-    """And shown by its public id only."""
+    """The finding shows its public id only."""
     key = make_key(prefix, secrets.token_bytes)
     assert leaked_keys(b"before " + form.format(key.text).encode() + b" after") == [f"the key with id {key.key_id}"]
 
 
-def test_what_only_looks_like_a_key_is_none() -> None:
+def test_text_that_only_looks_like_a_key_is_ignored() -> None:
     """Digests, request ids, base64, and a key without its last character."""
     key = make_key("sk-", secrets.token_bytes).text
     others = [secrets.token_hex(32), "sk-" + "a" * 39, key[:-1], key + "x", secrets.token_urlsafe(4000)]
@@ -29,7 +29,7 @@ def test_what_only_looks_like_a_key_is_none() -> None:
 
 
 def test_a_digest_is_found_like_a_hash() -> None:
-    """It does not belong in a log either."""
+    """A digest does not belong in a log either."""
     digest = digest_key(make_key("sk-", secrets.token_bytes).text)
     assert leaked_hashes(f"hash: '{digest}'".encode()) == [f"a hash, {digest[:12]}..."]
 

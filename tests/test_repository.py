@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from aiaas.cli.main import COMMANDS, run
+from tests import plain_words
 from tests import repository_rules as rules
 from tests.repository_rules import ROOT, Module, all_modules, module_of
 
@@ -36,6 +37,16 @@ MAY_CATCH_ALL: Final = ("aiaas/cli/main.py",)
 # Files and functions that are larger than the rule. Reasons only; the list may shrink and never grow.
 MAY_BE_LARGE: Final[dict[str, str]] = {}
 
+# Public names that two modules or more define. The list may shrink and never grow.
+MAY_STAND_TWICE: Final = {
+    "app": "each command's own",
+    "main": "each process begins with its own",
+    "Hooks": "the callbacks of a connection, and of the door",
+    "P": "a type variable",
+    "overloaded": "503 for want of a place, and for want of a free endpoint",
+    "refusal": "429 of a limit, and 4xx for bytes that are not a request",
+}
+
 # Modules whose tests stand elsewhere.
 TESTED_ELSEWHERE: Final = {
     "aiaas/__main__.py": "one call of aiaas.cli.entry; test_repository.py starts it as a process",
@@ -51,6 +62,7 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/config/secret.py": "the cases of tests/config/cases",
     "aiaas/config/section.py": "the cases of tests/config/cases",
     "aiaas/config/tree.py": "the cases of tests/config/cases",
+    "aiaas/yamltree.py": "tests/keys/test_tree.py, and the cases of tests/config/cases",
     "aiaas/simulator/answers.py": "the wire suite (tests/e2e/wire_cases.py), which a real vLLM passes, too",
     "aiaas/simulator/checks.py": "the wire suite (tests/e2e/wire_refusals.py)",
     "aiaas/simulator/errors.py": "the wire suite (tests/e2e/wire_refusals.py)",
@@ -69,12 +81,12 @@ NOT_IMPORTED: Final = {
 COMES_WITH: Final = {"pydantic-core": "pydantic"}
 
 START_UP_SECONDS: Final = 0.3
-# What makes a command slow to start; `--help` does without.
+# Packages that make a command slow to start; `--help` must not import them.
 HEAVY: Final = ("aiohttp", "pydantic", "passlib", "prometheus_client", "uvloop", "asyncio", "yaml")
 
 
 def broken(rule: Rule, *, allowed: tuple[str, ...] = ()) -> list[str]:
-    """What breaks a rule in the whole tree, but for the allowed files."""
+    """The findings of a rule in the whole tree, but for the allowed files."""
     return [found for module in all_modules() if module.path not in allowed for found in rule(module)]
 
 
@@ -104,7 +116,7 @@ BAD: Final = [
     pytest.param(rules.purity, "aiaas/plan/a.py", "x = datetime.now(UTC)", id="clock by datetime"),
     pytest.param(rules.purity, "aiaas/plan/a.py", "x = Path('a').read_text()", id="file by pathlib"),
     pytest.param(rules.purity, "aiaas/plan/a.py", "x = open('a')", id="file by open"),
-    pytest.param(rules.module_state, "aiaas/a.py", "cache = {}", id="dict that is no constant"),
+    pytest.param(rules.module_state, "aiaas/a.py", "cache = {}", id="dict that is not a constant"),
     pytest.param(rules.module_state, "aiaas/a.py", "A = {}\ndef f(): A['x'] = 1", id="dict written to"),
     pytest.param(rules.module_state, "aiaas/a.py", "A = []\ndef f(): A.append(1)", id="list appended to"),
     pytest.param(rules.module_state, "aiaas/a.py", "A = {1}\ndef f():\n    del A[1]", id="entry deleted"),
@@ -171,8 +183,27 @@ def test_the_wings_of_the_proxy_import_only_from_below() -> None:
 
 
 def test_no_module_uses_the_private_names_of_another() -> None:
-    """What begins with an underscore may be changed without looking elsewhere."""
+    """A name that begins with an underscore may be changed without looking elsewhere."""
     assert broken(rules.private_names) == []
+
+
+def test_a_public_name_stands_in_one_module_only() -> None:
+    """A reader of a name knows its module; an exception that is no longer needed has to go."""
+    owners: dict[str, list[str]] = {}
+    for module in all_modules():
+        for name in set(rules.public_names(module)):
+            owners.setdefault(name, []).append(module.path)
+    twins = {name: paths for name, paths in owners.items() if len(paths) > 1}
+    assert {name: paths for name, paths in twins.items() if name not in MAY_STAND_TWICE} == {}
+    assert sorted(set(MAY_STAND_TWICE) - set(twins)) == []
+
+
+def test_public_names_are_classes_functions_and_constants() -> None:
+    """An import, or a name that begins with an underscore, does not count."""
+    source = (
+        "from a import B\nC: Final = 1\nD = E = 2\n_F = 3\nclass G:\n    H = 4\nasync def i(): pass\ndef _j(): pass"
+    )
+    assert list(rules.public_names(module_of("aiaas/a.py", source))) == ["C", "D", "E", "G", "i"]
 
 
 def test_the_pure_packages_are_pure() -> None:
@@ -221,6 +252,21 @@ def test_each_module_with_behaviour_has_a_test_file_of_its_name() -> None:
     assert missing == []
 
 
+# -- the words --------------------------------------------------------------------------------------------------------
+
+
+def test_words_are_plain() -> None:
+    """No text has a phrase of `tests/plain_words.py`; an exception that is no longer needed has to go."""
+    assert plain_words.judge_all() == []
+    assert [path for path in plain_words.NOT_YET if not plain_words.judge(ROOT / path)] == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked sdist has no history")
+def test_commit_subjects_are_short_and_begin_with_an_area() -> None:
+    """`area: verb object`, at most 72 characters, for each commit after the one that added the check."""
+    assert plain_words.bad_subjects(plain_words.subjects_since_this_check()) == []
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +301,7 @@ def _seconds_of_help() -> float:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """`aiaas --help` does without the server, the config's model and the hash library."""
+    """`aiaas --help` imports neither the server nor the config's model nor the hash library."""
     code = "import sys; from aiaas.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = done.stderr.split()

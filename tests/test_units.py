@@ -24,7 +24,7 @@ def test_a_duration_is_read_in_seconds(text: object, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", [120, "120", 1.5, True, None, "", "s", "-1s", "1y", "1 minute", "1e3s", "100us", "1s2", "nan", "٣s", []]
 )
-def test_what_is_no_duration_is_refused(text: object) -> None:
+def test_invalid_duration_is_refused(text: object) -> None:
     """A bare number, another unit, a negative or an endless one; the message shows how to write one."""
     with pytest.raises(ValueError, match=r"write (a number with a unit, such as 500ms|\d.*s or )"):
         parse_duration(text)
@@ -40,7 +40,7 @@ def test_a_size_is_read_in_bytes(text: object, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", [10, "10", "10M", "10mb", "1.5MiB", "-1B", True, None, "", "B"])
-def test_what_is_no_size_is_refused(text: object) -> None:
+def test_invalid_size_is_refused(text: object) -> None:
     """A bare number, an ambiguous unit or a fraction is a ValueError."""
     with pytest.raises(ValueError):
         parse_size(text)
@@ -48,11 +48,11 @@ def test_what_is_no_size_is_refused(text: object) -> None:
 
 @given(st.integers(0, 7 * 24 * 3600 * 1000))
 def test_a_written_duration_reads_back(milliseconds: int) -> None:
-    """What format_duration writes, parse_duration reads as the same."""
+    """parse_duration reads back the duration that format_duration wrote."""
     assert parse_duration(format_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, rel=1e-5)
 
 
 @given(st.integers(0, 10**12 - 1))
 def test_a_written_size_reads_back(size: int) -> None:
-    """What format_size writes, parse_size reads as the same."""
+    """parse_size reads back the size that format_size wrote."""
     assert parse_size(format_size(size)) == size

@@ -1,4 +1,4 @@
-"""Waiting in a test for what another task, thread, process or socket has to cause."""
+"""Wait in a test for another task, thread, process or socket."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("aiaas.yaml")
 CONFIG_VARIABLE = "AIAAS_CONFIG"
+EXIT_INTERRUPTED = 130
 
 
 class Output(StrEnum):

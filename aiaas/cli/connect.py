@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterator
 
 from aiaas.config import codes
-from aiaas.config.problem import Path, Problem, Severity
+from aiaas.config.problem import Problem, Severity
 from aiaas.config.tree import problem_at
 from aiaas.openai import paths
 from aiaas.plan.model import BackendPlan, Plan
@@ -20,6 +20,7 @@ from aiaas.proxy.upstream.ask import Fetched, fetch
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.dial import addresses_of, why_unresolved
+from aiaas.yamltree import Path
 
 # A URL and its answer; an error text if its name has no address.
 Answers = list[tuple[str, Fetched | Failure | str]]

@@ -15,7 +15,7 @@ from aiaas.errors import CheckFailed, EnvironmentFault
 app = new_app()
 
 DEFAULT_URL: Final = "http://localhost:8000"  # where `vllm serve` listens by itself
-DEFAULT_MODEL: Final = "my-model"
+PLACEHOLDER_MODEL: Final = "my-model"
 
 STARTER: Final = Template("""\
 # aiaas: the gateway in front of your own vLLM. Check it with `aiaas validate`; docs/config.md has every field.
@@ -81,7 +81,7 @@ def init(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"The name that vLLM serves its model as; repeat it for aliases. [default: {DEFAULT_MODEL}]",
+            help=f"The name that vLLM serves its model as; repeat it for aliases. [default: {PLACEHOLDER_MODEL}]",
         ),
     ] = None,
     kubernetes: Annotated[
@@ -124,7 +124,7 @@ def _starter(url: str, models: list[str], kubernetes: str | None) -> str:
     unique = list(dict.fromkeys(models))
     return STARTER.substitute(
         url=url,
-        model=_quoted(unique[0]) if unique else DEFAULT_MODEL,
+        model=_quoted(unique[0]) if unique else PLACEHOLDER_MODEL,
         aliases="".join(f"      - {_quoted(alias)}\n" for alias in unique[1:]),
         host=LOCAL_HOST if kubernetes is None else "",
         kubernetes=LOCAL_KUBERNETES if kubernetes is None else KUBERNETES.substitute(host=_quoted(kubernetes)),

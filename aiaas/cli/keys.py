@@ -35,7 +35,7 @@ from aiaas.keys.records import MAX_LIMIT, time_text
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import first_match
 
-EPILOG = """Examples:
+KEYS_EPILOG = """Examples:
 
 \b
   KEY=$(aiaas keys create alice)                      a key with the config's limits
@@ -46,7 +46,7 @@ EPILOG = """Examples:
   aiaas keys list -o json | jq -r '.[].name'
 """
 
-app = new_app(name="keys", help="Create, list, revoke and check API keys.", epilog=EPILOG)
+app = new_app(name="keys", help="Create, list, revoke and check API keys.", epilog=KEYS_EPILOG)
 
 KeysFileOption = Annotated[
     Path | None,

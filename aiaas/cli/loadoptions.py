@@ -12,9 +12,9 @@ from aiaas.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from aiaas.loadtest.prompts import Asking
-    from aiaas.loadtest.recommend import Fleet
+    from aiaas.loadtest.recommend import AdvisedFleet
     from aiaas.loadtest.runner import Stage
-    from aiaas.loadtest.session import Key
+    from aiaas.loadtest.session import LabelledKey
 
 KEY_VARIABLE: Final = "AIAAS_API_KEY"
 DEFAULT_PORT: Final = 8080
@@ -23,7 +23,7 @@ DEFAULT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadShape:
     """The shape of the load as given; None if not given."""
 
     users: int | None
@@ -84,33 +84,37 @@ def default_url(config: Path | None) -> str:
     return f"{scheme}://127.0.0.1:{loaded.config.server.port}"
 
 
-def read_fleet(config: Path | None, keys: int, model: str) -> Fleet:
+def read_fleet(config: Path | None, keys: int, model: str) -> AdvisedFleet:
     """The fleet to recommend for: the backend of `model`, if there is a config. Raises EnvironmentFault."""
-    from aiaas.loadtest.recommend import Fleet, Pod
+    from aiaas.loadtest.recommend import AdvisedFleet, Pod
     from aiaas.plan.read import read
 
     path = config_path(config)
     reading = read(path, os.environ) if config is not None or path.exists() else None
     if reading is None or reading.plan is None or reading.loaded.config is None:
-        return Fleet(keys=keys)
+        return AdvisedFleet(keys=keys)
     plan, written = reading.plan, reading.loaded.config
     amounts = written.kubernetes.resources
     pod = Pod(amounts.requests.cpu, amounts.limits.cpu, written.server.workers, written.kubernetes.cpu_target)
     routes = [table[model] for table in plan.routes.values() if model in table]
     backend = routes[0].targets[0].backend if routes else plan.backends[0]
     has_engine = backend.engine is not None and backend.engine.kind == "vllm"
-    return Fleet(backend.name, max(len(backend.endpoints), 1), keys, has_engine, pod)
+    return AdvisedFleet(backend.name, max(len(backend.endpoints), 1), keys, has_engine, pod)
 
 
-def read_keys(files: list[Path]) -> tuple[Key, ...]:
+def read_keys(files: list[Path]) -> tuple[LabelledKey, ...]:
     """The keys: from the files, else from $AIAAS_API_KEY, else none. Raises EnvironmentFault, UsageError; never shows
     a key."""
-    from aiaas.loadtest.session import Key
+    from aiaas.loadtest.session import LabelledKey
 
     if not files:
         value = os.environ.get(KEY_VARIABLE, "").strip()
-        return (Key(f"${KEY_VARIABLE}", _checked(value, f"${KEY_VARIABLE}")) if value else Key("no key", None),)
-    return tuple(Key(path.stem, _checked(_read_text(path).strip(), str(path))) for path in files)
+        return (
+            LabelledKey(f"${KEY_VARIABLE}", _checked(value, f"${KEY_VARIABLE}"))
+            if value
+            else LabelledKey("no key", None),
+        )
+    return tuple(LabelledKey(path.stem, _checked(_read_text(path).strip(), str(path))) for path in files)
 
 
 def _read_text(path: Path) -> str:
@@ -130,7 +134,7 @@ def _checked(value: str, where: str) -> str:
     return value
 
 
-def read_stages(load: Load) -> tuple[Stage, ...]:
+def read_stages(load: LoadShape) -> tuple[Stage, ...]:
     """The stages of a load: one, or a sweep's. Raises UsageError."""
     from aiaas.loadtest.runner import Stage
     from aiaas.loadtest.sweep import parse_sweep

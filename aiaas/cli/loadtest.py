@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, note, print_json, read_duration
+from aiaas.cli.common import (
+    EXIT_INTERRUPTED,
+    ConfigOption,
+    Output,
+    OutputOption,
+    console,
+    new_app,
+    note,
+    print_json,
+    read_duration,
+)
 from aiaas.cli.loadoptions import (
-    Load,
+    LoadShape,
     default_url,
     read_asking,
     read_fleet,
@@ -25,13 +35,11 @@ from aiaas.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from aiaas.httpclient.target import HttpTarget
-    from aiaas.loadtest.recommend import Line
-    from aiaas.loadtest.report import Shown, Table
-    from aiaas.loadtest.session import Key, Outcome, Settings
+    from aiaas.loadtest.recommend import SettingLine
+    from aiaas.loadtest.report import ReportTable, Shown
+    from aiaas.loadtest.session import LabelledKey, LoadOutcome, LoadSettings
 
 app = new_app()
-
-EXIT_INTERRUPTED = 130
 
 
 class Arrival(StrEnum):
@@ -128,7 +136,7 @@ def loadtest(
 ) -> None:
     """Run a load test against a gateway and report latencies, rates, errors and goodput."""
     from aiaas.httpclient.target import parse_target
-    from aiaas.loadtest.session import Settings
+    from aiaas.loadtest.session import LoadSettings
     from aiaas.loadtest.slo import parse_slo
 
     given = {name: str(value) for name, value in locals().items() if name in _RECORDED and value is not None}
@@ -145,9 +153,9 @@ def loadtest(
     if check_limits:
         _check_limits(target, keys, model, endpoint, output)
         return
-    load = Load(users, rate, arrival == Arrival.poisson, duration, requests, warmup or "0s", ramp or "0s", sweep)
+    load = LoadShape(users, rate, arrival == Arrival.poisson, duration, requests, warmup or "0s", ramp or "0s", sweep)
     parse_slo(slo or "")
-    settings = Settings(
+    settings = LoadSettings(
         target=target,
         keys=keys,
         asking=read_asking(
@@ -186,7 +194,7 @@ _RECORDED = frozenset(
 
 
 def _check_limits(
-    target: HttpTarget, keys: tuple[Key, ...], model: str | None, endpoint: Endpoint, output: Output
+    target: HttpTarget, keys: tuple[LabelledKey, ...], model: str | None, endpoint: Endpoint, output: Output
 ) -> None:
     import uvloop
     from msgspec import to_builtins
@@ -204,7 +212,7 @@ def _check_limits(
         raise typer.Exit(1)
 
 
-def _measure(settings: Settings) -> Outcome:
+def _measure(settings: LoadSettings) -> LoadOutcome:
     import resource
 
     import uvloop
@@ -218,7 +226,7 @@ def _measure(settings: Settings) -> Outcome:
         return uvloop.run(measure(settings, view))
 
 
-def _recommended(settings: Settings, outcome: Outcome, config: Path | None) -> tuple[Line, ...]:
+def _recommended(settings: LoadSettings, outcome: LoadOutcome, config: Path | None) -> tuple[SettingLine, ...]:
     """The config lines that the sweep supports; empty, with a note, if no level was good enough."""
     from aiaas.loadtest.recommend import recommend, why_no_cpu_target
     from aiaas.loadtest.slo import parse_slo
@@ -236,17 +244,17 @@ def _recommended(settings: Settings, outcome: Outcome, config: Path | None) -> t
     return lines
 
 
-def _say(settings: Settings, outcome: Outcome, output: Output, lines: tuple[Line, ...]) -> None:
+def _say(settings: LoadSettings, outcome: LoadOutcome, output: Output, lines: tuple[SettingLine, ...]) -> None:
     from msgspec import to_builtins
 
     from aiaas.loadtest.recommend import to_patch
-    from aiaas.loadtest.report import Shown, holds, remarks, to_json
+    from aiaas.loadtest.report import Shown, holds, remarks, run_as_json
 
     shown = Shown("this run", outcome.run, outcome.summary, outcome.end, outcome.overhead)
     if output == Output.json:
-        print_json(to_json(shown) | {"recommended": to_builtins(lines)})
+        print_json(run_as_json(shown) | {"recommended": to_builtins(lines)})
     else:
-        show(shown)
+        show_run(shown)
         if lines:
             print(to_patch(lines))
     for remark in remarks(shown):
@@ -259,7 +267,7 @@ def _say(settings: Settings, outcome: Outcome, output: Output, lines: tuple[Line
         raise typer.Exit(1)
 
 
-def show(shown: Shown) -> None:
+def show_run(shown: Shown) -> None:
     """A run's tables on stdout."""
     from aiaas.loadtest.report import tables
 
@@ -267,7 +275,7 @@ def show(shown: Shown) -> None:
         print_figures(table)
 
 
-def print_figures(table: Table) -> None:
+def print_figures(table: ReportTable) -> None:
     """One table on stdout: text to the left, figures to the right, as wide as it needs."""
     from rich.text import Text
 

@@ -28,7 +28,6 @@ class LoadView:
         self._console = console(stderr=True)
         self._live: Live | None = None
         self._last_line = 0.0
-        self._run: Run | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +40,6 @@ class LoadView:
 
     def begun(self, run: Run) -> None:
         """Load begins."""
-        self._run = run
         keys = f", {len(run.keys)} keys" if len(run.keys) > 1 else ""
         note(f"{run.url}, model {run.model}, {run.loop} loop{keys}; Ctrl-C ends it and keeps what was measured")
         if self._console.is_terminal:

@@ -27,7 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from aiaas import __version__
-from aiaas.cli.common import new_app, note
+from aiaas.cli.common import EXIT_INTERRUPTED, new_app, note
 from aiaas.errors import AiaasError, CommandError
 
 # name -> (module, one line of help), in the order in which `aiaas --help` lists them.
@@ -50,7 +50,6 @@ COMMANDS: Final = MappingProxyType(
 
 EXIT_WORLD: Final = 3
 EXIT_INTERNAL: Final = 70
-EXIT_INTERRUPTED: Final = 130
 EXIT_READER_LEFT: Final = 141
 
 EPILOG = """Examples:

@@ -20,7 +20,7 @@ app = new_app()
 
 FOLDER: Final = Path("aiaas-quickstart")
 LOG: Final = "log.jsonl"
-PORT: Final = 8080
+QUICKSTART_PORT: Final = 8080
 MODEL: Final = "simulator"
 KEY_NAME: Final = "quickstart"
 
@@ -60,7 +60,7 @@ def quickstart(
             min=1,
             max=65533,
             help="Port of the gateway; metrics and simulator take the next two. "
-            f"[default: {PORT}, or as the folder's config says]",
+            f"[default: {QUICKSTART_PORT}, or as the folder's config says]",
             show_default=False,
         ),
     ] = None,
@@ -133,7 +133,7 @@ def _text_with(before: str | None, config: Path, port: int | None) -> str:
     from aiaas.errors import UsageError
 
     if before is None:
-        return _fresh_text(PORT if port is None else port)
+        return _fresh_text(QUICKSTART_PORT if port is None else port)
     found = _port_in(before)
     if port is None or (found is not None and before[found] == str(port)):
         return before

@@ -108,14 +108,16 @@ def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...
 def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
     """The objects of the kinds in `only` (any case), or all. Raises UsageError for a kind that is never rendered."""
     from aiaas.errors import UsageError
-    from aiaas.manifests.render import KINDS
+    from aiaas.manifests.render import MANIFEST_KINDS
 
     if only is None:
         return objects
-    known = {kind.lower(): kind for kind in KINDS}
+    known = {kind.lower(): kind for kind in MANIFEST_KINDS}
     wanted = {known.get(word.strip().lower(), "") for word in only.split(",")}
     if "" in wanted:
-        raise UsageError(f"--only: {only!r} names a kind that is never rendered; choose from {', '.join(KINDS)}")
+        raise UsageError(
+            f"--only: {only!r} names a kind that is never rendered; choose from {', '.join(MANIFEST_KINDS)}"
+        )
     if absent := sorted(wanted - {made["kind"] for made in objects}):
         note(f"note: this config has nothing of kind {', '.join(absent)}")
     return tuple(made for made in objects if made["kind"] in wanted)

@@ -24,7 +24,7 @@ app = new_app()
   aiaas report samples.jsonl --markdown > run.md
   aiaas report samples.jsonl --html run.html        a page with charts: one file, no script, no network
 
-Exit codes: 0 done, 1 a file holds no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read or written.
+Exit codes: 0 done, 1 a file contains no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read or written.
 """
 )
 def report(
@@ -43,8 +43,8 @@ def report(
     from aiaas.loadtest.compare import overhead
     from aiaas.loadtest.files import read_run, write_page
     from aiaas.loadtest.html.document import page
-    from aiaas.loadtest.html.figure import Told
-    from aiaas.loadtest.report import Shown, compare_table, holds, remarks, tables, to_json, to_markdown
+    from aiaas.loadtest.html.figure import ToldRun
+    from aiaas.loadtest.report import Shown, compare_table, holds, remarks, run_as_json, tables, to_markdown
     from aiaas.loadtest.slo import parse_slo
     from aiaas.loadtest.summary import summarize_recorded
 
@@ -57,9 +57,9 @@ def report(
         found = overhead(recorded.samples, random.Random(0).random) if recorded.run.direct else None
         runs.append(Shown(path.stem, recorded.run, summarize_recorded(recorded, bounds), recorded.end, found))
         if html is not None:
-            told.append(Told(runs[-1], recorded.samples))
+            told.append(ToldRun(runs[-1], recorded.samples))
     if output == Output.json:
-        print_json([to_json(shown) for shown in runs])
+        print_json([run_as_json(shown) for shown in runs])
     else:
         for table in [compare_table(runs)] if len(runs) > 1 else tables(runs[0]):
             if markdown:

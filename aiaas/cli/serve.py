@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 app = new_app()
 
 # Seconds to wait at the end for a reader of stdout that has stopped reading; then the last lines are dropped.
-LAST_LINES = 1.0
+LAST_LINES_WAIT = 1.0
 # Seconds to wait at the end for threads that cannot be interrupted: resolving a name while DNS does not answer takes a
 # minute, and the loop would wait for it (seen: a pod killed after its grace period).
 LAST_THREADS = 1.0
@@ -44,7 +44,7 @@ One JSON line per request goes to stdout; messages for people go to stderr. moni
 Exit codes: 0 stopped as asked, 1 the config is not valid, 3 environment error (port taken, file or vLLM missing).
 """
 )
-def run_server(config: ConfigOption = None) -> None:
+def serve(config: ConfigOption = None) -> None:
     """Run the gateway."""
     with ends_on_sigterm():
         path = config_path(config)
@@ -144,8 +144,8 @@ def python_options(path: Sequence[str], folder: str) -> tuple[str, ...]:
 
 
 def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, log: JsonLog) -> None:
-    """Run a server on uvloop. After a normal end, wait at most LAST_LINES for the log's reader and LAST_THREADS for
-    threads, then exit with code 0."""
+    """Run a server on uvloop. After a normal end, wait at most LAST_LINES_WAIT for the log's reader and LAST_THREADS
+    for threads, then exit with code 0."""
     import asyncio
     import logging
     import threading
@@ -162,7 +162,7 @@ def run_loop(life: Callable[[], Coroutine[Any, Any, None]], writer: FdWriter, lo
         try:
             await life()
         finally:
-            writer.hurry(LAST_LINES)
+            writer.hurry(LAST_LINES_WAIT)
 
     def leave() -> None:
         log.flush()

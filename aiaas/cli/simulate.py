@@ -12,7 +12,7 @@ from aiaas.cli.common import new_app, note, read_duration
 app = new_app()
 
 
-class Runner(StrEnum):
+class RunnerOption(StrEnum):
     """The kind of vLLM to simulate."""
 
     text = "text"
@@ -52,8 +52,8 @@ def simulate(
         int | None, typer.Option(help="Running and waiting requests; a further one gets 503. [default: no bound]")
     ] = None,
     runner: Annotated[
-        Runner, typer.Option(help="Chat and completions, or embeddings, scores and rerank.")
-    ] = Runner.text,
+        RunnerOption, typer.Option(help="Chat and completions, or embeddings, scores and rerank.")
+    ] = RunnerOption.text,
     api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="Key to require below /v1.")] = None,
     keep_alive: Annotated[str, typer.Option(metavar="TIME", help="Close idle connections after this time.")] = "5s",
     shutdown_timeout: Annotated[
@@ -74,12 +74,12 @@ def simulate(
     """Run the simulator: it answers as vLLM does on the wire, and says in every answer that it is not a model."""
     import uvloop
 
-    from aiaas.simulator.faults import KINDS, parse_fault
+    from aiaas.simulator.faults import FAULT_KINDS, parse_fault
     from aiaas.simulator.options import DEFAULT_MODEL, SimulatorOptions
     from aiaas.simulator.server import run_simulator
 
     if fault == "list":
-        for kind in KINDS.values():
+        for kind in FAULT_KINDS.values():
             print(f"{kind.name + (f':{kind.default:g}' if kind.default is not None else ''):28} {kind.what}")
         return
     options = SimulatorOptions(

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, note, print_json, print_table
-from aiaas.cli.loadtest import EXIT_INTERRUPTED, Endpoint
+from aiaas.cli.common import (
+    EXIT_INTERRUPTED,
+    ConfigOption,
+    Output,
+    OutputOption,
+    console,
+    new_app,
+    note,
+    print_json,
+    print_table,
+)
+from aiaas.cli.loadtest import Endpoint
 from aiaas.cli.smokeoptions import known_of, read_metrics, read_names, read_size, read_timeout
 from aiaas.errors import EnvironmentFault
 
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
-    from aiaas.smoke.ask import Settings
+    from aiaas.smoke.ask import SmokeSettings
     from aiaas.smoke.result import Result
 
 app = new_app()
@@ -80,7 +90,7 @@ def smoke(
     from aiaas.cli.loadoptions import read_keys
     from aiaas.httpclient.target import parse_target
     from aiaas.loadtest.limit_check import MOST_REQUESTS
-    from aiaas.smoke.ask import Settings
+    from aiaas.smoke.ask import SmokeSettings
 
     names = read_names(only, skip)
     if listed:
@@ -89,7 +99,7 @@ def smoke(
     known = known_of(url, config)
     target = parse_target(known.url, ca=ca, insecure=insecure)
     metrics = metrics or known.metrics
-    settings = Settings(
+    settings = SmokeSettings(
         target=target,
         tls=parse_target(known.url, ca=ca).tls,
         key=read_keys([] if api_key_file is None else [api_key_file])[0].value,
@@ -123,11 +133,11 @@ def _print_checks(names: Sequence[str], output: Output) -> None:
         print_table(("check", "shows"), [(check.name, check.shows) for check in chosen])
 
 
-def _run(settings: Settings, names: Sequence[str], output: Output, junit: Path | None) -> None:
+def _run(settings: SmokeSettings, names: Sequence[str], output: Output, junit: Path | None) -> None:
     import uvloop
 
-    from aiaas.smoke.report import held, summary, to_json, to_junit
-    from aiaas.smoke.run import smoke as make_checks
+    from aiaas.smoke.report import held, results_as_json, results_line, to_junit
+    from aiaas.smoke.run import run_checks as make_checks
 
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "")
     interrupted = False
@@ -139,10 +149,10 @@ def _run(settings: Settings, names: Sequence[str], output: Output, junit: Path |
             interrupted = True
     results = view.results
     if output == Output.json:
-        print_json(to_json(url, results, interrupted=interrupted))
+        print_json(results_as_json(url, results, interrupted=interrupted))
     else:
         view.show()
-    note(f"{url}: {summary(results)}" + ("; ended early (interrupted)" if interrupted else ""))
+    note(f"{url}: {results_line(results)}" + ("; ended early (interrupted)" if interrupted else ""))
     if junit is not None:
         _write(junit, to_junit(url, results, started))
     if interrupted:

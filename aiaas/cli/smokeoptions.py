@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """Values known without a request; fields as in `Settings`. `metrics` is set only for a gateway on this machine."""
+class KnownGateway:
+    """Known without a request; fields as in `SmokeSettings`. `metrics` is set only for a gateway on this machine."""
 
     url: str
     big_body: int | None = None
@@ -27,7 +27,7 @@ class Known:
     metrics: str | None = None
 
 
-def known_of(url: str | None, option: Path | None) -> Known:
+def known_of(url: str | None, option: Path | None) -> KnownGateway:
     """The URL as given, else the config's host, else its port on this machine; and the config's limits.
 
     A URL without -c may be any gateway, so ./aiaas.yaml is not read then.
@@ -37,13 +37,13 @@ def known_of(url: str | None, option: Path | None) -> Known:
         EnvironmentFault: it cannot be read.
     """
     if url is not None and option is None:
-        return Known(url)
+        return KnownGateway(url)
     path = config_path(option)
     if option is None and not os.environ.get(CONFIG_VARIABLE) and not path.exists():
-        return Known(f"http://127.0.0.1:{DEFAULT_PORT}")
+        return KnownGateway(f"http://127.0.0.1:{DEFAULT_PORT}")
     config = _read(path)
     host = config.kubernetes.host
-    known = Known(
+    known = KnownGateway(
         url=url or (f"https://{host}" if host else _here(config)),
         big_body=config.server.max_body_size,
         has_auth=config.auth.enabled,
@@ -69,10 +69,10 @@ def _here(config: Config) -> str:
 
 def read_names(only: str | None, skip: str | None) -> tuple[str, ...]:
     """The checks that are wanted. Raises UsageError."""
-    from aiaas.smoke.result import choose
+    from aiaas.smoke.result import choose_checks
     from aiaas.smoke.run import NAMES
 
-    return choose(NAMES, _split(only), _split(skip))
+    return choose_checks(NAMES, _split(only), _split(skip))
 
 
 def _split(text: str | None) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 app = new_app()
 
 
-class Form(StrEnum):
+class UsageOutput(StrEnum):
     """How the result is printed."""
 
     text = "text"
@@ -57,8 +57,8 @@ def usage(
     ] = "7d",
     config: ConfigOption = None,
     output: Annotated[
-        Form, typer.Option("--output", "-o", metavar="text|json|csv", help="How to print the result.")
-    ] = Form.text,
+        UsageOutput, typer.Option("--output", "-o", metavar="text|json|csv", help="How to print the result.")
+    ] = UsageOutput.text,
 ) -> None:
     """Show requests and LLM tokens by key, model and day (UTC)."""
     from aiaas.limits.usage import UsageStoreError, day_text
@@ -70,9 +70,9 @@ def usage(
     except UsageStoreError as error:
         raise EnvironmentFault(str(error)) from error
     rows = [_row(at, sums) for at, sums in sorted(kept.items(), key=lambda item: (item[0].day, item[1].name, item[0]))]
-    if output is Form.json:
+    if output is UsageOutput.json:
         print_json(rows)
-    elif output is Form.csv:
+    elif output is UsageOutput.csv:
         _print_csv(rows)
     elif rows:
         _print_table(rows)
@@ -104,8 +104,8 @@ def store_of(path: Path) -> UsageStore:
 
 def first_day(since: str, now: float) -> int:
     """The first UTC day of `7d`, `2w` (today counts as one of them) or a date. Raises UsageError."""
-    from aiaas.limits.usage import DAY, day_from, day_of
-    from aiaas.units import parse_duration
+    from aiaas.limits.usage import day_from, day_of
+    from aiaas.units import DAY, parse_duration
 
     try:
         return day_from(since)

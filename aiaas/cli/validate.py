@@ -70,7 +70,7 @@ def validate(
             note(line)
     if plan is not None and plan.overrides:
         note(f"overridden by the environment: {', '.join(plan.overrides)}")
-    note(summary(path, plan, problems, strict=strict))
+    note(validation_summary(path, plan, problems, strict=strict))
     if failed:
         raise typer.Exit(1)
 
@@ -190,7 +190,7 @@ def key_file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...
         return (problem_at(codes.KEYS_UNREADABLE, "error", path, str(error), place),)
 
 
-def summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
+def validation_summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
     """One line: a summary of the config, or the number of its problems."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors

@@ -1,1 +1,1 @@
-"""What the operator wrote: model, load, check."""
+"""The operator's config file: its model, loading it and checking it."""

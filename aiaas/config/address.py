@@ -11,17 +11,17 @@ from urllib.parse import SplitResult, urlsplit
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_DNS_NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*")  # some character that no IPv4 address has
+_DNS_NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*")  # not all digits and dots, as IPv4 is
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a backend's requests go.
+    """The address that a backend's requests go to.
 
-    host       name or IP, an IPv6 one without brackets
-    authority  the value of the Host header: brackets where needed, the port where it is not the scheme's own
-    base_path  stands in front of every path; "" or "/something", never with a slash at its end
+    host       name or IP address, IPv6 without brackets
+    authority  the value of the Host header: IPv6 in brackets, the port unless it is the scheme's default
+    base_path  the prefix of every path; "" or "/something", never with a slash at its end
     """
 
     host: str
@@ -32,19 +32,19 @@ class Address:
 
     @property
     def url(self) -> str:
-        """The address as a URL in one spelling, so that two of them can be compared."""
+        """The address as a normalized URL, so that two addresses can be compared."""
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.base_path}"
 
 
 def parse_url(text: str) -> Address:
     """Parse a backend's URL. Raises ValueError with the error and the allowed form; never repeats a password."""
     if not text.isascii() or any(character.isspace() for character in text):
-        raise ValueError("must not hold spaces or other than ASCII characters; write http://host:port")
+        raise ValueError("must not contain spaces or non-ASCII characters; write http://host:port")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        reason = "its port must be a number from 1 to 65535" if "ort" in str(error) else "an IPv6 host stands in [ ]"
+        reason = "its port must be a number from 1 to 65535" if "ort" in str(error) else "an IPv6 host needs [ ]"
         raise ValueError(f"is not a URL: {reason}; write http://host:port") from error
     _refuse_parts(text, parts, port)
     host = (parts.hostname or "").rstrip(".") or ""
@@ -58,13 +58,14 @@ def parse_url(text: str) -> Address:
 def parse_dns(text: str) -> Address:
     """Parse the `name:port` of a `dns` backend. Raises ValueError with the error and the allowed form.
 
-    A dot at the name's end stays in `host`: it keeps the resolver from trying the search domains, of which a pod has
-    four (ndots: 5). The Host header goes without it.
+    `host` keeps a dot at the name's end: it stops the resolver from trying the search domains, of which a pod has
+    four (ndots: 5). The Host header is sent without the dot.
     """
     name, _, port = text.rpartition(":")
     if not _DNS_NAME.fullmatch(name) or not port.isdecimal():
         raise ValueError(
-            "must be name:port with a name and no address, such as vllm-headless.system:8000, without http:// or path"
+            "must be name:port with a host name, such as vllm-headless.system:8000, without an IP address, http:// "
+            "or path"
         )
     address = parse_url(f"http://{text}")
     return replace(address, host=name)
@@ -74,9 +75,9 @@ def _refuse_parts(text: str, parts: SplitResult, port: int | None) -> None:
     if parts.scheme not in DEFAULT_PORTS or not text.lower().startswith(f"{parts.scheme}://"):
         raise ValueError("must start with http:// or https://, such as http://vllm:8000")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must not hold a user or password; vLLM's key goes into api_key_env")
+        raise ValueError("must not contain a user or password; vLLM's key goes into api_key_env")
     if parts.query or parts.fragment or "?" in text or "#" in text:
-        raise ValueError("must not hold ? or #; write http://host:port")
+        raise ValueError("must not contain ? or #; write http://host:port")
     if not parts.hostname:
         raise ValueError("has no host; write http://host:port")
     if not _is_host(parts.hostname):
@@ -86,7 +87,7 @@ def _refuse_parts(text: str, parts: SplitResult, port: int | None) -> None:
     if not _PATH.fullmatch(parts.path):
         raise ValueError("has characters in its path that must be percent-encoded")
     if re.search(r"/v1(/|$)", parts.path):
-        raise ValueError(f"must not end in /v1, since requests bring that along; write {text[: text.index('/v1', 8)]}")
+        raise ValueError(f"must not contain /v1, since requests include it; write {text[: text.index('/v1', 8)]}")
 
 
 def _is_host(host: str) -> bool:

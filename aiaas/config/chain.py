@@ -1,7 +1,7 @@
-"""The hops that a request passes, outermost first, with what each bears: silence, and a body.
+"""The hops that a request passes, outermost first, each with its longest silence and its largest body.
 
-Each hop must be at least as patient, and take at least as large a body, as the one behind it: else the client gets the
-hop's HTML where it should get our error, and the engine works on for nobody. Pure arithmetic over the config.
+Each hop must wait at least as long, and accept at least as large a body, as the hop behind it. Otherwise the client
+gets the hop's HTML instead of aiaas's error, and the engine goes on working for nobody. Pure arithmetic on the config.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from aiaas.units import format_duration, format_size
 # The official SDKs give up after ten minutes without a byte (openai-python and anthropic-sdk-python, DEFAULT_TIMEOUT).
 CLIENT_PATIENCE: Final = 600.0
 NO_BOUND: Final = None
-# Eight of the largest bodies at once, as an image a request from a handful of users makes them, and at least 64 MiB, so
-# that a small `max_body_size` does not turn away a burst of middling ones.
+# Room for BUDGET_BODIES of the largest bodies at once (a handful of users who each send an image), and for at least
+# BUDGET_LEAST bytes, so that with a small `max_body_size` a burst of medium-sized bodies is not rejected.
 BUDGET_BODIES: Final = 8
 BUDGET_LEAST: Final = 64 * 1024**2
-# One connection, measured with 1,000 of them (`python -m tests.siege.cost`), and 4 KiB of the kernel: 5 KiB silent, 7
-# idle; under TLS 52 in the handshake, 30 after it.
-CONNECTION_MEMORY: Final = 12 * 1024
+# Bytes per connection, measured with 1,000 connections (`python -m tests.siege.cost`), plus 4 KiB of the kernel: 5 KiB
+# while silent, 7 KiB while idle; under TLS 52 KiB in the handshake, 30 KiB after it.
+MEMORY_A_CONNECTION: Final = 12 * 1024
 TLS_CONNECTION_MEMORY: Final = 56 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One of them. `silence` is seconds and `body` bytes; None is no bound, or one that is not ours to know.
+    """One hop. `silence` is in seconds, `body` in bytes; None means no bound, or a bound that aiaas does not know.
 
-    remark  what else to know about it, for people
+    remark  further text for people
     """
 
     name: str
@@ -41,23 +41,25 @@ class Hop:
 
 
 def chain(config: Config) -> tuple[Hop, ...]:
-    """Client, what stands in front in the cluster, gateway, engine."""
+    """Return the hops: client, the cluster's entry in front of the gateway, gateway, engine."""
     gateway = Hop("gateway", usual_silence(config), config.server.max_body_size, _remark(config))
     front = _in_front(config)
-    client = Hop("client", CLIENT_PATIENCE, NO_BOUND, "what the OpenAI and Anthropic SDKs wait by default")
+    client = Hop("client", CLIENT_PATIENCE, NO_BOUND, "default of the OpenAI and Anthropic SDKs")
     engine = Hop("vLLM", NO_BOUND, NO_BOUND, "answers or not; the gateway's timeout ends it")
     return (client, *front, gateway, engine)
 
 
 def weakest(hops: tuple[Hop, ...]) -> tuple[Hop, str] | None:
-    """The hop in front of the gateway that is the first to give up or to refuse, and what that means; None where none
-    of them has a bound."""
+    """Return the hop in front of the gateway that is the first to give up or to refuse, with the consequence.
+
+    None if the hops in front have no bound.
+    """
     names = [hop.name for hop in hops]
     gateway = hops[names.index("gateway")]
     front = hops[: names.index("gateway")]
     for hop in front:
         if hop.body is not None and gateway.body is not None and hop.body < gateway.body:
-            return hop, f"refuses bodies over {format_size(hop.body)} that the gateway would take"
+            return hop, f"rejects bodies over {format_size(hop.body)} that the gateway would accept"
     bounded = [hop for hop in front if hop.silence is not None]
     if not bounded or gateway.silence is None:
         return None
@@ -69,7 +71,7 @@ def weakest(hops: tuple[Hop, ...]) -> tuple[Hop, str] | None:
 
 
 def body_budget(max_body_size: int) -> int:
-    """Bytes that the large bodies of all requests of a process may take together.
+    """Return the bytes that the large bodies of all requests of a process may take together.
 
     With the default of 10 MiB that is 80 MiB, and at the worst twice as much in memory, since an alias is spliced into
     a copy: a third of a pod of 512 MiB.
@@ -78,12 +80,12 @@ def body_budget(max_body_size: int) -> int:
 
 
 def connection_memory(*, tls: bool) -> int:
-    """Bytes that a connection of a client takes, whatever it sends."""
-    return TLS_CONNECTION_MEMORY if tls else CONNECTION_MEMORY
+    """Return the bytes that a client's connection takes, whatever it sends."""
+    return TLS_CONNECTION_MEMORY if tls else MEMORY_A_CONNECTION
 
 
 def memory_budget(max_body_size: int, max_connections: int, *, tls: bool) -> int:
-    """Bytes that connections, heads and bodies of a process may take together."""
+    """Return the bytes that connections, heads and bodies of a process may take together."""
     return body_budget(max_body_size) + max_connections * connection_memory(tls=tls)
 
 
@@ -94,12 +96,12 @@ def _in_front(config: Config) -> tuple[Hop, ...]:
     if settings.expose == "gateway":
         return (Hop("Gateway API", NO_BOUND, NO_BOUND, "its implementation's own limits"),)
     if settings.expose == "loadbalancer":
-        return (Hop("load balancer", NO_BOUND, NO_BOUND, "passes bytes; the cloud's idle timer"),)
+        return (Hop("load balancer", NO_BOUND, NO_BOUND, "passes bytes; has the cloud's idle timeout"),)
     return ()
 
 
 def ingress_hop(config: Config) -> Hop:
-    """The Ingress as it will be: what aiaas derives, with the operator's own annotations over it."""
+    """Return the Ingress hop with the values that aiaas derives, overridden by the operator's own annotations."""
     settings = config.kubernetes.ingress
     name = f"ingress ({settings.class_name})"
     family = family_of(settings.class_name)
@@ -117,5 +119,5 @@ def ingress_hop(config: Config) -> Hop:
 
 def _remark(config: Config) -> str:
     beat, usual, longest = config.server.heartbeat, usual_silence(config), longest_silence(config)
-    again = f"up to {format_duration(longest)} where a request is sent again; " if longest > usual else ""
-    return again + (f"on streams a comment every {beat:g} s" if beat else "no heartbeat on streams")
+    again = f"up to {format_duration(longest)} if a request is retried; " if longest > usual else ""
+    return again + (f"a comment every {beat:g} s on streams" if beat else "no heartbeat on streams")

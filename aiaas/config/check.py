@@ -1,7 +1,7 @@
-"""Rules between fields. Each is a small function that yields findings; all of them run, and all findings are shown.
+"""Rules between fields. Each rule is a small function that yields findings; all rules run, and all findings are shown.
 
-Pure: nothing is looked up on a disk or a network. Files beside the config are the command's business.
-Rules that concern run time skip disabled backends, so that a backend can be parked."""
+The rules are pure: they read no disk and no network. The commands check the files beside the config.
+Rules about run time skip disabled backends, so that a backend can be parked."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
-from aiaas.config.problem import Finding, Path, Problem
+from aiaas.config.problem import Finding, Problem
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
 from aiaas.units import format_duration
+from aiaas.yamltree import Path
 
-# Below a round trip in a busy network every request would time out; above, clients give up before the store does.
+# With less than a round trip in a busy network requests always time out; with more, clients give up before the store.
 SHORTEST_STORE_TIMEOUT: Final = 0.005
 LONGEST_STORE_TIMEOUT: Final = 5.0
 
-# Default ports of engines are in this range.
+# The default ports of engines are ENGINE_PORTS ports from here on.
 FIRST_ENGINE_PORT: Final = 18100
 ENGINE_PORTS: Final = 1000
 
-# What `aiaas` itself puts on an engine's command line (vllm serve's names; `api-key` belongs into api_key_env).
+# Arguments that `aiaas` itself puts on an engine's command line (vllm serve's names; `api-key` belongs in api_key_env).
 RESERVED_ENGINE_ARGS: Final = frozenset({"host", "port", "uds", "model", "served-model-name", "api-key", "config"})
 
-# RFC 9110 section 7.6.1 (hop by hop), what frames the body, credentials, and what aiaas writes itself.
+# Hop-by-hop headers (RFC 9110 section 7.6.1), headers that frame the body, credentials, and headers that aiaas writes.
 RESERVED_HEADERS: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
@@ -52,11 +53,11 @@ Rule = Callable[[Config, Mapping[str, str]], Iterator[Finding]]
 
 
 def check(loaded: Loaded, env: Mapping[str, str], *, deployed: bool = False) -> tuple[Problem, ...]:
-    """Every problem between the fields of a config, in the file's order.
+    """Return every problem between the fields of a config, in the file's order.
 
     If single fields are wrong, the other fields are still checked; findings about wrong fields are dropped.
 
-    deployed  the config is meant for a cluster, even without a `kubernetes` section
+    deployed  check the config for a cluster, even if it has no `kubernetes` section
     """
     config = loaded.partial
     if config is None:
@@ -73,13 +74,16 @@ def check(loaded: Loaded, env: Mapping[str, str], *, deployed: bool = False) -> 
 
 
 def _touch(one: Path, other: Path) -> bool:
-    """Whether one field is the other, inside it or around it."""
+    """Return whether the two paths are equal or one contains the other."""
     return all(a == b for a, b in zip(one, other, strict=False))
 
 
 def engine_port(config: Config, name: str) -> int:
-    """The port of the engine of backend `name`. A default port follows from the name, so that other changes to the file
-    do not move it; if it is taken, use the next free port, in the order of the names."""
+    """Return the port of the engine of backend `name`.
+
+    A default port is derived from the name, so that other changes to the file do not move it. If it is taken, use the
+    next free port; the names are assigned in alphabetical order.
+    """
     engines = {other: b.engine for other, b in config.backends.items() if b.engine is not None and b.enabled}
     ports = {other: engine.port for other, engine in engines.items() if engine.port is not None}
     taken = {config.server.port, config.monitoring.metrics_port, *ports.values()}
@@ -99,7 +103,7 @@ def _each(config: Config, *, enabled_only: bool = False) -> Iterator[tuple[Path,
 
 def _some_backend(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     if not any(backend.enabled for backend in config.backends.values()):
-        yield codes.NO_BACKEND, "error", ("backends",), "no backend is enabled; set enabled: true in one of them"
+        yield codes.NO_BACKEND, "error", ("backends",), "no backend is enabled; set enabled: true in at least one"
 
 
 def _one_address(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
@@ -137,7 +141,7 @@ def _model_names(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     for path, backend in _each(config):
         path = (*path, "models")
         if not backend.models:
-            yield codes.MISSING_FIELD, "error", path, "is empty; list what the backend serves"
+            yield codes.MISSING_FIELD, "error", path, "is empty; list the models that the backend serves"
         seen: set[str] = set()
         short = [index for index, entry in enumerate(backend.models) if isinstance(entry, str)]
         if short and len(short) < len(backend.models):
@@ -151,7 +155,7 @@ def _model_names(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
                 names += [((*path, index, "aliases", i), alias) for i, alias in enumerate(entry.aliases)]
             for place, name in names:
                 if name in seen:
-                    message = f"{name!r} is listed already; every name and alias of a backend leads to one model"
+                    message = f"{name!r} is listed already; each name and alias of a backend must mean one model"
                     yield codes.MODEL_NAME_TWICE, "error", place, message
                 seen.add(name)
 
@@ -179,7 +183,7 @@ def _endpoint_paths(config: Config, _env: Mapping[str, str]) -> Iterator[Finding
             elif endpoint in backend.endpoints[:index]:
                 yield codes.ENDPOINT_PATH, "error", (*place, index), f"{endpoint} is listed twice; keep one"
         if backend.enabled and not set(backend.endpoints) & set(GENERATE):
-            message = f"names no path that answers requests; add one of {', '.join(GENERATE[:2])}, ..."
+            message = f"has no path that generates answers; add one of {', '.join(GENERATE[:2])}, ..."
             yield codes.ENDPOINT_PATH, "warning", place, message
 
 
@@ -187,7 +191,7 @@ def _ports(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     taken: dict[int, str] = {config.server.port: "server.port"}
     listeners: list[tuple[Path, str, int]] = []
     if config.monitoring.prometheus:
-        # Report the field that is written: an operator who sets server.port to 9090 may not know metrics_port.
+        # Report the field that the file sets: an operator who sets server.port to 9090 may not know metrics_port.
         written = "metrics_port" in config.monitoring.model_fields_set or "port" not in config.server.model_fields_set
         path: Path = ("monitoring", "metrics_port") if written else ("server", "port")
         listeners.append((path, "monitoring.metrics_port", config.monitoring.metrics_port))
@@ -197,7 +201,7 @@ def _ports(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     for path, what, port in listeners:
         if port in taken:
             other = what if path == ("server", "port") else taken[port]
-            yield codes.PORT_CLASH, "error", path, f"{port} is also the port of {other}; choose another one"
+            yield codes.PORT_CLASH, "error", path, f"{port} is also the port of {other}; choose another port"
         taken.setdefault(port, what)
 
 
@@ -216,14 +220,14 @@ def _networks(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
 
 def _auth(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     if not config.auth.enabled:
-        message = "authentication is off: everybody who reaches the port may use the models"
+        message = "authentication is off: anybody who can reach the port may use the models"
         yield codes.AUTH_OFF, "warning", ("auth", "enabled"), message
 
 
 def _limits(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     limits = config.rate_limit
     if limits.burst is not None and limits.requests_per_minute is None:
-        message = "there is a burst but no requests_per_minute that fills it; set that, or remove the burst"
+        message = "needs requests_per_minute, the rate that refills it; set that rate, or remove burst"
         yield codes.BURST_ALONE, "error", ("rate_limit", "burst"), message
     bucket = limits.tokens_per_minute if limits.enabled else None
     for path, backend in _each(config, enabled_only=True):
@@ -231,13 +235,13 @@ def _limits(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             place = (*path, "models", index)
             most, default = model.max_output_tokens, model.default_output_tokens
             if most is not None and default is not None and default > most:
-                message = f"is {default}, more than max_output_tokens ({most}); make it that or less"
+                message = f"is {default}, more than max_output_tokens ({most}); write {most} or less"
                 yield codes.TOKEN_BOUNDS, "error", (*place, "default_output_tokens"), message
             reserved = default if default is not None else most
             if bucket is not None and reserved is not None and reserved > bucket:
                 message = (
-                    f"a request without a bound reserves {reserved} tokens, more than a key has in a minute "
-                    f"(rate_limit.tokens_per_minute: {bucket}), and is refused; set a smaller default_output_tokens"
+                    f"a request that sets no bound reserves {reserved} tokens, more than a key gets per minute "
+                    f"(rate_limit.tokens_per_minute: {bucket}), and is rejected; set a smaller default_output_tokens"
                 )
                 yield codes.TOKEN_BOUNDS, "warning", place, message
 
@@ -264,7 +268,7 @@ def _backend_keys(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
             message = f"the environment variable {name} is not set; set it to the backend's key where this command runs"
             yield codes.BACKEND_KEY, "error", place, message
         elif not _HEADER_VALUE.fullmatch(env[name]):
-            message = f"the value of {name} cannot stand in a header: it has spaces or characters beyond ASCII"
+            message = f"the value of {name} cannot be sent in a header: it contains spaces or non-ASCII characters"
             yield codes.BACKEND_KEY, "error", place, message
 
 
@@ -273,7 +277,7 @@ def _engines(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
         if backend.engine is None:
             continue
         if len(backend.served()) > 1:
-            message = "an engine serves one model; give each of the others a backend of its own, or make it an alias"
+            message = "an engine serves one model; give each other model a backend of its own, or make it an alias"
             yield codes.ENGINE_MODELS, "error", (*path, "models", 1), message
         names: dict[str, str] = {}
         for argument in backend.engine.args:
@@ -282,7 +286,7 @@ def _engines(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             if argument.startswith("-"):
                 yield codes.ENGINE_ARGS, "error", place, f"write it without the dashes: {name}"
             elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name):
-                yield codes.ENGINE_ARGS, "error", place, "is not an argument's name; use letters, digits and dashes"
+                yield codes.ENGINE_ARGS, "error", place, "is not a valid argument name; use letters, digits and dashes"
             elif name in RESERVED_ENGINE_ARGS:
                 yield (
                     codes.ENGINE_ARGS,
@@ -298,7 +302,7 @@ def _engines(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
 _ENGINE_HINTS: Final = {
     "port": "use engine.port",
     "model": "use engine.model",
-    "served-model-name": "the first of models is that name",
+    "served-model-name": "write the name first in models",
     "api-key": "the engine listens on 127.0.0.1 only and needs no key",
 }
 
@@ -308,9 +312,9 @@ def _forwarded(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
         for index, header in enumerate(backend.forward_headers):
             place = (*path, "forward_headers", index)
             if not _HEADER_NAME.fullmatch(header):
-                yield codes.FORWARD_HEADER, "error", place, f"{header[:60]!r} is not the name of a header"
+                yield codes.FORWARD_HEADER, "error", place, f"{header[:60]!r} is not a valid header name"
             elif header.lower() in RESERVED_HEADERS:
-                yield codes.FORWARD_HEADER, "error", place, f"{header} is never forwarded as it came; remove it"
+                yield codes.FORWARD_HEADER, "error", place, f"{header} cannot be forwarded; remove it"
 
 
 def _timeouts(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
@@ -327,7 +331,7 @@ def _timeouts(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             )
             yield codes.HEARTBEAT, "warning", ("server", "heartbeat"), message
         if backend.total_timeout is not None and backend.total_timeout <= timeout:
-            message = f"is not longer than timeout ({format_duration(timeout)}), so it never matters"
+            message = f"is not longer than timeout ({format_duration(timeout)}), so it has no effect"
             yield codes.TIMEOUT_ORDER, "warning", (*path, "total_timeout"), message
         if backend.connect_timeout > timeout:
             message = f"is longer than timeout ({format_duration(timeout)}); make it shorter"
@@ -347,7 +351,7 @@ def _workers(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             f"each worker counts alone (rate_limit.store: memory), so with {workers} workers"
             f"{f' in each of {replicas} replicas' if replicas > 1 else ''} a key may use up to {count} times its limits"
             f"{'' if each is None else f', {each * count} requests a minute instead of {each}'}; share the counts "
-            "(store: redis://host:6379/0), or set each limit to a worker's part"
+            "(store: redis://host:6379/0), or divide each limit by that number"
         )
         yield codes.COUNTED_APART, "warning", ("server", "workers"), message
     for path, backend in _each(config, enabled_only=True):
@@ -364,7 +368,7 @@ def _connections(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     in_front = "kubernetes" in config.model_fields_set and config.kubernetes.expose in ("ingress", "gateway")
     if server.tls is not None and server.max_connections_per_address is None and not in_front:
         message = (
-            "clients connect to the gateway themselves, and one client may take all connections; set "
+            "clients connect directly to the gateway, and one client can take all connections; set "
             "server.max_connections_per_address, such as 200"
         )
         yield codes.CONNECTIONS_OF_ONE, "warning", ("server", "tls"), message

@@ -13,7 +13,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-UNREADABLE: Final = "AIA001"
+UNREADABLE_FILE: Final = "AIA001"
 SYNTAX: Final = "AIA002"
 DUPLICATE_KEY: Final = "AIA003"
 YAML_FEATURE: Final = "AIA004"
@@ -79,10 +79,10 @@ MODELS_DISAGREE: Final = "AIA603"
 
 CODES: Final = MappingProxyType(
     {
-        UNREADABLE: (
+        UNREADABLE_FILE: (
             "The file cannot be read as text",
-            "It is a folder, may not be read, is empty, is larger than 1 MiB, or is not UTF-8. Give the path of "
-            "a YAML file; `aiaas init` writes one to start from.",
+            "The path is a folder, or the file is not readable, empty, larger than 1 MiB, or not UTF-8. Give the path "
+            "of a YAML file; `aiaas init` writes one to start from.",
         ),
         SYNTAX: (
             "The file is not YAML",
@@ -91,48 +91,48 @@ CODES: Final = MappingProxyType(
         ),
         DUPLICATE_KEY: (
             "A key appears twice in one mapping",
-            "YAML parsers silently take the last one, so aiaas refuses it. Delete one of the two.",
+            "YAML parsers silently take the last value, so aiaas rejects the file. Delete one of the two keys.",
         ),
         YAML_FEATURE: (
             "A part of YAML that a config may not use",
             "Custom tags, merge keys (`<<`), several documents in one file, keys that are not text, nesting "
-            "beyond 40 levels and aliases that expand to more than 10,000 values are refused.",
+            "beyond 40 levels and aliases that expand to more than 10,000 values are not supported.",
         ),
         VARIABLE: (
             "An environment variable in the config is unset or badly written",
-            "`${NAME}` takes the value of NAME. Set it, or write `$${NAME}` for the literal text. There is no "
-            "default syntax.",
+            "`${NAME}` takes the value of NAME. Set the variable, or write `$${NAME}` for the literal text. There is "
+            "no syntax for defaults.",
         ),
         PLAIN_SECRET: (
-            "A secret stands in the file in plain text, or on a command line",
+            "The file has a secret in plain text, or on a command line",
             "Configs end up in git and in ConfigMaps. Put the secret into an environment variable and write `${NAME}`. "
-            "Everybody on the machine sees an engine's arguments (`ps`), wherever their values come from: pass the "
-            "secret in `engine.env`, such as `HF_TOKEN` instead of `--hf-token`.",
+            "Everybody on the machine can see an engine's arguments (`ps`), also those whose values come from the "
+            "environment: pass the secret in `engine.env`, such as `HF_TOKEN` instead of `--hf-token`.",
         ),
         OVERRIDE_UNUSED: (
             "An override variable is set and has no effect",
-            "`VLLM_BACKEND_URL`, `VLLM_TIMEOUT` and `VLLM_MAX_RETRIES` concern the only backend, or the one "
+            "`VLLM_BACKEND_URL`, `VLLM_TIMEOUT` and `VLLM_MAX_RETRIES` apply to the only backend, or to the backend "
             "named `vllm`. Unset the variable, or name a backend `vllm`.",
         ),
         CONFIG_MAP: (
-            "A Kubernetes document that holds no config",
-            "Of Kubernetes documents, only a ConfigMap with `config.yaml` in its `data` is accepted.",
+            "A Kubernetes document without a config",
+            "The only Kubernetes document that aiaas accepts is a ConfigMap with `config.yaml` in its `data`.",
         ),
         UNKNOWN_FIELD: (
             "A field that does not exist",
-            "It is misspelt, in the wrong section, or from another version. docs/config.md lists all fields.",
+            "The field is misspelt, in the wrong section, or from another version. docs/config.md lists all fields.",
         ),
         MISSING_FIELD: (
             "A required field is missing",
-            "Add it. docs/config.md says which values it takes.",
+            "Add the field. docs/config.md says which values it takes.",
         ),
         WRONG_VALUE: (
             "A value that the field does not take",
-            "The message says what is allowed.",
+            "The message names the allowed values.",
         ),
         NO_BACKEND: (
             "No backend is enabled",
-            "A gateway without a backend serves nothing. Set `enabled: true` in one of them.",
+            "A gateway without a backend serves nothing. Set `enabled: true` in at least one backend.",
         ),
         ADDRESS: (
             "A backend needs exactly one address",
@@ -140,22 +140,21 @@ CODES: Final = MappingProxyType(
         ),
         BAD_URL: (
             "An address that requests cannot be sent to",
-            "Write `http://host:port`, with a path in front of vLLM's own only where a proxy needs one; no "
-            "user, no query, and without `/v1`, which the requests bring along. In `dns`, write `name:port`.",
+            "Write `http://host:port`; add a path only if a proxy in front of vLLM needs it. Leave out user and query, "
+            "and `/v1`, which is part of each request's path. In `dns`, write `name:port`.",
         ),
         MODEL_NAME_TWICE: (
             "A backend has the same model name twice",
-            "Within one backend every name and alias must lead to one model. Remove or rename one.",
+            "Each name and alias of a backend must mean one model. Remove or rename the duplicate.",
         ),
         MODEL_FALLBACK: (
             "Two backends serve the same model name (warning)",
-            "That is how a fallback is written: the first in the file is used, the next one when it has no "
-            "healthy endpoint. If they are two different models, rename one.",
+            "This is how you write a fallback: aiaas uses the first backend in the file, and the next one when the "
+            "first has no healthy endpoint. If the backends serve two different models, rename one of the models.",
         ),
         ENDPOINT_PATH: (
             "A path that aiaas does not serve, or one listed twice",
-            "Only paths that aiaas knows how to guard are served; vLLM has others that must not be reachable "
-            "from outside.",
+            "aiaas serves only paths that it can guard; vLLM has other paths that must not be reachable from outside.",
         ),
         PORT_CLASH: (
             "Two listeners on one port",
@@ -167,12 +166,12 @@ CODES: Final = MappingProxyType(
         ),
         AUTH_OFF: (
             "Authentication is off (warning)",
-            "Everybody who reaches the port may use the models. Fine on your own machine; not on a network.",
+            "Anybody who can reach the port may use the models. This is fine on your own machine, not on a network.",
         ),
         HEARTBEAT: (
-            "The heartbeat never comes (warning)",
-            "It is not shorter than the backend's `timeout`, so the stream ends before the first comment. Make "
-            "it shorter.",
+            "The heartbeat is too long to have an effect (warning)",
+            "The heartbeat is not shorter than the backend's `timeout`, so a stream ends before the first comment. "
+            "Shorten it.",
         ),
         BURST_ALONE: (
             "A burst without a rate",
@@ -185,12 +184,12 @@ CODES: Final = MappingProxyType(
         ),
         BACKEND_KEY: (
             "The backend's own key is missing or cannot be sent",
-            "`api_key_env` names an environment variable that is unset, or whose value does not fit into a "
-            "header. Set it where `aiaas serve` runs.",
+            "`api_key_env` names an environment variable that is unset, or whose value cannot be sent in a header. Set "
+            "it in the environment of `aiaas serve`.",
         ),
         ENGINE_MODELS: (
             "One engine serves one model",
-            "An engine is one vLLM process. Give each model a backend of its own; aliases of the one model are fine.",
+            "An engine is one vLLM process. Give each model a backend of its own; aliases of that model are fine.",
         ),
         ENGINE_ARGS: (
             "An argument that aiaas sets itself",
@@ -201,104 +200,104 @@ CODES: Final = MappingProxyType(
             "aiaas does not forward headers that frame the message, carry the client's key or are set by aiaas.",
         ),
         TIMEOUT_ORDER: (
-            "A timeout that another one makes pointless (warning)",
-            "The outer time must be longer than the one inside it.",
+            "A timeout that another timeout makes useless (warning)",
+            "The outer timeout must be longer than the inner one.",
         ),
         STORE_URL: (
             "An address of the shared store that cannot be used",
             "Write `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/NAME` or "
             "`redis+cluster://host:6379,host:6379`, with `rediss` for TLS, and `:${NAME}@` in front of the hosts for a "
-            "password from the environment; `?ssl_ca_certs=FILE` names authorities other than the system's.",
+            "password from the environment; `?ssl_ca_certs=FILE` names your own certificate authorities.",
         ),
         COUNTED_APART: (
-            "A bound that each worker or replica counts for itself (warning)",
-            "With `store: memory` every worker of every replica counts a key's requests and tokens alone, so a key may "
-            "use its limits once per worker. `max_inflight` is divided between the workers, but each worker gets at "
-            "least 1.",
+            "A bound that each worker or replica counts separately (warning)",
+            "With `store: memory` every worker of every replica counts a key's requests and tokens separately, so a "
+            "key can use its limits once per worker. `max_inflight` is divided between the workers, but each worker "
+            "gets at least 1.",
         ),
         TRUSTED_ANYBODY: (
             "Practically everybody is a trusted proxy (warning)",
             "aiaas believes `X-Forwarded-For` and `X-Request-Id` from `server.trusted_proxies`. With a network such as "
-            "0.0.0.0/0 any client can invent its address and ids, and so evade limits by address and forge the log. "
+            "0.0.0.0/0 any client can fake its address and request ids, evade limits by address and forge the log. "
             "Write the networks of the proxies in front of the gateway.",
         ),
         ENDLESS_PATIENCE: (
-            "A client may hold a connection for very long (warning)",
+            "A client can hold a connection for very long (warning)",
             "`server.header_timeout` and `server.body_timeout` end clients that send slowly or not at all. Above 5 "
-            "minutes (`server.body_total_timeout`: 1 hour) a few machines hold all connections.",
+            "minutes (`server.body_total_timeout`: 1 hour) a few machines can hold all connections.",
         ),
         ANY_ORIGIN: (
             "Any web page may call (warning)",
-            "With `*` in `server.cors.allow_origins` a page of any site may use a key that its visitor gives to it. "
+            "With `*` in `server.cors.allow_origins` a page of any site may use a key that its visitor enters there. "
             "Write the origins of your own pages.",
         ),
         MEDIA_FETCHED: (
-            "vLLM fetches addresses that clients name (warning)",
-            "With `request.media_urls: allow` a client makes vLLM fetch any address, inside the cluster as well "
-            "(metadata servers, dashboards). Deny it, so that media come as `data:` URLs, or start vLLM with "
-            "`--allowed-media-domains` and let a NetworkPolicy block its way out.",
+            "vLLM fetches addresses that clients choose (warning)",
+            "With `request.media_urls: allow` a client can make vLLM fetch any address, also inside the cluster "
+            "(metadata servers, dashboards). Write `deny`, so that clients send media as `data:` URLs, or start vLLM "
+            "with `--allowed-media-domains` and let a NetworkPolicy block its outgoing traffic.",
         ),
         CONNECTIONS_OF_ONE: (
-            "One client may take all connections (warning)",
-            "With `server.tls` and nothing in front, clients connect to the gateway themselves. "
+            "One client can take all connections (warning)",
+            "With `server.tls` and without an ingress, clients connect directly to the gateway. "
             "`server.max_connections_per_address` bounds the connections of one address: an office behind one address "
-            "needs some for each of its users, one client no more than the requests that it sends at once. Behind an "
-            "ingress, or a load balancer that hides the addresses, it must stay unset.",
+            "needs a few for each user, a single client one for each request that it sends at once. Leave it unset "
+            "behind an ingress, or behind a load balancer that hides the addresses.",
         ),
         KEYS_FILE: (
             "The key file is missing (warning)",
-            "`aiaas serve` starts and refuses every request until there is one. `aiaas keys create NAME` makes it.",
+            "`aiaas serve` starts, and rejects every request until the key file exists. `aiaas keys create NAME` "
+            "creates it.",
         ),
         KEYS_UNREADABLE: (
             "The key file cannot be used",
-            "It cannot be read, or it is not a complete key file. A running `aiaas serve` keeps the last good one in "
-            "force; with this file it does not start (exit code 3). Restore it, or fix the named line.",
+            "The file cannot be read, or it is not a complete key file. A running `aiaas serve` keeps the last good "
+            "keys in force; it does not start with this file (exit code 3). Restore the file, or fix the named line.",
         ),
         WEAK_KEY: (
             "A key that can be guessed (warning)",
-            "It was imported with `--weak`. Anybody who sees its hash can find the key by trying. Make a new one with "
-            "`aiaas keys create`, hand it out, and revoke this one.",
+            "The key was imported with `--weak`. Anybody who sees its hash can find the key by guessing. Create a new "
+            "key with `aiaas keys create`, hand it out, and revoke this one.",
         ),
         KEY_SCOPE: (
             "A key is limited to a model that is not served",
-            "A renamed or removed model silently breaks such a key. Name the model that is meant in the key's "
-            "`models`, or give the old name to the new model as an alias.",
+            "A renamed or removed model silently breaks such a key. Write the model's current name into the key's "
+            "`models`, or give the model its old name as an alias.",
         ),
         NOT_DEPLOYABLE: (
-            "Manifests cannot be made of this config",
+            "This config cannot be rendered as manifests",
             "The config runs here, but in a cluster something would be missing or unreachable: a public host name or "
             "a Gateway, TLS on a port that faces the internet, a Secret for each `${NAME}` (`kubernetes.env`), an "
             "address and a port that a pod can listen on.",
         ),
         TLS_FILES: (
             "The certificate or its key cannot be used",
-            "A file of `server.tls`, or one that `rate_limit.store` names, is missing, may not be read, is not PEM, or "
-            "certificate and key do not belong together. `aiaas serve` does not start with them; a running one keeps "
-            "the last good pair in force.",
+            "A file of `server.tls` or `rate_limit.store` is missing, not readable or not PEM, or certificate and key "
+            "do not belong together. `aiaas serve` does not start with such files; a running gateway keeps the last "
+            "good pair in force.",
         ),
         TLS_VALIDITY: (
             "The certificate has expired or soon will (warning)",
-            "Clients refuse an expired certificate. Renew it two weeks before its end (with a short life: when a "
-            "quarter is left). A renewed file is loaded without a restart.",
+            "Clients reject an expired certificate. Renew it two weeks before it expires (a short-lived certificate: "
+            "when a quarter of its life is left). aiaas loads the renewed file without a restart.",
         ),
         HOP_TIMEOUT: (
             "A hop gives up before the one behind it",
-            "Timeouts grow outwards: vLLM, gateway, ingress, client. A hop that gives up first answers in its own "
-            "HTML, and the engine works on for nobody. `aiaas validate` shows the chain; the gateway's time is the "
-            "wait in the queue, the connections that failed, then `timeout`; each retry (`max_retries`) adds "
-            "another attempt. Leave the ingress's timeouts to aiaas, which derives "
-            "them, or raise them; shorten `timeout` or `queue.max_wait` where clients would "
-            "leave first.",
+            "Timeouts must grow outwards: vLLM, gateway, ingress, client. A hop that gives up too early answers with "
+            "its own HTML, and the engine goes on working for nobody. `aiaas validate` shows the chain; the gateway's "
+            "time is the wait in the queue, the failed connections, then `timeout`; each retry (`max_retries`) adds "
+            "another attempt. Let aiaas derive the ingress's timeouts, or raise them; shorten `timeout` or "
+            "`queue.max_wait` if clients would give up first.",
         ),
         HOP_BODY: (
-            "A hop refuses bodies that the gateway would take",
-            "The ingress answers 413 in HTML, where the gateway would have answered in OpenAI's form or served the "
-            "request. Leave the annotation out, and aiaas writes `server.max_body_size` there.",
+            "A hop rejects bodies that the gateway would accept",
+            "The ingress answers 413 with an HTML page, although the gateway would serve the request. Remove the "
+            "annotation, so that aiaas sets it to `server.max_body_size`.",
         ),
         IDLE_TIMER: (
-            "Silent streams are cut on the way (warning)",
-            "Load balancers close a connection that is silent for a minute. The heartbeat writes a comment into "
-            "a silent stream, which clients ignore. Keep it on, well below 60 s.",
+            "A load balancer cuts silent streams (warning)",
+            "Load balancers close a connection that is silent for a minute. The heartbeat writes a comment, which "
+            "clients ignore, into a silent stream. Keep the heartbeat on, well below 60 s.",
         ),
         DRAIN: (
             "A rollout cuts requests that it should let finish (warning)",
@@ -306,94 +305,95 @@ CODES: Final = MappingProxyType(
             "period, which aiaas derives from it. The cluster autoscaler caps the grace period at ten minutes.",
         ),
         REPLICAS: (
-            "Replicas that the cluster cannot keep",
-            "`min` is at most `max`; with one replica, each drained node is an outage. An autoscaler needs a CPU "
+            "Numbers of replicas that do not work",
+            "`min` must not exceed `max`; with one replica, each drained node is an outage. An autoscaler needs a CPU "
             "request to compare with.",
         ),
         WORKERS: (
             "More workers than the pod has room for (warning)",
-            "Each worker is a process that wants a core and, under load, 100 MiB (two slow hashes of 19 MiB among "
-            "them) and the budget of large bodies (eight of `server.max_body_size`, at least 64 MiB). Prefer replicas "
-            "to workers.",
+            "Each worker is a process that uses up to one core and, under load, 100 MiB (including two slow hashes of "
+            "19 MiB) plus the budget of large bodies (eight times `server.max_body_size`, at least 64 MiB). Prefer "
+            "replicas to workers.",
         ),
         ENGINE_START: (
             "A loading engine would be killed (warning)",
-            "The startup probe gives an engine `engine.start_timeout`; after that the kubelet starts it anew, from "
-            "the beginning, forever. The first start downloads the weights, a later one still takes minutes.",
+            "The startup probe gives an engine `engine.start_timeout`; after that the kubelet restarts it from the "
+            "beginning, again and again. The first start downloads the weights, and later starts still take minutes.",
         ),
         CONTEXT: (
             "More output tokens than the engine's context holds (warning)",
             "aiaas writes `max_output_tokens` and `default_output_tokens` into requests without a bound, and vLLM "
-            "refuses requests that do not fit into `max-model-len`. Leave room for the prompt, too.",
+            "rejects requests that do not fit into `max-model-len`. Leave room for the prompt, too.",
         ),
         POLICY: (
             "The NetworkPolicy blocks needed traffic, or allows too much",
-            "Prometheus needs the metrics port, the pods of an ingress or a Gateway the gateway's port; the namespaces "
-            "of both are in the config. Without a policy every pod reads the metrics.",
+            "Prometheus must reach the metrics port, and the pods of an ingress or a Gateway must reach the gateway's "
+            "port; set the namespaces of both in the config. Without a policy every pod can read the metrics.",
         ),
         INGRESS_RETIRED: (
             "A retired ingress controller (warning)",
             "ingress-nginx was retired in March 2026 and gets no security fixes. Another controller needs its `class` "
-            "and `controller_namespace`; its annotations follow from the class (nginx, traefik, haproxy). Or attach "
-            "to a Gateway (`expose: gateway`).",
+            "and `controller_namespace`; aiaas derives its annotations from the class (nginx, traefik, haproxy). Or "
+            "attach to a Gateway (`expose: gateway`).",
         ),
         PLAIN_HTTP: (
             "Keys cross the network in the clear",
-            "A client that calls `http://` by mistake must be sent to HTTPS before it has sent its key to anyone "
-            "listening. Leave the redirect on; name the Gateway's listener that has TLS.",
+            "A client that calls `http://` by mistake must be redirected to HTTPS, so that its key does not go over "
+            "plain HTTP again. Leave the redirect on; name the Gateway's listener that has TLS.",
         ),
         IMAGE_TAG: (
             "An image whose tag does not pin a version (warning)",
-            "`latest`, or no tag at all, is pulled anew and differs from pod to pod; a rollback does not bring the "
-            "old one back. Name a version, or better a digest (`image@sha256:...`).",
+            "An image with the tag `latest`, or without a tag, can differ from pod to pod, and a rollback does not "
+            "restore the old image. Name a version, or better a digest (`image@sha256:...`).",
         ),
         CLIENT_ADDRESS: (
-            "Every client looks like the ingress (warning)",
+            "All clients have the ingress's address (warning)",
             "Without keys the limits apply to each client address. Behind an ingress the address is in "
-            "`X-Forwarded-For`, which aiaas believes only from `server.trusted_proxies`: name the network of the "
-            "ingress's pods.",
+            "`X-Forwarded-For`, which aiaas believes only from `server.trusted_proxies`: write the network of the "
+            "ingress's pods there.",
         ),
         USAGE_IN_POD: (
             "Usage that is lost with the pod (warning)",
-            "`monitoring.usage_file` is a file of one process on one disk. In a cluster, count in the shared store: "
+            "`monitoring.usage_file` is a file on the disk of one pod. In a cluster, count in the shared store: set "
             "`rate_limit.store: redis://...`, and leave `usage_file` out.",
         ),
         CONFIG_NAME: (
             "A rollback without its config (warning)",
-            "With `immutable_config` off the ConfigMap has one name, and `kubectl rollout undo` starts old pods with "
-            "the new config. Fine where GitOps rolls back both.",
+            "With `immutable_config: false` the ConfigMap keeps its name, so `kubectl rollout undo` starts the old "
+            "pods with the new config. That is fine if GitOps rolls back both.",
         ),
         KEYS_SIZE: (
             "The keys are too many for a Secret",
-            "A Secret holds 1 MiB. Up to there, from 190 KiB on, apply with `kubectl apply --server-side`: the "
-            "client-side apply keeps a copy in an annotation, which holds 256 KiB in base64.",
+            "A Secret holds at most 1 MiB. From 190 KiB on, apply with `kubectl apply --server-side`: the client-side "
+            "apply keeps a copy in an annotation, which holds 256 KiB in base64.",
         ),
         REQUEST_ABOVE_LIMIT: (
             "A pod asks for more than it may have",
-            "The API server refuses a Deployment whose requests exceed its limits. The default limits "
-            "hold where only `requests` are written, so raise both.",
+            "The API server rejects a Deployment whose requests exceed its limits. If you set only `requests`, the "
+            "default limits still apply, so raise both.",
         ),
         CONNECTION_MEMORY: (
             "More connections than the pod has memory for (warning)",
-            "A connection takes 12 KiB, under TLS 56 KiB, beside the 100 MiB of a worker and the budget of large "
-            "bodies. A flood of connections that may all be open kills the pod: lower `server.max_connections`, or "
-            "raise the memory limit.",
+            "A connection takes 12 KiB, with TLS 56 KiB, besides the 100 MiB of a worker and the budget of large "
+            "bodies. If clients open all connections, the pod is killed: lower `server.max_connections`, or raise the "
+            "memory limit.",
         ),
         BACKEND_AWAY: (
             "A backend cannot be reached from here",
-            "Found by `aiaas validate --connect`, on the machine where it runs: a name of the cluster has no address "
-            "outside it. The message gives the connection's error.",
+            "`aiaas validate --connect` found this on the machine where it runs: names of a cluster do not resolve "
+            "outside the cluster. The message gives the connection's error.",
         ),
         NO_MODEL_LIST: (
             "An address does not list its models",
-            "Found by `aiaas validate --connect`. The server is not vLLM, or it wants another key "
-            "(`api_key_env`), or the URL needs another path.",
+            "`aiaas validate --connect` found this. The server is not vLLM, it expects another key (`api_key_env`), or "
+            "the URL needs another path.",
         ),
         MODELS_DISAGREE: (
             "A backend serves other models than the config says",
-            "Found by `aiaas validate --connect`; a running gateway logs it as `models_disagree`. A model that is gone "
-            "is an error. An alias that is a model of its own there (a LoRA adapter in the short form of `models`) is "
-            "a warning: requests for it go to that model; write an entry of its own for it.",
+            "`aiaas validate --connect` found this; a running gateway logs it as `models_disagree`. A model that the "
+            "backend does not serve is an error. An alias that the backend serves as a model of its own (a LoRA "
+            "adapter in the short form of `models`) is a warning: requests for the alias go to that model. Give the "
+            "model an entry of its own.",
         ),
     }
 )

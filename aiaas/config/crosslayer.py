@@ -1,7 +1,7 @@
 """Rules between the proxy and the cluster it runs in.
 
-They apply to a config with a `kubernetes` section, and to every rendered config. `check.py` runs them with its own
-rules: each is a small pure function that yields findings.
+These rules apply to a config with a `kubernetes` section, and to every rendered config. `check.py` runs them together
+with its own rules: each rule is a small pure function that yields findings.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from aiaas.config.hops import AFTER_DRAIN, longest_silence, pre_stop, usual_sile
 from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
-from aiaas.config.problem import Finding, Path, Severity
+from aiaas.config.problem import Finding, Severity
 from aiaas.config.values import amount_of
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.units import format_duration, format_size
+from aiaas.yamltree import Path
 
 # The default idle timeout of load balancers and ingresses (AWS's ALB, nginx).
 SMALLEST_IDLE_TIMER: Final = 60.0
-# The cluster autoscaler waits no longer for a pod (--max-graceful-termination-sec).
+# The cluster autoscaler waits at most this long for a pod (--max-graceful-termination-sec).
 LONGEST_GRACE: Final = 600.0
-# Weights of 20B parameters come at 100 MB/s in seven minutes; below this no first start succeeds.
+# At 100 MB/s the weights of a 20B model download in seven minutes; with less time than this a first start fails.
 SHORTEST_START: Final = 300.0
-# Measured (docs/bench.md): an idle worker, and beside it two slow hashes of 19 MiB.
+# Measured (docs/bench.md): 60 MiB for an idle worker, and two slow hashes of 19 MiB at the same time.
 WORKER_MEMORY: Final = (60 + 40) * 1024**2
 LARGEST_SECRET: Final = 1024**2  # corev1.MaxSecretSize
-LARGEST_ANNOTATION: Final = 256 * 1024  # all of an object's annotations (TotalAnnotationSizeLimitB)
+LARGEST_ANNOTATION: Final = 256 * 1024  # all annotations of an object together (TotalAnnotationSizeLimitB)
 
 ClusterRule = Callable[[Config], Iterator[Finding]]
 
@@ -80,18 +81,18 @@ def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
     for name, value in _ingress_annotations(config, "silences"):
         seconds = seconds_of(value)
         if seconds is None:
-            message = f"{value!r} is not a timeout; remove it, and aiaas derives it"
+            message = f"{value!r} is not a timeout; remove the annotation, so that aiaas derives it"
             yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), message
         elif seconds < silence:
             message = (
-                f"the ingress gives up after {format_duration(seconds)}, and the gateway may be silent for "
-                f"{format_duration(silence)}; remove it, and aiaas derives it"
+                f"the ingress gives up after {format_duration(seconds)}, but the gateway may be silent for "
+                f"{format_duration(silence)}; remove the annotation, so that aiaas derives it"
             )
             yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), message
         elif seconds < longest:
             message = (
-                f"the ingress gives up after {format_duration(seconds)}, and the gateway may be silent for "
-                f"{format_duration(longest)} where it sends a request again; remove it, and aiaas derives it"
+                f"the ingress gives up after {format_duration(seconds)}, but the gateway may be silent for "
+                f"{format_duration(longest)} when it retries; remove the annotation, so that aiaas derives it"
             )
             yield codes.HOP_TIMEOUT, "warning", (*_ANNOTATIONS, name), message
 
@@ -101,17 +102,17 @@ def _bodies_are_equal(config: Config) -> Iterator[Finding]:
     for name, value in _ingress_annotations(config, "bodies"):
         size = bytes_of(value)
         if size is None:
-            yield codes.HOP_BODY, "error", (*_ANNOTATIONS, name), f"{value!r} is not a size; write such as 10m"
+            yield codes.HOP_BODY, "error", (*_ANNOTATIONS, name), f"{value!r} is not a size; write a size such as 10m"
         elif size and size < most:
             message = (
-                f"the ingress refuses bodies over {format_size(size)} in HTML, and the gateway takes "
-                f"{format_size(most)} (server.max_body_size); remove it, and aiaas derives it"
+                f"the ingress rejects bodies over {format_size(size)} with an HTML page, but the gateway accepts "
+                f"{format_size(most)} (server.max_body_size); remove the annotation, so that aiaas derives it"
             )
             yield codes.HOP_BODY, "error", (*_ANNOTATIONS, name), message
 
 
 def _ingress_annotations(config: Config, what: str) -> Iterator[tuple[str, str]]:
-    """Those that the operator wrote, of the kind `what` of the class's Family."""
+    """Yield the annotations that the operator wrote, of the kind `what` of the ingress class's Family."""
     settings = config.kubernetes.ingress
     family = family_of(settings.class_name)
     if config.kubernetes.expose == "ingress" and family is not None:
@@ -151,13 +152,13 @@ def _drain(config: Config) -> Iterator[Finding]:
 def _replicas(config: Config) -> Iterator[Finding]:
     replicas, resources = config.kubernetes.replicas, config.kubernetes.resources
     if replicas.min > replicas.max:
-        message = f"is {replicas.min}, more than max ({replicas.max})"
+        message = f"is {replicas.min}, more than max ({replicas.max}); lower it, or raise max"
         yield codes.REPLICAS, "error", (_K8S, "replicas", "min"), message
     elif replicas.min == 1:
         message = "with one gateway, draining its node is an outage; write 2"
         yield codes.REPLICAS, "warning", (_K8S, "replicas", "min"), message
     if replicas.min < replicas.max and resources.requests.cpu is None:
-        message = "the autoscaler aims at a share of the CPU request, which is not set; set it"
+        message = "the autoscaler targets a percentage of the CPU request, which is not set; set it"
         yield codes.REPLICAS, "error", (_K8S, "resources", "requests", "cpu"), message
 
 
@@ -190,7 +191,7 @@ def _workers(config: Config) -> Iterator[Finding]:
 
 
 def _requests_below_limits(config: Config) -> Iterator[Finding]:
-    """Check the pods of gateway and engines; a written request may exceed a default limit."""
+    """Check the pods of the gateway and of engines; a request in the file may exceed a default limit."""
     pods: list[tuple[Path, Resources | EngineResources]] = [((_K8S, "resources"), config.kubernetes.resources)]
     for path, backend in _enabled_at(config):
         if backend.engine is not None and backend.engine.kind == "vllm":
@@ -204,7 +205,7 @@ def _requests_below_limits(config: Config) -> Iterator[Finding]:
 
 
 def _counted_apart(config: Config) -> Iterator[Finding]:
-    """One worker in each of several replicas; `check.py` covers several workers."""
+    """Check several replicas with one worker each; `check.py` covers several workers."""
     limits, replicas = config.rate_limit, config.kubernetes.replicas.max
     each = limits.requests_per_minute
     if limits.enabled and limits.store == "memory" and replicas > 1 and config.server.workers == 1:
@@ -247,31 +248,31 @@ def _policy(config: Config) -> Iterator[Finding]:
     metrics = config.monitoring.prometheus
     if not policy.enabled:
         if metrics:
-            message = "every pod of the cluster reads the metrics (key ids, models, load); leave the policy on"
+            message = "every pod in the cluster can read the metrics (key ids, models, load); leave the policy on"
             yield codes.POLICY, "warning", (_K8S, "network_policy", "enabled"), message
         return
     if metrics and policy.monitoring_namespace is None:
         severity: Severity = "error" if wanted.service_monitor else "warning"
-        message = "nobody may reach the metrics port; name the namespace that Prometheus scrapes from"
+        message = "nothing can reach the metrics port; set it to the namespace that Prometheus scrapes from"
         yield codes.POLICY, severity, (_K8S, "network_policy", "monitoring_namespace"), message
     ingress, gateway = settings.ingress, settings.gateway
     named = "controller_namespace" in ingress.model_fields_set
     if settings.expose == "ingress" and not named and "nginx" not in ingress.class_name:
         message = (
-            f"is not set, so only pods in {ingress.controller_namespace} may reach the gateway's port; name the "
+            f"is not set, so only pods in {ingress.controller_namespace} can reach the gateway's port; name the "
             f"namespace of the controller of {ingress.class_name}"
         )
         yield codes.POLICY, "warning", (_K8S, "ingress", "controller_namespace"), message
     if settings.expose == "gateway" and gateway.namespace is None and gateway.controller_namespace is None:
         message = (
-            f"only pods in {settings.namespace} may reach the gateway's port, and a Gateway's traffic usually comes "
+            f"only pods in {settings.namespace} can reach the gateway's port, and a Gateway's traffic usually comes "
             "from its implementation's namespace; set gateway.controller_namespace"
         )
         yield codes.POLICY, "warning", (_K8S, "gateway"), message
 
 
 def _store_policy(config: Config) -> Iterator[Finding]:
-    """Store servers that the address does not name."""
+    """Check that the policy allows the store's servers that the address does not name."""
     policy, text = config.kubernetes.network_policy, config.rate_limit.store
     if not policy.enabled or text == "memory" or policy.store.namespace is not None or policy.store.pod_labels:
         return
@@ -280,7 +281,7 @@ def _store_policy(config: Config) -> Iterator[Finding]:
         if store.kind != "server" and any(_is_address(place.host) for place in store.places):
             named = "sentinels name" if store.kind == "sentinel" else "cluster names"
             message = (
-                f"the NetworkPolicy lets the gateway reach these addresses only, and not the servers that the {named}; "
+                f"the NetworkPolicy lets the gateway reach these addresses, but not the servers that the {named}; "
                 "configure those in kubernetes.network_policy.store, or write the name of a Service"
             )
             yield codes.POLICY, "warning", ("rate_limit", "store"), message
@@ -315,7 +316,7 @@ def _ingress_class(config: Config) -> Iterator[Finding]:
 
 def _gateway_listener(config: Config) -> Iterator[Finding]:
     if config.kubernetes.expose == "gateway" and config.kubernetes.gateway.section is None:
-        message = "is not set, so the route attaches to listeners of plain HTTP as well; name the one with TLS"
+        message = "is not set, so the route also attaches to plain HTTP listeners; name the listener that has TLS"
         yield codes.PLAIN_HTTP, "warning", (_K8S, "gateway", "section"), message
 
 
@@ -329,7 +330,7 @@ def _images(config: Config) -> Iterator[Finding]:
             continue
         _, colon, tag = image.rpartition("/")[2].partition(":")
         if not colon or tag == "latest":
-            message = f"{image} is another image tomorrow, and a rollback does not bring back today's; name a version"
+            message = f"{image} may be a different image tomorrow, and a rollback would not restore it; pin a version"
             yield codes.IMAGE_TAG, "warning", path, message
 
 

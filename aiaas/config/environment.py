@@ -1,11 +1,11 @@
-"""Apply the environment to a file: values for `${NAME}`, and the plan's eight variables that override fields.
+"""Apply the environment to a file: values for `${NAME}`, and the eight variables that override fields (OVERRIDES).
 
 Rules:
-  1. `${NAME}` is replaced inside text, never in keys; an unset NAME is a problem, an empty one is an empty text.
+  1. `${NAME}` is replaced inside text, never in keys; an unset NAME is a problem, an empty NAME gives empty text.
      `$${NAME}` stands for the literal `${NAME}`.
-  2. An override that is set to the empty text counts as unset: a ConfigMap or a compose file writes "nothing" so.
-  3. The VLLM_ overrides concern the only backend, or the one named `vllm`.
-The environment comes in as a mapping. A value taken from it is never shown in a message.
+  2. An override that is set to the empty text counts as unset: ConfigMaps and compose files write "nothing" this way.
+  3. The VLLM_ overrides apply to the only backend, or to the backend named `vllm`.
+The environment is passed in as a mapping. Messages never show a value taken from it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from aiaas.config import codes
-from aiaas.config.problem import Path, Place, Problem
+from aiaas.config.problem import Problem
 from aiaas.config.tree import Flat, problem_at
+from aiaas.yamltree import Path, Place
 
 OVERRIDES: Final[Mapping[str, Path]] = MappingProxyType(
     {
@@ -38,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def interpolate(flat: Flat, env: Mapping[str, str]) -> tuple[frozenset[Path], list[Problem]]:
-    """Replace every `${NAME}` in `flat.data`. Returns the paths that hold values from the environment, and the
+    """Replace every `${NAME}` in `flat.data`. Return the paths that hold values from the environment, and the
     problems."""
     filled: set[Path] = set()
     problems: list[Problem] = []
@@ -64,7 +65,7 @@ def interpolate(flat: Flat, env: Mapping[str, str]) -> tuple[frozenset[Path], li
 
 
 def names_in(value: Any) -> frozenset[str]:
-    """Every NAME that `${NAME}` stands for, anywhere inside plain data."""
+    """Return the NAME of every `${NAME}` anywhere inside plain data."""
     found: set[str] = set()
 
     def look(text: str, _path: Path) -> str:
@@ -86,7 +87,7 @@ def _map_text(value: Any, path: Path, change: Callable[[str, Path], str]) -> Any
 
 
 def override(flat: Flat, env: Mapping[str, str]) -> tuple[tuple[str, ...], list[Problem]]:
-    """Put the override variables into `flat`. Returns the names of those in force, and the problems."""
+    """Put the override variables into `flat`. Return the names of the variables in force, and the problems."""
     in_force: list[str] = []
     problems: list[Problem] = []
     for name, path in OVERRIDES.items():
@@ -94,7 +95,7 @@ def override(flat: Flat, env: Mapping[str, str]) -> tuple[tuple[str, ...], list[
             continue
         target = _backend_path(flat.data, path) if path[0] == "backends" else path
         if target is None:
-            message = f"{name} is set but has no effect: there are several backends and none is named vllm"
+            message = f"{name} is set but has no effect: there are several backends, but none named vllm"
             problems.append(problem_at(codes.OVERRIDE_UNUSED, "warning", ("backends",), message, Place(f"${name}")))
         elif _put(flat, target, env[name], Place(f"${name}")):
             in_force.append(name)
@@ -102,7 +103,7 @@ def override(flat: Flat, env: Mapping[str, str]) -> tuple[tuple[str, ...], list[
 
 
 def _backend_path(data: Any, path: Path) -> Path | None:
-    """`path` for the backend that the VLLM_ variables concern. None if that is ambiguous."""
+    """Return `path` for the backend that the VLLM_ variables apply to; None if that is ambiguous."""
     backends = data.get("backends") if isinstance(data, dict) else None
     if not isinstance(backends, dict) or "vllm" in backends or not backends:
         return path
@@ -110,8 +111,8 @@ def _backend_path(data: Any, path: Path) -> Path | None:
 
 
 def _put(flat: Flat, path: Path, value: str, place: Place) -> bool:
-    """Set one field, creating its section if missing. False if its parent is not a mapping, which is reported
-    elsewhere."""
+    """Set one field, creating its section if it is missing. Return False if its parent is not a mapping, which
+    `load.py` reports."""
     table = flat.data
     for part in path[:-1]:
         if not isinstance(table, dict) or (path[0] == "backends" and table.get(part) is None):

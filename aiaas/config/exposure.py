@@ -1,4 +1,4 @@
-"""Settings that open the gateway wider than most people mean: each is valid, and each is a warning. Pure."""
+"""Warnings about valid settings that open the gateway wider than most people intend. Pure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from aiaas.config.model import Config
 from aiaas.config.problem import Finding
 from aiaas.units import format_duration
 
-# Shorter prefixes hold more addresses than any company has: 10.0.0.0/8 is the largest private network of IPv4.
+# A network with a shorter prefix is larger than any company's: 10.0.0.0/8 is the largest private network of IPv4.
 LEAST_PREFIX_V4: Final = 8
 LEAST_PREFIX_V6: Final = 16
 # Addresses that the internet does not route, whatever their prefix (RFC 4193, RFC 4291).
 _LOCAL_V6: Final = (IPv6Network("fc00::/7"), IPv6Network("fe80::/10"))
-# Seconds. No honest client pauses for as long within its headers or its body.
+# Seconds; honest clients do not pause this long within their headers or their body.
 LONGEST_SILENCE: Final = 300.0
 LONGEST_BODY: Final = 3600.0
 
 
 def trusted_anybody(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    """Proxies that are trusted wherever they are."""
+    """Warn if proxies are trusted from almost every address."""
     for index, text in enumerate(config.server.trusted_proxies):
         if _is_practically_everybody(text):
             message = (
-                f"{text} trusts practically everybody: any client may then invent its address; "
-                "write the networks of the proxies in front"
+                f"{text} trusts practically everybody: any client can then fake its address; "
+                "write the networks of the proxies in front of the gateway"
             )
             yield codes.TRUSTED_ANYBODY, "warning", ("server", "trusted_proxies", index), message
 
@@ -43,7 +43,7 @@ def _is_practically_everybody(text: str) -> bool:
 
 
 def endless_patience(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    """Timeouts that let a client hold a connection for hours."""
+    """Warn if a timeout lets a client hold a connection for hours."""
     server = config.server
     bounds = (
         ("header_timeout", server.header_timeout, LONGEST_SILENCE),
@@ -53,26 +53,26 @@ def endless_patience(config: Config, _env: Mapping[str, str]) -> Iterator[Findin
     for name, seconds, most in bounds:
         if seconds > most:
             message = (
-                f"a client may hold a connection for {format_duration(seconds)} without sending a request; "
+                f"a client can hold a connection for {format_duration(seconds)} without sending a request; "
                 f"write {format_duration(most)} or less"
             )
             yield codes.ENDLESS_PATIENCE, "warning", ("server", name), message
 
 
 def any_origin(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    """Pages of every site may call."""
+    """Warn if pages of every site may call the gateway."""
     cors = config.server.cors
     for index, origin in enumerate(cors.allow_origins if cors is not None else ()):
         if origin == "*":
-            message = "any web page may call the gateway with a key that it has; write the origins of your own pages"
+            message = "any web page that has a key may call the gateway; write the origins of your own pages"
             yield codes.ANY_ORIGIN, "warning", ("server", "cors", "allow_origins", index), message
 
 
 def media_fetched(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    """vLLM fetches what clients name."""
+    """Warn if vLLM fetches URLs that clients choose."""
     if config.request.media_urls == "allow":
         message = (
-            "clients make vLLM fetch addresses inside the cluster; deny it, "
-            "or start vLLM with --allowed-media-domains and block its way out"
+            "clients can make vLLM fetch addresses inside the cluster; write deny, "
+            "or start vLLM with --allowed-media-domains and block its outgoing traffic"
         )
         yield codes.MEDIA_FETCHED, "warning", ("request", "media_urls"), message

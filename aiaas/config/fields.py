@@ -1,5 +1,4 @@
-"""The model seen from outside: which fields there are at a path. For suggestions, the manual, and tests that try them
-all."""
+"""The fields of the model, by path: for suggestions, the manual, and tests that try all fields."""
 
 from __future__ import annotations
 
@@ -11,19 +10,19 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from aiaas.config.model import Config
-from aiaas.config.problem import Path
 from aiaas.config.section import Section
+from aiaas.yamltree import Path
 
 
 def name_of(name: str, info: FieldInfo) -> str:
-    """The name that is written in the file."""
+    """Return the field's name in the file."""
     return info.alias or name
 
 
 def fields_of(path: Path) -> Mapping[str, FieldInfo]:
-    """The fields that may stand in the mapping at `path`; empty where any key may, or none."""
+    """Return the fields of the mapping at `path`; empty if it takes any key, or if `path` is not a section."""
     section: type[Section] | None = Config
-    free = False  # the next part is a name of the operator's choice, or an index
+    free = False  # whether the next part is a name that the operator chose, or an index
     for part in path:
         if section is not None and free:
             free = False
@@ -40,7 +39,7 @@ def _named(section: type[Section]) -> dict[str, FieldInfo]:
 
 
 def section_in(annotation: Any) -> tuple[type[Section] | None, bool]:
-    """The Section inside a field's type, and whether a name or an index stands before it."""
+    """Return the Section inside a field's type, and whether a name or an index comes before it in a path."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation, False
     origin = typing.get_origin(annotation)
@@ -60,7 +59,7 @@ def section_in(annotation: Any) -> tuple[type[Section] | None, bool]:
 def all_fields(
     section: type[Section] = Config, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """Every field of the config, depth first, in the model's order. `*` stands for a name or an index."""
+    """Yield every field of the config, depth first, in the model's order. `*` stands for a name or an index."""
     for name, info in _named(section).items():
         yield (*path, name), info
         inner, free = section_in(info.annotation)

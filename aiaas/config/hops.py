@@ -1,6 +1,6 @@
-"""How patient a hop in front of the gateway must be: timeouts grow outwards, vLLM < gateway < ingress < client.
+"""The timeouts that a hop in front of the gateway needs: timeouts grow outwards, vLLM < gateway < ingress < client.
 
-Pure arithmetic over the config, for the manifests that set a hop's timeout and for whoever checks them.
+Pure arithmetic over the config, for the manifests that set a hop's timeout and for the rules that check it.
 """
 
 from __future__ import annotations
@@ -11,44 +11,50 @@ from typing import Final
 from aiaas.config.backend import Backend
 from aiaas.config.model import Config
 
-MARGIN: Final = 10.0  # seconds; our own answer (503, 504) has to arrive before the hop in front gives up
-UNBOUNDED_SECONDS: Final = 0  # what Gateway API writes as `0s`
-PRE_STOP: Final = 10  # seconds between "send it no new connections" and SIGTERM: until every proxy has heard of it
-# The same behind a cloud's load balancer, which learns it from three failed health checks, ten seconds apart.
+MARGIN: Final = 10.0  # seconds; aiaas's own answer (503, 504) has to arrive before the hop in front gives up
+UNBOUNDED_SECONDS: Final = 0  # Gateway API writes an unbounded timeout as `0s`
+# Seconds between a pod's removal from the endpoints and SIGTERM: every proxy has to hear of the removal.
+PRE_STOP: Final = 10
+# Seconds behind a cloud's load balancer, which notices by three failed health checks, ten seconds apart.
 PRE_STOP_BALANCER: Final = 40
-LONGEST_PAUSE: Final = (
-    7.0  # seconds between two attempts: the longest Retry-After that is heeded, and the longest backoff
-)
-AFTER_DRAIN: Final = 10  # seconds to end what is still open, and to leave
+# Seconds between two attempts: the longest Retry-After that aiaas waits for, and the longest backoff.
+LONGEST_PAUSE: Final = 7.0
+AFTER_DRAIN: Final = 10  # seconds to close open connections, and to exit
 
 
 def usual_silence(config: Config) -> float:
-    """Seconds until the first byte of an answer where one attempt is at work, over all enabled backends: the wait in
-    the queue, the connections that failed, then `timeout`. In a stream it is no longer than between two bytes,
-    heartbeats aside."""
+    """Return the longest silence, in seconds, of a request that is sent to vLLM once, over all enabled backends.
+
+    That is the time to the first byte of the answer: the wait in the queue, the failed connections, then `timeout`.
+    The silence between two bytes of a stream is not longer (without counting heartbeats).
+    """
     return max((_usual(backend) for backend in _enabled(config)), default=0.0)
 
 
 def longest_silence(config: Config) -> float:
-    """The same at the worst, where every attempt that may be repeated (`aiaas.proxy.upstream.forward`) fails at its
-    last moment:
-    an engine that dies after a minute's work, a balancer that refuses after its own, each `Retry-After` heeded."""
+    """Return the longest silence, in seconds, of a request whose every attempt fails at its last moment.
+
+    It counts all attempts that `aiaas.proxy.upstream.forward` makes: an engine dies after a minute's work, a load
+    balancer rejects after its own timeout, and aiaas waits for each `Retry-After`.
+    """
     return max((_longest(backend, _standing_in(backend, config)) for backend in _enabled(config)), default=0.0)
 
 
 def pre_stop(config: Config) -> int:
-    """Seconds that a gateway's pod goes on taking connections after its deletion."""
+    """Return the seconds for which a gateway's pod goes on accepting connections after its deletion."""
     return PRE_STOP_BALANCER if config.kubernetes.expose == "loadbalancer" else PRE_STOP
 
 
 def ingress_timeout(config: Config) -> int:
-    """Seconds of silence that a hop in front must bear, rounded up."""
+    """Return the seconds of silence that a hop in front must allow, rounded up."""
     return math.ceil(longest_silence(config) + MARGIN)
 
 
 def request_timeout(config: Config) -> int:
-    """Seconds that a whole request may take at a hop that bounds that; UNBOUNDED_SECONDS where some backend has no
-    `total_timeout`, since a stream that keeps talking is never cut."""
+    """Return the seconds that a whole request may take at a hop that bounds whole requests.
+
+    UNBOUNDED_SECONDS if any backend is without a `total_timeout`: aiaas never cuts a stream that keeps sending.
+    """
     bounds = [backend.total_timeout for backend in config.backends.values() if backend.enabled]
     known = [bound for bound in bounds if bound is not None]
     if not known or len(known) < len(bounds):
@@ -66,7 +72,8 @@ def _usual(backend: Backend) -> float:
 
 
 def _longest(first: Backend, standing_in: list[Backend]) -> float:
-    """For requests whose first choice is `first`: its timeouts hold at whichever backend the attempts end up."""
+    """Return the longest silence of requests whose first choice is `first`: its timeouts apply at every backend that
+    the attempts reach."""
     retries = max(backend.max_retries for backend in standing_in)
     attempt = max(backend.connect_timeout for backend in standing_in) + first.timeout
     silence = max(map(_queue, standing_in)) + attempt * (retries + 1) + LONGEST_PAUSE * retries
@@ -74,7 +81,7 @@ def _longest(first: Backend, standing_in: list[Backend]) -> float:
 
 
 def _standing_in(first: Backend, config: Config) -> list[Backend]:
-    """`first`, and whoever shares a model's name with it."""
+    """Return `first` and the backends that share a model's name with it."""
     names = _names(first)
     return [backend for backend in _enabled(config) if names & _names(backend)]
 

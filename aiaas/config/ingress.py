@@ -1,7 +1,7 @@
-"""What an Ingress controller is told by annotations: their names, and what a value means.
+"""The annotations of Ingress controllers: their names, and the meaning of their values.
 
-The manifests write them, the checker reads what the operator wrote over them. A controller is known by its class's
-name (`nginx`, `nginx-internal`, `haproxy`); of a class that says nothing, nothing is known.
+The manifests write these annotations, and the checker reads those that the operator wrote. A controller is recognised
+by the name of its class (`nginx`, `nginx-internal`, `haproxy`); about other classes aiaas knows nothing.
 
 Sources: ingress-nginx, user-guide/nginx-configuration/annotations; Traefik, reference/routing-configuration/kubernetes/
 ingress; haproxytech/kubernetes-ingress, documentation/annotations; haproxy-ingress.github.io, docs/configuration/keys.
@@ -25,13 +25,13 @@ _BYTES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A controller, or two of one name. Each tuple holds the full names of annotations.
+class IngressFamily:
+    """A controller, or two controllers with the same class name. Each tuple holds the full names of annotations.
 
-    silences   seconds without a byte after which it gives up, towards the gateway or the client
-    bodies     the largest body; 0 is no bound
-    redirects  whether plain HTTP is sent to HTTPS
-    bounded    whether it bounds silence at all
+    silences   seconds without a byte after which the controller gives up, towards the gateway or the client
+    bodies     the largest body; 0 means no bound
+    redirects  whether plain HTTP is redirected to HTTPS
+    bounded    whether the controller bounds silence at all
     """
 
     name: str
@@ -41,15 +41,15 @@ class Family:
     bounded: bool = True
 
 
-FAMILIES: Final = (
-    Family(
+INGRESS_FAMILIES: Final = (
+    IngressFamily(
         "nginx",
         (f"{NGINX}proxy-read-timeout", f"{NGINX}proxy-send-timeout"),
         (f"{NGINX}proxy-body-size",),
         (f"{NGINX}ssl-redirect",),
     ),
-    Family("traefik", bounded=False),
-    Family(
+    IngressFamily("traefik", bounded=False),
+    IngressFamily(
         "haproxy",
         (f"{HAPROXY}timeout-server", f"{HAPROXY_INGRESS}timeout-server"),
         (f"{HAPROXY_INGRESS}proxy-body-size",),
@@ -59,18 +59,18 @@ FAMILIES: Final = (
 ENTRY_POINTS: Final = f"{TRAEFIK}router.entrypoints"
 
 
-def family_of(class_name: str) -> Family | None:
-    """The controller behind a class, or None."""
-    return next((family for family in FAMILIES if family.name in class_name.lower()), None)
+def family_of(class_name: str) -> IngressFamily | None:
+    """Return the controller of an ingress class; None if it is unknown."""
+    return next((family for family in INGRESS_FAMILIES if family.name in class_name.lower()), None)
 
 
 def seconds_of(value: str) -> float | None:
-    """Seconds of a controller's timeout (`120`, `120s`, `2m`); None where it is none."""
+    """Return a controller's timeout (`120`, `120s`, `2m`) in seconds; None if it is not a timeout."""
     match = _TIME.fullmatch(value.strip())
     return None if match is None else int(match[1]) * _SECONDS[match[2]]
 
 
 def bytes_of(value: str) -> int | None:
-    """Bytes of a controller's size (`10m`, `0` for no bound); None where it is none."""
+    """Return a controller's size (`10m`, `0` for no bound) in bytes; None if it is not a size."""
     match = _SIZE.fullmatch(value.strip())
     return None if match is None else int(match[1]) * _BYTES[match[2].lower()]

@@ -1,4 +1,4 @@
-"""The `kubernetes` section: settings for the manifests only. The gateway itself ignores it."""
+"""The `kubernetes` section: settings for the manifests only. The gateway itself ignores this section."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic import Field
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, Quantity, Text
 
-# A Service's name begins with a letter (RFC 1035) and has 63 characters at the most; suffixes need some of them.
+# A Service's name begins with a letter (RFC 1035) and has at most 63 characters, some of which the suffixes need.
 Stem = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-# What most objects are named by (RFC 1123 subdomain).
+# The form of most objects' names (RFC 1123 subdomain).
 ObjectName = Annotated[
     str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
 ]
@@ -33,85 +33,85 @@ class Replicas(Section):
     """How many gateways run. Equal numbers mean a fixed size, without an autoscaler."""
 
     min: AtLeast1 = 2
-    """Fewest. 2, so that the loss of a node leaves one."""
+    """The smallest number of gateways. The default is 2, so that one is left when a node fails."""
 
     max: AtLeast1 = 10
-    """Most."""
+    """The largest number of gateways."""
 
 
 class ResourceAmounts(Section):
     """An amount of each resource."""
 
     memory: Quantity | None = None
-    """Such as 256Mi. null leaves it out."""
+    """An amount such as 256Mi. null leaves memory out."""
 
     cpu: Quantity | None = None
-    """Such as 500m or 1. null leaves it out."""
+    """An amount such as 500m or 1. null leaves CPU out."""
 
 
 class Resources(Section):
     """A pod's resource requests and limits."""
 
     requests: ResourceAmounts = ResourceAmounts(memory="256Mi", cpu="500m")
-    """What the scheduler reserves."""
+    """The amounts that the scheduler reserves."""
 
     limits: ResourceAmounts = ResourceAmounts(memory="512Mi", cpu="1")
-    """Where it is throttled (CPU) or killed (memory)."""
+    """The amounts beyond which the pod is throttled (CPU) or killed (memory)."""
 
 
 class EngineResources(Section):
     """An engine pod's resource requests and limits; the defaults suit a model of medium size."""
 
     requests: ResourceAmounts = ResourceAmounts(memory="16Gi", cpu="4")
-    """What the scheduler reserves."""
+    """The amounts that the scheduler reserves."""
 
     limits: ResourceAmounts = ResourceAmounts(memory="32Gi")
-    """Where it is throttled (CPU) or killed (memory)."""
+    """The amounts beyond which the pod is throttled (CPU) or killed (memory)."""
 
 
 class Ingress(Section):
-    """The Ingress, where `expose` is `ingress`."""
+    """The Ingress, if `expose` is `ingress`."""
 
     class_name: Annotated[ObjectName, Field(alias="class")] = "nginx"
     """The IngressClass."""
 
     cluster_issuer: ObjectName | None = "letsencrypt-prod"
-    """cert-manager's issuer of the certificate. null is none: the TLS secret must exist already."""
+    """cert-manager's issuer of the certificate. null if the TLS secret exists already."""
 
     tls_secret: ObjectName | None = None
-    """The Secret with the certificate, also of `server.tls`. null is `kubernetes.name` plus `-tls`."""
+    """The Secret with the certificate, also for `server.tls`. null means `kubernetes.name` plus `-tls`."""
 
     controller_namespace: DnsLabel = "ingress-nginx"
     """Namespace of the controller's pods, for the NetworkPolicy."""
 
     annotations: Annotations = Field(default_factory=dict)
-    """Further annotations; they win over those that aiaas derives."""
+    """Further annotations; they override those that aiaas derives."""
 
 
 class GatewayApi(Section):
-    """The Gateway API's Gateway that an HTTPRoute attaches to, where `expose` is `gateway`."""
+    """The Gateway API's Gateway that the HTTPRoute attaches to, if `expose` is `gateway`."""
 
     name: ObjectName | None = None
-    """The Gateway's name. Required where `expose` is `gateway`."""
+    """The Gateway's name. Required if `expose` is `gateway`."""
 
     namespace: DnsLabel | None = None
-    """Its namespace. null is aiaas's own."""
+    """The Gateway's namespace. null means aiaas's own."""
 
     section: ObjectName | None = None
-    """The listener's name in it. null is every listener, so also one without TLS."""
+    """The name of the Gateway's listener. null means every listener, also one without TLS."""
 
     controller_namespace: DnsLabel | None = None
-    """Namespace of the pods that carry its traffic, for the NetworkPolicy. null is the Gateway's namespace."""
+    """Namespace of the pods that carry the Gateway's traffic, for the NetworkPolicy. null means the Gateway's own."""
 
 
 class KeysSecret(Section):
     """The Secret that holds the key file (hashed records only)."""
 
     create: Flag = True
-    """Render it from `auth.keys_file`. false means that another tool manages it."""
+    """Whether to render the Secret from `auth.keys_file`. false if another tool manages it."""
 
     name: DnsLabel | None = None
-    """Its name. null is `kubernetes.name` plus `-keys`. The entry in it is `keys.yaml`."""
+    """The Secret's name. null means `kubernetes.name` plus `-keys`. Its entry is named `keys.yaml`."""
 
 
 class SecretReference(Section):
@@ -121,30 +121,32 @@ class SecretReference(Section):
     """The Secret's name."""
 
     key: EntryName
-    """The entry in it."""
+    """The entry in the Secret."""
 
 
 class ClusterDns(Section):
     """The cluster's DNS, so that the NetworkPolicy allows queries."""
 
     namespace: DnsLabel = "kube-system"
-    """Namespace of its pods."""
+    """Namespace of the DNS pods."""
 
     pod_labels: Labels = Field(default_factory=lambda: {"k8s-app": "kube-dns"})
-    """Labels of its pods; CoreDNS bears kube-dns's."""
+    """Labels of the DNS pods; CoreDNS has the label of kube-dns, too."""
 
 
 class StorePods(Section):
     """The pods of the shared store (`rate_limit.store`), for the NetworkPolicy."""
 
     namespace: DnsLabel | None = None
-    """Their namespace. null is taken from the host name in the address (`name.namespace`), else aiaas's own."""
+    """Namespace of the store's pods. null means the namespace in the address's host name (`name.namespace`), else
+    aiaas's own."""
 
     pod_labels: Labels | None = None
-    """Their labels. null is every pod of that namespace."""
+    """Labels of the store's pods. null means every pod of that namespace."""
 
     port: Port | None = None
-    """The port that they listen on. null is the port in the address, or 6379 for the servers that sentinels name."""
+    """The port that the store's pods listen on. null means the port in the address, or 6379 for the servers that
+    sentinels name."""
 
 
 class NetworkPolicy(Section):
@@ -154,7 +156,7 @@ class NetworkPolicy(Section):
     """false renders no policy."""
 
     monitoring_namespace: DnsLabel | None = "monitoring"
-    """The namespace from which the metrics port may be scraped. null allows no scraping."""
+    """The namespace that Prometheus scrapes the metrics port from. null allows no scraping."""
 
     dns: ClusterDns = ClusterDns()
     """The cluster's DNS."""
@@ -164,67 +166,67 @@ class NetworkPolicy(Section):
 
 
 class KubernetesMonitoring(Section):
-    """Objects for the Prometheus operator and Grafana. Off, since a cluster without their CRDs refuses them."""
+    """Objects for the Prometheus operator and Grafana. Off by default: a cluster without their CRDs rejects them."""
 
     service_monitor: Flag = False
-    """A ServiceMonitor."""
+    """Whether to render a ServiceMonitor."""
 
     rules: Flag = False
-    """A PrometheusRule with alerts."""
+    """Whether to render a PrometheusRule with alerts."""
 
     dashboard: Flag = False
-    """A ConfigMap with a Grafana dashboard."""
+    """Whether to render a ConfigMap with a Grafana dashboard."""
 
 
 class EnginePod(Section):
     """The pod that `aiaas render` makes of an engine of kind `vllm`. `aiaas serve` ignores it."""
 
     image: ImageName = "vllm/vllm-openai:v0.32.0"
-    """The container image; `vllm` is on its PATH. The default is the version that aiaas is tested with."""
+    """The container image, with `vllm` on its PATH. The default is the version that aiaas is tested with."""
 
     gpus: AtLeast0 = 1
-    """GPUs of the pod. With more than one the model is split over them (`--tensor-parallel-size`), unless the engine's
-    `args` say otherwise."""
+    """GPUs of the pod. vLLM splits the model over several GPUs (`--tensor-parallel-size`), unless the engine's `args`
+    say otherwise."""
 
     gpu_resource: Text = "nvidia.com/gpu"
     """The device plugin's name for a GPU."""
 
     resources: EngineResources = EngineResources()
-    """Its other resources. The memory is the host's; a model passes through it on its way to the GPU."""
+    """The pod's other resources. `memory` is host memory; a model passes through it on its way to the GPU."""
 
     shared_memory: Quantity = "2Gi"
-    """Size of /dev/shm, over which the processes of one engine talk. It counts as memory of the pod."""
+    """Size of /dev/shm, which the processes of one engine use to communicate. It counts as memory of the pod."""
 
     storage: Quantity = "100Gi"
     """Size of the volume that keeps weights and compiled kernels from start to start."""
 
     storage_class: ObjectName | None = None
-    """Its StorageClass. null is the cluster's default."""
+    """The volume's StorageClass. null means the cluster's default."""
 
     claim: DnsLabel | None = None
-    """A PersistentVolumeClaim that exists already. null makes one."""
+    """An existing PersistentVolumeClaim. null renders a new one."""
 
     node_selector: Labels = Field(default_factory=dict)
-    """Labels of the nodes that may run it."""
+    """Labels of the nodes that may run the pod."""
 
     tolerations: tuple[dict[str, Any], ...] = ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},)
-    """Taints that it tolerates, as Kubernetes writes them. The default is the usual taint of GPU nodes."""
+    """Taints that the pod tolerates, in the form of Kubernetes. The default is the usual taint of GPU nodes."""
 
 
 class Kubernetes(Section):
     """Settings of `aiaas render`."""
 
     name: Stem = "api-router"
-    """The stem of every object's name."""
+    """The name, or the first part of the name, of every object."""
 
     namespace: DnsLabel = "system"
     """The namespace of every object."""
 
     create_namespace: Flag = False
-    """Render the Namespace, too, with Pod Security `restricted` enforced in it."""
+    """Whether to render the Namespace, too, with Pod Security `restricted` enforced."""
 
     image: ImageName | None = None
-    """The container image. null is `aiaas:<version>`, with a warning."""
+    """The container image. null means `aiaas:<version>`, with a warning."""
 
     image_pull_secrets: tuple[DnsLabel, ...] = ()
     """Secrets with the credentials of the image's registry."""
@@ -236,12 +238,12 @@ class Kubernetes(Section):
     """How many gateways run."""
 
     cpu_target: Annotated[Count, Field(ge=1, le=100)] = 70
-    """Average CPU, in percent of the request, that the autoscaler aims at."""
+    """The autoscaler's target for the average CPU use, in percent of the CPU request."""
 
     inflight_target: AtLeast1 | None = None
-    """Average requests in flight of a pod that the autoscaler aims at besides: requests wait for the engine, so many
-    may be open while the CPU has little to do. Needs an adapter (prometheus-adapter, KEDA) that serves
-    `aiaas_requests_in_flight` as a pod metric. null leaves it out."""
+    """The autoscaler's second target: average requests in flight per pod. Requests wait for the engine, so hundreds of
+    them can be open while the CPU is nearly idle. This needs an adapter (prometheus-adapter, KEDA) that serves
+    `aiaas_requests_in_flight` as a pod metric. null leaves this target out."""
 
     resources: Resources = Resources()
     """A pod's resource requests and limits."""
@@ -268,8 +270,8 @@ class Kubernetes(Section):
     """Objects for the Prometheus operator and Grafana."""
 
     immutable_config: Flag = True
-    """Name the ConfigMap by its content, so that `kubectl rollout undo` brings back the old config too. false gives
-    it a fixed name, and a checksum on the pods rolls them."""
+    """Whether to name the ConfigMap by its content, so that `kubectl rollout undo` also restores the old config. false
+    gives it a fixed name, and a checksum on the pods makes a changed config roll them."""
 
     labels: Labels = Field(default_factory=dict)
     """Further labels of every object."""
@@ -278,7 +280,7 @@ class Kubernetes(Section):
     """Further annotations of every object."""
 
     node_selector: Labels = Field(default_factory=dict)
-    """Labels of the nodes that may run it."""
+    """Labels of the nodes that may run the gateway."""
 
     tolerations: tuple[dict[str, Any], ...] = ()
-    """Taints that it tolerates, as Kubernetes writes them."""
+    """Taints that the gateway's pods tolerate, in the form of Kubernetes."""

@@ -1,4 +1,4 @@
-"""Text -> Config, with every problem of the text and of single fields at once.
+"""Text -> Config, with every problem of the text and of single fields reported at once.
 
     text -> tree with places -> (a ConfigMap: its inner document) -> ${NAME} -> overrides -> secrets -> model
 
@@ -22,25 +22,26 @@ from aiaas.config.backend import LONG_FORM, SHORT_FORM
 from aiaas.config.environment import interpolate, override
 from aiaas.config.fields import fields_of
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Place, Problem, dotted, has_errors
+from aiaas.config.problem import Problem, dotted, has_errors
 from aiaas.config.secret import find_secrets
-from aiaas.config.tree import MAX_TEXT, Flat, Node, Refused, Scalar, Table, flatten, parse, problem_at
+from aiaas.config.tree import MAX_TEXT, Flat, flatten, parse, problem_at
 from aiaas.errors import EnvironmentFault
 from aiaas.units import format_size
+from aiaas.yamltree import Node, Path, Place, Refused, Scalar, Table
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file as read.
+    """A config file as read.
 
-    config     None where there is an error
+    config     None if there is an error
     partial    the config without the fields that have errors, so that the checks between fields can still run and all
-               problems are reported at once. Not for other uses
-    dropped    the paths of those fields
+               problems are reported at once; not for other uses
+    dropped    the paths of the fields left out of `partial`
     problems   in the file's order
     overrides  names of the environment variables in force
-    values, keys  where each value, and the key in front of it, is written
-    written    the fields as they stand in the file: `${NAME}` is still there, nothing is overridden
+    values, keys  the place of each value, and of the key in front of it
+    written    the fields as the file has them: before `${NAME}` is replaced and overrides are applied
     """
 
     config: Config | None
@@ -54,7 +55,7 @@ class Loaded:
     written: Any = field(default=None, repr=False)
 
     def place(self, path: Path) -> Place:
-        """The place of `path`, or of the nearest written field around it."""
+        """Return the place of `path`, or of the nearest field around it that the file has."""
         while path and path not in self.values:
             path = path[:-1]
         return self.values.get(path, Place(self.file, 1, 1))
@@ -83,7 +84,7 @@ def load_file(path: FilePath, env: Mapping[str, str]) -> Loaded:
 
 
 def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
-    """Load a config from its text; `file` is only its name in messages. Never raises for bad input."""
+    """Load a config from its text; messages call it `file`. Never raises for bad input."""
     node, problems = parse(text, file)
     if node is not None and _is_kubernetes(node):
         node, inner_problems = _inner_document(node, text, file)
@@ -95,9 +96,10 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
     try:
         flat = flatten(node)
     except Refused as refused:
-        return Loaded(None, (*problems, refused.problem), (), file, {}, {})
+        more = [problem_at(codes.YAML_FEATURE, "error", (), refused.message, refused.place)]
+        return Loaded(None, (*problems, *more), (), file, {}, {})
 
-    written = flat.data  # which is not changed in place: interpolation builds it anew
+    written = flat.data  # interpolation builds new data and leaves this unchanged
     from_environment, more = interpolate(flat, env)
     problems += more
     secrets, more = find_secrets(flat, from_environment)
@@ -116,17 +118,17 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
 
 
 def _unreadable(file: str, message: str, line: int = 1, column: int = 1) -> Loaded:
-    problem = Problem(codes.UNREADABLE, "error", "", message, file, line, column)
+    problem = Problem(codes.UNREADABLE_FILE, "error", "", message, file, line, column)
     return Loaded(None, (problem,), (), file, {}, {})
 
 
 def _text_of(node: Node, *keys: str) -> Scalar | None:
-    """The text at `keys` inside a mapping, if it is there and is text."""
+    """Return the text at `keys` inside a mapping, or None if it is missing or not text."""
     for key in keys:
-        entry = node.entries.get(key) if isinstance(node, Table) else None
-        if entry is None:
+        inner = node.values.get(key) if isinstance(node, Table) else None
+        if inner is None:
             return None
-        node = entry[1]
+        node = inner
     return node if isinstance(node, Scalar) else None
 
 
@@ -135,7 +137,7 @@ def _is_kubernetes(node: Node) -> bool:
 
 
 def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list[Problem]]:
-    """The config inside a ConfigMap, its places moved to where it stands in the outer file."""
+    """Return the config inside a ConfigMap, with its places in the outer file."""
     kind = _text_of(node, "kind")
     inner = _text_of(node, "data", "config.yaml")
     if kind is None or kind.text != "ConfigMap" or inner is None:
@@ -147,8 +149,8 @@ def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list
         return None, [problem_at(codes.CONFIG_MAP, "error", ("data", "config.yaml"), "is empty", inner.place)]
     if not inner.literal:  # quoted or folded: its lines are not the file's lines
         return parse(inner.text, file, fixed=inner.place)
-    # A literal block's lines are the file's lines. Blank lines in front and spaces before each line put the inner
-    # document where it stands, so that no place needs to be moved.
+    # A literal block's lines are the file's lines. Pad the inner document with blank lines in front and spaces before
+    # each line, so that its places are already those of the outer file.
     lines = text.split("\n")[inner.place.line :]
     indent = next((len(line) - len(line.lstrip(" ")) for line in lines if line.strip()), 0)
     moved = "\n" * inner.place.line + "".join(
@@ -158,7 +160,7 @@ def _inner_document(node: Node, text: str, file: str) -> tuple[Node | None, list
 
 
 def _validate(flat: Flat, file: str, hidden: frozenset[Path]) -> tuple[Config | None, frozenset[Path], list[Problem]]:
-    """The model, the fields left out of it, and their problems. None if the rest is not valid either."""
+    """Return the model, the fields left out of it, and their problems; None if the rest is not valid either."""
     try:
         return Config.model_validate(flat.data), frozenset(), []
     except ValidationError as error:
@@ -173,12 +175,12 @@ def _validate(flat: Flat, file: str, hidden: frozenset[Path]) -> tuple[Config | 
 
 
 def _path_of(detail: ErrorDetails) -> Path:
-    """The location in pydantic's error, as a path of the file."""
+    """Return the location in pydantic's error as a path in the file."""
     return tuple(part for part in detail["loc"] if part not in (SHORT_FORM, LONG_FORM, "[key]"))
 
 
 def _without(value: Any, dropped: frozenset[Path], path: Path = ()) -> Any:
-    """The data less some fields; a list that would lose an item goes as a whole, so that indexes stay valid."""
+    """Return the data without some fields; drop a list that would lose an item, so that indexes stay valid."""
     if not isinstance(value, dict):
         return value
     kept = {}
@@ -191,7 +193,7 @@ def _without(value: Any, dropped: frozenset[Path], path: Path = ()) -> Any:
 
 
 def _translate(detail: ErrorDetails, flat: Flat, file: str, hidden: frozenset[Path]) -> Problem:
-    """pydantic's error in our words, at its place."""
+    """Return pydantic's error as a Problem in plain words, at its place."""
     path, kind = _path_of(detail), detail["type"]
     if detail["loc"] and detail["loc"][-1] == "[key]":
         name = path[-1]
@@ -208,7 +210,7 @@ def _translate(detail: ErrorDetails, flat: Flat, file: str, hidden: frozenset[Pa
 
 
 def _nearest(flat: Flat, path: Path, file: str) -> Place:
-    """The value's place; for a missing or null field the key's; otherwise that of the nearest field around it."""
+    """Return the place of the value, of the key if the field is missing or null, or of the nearest field around it."""
     for end in range(len(path), 0, -1):
         if end < len(path) and path[:end] in flat.keys:
             return flat.keys[path[:end]]
@@ -218,7 +220,7 @@ def _nearest(flat: Flat, path: Path, file: str) -> Place:
 
 
 def _wrong(detail: ErrorDetails) -> str:
-    """The error and the allowed values, for a value that is present."""
+    """Return the error and the allowed values, for a value that is present."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -246,7 +248,7 @@ _KINDS = {
     "string_type": "must be text; quote it if it is meant to be",
 }
 
-# Patterns of the model, as a person reads them.
+# Parts of the model's patterns, with the message for each.
 _PATTERNS = (
     ("{0,38}", "must be at most 40 lower-case letters, digits and dashes, a letter first and no dash last"),
     ("^[a-z0-9]([a-z0-9-]{0,61}", "must be at most 63 lower-case letters, digits and dashes, no dash first or last"),
@@ -270,7 +272,7 @@ def _allowed(detail: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The offending value, where it is short and harmless enough to repeat."""
+    """Return the offending value, shortened for a message."""
     if isinstance(value, bool) or value is None:
         return f", not {'null' if value is None else str(value).lower()}"
     if isinstance(value, dict):
@@ -282,7 +284,7 @@ def _shown(value: Any) -> str:
 
 
 def _unknown(path: Path) -> str:
-    """The message for an unknown field, with a suggestion."""
+    """Return the message for an unknown field, with a suggestion."""
     known = list(fields_of(path[:-1]))
     close = difflib.get_close_matches(str(path[-1]), known, n=1)
     elsewhere = [other for other in _homes(str(path[-1])) if other != ".".join(str(part) for part in path)]
@@ -294,7 +296,7 @@ def _unknown(path: Path) -> str:
 
 
 def _homes(name: str) -> Iterator[str]:
-    """The sections that do have a field of that name."""
+    """Yield the sections that have a field of that name."""
     for section in ("server", "auth", "rate_limit", "request", "monitoring", "kubernetes"):
         if name in fields_of((section,)):
             yield section
@@ -305,7 +307,7 @@ def _homes(name: str) -> Iterator[str]:
 def _described(path: Path) -> str:
     return {
         "backends": "name at least one backend, such as `backends: {vllm: {url: http://vllm:8000, models: [NAME]}}`",
-        "models": "list what the backend serves, the name that vLLM uses first",
+        "models": "list the models that the backend serves, vLLM's name for the model first",
         "kind": "vllm or simulator",
-        "name": "write the name that vLLM serves it as",
+        "name": "write vLLM's name for the model",
     }.get(str(path[-1]), "add it")

@@ -1,7 +1,8 @@
-"""The config's fields. This is the manual: docs/config.md and the JSON Schema are made from it.
+"""The config's fields. Their docstrings are the manual: docs/config.md and the JSON Schema are generated from them.
 
-Each field states its meaning, its unit, the meaning of null, and the reason for its default. Rules that
-concern one field alone are types here; rules between fields are in `aiaas.config.check`."""
+Each field states its meaning, its unit, the meaning of null, and the reason for its default. Rules about a single field
+are types here; rules between fields are in `aiaas.config.check`.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +22,16 @@ LogLevel = Annotated[
 BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
-class Cors(Section):
-    """Which web pages may call the gateway from a browser."""
+class CorsOrigins(Section):
+    """Web pages that may call the gateway from a browser."""
 
     allow_origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
-    """Origins such as `https://chat.example.com`, without a path; `*` is any. Visitors can read
-    everything that a page holds, so a key in a page needs limits of its own."""
+    """Origins such as `https://chat.example.com`, without a path; `*` allows any origin. Visitors can read everything
+    in a page, so a key in a page needs limits of its own."""
 
 
 class Tls(Section):
-    """TLS for clients, for a deployment without an ingress. Renewed files are read again."""
+    """TLS for clients, for a deployment without an ingress. A renewed certificate is loaded without a restart."""
 
     cert_file: Text
     """Certificate chain in PEM, relative to the config file."""
@@ -39,76 +40,77 @@ class Tls(Section):
     """Its private key in PEM, relative to the config file."""
 
     min_version: Literal["1.2", "1.3"] = "1.2"
-    """The oldest TLS version that is accepted. Quote it: without quotes YAML reads a number."""
+    """The oldest TLS version to accept. Quote it: YAML reads an unquoted version as a number."""
 
 
 class Server(Section):
     """The client side: the address to connect to, and bounds on connections and requests."""
 
     host: Annotated[Text, Field(pattern=r"^[^\s/]+$")] = "0.0.0.0"
-    """Address to listen on; `::` is IPv6 as well, `127.0.0.1` this machine only. The default is what a container
-    needs."""
+    """Address to listen on; `::` listens on IPv6 as well, `127.0.0.1` on this machine only. The default suits
+    containers."""
 
     port: Port = 8080
     """Port to listen on."""
 
     workers: AtLeast1 = 1
-    """Processes that share the port, each for one CPU core. One serves some thousand requests a second; more replicas
-    come before more workers (workers.md). `max_inflight` and the queue are divided between them, key limits in memory
-    are not."""
+    """Processes that share the port, each for one CPU core. One worker serves some thousand requests a second; prefer
+    more replicas to more workers (workers.md). `max_inflight` and the queue are divided between the workers, key limits
+    in memory are not."""
 
     max_body_size: Annotated[Size, Field(ge=1024, le=1024**3)] = 10 * 1024**2
-    """The largest request body; a larger one gets 413. A megabyte of text is already beyond any model's context,
+    """The largest request body; larger bodies get 413. A megabyte of text already exceeds any model's context, but
     images are larger."""
 
     max_header_size: Annotated[Size, Field(ge=1024, le=1024**2)] = 32 * 1024
-    """The largest request head; a larger one gets 431."""
+    """The largest request head; larger heads get 431."""
 
     max_connections: Annotated[Count, Field(ge=16, le=1_000_000)] = 2048
-    """Connections that may be open at once. To make room for a new one, aiaas closes the least useful connection:
-    first of clients that have not shown a valid key, then idle ones. A connection takes 12 KiB, under TLS 56 KiB:
-    the default fits a pod of 512 MiB. With several workers it is divided between them."""
+    """Connections that may be open at once. To make room for a new connection, aiaas closes the least useful one: first
+    connections of clients that have not sent a valid key, then idle connections. A connection takes 12 KiB, with TLS
+    56 KiB: the default fits a pod of 512 MiB. Several workers share this number."""
 
     max_connections_per_address: AtLeast1 | None = None
-    """Connections of one client address (of IPv6: of one /64); further ones are refused. null is no bound, as behind an
-    ingress, where all come from one address. Each worker counts for itself."""
+    """Connections of one client address (IPv6: of one /64); further connections are refused. null means no bound; leave
+    it null behind an ingress, where all connections come from the same address. Each worker counts separately."""
 
     header_timeout: PositiveDuration = 10.0
-    """From the first byte of a request to the end of its head; then 408."""
+    """The longest time from the first byte of a request to the end of its head; then 408."""
 
     body_timeout: PositiveDuration = 30.0
     """The longest silence inside a request body; then 408."""
 
     body_total_timeout: PositiveDuration = 300.0
-    """The longest time for a whole request body; then 408. With the default, 10 MiB may come at 35 kB a second."""
+    """The longest time for a whole request body; then 408. With the default, 10 MiB need 35 kB a second."""
 
     min_body_rate: Size = 1024
-    """The lowest average rate of a request body, in bytes a second, after its first `body_timeout`; below it 408. 0 is
-    no bound."""
+    """The lowest average rate of a request body, in bytes a second, after the first `body_timeout`; slower bodies get
+    408. 0 means no bound."""
 
     heartbeat: Duration = 15.0
-    """Write a comment into a stream after this much silence, so that proxies in between keep the connection. 0 turns it
-    off. The default is a quarter of 60 s, the usual idle timeout of ingresses and load balancers."""
+    """Write a comment into a stream after this much silence, so that proxies in between keep the connection. 0 turns
+    the heartbeat off. The default is a quarter of 60 s, the usual idle timeout of ingresses and load balancers."""
 
     drain_timeout: Duration = 300.0
-    """At shutdown, how long requests in flight may go on; then open streams end with an error event."""
+    """How long requests in flight may go on at shutdown; then open streams end with an error event."""
 
     trusted_proxies: tuple[Text, ...] = ()
     """Networks (CIDR) from which aiaas believes `X-Forwarded-For` (or, without that, `Forwarded`) and `X-Request-Id`.
-    Empty by default: anybody can write a header."""
+    Empty by default, since anybody can send these headers."""
 
-    cors: Cors | None = None
-    """Which web pages may call from a browser. null allows no page."""
+    cors: CorsOrigins | None = None
+    """Web pages that may call the gateway from a browser. null does not allow any page."""
 
     tls: Tls | None = None
-    """TLS on this port. null is plain HTTP, as behind an ingress. Its fields reload; turning it on or off does not."""
+    """TLS on this port. null means plain HTTP, as behind an ingress. Changed fields inside `tls` are loaded without a
+    restart; turning TLS on or off needs one."""
 
 
 class Auth(Section):
-    """Who may use the gateway."""
+    """Authentication of clients."""
 
     enabled: Flag = True
-    """false lets everybody in; limits then apply per client address (of IPv6: per /64)."""
+    """false admits everybody; limits then apply per client address (IPv6: per /64)."""
 
     api_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,16}$")] = "sk-"
     """The prefix of every key. OpenAI's clients and secret scanners expect the default."""
@@ -124,30 +126,31 @@ class RateLimit(Section):
     """false turns all limits off, a key's own included."""
 
     requests_per_minute: AtLeast1 | None = 10
-    """Requests a minute, on average. null is no limit. The default is low on purpose: raise it knowingly."""
+    """Requests a minute, on average. null means no limit. The default is low on purpose, so that you choose one."""
 
     burst: AtLeast1 | None = None
-    """Requests that may arrive at once after an idle period (the size of the token bucket). null is
+    """Requests that may arrive at once after an idle period (the size of the token bucket). null means the value of
     `requests_per_minute`."""
 
     tokens_per_minute: AtLeast1 | None = None
-    """Input and output tokens a minute. null is no limit."""
+    """Input and output tokens a minute. null means no limit."""
 
     tokens_per_day: AtLeast1 | None = None
-    """Tokens in a UTC day. null is no quota."""
+    """Tokens in a UTC day. null means no quota."""
 
     tokens_per_month: AtLeast1 | None = None
-    """Tokens in a UTC month. null is no quota."""
+    """Tokens in a UTC month. null means no quota."""
 
     max_concurrent: AtLeast1 | None = None
-    """Requests in flight at once. null is no limit."""
+    """Requests in flight at once. null means no limit."""
 
     store: Annotated[str, Field(pattern=r"^(memory|(rediss?|valkeys?)(\+sentinel|\+cluster)?://\S+)$", repr=False)] = (
         "memory"
     )
-    """Where the counts live: `memory` (each process for itself), or `redis://host:6379/0` (a Redis or Valkey that all
-    share; `rediss://` is TLS). With Sentinel `redis+sentinel://host:26379,host:26379/NAME`, with Redis Cluster
-    `redis+cluster://host:6379,host:6379`. Write a password as `${NAME}`: `redis://:${REDIS_PASSWORD}@host:6379/0`."""
+    """The store of the counts: `memory` (each process counts separately), or `redis://host:6379/0` (a Redis or Valkey
+    that all gateways share; `rediss://` uses TLS). With Sentinel `redis+sentinel://host:26379,host:26379/NAME`, with
+    Redis Cluster `redis+cluster://host:6379,host:6379`. Write a password as `${NAME}`:
+    `redis://:${REDIS_PASSWORD}@host:6379/0`."""
 
     store_timeout: PositiveDuration = 0.25
     """How long a request waits for the shared store before `on_store_failure` decides on it. Only the first requests of
@@ -164,28 +167,28 @@ class Request(Section):
     """Bounds on requests that would harm others."""
 
     media_urls: Literal["deny", "allow"] = "deny"
-    """Whether a request may name `image_url`, `audio_url` or `video_url` that are not `data:`. vLLM would fetch them
-    from inside the cluster, so the default denies it."""
+    """Whether a request may contain an `image_url`, `audio_url` or `video_url` that is not a `data:` URL. vLLM would
+    fetch it from inside the cluster, so the default denies such requests."""
 
     max_choices: AtLeast1 = 8
-    """The most answers to one request: `n` times the number of prompts."""
+    """The largest number of answers to one request: `n` times the number of prompts."""
 
 
 class Monitoring(Section):
     """Metrics and logs."""
 
     prometheus: Flag = True
-    """Serve `/metrics`, on its own port."""
+    """Whether to serve `/metrics`, on its own port."""
 
     metrics_port: Port = 9090
-    """The port of `/metrics`. It is never routed through an ingress."""
+    """The port of `/metrics`. The rendered manifests never route it through an ingress."""
 
     log_level: LogLevel = "info"
-    """The lowest level that is logged. Requests are logged at `info`."""
+    """The lowest level to log. Requests are logged at `info`."""
 
     usage_file: Text | None = None
     """An SQLite file that counts usage by key, model and day, relative to the config file. null counts nothing. Not
-    used where `rate_limit.store` is shared: usage is counted there."""
+    used with a shared `rate_limit.store`, which then counts usage."""
 
 
 class Config(Section):
@@ -201,10 +204,10 @@ class Config(Section):
     """The vLLM deployments, each under a name of your choice (letters, digits, `.`, `_` and `-`)."""
 
     auth: Auth = Auth()
-    """Who may use the gateway."""
+    """Authentication of clients."""
 
     rate_limit: RateLimit = RateLimit()
-    """How much each key may use."""
+    """Limits of each key."""
 
     request: Request = Request()
     """Bounds on requests that would harm others."""

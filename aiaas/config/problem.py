@@ -1,29 +1,15 @@
-"""One finding about a config: which rule, how bad, which field, what is wrong, and where it is written."""
+"""One finding about a config: its rule, severity, field, message, and place in the file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from aiaas.yamltree import Path, Place
+
 Severity = Literal["error", "warning"]
-Path = tuple[str | int, ...]
-# What a rule between fields finds: code, severity, the field, the message.
+# The finding of a rule between fields: code, severity, field, message.
 Finding = tuple[str, Severity, Path, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where something is written. Line and column count from 1; 0 where the value has no place in a file.
-
-    file  as the operator named it, or `$NAME` for a value that an environment variable gave
-    """
-
-    file: str
-    line: int = 0
-    column: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +17,9 @@ class Problem:
     """One finding about a config.
 
     code      `AIA` and three digits, explained in docs/problems.md (`aiaas.config.codes`)
-    severity  a warning lets the config be used
+    severity  a config with warnings can be used, one with errors cannot
     path      the field in dotted form, "" for the whole file
-    message   what is wrong; what is allowed. Never shows a secret
+    message   the error; then the fix or the allowed values. Never shows a secret
     file, line, column  as in `Place`
     """
 
@@ -51,7 +37,7 @@ class Problem:
 
 
 def dotted(path: Path) -> str:
-    """A path as people write it: `backends.vllm.models[0].name`."""
+    """Return a path as people write it: `backends.vllm.models[0].name`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -62,5 +48,5 @@ def dotted(path: Path) -> str:
 
 
 def has_errors(problems: tuple[Problem, ...]) -> bool:
-    """Whether any of them keeps the config from being used."""
+    """Return whether any of the problems is an error, so that the config cannot be used."""
     return any(problem.severity == "error" for problem in problems)

@@ -1,6 +1,6 @@
-"""The manual pages that are made from the code: docs/config.md from the model, docs/problems.md from the codes.
+"""Generate the manual pages docs/config.md (from the model) and docs/problems.md (from the codes).
 
-`python -m aiaas.config.reference docs` writes both; a test fails if that was forgotten.
+`python -m aiaas.config.reference docs` writes both; a test fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 from aiaas.config.codes import CODES
 from aiaas.config.environment import OVERRIDES
 from aiaas.config.fields import fields_of
-from aiaas.config.problem import Path as FieldPath
 from aiaas.config.problem import dotted
 from aiaas.config.restart import RESTARTS
 from aiaas.config.schema import config_schema
 from aiaas.units import DURATION_PATTERN, SIZE_PATTERN
+from aiaas.yamltree import Path as FieldPath
 
 _INTRO = """# The config, field by field
 
 One YAML file. `aiaas init` writes one to start from, `aiaas validate` checks it, `aiaas schema` prints its JSON Schema
-for editors. This page is made from the code (`python -m aiaas.config.reference docs`).
+for editors. This page is generated from the code (`python -m aiaas.config.reference docs`).
 
-An unknown field, a key that appears twice and a secret in plain text are errors. A section that is left out, or has
-nothing below it, has its defaults. Paths inside the file are relative to the file. A Kubernetes ConfigMap that holds
-the config as `config.yaml` is read as it is. A running gateway loads a changed file
-([reload.md](reload.md)); fields that need a restart say so.
+Unknown fields, duplicate keys and secrets in plain text are errors. A section that is left out, or has nothing below
+it, has its defaults. Paths inside the file are relative to the file. aiaas also reads a Kubernetes ConfigMap that holds
+the config as `config.yaml`. A running gateway loads a changed file ([reload.md](reload.md)); this page says which
+fields need a restart.
 
 - A **duration** has a unit: `500ms`, `45s`, `30m`, `2h`, `90d`, `2w`; only `0` needs no unit.
   The options of every command take the same units.
@@ -38,8 +38,8 @@ the config as `config.yaml` is read as it is. A running gateway loads a changed 
 
 _OVERRIDES_INTRO = """## Environment variables that override the file
 
-A variable that is set to the empty text counts as unset. The `VLLM_` variables concern the only backend, or the one
-named `vllm`. `VLLM_BACKEND_URL` replaces any kind of address of that backend.
+A variable that is set to the empty text counts as unset. The `VLLM_` variables apply to the only backend, or to the
+backend named `vllm`. `VLLM_BACKEND_URL` replaces any kind of address of that backend.
 
 | variable | field |
 | --- | --- |"""
@@ -47,13 +47,13 @@ named `vllm`. `VLLM_BACKEND_URL` replaces any kind of address of that backend.
 _PROBLEMS_INTRO = """# Problems, by code
 
 Problems that `aiaas validate` and `aiaas serve` report, as `file:line:column: error CODE field: message; allowed
-values`. A warning lets the config be used; `aiaas validate --strict` fails on it. This page is made from the code
+values`. A config with warnings can be used, but `aiaas validate --strict` fails. This page is generated from the code
 (`python -m aiaas.config.reference docs`).
 """
 
 
 def config_reference() -> str:
-    """The text of docs/config.md."""
+    """Return the text of docs/config.md."""
     schema = config_schema()
     lines = [_INTRO, *_section(schema, schema, ()), _OVERRIDES_INTRO]
     lines += [f"| `{name}` | `{dotted(path)}` |" for name, path in OVERRIDES.items()]
@@ -61,13 +61,13 @@ def config_reference() -> str:
 
 
 def problems_reference() -> str:
-    """The text of docs/problems.md."""
+    """Return the text of docs/problems.md."""
     entries = [f"## {code}: {title}\n\n{what}\n" for code, (title, what) in CODES.items()]
     return "\n".join([_PROBLEMS_INTRO, *entries])
 
 
 def _section(schema: dict[str, Any], section: dict[str, Any], path: FieldPath) -> Iterator[str]:
-    """One heading, its fields, then the sections inside it."""
+    """Yield the lines of one section: its heading, its fields, then the sections inside it."""
     yield f"## {f'`{_heading(path)}`' if path else 'Top level'}\n"
     yield f"{section['description']}\n"
     fields = fields_of(path)
@@ -109,7 +109,7 @@ _PATTERN_WORDS = {DURATION_PATTERN: "duration", SIZE_PATTERN: "size"}
 
 
 def _type(field: dict[str, Any]) -> str:
-    """A field's type in words, from its schema."""
+    """Return a field's type in words, from its schema."""
     if "$ref" in field:
         return "section"
     if "anyOf" in field or "oneOf" in field:
@@ -132,7 +132,7 @@ def _type(field: dict[str, Any]) -> str:
 
 
 def _references(field: dict[str, Any], free: bool = False) -> Iterator[tuple[str, bool]]:
-    """The sections inside a field, and whether a name or an index stands before each."""
+    """Yield the sections inside a field, and whether a name or an index comes before each in a path."""
     if "$ref" in field:
         yield field["$ref"].rpartition("/")[2], free
     for option in (*field.get("anyOf", ()), *field.get("oneOf", ())):

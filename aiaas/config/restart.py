@@ -1,17 +1,17 @@
 """Which fields of a config a running gateway puts in force, and which wait for a restart.
 
-Every field is in one of three sets. An entry stands for the fields inside it, too, where they have no entry of their
-own. A restart is needed for sockets, processes and stores: whatever is opened once, at the start.
+Every field is in one of three sets. An entry also covers the fields inside it that have no entry of their own. Sockets,
+processes and stores need a restart: they are opened once, at the start.
 
-A change that needs a restart is not put in force in part (`hold_back`): the gateway runs on with the old value, and the
-rest of the changed config is in force. For engines that means:
+`hold_back` keeps the old value of each field that needs a restart, and puts the rest of the changed config in force.
+For engines that means:
 
-- An engine that runs goes on answering, whatever became of its backend: another engine, another kind of address,
-  disabled, removed. The backend's other settings are the new ones, except `models` where the engine would have to serve
-  another name.
-- An engine that is not healthy takes other settings at once (`with_engines`): they may be what mends it.
-- A backend whose engine does not run yet is left out, or keeps the address that it had. While one waits like that, no
-  backend is removed: the new one may be meant to take its place.
+- A running engine goes on answering even if its backend gets another engine or another kind of address, is disabled or
+  is removed. The backend's other settings are the new ones, except `models` if the engine would have to serve another
+  name.
+- An engine that is not healthy takes changed settings at once (`with_engines`): the change may fix it.
+- A new backend with an engine waits for the restart: it is left out, or keeps its old address. While a backend waits,
+  other backends are not removed: the new backend may be meant to replace one of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESTARTS: Final = frozenset(
         "server.workers",
         "server.max_header_size",
         "server.header_timeout",
-        "server.tls",  # whether there is TLS; its files and versions are followed
+        "server.tls",  # turning TLS on or off; changes of its files and versions are put in force
         "rate_limit.store",
         "monitoring.prometheus",
         "monitoring.metrics_port",
@@ -85,17 +85,18 @@ RELOADS: Final = frozenset(
         "backends.*.endpoints",
         "backends.*.ask_for_usage",
         "backends.*.forward_headers",
-        "kubernetes.replicas.max",  # a limit is divided by it while its store is away
+        "kubernetes.replicas.max",  # while the store is away, each limit is divided by this number
     }
 )
-# The gateway does not use these.
+# The gateway does not use these fields.
 RENDERED: Final = frozenset({"version", "kubernetes", "backends.*.engine.pod", "backends.*.network"})
 
 _ADDRESS: Final = ("url", "urls", "dns", "engine")
 
 
 def hold_back(before: Config, changed: Config) -> tuple[Config, tuple[str, ...]]:
-    """What of `changed` a gateway puts in force that runs with `before`, and the fields that wait for a restart."""
+    """Return the config that a gateway running with `before` puts in force when the file becomes `changed`, and the
+    fields that wait for a restart."""
     sections: dict[str, Section | dict[str, Backend]] = {}
     held: list[str] = []
     for section in ("server", "rate_limit", "monitoring"):
@@ -106,7 +107,7 @@ def hold_back(before: Config, changed: Config) -> tuple[Config, tuple[str, ...]]
 
 
 def with_engines(before: Config, changed: Config, taken: Iterable[str]) -> Config:
-    """`before` after the engines of the backends `taken` took their settings from `changed`."""
+    """Return `before` with the engine settings of the backends `taken` from `changed`."""
     backends = dict(before.backends)
     for name in taken:
         old, new = backends.get(name), changed.backends.get(name)
@@ -122,7 +123,7 @@ def _section(section: str, before: Section, changed: Section) -> tuple[Section, 
 
 
 def _differs(before: object, changed: object) -> bool:
-    """A section that needs a restart does so where it comes or goes."""
+    """Return whether a field changed in a way that needs a restart: for a section, if it was added or removed."""
     return before != changed and not (isinstance(before, Section) and isinstance(changed, Section))
 
 
@@ -150,15 +151,13 @@ def _backends(before: Mapping[str, Backend], changed: Mapping[str, Backend]) -> 
 
 
 def _runs(backend: Backend | None) -> bool:
-    """Whether it has an engine that is started with the gateway."""
+    """Return whether the backend has an engine that starts with the gateway."""
     return backend is not None and backend.enabled and backend.engine is not None
 
 
 def _with_address_of(old: Backend, changed: Backend) -> tuple[Backend, list[str]]:
-    """`changed` at the address of `old`, with its models where others are served there; the fields that this held.
-
-    At least one of the two has an engine.
-    """
+    """Return `changed` with the address of `old`, and with the models of `old` if the served names changed; then the
+    fields that keep their old value. At least one of the two backends has an engine."""
     kept: dict[str, object] = {}
     held = []
     if _engine(old) != _engine(changed):
@@ -174,5 +173,5 @@ def _with_address_of(old: Backend, changed: Backend) -> tuple[Backend, list[str]
 
 
 def _engine(backend: Backend) -> Mapping[str, object] | None:
-    """The engine's settings that a gateway uses; None without an engine."""
+    """Return the engine's settings that a gateway uses; None without an engine."""
     return None if backend.engine is None else backend.engine.model_dump(exclude={"pod"})

@@ -1,4 +1,4 @@
-"""The config's JSON Schema, for editors: completion, and a red line under what `aiaas validate` would refuse."""
+"""The config's JSON Schema, for editors: they complete fields and mark values that `aiaas validate` would reject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a config file, made from the model."""
+    """Return the JSON Schema (draft 2020-12) of a config file, made from the model."""
     schema = Config.model_json_schema()
     definitions = schema.pop("$defs")
     _mend(schema)
@@ -21,10 +21,10 @@ def config_schema() -> dict[str, Any]:
 
 
 def _mend(section: dict[str, Any]) -> None:
-    """Mend what pydantic leaves behind where a validator of ours stands before the type.
+    """Fix the schema of fields for which pydantic does not know our validators.
 
-    That is `ge` for `minimum`, and bare numbers for durations and sizes. Its made-up titles go, since `Max Body Size`
-    says no more than `max_body_size`, and so do the source's line breaks.
+    It leaves `ge` instead of `minimum`, and bare numbers for durations and sizes. Remove its generated titles, since
+    `Max Body Size` says no more than `max_body_size`, and the source's line breaks.
     """
     for field in section.get("properties", {}).values():
         _mend_node(field)
@@ -51,6 +51,6 @@ def _mend_node(node: Any) -> None:
     if node.get("pattern") == SIZE_PATTERN and "default" in node:
         node["default"] = format_size(node["default"])
     if "$ref" in node:
-        node.pop("default", None)  # the section's own fields have theirs
+        node.pop("default", None)  # the section's own fields have defaults
     for item in list(node.values()):
         _mend_node(item)

@@ -1,7 +1,8 @@
 """Find secrets in plain text, by their form and by their name.
 
 Only sure cases are reported: an `sk-` key, a password inside a URL, a token of Hugging Face, GitHub or AWS,
-and a variable or argument whose name says so. Values from the environment are fine: secrets belong there.
+and a variable or argument with a name such as `token` or `password`. Values from the environment are fine: secrets
+belong there.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from aiaas.config import codes
-from aiaas.config.problem import Path, Problem
+from aiaas.config.problem import Problem
 from aiaas.config.tree import Flat, problem_at
+from aiaas.yamltree import Path
 
 _MAY_START_WITH_SK: Final[Path] = ("auth", "api_key_prefix")
 _LOOKS = re.compile(
-    r"^(Bearer\s+)?sk-[A-Za-z0-9_-]+"  # OpenAI's form, and ours
+    r"^(Bearer\s+)?sk-[A-Za-z0-9_-]+"  # OpenAI and aiaas
     r"|\bsk-[A-Za-z0-9]{16,}"
     r"|\bhf_[A-Za-z0-9]{16,}"  # Hugging Face
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}"  # GitHub
@@ -25,20 +27,21 @@ _LOOKS = re.compile(
 )
 _URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]*:[^/\s?#]+@")
 _QUERY_PASSWORD = re.compile(r"://[^\s?]*\?\S*(?i:password)=[^&\s]")
-_URL: Final = "this URL holds a password"
+_URL: Final = "this URL contains a password"
 # Another check refuses these and names the field to use instead.
 _SET_BY_AIAAS: Final = frozenset({"api-key", "api_key"})
 _NAMED = re.compile(r"(?i)(^|[_-])(token|password|passwd|secret|api[_-]?key|access[_-]?key)$")
 
 
 def find_secrets(flat: Flat, from_environment: frozenset[Path]) -> tuple[frozenset[Path], list[Problem]]:
-    """The paths that hold a secret in plain text, and a Problem for each. No message shows one."""
+    """Return the paths that hold a secret in plain text, and a Problem for each. Messages never show a secret."""
     found: dict[Path, Problem] = {}
     for path, text in _texts(flat.data, ()):
         argument = _is_argument(path) and _is_named_secret(path)
         if argument and path[-1] not in _SET_BY_AIAAS:
-            # Also from ${NAME}: `ps` shows every command line to everybody on the machine, and the log has it.
-            message = "everybody on the machine sees a command line; pass the secret to vLLM in `engine.env`"
+            # Report values from ${NAME}, too: `ps` shows every command line to everybody on the machine, and aiaas
+            # logs it.
+            message = "everybody on the machine can see command lines; pass the secret to vLLM in `engine.env`"
         elif path in from_environment or path == _MAY_START_WITH_SK or argument:
             continue
         else:
@@ -54,9 +57,9 @@ def _reason(path: Path, text: str) -> str | None:
         return "this looks like a key"
     if _URL_PASSWORD.search(text) or _QUERY_PASSWORD.search(text):
         return _URL
-    # engine.env.HF_TOKEN; but a field of ours such as kubernetes.env.X.secret is a name
+    # engine.env.HF_TOKEN holds a value; a config field such as kubernetes.env.X.secret holds only a name.
     if text and len(path) > 2 and path[-2] == "env" and "engine" in path and _is_named_secret(path):
-        return f"the value of {path[-1]} stands here"
+        return f"this is the value of {path[-1]}"
     return None
 
 

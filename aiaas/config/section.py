@@ -1,4 +1,4 @@
-"""What every section of a config shares: unknown fields are refused, values are frozen, an empty section means its
+"""The base of every section of a config: it rejects unknown fields, freezes values, and reads an empty section as its
 defaults."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
-    """A mapping of the config. `section:` with nothing below it is the same as leaving it out."""
+    """A mapping of the config. `section:` with nothing below it means the same as leaving the section out."""
 
     model_config = ConfigDict(
         extra="forbid",

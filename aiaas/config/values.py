@@ -1,7 +1,7 @@
-"""The kinds of values that a config holds, as they arrive from YAML or the environment: durations, sizes (`units.py`),
-flags, whole numbers, quantities of Kubernetes, origins.
+"""The types of values in a config, as they arrive from YAML or the environment: durations, sizes (`units.py`), flags,
+whole numbers, quantities of Kubernetes, origins.
 
-Numbers and flags may also be text, since an environment variable is nothing else.
+Numbers and flags may also be text, since environment variables are always text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiaas.units import (
     parse_size,
 )
 
-LONGEST_DURATION: Final = 7 * 24 * 3600.0  # a week: beyond it a typo is likelier than a wish
+LONGEST_DURATION: Final = 7 * 24 * 3600.0  # a week: a longer duration is more likely a typo
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
 _QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
@@ -37,7 +37,7 @@ _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
 def amount_of(quantity: str) -> float:
-    """A Kubernetes quantity in units: `500m` is half a CPU, `512Mi` are bytes (apimachinery, resource.Quantity)."""
+    """Return a Kubernetes quantity as a number: `500m` is 0.5, `512Mi` is bytes (apimachinery, resource.Quantity)."""
     match = _QUANTITY.fullmatch(quantity)
     if match is None:
         raise ValueError(f"{quantity!r} is not a Kubernetes quantity")
@@ -81,7 +81,7 @@ def _parse_quantity(value: object) -> str:
 
 
 def _parse_origin(value: object) -> object:
-    """An origin as browsers write it (RFC 6454 section 6.2), for it is compared with theirs."""
+    """Return an origin as browsers write it (RFC 6454 section 6.2), since it is compared with the Origin header."""
     if not isinstance(value, str) or value == "*":
         return value
     match = _ORIGIN.fullmatch(value.lower())

@@ -1,8 +1,8 @@
-"""Plain data -> YAML text, always in the same way, and read back as the same data by everybody.
+"""Plain data -> YAML text, deterministic, and read back as the same data by every parser.
 
-Readers disagree about plain scalars: `no` is text to us and false to YAML 1.1, `1e3` is a number to us and text to
-PyYAML, `0o17` is text to us and 15 to Go. So a text stands plain only where it cannot be taken for anything else, and
-in double quotes otherwise. Text of several lines is a literal block. Keys keep their order; no line is folded.
+Parsers disagree about plain scalars: `no` is text to aiaas and false to YAML 1.1, `1e3` is a number to aiaas and text
+to PyYAML, `0o17` is text to aiaas and 15 to Go. So a text is written in double quotes unless every parser reads it as
+text without them. Text of several lines becomes a literal block. Keys keep their order; lines are not folded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import yaml
 
-# No digit, sign or dot first, so no number, date or sexagesimal of any reader; `y` and `n` are flags to some.
+# The first character is not a digit, sign or dot, so no parser reads a number, date or sexagesimal. `y` and `n` are
+# flags to some parsers.
 _SURELY_TEXT: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*")
 _SINGLE_LETTER_FLAGS: Final = frozenset("yYnN")
 _STR: Final = "tag:yaml.org,2002:str"
@@ -20,7 +21,7 @@ _NEVER_FOLD: Final = 1_000_000_000  # characters
 
 
 def to_yaml(document: Any) -> str:
-    """One document as block-style YAML with a newline at its end. `document` is made of JSON's own types."""
+    """Return one document as block-style YAML with a newline at its end. `document` consists of JSON's types."""
     text: str = yaml.dump(
         document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=_NEVER_FOLD
     )
@@ -28,15 +29,15 @@ def to_yaml(document: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, with our quoting, lists indented below their key, and no anchors."""
+    """PyYAML's dumper with safe quoting, lists indented below their key, and without anchors."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """PyYAML writes the items of a list at the indentation of its key; two more are easier to read."""
+        """Indent the items of a list by two more spaces than PyYAML does, since that is easier to read."""
         del indentless
         super().increase_indent(flow, False)
 
     def ignore_aliases(self, data: Any) -> bool:
-        """The same labels under two keys are written twice: `&id001` is nothing that a person would write."""
+        """Write equal values under two keys twice: a person would not write `&id001`."""
         del data
         return True
 

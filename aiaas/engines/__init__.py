@@ -1,1 +1,1 @@
-"""Child processes that aiaas starts: a managed vLLM, and the simulator."""
+"""Engines that aiaas starts as child processes: vLLM and the simulator."""

@@ -1,14 +1,16 @@
-"""Find the line that says why an engine died, among hundreds, and hide secrets in all of them. Pure.
+"""Find the line that says why an engine died, among hundreds, and hide secrets in all lines. Pure.
 
-vLLM ends with a cascade: a worker's traceback, that of the engine core which lost the worker, that of the API server
-which lost the core. The first one names the cause, the last line only says "see root cause above". So, in this order:
+vLLM ends with a cascade: a traceback of a worker, then of the engine core which lost the worker, then of the API server
+which lost the core. The first traceback names the cause; the last line only says "see root cause above". Use the first
+of these that exists:
 
-1. the exception that ends the first traceback, with an indented line behind it (pydantic's "Value error, ...");
-2. the words of argparse (`vllm serve: error: argument --dtype: invalid choice`);
+1. the exception that ends the first traceback, with the indented line after it (pydantic's "Value error, ...");
+2. argparse's error (`vllm serve: error: argument --dtype: invalid choice`);
 3. the first line that was logged as an ERROR;
-4. the last line, whatever it says.
+4. the last line.
 
-Lines of an engine that was healthy count for RECENT seconds only: a traceback of last week is of some request.
+If the engine was healthy, only its last RECENT seconds count: last week's traceback belongs to a request, not to the
+death.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from typing import Final
 LONGEST_CAUSE: Final = 400  # characters
 RECENT: Final = 60.0  # seconds
 MOST_KEPT: Final = 64  # errors of each kind; a cascade is a dozen
-SHORTEST_SECRET: Final = 6  # characters; replacing shorter ones would make lines unreadable, and protects nothing
+SHORTEST_SECRET: Final = 6  # characters; replacing shorter secrets would make lines unreadable and protect little
 HIDDEN: Final = "***"
 
-# What vLLM's logger and its process names put before a line.
+# The prefixes of a line: vLLM's process name, then its logger's level and time.
 _PROCESS = re.compile(r"\((?P<process>[^()]* pid=\d+)\) ?")
 _LEVEL = re.compile(r"(?P<level>[A-Z]+) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?")
 _TRACEBACK = "Traceback (most recent call last):"
@@ -33,7 +35,7 @@ _SECRET_NAME = re.compile(r"key|token|secret|password|passwd|credential", re.IGN
 
 
 class CauseFinder:
-    """Reads each line that an engine writes; `cause` at its end. `now` is seconds on any monotonic clock."""
+    """Reads an engine's output line by line, for `cause` at its end. `now` is seconds on any monotonic clock."""
 
     def __init__(self) -> None:
         self._exceptions: deque[tuple[float, str]] = deque(maxlen=MOST_KEPT)
@@ -44,11 +46,11 @@ class CauseFinder:
         self._ended: str | None = None  # the process whose exception was the line before
 
     def read(self, line: str, now: float) -> None:
-        """Take the next line."""
+        """Read the next line."""
         process, level, text = _parts(line)
         if self._tracing is not None:
             if process != self._tracing:
-                return  # another process writes in between
+                return  # another process's line between two lines of the traceback
             if text and not text[0].isspace():
                 self._exceptions.append((now, text))
                 self._ended, self._tracing = process, None

@@ -1,9 +1,9 @@
-"""An engine's port belongs to one aiaas at a time, from the first start of its engine to the end of the last process.
+"""One aiaas at a time owns an engine's port, from the first start of the engine to the end of its last process.
 
-After a restart the old gateway's engine still finishes its streams, with the port and the GPU's memory. Its successor
-has to wait for it, and neither to fail nor to take the port while the engine is just being restarted. So the owner of
-an engine holds a name in the kernel: a socket in the abstract namespace, which reaches exactly as far as the port does
-(a network namespace) and disappears with its process.
+After a restart of aiaas the old gateway's engine still finishes its streams and holds the port and the GPU's memory.
+The new gateway must wait for that engine: it must not fail, and must not take the port while the old gateway is only
+restarting the engine. So the owner of an engine holds a name in the kernel: a socket in the abstract namespace, which
+has the same scope as the port (a network namespace) and disappears with its process.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from aiaas.engines.command import HOST
 
 
 class Claim:
-    """The right to run an engine on a port: one port at a time, so `take` gives up the port before."""
+    """The right to run an engine on a port. `take` first releases the previous port."""
 
     def __init__(self) -> None:
         self._name: socket.socket | None = None
         self._port: int | None = None
 
     def take(self, port: int) -> bool:
-        """Claim a port; False if another aiaas has claimed it. A program other than aiaas may still listen there."""
+        """Claim a port; False if another aiaas has claimed it. The claim does not exclude other programs."""
         if self._port == port:
             return True
         self.release()
@@ -38,14 +38,14 @@ class Claim:
         return True
 
     def release(self) -> None:
-        """Give it up. Idempotent."""
+        """Release the claimed port. Idempotent."""
         if self._name is not None:
             self._name.close()
         self._name = self._port = None
 
 
 def port_is_free(port: int) -> bool:
-    """Whether no program listens on the engine's address."""
+    """Whether the engine's address can be bound, so that no other program listens there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,7 +1,7 @@
-"""What is run for an engine: the command line and the environment, decided purely.
+"""Build an engine's command line and environment. Pure.
 
-The engine listens on loopback only: the gateway in front of it is what checks keys, and vLLM's own `--api-key` leaves
-some paths open (transcripts 103, 104).
+The engine listens on loopback only, since the gateway in front of it checks keys and vLLM's own `--api-key` leaves some
+paths open (transcripts 103, 104).
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping
 
 from aiaas.config.environment import OVERRIDES
 from aiaas.errors import EnvironmentFault
-from aiaas.plan.model import EnginePlan
+from aiaas.plan.model import SHUTDOWN_OPTION, EnginePlan
 
 HOST = "127.0.0.1"
 
-# They configure the gateway. vLLM would warn about the unknown VLLM_* among them, and read others,
-# such as LOG_LEVEL, as its own.
-GATEWAY_VARIABLES = frozenset(OVERRIDES) | {"AIAAS_API_KEY"}  # the last is a client's secret, for `aiaas smoke`
-
-SHUTDOWN_TIMEOUT = "--shutdown-timeout"
+# These variables configure the gateway. vLLM would warn about the VLLM_* variables that it does not know, and would use
+# others, such as LOG_LEVEL, as its own.
+GATEWAY_VARIABLES = frozenset(OVERRIDES) | {"AIAAS_API_KEY"}  # AIAAS_API_KEY is a client's secret, for `aiaas smoke`
 
 
 def engine_argv(
@@ -34,28 +32,29 @@ def engine_argv(
     """The command line of `engine`.
 
     python         the interpreter that runs aiaas; the simulator runs under it, with `python_options`
-    vllm           path of the `vllm` command, or None where there is none: EnvironmentFault for an engine of kind vllm
-    drain_timeout  seconds that vLLM may take on SIGTERM to finish what is in flight. Without the option it neither
-                   finishes nor closes such requests (131); with it they stream to their ends (139)
-    knows_shutdown_timeout  False for a vLLM that refused the option as unknown
+    vllm           path of the `vllm` command, or None if it was not found
+    drain_timeout  seconds that vLLM may take on SIGTERM to finish requests in flight. Without the option vLLM neither
+                   finishes nor closes them (transcript 131); with the option they stream to their ends (139)
+    knows_shutdown_timeout  False for a vLLM that rejected the option as unknown
 
-    The operator's own arguments come first: of two equal options vLLM takes the last, and host, port and name are ours.
+    The operator's arguments come first, since vLLM takes the last of two equal options and aiaas decides host, port and
+    name. Raises EnvironmentFault for an engine of kind vllm if `vllm` is None.
     """
     seconds = str(math.ceil(drain_timeout))
     ours = ("--served-model-name", engine.served_name, "--host", HOST, "--port", str(engine.port))
     if engine.kind == "simulator":
-        simulate = (python, *python_options, "-m", "aiaas", "simulate", SHUTDOWN_TIMEOUT, f"{seconds}s")
+        simulate = (python, *python_options, "-m", "aiaas", "simulate", SHUTDOWN_OPTION, f"{seconds}s")
         return (*simulate, *engine.args, *ours)
     if vllm is None:
         raise EnvironmentFault(NO_VLLM)
     argv = [vllm, "serve", engine.model, *engine.args]
-    if knows_shutdown_timeout and not has_option(engine.args, SHUTDOWN_TIMEOUT):
-        argv += [SHUTDOWN_TIMEOUT, seconds]
+    if knows_shutdown_timeout and not has_option(engine.args, SHUTDOWN_OPTION):
+        argv += [SHUTDOWN_OPTION, seconds]
     return (*argv, *ours)
 
 
 NO_VLLM = (
-    "no `vllm` found on PATH nor beside this Python: pip install 'aiaas[vllm]', or put your own vLLM on PATH, "
+    "no `vllm` found on PATH or beside this Python: pip install 'aiaas[vllm]', or put your own vLLM on PATH, "
     "or use engine: {kind: simulator}"
 )
 
@@ -63,18 +62,18 @@ NO_VLLM = (
 def engine_environment(engine: EnginePlan, inherited: Mapping[str, str]) -> dict[str, str]:
     """`inherited` without the gateway's own variables, with the engine's on top.
 
-    PYTHONUNBUFFERED is set unless the operator sets it: a log line that sits in the engine's buffer when it dies is
-    the one that would have said why.
+    PYTHONUNBUFFERED is set unless the operator sets it, since the line that says why an engine died would otherwise be
+    lost in its buffer.
     """
     kept = {name: value for name, value in inherited.items() if name not in GATEWAY_VARIABLES}
     return {"PYTHONUNBUFFERED": "1"} | kept | dict(engine.env)
 
 
 def has_option(args: Iterable[str], option: str) -> bool:
-    """Whether `option` is among `args`; vLLM also takes `--a-b=1` and `--a_b 1`."""
+    """Whether `option` is among `args`; vLLM also accepts `--a-b=1` and `--a_b 1`."""
     return any(arg.split("=", 1)[0].replace("_", "-") == option for arg in args)
 
 
 def refused_shutdown_timeout(last_lines: Iterable[str]) -> bool:
-    """Whether a vLLM ended because it is too old to know `--shutdown-timeout` (argparse's words)."""
-    return any("unrecognized arguments" in line and SHUTDOWN_TIMEOUT in line for line in last_lines)
+    """Whether vLLM ended because it is too old for `--shutdown-timeout` (by argparse's message)."""
+    return any("unrecognized arguments" in line and SHUTDOWN_OPTION in line for line in last_lines)

@@ -1,21 +1,23 @@
-"""Starts an engine and sees to it that nothing of it outlives aiaas.
+"""Start an engine and make sure that none of its processes outlives aiaas.
 
     python -I launch.py COMMAND...      stdin: a pipe whose other end only aiaas holds
 
-vLLM is a small tree (API server, engine core, workers). Killing only its root leaves the rest, with the GPU's memory;
-and an aiaas that is killed with SIGKILL can no longer do anything. So this process stands between the two:
+vLLM is a small tree of processes (API server, engine core, workers). Killing only the root leaves the others running,
+with the GPU's memory, and an aiaas that is killed with SIGKILL cannot clean up. So this launcher runs between the two:
 
-1. The engine is its child; orphans of the engine become its children too (PR_SET_CHILD_SUBREAPER), even those that made
-   a session of their own. It ends only when it has no child left.
-2. SIGTERM is passed to the engine's root alone. The engine core must not get it: it would drop what is in flight.
-3. End of file on stdin means "now", whether aiaas closed the pipe or died: SIGKILL for every descendant.
-   A process that aiaas forked may hold a copy of the pipe's end, so once a second it also looks whether its parent
-   is still the same.
-4. When the root ends, the rest is killed, and the root's exit code is passed on: 128 + N after signal N.
-5. If this process is killed itself, the kernel kills the root (PR_SET_PDEATHSIG).
+1. The engine is a child of the launcher; the engine's orphans become its children too (PR_SET_CHILD_SUBREAPER), even
+   those in a session of their own. The launcher ends only when it has no children left.
+2. The launcher passes SIGTERM to the engine's root only. The engine core must not get it, since it would drop the
+   requests in flight.
+3. End of file on stdin (aiaas closed the pipe or died) makes the launcher kill every descendant with SIGKILL. A process
+   that aiaas forked may hold a copy of the pipe's end, so the launcher also checks its parent every
+   PARENT_CHECK_INTERVAL.
+4. When the root ends, the launcher kills the remaining processes and exits with the root's exit code, 128 + N after
+   signal N.
+5. If the launcher itself is killed, the kernel kills the root (PR_SET_PDEATHSIG).
 
-It imports the standard library only and runs single-threaded, so that rule 5's preexec_fn is safe here; in aiaas, with
-its threads, it would not be.
+The launcher imports the standard library only and runs single-threaded, so that rule 5's preexec_fn is safe; in aiaas,
+with its threads, it would not be.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PARENT_CHECK_INTERVAL = 1.0  # seconds
-CANNOT_EXECUTE = 127  # the shell's exit code for it
+CANNOT_EXECUTE = 127  # the shell's exit code for a command that cannot be run
 KILLED = 128 + signal.SIGKILL
 
 
 def main(command: Sequence[str]) -> int:
-    """Run `command` and return the exit code to leave with."""
+    """Run `command` and return the launcher's exit code."""
     parent = os.getppid()
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     woken = _signals_as_bytes(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -67,7 +69,7 @@ def _watch(root: int, parent: int, woken: socket.socket) -> int:
 
 
 def _reap() -> list[tuple[int, int]]:
-    """(pid, exit code) of every child that has ended; the root and adopted ones."""
+    """(pid, exit code) of every child that has ended: the root and adopted processes."""
     ended: list[tuple[int, int]] = []
     while True:
         try:
@@ -81,10 +83,10 @@ def _reap() -> list[tuple[int, int]]:
 
 
 def _kill_descendants() -> None:
-    """Kill the children; theirs become ours by rule 1, so repeat until there is none."""
+    """Kill all children. Their own children then become ours (rule 1), so repeat until no child is left."""
     while True:
         for pid in _children(os.getpid()):
-            os.kill(pid, signal.SIGKILL)  # cannot be gone: an ended child stays until it is waited for, below
+            os.kill(pid, signal.SIGKILL)  # the pid is still valid: an ended child stays a zombie until waitpid below
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
@@ -95,10 +97,10 @@ def _children(parent: int) -> list[int]:
     found: list[int] = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The second field is the command's name in parentheses and may hold anything, so count from its end.
+            # The second field is the command's name in parentheses; the name may hold spaces, so count from its end.
             fields = stat.read_text("utf-8", "replace").rpartition(")")[2].split()
         except OSError:
-            continue  # it ended while we looked
+            continue  # the process ended meanwhile
         if int(fields[1]) == parent:
             found.append(int(stat.parent.name))
     return found

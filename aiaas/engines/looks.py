@@ -1,9 +1,9 @@
-"""Looks at an engine that was healthy: is it still? The verdicts are pure (`Looks`), the looks are HTTP.
+"""Check whether an engine that was healthy still is. `Looks` decides purely; the checks ("looks") use HTTP.
 
-vLLM answers /health from its API server. So a frozen API server gives no answer there, but a frozen engine core does
-not show: /health says 200 while every request hangs. That is found where an answer has timed out: `makes_progress` then
-asks for one token, and the engine is frozen if it neither gives it nor does anything else for as long as the config
-lets a request be silent. A slow prefill is progress: the metrics of the core move with each step.
+vLLM answers /health from its API server. A frozen API server therefore shows as a missing answer, but a frozen engine
+core does not: /health answers 200 while every request hangs. To find that, `makes_progress` asks for one token after a
+request has timed out. The engine is frozen if it neither returns the token nor does anything else for as long as the
+config lets a request be silent. A slow prefill is progress: the metrics of the core change with each step.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Final
 
 from aiaas.engines.command import HOST
 
-LOOK_INTERVAL: Final = 5.0  # seconds from the begin of one look at a healthy engine to that of the next
-LOOK_TIMEOUT: Final = 4.0  # seconds that it may take over its answer
-LATE: Final = 2.0  # seconds by which a look may come too late before it counts as our own fault
-DOWN_AFTER: Final = 2  # looks in a row without a good answer, after which it gets no more requests
-FROZEN_AFTER: Final = 6  # after which it is ended: 30 s. A restart costs minutes and every stream
+LOOK_INTERVAL: Final = 5.0  # seconds from the start of one look at a healthy engine to the start of the next
+LOOK_TIMEOUT: Final = 4.0  # seconds that the engine may take to answer a look
+LOOK_LATE: Final = 2.0  # seconds; a look that is later than this was delayed by us, not by the engine
+DOWN_AFTER: Final = 2  # failed looks in a row, after which the engine gets no more requests
+FROZEN_AFTER: Final = 6  # failed looks in a row (30 s), after which we end it; a restart costs minutes and every stream
 MOST_METRICS: Final = 4 * 1024 * 1024  # bytes; vLLM sends 70 kB
 
 _HEADERS: Final = f"Host: {HOST}\r\nConnection: close\r\n"
-# Metrics that the engine core reports with each step; its API server counts others also while the core is frozen.
+# Metrics that the engine core reports with each step. The API server counts the others even while the core is frozen.
 _OF_THE_CORE: Final = (
     b"vllm:generation_tokens_total",
     b"vllm:prompt_tokens_total",
@@ -35,10 +35,10 @@ _OF_THE_CORE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """Looks in a row without a good answer. `now` and `began` are seconds of one monotonic clock.
+    """Failed looks in a row. `now` and `began` are seconds of one monotonic clock.
 
-    looked_at  when the last look was over
-    since      when the last good answer came
+    looked_at  when the last look ended
+    since      when the engine last answered well
     """
 
     looked_at: float
@@ -46,28 +46,26 @@ class Looks:
     failed: int = 0
 
     def after(self, answered: bool, began: float, now: float) -> Looks:
-        """After another look, from `began` to `now`.
-
-        One that came or took much too long says nothing about the engine: we were stopped, or the machine suspended.
-        """
+        """Add a look that lasted from `began` to `now`."""
         if answered:
             return Looks(now, now)
-        was_late = began - self.looked_at > LOOK_INTERVAL + LATE or now - began > LOOK_TIMEOUT + LATE
+        # A look much too late or too long does not count: this process was stopped, or the machine suspended.
+        was_late = began - self.looked_at > LOOK_INTERVAL + LOOK_LATE or now - began > LOOK_TIMEOUT + LOOK_LATE
         return Looks(now, now) if was_late else Looks(now, self.since, self.failed + 1)
 
     @property
     def is_down(self) -> bool:
-        """Whether it should get no requests."""
+        """Whether the engine should get no more requests."""
         return self.failed >= DOWN_AFTER
 
     @property
     def is_frozen(self) -> bool:
-        """Whether it is to be ended and started again."""
+        """Whether the engine should be restarted."""
         return self.failed >= FROZEN_AFTER
 
 
 def pause_before_look(began: float, now: float) -> float:
-    """Seconds from `now` to the next look, where the last one began at `began`."""
+    """Seconds from `now` to the next look, if the last look began at `began`."""
     return max(0.0, began + LOOK_INTERVAL - now)
 
 
@@ -81,9 +79,9 @@ async def answers_health(port: int, timeout: float) -> bool:
 
 
 async def makes_progress(port: int, model: str, patience: float) -> bool:
-    """Ask for one token. False if no answer comes within `patience` seconds and no metric of the core moves meanwhile.
+    """Ask for one token. False if neither an answer nor a change in the core's metrics comes within `patience` seconds.
 
-    True also if /metrics gives no answer: then /health gives none either, and the looks at that find it.
+    True also if /metrics does not answer: then /health does not answer either, and the ordinary looks detect that.
     """
     try:
         before = await _core_metrics(port)
@@ -122,7 +120,7 @@ async def _ask(port: int, request: bytes, timeout: float, *, status_only: bool) 
             rest = bytearray()
             while not status_only and len(rest) < MOST_METRICS and (data := await reader.read(65536)):
                 rest += data
-        except ValueError as error:  # a line without an end
+        except ValueError as error:  # a line longer than the reader's limit
             raise ConnectionError("not an HTTP server") from error
         finally:
             writer.close()

@@ -1,4 +1,4 @@
-"""Processes as asyncio has them, and the output of one: what `supervisor` is made from."""
+"""Helpers of `supervisor`: start and kill an asyncio process, read its output by lines."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import codecs
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
 
-LONGEST_LINE: Final = 8192  # characters; longer ones are cut, the rest is dropped
-KILL_PATIENCE: Final = 5.0  # seconds for the launcher to kill the tree before it is killed itself
+from aiaas.waiting import first_of
+
+LONGEST_LINE: Final = 8192  # characters; the rest of a longer line is dropped
+KILL_PATIENCE: Final = 5.0  # seconds for the launcher to kill the tree before we kill the launcher
 
 
 async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Lines without their end, empty ones left out; a carriage return ends one too, as progress bars use it.
+    """Yield non-empty lines without their line ends. A carriage return also ends a line, for progress bars.
 
-    At most LONGEST_LINE characters of a line are kept, so that a process that never ends one cannot fill the memory.
+    At most LONGEST_LINE characters of a line are kept, so that an endless line cannot fill the memory.
     """
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     rest = ""
@@ -34,10 +36,10 @@ async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[str]:
 async def spawn(
     argv: tuple[str, ...], environment: Mapping[str, str]
 ) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.ReadTransport]:
-    """A process, its output (stdout and stderr in one), and the pipe to close in the end.
+    """Start a process. Returns it, its output (stdout and stderr in one), and the pipe that the caller closes.
 
-    The output goes through a pipe of our own: asyncio's `Process.wait` also waits for its pipes to close, and so would
-    never return while a left-over grandchild holds one.
+    The output goes through a pipe of our own: asyncio's `Process.wait` also waits for asyncio's pipes to close, and
+    would never return while a left-over grandchild holds one.
     """
     loop = asyncio.get_running_loop()
     output = asyncio.StreamReader()
@@ -61,23 +63,12 @@ async def spawn(
 
 
 def has_ended(process: asyncio.subprocess.Process) -> bool:
-    """Whether the process has ended and was waited for."""
+    """Whether the process has ended and asyncio has its exit code."""
     return process.returncode is not None
 
 
-async def first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    """Wait until one of these is over, or `timeout` seconds."""
-    tasks = [asyncio.create_task(wait, name="wait") for wait in waits]
-    try:
-        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def kill(process: asyncio.subprocess.Process) -> None:
-    """End the whole tree now. The launcher does it at end of file; where it cannot, the process group is killed."""
+    """Kill the whole tree: the launcher does so at end of file on its stdin; if it fails, kill its process group."""
     assert process.stdin is not None
     process.stdin.close()
     await first_of(process.wait(), timeout=KILL_PATIENCE)
@@ -88,5 +79,5 @@ async def kill(process: asyncio.subprocess.Process) -> None:
 
 
 def _launcher_was_killed(returncode: int | None) -> bool:
-    """Whether the launcher itself died of a signal: what it passes on of the engine's is 128 + N, never negative."""
+    """Whether a signal killed the launcher itself: the engine's exit codes that it passes on are never negative."""
     return returncode is not None and returncode < 0

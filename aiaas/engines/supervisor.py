@@ -1,13 +1,13 @@
-"""Keeps one engine running: start, watch /health, restart, stop. What to do is decided in `lifecycle`; this acts.
+"""Keep one engine running: start it, watch /health, restart it, stop it. `lifecycle` decides; this module acts.
 
 Rules:
 
-1. One owned, named task does everything; `stop` ends it and waits for it, whatever state it is in.
-2. The engine's output is read always, also while nobody listens: a full pipe would freeze the engine.
-3. A process is never left behind: every way out of `_run_once` ends in `_end`, and the launcher covers our own death.
-4. /health counts only while our own process lives, and the port is tried first: else another program's answer on that
-   port would pass for the engine's.
-5. An engine that was healthy and is frozen (`looks`) is ended and started again; one that loads is never frozen.
+1. One owned, named task does everything; `stop` ends the task and waits for it, in every state.
+2. Always read the engine's output: a full pipe would freeze the engine.
+3. Never leave a process behind: `_run_once` always kills the tree at its end, and the launcher does so if we die.
+4. Trust /health only while our own process lives, and check first that the port is free: otherwise another program's
+   answer on that port could pass for the engine's.
+5. Restart a frozen engine (`looks`). Only an engine that was healthy can be frozen, not one that is loading.
 """
 
 from __future__ import annotations
@@ -39,31 +39,32 @@ from aiaas.engines.lifecycle import (
     Waiting,
 )
 from aiaas.engines.looks import FROZEN_AFTER, LOOK_TIMEOUT, Looks, answers_health, makes_progress, pause_before_look
-from aiaas.engines.process import KILL_PATIENCE, first_of, has_ended, kill, lines_of, spawn
+from aiaas.engines.process import KILL_PATIENCE, has_ended, kill, lines_of, spawn
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
+from aiaas.waiting import first_of
 
-POLL_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
+HEALTH_INTERVAL: Final = 0.1  # seconds between looks at /health while loading
 POLL_TIMEOUT: Final = 2.0  # seconds for one look
 REPORT_INTERVAL: Final = 5.0  # seconds between StillLoading events
-CLAIM_INTERVAL: Final = 0.2  # seconds between looks at whether another aiaas still has the port
+CLAIM_INTERVAL: Final = 0.2  # seconds between attempts to claim a port that another aiaas has
 OUR_LOOK: Final = '"GET /health HTTP/1.1" 200'  # vLLM's line for each of our looks
-LAST_LINES: Final = 20  # kept for Died: a traceback's end and the message before it
+LAST_LINES: Final = 20  # lines kept for Died: a traceback's end and the message before it
 
 
 class EngineSupervisor:
     """One managed engine.
 
-    name           for the task's name and for messages: the backend's
-    engine         what to run; it listens on 127.0.0.1:engine.port
-    drain_timeout  seconds that the engine may take, on SIGTERM, to finish what is in flight
-    silence        seconds that a request may be silent; after a `suspect`, the engine is frozen if for as long again it
-                   does nothing at all
+    name           the backend's name, for the task's name and for messages
+    engine         the engine to run; it listens on 127.0.0.1:engine.port
+    drain_timeout  seconds that the engine may take, on SIGTERM, to finish requests in flight
+    silence        seconds that a request may be silent; after a `suspect`, the engine is frozen if it makes no progress
+                   for as long again
     on_event       called with each `lifecycle.Event`, in order, on the event loop; must not block
     on_line        called with each line that the engine writes (stdout and stderr alike), without its newline;
-                   must not block nor raise
-    environ        the environment to inherit; os.environ when None
-    python         and `python_options`: what a simulator runs under
+                   must not block or raise
+    environ        the environment to inherit; os.environ if None
+    python         with `python_options`, the interpreter that runs a simulator
     """
 
     def __init__(
@@ -97,9 +98,8 @@ class EngineSupervisor:
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._changed = asyncio.Event()  # `engine` is another than what runs
+        self._changed = asyncio.Event()  # `engine` differs from the running engine
         self._suspected = False
-        self._settled = asyncio.Event()  # healthy for the first time, given up, or stopped
 
     def __repr__(self) -> str:
         state = "healthy" if self._life.healthy_at is not None else "not healthy"
@@ -107,7 +107,7 @@ class EngineSupervisor:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the launcher, which leads the engine's process group; None while nothing runs."""
+        """Process id of the launcher, which leads the engine's process group; None while the engine does not run."""
         return self._process.pid if self._process is not None else None
 
     @property
@@ -116,9 +116,9 @@ class EngineSupervisor:
         return self._life.healthy_at is not None
 
     async def start(self) -> None:
-        """Start the engine and return at once; events tell the rest.
+        """Start the engine and return at once; events report its progress.
 
-        Raises EnvironmentFault where there is no `vllm`, or where another program than aiaas has the port.
+        Raises EnvironmentFault if `vllm` is not installed, or if a program other than aiaas uses the port.
         """
         if self.engine.kind == "vllm" and self._vllm() is None:
             raise EnvironmentFault(f"backend {self.name}: {NO_VLLM}")
@@ -130,9 +130,9 @@ class EngineSupervisor:
         self._task = asyncio.create_task(self._keep_running(), name=f"engine {self.name}")
 
     def offer(self, engine: EnginePlan) -> bool:
-        """Take other settings unless the engine is healthy; True if it runs, or starts, with them.
+        """Use new settings unless the engine is healthy. Returns True if the engine runs, or starts, with them.
 
-        A healthy engine keeps its settings, and so its streams. Any other engine is started with the new ones at once.
+        A healthy engine keeps its settings, and so its streams. Any other engine restarts with them at once.
         """
         if engine == self.engine:
             return True
@@ -143,16 +143,11 @@ class EngineSupervisor:
         return True
 
     def suspect(self) -> None:
-        """Check at the next look whether the engine does anything at all: a request has timed out in it."""
+        """Check at the next look whether the engine makes any progress; call this after a request has timed out."""
         self._suspected = True
 
-    async def wait_settled(self) -> bool:
-        """Wait until the engine was healthy once (True), or until it is given up or stopped (False)."""
-        await self._settled.wait()
-        return self._life.ever_healthy
-
     async def stop(self, grace: float) -> None:
-        """Let the engine finish for up to `grace` seconds, then kill whatever of it is left. Idempotent."""
+        """Let the engine finish for up to `grace` seconds, then kill its remaining processes. Idempotent."""
         if self._task is None or self._stopping.is_set():
             return
         started = _now()
@@ -166,11 +161,10 @@ class EngineSupervisor:
             if killed:
                 await kill(process)
         await asyncio.gather(self._task, return_exceptions=True)
-        self._settled.set()
         self._on_event(Stopped(_now() - started, killed))
 
     def hurry(self) -> None:
-        """End the grace of a `stop` that is under way: whoever waits for it has lost patience."""
+        """End the grace of a running `stop`, so that it kills the engine now."""
         self._hurried.set()
 
     async def _left_in_time(self, process: asyncio.subprocess.Process, grace: float) -> bool:
@@ -182,7 +176,7 @@ class EngineSupervisor:
             while await self._port_is_ours():
                 run = asyncio.create_task(self._run_once(), name=f"engine {self.name}: a run")
                 (died,) = await asyncio.gather(run, return_exceptions=True)
-                if isinstance(died, Exception):  # a fault of ours: the engine gets its next start, as after its own
+                if isinstance(died, Exception):  # a bug in this module: restart the engine, as if it had died
                     died = self._died(launch.CANNOT_EXECUTE, f"internal error: {died!r}")
                 elif isinstance(died, BaseException):
                     raise died
@@ -196,20 +190,17 @@ class EngineSupervisor:
                     self._knows_shutdown_timeout = False
                 self._life, then = self._life.die(_now())
                 self._on_event(then)
-                if isinstance(then, GaveUp):
-                    self._settled.set()
                 await self._pause(None if isinstance(then, GaveUp) else then.in_seconds)
                 if self._changed.is_set():
                     self._start_over()
         finally:
-            self._settled.set()
             self._claim.release()
 
     async def _port_is_ours(self) -> bool:
-        """Wait until no other aiaas has the port; False if this one is stopped meanwhile."""
+        """Wait until no other aiaas has the port; False if this engine is stopped meanwhile."""
         port = None
         while not self._stopping.is_set():
-            self._changed.clear()  # nothing runs yet that would have to start anew
+            self._changed.clear()  # the engine does not run yet, so new settings need no restart
             if self._claim.take(self.engine.port):
                 return True
             if port != self.engine.port:
@@ -219,14 +210,14 @@ class EngineSupervisor:
         return False
 
     def _start_over(self) -> None:
-        """Begin a new life with the changed settings: the deaths under the old ones do not count."""
+        """Begin a new life with the changed settings; deaths under the old settings do not count."""
         self._changed.clear()
         self._life = Life()
         self._knows_shutdown_timeout = True
         self._on_event(Changed())
 
     async def _pause(self, seconds: float | None) -> None:
-        """Wait `seconds` (None: for ever), at most until the engine is stopped or gets other settings."""
+        """Wait `seconds` (None: for ever), at most until the engine is stopped or gets new settings."""
         await first_of(self._stopping.wait(), self._changed.wait(), timeout=seconds)
 
     def _environment(self) -> dict[str, str]:
@@ -236,7 +227,7 @@ class EngineSupervisor:
         return find_vllm(self._environment().get("PATH"), self._python)
 
     async def _run_once(self) -> Died:
-        """One process, from its start to its end."""
+        """Run one process from its start to its end."""
         engine, vllm = self.engine, self._vllm()
         secrets = secrets_of(engine.args, engine.env)
         self._last_lines.clear()
@@ -259,13 +250,13 @@ class EngineSupervisor:
         self._on_event(starting)
         try:
             process, output, pipe = await spawn((self._python, "-I", launch.__file__, *argv), self._environment())
-        except OSError as error:  # no memory, or no process left for this user
+        except OSError as error:  # out of memory, or at this user's limit of processes
             return self._died(launch.CANNOT_EXECUTE, f"cannot start {self._python}: {error.strerror}")
         self._process = process
         reader = asyncio.create_task(self._forward_lines(output, secrets), name=f"engine {self.name}: output")
         why = None
         try:
-            if not self._stopping.is_set():  # `stop` may have come while the process was being made
+            if not self._stopping.is_set():  # `stop` may have been called while the process was starting
                 why = await self._until_healthy(process) or await self._while_healthy(process)
         finally:
             await kill(process)
@@ -276,14 +267,14 @@ class EngineSupervisor:
         return self._died(process.returncode, why)
 
     def _died(self, code: int | None, why: str | None) -> Died:
-        """Make the event; `why` is given if we ended the engine or could not start it."""
+        """Make the event. `why` is our reason if we ended the engine or could not start it, otherwise None."""
         now, healthy_at = _now(), self._life.healthy_at
         cause = why or self._causes.cause(0.0 if healthy_at is None else now - RECENT)
         ended_by_us = why is not None and code != launch.CANNOT_EXECUTE
         return Died(None if ended_by_us else code, cause, tuple(self._last_lines), now - self._life.started_at)
 
     async def _until_healthy(self, process: asyncio.subprocess.Process) -> str | None:
-        """Return None once it is healthy, has ended or gets other settings; else the reason to end it."""
+        """Return None once the engine is healthy, has ended or gets new settings; otherwise the reason to end it."""
         started = self._life.started_at
         next_report = started + REPORT_INTERVAL
         while not has_ended(process) and not self._changed.is_set():
@@ -291,31 +282,29 @@ class EngineSupervisor:
             now = _now()
             if answered and not has_ended(process) and not self._changed.is_set():
                 self._life, healthy = self._life.become_healthy(now)
-                self._settled.set()
                 self._on_event(healthy)
                 return None
             if now - started >= self.engine.start_timeout:
-                return (
-                    f"not healthy within {self.engine.start_timeout:g} s; a model that loads longer needs start_timeout"
-                )
+                limit = f"{self.engine.start_timeout:g} s"
+                return f"not healthy within {limit}; if the model loads slowly, raise start_timeout"
             if now >= next_report:
                 next_report = now + REPORT_INTERVAL
                 self._on_event(StillLoading(now - started, self._last_lines[-1] if self._last_lines else ""))
-            await first_of(process.wait(), self._changed.wait(), timeout=POLL_INTERVAL)
+            await first_of(process.wait(), self._changed.wait(), timeout=HEALTH_INTERVAL)
         return None
 
     async def _while_healthy(self, process: asyncio.subprocess.Process) -> str | None:
-        """Watch a healthy engine. Return None once it has ended; else the reason to end it."""
+        """Watch a healthy engine. Return None once it has ended; otherwise the reason to end it."""
         looks, began = Looks(_now(), _now()), _now()
         while not has_ended(process) and not self._changed.is_set():
             await first_of(process.wait(), self._stopping.wait(), timeout=pause_before_look(began, _now()))
-            if self._stopping.is_set():  # a vLLM that drains stops answering at some point
+            if self._stopping.is_set():  # a draining vLLM stops answering at some point
                 await process.wait()
                 break
             if self._suspected:
                 self._suspected = False
                 if not await self._does_anything(process):
-                    return f"frozen: requests time out, and for {self._silence:g} s it has done nothing"
+                    return f"frozen: requests time out, and it made no progress for {self._silence:g} s"
                 looks = Looks(_now(), looks.since, looks.failed)
             began, was_down = _now(), looks.is_down
             answered = await answers_health(self.engine.port, LOOK_TIMEOUT)
@@ -331,7 +320,7 @@ class EngineSupervisor:
         return None
 
     async def _does_anything(self, process: asyncio.subprocess.Process) -> bool:
-        """Check a suspected engine; True also if it ends meanwhile, or if our own loop was late."""
+        """Check a suspected engine; True also if the engine ends meanwhile, or if our own event loop was late."""
         began = _now()
         asking = asyncio.create_task(makes_progress(self.engine.port, self.engine.served_name, self._silence))
         try:
@@ -352,7 +341,7 @@ class EngineSupervisor:
 
 
 def find_vllm(path: str | None, python: str) -> str | None:
-    """The `vllm` on `path` (a PATH value), else the one beside the interpreter `python`, else None."""
+    """The `vllm` on `path` (a PATH value), otherwise the `vllm` beside the interpreter `python`, otherwise None."""
     return shutil.which("vllm", path=path) or shutil.which("vllm", path=str(Path(python).parent))
 
 

@@ -1,1 +1,1 @@
-"""The one HTTP/1.1 client of smoke test and load test: it reads the clock before anything else."""
+"""The HTTP/1.1 client of the smoke test and the load test: it reads the clock before it parses."""

@@ -1,21 +1,21 @@
-"""What one answer was: output events with their moments, usage, and what went wrong. Pure: bytes and `now` in.
+"""Parse one answer: output events with their times, usage, and the error. Pure: bytes and `now` in.
 
-An output event is one that adds something to the answer: text, reasoning, or a tool call. vLLM's first event of a chat
-(`"role":"assistant","content":""`) is none, nor is the one that only carries usage, `[DONE]`, or a comment (`: ping`).
-So the first moment is that of the first token, as in the gateway's own log and metric. A stream is whole with `[DONE]`
-or with a `finish_reason`.
+An output event adds text, reasoning or a tool call to the answer. vLLM's first event of a chat
+(`"role":"assistant","content":""`) does not count, nor does one with only usage, `[DONE]`, or a comment (`: ping`).
+So the first moment is that of the first token, as in the gateway's own log and metric. A stream is complete once it has
+sent `[DONE]` or a `finish_reason`.
 
-Errors by kind, each counted apart:
+Errors by kind, each counted separately:
 
-    connect    no connection: refused, unreachable, no such name
-    tls        the connection is not to be trusted, or speaks no TLS
-    generator  this machine had no descriptors, ports or buffers left: its fault, and not the server's
+    connect    not connected: refused, unreachable, unknown host name
+    tls        the certificate is not trusted, or the server does not speak TLS
+    generator  this machine ran out of descriptors, ports or buffers: not the server's fault
     reset      closed before an answer began
-    cut        closed, or ended without `[DONE]` or a `finish_reason`, in the middle of an answer
-    timeout    not whole within --timeout
-    garbage    not HTTP, not a stream where one was asked for, or events that are no JSON
-    in_stream  an error event behind a 200
-    http_NNN   a status of 400 or more (429: the limit of the key, and no fault of the server), or a redirect
+    cut        closed in the middle of an answer, or ended without `[DONE]` or a `finish_reason`
+    timeout    not complete within --timeout
+    garbage    not HTTP, not a stream although one was requested, or events that are not JSON
+    in_stream  an error event after a 200
+    http_NNN   a status of 400 or more (429: the key's own limit, not a fault of the server), or a redirect
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from aiaas.errors import UpstreamError
 from aiaas.openai.sse import EventSplitter, event_data
 from aiaas.openai.usage import usage_of
 
-MAX_BODY: Final = 16 * 1024 * 1024  # bytes of a body that is no stream; an answer of a model is kilobytes
-DETAIL: Final = 160  # characters of an error's message that are kept
+MAX_BODY: Final = 16 * 1024 * 1024  # bytes kept of a body that is not a stream; a model's answer has kilobytes
+DETAIL: Final = 160  # characters kept of an error message
 HTTP_ERROR: Final = "http_"
 RATE_LIMITED: Final = "http_429"
 
-Headers = dict[str, str]
+AnswerHeaders = dict[str, str]
 
 
 class _Delta(msgspec.Struct):
@@ -63,7 +63,7 @@ class _Event(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     error: _Error | str | None = None
-    message: str = ""  # FastAPI and vLLM put it at the top in some of their errors
+    message: str = ""  # FastAPI and vLLM put the message at the top level of some errors
     choices: list[msgspec.Raw] | None = None
 
 
@@ -72,9 +72,9 @@ _BODY: Final[msgspec.json.Decoder[_Body]] = msgspec.json.Decoder(_Body)
 
 
 class Answer:
-    """One answer as it comes. `moments` are the output events', in the clock of `now`.
+    """Parse one answer as it arrives. `moments` are the times of the output events, by the clock of `now`.
 
-    error, code, detail   as in `Sample`, "" while nothing is wrong
+    error, code, detail   as in `Sample`, "" until an error occurs
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Answer:
     def __init__(self, wants_stream: bool) -> None:
         self.wants_stream = wants_stream
         self.status: int | None = None
-        self.headers: Headers = {}
+        self.headers: AnswerHeaders = {}
         self.moments: list[float] = []
         self.prompt_tokens = 0
         self.output_tokens = 0
@@ -106,19 +106,19 @@ class Answer:
         self._body = bytearray()
         self._done = False
 
-    def head(self, status: int, headers: Headers) -> None:
-        """Status and headers, names in lower case."""
+    def head(self, status: int, headers: AnswerHeaders) -> None:
+        """Take the status and the headers, their names in lower case."""
         self.status = status
         self.headers = headers
         self._streams = self.wants_stream and status == 200 and "text/event-stream" in headers.get("content-type", "")
 
     @property
     def content(self) -> bytes:
-        """The body of an answer that is no stream."""
+        """The body of an answer that is not a stream."""
         return bytes(self._body)
 
     def body(self, data: bytes, now: float) -> None:
-        """A part of the body, received at `now`."""
+        """Take a part of the body, received at `now`."""
         if not self._streams:
             self._body += data[: MAX_BODY - len(self._body)]
             return
@@ -126,7 +126,7 @@ class Answer:
             events = self._splitter.feed(data)
         except UpstreamError as error:
             self.fail("garbage", error.message)
-            self._streams = False  # what follows is kept up to MAX_BODY, and read by nobody
+            self._streams = False  # keep the rest, up to MAX_BODY, without parsing it
             return
         for event in events:
             self._event(event, now)
@@ -141,7 +141,7 @@ class Answer:
         try:
             read = _EVENT.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.fail("garbage", f"an event that is no chat or completion chunk: {error}")
+            self.fail("garbage", f"an event that is not a chat or completion chunk: {error}")
             return
         if read.error is not None:
             self._read_error("in_stream", data)
@@ -158,7 +158,7 @@ class Answer:
             self.prompt_tokens, self.output_tokens = usage.input_tokens, usage.output_tokens
 
     def end(self) -> None:
-        """The answer is whole, as far as HTTP knows; is it one?"""
+        """Check an answer that is complete at the HTTP level."""
         if self.error or self.status is None:
             return
         if self._streams:
@@ -180,7 +180,7 @@ class Answer:
         try:
             read = _BODY.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.fail("garbage", f"the answer is no JSON: {error}")
+            self.fail("garbage", f"the answer is not JSON: {error}")
             return
         if read.error is not None:
             self._read_error("in_stream", body)
@@ -190,7 +190,7 @@ class Answer:
             self._take_usage(body)
 
     def fail(self, error: str, detail: str, code: str = "") -> None:
-        """Note what went wrong; the first fault counts, the others come of it."""
+        """Record an error; only the first one counts, since later errors follow from it."""
         if not self.error:
             self.error, self.code = error, code
             self.detail = " ".join(detail.split())[:DETAIL]
@@ -211,7 +211,7 @@ class Answer:
 
 
 class PlainAnswer(Answer):
-    """An answer whose content the caller reads itself: any 200 is good."""
+    """An answer whose content the caller parses itself: every 200 is accepted."""
 
     __slots__ = ()
 
@@ -223,7 +223,7 @@ class PlainAnswer(Answer):
 
 
 def _adds(choice: _Choice) -> bool:
-    """Whether it adds something to the answer."""
+    """Whether this choice adds text, reasoning or a tool call to the answer."""
     if choice.text:
         return True
     delta = choice.delta
@@ -233,7 +233,7 @@ def _adds(choice: _Choice) -> bool:
 
 
 def _title(body: bytes) -> str:
-    """An error page's title, where it has one: `: 502 Bad Gateway`."""
+    """Return an error page's title, such as `: 502 Bad Gateway`, or "" if the page does not have one."""
     lower = body[:4096].lower()
     begin, end = lower.find(b"<title>"), lower.find(b"</title>")
     if begin < 0 or end < begin:

@@ -1,16 +1,16 @@
-"""The load generator's own HTTP client: keep-alive connections whose clock is read before anything is parsed.
+"""An HTTP client for measurements: keep-alive connections that read the clock before they parse anything.
 
-The time of an event is when the socket gave it, so `data_received` takes it first; what parsing costs then delays the
-next read and never falsifies this one. llhttp (httptools) does the framing, `Answer` the reading.
+The time of an event is when the socket delivered its bytes, so `data_received` reads the clock first. Parsing may delay
+the next read but never distorts the time of this one. llhttp (httptools) does the framing, `Answer` parses the content.
 
     connecting -> idle -> exchanging -> idle | closed
 
 Rules
-- One exchange at a time; bytes beyond it close the connection.
-- An idle connection is used again for IDLE_LIMIT: vLLM closes its own after 5 s. One that dies under a new request
-  before any byte of an answer came was closed by the server's idle timer; the request is then sent once more, on a new
-  connection, as any client does. Its time goes on counting from when it was due.
-- Leaving on purpose aborts the connection: that is what a client that goes away looks like.
+- A connection carries one exchange at a time; unexpected extra bytes close the connection.
+- Idle connections are reused for up to REUSE_LIMIT, since vLLM closes its own after 5 s. If a reused connection dies
+  before the first byte of an answer, the server's idle timer closed it; the request is then sent again on a new
+  connection, as any client does. Its time still counts from when the request was due.
+- Leaving on purpose aborts the connection, as a client does that disconnects.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import httptools
 from aiaas.httpclient.answer import Answer
 from aiaas.httpclient.target import HttpTarget
 
-IDLE_LIMIT: Final = 4.0
+REUSE_LIMIT: Final = 4.0
 CONNECT_TIMEOUT: Final = 10.0
-EARLY: Final = 0.05  # seconds; long enough to be sent and queued, shorter than most first events
-MAX_HEAD: Final = 64 * 1024
+EARLY: Final = 0.05  # seconds; long enough for the request to be sent and queued, shorter than most first events
+MAX_ANSWER_HEAD: Final = 64 * 1024
 _OUR_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class BrokenError(Exception):
-    """No exchange came about: `kind` as in `aiaas.httpclient.answer`, the message for people."""
+    """The exchange failed before it began: `kind` as in `aiaas.httpclient.answer`, the message for people."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -43,10 +43,11 @@ class BrokenError(Exception):
 
 
 class Exchange:
-    """One request under way: its answer, when its bytes were handed over, and a future for its end.
+    """One request in flight: its answer, when its bytes were written, and a future for its end.
 
-    stale   the connection had been used before and died before any byte came
-    leave_after   leave on purpose after so many output events (0: EARLY after it was sent); None: stay
+    stale         the connection was reused and died before the first byte of an answer
+    leave_after   number of output events after which the client leaves on purpose (0: leave EARLY after sending);
+                  None: stay to the end
     """
 
     __slots__ = ("answer", "done", "ended", "leave_after", "left", "sent", "stale")
@@ -59,7 +60,7 @@ class Exchange:
         self.left = self.stale = False
 
     def finish(self, now: float) -> None:
-        """It is over."""
+        """End the exchange at `now`."""
         if not self.done.done():
             self.ended = now
             self.done.set_result(None)
@@ -68,7 +69,7 @@ class Exchange:
 class TimedConnection(asyncio.Protocol):
     """One connection to the target."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
@@ -81,7 +82,7 @@ class TimedConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def begin(self, request: bytes, exchange: Exchange) -> None:
-        """Send a whole request."""
+        """Send a complete request."""
         transport = self._transport
         if transport is None:
             raise RuntimeError("no exchange can begin on a closed connection")
@@ -98,26 +99,26 @@ class TimedConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(EARLY, self._leave, exchange)
 
     def is_open(self) -> bool:
-        """Whether an exchange could begin."""
+        """Whether a new exchange can begin on this connection."""
         return self._transport is not None and not self._transport.is_closing()
 
     def abort(self) -> None:
-        """Drop it, whatever is under way."""
+        """Drop the connection, even in the middle of an exchange."""
         self._exchange = None
-        self._parser = None  # it refers back to this
+        self._parser = None  # break the reference cycle: the parser refers to this connection
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
         self._client.forget(self)
 
-    # -- asyncio's side -------------------------------------------------------------------------------------------
+    # -- called by asyncio ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is open."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: the clock first, then the parser."""
+        """asyncio: read the clock first, then parse."""
         self._now = time.perf_counter()
         exchange = self._exchange
         if exchange is None or self._parser is None:
@@ -128,14 +129,14 @@ class TimedConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._complete:
-                self._keeps = False  # bytes behind the whole answer: it stands, the connection does not
+                self._keeps = False  # extra bytes after a complete answer: keep the answer, close the connection
             else:
                 kind = "cut" if self._in_body else "garbage"
                 exchange.answer.fail(kind, f"not valid HTTP: {error}")
                 self._end(exchange, reusable=False)
                 return
-        if not self._in_body and self._bytes > MAX_HEAD:
-            exchange.answer.fail("garbage", f"a head of more than {MAX_HEAD} bytes")
+        if not self._in_body and self._bytes > MAX_ANSWER_HEAD:
+            exchange.answer.fail("garbage", f"headers of more than {MAX_ANSWER_HEAD} bytes")
             self._end(exchange, reusable=False)
         elif self._complete:
             exchange.answer.end()
@@ -144,12 +145,12 @@ class TimedConnection(asyncio.Protocol):
             self._leave(exchange)
 
     def eof_received(self) -> None:
-        """asyncio: the server has closed its side."""
+        """asyncio: the server closed its side."""
         self._now = time.perf_counter()
         self._lost("")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is gone."""
+        """asyncio: the connection is closed."""
         self._now = time.perf_counter()
         self._transport = None
         self._client.forget(self)
@@ -161,7 +162,7 @@ class TimedConnection(asyncio.Protocol):
             self.abort()
             return
         answer = exchange.answer
-        if self._in_body and self._by_close:  # an answer without a length ends with the connection
+        if self._in_body and self._by_close:  # without a length, the end of the connection ends the answer
             answer.end()
         elif self._in_body:
             answer.fail("cut", f"the connection was closed in the middle of the answer{why}")
@@ -186,10 +187,10 @@ class TimedConnection(asyncio.Protocol):
             self.abort()
         exchange.finish(self._now)
 
-    # -- httptools' side ------------------------------------------------------------------------------------------
+    # -- called by httptools --------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a header, or a trailer, which is dropped."""
+        """httptools: take a header; drop a trailer."""
         if self._in_body:
             return
         lower = name.lower().decode("latin-1")
@@ -198,7 +199,7 @@ class TimedConnection(asyncio.Protocol):
         self._headers[lower] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """httptools: the head is whole; a 1xx is forgotten."""
+        """httptools: the headers are complete; ignore those of a 1xx."""
         if self._exchange is None or self._parser is None or self._complete:
             return
         status = self._parser.get_status_code()
@@ -212,18 +213,18 @@ class TimedConnection(asyncio.Protocol):
         self._exchange.answer.head(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
-        """httptools: a part of the body, chunk framing removed."""
+        """httptools: take a part of the body, without chunk framing."""
         if self._exchange is not None and not self._complete:
             self._exchange.answer.body(data, self._now)
 
     def on_message_complete(self) -> None:
-        """httptools: the answer is whole (or a 1xx is)."""
+        """httptools: the answer, or a 1xx before it, is complete."""
         if self._in_body and not self._complete and self._parser is not None:
             self._complete = True
             self._keeps = bool(self._parser.should_keep_alive())
 
 
-class Client:
+class HttpClient:
     """The connections to one target."""
 
     def __init__(self, target: HttpTarget) -> None:
@@ -231,16 +232,16 @@ class Client:
         self._idle: deque[TimedConnection] = deque()
 
     async def send(self, request: bytes, answer: Answer, timeout: float, leave_after: int | None = None) -> Exchange:
-        """Send a request and wait for the end of its answer, whatever that is; what went wrong stands in `answer`.
+        """Send a request and wait until its answer is complete or has failed; `answer` then holds the error.
 
         Raises:
-            BrokenError: no connection came about (kinds connect, tls, timeout, reset, generator).
+            BrokenError: connecting failed (kinds connect, tls, timeout, reset, generator).
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
             connection, reused = self._take_idle(), True
-            if connection is None:  # opening one is part of the request's time
+            if connection is None:  # the time to connect counts as part of the request
                 connection, reused = await self._connect(min(timeout, CONNECT_TIMEOUT)), False
             exchange = Exchange(answer, loop.create_future(), leave_after)
             connection.begin(request, exchange)
@@ -267,24 +268,24 @@ class Client:
         except ssl.SSLCertVerificationError as error:
             raise BrokenError("tls", f"its certificate does not verify: {error.verify_message}") from error
         except ssl.SSLError as error:
-            raise BrokenError("tls", f"no TLS came about: {error.reason or error}") from error
+            raise BrokenError("tls", f"the TLS handshake failed: {error.reason or error}") from error
         except ConnectionRefusedError as error:
             raise BrokenError("connect", "connection refused") from error
         except OSError as error:
             if error.errno in _OUR_OWN_LACK:
-                raise BrokenError("generator", f"this machine ran out: {error.strerror}") from error
+                raise BrokenError("generator", f"this machine ran out of resources: {error.strerror}") from error
             raise BrokenError("connect", error.strerror or str(error)) from error
-        except UnicodeError as error:  # a name that no DNS could hold
+        except UnicodeError as error:  # not a valid DNS name
             raise BrokenError("connect", str(error)) from error
         if not connection.is_open():
-            raise BrokenError("reset", "the connection was closed as soon as it was open")
+            raise BrokenError("reset", "the server closed the connection right after accepting it")
         return connection
 
     def _take_idle(self) -> TimedConnection | None:
         now = time.perf_counter()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open() and now - connection.idle_since < IDLE_LIMIT:
+            if connection.is_open() and now - connection.idle_since < REUSE_LIMIT:
                 return connection
             connection.abort()
         return None
@@ -294,7 +295,7 @@ class Client:
         self._idle.append(connection)
 
     def forget(self, connection: TimedConnection) -> None:
-        """A connection is closed."""
+        """Remove a closed connection from the idle ones."""
         if connection in self._idle:
             self._idle.remove(connection)
 
@@ -305,5 +306,5 @@ class Client:
 
 
 def _time_out(exchange: Exchange, timeout: float) -> None:
-    exchange.answer.fail("timeout", f"not whole within {timeout:g} s")
+    exchange.answer.fail("timeout", f"not complete within {timeout:g} s")
     exchange.finish(time.perf_counter())

@@ -1,4 +1,4 @@
-"""Where the load goes: an address out of a URL, TLS that is verified unless told otherwise, a request's head."""
+"""The server under test: an address parsed from a URL, TLS that is verified by default, and request headers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from aiaas.errors import EnvironmentFault, UsageError
 class HttpTarget:
     """One address under test.
 
-    url     as shown: scheme, host, port and path, never a user or a password
-    base    path in front of /v1, without a slash at its end
+    url     for display: scheme, host, port and path, never a user or a password
+    base    path before /v1, without a trailing slash
     tls     None for plain HTTP
     """
 
@@ -27,7 +27,7 @@ class HttpTarget:
     tls: ssl.SSLContext | None = field(repr=False)
 
     def head(self, method: str, path: str, key: str | None) -> bytes:
-        """The head of a request to `path`, up to where its last headers and the empty line go."""
+        """Return the request line and the common headers; the caller appends its own headers and the empty line."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         if self.port != (443 if self.tls else 80):
             host = f"{host}:{self.port}"
@@ -39,28 +39,28 @@ class HttpTarget:
 
 
 def parse_target(url: str, *, ca: Path | None = None, insecure: bool = False) -> HttpTarget:
-    """The target of a URL. A path of /v1 at its end is taken as meant: `http://host/v1` is `http://host`.
+    """Parse a URL. A trailing /v1 is dropped: `http://host/v1` means `http://host`.
 
     Args:
-        url: http:// or https://; without a scheme http.
+        url: http:// or https://; http if the scheme is missing.
         ca: certificates to trust instead of the system's.
         insecure: accept any certificate.
 
     Raises:
-        UsageError: it is no URL of a server.
-        EnvironmentFault: the file of certificates cannot be read.
+        UsageError: not a server URL.
+        EnvironmentFault: the certificate file cannot be read.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise UsageError(f"{url!r} is no URL: {error}") from error
+        raise UsageError(f"{url!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise UsageError(f"{url!r} is no URL of a server; write http://HOST:PORT or https://HOST")
+        raise UsageError(f"{url!r} is not a server URL; write http://HOST:PORT or https://HOST")
     if not _is_plain(host) or not _is_plain(parts.path):
-        raise UsageError(f"{url!r} holds characters that no URL has; write them percent-encoded")
+        raise UsageError(f"{url!r} contains characters that are not allowed in a URL; percent-encode them")
     if parts.username is not None or parts.password is not None:
-        raise UsageError("the URL holds a user or a password; a key goes into --api-key-file or $AIAAS_API_KEY")
+        raise UsageError("the URL contains a user or a password; pass a key in --api-key-file or $AIAAS_API_KEY")
     tls = _context(ca, insecure) if parts.scheme == "https" else None
     port = port or (443 if tls else 80)
     base = parts.path.rstrip("/").removesuffix("/v1")
@@ -76,7 +76,7 @@ def _context(ca: Path | None, insecure: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except ssl.SSLError as error:
-        raise EnvironmentFault(f"{ca}: holds no certificates that can be read (PEM)") from error
+        raise EnvironmentFault(f"{ca}: does not contain readable certificates (PEM)") from error
     except OSError as error:
         raise EnvironmentFault(f"{ca}: {error.strerror}") from error
     if insecure:

@@ -16,7 +16,7 @@ from aiaas.keys.model import KeyRecord, PreviousSecret
 from aiaas.keys.records import NAME, NAME_RULE, parse_time
 from aiaas.units import parse_duration
 
-State = Literal["active", "revoked", "expired"]
+KeyState = Literal["active", "revoked", "expired"]
 Records = tuple[KeyRecord, ...]
 
 
@@ -28,7 +28,7 @@ class NoSuchKeyError(KeyChangeError):
     """The file has no record with that name or id."""
 
 
-def state_of(record: KeyRecord, now: datetime) -> State:
+def state_of(record: KeyRecord, now: datetime) -> KeyState:
     """Whether a key works at `now`; revoked wins over expired."""
     if record.disabled:
         return "revoked"

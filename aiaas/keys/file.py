@@ -30,6 +30,7 @@ from aiaas.errors import EnvironmentFault
 from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import parse_records, render_records
 from aiaas.keys.tree import KeyFileError
+from aiaas.yamltree import Place
 
 __all__ = [
     "KeyFile",
@@ -109,16 +110,17 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_SIZE + 1)
     except FileNotFoundError:
-        raise KeyFileMissingError(str(path), None, "file not found; `aiaas keys create NAME` creates it") from None
+        raise KeyFileMissingError(Place(str(path)), "file not found; `aiaas keys create NAME` creates it") from None
     except OSError as error:
-        raise KeyFileAccessError(str(path), None, f"cannot be read: {error.strerror}") from error
+        raise KeyFileAccessError(Place(str(path)), f"cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE_SIZE:
-        raise KeyFileError(str(path), None, f"larger than {MAX_FILE_SIZE >> 20} MiB; this is not a key file")
+        raise KeyFileError(Place(str(path)), f"larger than {MAX_FILE_SIZE >> 20} MiB; this is not a key file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        place = (data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start))
-        raise KeyFileError(str(path), place, "not UTF-8 text; this is not a key file, or it is damaged") from None
+        line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
+        place = Place(str(path), line, column)
+        raise KeyFileError(place, "not UTF-8 text; this is not a key file, or it is damaged") from None
 
 
 @contextmanager
@@ -162,9 +164,9 @@ def _wait_for_lock(descriptor: int, lock_path: Path, source: str, patience: floa
             return
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise KeyFileAccessError(source, None, f"cannot lock {lock_path}: {error.strerror}") from error
+                raise KeyFileAccessError(Place(source), f"cannot lock {lock_path}: {error.strerror}") from error
         if time.monotonic() >= give_up:
-            raise KeyFileAccessError(source, None, f"another command is changing it (lock {lock_path}); try again")
+            raise KeyFileAccessError(Place(source), f"another command is changing it (lock {lock_path}); try again")
         time.sleep(_LOCK_PAUSE)
 
 
@@ -202,7 +204,7 @@ def _flush_folder(folder: Path) -> None:
 def _unwritable(source: str, error: OSError) -> KeyFileAccessError:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         hint = "; change a mounted Secret at its source" if error.errno == errno.EROFS else ""
-        return KeyFileAccessError(source, None, f"cannot be written here: {error.strerror}{hint}")
+        return KeyFileAccessError(Place(source), f"cannot be written here: {error.strerror}{hint}")
     if error.errno == errno.ENOENT:
-        return KeyFileAccessError(source, None, "cannot be written: its folder does not exist")
-    return KeyFileAccessError(source, None, f"cannot be written: {error.strerror}")
+        return KeyFileAccessError(Place(source), "cannot be written: its folder does not exist")
+    return KeyFileAccessError(Place(source), f"cannot be written: {error.strerror}")

@@ -1,4 +1,4 @@
-"""What is known about an API key: the stored record, and what a presented key becomes: a principal or a rejection."""
+"""An API key's stored record, and the result of checking a presented key: a principal or a rejection."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who an authenticated request is. Bound once per verified key, not per request.
+    """The identity behind an authenticated request. Made once per verified key, not per request.
 
     key_id   as in the record; "-" where authentication is off
     name     the `user` of the log line

@@ -33,16 +33,18 @@ import yaml
 from aiaas.keys.format import is_key_id
 from aiaas.keys.hashing import hash_fault, is_digest
 from aiaas.keys.model import NO_LIMITS, KeyLimits, KeyRecord, PreviousSecret
-from aiaas.keys.tree import KeyFileError, Mapping, Node, Place, Scalar, Sequence, read_tree
+from aiaas.keys.tree import KeyFileError, read_tree
+from aiaas.yamltree import Items, Node, Place, Scalar, Table
 
 HEADER: Final = "# API keys of aiaas: hashes, no keys. Only `aiaas keys` writes this file; it may live in git."
 END: Final = "..."
-VERSION: Final = 1
+KEY_FILE_VERSION: Final = 1
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 NAME_RULE: Final = "1 to 64 letters, digits and . _ @ -, the first a letter or a digit"
 LIMIT_FIELDS: Final = tuple(field.name for field in fields(KeyLimits))
 MAX_LIMIT: Final = 10**15
 
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _TAG: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{4}")
 _T = TypeVar("_T")
 
@@ -54,7 +56,7 @@ def parse_records(text: str, source: str) -> tuple[KeyRecord, ...]:
 
 def render_records(records: Iterable[KeyRecord]) -> str:
     """The text of a key file that holds `records`, in their order."""
-    document = {"version": VERSION, "keys": [_as_mapping(record) for record in records]}
+    document = {"version": KEY_FILE_VERSION, "keys": [_as_mapping(record) for record in records]}
     body: str = yaml.dump(
         document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=False
     )
@@ -120,19 +122,18 @@ class _Reader:
         if not text.strip():
             raise self._error(None, "it is empty; a key file begins with `version: 1` (was it cut short?)")
         if text.startswith(HEADER) and text.rstrip("\r\n ").rsplit("\n", 1)[-1].rstrip() != END:
-            raise self._error(
-                (text.count("\n") + 1, 1), f"it was cut short: its last line must be `{END}`; restore it from a backup"
-            )
+            place = Place(self._source, text.count("\n") + 1, 1)
+            raise self._error(place, f"it was cut short: its last line must be `{END}`; restore it from a backup")
         root = self._mapping(read_tree(text, self._source), "the file", known=("version", "keys"))
         version = self._get(root, "the file", "version", self._text)
-        if version != str(VERSION):
+        if version != str(KEY_FILE_VERSION):
             raise self._error(
-                root.items["version"].place, f"version is {version!r}; this version of aiaas reads {VERSION}"
+                root.values["version"].place, f"version is {version!r}; this version of aiaas reads {KEY_FILE_VERSION}"
             )
-        entries = root.items.get("keys")
+        entries = root.values.get("keys")
         if entries is None:
             raise self._error(root.place, "`keys` is missing; for a file without keys write `keys: []`")
-        if not isinstance(entries, Sequence):
+        if not isinstance(entries, Items):
             raise self._error(entries.place, "`keys` must be a list; for a file without keys write `keys: []`")
         records = [self._record(node, f"keys[{index}]") for index, node in enumerate(entries.items)]
         self._refuse_doubles(records, entries)
@@ -162,7 +163,7 @@ class _Reader:
             weak=self._maybe(record, where, "weak", self._flag) or False,
         )
 
-    def _secret(self, mapping: Mapping, where: str) -> tuple[str, str | None, bool]:
+    def _secret(self, mapping: Table, where: str) -> tuple[str, str | None, bool]:
         """The fields that a record and its previous secret share: hash, tag, and whether the key was imported."""
         hashed = self._get(mapping, where, "hash", self._hash)
         tag = self._maybe(mapping, where, "tag", self._tag)
@@ -170,11 +171,11 @@ class _Reader:
         if imported and tag is None:
             raise self._error(mapping.place, f"{where}: an imported key needs its `tag`; import it again")
         if imported and is_digest(hashed):
-            place = mapping.items["hash"].place
+            place = mapping.values["hash"].place
             raise self._error(place, f"{where}: hash: an imported key needs a slow hash, not a digest; import it again")
         return hashed, tag, imported
 
-    def _refuse_doubles(self, records: list[KeyRecord], entries: Sequence) -> None:
+    def _refuse_doubles(self, records: list[KeyRecord], entries: Items) -> None:
         ids: dict[str, Place] = {}
         names: dict[str, Place] = {}
         for record, entry in zip(records, entries.items, strict=True):
@@ -182,7 +183,7 @@ class _Reader:
                 first = seen.setdefault(value, entry.place)
                 if first != entry.place:
                     raise self._error(
-                        entry.place, f"{word} {value!r} is already used in line {first[0]}; every key needs its own"
+                        entry.place, f"{word} {value!r} is already used in line {first.line}; every key needs its own"
                     )
 
     # One method for each kind of value: a node and where it stands, to a value or a KeyFileError.
@@ -244,7 +245,7 @@ class _Reader:
         return amount
 
     def _models(self, node: Node, where: str) -> tuple[str, ...]:
-        if not isinstance(node, Sequence):
+        if not isinstance(node, Items):
             raise self._error(node.place, f"{where} must be a list of model names; leave it out to allow all")
         return tuple(self._text(item, f"{where}[{index}]") for index, item in enumerate(node.items))
 
@@ -254,7 +255,7 @@ class _Reader:
 
     def _metadata(self, node: Node, where: str) -> dict[str, str]:
         metadata = self._mapping(node, where, known=None)
-        return {name: self._text(value, f"{where}.{name}") for name, value in metadata.items.items()}
+        return {name: self._text(value, f"{where}.{name}") for name, value in metadata.values.items()}
 
     def _previous(self, node: Node, where: str) -> PreviousSecret:
         previous = self._mapping(node, where, known=("hash", "until", "tag", "imported"))
@@ -268,27 +269,27 @@ class _Reader:
 
     # Mappings.
 
-    def _mapping(self, node: Node, where: str, *, known: tuple[str, ...] | None) -> Mapping:
-        if not isinstance(node, Mapping):
+    def _mapping(self, node: Node, where: str, *, known: tuple[str, ...] | None) -> Table:
+        if not isinstance(node, Table):
             raise self._error(node.place, f"{where} must be a mapping of `name: value` lines")
-        unknown = next((key for key in node.items if known is not None and key not in known), None)
+        unknown = next((key for key in node.values if known is not None and key not in known), None)
         if known is not None and unknown is not None:
             raise self._error(
-                node.items[unknown].place, f"{where}: {unknown[:80]!r} is unknown; known are {', '.join(known)}"
+                node.values[unknown].place, f"{where}: {unknown[:80]!r} is unknown; known are {', '.join(known)}"
             )
         return node
 
-    def _get(self, mapping: Mapping, where: str, field: str, read: Callable[[Node, str], _T]) -> _T:
+    def _get(self, mapping: Table, where: str, field: str, read: Callable[[Node, str], _T]) -> _T:
         value = self._maybe(mapping, where, field, read)
         if value is None:
             raise self._error(mapping.place, f"{where}: {field} is missing (was the file cut short?)")
         return value
 
-    def _maybe(self, mapping: Mapping, where: str, field: str, read: Callable[[Node, str], _T]) -> _T | None:
-        node = mapping.items.get(field)
-        if node is None or (isinstance(node, Scalar) and node.null):
+    def _maybe(self, mapping: Table, where: str, field: str, read: Callable[[Node, str], _T]) -> _T | None:
+        node = mapping.values.get(field)
+        if node is None or (isinstance(node, Scalar) and node.plain and node.text in _NULLS):
             return None
         return read(node, f"{where}: {field}" if where != "the file" else field)
 
     def _error(self, place: Place | None, reason: str) -> KeyFileError:
-        return KeyFileError(self._source, place, reason)
+        return KeyFileError(place or Place(self._source), reason)

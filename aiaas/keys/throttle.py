@@ -14,9 +14,9 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 BURST: Final = 10  # failures at once: a fleet of clients rolled out with the wrong key; 0.2 s of hashing
-INTERVAL: Final = 10.0  # seconds for each further one: 0.2 % of a core
+SECONDS_A_TRY: Final = 10.0  # seconds for each further one: 0.2 % of a core
 MAX_SOURCES: Final = 4096  # beyond it the least recently seen source is forgotten
-_FULL: Final = BURST * INTERVAL
+_FULL: Final = BURST * SECONDS_A_TRY
 
 
 class FailureThrottle:
@@ -32,11 +32,11 @@ class FailureThrottle:
     def wait(self, source: str, now: float) -> float:
         """Seconds until `source` may have a key hashed; 0 for now. `now` is POSIX seconds."""
         level = self._level(source, now)
-        return max(0.0, level - _FULL + INTERVAL)
+        return max(0.0, level - _FULL + SECONDS_A_TRY)
 
     def failed(self, source: str, now: float) -> None:
         """Count a wrong key from `source` that cost a slow hash."""
-        self._empty_at[source] = now + min(self._level(source, now) + INTERVAL, _FULL)
+        self._empty_at[source] = now + min(self._level(source, now) + SECONDS_A_TRY, _FULL)
         self._empty_at.move_to_end(source)
         if len(self._empty_at) > MAX_SOURCES:
             self._empty_at.popitem(last=False)

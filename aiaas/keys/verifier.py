@@ -8,10 +8,10 @@ this process (since its start, or since its record changed) goes on to `verify`.
   - An imported key may need a slow hash, 20 ms in a thread. Everything below is about imported keys.
 
 Rules:
-  1. At most WORKERS slow hashes run at once, in threads of our own. The event loop only ever waits.
+  1. At most HASH_WORKERS slow hashes run at once, in threads of our own. The event loop only ever waits.
   2. Keys that reach them are filtered first, by tag (`KeyRing.find`): of wrong keys, one in 65,536 for each record.
   3. Waiting is fair and bounded. Keys wait in a queue for each source (a client's network), and sources take turns. A
-     source may hold as many places as are free for others, so no flood fills the queue. A key waits for up to PATIENCE.
+     source may hold as many places as are free for others, so no flood fills the queue. Keys wait up to HASH_PATIENCE.
      Further keys are refused with VerifierBusy, which does not mean that they are invalid: the client gets a 503 and
      comes back.
   4. The same key presented many times at once is hashed once.
@@ -43,9 +43,9 @@ from aiaas.keys.model import Principal, Rejection
 from aiaas.keys.ring import EMPTY_RING, MALFORMED, KeyRing, StoredSecret
 from aiaas.keys.throttle import FailureThrottle, source_of
 
-WORKERS: Final = 2  # slow hashes at once: 2 x 19 MiB, and two cores at the most
-PATIENCE: Final = 5.0  # seconds that a key may wait for its slow hash
-MAX_WAITING: Final = 1024  # of which a single source gets half: as many as are hashed within PATIENCE
+HASH_WORKERS: Final = 2  # slow hashes at once: 2 x 19 MiB, and two cores at the most
+HASH_PATIENCE: Final = 5.0  # seconds that a key may wait for its slow hash
+MAX_WAITING: Final = 1024  # of which a single source gets half: as many as are hashed within HASH_PATIENCE
 MAX_REFUSED: Final = 4096
 BUSY_RETRY_AFTER: Final = 1  # seconds
 
@@ -94,7 +94,7 @@ class Verifier:
     patience  seconds that a key waits for its slow hash
     """
 
-    def __init__(self, ring: KeyRing = EMPTY_RING, patience: float = PATIENCE) -> None:
+    def __init__(self, ring: KeyRing = EMPTY_RING, patience: float = HASH_PATIENCE) -> None:
         self._ring = ring
         self._patience = patience
         self._keyed = hashlib.blake2b(digest_size=16, key=os.urandom(32))
@@ -105,7 +105,7 @@ class Verifier:
         self._waiting = 0
         self._running = 0
         self._throttle = FailureThrottle()
-        self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="aiaas-key-hash")
+        self._threads = ThreadPoolExecutor(HASH_WORKERS, thread_name_prefix="aiaas-key-hash")
 
     def __repr__(self) -> str:
         return f"Verifier({self._ring!r}, {len(self._verified)} verified, {self._waiting} waiting)"
@@ -207,7 +207,7 @@ class Verifier:
         return job
 
     def _start_next(self) -> None:
-        while self._running < WORKERS and self._queues:
+        while self._running < HASH_WORKERS and self._queues:
             source, queue = self._queues.popitem(last=False)
             job = queue.popleft()
             if queue:

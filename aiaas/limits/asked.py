@@ -13,7 +13,7 @@ from aiaas.limits.script import Standing, standing
 class Grants(Protocol):
     """The part of the store that a late answer needs."""
 
-    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
+    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str) -> Lease:
         """The lease of what the store admitted; a slot of it is renewed from now on."""
 
     def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
@@ -51,7 +51,7 @@ class Asked:
         """Take the late reply. An error or a refusal charged nothing."""
         if not isinstance(reply, bytes) or not (found := standing(reply)).allowed:
             return
-        self._lease = self._store.granted(self._key, self._limits, self._tokens, 0.0, found, self._lease_id)
+        self._lease = self._store.granted(self._key, self._limits, self._tokens, found, self._lease_id)
         if self._ended is not None:
             self._store.settle_now(self._lease, *self._ended)
 

@@ -22,17 +22,17 @@ from math import inf
 from typing import Final, NamedTuple, cast
 
 from aiaas.errors import AiaasError
-from aiaas.limits.redis_url import Place, RedisUrl
+from aiaas.limits.redis_url import RedisUrl, StorePlace
 from aiaas.limits.resp import RedisReplyError, Replies, Reply, RespError, command
 
 # Seconds. A store in another zone answers in 1 to 60 ms; only the first requests of an outage wait this long.
-PATIENCE: Final = 0.25
+STORE_PATIENCE: Final = 0.25
 # Between the two looks at a late command; meanwhile the loop reads what has arrived.
 GRACE: Final = 0.005
 # With nothing received for DEAD, reconnect. Longer than most stalls of a living server.
 DEAD: Final = 2.0
 # To begin a connection, name resolution and TLS included. Requests do not wait for it.
-CONNECT_TIMEOUT: Final = 2.0
+STORE_CONNECT_TIMEOUT: Final = 2.0
 
 
 class StoreAwayError(AiaasError):
@@ -203,7 +203,12 @@ class StoreConnection(asyncio.Protocol):
 
 
 async def connect(
-    url: RedisUrl, place: Place, tls: ssl.SSLContext | None, patience: float = PATIENCE, *, sentinel: bool = False
+    url: RedisUrl,
+    place: StorePlace,
+    tls: ssl.SSLContext | None,
+    patience: float = STORE_PATIENCE,
+    *,
+    sentinel: bool = False,
 ) -> StoreConnection:
     """Connect, log in and choose the database. Raises StoreAwayError, whose text contains no secret.
 
@@ -211,7 +216,7 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with asyncio.timeout(STORE_CONNECT_TIMEOUT):
             _, connection = await loop.create_connection(
                 lambda: StoreConnection(loop, patience),
                 place.host,
@@ -220,7 +225,9 @@ async def connect(
                 server_hostname=place.host if tls else None,
             )
     except TimeoutError:
-        raise StoreAwayError(f"{named(url, place)} did not accept a connection within {CONNECT_TIMEOUT:g} s") from None
+        raise StoreAwayError(
+            f"{named(url, place)} did not accept a connection within {STORE_CONNECT_TIMEOUT:g} s"
+        ) from None
     except OSError as error:
         raise StoreAwayError(f"cannot connect to {named(url, place)}: {error.strerror or error}") from error
     username, password = url.username, url.password
@@ -250,7 +257,7 @@ async def claimed(reply: asyncio.Future[Reply], unclaimed: Callable[[Reply], Non
         raise
 
 
-def named(url: RedisUrl, place: Place) -> str:
+def named(url: RedisUrl, place: StorePlace) -> str:
     """The name of a server of the store, for the log."""
     return url.url if url.kind == "server" else f"{place} of {url.url}"
 

@@ -29,7 +29,7 @@ Mode = Literal["local", "allow", "deny"]
 
 SHARED: Final = "shared"
 AWAY_RETRY: Final = 1.0  # seconds
-RETRY_AFTER: Final = (("retry-after", "1"), ("retry-after-ms", "1000"))
+RETRY_AFTER_HEADERS: Final = (("retry-after", "1"), ("retry-after-ms", "1000"))
 
 _NOTHING_KNOWN: Final = AdmissionResult(None, None, None, None, None)
 
@@ -110,9 +110,9 @@ class FallbackStore:
         self.decisions[self._mode] += 1
         if self._mode == "deny":
             message = "The limits of this key cannot be checked just now; try again shortly."
-            raise UpstreamError(503, "overloaded", message, headers=RETRY_AFTER)
+            raise UpstreamError(503, "overloaded", message, headers=RETRY_AFTER_HEADERS)
         if self._mode == "allow":
-            return AdmissionResult(None, None, None, None, Lease(key, UNLIMITED, tokens, now, False, wall))
+            return AdmissionResult(None, None, None, None, Lease(key, UNLIMITED, tokens, False, wall))
         share = self._begun(key, limits, now)
         wanted = fitted(tokens, limits, share)
         admission = await self._local.admit(key, share, wanted, now, wall)

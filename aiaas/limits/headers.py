@@ -15,12 +15,12 @@ from aiaas.errors import ApiError, ClientError, LimitError
 from aiaas.limits.gcra import EPSILON
 from aiaas.limits.model import AdmissionResult, Decision
 
-Headers = tuple[tuple[str, str], ...]
+LimitHeaders = tuple[tuple[str, str], ...]
 # Seconds. `decide` admits a request that comes EPSILON too early, so a wait may be half of that too short.
 NOISE: Final = EPSILON / 2
 
 
-def limit_headers(admission: AdmissionResult) -> Headers:
+def limit_headers(admission: AdmissionResult) -> LimitHeaders:
     """The headers for every answer to a limited request; empty where neither requests nor tokens are limited."""
     requests, tokens = admission.requests, admission.tokens
     if tokens is None:
@@ -38,7 +38,7 @@ def limit_lines(admission: AdmissionResult) -> bytes:
     return lines
 
 
-def retry_headers(decision: Decision) -> Headers:
+def retry_headers(decision: Decision) -> LimitHeaders:
     """The further headers of a refusal; empty where waiting cannot help."""
     if decision.retry_after is None:
         return ()
@@ -64,11 +64,11 @@ def refusal(admission: AdmissionResult, param: str | None = None) -> ApiError:
         )
         return ClientError(400, "invalid_request", message, param=param, headers=headers)
     code, what = _REFUSALS[admission.refused_by]
-    message = what.format(limit=decision.limit, wait=duration(max(decision.retry_after, 0.001)))
+    message = what.format(limit=decision.limit, wait=go_duration(max(decision.retry_after, 0.001)))
     return LimitError(429, code, message, headers=headers + retry_headers(decision))
 
 
-def duration(seconds: float) -> str:
+def go_duration(seconds: float) -> str:
     """Seconds, rounded up to a millisecond, as Go's `time.Duration` writes them: `1h0m0s`, `6m0s`, `8.64s`, `120ms`."""
     milliseconds = ceil((seconds - NOISE) * 1000)
     if milliseconds < 1000:
@@ -101,12 +101,12 @@ _REFUSALS: Final = {
 
 
 def _lines(decision: Decision, form: bytes) -> bytes:
-    return form % (decision.limit, decision.remaining, duration(decision.reset_after).encode())
+    return form % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
 
 
-def _for(decision: Decision, names: tuple[str, str, str]) -> Headers:
+def _for(decision: Decision, names: tuple[str, str, str]) -> LimitHeaders:
     return (
         (names[0], str(decision.limit)),
         (names[1], str(decision.remaining)),
-        (names[2], duration(decision.reset_after)),
+        (names[2], go_duration(decision.reset_after)),
     )

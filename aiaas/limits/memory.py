@@ -63,7 +63,7 @@ class MemoryStore:
             state.slots += 1
         self._states[key] = state
         self._forget(now, windows)
-        return AdmissionResult(None, requests, minute, None, Lease(key, limits, tokens, now, slot, wall))
+        return AdmissionResult(None, requests, minute, None, Lease(key, limits, tokens, slot, wall))
 
     async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
         """As in `Store.look`."""

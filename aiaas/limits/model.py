@@ -68,7 +68,6 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     """An admitted request's slot and token reservation, which it gives back exactly once.
 
     id             its name in the shared store; "" where only this process knows it
-    admitted_at    the `now` of its admission, monotonic seconds
     admitted_wall  the `wall` of its admission, POSIX seconds: its tokens count in the UTC day and month of that moment
     late           settled as well: the store's answer is still to come, and may be that it let the request in
     """
@@ -76,7 +75,6 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     key: str
     limits: Limits
     reserved_tokens: int
-    admitted_at: float
     slot: bool
     admitted_wall: float = 0.0
     id: str = ""

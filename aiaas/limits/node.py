@@ -8,29 +8,29 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from aiaas.limits.connection import StoreAwayError, StoreConnection, connect, named
-from aiaas.limits.redis_url import Place, RedisUrl
+from aiaas.limits.redis_url import RedisUrl, StorePlace
 from aiaas.limits.resp import RedisReplyError
 
-# The first wait before connecting again, and the longest; it doubles while connections do not last for STEADY.
+# The first wait before connecting again, and the longest; it doubles while connections end before STEADY_CONNECTION.
 RETRY_FIRST: Final = 0.25
 RETRY_LONGEST: Final = 2.0
-STEADY: Final = 10.0
+STEADY_CONNECTION: Final = 10.0
 
 
 class Owner(Protocol):
     """The store, as a Node calls it."""
 
-    async def greet(self, node: Node, connection: StoreConnection) -> None:
+    async def greet(self, node: StoreNode, connection: StoreConnection) -> None:
         """Prepare a new connection. Raises RedisReplyError or StoreAwayError where the server cannot be used."""
 
-    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
+    async def beat(self, node: StoreNode, connection: StoreConnection, number: int) -> None:
         """Do the regular work on a ready connection, every `interval`; beats count from 1. Raises as `greet`."""
 
-    def changed(self, node: Node, reason: str) -> None:
+    def changed(self, node: StoreNode, reason: str) -> None:
         """Note that the node is ready, or no longer ready for `reason`; called after each failed attempt, too."""
 
 
-class Node:
+class StoreNode:
     """A server that `find` finds. Requests use `connection` while `ready`.
 
     find      asked before each connect: with sentinels it may be another server each time
@@ -42,7 +42,7 @@ class Node:
         self,
         url: RedisUrl,
         tls: ssl.SSLContext | None,
-        find: Callable[[], Awaitable[Place]],
+        find: Callable[[], Awaitable[StorePlace]],
         owner: Owner,
         patience: float,
         interval: float,
@@ -91,7 +91,7 @@ class Node:
                 reason = await self._keep(connection)
                 self.connection = None
                 self._say(reason)
-                if loop.time() - began > STEADY:
+                if loop.time() - began > STEADY_CONNECTION:
                     wait = RETRY_FIRST
             await asyncio.sleep(wait)
             wait = min(2 * wait, RETRY_LONGEST)

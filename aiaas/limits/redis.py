@@ -6,7 +6,7 @@ suspends, also while it is being cancelled, and the next admission on this conne
 `run` is the one task behind it: it keeps the connections (`servers.py`), renews the leases of slots, and counts the
 gateways. While a key's server is away its admissions raise StoreAwayError at once; `fallback.py` decides on them.
 
-What an outage does:
+Effects of an outage:
 1. A lease without renewal ends after LEASE, so the slots of a killed gateway are free again LEASE later at the latest.
    The first renewal of a living gateway puts its slots back, also into a server that came back empty.
 2. A settlement that cannot be sent waits, LATE_LIMIT of them at most, and is delivered before the first admission
@@ -30,14 +30,14 @@ from itertools import count
 from typing import Final
 
 from aiaas.limits.asked import AdmissionLateError, Asked
-from aiaas.limits.connection import PATIENCE, StoreAwayError, StoreConnection, StoreLateError, claimed
+from aiaas.limits.connection import STORE_PATIENCE, StoreAwayError, StoreConnection, StoreLateError, claimed
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import AdmissionResult, Lease, Limits
-from aiaas.limits.node import Node
+from aiaas.limits.node import StoreNode
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.script import (
-    LOOK,
+    LOOK_CALL,
     MEMBERS,
     SCRIPT,
     Argument,
@@ -50,7 +50,7 @@ from aiaas.limits.script import (
     standing,
 )
 from aiaas.limits.servers import Servers
-from aiaas.limits.share import Known
+from aiaas.limits.share import KnownState
 from aiaas.limits.state import State, refused, windows_at
 from aiaas.limits.topology import redirect_of
 
@@ -94,7 +94,7 @@ class RedisStore:
         on_change: Callable[[bool, str], None] = lambda _up, _reason: None,
         *,
         lease: float = LEASE,
-        patience: float = PATIENCE,
+        patience: float = STORE_PATIENCE,
         script: str = SCRIPT,
     ) -> None:
         self._url = url
@@ -106,7 +106,7 @@ class RedisStore:
         self._id_prefix = os.urandom(8).hex()
         self._numbers = count(1)
         self._held: dict[str, set[str]] = {}  # API key -> the leases of its slots
-        self._known: OrderedDict[str, Known] = OrderedDict()  # least recently asked first
+        self._known: OrderedDict[str, KnownState] = OrderedDict()  # least recently asked first
         self._late: list[tuple[str, bool, Sequence[Argument]]] = []
         self._servers = Servers(url, tls, self, patience, lease / 3 / BEATS)
         self.processes: int | None = None
@@ -139,15 +139,15 @@ class RedisStore:
             raise AdmissionLateError(str(error), asked) from error
         state = found.state
         if not found.allowed:
-            self._remember(key, Known(found, now, 0, 0, 0))
+            self._remember(key, KnownState(found, now, 0, 0, 0))
             return refused(state, limits, tokens, found.now, found.wall, windows_at(found.wall))
-        self._remember(key, Known(found, now, 1, tokens, int(slot)))
-        lease = self.granted(key, limits, tokens, now, found, lease_id)
+        self._remember(key, KnownState(found, now, 1, tokens, int(slot)))
+        lease = self.granted(key, limits, tokens, found, lease_id)
         return _seen(state, limits, 1, tokens, found.now, lease)
 
     async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:  # noqa: ARG002
         """As in `Store.look`. Raises StoreAwayError."""
-        found = await self._ask(key, False, LOOK, None)
+        found = await self._ask(key, False, LOOK_CALL, None)
         return _seen(found.state, limits, 0, 0, found.now, None)
 
     async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:  # noqa: ARG002
@@ -172,14 +172,14 @@ class RedisStore:
 
     async def close(self) -> None:
         """Deregister this gateway, wait briefly for open settlements, and end the connections. `run` has ended."""
-        arguments = settle_arguments(Lease(MEMBERS, Limits(), 0, 0.0, True, 0.0, self._id_prefix), 0, ran=True)
+        arguments = settle_arguments(Lease(MEMBERS, Limits(), 0, True, 0.0, self._id_prefix), 0, ran=True)
         if self._servers.up and arguments is not None:
             self._settle(MEMBERS, True, arguments)
         await self._servers.close()
 
     # -- what is known without asking -----------------------------------------------------------------------------
 
-    def last_known(self, key: str) -> Known | None:
+    def last_known(self, key: str) -> KnownState | None:
         """Take a key's last known state; None until the store has answered again."""
         return self._known.pop(key, None)
 
@@ -188,14 +188,14 @@ class RedisStore:
         held = self._held.get(key)
         return 0 if held is None else len(held)
 
-    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
+    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str) -> Lease:
         """The lease of what the store admitted; a slot of it is renewed from now on."""
         slot = limits.concurrent is not None
         if slot:
             self._held.setdefault(key, set()).add(lease_id)
-        return Lease(key, limits, tokens, now, slot, found.wall, lease_id)
+        return Lease(key, limits, tokens, slot, found.wall, lease_id)
 
-    def _remember(self, key: str, known: Known) -> None:
+    def _remember(self, key: str, known: KnownState) -> None:
         self._known[key] = known
         self._known.move_to_end(key)
         if len(self._known) > KNOWN_LIMIT:
@@ -228,7 +228,7 @@ class RedisStore:
             self.failures += 1
             raise
 
-    def _another_way(self, node: Node, error: RedisReplyError, once: bool) -> tuple[Node, bool, bool]:
+    def _another_way(self, node: StoreNode, error: RedisReplyError, once: bool) -> tuple[StoreNode, bool, bool]:
         """(node, whether after ASKING, whether with the whole script) to try next; without one raises `error`."""
         # The server forgot the script (SCRIPT FLUSH, a failover behind one address): EVAL teaches it anew.
         if error.code == "NOSCRIPT":
@@ -313,7 +313,7 @@ class RedisStore:
         """Connect, keep the leases, connect again; until cancelled."""
         await self._servers.run(self._failed)
 
-    async def greet(self, node: Node, connection: StoreConnection) -> None:
+    async def greet(self, node: StoreNode, connection: StoreConnection) -> None:
         """Check that the server can be written to, load the script, and deliver the kept settlements."""
         await connection.call("SCRIPT", "LOAD", self._script)
         # More than a sign of life: a replica, a full server and an unexpected cluster node refuse it.
@@ -322,7 +322,7 @@ class RedisStore:
         await self._deliver_late(node, connection)
         await self._count_members(node, connection)
 
-    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None:
+    async def beat(self, node: StoreNode, connection: StoreConnection, number: int) -> None:
         """Renew this process's leases on the server."""
         # A sign of life without a waiting request; it also helps after SCRIPT FLUSH.
         await connection.call("SCRIPT", "LOAD", self._script)
@@ -335,7 +335,7 @@ class RedisStore:
             if error.code not in _PASSING:
                 raise
 
-    def changed(self, node: Node, reason: str) -> None:  # noqa: ARG002
+    def changed(self, node: StoreNode, reason: str) -> None:  # noqa: ARG002
         """Call `on_change` where the state of the whole store changes."""
         if reason:
             self._failed(reason)
@@ -353,7 +353,7 @@ class RedisStore:
             self._said = up
             self._on_change(up, reason)
 
-    async def _count_members(self, node: Node, connection: StoreConnection) -> None:
+    async def _count_members(self, node: StoreNode, connection: StoreConnection) -> None:
         """Hold the lease by which gateways are counted, and take the count."""
         if self._servers.has(node, MEMBERS):
             arguments = renew_arguments([self._id_prefix], self._lease)
@@ -361,7 +361,7 @@ class RedisStore:
             assert isinstance(number, int)
             self.processes = number
 
-    async def _renew(self, node: Node, connection: StoreConnection) -> None:
+    async def _renew(self, node: StoreNode, connection: StoreConnection) -> None:
         """Renew all leases, in batches. A settled lease is not among them: its settlement went by this connection."""
         keys = [key for key in self._held if self._servers.has(node, key)]
         for start in range(0, len(keys), BATCH):
@@ -374,7 +374,7 @@ class RedisStore:
                 ):
                     raise reply
 
-    async def _deliver_late(self, node: Node, connection: StoreConnection) -> None:
+    async def _deliver_late(self, node: StoreNode, connection: StoreConnection) -> None:
         """Deliver the kept settlements of this server. Each is sent once, unless the server refused it."""
         kept, self._late = self._late, []
         mine = [late for late in kept if self._servers.has(node, late[0])]

@@ -18,18 +18,18 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-PORT: Final = 6379
+REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 
-Kind = Literal["server", "sentinel", "cluster"]
+StoreKind = Literal["server", "sentinel", "cluster"]
 
-_FORMS: Final[dict[Kind, str]] = {
+_FORMS: Final[dict[StoreKind, str]] = {
     "server": "write redis://host:6379/0, or rediss:// for TLS",
     "sentinel": "write redis+sentinel://host:26379,host:26379/NAME, or rediss+sentinel:// for TLS",
     "cluster": "write redis+cluster://host:6379,host:6379, or rediss+cluster:// for TLS",
 }
 _SCHEME: Final = re.compile(r"(?:redis|valkey)(s?)(?:\+(sentinel|cluster))?")
-_KINDS: Final[dict[str, Kind]] = {"": "server", "sentinel": "sentinel", "cluster": "cluster"}
+_KINDS: Final[dict[str, StoreKind]] = {"": "server", "sentinel": "sentinel", "cluster": "cluster"}
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
 _REST: Final = re.compile(r"([^/?]*)(?:/([^/?]*))?(?:/([^/?]*))?(?:\?(.*))?")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
@@ -37,7 +37,7 @@ _FILES: Final = {"ssl_ca_certs": "ca_file", "ssl_certfile": "cert_file", "ssl_ke
 _SENTINEL: Final = {"sentinel_username": "sentinel_username", "sentinel_password": "sentinel_password"}
 
 
-class Place(NamedTuple):
+class StorePlace(NamedTuple):
     """Where a server listens."""
 
     host: str
@@ -56,7 +56,7 @@ class RedisUrl:
     service  what the sentinels call the primary; "" for other kinds
     """
 
-    places: tuple[Place, ...]
+    places: tuple[StorePlace, ...]
     database: int
     tls: bool
     username: str | None = None
@@ -64,7 +64,7 @@ class RedisUrl:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
-    kind: Kind = "server"
+    kind: StoreKind = "server"
     service: str = ""
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
@@ -111,17 +111,17 @@ def parse_redis_url(text: str) -> RedisUrl:
     )
 
 
-def _places(text: str, kind: Kind) -> tuple[Place, ...] | None:
+def _places(text: str, kind: StoreKind) -> tuple[StorePlace, ...] | None:
     """The hosts; None where a host is invalid, or where there are several and the kind allows only one."""
     matches = [_HOST.fullmatch(part) for part in text.split(",")]
-    usual = SENTINEL_PORT if kind == "sentinel" else PORT
-    places = tuple(Place(match[1].strip("[]"), int(match[2] or usual)) for match in matches if match is not None)
+    usual = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
+    places = tuple(StorePlace(match[1].strip("[]"), int(match[2] or usual)) for match in matches if match is not None)
     if len(places) < len(matches) or (kind == "server" and len(places) > 1):
         return None
     return places if all(0 < place.port < 65536 for place in places) else None
 
 
-def _options(query: str, kind: Kind, tls: bool) -> dict[str, str]:
+def _options(query: str, kind: StoreKind, tls: bool) -> dict[str, str]:
     options: dict[str, str] = {}
     known = _FILES | _SENTINEL if kind == "sentinel" else _FILES
     for name, value in parse_qsl(query, keep_blank_values=True):

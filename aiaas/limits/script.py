@@ -247,7 +247,7 @@ def renew_arguments(lease_ids: Iterable[str], lease: float) -> tuple[Argument, .
     return ("renew", lease, *lease_ids)
 
 
-LOOK: Final[tuple[Argument, ...]] = ("look",)
+LOOK_CALL: Final[tuple[Argument, ...]] = ("look",)
 
 
 def standing(reply: bytes) -> Standing:

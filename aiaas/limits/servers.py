@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from aiaas.limits.connection import StoreAwayError, StoreConnection
-from aiaas.limits.node import RETRY_FIRST, RETRY_LONGEST, Node, Owner
-from aiaas.limits.redis_url import Place, RedisUrl
+from aiaas.limits.node import RETRY_FIRST, RETRY_LONGEST, Owner, StoreNode
+from aiaas.limits.redis_url import RedisUrl, StorePlace
 from aiaas.limits.topology import SLOTS, Redirect, SlotRange, find_primary, find_slots, slot_of
 
 _TAGS: Final = 16 * SLOTS  # tried until one is in a given node's slots; with three nodes the first few do
@@ -33,9 +33,9 @@ class Servers:
         self._owner = owner
         self._patience = patience
         self._interval = interval
-        self._nodes: dict[Place, Node] = {}  # in a cluster; of one server or primary there is `_one`
+        self._nodes: dict[StorePlace, StoreNode] = {}  # in a cluster; of one server or primary there is `_one`
         self._one = None if url.kind == "cluster" else self._node(self._find)
-        self._owners: list[Node | None] = [None] * SLOTS
+        self._owners: list[StoreNode | None] = [None] * SLOTS
         self._map_is_old = asyncio.Event()
 
     @property
@@ -49,11 +49,11 @@ class Servers:
         """Whether the keys are spread over several servers."""
         return self._one is None
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[StoreNode]:
         """All known nodes."""
         return list(self._nodes.values()) if self._one is None else [self._one]
 
-    def of(self, key: str) -> Node:
+    def of(self, key: str) -> StoreNode:
         """The server that has an API key. Raises StoreAwayError where it is unknown."""
         node = self._one or self._owners[slot_of(key)]
         if node is None:
@@ -61,7 +61,7 @@ class Servers:
             raise StoreAwayError("the cluster node of its slot is unknown")
         return node
 
-    def has(self, node: Node, key: str) -> bool:
+    def has(self, node: StoreNode, key: str) -> bool:
         """Whether `node` is the server of an API key."""
         return (self._one or self._owners[slot_of(key)]) is node
 
@@ -73,7 +73,7 @@ class Servers:
             if node.connection is not None:
                 node.connection.patience = patience
 
-    def follow_redirect(self, redirect: Redirect) -> Node:
+    def follow_redirect(self, redirect: Redirect) -> StoreNode:
         """The node that a cluster sends us to."""
         node = self._node_at(redirect.place)
         if not redirect.once:
@@ -82,7 +82,7 @@ class Servers:
             self._map_is_old.set()
         return node
 
-    def probe_key(self, node: Node) -> str:
+    def probe_key(self, node: StoreNode) -> str:
         """A key that this server should have."""
         tags = (f"probe{number or ''}" for number in range(_TAGS))
         return f"aiaas:{{{next((tag for tag in tags if self.has(node, tag)), 'probe')}}}"
@@ -97,7 +97,7 @@ class Servers:
             await self._one.run()
             return
         async with asyncio.TaskGroup() as group:
-            tasks: dict[Node, asyncio.Task[None]] = {}
+            tasks: dict[StoreNode, asyncio.Task[None]] = {}
             pause = RETRY_FIRST  # fetch the map once for the many redirects of one move
             while True:
                 self._map_is_old.clear()
@@ -121,11 +121,11 @@ class Servers:
     async def _use(
         self,
         ranges: Sequence[SlotRange],
-        tasks: dict[Node, asyncio.Task[None]],
+        tasks: dict[StoreNode, asyncio.Task[None]],
         begin: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         """Connect to new nodes, and leave those that have no slots any more."""
-        owners: list[Node | None] = [None] * SLOTS
+        owners: list[StoreNode | None] = [None] * SLOTS
         for first, last, place in ranges:
             owners[first : last + 1] = [self._node_at(place)] * (last - first + 1)
         self._owners = owners
@@ -137,24 +137,24 @@ class Servers:
             tasks.pop(node).cancel()
             await node.close()
 
-    def _ready_connections(self) -> list[tuple[Place, StoreConnection]]:
+    def _ready_connections(self) -> list[tuple[StorePlace, StoreConnection]]:
         return [(node.place, node.asked()) for node in self.nodes() if node.ready]
 
-    def _node(self, find: Callable[[], Coroutine[Any, Any, Place]]) -> Node:
-        return Node(self._url, self._tls, find, self._owner, self._patience, self._interval)
+    def _node(self, find: Callable[[], Coroutine[Any, Any, StorePlace]]) -> StoreNode:
+        return StoreNode(self._url, self._tls, find, self._owner, self._patience, self._interval)
 
-    def _node_at(self, place: Place) -> Node:
+    def _node_at(self, place: StorePlace) -> StoreNode:
         """The cluster's node at `place`; a new one is connected when the map is fetched again."""
         node = self._nodes.get(place)
         if node is None:
 
-            async def find() -> Place:
+            async def find() -> StorePlace:
                 return place
 
             node = self._nodes[place] = self._node(find)
         return node
 
-    async def _find(self) -> Place:
+    async def _find(self) -> StorePlace:
         if self._url.kind == "sentinel":
             return await find_primary(self._url, self._tls)
         return self._url.places[0]

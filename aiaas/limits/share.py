@@ -22,7 +22,7 @@ from aiaas.limits.script import Standing
 from aiaas.limits.state import State, windows_at
 
 
-class Known(msgspec.Struct):
+class KnownState(msgspec.Struct):
     """A key's last known state: the store's answer at monotonic `at`, and the changes since."""
 
     standing: Standing
@@ -49,7 +49,7 @@ def share_of(limits: Limits, processes: int) -> Limits:
     )
 
 
-def share_of_rest(known: Known, limits: Limits, processes: int, now: float) -> State:
+def share_of_rest(known: KnownState, limits: Limits, processes: int, now: float) -> State:
     """The state with which a key's share begins, by this process's monotonic clock. Slots are `slots_of_rest`."""
     share = share_of(limits, processes)
     before, elapsed = known.standing.state, now - known.at
@@ -74,7 +74,7 @@ def share_of_rest(known: Known, limits: Limits, processes: int, now: float) -> S
     return state
 
 
-def slots_of_rest(known: Known, concurrent: int, processes: int, held: int) -> int:
+def slots_of_rest(known: KnownState, concurrent: int, processes: int, held: int) -> int:
     """How many requests of a key may run here at once, where `held` of them have slots of the store."""
     return held + _part(concurrent - known.standing.state.slots - known.slots, processes)
 

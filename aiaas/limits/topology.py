@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from aiaas.limits.connection import StoreAwayError, StoreConnection, connect
-from aiaas.limits.redis_url import Place, RedisUrl
+from aiaas.limits.redis_url import RedisUrl, StorePlace
 from aiaas.limits.resp import RedisReplyError, Reply
 
 SLOTS: Final = 16384
@@ -30,14 +30,14 @@ class SlotRange(NamedTuple):
 
     first: int
     last: int
-    place: Place
+    place: StorePlace
 
 
 class Redirect(NamedTuple):
     """The node that a cluster redirects us to. `once`: only for this command (ASK), not from now on (MOVED)."""
 
     slot: int
-    place: Place
+    place: StorePlace
     once: bool
 
 
@@ -46,24 +46,24 @@ def slot_of(tag: str) -> int:
     return crc_hqx(tag.encode(), 0) % SLOTS
 
 
-def redirect_of(error: RedisReplyError, asked: Place) -> Redirect | None:
+def redirect_of(error: RedisReplyError, asked: StorePlace) -> Redirect | None:
     """Read MOVED and ASK; None for another error. A node that does not know its own name leaves the host out."""
     code, _, rest = str(error).partition(" ")
     slot, _, address = rest.partition(" ")
     host, _, port = address.rpartition(":")
     if code not in ("MOVED", "ASK") or not (slot.isdecimal() and port.isdecimal()):
         return None
-    return Redirect(int(slot) % SLOTS, Place(host.strip("[]") or asked.host, int(port)), code == "ASK")
+    return Redirect(int(slot) % SLOTS, StorePlace(host.strip("[]") or asked.host, int(port)), code == "ASK")
 
 
-def slot_ranges(reply: Reply, asked: Place) -> list[SlotRange]:
+def slot_ranges(reply: Reply, asked: StorePlace) -> list[SlotRange]:
     """Read the reply to CLUSTER SLOTS. Raises StoreAwayError for another reply, or where no node has a slot."""
     ranges = []
     for row in reply if isinstance(reply, list) else ():
         match row:
             case [int(first), int(last), [host, int(port), *_], *_] if 0 <= first <= last < SLOTS:
                 name = host.decode() if isinstance(host, bytes) else ""
-                ranges.append(SlotRange(first, last, Place(name if name not in ("", "?") else asked.host, port)))
+                ranges.append(SlotRange(first, last, StorePlace(name if name not in ("", "?") else asked.host, port)))
             case _:
                 raise StoreAwayError(f"{asked} sent an invalid answer to CLUSTER SLOTS")
     if not ranges:
@@ -71,7 +71,7 @@ def slot_ranges(reply: Reply, asked: Place) -> list[SlotRange]:
     return ranges
 
 
-async def find_primary(url: RedisUrl, tls: ssl.SSLContext | None) -> Place:
+async def find_primary(url: RedisUrl, tls: ssl.SSLContext | None) -> StorePlace:
     """Ask the sentinels, one after the other, until one names the primary. Raises StoreAwayError."""
     reasons = []
     for place in url.places:
@@ -86,13 +86,13 @@ async def find_primary(url: RedisUrl, tls: ssl.SSLContext | None) -> Place:
             continue
         match found:
             case [bytes() as host, bytes() as port] if port.isdigit():
-                return Place(host.decode(), int(port))
+                return StorePlace(host.decode(), int(port))
         reasons.append(f"the sentinel {place} does not know a primary named {url.service}")
     raise StoreAwayError("; ".join(reasons))
 
 
 async def find_slots(
-    url: RedisUrl, tls: ssl.SSLContext | None, connections: Iterable[tuple[Place, StoreConnection]]
+    url: RedisUrl, tls: ssl.SSLContext | None, connections: Iterable[tuple[StorePlace, StoreConnection]]
 ) -> list[SlotRange]:
     """Ask the connected nodes, then those of the config, until one answers. Raises StoreAwayError."""
     reason = f"none of the nodes of {url.url} answers"
@@ -113,7 +113,7 @@ async def find_slots(
     raise StoreAwayError(reason)
 
 
-async def find_place(url: RedisUrl, tls: ssl.SSLContext | None, tag: str) -> Place:
+async def find_place(url: RedisUrl, tls: ssl.SSLContext | None, tag: str) -> StorePlace:
     """The server that has the keys with the hash tag `{tag}`. Raises StoreAwayError."""
     if url.kind == "server":
         return url.places[0]

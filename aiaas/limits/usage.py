@@ -14,8 +14,8 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from aiaas.errors import AiaasError
+from aiaas.units import DAY
 
-DAY: Final = 86400  # seconds
 _EPOCH: Final = date(1970, 1, 1)
 
 

@@ -22,12 +22,13 @@ from aiaas.limits.connection import StoreAwayError, StoreConnection, connect
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.topology import find_place
-from aiaas.limits.usage import DAY, KeptUsage, UsageKey, UsageStoreError, UsageSums, day_text
+from aiaas.limits.usage import KeptUsage, UsageKey, UsageStoreError, UsageSums, day_text
+from aiaas.units import DAY
 
 RETENTION_DAYS: Final = 400  # a year, and a month to look back at it
 PART: Final = 100  # sums
-READ: Final = 1000  # fields that the server looks at for one part of a hash
-PATIENCE: Final = 5.0  # seconds; no request waits for this
+FIELDS_A_READ: Final = 1000  # fields that the server looks at for one part of a hash
+USAGE_PATIENCE: Final = 5.0  # seconds; no request waits for this
 UNCERTAIN: Final = DAY  # seconds that a part whose answer may be lost is remembered
 
 _TAG: Final = "usage"
@@ -111,7 +112,7 @@ class RedisUsage:
     async def _connected(self) -> StoreConnection:
         if self._connection is None or self._connection.lost.done():
             place = await find_place(self._url, self._tls, _TAG)
-            self._connection = await connect(self._url, place, self._tls, PATIENCE)
+            self._connection = await connect(self._url, place, self._tls, USAGE_PATIENCE)
         return self._connection
 
     @contextmanager
@@ -151,7 +152,7 @@ async def _hash(connection: StoreConnection, key: str) -> dict[str, str]:
     found: dict[str, str] = {}
     cursor = b"0"
     while True:
-        match await connection.call("HSCAN", key, cursor, "COUNT", READ):
+        match await connection.call("HSCAN", key, cursor, "COUNT", FIELDS_A_READ):
             case [bytes() as cursor, fields]:
                 texts = iter(_texts(fields))
                 found.update(zip(texts, texts, strict=True))

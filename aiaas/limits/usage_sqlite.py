@@ -32,7 +32,7 @@ from aiaas.limits.usage import KeptUsage, UsageKey, UsageStoreError, UsageSums, 
 BUSY: Final = 2.0  # seconds; another worker's transaction takes milliseconds
 BUSY_POLL: Final = 0.005  # seconds between two tries of what SQLite does not wait for by itself
 APPLICATION_ID: Final = 0x61696173  # "aias"
-VERSION: Final = 1  # of the table; in user_version
+TABLE_VERSION: Final = 1  # of the table; in user_version
 
 _COLUMNS: Final = (
     "day, key_id, model, name, requests, input_tokens, output_tokens, estimated_input_tokens, estimated_output_tokens, "
@@ -155,7 +155,7 @@ class SqliteUsage:
             connection.execute("BEGIN IMMEDIATE")  # two workers that start at once: one makes the table
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version={VERSION}")
+                connection.execute(f"PRAGMA user_version={TABLE_VERSION}")
                 connection.execute(_CREATE)
             connection.execute("COMMIT")
             self._check_owner(connection)
@@ -188,7 +188,7 @@ class SqliteUsage:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if owner != APPLICATION_ID:
             raise UsageStoreError(f"{self._path} is the database of another program; name another file")
-        if version != VERSION:
+        if version != TABLE_VERSION:
             raise UsageStoreError(f"{self._path} was made by another version of aiaas; name another file")
 
     @contextmanager

@@ -1,1 +1,1 @@
-"""Smoke and load tests: clients of a running gateway."""
+"""Load tests of a running gateway."""

@@ -1,9 +1,9 @@
-"""The gateway's own overhead: requests through it and straight to the engine, in turns, compared pair by pair. Pure.
+"""Measure the gateway's overhead: compare requests through it with requests straight to the engine, by pairs. Pure.
 
-Two runs one after the other differ by everything that changed meanwhile. Here requests 2k and 2k+1 form a pair, one
-each way in random order, sent next to each other; the difference of a pair is free of whatever slow drift both met.
-Reported is the median of the differences with a bootstrap interval (`stats`). An interval that holds 0 says that no
-overhead was seen.
+Two consecutive runs differ by everything that changed between them. Here requests 2k and 2k+1 form a pair, one through
+the gateway and one direct, in random order and sent next to each other, so slow drift cancels out in their difference.
+The report gives the median of the differences with a bootstrap interval (`stats`). An interval that contains 0 means
+that the overhead was not measurable.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from typing import Final
 
 import msgspec
 
+from aiaas.loadtest.pacer import Draw
 from aiaas.loadtest.sample import Sample
-from aiaas.loadtest.stats import Draw, Interval, bootstrap, median
+from aiaas.loadtest.stats import Interval, bootstrap, median
 
-FEWEST: Final = 20  # pairs; the interval of fewer says little
+FEWEST: Final = 20  # pairs; with fewer, the interval says little
 
 
 class Overhead(msgspec.Struct, frozen=True):
-    """Gateway minus direct, seconds, over so many pairs; None without streams.
+    """Gateway minus direct, in seconds, over `pairs` pairs; `ttft` and `event` are None without streams.
 
     event      per gap between output events
-    direct_*   the median of the direct requests, to compare with
+    direct_*   the median of the direct requests, for comparison
     """
 
     pairs: int
@@ -36,7 +37,7 @@ class Overhead(msgspec.Struct, frozen=True):
 
 
 def overhead(samples: Iterable[Sample], draw: Draw) -> Overhead | None:
-    """What the gateway adds; None for fewer than FEWEST whole pairs.
+    """Return the latency that the gateway adds, or None if there are fewer than FEWEST complete pairs.
 
     draw   uniform numbers in [0, 1), for the intervals
     """
@@ -60,7 +61,7 @@ def overhead(samples: Iterable[Sample], draw: Draw) -> Overhead | None:
 
 
 def _pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
-    """(gateway, direct) of each pair of whole answers after the warm-up."""
+    """Return (gateway, direct) for each pair after the warm-up in which both answers are complete."""
     halves: dict[int, Sample] = {}
     found = []
     for sample in samples:
@@ -77,7 +78,7 @@ def _pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
 def _compare(
     pairs: list[tuple[Sample, Sample]], figure: Callable[[Sample], float | None], draw: Draw
 ) -> tuple[Interval, float] | None:
-    """The difference of a figure, and the direct one's median; None where fewer than FEWEST pairs have it."""
+    """Return a figure's difference and its direct median, or None if fewer than FEWEST pairs have the figure."""
     both = [(figure(gateway), figure(direct)) for gateway, direct in pairs]
     known = [(gateway, direct) for gateway, direct in both if gateway is not None and direct is not None]
     if len(known) < FEWEST:

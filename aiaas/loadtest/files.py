@@ -1,4 +1,4 @@
-"""Samples into a file as they come, and out of it again: what was measured survives a crash and a full disk."""
+"""Write samples to a file as they arrive and read them back: they survive a crash and a full disk."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from pathlib import Path
 from typing import IO
 
 from aiaas.errors import EnvironmentFault
-from aiaas.loadtest.sample import Line, Recorded, from_lines, to_line
+from aiaas.loadtest.sample import FileLine, Recorded, from_lines, to_line
 
 
 class SampleFile:
-    """A file that is being written. What is in it is never overwritten: a measurement cannot be had again.
+    """A file of samples, open for writing. An existing file is never overwritten: a measurement cannot be repeated.
 
-    failure   why it takes no more (a full disk), "" while it does; what stands in it is good
+    failure   the error that stopped writing (such as a full disk), or ""; lines written before the error are valid
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises EnvironmentFault where the file is there already, or cannot be made."""
+        """Raises EnvironmentFault if the file already exists or cannot be created."""
         self._path = path
         self.failure = ""
         try:
             self._file: IO[bytes] = path.open("xb")
         except FileExistsError as error:
-            raise EnvironmentFault(f"{path} is there already and is not overwritten; choose another --out") from error
+            raise EnvironmentFault(f"{path} already exists and is not overwritten; choose another --out") from error
         except OSError as error:
             raise EnvironmentFault(f"{path}: cannot be written: {error.strerror}") from error
 
-    def write(self, value: Line) -> None:
-        """Add a line; it may wait for `flush`."""
+    def write(self, value: FileLine) -> None:
+        """Add a line; it may stay in the buffer until `flush`."""
         self._guard(lambda: self._file.write(to_line(value)))
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Write the buffer to the operating system."""
         self._guard(self._file.flush)
 
     def close(self) -> None:
-        """The last flush."""
+        """Flush and close the file."""
         self._guard(self._file.close)
 
     def _guard(self, act: Callable[[], object]) -> None:
@@ -48,7 +48,7 @@ class SampleFile:
 
 
 def read_run(path: Path) -> Recorded:
-    """A run out of its file. Raises EnvironmentFault where it cannot be read, CheckFailed where it holds no run."""
+    """Read a run's file. Raises EnvironmentFault if it is unreadable, CheckFailed if it does not contain a run."""
     try:
         with path.open("rb") as file:
             return from_lines(str(path), file)
@@ -57,9 +57,9 @@ def read_run(path: Path) -> Recorded:
 
 
 def write_page(path: Path, text: str) -> None:
-    """A report into its file, whole or not at all. Raises EnvironmentFault.
+    """Write a report's file atomically. Raises EnvironmentFault.
 
-    It can be made again from the samples, so what was there is replaced.
+    An existing report is replaced, since it can be made again from the samples.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -72,7 +72,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def read_file_lines(path: Path) -> list[bytes]:
-    """The lines of a file. Raises EnvironmentFault."""
+    """Read the lines of a file. Raises EnvironmentFault."""
     try:
         return path.read_bytes().splitlines()
     except OSError as error:

@@ -1,16 +1,16 @@
-"""What the gateway's process used while a level of load was measured: two looks at its metrics port.
+"""Measure the CPU that the gateway's process uses during a level of load: scrape its metrics port twice.
 
-    reading(text, moment) -> Reading                 one look: pure
-    between(before, after) -> GatewayUse | None      what lies between two: pure
-    CpuWatch.over(stage, ended)                      looks when the measured part begins, and when it ends
+    reading(text, moment) -> Reading                 parse one scrape: pure
+    between(before, after) -> GatewayUse | None      the use between two scrapes: pure
+    CpuWatch.over(stage, ended)                      scrape when the measured part begins, and when it ends
 
 Rules
-- The moments are those of the looks, so a look that comes late makes no figure wrong, only its span another one.
-- `/proc` counts CPU in steps of 10 ms: over less than SHORTEST nothing is said.
-- A process that is another one than before (a replica behind one address, a restart) tells nothing.
-- A look that fails in the middle of a run costs that level's figure and not the run.
-- Lines are picked by their names rather than parsed one and all: with 10,000 keys in use there are 80,000 of them, and
-  this is the event loop that takes the times of the load.
+- Each scrape records its own time, so a late scrape only changes the time span, and the figures stay correct.
+- `/proc` counts CPU in steps of 10 ms, so a span shorter than SHORTEST_SPAN does not get a figure.
+- If the second scrape reached another process (a replica behind one address, a restart), the level has no figure.
+- If a scrape fails in the middle of a run, the level has no figure, and the run continues.
+- Lines are selected by name instead of parsing all of them: with 10,000 keys in use there are 80,000 lines, and this
+  event loop also measures the load's times.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from typing import Final
 import msgspec
 
 from aiaas.errors import CheckFailed, EnvironmentFault
-from aiaas.httpclient.client import Client
+from aiaas.httpclient.client import HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.probe import get
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse
 
-SHORTEST: Final = 0.5  # seconds between two looks; a step of 10 ms is then 2 % of a core
+SHORTEST_SPAN: Final = 0.5  # seconds between two scrapes; a step of 10 ms is then 2 % of a core
 CPU: Final = b"process_cpu_seconds_total"
 STARTED: Final = b"process_start_time_seconds"
 REQUESTS: Final = b"inference_requests_total"
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """One look, at `moment` (seconds of any one clock): CPU seconds and inference requests since the process began,
-    and when that was."""
+class CpuReading(msgspec.Struct, frozen=True):
+    """One scrape at `moment` (seconds of any one clock): CPU seconds and inference requests since the process started,
+    and its start time."""
 
     moment: float
     cpu: float
@@ -44,8 +44,8 @@ class Reading(msgspec.Struct, frozen=True):
     requests: float
 
 
-def reading(text: bytes, moment: float) -> Reading:
-    """An exposition's figures. Raises ValueError where it has none of the process."""
+def reading(text: bytes, moment: float) -> CpuReading:
+    """Parse a metrics text. Raises ValueError if the process metrics are missing."""
     sums: dict[bytes, float] = {}
     for line in text.splitlines():
         if line.startswith((CPU, STARTED, REQUESTS)):
@@ -53,44 +53,44 @@ def reading(text: bytes, moment: float) -> Reading:
             name = series.partition(b"{")[0]
             sums[name] = sums.get(name, 0.0) + float(value)
     if CPU not in sums or STARTED not in sums:
-        raise ValueError(f"there is no {CPU.decode()}")
-    return Reading(moment, sums[CPU], sums[STARTED], sums.get(REQUESTS, 0.0))
+        raise ValueError(f"{CPU.decode()} is missing")
+    return CpuReading(moment, sums[CPU], sums[STARTED], sums.get(REQUESTS, 0.0))
 
 
-def between(before: Reading, after: Reading) -> GatewayUse | None:
-    """What was used between two looks; None where they are too close together, or not at the same process."""
+def between(before: CpuReading, after: CpuReading) -> GatewayUse | None:
+    """Return the use between two scrapes, or None if they are too close together or reached different processes."""
     span = after.moment - before.moment
-    if span < SHORTEST or after.started != before.started or after.cpu < before.cpu:
+    if span < SHORTEST_SPAN or after.started != before.started or after.cpu < before.cpu:
         return None
     cores, requests = (after.cpu - before.cpu) / span, (after.requests - before.requests) / span
     return GatewayUse(round(cores, 6), round(max(requests, 0.0), 6))
 
 
 class CpuWatch:
-    """Looks at one metrics port. `now` is the clock of its moments."""
+    """Scrapes one metrics port. `now` is the clock that gives each scrape its time."""
 
     def __init__(self, target: HttpTarget, now: Callable[[], float]) -> None:
-        self._client = Client(target)
+        self._client = HttpClient(target)
         self._now = now
 
     async def first_look(self) -> None:
-        """Whether there is anything to see, before any load.
+        """Check, before any load, that the metrics port reports CPU.
 
         Raises:
-            EnvironmentFault: nothing answers there.
-            CheckFailed: what answers does not tell its CPU.
+            EnvironmentFault: the metrics port does not answer.
+            CheckFailed: the answer does not report CPU.
         """
         answer = await get(self._client, "/metrics", None)
         try:
             reading(answer.content, 0.0)
         except ValueError as error:
             raise CheckFailed(
-                f"{self._client.target.url}/metrics: {error}; --metrics names the gateway's `monitoring.metrics_port`, "
-                "which tells its CPU where there is a /proc"
+                f"{self._client.target.url}/metrics: {error}; give --metrics the gateway's `monitoring.metrics_port`, "
+                "which reports CPU on systems with /proc"
             ) from error
 
     async def over(self, stage: Stage, ended: asyncio.Event) -> GatewayUse | None:
-        """What is used in the measured part of a stage that begins now, up to its duration's end or to `ended`."""
+        """Measure the use in a stage that begins now: from its measured part to the end of its duration or `ended`."""
         if await _within(ended, stage.ramp + stage.warmup):
             return None
         before = await self._look()
@@ -98,7 +98,7 @@ class CpuWatch:
         after = await self._look()
         return None if before is None or after is None else between(before, after)
 
-    async def _look(self) -> Reading | None:
+    async def _look(self) -> CpuReading | None:
         try:
             answer = await get(self._client, "/metrics", None)
             return reading(answer.content, self._now())
@@ -106,12 +106,12 @@ class CpuWatch:
             return None
 
     def close(self) -> None:
-        """Drop the connections."""
+        """Close the idle connections."""
         self._client.close()
 
 
 async def _within(event: asyncio.Event, seconds: float | None) -> bool:
-    """Whether it comes about in so many seconds; None waits for it."""
+    """Wait for the event for at most `seconds` (None: without a limit); return whether it was set."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,16 +1,16 @@
-"""Does the limiter admit what it says? More is offered than a limit lets through; what it admits is counted. Pure.
+"""Does the limiter admit what it says? Send more requests than the limit allows and count the admitted ones. Pure.
 
-What a key may do is taken from its own headers: `x-ratelimit-limit-requests` is the rate a minute, and the first
-answer's `-remaining-requests` plus that request itself the burst, if the bucket was full (`-reset-requests` is then one
-request's share of the minute; otherwise the check waits until it is).
+The key's limit comes from the answers' headers: `x-ratelimit-limit-requests` is the rate a minute. If the bucket was
+full, the first answer's `-remaining-requests` plus that request itself is the burst, and `-reset-requests` is one
+request's share of the minute; otherwise the check waits until the bucket is full.
 
-What a correct limiter admits: from the first offer (sent at s0, answered at e0) to the last (answered at e1), where the
-last that was refused was sent at r, a token bucket of `burst` that refills `rate` a second lets through
+Consider the offers from the first (sent at s0, answered at e0) to the last (answered at e1), and let r be when the last
+refused offer was sent. A token bucket of `burst` that refills `rate` tokens a second admits
 
-    at least   floor(burst + (r - e0) * rate) - 1      at a refusal it holds less than one; when it decided lies
-    at most    floor(burst + (e1 - s0) * rate)         somewhere between sending and answer
+    at least   floor(burst + (r - e0) * rate) - 1      it holds less than one token when it refuses, and it
+    at most    floor(burst + (e1 - s0) * rate)         decides at some time between the request and its answer
 
-and a client that then waits as the 429 told it is admitted.
+and then admits a client that waits for the Retry-After of its 429.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import msgspec
 
 from aiaas.errors import CheckFailed
 
-MOST_REQUESTS: Final = 2000  # for one check; a burst beyond it would be a load test
-EXCESS: Final = 5  # requests beyond the burst that are offered at once
-PATIENCE: Final = 90.0  # seconds that the check waits for a bucket; a minute's limit is whole again after 60
+MOST_REQUESTS: Final = 2000  # of one check; more would be a load test
+EXCESS: Final = 5  # requests sent at once in addition to the burst
+BUCKET_PATIENCE: Final = 90.0  # seconds that the check waits for a full bucket; a limit per minute refills within 60
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s))?")
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What an answer's headers tell of the request limit; seconds."""
+class ToldLimit(msgspec.Struct, frozen=True):
+    """The request limit as an answer's headers report it; durations in seconds."""
 
     per_minute: int
     remaining: int
@@ -40,17 +40,17 @@ class Told(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-class Offer(msgspec.Struct, frozen=True):
-    """One request of the check: when it was sent and answered, seconds, and whether it was let in."""
+class OfferedRequest(msgspec.Struct, frozen=True):
+    """One request of the check: when it was sent and answered, in seconds, and whether it was admitted."""
 
     sent: float
     ended: float
     admitted: bool
-    told: Told
+    told: ToldLimit
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One statement about the limiter: expected against seen."""
+class LimitCheck(msgspec.Struct, frozen=True):
+    """One statement about the limiter, with the expected and the observed result."""
 
     name: str
     expected: str
@@ -58,18 +58,20 @@ class Check(msgspec.Struct, frozen=True):
     held: bool
 
 
-def told_of(headers: Mapping[str, str]) -> Told | None:
-    """The limit of an answer; None where its headers name none. Names in lower case."""
+def told_of(headers: Mapping[str, str]) -> ToldLimit | None:
+    """Read the limit from an answer's headers (names in lower case); None if they do not report a limit."""
     limit, remaining = headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-remaining-requests")
     if limit is None or remaining is None or not limit.isdecimal() or not remaining.isdecimal():
         return None
     wait = headers.get("retry-after-ms", "")
     retry_after = float(wait) / 1000 if wait.isdecimal() else None
-    return Told(int(limit), int(remaining), duration(headers.get("x-ratelimit-reset-requests", "")), retry_after)
+    return ToldLimit(
+        int(limit), int(remaining), seconds_told(headers.get("x-ratelimit-reset-requests", "")), retry_after
+    )
 
 
-def duration(text: str) -> float:
-    """Seconds of `6m0s`, `1.5s` or `120ms`, as OpenAI writes them; 0 for anything else."""
+def seconds_told(text: str) -> float:
+    """Convert OpenAI's `6m0s`, `1.5s` or `120ms` to seconds; 0 for anything else."""
     match = _DURATION.fullmatch(text)
     if match is None:
         return 0.0
@@ -77,33 +79,35 @@ def duration(text: str) -> float:
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(rest or 0) / (1000 if unit == "ms" else 1)
 
 
-def is_full(first: Told) -> bool:
-    """Whether the bucket was full before this, the first request: it then owes one request's share and no more."""
+def is_full(first: ToldLimit) -> bool:
+    """Whether the bucket was full before the first request: it then needs one request's share of time to refill."""
     return first.reset_after <= 60.0 / first.per_minute + 0.01  # headers are rounded up to milliseconds
 
 
 def offers_needed(per_minute: int, burst: int, seconds: float) -> int:
-    """How many requests outrun the limit for so long. Raises CheckFailed where that is too many for a check."""
+    """Return how many requests exceed the limit for `seconds`. Raises CheckFailed if a check cannot send that many."""
     number = burst + EXCESS + ceil(2 * per_minute / 60 * seconds)
     if number > MOST_REQUESTS:
         raise CheckFailed(
-            f"this key may send {per_minute} requests a minute and {burst} at once; to outrun that takes {number} "
+            f"this key may send {per_minute} requests a minute and {burst} at once; to exceed that takes {number} "
             f"requests, and a check sends at most {MOST_REQUESTS}; "
-            "make a key with less: `aiaas keys create check --rpm 60 --burst 10`"
+            "create a key with lower limits: `aiaas keys create check --rpm 60 --burst 10`"
         )
     return number
 
 
-def most_admitted(offers: Sequence[Offer]) -> int:
-    """How many of the offers, the first of which met a full bucket, a correct limiter admits at the most."""
+def most_admitted(offers: Sequence[OfferedRequest]) -> int:
+    """Return how many of the offers a correct limiter admits at most, if the first one found a full bucket."""
     first, ended = offers[0], max(offer.ended for offer in offers)
     return floor(first.told.remaining + 1 + (ended - first.sent) * first.told.per_minute / 60)
 
 
-def judge_offers(offers: Sequence[Offer], at_once: int, waited: Offer | None) -> tuple[Check, ...]:
-    """The statements about offers that began with a full bucket, and about the one after the wait.
+def judge_offers(
+    offers: Sequence[OfferedRequest], at_once: int, waited: OfferedRequest | None
+) -> tuple[LimitCheck, ...]:
+    """Judge the offers, which began with a full bucket, and the one sent after the wait.
 
-    at_once   so many of the offers, from the first on, were made without a pause
+    at_once   how many offers, from the first on, were sent without a pause
     """
     first, ended = offers[0], max(offer.ended for offer in offers)
     refused = [offer for offer in offers if not offer.admitted]
@@ -114,17 +118,17 @@ def judge_offers(offers: Sequence[Offer], at_once: int, waited: Offer | None) ->
     before = sum(offer.admitted for offer in offers[:at_once])
     told = sum(offer.told.retry_after is not None for offer in refused)
     checks = [
-        Check(
-            "admitted while more is offered",
+        LimitCheck(
+            "admitted under overload",
             f"{low} to {high} of {len(offers)} in {ended - first.sent:.1f} s "
             f"({first.told.per_minute} a minute, {burst} at once)",
             str(admitted),
             low <= admitted <= high and bool(refused),
         ),
-        Check("admitted at once", f"{burst} or more of {at_once}", str(before), before >= burst),
-        Check("429s say when to come again", f"{len(refused)}", f"{told}", told == len(refused)),
+        LimitCheck("admitted at once", f"{burst} or more of {at_once}", str(before), before >= burst),
+        LimitCheck("429s with a Retry-After", f"{len(refused)}", f"{told}", told == len(refused)),
     ]
     if waited is not None:
         seen = "admitted" if waited.admitted else "refused"
-        checks.append(Check("after waiting as told", "admitted", seen, waited.admitted))
+        checks.append(LimitCheck("request after the Retry-After", "admitted", seen, waited.admitted))
     return tuple(checks)

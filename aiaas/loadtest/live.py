@@ -1,4 +1,4 @@
-"""What a run looks like while it goes on: the last seconds in a few numbers, and its history as a sparkline. Pure."""
+"""Figures for the live view of a run: the last seconds in a few numbers, and the history as a sparkline. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import msgspec
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.stats import percentile
 
-RECENT: Final = 10.0  # seconds
+RECENT_SPAN: Final = 10.0  # seconds
 BARS: Final = "▁▂▃▄▅▆▇█"
 HISTORY: Final = 60  # seconds of the sparkline
 
 
 class Glance(msgspec.Struct, frozen=True):
-    """The last RECENT seconds; latencies in seconds, None where nothing was answered. Counts are since the start."""
+    """The last RECENT_SPAN seconds; latencies in seconds, None without an answer. Counts are since the start."""
 
     answers_per_second: float
     tokens_per_second: float
@@ -32,7 +32,7 @@ class Glance(msgspec.Struct, frozen=True):
 
 
 class Recent:
-    """The last samples, and how many answers each second of the run had."""
+    """Keeps the last samples and the number of answers in each second of the run."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque()
@@ -40,7 +40,7 @@ class Recent:
         self._answered = self._errors = self._limited = 0
 
     def add(self, sample: Sample) -> None:
-        """A request ended."""
+        """Add the sample of a request that ended."""
         if sample.aborted:
             return
         if sample.error:
@@ -53,12 +53,12 @@ class Recent:
         self._by_second[second] = self._by_second.get(second, 0) + 1
 
     def glance(self, now: float) -> Glance:
-        """The numbers at `now`, seconds since the run's start; what is older than RECENT is forgotten."""
-        while self._samples and self._samples[0].end < now - RECENT:
+        """Return the numbers at `now` (seconds since the run's start) and forget samples older than RECENT_SPAN."""
+        while self._samples and self._samples[0].end < now - RECENT_SPAN:
             self._samples.popleft()
         for second in [second for second in self._by_second if second < now - HISTORY - 1]:
             del self._by_second[second]
-        span = max(min(now, RECENT), 1e-9)
+        span = max(min(now, RECENT_SPAN), 1e-9)
         firsts = sorted(sample.ttft for sample in self._samples if sample.ttft is not None)
         wholes = sorted(sample.e2e for sample in self._samples)
         return Glance(
@@ -75,11 +75,11 @@ class Recent:
         )
 
     def _seconds(self, now: float) -> range:
-        """The whole seconds to draw; the one under way is not over yet."""
+        """Return the complete seconds to draw, without the current one."""
         return range(max(int(now) - HISTORY, 0), int(now))
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One bar for each value, from nothing to the largest."""
+    """Draw one bar for each value, scaled from 0 to the largest."""
     top = max(values, default=0)
     return "".join(BARS[round(value / top * (len(BARS) - 1))] if top else BARS[0] for value in values)

@@ -1,15 +1,15 @@
-"""When to send: moments as pure functions of the load's shape. Seconds since the start; nothing here has a clock.
+"""When to send: times in seconds since the start, as pure functions of the load's shape, without a clock.
 
-Open loop: arrivals come on schedule, whatever the answers do. An arrival process of rate 1 (constant: 0, 1, 2, ...;
+Open loop: requests are sent on schedule without waiting for answers. An arrival process of rate 1 (constant: 0, 1, ...;
 Poisson: gaps drawn from an exponential distribution with mean 1) is stretched by the inverse of the cumulative rate
 
-    L(t) = rate t^2 / (2 ramp)     while t < ramp: the rate grows evenly from 0
+    L(t) = rate t^2 / (2 ramp)     while t < ramp: the rate grows linearly from 0
     L(t) = rate (t - ramp / 2)     afterwards
 
-so that ramp and process do not know each other (time change of a point process). Lateness never adds up, since each
-moment is absolute.
+so ramp and process are independent of each other (time change of a point process). Each time is absolute, so delays do
+not accumulate.
 
-Closed loop: each user sends when its last answer is whole; a ramp only says when each of them begins.
+Closed loop: each user sends its next request when its last answer is complete; the ramp only sets when users start.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Draw = Callable[[], float]
 
 
 def arrivals(rate: float, *, draw: Draw | None, ramp: float = 0.0) -> Iterator[float]:
-    """The moments at which requests are due, without end.
+    """Yield the times at which requests are due, without end.
 
     Args:
-        rate: requests per second, once the ramp is over; more than 0.
-        draw: uniform numbers in [0, 1) for a Poisson process; None is a constant rate.
+        rate: requests per second after the ramp; more than 0.
+        draw: uniform numbers in [0, 1) for a Poisson process; None for a constant rate.
         ramp: seconds in which the rate grows from 0.
     """
     return (_inverse(position, rate, ramp) for position in _unit_process(draw))
@@ -39,12 +39,12 @@ def _unit_process(draw: Draw | None) -> Iterator[float]:
 
 
 def _inverse(position: float, rate: float, ramp: float) -> float:
-    """The t at which L(t) = position."""
+    """Return the t with L(t) = position."""
     if position < rate * ramp / 2:
         return sqrt(2 * ramp * position / rate)
     return position / rate + ramp / 2
 
 
 def user_starts(users: int, ramp: float = 0.0) -> tuple[float, ...]:
-    """When each user of a closed loop begins: evenly over the ramp."""
+    """Return when each user of a closed loop starts: evenly over the ramp."""
     return tuple(ramp * number / users for number in range(users))

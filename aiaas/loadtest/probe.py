@@ -1,6 +1,6 @@
-"""The first look, before any load: is it there, does it take the key, which models does it have?
+"""Check the server before any load: is it reachable, does it accept the key, which models does it serve?
 
-One request tells what ten thousand failures would tell. Each fault is one clear line.
+One request finds the problem before it fails ten thousand times. Each problem is reported in one line.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import msgspec
 
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.answer import PlainAnswer
-from aiaas.httpclient.client import BrokenError, Client
+from aiaas.httpclient.client import BrokenError, HttpClient
 
-TIMEOUT: Final = 10.0
+PROBE_TIMEOUT: Final = 10.0
 HINTS: Final = {
-    "connect": "is the server running, and the URL right?",
-    "timeout": "is the URL right, and does a firewall drop it?",
+    "connect": "is the server running, and is the URL right?",
+    "timeout": "is the URL right, or does a firewall drop the connection?",
     "reset": "is it an HTTP server?",
     "generator": "close some programs",
     "tls": "--ca FILE trusts the certificate's issuer, --insecure accepts any",
@@ -34,12 +34,12 @@ class _Models(msgspec.Struct):
 _MODELS: Final[msgspec.json.Decoder[_Models]] = msgspec.json.Decoder(_Models)
 
 
-async def get(client: Client, path: str, key: str | None) -> PlainAnswer:
-    """One GET. Raises EnvironmentFault where nothing answers."""
+async def get(client: HttpClient, path: str, key: str | None) -> PlainAnswer:
+    """Send one GET. Raises EnvironmentFault if the server does not answer."""
     answer = PlainAnswer()
     url = client.target.url
     try:
-        await client.send(client.target.head("GET", path, key) + b"\r\n", answer, TIMEOUT)
+        await client.send(client.target.head("GET", path, key) + b"\r\n", answer, PROBE_TIMEOUT)
     except BrokenError as error:
         raise EnvironmentFault(f"{url}: {error}; {HINTS[error.kind]}") from error
     if answer.status is None:
@@ -48,39 +48,39 @@ async def get(client: Client, path: str, key: str | None) -> PlainAnswer:
     return answer
 
 
-async def models_of(client: Client, key: str | None) -> tuple[str, ...]:
-    """The models that this key may use; empty where the server does not list them (404).
+async def models_of(client: HttpClient, key: str | None) -> tuple[str, ...]:
+    """Return the models that this key may use, or an empty tuple if the server does not list models (404).
 
     Raises:
-        EnvironmentFault: unreachable, or no server of this kind.
-        CheckFailed: the key is refused.
+        EnvironmentFault: the server is unreachable or does not speak OpenAI's API.
+        CheckFailed: the server refuses the key.
     """
     answer = await get(client, "/v1/models", key)
     url = client.target.url
     if answer.status in (401, 403):
-        what = "refuses the key" if key is not None else "wants a key; name it by --api-key-file or $AIAAS_API_KEY"
+        what = "refuses the key" if key is not None else "requires a key; set --api-key-file or $AIAAS_API_KEY"
         raise CheckFailed(f"{url} {what}" + (f": {answer.detail}" if key is not None and answer.detail else ""))
     if answer.status == 404:
         return ()
     if answer.status != 200:
-        raise EnvironmentFault(f"{url}: GET /v1/models is answered with {answer.status}: {answer.detail}")
+        raise EnvironmentFault(f"{url}: GET /v1/models returned {answer.status}: {answer.detail}")
     try:
         return tuple(model.id for model in _MODELS.decode(answer.content).data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         what = answer.headers.get("content-type") or "no content type"
         raise EnvironmentFault(
-            f"{url}: GET /v1/models is answered with {what} and no list of models; is the URL right?"
+            f"{url}: GET /v1/models returned {what} instead of a list of models; is the URL right?"
         ) from error
 
 
 def choose_model(url: str, wanted: str | None, listed: tuple[str, ...]) -> str:
-    """The model to ask for: the one named, else the first listed.
+    """Return the model to request: `wanted`, or else the first listed model.
 
-    Raises CheckFailed where the named one is not listed, or none is.
+    Raises CheckFailed if `wanted` is not listed, or if `wanted` is None and the list is empty.
     """
     if wanted is None:
         if not listed:
-            raise CheckFailed(f"{url} lists no models; name one by --model")
+            raise CheckFailed(f"{url} lists no models; choose a model with --model")
         return listed[0]
     if listed and wanted not in listed:
         raise CheckFailed(f"{url} has no model {wanted!r} for this key; it lists {', '.join(listed[:10])}")

@@ -1,10 +1,10 @@
-"""What is asked: prompts of a given length, sharing a prefix or not, or those of a file; and the request's body.
+"""Prompts and request bodies: generated prompts of a given length, with or without a shared prefix, or those of a file.
 
-Made prompts are common English words, of about one LLM token each; the figures show what the server counted. Each
-begins with a word of its own, so that no prompt finds another's prefix in the engine's cache; `shared_prefix` words
-are put in front of all of them where that is what shall be measured. The same seed makes the same prompts.
+Generated prompts are common English words of about one LLM token each; the report shows the server's token counts. Each
+prompt begins with a unique word, so that it does not hit another prompt's prefix in the engine's cache. To measure that
+cache, put `shared_prefix` words in front of every prompt. The same seed makes the same prompts.
 
-A file of prompts is JSON lines where its first line begins with `{` or `"`, else text with one prompt a line:
+A file of prompts is JSON lines if its first line begins with `{` or `"`, otherwise text with one prompt a line:
 
     {"prompt": "..."}                             also "messages": [...], and "max_tokens": 50
     "a prompt by itself"
@@ -12,12 +12,13 @@ A file of prompts is JSON lines where its first line begins with `{` or `"`, els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from aiaas.errors import CheckFailed, UsageError
+from aiaas.loadtest.pacer import Draw
 
 _TEXT: Final = """
 time year people way day man thing woman life child world school state family student group country problem hand part
@@ -27,14 +28,13 @@ hour game line end member law car city community name president team minute idea
 """
 WORDS: Final = tuple(_TEXT.split())
 PATHS: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-LONGEST: Final = 1_000_000  # tokens; longer than any model's context
+LONGEST_PROMPT: Final = 1_000_000  # tokens; longer than any model's context
 
-Draw = Callable[[], float]
 Length = tuple[int, int]
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One thing to ask; `messages` are raw JSON and win over `text`."""
+    """One prompt; `messages` are raw JSON and take precedence over `text`."""
 
     text: str = ""
     messages: list[msgspec.Raw] | None = None
@@ -42,12 +42,12 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 class Asking(msgspec.Struct, frozen=True):
-    """What every request of a run has in common, but for the model.
+    """The settings that all requests of a run share, except the model.
 
     endpoint      "chat" or "completions"
-    prompt_tokens, output_tokens   shortest and longest, drawn evenly; None is left to the server, or to the prompt
-    shared_prefix words at the beginning of every prompt, the same in all
-    prompts       those of a file, in turn; empty for made ones
+    prompt_tokens, output_tokens   shortest and longest, drawn evenly; None leaves it to the server or the prompt
+    shared_prefix words at the beginning of every prompt, the same in all prompts
+    prompts       the prompts of a file, in turn; empty to generate prompts
     """
 
     endpoint: str = "chat"
@@ -67,33 +67,33 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 _LINE: Final[msgspec.json.Decoder[_Line | str]] = msgspec.json.Decoder(_Line | str)
 
 
-def parse_length(option: str, text: str, at_least: int = 1) -> Length:
-    """`100`, or `50-200` for lengths drawn evenly between the two. Raises UsageError naming the option."""
+def parse_length(option: str, text: str) -> Length:
+    """Parse `100`, or `50-200` for lengths drawn evenly between the two. Raises UsageError naming the option."""
     low, dash, high = text.partition("-")
     if not low.isdecimal() or (dash and not high.isdecimal()):
-        raise UsageError(f"{option}: {text!r} is no length; write 100, or 50-200 for lengths between the two")
+        raise UsageError(f"{option}: {text!r} is not a length; write 100, or 50-200 for lengths between the two")
     length = (int(low), int(high) if dash else int(low))
-    if not at_least <= length[0] <= length[1] <= LONGEST:
-        raise UsageError(f"{option}: {text} must grow, from {at_least} at least to {LONGEST} at most")
+    if not 1 <= length[0] <= length[1] <= LONGEST_PROMPT:
+        raise UsageError(f"{option}: {text} must be ascending and between 1 and {LONGEST_PROMPT}")
     return length
 
 
 def parse_prompts(name: str, lines: Sequence[bytes]) -> tuple[Prompt, ...]:
-    """The prompts of a file. Raises CheckFailed naming file and line."""
+    """Parse a file of prompts. Raises CheckFailed naming file and line."""
     filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not filled:
-        raise CheckFailed(f"{name}: holds no prompt")
+        raise CheckFailed(f"{name}: does not contain a prompt")
     read = _json_line if filled[0][1][:1] in (b"{", b'"') else _text_line
     return tuple(read(f"{name}:{number}", line) for number, line in filled)
 
 
 def check_asking(asking: Asking) -> None:
-    """Raises UsageError where the parts do not go together."""
+    """Raises UsageError if the settings contradict each other."""
     if asking.endpoint == "completions" and any(prompt.messages is not None for prompt in asking.prompts):
-        raise UsageError("the file of prompts holds messages, which need --endpoint chat")
+        raise UsageError("the file of prompts contains messages, which need --endpoint chat")
     if not asking.prompts and asking.shared_prefix >= asking.prompt_tokens[0]:
         raise UsageError(
-            "--shared-prefix must be shorter than --prompt-tokens, so that each prompt has words of its own"
+            "--shared-prefix must be shorter than --prompt-tokens, so that each prompt also has unique words"
         )
 
 
@@ -119,12 +119,12 @@ def _json_line(place: str, line: bytes) -> Prompt:
 
 
 def next_body(asking: Asking, model: str, number: int, turn: int, draw: Draw, sizes: Draw) -> bytes:
-    """The body of request `number`, one of those of `turn`.
+    """Return the body of request `number`, which belongs to `turn`.
 
-    draw   decides its words
-    sizes  decides its lengths, and is the same for all of a turn: a pair of requests that went two ways, and asked for
-           answers of different lengths, could not be compared. Its words differ, or the engine's prefix cache would
-           make the second one's answer
+    draw   random numbers for the words. The words differ within a turn, or the engine's prefix cache would speed up
+           the second request
+    sizes  random numbers for the lengths, the same for all requests of a turn: two requests sent two ways can only be
+           compared if they ask for answers of the same length
     """
     given = asking.prompts
     prompt = given[turn % len(given)] if given else Prompt(_made(asking, number, draw, sizes))
@@ -136,7 +136,7 @@ def next_body(asking: Asking, model: str, number: int, turn: int, draw: Draw, si
     if prompt.max_tokens is not None:
         fields["max_tokens"] = prompt.max_tokens
     elif asking.output_tokens is not None:
-        # vLLM then generates exactly so many: answers of different lengths could not be compared.
+        # ignore_eos makes vLLM generate exactly max_tokens: answers of different lengths could not be compared.
         fields |= {"max_tokens": _drawn(asking.output_tokens, sizes), "ignore_eos": True}
     if asking.stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}

@@ -1,8 +1,8 @@
-"""Runs as tables: the same rows for a terminal, for Markdown and for JSON. Pure.
+"""Show runs as tables: the same rows for a terminal, for Markdown and for JSON. Pure.
 
-A run is shown with its latencies (percentiles of what was measured, see `stats`), its rates, its errors by kind, the
-verdict on its SLO, and whether the load generator itself kept up. Several runs stand side by side, the first being the
-one that the others are compared with.
+The tables of a run have its latencies (percentiles of measured values, see `stats`), its rates, its errors by kind, the
+verdict on its SLO, and whether the load generator itself kept up. Several runs are shown side by side, compared with
+the first.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import msgspec
 
 from aiaas.httpclient.answer import RATE_LIMITED
 from aiaas.loadtest.compare import FEWEST, Overhead
-from aiaas.loadtest.limit_check import Check
-from aiaas.loadtest.sample import End, Generator, Run
-from aiaas.loadtest.slo import Bound, Verdict
+from aiaas.loadtest.limit_check import LimitCheck
+from aiaas.loadtest.sample import Generator, Run, RunEnd
+from aiaas.loadtest.slo import Bound, SloVerdict
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import GatewayCpu, RunSummary, Summary, bottleneck, fairness
 from aiaas.loadtest.sweep import knee
 
-LATENCIES: Final = (
+LATENCY_TITLES: Final = (
     ("ttft", "TTFT", "time to first output event"),
     ("itl", "ITL", "gap between two output events"),
     ("tpot", "TPOT", "(E2E - TTFT) / (output tokens - 1)"),
-    ("e2e", "E2E", "time to the whole answer"),
+    ("e2e", "E2E", "time to the complete answer"),
 )
 
 
-class Table(msgspec.Struct, frozen=True):
-    """Rows under headers; the first column is text, the others are figures."""
+class ReportTable(msgspec.Struct, frozen=True):
+    """Rows below headers; the first column is text, the others are figures."""
 
     title: str
     headers: tuple[str, ...]
@@ -38,19 +38,19 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A run with its name and its numbers."""
+    """A run with its name and its figures."""
 
     name: str
     run: Run
     summary: RunSummary
-    end: End | None = None
+    end: RunEnd | None = None
     overhead: Overhead | None = None
 
 
-def tables(shown: Shown) -> list[Table]:
-    """One run."""
+def tables(shown: Shown) -> list[ReportTable]:
+    """Return the tables of one run."""
     summary = shown.summary
-    if summary.levels:  # all levels thrown together would say nothing
+    if summary.levels:  # figures over all levels together would be meaningless
         found = [level_table(shown.run, summary.levels)]
     else:
         found = [latency_table(summary.total), rate_table(summary.total)]
@@ -65,19 +65,19 @@ def tables(shown: Shown) -> list[Table]:
     return found
 
 
-def latency_table(summary: Summary) -> Table:
-    """Latencies by percentile."""
+def latency_table(summary: Summary) -> ReportTable:
+    """Show latencies by percentile."""
     rows = []
-    for name, label, _ in LATENCIES:
+    for name, label, _ in LATENCY_TITLES:
         figures: Spread | None = getattr(summary, name)
         if figures is not None:
             values = (figures.mean, figures.p50, figures.p90, figures.p95, figures.p99, figures.maximum)
             rows.append((label, *map(seconds, values), str(figures.count)))
-    return Table("Latency", ("", "mean", "p50", "p90", "p95", "p99", "max", "values"), tuple(rows))
+    return ReportTable("Latency", ("", "mean", "p50", "p90", "p95", "p99", "max", "values"), tuple(rows))
 
 
-def rate_table(summary: Summary) -> Table:
-    """What came in a second, and how many requests it was."""
+def rate_table(summary: Summary) -> ReportTable:
+    """Show request counts and rates per second."""
     rows = [
         ("requests", f"{summary.requests}"),
         ("answered", f"{summary.ok}"),
@@ -91,17 +91,17 @@ def rate_table(summary: Summary) -> Table:
         ("measured for", seconds(summary.seconds)),
     ]
     if summary.aborted:
-        rows.insert(4, ("left on purpose", f"{summary.aborted}"))
+        rows.insert(4, ("aborted on purpose", f"{summary.aborted}"))
     if summary.goodput is not None:
         rows.insert(-4, ("goodput, answers within the SLO per second", number(summary.goodput)))
     if summary.cpu is not None:
         labels = ("gateway: cores in use", "gateway: CPU per request", "gateway: CPU per output token")
         rows += zip(labels, _cpu_cells(summary.cpu), strict=True)
-    return Table("Throughput", ("", ""), tuple(rows))
+    return ReportTable("Throughput", ("", ""), tuple(rows))
 
 
-def level_table(run: Run, levels: Sequence[Summary]) -> Table:
-    """A sweep, level by level, with its knee; and with the gateway's CPU where somebody looked at it."""
+def level_table(run: Run, levels: Sequence[Summary]) -> ReportTable:
+    """Show a sweep level by level, with its knee, and with the gateway's CPU if `--metrics` measured it."""
     best = knee(levels)
     looked = any(summary.cpu is not None for summary in levels)
     rows = []
@@ -125,17 +125,17 @@ def level_table(run: Run, levels: Sequence[Summary]) -> Table:
     what = "users" if run.loop == "closed" else "requests/s"
     cpu = ("gateway cores", "CPU/request", "CPU/token") if looked else ()
     headers = (what, "tokens/s", "answers/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", *cpu, "errors", "")
-    return Table("Levels", headers, tuple(rows))
+    return ReportTable("Levels", headers, tuple(rows))
 
 
 def _cpu_cells(cpu: GatewayCpu) -> tuple[str, str, str]:
-    """Cores in use, CPU for a request, CPU for an output token."""
+    """Format cores in use, CPU per request and CPU per output token."""
     each = [None if value is None else seconds(value) for value in (cpu.per_request, cpu.per_token)]
     return f"{cpu.cores:.2f}", each[0] or "-", each[1] or "-"
 
 
-def overhead_table(found: Overhead) -> Table:
-    """What the gateway adds, with the interval that holds it."""
+def overhead_table(found: Overhead) -> ReportTable:
+    """Show the latency that the gateway adds, with its interval."""
     rows = []
     for label, interval, direct in (
         ("TTFT", found.ttft, found.direct_ttft),
@@ -145,18 +145,18 @@ def overhead_table(found: Overhead) -> Table:
         if interval is not None and direct is not None:
             figures = (interval.estimate, interval.low, interval.high)
             rows.append((label, seconds(direct), *(f"{value * 1e6:+.0f} us" for value in figures)))
-    title = f"The gateway's own part (median of {found.pairs} pairs, 95 % interval)"
-    return Table(title, ("", "direct p50", "gateway adds", "from", "to"), tuple(rows))
+    title = f"Gateway overhead (median of {found.pairs} pairs, 95 % interval)"
+    return ReportTable(title, ("", "direct p50", "gateway adds", "from", "to"), tuple(rows))
 
 
-def check_table(checks: Iterable[Check]) -> Table:
-    """The limiter: expected against seen."""
+def check_table(checks: Iterable[LimitCheck]) -> ReportTable:
+    """Show the limit check: expected and observed results."""
     rows = tuple((check.name, check.expected, check.seen, "held" if check.held else "missed") for check in checks)
-    return Table("The limiter", ("", "expected", "seen", ""), rows)
+    return ReportTable("The limiter", ("", "expected", "seen", ""), rows)
 
 
-def key_table(run: Run, keys: Sequence[Summary]) -> Table:
-    """What each key got."""
+def key_table(run: Run, keys: Sequence[Summary]) -> ReportTable:
+    """Show the figures of each key."""
     rows = tuple(
         (
             label,
@@ -171,25 +171,27 @@ def key_table(run: Run, keys: Sequence[Summary]) -> Table:
         for label, summary in zip(run.keys, keys, strict=False)
     )
     title = f"Keys (fairness {fairness([summary.output_tokens_per_second for summary in keys]):.3f}; 1 is even)"
-    return Table(title, ("key", "requests", "answered", "429", "tokens/s", "TTFT p50", "E2E p50", "E2E p99"), rows)
+    return ReportTable(
+        title, ("key", "requests", "answered", "429", "tokens/s", "TTFT p50", "E2E p50", "E2E p99"), rows
+    )
 
 
-def fault_table(summary: Summary) -> Table:
-    """Errors by kind, each with what the first of them said."""
+def fault_table(summary: Summary) -> ReportTable:
+    """Show errors by kind, each with the message of the first one."""
     rows = tuple((f"{fault.error} {fault.code}".strip(), str(fault.count), fault.example) for fault in summary.faults)
-    return Table("Errors", ("kind", "count", "for example"), rows)
+    return ReportTable("Errors", ("kind", "count", "for example"), rows)
 
 
-def verdict_table(verdicts: Iterable[Verdict]) -> Table:
-    """The SLO, bound by bound."""
+def verdict_table(verdicts: Iterable[SloVerdict]) -> ReportTable:
+    """Show the verdict on each bound of the SLO."""
     rows = tuple(
         (bound_text(verdict.bound), _seen(verdict), "held" if verdict.held else "missed") for verdict in verdicts
     )
-    return Table("SLO", ("bound", "seen", ""), rows)
+    return ReportTable("SLO", ("bound", "seen", ""), rows)
 
 
-def compare_table(runs: Sequence[Shown]) -> Table:
-    """Runs side by side; beside each figure of a later run stands its change against the first."""
+def compare_table(runs: Sequence[Shown]) -> ReportTable:
+    """Show runs side by side, each figure of a later run with its change from the first run."""
     first = runs[0].summary.total
     rows: list[tuple[str, ...]] = []
     for label, read, write in _compared():
@@ -200,11 +202,11 @@ def compare_table(runs: Sequence[Shown]) -> Table:
             change = "" if shown is runs[0] or not base or value is None else f" ({(value / base - 1) * 100:+.0f} %)"
             cells.append("-" if value is None else write(value) + change)
         rows.append((label, *cells))
-    return Table("Runs", ("", *(shown.name for shown in runs)), tuple(rows))
+    return ReportTable("Runs", ("", *(shown.name for shown in runs)), tuple(rows))
 
 
 def _compared() -> Iterable[tuple[str, Any, Any]]:
-    for name, label, _ in LATENCIES:
+    for name, label, _ in LATENCY_TITLES:
         for percent in ("p50", "p99"):
             yield f"{label} {percent}", _reader(name, percent), seconds
     yield "answers per second", lambda summary: summary.requests_per_second, number
@@ -222,32 +224,32 @@ def _reader(name: str, percent: str) -> Any:
 
 
 def holds(summary: RunSummary) -> bool:
-    """Whether the SLO holds; for a sweep, which goes beyond what can be borne, whether it does at its knee."""
+    """Whether the SLO holds; for a sweep, which overloads the server at its end, whether the SLO holds at the knee."""
     return knee(summary.levels) is not None if summary.levels else summary.total.held
 
 
 def remarks(shown: Shown) -> list[str]:
-    """What a reader has to know before believing the figures; empty where there is nothing."""
+    """Return the caveats that a reader has to know before trusting the figures."""
     summary, end = shown.summary.total, shown.end
     found = []
     generator = Generator() if end is None else end.generator
     why = bottleneck(generator, summary.requests)
     if why:
         found.append(
-            f"the load generator was itself the bottleneck: {why}; the figures say more about it than about the "
-            "server. Give it a core of its own, fewer users, or several machines"
+            f"the load generator itself was the bottleneck: {why}; the figures describe the load generator rather than "
+            "the server. Give it its own core or fewer users, or run it on several machines"
         )
     own = sum(fault.count for fault in summary.faults if fault.error == "generator")
     if own:
-        found.append(f"{own} requests failed since this machine had no descriptors or ports left; see `ulimit -n`")
+        found.append(f"{own} requests failed because this machine ran out of descriptors or ports; see `ulimit -n`")
     if shown.run.direct and shown.overhead is None:
-        found.append(f"fewer than {FEWEST} whole pairs came of the comparison, too few for an interval")
+        found.append(f"the comparison gave fewer than {FEWEST} complete pairs, too few for an interval")
     if summary.rate_limited:
         found.append(_limit_remark(summary))
     if end is None:
-        found.append("the run has no end in its file: it crashed, and what was measured until then is shown")
+        found.append("the run crashed: its file has no end line, so the figures cover only the part before the crash")
     elif end.stopped_by:
-        found.append(f"the run was ended early ({end.stopped_by}); {end.unfinished} requests under way are not counted")
+        found.append(f"the run ended early ({end.stopped_by}); {end.unfinished} requests in flight are not counted")
     if not summary.ok:
         found.append("not one request was answered, so there are no latencies")
     return found
@@ -257,13 +259,13 @@ def _limit_remark(summary: Summary) -> str:
     part = summary.rate_limited / summary.requests
     codes = [fault.code for fault in summary.faults if fault.error == RATE_LIMITED and fault.code]
     return (
-        f"{share(part)} of the requests were refused by the key's own limit ({', '.join(codes) or '429'}), so that "
-        "limit is what was measured; `aiaas keys create load --rpm 60000 --burst 1000` makes a key with room"
+        f"{share(part)} of the requests were refused by the key's own limit ({', '.join(codes) or '429'}), so the run "
+        "measured that limit; `aiaas keys create load --rpm 60000 --burst 1000` creates a key with higher limits"
     )
 
 
-def to_markdown(table: Table) -> str:
-    """A table in GitHub's Markdown."""
+def to_markdown(table: ReportTable) -> str:
+    """Write a table in GitHub's Markdown."""
     headers = [header.replace("|", "\\|") or " " for header in table.headers]
     lines = [f"### {table.title}", "", _markdown_row(headers)]
     lines.append(_markdown_row(["---", *("---:" for _ in table.headers[1:])]))
@@ -275,8 +277,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def to_json(shown: Shown) -> dict[str, Any]:
-    """A run for machines: seconds, shares and rates as plain numbers."""
+def run_as_json(shown: Shown) -> dict[str, Any]:
+    """Return a run as JSON data: seconds, shares and rates as plain numbers."""
     found: dict[str, Any] = {"name": shown.name, "run": msgspec.to_builtins(shown.run)}
     found |= msgspec.to_builtins(shown.summary)
     best = knee(shown.summary.levels) if shown.summary.levels else None
@@ -289,7 +291,7 @@ def to_json(shown: Shown) -> dict[str, Any]:
 
 
 def seconds(value: float) -> str:
-    """A duration as people read it: `842 us`, `51.3 ms`, `1.24 s`, `83 s`."""
+    """Format a duration for people: `842 us`, `51.3 ms`, `1.24 s`, `83 s`."""
     if value < 0.001:
         return f"{value * 1e6:.0f} us"
     if value < 1:
@@ -298,17 +300,17 @@ def seconds(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """A figure with three digits that count."""
+    """Format a figure with about three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def share(value: float) -> str:
-    """A share as a percentage; a small one is not rounded to nothing."""
+    """Format a share as a percentage, without rounding small shares to 0."""
     return f"{value * 100:.2f} %" if 0 < value < 0.1 else f"{value * 100:.1f} %" if value else "0 %"
 
 
 def bound_text(bound: Bound) -> str:
-    """A bound as it is written in `--slo`, with its percentile."""
+    """Write a bound in words, with its percentile."""
     if bound.name == "error_rate":
         return f"error_rate <= {share(bound.limit)}"
     if bound.name == "goodput":
@@ -316,7 +318,7 @@ def bound_text(bound: Bound) -> str:
     return f"{bound.name} p{bound.percent} <= {seconds(bound.limit)}"
 
 
-def _seen(verdict: Verdict) -> str:
+def _seen(verdict: SloVerdict) -> str:
     if verdict.seen is None:
         return "nothing measured"
     write = {"error_rate": share, "goodput": number}.get(verdict.bound.name, seconds)

@@ -1,16 +1,16 @@
-"""One run: users or a schedule, a clock, and the client; what comes out are samples.
+"""Run load: users or a schedule, a clock, and the client produce samples.
 
     async with Runner(job, observe) as runner:        # observe: called with each sample as its request ends
         window = await runner.stage(Stage(users=8, duration=30.0))
-        ...                                           # further stages, of a sweep
+        ...                                           # further stages in a sweep
     runner.end()
 
 Rules
-- A stage is ramp, then warm-up, then the measured part, then a drain: nothing new, what is under way is waited for.
-- A user of a closed loop that met an error pauses for PAUSE: a dead server must not make it spin.
-- A key that is refused (401, 403) stops the run at once: ten thousand refusals tell no more than the first.
-- `stop` ends the run early: nothing more is sent, what is under way is dropped and only counted.
-- The generator watches itself: a timer's lateness, its own CPU seconds, late sends.
+- A stage is a ramp, a warm-up, the measured part, and a drain that only waits for the requests in flight.
+- In a closed loop a user pauses for ERROR_PAUSE after an error, so that a dead server does not make the loop spin.
+- A refused key (401, 403) stops the run at once: further refusals would add no information.
+- `stop` ends the run early: it sends nothing more and cancels the requests in flight, which are only counted.
+- The generator monitors itself: timer lateness, CPU seconds, late sends.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from types import TracebackType
 from typing import Final, Self
 
 from aiaas.httpclient.answer import Answer
-from aiaas.httpclient.client import BrokenError, Client, Exchange
+from aiaas.httpclient.client import BrokenError, Exchange, HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest import pacer
 from aiaas.loadtest.prompts import PATHS, Asking, next_body
-from aiaas.loadtest.sample import End, Generator, Sample, Window
+from aiaas.loadtest.sample import Generator, RunEnd, Sample, Window
 from aiaas.loadtest.stats import percentile
 from aiaas.loadtest.summary import LATE_SEND
 
-PAUSE: Final = 0.1  # seconds
-WATCH: Final = 0.02  # seconds between two looks at the loop's own lateness
-LONGEST_LEAVE: Final = 20  # output events after which a user who leaves on purpose has left
+ERROR_PAUSE: Final = 0.1  # seconds
+WATCH: Final = 0.02  # seconds between two measurements of the event loop's lateness
+LONGEST_LEAVE: Final = 20  # output events after which a user who leaves on purpose has left at the latest
 KEY_REFUSED: Final = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is the same in every stage.
+class LoadJob:
+    """The settings that all stages share.
 
-    ways     name -> target: gateway, and direct where the two are compared; they take turns, in random order by pair
-    models   name of a way -> model to ask for there
-    keys     API keys, in turn; None sends no key. Never shown
-    timeout  seconds that a request may take from when it is sent
+    ways     name -> target: "gateway", and "direct" for a comparison; they take turns, each pair in random order
+    models   name of a way -> model to request there
+    keys     API keys, used in turn; None sends no key. Never shown
+    timeout  seconds that a request may take after it is sent
     """
 
     ways: tuple[tuple[str, HttpTarget], ...]
@@ -64,7 +64,7 @@ class Job:
 class Stage:
     """One level of load: either `users` (closed loop) or `rate` (open loop), for `duration` seconds or `requests`.
 
-    level   what a sweep varies, again; 0 where there is no sweep
+    level   in a sweep, the varied value (users or rate); otherwise 0
     """
 
     users: int | None = None
@@ -79,7 +79,7 @@ class Stage:
 
 @dataclass(slots=True)
 class _Progress:
-    """A stage under way. Moments in the run's seconds; `left` counts measured requests down, None without a bound."""
+    """A running stage. Times are the run's seconds; `left` counts measured requests down, None without a limit."""
 
     stage: Stage
     began: float
@@ -89,16 +89,16 @@ class _Progress:
 
 
 class Runner:
-    """A run under way.
+    """A running load test.
 
     inflight    requests that have begun and not ended
-    stopped_by  why it ended early, "" while it did not
+    stopped_by  why the run ended early, or ""
     """
 
-    def __init__(self, job: Job, observe: Callable[[Sample], None]) -> None:
+    def __init__(self, job: LoadJob, observe: Callable[[Sample], None]) -> None:
         self._job = job
         self._observe = observe
-        self._clients = {name: Client(target) for name, target in job.ways}
+        self._clients = {name: HttpClient(target) for name, target in job.ways}
         self._heads = self._make_heads()
         self._started = time.perf_counter()
         self._cpu = time.process_time()
@@ -129,11 +129,11 @@ class Runner:
             client.close()
 
     def now(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return time.perf_counter() - self._started
 
     def stop(self, why: str) -> None:
-        """End it early; the first reason counts."""
+        """End the run early; the first reason counts."""
         if not self.stopped_by:
             self.stopped_by = why
         self._stopping.set()
@@ -160,8 +160,8 @@ class Runner:
         self._windows.append(window)
         return window
 
-    def end(self, *, interrupted: bool = False) -> End:
-        """How it ended; for the last line of the file."""
+    def end(self, *, interrupted: bool = False) -> RunEnd:
+        """Describe how the run ended, for the last line of the file."""
         lags = sorted(self._lags)
         generator = Generator(
             cpu_share=round((time.process_time() - self._cpu) / max(self.now(), 1e-9), 4),
@@ -170,7 +170,7 @@ class Runner:
             late_sends=self._late_sends,
             events=self._events,
         )
-        return End(tuple(self._windows), interrupted, self.stopped_by, self._unfinished, generator)
+        return RunEnd(tuple(self._windows), interrupted, self.stopped_by, self._unfinished, generator)
 
     # -- the two loops --------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Runner:
         while self._may_begin(progress, self.now()):
             sample = await self._one(progress, self.now())
             if sample.error:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(ERROR_PAUSE)
 
     async def _on_schedule(self, progress: _Progress, group: asyncio.TaskGroup) -> None:
         stage = progress.stage
@@ -203,7 +203,7 @@ class Runner:
             group.create_task(self._one(progress, min(due, self.now())), name="loadtest-request")
 
     def _may_begin(self, progress: _Progress, due: float) -> bool:
-        """Whether one more request may begin, which is then counted."""
+        """Whether one more request may begin; if so, count it."""
         if self._stopping.is_set() or due >= progress.until or progress.left == 0:
             return False
         if progress.left is not None and due >= progress.measured_from:
@@ -211,8 +211,8 @@ class Runner:
         return True
 
     async def _sleep_until(self, moment: float) -> None:
-        """Rest until a moment of the run. Where that has passed others still get their turn: a rate that cannot be
-        kept must not starve the answers."""
+        """Sleep until a time of the run. If that time has passed, still yield to other tasks: a rate that the generator
+        cannot keep up with must not starve the answers."""
         await asyncio.sleep(max(moment - self.now(), 0.0))
 
     # -- one request ----------------------------------------------------------------------------------------------
@@ -254,14 +254,14 @@ class Runner:
         return names[number % 2 ^ first]
 
     def _leave_after(self, draw: pacer.Draw) -> int | None:
-        """The output events after which this request is left on purpose, drawn evenly; None to stay."""
+        """Draw after how many output events to abort this request on purpose; None to wait for the whole answer."""
         share = self._job.abort_share
         if not share or draw() >= share:
             return None
         return int(draw() * LONGEST_LEAVE) if self._job.asking.stream else 0
 
     def _make_heads(self) -> dict[tuple[str, int], bytes]:
-        """A way and a key -> the head of its requests, up to the length."""
+        """Map each way and key to the head of its requests, up to the content length."""
         path = PATHS[self._job.asking.endpoint]
         return {
             (name, number): target.head("POST", path, self._job.direct_key if name == "direct" else key)
@@ -316,7 +316,7 @@ class Runner:
     # -- the generator itself -------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Note how late a timer comes."""
+        """Record how late a timer fires."""
         while True:
             due = time.perf_counter() + WATCH
             await asyncio.sleep(WATCH)

@@ -1,21 +1,22 @@
-"""What one request measured, what a run was, and how both stand in a file: JSON lines, read back by `aiaas report`.
+"""The data of a run: one sample per request, the run's settings, and its end, as JSON lines that `aiaas report` reads.
 
     {"kind":"run","format":1,"version":"0.1.0","url":"http://127.0.0.1:8080","model":"...","options":{...},...}
     {"kind":"sample","number":0,"due":0.0,"began":0.0,"sent":0.0004,"first":0.051,"end":0.83,"status":200,...}
     {"kind":"end","windows":[{"start":5.0,"stop":65.0}],"generator":{...}}
 
-The first line is the run, then one line a request in the order in which they ended, then the end; a run that crashed
-has no end. Fields at their default are left out and unknown ones ignored, so that older files and newer programs agree.
+The first line is the run, then one line a request in the order in which they ended, then the end; the file of a run
+that crashed has no end line. Fields with their default value are left out and unknown fields ignored, so newer programs
+read older files and vice versa.
 
-All moments are seconds since the run's start, on one monotonic clock, rounded to the microsecond:
+All times are seconds since the run's start, on one monotonic clock, rounded to the microsecond:
 
-    due     when the pacer wanted it sent. In a closed loop that is when its user was free
-    began   when the generator got round to it; `began - due` is the generator's own lateness
-    sent    when its bytes were handed to the socket; before it lies the wait for a connection
-    first   when the socket gave the first output event (streams only)
-    end     when the answer was whole, or had failed
+    due     when the pacer scheduled the request; in a closed loop, when its user was free
+    began   when the generator started on the request; `began - due` is the generator's own lateness
+    sent    when its bytes were written to the socket, after waiting for a connection
+    first   when the socket delivered the first output event (streams only)
+    end     when the answer was complete or had failed
 
-Latencies count from `due`, so that what waits because the server stalls is seen (coordinated omission).
+Latencies count from `due`, so a stalled server cannot hide the requests that wait for it (coordinated omission).
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ FORMAT: Final = 1
 
 
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True, tag="sample", tag_field="kind"):
-    """One request, measured.
+    """The measurements of one request.
 
-    via            "gateway", or "direct" where the run compares the two
-    key            which of the run's keys (from 0)
-    level          the users or the rate that this request was part of, where they vary (a sweep)
-    warmup         sent before the measured part began
+    via            "gateway", or "direct" in a run that compares the two
+    key            index of the key among the run's keys, from 0
+    level          in a sweep, the users or the rate of the level that this request belongs to
+    warmup         due before the measured part began
     aborted        left on purpose (`--abort-share`); neither a success nor an error
-    error          what kind of failure, "" for none: see `aiaas.httpclient.answer`
+    error          the kind of failure, or "": see `aiaas.httpclient.answer`
     code, detail   the server's own error code, and one clause for people; never a prompt, an answer or a key
-    prompt_tokens, output_tokens   as the server counted them; where it told nothing 0 and the number of output events
-    events         output events that came
-    gaps           microseconds between output events, in order; events that one read brought have 0 between them
+    prompt_tokens, output_tokens   the server's counts; without them, 0 and the number of output events
+    events         number of output events
+    gaps           microseconds between output events, in order; 0 between events from one read of the socket
     """
 
     number: int
@@ -67,17 +68,17 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True, tag="sample", tag_
 
     @property
     def ok(self) -> bool:
-        """A whole answer."""
+        """Whether the answer is complete."""
         return not self.error and not self.aborted
 
     @property
     def e2e(self) -> float:
-        """Seconds from when it was due to the whole answer."""
+        """Seconds from when the request was due to the complete answer."""
         return self.end - self.due
 
     @property
     def ttft(self) -> float | None:
-        """Seconds from when it was due to the first output event; None where there was none."""
+        """Seconds from when the request was due to the first output event; None without one."""
         return None if self.first is None else self.first - self.due
 
     @property
@@ -91,8 +92,8 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True, tag="sample", tag_
 class Generator(msgspec.Struct, frozen=True, omit_defaults=True):
     """How well the load generator itself kept up.
 
-    cpu_share    its CPU seconds by the run's seconds; one core is all it can use
-    lag_p99, lag_max   seconds by which its event loop came late to a timer
+    cpu_share    its CPU seconds divided by the run's seconds; it can use one core at most
+    lag_p99, lag_max   seconds by which its event loop ran timers late
     late_sends   requests that began more than LATE_SEND after they were due (open loop)
     events       output events received
     """
@@ -105,14 +106,14 @@ class Generator(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="run", tag_field="kind"):
-    """What was run: enough to run it again, without keys.
+    """The settings of a run: enough to repeat it, without keys.
 
-    started       UTC, ISO 8601
+    started  UTC, ISO 8601
     loop     "closed" or "open"
-    keys          labels of the keys in use, the names of their files
-    options       the command's options as given
-    machine       where the generator ran: system, processor count, Python
-    slo           as written, "" for none
+    keys     labels of the keys in use: the names of their files
+    options  the command's options as given
+    machine  the generator's machine: system, processor count, Python
+    slo      as written, or ""
     """
 
     format: int
@@ -129,10 +130,10 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="run", tag_field=
 
 
 class GatewayUse(msgspec.Struct, frozen=True):
-    """What one gateway's metrics port told of a window (`--metrics`).
+    """One gateway's use in a window, from its metrics port (`--metrics`).
 
-    cores     CPU seconds of its process (of all workers) in a second
-    requests  inference requests that it counted as ended, a second, whoever had sent them
+    cores     CPU seconds per second of its process, all workers included
+    requests  inference requests per second that it counted as ended, from all clients
     """
 
     cores: float
@@ -140,10 +141,10 @@ class GatewayUse(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The part of a run in which rates count: from the end of ramp and warm-up until no more was sent (or, where a
-    number of requests was asked for, until the last was over). Seconds since the run's start.
+    """The measured part of a run, for rates: from the end of ramp and warm-up until sending stopped (or, with a fixed
+    number of requests, until the last one ended). Seconds since the run's start.
 
-    gateway  what the gateway used meanwhile, None where nobody looked
+    gateway  the gateway's use in the window, None without `--metrics`
     """
 
     start: float
@@ -152,13 +153,13 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: GatewayUse | None = None
 
 
-class End(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_field="kind"):
+class RunEnd(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_field="kind"):
     """How a run ended.
 
     windows      the measured parts, one for each level
-    interrupted  by Ctrl-C
-    stopped_by   why it ended early, "" where it did not
-    unfinished   requests in flight that an early end cut off; they are in no figure
+    interrupted  whether Ctrl-C ended the run
+    stopped_by   why the run ended early, or ""
+    unfinished   requests in flight that an early end cut off; no figure includes them
     """
 
     windows: tuple[Window, ...] = ()
@@ -169,36 +170,36 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_field=
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """A run as a file holds it; `end` is None where it crashed."""
+    """A run read from a file; `end` is None if the run crashed."""
 
     run: Run
     samples: tuple[Sample, ...]
-    end: End | None
+    end: RunEnd | None
 
 
-Line = Run | Sample | End
+FileLine = Run | Sample | RunEnd
 
 _ENCODER: Final = msgspec.json.Encoder()
-_DECODER: Final[msgspec.json.Decoder[Run | Sample | End]] = msgspec.json.Decoder(Run | Sample | End)
+_DECODER: Final[msgspec.json.Decoder[Run | Sample | RunEnd]] = msgspec.json.Decoder(Run | Sample | RunEnd)
 
 
-def to_line(value: Line) -> bytes:
-    """One line of the file, with its newline."""
+def to_line(value: FileLine) -> bytes:
+    """Encode one line of the file, with its newline."""
     return _ENCODER.encode(value) + b"\n"
 
 
 def from_lines(name: str, lines: Iterable[bytes]) -> Recorded:
-    """A file's content. A last line that was cut short (a crash in the middle of a write) is left out.
+    """Parse a file, ignoring an incomplete last line (from a crash in the middle of a write).
 
-    Raises CheckFailed naming file and line for anything else that is no line of a run.
+    Raises CheckFailed naming file and line for any other line that does not belong to a run.
     """
     run: Run | None = None
-    end: End | None = None
+    end: RunEnd | None = None
     samples: list[Sample] = []
     for number, value in _values(name, lines):
         if isinstance(value, Run):
             if run is not None:
-                raise CheckFailed(f"{name}:{number}: a second run begins here; one file holds one run")
+                raise CheckFailed(f"{name}:{number}: a second run begins here; a file contains one run only")
             if value.format != FORMAT:
                 raise CheckFailed(f"{name}:{number}: format {value.format}; this version reads format {FORMAT}")
             run = value
@@ -215,7 +216,7 @@ def from_lines(name: str, lines: Iterable[bytes]) -> Recorded:
     return Recorded(run, tuple(samples), end)
 
 
-def _values(name: str, lines: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
+def _values(name: str, lines: Iterable[bytes]) -> Iterator[tuple[int, FileLine]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -224,4 +225,4 @@ def _values(name: str, lines: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if number > 1 and not line.endswith(b"\n"):
                 return
-            raise CheckFailed(f"{name}:{number}: is no line of a load test's samples: {error}") from error
+            raise CheckFailed(f"{name}:{number}: is not a line of a load test's samples: {error}") from error

@@ -1,10 +1,10 @@
-"""A load test from the first look to the last line of its file.
+"""Run a load test from the first check to the last line of its file.
 
-    look (is it there, does it take each key) -> write down what will be run -> its stages, samples going to the file,
-    the folds and the listener as they come -> the end, and the numbers
+    check the server and each key -> write the run's settings -> run the stages; each sample goes to the file, the folds
+    and the listener -> write the end, and compute the figures
 
-Ctrl-C (SIGINT) stops the sending and drops what is under way; what was measured is kept and folded like any run. A
-second one ends the process. A file that takes no more (a full disk) ends the run in the same way.
+Ctrl-C (SIGINT) stops sending and cancels the requests in flight; the samples so far are kept and evaluated as for any
+run. A second Ctrl-C ends the process. A write error (such as a full disk) ends the run in the same way as Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from aiaas import __version__
-from aiaas.httpclient.client import Client
+from aiaas.httpclient.client import HttpClient
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.compare import Overhead, overhead
 from aiaas.loadtest.files import SampleFile
 from aiaas.loadtest.gateway_cpu import CpuWatch
 from aiaas.loadtest.probe import choose_model, models_of
 from aiaas.loadtest.prompts import Asking
-from aiaas.loadtest.runner import Job, Runner, Stage
-from aiaas.loadtest.sample import FORMAT, End, Run, Sample, Window
+from aiaas.loadtest.runner import LoadJob, Runner, Stage
+from aiaas.loadtest.sample import FORMAT, Run, RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Folds, RunSummary, Summary
 from aiaas.loadtest.sweep import goes_on
 
-TICK: Final = 0.5  # seconds between two looks at a run: the live view moves, and the file is flushed
+TICK: Final = 0.5  # seconds between two updates of the live view and two flushes of the file
 INTERRUPTED: Final = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """An API key with the label that it is shown by."""
+class LabelledKey:
+    """An API key and its label for display."""
 
     label: str
     value: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that one load test needs to know.
+class LoadSettings:
+    """The settings of one load test.
 
-    model    None takes the first that the server lists
-    direct   an engine's own address, to be compared with the target
-    metrics  the gateway's metrics port, for its CPU
-    stages   one, or a sweep's levels in order
-    slo      as written, "" for none
-    out      file for the samples, None for none
+    model    None takes the first model that the server lists
+    direct   an engine's own address, to compare with the target
+    metrics  the gateway's metrics port, to measure its CPU
+    stages   one stage, or a sweep's levels in order
+    slo      as written, or ""
+    out      file for the samples, or None
     options  the options as given, for the file; never a key
     """
 
     target: HttpTarget
-    keys: tuple[Key, ...]
+    keys: tuple[LabelledKey, ...]
     asking: Asking
     stages: tuple[Stage, ...]
     model: str | None = None
@@ -80,38 +80,38 @@ class Settings:
     options: dict[str, str] = field(default_factory=dict)
 
 
-class Listener(Protocol):
-    """Who watches a load test."""
+class RunListener(Protocol):
+    """Receives the events of a load test."""
 
     def begun(self, run: Run) -> None:
-        """The first look is over; load begins."""
+        """Called when the server has been checked and load begins."""
 
     def sample(self, sample: Sample) -> None:
-        """A request ended."""
+        """Called when a request ended."""
 
     def tick(self, now: float, elapsed: float, inflight: int, stage: Stage) -> None:
-        """Every TICK seconds; `now` counts from the run's start, `elapsed` from the stage's."""
+        """Called every TICK seconds; `now` counts from the run's start, `elapsed` from the stage's."""
 
     def level_done(self, summary: Summary) -> None:
-        """A level of a sweep is over."""
+        """Called when a level of a sweep ended."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it."""
+class LoadOutcome:
+    """The result of a load test."""
 
     run: Run
-    end: End
+    end: RunEnd
     summary: RunSummary
     overhead: Overhead | None = None
 
 
-async def measure(settings: Settings, listener: Listener) -> Outcome:
+async def measure(settings: LoadSettings, listener: RunListener) -> LoadOutcome:
     """Run a load test.
 
     Raises:
-        EnvironmentFault: nothing answers there, or the file of samples cannot be made.
-        CheckFailed: a key is refused, the server has no such model, or the metrics port tells no CPU.
+        EnvironmentFault: the server is unreachable, or the file of samples cannot be created.
+        CheckFailed: a key is refused, the model is unknown to the server, or the metrics port does not report CPU.
     """
     bounds = parse_slo(settings.slo)
     models = await _look(settings)
@@ -151,13 +151,13 @@ async def measure(settings: Settings, listener: Listener) -> Outcome:
         end = msgspec.structs.replace(end, windows=tuple(windows))
         if file is not None:
             file.write(end)
-    return Outcome(run, end, folds.summary(end.windows), overhead(pairs, random.Random(settings.seed).random))
+    return LoadOutcome(run, end, folds.summary(end.windows), overhead(pairs, random.Random(settings.seed).random))
 
 
 async def _stage(
-    runner: Runner, stage: Stage, listener: Listener, file: SampleFile | None, cpu: CpuWatch | None
+    runner: Runner, stage: Stage, listener: RunListener, file: SampleFile | None, cpu: CpuWatch | None
 ) -> Window:
-    """One level, with the file flushed, the listener told and the gateway's CPU watched on the way."""
+    """Run one level; meanwhile flush the file, call the listener and measure the gateway's CPU."""
     began = runner.now()
 
     async def tick() -> None:
@@ -191,9 +191,9 @@ async def _end(task: asyncio.Task[Any]) -> None:
         await task
 
 
-async def _look(settings: Settings) -> dict[str, str]:
-    """The model to ask for, by way. Raises as `measure`."""
-    client = Client(settings.target)
+async def _look(settings: LoadSettings) -> dict[str, str]:
+    """Check the server and choose each way's model. Raises as `measure`."""
+    client = HttpClient(settings.target)
     try:
         listed = [await models_of(client, key.value) for key in settings.keys]
     finally:
@@ -202,7 +202,7 @@ async def _look(settings: Settings) -> dict[str, str]:
     for more in listed[1:]:
         choose_model(settings.target.url, models["gateway"], more)
     if settings.direct is not None:
-        client = Client(settings.direct)
+        client = HttpClient(settings.direct)
         try:
             served = await models_of(client, settings.direct_key)
         finally:
@@ -211,11 +211,11 @@ async def _look(settings: Settings) -> dict[str, str]:
     return models
 
 
-def _job(settings: Settings, models: dict[str, str]) -> Job:
+def _job(settings: LoadSettings, models: dict[str, str]) -> LoadJob:
     ways = [("gateway", settings.target)]
     if settings.direct is not None:
         ways.append(("direct", settings.direct))
-    return Job(
+    return LoadJob(
         ways=tuple(ways),
         asking=settings.asking,
         models=models,
@@ -227,7 +227,7 @@ def _job(settings: Settings, models: dict[str, str]) -> Job:
     )
 
 
-def _describe(settings: Settings, models: dict[str, str]) -> Run:
+def _describe(settings: LoadSettings, models: dict[str, str]) -> Run:
     return Run(
         format=FORMAT,
         version=__version__,
@@ -250,7 +250,7 @@ def _describe(settings: Settings, models: dict[str, str]) -> Run:
 
 @contextmanager
 def _stopped_by_ctrl_c(runner: Runner) -> Iterator[None]:
-    """The first SIGINT stops the runner, a second one does what it always does."""
+    """Stop the runner on the first SIGINT; a second SIGINT has its usual effect."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -259,7 +259,7 @@ def _stopped_by_ctrl_c(runner: Runner) -> Iterator[None]:
 
     try:
         loop.add_signal_handler(signal.SIGINT, stop)
-    except (ValueError, RuntimeError):  # not in the main thread: somebody else's loop, who stops us by cancelling
+    except (ValueError, RuntimeError):  # not in the main thread: the owner of the loop stops the run by cancelling
         yield
         return
     try:

@@ -1,12 +1,12 @@
-"""What a run has to hold, written as `ttft=1s,e2e=5s,error_rate=1%`, and whether it did.
+"""Parse an SLO, written as `ttft=1s,e2e=5s,error_rate=1%`, and judge a run by it.
 
     ttft, itl, tpot, e2e   a duration for each request. A request meets the SLO when all of its figures do (itl: its
-                           median gap); a run does when the named percentile of all requests does, p99 unless another
-                           is written: `e2e:p95=5s`
-    error_rate             a share of all requests, errors and 429s counted, deliberate aborts not
-    goodput                requests per second that met the SLO, at least so many
+                           median gap); a run does when the given percentile of all requests does. The default is p99;
+                           write `e2e:p95=5s` for another
+    error_rate             the largest share of requests that may fail; errors and 429s count, deliberate aborts do not
+    goodput                the lowest number of requests per second that meet the SLO
 
-Goodput counts the requests that met every duration; so `--slo` gives a figure even where no share is promised.
+Goodput counts the requests that met every duration, so `--slo` reports it even without a `goodput` bound.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aiaas.units import parse_positive_duration
 
 LATENCIES: Final = ("ttft", "itl", "tpot", "e2e")
 PERCENTILES: Final = (50, 90, 95, 99)
-FORM: Final = "write it as ttft=1s,e2e:p95=5s,error_rate=1%"
+SLO_FORM: Final = "write it as ttft=1s,e2e:p95=5s,error_rate=1%"
 
 _TERM = re.compile(r"([a-z0-9_]+)(?::p([0-9]+))?=(.+)")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -37,8 +37,8 @@ class Bound(msgspec.Struct, frozen=True):
     percent: int = 99
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """One term held against a run; `seen` is None where nothing was measured, which does not hold."""
+class SloVerdict(msgspec.Struct, frozen=True):
+    """The verdict on one term for a run; `seen` is None if nothing was measured, and the term then does not hold."""
 
     bound: Bound
     seen: float | None
@@ -46,19 +46,19 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def parse_slo(text: str) -> tuple[Bound, ...]:
-    """The bounds of an SLO as written; empty for an empty text. Raises UsageError."""
+    """Parse an SLO; an empty text has no bounds. Raises UsageError."""
     bounds = tuple(_bound(term.strip()) for term in text.split(",")) if text.strip() else ()
     names = [bound.name for bound in bounds]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"--slo: {name} stands there twice")
+            raise UsageError(f"--slo: {name} is given twice")
     return bounds
 
 
 def _bound(term: str) -> Bound:
     match = _TERM.fullmatch(term)
     if match is None:
-        raise UsageError(f"--slo: {term!r} is no bound; {FORM}")
+        raise UsageError(f"--slo: {term!r} is not a bound; {SLO_FORM}")
     name, percent, value = match.groups()
     if name in LATENCIES:
         try:
@@ -69,17 +69,17 @@ def _bound(term: str) -> Bound:
         raise UsageError(f"--slo: {name} has no percentiles; only {', '.join(LATENCIES)} do")
     number = value.removesuffix("%")
     if _NUMBER.fullmatch(number) is None or name not in ("error_rate", "goodput"):
-        raise UsageError(f"--slo: {term!r} is no bound; {FORM}")
+        raise UsageError(f"--slo: {term!r} is not a bound; {SLO_FORM}")
     share = float(number) / 100 if value.endswith("%") else float(number)
     if name == "error_rate" and share > 1:
-        raise UsageError(f"--slo: error_rate={value} is more than all; write 1% or 0.01")
+        raise UsageError(f"--slo: error_rate={value} is more than 100%; write 1% or 0.01")
     return Bound(name, share)
 
 
 def _percent(text: str | None) -> int:
     percent = 99 if text is None else int(text)
     if percent not in PERCENTILES:
-        raise UsageError(f"--slo: p{percent} is not computed; use p50, p90, p95 or p99")
+        raise UsageError(f"--slo: p{percent} is not available; use p50, p90, p95 or p99")
     return percent
 
 
@@ -102,18 +102,18 @@ def _figure(sample: Sample, name: str) -> float | None:
 
 def judge(
     bounds: tuple[Bound, ...], latencies: dict[str, Spread | None], error_rate: float, goodput: float | None
-) -> tuple[Verdict, ...]:
-    """Each bound held against a run's figures."""
+) -> tuple[SloVerdict, ...]:
+    """Judge each bound by a run's figures."""
     return tuple(_judge(bound, latencies, error_rate, goodput) for bound in bounds)
 
 
-def _judge(bound: Bound, latencies: dict[str, Spread | None], error_rate: float, goodput: float | None) -> Verdict:
+def _judge(bound: Bound, latencies: dict[str, Spread | None], error_rate: float, goodput: float | None) -> SloVerdict:
     if bound.name == "error_rate":
-        return Verdict(bound, error_rate, error_rate <= bound.limit)
+        return SloVerdict(bound, error_rate, error_rate <= bound.limit)
     if bound.name == "goodput":
-        return Verdict(bound, goodput, goodput is not None and goodput >= bound.limit)
+        return SloVerdict(bound, goodput, goodput is not None and goodput >= bound.limit)
     figures = latencies[bound.name]
     if figures is None:
-        return Verdict(bound, None, False)
+        return SloVerdict(bound, None, False)
     seen: float = getattr(figures, f"p{bound.percent}")
-    return Verdict(bound, seen, seen <= bound.limit)
+    return SloVerdict(bound, seen, seen <= bound.limit)

@@ -1,11 +1,11 @@
-"""Numbers out of measurements: percentiles, means, and how sure one can be. Pure.
+"""Statistics: percentiles, means, and confidence intervals. Pure.
 
-Percentiles are by nearest rank: p90 is the smallest measured value that at least 90 % of all values do not exceed. It
-is always a value that was measured, never one between two. With fewer than 100 values p99 is the largest.
+Percentiles are by nearest rank: p90 is the smallest measured value that at least 90 % of all values do not exceed. A
+percentile is always a measured value, never interpolated. With fewer than 100 values p99 is the largest value.
 
-Confidence intervals are by bootstrap (percentile method): the statistic of many random re-draws, with replacement, of
-the same size; the interval holds the middle 95 % of them. Nothing is assumed about the distribution. `draw` gives
-uniform numbers in [0, 1), so that the same seed gives the same interval.
+Confidence intervals are by bootstrap (percentile method): compute the statistic of many random samples of equal size,
+drawn with replacement; the interval spans the middle 95 % of the results. This makes no assumption about the
+distribution. `draw` gives uniform numbers in [0, 1), so the same seed gives the same interval.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Final
 
 import msgspec
 
-Draw = Callable[[], float]
+from aiaas.loadtest.pacer import Draw
 
-REDRAWS: Final = 1000  # the ends of the interval then vary by about 2 % of its width
+REDRAWS: Final = 1000  # with this many, the ends of the interval vary by about 2 % of its width
 CONFIDENCE: Final = 0.95
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """A distribution in a few numbers, all but `count` in the unit of the values (seconds, mostly)."""
+    """A distribution in a few numbers; all except `count` have the unit of the values (usually seconds)."""
 
     count: int
     mean: float
@@ -46,22 +46,23 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 def rank(count: int, percent: float) -> int:
-    """The position, from 0, of a percentile among `count` sorted values."""
+    """Return the position, from 0, of a percentile among `count` sorted values."""
     return max(ceil(count * percent / 100 - 1e-9), 1) - 1
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile of values that are sorted already; at least one."""
+    """Return the nearest-rank percentile of sorted values; there must be at least one."""
     return ordered[rank(len(ordered), percent)]
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """The distribution of the values, None where there are none."""
+    """Return the distribution of the values, None without values."""
     return spread_of_counts(Counter(values))
 
 
 def spread_of_counts(counts: Counter[float]) -> Spread | None:
-    """The same of values that are counted already: a long run has millions of gaps and few thousand different ones."""
+    """Return the distribution of counted values: a long run has millions of gaps, but only a few thousand different
+    ones."""
     number = counts.total()
     if not number:
         return None
@@ -73,7 +74,7 @@ def spread_of_counts(counts: Counter[float]) -> Spread | None:
 
 
 def _at(ordered: Sequence[tuple[float, int]], ranks: Sequence[int]) -> list[float]:
-    """The values at ascending positions."""
+    """Return the values at ascending positions."""
     found: list[float] = []
     passed = 0
     for value, times in ordered:
@@ -84,7 +85,7 @@ def _at(ordered: Sequence[tuple[float, int]], ranks: Sequence[int]) -> list[floa
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value, or the mean of the middle two; at least one value."""
+    """Return the middle value, or the mean of the middle two; there must be at least one value."""
     ordered = sorted(values)
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
@@ -93,7 +94,7 @@ def median(values: Sequence[float]) -> float:
 def bootstrap(
     values: Sequence[float], statistic: Callable[[Sequence[float]], float], draw: Draw, redraws: int = REDRAWS
 ) -> Interval:
-    """`statistic` of the values, with its interval; at least one value."""
+    """Compute `statistic` of the values with its interval; there must be at least one value."""
     size = len(values)
     estimates = sorted(statistic([values[int(draw() * size)] for _ in range(size)]) for _ in range(redraws))
     tail = (1 - CONFIDENCE) / 2 * 100
@@ -101,17 +102,17 @@ def bootstrap(
 
 
 def percentile_interval(ordered: Sequence[float], percent: float) -> Interval:
-    """A nearest-rank percentile of sorted values, at least one, with the 95 % interval that their order gives.
+    """Return a nearest-rank percentile of sorted values, at least one, with its 95 % interval from their order.
 
-    How many of n values lie below the true percentile is binomial, whatever the distribution; so two of the values
-    hold it between them (Conover, Practical Nonparametric Statistics, 3.2). Where n is too small for that, the end is
-    infinite, or 0 at the low side: latencies have no other bound. For 100,000 values it costs what the sorting did.
+    The number of values below the true percentile is binomial for every distribution, so two of the values enclose the
+    percentile (Conover, Practical Nonparametric Statistics, 3.2). If there are too few values, the upper end is
+    infinite, and the lower end 0, the smallest possible latency. For 100,000 values this takes as long as sorting them.
     """
     size, share = len(ordered), percent / 100
     tail = (1 - CONFIDENCE) / 2
     low, high = -1, size
-    below = 0.0  # P(at most `number` of them lie below)
-    reach = 9 * sqrt(size * share * (1 - share)) + 9  # nothing that could be seen lies beyond
+    below = 0.0  # P(at most `number` values lie below)
+    reach = 9 * sqrt(size * share * (1 - share)) + 9  # probabilities beyond it are negligible
     first = max(int(size * share - reach), 0)
     for number in range(first, min(int(size * share + reach), size) + 1):
         below += _binomial(size, number, share)
@@ -125,6 +126,6 @@ def percentile_interval(ordered: Sequence[float], percent: float) -> Interval:
 
 
 def _binomial(size: int, number: int, share: float) -> float:
-    """The probability of exactly `number` out of `size`."""
+    """Return the probability of exactly `number` out of `size`."""
     ways = lgamma(size + 1) - lgamma(number + 1) - lgamma(size - number + 1)
     return exp(ways + number * log(share) + (size - number) * log(1 - share))

@@ -1,12 +1,13 @@
-"""Samples folded into the numbers that people read. Pure.
+"""Fold samples into the figures of a report. Pure.
 
 Rules
-- Latencies are those of whole answers to requests that were due after the warm-up, counted from when they were due.
-- Rates belong to the window (see `Window`), and count what happened in it, whoever had sent it when: whole answers that
-  ended in it, and output tokens that came in it. A stream's tokens are spread evenly between its first event and its
-  end. Otherwise a short run would lose what was under way at either end.
-- 429 is counted apart from errors, since it tells of the key's limit and not of the server; the error rate holds both.
-- Requests that were left on purpose are in neither; their tokens count.
+- Latencies are those of complete answers to requests that were due after the warm-up, counted from when they were due.
+- Rates belong to the window (see `Window`): complete answers that ended and output tokens that arrived in it, even
+  if the request was sent before the window. A stream's tokens are spread evenly between its first event and its end.
+  Otherwise a short run would lose the requests in flight at either end of the window.
+- 429s are counted separately from errors, since they are due to the key's limit and not the server; the error rate
+  includes both.
+- Requests that were aborted on purpose count neither as answered nor as errors; their tokens count.
 - ITL pools the gaps of all requests, so long answers weigh more; TPOT has one value for each request.
 """
 
@@ -19,21 +20,22 @@ from typing import Final
 import msgspec
 
 from aiaas.httpclient.answer import RATE_LIMITED
-from aiaas.loadtest.sample import End, GatewayUse, Generator, Recorded, Sample, Window
-from aiaas.loadtest.slo import Bound, Verdict, judge, meets
+from aiaas.loadtest.sample import GatewayUse, Generator, Recorded, RunEnd, Sample, Window
+from aiaas.loadtest.slo import Bound, SloVerdict, judge, meets
 from aiaas.loadtest.stats import Spread, spread, spread_of_counts
 
-LATE_SEND: Final = 0.01  # seconds; below it lies what a timer of 1 ms and a turn of the loop cost
-BUSY_SHARE: Final = 0.8  # of one core; beyond it events wait in the socket before their time is taken
-MUCH_LAG: Final = 0.02  # seconds, p99; it is added to every latency
+LATE_SEND: Final = 0.01  # seconds; more than a timer of 1 ms and a turn of the event loop cost
+BUSY_SHARE: Final = 0.8  # of one core; beyond it events wait in the socket before their time is measured
+MUCH_LAG: Final = 0.02  # seconds, p99; the lag is added to every latency
 MANY_LATE: Final = 0.01  # share of the requests
 
-# A share of the requests that is all of them, but for what was under way at either end of a window.
+# A gateway with a share of the requests in this range served all of them; the requests in flight at either end of a
+# window explain the difference to 1.
 ALONE: Final = (0.8, 1.25)
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """One kind of failure: how often, and what the first of them said."""
+class RunFault(msgspec.Struct, frozen=True):
+    """One kind of failure: its count, and the message of the first one as an example."""
 
     error: str
     code: str
@@ -42,12 +44,12 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class GatewayCpu(msgspec.Struct, frozen=True):
-    """CPU of the gateway's process.
+    """CPU use of the gateway's process.
 
-    cores        that it used
-    per_request  seconds of CPU for each request that it counted; None where that was none
-    per_token    and for each output token of this test
-    share        of this test's requests that it counted: 1 for the only gateway, a third for one of three
+    cores        cores in use
+    per_request  CPU seconds for each request that the gateway counted; None if it counted 0
+    per_token    CPU seconds for each output token of this test
+    share        share of this test's requests that the gateway counted: 1 for a single gateway, 1/3 for one of three
     """
 
     cores: float
@@ -57,13 +59,13 @@ class GatewayCpu(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """The folded numbers. Latencies in seconds, rates per second.
+    """The figures of a report. Latencies in seconds, rates per second.
 
-    requests     measured ones that came to an end, but for those left on purpose
-    ok, rate_limited, errors   whole answers; 429s; all other failures. They add up to `requests`
+    requests     measured requests that ended, without those aborted on purpose
+    ok, rate_limited, errors   complete answers; 429s; all other failures. They add up to `requests`
     error_rate   (errors + rate_limited) / requests
-    goodput      whole answers per second that met the SLO's durations; None without an SLO
-    cpu          what the gateway used, None where nobody looked (`--metrics`)
+    goodput      complete answers per second that met the SLO's durations; None without an SLO
+    cpu          the gateway's CPU use, None without `--metrics`
     """
 
     seconds: float
@@ -84,18 +86,18 @@ class Summary(msgspec.Struct, frozen=True):
     itl: Spread | None
     tpot: Spread | None
     e2e: Spread | None
-    faults: tuple[Fault, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    faults: tuple[RunFault, ...] = ()
+    verdicts: tuple[SloVerdict, ...] = ()
     cpu: GatewayCpu | None = None
 
     @property
     def held(self) -> bool:
-        """Whether every bound of the SLO holds; true without one."""
+        """Whether every bound of the SLO holds; true without an SLO."""
         return all(verdict.held for verdict in self.verdicts)
 
 
 class RunSummary(msgspec.Struct, frozen=True):
-    """A run in numbers: as a whole, and by level (of a sweep), key and way (gateway, direct) where there are any."""
+    """A run's figures: in total, and by level (of a sweep), key and way (gateway, direct) if the run has several."""
 
     total: Summary
     levels: tuple[Summary, ...] = ()
@@ -104,7 +106,7 @@ class RunSummary(msgspec.Struct, frozen=True):
 
 
 class Fold:
-    """Takes samples one by one; keeps a few numbers of each, and gaps only as counts."""
+    """Folds samples one by one; keeps a few numbers of each, and gaps only as counts."""
 
     def __init__(self, bounds: tuple[Bound, ...] = ()) -> None:
         self._bounds = bounds
@@ -118,7 +120,7 @@ class Fold:
         self._last = 0.0
 
     def add(self, sample: Sample) -> None:
-        """Take one in."""
+        """Add a sample."""
         good = meets(sample, self._bounds)
         begun = sample.end if sample.first is None else sample.first
         span = (begun, sample.end, sample.prompt_tokens, sample.output_tokens, sample.ok, good)
@@ -143,7 +145,7 @@ class Fold:
                 values.append(value)
 
     def summary(self, window: Window | None = None) -> Summary:
-        """The numbers so far. Without a window it reaches from the first measured request to the end of the last."""
+        """Return the figures so far. The default window spans the first measured request to the end of the last one."""
         window = window or Window(min(self._first, self._last), self._last)
         seconds = max(window.stop - window.start, 1e-9)
         inside = [span for span in self._spans if window.start <= span[1] <= window.stop]
@@ -175,7 +177,7 @@ class Fold:
             tpot=latencies["tpot"],
             e2e=latencies["e2e"],
             faults=tuple(
-                Fault(error, code, count, self._examples[error, code])
+                RunFault(error, code, count, self._examples[error, code])
                 for (error, code), count in self._faults.most_common()
             ),
             verdicts=judge(self._bounds, latencies, error_rate, goodput),
@@ -184,8 +186,8 @@ class Fold:
 
 
 def _cpu(use: GatewayUse | None, requests: float, tokens: float) -> GatewayCpu | None:
-    """`requests` and `tokens` are this test's own, per second. Whoever carried a share of the requests is taken to have
-    carried that share of the tokens; near 1 it is all of them."""
+    """Compute the CPU figures. `requests` and `tokens` are this test's own, per second. Assume that a gateway which
+    served a share of the requests also served that share of the tokens; a share near 1 counts as all of them."""
     if use is None:
         return None
     share = use.requests / requests if requests else None
@@ -199,7 +201,7 @@ def _cpu(use: GatewayUse | None, requests: float, tokens: float) -> GatewayCpu |
 
 
 def _tokens_in(span: tuple[float, float, int, int, bool, bool], window: Window) -> float:
-    """How many of a request's output tokens came in the window."""
+    """Return how many of a request's output tokens arrived in the window."""
     begun, end, _, tokens, _, _ = span
     if end <= begun:
         return tokens if window.start <= end <= window.stop else 0.0
@@ -211,7 +213,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _in_seconds(gaps: Spread | None) -> Spread | None:
-    """Gaps are counted in microseconds."""
+    """Convert gaps, which are counted in microseconds, to seconds."""
     if gaps is None:
         return None
     figures = {name: getattr(gaps, name) / 1e6 for name in gaps.__struct_fields__ if name != "count"}
@@ -219,7 +221,7 @@ def _in_seconds(gaps: Spread | None) -> Spread | None:
 
 
 class Folds:
-    """A run's samples, folded as a whole and by level, key and way."""
+    """Folds a run's samples in total and by level, key and way."""
 
     def __init__(self, bounds: tuple[Bound, ...] = ()) -> None:
         self._bounds = bounds
@@ -227,7 +229,7 @@ class Folds:
         self._by: dict[tuple[str, float | int | str], Fold] = {}
 
     def add(self, sample: Sample) -> None:
-        """Take one in."""
+        """Add a sample."""
         if sample.via == "gateway":
             self._total.add(sample)
         for group in self._groups(sample):
@@ -237,19 +239,19 @@ class Folds:
             fold.add(sample)
 
     def _groups(self, sample: Sample) -> tuple[tuple[str, float | int | str], ...]:
-        """Direct requests are there to be compared with; every other figure is the gateway's."""
+        """Return the sample's groups. Direct requests only serve as a comparison; other figures are the gateway's."""
         if sample.via != "gateway":
             return (("way", sample.via),)
         return (("level", sample.level), ("key", sample.key), ("way", sample.via))
 
     def level(self, window: Window) -> Summary:
-        """The numbers of one level."""
+        """Return the figures of one level."""
         return self._by.setdefault(("level", window.level), Fold(self._bounds)).summary(window)
 
     def summary(self, windows: Sequence[Window] = ()) -> RunSummary:
-        """All of it; windows as far as they are known."""
+        """Return all figures; `windows` may be incomplete for a run that crashed."""
         whole = windows[0] if len(windows) == 1 else Window(windows[0].start, windows[-1].stop) if windows else None
-        bare = None if whole is None else Window(whole.start, whole.stop, whole.level)  # CPU is not known by key
+        bare = None if whole is None else Window(whole.start, whole.stop, whole.level)  # CPU by key is unknown
         keys = [fold.summary(bare) for _, fold in self._of("key")]
         ways = {str(name): fold.summary(bare) for name, fold in self._of("way")}
         levels = tuple(self.level(window) for window in windows)
@@ -264,8 +266,8 @@ class Folds:
         return sorted(((group[1], fold) for group, fold in self._by.items() if group[0] == kind), key=lambda it: it[0])
 
 
-def summarize(samples: Iterable[Sample], end: End | None = None, bounds: tuple[Bound, ...] = ()) -> RunSummary:
-    """The numbers of a run's samples."""
+def summarize(samples: Iterable[Sample], end: RunEnd | None = None, bounds: tuple[Bound, ...] = ()) -> RunSummary:
+    """Return the figures of a run's samples."""
     folds = Folds(bounds)
     for sample in samples:
         folds.add(sample)
@@ -273,23 +275,23 @@ def summarize(samples: Iterable[Sample], end: End | None = None, bounds: tuple[B
 
 
 def summarize_recorded(recorded: Recorded, bounds: tuple[Bound, ...] = ()) -> RunSummary:
-    """The numbers of a run in a file."""
+    """Return the figures of a run read from a file."""
     return summarize(recorded.samples, recorded.end, bounds)
 
 
 def fairness(shares: Sequence[float]) -> float:
-    """Jain's index: 1 where all got the same, 1/n where one got everything (Jain, Chiu and Hawe, 1984)."""
+    """Jain's index: 1 if all n shares are equal, 1/n if one share is everything (Jain, Chiu and Hawe, 1984)."""
     squares = sum(share * share for share in shares)
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
 
 
 def bottleneck(generator: Generator, requests: int) -> str:
-    """Why the figures tell of the load generator rather than of the server; "" where they do not."""
+    """Say why the load generator was the bottleneck and not the server, or "" if it kept up."""
     reasons = []
     if generator.cpu_share > BUSY_SHARE:
         reasons.append(f"it used {generator.cpu_share:.0%} of the one core that it can use")
     if generator.lag_p99 > MUCH_LAG:
-        reasons.append(f"its event loop came {generator.lag_p99 * 1000:.0f} ms late (p99)")
+        reasons.append(f"its event loop ran {generator.lag_p99 * 1000:.0f} ms late (p99)")
     if requests and generator.late_sends > MANY_LATE * requests:
         reasons.append(f"{generator.late_sends} of {requests} requests began more than {LATE_SEND * 1000:.0f} ms late")
     return " and ".join(reasons)

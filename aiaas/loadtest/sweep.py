@@ -1,12 +1,11 @@
-"""A sweep: level after level of load, until more load brings no more. Pure.
+"""A sweep: raise the load level by level until the output stops growing. Pure.
 
-Levels are users or rates: `users=1-128` doubles from 1 to 128, `rate=5,10,20` takes those. The sweep ends early when
-two levels in a row brought no more output than the best before them, give or take GROWTH, or when half of the requests
-fail.
+Levels are users or rates: `users=1-128` doubles from 1 to 128, `rate=5,10,20` lists them. The sweep ends early when two
+consecutive levels did not exceed the best output before them by more than GROWTH, or when GIVE_UP of the requests fail.
 
-The knee is the last level whose share of the load's growth came out as growth in output: from one level to the next the
-load grows by a factor, and the output must grow by at least HALF of what the load did (load x 2: output x 1.5). With an
-SLO, levels that miss it are no candidates; the knee then says how much load can be promised.
+The knee is the last level whose output still grew with the load: from one level to the next, the output must grow
+by at least HALF of the load's growth (load x 2: output x 1.5). Levels that miss the SLO cannot be the knee, so with an
+SLO the knee is the load that can be promised.
 """
 
 from __future__ import annotations
@@ -20,40 +19,42 @@ import msgspec
 from aiaas.errors import UsageError
 from aiaas.loadtest.summary import Summary
 
-GROWTH: Final = 0.05  # of the output; less is within the noise of a level of some seconds
+GROWTH: Final = 0.05  # of the output; less is within the noise of a level of a few seconds
 HALF: Final = 0.5
 GIVE_UP: Final = 0.5  # share of requests that fail
 MOST_LEVELS: Final = 64
-FORM: Final = "write users=1-128 (doubling) or rate=5,10,20"
+SWEEP_FORM: Final = "write users=1-128 (doubling) or rate=5,10,20"
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """What varies ("users" or "rate"), and its levels in ascending order."""
+    """The quantity that varies ("users" or "rate"), and its levels in ascending order."""
 
     what: str
     levels: tuple[float, ...]
 
 
 def parse_sweep(text: str) -> Sweep:
-    """The sweep as written. Raises UsageError."""
+    """Parse a sweep. Raises UsageError."""
     what, _, values = text.partition("=")
     try:
         low, dash, high = values.partition("-")
         levels = _doubled(float(low), float(high)) if dash else tuple(float(value) for value in values.split(","))
     except ValueError as error:
-        raise UsageError(f"--sweep: {text!r} is no sweep; {FORM}") from error
+        raise UsageError(f"--sweep: {text!r} is not a sweep; {SWEEP_FORM}") from error
     if what not in ("users", "rate"):
-        raise UsageError(f"--sweep: {what!r} cannot be varied; {FORM}")
+        raise UsageError(f"--sweep: {what!r} cannot be varied; {SWEEP_FORM}")
     ascending = all(low < high for low, high in pairwise(levels))
     whole = what == "rate" or all(level == int(level) for level in levels)
     if not levels or len(levels) > MOST_LEVELS or not ascending or not whole or not 0 < levels[0] <= levels[-1] <= 1e6:
-        raise UsageError(f"--sweep: {text!r}: levels must be ascending numbers above 0, at most {MOST_LEVELS}; {FORM}")
+        raise UsageError(
+            f"--sweep: {text!r}: levels must be ascending numbers above 0, at most {MOST_LEVELS}; {SWEEP_FORM}"
+        )
     return Sweep(what, levels)
 
 
 def _doubled(low: float, high: float) -> tuple[float, ...]:
     if not 0 < low <= high <= 1e6:
-        raise ValueError("levels must grow")
+        raise ValueError("levels must ascend")
     levels = [low]
     while levels[-1] * 2 < high:
         levels.append(levels[-1] * 2)
@@ -61,7 +62,7 @@ def _doubled(low: float, high: float) -> tuple[float, ...]:
 
 
 def goes_on(done: Sequence[Summary]) -> bool:
-    """Whether a higher level can tell anything new."""
+    """Whether the next level can still show anything new."""
     if done and done[-1].error_rate >= GIVE_UP:
         return False
     if len(done) < 3:
@@ -71,7 +72,7 @@ def goes_on(done: Sequence[Summary]) -> bool:
 
 
 def knee(done: Sequence[Summary]) -> Summary | None:
-    """The last level worth its load; None where not even the first is (it fails, or misses the SLO)."""
+    """Return the last level whose output grew with the load; None if even the first failed or missed the SLO."""
     found: Summary | None = None
     for summary in done:
         if not summary.ok or not summary.held or summary.error_rate >= GIVE_UP:
@@ -85,5 +86,5 @@ def knee(done: Sequence[Summary]) -> Summary | None:
 
 
 def _output(summary: Summary) -> float:
-    """Output tokens per second; answers per second where the server counts no tokens."""
+    """Return output tokens per second, or answers per second if the server does not count tokens."""
     return summary.output_tokens_per_second or summary.requests_per_second or 1e-9

@@ -1,1 +1,1 @@
-"""Plan -> Kubernetes objects, pure."""
+"""Plan -> Kubernetes objects. Pure."""

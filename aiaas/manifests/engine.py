@@ -1,12 +1,12 @@
 """A vLLM in a pod of its own, for a backend with `engine: {kind: vllm}`.
 
-On one machine `aiaas serve` starts it (`aiaas.engines`); in a cluster it cannot share a pod with the gateway, which is
-rolled and scaled, while a model takes minutes to load and a GPU to itself. So it gets a Deployment, a Service and a
-volume.
+On one machine `aiaas serve` starts the engine (`aiaas.engines`). In a cluster the engine cannot share a pod with the
+gateway, which is rolled and scaled, while a model takes minutes to load and needs a GPU of its own. So the engine gets
+a Deployment, a Service and a volume.
 
-What the gateway relies on: `--shutdown-timeout`, without which SIGTERM leaves requests hanging (transcripts 131, 139);
-idle connections that outlive ours by far (we drop them after 4 s, vLLM by default after 5: transcript 81); the served
-name; `/health`.
+The gateway relies on these settings of vLLM: `--shutdown-timeout`, without which SIGTERM leaves requests hanging
+(transcripts 131, 139); a keep-alive far longer than the gateway's (the gateway closes idle connections after 4 s, vLLM
+by default after 5: transcript 81); the served name; `/health`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from aiaas.manifests.objects import (
 from aiaas.openai.paths import HEALTH
 from aiaas.plan.deployed import ENGINE_PORT
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
+from aiaas.plan.model import SHUTDOWN_OPTION
 
 CACHE: Final = "/cache"
 KEEP_ALIVE: Final = 75  # seconds
 PROBE_PERIOD: Final = 10  # seconds
-AFTER_SHUTDOWN: Final = 30  # seconds to free a GPU and leave
-SHUTDOWN_TIMEOUT: Final = "--shutdown-timeout"
+AFTER_SHUTDOWN: Final = 30  # seconds for vLLM to free the GPU and exit
 PARALLEL: Final = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 
-# The image runs as root by default. As another user it has no home and no name: everything that it writes goes to the
-# volume, and torch asks getpass for a name.
+# The image runs as root by default. Another user has neither a home folder nor a name, so put everything that vLLM
+# writes on the volume, and set USER, since torch asks getpass for the user's name.
 HOME: Final = {
     "HOME": CACHE,
     "USER": "vllm",
@@ -52,7 +52,7 @@ HOME: Final = {
 
 
 def claim(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
-    """The volume that keeps the weights, so that a restart does not fetch them again."""
+    """The volume for the weights, so that a restart does not download them again."""
     spec: Object = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": quantity(engine.pod.storage)}},
@@ -62,15 +62,15 @@ def claim(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
     return head(plan, "v1", "PersistentVolumeClaim", engine.name, app=engine.name) | {"spec": spec}
 
 
-def service(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
-    """The address that stands in the gateway's config."""
+def engine_service(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
+    """The Service, whose address the gateway's config has as `url`."""
     port = {"name": "http", "protocol": "TCP", "port": ENGINE_PORT, "targetPort": ENGINE_PORT}
     spec = {"type": "ClusterIP", "ports": [port], "selector": selector_of(engine.name)}
     return head(plan, "v1", "Service", engine.name, app=engine.name) | {"spec": spec}
 
 
-def deployment(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
-    """One replica: the GPU and the volume belong to one pod, so the old one goes before the new one comes."""
+def engine_deployment(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
+    """The Deployment, of one replica: GPU and volume belong to one pod, so the old pod ends before a new pod starts."""
     metadata: Object = {"labels": labels_of(plan, engine.name)}
     annotations = dict(plan.settings.annotations)
     if plan.gateway.monitoring.prometheus:
@@ -81,7 +81,7 @@ def deployment(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
         "replicas": 1,
         "selector": {"matchLabels": selector_of(engine.name)},
         "strategy": {"type": "Recreate"},
-        "progressDeadlineSeconds": math.ceil(engine.engine.start_timeout) + 600,  # and the image is gigabytes
+        "progressDeadlineSeconds": math.ceil(engine.engine.start_timeout) + 600,  # 600 s to pull gigabytes of image
         "template": {"metadata": metadata, "spec": _pod(plan, engine)},
     }
     return head(plan, "apps/v1", "Deployment", engine.name, app=engine.name) | {"spec": spec}
@@ -93,7 +93,7 @@ def _pod(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a Service named `vllm` would inject VLLM_PORT, which vLLM reads
         "terminationGracePeriodSeconds": PRE_STOP + shutdown_timeout(plan, engine) + AFTER_SHUTDOWN,
-        # Only a fresh volume is handed over to the group: going through 100 GB of weights at every start takes minutes.
+        # Change the group of a fresh volume only: changing 100 GB of weights at every start would take minutes.
         "securityContext": pod_security() | {"fsGroupChangePolicy": "OnRootMismatch"},
     }
     if plan.settings.image_pull_secrets:
@@ -107,7 +107,7 @@ def _pod(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
         "containers": [_container(plan, engine)],
         "volumes": [
             {"name": "cache", "persistentVolumeClaim": {"claimName": pod.claim or engine.name}},
-            {"name": "shm", "emptyDir": shared_memory},  # a container has 64 MiB otherwise, and NCCL fails
+            {"name": "shm", "emptyDir": shared_memory},  # with a container's default of 64 MiB NCCL fails
             {"name": "tmp", "emptyDir": {}},
         ],
     }
@@ -122,17 +122,17 @@ def _container(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
         "ports": [{"name": "http", "protocol": "TCP", "containerPort": ENGINE_PORT}],
         "env": environment(plan, engine),
         "resources": _resources(engine),
-        # Until the model is loaded neither of the others asks; a probe that kills a loading engine would do so forever.
+        # The other probes start once the model is loaded; a probe that kills a loading engine would kill it every time.
         "startupProbe": _probe(
             periodSeconds=PROBE_PERIOD,
             timeoutSeconds=5,
             failureThreshold=math.ceil(engine.engine.start_timeout / PROBE_PERIOD),
         ),
         "readinessProbe": _probe(periodSeconds=5, timeoutSeconds=5, failureThreshold=3),
-        # A dead engine leaves by itself. This is for one that hangs, and two minutes are no hang: compiling stalls it.
+        # A dead engine exits by itself, so this probe is for a hanging one. Compiling may stall vLLM for two minutes.
         "livenessProbe": _probe(periodSeconds=PROBE_PERIOD, timeoutSeconds=10, failureThreshold=12),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP}}},
-        "securityContext": container_security(read_only=False),  # what torch and its compilers write is not all known
+        "securityContext": container_security(read_only=False),  # torch and its compilers write to unknown places
         "volumeMounts": [
             {"name": "cache", "mountPath": CACHE},
             {"name": "shm", "mountPath": "/dev/shm"},
@@ -156,21 +156,21 @@ def _resources(engine: EngineDeployment) -> Object:
 
 
 def shutdown_timeout(plan: KubernetesPlan, engine: EngineDeployment) -> int:
-    """Seconds that vLLM may take to finish what is in flight: the operator's, else as long as the gateway's drain."""
+    """Seconds that vLLM may take to finish requests in flight: the operator's, else the gateway's drain_timeout."""
     args = engine.engine.args
-    if SHUTDOWN_TIMEOUT in args[:-1]:
-        return math.ceil(float(args[args.index(SHUTDOWN_TIMEOUT) + 1]))
+    if SHUTDOWN_OPTION in args[:-1]:
+        return math.ceil(float(args[args.index(SHUTDOWN_OPTION) + 1]))
     return math.ceil(plan.gateway.server.drain_timeout)
 
 
 def arguments(plan: KubernetesPlan, engine: EngineDeployment) -> tuple[str, ...]:
-    """The command line after `vllm serve`; ours come last, since of two equal options vLLM takes the last."""
+    """The command line after `vllm serve`. Our options come last, since vLLM takes the last of two equal options."""
     args = engine.engine.args
     argv = [engine.engine.model, *args]
     if engine.pod.gpus > 1 and not set(PARALLEL) & set(args):
         argv += ["--tensor-parallel-size", str(engine.pod.gpus)]
-    if SHUTDOWN_TIMEOUT not in args:
-        argv += [SHUTDOWN_TIMEOUT, str(shutdown_timeout(plan, engine))]
+    if SHUTDOWN_OPTION not in args:
+        argv += [SHUTDOWN_OPTION, str(shutdown_timeout(plan, engine))]
     argv += ["--served-model-name", engine.engine.served_name, "--host", "0.0.0.0", "--port", str(ENGINE_PORT)]
     return tuple(argv)
 
@@ -179,15 +179,15 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{(\w+)\}|\$")
 
 
 def environment(plan: KubernetesPlan, engine: EngineDeployment) -> list[Object]:
-    """The engine's variables, each once. A value of `${NAME}` alone is a reference to its Secret; inside a longer text
-    it becomes Kubernetes' own `$(NAME)`, which has to be defined before."""
+    """The engine's environment variables, each once."""
     entries: dict[str, Object] = {}
     plain = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE)} | HOME
     for name, value in (plain | dict(engine.environment)).items():
         whole = re.fullmatch(r"\$\{(\w+)\}", value)
-        if whole is not None:
+        if whole is not None:  # the value is `${NAME}` alone: refer to its Secret
             entries[name] = from_secret(plan, whole[1], variable=name)
             continue
+        # `${NAME}` inside a longer text becomes Kubernetes' own `$(NAME)`, which must be defined before.
         for inner in sorted(names_in(value) - entries.keys()):
             entries[inner] = from_secret(plan, inner)
         entries[name] = {"name": name, "value": _REFERENCE.sub(_expanded, value)}
@@ -203,5 +203,5 @@ def _expanded(match: re.Match[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which Kubernetes finds no `$(NAME)` to expand."""
+    """`text` with each `$` doubled, so that Kubernetes does not expand `$(NAME)`."""
     return text.replace("$", "$$")

@@ -1,8 +1,8 @@
-"""How clients from outside get in: an Ingress, with what its controller has to be told, or a route of the Gateway API.
+"""Expose the gateway to clients outside: an Ingress with its controller's annotations, or a route of the Gateway API.
 
-What each hop must bear is decided in the KubernetesPlan: bodies as large as ours, silence longer than ours, streams
-unbuffered, no plain HTTP. An Ingress has no fields for these; each controller has annotations of its own (sources:
-`aiaas.config.ingress`). Timeouts of a route: Gateway API, GEP-1742.
+The KubernetesPlan decides what each hop must allow: bodies as large as the gateway's, a longer timeout than the
+gateway's, unbuffered streams, HTTPS only. An Ingress has no fields for these, so each controller has annotations of its
+own (sources: `aiaas.config.ingress`). Timeouts of a route: Gateway API, GEP-1742.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def _certificate(plan: KubernetesPlan) -> dict[str, str]:
 
 
 def annotations_for(class_name: str, plan: KubernetesPlan) -> dict[str, str]:
-    """What the controller behind a class has to be told; nothing where that is unknown."""
+    """The annotations for the controller of an ingress class; empty if the class is unknown."""
     family = family_of(class_name)
-    return {} if family is None else FAMILIES[family.name](plan)
+    return {} if family is None else FAMILY_ANNOTATIONS[family.name](plan)
 
 
 def _nginx(plan: KubernetesPlan) -> dict[str, str]:
@@ -64,15 +64,15 @@ def _nginx(plan: KubernetesPlan) -> dict[str, str]:
 
 
 def _traefik(plan: KubernetesPlan) -> dict[str, str]:
-    # Its router has neither a bound on bodies nor on silence, and buffers nothing. On websecure alone, plain HTTP is
-    # not served at all; a redirect is a setting of its entry point.
+    # Traefik's router bounds neither bodies nor silence, and does not buffer. On `websecure` alone it does not serve
+    # plain HTTP at all; a redirect is a setting of its entry point.
     del plan
     return {ENTRY_POINTS: "websecure", f"{TRAEFIK}router.tls": "true"}
 
 
 def _haproxy(plan: KubernetesPlan) -> dict[str, str]:
-    # Two controllers go by this name; each ignores the other's annotations. Neither buffers answers, and that of
-    # HAProxy Technologies has no bound on bodies.
+    # Two controllers have this name, and each ignores the other's annotations. Neither buffers answers, and the
+    # controller of HAProxy Technologies does not bound bodies.
     seconds = f"{plan.ingress_timeout}s"
     annotations = {
         f"{HAPROXY}timeout-server": seconds,
@@ -86,7 +86,7 @@ def _haproxy(plan: KubernetesPlan) -> dict[str, str]:
     return annotations
 
 
-FAMILIES: Final[dict[str, Callable[[KubernetesPlan], dict[str, str]]]] = {
+FAMILY_ANNOTATIONS: Final[dict[str, Callable[[KubernetesPlan], dict[str, str]]]] = {
     "nginx": _nginx,
     "traefik": _traefik,
     "haproxy": _haproxy,
@@ -94,7 +94,7 @@ FAMILIES: Final[dict[str, Callable[[KubernetesPlan], dict[str, str]]]] = {
 
 
 def nginx_size(size: int) -> str:
-    """A size as nginx and haproxy-ingress write it (their k and m are binary)."""
+    """A size in the format of nginx and haproxy-ingress (their k and m are binary)."""
     for suffix, unit in (("m", 1024**2), ("k", 1024)):
         if size % unit == 0:
             return f"{size // unit}{suffix}"
@@ -102,8 +102,8 @@ def nginx_size(size: int) -> str:
 
 
 def http_route(plan: KubernetesPlan) -> Object:
-    """The same by the Gateway API. Where a backend has no total_timeout, a whole request has no bound (`0s`): some
-    implementations would cut every stream after 15 s otherwise."""
+    """The plan's HTTPRoute. If a backend has no total_timeout, requests are unbounded (`0s`): otherwise some
+    implementations would cut every stream after 15 s."""
     settings = plan.settings.gateway
     parent: Object = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": settings.name}
     if settings.namespace is not None:
@@ -125,24 +125,24 @@ def http_route(plan: KubernetesPlan) -> Object:
 
 
 def route_duration(seconds: int) -> str:
-    """A duration as the Gateway API writes it (GEP-2257): at most five digits before a unit."""
+    """A duration in the Gateway API's format (GEP-2257): at most five digits before a unit."""
     return f"{seconds}s" if seconds < 100_000 else f"{math.ceil(seconds / 3600)}h"
 
 
 def notes(plan: KubernetesPlan) -> tuple[str, ...]:
-    """What a person has to see to, since no manifest of ours can."""
+    """Notes for the operator about steps that our manifests cannot take."""
     settings = plan.settings
     found = []
     if settings.expose == "ingress" and family_of(settings.ingress.class_name) is None:
         found.append(
-            f"ingress class {settings.ingress.class_name}: aiaas knows no annotations for it; see in "
-            f"kubernetes.ingress.annotations to bodies of {format_size(plan.gateway.server.max_body_size)}, "
-            f"{plan.ingress_timeout} s of silence, unbuffered answers and a redirect to HTTPS; where its traffic does "
-            f"not come from pods in {settings.ingress.controller_namespace}, the NetworkPolicy blocks it"
+            f"ingress class {settings.ingress.class_name}: aiaas does not know its annotations; set some in "
+            f"kubernetes.ingress.annotations that allow bodies of {format_size(plan.gateway.server.max_body_size)} and "
+            f"{plan.ingress_timeout} s of silence, turn off buffering and redirect to HTTPS; the NetworkPolicy blocks "
+            f"its traffic unless that comes from pods in {settings.ingress.controller_namespace}"
         )
     if settings.expose == "loadbalancer":
         found.append(f"the Secret {plan.tls_secret} (type kubernetes.io/tls) must exist in {settings.namespace}")
     unused = settings.env.keys() - {*plan.variables, *(name for each in plan.engines for name in each.variables)}
     if unused:
-        found.append(f"kubernetes.env: nothing uses {', '.join(sorted(unused))}, so nothing is rendered of it")
+        found.append(f"kubernetes.env: unused, and therefore not rendered: {', '.join(sorted(unused))}")
     return tuple(found)

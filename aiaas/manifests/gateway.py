@@ -1,4 +1,4 @@
-"""The gateway's own objects: identity, config, keys, Deployment, Service, and what keeps enough of it running."""
+"""The gateway's own objects: identity, config, keys, Deployment, Service, disruption budget and autoscaler."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def service_account(plan: KubernetesPlan) -> Object:
 
 
 def config_map(plan: KubernetesPlan) -> Object:
-    """The deployed form of the config. Immutable and named by its content, so that an old ReplicaSet keeps its own."""
+    """The deployed form of the config. Immutable and named by its content, so that old ReplicaSets keep theirs."""
     made = head(plan, "v1", "ConfigMap", plan.config_name)
     if plan.settings.immutable_config:
         made["immutable"] = True
@@ -48,17 +48,17 @@ def config_map(plan: KubernetesPlan) -> Object:
 
 
 def keys_secret(plan: KubernetesPlan, keys_text: str) -> Object:
-    """The key file: hashes, no keys. A change of it rolls nothing; the gateway reads it again."""
+    """The key file, which holds hashes of keys. A change does not roll the pods; the gateway reads the file again."""
     encoded = base64.b64encode(keys_text.encode()).decode("ascii")
     return head(plan, "v1", "Secret", plan.keys_secret) | {"type": "Opaque", "data": {KEYS_KEY: encoded}}
 
 
-def service(plan: KubernetesPlan) -> Object:
-    """The plan's Service; of type LoadBalancer it is what the internet reaches, at 443."""
+def gateway_service(plan: KubernetesPlan) -> Object:
+    """The plan's Service; as a LoadBalancer it faces the internet, on port 443."""
     port = plan.gateway.server.port
     if plan.settings.expose == "loadbalancer":
         ports: Object = {"name": "https", "protocol": "TCP", "port": HTTPS_PORT, "targetPort": port}
-        # Local: the pods see the clients' addresses, and no node forwards to another.
+        # Local: the pods see the clients' addresses, since nodes do not forward to each other.
         kind: Object = {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
     else:
         ports = {"name": "http", "protocol": "TCP", "port": port, "targetPort": port}
@@ -67,13 +67,13 @@ def service(plan: KubernetesPlan) -> Object:
     return head(plan, "v1", "Service", plan.app) | {"spec": spec}
 
 
-def deployment(plan: KubernetesPlan) -> Object:
-    """The gateway. `replicas` is absent where the autoscaler owns it: an apply would set it back every time."""
+def gateway_deployment(plan: KubernetesPlan) -> Object:
+    """The gateway's Deployment. It has no `replicas` if the autoscaler sets them: each apply would reset them."""
     replicas = plan.settings.replicas
     spec: Object = {} if has_autoscaler(plan) else {"replicas": replicas.min}
     spec |= {
         "selector": {"matchLabels": selector_of(plan.app)},
-        # Old pods go only as new ones are ready, and then drain for as long as they need.
+        # An old pod ends only when a new pod is ready, and then drains as long as it needs.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": {"metadata": _pod_metadata(plan), "spec": _pod(plan)},
     }
@@ -96,7 +96,7 @@ def _pod(plan: KubernetesPlan) -> Object:
     spec: Object = {
         "serviceAccountName": plan.app,
         "automountServiceAccountToken": False,
-        # A Service named `prometheus` would put PROMETHEUS_PORT into the environment, which is one of our overrides.
+        # A Service named `prometheus` would set PROMETHEUS_PORT in the pod, which overrides a field of the config.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": plan.grace,
         "securityContext": pod_security(),
@@ -112,7 +112,7 @@ def _pod(plan: KubernetesPlan) -> Object:
 
 
 def _spread(plan: KubernetesPlan, topology: str) -> Object:
-    """Not all on one node, nor in one zone; where there is only one, that is no reason not to run."""
+    """Spread the pods over nodes and zones if possible; a single node or zone does not stop them."""
     return {
         "maxSkew": 1,
         "topologyKey": topology,
@@ -133,7 +133,7 @@ def _container(plan: KubernetesPlan) -> Object:
         container["env"] = [from_secret(plan, name) for name in plan.variables]
     return container | {
         "resources": resources_of(plan.settings.resources),
-        # A start takes a second or two; until then the other probes wait.
+        # A start takes a second or two; the other probes wait until then.
         "startupProbe": _probe(plan, HEALTH, periodSeconds=1, timeoutSeconds=2, failureThreshold=60),
         "readinessProbe": _probe(plan, READY, periodSeconds=5, timeoutSeconds=2, failureThreshold=2),
         "livenessProbe": _probe(plan, HEALTH, periodSeconds=10, timeoutSeconds=5, failureThreshold=3),
@@ -162,7 +162,7 @@ def _probe(plan: KubernetesPlan, path: str, **numbers: int) -> Object:
 
 
 def _mounts(plan: KubernetesPlan) -> list[tuple[str, str, bool]]:
-    """(volume, folder, whether it is written). Folders, never single files: a `subPath` is never updated."""
+    """(volume, folder, writable). Mount folders, not single files, since Kubernetes never updates a `subPath`."""
     mounts = [("config", CONFIG_FOLDER, False)]
     if plan.gateway.auth.enabled:
         mounts.append(("keys", KEYS_FOLDER, False))
@@ -185,22 +185,22 @@ def _volumes(plan: KubernetesPlan) -> list[Object]:
 
 
 def disruption_budget(plan: KubernetesPlan) -> Object:
-    """A node's maintenance takes one gateway at a time."""
+    """The PodDisruptionBudget: a node's maintenance may evict one gateway pod at a time."""
     spec: Object = {
         "maxUnavailable": 1,
-        "unhealthyPodEvictionPolicy": "AlwaysAllow",  # one that never became ready must not hold up a node
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",  # a pod that never became ready must not block a node's drain
         "selector": {"matchLabels": selector_of(plan.app)},
     }
     return head(plan, "policy/v1", "PodDisruptionBudget", plan.named("pdb")) | {"spec": spec}
 
 
 def has_autoscaler(plan: KubernetesPlan) -> bool:
-    """Equal bounds are a fixed size."""
+    """Whether the number of replicas may vary; equal bounds are a fixed size."""
     return plan.settings.replicas.max > plan.settings.replicas.min
 
 
 def autoscaler(plan: KubernetesPlan) -> Object:
-    """The plan's HPA, on CPU, and on requests in flight where somebody serves that metric."""
+    """The plan's HPA, on CPU and, with `inflight_target`, on requests in flight."""
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": plan.settings.cpu_target}}
     metrics: list[Object] = [{"type": "Resource", "resource": cpu}]
     if plan.settings.inflight_target is not None:

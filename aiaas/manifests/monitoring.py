@@ -1,4 +1,4 @@
-"""For the Prometheus operator and Grafana: how metrics are found, what is worth waking somebody for, a dashboard."""
+"""Objects for the Prometheus operator and Grafana: metrics Service, ServiceMonitor, alerts and a dashboard."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from aiaas.manifests.objects import Object, head, selector_of
 from aiaas.plan.kubernetes import KubernetesPlan
 
 COMPONENT: Final = "app.kubernetes.io/component"
-METRICS: Final = "metrics"
+METRICS_PORT_NAME: Final = "metrics"
 
 
 def metrics_service(plan: KubernetesPlan) -> Object:
-    """A Service of its own for scraping, so that the port is not on the one that clients reach. A draining pod is
-    scraped, too."""
+    """A separate Service for scraping, so that clients cannot reach the metrics port. Prometheus also scrapes draining
+    pods."""
     port = plan.gateway.monitoring.metrics_port
-    made = head(plan, "v1", "Service", plan.named(METRICS))
-    made["metadata"]["labels"][COMPONENT] = METRICS
+    made = head(plan, "v1", "Service", plan.named(METRICS_PORT_NAME))
+    made["metadata"]["labels"][COMPONENT] = METRICS_PORT_NAME
     spec = {
         "type": "ClusterIP",
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
-        "ports": [{"name": METRICS, "protocol": "TCP", "port": port, "targetPort": port}],
+        "ports": [{"name": METRICS_PORT_NAME, "protocol": "TCP", "port": port, "targetPort": port}],
         "selector": selector_of(plan.app),
     }
     return made | {"spec": spec}
 
 
 def service_monitor(plan: KubernetesPlan) -> Object:
-    """Scrapes that Service."""
+    """The ServiceMonitor, which makes Prometheus scrape the metrics Service."""
     spec = {
-        "selector": {"matchLabels": selector_of(plan.app) | {COMPONENT: METRICS}},
-        "endpoints": [{"port": METRICS, "path": "/metrics", "interval": "30s"}],
+        "selector": {"matchLabels": selector_of(plan.app) | {COMPONENT: METRICS_PORT_NAME}},
+        "endpoints": [{"port": METRICS_PORT_NAME, "path": "/metrics", "interval": "30s"}],
     }
     return head(plan, "monitoring.coreos.com/v1", "ServiceMonitor", plan.app) | {"spec": spec}
 
 
 def rules(plan: KubernetesPlan) -> Object:
-    """Alerts. `{ns}` is the selector of our namespace."""
+    """The alerts. `{ns}` in an expression stands for the selector of our namespace."""
     ns = f'namespace="{plan.settings.namespace}"'
     alerts = [
         {
@@ -54,28 +54,28 @@ def rules(plan: KubernetesPlan) -> Object:
     return head(plan, "monitoring.coreos.com/v1", "PrometheusRule", plan.app) | {"spec": spec}
 
 
-# (name, expression, for how long, severity, what it means)
+# (name, expression, duration, severity, summary)
 ALERTS: Final = (
     (
         "AiaasDown",
         "absent(aiaas_build_info{{ns}})",
         "5m",
         "critical",
-        "No gateway is scraped: none runs, or Prometheus does not reach the metrics port.",
+        "Prometheus has metrics of no gateway: all are down, or their metrics ports cannot be reached.",
     ),
     (
         "AiaasBackendDown",
         "max by (backend) (aiaas_endpoint_up{{ns}}) == 0",
         "2m",
         "critical",
-        "No address of {{ $labels.backend }} is healthy: its models answer 503.",
+        "All addresses of {{ $labels.backend }} are unhealthy: its models answer 503.",
     ),
     (
         "AiaasEndpointDown",
         "max by (backend, endpoint) (aiaas_endpoint_up{{ns}}) == 0",
         "15m",
         "warning",
-        "{{ $labels.endpoint }} of {{ $labels.backend }} gets no requests.",
+        "{{ $labels.endpoint }} of {{ $labels.backend }} is unhealthy and gets no requests.",
     ),
     (
         "AiaasErrors",
@@ -96,14 +96,14 @@ ALERTS: Final = (
         "sum(aiaas_requests_queued{{ns}}) > 0",
         "15m",
         "warning",
-        "Requests have been waiting for an endpoint for a quarter of an hour: more replicas of vLLM, or lower limits.",
+        "Requests have been waiting for an endpoint for 15 minutes: add replicas of vLLM, or lower the limits.",
     ),
     (
         "AiaasReloadFails",
         'sum by (what) (increase(aiaas_reloads_total{{ns},result="failure"}[15m])) > 0',
         "0m",
         "warning",
-        "A changed {{ $labels.what }} file is broken; the last good one stays in force.",
+        "A changed {{ $labels.what }} file is invalid; the gateway still uses the last valid one.",
     ),
     (
         "AiaasConfigsDiffer",

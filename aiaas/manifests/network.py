@@ -1,7 +1,7 @@
-"""NetworkPolicies from the Plan's real edges: who gets in, to whom the gateway talks, and nothing else.
+"""NetworkPolicies from the Plan's real edges: allow its clients and its peers, and nothing else.
 
-A policy sees pods and pod ports, after a Service's address has been translated. The kubelet's probes are let through by
-every network plugin.
+A policy sees pods and pod ports, after the translation of a Service's address. Every network plugin lets the kubelet's
+probes through.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DNS_PORT: Final = 53
 
 
 def gateway_policy(plan: KubernetesPlan) -> Object:
-    """The plan's NetworkPolicy, with what it forgot: names have to be resolved, metrics to be scraped."""
+    """The plan's NetworkPolicy, and rules that the plan lacks: to resolve names, and to scrape metrics."""
     spec = {
         "podSelector": {"matchLabels": selector_of(plan.app)},
         "policyTypes": ["Ingress", "Egress"],
@@ -30,8 +30,8 @@ def gateway_policy(plan: KubernetesPlan) -> Object:
 
 
 def engine_policy(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
-    """Only the gateway reaches an engine, which has no keys of its own. Outwards it may go anywhere: it fetches its
-    weights."""
+    """Only the gateway may reach an engine, since an engine does not check keys. An engine may connect anywhere, since
+    it downloads its weights."""
     rules = [_rule("from", [{"podSelector": {"matchLabels": selector_of(plan.app)}}], ENGINE_PORT)]
     spec = {
         "podSelector": {"matchLabels": selector_of(engine.name)},
@@ -42,7 +42,7 @@ def engine_policy(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
 
 
 def _clients(plan: KubernetesPlan) -> Object:
-    """Where requests come from: a controller's pods; any pod where nothing is exposed; anywhere at a load balancer."""
+    """The sources of requests: the controller's pods, any pod if nothing is exposed, anywhere with a load balancer."""
     settings, port = plan.settings, plan.gateway.server.port
     if settings.expose == "loadbalancer":
         return _rule("from", [], port)
@@ -89,6 +89,6 @@ def _namespace(name: str) -> Object:
 
 
 def _rule(direction: str, peers: list[Object], *ports: int) -> Object:
-    """One rule; without peers it is anybody."""
+    """One rule; without peers it allows anybody."""
     rule: Object = {direction: peers} if peers else {}
     return rule | {"ports": [{"protocol": "TCP", "port": port} for port in ports]}

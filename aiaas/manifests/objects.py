@@ -1,10 +1,9 @@
-"""What every object shares: its labels, its head, the hardening of its pods, and quantities as the API server writes
-them.
+"""Shared parts of the objects: labels, heads, hardening of pods, and quantities in the API server's spelling.
 
 Rules:
   1. An object is a plain dict in the order in which people write it.
-  2. Nothing stands in it that the API server would write otherwise (`1000m`), drop (null) or fill in with a different
-     value, so that a second apply changes nothing.
+  2. An object never holds a value that the API server would write differently (`1000m`), drop (null) or replace by a
+     default, so that a second apply changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from aiaas.plan.kubernetes import KubernetesPlan
 
 Object = dict[str, Any]
 
-UID: Final = 10001  # of the image's user; any but 0 would do, and the files of mounts belong to its group
+UID: Final = 10001  # the image's user, any except root; mounted files belong to the group of the same number
 READ_BY_GROUP: Final = 0o440
 
 _UNITS: Final = {"k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -27,7 +26,7 @@ _BINARY: Final = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
 
 
 def labels_of(plan: KubernetesPlan, app: str) -> dict[str, str]:
-    """The labels of every object that belongs to `app`: what the operator wants, and ours, which selectors rely on."""
+    """The labels of every object of `app`: the operator's, then ours, on which selectors rely."""
     return plan.settings.labels | {
         "app": app,
         "app.kubernetes.io/name": "aiaas",
@@ -37,7 +36,7 @@ def labels_of(plan: KubernetesPlan, app: str) -> dict[str, str]:
 
 
 def selector_of(app: str) -> dict[str, str]:
-    """What tells the pods of `app` from all others; a Deployment's selector can never be changed."""
+    """The label that selects the pods of `app`; a Deployment's selector can never be changed."""
     return {"app": app}
 
 
@@ -82,28 +81,29 @@ def container_security(*, read_only: bool) -> Object:
 
 
 def from_secret(plan: KubernetesPlan, name: str, *, variable: str | None = None) -> Object:
-    """An environment variable (`name`, or `variable`) whose value `kubernetes.env` says where to find."""
+    """An environment variable (called `variable` or else `name`) with its value from the Secret in `kubernetes.env`."""
     reference = plan.settings.env[name]
     source = {"secretKeyRef": {"name": reference.secret, "key": reference.key}}
     return {"name": variable or name, "valueFrom": source}
 
 
 def resources_of(resources: Resources) -> Object:
-    """Requests and limits, without what is left out."""
+    """Requests and limits, without those that are not set."""
     both = {"requests": amounts_of(resources.requests), "limits": amounts_of(resources.limits)}
     return {name: amounts for name, amounts in both.items() if amounts}
 
 
 def amounts_of(amounts: ResourceAmounts) -> dict[str, str]:
-    """Memory and CPU as the API server writes them."""
+    """Memory and CPU in the API server's spelling."""
     given = {"memory": amounts.memory, "cpu": amounts.cpu}
     return {name: quantity(amount) for name, amount in given.items() if amount is not None}
 
 
 def quantity(text: str) -> str:
-    """A quantity in the API server's own spelling: `1000m` is `1`, `0.5` is `500m`, `1024Mi` is `1Gi`, `1500M` stays.
+    """A quantity in the API server's spelling: `1000m` is `1`, `0.5` is `500m`, `1024Mi` is `1Gi`, `1500M` stays.
 
-    Whole numbers with the largest suffix of their family that leaves one (apimachinery, resource.Quantity).
+    That is a whole number with the largest suffix of its family for which it stays whole (apimachinery,
+    resource.Quantity).
     """
     match = re.fullmatch(r"([0-9.]+)(m|k|M|G|T|Ki|Mi|Gi|Ti)?", text)
     assert match is not None, text

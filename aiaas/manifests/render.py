@@ -1,5 +1,8 @@
-"""KubernetesPlan -> objects -> bytes. The table below is the whole of it, in the order in which it is applied: what
-others refer to comes first, so that one `kubectl apply` of the stream goes through in one go."""
+"""KubernetesPlan -> objects -> bytes.
+
+Objects come in the order of MANIFEST_KINDS, referenced objects first, so that one `kubectl apply` of the stream
+succeeds.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from aiaas.manifests import engine, expose, gateway, monitoring, network
 from aiaas.manifests.objects import Object
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
-# Every kind that there may be, in the order of application.
-KINDS: Final = (
+# All kinds of objects, in the order of application.
+MANIFEST_KINDS: Final = (
     "Namespace",
     "ServiceAccount",
     "ConfigMap",
     "Secret",
     "PersistentVolumeClaim",
-    "NetworkPolicy",  # before there are pods that it is to guard
+    "NetworkPolicy",  # before the pods that it guards
     "Service",
     "Deployment",
     "PodDisruptionBudget",
@@ -35,9 +38,9 @@ MARK: Final = "# Made by `aiaas render`"
 def render_manifests(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
     """Every object of a plan, in the order of application.
 
-    keys_text  the text of the key file; None where there is none, or its Secret is somebody else's
+    keys_text  the text of the key file; None if the file is missing or aiaas does not render its Secret
     """
-    return tuple(sorted(_objects(plan, keys_text), key=lambda made: KINDS.index(made["kind"])))
+    return tuple(sorted(_objects(plan, keys_text), key=lambda made: MANIFEST_KINDS.index(made["kind"])))
 
 
 def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
@@ -48,8 +51,8 @@ def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
     yield gateway.config_map(plan)
     if keys_text is not None:
         yield gateway.keys_secret(plan, keys_text)
-    yield gateway.service(plan)
-    yield gateway.deployment(plan)
+    yield gateway.gateway_service(plan)
+    yield gateway.gateway_deployment(plan)
     yield gateway.disruption_budget(plan)
     if gateway.has_autoscaler(plan):
         yield gateway.autoscaler(plan)
@@ -84,17 +87,17 @@ def _engine(plan: KubernetesPlan, each: EngineDeployment) -> Iterator[Object]:
         yield engine.claim(plan, each)
     if plan.settings.network_policy.enabled:
         yield network.engine_policy(plan, each)
-    yield engine.service(plan, each)
-    yield engine.deployment(plan, each)
+    yield engine.engine_service(plan, each)
+    yield engine.engine_deployment(plan, each)
 
 
 def _origin(source: str) -> str:
-    """What it was made from. No time: the same config gives the same bytes."""
+    """The comment that names the source. It has no time, so that the same config gives the same bytes."""
     return f"{MARK} (aiaas {__version__}) from {source}: change that, not this.\n"
 
 
 def to_stream(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> str:
-    """One YAML stream for `kubectl apply -f -`, with the digest that its pods report. `source` is the config's file."""
+    """One YAML stream for `kubectl apply -f -`, with the digest that the pods report. `source` is the config's file."""
     digest = f"# Config digest: {plan.gateway.digest}\n"
     return _origin(source) + digest + "".join(f"---\n{to_yaml(made)}" for made in objects)
 
@@ -102,8 +105,8 @@ def to_stream(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> s
 def to_files(plan: KubernetesPlan, objects: Iterable[Object], source: str) -> dict[str, str]:
     """File name -> text: one file for each object, and the kustomization.yaml that lists them in the same order.
 
-    Another config changes as few files as possible: the ConfigMap that is named by its content keeps its file, and no
-    file holds the digest.
+    A changed config changes as few files as possible: a ConfigMap named by its content keeps its file name, and no file
+    holds the config's digest.
     """
     comment = _origin(source)
     names = {plan.config_name: plan.named("config")}

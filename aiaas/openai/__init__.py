@@ -1,1 +1,1 @@
-"""Wire knowledge of the OpenAI-compatible API, without I/O."""
+"""The wire format of the OpenAI-compatible API, without I/O."""

@@ -1,8 +1,8 @@
-"""Errors on the wire: ours in the shape that the path's SDK reads, and vLLM's as far as they tell of a dying engine.
+"""Errors on the wire: write our own in the shape that the path's SDK reads, and recognise vLLM's dying engine.
 
-vLLM writes `error.code` as the integer status, and calls a dead or draining engine an ordinary 500. Only its message
-tells it from any other 500 (transcripts 132, 135, 140), so those two messages are matched, at the beginning of the
-body's `error.message`.
+vLLM writes `error.code` as the integer status and reports a dead or draining engine as an ordinary 500. Only the
+message distinguishes it from any other 500 (transcripts 132, 135, 140), so we match these two messages at the beginning
+of the body's `error.message`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from aiaas.errors import ApiError
 from aiaas.openai import paths
 from aiaas.openai.sse import event_data
 
-# vLLM 0.32: EngineDeadError's message, and asyncio's when its executor was shut down by SIGTERM.
+# vLLM 0.32: the message of EngineDeadError, and asyncio's after SIGTERM has shut down its executor.
 DYING_ENGINE: Final = (
     "EngineCore encountered an issue",
     "cannot schedule new futures after shutdown",
 )
 
 
-# `{"error"` or `{"type":"error","error"` stand at the very front; the whole of a long event is not searched.
+# Bytes: `{"error"` or `{"type":"error","error"` begin an error event, so a long event is not searched to its end.
 _ERROR_WITHIN: Final = 48
 
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-# Anthropic's error types by status (platform.claude.com/docs/en/api/errors); other 4xx and 5xx are its first and last.
+# Anthropic's error types by status (platform.claude.com/docs/en/api/errors). Any other 4xx gets the type of 400, any
+# other 5xx that of 500.
 _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -43,10 +44,10 @@ _ANTHROPIC_TYPES: Final = {
 
 
 def error_body(error: ApiError, path: str) -> bytes:
-    """What the official SDKs read on `path`.
+    """The error's body in the shape that the official SDK of `path` reads.
 
-    `{"error": {"message", "type", "param", "code"}}`, with OpenAI's types; on Anthropic's paths
-    `{"type": "error", "error": {...}}` with Anthropic's. `code` is ours on both, as docs/errors.md lists them.
+    `{"error": {"message", "type", "param", "code"}}` with OpenAI's types; on Anthropic's paths
+    `{"type": "error", "error": {...}}` with Anthropic's types. `code` is one of docs/errors.md in both shapes.
     """
     detail = _detail(error)
     if path not in paths.ANTHROPIC:
@@ -56,12 +57,12 @@ def error_body(error: ApiError, path: str) -> bytes:
 
 
 def error_event(error: ApiError, path: str, number: int = 0) -> bytes:
-    """One whole event, the last of a stream already begun; of `/v1/responses` it has the `sequence_number` `number`.
+    """One whole event that ends a stream with an error. On `/v1/responses`, `number` is its `sequence_number`.
 
-    The OpenAI SDK raises on `data: {"error"`, the Anthropic one on `event: error`, whose data has a `type` of its own.
-    An error event as the responses API documents it is a value to the OpenAI SDK, on which a program may go on as if
-    the answer were whole; with `error` in it the SDK raises.
+    The OpenAI SDK raises on `data: {"error"`, the Anthropic SDK on `event: error`, whose data has a `type` of its own.
     """
+    # The OpenAI SDK returns the responses API's documented error event as a value, and a program may go on as if the
+    # answer were whole. With an `error` field in the event, the SDK raises.
     if path == paths.RESPONSES:
         named = {"code": error.code, "message": error.message, "param": error.param, "sequence_number": number}
         return b"event: error\ndata: " + _ENCODER.encode({"type": "error", "error": _detail(error), **named}) + b"\n\n"
@@ -74,16 +75,16 @@ def _detail(error: ApiError) -> dict[str, str | None]:
 
 
 def engine_died(body: bytes) -> bool:
-    """Whether `body`, of a 500 from vLLM, says that its engine is dead or draining: another replica should be tried.
+    """Whether `body`, of a 500 from vLLM, reports a dead or draining engine, so that another replica should be tried.
 
-    Never raises. A message that merely quotes those words further in is not taken for one.
+    Never raises. A message that only quotes those words later in its text does not count.
     """
     error = _error_in(body)
     return error is not None and isinstance(error.message, str) and error.message.startswith(DYING_ENGINE)
 
 
 def is_json_object(body: bytes) -> bool:
-    """Whether an error's body is a JSON object, as all of vLLM's are (transcripts 40 to 77, 115, 135). Never raises."""
+    """Whether an error's body is a JSON object, like all of vLLM's (transcripts 40 to 77, 115, 135). Never raises."""
     try:
         _OBJECT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -92,9 +93,9 @@ def is_json_object(body: bytes) -> bool:
 
 
 def is_error_event(event: bytes) -> int | None:
-    """The code of an error that came inside a stream (transcript 132), None where `event` is no such.
+    """The code of an error event inside a stream (transcript 132); None if `event` is not an error event.
 
-    500 where the error names no integer code. Never raises; costs one comparison for an ordinary event.
+    500 if the error has no integer code. Never raises; costs one comparison for an ordinary event.
     """
     start = event.find(b"data:")
     if start < 0 or event.find(b'"error"', start, start + _ERROR_WITHIN) < 0:
@@ -112,7 +113,7 @@ class _Error(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """Either of vLLM's shapes, `{"error": {...}}` or `{"error": "text"}`; its third, `{"detail": ...}`, has none."""
+    """vLLM's shapes `{"error": {...}}` and `{"error": "text"}`; its third, `{"detail": ...}`, gives error None."""
 
     error: _Error | str | None = None
 

@@ -1,23 +1,23 @@
-"""Does a request name an image, audio or video by a URL that vLLM would fetch, from inside the cluster? Where?
+"""Find an image, audio or video URL in a request that vLLM would fetch from inside the cluster.
 
-vLLM fetches what a content part names, and nothing else: a field of that name in a tool's schema, in `metadata` or in
-the arguments of a tool call is data. The shapes (OpenAI chat, OpenAI responses, Anthropic):
+vLLM fetches the URLs of content parts only: a field of the same name in a tool's schema, in `metadata` or in the
+arguments of a tool call is data. The shapes of a part (OpenAI chat, OpenAI responses, Anthropic):
 
     {"type": "image_url", "image_url": {"url": "https://..."}}    likewise audio_url, video_url, file_url
     {"type": "input_image", "image_url": "https://..."}
     {"type": "image", "source": {"type": "url", "url": "https://..."}}
 
-Two steps, since a body may have 10 MiB:
+The check has two steps, since a body may have 10 MiB:
 
-1. The keys are searched in the bytes, wherever they stand, and nothing is decoded but the few bytes behind each. In
-   valid JSON a text never holds `"image_url"` with a first quote that is not escaped, so what is found is the whole
-   text of a key or of a value. Nearly every request ends here: it has no such key, or a `data:` URL behind each.
-2. Where a URL was found, the fields that the path's request model reads content from (READ) are walked: through lists,
-   and through `content` and `output` of each object, which is where all three shapes hold their parts. There each key
-   counts, whatever the part's `type` is; so does a list whose items are neither objects nor texts.
+1. Search the bytes for the keys, anywhere in the body, and decode only the few bytes after each key. In valid JSON a
+   string never contains `"image_url"` with an unescaped first quote, so each match is a whole key or a whole value.
+   Nearly every request ends here: it has no such key, or only `data:` URLs.
+2. If step 1 found a URL, walk the fields from which the path's request model reads content (READ): through lists, and
+   through `content` and `output` of each object, where all three shapes hold their parts. Every key in there counts,
+   whatever the part's `type`; so does a list whose items are neither objects nor strings.
 
-A URL is only let through if it plainly begins with `data:`, in any case. Everything else counts: `file:`, an empty
-string, a leading blank, an escape. Of equal keys in one object each counts.
+Only a URL that plainly begins with `data:` (upper or lower case) is allowed. Anything else is reported: `file:`, an
+empty string, a leading blank, an escape. If an object repeats a key, each occurrence counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from msgspec import Raw
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
-from aiaas.openai.toplevel import UNREADABLE, Key, top_level, unreadable
+from aiaas.openai.toplevel import UNREADABLE, JsonKey, top_level, unreadable
 
 MEDIA_KEYS: Final = frozenset({"image_url", "audio_url", "video_url", "file_url"})
 # The fields whose content vLLM 0.32 renders with the media in it.
@@ -48,19 +48,19 @@ READ: Final = {
     paths.DETOKENIZE: frozenset[str](),
 }
 _INSIDE: Final = frozenset({"content", "output"})
-# Of the first step: places where one of the keys stands, as a key or as a value (`"type": "image_url"`): half of them
-# images. Each costs 2 microseconds.
+# First step: occurrences of the keys, as a key or as a value (`"type": "image_url"`), so half as many images. Each
+# costs 2 microseconds.
 MAX_PLACES: Final = 10_000
-# Of the first step: how often the body may be read in sum. Media inside media inside media is read again for each; no
-# client writes that.
+# First step: how many times the body may be read in total. Each level of media inside media is read again; real clients
+# do not nest them.
 MAX_TIMES: Final = 2
-# Of the second step: lists and objects of a field, fields of its messages and parts, and quotes of its texts.
+# Second step: lists and objects of a field plus fields of its messages and parts; quotes of its strings.
 MAX_OBJECTS: Final = 100_000
 MAX_QUOTES: Final = 400_000
-# Of the second step: messages, their parts, the parts of a tool's result, and a list around them all.
+# Second step: levels of nesting: messages, their parts, the parts of a tool's result, and a list around them all.
 MAX_DEPTH: Final = 4
 
-# As they are nearly always written; with escapes below.
+# The keys without escapes, as nearly every client writes them; _ESCAPED matches the other spellings.
 _KEYS: Final = tuple(f'"{key}"'.encode() for key in sorted(MEDIA_KEYS))
 _SOURCE: Final = b'"source"'  # the Anthropic shape's: an object
 _ESCAPED: Final = {
@@ -72,20 +72,20 @@ _QUOTE: Final = ord('"')
 _BRACE: Final = ord("{")
 _BACKSLASH: Final = ord("\\")
 _CONTAINERS: Final = b"[{"
-# One search holds up all other threads for as long as it takes, so it goes on by windows.
+# One search blocks all other threads until it ends, so search in windows of this many bytes.
 _WINDOW: Final = 256 * 1024
-_LONGEST_KEY: Final = 128  # each letter as six bytes
+_LONGEST_KEY: Final = 128  # bytes; an escaped letter has six
 
 
 def media_url(body: bytes, path: str, *, escaped: bool) -> str | None:
-    """Where in `body` (valid JSON, a request to `path`) a media part has a URL other than `data:`, None if nowhere.
+    """The place of a media part's URL other than `data:` in `body` (valid JSON, a request to `path`), None if absent.
 
         messages[3].content[1].image_url
 
-    escaped  what `may_hide_keys` says of it
+    escaped  the result of `may_hide_keys(body)`
 
-    Raises ClientError 400 `invalid_request` for a body of more than MAX_PLACES, of media inside media, or of a URL
-    among more than MAX_OBJECTS.
+    Raises ClientError 400 `invalid_request` for a body that exceeds MAX_PLACES or MAX_TIMES or, if it holds such a URL,
+    MAX_OBJECTS or MAX_QUOTES.
     """
     anthropic = path in paths.ANTHROPIC
     if not escaped and not anthropic and len(body) <= _WINDOW and body.find(b'_url"') < 0:
@@ -102,7 +102,7 @@ def media_url(body: bytes, path: str, *, escaped: bool) -> str | None:
 
 
 class _Walk:
-    """The second step. `keys` are those of the first."""
+    """The second step, for the same `keys` as the first."""
 
     def __init__(self, keys: tuple[bytes, ...], escaped: bool) -> None:
         self._keys = keys
@@ -112,14 +112,14 @@ class _Walk:
         self._list = msgspec.json.Decoder(list[_Item | list[_Item]], dec_hook=self._key)
         self._object = msgspec.json.Decoder(_Object, dec_hook=self._key)
 
-    def _key(self, _: type, name: Any) -> Key:
+    def _key(self, _: type, name: Any) -> JsonKey:
         self._seen += 1
         if self._seen > MAX_OBJECTS:
             raise _too_much()
-        return Key(name)
+        return JsonKey(name)
 
     def find(self, written: bytes, name: str, depth: int = 1) -> str | None:
-        """Where in a field's value, `written`, such a URL stands; `name` is the field."""
+        """The place of a URL other than `data:` in `written`, the value of the field `name`; None if absent."""
         if written[0] not in _CONTAINERS or not _may_hold(written, self._keys, escaped=self._escaped):
             return None
         if depth > MAX_DEPTH:
@@ -164,7 +164,7 @@ class _Walk:
 
 
 def _refuse_very_many(written: bytes) -> None:
-    """Decoding them would hold up everybody else."""
+    """Refuse a value of too many parts, since decoding it would block the event loop."""
     if written.count(b"{") + written.count(b"[") > MAX_OBJECTS:
         raise _too_much()
     if written.count(b'"') - written.count(b'\\"') > MAX_QUOTES:
@@ -184,7 +184,7 @@ class _Media(msgspec.Struct, gc=False):
     url: Raw = Raw(b"null")
 
 
-_Object = dict[Key, Raw]
+_Object = dict[JsonKey, Raw]
 _Item = _Object | str
 
 _MEDIA: Final = msgspec.json.Decoder(_Media)
@@ -192,7 +192,7 @@ _TRAILING: Final = re.compile(r"trailing characters \(byte (\d+)\)$")
 
 
 def _fetched(body: bytes, keys: tuple[bytes, ...], *, escaped: bool) -> Iterator[bool]:
-    """True for each URL that is not `data:`, wherever it stands."""
+    """Yield True for each URL other than `data:`, anywhere in the body."""
     view = memoryview(body)
     read = 0
     places = _escaped_places(body, keys) if escaped else _places(body, keys)
@@ -212,7 +212,7 @@ def _fetched(body: bytes, keys: tuple[bytes, ...], *, escaped: bool) -> Iterator
             if read > MAX_TIMES * len(body):
                 raise _too_much()
             if body.count(b'"url"', at, at + size) > 1 or (escaped and body.find(b"\\u00", at, at + size) >= 0):
-                yield True  # perhaps two URLs, of which the first is another
+                yield True  # perhaps two URLs: the decoder keeps only the last
         else:
             continue
         if url[:1] == b'"' and url.lower() != b'"data:':
@@ -220,7 +220,7 @@ def _fetched(body: bytes, keys: tuple[bytes, ...], *, escaped: bool) -> Iterator
 
 
 def _places(body: bytes, keys: tuple[bytes, ...]) -> Iterator[tuple[int, int, bytes]]:
-    """Where each of the keys begins and ends."""
+    """Begin and end of each occurrence of a key, with the key."""
     for key in keys:
         end = 0
         while (start := _find(body, key, end)) >= 0:
@@ -229,7 +229,7 @@ def _places(body: bytes, keys: tuple[bytes, ...]) -> Iterator[tuple[int, int, by
 
 
 def _find(body: bytes, what: bytes, start: int) -> int:
-    """`body.find`, which takes 2.5 ns a byte where it does badly."""
+    """`body.find` by windows, since it takes 2.5 ns a byte at its worst."""
     for window in range(start, len(body), _WINDOW):
         at = body.find(what, window, window + _WINDOW + len(what) - 1)
         if at >= 0:
@@ -238,7 +238,7 @@ def _find(body: bytes, what: bytes, start: int) -> int:
 
 
 def _escaped_places(body: bytes, keys: tuple[bytes, ...]) -> Iterator[tuple[int, int, bytes]]:
-    """Likewise, also where letters of a key are written as escapes."""
+    """As `_places`, and also with letters of a key written as escapes."""
     for key in keys:
         pattern = _ESCAPED[key]
         for window in range(0, len(body), _WINDOW):
@@ -248,7 +248,7 @@ def _escaped_places(body: bytes, keys: tuple[bytes, ...]) -> Iterator[tuple[int,
 
 
 def _is_escaped(body: bytes, quote: int) -> bool:
-    """Whether a text goes on there: behind one backslash, or three."""
+    """Whether the quote is escaped, by an odd number of backslashes before it."""
     at = quote
     while body[at - 1] == _BACKSLASH:
         at -= 1
@@ -256,7 +256,7 @@ def _is_escaped(body: bytes, quote: int) -> bool:
 
 
 def _object(view: memoryview) -> tuple[_Media, int]:
-    """The object that begins there, and its length. Only an error of msgspec's says where it ends."""
+    """The object at the beginning of `view`, and its length. Only msgspec's error message gives the length."""
     try:
         return _MEDIA.decode(view), len(view)
     except UNREADABLE as error:
@@ -268,4 +268,4 @@ def _object(view: memoryview) -> tuple[_Media, int]:
 
 
 def _too_much() -> ClientError:
-    return ClientError(400, "invalid_request", "The body holds too many values beside images, audio or video.")
+    return ClientError(400, "invalid_request", "The body holds too many values besides images, audio or video.")

@@ -1,7 +1,7 @@
-"""The paths of the API, and what each of them means for a gateway.
+"""The paths of the API and their properties for a gateway.
 
-An allow-list: vLLM has more routes than these, some of them dangerous (`/scale_elastic_ep`), so
-nothing is forwarded because of a prefix. Sources: the routes of a real vLLM 0.32 (transcript 00).
+This is an allow-list: vLLM has more routes, some of them dangerous (`/scale_elastic_ep`), so the gateway never forwards
+by prefix. Source: the routes of a real vLLM 0.32 (transcript 00).
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ MODELS: Final = "/v1/models"
 HEALTH: Final = "/health"
 READY: Final = "/ready"
 
-# Every path whose requests go to a backend, by POST.
+# All paths whose POST requests go to a backend.
 GENERATE: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS, SCORE, RERANK, TOKENIZE, DETOKENIZE)
 
-# What a backend serves whose config does not say (`endpoints`).
+# The paths of a backend without `endpoints` in its config.
 DEFAULT_ENDPOINTS: Final = (CHAT, COMPLETIONS, MODELS)
 
-# Those whose answers are generated tokens: they reserve output, and the bound of a model is spliced in there.
+# Paths that answer with generated tokens: they reserve output, and the model's output bound is spliced in.
 OUTPUT: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, MESSAGES})
 
-# Those whose streams tell usage only when asked by `stream_options.include_usage`. Responses and messages always tell
-# it (transcripts 23, 25).
+# Paths whose streams report usage only if `stream_options.include_usage` asks for it. Responses and messages always
+# report usage (transcripts 23, 25).
 USAGE_ON_REQUEST: Final = frozenset({CHAT, COMPLETIONS})
 
-# Where one request may hold several prompts, and where it may ask for several choices.
+# Paths where one request may hold several prompts, and where it may ask for several choices.
 MANY_PROMPTS: Final = frozenset({COMPLETIONS, EMBEDDINGS})
 MANY_CHOICES: Final = frozenset({CHAT, COMPLETIONS})
 
-# The Anthropic shape: the key may come in `x-api-key` (at the list of models, too), and errors in a stream are
+# Paths of the Anthropic shape: the key may come in `x-api-key` (as for the list of models), and an error in a stream is
 # `event: error`.
 ANTHROPIC: Final = frozenset({MESSAGES})
 
-# The field that bounds the output, to be spliced in where a request has none. vLLM's `/v1/completions` does not know
-# `max_completion_tokens`; the chat path knows both, and `max_tokens` is understood by every version.
+# The field to splice in if a request does not bound its output. vLLM's `/v1/completions` does not know
+# `max_completion_tokens`; its chat path knows both, and every version understands `max_tokens`.
 OUTPUT_FIELD: Final = {
     CHAT: "max_tokens",
     COMPLETIONS: "max_tokens",
@@ -54,5 +54,5 @@ OUTPUT_FIELD: Final = {
 
 
 def is_models_path(path: str) -> bool:
-    """Whether `path` (without its query) is the list or one model."""
+    """Whether `path` (without its query) is the list of models or one model."""
     return path == MODELS or path.startswith(MODELS + "/")

@@ -1,17 +1,17 @@
-"""Read what a gateway has to know from a request body, without parsing the rest of it.
+"""Read the fields of a request body that the gateway needs, without parsing the rest.
 
-Theory: vLLM reads the body again, with another parser. Whatever the two could read differently, a client could use to
-be admitted as one request and run as another. So each value comes out as vLLM reads it, or is refused:
+Theory: vLLM reads the body again with another parser. If the two parsers read a value differently, a client could be
+admitted with one request and run another. So each value is read as vLLM reads it, or refused:
 
-- A strict decoder reads the body first. Where it refuses a field's type, the field is converted as vLLM converts it
-  (`lenient.py`): `n: "8"` is 8, `stream: 1` is true, and `max_tokens: 5.5` is refused, as it is there.
-- A field that we read and that comes twice is refused, also where a key is written with escapes.
-- NaN and lone surrogates are refused because msgspec does.
-- What we do not read goes through as it is: invalid UTF-8 inside a prompt is vLLM's to refuse, whole, and cannot make
-  it see another field.
+- A strict decoder reads the body first. If it refuses a field's type, the field is converted as vLLM converts it
+  (`lenient.py`): `n: "8"` is 8, `stream: 1` is true, and `max_tokens: 5.5` is refused, as vLLM does.
+- A repeated field is refused if the gateway reads it, also if a key is written with escapes.
+- NaN and lone surrogates are refused because msgspec refuses them.
+- All other fields pass unchanged: vLLM refuses a body with invalid UTF-8 inside a prompt as a whole, so such bytes
+  cannot make it see another field.
 
-One struct for all paths: a field that the path's request model in vLLM does not know is ignored here, too. Every other
-field is skipped by msgspec. `null` counts as absent, as it does in vLLM. docs/accepted.md has all decisions.
+All paths share one struct: a field that the path's request model in vLLM does not know is ignored here, too. msgspec
+skips all other fields. `null` counts as absent, as it does in vLLM. docs/accepted.md lists all decisions.
 """
 
 from __future__ import annotations
@@ -31,21 +31,20 @@ from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadab
 
 
 class Peek(msgspec.Struct, frozen=True):
-    """What was read.
+    """The fields of a request body that the gateway needs.
 
-    model               as the client wrote it, None where absent; never empty
-    stream              whether the answer is to be streamed
-    include_usage       whether the client itself asked for the usage event of a stream
-    has_stream_options  whether `stream_options` is there at all (vLLM refuses it without `stream`, transcript 15)
-    choices             `n`, or `best_of` where larger; at least 1
-    prompts             how many prompts the request holds: the length of a list of texts or of token lists, else 1
-    max_output          the bound on the output that vLLM would obey, in LLM tokens of one choice; None where absent
-    max_output_field    the field that says so, which is the one to splice
-    background          /v1/responses only: it would outlive the connection
-    media_url           where an image, audio or video is named by a URL that is not `data:`; vLLM would fetch it
-    stream_interval     tokens that vLLM is asked to put into each event of the stream; 1 where that is not said
-    plain               each field that was read stands in the body once and without escapes: a search for its key finds
-                        it
+    model               as the client wrote it, None if absent; never empty
+    stream              whether the client asks for a stream
+    include_usage       whether the client itself asks for the usage event of a stream
+    has_stream_options  whether the body has `stream_options` (vLLM refuses it without `stream`, transcript 15)
+    choices             the larger of `n` and `best_of`; at least 1
+    prompts             the number of prompts: the length of a list of texts or of token lists, otherwise 1
+    max_output          the bound on the output that vLLM would obey, in LLM tokens of one choice; None if absent
+    max_output_field    the field that holds `max_output`, for splicing
+    background          /v1/responses only: the request would outlive the connection
+    media_url           the place of an image, audio or video URL other than `data:`, which vLLM would fetch
+    stream_interval     the tokens that the client wants in each event of the stream; 1 by default
+    plain               the key of each of these fields occurs once in the body, without escapes: a search finds it
     """
 
     model: str | None
@@ -76,7 +75,7 @@ def peek(body: bytes, path: str) -> Peek:
     except UNREADABLE as error:
         raise unreadable(error) from None
     escaped = may_hide_keys(body)
-    plain = not escaped and len(body) <= LARGE and _stands_once(body, fields)
+    plain = not escaped and len(body) <= LARGEST_COUNTED and _stands_once(body, fields)
     if not plain:
         _refuse_duplicates(body, fields)
     bound, bound_field = _output_bound(fields, path)
@@ -98,10 +97,10 @@ def peek(body: bytes, path: str) -> Peek:
 
 
 def estimate_input_tokens(body_len: int) -> int:
-    """A rough count of input tokens for a reservation, from the length of the body in bytes.
+    """Estimate the input tokens for a reservation, from the length of the body in bytes.
 
-    One token for every four bytes, rounded up: about right for English text, on the high side by the JSON around it,
-    too high for inlined media. The settlement replaces it by what vLLM counted.
+    One token for every four bytes, rounded up: about right for English text, slightly high because of the JSON around
+    it, too high for inlined media. The settlement replaces the estimate by vLLM's count.
     """
     return (body_len + 3) >> 2
 
@@ -115,21 +114,21 @@ class _WrittenOptions(msgspec.Struct):
 
 
 class _Fields(msgspec.Struct):
-    """UNSET is absent, which is not the same as null: a field that is there may be there twice."""
+    """UNSET means absent, null does not: a field that is present may be repeated."""
 
-    # In most requests.
+    # Fields of most requests.
     model: str | UnsetType | None = UNSET
     stream: bool | UnsetType | None = UNSET
     max_tokens: int | UnsetType | None = UNSET
-    # In few.
+    # Fields of few requests.
     max_completion_tokens: int | UnsetType | None = UNSET
     max_output_tokens: int | UnsetType | None = UNSET
     stream_options: _StreamOptions | UnsetType | None = UNSET
-    stream_interval: Raw | UnsetType = UNSET  # vLLM's own
+    stream_interval: Raw | UnsetType = UNSET  # a vLLM extension
     n: int | UnsetType | None = UNSET
-    best_of: Raw | UnsetType = UNSET  # of older vLLMs
+    best_of: Raw | UnsetType = UNSET  # known to older vLLMs
     prompt: Raw | UnsetType = UNSET
-    prompt_embeds: Raw | UnsetType = UNSET  # vLLM's own: further prompts, as base64 tensors
+    prompt_embeds: Raw | UnsetType = UNSET  # a vLLM extension: further prompts, as base64 tensors
     input: Raw | UnsetType = UNSET
     background: bool | UnsetType | None = UNSET
 
@@ -137,20 +136,21 @@ class _Fields(msgspec.Struct):
 _DECODER: Final = msgspec.json.Decoder(_Fields)
 _MODEL: Final = msgspec.json.Decoder(str | None)
 _OPTIONS: Final = msgspec.json.Decoder(_WrittenOptions | None)
-_LARGEST: Final = 2**63 - 1  # some clients send it for "no bound"; what is larger does not fit the limiter's floats
+_LARGEST: Final = 2**63 - 1  # some clients send it for "unbounded"; larger numbers do not fit the limiter's floats
 
-# Brackets and braces of a body, in texts too. msgspec takes 8 ns for each, and no other thread runs meanwhile: 10 MiB
-# of brackets took 40 ms. Of a megabyte of JSON schemas 40,000 bytes are such.
+# Brackets and braces of a body, in strings too. msgspec takes 8 ns for each, and other threads wait meanwhile: 10 MiB
+# of brackets took 40 ms. A megabyte of JSON schemas has 40,000 of them.
 MAX_OPENINGS: Final = 1_000_000
-# Bytes; in larger bodies keys are not counted: to decode them anew takes half as long as three searches may.
-LARGE: Final = 256 * 1024
+# Bytes; in larger bodies keys are not counted: decoding the body again takes half as long as three searches may.
+LARGEST_COUNTED: Final = 256 * 1024
 
-# Of one request, to generate from or to embed. The SDKs' largest batch to embed is 2048 texts.
-MAX_PROMPTS: Final = 100_000  # Tokens in one event: with more than that in an event no answer has a second one.
+# Prompts of one request, to generate from or to embed. The SDKs' largest batch to embed is 2048 texts.
+MAX_PROMPTS: Final = 100_000
+# Tokens in one event of a stream; with more than this in an event, every answer is a single event.
 LARGEST_INTERVAL: Final = 1_000_000
 
 _NAMES: Final = _Fields.__struct_fields__
-_KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # as they are nearly always written
+_KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # without escapes, as nearly every client writes them
 _NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:])
 
 _TRUTH: Final = "true or false"
@@ -166,7 +166,7 @@ _EXPECTED: Final = {
     "background": _TRUTH,
 }
 
-# What the request models of vLLM 0.32 know of the fields above; on other paths `model` and what is read as it stands.
+# The fields above that the request models of vLLM 0.32 know. On other paths only `model` and _AS_IT_STANDS are read.
 _KNOWN: Final[dict[str, frozenset[str]]] = {
     paths.CHAT: frozenset({"stream", "max_tokens", "max_completion_tokens", "stream_options", "n"}),
     paths.COMPLETIONS: frozenset({"stream", "max_tokens", "stream_options", "n"}),
@@ -179,7 +179,7 @@ _AS_IT_STANDS: Final = frozenset({"stream_interval", "best_of", "prompt", "promp
 def _converted(body: bytes, path: str, error: msgspec.ValidationError) -> _Fields:
     """The fields of a body that the strict decoder refused with `error`, as vLLM converts them.
 
-    Raises ClientError 400 where vLLM refuses a field, too.
+    Raises ClientError 400 if vLLM would refuse a field, too.
     """
     if "at `$." not in str(error):
         raise ClientError(400, "invalid_request", "The body must be a JSON object.")
@@ -191,7 +191,7 @@ def _converted(body: bytes, path: str, error: msgspec.ValidationError) -> _Field
         elif name == "model" or name in known:
             values[name] = _convert(name, value)
         elif name in _NAMES:
-            values[name] = None  # there, which counts where it is there twice
+            values[name] = None  # not UNSET, so that a repeated field is still found
     return _Fields(**values)
 
 
@@ -231,7 +231,7 @@ def _must_be(name: str) -> ClientError:
 
 
 def _stands_once(body: bytes, fields: _Fields) -> bool:
-    """Whether the key of each field that is there stands in the body just once: then no field is there twice."""
+    """Whether the key of each present field occurs just once in the body: then no field is repeated."""
     if (fields.model is not UNSET and body.count(b'"model"') != 1) or (
         fields.max_tokens is not UNSET and body.count(b'"max_tokens"') != 1
     ):
@@ -245,7 +245,7 @@ def _stands_once(body: bytes, fields: _Fields) -> bool:
 
 
 def _refuse_duplicates(body: bytes, fields: _Fields) -> None:
-    """Raises ClientError 400 if a field that we read is there twice, however its key is written."""
+    """Raise ClientError 400 for a repeated field, however its key is written."""
     found = top_level(body)
     counts = Counter(name for name, _ in found)
     if isinstance(fields.stream_options, _StreamOptions):
@@ -253,7 +253,7 @@ def _refuse_duplicates(body: bytes, fields: _Fields) -> None:
         counts.update(f"stream_options.{name}" for name, _ in top_level(options))
     for name in (*_NAMES, "stream_options.include_usage"):
         if counts[name] > 1:
-            raise ClientError(400, "invalid_request", f"`{name}` is there more than once.", param=name)
+            raise ClientError(400, "invalid_request", f"`{name}` appears more than once.", param=name)
 
 
 def _at_least(least: int, value: int | UnsetType | None, name: str) -> int | None:
@@ -265,8 +265,8 @@ def _at_least(least: int, value: int | UnsetType | None, name: str) -> int | Non
 
 
 def _output_bound(fields: _Fields, path: str) -> tuple[int | None, str | None]:
-    """The bound and its field. vLLM's chat takes `max_completion_tokens` where it is there, however large, and only
-    else looks at `max_tokens`; its completions do not know the former (vLLM, `create_chat_completion`,
+    """The bound and its field. vLLM's chat uses `max_completion_tokens` if present, however large, and otherwise
+    `max_tokens`; its completions do not know `max_completion_tokens` (vLLM, `create_chat_completion`,
     `CompletionRequest`).
     """
     if path not in paths.OUTPUT:
@@ -296,7 +296,7 @@ def _prompts(fields: _Fields, path: str) -> int:
 
 
 def _hint(value: Raw) -> int:
-    """A number that vLLM checks; here it only matters what vLLM would obey, which is 1 where it cannot be read."""
+    """A number that vLLM validates itself: the value that vLLM would obey, 1 if the number cannot be read."""
     try:
         return max(1, whole(scalar(value)))
     except ValueError:
@@ -304,12 +304,12 @@ def _hint(value: Raw) -> int:
 
 
 def _count(value: Raw | UnsetType, name: str) -> int:
-    """How many prompts `value`, the field `name`, holds. Raises ClientError 400 for more than MAX_PROMPTS.
+    """The number of prompts in `value`, the field `name`. Raises ClientError 400 for more than MAX_PROMPTS.
 
-    vLLM knows four shapes: a text, a list of texts, a list of token ids (one prompt), a list of such lists. How a list
-    begins says which one it is; what is mixed, vLLM refuses as a whole. So counting bytes is enough. To decode the list
-    would cost 60 ns and 64 bytes for each value: ten megabytes of empty texts stopped the gateway for a quarter of a
-    second and took 240 MB, and were refused afterwards.
+    vLLM knows four shapes: a text, a list of texts, a list of token ids (one prompt), a list of such lists. The first
+    item of a list shows its shape, and vLLM refuses mixed lists as a whole, so counting bytes is enough. Decoding the
+    list would cost 60 ns and 64 bytes for each value: ten megabytes of empty texts blocked the gateway for a quarter of
+    a second and took 240 MB, only to be refused.
     """
     if value is UNSET:
         return 0
@@ -327,7 +327,7 @@ def _count(value: Raw | UnsetType, name: str) -> int:
         count = _texts(written)
     elif first == b"[":
         count = written.count(b"[") - 1
-    else:  # no shape that vLLM knows
+    else:  # a shape that vLLM does not know
         count = written.count(b",") + 1
     if count > MAX_PROMPTS:
         raise ClientError(400, "invalid_request", f"`{name}` holds more than {MAX_PROMPTS} prompts.", param=name)
@@ -335,10 +335,10 @@ def _count(value: Raw | UnsetType, name: str) -> int:
 
 
 def _texts(value: bytes) -> int:
-    """How many texts stand in valid JSON: pairs of quotes, without those that are escaped inside a text."""
+    """The number of texts in valid JSON: pairs of quotes, without the escaped quotes inside a text."""
     if value.find(b"\\") < 0:
         return value.count(b'"') // 2
-    if value.find(b"\\\\") >= 0:  # an escaped backslash escapes nothing: the quote after it ends its text
+    if value.find(b"\\\\") >= 0:  # a quote after an escaped backslash is not escaped: it ends its text
         value = value.replace(b"\\\\", b"")
     return (value.count(b'"') - value.count(b'\\"')) // 2
 

@@ -1,14 +1,14 @@
 """Change a top-level field of a request body and leave every other byte as the client wrote it.
 
-Decoding and encoding again would lose what it does not know of: order, number formats, duplicate unknown fields. So the
-value's span is found and cut out:
+Decoding and encoding again would lose order, number formats and repeated unknown fields. So find the span of the value
+and replace it:
 
     set_field(b'{"model": "chat", "n": 1}', "model", b'"llama"')  ->  b'{"model": "llama", "n": 1}'
 
-The usual case: the key stands in the body once, msgspec says it is at the top level, hence that is where it stands.
-Otherwise (the key also nested, or in a text, or written with escapes) the object is walked field by field; the lengths
-of the raw values that msgspec found carry the walk over whatever is nested. Both are linear in the body's length; for a
-large body the walk is the quicker one, since it searches nothing (for 10 MiB of escaped text 10 ms against 40).
+In the usual case the key occurs once in the body, and msgspec finds it at the top level, so that occurrence is the key.
+Otherwise (the key also occurs nested, in a string, or with escapes) walk the object field by field; the lengths of
+msgspec's raw values take the walk past nested values. Both ways are linear in the body's length. For a large body the
+walk is quicker, since it does not search (10 MiB of escaped text: 10 ms against 40).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-LARGE: Final = 256 * 1024  # bytes
+LARGEST_DECODED: Final = 256 * 1024  # bytes
 _COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _KEY: Final = re.compile(rb'[ \t\r\n,]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r\n]*')
 
@@ -30,11 +30,11 @@ _KEY: Final = re.compile(rb'[ \t\r\n,]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r
 def set_field(body: bytes, name: str, value: bytes) -> bytes:
     """`body`, a JSON object that `peek` accepted, with the top-level field `name` set to `value`, itself JSON.
 
-    The field's old value is replaced where it stands; an absent field is inserted after the opening brace. Where the
-    key is there more than once (`peek` refuses that for the fields it reads), all are replaced. `name` is made of
-    lower-case letters and underscores, as all of vLLM's are. Raises what `top_level` raises.
+    The old value is replaced in place; an absent field is inserted after the opening brace. If the key is repeated
+    (`peek` refuses that for the fields it reads), every value is replaced. `name` consists of lower-case letters and
+    underscores, like all of vLLM's names. Raises as `top_level` does.
     """
-    if len(body) > LARGE:
+    if len(body) > LARGEST_DECODED:
         return _walk(body, top_level(body), name, value)
     try:
         fields = _OBJECT.decode(body)
@@ -48,16 +48,13 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
     if at < 0 or body.find(key, at + 1) >= 0 or may_hide_keys(body):
         return _walk(body, top_level(body), name, value)
     colon = _COLON.match(body, at + len(key))
-    assert colon is not None  # it is a key, the parser said so
+    assert colon is not None  # the parser found the key
     start = colon.end()
     return body[:start] + value + body[start + len(memoryview(old)) :]
 
 
 def replace_model(body: bytes, old: str, value: bytes, *, plain: bool) -> bytes:
-    """`set_field` of `model`, whose value is the text `old`. No parser runs where it is plainly written.
-
-    plain  as `Peek.plain`
-    """
+    """`set_field` for `model`, whose value is known to be the text `old`. Needs no parser if `plain` (`Peek.plain`)."""
     if plain:
         written = b'"%b"' % old.encode()
         at = body.find(b'"model"') + len(b'"model"')
@@ -71,7 +68,7 @@ def replace_model(body: bytes, old: str, value: bytes, *, plain: bool) -> bytes:
 
 
 def set_fields(body: bytes, values: Mapping[str, bytes]) -> bytes:
-    """`set_field` for several fields, one after the other."""
+    """Call `set_field` for each of several fields."""
     for name, value in values.items():
         body = set_field(body, name, value)
     return body
@@ -80,14 +77,14 @@ def set_fields(body: bytes, values: Mapping[str, bytes]) -> bytes:
 def ask_for_usage(body: bytes, *, has_options: bool) -> bytes:
     """`body`, a request for a stream that `peek` accepted, with `stream_options.include_usage` set.
 
-    The other options stay as they are (`has_options`: there is an object of them). But vLLM obeys
-    `continuous_usage_stats` only beside `include_usage`: where the client set the one without the other, it gets no
-    usage on its events, so we unset it.
+    The other options stay unchanged (`has_options`: the body has `stream_options`).
     """
     value = b'{"include_usage":true}'
     if has_options:
         options = bytes(dict(top_level(body))["stream_options"])
         value = set_field(options, "include_usage", b"true")
+        # vLLM obeys `continuous_usage_stats` only together with `include_usage`. A client that sets the former alone
+        # gets no usage on its events, so unset it.
         continuous = dict(top_level(options)).get("continuous_usage_stats")
         if continuous is not None and bytes(continuous) not in (b"false", b"null"):
             value = set_field(value, "continuous_usage_stats", b"false")

@@ -1,18 +1,18 @@
-"""Cut a byte stream of server-sent events (WHATWG HTML, section 9.2.6) into whole events, without reading them.
+"""Split a byte stream of server-sent events (WHATWG HTML, section 9.2.6) into whole events, without parsing them.
 
     splitter = EventSplitter()
     for chunk in upstream:
         for event in splitter.feed(chunk):   # bytes, each with its closing blank line
             ...
-    splitter.rest                            # what is still open; lost at the end of a stream, says the standard
+    splitter.rest                            # the unfinished event; the standard drops it at the end of a stream
 
-A line ends with CR LF, LF or CR, and an event with an empty line. Rules:
+A line ends with CR LF, LF or CR, and an event ends with an empty line. Rules:
 
-1. Joined events and the rest are the input, byte for byte, however it was cut into chunks; and the cuts do not matter:
-   the same events come out. Hence, after a CR that closes an event at the end of a chunk, the event waits for the next
-   byte, which may be the LF that belongs to it. vLLM writes LF only, so this never delays it.
-2. Bounded: an event beyond `limit` bytes raises, and no more than that is ever kept.
-3. The usual chunk is exactly one or a few whole events with LF only: it costs one split.
+1. The events and the rest, joined, are the input byte for byte, and the events do not depend on the chunks. Hence an
+   event that ends with a CR at the end of a chunk waits for the next byte, which may be the LF of that CR. vLLM writes
+   LF only, so it is never delayed.
+2. Memory is bounded: an event beyond `limit` bytes raises, and the splitter never keeps more than `limit`.
+3. The usual chunk is exactly one or a few whole events with LF only, and costs one split.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Final
 
 from aiaas.errors import UpstreamError
 
-# An event is one token with its logprobs, a few kilobytes; the last one of /v1/responses repeats the whole answer.
+# Bytes. An event is one token with its logprobs, a few kilobytes; the last event of /v1/responses repeats the answer.
 MAX_EVENT: Final = 16 * 1024 * 1024
 
-# The end of a line and an empty line after it. `\r(?!\n)` cannot be known at the end of the bytes: rule 1.
+# The end of a line and an empty line after it. At the end of the bytes a `\r` may still be part of `\r\n`: rule 1.
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 
 
@@ -37,18 +37,18 @@ class EventSplitter:
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit
         self._held = bytearray()
-        self._scanned = 0  # no event ends within the first so many held bytes
-        self._cr = False  # some line ended in CR: the search by `\n\n` alone is off for good
+        self._scanned = 0  # number of held bytes in which no event ends
+        self._cr = False  # a CR was seen: searching for `\n\n` alone is not enough any more
 
     @property
     def rest(self) -> bytes:
-        """The bytes after the last whole event; at the end of a stream, an event that was cut."""
+        """The bytes after the last whole event; at the end of a stream, an unfinished event."""
         return bytes(self._held)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that `chunk` completes, in order.
 
-        Raises UpstreamError 502 where an event is longer than the limit.
+        Raises UpstreamError 502 if an event is longer than the limit.
         """
         if not self._cr:
             self._cr = chunk.find(b"\r") >= 0
@@ -88,7 +88,7 @@ class EventSplitter:
         return end + 2 if end >= 0 else -1
 
 
-# The end of a line and a CR, undecided while the next byte is not known, are the most that has to be looked at again.
+# Bytes to search again: at most the end of a line and a CR, which may still be part of CR LF.
 _LOOK_BACK: Final = 2
 
 
@@ -97,7 +97,7 @@ def _too_long(limit: int) -> UpstreamError:
 
 
 def event_data(event: bytes) -> bytes | None:
-    """The data of an event: its `data` lines joined by LF, None where it has none (a comment, say)."""
+    """The data of an event: its `data` lines joined by LF, None if it has none (a comment, for example)."""
     if event.startswith(b"data: ") and event.find(b"\n") + 2 == len(event) and b"\r" not in event:
         return event[6:-2]
     lines = [_value(line) for line in event.splitlines() if line == b"data" or line.startswith(b"data:")]
@@ -109,9 +109,9 @@ def _value(line: bytes) -> bytes:
 
 
 def after_last_event(data: bytearray, start: int) -> int:
-    """The index behind the last whole event, 0 where none ends after `start`.
+    """The index after the last whole event, 0 if no event ends after `start`.
 
-    An event ends with a blank line, in any of the line ends that SSE allows (WHATWG HTML, section 9.2.6).
+    An event ends with an empty line, in any of the line ends that SSE allows (WHATWG HTML, section 9.2.6).
     """
     ends = [(data.rfind(end, start), len(end)) for end in (b"\n\n", b"\n\r\n", b"\r\r")]
     return max((at + size for at, size in ends if at >= 0), default=0)

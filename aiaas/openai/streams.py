@@ -1,19 +1,19 @@
-"""What the events of a stream mean, path by path: which carry output, which end it, and what its first text is.
+"""Read the events of a stream, path by path: which events carry output, which end the stream, and how much text.
 
-An output event adds text, reasoning or a part of a tool call to the answer. Each path has a mark that stands once in
-each ordinary output event and in no other event, so that an ordinary read of a stream costs two counts of bytes and no
+An output event adds text, reasoning or a part of a tool call to the answer. Each path has a mark that occurs once in
+each ordinary output event and in no other event, so that an ordinary read of a stream costs two byte counts and no
 parsing. An output event that finishes a choice is not ordinary:
 
     path                    an output event has            its mark                 a whole stream has
     /v1/chat/completions    "delta":                       "finish_reason":null     a finish_reason for every choice
     /v1/completions         "text":"                       "finish_reason":null     a finish_reason for every choice
-    /v1/responses           a line `event: ... .delta`     that                     response.completed, .incomplete,
+    /v1/responses           a line `event: ... .delta`     that line                response.completed, .incomplete,
                                                                                     .failed or .cancelled
-    /v1/messages            `event: content_block_delta`   that                     message_stop
+    /v1/messages            `event: content_block_delta`   that line                message_stop
 
-On every path `[DONE]` ends a stream too, as does an error event of the server. A stream that ends with none of these
-was cut, however cleanly its HTTP body ended. A quote inside a JSON string is always escaped, and a line break too; so a
-model that writes these words is never taken for them.
+On every path `[DONE]` or an error event of the server also ends a stream. A stream without any of these ends was cut,
+however cleanly its HTTP body ended. Quotes and line breaks inside a JSON string are always escaped, so a model that
+writes these words cannot produce a mark or an end.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from aiaas.openai.sse import event_data
 
 
 class StreamForm(msgspec.Struct, frozen=True):
-    """How one path's streams are read.
+    """How to read the streams of one path.
 
-    mark    in each ordinary output event, and in no other event, as vLLM writes them
-    output  in each output event, however the server spaces its JSON and whether it names its events or not
-    end     in the event that ends a whole stream; None where finish reasons do
+    mark    occurs in each ordinary output event, and in no other event, as vLLM writes them
+    output  matches each output event, whatever the server's JSON spacing and whether or not it names its events
+    end     matches the event that ends a whole stream; None if finish reasons end it
     """
 
     mark: bytes
@@ -61,12 +61,12 @@ _NUMBER: Final = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 
 
 def form_of(path: str) -> StreamForm:
-    """How streams of `path` are read. The paths that generate no tokens have no streams; they read as a chat's."""
+    """How to read streams of `path`. Paths that do not generate tokens have no streams; they get the form of chat."""
     return _FORMS.get(path, _FORMS[paths.CHAT])
 
 
 def ends_stream(event: bytes, form: StreamForm) -> bool:
-    """Whether this event says that the stream is whole, or over: its last event, `[DONE]`, or a named error."""
+    """Whether this event ends the stream: the path's last event, `[DONE]`, or a named error."""
     if form.end is not None and form.end.search(event) is not None:
         return True
     if _NAMED_ERROR.match(event) is not None:
@@ -76,20 +76,20 @@ def ends_stream(event: bytes, form: StreamForm) -> bool:
 
 
 def finished_choices(events: bytes) -> int:
-    """How many choices these chat or completion events say to be finished."""
+    """The number of choices that these chat or completion events finish."""
     return len(_FINISH.findall(events))
 
 
 def next_number(events: bytes) -> int:
-    """The `sequence_number` of the event after these events of a `/v1/responses` stream."""
+    """The next `sequence_number` after these events of a `/v1/responses` stream."""
     numbers = _NUMBER.findall(events)
     return int(numbers[-1]) + 1 if numbers and len(numbers[-1]) < 10 else 0
 
 
 def text_size(event: bytes) -> int:
-    """The characters of text, reasoning or tool call that an event adds to the answer; 0 where it adds none.
+    """The number of characters of text, reasoning or tool call that an event adds to the answer.
 
-    Never raises. A chat's first event (`"role":"assistant","content":""`) adds none, nor does the frame of a message.
+    Never raises. 0 for a chat's first event (`"role":"assistant","content":""`) and for the frame of a message.
     """
     data = event_data(event)
     try:
@@ -117,7 +117,7 @@ def _choice_size(choice: dict[str, Any]) -> int:
 
 
 def _size(value: Any, besides: tuple[str, ...] = ()) -> int:
-    """The characters of all texts in `value`, without the fields named in `besides` and without ids and types."""
+    """The number of characters of all texts in `value`, without ids, types and the fields named in `besides`."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""How many LLM tokens a request took, as vLLM itself counted them, out of an answer's body or one event of its stream.
+"""Read vLLM's own count of a request's LLM tokens from an answer's body or from one event of its stream.
 
-Where it stands (transcript):
+Where each path reports usage (transcript):
     chat, completions   usage.prompt_tokens, completion_tokens; streamed only when asked, in an event of its own (13),
                         or on every event (14, 110)
     embeddings, score, rerank   usage.prompt_tokens, and total_tokens (150, 153, 154)
@@ -8,9 +8,9 @@ Where it stands (transcript):
     messages            usage.input_tokens, output_tokens (24); streamed in `message_start` below `message`, then in
                         each `message_delta` (25): the last one counts
 
-A model's text may hold the word: inside a JSON string its quotes are escaped, so the search for `"usage"` is a cheap
-gate, and the parse behind it looks at the right place only. Malformed bytes give None: usage is never a reason to fail.
-So do counts that cannot be true: negative ones, fractions, `true`, and more than MOST_TOKENS.
+A model's text may hold the word `usage`, but quotes inside a JSON string are escaped. So a search for `"usage"` is a
+cheap first check, and the parser then looks at the right place only. The result is None for malformed bytes, since
+usage must never fail a request, and for impossible counts: negative numbers, fractions, `true`, more than MOST_TOKENS.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import msgspec
 
 from aiaas.openai.sse import event_data
 
-# LLM tokens of one request: more than any engine can have computed for it, and a sum of billions of such numbers still
-# fits the 63 bits that SQLite and Redis have for one.
+# LLM tokens of one request: more than any engine can compute for one request, and the sum of billions of such numbers
+# still fits the 63-bit integers of SQLite and Redis.
 MOST_TOKENS: Final = 1_000_000_000
 
 
@@ -34,7 +34,7 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def usage_of(body_or_event: bytes) -> TokenUsage | None:
-    """The usage told by a whole JSON body or by one whole event; None where it tells none. Never raises."""
+    """The usage in a whole JSON body or in one whole event; None if it has none. Never raises."""
     if body_or_event.find(b'"usage"') < 0:
         return None
     answer = _answer(body_or_event)
@@ -48,7 +48,7 @@ def usage_of(body_or_event: bytes) -> TokenUsage | None:
 
 
 def usage_of_answer(body: bytes) -> TokenUsage | None:
-    """The usage told by a whole answer that is no stream: by its own top-level key only. Never raises."""
+    """The usage in a whole answer that is not a stream, by its own top-level key only. Never raises."""
     try:
         told = _WHOLE.decode(body).usage
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -57,9 +57,9 @@ def usage_of_answer(body: bytes) -> TokenUsage | None:
 
 
 def is_usage_only_event(event: bytes) -> bool:
-    """Whether this is the extra event that `stream_options.include_usage` adds: no choices, and usage (transcript 13).
+    """Whether this is the extra event that `stream_options.include_usage` adds: no choices, but usage (transcript 13).
 
-    It is to be taken out where the gateway asked for it and the client did not.
+    The gateway removes this event if the client did not ask for it.
     """
     if event.find(b'"usage"') < 0:
         return False
@@ -68,7 +68,7 @@ def is_usage_only_event(event: bytes) -> bool:
 
 
 def fingerprint_of(usage_event: bytes) -> bytes:
-    """The `system_fingerprint` in the event that `include_usage` adds, as JSON; b"" where it has none."""
+    """The `system_fingerprint` in the event that `include_usage` adds, as JSON; b"" if it has none."""
     try:
         told = bytes(_FINGERPRINT.decode(event_data(usage_event) or b"").system_fingerprint)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -77,10 +77,10 @@ def fingerprint_of(usage_event: bytes) -> bytes:
 
 
 def with_fingerprint(event: bytes, fingerprint: bytes) -> bytes:
-    """The event that finishes a choice, with `fingerprint` at its end unless it has one.
+    """Add `fingerprint` at the end of an event that finishes a choice, unless the event has one.
 
-    vLLM writes the fingerprint into its stream's last event with choices. Where it is asked for usage, it writes it
-    into the usage event instead.
+    vLLM writes the fingerprint into its stream's last event with choices, but into the usage event if a request asks
+    for usage.
     """
     end = event.rfind(b"}")
     if not fingerprint or end < 0 or event[end + 1 :].strip() or event.find(b'"system_fingerprint"') >= 0:

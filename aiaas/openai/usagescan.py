@@ -1,19 +1,18 @@
-"""Find the usage in a JSON answer of any length while it passes, in bounded memory.
+"""Find the usage in a JSON answer of any length while the answer passes through, in bounded memory.
 
     scan = UsageScan()
     scan.feed(part)     # each part of the body, in order, cut anywhere
-    scan.usage          # a Usage once the answer's own `usage` has passed
+    scan.usage          # a TokenUsage once the answer's own `usage` has passed
 
-vLLM writes `prompt_logprobs` and `prompt_token_ids` behind `usage`, and those may be megabytes; so neither end of a
-long body can be trusted to hold it. Only the key of the answer object itself counts: `/v1/responses` repeats the
-request's tools, whose schemas may have a property `usage`. Hence the depth of brackets has to be known at each
-candidate.
+vLLM writes `prompt_logprobs` and `prompt_token_ids` after `usage`, and they may be megabytes, so `usage` may be far
+from both ends of a long body. Only a top-level key counts: `/v1/responses` repeats the request's tools, whose schemas
+may have a property `usage`. Hence the scan tracks the depth of brackets.
 
 Rules:
-1. Nothing is looked at byte by byte in Python: searches, splits and counts run in C, at some 5 ms for each megabyte of
-   objects and strings, and 1 ms for each of numbers.
-2. What is kept between two parts is shorter than a key, or the value of `usage`, up to VALUE_MOST bytes.
-3. A body that is no JSON object, a compressed one for instance, is given up with its first byte.
+1. Python never looks at single bytes: searches, splits and counts run in C, at about 5 ms for each megabyte of objects
+   and strings, and 1 ms for each megabyte of numbers.
+2. Between two parts, keep less than a key, or the value of `usage` up to VALUE_MOST bytes.
+3. Give up a body that is not a JSON object (a compressed body, for example) at its first byte.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from typing import Final
 
 from aiaas.openai.usage import TokenUsage, usage_of
 
-VALUE_MOST: Final = 16 * 1024  # bytes; vLLM's usage with all its details takes some hundred
+VALUE_MOST: Final = 16 * 1024  # bytes; vLLM's usage with all details takes a few hundred
 _KEY: Final = b'"usage"'
 _SPACE: Final = b" \t\r\n"
 _JSON: Final = json.JSONDecoder()
 
 
 class UsageScan:
-    """The state of one body. `usage` is None until it has passed, and stays so where it is malformed."""
+    """The state of one body. `usage` is None until the body's usage has passed, and stays None if that is malformed."""
 
     __slots__ = ("_begun", "_depth", "_in_text", "_over", "_rest", "_value", "usage")
 
@@ -38,13 +37,13 @@ class UsageScan:
         self.usage: TokenUsage | None = None
         self._begun = False
         self._over = False
-        self._depth = 0  # of the brackets that are open
+        self._depth = 0  # number of open brackets
         self._in_text = False  # a string is open
-        self._rest = b""  # not yet counted: the beginning of what may be a key or an escape
-        self._value: bytes | None = None  # what has come of the value of `usage`
+        self._rest = b""  # bytes not yet counted, perhaps the beginning of a key or an escape
+        self._value: bytes | None = None  # the received part of the value of `usage`
 
     def feed(self, part: bytes) -> None:
-        """The next part of the body."""
+        """Scan the next part of the body."""
         if self._over:
             return
         if not self._begun:
@@ -65,7 +64,7 @@ class UsageScan:
             if _is_escaped(data, at, counted):
                 continue
             behind = data[at + len(_KEY) : at + len(_KEY) + 64].lstrip(_SPACE)
-            if not behind:  # whether it is a key is for the next part to say
+            if not behind:  # only the next part shows whether this is a key
                 self._count(data[counted:at])
                 self._rest = data[at : at + len(_KEY)]
                 return
@@ -78,13 +77,13 @@ class UsageScan:
         end = max(counted, len(data) - len(_KEY) + 1)
         while end < len(data) and _is_escaped(data, end, counted):
             end += 1
-        if _is_escaped(data, end, counted):  # the last byte escapes one that has not come yet
+        if _is_escaped(data, end, counted):  # the last byte escapes the first byte of the next part
             end -= 1
         self._count(data[counted:end])
         self._rest = data[end:]
 
     def _count(self, part: bytes) -> None:
-        """Keep account of a part that neither begins nor ends within an escape."""
+        """Count the brackets and quotes of a part that neither begins nor ends within an escape."""
         if part.find(b"\\") >= 0:
             part = part.replace(b"\\\\", b"").replace(b'\\"', b"")
         pieces = part.split(b'"')
@@ -94,10 +93,10 @@ class UsageScan:
         self._depth += bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
 
     def _take(self, part: bytes) -> None:
-        """More of the value of `usage`; once it is whole, read it."""
+        """Append `part` to the value of `usage`; decode the value once it is whole."""
         assert self._value is not None
         value = self._value = (self._value + part[:VALUE_MOST]).lstrip(_SPACE)
-        if value and not value.startswith(b"{"):  # null: this answer reports none
+        if value and not value.startswith(b"{"):  # null: this answer has no usage
             self._over = True
         elif value.find(b"}") >= 0:
             try:
@@ -112,7 +111,7 @@ class UsageScan:
 
 
 def _is_escaped(data: bytes, at: int, start: int) -> bool:
-    """Whether a backslash makes the byte at `at` a part of an escape; `start` begins none."""
+    """Whether a backslash makes the byte at `at` part of an escape. `start` is not inside an escape."""
     near = max(start, at - _NEAR)
     backslashes = _trailing(data[near:at])
     if backslashes == at - near > 0:
@@ -121,7 +120,7 @@ def _is_escaped(data: bytes, at: int, start: int) -> bool:
 
 
 def _trailing(data: bytes) -> int:
-    """How many backslashes `data` ends with."""
+    """The number of backslashes at the end of `data`."""
     return len(data) - len(data.rstrip(b"\\"))
 
 

@@ -1,1 +1,1 @@
-"""Config -> Plan: frozen, with every decision taken before the first request."""
+"""Config -> Plan: frozen, with every decision made before the first request."""

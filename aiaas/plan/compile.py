@@ -1,6 +1,6 @@
-"""Config -> Plan: every decision that can be taken before the first request, taken.
+"""Config -> Plan: make every decision that can be made before the first request.
 
-Pure and deterministic. The config has been checked (`aiaas.config.check`); what the checks refuse is not handled here.
+Pure and deterministic. `aiaas.config.check` has accepted the config, so invalid values are not handled here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def compile_plan(
     overrides: tuple[str, ...] = (),
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """The Plan of a checked config. `source` is its file, to which paths inside are relative; `env` has the backends'
+    """The Plan of a checked config. Paths are relative to the folder of its file `source`; `env` has the backends'
     keys."""
     folder = source.parent if source is not None else Path()
     enabled = {name: backend for name, backend in config.backends.items() if backend.enabled}
@@ -128,13 +128,13 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
 
 
 def _share(bound: int, config: Config) -> int:
-    """One worker's part of a bound, at least 1 (0 stays 0): the workers together do not exceed it."""
+    """One worker's share of a bound, at least 1 (0 stays 0). Together the workers do not exceed the bound."""
     return min(bound, max(1, bound // config.server.workers))
 
 
 def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:
-    # GET: aiaas's own requests, the probe and the comparison of the configured models with what vLLM lists. Every path
-    # that clients may use anywhere: a reload may take a path from a backend while a request to it waits there.
+    # GET is for aiaas's own requests: the probe, and the list of models to compare with the config. POST is for every
+    # path of the API, since a reload may remove a path from a backend while a request to that path waits there.
     paths = {backend.health.path: "GET", MODELS: "GET"} | dict.fromkeys(GENERATE, "POST")
     return EndpointPlan(
         url=address.url,
@@ -147,7 +147,7 @@ def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPl
 
 
 def _head(method: str, address: Address, path: str, key: str | None) -> bytes:
-    """Start line, Host (RFC 9112 section 3.2), and what is the same for every request to this path."""
+    """Start line, Host (RFC 9112 section 3.2), and the headers that all requests to this path share."""
     lines = [
         f"{method} {address.base_path}{path} HTTP/1.1",
         f"Host: {address.authority}",
@@ -175,7 +175,7 @@ def _engine(config: Config, name: str, backend: Backend) -> EnginePlan | None:
 
 
 def _arguments(name: str, value: object) -> Iterator[str]:
-    """One argument in argv form: a flag, a flag with its value or values, or nothing."""
+    """One argument in argv form: a flag, a flag with its values, or nothing if it is false or null."""
     if value is None or value is False:
         return
     yield "--" + name.replace("_", "-")
@@ -192,8 +192,8 @@ def _written(value: object) -> str:
 
 
 def _routes(enabled: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) -> Mapping[str, Mapping[str, Route]]:
-    """path -> public name -> Route. A name that several backends serve becomes one route with fallbacks, in the
-    file's order."""
+    """path -> public name -> Route. If several backends serve a name, it becomes one route with fallbacks in the file's
+    order."""
     routes: dict[str, dict[str, Route]] = {}
     for name, backend in enabled.items():
         for path in (path for path in GENERATE if path in backend.endpoints):
@@ -223,7 +223,7 @@ def _public_names(backend: Backend) -> Iterator[tuple[str, Model]]:
 
 
 def _models(enabled: Mapping[str, Backend]) -> tuple[PublicModel, ...]:
-    """What GET /v1/models lists: the names of the backends that name that path; of a fallback only the first."""
+    """The entries of GET /v1/models: the models of backends with that path, each name once, for its first backend."""
     listed: dict[str, PublicModel] = {}
     for name, backend in enabled.items():
         if MODELS in backend.endpoints:
@@ -254,7 +254,7 @@ def _limits(config: Config, folder: Path) -> LimitsPlan:
 
 
 def _store_url(text: str, folder: Path) -> RedisUrl:
-    """The store's address; files that it names are relative to the config's folder."""
+    """The store's address; its files are relative to the config's folder."""
 
     def placed(file: str | None) -> str | None:
         return None if file is None else str(folder / file)
@@ -271,19 +271,19 @@ def _monitoring(config: Config, folder: Path) -> MonitoringPlan:
 
 
 def _digest(plan: Plan) -> str:
-    """Hex digits over everything that counts. Two Plans with one digest do the same, but for the values of secrets and
-    for where files lie: the pod mounts them elsewhere than the operator keeps them."""
+    """Hex digits of a hash of the Plan. Plans with equal digests behave alike. The hash ignores the values of secrets
+    and the paths of files, since a pod mounts files elsewhere than the operator keeps them."""
     text = json.dumps(canonical(plan), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 _LEFT_OUT: Final = frozenset(
     {"heads", "env", "password", "sentinel_password", "digest", "source", "overrides", "config"}
-)  # secrets, and what does not count
+)  # secrets, and fields that do not change the gateway's behaviour
 
 
 def canonical(value: Any) -> Any:
-    """A Plan, or part of it, as JSON's own types: no secrets, and nothing that does not count in a comparison."""
+    """A Plan, or part of it, in JSON's types, without secrets and without fields that a comparison ignores."""
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.name not in _LEFT_OUT]
         return {name: canonical(getattr(value, name)) for name in names}

@@ -1,17 +1,18 @@
-"""The deployed form of a config: what the ConfigMap holds, and the Plan that the pods run from it.
+"""The deployed form of a config: the content of the ConfigMap, from which the pods compile their Plan.
 
-It is the config as written (`${NAME}` stays, the shell's overrides do not count, comments go) with these changes:
+It is the config as written (`${NAME}` stays, the shell's overrides are ignored, comments are dropped) with these
+changes:
 
-  1. `kubernetes` keeps `replicas` only, where it has them or a shared store needs them: they are what a gateway divides
-     a limit by while it has not yet been able to count the others in the store. The rest is no business of a pod, and a
-     changed annotation must not roll it.
-  2. `auth.keys_file` and the files of `server.tls` are where the manifests mount them, `monitoring.usage_file` where
-     they give it a volume.
-  3. A backend with an engine of kind `vllm` has the `url` of that engine's Service instead: the engine runs in a pod of
-     its own. A simulator stays: it is a process beside the gateway.
+  1. `kubernetes` keeps `replicas` only, if it has them or a shared store needs them: a gateway divides a limit by them
+     until it has counted the other gateways in the store. A pod does not need the other fields, and a changed
+     annotation must not roll the pods.
+  2. `auth.keys_file` and the files of `server.tls` point to the folders where the manifests mount them,
+     `monitoring.usage_file` to its volume.
+  3. A backend with an engine of kind `vllm` has the `url` of that engine's Service instead, since the engine runs in a
+     pod of its own. A simulator stays, since it is a process beside the gateway.
 
-So the Plan of a config without vLLM engines is the Plan of its deployed form but for where files lie, with the same
-digest; and for every config the ConfigMap, loaded and compiled, is the Plan that it was rendered from.
+So a config without vLLM engines and its deployed form have equal Plans except for paths of files, and the same digest.
+For every config, the ConfigMap loads and compiles to the Plan from which it was rendered.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ ENGINE_PORT: Final = 8000  # vLLM's own default
 
 
 def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str, str]) -> dict[str, Any]:
-    """The deployed form of a config as plain data, in the order in which it was written.
+    """The deployed form of a config as plain data, in the file's order.
 
-    written      the fields as they stand in the file (`aiaas.config.load.Loaded.written`)
+    written      the fields as written in the file (`aiaas.config.load.Loaded.written`)
     engine_urls  backend -> the address of its engine's Service, for each backend with an engine of kind vllm
     """
     form = {name: section for name, section in written.items() if name != "kubernetes"}
@@ -62,10 +63,10 @@ def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str
 
 
 def literal_names(written: Any) -> frozenset[str]:
-    """The NAMEs whose `${NAME}` is deployed as it stands, so that no value is needed where the config is rendered.
+    """The NAMEs whose `${NAME}` is deployed literally, so that `aiaas render` does not need their values.
 
-    What becomes a field of a manifest has to have its value then: the `kubernetes` section (`image: x:${TAG}`), and of
-    an engine of kind vllm all but its environment. `written` is a file as it was read: anything.
+    Fields of a manifest need their values when rendered: the `kubernetes` section (`image: x:${TAG}`), and an engine of
+    kind vllm except for its `env`. `written` is an unchecked file and may have any shape.
     """
     sections = dict(written) if isinstance(written, dict) else {}
     backends = sections.pop("backends", None)
@@ -85,7 +86,7 @@ def literal_names(written: Any) -> frozenset[str]:
 
 
 def _with_url(backend: dict[str, Any], url: str) -> dict[str, Any]:
-    """The backend with `url` where `engine` stands."""
+    """The backend with `url` in place of `engine`."""
     return {
         ("url" if field == "engine" else field): (url if field == "engine" else backend[field]) for field in backend
     }

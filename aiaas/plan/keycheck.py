@@ -1,4 +1,4 @@
-"""The key file against the Plan: what holds for a config may not hold for its keys. Pure; the caller reads the file."""
+"""Check the key file against the Plan: a valid config may not fit its keys. Pure; the caller reads the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiaas.plan.model import Plan
 
 
 def check_keys(plan: Plan, records: Iterable[KeyRecord]) -> tuple[Problem, ...]:
-    """Problems of usable records, by record; they stand in the key file, which the CLI writes, so without a line."""
+    """Problems of enabled records, by record. They have no line, since the CLI writes the key file."""
     names = [model.name for model in plan.models]
     for_all = {name for by_model in plan.routes.values() for name in by_model}
     return tuple(

@@ -1,7 +1,7 @@
-"""Config -> KubernetesPlan: every decision that the manifests need, taken. Pure.
+"""Config -> KubernetesPlan: make every decision that the manifests need. Pure.
 
-The manifests are then a plain spelling-out of it. What cannot be deployed is said here, by field, before anything is
-rendered.
+`aiaas.manifests` only writes the plan out. This module reports a config that cannot be deployed, by field, before
+rendering.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ from aiaas.config.ingress import family_of
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config
-from aiaas.config.problem import Path, Problem
+from aiaas.config.problem import Problem
 from aiaas.config.tree import problem_at
 from aiaas.config.write import to_yaml
-from aiaas.limits.redis_url import PORT, RedisUrl, parse_redis_url
+from aiaas.limits.redis_url import REDIS_PORT, RedisUrl, parse_redis_url
 from aiaas.openai.paths import HEALTH, MODELS
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_form
 from aiaas.plan.model import EnginePlan, Plan
 from aiaas.plan.network import Edge, edge_to
+from aiaas.yamltree import Path
 
-LONGEST_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
-DIGEST_DIGITS: Final = 10
-LOWEST_PORT: Final = 1024  # below it a process needs a right that Pod Security `restricted` wants dropped
+LONGEST_SERVICE_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
+CONFIG_DIGEST_DIGITS: Final = 10
+LOWEST_PORT: Final = 1024  # a lower port needs a capability that Pod Security `restricted` requires to be dropped
 
 
 @dataclass(frozen=True, slots=True)
 class EngineDeployment:
     """A vLLM that runs in a pod of its own.
 
-    name         of its objects, and its `app` label
-    key          the variable with its API key, None where it wants none
-    environment  what `engine.env` says, `${NAME}` still inside
+    name         the name of its objects, and the value of its `app` label
+    key          the variable with its API key, None if it needs no key
+    environment  `engine.env` as written, with `${NAME}` unresolved
     """
 
     backend: str
@@ -64,18 +65,18 @@ class EngineDeployment:
 
 @dataclass(frozen=True, slots=True)
 class KubernetesPlan:
-    """What the manifests say.
+    """The content of the manifests.
 
-    settings         the `kubernetes` section, for what needs no decision
-    gateway          the Plan that the pods run: that of `config_text`
+    settings         the `kubernetes` section, for fields that are rendered as they are
+    gateway          the Plan that the pods run, compiled from `config_text`
     config_text      the deployed form of the config
-    image            of the gateway
-    paths            (path, whether it is a prefix) of everything that clients may reach
-    ingress_timeout  seconds of silence that a hop in front must bear
-    request_timeout  seconds for a whole request at a hop that bounds that; 0 is no bound
+    image            the gateway's image
+    paths            (path, whether it is a prefix) of each path that clients may reach
+    ingress_timeout  seconds of silence that a hop in front of the gateway must allow
+    request_timeout  seconds for a whole request at a hop that bounds it; 0 is unbounded
     variables        the names whose values the gateway takes from a Secret (`settings.env`), sorted
-    outgoing         whom the gateway talks to, our own engines aside
-    pre_stop         seconds that a pod goes on taking connections after its deletion
+    outgoing         the peers to which the gateway connects, without our own engines
+    pre_stop         seconds that a pod goes on accepting connections after its deletion
     grace            seconds from the deletion of a pod to its end at the latest
     """
 
@@ -99,14 +100,14 @@ class KubernetesPlan:
 
     @property
     def config_name(self) -> str:
-        """The ConfigMap's name: by content where it is immutable."""
+        """The ConfigMap's name, with the digest of its content if it is immutable."""
         stem = self.named("config")
         return f"{stem}-{self.config_digest}" if self.settings.immutable_config else stem
 
     @property
     def config_digest(self) -> str:
-        """Of the ConfigMap's content."""
-        return hashlib.sha256(self.config_text.encode()).hexdigest()[:DIGEST_DIGITS]
+        """The digest of the ConfigMap's content."""
+        return hashlib.sha256(self.config_text.encode()).hexdigest()[:CONFIG_DIGEST_DIGITS]
 
     @property
     def keys_secret(self) -> str:
@@ -119,14 +120,14 @@ class KubernetesPlan:
         return self.settings.ingress.tls_secret or self.named("tls")
 
     def named(self, suffix: str) -> str:
-        """The name of one of our objects."""
+        """The name of the gateway's object with this suffix."""
         return f"{self.settings.name}-{suffix}"
 
 
 def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesPlan | None, tuple[Problem, ...]]:
-    """What to render of a checked config, or None, and why.
+    """The KubernetesPlan of a checked config; None and the problems if the config cannot be deployed.
 
-    env  a value for every `${NAME}`: it may decide where a backend is, but none of them is rendered
+    env  a value for every `${NAME}`; values may decide a backend's address, but are not rendered
     """
     config = loaded.config
     assert config is not None
@@ -162,7 +163,7 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesP
 
 
 def plan_of_text(text: str, env: Mapping[str, str]) -> Plan:
-    """The Plan that a pod runs whose ConfigMap holds `text`."""
+    """The Plan of a pod whose ConfigMap holds `text`."""
     loaded = load_text(text, file=CONFIG_KEY, env=env)
     wrong = [str(problem) for problem in loaded.problems + check(loaded, env) if problem.severity == "error"]
     assert not wrong, wrong
@@ -175,19 +176,19 @@ def _enabled(config: Config) -> Iterator[Backend]:
 
 
 def _vllm_engines(config: Config) -> list[str]:
-    """The backends that have one; parked ones, too, since their addresses stand in the config as well."""
+    """The backends with an engine of kind vllm, also disabled ones, since the config needs their addresses as well."""
     return [name for name, backend in config.backends.items() if backend.engine and backend.engine.kind == "vllm"]
 
 
 def _engine_name(stem: str, backend: str) -> str:
-    """A Service's name for the engine of `backend`. Where that cannot hold the backend's own name, a digest keeps it
-    apart from others (`A.b` from `a-b`)."""
+    """The name of the Service for the engine of `backend`. If the backend's name does not fit into a Service's name, a
+    digest keeps the names unique (`A.b` and `a-b`)."""
     slug = re.sub(r"[^a-z0-9]+", "-", backend.lower()).strip("-")
     name = f"{stem}-engine-{slug}"
-    if slug == backend and len(name) <= LONGEST_NAME:
+    if slug == backend and len(name) <= LONGEST_SERVICE_NAME:
         return name
     digest = hashlib.sha256(backend.encode()).hexdigest()[:6]
-    return f"{name[: LONGEST_NAME - 7].rstrip('-')}-{digest}"
+    return f"{name[: LONGEST_SERVICE_NAME - 7].rstrip('-')}-{digest}"
 
 
 def _engines(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator[EngineDeployment]:
@@ -208,7 +209,7 @@ def _engines(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator[E
 
 
 def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, str]]:
-    """What stands in the way of a deployment, by field."""
+    """The fields that prevent a deployment, each with a message."""
     settings, server = config.kubernetes, config.server
     expose: Path = ("kubernetes", "expose")
     if settings.expose in ("ingress", "gateway") and settings.host is None:
@@ -218,7 +219,7 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
     if settings.expose == "loadbalancer" and server.tls is None:
         yield (
             expose,
-            "loadbalancer needs server.tls, else keys cross the internet in plain text; set it, or use ingress",
+            "loadbalancer needs server.tls, otherwise keys cross the internet in plain text; set it, or use ingress",
         )
     if server.tls is not None and (why := _refuses_tls(settings)) is not None:
         yield ("server", "tls"), f"{why}; remove it: TLS ends in front of the gateway"
@@ -229,29 +230,29 @@ def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, s
         message = f"{file} is not mounted into the pod; name a file of the image by its absolute path, or remove it"
         yield ("rate_limit", "store"), message
     if _is_loopback(server.host):
-        yield ("server", "host"), f"{server.host} is not reached from outside the pod; write 0.0.0.0, or leave it out"
+        yield ("server", "host"), f"{server.host} cannot be reached from outside the pod; write 0.0.0.0, or remove it"
     for path, host in addresses(config):
         if _is_loopback(host):
-            yield path, f"{host} is the pod itself there; write the name of a Service, such as vllm.namespace"
+            yield path, f"{host} is the gateway's own pod; write the name of a Service, such as vllm.namespace"
     if server.port < LOWEST_PORT:
-        yield ("server", "port"), f"{server.port} needs a right that the pod has not; write {LOWEST_PORT} or more"
+        yield ("server", "port"), f"{server.port} needs a capability that the pod lacks; write {LOWEST_PORT} or more"
     for name in sorted(needed - settings.env.keys()):
-        message = f"{name} is used, and nothing says where it is in the cluster; add {name}: {{secret: NAME, key: KEY}}"
+        message = f"{name} is used, but this section does not name its Secret; add {name}: {{secret: NAME, key: KEY}}"
         yield ("kubernetes", "env"), message
 
 
 def _refuses_tls(settings: Kubernetes) -> str | None:
-    """Why what stands in front cannot speak TLS to the pods; None where it can."""
+    """Why the ingress or Gateway cannot speak TLS to the pods; None if it can."""
     if settings.expose == "gateway":
         return "a Gateway speaks plain HTTP to its backends"
     family = family_of(settings.ingress.class_name) if settings.expose == "ingress" else None
     if family is not None and family.name == "traefik":
-        return "Traefik wants a certificate for the pods' addresses, which none has"
+        return "Traefik would reject the certificate, since it is not valid for the pods' IP addresses"
     return None
 
 
 def _store_files(config: Config) -> Iterator[str]:
-    """The files beside the config that the store's address names."""
+    """The files in the store's address whose paths are relative to the config."""
     if config.rate_limit.store != "memory":
         store = parse_redis_url(config.rate_limit.store)
         named = (store.ca_file, store.cert_file, store.key_file)
@@ -266,8 +267,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
-    """What is routed from outside: `/v1` where anything below it is served, the rest one by one, and /health. Not
-    /ready, which is for the kubelet, nor metrics."""
+    """The paths to route from outside: `/v1` if any path below it is served, the others one by one, and /health. /ready
+    is only for the kubelet, and metrics are internal."""
     served = [*plan.routes, *([MODELS] if plan.serves_models else [])]
     prefixes = [("/v1", True)] if any(path.startswith("/v1/") for path in served) else []
     others = [(path, False) for path in sorted(set(served)) if not path.startswith("/v1/")]
@@ -275,7 +276,7 @@ def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
 
 
 def addresses(config: Config) -> Iterator[tuple[Path, str]]:
-    """The hosts of backends and of the shared store, with where they are written."""
+    """The hosts of backends and of the shared store, each with its field."""
     for name, backend in config.backends.items():
         for path, address in _of_backend(backend) if backend.enabled else ():
             yield ("backends", name, *path), address.host
@@ -294,7 +295,7 @@ def _of_backend(backend: Backend) -> Iterator[tuple[Path, Address]]:
 
 
 def _edges(config: Config) -> Iterator[Edge]:
-    """Backends, but for engines of ours, and the shared store."""
+    """The edges to backends without an engine of ours, and to the shared store."""
     own = config.kubernetes.namespace
     for backend in _enabled(config):
         for _, address in _of_backend(backend):
@@ -304,10 +305,11 @@ def _edges(config: Config) -> Iterator[Edge]:
 
 
 def _store_edges(store: RedisUrl, config: Config) -> Iterator[Edge]:
-    """The servers in the address; those that sentinels or a cluster name are expected beside them."""
+    """The edges to the servers in the address. Servers that sentinels or a cluster announce are assumed to run in the
+    same place."""
     hints = config.kubernetes.network_policy.store
     for place in store.places:
         edge = edge_to(place.host, place.port, hints, own_namespace=config.kubernetes.namespace)
         if store.kind == "sentinel":
-            edge = replace(edge, ports=tuple(dict.fromkeys((place.port, hints.port or PORT))))
+            edge = replace(edge, ports=tuple(dict.fromkeys((place.port, hints.port or REDIS_PORT))))
         yield edge

@@ -1,7 +1,7 @@
-"""The Plan: what will run, with every decision taken.
+"""The Plan: the settings that the gateway runs with, every decision made.
 
-Frozen values, tuples and read-only mappings only. Two Plans are equal when they would do the same; where a value came
-from (file, override) does not count. Durations are seconds, sizes are bytes. No field's repr shows a secret.
+It holds frozen values, tuples and read-only mappings only. Two Plans are equal if they behave alike; the source of a
+value (file, override) is not compared. Durations are seconds, sizes are bytes. The repr never shows a secret.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from aiaas.config.model import Config
 from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
 
+SHUTDOWN_OPTION: Final = "--shutdown-timeout"  # of vLLM: seconds to drain after SIGTERM
+
 
 @dataclass(frozen=True, slots=True)
 class TlsPlan:
-    """TLS on the open side. `min_version` is "1.2" or "1.3"."""
+    """TLS towards clients. `min_version` is "1.2" or "1.3"."""
 
     cert_file: Path
     key_file: Path
@@ -27,7 +29,7 @@ class TlsPlan:
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """The open side. Meaning and reason of each field: `aiaas.config.model.Server`."""
+    """The side that clients reach. Meaning and reason of each field: `aiaas.config.model.Server`."""
 
     host: str
     port: int
@@ -39,7 +41,7 @@ class ServerPlan:
     header_timeout: float
     body_timeout: float
     body_total_timeout: float
-    min_body_rate: int  # bytes a second; 0 is no bound
+    min_body_rate: int  # bytes a second; 0 is unbounded
     heartbeat: float  # 0 is off
     drain_timeout: float
     trusted_proxies: tuple[str, ...]  # CIDRs
@@ -51,9 +53,9 @@ class ServerPlan:
 class EndpointPlan:
     """One address of a backend.
 
-    heads  path -> the first bytes of a request to it, complete but for the per-request headers and the final CRLF:
-           b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: vllm:8000\\r\\nAccept-Encoding: identity\\r\\n" and the
-           backend's own Authorization where it has one (hence no repr)
+    heads  path -> the first bytes of a request to it, complete except for per-request headers and the final CRLF:
+           b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: vllm:8000\\r\\nAccept-Encoding: identity\\r\\n", and the
+           backend's own Authorization if it has a key (hence not in the repr)
     """
 
     url: str
@@ -64,7 +66,7 @@ class EndpointPlan:
     heads: Mapping[str, bytes] = field(repr=False)
 
     def at(self, address: str) -> EndpointPlan:
-        """The same at one IP address of its name, which the Host header goes on to say."""
+        """This endpoint at one IP address of its host name; the Host header keeps the name."""
         shown = f"[{address}]" if ":" in address else address
         scheme = "https" if self.tls else "http"
         return replace(self, url=f"{scheme}://{shown}:{self.port}{self.base_path}", host=address)
@@ -75,10 +77,10 @@ class EnginePlan:
     """A process that `aiaas serve` starts for a backend; it listens on 127.0.0.1:port.
 
     kind     "vllm" or "simulator"
-    model    what it loads (vllm: a name or a path); the simulator only reports it
+    model    the model to load (vllm: a name or a path); the simulator only reports it
     args     further command-line arguments, already in argv form
-    env      further environment for it; may hold secrets (hence no repr)
-    start_timeout  seconds until it must be healthy (a 70B model takes minutes to load)
+    env      further environment variables; they may hold secrets (hence not in the repr)
+    start_timeout  seconds within which it must become healthy (a 70B model takes minutes to load)
     """
 
     kind: Literal["vllm", "simulator"]
@@ -103,7 +105,7 @@ class HealthPlan:
 
 @dataclass(frozen=True, slots=True)
 class QueuePlan:
-    """What is over max_inflight waits here. `size` is one worker's share."""
+    """The queue of requests beyond max_inflight. `size` is one worker's share."""
 
     size: int
     max_wait: float
@@ -113,8 +115,8 @@ class QueuePlan:
 class BackendPlan:
     """One named vLLM deployment. Meaning of each field: `aiaas.config.model.Backend`.
 
-    endpoints  those that are written down; none where `dns` says what they are made from
-    dns        `host` is a name, and every address that it resolves to is an endpoint (`EndpointPlan.at`)
+    endpoints  the endpoints of the config; empty if `dns` is set
+    dns        `host` is a name, and each of its addresses becomes an endpoint (`EndpointPlan.at`)
     max_inflight  one worker's share
     """
 
@@ -130,17 +132,17 @@ class BackendPlan:
     health: HealthPlan
     engine: EnginePlan | None
     served_models: tuple[str, ...]  # the names that vLLM itself should list
-    aliases: Mapping[str, str]  # each other name, and which of those it means
+    aliases: Mapping[str, str]  # alias -> its name in `served_models`
     dns: EndpointPlan | None = None
     ask_for_usage: bool = True
-    forward_headers: tuple[str, ...] = ()  # lower case, beyond the fixed few of `admission.py`
+    forward_headers: tuple[str, ...] = ()  # lower case, in addition to the fixed headers of `admission.py`
 
 
 @dataclass(frozen=True, slots=True)
 class RouteTarget:
-    """Where a route's requests can go: a backend and the name that its vLLM knows the model by.
+    """A target of a route's requests: a backend, and the model's name at its vLLM.
 
-    rewrite  the JSON string (with quotes) to splice in as `model`, or None where the client's name is already right
+    rewrite  the JSON string (with quotes) to splice in as `model`, or None if the client's name is already right
     """
 
     backend: BackendPlan
@@ -150,7 +152,7 @@ class RouteTarget:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A public model name at a path, and where it leads: targets[0], the rest are fallbacks in order."""
+    """A public model name at a path and its targets: targets[0], then fallbacks in order."""
 
     path: str
     model: str
@@ -171,7 +173,7 @@ class PublicModel:
 
 @dataclass(frozen=True, slots=True)
 class AuthPlan:
-    """Authentication; `keys_file` is absolute or relative to the working directory, already resolved."""
+    """Authentication; `keys_file` is absolute or relative to the working directory, not to the config."""
 
     enabled: bool
     api_key_prefix: str
@@ -180,12 +182,12 @@ class AuthPlan:
 
 @dataclass(frozen=True, slots=True)
 class LimitsPlan:
-    """The limits of a key without its own; `default` is UNLIMITED where `enabled` is false.
+    """The limits of a key without limits of its own; `default` is UNLIMITED if `enabled` is false.
 
-    store_url  how to get into the store, with its password (hence no repr of that); None for memory
+    store_url  the store's address with its password (which its repr hides); None for memory
     store_timeout  seconds that a request waits for the store
-    processes  of gateways, until they are counted in the store: the workers of this one, in each of the replicas where
-               there is a `kubernetes` section; 1 for memory
+    processes  the assumed number of gateway processes until they are counted in the store: the workers, times the
+               replicas if the config has a `kubernetes` section; 1 for memory
     """
 
     enabled: bool
@@ -199,7 +201,7 @@ class LimitsPlan:
 
 @dataclass(frozen=True, slots=True)
 class RequestPlan:
-    """What is refused because it would hurt others."""
+    """Refusals of requests that would harm other users."""
 
     media_urls: Literal["deny", "allow"]
     max_choices: int
@@ -217,14 +219,15 @@ class MonitoringPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will run.
+    """All settings that the gateway runs with.
 
-    routes     path -> public model name -> Route; a path that is absent is 404
-    models     for GET /v1/models, in the config's order
-    serves_models  whether GET /v1/models is served (some backend names /v1/models)
-    digest     12 hex digits over everything that counts, without secrets
-    source     the file it came from; overrides: the environment variables in force
-    config     the last config that was put in force as a whole; a changed one is compared with it (no repr: secrets)
+    routes     path -> public model name -> Route; an absent path is 404
+    models     the entries of GET /v1/models, in the config's order
+    serves_models  whether GET /v1/models is served (a backend has /v1/models among its endpoints)
+    digest     DIGEST_DIGITS hex digits of a hash of the settings, without secrets
+    source     the config's file
+    overrides  the environment variables that override the config
+    config     the last config that took effect as a whole, to compare with a changed config (secrets: not in the repr)
     """
 
     server: ServerPlan

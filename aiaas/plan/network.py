@@ -1,13 +1,13 @@
-"""Whom the gateway talks to, as a NetworkPolicy has to name them: by pods and pod ports, or by addresses. Pure.
+"""The gateway's peers in the terms of a NetworkPolicy: pods and pod ports, or addresses. Pure.
 
-A NetworkPolicy knows neither Services nor host names. What is behind a name is guessed from the name's form:
+A NetworkPolicy knows neither Services nor host names. So guess the pods or addresses from the form of a host name:
 
     svc                                     pods of our own namespace
     svc.namespace, svc.namespace.svc[...]   pods of that namespace (but `https://example.com` is a host outside)
     192.0.2.7                               that address
     anything else                           a host outside the cluster: any address, on that port only
 
-`backends.X.network` says it where the guess is wrong.
+Set `backends.X.network` if the guess is wrong.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One peer and the ports at which it is reached.
+    """One peer and the TCP ports at which the gateway reaches it.
 
-    namespace   of its pods; None where `networks` say where it is
-    pod_labels  of its pods; none is every pod of that namespace
-    networks    CIDRs, for what is not a pod
-    ports       TCP
+    namespace   the namespace of its pods; None if `networks` holds its addresses
+    pod_labels  the labels of its pods; if empty, every pod of that namespace
+    networks    CIDRs of a peer that is not a pod
     """
 
     ports: tuple[int, ...]
@@ -36,7 +35,7 @@ class Edge:
 
 
 class Hints(Protocol):
-    """What an operator may say about a peer (`aiaas.config.backend.Network` and its like)."""
+    """An operator's settings for a peer (`aiaas.config.backend.Network` and the like)."""
 
     @property
     def namespace(self) -> str | None:
@@ -52,7 +51,7 @@ class Hints(Protocol):
 
 
 def edge_to(host: str, port: int, hints: Hints, *, own_namespace: str, tls: bool = False) -> Edge:
-    """The edge to `host:port`, by what the operator says or else by the form of the name."""
+    """The edge to `host:port`, by the operator's settings, otherwise by the form of the name."""
     ports = (hints.port or port,)
     labels = tuple((hints.pod_labels or {}).items())
     if hints.namespace is not None:
@@ -69,7 +68,7 @@ def edge_to(host: str, port: int, hints: Hints, *, own_namespace: str, tls: bool
 
 
 def namespace_in(host: str, own_namespace: str, *, tls: bool) -> str | None:
-    """The namespace that a Service's host name names, or None where it does not look like one."""
+    """The namespace in a Service's host name, or None if `host` does not look like a Service's name."""
     labels = host.rstrip(".").split(".")
     if len(labels) == 1:
         return own_namespace

@@ -1,4 +1,4 @@
-"""File -> Plan in one call: load, check, compile. `aiaas validate` is this; `aiaas serve` begins with it."""
+"""File -> Plan in one call: load, check, compile. Used by `aiaas validate` and at the start of `aiaas serve`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from aiaas.plan.model import EnginePlan, Plan
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A config file with all that came of it; `plan` is None where there is an error.
+    """A config file with its Plan and its problems; `plan` is None if there is an error.
 
     held     the fields that wait for a restart: the Plan has their old values
-    engines  where something is held: the settings that the file has for each backend's engine
+    engines  if any field is held: the file's settings for each backend's engine
     """
 
     loaded: Loaded
@@ -38,12 +38,12 @@ def read(
     deployed: bool = False,
     before: Config | None = None,
 ) -> Reading:
-    """Load, check (`deployed`: for a cluster, in any case) and compile. Raises EnvironmentFault where there is no file;
-    every
-    other fault is a Problem.
+    """Load, check (`deployed`: always for a cluster) and compile. Every fault of the file is a Problem.
 
-    text    what the file held at some time, to be read in place of what it holds now
-    before  the config that a gateway runs with: the Plan is what it can put in force without a restart
+    Raises EnvironmentFault if the file is missing.
+
+    text    an earlier content of the file, to read instead of the present content
+    before  the config of a running gateway: the Plan has only the changes that need no restart
     """
     loaded = load_file(path, env) if text is None else load_text(text, file=str(path), env=env)
     found = loaded.problems + check(loaded, env, deployed=deployed)
@@ -60,6 +60,6 @@ def read(
 
 
 def read_plan(path: Path, env: Mapping[str, str]) -> tuple[Plan | None, tuple[Problem, ...]]:
-    """The Plan of a config file, None where there is an error, and all problems. Raises as `read`."""
+    """The Plan of a config file (None if there is an error), and all problems. Raises as `read` does."""
     reading = read(path, env)
     return reading.plan, reading.problems

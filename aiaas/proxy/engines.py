@@ -1,6 +1,6 @@
-"""The engines that this process started, by backend, as far as the rest of the gateway needs them.
+"""The engines that this process started, by backend, with the operations that the gateway needs.
 
-`aiaas.engines` is a peer package, so `cli` ties the two: it passes an EngineMaker.
+`aiaas.proxy` does not import its peer package `aiaas.engines`, so `cli` connects the two: it passes an EngineMaker.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ class EngineHandle(Protocol):
     """A started engine."""
 
     async def start(self) -> None:
-        """Begin; raises EnvironmentFault where it cannot."""
+        """Start the engine. Raises EnvironmentFault if that fails."""
 
     async def stop(self, grace: float) -> None:
-        """End it within `grace` seconds."""
+        """Stop the engine within `grace` seconds."""
 
     def hurry(self) -> None:
-        """End the grace now."""
+        """End the grace period of `stop` now."""
 
     def offer(self, engine: EnginePlan) -> bool:
-        """Take changed settings unless the engine is healthy; True if it runs, or starts, with them."""
+        """Take changed settings unless the engine is healthy; return True if it runs, or starts, with them."""
 
     def suspect(self) -> None:
-        """Check whether the engine still does anything: a request has timed out in it."""
+        """Check whether the engine is frozen, since a request to it has timed out."""
 
 
-# Makes the engine of a backend; gets a callback for (healthy, reason).
+# Makes the engine of a backend; the second argument is a callback for (healthy, reason).
 EngineMaker = Callable[[BackendPlan, Callable[[bool, str], None]], EngineHandle]
 
 
 class Engines:
-    """The handles, by backend."""
+    """The handles of the started engines, by backend."""
 
     def __init__(self) -> None:
         self._handles: dict[str, EngineHandle] = {}
@@ -46,7 +46,7 @@ class Engines:
         self._handles[backend] = handle
 
     def suspect(self, backend: str) -> None:
-        """Have the engine of a backend checked, if it is ours: a request has timed out in it."""
+        """Check the engine of a backend, if this process started it, since a request to it has timed out."""
         if backend in self._handles:
             self._handles[backend].suspect()
 
@@ -57,7 +57,7 @@ class Engines:
         )
 
     def watch(self, backends: Iterable[BackendState]) -> None:
-        """Connect the endpoints of our engines with `suspect`."""
+        """Let a timeout at the endpoint of a started engine call the engine's `suspect`."""
         for backend in backends:
             handle = self._handles.get(backend.plan.name)
             if handle is not None and backend.plan.engine is not None:

@@ -1,4 +1,4 @@
-"""The shared store of limits in the gateway: made from the Plan, its changes in the log, its counts in the metrics."""
+"""Create the shared store of limits from the Plan, log when it fails and recovers, and expose its metrics."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.plan.model import LimitsPlan
-from aiaas.proxy.tasks import Keeper, first_of
+from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.waiting import first_of
 
-# Seconds that the store gets before requests are served; in the same network it needs milliseconds.
+# Seconds that the store gets to connect before the gateway serves requests; in the same network it needs milliseconds.
 START: Final = 1.0
 
 
 def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
-    """The store that a Plan names, not yet connected; None for memory. Raises EnvironmentFault where its TLS files are
-    no
-    good."""
+    """Return the store that a Plan names, not yet connected; None for `memory`.
+
+    Raises EnvironmentFault if the store's TLS files cannot be used.
+    """
     url = limits.store_url
     if url is None:
         return None
@@ -44,7 +46,7 @@ def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
 
 
 def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
-    """How the store is trusted; None without TLS. Raises EnvironmentFault where a file is no good."""
+    """Return the TLS context for the store; None without TLS. Raises EnvironmentFault if a file cannot be used."""
     try:
         return tls_context(url)
     except StoreTlsError as error:
@@ -52,7 +54,8 @@ def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
 
 
 async def begin_shared_store(store: FallbackStore, keeper: Keeper, metrics: Metrics, stack: AsyncExitStack) -> None:
-    """Connect, and stay so until `stack` ends. A store that is away does not keep us from serving without it."""
+    """Connect to the store, and stay connected until `stack` ends. Wait at most START seconds: the gateway also serves
+    without the store."""
     metrics.register(StoreMetrics(store))
     stack.push_async_callback(store.close)
     keeper.keep(store.shared.run, "shared store", stack)
@@ -60,16 +63,16 @@ async def begin_shared_store(store: FallbackStore, keeper: Keeper, metrics: Metr
 
 
 class StoreMetrics(Collector):
-    """What a shared store counts, read at each scrape: a request pays one addition."""
+    """The counts of a shared store, read at each scrape: counting costs a request one addition."""
 
     def __init__(self, store: FallbackStore) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        """The families; docs/metrics.md says what they mean."""
+        """Yield the metric families; docs/metrics.md says what they mean."""
         store = self._store
         yield GaugeMetricFamily(
-            "aiaas_limit_store_up", "Whether the shared store of limits can be asked", value=float(store.shared.up)
+            "aiaas_limit_store_up", "Whether the shared store of limits is reachable", value=float(store.shared.up)
         )
         yield CounterMetricFamily(
             "aiaas_limit_store_failures",

@@ -1,9 +1,8 @@
-"""A changed config, key file or certificate is put in force while requests run; a broken one changes nothing, with a
-line in the log.
+"""Put a changed config, key file or certificate in force while requests run; log a broken file, and change nothing.
 
 Compile first, then swap one reference. Requests in flight finish under the Plan that they began with. Keys that a new
-Plan needs are read before it is in force, so that no valid key is refused in between. Fields that need a restart keep
-their old values (`aiaas.config.restart`), and the log names them.
+Plan needs are read before the Plan is in force, so that valid keys are not refused in between. Fields that need a
+restart keep their old values (`aiaas.config.restart`), and the log names them.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import AuthPlan, Plan
 from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.gateway import Gateway
-from aiaas.proxy.reread import Offer, reread
+from aiaas.proxy.reread import OfferEngines, reread
 from aiaas.proxy.telemetry.log import LEVELS
 from aiaas.proxy.watch import FileWatch
 
 
 class Reloader:
-    """Follows the config and the key file of one gateway.
+    """Follows the config, the key file and the certificate of one gateway.
 
-    env         where the config's `${NAME}` and overrides come from
+    env         the environment, for the config's `${NAME}` and overrides
     offer       offers changed settings to the engines
-    on_plan     called after another Plan was put in force
+    on_plan     called after a new Plan was put in force
     """
 
     def __init__(
         self,
         gateway: Gateway,
         env: Mapping[str, str],
-        offer: Offer,
+        offer: OfferEngines,
         on_plan: Callable[[Plan], None],
     ) -> None:
         self._gateway = gateway
@@ -48,9 +47,9 @@ class Reloader:
         self._on_plan = on_plan
         begun_with = gateway.active.plan
         self._held: tuple[str, ...] = ()  # fields of the last config that wait for a restart
-        self._auth = begun_with.auth  # whose keys are read: a new Plan's before it is in force
+        self._auth = begun_with.auth  # names the key file to read: a new Plan's before that Plan is in force
         self._reading_keys = asyncio.Lock()
-        self._has_keys = False  # a key file was in order once
+        self._has_keys = False  # whether a key file was valid once
         self._crashed = crashed = gateway.incidents.internal_error
         self._key_watch = FileWatch(begun_with.auth.keys_file, self.reload_keys, crashed)
         source = begun_with.source
@@ -60,21 +59,21 @@ class Reloader:
         self._reading_tls = asyncio.Lock()
 
     def watches(self) -> list[FileWatch]:
-        """To be run until the end."""
+        """Return the file watches; the caller runs them until the end."""
         config = [] if self._config_watch is None else [self._config_watch]
         return [self._key_watch, *config, *self._tls_watches]
 
     def wake(self) -> None:
-        """SIGHUP: read all of them now."""
+        """Read all watched files now, on SIGHUP."""
         for watch in self.watches():
             watch.wake()
 
     # -- keys -----------------------------------------------------------------------------------------------------
 
     async def begin_keys(self) -> None:
-        """Put the key file's keys in force at the start. A missing file is a warning.
+        """Put the key file's keys in force at the start; warn if the file is missing.
 
-        Raises EnvironmentFault where the file cannot be used: with no last good keys, every valid key would get a 401.
+        Raises EnvironmentFault if the file cannot be used: without last good keys, every valid key would get a 401.
         """
         if self._auth.enabled:
             records = await asyncio.to_thread(read_at_start, self._auth.keys_file)
@@ -84,9 +83,9 @@ class Reloader:
                 self._use(await asyncio.to_thread(KeyRing.from_records, records))
 
     async def reload_keys(self, last_good: str | None = None) -> None:
-        """Put the key file's keys in force, where keys are asked for.
+        """Put the key file's keys in force, if authentication is on.
 
-        last_good  what the file held when it was last in order: used where it is not, by a worker that begins
+        last_good  text of the last valid key file: a starting worker uses it if the file is no longer valid
         """
         if (error := await self._load_keys()) is None:
             return
@@ -98,8 +97,8 @@ class Reloader:
             self._keys_missing()
 
     async def _load_keys(self) -> KeyFileError | None:
-        """Put the key file's keys in force. Returns why that is impossible; then the last good ones stay."""
-        async with self._reading_keys:  # else an older reading could be put in force last
+        """Put the key file's keys in force. On an error, return it and keep the last good keys."""
+        async with self._reading_keys:  # without the lock an older reading could be put in force last
             if not self._auth.enabled:
                 return None
             try:
@@ -110,9 +109,9 @@ class Reloader:
             return None
 
     async def _follow_auth(self, auth: AuthPlan) -> bool:
-        """Read the keys of a changed `auth`, before it is in force. Where that fails the last good keys stay.
+        """Read the keys of a changed `auth` before it is in force. If that fails, keep the last good keys.
 
-        Returns False where there are none: under such a Plan every request would be refused.
+        Return False if there are no last good keys: under such a Plan every request would be refused.
         """
         before, self._auth = self._auth, auth
         self._key_watch.follow(auth.keys_file)
@@ -139,19 +138,19 @@ class Reloader:
         self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(self._gateway.verifier.ring.records))
 
     def _keys_missing(self) -> None:
-        hint = "every request is refused until a key exists: aiaas keys create NAME"
+        hint = "every request is refused until a key exists; create one: aiaas keys create NAME"
         self._log.event("warning", "keys_missing", file=str(self._auth.keys_file), hint=hint)
 
     # -- certificate ----------------------------------------------------------------------------------------------
 
     def follow_tls(self, tls: ServerTls) -> None:
-        """Watch the files of the open side's certificate, too; before `watches` are run."""
+        """Also watch the files of the server's certificate. Call this before running `watches`."""
         self._tls = tls
         self._tls_watches = tuple(FileWatch(file, self.reload_tls, self._crashed) for file in files_of(tls.plan))
         self._warn_of_expiry(tls)
 
     async def reload_tls(self) -> None:
-        """Put the pair that the files hold now in force for new connections."""
+        """Use the certificate and key that are in the files now for new connections."""
         async with self._reading_tls:
             plan = self._gateway.active.plan.server.tls
             if self._tls is None or plan is None:
@@ -175,7 +174,7 @@ class Reloader:
     # -- config ---------------------------------------------------------------------------------------------------
 
     async def reload_config(self) -> None:
-        """Compile the config file again and put it in force; with any error the Plan stays."""
+        """Compile the config file again and put it in force; on any error keep the Plan."""
         before = self._gateway.active.plan
         if before.source is None:
             return

@@ -1,7 +1,8 @@
-"""Read a changed config for a gateway that runs: what can be put in force now, with the engines' word on their part.
+"""Read a changed config for a running gateway, and find out which changes can be put in force now.
 
-An engine that is not healthy takes changed settings at once, a healthy one waits for a restart. Only the engine itself
-knows which it is, so a config that has something for it is compiled twice: the second time with what the engines took.
+An engine that is not healthy takes changed settings at once; a healthy engine waits for a restart. Only the engine
+itself knows whether it is healthy, so a config with changed engine settings is compiled twice: the second time with the
+settings that the engines took.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from aiaas.plan.model import EnginePlan
 from aiaas.plan.read import Reading, read
 
 # Offers engines their settings, by backend; returns the backends whose engines run with them.
-Offer = Callable[[Mapping[str, EnginePlan]], Collection[str]]
+OfferEngines = Callable[[Mapping[str, EnginePlan]], Collection[str]]
 
 
 async def reread(
-    path: Path, env: Mapping[str, str], before: Config | None, offer: Offer, text: str | None = None
+    path: Path, env: Mapping[str, str], before: Config | None, offer: OfferEngines, text: str | None = None
 ) -> Reading:
-    """`aiaas.plan.read.read` in a thread, for a gateway that runs with `before`. Raises as that."""
+    """Run `aiaas.plan.read.read` in a thread, for a gateway that runs with `before`. Raises like `read`."""
     loop = asyncio.get_running_loop()
     reading = await loop.run_in_executor(None, partial(read, path, env, text, before=before))
     if before is None or not reading.engines or reading.loaded.config is None:

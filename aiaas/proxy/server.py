@@ -1,11 +1,11 @@
-"""A server's life, in order: bind, start engines, serve, reload, drain, stop.
+"""Run one server from start to stop: bind, start engines, serve, reload, drain, stop.
 
-    bound -> serving -> draining (ports closed; /ready says no; open requests end) -> stopped
+    bound -> serving -> draining (ports closed; /ready answers 503; open requests end) -> stopped
 
-A draining process has given up its ports, so that its successor on this machine serves while it ends its streams.
+A draining process has closed its ports, so that its successor on this machine can serve while the old streams end.
 
-`run_server` is such a life in a process of its own; with several workers each lives one (`worker.py`) under a
-supervisor (`supervisor.py`). Nothing here touches a request; `gateway.py` does.
+`run_server` runs a server in a process of its own; with several workers each worker runs one (`workers/worker.py`)
+under a supervisor (`workers/supervisor.py`). This file does not touch requests; `gateway.py` does.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ from aiaas.proxy.engines import EngineHandle, EngineMaker, Engines
 from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.limit_store import begin_shared_store, shared_store
 from aiaas.proxy.reload import Reloader
-from aiaas.proxy.tasks import Keeper, first_of
+from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.log import JsonLog, LibraryLog
 from aiaas.proxy.telemetry.loop_lag import watch_lag
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.probes import Probes
 from aiaas.proxy.upstream.resolve import Resolver
 from aiaas.proxy.usage import UsageRecorder, usage_store
+from aiaas.waiting import first_of
 
-# After SIGTERM, requests on connections that are still open are served for this long: the ingress may have sent one
-# before it noticed. (In a cluster preStop has waited already.) An idle gateway does not wait.
-NOTICE = 1.0
-# Engines get this long to end after the last request has; nothing of ours is in them any more.
+# Seconds after SIGTERM for which the gateway still serves requests on open connections: the ingress may have sent a
+# request before it noticed. (In a cluster preStop has waited already.) A gateway without connections does not wait.
+NOTICE_TIME = 1.0
+# Seconds that engines get to stop after the last request has ended.
 ENGINE_GRACE = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What `run_server` tells its caller once it listens: the URLs, and the number of keys that may be used."""
+    """The report of `run_server` to its caller once it listens: the URLs, and the number of loaded keys."""
 
     url: str
     metrics_url: str | None
@@ -76,13 +77,13 @@ async def run_server(
 ) -> None:
     """Run a gateway until SIGTERM, SIGINT or `stop`.
 
-    Raises EnvironmentFault where a port or an engine cannot be had, or the certificate or the key file cannot be used.
+    Raises EnvironmentFault if a port is taken, an engine cannot start, or the certificate or the key file is invalid.
     """
     async with AsyncExitStack() as stack:
         keeper = begin_logging(log, stack)
         (listener,), metrics_listener = await take_ports(plan, log, stack)
         stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
-        server = Server(plan, log, env, stopping, keeper, stack)
+        server = GatewayServer(plan, log, env, stopping, keeper, stack)
         signals = {signal.SIGTERM: stopping.ask, signal.SIGINT: stopping.ask, signal.SIGHUP: server.reloader.wake}
         take_signals(signals, stack)
 
@@ -97,20 +98,20 @@ async def run_server(
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """`asked` to stop; then `impatient`: whoever asked does not want to wait any longer."""
+    """`asked`: somebody asked the gateway to stop. `impatient`: somebody asked again, and wants it to stop now."""
 
     asked: asyncio.Event
     impatient: asyncio.Event
 
     def ask(self) -> None:
-        """A signal came: the first one asks, the second is impatient."""
+        """Handle a signal: the first one sets `asked`, the second one `impatient`."""
         if self.asked.is_set():
             self.impatient.set()
         self.asked.set()
 
 
 def begin_logging(log: JsonLog, stack: AsyncExitStack) -> Keeper:
-    """Write out what is logged, what libraries log included, until `stack` ends. Gives the process' keeper of tasks."""
+    """Write the log, including the logs of libraries, until `stack` ends. Return the keeper of the process's tasks."""
     keeper = Keeper(log)
     keeper.keep(log.flush_forever, "log", stack)
     library_log = LibraryLog(log)
@@ -121,7 +122,7 @@ def begin_logging(log: JsonLog, stack: AsyncExitStack) -> Keeper:
 
 
 def take_signals(handlers: Mapping[signal.Signals, Callable[[], None]], stack: AsyncExitStack) -> None:
-    """Call these on signals, until `stack` ends."""
+    """Install these signal handlers until `stack` ends."""
     loop = asyncio.get_running_loop()
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
@@ -129,7 +130,7 @@ def take_signals(handlers: Mapping[signal.Signals, Callable[[], None]], stack: A
 
 
 async def run_engine(engine: EngineHandle, name: str, impatient: asyncio.Event, stack: AsyncExitStack) -> None:
-    """Start an engine; `stack` ends it, within its grace or as soon as somebody is `impatient`."""
+    """Start an engine; `stack` stops it, within ENGINE_GRACE seconds or as soon as `impatient` is set."""
 
     async def stop() -> None:
         stopping = asyncio.create_task(engine.stop(ENGINE_GRACE), name=f"stop engine {name}")
@@ -144,7 +145,7 @@ async def run_engine(engine: EngineHandle, name: str, impatient: asyncio.Event, 
 
 
 def ready_of(plan: Plan, listener: socket.socket, metrics_listener: socket.socket | None, keys: int) -> Ready:
-    """Where it listens, as somebody on this machine would write it."""
+    """Return the URLs of the listeners, as somebody on this machine would write them."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.server.host, plan.server.host)
 
     def url(scheme: str, sock: socket.socket) -> str:
@@ -155,7 +156,7 @@ def ready_of(plan: Plan, listener: socket.socket, metrics_listener: socket.socke
 
 
 def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
-    """The log's line for the moment from which on it listens."""
+    """Log that the gateway listens."""
     log.event(
         "info",
         "started",
@@ -170,15 +171,15 @@ def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
     )
 
 
-class Port(Protocol):
-    """What listens on a port."""
+class ListeningPort(Protocol):
+    """A listener on a port."""
 
     def close(self) -> None:
-        """Accept no more, and let the port go."""
+        """Stop accepting connections, and free the port."""
 
 
-class Server:
-    """One life. Whatever it begins is ended by `stack`, last things first."""
+class GatewayServer:
+    """A server from start to stop. `stack` ends everything that it starts, in reverse order."""
 
     def __init__(
         self,
@@ -212,7 +213,7 @@ class Server:
         make_engine: EngineMaker,
         on_serving: Callable[[int], None],
     ) -> None:
-        """From the first task to the last. `on_serving` is called with the number of keys once it serves."""
+        """Run the server. Call `on_serving` with the number of keys once it serves."""
         plan = self._gateway.active.plan
         tls = open_tls(plan.server.tls)
         if tls is not None:
@@ -229,7 +230,7 @@ class Server:
                 await run_engine(engine, backend.name, self._stopping.impatient, self._stack)
                 self._engines.add(backend.name, engine)
         self._stack.callback(self._gateway.fleet.close)
-        servers: list[Port] = []
+        servers: list[ListeningPort] = []
         if metrics_listener is not None:
             crashed = self._gateway.incidents.internal_error
             servers.append(await serve_metrics(metrics_listener, self._expose, crashed, self._stack))
@@ -273,13 +274,13 @@ class Server:
     def _follow(self, plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)
         self._engines.watch(self._gateway.active.backends.values())
-        if self._shared is not None and plan.limits.store_url is not None:  # another store takes a new start
+        if self._shared is not None and plan.limits.store_url is not None:  # a changed store needs a restart
             self._shared.follow(plan.limits.on_store_failure, plan.limits.processes, plan.limits.store_timeout)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, ports: Sequence[Port], open_side: OpenSide) -> None:
-        """Give up the ports; open requests may end within drain_timeout. A second signal ends the waiting."""
+    async def _drain(self, ports: Sequence[ListeningPort], open_side: OpenSide) -> None:
+        """Close the ports, and wait up to drain_timeout for open requests to end. A second signal stops the waiting."""
         gateway = self._gateway
         timeout = gateway.active.plan.server.drain_timeout
         began = time.monotonic()
@@ -288,7 +289,7 @@ class Server:
         for port in ports:
             port.close()
         if open_side.connections:
-            await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE, timeout))
+            await first_of(self._stopping.impatient.wait(), timeout=min(NOTICE_TIME, timeout))
         gateway.refuse()
         if gateway.in_flight and not self._stopping.impatient.is_set():
             left = max(0.0, timeout - (time.monotonic() - began))
@@ -297,6 +298,6 @@ class Server:
         if cut:
             gateway.end_requests()
             await first_of(gateway.quiet(), timeout=1.0)
-        # Idle connections end now; the others get a moment for their last bytes.
+        # Close idle connections now; give the other connections a moment for their last bytes.
         await open_side.shutdown(timeout=0.5)
         self._log.event("info", "stopped", cut_off=cut)

@@ -1,7 +1,7 @@
-"""Tasks that live as long as the server: ended together, and never dead.
+"""Background tasks that run as long as the server, and are restarted if they fail.
 
-An exception that no code expected ends one run of a task's work, and not the task: it is logged, counted, and the work
-begins anew after a pause that doubles from FIRST_PAUSE to LONGEST_PAUSE while it fails again and again.
+An unexpected exception ends one run of a task's work, but not the task: the Keeper logs and counts the exception, and
+restarts the work after a pause, which doubles from FIRST_PAUSE to LONGEST_RESTART_PAUSE while the work keeps failing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +20,14 @@ from prometheus_client.registry import Collector
 from aiaas.proxy.telemetry.log import JsonLog
 
 FIRST_PAUSE: Final = 0.1  # seconds
-LONGEST_PAUSE: Final = 30.0
-STEADY: Final = 60.0  # seconds of work after which the next failure counts as the first
+LONGEST_RESTART_PAUSE: Final = 30.0
+STEADY: Final = 60.0  # seconds of work after which the pause begins again at FIRST_PAUSE
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Keeper(Collector):
-    """Keeps tasks running, and counts their failures by name. One for each process."""
+    """Keeps tasks running, and counts their failures by name. Each process has one Keeper."""
 
     def __init__(self, log: JsonLog, first_pause: float = FIRST_PAUSE) -> None:
         self._log = log
@@ -39,7 +39,7 @@ class Keeper(Collector):
         stack.push_async_callback(end_tasks, [self.start(work, name)])
 
     def start(self, work: Work, name: str) -> asyncio.Task[None]:
-        """The same as a task that the caller ends."""
+        """Run `work` as a task that the caller ends."""
         return asyncio.create_task(self._survive(work, name), name=name)
 
     async def _survive(self, work: Work, name: str) -> None:
@@ -55,15 +55,15 @@ class Keeper(Collector):
                 pause = self._first_pause
             self.failed(name, error, pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_RESTART_PAUSE)
 
     def failed(self, name: str, error: Exception, again_in: float) -> None:
-        """Log and count the failure of a task, which begins anew in so many seconds."""
+        """Log and count the failure of a task, which restarts in `again_in` seconds."""
         self._failures[name] += 1
         self._log.event("error", "task_failed", task=name, error=repr(error), at=place_of(error), again_in=again_in)
 
     def collect(self) -> Iterator[Metric]:
-        """`aiaas_task_failures_total`, read at each scrape."""
+        """Yield `aiaas_task_failures_total`; called at each scrape."""
         family = CounterMetricFamily(
             "aiaas_task_failures", "Restarts of background tasks after an unexpected exception", labels=["task"]
         )
@@ -73,13 +73,13 @@ class Keeper(Collector):
 
 
 def place_of(error: BaseException) -> str:
-    """Where it was raised, as `file.py:12 function`: a line of a log, where a traceback would be thirty."""
+    """Return the place that raised an exception, as `file.py:12 function`: short enough for a log line."""
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
     return f"{Path(frames[0].filename).name}:{frames[0].lineno} {frames[0].name}" if frames else "unknown"
 
 
 def report_crash(log: JsonLog) -> Callable[[asyncio.Task[Any]], None]:
-    """A done callback that logs the exception that a task ended with: a fault of ours."""
+    """Return a done callback that logs the exception that a task ended with, which is a bug in aiaas."""
 
     def done(task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -91,17 +91,7 @@ def report_crash(log: JsonLog) -> Callable[[asyncio.Task[Any]], None]:
 
 
 async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel them, and wait until they have ended. What one ended with is told by `report_crash`."""
+    """Cancel the tasks, and wait until they have ended. Ignore their exceptions, which `report_crash` logs."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    """Wait until one of the coroutines is done, or `timeout` seconds."""
-    tasks = [asyncio.create_task(wait, name="wait") for wait in waits]
-    try:
-        with suppress(TimeoutError):
-            await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await end_tasks(tasks)

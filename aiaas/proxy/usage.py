@@ -1,16 +1,16 @@
-"""Usage on its way to the store: summed in memory on the request path, written by a task beside it.
+"""Record usage: requests add to sums in memory, and a background task writes the sums to the store.
 
     a request is settled -> `settled` adds to the sums of its day, key and model (one dict lookup, a microsecond)
-    every FLUSH_INTERVAL -> the sums become a batch, which is added to the store
+    every USAGE_FLUSH_INTERVAL -> the sums become a batch, which is added to the store
 
 Rules:
-  1. A crash loses what was settled within the last second: half of it is waiting, half is for a slow disk.
-  2. A store that fails stops nothing: the batch stays and is tried again under the same name, and what comes meanwhile
-     is summed for the next. Said once when it begins and once when it is over, and counted.
-  3. Memory is bounded: MAX_SUMS sums. Beyond them requests of a day, key and model that have no sums yet are not
-     counted, and their number is.
-  4. A clean end writes everything.
-  5. Sums at which a store fails in a way that nobody foresaw are given up, counted and logged; the others go on.
+  1. A crash loses the requests settled within the last second: USAGE_FLUSH_INTERVAL, and half a second for a slow disk.
+  2. If the store fails, the gateway goes on: it retries the batch under the same name, and collects new requests for
+     the next batch. The log has one line when the failure begins and one when it ends; a metric counts the failures.
+  3. Memory is bounded to MAX_SUMS sums. Beyond that, requests of a new day, key and model are not counted; a metric
+     counts how many.
+  4. A clean shutdown writes everything.
+  5. If adding a batch raises an unexpected exception, the batch is dropped, counted and logged; later batches go on.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import NO_KEY, Record
 
-FLUSH_INTERVAL: Final = 0.5  # seconds
-MAX_SUMS: Final = 20_000  # some 6 MB
+USAGE_FLUSH_INTERVAL: Final = 0.5  # seconds
+MAX_SUMS: Final = 20_000  # about 6 MB
 
 
 def usage_store(plan: Plan) -> UsageStore | None:
-    """Where a Plan's usage is kept: in the shared store, else in its file; None where it is not.
+    """Return the store for a Plan's usage: the shared store, or else its file; None if usage is not kept.
 
-    Raises EnvironmentFault where the shared store's TLS files are no good.
+    Raises EnvironmentFault if the shared store's TLS files cannot be used.
     """
     url, file = plan.limits.store_url, plan.monitoring.usage_file
     if url is not None:
@@ -46,13 +46,13 @@ def usage_store(plan: Plan) -> UsageStore | None:
 
 
 class UsageRecorder:
-    """One for each gateway. Without a store it counts nothing.
+    """Sums usage and writes it to the store. Each gateway has one recorder; without a store it counts nothing.
 
     interval  seconds between two batches
     """
 
     def __init__(
-        self, store: UsageStore | None, log: JsonLog, metrics: Metrics, interval: float = FLUSH_INTERVAL
+        self, store: UsageStore | None, log: JsonLog, metrics: Metrics, interval: float = USAGE_FLUSH_INTERVAL
     ) -> None:
         self._store = store
         self._log = log
@@ -62,11 +62,11 @@ class UsageRecorder:
         self._batch: tuple[str, KeptUsage] | None = None
         self._failing = False
         self._closing = asyncio.Event()
-        self._idle = asyncio.Event()  # no run is at work
+        self._idle = asyncio.Event()  # set unless `run` is working
         self._idle.set()
 
     def settled(self, record: Record, charge: Charge, admitted: float) -> None:
-        """Count a request that was settled with `charge`. `admitted` is the moment of its admission, POSIX seconds."""
+        """Count a request that was settled with `charge`. `admitted` is the time of its admission in POSIX seconds."""
         if self._store is None or not charge.ran:
             return
         key = UsageKey(day_of(admitted), record.key_id or NO_KEY, record.model or "-")
@@ -75,7 +75,7 @@ class UsageRecorder:
             if len(self._sums) >= MAX_SUMS:
                 self._metrics.lost(1)
                 return
-            # With auth.enabled: false the name is an address, and there may be any number of them.
+            # With auth.enabled: false the user is an address; do not store one, since there may be any number.
             sums = self._sums[key] = UsageSums("-" if key.key_id == NO_KEY else record.user or "-")
         sums.requests += 1
         sums.last_used = max(sums.last_used, int(admitted))
@@ -87,7 +87,7 @@ class UsageRecorder:
             sums.output_tokens += charge.output_tokens
 
     async def run(self) -> None:
-        """Write batches until `close`. May be run again after an exception."""
+        """Write batches until `close`. The caller may run this again after an exception."""
         if self._store is None:
             return
         self._idle.clear()
@@ -102,16 +102,16 @@ class UsageRecorder:
             self._idle.set()
 
     async def close(self) -> None:
-        """End `run`, and write what is left."""
+        """End `run`, and write the remaining sums."""
         self._closing.set()
         await self._idle.wait()
         if self._store is not None:
             last = asyncio.create_task(self._flush(self._store), name="usage: the last batch")
-            await asyncio.gather(last, return_exceptions=True)  # what was not foreseen has lost its sums, and said so
+            await asyncio.gather(last, return_exceptions=True)  # `_flush` has logged an unexpected exception
             await self._end(self._store)
 
     async def _flush(self, store: UsageStore) -> None:
-        """Add the batch that failed last time, then the new one; with the first failure stop."""
+        """Add the batch that failed last time, then the new batch; stop at the first failure."""
         while self._batch is not None or self._sums:
             if self._batch is None:
                 self._batch, self._sums = (os.urandom(12).hex(), self._sums), {}
@@ -122,7 +122,7 @@ class UsageRecorder:
                 self._failed(str(error))
                 return
             except Exception as error:
-                # A fault of ours, which these sums would meet again and again, while all others wait behind them.
+                # A bug in aiaas: retrying this batch would fail again and again, and hold up all later batches.
                 self._metrics.written(ok=False)
                 self._lose(batch[1], error=repr(error))
                 self._batch = None
@@ -146,7 +146,7 @@ class UsageRecorder:
         self._metrics.written(ok=False)
         if not self._failing:
             self._failing = True
-            self._log.event("error", "usage_not_written", error=reason, hint="it is kept in memory and tried again")
+            self._log.event("error", "usage_not_written", error=reason, hint="usage is kept in memory and retried")
 
     def _succeeded(self) -> None:
         self._metrics.written(ok=True)

@@ -1,10 +1,11 @@
-"""Notice that a file has changed, without help from the file system.
+"""Notice that a file has changed, by polling.
 
-A poll of `stat` every POLL_INTERVAL sees all the ways in which a config or key file changes: written in place, renamed
-over, or swapped by the symlink of a mounted ConfigMap or Secret (`..data`), where inotify on the file sees nothing.
+Calling `stat` every WATCH_INTERVAL sees all the ways in which a config or key file changes: written in place, replaced
+by a rename, or swapped by the symlink of a mounted ConfigMap or Secret (`..data`), where inotify on the file would see
+nothing.
 
-A file that is being written is left alone until two looks in a row see the same. One that is renamed over again and
-again is whole at every look, so it does not have to stand still.
+A file that is being written is not read until two looks in a row see the same state. A file that keeps being replaced
+by renames is complete at every look, so it is read even if its state differs each time.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-POLL_INTERVAL = 0.5
+WATCH_INTERVAL = 0.5
 
-# Real path, inode, size and time of change; None where there is no such file.
+# Real path, inode, size and time of change; None if the file does not exist.
 Signature = tuple[str, int, int, int] | None
 
 
 def signature(path: Path) -> Signature:
-    """What tells one state of a file from another. Never raises."""
+    """Return a value that changes when the file changes. Never raises."""
     try:
         status = path.stat()
         return (os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
@@ -29,18 +30,18 @@ def signature(path: Path) -> Signature:
         return None
 
 
-class Looks:
-    """Decides, look by look, when a file has changed. `taken` is its state when it was last taken."""
+class FileLooks:
+    """Decides, look by look, when a file has changed. `taken` is the file's state when it was last read."""
 
     def __init__(self, taken: Signature) -> None:
         self.taken = self._last = taken
 
     def has_changed(self, seen: Signature) -> bool:
-        """Whether it is to be taken now; `seen` is its state at this look."""
+        """Return whether to read the file now; `seen` is its state at this look."""
         last, self._last = self._last, seen
         if seen == self.taken:
             return False
-        # Replaced since the last look, which had met a change already.
+        # The file was replaced since the last look, which had already seen a change.
         is_replaced = last != self.taken and seen is not None and last is not None and seen[:2] != last[:2]
         if seen != last and not is_replaced:
             return False
@@ -49,10 +50,10 @@ class Looks:
 
 
 class FileWatch:
-    """One file.
+    """Watches one file.
 
     changed   called after each change, one call at a time
-    crashed   called with an exception that escaped `changed`, which must not end the watching
+    crashed   called with an exception that `changed` raised; the watching goes on
     interval  seconds between two looks
     """
 
@@ -61,23 +62,23 @@ class FileWatch:
         path: Path,
         changed: Callable[[], Awaitable[None]],
         crashed: Callable[[BaseException], None],
-        interval: float = POLL_INTERVAL,
+        interval: float = WATCH_INTERVAL,
     ) -> None:
         self._path = path
         self._interval = interval
         self._changed = changed
         self._crashed = crashed
-        self._looks = Looks(signature(path))
+        self._looks = FileLooks(signature(path))
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Take it as changed at once, still or not: whoever sends SIGHUP has finished writing."""
+        """Treat the file as changed at once: a user who sends SIGHUP has finished writing it."""
         self._woken.set()
 
     def follow(self, path: Path) -> None:
-        """Watch another file from now on; its present state counts as known."""
+        """Watch another file from now on, and report only its later changes."""
         self._path = path
-        self._looks = Looks(signature(path))
+        self._looks = FileLooks(signature(path))
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -90,7 +91,7 @@ class FileWatch:
                     continue
             else:
                 self._woken.clear()
-                self._looks = Looks(signature(self._path))
+                self._looks = FileLooks(signature(self._path))
             (error,) = await asyncio.gather(self._changed(), return_exceptions=True)
             if error is not None:
                 self._crashed(error)

@@ -1,1 +1,1 @@
-"""The simulator: a stand-in for vLLM that answers as vLLM does on the wire and says in every answer what it is."""
+"""The simulator: a stand-in for vLLM that answers as vLLM does on the wire and identifies itself in every answer."""

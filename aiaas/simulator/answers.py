@@ -1,6 +1,6 @@
-"""Whole answers, as JSON with vLLM's fields in vLLM's order (0.32.0, transcripts 01 to 76 and 150 to 157).
+"""Build complete answers as JSON with vLLM's fields in vLLM's order (0.32.0, transcripts 01 to 76 and 150 to 157).
 
-Pure: ids and times are passed in. `system_fingerprint` and `owned_by` are the places where the simulator signs.
+Pure: the caller passes ids and times. `system_fingerprint` and `owned_by` identify the simulator.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiaas.simulator.generate import Choice, seed_of
+from aiaas.simulator.generate import SimulatedChoice, seed_of
 
 OWNER = "aiaas-simulator"
-FINGERPRINT = "aiaas-simulator-0.32.0"  # the vLLM version whose wire behaviour it has
+FINGERPRINT = "aiaas-simulator-0.32.0"  # with the vLLM version that the simulator imitates
 EMBEDDING_SIZE = 64
 
 Json = dict[str, Any]
 
 
 def encode(value: object) -> bytes:
-    """JSON bytes without spaces, non-ASCII as it is, as Starlette writes them; a lone surrogate becomes "?"."""
+    """Encode JSON as Starlette does: without spaces, non-ASCII unescaped; a lone surrogate becomes "?"."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What makes two equal answers differ: `id` with its prefix, `created` in Unix seconds, the served model's name."""
+    """The fields that differ between equal answers: `id` with its prefix, `created` in Unix seconds, and the model."""
 
     id: str
     created: int
@@ -44,7 +44,7 @@ class SimulatedUsage:
     completion: int
 
     def openai(self) -> Json:
-        """The three counts in the order vLLM has them."""
+        """Return the three counts in vLLM's order."""
         return {
             "prompt_tokens": self.prompt,
             "total_tokens": self.prompt + self.completion,
@@ -52,11 +52,11 @@ class SimulatedUsage:
         }
 
     def openai_full(self) -> Json:
-        """With the details that vLLM leaves null."""
+        """Return the counts with the details that vLLM leaves null."""
         return {**self.openai(), "prompt_tokens_details": None, "completion_tokens_details": None}
 
     def responses(self) -> Json:
-        """As /v1/responses has it (22)."""
+        """Return the counts in the form of /v1/responses (22)."""
         return {
             "input_tokens": self.prompt,
             "input_tokens_details": {
@@ -76,12 +76,12 @@ class SimulatedUsage:
         }
 
 
-def usage_of(prompt_tokens: int, choices: Sequence[Choice]) -> SimulatedUsage:
-    """The usage of a finished answer."""
+def simulated_usage(prompt_tokens: int, choices: Sequence[SimulatedChoice]) -> SimulatedUsage:
+    """Count the tokens of a finished answer."""
     return SimulatedUsage(prompt_tokens, sum(len(choice.deltas) for choice in choices))
 
 
-def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[SimulatedChoice]) -> Json:
     """POST /v1/chat/completions (10)."""
     return {
         "id": stamp.id,
@@ -110,7 +110,7 @@ def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
         ],
         "service_tier": None,
         "system_fingerprint": FINGERPRINT,
-        "usage": usage_of(prompt_tokens, choices).openai_full(),
+        "usage": simulated_usage(prompt_tokens, choices).openai_full(),
         "prompt_logprobs": None,
         "prompt_token_ids": None,
         "prompt_text": None,
@@ -120,7 +120,7 @@ def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
     }
 
 
-def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[SimulatedChoice]) -> Json:
     """POST /v1/completions (20)."""
     return {
         "id": stamp.id,
@@ -143,7 +143,7 @@ def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> J
         ],
         "service_tier": None,
         "system_fingerprint": FINGERPRINT,
-        "usage": usage_of(prompt_tokens, choices).openai_full(),
+        "usage": simulated_usage(prompt_tokens, choices).openai_full(),
         "kv_transfer_params": None,
         "ec_transfer_params": None,
         "metrics": None,
@@ -151,7 +151,7 @@ def completion(stamp: Stamp, prompt_tokens: int, choices: Sequence[Choice]) -> J
 
 
 def response_message(message_id: str, text: str) -> Json:
-    """The one finished output item of /v1/responses."""
+    """Build the only output item of /v1/responses, when it is finished."""
     return {
         "id": message_id,
         "content": [{"annotations": [], "text": text, "type": "output_text", "logprobs": None}],
@@ -162,10 +162,10 @@ def response_message(message_id: str, text: str) -> Json:
     }
 
 
-def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, choice: Choice | None) -> Json:
-    """POST /v1/responses (22); without a choice it is the one in progress that opens a stream (23).
+def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, choice: SimulatedChoice | None) -> Json:
+    """POST /v1/responses (22); without a choice, the response in progress that opens a stream (23).
 
-    `asked` holds what is echoed: instructions, metadata, temperature, top_p, max_output_tokens, user.
+    `asked` has the fields to echo: instructions, metadata, temperature, top_p, max_output_tokens, user.
     """
     cut = choice is not None and choice.finish_reason == "length"
     status = "in_progress" if choice is None else "incomplete" if cut else "completed"
@@ -194,7 +194,7 @@ def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, cho
         "text": None,
         "top_logprobs": None,
         "truncation": "disabled",
-        "usage": None if choice is None else usage_of(prompt_tokens, (choice,)).responses(),
+        "usage": None if choice is None else simulated_usage(prompt_tokens, (choice,)).responses(),
         "user": asked["user"],
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
@@ -205,14 +205,14 @@ def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, cho
     }
 
 
-def message_stop_reason(choice: Choice) -> str:
-    """Anthropic's word for the end of an answer."""
+def message_stop_reason(choice: SimulatedChoice) -> str:
+    """Return Anthropic's name for the reason why an answer ended."""
     if choice.finish_reason == "length":
         return "max_tokens"
     return "stop_sequence" if choice.stop_reason is not None else "end_turn"
 
 
-def message(stamp: Stamp, prompt_tokens: int, choice: Choice) -> Json:
+def message(stamp: Stamp, prompt_tokens: int, choice: SimulatedChoice) -> Json:
     """POST /v1/messages (24)."""
     body: Json = {
         "id": stamp.id,
@@ -264,18 +264,18 @@ def models(names: Sequence[str], max_model_len: int, created: int, permission_id
 
 
 def embedding_of(text: str, seed: int) -> list[float]:
-    """A unit vector that depends on the text alone."""
+    """Return a unit vector that depends only on the text and the seed."""
     rng = random.Random(seed_of("embedding", seed, text))
     values = [rng.gauss(0, 1) for _ in range(EMBEDDING_SIZE)]
     norm = sum(value * value for value in values) ** 0.5
-    # float32, as an engine computes them: base64 and JSON then hold the same numbers
+    # Round to float32, as an engine computes, so that base64 and JSON have the same numbers.
     return [struct.unpack("<f", struct.pack("<f", value / norm))[0] for value in values]
 
 
 def embeddings(
     stamp: Stamp, texts: Sequence[str], tokens: int, seed: int, *, base64_floats: bool, pooling: bool = False
 ) -> Json:
-    """POST /v1/embeddings (150, 151), and /pooling, which names two fields otherwise (155)."""
+    """POST /v1/embeddings (150, 151), and /pooling, which uses other names for two fields (155)."""
     vectors = [embedding_of(text, seed) for text in texts]
     key, kind = ("data", "pooling") if pooling else ("embedding", "embedding")
     return {
@@ -296,7 +296,7 @@ def embeddings(
 
 
 def score_of(one: str, two: str, seed: int) -> float:
-    """A number from 0 to 1 that depends on both texts."""
+    """Return a number from 0 to 1 that depends on both texts and the seed."""
     return random.Random(seed_of("score", seed, one, two)).random()
 
 
@@ -316,7 +316,7 @@ def scores(stamp: Stamp, pairs: Sequence[tuple[str, str]], tokens: int, seed: in
 
 
 def rerank(stamp: Stamp, query: str, documents: Sequence[str], top_n: int, tokens: int, seed: int) -> Json:
-    """POST /rerank, /v1/rerank and /v2/rerank, best first (154); `top_n` of 0 is all."""
+    """POST /rerank, /v1/rerank and /v2/rerank, best first (154); a `top_n` of 0 returns all documents."""
     results = [
         {
             "index": index,

@@ -1,6 +1,6 @@
-"""From a request to an answer: the route table, the order of the checks, and what each path answers.
+"""Answer requests: the route table, the order of the checks, and the answer of each path.
 
-The order is vLLM's: key (401), path (404), method (405), then what `requests` checks, then the engine (500, 503).
+The order is vLLM's: key (401), path (404), method (405), then the checks in `requests`, then the engine (500, 503).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from aiaas.simulator import answers, errors
 from aiaas.simulator.answers import Json, Stamp, encode
-from aiaas.simulator.engine import Engine, EngineFullError, Generation
+from aiaas.simulator.engine import EngineFullError, Generation, SimulatedEngine
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.events import make_writer
 from aiaas.simulator.faults import Point
@@ -30,14 +30,14 @@ from aiaas.simulator.forms import (
     fill_form,
     parse_json,
 )
-from aiaas.simulator.generate import WORD_TOKENS, Choice, make_pace, tokenize
-from aiaas.simulator.http import Exchange, Request
-from aiaas.simulator.metrics import CONTENT_TYPE, Metrics
+from aiaas.simulator.generate import WORD_TOKENS, SimulatedChoice, make_pace, tokenize
+from aiaas.simulator.http import SimulatedExchange, WireRequest
+from aiaas.simulator.metrics import CONTENT_TYPE, SimulatorMetrics
 from aiaas.simulator.options import SimulatorOptions
-from aiaas.simulator.replies import JSON_TYPE, VARY, StreamReply, WholeReply, strike_request
+from aiaas.simulator.replies import JSON_TYPE, VARY_ORIGIN, StreamReply, WholeReply, strike_request
 from aiaas.simulator.requests import (
-    Family,
-    Job,
+    ApiFamily,
+    GenerationJob,
     check_model,
     count_messages_tokens,
     parse_invocation,
@@ -46,8 +46,8 @@ from aiaas.simulator.requests import (
     prompt_texts,
 )
 
-RECORDED_BODY = 1024 * 1024  # bytes of a recorded request's body that are kept
-LEARNED_PIECES = 10_000  # for /detokenize
+RECORDED_BODY = 1024 * 1024  # bytes kept of a recorded request's body
+LEARNED_PIECES = 10_000  # token texts kept for /detokenize
 
 _STORED_RESPONSE = re.compile(r"/v1/responses/([^/]+)(?:/cancel)?")
 _GUARDED = ("/v1", "/v2", "/inference")
@@ -58,7 +58,7 @@ _PREFLIGHT_VARY = (
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as the simulator saw it; the body up to RECORDED_BODY bytes."""
+    """One request as the simulator received it; the body up to RECORDED_BODY bytes."""
 
     method: str
     path: str
@@ -68,30 +68,30 @@ class Received:
     body_size: int = 0
 
 
-Answer = Callable[[Exchange], None]
+Answerer = Callable[[SimulatedExchange], None]
 
 
 class App:
-    """One simulator's behaviour.
+    """Routes and answers one simulator's requests.
 
-    fault     how it misbehaves; may be changed while it runs
-    received  the last requests, newest last, where recording is on
-    draining  SIGTERM came with a shutdown timeout: generate paths answer 500, /health stays 200 (140)
+    fault     how the simulator misbehaves; may be changed while it runs
+    received  the last requests, newest last, if recording is on
+    draining  True after SIGTERM with a shutdown timeout: generate paths answer 500, /health stays 200 (140)
     """
 
     def __init__(self, options: SimulatorOptions, loop: asyncio.AbstractEventLoop, *, record: int) -> None:
         self.options = options
         self.fault = options.fault
         self.draining = False
-        self.metrics = Metrics(options.models[0])
-        self.engine = Engine(loop, self.metrics, options.max_num_seqs, options.max_num_queued_reqs)
+        self.metrics = SimulatorMetrics(options.models[0])
+        self.engine = SimulatedEngine(loop, self.metrics, options.max_num_seqs, options.max_num_queued_reqs)
         self.received: deque[Received] = deque(maxlen=record)
         self._record = record > 0
         self._pieces: dict[int, str] = {_token_id(piece): piece for piece in WORD_TOKENS}
         self._routes = self._make_routes()
 
-    def handle(self, exchange: Exchange) -> None:
-        """Answer one request: at once, or later when the engine has the tokens."""
+    def handle(self, exchange: SimulatedExchange) -> None:
+        """Answer one request, at once or later, when the engine has generated tokens."""
         request = exchange.request
         if self._record:
             body = request.body[:RECORDED_BODY]
@@ -109,7 +109,7 @@ class App:
         if exchange.status:
             self._count_http(exchange)
 
-    def _route(self, exchange: Exchange) -> None:
+    def _route(self, exchange: SimulatedExchange) -> None:
         request = exchange.request
         if request.method == "OPTIONS" and {"origin", "access-control-request-method"} <= request.headers.keys():
             self._refuse_preflight(exchange)
@@ -117,7 +117,7 @@ class App:
         key = self.options.api_key
         guarded = key is not None and request.path.startswith(_GUARDED) and request.method != "OPTIONS"
         if guarded and request.headers.get("authorization") != f"Bearer {key}":
-            raise errors.unauthorized()
+            raise errors.wire_unauthorized()
         methods = self._routes.get(request.path)
         if methods is None:
             stored = _STORED_RESPONSE.fullmatch(request.path)
@@ -125,18 +125,19 @@ class App:
                 raise errors.unknown_response(stored[1])
             if request.path.endswith("/") and request.path.rstrip("/") in self._routes:
                 location = f"http://{request.headers.get('host', '')}{request.path.rstrip('/')}"
-                exchange.respond(307, b"", None, after=(("location", location), *VARY))
+                exchange.respond(307, b"", None, after=(("location", location), *VARY_ORIGIN))
                 return
-            raise errors.not_found()
+            raise errors.wire_not_found()
         answer = methods.get(request.method)
         if answer is None:
-            raise errors.method_not_allowed(next(iter(methods)))  # of several, Starlette names the first
+            # Starlette names only the first of several methods.
+            raise errors.wire_method_not_allowed(next(iter(methods)))
         answer(exchange)
 
-    def _make_routes(self) -> dict[str, dict[str, Answer]]:
-        """Path -> method -> answer, of what a text or a pooling vLLM serves (00-routes); what no gateway should ever
-        forward (elastic scaling, rendering, docs) is not there at all."""
-        routes: dict[str, dict[str, Answer]] = {
+    def _make_routes(self) -> dict[str, dict[str, Answerer]]:
+        """Map path -> method -> answer, for the routes of a text or a pooling vLLM (00-routes). Routes that a gateway
+        should never forward (elastic scaling, rendering, docs) are left out."""
+        routes: dict[str, dict[str, Answerer]] = {
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health, "POST": self._health},
             "/load": {"GET": lambda exchange: self._json(exchange, {"server_load": 0})},
@@ -148,7 +149,7 @@ class App:
             "/invocations": {"POST": self._invocations},
         }
         if self.options.runner == "text":
-            families: dict[str, Family] = {
+            families: dict[str, ApiFamily] = {
                 "/v1/chat/completions": "chat",
                 "/v1/completions": "completions",
                 "/v1/responses": "responses",
@@ -166,18 +167,18 @@ class App:
             routes[path] = {"POST": self._rerank}
         return routes
 
-    # what answers at once
+    # paths that answer at once
 
-    def _json(self, exchange: Exchange, body: object) -> None:
-        exchange.respond(200, encode(body), JSON_TYPE, after=VARY)
+    def _json(self, exchange: SimulatedExchange, body: object) -> None:
+        exchange.respond(200, encode(body), JSON_TYPE, after=VARY_ORIGIN)
 
-    def _refuse(self, exchange: Exchange, error: WireError) -> None:
+    def _refuse(self, exchange: SimulatedExchange, error: WireError) -> None:
         before = (("allow", error.allow),) if error.allow else ()
-        exchange.respond(error.status, error.body, JSON_TYPE, before=before, after=VARY if error.varies else ())
+        exchange.respond(error.status, error.body, JSON_TYPE, before=before, after=VARY_ORIGIN if error.varies else ())
         if error.unhandled:
             exchange.hang_up()
 
-    def _refuse_preflight(self, exchange: Exchange) -> None:
+    def _refuse_preflight(self, exchange: SimulatedExchange) -> None:
         before = (
             ("vary", _PREFLIGHT_VARY),
             ("access-control-allow-methods", "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, QUERY"),
@@ -185,22 +186,22 @@ class App:
         )
         exchange.respond(400, b"Disallowed CORS origin", "text/plain; charset=utf-8", before=before)
 
-    def _health(self, exchange: Exchange) -> None:
-        exchange.respond(503 if self.fault.name == "engine-dead" else 200, b"", None, after=VARY)
+    def _health(self, exchange: SimulatedExchange) -> None:
+        exchange.respond(503 if self.fault.name == "engine-dead" else 200, b"", None, after=VARY_ORIGIN)
 
-    def _metrics(self, exchange: Exchange) -> None:
-        exchange.respond(200, self.metrics.render(self.engine), CONTENT_TYPE, after=VARY)
+    def _metrics(self, exchange: SimulatedExchange) -> None:
+        exchange.respond(200, self.metrics.render(self.engine), CONTENT_TYPE, after=VARY_ORIGIN)
 
-    def _models(self, exchange: Exchange) -> None:
+    def _models(self, exchange: SimulatedExchange) -> None:
         names = self.options.models
         ids = [_random_hex(8) for _ in names]
         self._json(exchange, answers.models(names, self.options.max_model_len, int(time.time()), ids))
 
-    def _count_tokens(self, exchange: Exchange) -> None:
+    def _count_tokens(self, exchange: SimulatedExchange) -> None:
         tokens = count_messages_tokens(_decode(exchange.request), self.options)
         self._json(exchange, {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}})
 
-    def _tokenize(self, exchange: Exchange) -> None:
+    def _tokenize(self, exchange: SimulatedExchange) -> None:
         pieces, with_texts = pieces_to_tokenize(_decode(exchange.request), self.options)
         ids = [self._learn(piece) for piece in pieces]
         body = {
@@ -211,7 +212,7 @@ class App:
         }
         self._json(exchange, body)
 
-    def _detokenize(self, exchange: Exchange) -> None:
+    def _detokenize(self, exchange: SimulatedExchange) -> None:
         form = fill_form(DetokenizeForm, _decode(exchange.request))
         check_model(form.model, self.options)
         self._json(
@@ -225,8 +226,8 @@ class App:
             self._pieces.setdefault(number, piece)
         return number
 
-    def _invocations(self, exchange: Exchange) -> None:
-        """SageMaker's one path for everything: the body says what it is."""
+    def _invocations(self, exchange: SimulatedExchange) -> None:
+        """Answer SageMaker's single path for everything: the body decides which kind of request it is."""
         if self.options.runner == "pooling":
             self._embed(exchange)
             return
@@ -238,12 +239,12 @@ class App:
             raise
         self._answer(exchange, parse_invocation(data, self.options))
 
-    # what the engine answers
+    # paths that need the engine
 
-    def _generate(self, exchange: Exchange, family: Family) -> None:
+    def _generate(self, exchange: SimulatedExchange, family: ApiFamily) -> None:
         self._answer(exchange, parse_job(family, _decode(exchange.request), self.options))
 
-    def _answer(self, exchange: Exchange, job: Job) -> None:
+    def _answer(self, exchange: SimulatedExchange, job: GenerationJob) -> None:
         try:
             self._begin(exchange, job)
         except WireError as error:
@@ -251,7 +252,7 @@ class App:
                 raise
             raise errors.anthropic(error) from error
 
-    def _begin(self, exchange: Exchange, job: Job) -> None:
+    def _begin(self, exchange: SimulatedExchange, job: GenerationJob) -> None:
         family = job.family
         stamp = self._job_stamp(exchange.request, job)
         message_id = f"msg_{_random_hex(8)}"
@@ -272,7 +273,7 @@ class App:
         died = errors.anthropic(errors.engine_dead()) if family == "messages" else errors.engine_dead()
         self._submit(WholeReply(self.engine, exchange, self.fault, whole, died), job)
 
-    def _embed(self, exchange: Exchange) -> None:
+    def _embed(self, exchange: SimulatedExchange) -> None:
         pooling = exchange.request.path == "/pooling"
         form = fill_form(EmbeddingsForm, _decode(exchange.request))
         texts = prompt_texts(form.input)
@@ -289,7 +290,7 @@ class App:
             ),
         )
 
-    def _score(self, exchange: Exchange) -> None:
+    def _score(self, exchange: SimulatedExchange) -> None:
         form = fill_form(ScoreForm, _decode(exchange.request))
         ones, twos = ([text] if isinstance(text, str) else text for text in (form.text_1, form.text_2))
         if len(ones) == 1:
@@ -302,7 +303,7 @@ class App:
         pairs = list(zip(ones, twos, strict=True))
         self._pool(exchange, tokens, lambda: answers.scores(stamp, pairs, tokens, self.options.seed))
 
-    def _rerank(self, exchange: Exchange) -> None:
+    def _rerank(self, exchange: SimulatedExchange) -> None:
         form = fill_form(RerankForm, _decode(exchange.request))
         _need_pairs(form.documents)
         tokens = self._pooled_tokens(form.model, [form.query, *form.documents])
@@ -320,12 +321,12 @@ class App:
             raise errors.too_long(self.options.max_model_len)
         return sum(counts)
 
-    def _pool(self, exchange: Exchange, tokens: int, whole: Callable[[], Json]) -> None:
-        job = Job("chat", False, (tokens,), (Choice(("",), "stop"),), self.options.seed)
+    def _pool(self, exchange: SimulatedExchange, tokens: int, whole: Callable[[], Json]) -> None:
+        job = GenerationJob("chat", False, (tokens,), (SimulatedChoice(("",), "stop"),), self.options.seed)
         self._submit(WholeReply(self.engine, exchange, self.fault, whole, errors.engine_dead()), job)
 
-    def _submit(self, answer: StreamReply | WholeReply, job: Job) -> None:
-        """Into the engine, unless a fault or the shutdown stands before it."""
+    def _submit(self, answer: StreamReply | WholeReply, job: GenerationJob) -> None:
+        """Submit a job to the engine, unless the shutdown or a fault comes first."""
         if self.draining:
             raise errors.engine_gone()
         if self.fault.strikes(Point.REQUEST):
@@ -341,18 +342,18 @@ class App:
             raise errors.engine_busy() from error
         answer.begin(generation)
 
-    def _stamp(self, request: Request, prefix: str, request_id: str | None = None) -> Stamp:
+    def _stamp(self, request: WireRequest, prefix: str, request_id: str | None = None) -> Stamp:
         own = request.headers.get("x-request-id") or request_id or _random_hex(8)
         return Stamp(prefix + own, int(time.time()), self.options.models[0])
 
-    def _job_stamp(self, request: Request, job: Job) -> Stamp:
+    def _job_stamp(self, request: WireRequest, job: GenerationJob) -> Stamp:
         if job.family == "responses":
             response_id = job.request_id or f"resp_{_random_hex(8)}"
             return Stamp(response_id, int(time.time()), self.options.models[0])
         prefix = "cmpl-" if job.family == "completions" else "chatcmpl-"
         return self._stamp(request, prefix, job.request_id)
 
-    def _count_http(self, exchange: Exchange) -> None:
+    def _count_http(self, exchange: SimulatedExchange) -> None:
         request = exchange.request
         handler = request.path if request.path in self._routes else "none"
         self.metrics.http.labels(handler, request.method, f"{exchange.status // 100}xx").inc()
@@ -363,7 +364,7 @@ def _need_pairs(texts: list[str]) -> None:
         raise errors.bad_request("At least one text_pair element must be given")
 
 
-def _decode(request: Request) -> object:
+def _decode(request: WireRequest) -> object:
     return parse_json(request.headers.get("content-type", ""), request.body)
 
 

@@ -1,6 +1,6 @@
-"""Rules on values, in the order in which vLLM applies them and in its words (transcripts 50 to 59, and the wire tests).
+"""Check values in vLLM's order and with vLLM's messages (transcripts 50 to 59, and the wire tests).
 
-Pure. The first rule that is broken is the answer.
+Pure. The first violated rule decides the answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_N = 16384  # VLLM_MAX_N_SEQUENCES
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The sampling values of a request; None where it has none. Meaning and units: OpenAI's reference and vLLM's."""
+    """The sampling values of a request; None if not given. OpenAI's and vLLM's references explain meaning and units."""
 
     n: int = 1
     presence_penalty: float | None = None
@@ -30,10 +30,10 @@ class Values:
 
 
 def check_length(max_tokens: int | None, name: str, prompt_tokens: int, max_model_len: int) -> None:
-    """The prompt has to leave room for an answer, and the request must not ask for more than the context holds.
+    """Check that the prompt leaves room for an answer, and that the request does not ask for more than the context.
 
     Raises:
-        WireError: 400; prompt and answer together being too long is none (71).
+        WireError: 400. Prompt and answer together may exceed the context without an error (71).
     """
     if max_tokens is not None and max_tokens > max_model_len:
         raise errors.bad_request(
@@ -47,10 +47,10 @@ def check_length(max_tokens: int | None, name: str, prompt_tokens: int, max_mode
 
 
 def check_values(values: Values) -> None:
-    """Every sampling value within its bounds.
+    """Check that every sampling value is within its bounds.
 
     Raises:
-        WireError: 400, for the first that is not.
+        WireError: 400, for the first value out of bounds.
     """
     _check_logit_bias(values.logit_bias)
     if values.n < 1:

@@ -1,11 +1,11 @@
-"""The stand-in for vLLM's engine core: a batch of bounded size, a queue before it, tokens on a clock.
+"""The stand-in for vLLM's engine core: a batch of limited size, a queue in front of it, and tokens on a schedule.
 
-A generation is one request: n answers that advance together, one token each per step. It waits until the batch has room
-for its answers, in order of arrival; then step k is due at its start + pace.due(k). Deadlines are absolute, so a late
-step never delays the next one, and steps that are overdue together come together, as vLLM's merge when its client is
-slow. An aborted generation leaves its place at once, whichever phase it is in.
+A generation is one request: n answers that advance together, one token each per step. Generations wait, in order of
+arrival, until the batch has room for their answers; then step k is due at the generation's start + pace.due(k).
+Deadlines are absolute, so a late step does not delay the next one. Overdue steps are generated together, as vLLM merges
+them for a slow client. An aborted generation frees its places at once, in any phase.
 
-Nothing here knows HTTP: a generation tells its listener, which may abort or freeze it while being told.
+This module does not know HTTP: a generation calls its listener, which may abort or freeze it during the call.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from aiaas.simulator.generate import Choice, Pace
-from aiaas.simulator.metrics import Metrics
+from aiaas.simulator.generate import Pace, SimulatedChoice
+from aiaas.simulator.metrics import SimulatorMetrics
 
-TIMER_SLACK = 0.0005  # s; uvloop's timers count whole milliseconds: what is due within half of one is due
-STEPS_A_TURN = 64  # then other connections get their turn
+TIMER_SLACK = 0.0005  # s; uvloop's timers count whole milliseconds, so a step due within half a millisecond is due now
+STEPS_A_TURN = 64  # steps of one generation before other connections get their turn
 
 
 class EngineFullError(Exception):
-    """The bound on running and waiting sequences is reached."""
+    """The limit on running and waiting sequences is reached."""
 
 
-class Listener(Protocol):
-    """Whoever answers the client."""
+class StepListener(Protocol):
+    """Receives the events of a generation and answers the client."""
 
     def on_steps(self, first: int, last: int) -> None:
-        """Steps first..last-1 have been generated."""
+        """Called when steps first..last-1 have been generated."""
 
     def on_end(self) -> None:
-        """All of them have."""
+        """Called when all steps have been generated."""
 
 
 class Generation:
-    """One request in the engine: what it will generate, at what pace, and how far it is."""
+    """One request in the engine: its future answers, its pace, and its progress."""
 
     __slots__ = (
         "arrived",
@@ -51,7 +51,9 @@ class Generation:
         "timer",
     )
 
-    def __init__(self, choices: tuple[Choice, ...], prompt_tokens: int, pace: Pace, listener: Listener) -> None:
+    def __init__(
+        self, choices: tuple[SimulatedChoice, ...], prompt_tokens: int, pace: Pace, listener: StepListener
+    ) -> None:
         self.choices = choices
         self.prompt_tokens = prompt_tokens
         self.pace = pace
@@ -65,24 +67,28 @@ class Generation:
 
     @property
     def size(self) -> int:
-        """Places that it takes in the batch."""
+        """The number of places that the generation takes in the batch."""
         return len(self.choices)
 
     def tokens(self, first: int, last: int) -> int:
-        """Tokens in steps first..last-1; answers have different lengths."""
+        """Count the tokens in steps first..last-1; the answers may have different lengths."""
         if len(self.choices) == 1:
             return last - first
         return sum(min(len(choice.deltas), last) - min(len(choice.deltas), first) for choice in self.choices)
 
 
-class Engine:
+class SimulatedEngine:
     """The batch and the queue.
 
-    begun, finished, aborted  generations since the start: entered the batch, ended by themselves, left early
+    begun, finished, aborted  counts of generations since the start: entered the batch, completed, left early
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, metrics: Metrics, max_num_seqs: int, max_num_queued_reqs: int | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        metrics: SimulatorMetrics,
+        max_num_seqs: int,
+        max_num_queued_reqs: int | None,
     ) -> None:
         self._loop = loop
         self._metrics = metrics
@@ -100,19 +106,20 @@ class Engine:
 
     @property
     def kv_usage(self) -> float:
-        """The batch's filling, for want of a cache."""
+        """The share of the batch in use, since the simulator does not have a KV cache."""
         return min(1.0, self.running / self._max_num_seqs)
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, nothing waits."""
+        """Whether the batch and the queue are empty."""
         return not self._batch and not self._queue
 
     def submit(self, generation: Generation) -> None:
-        """Queue a generation; it may begin before this returns, but no step comes before the next turn of the loop.
+        """Queue a generation. It may begin before `submit` returns, but its first step comes at the loop's next turn or
+        later.
 
         Raises:
-            EngineFullError: with it more than max_num_queued_reqs sequences would run or wait (transcript 115).
+            EngineFullError: more than max_num_queued_reqs sequences would run or wait (transcript 115).
         """
         if (
             self._max_num_queued_reqs is not None
@@ -126,7 +133,7 @@ class Engine:
         self._admit()
 
     def abort(self, generation: Generation) -> None:
-        """Take a generation out, wherever it is; without effect when it is out already."""
+        """Remove a generation from the batch or the queue; do nothing if it has already left."""
         if generation in self._batch:
             self._leave(generation)
         elif generation in self._queue:
@@ -138,18 +145,18 @@ class Engine:
         self._admit()
 
     def freeze(self, generation: Generation) -> None:
-        """Stop generating, but keep the place: what a hanging engine looks like."""
+        """Stop generating but keep the places in the batch, like a hanging engine."""
         generation.frozen = True
         self._stop_timer(generation)
 
     def freeze_all(self) -> None:
-        """Stop all of it for good."""
+        """Stop all generations for good."""
         self._frozen = True
         for generation in self._batch:
             self.freeze(generation)
 
     def _admit(self) -> None:
-        """Begin what there is room for, in order. One too big for an empty batch runs alone rather than never."""
+        """Begin waiting generations in order while there is room. A generation larger than the batch runs alone."""
         while self._queue and not self._frozen:
             head = self._queue[0]
             if self.running and self.running + head.size > self._max_num_seqs:
@@ -173,7 +180,7 @@ class Engine:
         generation.timer = self._loop.call_at(due, self._step, generation)
 
     def _step(self, generation: Generation) -> None:
-        """Generate every step that is due, tell the listener once, and wait for the next."""
+        """Generate every step that is due, call the listener once, and schedule the next step."""
         now = self._loop.time()
         elapsed = now - generation.started + TIMER_SLACK
         first = last = generation.position

@@ -1,10 +1,10 @@
-"""Refusals in vLLM's words: the three error shapes and their texts (transcripts 40 to 70b, 86, 100, 115, 132, 140).
+"""vLLM's errors: their three shapes and their messages (transcripts 40 to 70b, 86, 100, 115, 132, 140).
 
-    {"error": {"message", "type", "param", "code"}}   what vLLM itself finds; two spellings of the type for a 400
-    {"error": "Unauthorized"}                         the key check
-    {"detail": ...}                                   the framework's: no such path, wrong method, unreadable body
+    {"error": {"message", "type", "param", "code"}}   from vLLM itself; a 400 has one of two spellings of the type
+    {"error": "Unauthorized"}                         from the key check
+    {"detail": ...}                                   from the framework: unknown path, wrong method, unreadable body
 
-Pure. `WireError` is raised by the checks of `requests` and caught in one place, `app`.
+Pure. The checks in `requests` raise `WireError`, and `app` catches it in one place.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ ENGINE_BUSY = (
 ENGINE_GONE = "cannot schedule new futures after shutdown"
 NESTED_TOO_DEEP = "maximum recursion depth exceeded while decoding a JSON array from a unicode string"
 
-_SHOWN = 10  # problems of one body that are printed
-_BRANCH = re.compile(r"str|int|(list|dict)\[.*\]")  # pydantic's names of a union's branches; no field is called so
+_SHOWN = 10  # problems of one body that vLLM prints
+_BRANCH = re.compile(r"str|int|(list|dict)\[.*\]")  # pydantic's names for a union's branches; not a field's name
 
 
 class WireError(Exception):
-    """An answer that refuses a request.
+    """An error answer.
 
-    varies     it carries `vary: Origin`, as most do
-    unhandled  an exception that vLLM does not handle: it answers, logs, and closes without having said so
+    varies     the answer has `vary: Origin`, as most errors do
+    unhandled  an exception that vLLM does not handle: vLLM answers, logs, and closes without `connection: close`
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class WireError(Exception):
         self.content = body
         self.body = encode(body)
         self.allow = allow
-        self.varies = varies and not unhandled  # answered outside the CORS layer
+        self.varies = varies and not unhandled  # vLLM answers unhandled exceptions outside the CORS layer
         self.unhandled = unhandled
 
 
 def error_object(message: str, kind: str, param: str | None, code: int) -> dict[str, Any]:
-    """The OpenAI-like shape."""
+    """Build the OpenAI-like shape."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def bad_request(message: str, param: str | None = None, value: object = None) -> WireError:
-    """A value that vLLM itself refuses; with a param, the message ends in where and, unless None, what (50, 15)."""
+    """A value that vLLM itself refuses; the message ends with the param and the value, if they are given (50, 15)."""
     if param is not None:
         tail = "" if value is None else f", value={value}"
         message = f"{message} (parameter={param}{tail})"
@@ -65,7 +65,7 @@ def bad_request(message: str, param: str | None = None, value: object = None) ->
 
 
 def invalid(problems: Sequence[dict[str, Any]]) -> WireError:
-    """A body that does not have the right form: pydantic's problems, as vLLM prints them (40 to 60)."""
+    """A body of the wrong form: pydantic's problems, as vLLM prints them (40 to 60)."""
     shown = []
     for problem in problems[:_SHOWN]:
         entry = {
@@ -84,10 +84,10 @@ def invalid(problems: Sequence[dict[str, Any]]) -> WireError:
 
 
 def anthropic(error: WireError) -> WireError:
-    """The same refusal as /v1/messages words it, in Anthropic's shape.
+    """Convert an error to Anthropic's shape, for /v1/messages.
 
-    Also a busy, a dead and a draining engine's: that path's handler catches them itself, inside of the CORS layer. What
-    stands before it (a wrong key) is what it is everywhere.
+    This includes the errors of a busy, a dead and a draining engine, which that path's handler catches itself, inside
+    the CORS layer. Errors raised before the handler (a wrong key) keep their shape.
     """
     inner = error.content["error"]
     if not isinstance(inner, dict):
@@ -97,18 +97,18 @@ def anthropic(error: WireError) -> WireError:
 
 
 def undecodable_invocation(reason: str) -> WireError:
-    """Not JSON, at /invocations."""
+    """A body at /invocations that is not JSON."""
     return WireError(400, error_object(f"JSON decode error: {reason}", "Bad Request", None, 400))
 
 
 def unknown_response(response_id: str) -> WireError:
-    """/v1/responses/{id}: nothing is stored."""
+    """/v1/responses/{id}: the simulator does not store responses."""
     message = f"Response with id '{response_id}' not found."
     return WireError(404, error_object(message, "invalid_request_error", "response_id", 404))
 
 
 def unsupported_media_type() -> WireError:
-    """Wrong or no content-type (43, 43b)."""
+    """A wrong or missing content-type (43, 43b)."""
     return _invalid(["Unsupported Media Type: Only 'application/json' is allowed"], None, 1)
 
 
@@ -123,13 +123,13 @@ def _brief(value: object) -> str:
     return str(value)
 
 
-def unreadable() -> WireError:
-    """A body that is no text, e.g. a compressed one (86)."""
+def wire_unreadable() -> WireError:
+    """A body that is not text, e.g. a compressed body (86)."""
     return WireError(400, {"detail": "There was an error parsing the body"})
 
 
 def unknown_model(name: str, served: Sequence[str], *, pooling: bool = False) -> WireError:
-    """A model that is not served (44); a pooling vLLM says less (157)."""
+    """A model that is not served (44); a pooling vLLM has a shorter message (157)."""
     if pooling:
         return WireError(404, error_object(f"The model `{name}` does not exist.", "NotFoundError", None, 404))
     message = f"The model `{name}` does not exist. Valid aliases: {', '.join(served)}."
@@ -148,18 +148,18 @@ def too_long(max_model_len: int) -> WireError:
     )
 
 
-def not_found() -> WireError:
-    """No such path (66)."""
+def wire_not_found() -> WireError:
+    """An unknown path (66)."""
     return WireError(404, {"detail": "Not Found"})
 
 
-def method_not_allowed(allow: str) -> WireError:
-    """A path that has other methods (64, 65)."""
+def wire_method_not_allowed(allow: str) -> WireError:
+    """A known path with a wrong method (64, 65)."""
     return WireError(405, {"detail": "Method Not Allowed"}, allow=allow)
 
 
-def unauthorized() -> WireError:
-    """No or a wrong key (100, 101): outside the CORS layer, so without `vary`."""
+def wire_unauthorized() -> WireError:
+    """A missing or wrong key (100, 101); answered outside the CORS layer, so without `vary`."""
     return WireError(401, {"error": "Unauthorized"}, varies=False)
 
 
@@ -169,9 +169,10 @@ def engine_dead() -> WireError:
 
 
 def stream_died_in_messages() -> str:
-    """The message of the error event in a stream of /v1/messages whose engine died.
+    """Return the message of the error event in a stream of /v1/messages whose engine died.
 
-    vLLM translates its own chat stream there, and its error event is no chunk of one: pydantic's words are what comes.
+    vLLM translates its own chat stream there. The stream's error event is not a chunk, so pydantic rejects it, and the
+    client gets pydantic's message.
     """
     fields = ("model", "choices")
     given = "input_value={'error': {'message': 'En...am': None, 'code': 500}}, input_type=dict"
@@ -189,21 +190,21 @@ def engine_busy() -> WireError:
 
 
 def engine_gone() -> WireError:
-    """Shutting down (139)."""
+    """The engine is shutting down (139)."""
     return WireError(500, error_object(ENGINE_GONE, "InternalServerError", None, 500), unhandled=True)
 
 
 def nested_too_deep() -> WireError:
-    """A tool call's arguments that Python's recursion limit does not let vLLM parse."""
+    """A tool call's arguments that are nested too deep for Python's recursion limit."""
     return WireError(500, error_object(NESTED_TOO_DEEP, "InternalServerError", None, 500), unhandled=True)
 
 
 def too_many() -> WireError:
-    """Not vLLM's own: what a rate limiter before it says."""
+    """The error of a rate limiter in front of vLLM."""
     return WireError(429, error_object("Too many requests; please slow down.", "RateLimitError", None, 429))
 
 
 def told_to_fail(status: int) -> WireError:
-    """An error that says nothing about the engine's life (fault `error`)."""
+    """An error that does not mean that the engine died (fault `error`)."""
     kind = "InternalServerError" if status >= 500 else "BadRequestError"
     return WireError(status, error_object("The simulator was told to fail.", kind, None, status))

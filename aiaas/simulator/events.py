@@ -1,14 +1,14 @@
-"""Streamed answers as events, byte for byte in vLLM's form (transcripts 12 to 14, 21, 23, 25, 161, 162).
+"""Write streamed answers as events, byte for byte like vLLM (transcripts 12 to 14, 21, 23, 25, 161, 162).
 
-Pure. One writer per family; each turns the steps of a Job into events, one `bytes` per event, which the server sends as
-one HTTP chunk each:
+Pure. Each family has a writer, which turns the steps of a Job into events, one `bytes` per event. The server sends each
+event as one HTTP chunk:
 
-    first()       what comes with the first token: role events, or the opening of a block; nothing before (130)
-    step(k)       what token k of every unfinished choice adds
+    first()       role events or the opening of a block, sent with the first token and not earlier (130)
+    step(k)       the text of token k for every unfinished choice
     last()        usage and the end mark
-    error()       what takes the place of the rest when the engine dies (132); None: vLLM cuts the connection there
+    error()       sent instead of the rest when the engine dies (132); None: vLLM cuts the connection there
 
-Everything that does not change from token to token is encoded once, when the writer is made.
+The parts that are the same for every token are encoded once, when the writer is made.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from aiaas.simulator.answers import (
     message_stop_reason,
     response,
     response_message,
-    usage_of,
+    simulated_usage,
 )
-from aiaas.simulator.requests import Job
+from aiaas.simulator.requests import GenerationJob
 
 DONE = b"data: [DONE]\n\n"
 
 
 class EventWriter(Protocol):
-    """What all families share."""
+    """The interface of all families' writers."""
 
     def first(self) -> list[bytes]:
-        """Events that come with the first token."""
+        """Return the events that come with the first token."""
 
     def step(self, k: int) -> list[bytes]:
-        """Events of token k."""
+        """Return the events of token k."""
 
     def last(self) -> list[bytes]:
-        """Events after the last token."""
+        """Return the events after the last token."""
 
     def error(self) -> list[bytes] | None:
-        """Events that end a stream whose engine died; None where it ends without a word, its last chunk missing."""
+        """Return the events that end a stream whose engine died; None if vLLM closes without them or a last chunk."""
 
 
 @lru_cache(maxsize=4096)
 def _text(value: str) -> bytes:
-    """JSON string of a token; there are few different ones."""
+    """Encode a token as a JSON string; the cache works because there are few different tokens."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 
@@ -61,15 +61,15 @@ def _named(name: str, data: object) -> bytes:
 
 
 def _engine_died() -> bytes:
-    # With spaces: vLLM writes this one by json.dumps with its default separators.
+    # With spaces: vLLM writes this event by json.dumps with its default separators.
     body = json.dumps(errors.error_object(errors.ENGINE_DEAD, "InternalServerError", None, 500))
     return b"data: %b\n\n" % body.encode()
 
 
 class _IndexedWriter:
-    """What chat and completions share: choices with an index, usage on demand, [DONE] at the end."""
+    """The common part of chat and completions: choices with an index, usage on demand, [DONE] at the end."""
 
-    def __init__(self, stamp: Stamp, job: Job, kind: str, usage_details: Json) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob, kind: str, usage_details: Json) -> None:
         self._job = job
         self._usage_details = usage_details
         head = {"id": stamp.id, "object": kind, "created": stamp.created, "model": stamp.model}
@@ -77,7 +77,7 @@ class _IndexedWriter:
         self._fingerprint = b',"system_fingerprint":' + encode(FINGERPRINT)
 
     def _usage(self, index: int, completion: int) -> bytes:
-        """Of this choice alone, as vLLM counts it on the way; the event at the end sums all."""
+        """Return the usage of this choice alone, as in vLLM; the event at the end has the sum over all choices."""
         if self._job.usage != "every":
             return b""
         prompt = self._job.prompts[index // self._job.n]
@@ -85,8 +85,8 @@ class _IndexedWriter:
         return b',"usage":' + encode(usage)
 
     def _end(self, index: int, k: int, finished: bool) -> bytes:
-        """What follows the choices of a token's event."""
-        # The fingerprint is on each choice's last event, unless a usage event follows that has it.
+        """Return the part of a token's event after its choices."""
+        # Each choice's last event has the fingerprint, unless a usage event with the fingerprint follows.
         signed = finished and self._job.usage == "none"
         return self._usage(index, k + 1) + (self._fingerprint if signed else b"") + b"}\n\n"
 
@@ -107,7 +107,7 @@ class _IndexedWriter:
         """See EventWriter."""
         if self._job.usage == "none":
             return [DONE]
-        usage = encode(usage_of(self._job.prompt_tokens, self._job.choices).openai())
+        usage = encode(simulated_usage(self._job.prompt_tokens, self._job.choices).openai())
         return [b'%b,"choices":[],"usage":%b%b}\n\n' % (self._head, usage, self._fingerprint), DONE]
 
     def error(self) -> list[bytes] | None:
@@ -118,7 +118,7 @@ class _IndexedWriter:
 class ChatWriter(_IndexedWriter):
     """POST /v1/chat/completions (12 to 14)."""
 
-    def __init__(self, stamp: Stamp, job: Job) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob) -> None:
         super().__init__(stamp, job, "chat.completion.chunk", {"completion_tokens_details": None})
 
     def first(self) -> list[bytes]:
@@ -153,7 +153,7 @@ class ChatWriter(_IndexedWriter):
 class CompletionsWriter(_IndexedWriter):
     """POST /v1/completions (21)."""
 
-    def __init__(self, stamp: Stamp, job: Job) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob) -> None:
         super().__init__(stamp, job, "text_completion", {})
 
     def first(self) -> list[bytes]:
@@ -177,9 +177,9 @@ class CompletionsWriter(_IndexedWriter):
 
 
 class ResponsesWriter:
-    """POST /v1/responses (23): named events with a running number, no [DONE]."""
+    """POST /v1/responses (23): named and numbered events, without [DONE]."""
 
-    def __init__(self, stamp: Stamp, job: Job, message_id: str) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob, message_id: str) -> None:
         self._stamp = stamp
         self._job = job
         self._message_id = message_id
@@ -187,7 +187,7 @@ class ResponsesWriter:
         self._delta_tail = b',"item_id":%b,"logprobs":[],"output_index":0,"sequence_number":' % encode(message_id)
 
     def _event(self, name: str, data: dict[str, object]) -> bytes:
-        # Keys are sorted as in the openai package's event types: sequence_number and type where the alphabet has them.
+        # All keys are in alphabetical order, as in the openai package's event types.
         full = {**data, "sequence_number": self._number, "type": name}
         self._number += 1
         return _named(name, dict(sorted(full.items())))
@@ -248,9 +248,9 @@ class ResponsesWriter:
 
 
 class MessagesWriter:
-    """POST /v1/messages (25): Anthropic's named events, no [DONE]."""
+    """POST /v1/messages (25): Anthropic's named events, without [DONE]."""
 
-    def __init__(self, stamp: Stamp, job: Job) -> None:
+    def __init__(self, stamp: Stamp, job: GenerationJob) -> None:
         self._stamp = stamp
         self._job = job
 
@@ -299,8 +299,8 @@ class MessagesWriter:
         return [_named("error", {"type": "error", "error": error})]
 
 
-def make_writer(stamp: Stamp, job: Job, message_id: str) -> EventWriter:
-    """The writer of the job's family; `message_id` names the output item of /v1/responses."""
+def make_writer(stamp: Stamp, job: GenerationJob, message_id: str) -> EventWriter:
+    """Make the writer for the job's family; `message_id` is the id of the output item of /v1/responses."""
     if job.family == "chat":
         return ChatWriter(stamp, job)
     if job.family == "completions":

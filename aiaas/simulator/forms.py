@@ -1,8 +1,8 @@
-"""The forms of request bodies: which fields are read, their types, and what is wrong with a body of another form.
+"""The forms of request bodies: their fields and types, and the errors for a body of the wrong form.
 
-Pydantic models, since vLLM's are too: the problems they find are worded alike. Fields that nothing here depends on are
-ignored, known to vLLM or not (18). What the simulator words more briefly than vLLM: a message of the wrong form is one
-problem here and up to twenty there, one for each class that vLLM tried it as.
+The forms are pydantic models, like vLLM's, so the error messages have the same wording. Fields that the simulator does
+not use are ignored, whether vLLM knows them or not (18). One error is shorter than vLLM's: a message of the wrong form
+is one problem here and up to twenty in vLLM, one for each class that vLLM tries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiaas.simulator import errors
 COMPLETIONS_MAX_TOKENS = 16  # OpenAI's default, and vLLM's
 _INT64 = 2**63
 
-Prompt = list[int] | list[list[int]] | str | list[str]
+CompletionPrompt = list[int] | list[list[int]] | str | list[str]
 
 
 class _Message(BaseModel):
@@ -38,7 +38,7 @@ class _HasMessages(BaseModel):
 
 
 class Sampling(BaseModel):
-    """What chat and completions share."""
+    """The common fields of chat and completions."""
 
     model: str | None = None
     frequency_penalty: float | None = 0.0
@@ -61,7 +61,7 @@ class Sampling(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream reports besides its text. An empty object asks for nothing."""
+    """The usage that a stream reports in addition to its text. An empty object requests nothing."""
 
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
@@ -80,7 +80,7 @@ class ChatForm(Sampling, _HasMessages):
 class CompletionsForm(Sampling):
     """POST /v1/completions."""
 
-    prompt: Prompt | None = None
+    prompt: CompletionPrompt | None = None
     max_tokens: int | None = COMPLETIONS_MAX_TOKENS
 
 
@@ -132,7 +132,7 @@ class MessagesForm(CountTokensForm):
 
 
 class TokenizeForm(BaseModel):
-    """POST /tokenize, of a prompt or of messages."""
+    """POST /tokenize, with a prompt or with messages."""
 
     model: str | None = None
     prompt: str | None = None
@@ -151,7 +151,7 @@ class EmbeddingsForm(BaseModel):
     """POST /v1/embeddings and /pooling."""
 
     model: str | None = None
-    input: Prompt
+    input: CompletionPrompt
     encoding_format: Literal["float", "base64"] = "float"
 
 
@@ -176,7 +176,7 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 def parse_json(content_type: str, body: bytes) -> object:
-    """The decoded body.
+    """Decode a JSON body.
 
     Raises:
         WireError: not application/json (43), not text (86), not JSON (40), empty (41).
@@ -191,14 +191,14 @@ def parse_json(content_type: str, body: bytes) -> object:
         problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
         raise errors.invalid([{**problem, "ctx": {"error": error.msg}}]) from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise errors.unreadable() from error
+        raise errors.wire_unreadable() from error
 
 
 def fill_form(form: type[Form], data: object) -> Form:
-    """The body as a form.
+    """Validate the body as a form.
 
     Raises:
-        WireError: fields are missing or mistyped (41 to 60).
+        WireError: fields are missing or have the wrong type (41 to 60).
     """
     if data is None:
         raise errors.invalid([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])

@@ -1,15 +1,15 @@
-"""What is generated, and when: pure functions of the prompt, the options and the seed.
+"""Generate answers and their pace: pure functions of the prompt, the options and the seed.
 
 Tokens. One token is one piece of text: the whitespace before a word and up to 16 characters of the word itself (longer
-words are several tokens, whitespace at the end is one). A chat prompt is the pieces of all its texts, 4 tokens for each
-message and 3 for the answer's opening, about what real chat templates cost. The end of an answer that ends by itself is
-one more token without text (vLLM counts the EOS token, transcript 161).
+words are several tokens, whitespace at the end is one token). A chat prompt costs the pieces of all its texts, 4 tokens
+for each message and 3 for the answer's opening, as much as real chat templates cost. An answer that ends by itself
+has one more token without text (vLLM counts the EOS token, transcript 161).
 
-Text. It opens with a sentence saying what this is, repeats it every 64 tokens, and is otherwise words drawn by a
-generator seeded with prompt, seed and choice. The same request has the same answer, on any machine.
+Text. An answer begins with a sentence that identifies the simulator, repeats it every 64 tokens, and otherwise consists
+of words drawn by a generator seeded with prompt, seed and choice. The same request has the same answer on any machine.
 
 Stop strings. As in vLLM, text that could still become part of a stop string is held back: the last max(len(stop)) - 1
-characters wait for the next token; where one matches, the answer ends before it (transcript 162).
+characters wait for the next token. If a stop string matches, the answer ends before it (transcript 162).
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ WORD_TOKENS: tuple[str, ...] = tuple(" " + word for word in _TEXT.split())
 
 
 def tokenize(text: str) -> list[str]:
-    """The pieces of a text; joined they are the text."""
+    """Split a text into tokens; joined, the tokens are the text."""
     return _PIECE.findall(text)
 
 
 def count_tokens(text: str) -> int:
-    """The number of pieces."""
+    """Return the number of tokens."""
     return len(_PIECE.findall(text))
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What of a request decides its answer's length and end.
+    """The parts of a request that decide its answer's length and end.
 
-    max_tokens    the request's, or None
-    context_left  tokens between the prompt and the context's end; the answer is cut there silently (transcript 71)
+    max_tokens    the request's own, or None
+    context_left  tokens between the prompt and the context's end, where vLLM cuts the answer silently (transcript 71)
     """
 
     max_tokens: int | None
@@ -66,8 +66,8 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One answer, complete before its first token is sent: deltas[k] is what token k adds to the text."""
+class SimulatedChoice:
+    """One answer, complete before its first token is sent: deltas[k] is the text that token k adds."""
 
     deltas: tuple[str, ...]
     finish_reason: Literal["stop", "length"]
@@ -80,21 +80,21 @@ class Choice:
 
 
 def seed_of(*parts: object) -> int:
-    """A number that depends on every part, the same on every machine."""
+    """Hash all parts to a number that is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
 
 
-def make_choice(ask: Ask, seed: int, answer_tokens: int) -> Choice:
-    """The answer to `ask`: its tokens, and why it ends.
+def make_choice(ask: Ask, seed: int, answer_tokens: int) -> SimulatedChoice:
+    """Make the answer to `ask`: its tokens and its finish reason.
 
     Args:
-        ask: what the request said.
-        seed: from `seed_of`, decides the words and the natural length.
-        answer_tokens: the upper end of the natural length.
+        ask: the request's limits and stop strings.
+        seed: from `seed_of`; decides the words and the natural length.
+        answer_tokens: the largest natural length.
     """
     rng = random.Random(seed)
     natural = rng.randint((answer_tokens + 1) // 2, answer_tokens) if not ask.eos_first else 1
-    natural = max(natural, ask.min_tokens + 1)  # its last token is the one without text
+    natural = max(natural, ask.min_tokens + 1)  # its last token has no text
     limit = min(ask.context_left, ask.max_tokens if ask.max_tokens is not None else ask.context_left)
     if ask.ignore_eos or natural > limit:
         tokens, finish = _tokens(rng, limit), "length"
@@ -102,11 +102,11 @@ def make_choice(ask: Ask, seed: int, answer_tokens: int) -> Choice:
         tokens, finish = [*_tokens(rng, natural - 1), ""], "stop"
     if ask.stop:
         return _cut_at_stop(tokens, "length" if finish == "length" else "stop", ask)
-    return Choice(tuple(tokens), "length" if finish == "length" else "stop")
+    return SimulatedChoice(tuple(tokens), "length" if finish == "length" else "stop")
 
 
 def _tokens(rng: random.Random, count: int) -> list[str]:
-    """`count` tokens: the notice, words, the notice again every NOTICE_EVERY tokens."""
+    """Return `count` tokens: the notice and words, with the notice again every NOTICE_EVERY tokens."""
     tokens: list[str] = []
     lead = ""
     while len(tokens) < count:
@@ -118,12 +118,12 @@ def _tokens(rng: random.Random, count: int) -> list[str]:
     return tokens[:count]
 
 
-def _cut_at_stop(tokens: list[str], finish: Literal["stop", "length"], ask: Ask) -> Choice:
+def _cut_at_stop(tokens: list[str], finish: Literal["stop", "length"], ask: Ask) -> SimulatedChoice:
     held_back = max(len(stop) for stop in ask.stop) - 1
     text, sent = "", 0
     deltas: list[str] = []
     for position, token in enumerate(tokens):
-        # Only text that holds something of this token can be a new match.
+        # A new match must include text of this token.
         search_from = max(0, len(text) - held_back)
         text += token
         found = [(at, stop) for stop in ask.stop if stop and (at := text.find(stop, search_from)) >= 0]
@@ -131,20 +131,20 @@ def _cut_at_stop(tokens: list[str], finish: Literal["stop", "length"], ask: Ask)
             at, stop = min(found)
             end = at + len(stop) if ask.include_stop else at
             deltas.append(text[sent : max(end, sent)])
-            return Choice(tuple(deltas), "stop", stop)
+            return SimulatedChoice(tuple(deltas), "stop", stop)
         upto = max(sent, len(text) - (0 if ask.include_stop else held_back))
         deltas.append(text[sent:upto])
         sent = upto
     if deltas:
         deltas[-1] += text[sent:]
-    return Choice(tuple(deltas), finish)
+    return SimulatedChoice(tuple(deltas), finish)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When token k is due, in seconds after the generation began: absolute, so that lateness never adds up.
+    """When each token is due, in seconds after the generation began; absolute, so that delays do not accumulate.
 
-    jittered  the offsets when there is jitter, else None
+    jittered  the offsets with jitter, or None without jitter
     """
 
     ttft: float
@@ -152,14 +152,14 @@ class Pace:
     jittered: tuple[float, ...] | None = None
 
     def due(self, k: int) -> float:
-        """Seconds after the beginning at which token k (from 0) is due."""
+        """Return the seconds after the beginning at which token k (from 0) is due."""
         if self.jittered is not None:
             return self.jittered[k]
         return self.ttft + k * self.itl
 
 
 def make_pace(tokens: int, ttft: float, itl: float, jitter: float, seed: int) -> Pace:
-    """The pace of an answer of `tokens` tokens; see `SimulatorOptions` for the other arguments."""
+    """Make the pace of an answer of `tokens` tokens; `SimulatorOptions` explains the other arguments."""
     if jitter == 0:
         return Pace(ttft, itl)
     rng = random.Random(seed ^ 0x7061_6365)

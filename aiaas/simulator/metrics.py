@@ -1,8 +1,8 @@
-"""The vllm: metrics that routers, autoscalers and tests read (transcript 78), in a registry of their own.
+"""The vllm: metrics that routers, autoscalers and tests read (transcript 78), in their own registry.
 
-Names, labels and buckets are vLLM 0.32's; what the simulator has no counterpart of (KV transfer, speculation) is left
-out. As in vLLM an abort counts nowhere: it shows only in num_requests_running and in generation_tokens_total standing
-still (transcript 80).
+Names, labels and buckets are vLLM 0.32's. Metrics of features that the simulator does not have (KV transfer,
+speculation) are left out. As in vLLM, there is no counter for aborts: an abort only shows in num_requests_running and
+in a generation_tokens_total that stops growing (transcript 80).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _REQUEST_BUCKETS = (
 )
 
 
-class Load(Protocol):
-    """What the gauges show at a scrape."""
+class EngineLoad(Protocol):
+    """The values of the gauges at a scrape."""
 
     @property
     def running(self) -> int:
@@ -44,8 +44,8 @@ class Load(Protocol):
         """0..1."""
 
 
-class Metrics:
-    """One server's metrics; counters are bound to their labels once."""
+class SimulatorMetrics:
+    """One server's metrics; each counter is bound to its labels once."""
 
     def __init__(self, model: str) -> None:
         self._registry = registry = CollectorRegistry()
@@ -103,8 +103,8 @@ class Metrics:
             registry=registry,
         )
 
-    def render(self, load: Load) -> bytes:
-        """The exposition text, with the gauges as they are now."""
+    def render(self, load: EngineLoad) -> bytes:
+        """Return the metrics text with the current gauges."""
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         self._waiting_for_capacity.set(load.waiting)

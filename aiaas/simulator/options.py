@@ -1,4 +1,4 @@
-"""What one simulator is told: frozen, with the reason for each default at the field."""
+"""The options of one simulator."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ DEFAULT_MODEL = "aiaas-simulator"
 class SimulatorOptions:
     """How a simulator behaves. All durations in seconds.
 
-    models             served names; the first is the one that answers are signed with, as vLLM does (transcript 109)
+    models             served names; answers carry the first one, as in vLLM (transcript 109)
     seed               mixed into every generated word and gap
-    ttft               from the start of a generation (not its arrival: a queued one waits longer) to its first token
+    ttft               from the start of a generation (not its arrival: queueing comes on top) to its first token
     itl                gap between two tokens
     jitter             0..1: each gap is multiplied by a factor drawn evenly from 1-jitter..1+jitter
-    answer_tokens      length of an answer that nothing else ends; it varies by the prompt between half of this and this
-    max_model_len      prompt and answer together, tokens
-    max_num_seqs       sequences generated at once; the rest wait
-    max_num_queued_reqs  running and waiting ones together, beyond which a request gets 503; None: no bound, as vLLM's
+    answer_tokens      length of an answer that ends by itself; varies by the prompt between half of this and this
+    max_model_len      the limit on the tokens of prompt and answer together
+    max_num_seqs       sequences generated at once; further ones wait
+    max_num_queued_reqs  running and waiting sequences together, beyond which requests get 503; None: unlimited, as vLLM
     runner             "text" answers the generate paths, "pooling" embedding, score and rerank paths; others are 404
-    api_key            asked for below /v1, /v2 and /inference only, like vLLM's (transcripts 100 to 104b)
-    keep_alive         an idle connection is closed so long after its last response (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
-    shutdown_timeout   after SIGTERM; None is vLLM's default: requests in flight fall silent and their connections stay
-                       open until their clients leave. A number lets them finish for so long
+    api_key            required below /v1, /v2 and /inference only, like vLLM's (transcripts 100 to 104b)
+    keep_alive         time after its last response when an idle connection is closed (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
+    shutdown_timeout   time after SIGTERM for requests in flight to finish. None is vLLM's default: requests in flight
+                       stop sending, and their connections stay open until the clients leave
     request_id_headers    send x-request-id back (vLLM's --enable-request-id-headers)
     force_include_usage   usage on every event of every stream (vLLM's --enable-force-include-usage)
-    fault              how it misbehaves, see `aiaas.simulator.faults`
+    fault              how the simulator misbehaves, see `aiaas.simulator.faults`
     """
 
     models: tuple[str, ...] = (DEFAULT_MODEL,)
@@ -52,9 +52,9 @@ class SimulatorOptions:
     fault: Fault = NO_FAULT
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a value that no simulator can run with."""
+        """Raise UsageError for an invalid value."""
         checks = (
-            (bool(self.models) and all(self.models), "at least one served model name is needed, and none may be empty"),
+            (bool(self.models) and all(self.models), "give at least one served model name; names must not be empty"),
             (self.ttft >= 0, "ttft must be 0 or more seconds"),
             (self.itl >= 0, "itl must be 0 or more seconds"),
             (0 <= self.jitter <= 1, "jitter must be between 0 and 1"),

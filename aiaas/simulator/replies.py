@@ -1,7 +1,6 @@
-"""The two ways to answer a generation, and where a fault strikes them.
+"""The two ways to answer a generation, and their faults.
 
-A reply listens to the engine on one side and writes to the exchange on the other; when the client leaves, it takes the
-generation out of the engine.
+A reply listens to the engine and writes to the exchange; when the client leaves, the reply aborts the generation.
 """
 
 from __future__ import annotations
@@ -10,23 +9,28 @@ from collections.abc import Callable
 
 from aiaas.simulator import errors
 from aiaas.simulator.answers import Json, encode
-from aiaas.simulator.engine import Engine, Generation
+from aiaas.simulator.engine import Generation, SimulatedEngine
 from aiaas.simulator.events import EventWriter
 from aiaas.simulator.faults import Act, Fault, Point
-from aiaas.simulator.http import Exchange
+from aiaas.simulator.http import SimulatedExchange
 
 JSON_TYPE = "application/json"
-VARY = (("vary", "Origin"),)
+VARY_ORIGIN = (("vary", "Origin"),)
 HUGE_HEADER = "x" * 128 * 1024
-# Behind an answer: to be taken for the next request's answer by whoever trusts the connection.
-EXCESS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
+# Sent after an answer: a client that reuses the connection would take it for the answer to its next request.
+EXCESS_ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"excess": "yours"}'
 
 
 class WholeReply:
-    """Not streamed: nothing is sent until the last token."""
+    """A whole answer, sent after the last token."""
 
     def __init__(
-        self, engine: Engine, exchange: Exchange, fault: Fault, whole: Callable[[], Json], died: errors.WireError
+        self,
+        engine: SimulatedEngine,
+        exchange: SimulatedExchange,
+        fault: Fault,
+        whole: Callable[[], Json],
+        died: errors.WireError,
     ) -> None:
         self.exchange = exchange
         self._died = died
@@ -41,35 +45,35 @@ class WholeReply:
         self.exchange.on_gone = lambda: self._engine.abort(generation)
 
     def on_steps(self, first: int, last: int) -> None:  # noqa: ARG002  (the engine tells both)
-        """A fault strikes with the first token, if at all: there is nothing else to see of a whole answer's middle."""
+        """Apply a fault with the first token, since a client does not see later tokens of a whole answer."""
         fault, generation = self._fault, self._generation
         if generation is None or first > 0 or fault.kind.point not in (Point.FIRST_EVENT, Point.MID_STREAM):
             return
         if fault.act is Act.DIE:
             self._engine.abort(generation)
-            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY)
+            self.exchange.respond(self._died.status, self._died.body, JSON_TYPE, after=VARY_ORIGIN)
             return
         body = encode(self._whole())
         sent = len(body) // 2 if fault.strikes(Point.MID_STREAM) else 0
         if fault.act is Act.FINISH:
             self._engine.abort(generation)
-            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY)
+            self.exchange.respond(200, body[:sent], JSON_TYPE, after=VARY_ORIGIN)
             return
         if sent:
             self.exchange.respond_partly(200, body, JSON_TYPE, sent)
         _stop_half_way(self._engine, self.exchange, generation, fault)
 
     def on_end(self) -> None:
-        """The whole answer."""
-        self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY)
+        """Send the whole answer."""
+        self.exchange.respond(200, encode(self._whole()), JSON_TYPE, after=VARY_ORIGIN)
         if self._fault.strikes(Point.END):
-            self.exchange.write_raw(EXCESS)
+            self.exchange.write_raw(EXCESS_ANSWER)
 
 
 class StreamReply:
-    """Streamed: status and headers before the engine has begun (130), then each token as it comes."""
+    """A streamed answer: status and headers before the engine begins (130), then each token when it is generated."""
 
-    def __init__(self, engine: Engine, exchange: Exchange, fault: Fault, writer: EventWriter) -> None:
+    def __init__(self, engine: SimulatedEngine, exchange: SimulatedExchange, fault: Fault, writer: EventWriter) -> None:
         self.exchange = exchange
         self._engine = engine
         self._fault = fault
@@ -83,7 +87,7 @@ class StreamReply:
         self.exchange.start_stream()
 
     def on_steps(self, first: int, last: int) -> None:
-        """Send what these tokens add, up to where a fault strikes."""
+        """Send the events of these tokens, up to the point where a fault strikes."""
         upto = last
         if self._fault.strikes(Point.FIRST_EVENT):
             upto = 0
@@ -98,14 +102,14 @@ class StreamReply:
             self._strike(self._generation, upto)
 
     def on_end(self) -> None:
-        """The end mark, and the last chunk."""
+        """Send the end mark and the last chunk."""
         self.exchange.send(self._writer.last())
         self.exchange.end_stream()
         if self._fault.strikes(Point.END):
-            self.exchange.write_raw(EXCESS)
+            self.exchange.write_raw(EXCESS_ANSWER)
 
     def _strike(self, generation: Generation, k: int) -> None:
-        """Instead of token `k`."""
+        """Apply the fault instead of sending token `k`."""
         act = self._fault.act
         if act in (Act.DIE, Act.FINISH):
             self._engine.abort(generation)
@@ -122,8 +126,8 @@ class StreamReply:
         _stop_half_way(self._engine, self.exchange, generation, self._fault)
 
 
-def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, fault: Fault) -> None:
-    """Silence, RST, garbage or FIN."""
+def _stop_half_way(engine: SimulatedEngine, exchange: SimulatedExchange, generation: Generation, fault: Fault) -> None:
+    """Apply the fault to the unfinished answer: hang, RST, garbage or FIN."""
     if fault.act is Act.HANG:
         engine.freeze(generation)
         return
@@ -136,8 +140,8 @@ def _stop_half_way(engine: Engine, exchange: Exchange, generation: Generation, f
         exchange.close()
 
 
-def strike_request(exchange: Exchange, fault: Fault) -> None:
-    """The faults that stand before the engine. Raises WireError where vLLM itself would refuse so."""
+def strike_request(exchange: SimulatedExchange, fault: Fault) -> None:
+    """Apply a fault that strikes before the engine. Raises WireError for the faults that are vLLM's own errors."""
     if fault.act is Act.HANG:
         return
     if fault.act is Act.RESET:
@@ -153,14 +157,14 @@ def strike_request(exchange: Exchange, fault: Fault) -> None:
         _answer_otherwise(exchange, fault)
 
 
-def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
+def _answer_otherwise(exchange: SimulatedExchange, fault: Fault) -> None:
     name, status = fault.name, int(fault.arg) or 200
     refusals = {
         "busy": errors.engine_busy,
         "engine-dead": errors.engine_dead,
         "draining": errors.engine_gone,
         "unhandled-exception": errors.nested_too_deep,
-        "unauthorized": errors.unauthorized,
+        "unauthorized": errors.wire_unauthorized,
     }
     if name in refusals:
         raise refusals[name]()
@@ -171,7 +175,7 @@ def _answer_otherwise(exchange: Exchange, fault: Fault) -> None:
         exchange.respond(refusal.status, refusal.body, JSON_TYPE, after=(("retry-after", f"{fault.arg:g}"),))
     elif name == "redirect":
         location = f"http://{exchange.request.headers.get('host', '')}{exchange.request.path}"
-        exchange.respond(307, b"", None, after=(("location", location), *VARY))
+        exchange.respond(307, b"", None, after=(("location", location), *VARY_ORIGIN))
     elif name == "huge-headers":
         exchange.respond(200, b"{}", JSON_TYPE, after=(("x-huge", HUGE_HEADER),))
     else:

@@ -1,7 +1,7 @@
-"""From a request's body to a Job: what to generate and how to answer, or a refusal in vLLM's words.
+"""Parse a request's body into a Job, which says what to generate and how to answer, or raise vLLM's error.
 
-Pure. The order of the checks is vLLM's: form, fields that contradict each other, model, tools, conversation, length,
-values. Not simulated: logprobs, tools that are really called, response_format, echo, images (refused, 62).
+Pure. The order of the checks is vLLM's: form, contradicting fields, model, tools, conversation, length, values. Not
+simulated: logprobs, actual tool calls, response_format, echo, images (refused, 62).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from aiaas.simulator.checks import Values, check_length, check_values
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.forms import (
     ChatForm,
+    CompletionPrompt,
     CompletionsForm,
     CountTokensForm,
     MessagesForm,
-    Prompt,
     ResponsesForm,
     Sampling,
     TokenizeForm,
@@ -32,7 +32,7 @@ from aiaas.simulator.generate import (
     TOKENS_PER_MESSAGE,
     TOKENS_TO_OPEN_ANSWER,
     Ask,
-    Choice,
+    SimulatedChoice,
     count_tokens,
     make_choice,
     seed_of,
@@ -40,33 +40,33 @@ from aiaas.simulator.generate import (
 )
 from aiaas.simulator.options import SimulatorOptions
 
-Family = Literal["chat", "completions", "responses", "messages"]
-Message = dict[str, Any]
+ApiFamily = Literal["chat", "completions", "responses", "messages"]
+ChatMessage = dict[str, Any]
 
 _EOS_TOKEN_ID = "2"  # `logit_bias: {"2": 100}` ends an answer at once, as with the tiny Llama of transcript 161
 _MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
-# A tool call's arguments nested deeper than this are beyond CPython 3.11's recursion limit of 1000, of which vLLM's own
-# frames have taken some; 500 levels are parsed.
+# A tool call's arguments that are nested deeper exceed CPython 3.11's recursion limit of 1000, some of which vLLM's own
+# frames use; vLLM parses 500 levels.
 _MAX_NESTING = 900
 _EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Provide at least one message."
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One request that generates, decided in full.
+class GenerationJob:
+    """One request that generates, with its complete answers.
 
     prompts     tokens of each prompt; choice i answers prompt i // n
-    choices     what will be answered, in order of index
+    choices     the answers, in order of index
     seed        decides the pace's jitter
-    usage       "none", "end" or "every" event of a stream
-    request_id  the body's own, or None
+    usage       which events of a stream have usage: "none", "end" or "every"
+    request_id  from the body, or None
     echo        fields of the request that /v1/responses repeats
     """
 
-    family: Family
+    family: ApiFamily
     stream: bool
     prompts: tuple[int, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[SimulatedChoice, ...]
     seed: int
     usage: Literal["none", "end", "every"] = "none"
     n: int = 1
@@ -75,21 +75,21 @@ class Job:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts."""
+        """The tokens of all prompts."""
         return sum(self.prompts)
 
 
-def parse_job(family: Family, data: object, options: SimulatorOptions) -> Job:
-    """The job that a decoded body asks for.
+def parse_job(family: ApiFamily, data: object, options: SimulatorOptions) -> GenerationJob:
+    """Parse a decoded body.
 
     Raises:
-        WireError: in vLLM's words, see `errors`.
+        WireError: with vLLM's message, see `errors`.
     """
     return _PARSERS[family](data, options)
 
 
-def parse_invocation(data: object, options: SimulatorOptions) -> Job:
-    """The job of a body sent to /invocations: chat where it has that form, else completions; any model name will do."""
+def parse_invocation(data: object, options: SimulatorOptions) -> GenerationJob:
+    """Parse a body sent to /invocations: as chat if it has that form, else as completions. The model is ignored."""
     if not isinstance(data, dict):
         raise errors.bad_request("list indices must be integers or slices, not str")
     data = {**data, "model": None}
@@ -101,7 +101,8 @@ def parse_invocation(data: object, options: SimulatorOptions) -> Job:
 
 
 def check_model(name: str | None, options: SimulatorOptions, *, pooling: bool = False) -> None:
-    """Refuse a model that is not served; none given means the first (17). The pooling paths say less about it (157)."""
+    """Refuse a model that is not served; without a name the first model counts (17). Pooling paths have a shorter
+    message (157)."""
     if name and name not in options.models:
         raise errors.unknown_model(name, options.models, pooling=pooling)
 
@@ -117,8 +118,8 @@ def count_messages_tokens(data: object, options: SimulatorOptions) -> int:
 
 
 def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[str], bool]:
-    """The tokens of a /tokenize request (27, 28), and whether their texts are asked for; a conversation's template is
-    shown as markers."""
+    """Return the tokens of a /tokenize request (27, 28), and whether it asks for their texts. Markers stand for a
+    conversation's template."""
     form = fill_form(TokenizeForm, data)
     check_model(form.model, options)
     if form.messages is None and form.prompt is None:
@@ -136,12 +137,12 @@ def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[st
     return [*pieces, "<|start|>", "assistant", "<|text|>"], bool(form.return_token_strs)
 
 
-def prompt_texts(value: Prompt) -> list[str]:
-    """The texts to embed; token ids stand for themselves."""
+def prompt_texts(value: CompletionPrompt) -> list[str]:
+    """Return the texts to embed; a list of token ids becomes its `repr`."""
     return [text for text, _ in _prompts(value)]
 
 
-def _parse_chat(data: object, options: SimulatorOptions) -> Job:
+def _parse_chat(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(ChatForm, data)
     _check_contradictions(form)
     check_model(form.model, options)
@@ -163,7 +164,7 @@ def _parse_chat(data: object, options: SimulatorOptions) -> Job:
     return _sampled_job("chat", form, asked, [(json.dumps(messages), prompt_tokens)], options)
 
 
-def _parse_completions(data: object, options: SimulatorOptions) -> Job:
+def _parse_completions(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(CompletionsForm, data)
     _check_stream_options(form)
     if form.prompt is None or form.prompt == "":
@@ -179,11 +180,11 @@ def _parse_completions(data: object, options: SimulatorOptions) -> Job:
     return _sampled_job("completions", form, form.max_tokens, prompts, options)
 
 
-def _parse_responses(data: object, options: SimulatorOptions) -> Job:
+def _parse_responses(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(ResponsesForm, data)
     check_model(form.model, options)
     if isinstance(form.input, str):
-        messages: list[Message] = [{"content": form.input}]
+        messages: list[ChatMessage] = [{"content": form.input}]
     else:
         messages = [item for item in form.input if isinstance(item, dict)]
         _check_arguments(messages)
@@ -207,11 +208,13 @@ def _parse_responses(data: object, options: SimulatorOptions) -> Job:
         "user": form.user,
     }
     choice = make_choice(ask, seed, options.answer_tokens)
-    job = Job("responses", bool(form.stream), (prompt_tokens,), (choice,), seed, request_id=form.request_id, echo=echo)
+    job = GenerationJob(
+        "responses", bool(form.stream), (prompt_tokens,), (choice,), seed, request_id=form.request_id, echo=echo
+    )
     return job
 
 
-def _parse_messages(data: object, options: SimulatorOptions) -> Job:
+def _parse_messages(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(MessagesForm, data)
     try:
         return _messages_job(form, options)
@@ -219,23 +222,23 @@ def _parse_messages(data: object, options: SimulatorOptions) -> Job:
         raise errors.anthropic(error) from error
 
 
-def _messages_job(form: MessagesForm, options: SimulatorOptions) -> Job:
+def _messages_job(form: MessagesForm, options: SimulatorOptions) -> GenerationJob:
     check_model(form.model, options)
     if not form.messages:
         raise errors.bad_request(_EMPTY_CONVERSATION)
     messages = _with_system(form)
     prompt_tokens = _count_chat_tokens(messages, options)
-    # vLLM turns the request into a chat completion first, and speaks of that one's field.
+    # vLLM first converts the request to a chat completion, so its message names the field of a chat completion.
     check_length(form.max_tokens, "max_completion_tokens", prompt_tokens, options.max_model_len)
     stop = tuple(form.stop_sequences or ())
     check_values(Values(max_tokens=form.max_tokens, temperature=form.temperature, top_p=form.top_p, stop=stop))
     seed = seed_of(options.seed, json.dumps(messages))
     ask = Ask(form.max_tokens, options.max_model_len - prompt_tokens, stop=stop)
     choice = make_choice(ask, seed, options.answer_tokens)
-    return Job("messages", bool(form.stream), (prompt_tokens,), (choice,), seed)
+    return GenerationJob("messages", bool(form.stream), (prompt_tokens,), (choice,), seed)
 
 
-_PARSERS: dict[Family, Callable[[object, SimulatorOptions], Job]] = {
+_PARSERS: dict[ApiFamily, Callable[[object, SimulatorOptions], GenerationJob]] = {
     "chat": _parse_chat,
     "completions": _parse_completions,
     "responses": _parse_responses,
@@ -244,8 +247,8 @@ _PARSERS: dict[Family, Callable[[object, SimulatorOptions], Job]] = {
 
 
 def _sampled_job(
-    family: Family, form: Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
-) -> Job:
+    family: ApiFamily, form: Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
+) -> GenerationJob:
     """Check the sampling values, then make every choice: n for each prompt."""
     n = 1 if form.n is None else form.n
     stop = (form.stop,) if isinstance(form.stop, str) else tuple(form.stop or ())
@@ -276,7 +279,7 @@ def _sampled_job(
         )
         seeds = (seed_of(options.seed, form.seed, text, index) for index in range(n))
         choices += [make_choice(ask, seed, options.answer_tokens) for seed in seeds]
-    return Job(
+    return GenerationJob(
         family,
         bool(form.stream),
         tuple(tokens for _, tokens in prompts),
@@ -289,7 +292,7 @@ def _sampled_job(
 
 
 def _check_contradictions(form: ChatForm) -> None:
-    """Fields of a chat request that need each other."""
+    """Check fields of a chat request that depend on each other."""
     _check_stream_options(form)
     if form.tools is not None and not form.tools:
         raise errors.bad_request(
@@ -306,8 +309,8 @@ def _check_contradictions(form: ChatForm) -> None:
             raise errors.bad_request(message, "top_logprobs")
 
 
-def _calls_of(messages: Sequence[Message]) -> list[Message]:
-    """The functions that a conversation says were called."""
+def _calls_of(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the function calls in a conversation."""
     calls = [
         call for message in messages if isinstance(message.get("tool_calls"), list) for call in message["tool_calls"]
     ]
@@ -315,8 +318,8 @@ def _calls_of(messages: Sequence[Message]) -> list[Message]:
     return [function for function in functions if isinstance(function, dict)]
 
 
-def _check_arguments(calls: Iterable[Message]) -> None:
-    """Arguments that vLLM's JSON parser gives up on; text that is not JSON counts as no arguments."""
+def _check_arguments(calls: Iterable[ChatMessage]) -> None:
+    """Refuse arguments that are nested too deep for vLLM's JSON parser; vLLM ignores text that is not JSON."""
     for call in calls:
         arguments = call.get("arguments")
         if isinstance(arguments, str):
@@ -326,7 +329,7 @@ def _check_arguments(calls: Iterable[Message]) -> None:
 
 
 def _check_stream_options(form: Sampling) -> None:
-    # An empty object contradicts nothing: vLLM looks whether there is anything in it.
+    # vLLM accepts an empty object without a stream.
     if form.stream_options is not None and form.stream_options.model_fields_set and not form.stream:
         raise errors.bad_request("Stream options can only be defined when `stream=True`.", "stream_options")
 
@@ -344,22 +347,22 @@ def _ends_at_once(logit_bias: dict[str, float] | None) -> bool:
     return (logit_bias or {}).get(_EOS_TOKEN_ID, 0) >= 100
 
 
-def _plain(messages: Sequence[BaseModel]) -> list[Message]:
+def _plain(messages: Sequence[BaseModel]) -> list[ChatMessage]:
     return [message.model_dump() for message in messages]
 
 
-def _with_system(form: CountTokensForm) -> list[Message]:
+def _with_system(form: CountTokensForm) -> list[ChatMessage]:
     messages = _plain(form.messages)
     return [{"role": "system", "content": form.system}, *messages] if form.system else messages
 
 
-def _count_chat_tokens(messages: list[Message], options: SimulatorOptions) -> int:
-    """Tokens of a conversation, by the rule of `generate`."""
+def _count_chat_tokens(messages: list[ChatMessage], options: SimulatorOptions) -> int:
+    """Count the tokens of a conversation by the rule of `generate`."""
     pieces = sum(TOKENS_PER_MESSAGE + count_tokens(_text_of(message, options)) for message in messages)
     return pieces + TOKENS_TO_OPEN_ANSWER
 
 
-def _text_of(message: Message, options: SimulatorOptions) -> str:
+def _text_of(message: ChatMessage, options: SimulatorOptions) -> str:
     content = message.get("content")
     if not isinstance(content, list):
         return str(content or "")
@@ -369,8 +372,8 @@ def _text_of(message: Message, options: SimulatorOptions) -> str:
     return "\n".join(str(part.get("text", "")) for part in parts)
 
 
-def _prompts(value: Prompt) -> list[tuple[str, int]]:
-    """Each prompt with its token count; ids count one each."""
+def _prompts(value: CompletionPrompt) -> list[tuple[str, int]]:
+    """Return each prompt with its token count; each id counts as one token."""
     if isinstance(value, str):
         return [(value, count_tokens(value))]
     ids = [item for item in value if isinstance(item, int)]

@@ -1,12 +1,11 @@
-"""A simulator's life: bind, serve, stop; as a process of its own (`run_simulator`) or inside a test
-(`running_simulator`).
+"""Start, serve and stop a simulator, as a separate process (`run_simulator`) or inside a test (`running_simulator`).
 
-Stopping, as vLLM 0.32 does it (transcripts 131, 139, 140):
-    SIGTERM, shutdown_timeout None   the port is refused at once; requests in flight fall silent, their connections stay
-                                     open until the clients leave, and only then does the process end
-    SIGTERM, shutdown_timeout N      what is in flight goes on to its end, new generate requests get 500 while /health
-                                     stays 200; the end comes when nothing is in flight, or after N seconds
-    SIGINT, or a second signal       everything is dropped at once (of a person at a terminal)
+It stops like vLLM 0.32 (transcripts 131, 139, 140):
+    SIGTERM, shutdown_timeout None   refuse connections at once; requests in flight stop sending, their connections stay
+                                     open, and the process ends when the clients have left
+    SIGTERM, shutdown_timeout N      requests in flight finish; new generate requests get 500 while /health stays 200;
+                                     the process ends when every request has finished, or after N seconds
+    SIGINT, or a second signal       drop everything at once (usually Ctrl-C at a terminal)
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from aiaas.simulator.faults import Act, Fault, Point, parse_fault
 from aiaas.simulator.http import HttpServer
 from aiaas.simulator.options import SimulatorOptions
 
-BACKLOG = 1024
-STOP_POLL = 0.02  # s, between two looks whether a stopping simulator is done
+LISTEN_BACKLOG = 1024
+STOP_POLL = 0.02  # s, between two checks whether a stopping simulator is done
 
 
 async def run_simulator(
     options: SimulatorOptions, *, host: str, port: int, ready: Callable[[int], None] | None = None
 ) -> None:
-    """Run a simulator until SIGTERM or SIGINT; in the main thread, since it takes the signals.
+    """Run a simulator until SIGTERM or SIGINT. Call it in the main thread, since it handles signals.
 
     Args:
-        options: how it behaves.
+        options: how the simulator behaves.
         host: address to listen on.
-        port: port, 0 for any free one.
-        ready: called once with the port when connections are accepted.
+        port: port, 0 for any free port.
+        ready: called once with the port when the simulator accepts connections.
 
     Raises:
         EnvironmentFault: the port cannot be bound.
@@ -64,7 +63,7 @@ class Stats:
 
     connections, accepted       open now; opened since the start
     running, waiting            sequences in generation, and waiting for a place
-    begun, finished, aborted    generations that entered the batch, ended by themselves, left early in any phase
+    begun, finished, aborted    generations that entered the batch, completed, left early in any phase
     generated_tokens            since the start
     """
 
@@ -82,7 +81,7 @@ class SimulatorHandle:
     """A running simulator, for tests.
 
     url   "http://127.0.0.1:PORT"
-    port  its port
+    port  the port that the simulator listens on
     """
 
     def __init__(
@@ -104,17 +103,17 @@ class SimulatorHandle:
 
     @property
     def options(self) -> SimulatorOptions:
-        """What it was started with."""
+        """The options that the simulator was started with."""
         return self._app.options
 
     @property
     def received(self) -> list[Received]:
-        """The last requests it received (up to 1000), oldest first."""
+        """The last requests that the simulator received (1000 by default), oldest first."""
         return list(self._app.received)
 
     @property
     def stats(self) -> Stats:
-        """Its counts now."""
+        """The current counts."""
         engine = self._app.engine
         return Stats(
             connections=len(self._http.connections),
@@ -128,27 +127,27 @@ class SimulatorHandle:
         )
 
     def set_fault(self, fault: Fault | str) -> None:
-        """Misbehave so from the next request on ("none" behaves again).
+        """Apply a fault from the next request on ("none" restores normal behaviour).
 
-        What strikes at the connect (`refuse`, `hang-before-connect`) works at the start only.
+        Faults that strike at the connect (`refuse`, `hang-before-connect`) only work if set at the start.
         """
         self._app.fault = parse_fault(fault) if isinstance(fault, str) else fault
 
     async def wait_for(self, condition: Callable[[Stats], bool], timeout: float = 2.0) -> Stats:
-        """The stats, as soon as the condition holds of them.
+        """Wait until the stats meet the condition, and return them.
 
         Raises:
-            TimeoutError: it did not within `timeout` seconds; the message has the last stats.
+            TimeoutError: the stats did not meet the condition within `timeout` seconds; the message has the last stats.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         while not condition(stats := self.stats):
             if asyncio.get_running_loop().time() > deadline:
-                raise TimeoutError(f"the simulator did not get there within {timeout} s: {stats}")
+                raise TimeoutError(f"the simulator did not meet the condition within {timeout} s: {stats}")
             await asyncio.sleep(0.002)
         return stats
 
     def stop_listening(self) -> None:
-        """Refuse new connections; open ones go on."""
+        """Refuse new connections; open connections continue."""
         if self._server is not None:
             self._server.close()
         else:
@@ -161,22 +160,22 @@ class SimulatorHandle:
         self._http.stopping = False
 
     async def kill(self) -> None:
-        """Stop at once: no listening, no connections, as after SIGKILL."""
+        """Close the port and all connections at once, as after SIGKILL."""
         self.stop_listening()
         self._http.abort()
-        await asyncio.sleep(0)  # the transports' connection_lost
+        await asyncio.sleep(0)  # let the transports call connection_lost
 
 
 @contextlib.asynccontextmanager
 async def running_simulator(
     options: SimulatorOptions | None = None, *, host: str = "127.0.0.1", port: int = 0, record: int = 1000
 ) -> AsyncIterator[SimulatorHandle]:
-    """A simulator in this process and loop; it is gone at the end of the `async with`.
+    """Run a simulator in this process and loop until the end of the `async with`.
 
     Args:
-        options: how it behaves; the default has ttft 50 ms and a token each 10 ms.
+        options: how the simulator behaves; the default has a ttft of 50 ms and a token every 10 ms.
         host: address to listen on.
-        port: 0 for any free one.
+        port: 0 for any free port.
         record: how many requests `received` keeps.
     """
     handle = await _start(options or SimulatorOptions(), host, port, record=record)
@@ -193,18 +192,18 @@ async def _start(options: SimulatorOptions, host: str, port: int, *, record: int
     sock = _bind(host, port)
     if options.fault.strikes(Point.CONNECT):
         crowd = _fill_backlog(sock) if options.fault.act is Act.HANG else ()
-        return SimulatorHandle(app, http, None, sock, crowd)  # bound, and if not listening: refused
-    server = await loop.create_server(http.protocol, sock=sock, backlog=BACKLOG)
+        return SimulatorHandle(app, http, None, sock, crowd)  # a bound socket that does not listen refuses connections
+    server = await loop.create_server(http.protocol, sock=sock, backlog=LISTEN_BACKLOG)
     return SimulatorHandle(app, http, server, sock)
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A bound socket; without SO_REUSEPORT, so that two servers never share a port unnoticed."""
+    """Return a bound socket, without SO_REUSEPORT, so that two servers never share a port unnoticed."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise EnvironmentFault(
-            f"cannot listen on {host}: {error.strerror or error}; give an address of this machine"
+            f"cannot listen on {host}: {error.strerror or error}; choose an address of this machine"
         ) from error
     sock = socket.socket(family, kind, proto)
     try:
@@ -218,7 +217,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _fill_backlog(sock: socket.socket) -> tuple[socket.socket, ...]:
-    """Listen without ever accepting, the queue full: Linux then ignores every further connection attempt."""
+    """Listen, fill the queue and never accept, so that Linux ignores every further connection attempt."""
     sock.listen(0)
     crowd = tuple(socket.socket(sock.family) for _ in range(4))
     for filler in crowd:
@@ -228,21 +227,21 @@ def _fill_backlog(sock: socket.socket) -> tuple[socket.socket, ...]:
 
 
 class _StopSignals:
-    """`first` is set by the first signal; `now` when there is no time to be gentle."""
+    """The first signal sets `first`; SIGINT or a second signal sets `now`."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.now = asyncio.Event()
 
     def caught(self, number: int) -> None:
-        """A signal came."""
+        """Handle a signal."""
         if number == signal.SIGINT or self.first.is_set():
             self.now.set()
         self.first.set()
 
 
 async def _stop_gently(running: SimulatorHandle, timeout: float | None, now: asyncio.Event) -> None:
-    """See the module's table; returns when the process may end."""
+    """Stop as in the module's table; return when the process may end."""
     app, http = running._app, running._http
     if timeout is None:
         running.stop_listening()

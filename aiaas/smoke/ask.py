@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 
 from aiaas.httpclient.answer import Answer, PlainAnswer
-from aiaas.httpclient.client import BrokenError, Client
+from aiaas.httpclient.client import BrokenError, HttpClient
 from aiaas.httpclient.target import HttpTarget
-from aiaas.loadtest.limit_check import PATIENCE
+from aiaas.loadtest.limit_check import BUCKET_PATIENCE
 from aiaas.loadtest.prompts import PATHS
 from aiaas.smoke.judge import error_of
 from aiaas.smoke.result import Seen
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SmokeSettings:
     """The gateway to test, and what the config or the caller tells about it.
 
     tls        verifies a certificate in full, whatever `target` accepts; None for plain HTTP
@@ -85,13 +85,13 @@ class Asker:
     rested   seconds spent waiting for the key's own limit; a check's duration does not include them
     """
 
-    def __init__(self, settings: Settings, say: Say) -> None:
+    def __init__(self, settings: SmokeSettings, say: Say) -> None:
         self.settings = settings
         self.model = settings.model
         self.refused = False
         self.rested = 0.0
         self._say = say
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, HttpClient] = {}
 
     @property
     def path(self) -> str:
@@ -148,7 +148,7 @@ class Asker:
         leave: int | None,
     ) -> tuple[Seen, bool]:
         target = to or self.settings.target
-        client = self._clients.setdefault(target.url, Client(target))
+        client = self._clients.setdefault(target.url, HttpClient(target))
         length = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         request = target.head(method, path, key) + length.encode() + b"\r\n" + (body or b"")
         began = time.perf_counter()
@@ -194,4 +194,4 @@ def wait_told(seen: Seen) -> float | None:
         return None
     told = seen.headers.get("retry-after-ms", ""), seen.headers.get("retry-after", "")
     wait = int(told[0]) / 1000 if told[0].isdecimal() else float(told[1]) if told[1].isdecimal() else None
-    return wait if wait is not None and wait <= PATIENCE else None
+    return wait if wait is not None and wait <= BUCKET_PATIENCE else None

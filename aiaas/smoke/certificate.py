@@ -10,8 +10,8 @@ import msgspec
 
 from aiaas.httpclient.target import HttpTarget
 from aiaas.smoke.result import Verdict, judged
+from aiaas.units import DAY
 
-DAY: Final = 86400.0
 # Let's Encrypt renews a 90-day certificate with 30 days left, a one-day one with 8 hours; below both, renewal failed.
 LEAST_DAYS: Final = 14.0
 LEAST_SHARE: Final = 1 / 6

@@ -18,7 +18,7 @@ from aiaas.loadtest.limit_run import check_burst
 from aiaas.smoke.ask import WORTH_SAYING, Asker
 from aiaas.smoke.certificate import judge_certificate, read_certificate
 from aiaas.smoke.judge import (
-    NO_KEY,
+    MISSING_KEY,
     WRONG_KEY,
     hint_for,
     judge_completion,
@@ -88,7 +88,7 @@ async def _no_key(asker: Asker) -> Verdict:
     if not asker.settings.has_auth:
         return skipped(_NO_AUTH)
     hint = "anyone can use it: `auth.enabled` is false, or the URL bypasses the gateway"
-    return judge_refusal(await asker.post(asker.body(NO_MODEL), None), 401, NO_KEY, hint, challenge=True)
+    return judge_refusal(await asker.post(asker.body(NO_MODEL), None), 401, MISSING_KEY, hint, challenge=True)
 
 
 async def _wrong_key(asker: Asker) -> Verdict:
@@ -189,7 +189,7 @@ class Check:
     make: Callable[[Asker], Awaitable[Verdict]]
 
 
-MODELS: Final = "models"
+MODELS_CHECK: Final = "models"
 CERTIFICATE: Final = "certificate"
 CHECKS: Final = (
     Check("health", "GET /health is 200", False, _health),
@@ -200,7 +200,7 @@ CHECKS: Final = (
     Check("metrics-hidden", "GET /metrics is not public", False, _hidden_metrics),
     Check("no-key", "a request without a key is 401 missing_api_key, with WWW-Authenticate", False, _no_key),
     Check("wrong-key", "a wrong key is 401 invalid_api_key", False, _wrong_key),
-    Check(MODELS, "the key works, and GET /v1/models lists the model", False, _models),
+    Check(MODELS_CHECK, "the key works, and GET /v1/models lists the model", False, _models),
     Check("completion", "an answer with a choice and usage", True, _completion),
     Check("request-id", "every answer has its own x-request-id", True, _request_id),
     Check("stream", "events that parse, usage only where asked for, [DONE]", True, _stream),

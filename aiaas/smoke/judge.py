@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from aiaas.openai.toplevel import UNREADABLE
 from aiaas.openai.usage import TokenUsage, usage_of
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
 
 REDIRECTS: Final = (301, 302, 307, 308)
-NO_KEY: Final = "missing_api_key"
+MISSING_KEY: Final = "missing_api_key"
 WRONG_KEY: Final = "invalid_api_key"
 
 
@@ -45,7 +46,6 @@ class _Completion(msgspec.Struct):
 _BODY: Final[msgspec.json.Decoder[_Body]] = msgspec.json.Decoder(_Body)
 _MODELS: Final[msgspec.json.Decoder[_Models]] = msgspec.json.Decoder(_Models)
 _COMPLETION: Final[msgspec.json.Decoder[_Completion]] = msgspec.json.Decoder(_Completion)
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _BY_ERROR: Final = {
     "connect": "the server no longer accepts connections: did the gateway restart or crash?",
@@ -62,7 +62,7 @@ _BY_CODE: Final = {
     "upstream_timeout": "the engine was silent for longer than the backend's `timeout`",
     "overloaded": "the queue in front of the engine is full",
     "draining": "this gateway is shutting down; is a rollout in progress?",
-    NO_KEY: "no key was given: --api-key-file FILE or $AIAAS_API_KEY",
+    MISSING_KEY: "no key was given: --api-key-file FILE or $AIAAS_API_KEY",
     WRONG_KEY: "the gateway does not know the key: another key file, a Secret not yet synced, a revoked or expired key",
     "model_not_found": "the config does not have that model, or the key may not use it",
     "not_found": "none of the config's backends has this path in its `endpoints`",
@@ -86,7 +86,7 @@ def error_of(seen: Seen) -> tuple[str, str] | None:
     """Code and message of an error in OpenAI's form; None for other forms."""
     try:
         error = _BODY.decode(seen.body).error
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return str(error.code if error.code is not None else ""), error.message
 
@@ -166,7 +166,7 @@ def models_in(seen: Seen) -> tuple[str, ...] | None:
         return None
     try:
         return tuple(model.id for model in _MODELS.decode(seen.body).data)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -177,7 +177,7 @@ def judge_models(seen: Seen, wanted: str | None, has_key: bool) -> Verdict:
     if listed is None:
         hint = "something other than the gateway answers there; is the URL right?"
         if seen.status in (401, 403):
-            hint = _BY_CODE[WRONG_KEY if has_key else NO_KEY]
+            hint = _BY_CODE[WRONG_KEY if has_key else MISSING_KEY]
         elif seen.status == 404:
             hint = "none of the config's backends has /v1/models in its `endpoints`; give --model"
         return judged(False, expected, says(seen), hint_for(seen, hint))
@@ -196,7 +196,7 @@ def judge_completion(seen: Seen, most_tokens: int) -> Verdict:
         return judged(False, expected, says(seen), hint_for(seen, _BY_ERROR["garbage"]))
     try:
         choices = len(_COMPLETION.decode(seen.body).choices)
-    except _UNREADABLE:
+    except UNREADABLE:
         return judged(False, expected, "200 with JSON that is not a completion", _NO_VLLM)
     usage = usage_of(seen.body)
     if not choices or usage is None:

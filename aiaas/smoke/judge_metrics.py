@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from aiaas.loadtest.limit_check import Check
+from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge import hint_for, says
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
@@ -161,7 +161,7 @@ def first_difference(here: Any, there: Any, place: str = "") -> str | None:
     return None if here == there and type(here) is type(there) else place or "the top"
 
 
-def judge_limit(checks: tuple[Check, ...]) -> Verdict:
+def judge_limit(checks: tuple[LimitCheck, ...]) -> Verdict:
     """The statements of the limit check as one verdict."""
     hint = (
         "several gateways each count alone (`rate_limit.store: memory`), or a proxy answers; "

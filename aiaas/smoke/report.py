@@ -10,7 +10,7 @@ from msgspec import to_builtins
 
 from aiaas.smoke.result import FAILED, PASSED, SKIPPED, Result
 
-LONGEST_NAME: Final = 14
+CHECK_COLUMN: Final = 14
 
 
 def held(results: Sequence[Result]) -> bool:
@@ -23,14 +23,14 @@ def count(results: Sequence[Result], outcome: str) -> int:
     return sum(result.outcome == outcome for result in results)
 
 
-def summary(results: Sequence[Result]) -> str:
+def results_line(results: Sequence[Result]) -> str:
     """The last line."""
     return ", ".join(f"{count(results, outcome)} {outcome}" for outcome in (PASSED, FAILED, SKIPPED))
 
 
 def lines(result: Result) -> list[str]:
     """A result as lines of text; a failure shows what was expected, what came, and the usual cause."""
-    first = f"{result.outcome:7}  {result.name:{LONGEST_NAME}}  {took_of(result):>8}  "
+    first = f"{result.outcome:7}  {result.name:{CHECK_COLUMN}}  {took_of(result):>8}  "
     if result.outcome != FAILED:
         return [first + result.seen]
     more = [f"expected  {result.expected}"] + ([f"hint      {result.hint}"] if result.hint else [])
@@ -46,7 +46,7 @@ def took_of(result: Result) -> str:
     return f"{result.seconds * 1000:.{0 if result.seconds >= 0.01 else 1}f} ms"
 
 
-def to_json(url: str, results: Sequence[Result], *, interrupted: bool) -> dict[str, Any]:
+def results_as_json(url: str, results: Sequence[Result], *, interrupted: bool) -> dict[str, Any]:
     """For machines."""
     return {
         "url": url,

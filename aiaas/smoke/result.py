@@ -88,7 +88,7 @@ def _shown(text: str, secrets: Collection[str]) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
-def choose(names: Sequence[str], only: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
+def choose_checks(names: Sequence[str], only: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
     """The wanted checks, in their own order. Raises UsageError for an unknown name."""
     for option, given in (("--only", only), ("--skip", without)):
         for name in given:

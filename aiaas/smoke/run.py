@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 
 from aiaas.errors import EnvironmentFault
 from aiaas.loadtest.probe import HINTS
-from aiaas.smoke.ask import Asker, Say, Settings
-from aiaas.smoke.checks import CERTIFICATE, CHECKS, MODELS, Check
+from aiaas.smoke.ask import Asker, Say, SmokeSettings
+from aiaas.smoke.checks import CERTIFICATE, CHECKS, MODELS_CHECK, Check
 from aiaas.smoke.result import Result, Verdict, result_of, skipped
 
 Tell = Callable[[Result], None]
 NAMES = tuple(check.name for check in CHECKS)
 
 
-async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell, say: Say) -> None:
+async def run_checks(settings: SmokeSettings, names: Sequence[str], begin: Say, tell: Tell, say: Say) -> None:
     """Run the named checks, and `models` as well where one of them needs the key.
 
     Args:
@@ -32,8 +32,8 @@ async def smoke(settings: Settings, names: Sequence[str], begin: Say, tell: Tell
         EnvironmentFault: the server cannot be reached.
     """
     wanted = [check for check in CHECKS if check.name in names]
-    if any(check.keyed for check in wanted) and MODELS not in names:
-        wanted = [check for check in CHECKS if check in wanted or check.name == MODELS]
+    if any(check.keyed for check in wanted) and MODELS_CHECK not in names:
+        wanted = [check for check in CHECKS if check in wanted or check.name == MODELS_CHECK]
     secrets = tuple(key for key in (settings.key, settings.direct_key) if key)
     asker = Asker(settings, say)
     try:
@@ -62,7 +62,7 @@ def _obstacle(check: Check, asker: Asker, untrusted: bool) -> str | None:
     if untrusted and check.name not in (CERTIFICATE, "redirect"):
         return f"the certificate is not trusted; see `{CERTIFICATE}` (--insecure continues anyway)"
     if check.keyed and asker.refused:
-        return f"the server refuses the key; see `{MODELS}`" if asker.settings.key else "needs a key"
+        return f"the server refuses the key; see `{MODELS_CHECK}`" if asker.settings.key else "needs a key"
     if check.keyed and asker.model is None:
-        return f"the model is unknown; see `{MODELS}`"
+        return f"the model is unknown; see `{MODELS_CHECK}`"
     return None

@@ -25,7 +25,7 @@ from tests.ports import free_port
 TOKEN = "for-this-test-only"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 STARTS_WITHIN = 60.0  # seconds
-# Where the objects of a kind are. What comes with an operator is not there.
+# Where the objects of a kind are. The kinds of operators are not there.
 PATHS = {
     "Namespace": ("/api/v1", "namespaces"),
     "ServiceAccount": ("/api/v1", "serviceaccounts"),

@@ -1,4 +1,4 @@
-"""What `aiaas render` makes, before a real API server: accepted whole, without a warning, and the second time nothing
+"""`aiaas render`'s objects before a real API server: accepted whole, without a warning, and the second time nothing
 changes. Needs `KUBEBUILDER_ASSETS` (`nox -s apiserver`)."""
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def known(objects: tuple[Any, ...]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_taken_without_a_warning_and_the_second_time_changes_nothing(
-    server: ApiServer, path: Path
-) -> None:
+def test_example_applied_twice_warns_not_and_changes_nothing(server: ApiServer, path: Path) -> None:
     """Strictly, under Pod Security `restricted`. A change would show in the object, at least in its generation."""
     namespace = f"example-{path.stem}"
     server.make_namespace(namespace)
@@ -75,7 +73,7 @@ def test_whatever_is_chosen_is_taken(
         assert (answer.status, answer.warnings) in ((200, ()), (201, ())), (made, answer)
 
 
-def test_what_restricted_forbids_is_warned_of(server: ApiServer) -> None:
+def test_pod_against_restricted_is_warned_of(server: ApiServer) -> None:
     """The check itself: the server sees what it is to see."""
     [made] = [made for made in known(render(EXAMPLES[-1]).objects) if made["kind"] == "Deployment"]
     made = moved(made, "system")

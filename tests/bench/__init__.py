@@ -1,1 +1,1 @@
-"""What a request and a stream event cost: aiaas beside nginx, on the same core, in one run. `python -m tests.bench`."""
+"""The cost of a request and of a stream event: aiaas beside nginx, on the same core. `python -m tests.bench`."""

@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "bench.md"
 def main(arguments: list[str]) -> int:
     """Run the benchmark with the options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description="What aiaas costs, beside other proxies."
+        prog="python -m tests.bench", description="Measure the cost of aiaas beside other proxies."
     )
     parser.add_argument("--only", metavar="NAMES", default=",".join(SUBJECTS), help=f"some of {','.join(SUBJECTS)}")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to FILE")

@@ -70,7 +70,7 @@ python -m tests.bench.crosscheck        # this alone; --quick for one round, --o
 
 The vLLM is that of the end-to-end tests ([vllm.md](vllm.md)), guidellm gets an environment of its own from the versions
 pinned in `tests/bench/locks` (1.5 GB, torch for the CPU included); neither needs a network, a GPU or a model from
-elsewhere when it runs. What cannot be installed is left out, and a line says why.
+elsewhere when it runs. A tool that cannot be installed is left out, and a line says why.
 """
 
 
@@ -118,7 +118,7 @@ def event_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def problems(outcomes: Sequence[Outcome]) -> list[str]:
-    """What was not measured and why; each a line."""
+    """The tools that were not measured and why; each a line."""
     return [f"{each.tool.name}: {what}: {why}" for each in outcomes for what, why in each.problems.items()]
 
 

@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What came of so many events a second: CPU seconds an event, and what was reported."""
+    """The result of a rate in events a second: CPU seconds an event, and the reported figures."""
 
     offered: float
     cpu: float

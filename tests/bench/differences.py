@@ -11,11 +11,11 @@ REASONS: Final = """\
 **TTFT begins**
 - aiaas: when the request was due.
 - vLLM: when the request's task has its turn, behind `--max-concurrency`, before the body is encoded and a connection
-  found (`st` in `async_request_openai_chat_completions`, benchmarks/lib/endpoint_request_func.py). What it waited
+  found (`st` in `async_request_openai_chat_completions`, benchmarks/lib/endpoint_request_func.py). The wait
   before stands apart, in `queue_times`, and is in no latency. 20 tasks that begin at once encode their bodies in turn,
   and the last one's TTFT holds all of it.
 - guidellm: with the first byte of the head, on a connection that is there (`_trace_request_start`,
-  backends/openai/http.py). What it waited before stands apart, in `request_dispatch_delay`, and only for rates.
+  backends/openai/http.py). The wait before stands apart, in `request_dispatch_delay`, and only for rates.
 
 **The first token is**
 - aiaas, guidellm: the first event that adds text, reasoning or a tool call (`_adds`, aiaas/httpclient/answer.py;
@@ -43,7 +43,7 @@ REASONS: Final = """\
 
 **The clock is read**
 - aiaas: when the socket gives bytes, before anything is parsed. Monotonic.
-- vLLM: for each event, after aiohttp has parsed and queued it and the request's task has its turn. Monotonic. What all
+- vLLM: for each event, after aiohttp has parsed and queued it and the request's task has its turn. Monotonic. All
   of that takes is in the figures; it grows with the load.
 - guidellm: for each line, after httpx has decoded it, by `time.time()`, a clock that may be set while it runs.
 

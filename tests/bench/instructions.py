@@ -100,7 +100,7 @@ def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
 
 
 def measure() -> dict[str, int]:
-    """What one short request, and one event in the middle of a stream, cost."""
+    """The instructions of one short request, and of one event in the middle of a stream."""
     port, ask = free_port(), wire.request(KEY.text)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,6 +1,6 @@
 """The load generator: clients on plain asyncio protocols, which check each answer and count.
 
-A client that gets anything but a whole 200 ends the measurement with `BadAnswerError`: a benchmark of errors is none.
+A client that gets anything but a whole 200 ends the measurement with `BadAnswerError`: errors are not a benchmark.
 
 Three loads: `closed_loop` (the next request after the answer, as fast as it goes), `open_loop` (requests fall due at a
 fixed rate, whatever the answers do; one that has to wait for a free connection waits at the proxy's expense) and
@@ -18,12 +18,12 @@ from typing import Self, cast
 
 
 class BadAnswerError(Exception):
-    """What came was not the answer that the backend gave."""
+    """The bytes that came were not the answer that the backend gave."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What the clients of one load have counted so far, and the first thing that went wrong.
+    """The counts of one load's clients so far, and the first thing that went wrong.
 
     latencies   seconds from when a request was due to its whole answer, or to a stream's first event
     """

@@ -6,7 +6,7 @@ at once and are measured in rounds, one at a time: short requests in a closed lo
 many streams at a fixed pace with short streams among them for the time to the first event. The backend is measured
 without a proxy in each round, too, and what it takes by itself is taken off.
 
-What goes wrong with one subject is written down for it and for this measure, and the run goes on.
+A failure with one subject is written down for it and for this measure, and the run goes on.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Cost:
 
 @dataclass(slots=True)
 class Findings:
-    """What was measured of one subject.
+    """The measurements of one subject.
 
     missing    why there is nothing at all; empty where there is
     values     of each measure (the keys of report.MEASURES), in the order of the repetitions
@@ -142,7 +142,7 @@ class Window:
         )
 
     def cost(self) -> Cost:
-        """What lies between the two marks. Raises BadAnswerError where nothing does."""
+        """The bytes between the two marks. Raises BadAnswerError where there are none."""
         wall, tested, others, units, core = (
             end - start for start, end in zip(self._marks[0], self._marks[1], strict=True)
         )
@@ -245,7 +245,7 @@ class _Bench:
         def look(_: Tally) -> None:
             seen.append(process.resident(running.pid))
 
-        # What is made for the first stream only is no cost of each.
+        # Memory that is taken for the first stream only must not count as a cost of each.
         _run(held_streams(subject.port, subject.key, Shape(1, 0.0, wire.Stream(100, 10.0)), look, settle=0.3))
         findings.add("idle", seen[0])
         ramp = settings.open_streams / subject.pace.opened

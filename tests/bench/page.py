@@ -18,7 +18,7 @@ PAGE: Final = """\
 Written by `python -m tests.bench --write-docs` on {date}; the figures are a record and not a promise. Absolute ones
 vary by machine; what should hold elsewhere is their ratio.
 
-What was measured does not all do the same. nginx and haproxy pass bytes, and check nothing. vllm-router and
+The measured programs do not all do the same. nginx and haproxy pass bytes, and check nothing. vllm-router and
 sglang-router check one key that everybody shares and keep metrics. LiteLLM checks one key, maps the alias, and decodes
 and encodes again every answer and every event. aiaas checks a key of its own for each client, computes that key's
 limits, rewrites the alias, keeps metrics, writes a log line for each request, and for a stream asks for the usage and
@@ -63,8 +63,8 @@ The median of aiaas divided by the median of the other; for requests a second mo
 - An answer that is not a whole 200, an event too few or too many, or a closed connection ends that measure, and stands
   above with its reason.
 
-What runs, in `tests/bench/subjects.py`: nginx with `proxy_buffering off` and keep-alive on both sides, no access log;
-haproxy with one thread, `http-reuse always` and `option http-no-delay`, no log; vllm-router and sglang-router with
+The programs, in `tests/bench/subjects.py`: nginx with `proxy_buffering off` and keep-alive on both sides, no access
+log; haproxy with one thread, `http-reuse always` and `option http-no-delay`, no log; vllm-router and sglang-router with
 `--policy round_robin`, `--api-key`, metrics, and logs of warnings only; LiteLLM with a config file, one worker, a
 master key, no database, its access log off; `aiaas serve` with authentication, limits on requests, tokens and
 concurrency, metrics, and its log to a file.
@@ -121,7 +121,7 @@ def as_page(results: Results) -> str:
 
 
 def without_paths(text: str) -> str:
-    """What went wrong may name a folder of the machine that it was measured on."""
+    """The text of a problem may name a folder of the machine that it was measured on."""
     return re.sub(r"(?<![\w.])/[\w.\-]+(/[\w.\-]+)+", "...", text)
 
 

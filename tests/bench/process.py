@@ -87,7 +87,7 @@ def started(
 
 
 def on_core(core: int) -> list[str]:
-    """What to begin a command with, so that it keeps to one core; nothing where the machine has no such core."""
+    """The prefix that keeps a command to one core; empty where the machine does not have that core."""
     pinned = shutil.which("taskset") is not None and core < (os.cpu_count() or 1)
     return ["taskset", "--cpu-list", str(core)] if pinned else []
 

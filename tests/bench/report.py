@@ -124,7 +124,7 @@ def number(value: float) -> str:
 
 
 def problems(results: Results) -> list[str]:
-    """What was not measured and why; each a line."""
+    """The subjects that were not measured and why; each a line."""
     found = [f"{each.name}: not measured: {each.missing}" for each in results.findings if each.missing]
     for each in [results.direct, *results.findings]:
         found += [f"{each.name}: {phase}: {why}" for phase, why in each.problems.items()]
@@ -132,7 +132,7 @@ def problems(results: Results) -> list[str]:
 
 
 def slower(results: Results) -> list[str]:
-    """What stands behind the star; each a line."""
+    """The footnotes of the stars; each a line."""
     starred = {name for row in rows(results) for name in row.slower}
     return [
         f"* {each.name} could not answer what the others were asked for: measured at {each.pace.requests:g} requests a "
@@ -201,7 +201,7 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def versions(results: Results) -> dict[str, str]:
-    """What was measured, and on what."""
+    """The versions, the machine and the settings of the measurement."""
     found = {"python": platform.python_version(), "kernel": platform.release(), "processor": processor()}
     found |= {each.name: each.version for each in results.findings if each.version}
     return found | {name: version(name) for name in ("aiohttp", "httptools", "uvloop", "msgspec")}

@@ -1,4 +1,4 @@
-"""What a load test of the simulator ought to report: its script, and the figures that follow from it. Pure.
+"""The expected report of a load test of the simulator: its script, and the figures that follow from it. Pure.
 
 A request's first token is due `ttft` after it, each further one `itl` after the one before, each of these times varied
 by up to the share `jitter` (evenly, as `aiaas simulate --jitter` does). Users of a closed loop send when their last

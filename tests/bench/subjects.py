@@ -1,4 +1,4 @@
-"""What is measured: aiaas, and what it is measured beside. Each is one process on one core before the same backend.
+"""The measured subjects: aiaas and other proxies. Each is one process on one core before the same backend.
 
 Each runs as its own documentation says, with one backend and without what costs it time for nothing here: quiet logs,
 the cheapest policy, no database. nginx and haproxy check nothing; the routers and LiteLLM have one key for everybody;

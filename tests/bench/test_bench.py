@@ -46,7 +46,7 @@ def test_the_ratio_is_that_of_the_medians() -> None:
         pytest.param(24.0, False, id="the other cheaper in every repetition"),
     ],
 )
-def test_what_lies_within_the_spread_is_called_equal(base: float, equal: bool) -> None:
+def test_values_within_the_spread_are_called_equal(base: float, equal: bool) -> None:
     """Where the ranges of both overlap, the table makes no difference of it."""
     row = rows(results(findings("nginx", base)))[0]
     assert row.equal("nginx") is equal
@@ -61,7 +61,7 @@ def test_one_repetition_is_never_called_equal() -> None:
     assert not rows(run)[0].equal("nginx")
 
 
-def test_what_is_missing_is_said_in_the_table_and_why() -> None:
+def test_missing_subject_is_in_the_table_with_the_cause() -> None:
     """No silent skip: not on the terminal, not in the docs."""
     run = results(Findings("haproxy", missing="not found on this machine (Debian: apt-get install haproxy)"))
     for shown in (as_text(run), as_page(run)):
@@ -69,7 +69,7 @@ def test_what_is_missing_is_said_in_the_table_and_why() -> None:
         assert shown.count("not measured") > len(MEASURES)
 
 
-def test_what_failed_leaves_the_rest_standing() -> None:
+def test_failed_subject_leaves_the_rest_standing() -> None:
     """A refused stream is written down, and the other measures remain."""
     failing = findings("nginx", 9.0)
     with failing.attempt("open streams"):
@@ -81,7 +81,7 @@ def test_what_failed_leaves_the_rest_standing() -> None:
 
 
 def test_a_slower_pace_is_said() -> None:
-    """What could not answer the others' load has a star, and only where the load was another."""
+    """A subject that could not answer the others' load has a star, and only where its load was another."""
     slow = findings("litellm", 5000.0)
     slow.pace = SLOW
     run = results(slow)
@@ -119,7 +119,7 @@ def test_percentiles_are_by_nearest_rank() -> None:
 
 
 def test_cpu_seconds_are_those_of_the_process() -> None:
-    """What the CPU clock of a process counts is what it used itself."""
+    """The CPU clock of a process counts only its own use."""
     before = process.cpu_seconds(os.getpid())
     until = time.process_time() + 0.02
     while time.process_time() < until:
@@ -136,7 +136,7 @@ def test_a_window_divides_by_what_was_answered_in_it() -> None:
     assert cost.disturbed == pytest.approx(0.2)
 
 
-def test_a_window_without_answers_is_no_measurement() -> None:
+def test_window_without_answers_is_rejected() -> None:
     """Dividing by nothing is refused in words."""
     window = Window(os.getpid(), os.getpid(), lambda tally: tally.answers)
     window._marks += [(0.0, 0.0, 0.0, 5, 0.0), (1.0, 1.0, 1.0, 5, 0.0)]
@@ -150,7 +150,7 @@ def test_the_backend_finds_in_the_request_what_it_shall_stream() -> None:
     assert wire.asked_for(request.replace(b'": ', b'":')) == wire.Stream(120, 0.2)
 
 
-def test_what_is_not_on_this_machine_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_program_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a line in the results."""
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("tests.bench.subjects.shutil.which", lambda *_args, **_more: None)

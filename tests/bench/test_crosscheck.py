@@ -37,7 +37,7 @@ def test_each_figure_stands_beside_the_truth() -> None:
     ]
 
 
-def test_what_is_missing_is_said_and_why() -> None:
+def test_missing_tool_is_reported_with_the_cause() -> None:
     """No silent skip: not on the terminal, not in the docs."""
     missing = Outcome(Tool(GUIDELLM, missing="no wheel"), problems={"not measured": "no wheel in /srv/wheels"})
     outcomes = [outcome(OURS, 1.0), missing]

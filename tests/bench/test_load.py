@@ -104,7 +104,7 @@ async def test_an_open_loop_counts_the_wait_for_a_connection() -> None:
     ],
 )
 async def test_anything_but_the_whole_answer_ends_the_measurement(answer: bytes, close: bool, said: str) -> None:
-    """A benchmark of errors is none."""
+    """Errors are not a benchmark."""
     async with serving(lambda: Altered(answer, close=close)) as port:
         with pytest.raises(BadAnswerError, match=said):
             await closed_loop(port, wire.request("k"), lambda _: None, connections=1, warm_up=0.0, seconds=5)
@@ -129,7 +129,7 @@ async def test_streams_are_counted_while_all_run_and_probes_timed() -> None:
     assert len(firsts) == 2
 
 
-async def test_streams_that_end_too_early_are_no_measurement() -> None:
+async def test_streams_that_end_too_early_are_rejected() -> None:
     """The window would hold less than all of them."""
     async with serving(backend) as port:
         with pytest.raises(BadAnswerError, match="ended before"):

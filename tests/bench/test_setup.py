@@ -39,7 +39,7 @@ def test_an_interrupted_build_is_begun_again(builds: list[str]) -> None:
     assert builds == ["litellm"]
 
 
-def test_a_changed_pin_is_another_folder_and_a_changed_comment_is_not(
+def test_folder_depends_on_the_pins_and_not_on_comments(
     builds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An old clone keeps its own."""

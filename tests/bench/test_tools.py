@@ -78,7 +78,7 @@ def test_results_are_read_in_seconds(
 
 
 @pytest.mark.parametrize(("read", "file", "answer", "_says"), READERS)
-def test_a_request_without_an_answer_is_no_result(
+def test_request_without_an_answer_has_no_result(
     read: Callable[[Path], Report], file: str, answer: object, _says: str, tmp_path: Path
 ) -> None:
     """The figures would be of fewer requests than the others'."""

@@ -27,7 +27,7 @@ OUT: Final = "out"  # the file of what a tool prints, in its folder
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a tool is asked for; one of users (closed loop) and rate (open loop, constant)."""
+    """The settings for a tool; one of users (closed loop) and rate (open loop, constant)."""
 
     url: str
     model: str
@@ -39,7 +39,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What it measured, and what it says of itself: that it was too slow, say; "" for nothing."""
+    """A tool's measurements, and its warning about itself: that it was too slow, say; "" for none."""
 
     figures: Figures
     says: str = ""

@@ -26,7 +26,7 @@ _HEAD: Final = b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserve
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What the backend is asked to stream: `events` token events, `per_second` of them."""
+    """The stream that the backend is asked for: `events` token events, `per_second` of them."""
 
     events: int
     per_second: float
@@ -49,7 +49,7 @@ def request(key: str, stream: Stream | None = None) -> bytes:
 
 
 def asked_for(body: bytes, otherwise: Stream = ONE_EVENT) -> Stream:
-    """What a streamed request's prompt asks for, and `otherwise` where it does not say."""
+    """The stream that a request's prompt asks for, or `otherwise` where it does not say."""
     _, found, rest = body.partition(b"pace=")
     if not found:
         return otherwise

@@ -1,4 +1,4 @@
-"""`aiaas validate --connect`: what the backends answer, over real sockets."""
+"""`aiaas validate --connect`: the backends' answers, over real sockets."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ async def validate(folder: Path, backends: str, *options: str) -> int:
     return await asyncio.to_thread(run, ["validate", "-c", str(folder / "aiaas.yaml"), *options])
 
 
-async def test_a_backend_as_configured_is_no_problem(
+async def test_backend_as_configured_passes(
     fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked once, with the backend's own key; without --connect nobody is asked."""
+    """The backend is asked once, with its own key; without --connect it is not asked."""
     monkeypatch.setenv("VLLM_KEY", "backend-secret")
     vllm = f"  vllm: {{url: '{fake.url}', models: [{{name: base}}, {{name: sql}}], api_key_env: VLLM_KEY}}\n"
     assert await validate(tmp_path, vllm) == 0
@@ -50,7 +50,7 @@ async def test_a_backend_as_configured_is_no_problem(
 async def test_an_alias_that_is_a_model_there_is_a_warning(
     fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says what to write; with --strict it fails."""
+    """The warning says what to write; with --strict it is an error."""
     vllm = f"  vllm: {{url: '{fake.url}', models: [base, sql]}}\n"
     assert await validate(tmp_path, vllm, "--connect") == 0
     (line,) = capsys.readouterr().out.splitlines()
@@ -62,7 +62,7 @@ async def test_an_alias_that_is_a_model_there_is_a_warning(
 async def test_each_address_has_its_own_problem(
     fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that is gone, an address where nobody listens, a name without one; exit code 1, and JSON as well."""
+    """A missing model, an address where nobody listens, an unknown host name; exit code 1, and JSON as well."""
     backends = (
         f"  gone: {{url: '{fake.url}', models: [other]}}\n"
         "  away: {urls: ['http://127.0.0.1:1'], models: [a]}\n"
@@ -94,7 +94,7 @@ async def test_each_address_has_its_own_problem(
 async def test_an_address_without_a_list_is_an_error(
     fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str], step: Step, code: str, message: str
 ) -> None:
-    """Whatever stands there instead of a vLLM."""
+    """Whatever server stands there instead of a vLLM."""
     fake.gets["/v1/models"] = (step,)
     vllm = f"  vllm: {{url: '{fake.url}', models: [base], health: {{timeout: 50ms}}}}\n"
     assert await validate(tmp_path, vllm, "--connect") == 1

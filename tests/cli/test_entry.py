@@ -35,7 +35,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", ["--help", "--version", "schema", "keys list"])
 def test_a_closed_stdout_is_one_line_and_exit_3(command: str) -> None:
-    """A result that nobody gets is no success, and no traceback."""
+    """A result that nobody gets is a failure, without a traceback."""
     Path("keys.yaml").write_text("version: 1\nkeys: []\n...\n")
     shell("aiaas keys create alice >/dev/null")
     done = shell(f"aiaas {command} >&-")
@@ -44,7 +44,7 @@ def test_a_closed_stdout_is_one_line_and_exit_3(command: str) -> None:
 
 
 def test_a_key_for_a_closed_stdout_is_said_to_be_lost() -> None:
-    """Its record is stored already, so the way out is named."""
+    """Its record is stored already, so the message names the way out."""
     done = shell("aiaas keys create yod >&-")
     assert done.returncode == 3
     assert "`aiaas keys rotate yod` makes another" in done.stderr
@@ -52,7 +52,7 @@ def test_a_key_for_a_closed_stdout_is_said_to_be_lost() -> None:
 
 
 def test_a_closed_stdin_reads_as_empty() -> None:
-    """As wrong as an empty one, and said in the same words."""
+    """A closed stdin is reported like an empty one."""
     shell("aiaas keys create alice >/dev/null")
     done = shell("aiaas keys verify <&-")
     assert done.returncode == 2
@@ -63,7 +63,7 @@ def test_a_closed_stdin_reads_as_empty() -> None:
 def test_a_file_that_may_not_be_read_is_exit_3(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither wrong usage nor a fault in the config: the world is in the way."""
+    """Neither wrong usage nor a fault in the config: an environment error."""
     assert run(["validate", "-c", "none.yaml"]) == 3  # imports what it needs while everything may be read
     assert run(["keys", "list", "--keys-file", "none.yaml"]) == 3
     capsys.readouterr()
@@ -125,7 +125,7 @@ def test_the_gateway_runs_with_closed_streams(closed: str) -> None:
 
 
 def test_ctrl_c_during_the_imports_is_silent() -> None:
-    """The process ends by the signal; a typer that never finishes its import stands for a slow disk."""
+    """The process ends by the signal; a typer that never finishes its import plays a slow disk."""
     slow = Path("slow")
     slow.mkdir()
     (slow / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(30)\n")
@@ -172,7 +172,7 @@ def test_ctrl_c_in_a_command_is_exit_130() -> None:
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
-    """A parent such as nohup or a shell's background job wants that."""
+    """A parent such as nohup or a shell's background job relies on that."""
     code = (
         "import os, signal\nfrom aiaas.cli import entry, main\n"
         "def interrupt(arguments):\n    os.kill(os.getpid(), signal.SIGINT)\n    return 0\n"

@@ -27,7 +27,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["as it is", "url and model", "a model that needs quotes", "a model that YAML takes for a flag"],
 )
 def test_the_starter_is_valid(arguments: list[str]) -> None:
-    """What it writes compiles without a problem and holds the address and the model that were given."""
+    """The written config compiles without a problem and holds the address and the model that were given."""
     assert run(["init", *arguments]) == 0
     plan, problems = read_plan(Path("aiaas.yaml"), {})
     assert problems == ()
@@ -38,7 +38,7 @@ def test_the_starter_is_valid(arguments: list[str]) -> None:
 
 
 def test_further_models_are_aliases() -> None:
-    """The first --model is what vLLM serves, the rest are names for it; one given twice counts once."""
+    """The first --model is vLLM's, the others are aliases for it; a repeated one counts once."""
     arguments = ["--model", "Qwen/Qwen3-0.6B", "--model", "small", "--model", "off", "--model", "small"]
     assert run(["init", *arguments]) == 0
     plan, problems = read_plan(Path("aiaas.yaml"), {})
@@ -62,7 +62,7 @@ def test_the_commented_alternatives_are_valid_too() -> None:
 
 
 def test_the_next_steps_are_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """stdout stays empty; stderr names the file and the commands that come next, with the option they need."""
+    """stdout stays empty; stderr names the file and the next commands, with the option they need."""
     assert run(["init", "-c", "my.yaml"]) == 0
     out, err = capsys.readouterr()
     assert out == ""
@@ -89,7 +89,7 @@ def test_an_existing_file_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> 
     ],
     ids=["bad address", "bad model", "bad public name", "no such folder"],
 )
-def test_what_cannot_be_written_is_one_line(
+def test_failed_write_is_one_line(
     arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bad arguments are exit code 2, a folder that is missing is 3; nothing is written."""

@@ -1,4 +1,4 @@
-"""`aiaas keys`: what a person types, and what a script reads."""
+"""`aiaas keys`: output for a person, and output for a script."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def test_a_shell_variable_takes_the_key(tmp_path: Path) -> None:
 
 
 def test_a_key_is_created_with_everything_said(console: Console) -> None:
-    """Every option ends up in the record."""
+    """Every option is in the record."""
     options = "--model m1 --model m2 --rpm 60 --burst 5 --tpm 1000 --tpd 10000 --tokens-per-month 99999 --concurrency 4"
     code = console("create", "alice", *options.split(), "--expires", "90d", "--metadata", "team=a=b", "-o", "json")
     assert code == 0
@@ -100,8 +100,8 @@ def test_a_key_is_created_with_everything_said(console: Console) -> None:
         (["list", "-o", "xml"], 2, "--output"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_one_line(console: Console, arguments: list[str], code: int, message: str) -> None:
-    """What is wrong, what is allowed, the right exit code; and the file is as it was."""
+def test_impossible_command_is_one_line(console: Console, arguments: list[str], code: int, message: str) -> None:
+    """The message says the fault and the allowed values, with the right exit code; the file is as it was."""
     assert console("create", "alice") == 0
     before = console.file.read_bytes()
     assert console(*arguments) == code
@@ -112,7 +112,7 @@ def test_what_cannot_be_done_is_one_line(console: Console, arguments: list[str],
 
 
 def test_a_broken_key_file_is_one_line(console: Console) -> None:
-    """Reading and writing commands say where it is broken and leave it alone."""
+    """Reading and writing commands say where the file is broken and leave it alone."""
     console.file.write_text("version: 1\nkeys:\n- name: [\n")
     for arguments in (["list"], ["create", "bob"], ["revoke", "bob"], ["prune"]):
         assert console(*arguments) == 1
@@ -121,7 +121,7 @@ def test_a_broken_key_file_is_one_line(console: Console) -> None:
 
 
 def test_the_list_shows_states_and_no_hash(console: Console) -> None:
-    """For eyes and for scripts."""
+    """As a table and as JSON."""
     console("create", "alice", "--model", "m")
     console("create", "bob")
     console("revoke", "bob")
@@ -134,7 +134,7 @@ def test_the_list_shows_states_and_no_hash(console: Console) -> None:
 
 
 def test_one_key_is_shown_by_name_or_id(console: Console) -> None:
-    """Both give the same."""
+    """Both give the same output."""
     console("create", "alice")
     (record,) = read_key_file(console.file).records
     assert console("show", "alice") == 0
@@ -145,7 +145,7 @@ def test_one_key_is_shown_by_name_or_id(console: Console) -> None:
 
 
 def test_a_revoked_key_is_not_valid(console: Console) -> None:
-    """`verify` says whose it was, exit code 1; revoking twice is no error."""
+    """`verify` says whose it was, exit code 1; revoking twice is not an error."""
     console("create", "alice")
     key = console.out.strip()
     assert console("revoke", "alice") == 0
@@ -216,7 +216,7 @@ def test_a_key_that_is_none_is_not_valid(console: Console, key: str) -> None:
     assert console.err == "aiaas: not valid: no key in keys.yaml matches\n"
 
 
-def test_a_key_of_ours_is_stored_as_a_digest(console: Console) -> None:
+def test_generated_key_is_stored_as_a_digest(console: Console) -> None:
     """`create` and `rotate`; an imported key has argon2id, also where it has the form of our own."""
     console("create", "alice")
     first = console.out.strip()
@@ -234,7 +234,7 @@ def test_a_key_of_ours_is_stored_as_a_digest(console: Console) -> None:
 
 @pytest.mark.parametrize("own", [True, False], ids=["ours", "imported"])
 def test_verify_renews_an_outdated_hash(console: Console, own: bool) -> None:
-    """A slow hash of a key of ours becomes a digest at the first `verify`, an imported key's argon2id of today."""
+    """`verify` replaces a slow hash of a generated key by a digest, and an imported key's by today's argon2id."""
     assert console(*(("create", "alice") if own else ("import", "alice")), stdin=FOREIGN) == 0
     key = console.out.strip() if own else FOREIGN
     (record,) = read_key_file(console.file).records
@@ -249,7 +249,7 @@ def test_verify_renews_an_outdated_hash(console: Console, own: bool) -> None:
 
 
 def test_a_hash_of_before_there_were_digests_is_accepted(console: Console) -> None:
-    """argon2id and a tag, as the first versions stored a key of ours: valid, and renewed by `verify` to a digest."""
+    """argon2id and a tag, as the first versions stored a generated key: valid, and renewed by `verify` to a digest."""
     console("create", "alice")
     key = console.out.strip()
     (record,) = read_key_file(console.file).records
@@ -261,7 +261,7 @@ def test_a_hash_of_before_there_were_digests_is_accepted(console: Console) -> No
 
 
 def test_an_overlap_is_never_said_to_outlive_its_key(console: Console) -> None:
-    """What `rotate`, `show` and `verify` say is what the gateway does."""
+    """`rotate`, `show` and `verify` say what the gateway does."""
     console("create", "alice", "--expires", "2099-01-01")
     first = console.out.strip()
     console("rotate", "alice", "--overlap", "999999d")
@@ -275,7 +275,7 @@ def test_an_overlap_is_never_said_to_outlive_its_key(console: Console) -> None:
 
 
 def test_prune_removes_what_no_longer_works(console: Console) -> None:
-    """Names on stdout; --dry-run only says."""
+    """Names on stdout; --dry-run only lists them."""
     console("create", "alice")
     console("create", "bob")
     console("revoke", "alice")
@@ -290,7 +290,7 @@ def test_prune_removes_what_no_longer_works(console: Console) -> None:
 
 
 def test_a_key_that_cannot_be_printed_is_said_to_be_lost(tmp_path: Path) -> None:
-    """stdout on a full disk: exit 3, and what to do."""
+    """stdout on a full disk: exit 3, and advice."""
     command = [sys.executable, "-m", "aiaas", "keys", "create", "alice", "--keys-file", str(tmp_path / "keys.yaml")]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
@@ -308,7 +308,7 @@ def test_no_key_shows_in_a_traceback(console: Console) -> None:
 
 @pytest.mark.parametrize("option", ["--rpm", "--burst", "--tpm", "--tpd", "--tokens-per-month", "--concurrency"])
 def test_a_limit_beyond_the_bound_is_wrong_usage(console: Console, option: str) -> None:
-    """The option and its bound are named, not a line of a file that was never written. The bound itself is taken."""
+    """The message names the option and its limit, not a line of an unwritten file. The limit itself is valid."""
     assert console("create", "bob", option, str(10**15 + 1)) == 2
     assert option in console.err
     assert str(10**15) in console.err
@@ -338,7 +338,7 @@ def test_the_config_says_where_keys_are_and_how_they_begin(console: Console, tmp
 def test_a_model_that_the_config_lacks_needs_force(
     console: Console, tmp_path: Path, command: str, stdin: str | None
 ) -> None:
-    """Refused with a suggestion, and nothing is stored; with --force it is a warning, for a model that comes later."""
+    """Refused with a suggestion, and nothing is stored; with --force a warning, for a model that comes later."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "aiaas.yaml").write_text(CONFIG)
     file = tmp_path / "sub" / "keys.yaml"
@@ -355,7 +355,7 @@ def test_a_model_that_the_config_lacks_needs_force(
 def test_a_backends_own_key_is_not_needed_to_make_one(
     console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
-    """Who makes keys runs no engine; what else the config says (its key file, its models) holds."""
+    """A machine that only makes keys runs no engine; the rest of the config (its key file, its models) holds."""
     monkeypatch.delenv("VLLM_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("VLLM_KEY", value)
@@ -368,7 +368,7 @@ def test_a_backends_own_key_is_not_needed_to_make_one(
 
 
 def test_a_config_with_errors_is_refused(console: Console, tmp_path: Path) -> None:
-    """It might name another key file than was meant; --keys-file works all the same."""
+    """It might name another key file than intended; --keys-file works all the same."""
     (tmp_path / "aiaas.yaml").write_text(CONFIG + "bad: 1\n")
     assert console("create", "alice") == 1
     assert "`aiaas validate -c aiaas.yaml`" in console.err

@@ -24,7 +24,7 @@ SHORT = ("--users", "2", "--requests", "4", "--prompt-tokens", "10", "--output-t
 
 
 def aiaas(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """One command, without a key or a config of the machine's."""
+    """Run one command, without a key or a config of this machine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIAAS_")}
     return subprocess.run(
         [*AIAAS, *arguments], capture_output=True, text=True, timeout=30, check=False, env=clean | env
@@ -44,7 +44,7 @@ def simulated(*options: str) -> tuple[subprocess.Popen[str], str]:
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[str]:
-    """The URL of one that asks for the key sk-right."""
+    """The URL of a simulator that asks for the key sk-right."""
     process, url = simulated("--api-key", "sk-right")
     yield url
     process.kill()
@@ -79,7 +79,7 @@ def test_json_is_alone_on_stdout(simulator: str) -> None:
 
 @pytest.mark.parametrize(("slo", "code"), [("e2e=10s,error_rate=1%", 0), ("ttft=1ms", 1)], ids=["held", "missed"])
 def test_a_missed_slo_is_exit_1(simulator: str, key: str, slo: str, code: int) -> None:
-    """And is shown."""
+    """The table shows it too."""
     done = aiaas("loadtest", simulator, "--api-key-file", key, *SHORT, "--slo", slo)
     assert done.returncode == code
     assert ("missed" in done.stdout) == bool(code)
@@ -100,7 +100,7 @@ def test_samples_are_written_and_reported_again(simulator: str, key: str, tmp_pa
 
 
 def test_ctrl_c_reports_what_was_measured(simulator: str, key: str, tmp_path: Path) -> None:
-    """Exit 130, as the shell says it of any interrupted program; the file is whole."""
+    """Exit 130, as a shell reports any interrupted program; the file is whole."""
     out = tmp_path / "a.jsonl"
     command = [*AIAAS, "loadtest", simulator, "--api-key-file", key, "--users", "2", "--duration", "60s"]
     command += ["--output-tokens", "5", "--out", str(out)]
@@ -145,12 +145,12 @@ def test_a_terminal_sees_it_move(simulator: str, key: str) -> None:
         pytest.param(("--warmup", "5"), 2, "--warmup '5': 5 has no unit", id="unit"),
         pytest.param(("--abort-share", "200%"), 2, "--abort-share: 200% is not between", id="share"),
         pytest.param(("--abort-share", "x"), 2, "--abort-share: 'x' is not a share", id="no share"),
-        pytest.param(("--slo", "fast"), 2, "--slo: 'fast' is no bound", id="slo"),
+        pytest.param(("--slo", "fast"), 2, "--slo: 'fast' is not a bound", id="slo"),
         pytest.param(("--sweep", "users=9-1"), 2, "--sweep: ", id="sweep"),
         pytest.param(("--sweep", "users=1-2", "--users", "2"), 2, "--sweep names its own levels", id="sweep and users"),
         pytest.param(("--recommend",), 2, "--recommend needs a sweep", id="recommend"),
         pytest.param(("--preset", "fast"), 2, "--preset: 'fast' is unknown; known: plan", id="preset"),
-        pytest.param(("--prompt-tokens", "x"), 2, "--prompt-tokens: 'x' is no length", id="length"),
+        pytest.param(("--prompt-tokens", "x"), 2, "--prompt-tokens: 'x' is not a length", id="length"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
         pytest.param(("--prompts", "/no/such"), 3, "/no/such: No such file", id="prompts file"),
         pytest.param(("--ca", "/no/such"), 3, "/no/such: No such file", id="ca file"),
@@ -165,7 +165,7 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], code: int, message:
 
 
 def test_a_broken_line_of_a_prompts_file_is_named(tmp_path: Path) -> None:
-    """File and line; exit 1."""
+    """The message names file and line; exit 1."""
     (tmp_path / "p.jsonl").write_text('{"prompt":"a"}\n{"prompt":\n')
     done = aiaas("loadtest", "http://127.0.0.1:1", "--prompts", str(tmp_path / "p.jsonl"))
     assert done.returncode == 1
@@ -174,8 +174,8 @@ def test_a_broken_line_of_a_prompts_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "two words", "a\nb"], ids=["empty", "words", "lines"])
-def test_a_key_file_without_one_key_is_refused_without_showing_it(tmp_path: Path, content: str) -> None:
-    """Which file, and what it must hold."""
+def test_key_file_without_a_key_is_refused_and_not_shown(tmp_path: Path, content: str) -> None:
+    """The message names the file and its expected content."""
     (tmp_path / "k").write_text(content)
     done = aiaas("loadtest", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "k"))
     assert done.returncode == 2
@@ -197,11 +197,11 @@ def test_nobody_there_is_exit_3() -> None:
         bound.bind(("127.0.0.1", 0))
         done = aiaas("loadtest", f"http://127.0.0.1:{bound.getsockname()[1]}", *SHORT)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "connection refused; is the server running, and the URL right?" in done.stderr
+    assert "connection refused; is the server running, and is the URL right?" in done.stderr
 
 
 def test_the_url_is_that_of_the_config(tmp_path: Path) -> None:
-    """Its port on this machine."""
+    """The config's port on this machine."""
     (tmp_path / "aiaas.yaml").write_text(
         "server: {port: 1}\nbackends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
     )
@@ -211,7 +211,7 @@ def test_the_url_is_that_of_the_config(tmp_path: Path) -> None:
 
 
 def test_a_preset_says_what_it_means(simulator: str, key: str) -> None:
-    """What typical is; options that are given win."""
+    """The template has typical values; options that are given win."""
     done = aiaas("loadtest", simulator, "--api-key-file", key, "--preset", "plan", *SHORT[:4], "--ramp", "0s",
                  "--warmup", "0s", "-o", "json")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -231,7 +231,7 @@ def test_a_sweep_ends_with_lines_for_a_config(simulator: str, key: str, tmp_path
     assert "  mine:\n    # 2 at once gave" in done.stdout
     assert "    max_inflight: 2\n" in done.stdout
     assert "cpu_target" not in done.stdout
-    assert "no line for kubernetes.cpu_target: a client does not see the gateway's CPU; --metrics URL" in done.stderr
+    assert "no line for kubernetes.cpu_target: a client does not see the gateway's CPU; give the URL" in done.stderr
     assert "level 1: " in done.stderr
 
 
@@ -262,18 +262,18 @@ def test_with_the_metrics_port_a_sweep_tells_the_gateways_cpu(simulator: str, tm
 
 
 def test_a_sweep_that_holds_nowhere_recommends_nothing(simulator: str, key: str) -> None:
-    """Its levels are shown all the same; exit 1."""
+    """The table shows its levels all the same; exit 1."""
     done = aiaas(
         "loadtest", simulator, "--api-key-file", key, "--sweep", "users=1,2", "--requests", "4", "--recommend",
         "--output-tokens", "5", "--slo", "ttft=1ms",
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.count("SLO missed") == 2
-    assert "nothing can be recommended: the lowest level failed or missed the SLO; begin lower" in done.stderr
+    assert "nothing can be recommended: the lowest level failed or missed the SLO; start lower" in done.stderr
 
 
 def test_direct_shows_the_gateways_own_part(simulator: str, key: str, tmp_path: Path) -> None:
-    """And its samples do so again."""
+    """A report from the samples shows it again."""
     out = str(tmp_path / "a.jsonl")
     arguments = ["--users", "4", "--requests", "80", "--output-tokens", "3", "--out", out]
     done = aiaas(
@@ -288,7 +288,7 @@ def test_a_server_without_limits_has_none_to_check(simulator: str, key: str) -> 
     """One line, exit 1; the check itself is in tests/loadtest/test_limit_run.py."""
     done = aiaas("loadtest", simulator, "--api-key-file", key, "--check-limits")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "this key has no limit of requests" in done.stderr
+    assert "this key has no request limit" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_lists_every_command_with_its_line() -> None:
-    """Also those whose module this installation does not have."""
+    """Also commands whose module is not installed."""
     shown = aiaas("--help").stdout
     for name, (_, line) in COMMANDS.items():
         assert any(name in row.split() and line in row for row in shown.splitlines())
@@ -50,7 +50,7 @@ def test_the_version_goes_to_stdout() -> None:
 
 
 def test_no_command_is_wrong_usage() -> None:
-    """The help goes to stderr then, so that a script's empty variable is no success."""
+    """The help goes to stderr then, so that a script's empty variable is an error."""
     done = aiaas()
     assert (done.returncode, done.stdout) == (2, "")
     assert "Commands:" in done.stderr
@@ -67,7 +67,7 @@ def test_no_command_is_wrong_usage() -> None:
     ids=["unknown command", "unknown option", "missing argument", "missing subcommand"],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is wrong and where the help is, exit code 2."""
+    """The fault and where the help is, exit code 2."""
     assert run(arguments) == 2
     out, err = capsys.readouterr()
     assert (out, err) == ("", message)
@@ -116,20 +116,20 @@ def test_every_end_has_its_code_and_one_line(
 def test_debug_shows_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """Wherever it stands on the line; the exit code stays."""
+    """Wherever --debug stands on the line; the exit code stays."""
     command_that_raises(monkeypatch, ValueError("odd"))
     assert run(arguments) == 70
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_an_absent_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A module that this installation lacks is a sentence; one that it fails to import is a fault."""
+    """A missing module is a sentence; one that fails to import is a fault."""
     monkeypatch.setattr(main_module, "COMMANDS", {"serve": ("aiaas.cli.nowhere", "Run.")})
     assert run(["serve"]) == 1
     assert capsys.readouterr().err == "aiaas: this installation has no `aiaas serve`\n"
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+def test_reader_that_leaves_causes_no_error(tmp_path: Path) -> None:
     """`aiaas ... | head -1` prints no complaint."""
     script = f"set -o pipefail; {sys.executable} -m aiaas --help | head -1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
@@ -138,7 +138,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 
 
 def test_output_to_a_closed_pipe_is_quiet() -> None:
-    """The last flush of stdout finds nobody: exit 141, as a shell reports it, and not a word."""
+    """Nobody reads the last flush of stdout: exit 141, as a shell reports it, and no message."""
     reader, writer = os.pipe()
     os.close(reader)
     code = "from aiaas.cli import main as m\nm._run_command = lambda arguments: print('x') or 0\nm.main()"
@@ -150,7 +150,7 @@ def test_output_to_a_closed_pipe_is_quiet() -> None:
 
 
 def test_a_full_stdout_is_named() -> None:
-    """A bare "No space left on device" says nothing about which device; exit 3."""
+    """A bare "No space left on device" does not say which device; exit 3."""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-m", "aiaas", "schema"]
     with Path("/dev/full").open("w") as full:

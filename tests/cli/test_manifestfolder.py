@@ -1,4 +1,4 @@
-"""Files in a folder: ours are replaced and removed, those of others are left alone or stand in the way."""
+"""Files in a folder: our own are replaced and removed, those of others are left alone or stop the command."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_files_are_written_into_a_new_folder(tmp_path: Path, capsys: pytest.Capt
     assert "wrote 2 files to " in capsys.readouterr().err
 
 
-def test_what_is_rendered_no_more_is_removed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A stale file would be applied again, at the latest by whoever lists the folder."""
+def test_stale_file_is_removed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stale file would be applied again, at the latest by `kubectl apply -f` of the folder."""
     write_folder(tmp_path, {"old.yaml": OURS, "kept.yaml": OURS})
     capsys.readouterr()
     write_folder(tmp_path, {"kept.yaml": OURS})
@@ -31,7 +31,7 @@ def test_what_is_rendered_no_more_is_removed_and_said(tmp_path: Path, capsys: py
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
-    """A patch or a README beside them is nobody's business."""
+    """A patch or a README beside them is left alone."""
     (tmp_path / "patch.yaml").write_text("a: 1\n")
     (tmp_path / "README.md").write_text("hello\n")
     write_folder(tmp_path, {"x.yaml": OURS})
@@ -39,14 +39,14 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_file_of_others_in_the_way_stops_everything(tmp_path: Path) -> None:
-    """A kustomization.yaml that somebody wrote is not overwritten, and nothing else is written either."""
+    """A hand-written kustomization.yaml is not overwritten, and nothing else is written either."""
     (tmp_path / "kustomization.yaml").write_text("resources: []\n")
     with pytest.raises(EnvironmentFault, match=r"kustomization.yaml was not made by aiaas render"):
         write_folder(tmp_path, {"a.yaml": OURS, "kustomization.yaml": OURS})
     assert [path.name for path in tmp_path.iterdir()] == ["kustomization.yaml"]
 
 
-def test_what_does_not_change_is_not_touched(tmp_path: Path) -> None:
+def test_unchanged_file_is_not_touched(tmp_path: Path) -> None:
     """A second rendering leaves the times of the files as they are."""
     write_folder(tmp_path, {"a.yaml": OURS})
     (tmp_path / "a.yaml").chmod(0o400)
@@ -56,7 +56,7 @@ def test_what_does_not_change_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_the_place_of_a_file_is_in_the_way(tmp_path: Path) -> None:
-    """It is no file of ours."""
+    """It was not written by aiaas."""
     (tmp_path / "a.yaml").mkdir()
     with pytest.raises(EnvironmentFault):
         write_folder(tmp_path, {"a.yaml": OURS})

@@ -1,4 +1,4 @@
-"""`aiaas quickstart` as a process: what it prints works, and Ctrl-C stops all of it."""
+"""`aiaas quickstart` as a process: the printed command works, and Ctrl-C stops all of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.e2e.processes import MODEL, running_simulator
 
 
 def free_ports(after: int = 0) -> int:
-    """The first of three ports in a row that nobody has, above `after`."""
+    """The first of three free ports in a row, above `after`."""
     for port in range(max(after, 20000 + time.monotonic_ns() % 10000), 32000, 7):
         sockets = [socket.socket() for _ in range(3)]
         try:
@@ -36,7 +36,7 @@ def free_ports(after: int = 0) -> int:
 
 
 class Quickstart:
-    """A running one. `said` is its stderr so far."""
+    """A running quickstart. `said` is its stderr so far."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(folder), *arguments]
@@ -44,7 +44,7 @@ class Quickstart:
         self.said = ""
 
     def until(self, words: str) -> None:
-        """Read what it says until `words` stand in it, or it ends."""
+        """Read stderr until `words` stand in it, or it ends."""
         assert self.process.stderr is not None
         while words not in self.said:
             line = self.process.stderr.readline()
@@ -60,7 +60,7 @@ class Quickstart:
         return done.stdout
 
     def children(self) -> list[psutil.Process]:
-        """Everything that it has started."""
+        """All processes that it has started."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self) -> int:
@@ -118,7 +118,7 @@ def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_a_second_one_in_the_same_folder_leaves_the_first_alone(start: Callable[..., Quickstart]) -> None:
-    """It says that the port is taken, exits with 3, and the first one's key still works."""
+    """The second says that the port is taken, exits with 3, and the first one's key still works."""
     first = start("--port", str(port := free_ports()))
     first.until("Ctrl-C stops all")
     second = start()
@@ -131,7 +131,7 @@ def test_a_second_one_in_the_same_folder_leaves_the_first_alone(start: Callable[
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    """And exit code 3."""
+    """Exit code 3."""
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path / "file" / "x")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_port_option_wins_over_an_earlier_config(start: Callable[..., Quickstart], tmp_path: Path) -> None:
-    """The next run in the same folder listens where it is told to, with metrics and simulator behind it."""
+    """The next run in the same folder listens on the given port, with metrics and simulator behind it."""
     first = start("--port", str(port := free_ports()))
     first.until("Ctrl-C stops all")
     assert first.stop() == 0
@@ -151,7 +151,7 @@ def test_port_option_wins_over_an_earlier_config(start: Callable[..., Quickstart
 
 
 def test_port_option_changes_nothing_else_in_an_edited_config(start: Callable[..., Quickstart], tmp_path: Path) -> None:
-    """Only the port's digits; what somebody wrote into the file stays."""
+    """Only the port's digits; edits in the file stay."""
     config = tmp_path / "try" / "aiaas.yaml"
     config.parent.mkdir()
     before = "# mine\nserver: {port: 1, host: 127.0.0.1}  # here\nmonitoring: {prometheus: false}\nbackends:\n"
@@ -172,7 +172,7 @@ def test_an_edited_config_without_a_port_says_where_to_write_it(tmp_path: Path) 
 
 
 def test_a_taken_port_leaves_no_config_behind(tmp_path: Path) -> None:
-    """Ports are tried before anything is written: the next run would go on with the port that is taken."""
+    """Ports are tried before anything is written: the next run would use the taken port again."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -53,7 +53,7 @@ def rendered(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[
 
 
 def test_the_stream_is_on_stdout_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    """A config with an image and keys gives manifests and no word on stderr."""
+    """A config with an image and keys gives manifests and an empty stderr."""
     write()
     assert run(["keys", "create", "alice"]) == 0
     capsys.readouterr()
@@ -74,7 +74,7 @@ def test_without_a_key_file_no_secret_is_rendered(capsys: pytest.CaptureFixture[
 
 
 def test_a_key_file_without_keys_is_rendered_and_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever revoked and pruned the last key means it."""
+    """A person who revoked and pruned the last key means it."""
     write()
     Path("keys.yaml").write_text("version: 1\nkeys: []\n")
     documents, err = rendered(capsys)
@@ -84,7 +84,7 @@ def test_a_key_file_without_keys_is_rendered_and_warned_of(capsys: pytest.Captur
 
 
 def test_the_local_keys_go_into_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    """What `aiaas keys create` wrote is what the pods read; the key itself is nowhere."""
+    """The pods read the file that `aiaas keys create` wrote; the key itself is nowhere."""
     write()
     assert run(["keys", "create", "alice"]) == 0
     key = capsys.readouterr().out.strip()
@@ -102,7 +102,7 @@ def test_an_unset_image_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
 def test_overrides_of_the_shell_are_ignored_and_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What happens to be exported here must not end up in a cluster: neither a limit nor an edge of the policy."""
+    """A variable that is set here by chance must not reach a cluster: neither a limit nor an edge of the policy."""
     write()
     assert run(["render"]) == 0
     plain = capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_only_some_kinds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_kind_that_this_config_does_not_have_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """An empty stream is no accident then."""
+    """An empty stream is intended then."""
     write()
     documents, err = rendered(capsys, "--only", "HTTPRoute,Service")
     assert [each["kind"] for each in documents] == ["Service"]
@@ -170,10 +170,10 @@ def test_an_unknown_kind_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> N
         pytest.param(CONFIG + "foo: 1\n", "error AIA101 foo", id="not valid"),
     ],
 )
-def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(
+def test_unrenderable_config_is_reported_and_prints_nothing(
     text: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, the problems on stderr, an empty stdout that kubectl takes for nothing."""
+    """Exit code 1, the problems on stderr, an empty stdout, which kubectl applies as nothing."""
     write(text)
     assert run(["render"]) == 1
     out, err = capsys.readouterr()
@@ -182,7 +182,7 @@ def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(
     assert "cannot be rendered; fix it and run again" in err
 
 
-def test_a_missing_config_is_the_world_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_config_is_an_environment_error(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 3, as everywhere."""
     assert run(["render"]) == 3
     assert "no such file" in capsys.readouterr().err
@@ -244,7 +244,7 @@ def kubectl(exit_code: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_diff_is_kubectls(
     answer: int, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """kubectl gets the stream and prints the difference; what is neither 0 nor 1 is the world in the way."""
+    """kubectl gets the stream and prints the difference; an exit code other than 0 and 1 is an environment error."""
     write()
     kubectl(answer, monkeypatch)
     assert run(["render", "--diff"]) == code
@@ -257,7 +257,7 @@ def test_a_diff_is_kubectls(
     assert capfd.readouterr().out == given
 
 
-def test_without_kubectl_there_is_no_diff(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_needs_kubectl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 3 and a message."""
     write()
     monkeypatch.setenv("PATH", "")
@@ -265,7 +265,7 @@ def test_without_kubectl_there_is_no_diff(monkeypatch: pytest.MonkeyPatch, capsy
     assert "kubectl is not on PATH" in capsys.readouterr().err
 
 
-def test_a_variable_that_is_not_set_and_decides_where_a_backend_is_is_said(
+def test_unset_variable_in_a_backend_address_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The policy would let through to our own namespace, which is where a name without dots is."""
@@ -280,13 +280,13 @@ def test_a_variable_that_is_not_set_and_decides_where_a_backend_is_is_said(
 
 
 def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is wrong is that it is not set, whatever the stand-in looks like."""
+    """The fault is that it is not set, whatever the stand-in looks like."""
     write(SECRETS.replace("http://${HOST}:8000", "${HOST}"))
     assert run(["render"]) == 1
     assert "note: not set here: HOST, KEY; a variable inside an address must be set" in capsys.readouterr().err
 
 
-def test_a_folders_keys_are_not_removed_where_the_key_file_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_key_file_does_not_remove_the_folders_keys(capsys: pytest.CaptureFixture[str]) -> None:
     """A tool that prunes would delete the live Secret. Without authentication there is none to keep."""
     write()
     assert run(["render", "--output-dir", "out"]) == 0

@@ -1,4 +1,4 @@
-"""`aiaas report`: what is wrong with a file is one line; the rest is in test_loadtest.py, where files are made."""
+"""`aiaas report`: a fault in a file is one line; the rest is in test_loadtest.py, where files are made."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from aiaas.cli.main import run
     [
         (None, 3, "a.jsonl: No such file or directory"),
         ("", 1, "a.jsonl: is empty"),
-        ("hello\n", 1, "a.jsonl:1: is no line of a load test's samples"),
+        ("hello\n", 1, "a.jsonl:1: is not a line of a load test's samples"),
     ],
     ids=["missing", "empty", "another file"],
 )
-def test_what_is_no_run_is_one_line(
+def test_file_without_a_run_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, code: int, message: str
 ) -> None:
-    """With the file's name."""
+    """The line has the file's name."""
     if content is not None:
         (tmp_path / "a.jsonl").write_text(content)
     assert run(["report", str(tmp_path / "a.jsonl")]) == code
@@ -38,7 +38,7 @@ SAMPLE = b'{"kind":"sample","number":0,"due":0.1,"began":0.1,"first":0.3,"end":1
     "rest", [b"", SAMPLE, SAMPLE + SAMPLE[:50]], ids=["no request", "one", "a last line cut short"]
 )
 def test_a_page_is_written_beside_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], rest: bytes) -> None:
-    """The tables are on stdout as without it, and where the page is, on stderr."""
+    """The tables are on stdout as without it, and the page's path is on stderr."""
     (tmp_path / "a.jsonl").write_bytes(RUN + rest)
     assert run(["report", str(tmp_path / "a.jsonl")]) == 0
     plain = capsys.readouterr()
@@ -50,7 +50,7 @@ def test_a_page_is_written_beside_the_tables(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_page_has_every_run_that_is_named(tmp_path: Path) -> None:
-    """Side by side, and each by itself."""
+    """Side by side, and each alone."""
     for name in ("one", "two"):
         (tmp_path / f"{name}.jsonl").write_bytes(RUN + SAMPLE)
     page = tmp_path / "a.html"
@@ -64,7 +64,7 @@ def test_a_page_has_every_run_that_is_named(tmp_path: Path) -> None:
 
 
 def test_samples_are_not_overwritten_with_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A measurement cannot be had again."""
+    """A measurement cannot be repeated."""
     file = tmp_path / "a.jsonl"
     file.write_bytes(RUN)
     assert run(["report", str(file), "--html", str(tmp_path / "." / "a.jsonl")]) == 2
@@ -73,7 +73,7 @@ def test_samples_are_not_overwritten_with_a_page(tmp_path: Path, capsys: pytest.
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the reason."""
+    """The line has the reason."""
     (tmp_path / "a.jsonl").write_bytes(RUN)
     assert run(["report", str(tmp_path / "a.jsonl"), "--html", str(tmp_path / "no" / "a.html")]) == 3
     assert "a.html: cannot be written: No such file or directory" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`aiaas serve` as a process: exit codes, what it says and what it does not, signals, a stuck reader of its log."""
+"""`aiaas serve` as a process: exit codes, output, signals, a stuck reader of its log."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_config(folder: Path, **sections: Any) -> tuple[Path, int]:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Run a command that ends by itself."""
     return subprocess.run(
         [sys.executable, "-m", "aiaas", *arguments], capture_output=True, text=True, timeout=30, check=False
     )
@@ -110,7 +110,7 @@ def test_it_serves_until_it_is_asked_to_stop(
 
 
 def test_a_missing_config_is_one_line_and_exit_3(tmp_path: Path) -> None:
-    """It says which file."""
+    """The line names the file."""
     done = run("serve", "-c", str(tmp_path / "none.yaml"))
     assert (done.returncode, done.stdout) == (3, "")
     assert len(done.stderr.splitlines()) == 1
@@ -127,7 +127,7 @@ def test_serve_without_the_c_parser_refuses_to_start(tmp_path: Path, monkeypatch
 
 
 def test_an_invalid_config_is_all_its_problems_and_exit_1(tmp_path: Path) -> None:
-    """And nothing was started."""
+    """And no process was started."""
     config, _ = write_config(tmp_path, server={"colour": "blue"}, monitoring={"log_level": "loud"})
     done = run("serve", "-c", str(config))
     assert (done.returncode, done.stdout) == (1, "")
@@ -140,7 +140,7 @@ def test_an_invalid_config_is_all_its_problems_and_exit_1(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("which", ["server", "metrics"])
 def test_a_port_in_use_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) -> None:
-    """No traceback, and it names the field to change."""
+    """Without a traceback, and with the field to change."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -163,7 +163,7 @@ def test_a_port_in_use_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_key_file_is_one_line_and_exit_3(tmp_path: Path, workers: int) -> None:
-    """With its place, once and not by each worker: every valid key would get a 401."""
+    """The line has its place, once and not by each worker: every valid key would get a 401."""
     (tmp_path / "keys.yaml").write_text("version: 1\nkeys:\n- name: [\n")
     config, port = write_config(tmp_path, auth={"enabled": True}, server={"workers": workers})
     done = run("serve", "-c", str(config))
@@ -178,7 +178,7 @@ def test_a_damaged_key_file_is_one_line_and_exit_3(tmp_path: Path, workers: int)
         get(port, "/ready")
 
 
-def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
+def test_stuck_log_reader_does_not_stop_service_or_shutdown(
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     """Requests go on while nobody reads stdout, and SIGTERM is obeyed within seconds."""
@@ -196,10 +196,8 @@ def test_a_stuck_reader_of_the_log_stops_neither_the_gateway_nor_its_end(
 
 
 @pytest.mark.parametrize(("looks_here", "runs"), [(False, False), (True, True)])
-def test_a_process_of_ours_runs_no_module_that_lies_beside_the_config(
-    tmp_path: Path, looks_here: bool, runs: bool
-) -> None:
-    """Unless the gateway itself was started so that it looks there."""
+def test_child_process_imports_no_module_beside_the_config(tmp_path: Path, looks_here: bool, runs: bool) -> None:
+    """Unless the gateway itself was started with that folder on its path."""
     (tmp_path / "typer.py").write_text("raise SystemExit('of the folder')")
     options = python_options([str(tmp_path)] if looks_here else [], str(tmp_path))
     command = [sys.executable, *options, "-m", "aiaas.cli.worker"]
@@ -225,8 +223,8 @@ with ends_on_sigterm():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_thread_that_cannot_be_interrupted_does_not_hold_up_the_end() -> None:
-    """As one that resolves a name while DNS does not answer; what was logged last is written all the same."""
+def test_uninterruptible_thread_does_not_delay_the_exit() -> None:
+    """Like a thread that resolves a name while DNS does not answer; the last log lines are written all the same."""
     script = """
 import asyncio, sys, time
 from aiaas.cli.serve import run_loop
@@ -249,10 +247,10 @@ run_loop(life, writer, log)
     assert json.loads(done.stdout)["event"] == "stopped"
 
 
-def test_a_reader_of_the_log_that_left_is_no_fault(
+def test_log_reader_that_left_does_not_stop_the_gateway(
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """`aiaas serve | head -1` goes on serving; nothing is said on stderr."""
+    """`aiaas serve | head -1` goes on serving; stderr stays empty."""
     config, port = write_config(tmp_path)
     read_end, write_end = os.pipe()
     process = start(config, stdout=write_end)

@@ -18,7 +18,7 @@ def simulate(*options: str) -> subprocess.CompletedProcess[str]:
     ("options", "message"),
     [
         (("--ttft", "soon"), "--ttft 'soon': must be a duration; write a number with a unit"),
-        (("--fault", "nope"), "there is no fault 'nope'"),
+        (("--fault", "nope"), "unknown fault 'nope'"),
         (("--jitter", "2"), "jitter must be between 0 and 1"),
         (("--max-num-seqs", "0"), "max-num-seqs must be 1 or more"),
         (("--port", "70000"), "less than or equal to 65535"),
@@ -27,14 +27,14 @@ def simulate(*options: str) -> subprocess.CompletedProcess[str]:
     ids=["duration", "fault", "jitter", "places", "port", "runner"],
 )
 def test_wrong_usage_is_one_line_and_exit_2(options: tuple[str, ...], message: str) -> None:
-    """What is wrong and what is allowed, on stderr."""
+    """The fault and the allowed values, on stderr."""
     done = simulate("--port", "0", *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr
 
 
 def test_a_port_in_use_is_one_line_and_exit_3() -> None:
-    """With what to do."""
+    """The line has advice."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = simulate("--port", str(port))

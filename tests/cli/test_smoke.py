@@ -1,4 +1,4 @@
-"""`aiaas smoke`, as a process against a simulator, which is no gateway: what it lacks fails."""
+"""`aiaas smoke`, as a process against a simulator, which is not a gateway: its missing features fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYLESS = ("--only", "health,unknown-path")
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[str]:
-    """The URL of one that asks for the key sk-right."""
+    """The URL of a simulator that asks for the key sk-right."""
     process, url = simulated("--api-key", "sk-right")
     yield url
     process.kill()
@@ -33,7 +33,7 @@ def simulator() -> Iterator[str]:
 
 
 def test_the_checks_are_lines_on_stdout_where_piped(simulator: str, tmp_path: Path) -> None:
-    """A failed one says what was expected, what came and the usual cause; exit 1; no colour, no key."""
+    """A failed check says the expected and the actual result and the usual cause; exit 1; no colour, no key."""
     (tmp_path / "k").write_text("sk-right\n")
     done = aiaas("smoke", simulator, "--api-key-file", str(tmp_path / "k"), "--skip", "ready,stream-pace")
     assert done.returncode == 1
@@ -73,12 +73,12 @@ def test_a_wrong_key_is_said_once(simulator: str) -> None:
 
 
 def test_nobody_there_is_exit_3_and_one_line() -> None:
-    """With a hint."""
+    """The line has a hint."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         done = aiaas("smoke", f"http://127.0.0.1:{bound.getsockname()[1]}")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "connection refused; is the server running, and the URL right?" in done.stderr
+    assert "connection refused; is the server running, and is the URL right?" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -95,7 +95,7 @@ def test_nobody_there_is_exit_3_and_one_line() -> None:
         pytest.param(("--timeout", "0"), 2, "--timeout must be longer than 0", id="no time"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
         pytest.param(("-c", "/no/such.yaml"), 3, "/no/such.yaml", id="config"),
-        pytest.param(("--metrics", "ftp://x"), 2, "is no URL of a server", id="metrics"),
+        pytest.param(("--metrics", "ftp://x"), 2, "is not a server URL", id="metrics"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...], code: int, message: str) -> None:
@@ -107,7 +107,7 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], code: int, message:
 
 
 def test_a_junit_file_that_cannot_be_written_is_exit_3(simulator: str) -> None:
-    """Behind the results, which are not lost."""
+    """The error follows the results, which are not lost."""
     done = aiaas("smoke", simulator, "--only", "health", "--junit", "/no/such/folder/x.xml")
     assert done.returncode == 3
     assert done.stdout.startswith("passed   health ")
@@ -115,7 +115,7 @@ def test_a_junit_file_that_cannot_be_written_is_exit_3(simulator: str) -> None:
 
 
 def test_the_checks_are_listed() -> None:
-    """Each with what it shows; nothing is sent."""
+    """Each check with its purpose; nothing is sent."""
     done = aiaas("smoke", "http://127.0.0.1:1", "--list")
     assert done.returncode == 0
     assert "rate-limit" in done.stdout
@@ -125,7 +125,7 @@ def test_the_checks_are_listed() -> None:
 
 
 def test_ctrl_c_shows_what_was_found() -> None:
-    """Exit 130, as the shell says it of any interrupted program."""
+    """Exit 130, as a shell reports any interrupted program."""
     process, url = simulated("--fault", "hang-before-headers")
     command = [*AIAAS, "smoke", url, "--only", "health,completion"]
     smoke = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What a config adds to a smoke test."""
+"""The options that a config adds to a smoke test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.cli.smokeoptions import Known, known_of, read_metrics, read_names, read_size
+from aiaas.cli.smokeoptions import KnownGateway, known_of, read_metrics, read_names, read_size
 from aiaas.errors import EnvironmentFault, UsageError
 from aiaas.smoke.run import NAMES
 
@@ -15,7 +15,7 @@ BACKENDS = "backends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
 
 @pytest.fixture(autouse=True)
 def no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without one."""
+    """A folder without a config."""
     monkeypatch.delenv("AIAAS_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -29,8 +29,8 @@ def config(text: str) -> Path:
 
 def test_without_a_config_only_the_url_is_known() -> None:
     """The default port on this machine."""
-    assert known_of(None, None) == Known("http://127.0.0.1:8080")
-    assert known_of("https://h", None) == Known("https://h")
+    assert known_of(None, None) == KnownGateway("http://127.0.0.1:8080")
+    assert known_of("https://h", None) == KnownGateway("https://h")
 
 
 def test_a_url_alone_does_not_take_the_config_that_lies_about() -> None:
@@ -43,23 +43,23 @@ def test_a_url_alone_does_not_take_the_config_that_lies_about() -> None:
 def test_a_config_tells_its_port_its_bounds_and_its_metrics() -> None:
     """Of the gateway on this machine."""
     path = config("server: {port: 1234, max_body_size: 2KiB}\nmonitoring: {metrics_port: 9191}\n")
-    assert known_of(None, path) == Known("http://127.0.0.1:1234", 2048, True, True, "http://127.0.0.1:9191")
+    assert known_of(None, path) == KnownGateway("http://127.0.0.1:1234", 2048, True, True, "http://127.0.0.1:9191")
 
 
 def test_a_host_of_the_cluster_is_the_url() -> None:
-    """Whose metrics port is not to be reached from here."""
+    """Its metrics port cannot be reached from here."""
     known = known_of(None, config("kubernetes: {host: api.example.com}\n"))
     assert (known.url, known.metrics) == ("https://api.example.com", None)
 
 
 def test_a_url_with_a_config_is_tested_by_that_config() -> None:
-    """Neither keys nor limits there."""
+    """Keys and limits of this machine are not used there."""
     path = config("auth: {enabled: false}\nrate_limit: {requests_per_minute: null}\n")
-    assert known_of("http://h", path) == Known("http://h", 10 * 1024**2, False, False, None)
+    assert known_of("http://h", path) == KnownGateway("http://h", 10 * 1024**2, False, False, None)
 
 
 def test_a_config_that_cannot_be_used_is_said() -> None:
-    """Not valid; not there."""
+    """An invalid config; a missing one."""
     with pytest.raises(UsageError, match=r"mine\.yaml is not valid"):
         known_of(None, config("nonsense: 1\n"))
     with pytest.raises(EnvironmentFault, match="no\\.yaml"):

@@ -1,4 +1,4 @@
-"""`aiaas usage`: what a person reads, what a spreadsheet takes, and what is said where there is nothing."""
+"""`aiaas usage`: the table, JSON and CSV, and the message where there is no usage."""
 
 from __future__ import annotations
 
@@ -93,21 +93,21 @@ def test_json_and_csv_have_the_same_rows(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("key", ["alice", "4hT0bQ2x"], ids=["name", "id"])
 def test_one_key_by_name_or_id(key: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """And as far back as asked for."""
+    """As far back as asked for."""
     assert run(["usage", "--key", key, "--since", day_text(TODAY - 30), "-o", "json"]) == 0
     assert [row["requests"] for row in json.loads(capsys.readouterr().out)] == [9, 1, 2]
 
 
 @pytest.mark.usefixtures("kept")
 def test_a_key_that_was_never_used_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1; a typing mistake must not look like no usage."""
+    """Exit code 1; a typo must not look like no usage."""
     assert run(["usage", "--key", "alic"]) == 1
     assert capsys.readouterr().err == "aiaas: no key 'alic' has been used; did you mean alice?\n"
 
 
 @pytest.mark.usefixtures("kept")
 def test_a_key_that_was_not_used_lately_has_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    """That is an answer, and no error; its other days are known all the same."""
+    """An empty answer is not an error; the key's other days are known all the same."""
     assert run(["usage", "--key", "bob", "--since", "1d", "-o", "json"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == ("[]\n", f"no usage since {day_text(TODAY)}\n")
@@ -134,7 +134,7 @@ def test_a_config_with_errors_leads_to_validate(capsys: pytest.CaptureFixture[st
     assert "aiaas validate -c aiaas.yaml" in capsys.readouterr().err
 
 
-def test_a_damaged_file_is_the_world_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_file_is_an_environment_error(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 3, one line."""
     Path("usage.db").write_text("notes " * 100)
     assert run(["usage"]) == 3
@@ -151,15 +151,15 @@ def test_since_counts_whole_days(since: str, day: int | None) -> None:
     assert first_day(since, noon) == (0 if day is None else day_from(f"2026-11-{day:02}"))
 
 
-def test_since_that_is_no_time_is_wrong_usage() -> None:
-    """With what is allowed."""
+def test_invalid_since_is_wrong_usage() -> None:
+    """The message says the allowed forms."""
     with pytest.raises(UsageError, match="'yesterday' is not a time; write for example 7d, 12w or 2026-03-01"):
         first_day("yesterday", 0.0)
 
 
 @pytest.mark.usefixtures("kept")
 def test_the_list_of_keys_shows_the_last_use(capsys: pytest.CaptureFixture[str]) -> None:
-    """As far as it is known."""
+    """If it is known."""
     assert run(["keys", "create", "carol"]) == 0
     text = Path("keys.yaml").read_text()
     key_id = next(line.split()[-1] for line in text.splitlines() if "- id:" in line).strip("'")

@@ -63,7 +63,7 @@ def test_warnings_fail_only_when_strict(arguments: list[str], code: int, capsys:
 
 
 def test_a_missing_key_file_is_a_warning_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    """The path and the command that makes one are named, at the line that names the file."""
+    """The warning names the path and the command that makes the file, at the line that names it."""
     write(VALID + "auth:\n  keys_file: some/keys.yaml\n", keys=False)
     assert run(["validate"]) == 0
     out = capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_a_missing_key_file_is_a_warning_with_what_to_do(capsys: pytest.CaptureF
 
 
 def test_the_overrides_in_force_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Variables that changed the config are told on stderr."""
+    """stderr names the variables that changed the config."""
     write(VALID)
     monkeypatch.setenv("VLLM_TIMEOUT", "30s")
     monkeypatch.setenv("LOG_LEVEL", "debug")
@@ -92,7 +92,7 @@ def test_the_result_is_there_as_json(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_missing_config_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
-    """No file is the world's fault, with one line on stderr."""
+    """A missing file is an environment error, with one line on stderr."""
     assert run(["validate", "-c", "none.yaml"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
@@ -111,7 +111,7 @@ def test_a_missing_config_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> 
     ],
 )
 def test_the_limits_are_summed_up(section: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The summary names each limit that holds."""
+    """The summary names each limit in force."""
     write(f"{VALID}rate_limit: {section}\n")
     assert run(["validate"]) == 0
     assert words in capsys.readouterr().err
@@ -145,7 +145,7 @@ kubernetes:
 
 
 def test_the_chain_of_hops_is_shown_with_the_weakest_marked(capsys: pytest.CaptureFixture[str]) -> None:
-    """On stderr, beside the problem that it explains; each hop with what it bears."""
+    """On stderr, beside the problem that it explains; each hop with its limits."""
     Path("aiaas.yaml").write_text(CLUSTER)
     assert run(["validate"]) == 1
     out, err = capsys.readouterr()
@@ -192,7 +192,7 @@ def write_certificate(not_after: datetime) -> None:
 def test_the_end_of_the_certificate_is_told(
     days: int, code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A warning, since it is renewed without a restart."""
+    """A warning, since a pair is renewed without a restart."""
     write(TLS)
     write_certificate(datetime.now(UTC) + timedelta(days=days))
     assert run(["validate"]) == code
@@ -215,7 +215,7 @@ def test_the_end_of_the_certificate_is_told(
 def test_a_pair_that_cannot_be_used_is_an_error(
     spoil: Callable[[], object], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A gateway would not start with it."""
+    """A gateway would not start with that pair."""
     write(TLS)
     write_certificate(datetime.now(UTC) + timedelta(days=300))
     spoil()
@@ -224,7 +224,7 @@ def test_a_pair_that_cannot_be_used_is_an_error(
 
 
 def test_in_a_cluster_the_pair_may_be_missing_here(capsys: pytest.CaptureFixture[str]) -> None:
-    """It comes from a Secret there."""
+    """In a cluster the pair comes from a Secret."""
     write(CLUSTER.replace('"60"', '"600"') + TLS.removeprefix(VALID))
     assert run(["validate"]) == 0
     assert "warning AIA406 server.tls: tls.crt does not exist" in capsys.readouterr().out
@@ -238,7 +238,7 @@ def test_an_authority_of_the_store_that_is_not_there_is_an_error(capsys: pytest.
     assert capsys.readouterr().out == f"aiaas.yaml:6:10: error AIA406 rate_limit.store: {words}\n"
 
 
-def test_what_render_would_refuse_is_an_error_with_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_that_render_refuses_is_an_error_with_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     """A config with a `kubernetes` section is meant for pods: there a loopback address leads nowhere."""
     text = "server: {host: 127.0.0.1}\nbackends: {v: {url: 'http://localhost:8000', models: [m]}}\n"
     Path("aiaas.yaml").write_text(text + "auth: {enabled: false}\n")
@@ -247,5 +247,5 @@ def test_what_render_would_refuse_is_an_error_with_a_cluster(capsys: pytest.Capt
     capsys.readouterr()
     assert run(["validate"]) == 1
     out = capsys.readouterr().out
-    assert "error AIA405 server.host: 127.0.0.1 is not reached from outside the pod" in out
-    assert "error AIA405 backends.v.url: localhost is the pod itself there" in out
+    assert "error AIA405 server.host: 127.0.0.1 cannot be reached from outside the pod" in out
+    assert "error AIA405 backends.v.url: localhost is the gateway's own pod" in out

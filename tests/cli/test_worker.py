@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from aiaas.keys.records import render_records
-from aiaas.proxy.workers.pulse import HANG_PATIENCE, LOOK_INTERVAL
+from aiaas.proxy.workers.pulse import HANG_PATIENCE, PULSE_INTERVAL
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.ports import free_port
 from tests.proxy.conftest import Raw, new_key
@@ -53,7 +53,7 @@ class Gateway:
         return [child for _, child in sorted(workers, key=lambda pair: pair[0])]
 
     def serves(self, worker: psutil.Process) -> bool:
-        """Whether a client is connected to this one of them."""
+        """Whether a client is connected to this worker."""
         open_ones = [one for one in worker.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
         return any(one.laddr.port == self.port for one in open_ones)
 
@@ -66,7 +66,7 @@ class Gateway:
         return self.clients[-1]
 
     async def status(self, body: Any = BODY) -> int:
-        """Of a request on a connection of its own, so at any of the workers."""
+        """The status of a request on a connection of its own, so at any of the workers."""
         return (await (await self.client()).post(body)).status
 
     async def metrics(self) -> dict[str, float]:
@@ -76,7 +76,7 @@ class Gateway:
         return {name: float(value) for name, _, value in lines}
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """What stands in the log so far; every line of it is JSON."""
+        """The log so far; every line of it is JSON."""
         whole = self.log.read_bytes().rpartition(b"\n")[0]
         return [line for line in map(json.loads, whole.splitlines()) if line["event"] == name]
 
@@ -86,7 +86,7 @@ class Gateway:
                 await asyncio.sleep(0.02)
 
     async def replaced(self, before: list[psutil.Process]) -> None:
-        """Wait until as many serve as before, the first of whom has been replaced."""
+        """Wait until as many workers serve as before, the first of which has been replaced."""
 
         def is_replaced() -> bool:
             now = self.workers()
@@ -149,7 +149,7 @@ async def gateway(tmp_path: Path, fake_vllm: FakeVllm) -> AsyncIterator[Gateway]
 
 
 async def fill(gateway: Gateway, count: int = 24) -> list[Raw]:
-    """So many connections with a request each, spread by the kernel over all the sockets."""
+    """`count` connections with a request each, spread by the kernel over all the sockets."""
     clients = [await gateway.client() for _ in range(count)]
     for client in clients:
         client.send(client.request(BODY))
@@ -157,7 +157,7 @@ async def fill(gateway: Gateway, count: int = 24) -> list[Raw]:
 
 
 async def test_all_workers_serve_and_one_metrics_port_counts_for_all(gateway: Gateway) -> None:
-    """As many requests as were sent; and each worker had its part."""
+    """The metrics count every request, and each worker had a part."""
     assert [await gateway.status() for _ in range(40)] == [200] * 40
     got = await gateway.metrics()
     name = '{endpoint="/v1/chat/completions",model="m",status="success"}'
@@ -182,7 +182,7 @@ async def test_all_workers_serve_and_one_metrics_port_counts_for_all(gateway: Ga
     assert gateway.events("started")[0]["workers"] == 2
 
 
-async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(gateway: Gateway) -> None:
+async def test_killed_worker_is_replaced_and_its_counts_stay(gateway: Gateway) -> None:
     """The other one goes on meanwhile, and no counter goes backwards."""
     name = 'inference_requests_total{endpoint="/v1/chat/completions",model="m",status="success"}'
     for client in await fill(gateway):
@@ -209,7 +209,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(gat
 
 
 async def test_a_removed_key_leaves_the_metrics_of_all_workers(gateway: Gateway) -> None:
-    """Also what a worker had counted that has died since."""
+    """Also the counts of a worker that has died since."""
     alice, bob = new_key("alice"), new_key("bob")
     keys = gateway.folder / "keys.yaml"
     keys.write_text(render_records([alice.record, bob.record]))
@@ -233,7 +233,7 @@ async def test_a_removed_key_leaves_the_metrics_of_all_workers(gateway: Gateway)
     assert got[series["bob"]] == 12
 
 
-async def test_connections_that_wait_for_a_dead_worker_are_served_by_its_replacement(gateway: Gateway) -> None:
+async def test_connections_of_a_dead_worker_are_served_by_the_next(gateway: Gateway) -> None:
     """None is reset: the supervisor has kept the socket in whose queue they wait."""
     before = gateway.workers()
     before[0].suspend()
@@ -247,7 +247,7 @@ async def test_connections_that_wait_for_a_dead_worker_are_served_by_its_replace
 
 
 async def test_a_worker_that_hangs_does_not_hang_the_scrape(gateway: Gateway) -> None:
-    """It counts with what it last said."""
+    """The hung worker counts with its last report."""
     assert [await gateway.status() for _ in range(20)] == [200] * 20
     full = await gateway.metrics()
     stopped = gateway.workers()[0]
@@ -261,7 +261,7 @@ async def test_a_worker_that_hangs_does_not_hang_the_scrape(gateway: Gateway) ->
 
 
 async def test_a_worker_that_hangs_is_replaced_and_its_queue_served(gateway: Gateway, fake_vllm: FakeVllm) -> None:
-    """SIGSTOP: it is noticed, counted and logged; connections that the kernel gave to it wait for its replacement."""
+    """SIGSTOP: it is noticed, counted and logged; connections in its queue wait for its replacement."""
     before = gateway.workers()
     before[0].suspend()
     clients = await fill(gateway)
@@ -283,14 +283,14 @@ async def test_a_worker_that_hangs_is_replaced_and_its_queue_served(gateway: Gat
 
 
 async def test_a_supervisor_that_was_stopped_itself_kills_no_worker(gateway: Gateway, fake_vllm: FakeVllm) -> None:
-    """It did not listen; streams go on to their ends."""
+    """The supervisor did not listen; streams go on to their ends."""
     go_on = asyncio.Event()
     clients = await open_streams(gateway, fake_vllm, go_on, 4)
     before = gateway.workers()
     gateway.process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(HANG_PATIENCE + 2)
     gateway.process.send_signal(signal.SIGCONT)
-    await asyncio.sleep(LOOK_INTERVAL + 1)  # it has looked
+    await asyncio.sleep(PULSE_INTERVAL + 1)  # it has looked
     assert (await gateway.metrics())["aiaas_workers"] == 2
     go_on.set()
     for client in clients:
@@ -300,7 +300,7 @@ async def test_a_supervisor_that_was_stopped_itself_kills_no_worker(gateway: Gat
 
 
 async def test_a_worker_that_hangs_while_all_drain_is_killed(gateway: Gateway, fake_vllm: FakeVllm) -> None:
-    """The end does not wait for it until drain_timeout; the other one's stream ends whole."""
+    """The end does not wait for the hung worker until drain_timeout; the other one's stream ends whole."""
     gateway.write_config(server=gateway.config["server"] | {"drain_timeout": "120s"})
     gateway.process.send_signal(signal.SIGHUP)
     await gateway.until(lambda: len({line["worker"] for line in gateway.events("config_reloaded")}) == 2)
@@ -323,7 +323,7 @@ async def test_a_worker_that_hangs_while_all_drain_is_killed(gateway: Gateway, f
 
 
 async def test_a_worker_killed_while_all_drain_is_not_replaced(gateway: Gateway, fake_vllm: FakeVllm) -> None:
-    """Its port belongs to the successor by then."""
+    """The successor owns the port by then."""
     go_on = asyncio.Event()
     await open_streams(gateway, fake_vllm, go_on)
     before = gateway.workers()
@@ -339,10 +339,8 @@ async def test_a_worker_killed_while_all_drain_is_not_replaced(gateway: Gateway,
     assert await asyncio.to_thread(gateway.process.wait, 10) == 0
 
 
-async def test_a_worker_that_is_told_to_stop_is_replaced_at_once_and_ends_its_streams(
-    gateway: Gateway, fake_vllm: FakeVllm
-) -> None:
-    """SIGTERM to one of them alone."""
+async def test_worker_on_sigterm_is_replaced_and_ends_its_streams(gateway: Gateway, fake_vllm: FakeVllm) -> None:
+    """SIGTERM to one worker alone."""
     before = gateway.workers()
     go_on = asyncio.Event()
     fake_vllm.play(*[Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK)])
@@ -376,7 +374,7 @@ async def test_a_second_serve_on_the_port_is_refused(gateway: Gateway) -> None:
 
 
 async def open_streams(gateway: Gateway, fake_vllm: FakeVllm, go_on: asyncio.Event, count: int = 8) -> list[Raw]:
-    """At least so many streams, each with one event so far; in each worker some.
+    """At least `count` streams, each with one event so far; in each worker some.
 
     The kernel deals connections out by a hash: of eight all go to one of two workers once in 128 times.
     """
@@ -412,7 +410,7 @@ async def test_sigterm_finishes_open_streams_and_leaves_no_child(gateway: Gatewa
 
 
 async def test_a_second_signal_leaves_at_once(gateway: Gateway, fake_vllm: FakeVllm) -> None:
-    """Whatever is open; still in good order."""
+    """Whatever is open; all processes end cleanly."""
     await open_streams(gateway, fake_vllm, asyncio.Event(), 2)
     gateway.process.send_signal(signal.SIGINT)
     await gateway.until(lambda: len(gateway.events("draining")) == 2)
@@ -423,7 +421,7 @@ async def test_a_second_signal_leaves_at_once(gateway: Gateway, fake_vllm: FakeV
 
 
 async def test_workers_do_not_outlive_a_supervisor_that_is_killed(gateway: Gateway, fake_vllm: FakeVllm) -> None:
-    """They end what is open, as for a SIGTERM, and the port is free at once."""
+    """They end open streams, as for a SIGTERM, and the port is free at once."""
     go_on = asyncio.Event()
     clients = await open_streams(gateway, fake_vllm, go_on, 4)
     workers = gateway.workers()

@@ -31,7 +31,7 @@ def test_a_url_is_taken_apart(text: str, address: Address) -> None:
 @pytest.mark.parametrize(
     "text", ["http://u:hunter2@h", "http://h/v1", "http://h/a\r\nX: y", "http://h/a b", "http://h\t"]
 )
-def test_what_would_break_a_request_is_refused(text: str) -> None:
+def test_url_that_would_break_a_request_is_refused(text: str) -> None:
     """Credentials, a second /v1 and anything that could split a header are a ValueError that repeats no password."""
     with pytest.raises(ValueError) as caught:
         parse_url(text)
@@ -60,7 +60,7 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_dns_name_is_taken_apart(text: str, host: str, authority: str) -> None:
-    """What is asked for, and what belongs into the Host header."""
+    """The address to connect to, and the value of the Host header."""
     address = parse_dns(text)
     assert (address.host, address.authority, address.tls, address.base_path) == (host, authority, False, "")
 
@@ -70,7 +70,7 @@ def test_a_dns_name_is_taken_apart(text: str, host: str, authority: str) -> None
     ["", "vllm", "vllm:", ":8000", "http://vllm:8000", "vllm:8000/v1", "10.0.0.1:8000", "[::1]:8000", "u:p@vllm:8000",
      "vllm:0", "vllm:65536", "a b:8000", "vl\u00e4m:8000", "-:8000", "a..b:8000", "vllm:\u0663"],
 )  # fmt: skip
-def test_what_is_no_name_and_port_is_refused(text: str) -> None:
+def test_value_other_than_name_and_port_is_refused(text: str) -> None:
     """Addresses belong into `urls`; a scheme or a path has no place here."""
     with pytest.raises(ValueError):
         parse_dns(text)

@@ -24,7 +24,7 @@ def annotated(text: str, class_name: str = "nginx") -> Config:
     return config_of(f"{{ingress: {{class: {class_name}, annotations: {{{text}}}}}}}")
 
 
-def test_what_aiaas_derives_grows_outwards() -> None:
+def test_derived_timeouts_grow_outwards() -> None:
     """The ingress waits ten seconds longer than the gateway at its worst, for a body as large."""
     hops = chain(config_of("{}"))
     assert [(hop.name, hop.silence, hop.body) for hop in hops] == [
@@ -48,7 +48,7 @@ def test_what_aiaas_derives_grows_outwards() -> None:
         pytest.param(
             annotated("nginx.ingress.kubernetes.io/proxy-body-size: 1m"),
             "ingress (nginx)",
-            "refuses bodies over 1MiB that the gateway would take",
+            "rejects bodies over 1MiB that the gateway would accept",
             id="the operator's own body size",
         ),
         pytest.param(
@@ -69,7 +69,7 @@ def test_the_hop_that_gives_up_first_is_named(config: Config, hop: str, what: st
 
 
 @pytest.mark.parametrize("expose", ["gateway", "loadbalancer"])
-def test_what_is_not_ours_to_know_has_no_bound(expose: str) -> None:
+def test_unknown_hops_have_no_bound(expose: str) -> None:
     """A Gateway's implementation and a cloud's load balancer have limits of their own."""
     hops = chain(config_of(f"{{expose: {expose}}}"))
     assert [(hop.silence, hop.body) for hop in hops[1:-2]] == [(None, None)]
@@ -77,11 +77,11 @@ def test_what_is_not_ours_to_know_has_no_bound(expose: str) -> None:
 
 
 def test_the_heartbeat_stands_beside_the_gateway() -> None:
-    """It is what keeps a silent stream alive on the way."""
+    """Comments keep a silent stream alive on the way."""
     assert "every 15 s" in chain(config_of("{}"))[-2].remark
     assert "no heartbeat" in chain(config_of("{}", "{heartbeat: 0}"))[-2].remark
 
 
-def test_the_budget_of_large_bodies_is_eight_of_them_and_64_mib_at_least() -> None:
+def test_large_body_budget_is_eight_bodies_or_64_mib() -> None:
     """A small bound does not turn away a burst of middling bodies."""
     assert (body_budget(10 * MIB), body_budget(MIB)) == (80 * MIB, 64 * MIB)

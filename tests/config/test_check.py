@@ -1,4 +1,4 @@
-"""Rules between fields. What each says is in cases/; here is what holds for all of them."""
+"""Rules between fields. Their messages are in cases/; here are the properties of all of them."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ B = "b: {engine: {kind: simulator}, models: [b]}"
     ids=["one above", "one below", "another engine", "a disabled one", "one with a port"],
 )
 def test_a_default_port_follows_from_the_name_alone(others: list[str]) -> None:
-    """Whatever stands beside it in the file."""
+    """Whatever else is in the file."""
     assert ports_of(*others)["b"] == ports_of(B)["b"] == 18781
 
 
 def test_default_ports_never_clash() -> None:
-    """Neither with each other nor with a port that is written."""
+    """Neither with each other nor with a port that the config names."""
     many = [f"n{number}: {{engine: {{kind: simulator}}, models: [m{number}]}}" for number in range(60)]
     ports = ports_of(*many)
     assert len(set(ports.values())) == 60

@@ -1,4 +1,4 @@
-"""Rules between proxy and cluster. What each says is in cases/cluster-*; here is what a text alone cannot earn."""
+"""Rules between proxy and cluster. Their messages are in cases/cluster-*; here is the arithmetic behind them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from aiaas.config.load import load_text
 TEXT = "backends:\n  v: {url: 'http://v:8000', models: [m]}\n"
 
 
-def test_a_config_that_is_not_deployed_is_not_held_to_a_clusters_rules() -> None:
-    """A gateway on a laptop hears nothing about ingresses; the same config being rendered does."""
+def test_config_without_deployment_skips_the_cluster_rules() -> None:
+    """A config without `kubernetes` gets no finding about ingresses; the same config being rendered does."""
     loaded = load_text(TEXT, file="f", env={})
     assert check(loaded, {}) == ()
     assert "AIA510" in [problem.code for problem in check(loaded, {}, deployed=True)]
@@ -107,7 +107,7 @@ def merged(base: Any, change: Any) -> Any:
 
 
 def found(*changes: Change) -> list[str]:
-    """What is said about the base with these changes: letter of the severity, code and field."""
+    """The problems of the base with these changes: letter of the severity, code and field."""
     config: Change = BASE
     for change in changes:
         config = merged(config, change)
@@ -139,7 +139,7 @@ OPEN = {"auth": {"enabled": False}}
 OFF = "W AIA209 auth.enabled"
 NO_PEER = "W AIA509 rate_limit.store"
 MIB = 1024**2
-# What one worker needs beside connections: 100 MiB, and the budget of bodies.
+# The memory of one worker beside connections: 100 MiB, and the budget of bodies.
 NEEDED = 100 + 80
 
 BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
@@ -269,7 +269,7 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
         ["W AIA508 backends.e.models[0].default_output_tokens"],
     ),
     (
-        "a context that is no number",
+        "a context that is not a number",
         [engine(args={"max-model-len": "auto"}, models=[{"name": "m", "max_output_tokens": 100}])],
         [],
     ),
@@ -354,7 +354,7 @@ def test_each_rule_ends_where_it_says(changes: list[Change], expected: list[str]
 
 
 def test_without_a_controllers_namespace_the_class_is_warned_of() -> None:
-    """Unless it is the one whose namespace is the default."""
+    """Unless the namespace is the default one."""
     written = {"class": "other"}
     config = BASE | {"kubernetes": BASE["kubernetes"] | {"ingress": written}}
     for name, expected in (("other", [CONTROLLER]), ("nginx", [RETIRED]), ("my-nginx", [])):

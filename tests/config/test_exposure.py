@@ -1,4 +1,4 @@
-"""aiaas.config.exposure: what validate warns of, and where it stays silent."""
+"""aiaas.config.exposure: the warnings of validate, and where there are none."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def codes_of(text: str) -> list[str]:
     ],
 )
 def test_settings_beyond_their_bound_are_warned_of(text: str, codes: list[str]) -> None:
-    """And those at it are not."""
+    """Settings at their limit are not."""
     assert codes_of(text + "\n") == codes

@@ -1,4 +1,4 @@
-"""How patient a hop in front of the gateway must be."""
+"""How long a hop in front of the gateway must wait."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_silence(backends: list[str], usual: float, longest: float) -> None:
 
 
 def test_a_fallback_is_tried_again_as_often_as_either_says() -> None:
-    """A request keeps the timeout of its first choice, and takes the queue and the attempts of who stands in for it."""
+    """A request keeps the timeout of its first choice, and takes the queue and the attempts of its fallback."""
     text = """
 backends:
   first: {url: http://a, timeout: 100s, max_retries: 0, connect_timeout: 1s, models: [a, shared]}
@@ -59,18 +59,18 @@ backends:
 
 
 def test_a_pause_is_as_long_as_the_gateway_makes_it() -> None:
-    """Whoever changes the pauses of `forward` changes what an ingress must bear."""
+    """A change of `forward`'s pauses changes how long an ingress must wait."""
     assert RETRY_AFTER_MOST + longest_backoff(100) == LONGEST_PAUSE
 
 
-def test_a_whole_request_is_bounded_only_where_every_backend_bounds_it() -> None:
+def test_request_is_bounded_only_if_every_backend_is() -> None:
     """One backend without total_timeout may stream for hours."""
     assert request_timeout(config_of("total_timeout: 200s", "total_timeout: 300s")) == 310
     assert request_timeout(config_of("total_timeout: 200s", "timeout: 10s")) == UNBOUNDED_SECONDS
 
 
 def test_a_load_balancer_is_given_the_time_of_its_health_checks() -> None:
-    """It sends new connections to a pod that is gone until three of them have failed."""
+    """It sends new connections to a missing pod until three of them have failed."""
     text = "backends:\n  b: {url: 'http://b', models: [m]}\nkubernetes: {expose: %s}\n"
     found = {}
     for expose in ("ingress", "gateway", "none", "loadbalancer"):

@@ -1,4 +1,4 @@
-"""What an Ingress controller's annotations mean."""
+"""The meaning of an Ingress controller's annotations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiaas.config.ingress import bytes_of, family_of, seconds_of
     [("nginx", "nginx"), ("nginx-internal", "nginx"), ("haproxy", "haproxy"), ("Traefik", "traefik"), ("alb", None)],
 )
 def test_a_controller_is_known_by_its_class(class_name: str, family: str | None) -> None:
-    """Of a class whose name says nothing, nothing is known."""
+    """The controller of a class with an unknown name is unknown."""
     found = family_of(class_name)
     assert (found.name if found else None) == family
 

@@ -1,4 +1,4 @@
-"""Text -> Config, or its problems, each at its line. The cases are files: YAML, a line of dashes, what comes of it."""
+"""Text -> Config, or its problems, each at its line. The cases are files: YAML, a line of dashes, the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MINIMAL = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m]\n"
 
 
 def problems_of(loaded: Loaded, env: dict[str, str]) -> list[str]:
-    """Everything found, as lines in the file's order."""
+    """All problems, as lines in the file's order."""
     found = loaded.problems + check(loaded, env)
     return [str(problem) for problem in sorted(found, key=lambda problem: (problem.line, problem.column))]
 
@@ -202,7 +202,7 @@ def test_any_bytes_in_a_file_give_a_config_or_problems(tmp_path_factory: pytest.
         pytest.param(b"#" * (1024 * 1024 + 1), 0, "larger than 1024 KiB", id="too large"),
     ],
 )
-def test_a_file_that_is_no_text_is_one_problem(tmp_path: Path, data: bytes, line: int, words: str) -> None:
+def test_binary_file_is_one_problem(tmp_path: Path, data: bytes, line: int, words: str) -> None:
     """A file that cannot be read as a config says so in one AIA001, with the place where there is one."""
     path = tmp_path / "aiaas.yaml"
     path.write_bytes(data)
@@ -217,8 +217,8 @@ def test_a_folder_is_a_problem(tmp_path: Path) -> None:
     assert "is a folder" in problem.message
 
 
-def test_a_missing_file_is_the_worlds_fault(tmp_path: Path) -> None:
-    """A file that is not there ends the command, with what to do."""
+def test_missing_file_is_an_environment_error(tmp_path: Path) -> None:
+    """A missing file ends the command, with advice."""
     with pytest.raises(EnvironmentFault, match="no such file; `aiaas init` writes one"):
         load_file(tmp_path / "aiaas.yaml", {})
 
@@ -249,7 +249,7 @@ def test_secrets_and_values_from_the_environment_are_never_shown() -> None:
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 def test_a_config_from_an_editor_on_windows_is_read(tmp_path: Path, line_end: str) -> None:
-    """With a byte order mark, and line ends of its own; places are those of the file."""
+    """The file has a byte order mark and CR LF; places are those of the file."""
     file = tmp_path / "aiaas.yaml"
     file.write_bytes(("\ufeff" + MINIMAL).replace("\n", line_end).encode())
     assert load_file(file, {}).config is not None

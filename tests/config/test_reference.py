@@ -12,12 +12,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_config_page_is_up_to_date() -> None:
-    """docs/config.md is what the model says; `python -m aiaas.config.reference docs` writes it."""
+    """docs/config.md matches the model; `python -m aiaas.config.reference docs` writes it."""
     assert (DOCS / "config.md").read_text(encoding="utf-8") == config_reference()
 
 
 def test_the_problems_page_is_up_to_date() -> None:
-    """docs/problems.md is what the codes say, and each code has its heading."""
+    """docs/problems.md matches the codes, and each code has its heading."""
     page = (DOCS / "problems.md").read_text(encoding="utf-8")
     assert page == problems_reference()
     assert [line[3:9] for line in page.splitlines() if line.startswith("## ")] == list(CODES)

@@ -1,4 +1,4 @@
-"""aiaas.config.restart: every field reloads or needs a restart, and a change is never put in force in part."""
+"""aiaas.config.restart: every field reloads or needs a restart, and a change is never applied in part."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def config(data: dict[str, Any]) -> Config:
 
 
 def put_in_force(before: dict[str, Any], changed: dict[str, Any]) -> tuple[Config, tuple[str, ...]]:
-    """What `hold_back` makes of two configs."""
+    """The result of `hold_back` for two configs."""
     return hold_back(config(before), config(changed))
 
 
 def does(one: Config) -> Any:
-    """All that counts of a config, secrets included."""
+    """All values of a config, secrets included."""
     plan = compile_plan(one, env={"KEY": "k", "OTHER": "o"})
     heads = [[sorted(endpoint.heads.items()) for endpoint in backend.endpoints] for backend in plan.backends]
     env = [backend.engine and dict(backend.engine.env) for backend in plan.backends]
@@ -58,7 +58,7 @@ def kind_of(field: str) -> str | None:
 
 
 def test_every_field_is_in_one_set() -> None:
-    """A new field has to be decided on; sections whose fields are listed need no entry."""
+    """A new field needs a decision; sections whose fields are listed need no entry."""
     sections = {field.rpartition(".")[0] for field in ALL} - {""}
     sections |= {section.removesuffix(".*") for section in sections}
     assert [field for field in sorted(ALL - sections) if kind_of(field) is None] == []
@@ -181,7 +181,7 @@ def test_every_field_that_is_used_is_tried_below() -> None:
 
 @pytest.mark.parametrize("field", OTHER_VALUES)
 def test_each_field_is_put_in_force_or_held(field: str) -> None:
-    """Wholly: what is in force does what one of the two configs does, and the log can name the field."""
+    """Wholly: the config in force does what one of the two configs does, and the log can name the field."""
     new = changed(field, OTHER_VALUES[field])
     assert does(config(new)) != does(config(FULL)), "the value makes no difference"
     result, held = put_in_force(FULL, new)
@@ -203,8 +203,8 @@ def test_two_changes_are_decided_one_by_one(field: str) -> None:
     assert set(held) == {"server.port", *expected}
 
 
-def test_what_only_manifests_use_changes_nothing() -> None:
-    """Neither is it held."""
+def test_field_of_manifests_only_changes_nothing() -> None:
+    """Neither are these fields held."""
     new = BASE | {"kubernetes": {"replicas": {"min": 3}, "namespace": "x"}}
     new["backends"] = {
         "a": A | {"network": {"port": 7}},
@@ -216,7 +216,7 @@ def test_what_only_manifests_use_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [({}, {"tls": TLS}), ({"tls": TLS}, {})], ids=["added", "removed"])
 def test_tls_comes_and_goes_with_a_restart(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Until then it is as it was."""
+    """Until then TLS is as it was."""
     one = {"server": before, "backends": {"a": A}}
     result, held = put_in_force(one, one | {"server": after})
     assert (does(result), held) == (does(config(one)), ("server.tls",))
@@ -236,7 +236,7 @@ B = {"url": "http://b:1", "models": ["b"]}
 NEW = {"engine": {"kind": "simulator"}, "models": ["new"]}
 PORT = {"engine": {"kind": "simulator", "port": 18001}, "models": ["e"]}
 
-# What the backends are changed into from {"a": A, "e": E}; what is in force then; what is held.
+# The new backends after {"a": A, "e": E}; the backends in force then; the held fields.
 ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "a backend above": ({"b": B, "a": A, "e": E}, {"b": B, "a": A, "e": E}, []),
     "another order": ({"e": E, "a": A}, {"e": E, "a": A}, []),
@@ -310,7 +310,7 @@ ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("after", "in_force", "held"), ENGINES.values(), ids=ENGINES)
 def test_a_running_engine_goes_on_answering(after: dict[str, Any], in_force: dict[str, Any], held: list[str]) -> None:
-    """At its port, under its name; what has no engine yet is not there, and takes nothing away."""
+    """At its port, under its name; an engine that does not run yet is not there, and takes nothing away."""
     result, fields = put_in_force({"backends": {"a": A, "e": E}}, {"backends": after})
     assert does(result) == does(config({"backends": in_force}))
     assert list(fields) == held
@@ -318,7 +318,7 @@ def test_a_running_engine_goes_on_answering(after: dict[str, Any], in_force: dic
 
 @pytest.mark.parametrize("kept", [True, False], ids=["stays", "is removed"])
 def test_a_disabled_backend_is_not_held_beside_a_waiting_engine(kept: bool) -> None:
-    """It took no requests, so nothing takes its place."""
+    """It took no requests, so nothing replaces it."""
     off = {"off": B | {"enabled": False}}
     result, held = put_in_force(
         {"backends": {"a": A} | off}, {"backends": {"a": A, "new": NEW} | (off if kept else {})}
@@ -347,7 +347,7 @@ def test_an_engine_and_another_address_are_never_mixed(address: dict[str, Any]) 
         assert (result.backends, held) == (config(before).backends, ("backends.e.engine",))
 
 
-# What the backends of {"a": A, "e": E} are changed into; the backends whose engines took their settings; what a gateway
+# The new backends after {"a": A, "e": E}; the backends whose engines took their settings; the backends that a gateway
 # runs with then.
 TAKEN: dict[str, tuple[dict[str, Any], list[str], dict[str, Any]]] = {
     "another port and name": ({"e": PORT | {"models": ["f"]}}, ["e"], {"a": A, "e": PORT | {"models": ["f"]}}),

@@ -1,4 +1,4 @@
-"""aiaas.config.values: what a config's fields take. Each kind has cases of its own in tests/config/cases, too."""
+"""aiaas.config.values: the values of a config's fields. Each kind has cases of its own in tests/config/cases, too."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from aiaas.config.values import Count, Duration, Flag, PositiveDuration, amount_
 
 
 def read(kind: Any, value: object) -> object:
-    """As a field of that kind would."""
+    """Read a value as a field of that kind would."""
     return TypeAdapter(kind).validate_python(value)
 
 
 @pytest.mark.parametrize("kind", [Duration, PositiveDuration])
 def test_a_duration_of_more_than_a_week_is_refused(kind: Any) -> None:
-    """A typo is likelier than a wish; a week is taken, in each unit."""
+    """A typo is more likely than a wish; a week is accepted, in each unit."""
     assert read(kind, "7d") == read(kind, "168h") == read(kind, "1w")
     for text in ("8d", "169h", "2w"):
         with pytest.raises(ValidationError, match="must be at most 1w"):
@@ -25,7 +25,7 @@ def test_a_duration_of_more_than_a_week_is_refused(kind: Any) -> None:
 
 
 def test_only_a_positive_duration_refuses_zero() -> None:
-    """0 switches some things off."""
+    """0 switches some features off."""
     assert read(Duration, 0) == 0.0
     with pytest.raises(ValidationError, match="must be longer than 0"):
         read(PositiveDuration, 0)
@@ -44,7 +44,7 @@ def test_a_whole_number_may_be_text(text: object, count: int) -> None:
 
 
 @pytest.mark.parametrize("value", [5.0, "5.0", "five", True, 2**63, None])
-def test_what_is_no_whole_number_is_refused(value: object) -> None:
+def test_value_other_than_a_whole_number_is_refused(value: object) -> None:
     """No fraction, no word, nothing beyond 2^63."""
     with pytest.raises(ValidationError):
         read(Count, value)

@@ -21,7 +21,7 @@ JSON = st.recursive(
 
 
 def read_by_us(text: str) -> Any:
-    """What the config's own reader, with YAML 1.2's core schema, makes of it."""
+    """The value that the config's own reader, with YAML 1.2's core schema, reads from it."""
     node, problems = parse(text, "f")
     assert problems == []
     assert node is not None
@@ -53,8 +53,8 @@ def test_both_kinds_of_readers_read_what_was_written(data: dict[str, Any]) -> No
         pytest.param("${NAME}", '"${NAME}"', id="a variable"),
     ],
 )
-def test_what_might_be_something_else_is_quoted(value: str, written: str) -> None:
-    """Plain text stays plain, so that a person can read it; the rest stands in double quotes."""
+def test_ambiguous_text_is_quoted(value: str, written: str) -> None:
+    """Plain text stays plain, so that a person can read it; other text is in double quotes."""
     assert to_yaml({"a": value}) == f"a: {written}\n"
 
 
@@ -64,7 +64,7 @@ def test_text_of_several_lines_is_a_literal_block() -> None:
 
 
 def test_nothing_is_folded_and_nothing_is_an_alias() -> None:
-    """A line stays one line, and what occurs twice is written twice."""
+    """A line stays one line, and a repeated value is written twice."""
     labels = {"k": "v"}
     text = to_yaml({"long": "word " * 200, "a": labels, "b": labels})
     assert text.count("\n") == 5

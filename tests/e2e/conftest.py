@@ -85,13 +85,13 @@ def simulator_crowded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session", params=BOTH)
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """What the gateway stands in front of."""
+    """The server behind the gateway."""
     return Engine(request.param, request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(scope="session", params=BOTH)
 def crowded_engine(request: pytest.FixtureRequest) -> Engine:
-    """The same with one place, so that a second request waits before its first token for as long as the first lasts."""
+    """The same with one place, so that a second request waits for its first token until the first has ended."""
     return Engine(request.param, request.getfixturevalue(f"{request.param}_crowded_url"), CROWDED_KEY)
 
 

@@ -37,7 +37,7 @@ VLLM_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    # Else the first request with logprobs compiles C++ for 30 s while the whole engine stands still.
+    # Otherwise the first request with logprobs compiles C++ for 30 s while the whole engine stands still.
     "TORCHDYNAMO_DISABLE": "1",
 }
 
@@ -72,7 +72,7 @@ class Gateway:
 
     @property
     def pid(self) -> int:
-        """Of `aiaas serve`."""
+        """The process id of `aiaas serve`."""
         return psutil.Process(self.process.pid).children()[0].pid
 
     def metric(self, name: str, **labels: str) -> float:
@@ -145,7 +145,7 @@ def running_gateway(
     with running(command, log, environ, stdout=folder / "stdout.log", grace=15) as process:
         tls = "tls" in config["server"]
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-        # Its own word first: what answers on the port might be somebody else's.
+        # Its own message first: another server might answer on the port.
         said = folder / "stdout.log"
         wait_for(lambda: '"event":"started"' in said.read_text(), ready_within, process, log)
         wait_for(lambda: tls or status_of(url + "/ready") == 200, ready_within, process, log)
@@ -153,7 +153,7 @@ def running_gateway(
 
 
 def keys(folder: Path, *arguments: str, stdin: str = "") -> str:
-    """What an `aiaas keys` command prints, for the folder's key file."""
+    """Run an `aiaas keys` command for the folder's key file and return its output."""
     command = [sys.executable, "-m", "aiaas", "keys", *arguments, "--keys-file", str(folder / "keys.yaml")]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
@@ -212,7 +212,7 @@ def eventually(holds: Callable[[], object], within: float) -> float:
 
 
 def status_of(url: str) -> int | None:
-    """Status of a GET, or None where nothing answers."""
+    """Status of a GET, or None without an answer."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return int(answer.status)
@@ -224,7 +224,7 @@ def status_of(url: str) -> int | None:
 
 
 def metric(url: str, name: str, **labels: str) -> float:
-    """Sum of a metric's samples with these labels; 0 where there is none yet."""
+    """Sum of a metric's samples with these labels; 0 if it has none yet."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()
     total = 0.0

@@ -61,7 +61,7 @@ class Answer(threading.Thread):
 
 @contextmanager
 def dying(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The URL of an engine, and what kills it while it answers."""
+    """The URL of an engine, and a function that kills it while it answers."""
     if kind == "simulator":
         with running_simulator(folder / "log", "--fault", "engine-dies-mid-stream:20") as url:
             yield url, lambda: None

@@ -1,4 +1,4 @@
-"""A key's life against a running gateway, by the commands that people type: each change holds within two seconds."""
+"""A key's life against a running gateway, by the commands of the CLI: each change holds within two seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def gateway(simulator_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def status(gateway: Gateway, key: str) -> int:
-    """What a request with this key gets."""
+    """The status of a request with this key."""
     request = urllib.request.Request(gateway.url + "/v1/models", headers={"Authorization": f"Bearer {key}"})
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -35,12 +35,12 @@ def status(gateway: Gateway, key: str) -> int:
 
 
 def turns(gateway: Gateway, key: str, wanted: int) -> None:
-    """It gets this answer within the promised time."""
+    """Wait until the key gets this answer, at most the promised time."""
     eventually(lambda: status(gateway, key) == wanted, WITHIN + SLACK)
 
 
 def test_a_key_from_its_making_to_its_end(gateway: Gateway) -> None:
-    """Made, rotated with an overlap, revoked, pruned; the other key never notices."""
+    """The key is made, rotated with an overlap, revoked, pruned; another key never notices."""
     first = keys(gateway.folder, "create", "alice")
     turns(gateway, first, 200)
     second = keys(gateway.folder, "rotate", "alice", "--overlap", f"{OVERLAP}s")
@@ -58,7 +58,7 @@ def test_a_key_from_its_making_to_its_end(gateway: Gateway) -> None:
 
 
 def test_a_key_ends_at_its_expiry(gateway: Gateway) -> None:
-    """Without anybody touching the file."""
+    """Without an edit of the file."""
     key = keys(gateway.folder, "create", "short", "--expires", "5s")
     turns(gateway, key, 200)
     eventually(lambda: status(gateway, key) == 401, 5 + SLACK)
@@ -66,7 +66,7 @@ def test_a_key_ends_at_its_expiry(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("how", ["in place", "renamed over"])
 def test_a_change_by_an_editor_holds_too(gateway: Gateway, how: str) -> None:
-    """However it saves: into the file, or into another one that takes its place."""
+    """However the editor saves: into the file, or into another one that replaces it."""
     name = how.replace(" ", "-")
     key = keys(gateway.folder, "create", name)
     turns(gateway, key, 200)
@@ -83,7 +83,7 @@ def test_a_change_by_an_editor_holds_too(gateway: Gateway, how: str) -> None:
 
 
 def test_a_key_is_limited_to_its_models(gateway: Gateway) -> None:
-    """What it lists is what it may use."""
+    """Every listed model may be used, and no other."""
     key = keys(gateway.folder, "create", "scoped", "--model", ALIAS)
     turns(gateway, key, 200)
     request = urllib.request.Request(gateway.url + "/v1/models", headers={"Authorization": f"Bearer {key}"})

@@ -38,7 +38,7 @@ class Machine:
 
     @contextmanager
     def serve(self) -> Iterator[subprocess.Popen[bytes]]:
-        """`aiaas serve`, not waited for."""
+        """Start `aiaas serve` without waiting for it."""
         number = len(self.started) + 1
         command = [sys.executable, "-m", "aiaas", "serve", "-c", str(self.folder / "aiaas.yaml")]
         environment = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
@@ -48,12 +48,12 @@ class Machine:
             yield process
 
     def write(self, config: dict[str, object]) -> None:
-        """In place of the config that is there."""
+        """Replace the config."""
         (self.folder / "aiaas.new").write_text(yaml.safe_dump(config))
         (self.folder / "aiaas.new").replace(self.folder / "aiaas.yaml")
 
     def log(self, number: int) -> str:
-        """What the gateway of this number has logged."""
+        """The log of the gateway of this number."""
         file = self.folder / f"stdout{number}"
         return file.read_text() if file.exists() else ""
 
@@ -86,7 +86,7 @@ class Machine:
 
 
 class Clients:
-    """STREAMS long streams, and somebody who asks again and again on new connections."""
+    """STREAMS long streams, and a client that asks again and again on new connections."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -109,7 +109,7 @@ class Clients:
         self.end()
 
     def end(self) -> None:
-        """Ask no more, and wait for the streams."""
+        """Stop asking, and wait for the streams."""
         self._over.set()
         for thread in (self._asker, *self._streams):
             thread.join(90)
@@ -169,7 +169,7 @@ def terminate(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("order", ["stopped first", "started first"])
 def test_a_restart_breaks_no_stream_and_serves_new_requests(tmp_path: Path, order: str, workers: int) -> None:
-    """The old process ends its streams, the new one has both ports; no request but a refused connection fails."""
+    """The old process ends its streams, the new one has both ports; only refused connections fail."""
     for itl in ("20ms", "150ms"):  # on a busy machine the new process may start later than quick streams end
         folder = tmp_path / itl
         folder.mkdir()
@@ -248,8 +248,8 @@ def test_a_signal_ends_the_wait_for_a_port(tmp_path: Path, number: signal.Signal
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_mended_arguments_of_an_engine_are_taken_up_by_a_reload(tmp_path: Path, workers: int) -> None:
-    """Without a restart, whether it was in its crash loop or given up; and the log said what was wrong."""
+def test_fixed_engine_arguments_are_applied_by_a_reload(tmp_path: Path, workers: int) -> None:
+    """Without a restart, whether the engine was in its crash loop or given up; and the log said the fault."""
     engine = {"kind": "simulator", "port": free_port(), "args": {"max-model-len": "many"}}
     config, port, metrics_port = config_of({"engine": engine}, workers)
     machine = Machine(tmp_path, config, port, metrics_port)

@@ -1,4 +1,4 @@
-"""tests/e2e/vllm/setup.py: one folder for every clone, built once, however it is interrupted.."""
+"""tests/e2e/vllm/setup.py: one folder for every clone, built once, however it is interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.vllm.setup import Installation, SetupError, ensure, locate
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
-    """The folders that were built, in a cache of the test's own; building is creating the marker."""
+    """The folders that were built, in a cache of the test's own; a build only creates the marker."""
     built: list[Path] = []
 
     def build(installation: Installation) -> None:
@@ -36,7 +36,7 @@ def test_it_is_built_once_and_then_reused(builds):
 
 
 def test_several_at_once_build_once(builds):
-    """The others wait and use what the first one built."""
+    """The others wait and use the first one's build."""
     threads = [threading.Thread(target=ensure) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -62,7 +62,7 @@ def test_a_changed_lock_file_is_another_folder(builds, monkeypatch, tmp_path):
 
 
 def test_too_little_room_is_said_before_anything_is_downloaded(builds, monkeypatch):
-    """With the variable that moves the cache."""
+    """The message names the variable that moves the cache."""
     monkeypatch.setattr(setup, "NEEDED_GIB", 10**9)
     with pytest.raises(SetupError, match="AIAAS_CACHE"):
         ensure()
@@ -70,7 +70,7 @@ def test_too_little_room_is_said_before_anything_is_downloaded(builds, monkeypat
 
 
 def test_the_lock_is_complete_and_exact():
-    """Installed with --no-deps, so every line pins one version, and nothing but versions stands in it."""
+    """Installed with --no-deps, so every line pins one version, and there are only versions in it."""
     lines = [line for line in setup.LOCK_FILE.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) > 100
     assert [line for line in lines if len(line.split("==")) != 2] == []

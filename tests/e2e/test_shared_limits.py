@@ -49,13 +49,13 @@ class Fleet:
         return all(gateway.metric("aiaas_limit_store_up") == 1 for gateway in self.gateways)
 
     def all_counted(self) -> bool:
-        """Whether each knows of all, and so takes the right part of a limit when the store goes away."""
+        """Whether each gateway knows of all, and so takes the right part of a limit when the store goes away."""
         return self.up() and all(
             gateway.metric("aiaas_limit_processes") == len(self.gateways) for gateway in self.gateways
         )
 
     def failures(self) -> float:
-        """Calls to the store that failed, in all of them."""
+        """Failed calls to the store, of all gateways."""
         return sum(gateway.metric("aiaas_limit_store_failures_total") for gateway in self.gateways)
 
 
@@ -91,7 +91,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fleet(simulator: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Four that count by themselves while the store is away."""
+    """Four gateways that count by themselves while the store is away."""
     with running_fleet(tmp_path_factory.mktemp("fleet"), simulator, GATEWAYS) as fleet:
         yield fleet
 
@@ -194,7 +194,7 @@ async def test_four_gateways_admit_the_configured_rate_together(
 
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
-async def test_an_outage_of_the_store_costs_one_wait_and_ends_by_itself(fleet: Fleet, fault: str) -> None:
+async def test_store_outage_costs_one_wait_and_ends_by_itself(fleet: Fleet, fault: str) -> None:
     """Meanwhile each gateway admits its share, a quarter; nobody gets an error; then they count together again."""
     await asyncio.to_thread(eventually, fleet.all_counted, 30)
     key = await asyncio.to_thread(fleet.key, f"outage-{fault}", "--rpm", "2400", "--burst", "8")
@@ -227,13 +227,13 @@ STORE_TIMEOUT = 0.25
 
 
 def pace(calm: list[Sample]) -> tuple[float, float]:
-    """What a request usually takes, and what this machine's other processes may take from one, by what they took."""
+    """The usual time of a request, and the delay that the machine's other processes may add, from measured ones."""
     times = [sample.ended - sample.began for sample in calm]
     return statistics.median(times), 0.05 + 3 * max(times)
 
 
 async def test_the_others_go_on_when_one_gateway_is_killed(simulator: str, tmp_path: Path) -> None:
-    """They take over the whole rate at once."""
+    """The other gateways take over the whole rate at once."""
     with running_fleet(tmp_path, simulator, 2) as fleet:
         key = await asyncio.to_thread(fleet.key, "survivor", "--rpm", "1200", "--burst", "3")
         async with load(fleet, key, 60) as samples:
@@ -281,7 +281,7 @@ async def test_slots_of_a_killed_gateway_come_back(simulator: str, tmp_path: Pat
 async def test_an_outage_without_a_share(
     simulator: str, tmp_path: Path, mode: str, statuses: set[int], fault: str
 ) -> None:
-    """Everything, or nothing, with no request slower than `store_timeout` for it."""
+    """Every request or none, and each waits at most `store_timeout` for it."""
     with running_fleet(tmp_path, simulator, 2, on_store_failure=mode) as fleet:
         key = await asyncio.to_thread(fleet.key, "outage", "--rpm", "60", "--burst", "1")
         async with load(fleet, key, 20) as samples:

@@ -38,19 +38,19 @@ OPTIONS: dict[str, Any] = {
     "usage on every event, without usage": {"include_usage": False, "continuous_usage_stats": True},
     "empty": {},
 }
-# They differ from answer to answer, as does the order in which the events of two choices come.
+# Fields that differ from answer to answer, as does the order in which the events of two choices come.
 _OWN = re.compile(rb'"(?:id|created)":(?:"[^"]*"|\d+)')
 _INDEX = re.compile(rb'"index":(\d)')
 
 
 def choice_of(event: bytes) -> bytes:
-    """The index of an event's choice; what has none comes last."""
+    """The index of an event's choice; an event without a choice comes last."""
     found = _INDEX.search(event)
     return found[1] if found else b"end"
 
 
 def stream(url: str, key: str | None, path: str, body: dict[str, Any]) -> list[bytes]:
-    """The events of a stream by choice, without what is the stream's own."""
+    """The events of a stream by choice, without the fields that differ."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(url + path, json.dumps({"model": MODEL, "stream": True, **body}).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -62,7 +62,7 @@ def stream(url: str, key: str | None, path: str, body: dict[str, Any]) -> list[b
 def test_gateway_changes_no_byte(
     engine: Engine, gateway: Gateway, path: str, body: dict[str, Any], options: dict[str, Any] | None
 ) -> None:
-    """Also where it asked for the usage that the client did not want."""
+    """Also where it asked for usage that the client did not want."""
     stream(gateway.url, gateway.key, path, body | {"n": 1})  # of two choices the first to end needs an earlier stream
     asked = body if options is None else body | {"stream_options": options}
     for _ in range(5):  # a busy vLLM now and then puts two tokens into one event

@@ -1,4 +1,4 @@
-"""`aiaas usage` beside a running gateway, and what is left of it after a SIGKILL."""
+"""`aiaas usage` beside a running gateway, and after a SIGKILL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BODY = {"model": ALIAS, "messages": [{"role": "user", "content": "hi"}], "max_to
 
 
 def ask(gateway: Gateway) -> dict[str, Any]:
-    """One request; what its usage was."""
+    """Send one request and return its usage."""
     headers = {"Authorization": f"Bearer {gateway.key}", "Content-Type": "application/json"}
     request = urllib.request.Request(gateway.url + "/v1/chat/completions", json.dumps(BODY).encode(), headers)
     with urllib.request.urlopen(request, timeout=20) as answer:
@@ -30,7 +30,7 @@ def ask(gateway: Gateway) -> dict[str, Any]:
 
 
 def usage(folder: Path) -> list[dict[str, Any]]:
-    """What the command shows."""
+    """The command's output."""
     command = [sys.executable, "-m", "aiaas", "usage", "-c", str(folder / "aiaas.yaml"), "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     rows: list[dict[str, Any]] = json.loads(done.stdout)
@@ -38,7 +38,7 @@ def usage(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_killed_gateway_has_lost_a_second_at_most(start_gateway: StartGateway, simulator_url: str) -> None:
-    """The command reads while it runs; what ended more than a second before SIGKILL is there afterwards."""
+    """The command reads while it runs; requests that ended more than a second before SIGKILL are there afterwards."""
     with start_gateway({"url": simulator_url}, sections={"monitoring": {"usage_file": "usage.db"}}) as gateway:
         told = [ask(gateway) for _ in range(5)]
         eventually(lambda: usage(gateway.folder), 10)
@@ -56,7 +56,7 @@ def test_a_killed_gateway_has_lost_a_second_at_most(start_gateway: StartGateway,
 def test_two_workers_count_together(
     start_gateway: StartGateway, simulator_url: str, redis_server: RedisServer, kept: str
 ) -> None:
-    """And a clean end writes what is left, at once."""
+    """And a clean end writes the rest at once."""
     sections: dict[str, Any] = {"server": {"workers": 2}}
     if kept == "in Redis":
         sections["rate_limit"] = {"store": redis_server.url}

@@ -44,7 +44,7 @@ class RawClient:
         self.socket.sendall(head.encode() + body)
 
     def read_events(self, count: int) -> None:
-        """Wait for so many events."""
+        """Wait for `count` events."""
         data = b""
         while data.count(b"data: ") < count:
             got = self.socket.recv(65536)
@@ -70,7 +70,7 @@ class ProcessClient:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def read_events(self, count: int) -> None:
-        """Wait for so many events."""
+        """Wait for `count` events."""
         assert self.process.stdout is not None
         while count:
             line = self.process.stdout.readline()
@@ -115,7 +115,7 @@ def test_mid_stream(engine: Engine, gateway: Gateway, kind: Callable[..., Client
 
 @pytest.mark.parametrize(("kind", "leave"), LEAVINGS)
 def test_while_a_whole_answer_is_computed(engine, gateway, kind, leave):
-    """Nothing has been sent to the client yet, nor will be."""
+    """The client has got nothing yet."""
     before = len(gateway.requests())
     client = kind(gateway, body())
     eventually(lambda: engine.metric("vllm:num_requests_running") == 1, 10)
@@ -126,7 +126,7 @@ def test_while_a_whole_answer_is_computed(engine, gateway, kind, leave):
 
 @pytest.fixture(scope="module")
 def crowded_gateway(crowded_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """In front of an engine with one place, which asks for a key."""
+    """A gateway in front of an engine with one place, which asks for a key."""
     backend = {"url": crowded_engine.url, "api_key_env": "ENGINE_KEY"}
     environment = {"ENGINE_KEY": crowded_engine.api_key or ""}
     with running_gateway(tmp_path_factory.mktemp("gateway"), backend, environment=environment) as gateway:
@@ -136,7 +136,7 @@ def crowded_gateway(crowded_engine: Engine, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize(("kind", "leave"), LEAVINGS)
 def test_before_the_first_token(crowded_engine, crowded_gateway, kind, leave, stream):
-    """While another answer has the engine's only place: the one that waits leaves the engine's queue."""
+    """Another answer has the engine's only place: the waiting request leaves the engine's queue."""
     first = RawClient(crowded_gateway, body(stream=True))
     first.read_events(2)
     second = kind(crowded_gateway, body(stream=stream))
@@ -150,7 +150,7 @@ def test_before_the_first_token(crowded_engine, crowded_gateway, kind, leave, st
 
 
 def test_at_once_after_sending(engine, gateway):
-    """Wherever the request is just then: twenty that leave without waiting for a byte."""
+    """At any point of the request: twenty clients that leave without waiting for a byte."""
     for _ in range(20):
         RawClient(gateway, body(stream=True)).reset()
     assert_idle_soon(engine, gateway)

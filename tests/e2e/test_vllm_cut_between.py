@@ -27,7 +27,7 @@ WHOLE = 10_000  # lines; no answer here has as many
 
 
 class Between(http.server.BaseHTTPRequestHandler):
-    """Passes everything on, but of a stream at most so many lines; `[DONE]` never."""
+    """Passes everything on, but at most a number of lines of a stream, and never `[DONE]`."""
 
     protocol_version = "HTTP/1.1"
     url = ""
@@ -76,7 +76,7 @@ def between(url: str, lines: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=[24, WHOLE], ids=["cut", "whole, without [DONE]"])
 def cut(request: pytest.FixtureRequest, vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway whose backend stands behind it."""
+    """A gateway whose backend is that proxy."""
     with between(vllm_url, request.param) as url:
         backend = {"url": url, "endpoints": [CHAT, COMPLETIONS, RESPONSES, MESSAGES, "/v1/models"]}
         with running_gateway(tmp_path_factory.mktemp("gateway"), backend) as running:
@@ -84,7 +84,7 @@ def cut(request: pytest.FixtureRequest, vllm_url: str, tmp_path_factory: pytest.
 
 
 def read(gateway: Gateway, path: str) -> list[Any]:
-    """What a program sees that uses the official SDK."""
+    """The result in a program that uses the official SDK."""
     with openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=60) as sdk:
         if path == CHAT:
             return list(sdk.chat.completions.create(model=ALIAS, messages=PROMPT, max_tokens=TOKENS, stream=True))  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ def read(gateway: Gateway, path: str) -> list[Any]:
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
 def test_sdk_raises_where_a_proxy_cuts_a_stream(cut: Gateway, path: str, request: pytest.FixtureRequest) -> None:
-    """And takes a whole one for whole, though it has no [DONE]."""
+    """And takes a whole stream for whole, though it has no [DONE]."""
     if "whole" in request.node.callspec.id:
         before = len(cut.requests())
         assert read(cut, path)

@@ -1,4 +1,4 @@
-"""What a cut stream is charged, against vLLM's own `vllm:generation_tokens_total`, and what only real streams show.
+"""The charge of a cut stream, against vLLM's own `vllm:generation_tokens_total`, and facts that only real streams show.
 
 For one token an event and for eight (`--stream-interval 8`), on all paths that stream. vLLM goes on until it learns of
 the abort, so its counter is somewhat ahead of what was streamed: ABORT_TOKENS at the most on a quiet machine.
@@ -27,7 +27,7 @@ LONG = 1500
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": PROMPT, "max_tokens": LONG, "ignore_eos": True},
     COMPLETIONS: {"prompt": "def main(", "max_tokens": LONG, "ignore_eos": True},
-    # Where it may choose, this tiny model writes many tokens without text, for which these two have no events.
+    # This tiny model may write many tokens without text, for which these two paths have no events.
     RESPONSES: {"input": "Say hello.", "max_output_tokens": LONG, "ignore_eos": True, "temperature": 0},
     MESSAGES: {"messages": PROMPT, "max_tokens": LONG, "temperature": 0},
 }
@@ -42,7 +42,7 @@ def interval(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def vllm(interval: int, request: pytest.FixtureRequest) -> Engine:
-    """A real vLLM that writes so many tokens into an event."""
+    """A real vLLM that writes `interval` tokens into an event."""
     return Engine("vllm", request.getfixturevalue("vllm_url" if interval == 1 else "vllm_interval_url"))
 
 
@@ -61,7 +61,7 @@ def generated(engine: Engine) -> float:
 
 
 def stream(gateway: Gateway, path: str, body: dict[str, Any], *, leave_after: int | None = None) -> bytes:
-    """Read a stream to its end, or leave after so many `data:` lines; what came."""
+    """Read a stream to its end, or leave after `most` `data:` lines; return the bytes read."""
     parts = urlsplit(gateway.url)
     encoded = json.dumps({"model": ALIAS, "stream": True, **body}).encode()
     head = (
@@ -104,7 +104,7 @@ def test_cut_stream_is_charged_what_vllm_generated(vllm: Engine, books: Gateway,
 
 
 def test_first_token_means_first_token(books: Gateway) -> None:
-    """The frame of a response or a message holds no text: its first event is not the first token's."""
+    """The frame of a response or a message is without text: its first event is not the first token's."""
     for path in BODIES:
         logged = len(books.requests())
         stream(books, path, BODIES[path] | {"max_tokens": 5, "max_output_tokens": 5})
@@ -113,7 +113,7 @@ def test_first_token_means_first_token(books: Gateway) -> None:
 
 
 def test_usage_before_prompt_logprobs_is_found(vllm: Engine, books: Gateway, interval: int) -> None:
-    """vLLM writes them behind `usage`, here more than a megabyte of them."""
+    """vLLM writes the logprobs behind `usage`, here more than a megabyte of them."""
     if interval != 1:
         pytest.skip("no stream")
     body = {"model": MODEL, "max_tokens": 20, "ignore_eos": True, "prompt_logprobs": 20}

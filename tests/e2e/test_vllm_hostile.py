@@ -1,4 +1,4 @@
-"""A body at which vLLM hangs up costs only who sends it: with 8 such clients no other one's request fails.
+"""A body at which vLLM hangs up costs only its sender: with 8 such clients no other one's request fails.
 
 Against the simulator and a real vLLM, whose connection closes behind an unhandled exception's 500 (docs/vllm.md).
 """

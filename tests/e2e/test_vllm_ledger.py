@@ -1,10 +1,10 @@
 """The ledger against vLLM's own counters, to the token: `aiaas usage` after runs of mixed requests.
 
-vLLM counts what its engine computed (`vllm:prompt_tokens_total`, `vllm:generation_tokens_total`), the ledger what was
-settled. For requests that came with usage both are the same sums, but for one thing: with `n` choices vLLM's counter
-has the prompt `n` times and its usage, which the ledger goes by, once.
+vLLM counts what its engine computed (`vllm:prompt_tokens_total`, `vllm:generation_tokens_total`), the ledger what
+was settled. For requests that came with usage both are the same sums, but for one thing: with `n` choices vLLM counts
+the prompt `n` times, and its usage, which the ledger uses, once.
 
-Of a stream that was cut, what was streamed is settled, and vLLM has computed at most CUT_SHORT tokens more: until it
+Of a cut stream the streamed tokens are settled, and vLLM has computed at most CUT_SHORT tokens more: until it
 learned of the abort, a second at the most (`test_vllm_aborts.py`). The input of such a request is an estimate, and is
 told apart.
 """
@@ -108,7 +108,7 @@ def run(gateway: Gateway, requests: list[tuple[str, dict[str, Any]]], *, cut_aft
 
 
 def settled(gateway: Gateway, requests: int) -> dict[str, int]:
-    """The ledger once it has so many requests, a second after they ended at the latest."""
+    """The ledger once it has `requests` requests, at most a second after they ended."""
     eventually(lambda: ledger(gateway)["requests"] >= requests, 10)
     return ledger(gateway)
 
@@ -130,7 +130,7 @@ def test_the_ledger_is_vllms_own_count_to_the_token(vllm: Engine, ledger_gateway
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_of_several_choices_the_prompt_is_charged_once(vllm: Engine, ledger_gateway: Gateway, stream: bool) -> None:
-    """As vLLM's usage has it; every choice's output counts."""
+    """As in vLLM's usage; every choice's output counts."""
     before = engine_counts(vllm)
     body = {"model": ALIAS, "messages": HELLO, "max_tokens": 20, "ignore_eos": True, "n": 3, "stream": stream}
     assert run(ledger_gateway, [(CHAT, body)]) == [200]
@@ -163,7 +163,7 @@ def test_a_cut_stream_is_charged_no_more_than_vllm_computed(
     assert (used["estimated_input_tokens"] > 0) == (whole < 8)
 
 
-def test_what_vllm_does_not_generate_for_is_an_estimate(vllm: Engine, ledger_gateway: Gateway) -> None:
+def test_request_without_generation_is_an_estimate(vllm: Engine, ledger_gateway: Gateway) -> None:
     """/tokenize costs no engine anything and reports no usage."""
     before = engine_counts(vllm)
     assert run(ledger_gateway, [(TOKENIZE, {"model": ALIAS, "prompt": "a few words"})]) == [200]

@@ -55,7 +55,7 @@ def body_of(path: str, field: str, written: str) -> bytes:
 
 
 def ask(installation: Installation, bodies: list[tuple[str, bytes, list[str]]]) -> tuple[list[Any], list[int]]:
-    """What vLLM reads of each body's fields (None: refused), and the status of each target."""
+    """vLLM's reading of each body's fields (None: refused), and the status of each target."""
     asked = {
         "bodies": [[path, base64.b64encode(body).decode(), fields] for path, body, fields in bodies],
         "targets": [[row.method, row.target] for row in TARGETS],

@@ -1,4 +1,4 @@
-"""`aiaas loadtest` on `aiaas serve` before the simulator and a real vLLM: what it reports is what was generated."""
+"""`aiaas loadtest` on `aiaas serve` before the simulator and a real vLLM: its report equals vLLM's counts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def aiaas(*arguments: str, key: str = "") -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(150)
 def test_every_token_is_counted_and_the_gateways_part_told(engine: Engine, gateway: Gateway, tmp_path: Path) -> None:
-    """Streams, one way and the other in turns; the samples make a page of their own."""
+    """Streams, with and without the gateway in turns; the samples make a page."""
     samples = tmp_path / "run.jsonl"
     done = loadtest(gateway, "--users", "4", "--requests", "48", "--direct", engine.url, "--out", str(samples))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,7 +39,7 @@ def test_every_token_is_counted_and_the_gateways_part_told(engine: Engine, gatew
     assert len(read) == 48
     assert {sample.via for sample in read} == {"gateway", "direct"}
     assert [sample for sample in read if not sample.ok or sample.output_tokens != TOKENS] == []
-    assert "The gateway's own part (median of 24 pairs" in done.stdout
+    assert "Gateway overhead (median of 24 pairs" in done.stdout
     assert gateway.key not in done.stdout + done.stderr + samples.read_text()
     page = tmp_path / "run.html"
     assert aiaas("report", str(samples), "--html", str(page)).returncode == 0
@@ -48,7 +48,7 @@ def test_every_token_is_counted_and_the_gateways_part_told(engine: Engine, gatew
 
 @pytest.mark.timeout(150)
 def test_clients_that_leave_free_the_engine(engine: Engine, gateway: Gateway) -> None:
-    """Those that the load test leaves on purpose are no errors, and nothing of them goes on running."""
+    """Clients that leave on purpose are not errors, and none of their requests goes on running."""
     done = loadtest(gateway, "--users", "4", "--requests", "16", "--abort-share", "50%", "-o", "json")
     assert done.returncode == 0, done.stdout + done.stderr
     eventually(lambda: engine.metric("vllm:num_requests_running") == 0, 2)

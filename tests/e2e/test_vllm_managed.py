@@ -38,7 +38,7 @@ def managed(request: pytest.FixtureRequest) -> tuple[dict[str, object], dict[str
 
 
 def engine_processes(gateway: Gateway) -> list[psutil.Process]:
-    """Everything below the gateway that is not the gateway."""
+    """Every process below the gateway."""
     return psutil.Process(gateway.pid).children(recursive=True)
 
 
@@ -72,7 +72,7 @@ def test_it_answers_restarts_and_leaves_nothing_behind(managed, start_gateway: S
 
 
 def test_a_killed_gateway_takes_its_engine_with_it(start_gateway: StartGateway) -> None:
-    """Also by SIGKILL, when it can do nothing any more."""
+    """Also by SIGKILL, when the gateway can do nothing any more."""
     section = {"kind": "simulator", "port": free_port()}
     with start_gateway({"engine": section}) as gateway:
         eventually(lambda: "healthy after" in stderr(gateway), 10)
@@ -83,7 +83,7 @@ def test_a_killed_gateway_takes_its_engine_with_it(start_gateway: StartGateway) 
 
 
 def test_a_missing_vllm_is_a_clear_message(tmp_path: Path, start_gateway: StartGateway) -> None:
-    """Exit code 3 and what to do, no traceback; nothing is left listening."""
+    """Exit code 3 and advice, no traceback; nothing is left listening."""
     section = {"kind": "vllm", "model": "some/model", "port": free_port()}
     with (
         pytest.raises(AssertionError, match="ended with 3"),

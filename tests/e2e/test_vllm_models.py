@@ -74,7 +74,7 @@ def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
 
 
 def test_an_adapter_written_as_an_alias_answers_itself(lora_url: str, start_gateway: StartGateway) -> None:
-    """It is said in the log and the metrics; a second served name and an alias of ours are the base."""
+    """The log and the metrics report it; a second served name and an alias of the config are the base."""
     base, adapter = text_of(lora_url, BASE), text_of(lora_url, ADAPTER)
     assert base != adapter
     with start_gateway({"url": lora_url, "models": [BASE, SECOND, ADAPTER, "ours"]}) as gateway:
@@ -96,8 +96,8 @@ def test_an_adapter_written_as_an_alias_answers_itself(lora_url: str, start_gate
         assert "warning AIA603 backends.vllm.models" in said.stdout
 
 
-def test_an_entry_for_each_model_is_no_finding(lora_url: str, start_gateway: StartGateway) -> None:
-    """As the message says to write it; and a name that vLLM does not serve is one."""
+def test_entry_for_each_model_gives_no_finding(lora_url: str, start_gateway: StartGateway) -> None:
+    """Written as the message says; and a name that vLLM does not serve is a finding."""
     models = [{"name": BASE, "aliases": [SECOND]}, {"name": ADAPTER}, {"name": "gone"}]
     with start_gateway({"url": lora_url, "models": models}) as gateway:
         eventually(lambda: events(gateway, "models_disagree"), 10)

@@ -82,7 +82,7 @@ def import_key(gateway: Gateway, *limits: str) -> None:
 
 
 def run(script: str, gateway: Gateway) -> list[tuple[int, str]]:
-    """(status, body) of each answer of a script of the plan's, run by bash with only the host replaced."""
+    """(status, body) of each answer of one of the plan's scripts, run by bash with only the host replaced."""
     mark = "\n%{http_code}\x1e"
     shown = f"curl() {{ command curl -s --max-time 60 -w '{mark}' \"$@\"; }}\n"
     answers = gateway.folder / "answers"

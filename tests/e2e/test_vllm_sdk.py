@@ -48,7 +48,7 @@ def test_a_streamed_chat_completion_with_usage(client):
 
 
 def test_a_stream_that_asked_for_no_usage_has_none(client):
-    """What aiaas asks vLLM for its own accounting is not seen by the client."""
+    """The usage that aiaas asks vLLM for is not seen by the client."""
     stream = client.chat.completions.create(model=ALIAS, messages=HELLO, max_tokens=3, stream=True)
     events = list(stream)
     assert all(event.choices for event in events)
@@ -56,7 +56,7 @@ def test_a_stream_that_asked_for_no_usage_has_none(client):
 
 
 def test_completions_whole_and_streamed(client):
-    """The older endpoint; both ways give the same text."""
+    """The older endpoint; both give the same text."""
     ask = {"model": ALIAS, "prompt": "def main(", "max_tokens": 6, "temperature": 0}
     whole = client.completions.create(**ask).choices[0].text
     streamed = "".join(event.choices[0].text for event in client.completions.create(**ask, stream=True))
@@ -153,7 +153,7 @@ def is_known(client: OpenAI) -> bool:
     return True
 
 
-def test_a_client_that_runs_out_of_patience_gets_its_timeout_and_frees_the_engine(gateway, engine):
+def test_client_timeout_frees_the_engine(gateway, engine):
     """APITimeoutError is the SDK's own; the engine stops generating within a second."""
     with OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=0.5) as client:
         with pytest.raises(openai.APITimeoutError):
@@ -174,7 +174,7 @@ def test_an_engine_silent_for_too_long_is_a_504(engine, start_gateway):
         eventually(lambda: engine.metric("vllm:num_requests_running") == 0, 1)
 
 
-def test_a_backend_that_does_not_exist_is_a_503_and_does_not_stop_the_start(start_gateway):
+def test_missing_backend_is_a_503_and_does_not_stop_the_start(start_gateway):
     """One bad backend never delays start-up; its models are still listed."""
     with start_gateway({"url": f"http://127.0.0.1:{free_port()}", "health": {"interval": "200ms"}}) as gateway:
         with OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0) as client:

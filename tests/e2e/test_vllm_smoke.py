@@ -42,7 +42,7 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
 
 @pytest.mark.timeout(120)
 def test_every_check_passes(engine: Engine, limited: Gateway, tmp_path: Path) -> None:
-    """With the config, the metrics and the engine at hand; TLS is none here."""
+    """With the config, the metrics and the engine at hand; without TLS."""
     done = smoke(
         "-c", str(limited.folder / "aiaas.yaml"), "--engine-metrics", engine.url, "--direct", engine.url,
         "--junit", str(tmp_path / "smoke.xml"), "-o", "json", key=limited.key,
@@ -63,7 +63,7 @@ def test_every_check_passes(engine: Engine, limited: Gateway, tmp_path: Path) ->
 
 @pytest.mark.timeout(120)
 def test_a_key_and_a_url_are_enough(limited: Gateway) -> None:
-    """What cannot be known is skipped, the rest passes."""
+    """Checks that need more access are skipped, the rest passes."""
     done = smoke(limited.url, "-o", "json", key=limited.key)
     checks = outcomes(done)
     assert done.returncode == 0, done.stdout

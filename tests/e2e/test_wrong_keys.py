@@ -43,7 +43,7 @@ def attacked(simulator_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 class Attack:
-    """Keys that are wrong in every way, sent at RATE over CONNECTIONS; `answers` counts what came back."""
+    """Keys that are wrong in every way, sent at RATE over CONNECTIONS; `answers` counts the statuses."""
 
     def __init__(self, gateway: Gateway, addresses: int) -> None:
         ids = [record["id"] for record in yaml.safe_load((gateway.folder / "keys.yaml").read_text())["keys"]]
@@ -64,7 +64,7 @@ class Attack:
         self.answers: Counter[int] = Counter()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Send until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number in range(CONNECTIONS):
                 group.create_task(self._connection(number))
@@ -120,7 +120,7 @@ async def latencies(gateway: Gateway, seconds: float) -> list[float]:
 
 
 def p99(sorted_values: list[float]) -> float:
-    """The value that one in a hundred is above."""
+    """The 99th percentile."""
     return sorted_values[min(len(sorted_values) * 99 // 100, len(sorted_values) - 1)]
 
 
@@ -139,7 +139,7 @@ async def under_attack(gateway: Gateway, addresses: int) -> tuple[float, float, 
 
 @pytest.mark.parametrize("addresses", [1, 500], ids=["from one address", "from 500 addresses"])
 async def test_valid_keys_keep_their_latency_while_wrong_ones_flood_in(attacked: Gateway, addresses: int) -> None:
-    """Nobody but the wrong ones is refused; from one address hardly any of them is hashed at all."""
+    """Only wrong keys are refused; from one address hardly any of them is hashed at all."""
     for _attempt in range(3):  # a machine that stood still while it was measured is measured again
         calm, loud, attack = await under_attack(attacked, addresses)
         if loud <= max(calm * SLOWER_TIMES, calm + SLOWER_BY):
@@ -148,7 +148,7 @@ async def test_valid_keys_keep_their_latency_while_wrong_ones_flood_in(attacked:
     assert set(attack.answers) <= {401, 429, 503}
     assert (
         attack.answers.total() > RATE * SECONDS * 0.05
-    )  # who waits for a hash sends nothing; less than this is no flood
+    )  # a client that waits for a hash sends nothing; less than this is not a flood
     if addresses == 1:
         assert attack.answers[429] > attack.answers.total() / 8
         assert attack.answers[503] < attack.answers.total() / 8  # before the first ten are known to be wrong

@@ -1,8 +1,8 @@
-"""What is on the wire: cases that hold against a real vLLM 0.32 and against the simulator, word for word.
+"""The bytes on the wire: cases that hold against a real vLLM 0.32 and against the simulator, word for word.
 
 A case compares status lines, header names, bodies' keys in order with their types, the sequence of events, framing,
 timing, and errors to the letter; never generated text. Where a server differs from a case, vLLM is right and the
-simulator is mended. `test_wire_simulator.py` and `test_wire_vllm.py` run the same tables:
+simulator is fixed. `test_wire_simulator.py` and `test_wire_vllm.py` run the same tables:
 
     REFUSALS     (wire_refusals) a request and the exact refusal
     WHOLE        (wire_shapes) a request and the shape of its answer
@@ -44,7 +44,7 @@ LONG = 1500  # tokens: seconds of generation on either
 
 
 def _wait_for(target: Target, name: str, wanted: float, timeout: float) -> None:
-    """Until a metric is `wanted`. What counts is when a scrape was asked for: a busy vLLM needs seconds to answer."""
+    """Until a metric is `wanted`. The time of asking for a scrape counts: a busy vLLM needs seconds to answer."""
     begun = asked = time.monotonic()
     while (value := metric(target, name)) != wanted:
         assert asked - begun < timeout, f"{name} is {value} after {timeout} s, not {wanted}"
@@ -61,7 +61,7 @@ def _wait_for_waiting(target: Target, wanted: float, timeout: float) -> None:
 
 
 def _text(answer: Answer, index: int = 0) -> str:
-    """What a chat stream's choice says."""
+    """The text of a chat stream's choice."""
     choices = [data["choices"] for _, data in answer.events() if isinstance(data, dict)]
     return "".join(c["delta"].get("content", "") for cs in choices for c in cs if c["index"] == index)
 
@@ -106,7 +106,7 @@ def detokenize_undoes_tokenize(target: Target) -> None:
 
 
 def the_same_request_has_the_same_answer(target: Target) -> None:
-    """Without chance an answer repeats, and its stream says the same as its whole."""
+    """Without randomness an answer repeats, and its stream has the same text as its whole."""
     one = ask(target, "POST", CHAT, chat(max_tokens=20)).json()["choices"][0]["message"]["content"]
     two = ask(target, "POST", CHAT, chat(max_tokens=20)).json()["choices"][0]["message"]["content"]
     assert one == two
@@ -214,7 +214,7 @@ def a_request_id_becomes_the_bodys_id(target: Target) -> None:
 
 
 def authorization_is_ignored_without_a_key(target: Target) -> None:
-    """Any key will do where none is asked for."""
+    """Any key is accepted where none is asked for."""
     assert ask(target, "POST", CHAT, chat(), {"Authorization": "Bearer x"}).status == 200
 
 
@@ -227,7 +227,7 @@ def a_trailing_slash_redirects(target: Target) -> None:
 
 
 def head_of_health_is_405(target: Target) -> None:
-    """HEAD is no method of /health; the answer has a length and no body."""
+    """/health does not support HEAD; the answer has a length and no body."""
     answer = ask(target, "HEAD", "/health")
     assert (answer.status, answer.header("allow"), answer.header("content-length")) == (405, "GET", "31")
 
@@ -296,7 +296,7 @@ def a_chunked_upload_is_read(target: Target) -> None:
 
 
 def a_large_header_is_accepted(target: Target) -> None:
-    """70 kB of header are no reason to refuse."""
+    """70 kB of headers are not refused."""
     assert ask(target, "GET", "/health", None, {"X-Big": "a" * 70_000}).status == 200
 
 

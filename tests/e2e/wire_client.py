@@ -22,7 +22,7 @@ TIMEOUT = 30.0  # s; a real vLLM on a CPU is slow when other tests run beside it
 
 @dataclass(frozen=True)
 class Target:
-    """A server under test and what its options are.
+    """A server under test and its options.
 
     api_key         asked for below /v1, or None
     """
@@ -73,7 +73,7 @@ class Answer:
         return json.loads(self.body)
 
     def events(self) -> list[tuple[str | None, Any]]:
-        """(event name, data) of each chunk; the data is decoded JSON, or the text where it is none.
+        """(event name, data) of each chunk; the data is decoded JSON, or the text where it is not JSON.
 
         Fails unless every chunk is exactly one event.
         """
@@ -172,7 +172,7 @@ class Wire:
         return True
 
     def read_until_closed(self, timeout: float) -> bytes:
-        """What still comes until the server closes. Raises TimeoutError when it does not."""
+        """Read until the server closes. Raises TimeoutError when it does not."""
         self.socket.settimeout(timeout)
         while data := self.socket.recv(65536):
             self.buffer += data

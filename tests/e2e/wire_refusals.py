@@ -118,7 +118,7 @@ REFUSALS = (
         ),
     ),
     Refusal(
-        "stream is no boolean",
+        "stream is not a boolean",
         chat(stream="maybe"),
         400,
         _invalid(

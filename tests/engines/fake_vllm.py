@@ -1,4 +1,4 @@
-"""A small process that stands for vLLM: it listens, or dies, or hangs, as its model's name says."""
+"""A small process that plays vLLM: it listens, or dies, or hangs, as its model's name says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-# `vllm serve MODEL ... --port N`: MODEL says how it behaves. Helpers stand for the engine core and its workers.
+# `vllm serve MODEL ... --port N`: MODEL says how it behaves. Helpers play the engine core and its workers.
 FAKE_VLLM = """
     import http.server, os, signal, subprocess, sys, time
     # One write a line: an unbuffered print() makes a write of each argument, and the helpers write in between.
@@ -77,7 +77,7 @@ def write_fake_vllm(folder: Path) -> Path:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that nobody waits for (a zombie) does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

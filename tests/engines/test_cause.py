@@ -1,4 +1,4 @@
-"""aiaas.engines.cause: the one line that says why, out of what vLLM 0.32 really wrote (frames and banners cut)."""
+"""aiaas.engines.cause: the one line that names the cause, out of vLLM 0.32's own output (frames and banners cut)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRANSCRIPTS = Path(__file__).parent / "transcripts"
 
 
 def cause_of(text: str, since: float = 0.0) -> str:
-    """Of an engine that wrote these lines at once and died."""
+    """The cause found for an engine that wrote these lines at once and died."""
     finder = CauseFinder()
     for line in text.splitlines():
         if line.strip():
@@ -79,7 +79,7 @@ def test_a_cause_is_found_in_whatever_an_engine_writes(text: str, cause: str) ->
 
 
 def test_an_old_traceback_is_not_the_cause() -> None:
-    """It was some request's, a week ago; the engine went on."""
+    """The traceback belonged to a request a week ago; the engine went on."""
     finder = CauseFinder()
     for line in ("Traceback (most recent call last):", "  File", "ValueError: of a request"):
         finder.read(line, 100.0)
@@ -89,7 +89,7 @@ def test_an_old_traceback_is_not_the_cause() -> None:
 
 
 def test_a_flood_of_errors_is_bounded() -> None:
-    """The first of the last ones."""
+    """The first of the last errors."""
     finder = CauseFinder()
     for number in range(100_000):
         finder.read(f"ERROR 11-26 23:37:11 [x.py:3] number {number}", 1.0)
@@ -104,6 +104,6 @@ def test_secrets_are_known_by_their_names() -> None:
 
 
 def test_hidden_secrets_do_not_show_in_part() -> None:
-    """One may begin like another."""
+    """One secret may begin like another."""
     secrets = secrets_of((), {"A_KEY": "secret", "B_KEY": "secret-longer"})
     assert hide("secret-longer and secret", secrets) == f"{HIDDEN} and {HIDDEN}"

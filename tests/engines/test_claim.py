@@ -11,7 +11,7 @@ from tests.ports import free_port
 
 
 def test_a_port_is_claimed_by_one_at_a_time() -> None:
-    """Again by the same is no question."""
+    """The same owner may claim it again."""
     port = free_port()
     one, other = Claim(), Claim()
     assert one.take(port)
@@ -25,7 +25,7 @@ def test_a_port_is_claimed_by_one_at_a_time() -> None:
 
 
 def test_another_port_gives_up_the_first() -> None:
-    """An engine has one."""
+    """An engine has one port."""
     one, other = Claim(), Claim()
     port = free_port()
     assert one.take(port)
@@ -36,7 +36,7 @@ def test_another_port_gives_up_the_first() -> None:
 
 
 def test_a_claim_ends_with_its_process() -> None:
-    """However that ends; and it holds between processes."""
+    """However the process ends; and the claim holds between processes."""
     port = free_port()
     code = f"from aiaas.engines.claim import Claim; c = Claim(); print(c.take({port}), flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -51,7 +51,7 @@ def test_a_claim_ends_with_its_process() -> None:
 
 
 def test_a_port_is_free_until_somebody_listens() -> None:
-    """On the address of engines."""
+    """On the address that engines listen on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert not port_is_free(port)

@@ -1,4 +1,4 @@
-"""aiaas.engines.command: what is run for an engine."""
+"""aiaas.engines.command: the command that runs an engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def argv(plan: EnginePlan, vllm="/bin/vllm", drain_timeout=30.0, **more) -> tupl
     return engine_argv(plan, python="/bin/python", vllm=vllm, drain_timeout=drain_timeout, **more)
 
 
-def test_vllm_listens_on_loopback_under_the_served_name_and_finishes_streams_on_sigterm():
+def test_vllm_command_sets_host_name_and_shutdown_timeout():
     """The whole command line, as a person would write it."""
     assert " ".join(argv(engine(args=["--dtype", "bfloat16"]))) == (
         "/bin/vllm serve /models/llama --dtype bfloat16 --shutdown-timeout 30 "
@@ -34,14 +34,14 @@ def test_the_simulator_runs_under_the_gateways_own_python():
 
 
 def test_the_simulators_python_gets_options_of_its_own():
-    """They are not the simulator's, and vLLM gets none."""
+    """The simulator's options do not have them, and vLLM gets none."""
     assert argv(engine("simulator"), python_options=("-P",))[:5] == ("/bin/python", "-P", "-m", "aiaas", "simulate")
     assert "-P" not in argv(engine(), python_options=("-P",))
 
 
 @pytest.mark.parametrize("args", [["--shutdown-timeout", "5"], ["--shutdown-timeout=5"], ["--shutdown_timeout", "5"]])
 def test_the_operators_own_shutdown_timeout_stays(args):
-    """It is added only where the operator does not give it, in any spelling that vLLM takes."""
+    """The option is added only where the operator does not give it, in any spelling that vLLM accepts."""
     assert [arg for arg in argv(engine(args=args)) if "shutdown" in arg] == args[:1]
 
 
@@ -50,21 +50,21 @@ def test_a_part_of_a_second_is_rounded_up():
     assert argv(engine(), drain_timeout=0.2)[3:5] == ("--shutdown-timeout", "1")
 
 
-def test_a_vllm_too_old_for_the_option_is_recognised_and_served_without_it():
-    """argparse names the unknown arguments; the next start leaves ours out."""
+def test_vllm_too_old_for_the_option_is_recognised():
+    """argparse names the unknown arguments; the next start leaves the gateway's out."""
     assert refused_shutdown_timeout(["usage: vllm", "vllm: error: unrecognized arguments: --shutdown-timeout 30"])
     assert not refused_shutdown_timeout(["vllm: error: unrecognized arguments: --max-modle-len 3"])
     assert "--shutdown-timeout" not in argv(engine(), knows_shutdown_timeout=False)
 
 
-def test_host_port_and_name_are_ours_even_where_the_operator_gives_them():
+def test_host_port_and_name_override_the_operators():
     """Of two equal options vLLM takes the last, and an engine on 0.0.0.0 would be open to everyone without a key."""
     line = argv(engine(args=["--host", "0.0.0.0", "--port", "1"]))
     assert line[-4:] == ("--host", "127.0.0.1", "--port", "8001")
 
 
 def test_a_missing_vllm_says_what_to_do():
-    """One line with the three ways out."""
+    """One line with the three ways to fix it."""
     with pytest.raises(EnvironmentFault, match=r"pip install 'aiaas\[vllm\]'.*own vLLM on PATH.*kind: simulator"):
         argv(engine(), vllm=None)
 

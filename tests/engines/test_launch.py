@@ -1,4 +1,4 @@
-"""aiaas.engines.launch: nothing of an engine outlives what started it."""
+"""aiaas.engines.launch: no process of an engine outlives the one that started it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_exit_code_is_passed_on(script, code):
 
 
 def test_a_command_that_cannot_be_run_is_one_line_and_127(tmp_path):
-    """Not a traceback."""
+    """One line, not a traceback."""
     with launched(str(tmp_path / "nothing")) as launcher:
         _, error = launcher.communicate(timeout=10)
     assert launcher.returncode == launch.CANNOT_EXECUTE
@@ -51,7 +51,7 @@ def test_a_command_that_cannot_be_run_is_one_line_and_127(tmp_path):
 
 
 def test_the_engine_cannot_read_the_launchers_stdin():
-    """Its own stdin is empty: the pipe means something else."""
+    """The engine's own stdin is empty: the launcher uses the pipe."""
     with launched(sys.executable, "-c", "import sys; print(repr(sys.stdin.read()))") as launcher:
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"''\n"
@@ -59,21 +59,24 @@ def test_the_engine_cannot_read_the_launchers_stdin():
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM without a handler"])
 def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
-    """The launcher notices, also when a forked worker still holds the pipe, and takes the whole tree with it."""
+    """The launcher notices, also when a forked worker still holds the pipe, and kills the whole tree."""
     script = tmp_path / "gateway.py"
     script.write_text(
         textwrap.dedent(f"""
         import asyncio, os, time
+        from aiaas.engines.lifecycle import Healthy
         from aiaas.engines.supervisor import EngineSupervisor
         from aiaas.plan.model import EnginePlan
 
         async def main():
             plan = EnginePlan("vllm", "stubborn helper daemon", "m", (), {{}}, {free_port()}, 20)
-            supervisor = EngineSupervisor("m", plan, drain_timeout=5, silence=1, on_event=lambda _: None,
+            healthy = asyncio.Event()
+            on_event = lambda event: healthy.set() if isinstance(event, Healthy) else None
+            supervisor = EngineSupervisor("m", plan, drain_timeout=5, silence=1, on_event=on_event,
                                           on_line=lambda line: print(line, flush=True),
                                           environ={{"PATH": {str(bin_folder)!r}}})
             await supervisor.start()
-            await supervisor.wait_settled()
+            await healthy.wait()
             worker = os.fork()
             if worker == 0:
                 os.closerange(0, 3)
@@ -101,8 +104,8 @@ def test_nothing_outlives_a_killed_aiaas(bin_folder, tmp_path, by):
     assert [pid for pid in tree if alive(pid)] == []
 
 
-def test_the_root_dies_with_its_launcher_even_when_nobody_is_left_to_see_to_it():
-    """The kernel does it (PR_SET_PDEATHSIG)."""
+def test_root_process_dies_with_its_launcher():
+    """The kernel kills it (PR_SET_PDEATHSIG)."""
     sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     with launched(sys.executable, "-c", sleeper) as launcher:
         assert launcher.stdout is not None

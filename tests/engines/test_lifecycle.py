@@ -1,4 +1,4 @@
-"""aiaas.engines.lifecycle: what happens next to an engine, without one and without a clock."""
+"""aiaas.engines.lifecycle: the next step of an engine, tested without an engine and without a clock."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_an_engine_that_was_healthy_once_is_restarted_for_ever():
     assert then == Restarting(60)
 
 
-def test_an_engine_that_was_never_healthy_is_given_up_after_five_deaths():
-    """A wrong model name does not heal by waiting."""
+def test_engine_never_healthy_is_given_up_after_five_deaths():
+    """A wrong model name is not fixed by waiting."""
     life, thens = Life(), []
     for _ in range(5):
         life, _ = life.start(now=0, argv=("vllm",))
@@ -60,7 +60,7 @@ def test_a_minute_of_health_ends_the_row_of_deaths(healthy_for, expected_wait):
     assert then == Restarting(expected_wait)
 
 
-def test_health_of_an_earlier_process_does_not_count_for_the_next():
+def test_health_does_not_carry_over_to_the_next_process():
     """A process that dies while loading adds to the row, however long its predecessor was healthy."""
     life, _ = Life().become_healthy(now=0)
     life, first = life.die(now=1000)
@@ -80,24 +80,24 @@ def test_health_of_an_earlier_process_does_not_count_for_the_next():
         (Healthy(27.31), "healthy after 27.3 s"),
         (Died(1, "ValueError: no such model", ("a",), 3), "died after 3.0 s: exit code 1: ValueError: no such model"),
         (Died(0, "", (), 3), "died after 3.0 s: exit code 0"),
-        (Died(137, "", (), 9), "died after 9.0 s: SIGKILL, the kernel's out-of-memory killer perhaps"),
+        (Died(137, "", (), 9), "died after 9.0 s: SIGKILL, perhaps from the kernel's out-of-memory killer"),
         (Died(139, "", (), 9), "died after 9.0 s: SIGSEGV"),
         (Died(255, "", (), 9), "died after 9.0 s: exit code 255"),
         (Died(None, "frozen: no answer", ("x",), 600), "ended after 600.0 s: frozen: no answer"),
         (NotAnswering(10.4), "no answer to /health for 10 s, so it gets no requests"),
         (AnswersAgain(), "answers /health again"),
-        (Changed(), "its settings have changed, so it starts anew"),
+        (Changed(), "settings changed, starting again with them"),
         (
             Waiting(8100),
-            "another aiaas still has an engine on port 8100, maybe to finish its streams; waiting for its end",
+            "another aiaas still runs an engine on port 8100, perhaps to finish streams; waiting for its end",
         ),
         (Restarting(4), "restarting in 4 s"),
-        (GaveUp(5), "given up after 5 failed starts: its models answer 503 until a reload brings other settings"),
+        (GaveUp(5), "gave up after 5 failed starts: its models answer 503 until a reload changes its settings"),
         (Stopped(1.24, killed=False), "stopped after 1.2 s"),
-        (Stopped(30, killed=True), "stopped after 30.0 s (killed: it did not leave by itself)"),
+        (Stopped(30, killed=True), "stopped after 30.0 s (killed: it did not exit by itself)"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
 def test_every_event_is_one_plain_line(event, line):
-    """An operator reads what happened and, where there is something to do, what."""
+    """An operator reads what happened and, where needed, what to do."""
     assert describe(event) == line

@@ -1,4 +1,4 @@
-"""aiaas.engines.looks: when an engine is frozen, by the clock alone, and what is asked of it."""
+"""aiaas.engines.looks: when an engine is frozen, by the clock alone, and the requests that find out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from aiaas.engines.looks import (
     DOWN_AFTER,
     FROZEN_AFTER,
-    LATE,
     LOOK_INTERVAL,
+    LOOK_LATE,
     LOOK_TIMEOUT,
     Looks,
     answers_health,
@@ -21,7 +21,7 @@ from aiaas.engines.looks import (
 
 
 def after(looks: Looks, count: int) -> Looks:
-    """After further looks without an answer, all in time."""
+    """After further looks without an answer, all on time."""
     for _ in range(count):
         began = looks.looked_at + LOOK_INTERVAL
         looks = looks.after(False, began, began + LOOK_TIMEOUT)
@@ -29,7 +29,7 @@ def after(looks: Looks, count: int) -> Looks:
 
 
 def test_looks_in_a_row_make_an_engine_down_then_frozen() -> None:
-    """One is nothing yet."""
+    """One failed look is not enough."""
     looks = Looks(0, 0)
     verdicts = [(after(looks, n).is_down, after(looks, n).is_frozen) for n in range(FROZEN_AFTER + 1)]
     assert verdicts == [(n >= DOWN_AFTER, n >= FROZEN_AFTER) for n in range(FROZEN_AFTER + 1)]
@@ -37,7 +37,7 @@ def test_looks_in_a_row_make_an_engine_down_then_frozen() -> None:
 
 
 def test_one_answer_ends_the_row() -> None:
-    """However late it came."""
+    """However late the answer came."""
     looks = after(Looks(0, 0), FROZEN_AFTER - 1)
     looks = looks.after(True, looks.looked_at + 5, looks.looked_at + 9)
     assert (looks.failed, looks.since) == (0, looks.looked_at)
@@ -46,14 +46,14 @@ def test_one_answer_ends_the_row() -> None:
 @pytest.mark.parametrize(
     ("pause", "took"),
     [
-        pytest.param(LOOK_INTERVAL + LATE + 0.1, 1.0, id="a look came late"),
-        pytest.param(LOOK_INTERVAL, LOOK_TIMEOUT + LATE + 0.1, id="a look took longer than it may"),
+        pytest.param(LOOK_INTERVAL + LOOK_LATE + 0.1, 1.0, id="a look came late"),
+        pytest.param(LOOK_INTERVAL, LOOK_TIMEOUT + LOOK_LATE + 0.1, id="a look took longer than it may"),
         pytest.param(3600.0, 1.0, id="suspended between looks"),
         pytest.param(LOOK_INTERVAL, 3600.0, id="suspended within a look"),
     ],
 )
 def test_a_supervisor_that_was_late_counts_anew(pause: float, took: float) -> None:
-    """It was stopped, or the machine was suspended: nothing is known about the engine."""
+    """The supervisor was stopped, or the machine suspended: the engine's state is unknown."""
     looks = after(Looks(0, 0), FROZEN_AFTER - 1)
     began = looks.looked_at + pause
     looks = looks.after(False, began, began + took)
@@ -63,11 +63,11 @@ def test_a_supervisor_that_was_late_counts_anew(pause: float, took: float) -> No
 
 
 def test_a_busy_machine_still_finds_a_frozen_engine() -> None:
-    """A little late is not late."""
+    """A slightly late look counts as on time."""
     looks = Looks(0, 0)
     for _ in range(FROZEN_AFTER):
-        began = looks.looked_at + LOOK_INTERVAL + LATE
-        looks = looks.after(False, began, began + LOOK_TIMEOUT + LATE)
+        began = looks.looked_at + LOOK_INTERVAL + LOOK_LATE
+        looks = looks.after(False, began, began + LOOK_TIMEOUT + LOOK_LATE)
     assert looks.is_frozen
 
 
@@ -78,7 +78,7 @@ def test_looks_begin_at_a_steady_pace() -> None:
     assert FROZEN_AFTER * LOOK_INTERVAL == 30
 
 
-# -- what is asked --------------------------------------------------------------------------------------------------
+# -- requests to the engine --------------------------------------------------------------------------------------------
 
 Serve = Callable[[Callable[[bytes], bytes | None]], Awaitable[int]]
 OK = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
@@ -113,7 +113,7 @@ async def serve() -> AsyncIterator[Serve]:
     ids=["200", "503", "closed", "no HTTP", "silent"],
 )
 async def test_only_a_200_is_health(serve: Serve, said: bytes | None, healthy: bool) -> None:
-    """Whatever else comes, or nothing."""
+    """Any other answer, or none, is not."""
     assert await answers_health(await serve(lambda _path: said), 0.3) is healthy
 
 
@@ -144,7 +144,7 @@ async def test_any_answer_to_one_token_is_progress(serve: Serve, said: bytes) ->
     ],
 )
 async def test_metrics_that_move_are_progress(serve: Serve, metrics: list[bytes], progress: bool) -> None:
-    """Only those of the engine core; its API server counts requests also while the core is frozen."""
+    """Only the engine core's metrics; its API server counts requests also while the core is frozen."""
     left = iter(metrics)
 
     def answer(path: bytes) -> bytes | None:
@@ -154,6 +154,6 @@ async def test_metrics_that_move_are_progress(serve: Serve, metrics: list[bytes]
 
 
 async def test_silent_metrics_are_left_to_health(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The API server is frozen, too, and the looks at /health find that."""
+    """The API server is frozen too, and the looks at /health find that."""
     monkeypatch.setattr("aiaas.engines.looks.LOOK_TIMEOUT", 0.1)
     assert await makes_progress(await serve(lambda _path: None), "m", 0.1)

@@ -1,4 +1,4 @@
-"""A store that is far away: a TCP proxy through which everything takes its time."""
+"""A store that is far away: a TCP proxy that delays every byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scripted vLLM does wrong, one script for one request: from nothing at all to rubbish behind a whole answer."""
+"""The faults of a scripted vLLM, one script for one request: from nothing at all to rubbish behind a whole answer."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class FakeGateway(FakeVllm):
         self._ids = itertools.count(1)
 
     def script_for(self, method: str, path: str) -> Sequence[Step]:
-        """What to do about a request."""
+        """Choose the answer to a request."""
         received = self.got[-1]
         kind = kind_of(received, self.key)
         if kind in self.breaks:
@@ -90,7 +90,7 @@ class FakeGateway(FakeVllm):
 
 
 def whole(tokens: int, **fields: object) -> dict[str, object]:
-    """A completion of so many tokens."""
+    """A completion of `tokens` tokens."""
     usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens, "total_tokens": PROMPT_TOKENS + tokens}
     choice = {"index": 0, "message": {"role": "assistant", "content": "x" * tokens}, "finish_reason": "length"}
     return {"id": "chatcmpl-1", "created": 1, "model": "m", "choices": [choice], "usage": usage, **fields}

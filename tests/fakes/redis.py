@@ -51,7 +51,7 @@ class RedisServer:
         self.port = port or free_port()
 
     def command(self, *arguments: bytes | str | int | float) -> Reply:
-        """What it answers, over a connection for this one command."""
+        """Send one command over a connection of its own and return the reply."""
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
             connection.sendall(command(arguments))
             replies = Replies()
@@ -63,7 +63,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Database 0."""
+        """The URL of database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self, file: Path | None = None) -> None:
@@ -88,12 +88,12 @@ class RedisServer:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL, and everything in it is gone."""
+        """SIGKILL: all data is lost."""
         self._pid().kill()
         self._wait()
 
     def hang(self) -> None:
-        """SIGSTOP: connections stay open, and nothing is answered."""
+        """SIGSTOP: connections stay open, and no command is answered."""
         self._pid().suspend()
 
     def go_on(self) -> None:
@@ -161,7 +161,7 @@ class RedisCluster:
             node.end()
 
     def owner(self, slot: int) -> RedisServer:
-        """The primary that has a slot, by its own word."""
+        """The primary that has a slot, as the node itself reports."""
         rows = self.nodes[0].command("CLUSTER", "SLOTS")
         assert isinstance(rows, list)
         [port] = [row[2][1] for row in rows if row[0] <= slot <= row[1]]  # type: ignore[index, operator]
@@ -173,7 +173,7 @@ class RedisCluster:
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", text(target.command("CLUSTER", "MYID")))
 
     def end_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        """Move the keys; from now on everybody else answers MOVED."""
+        """Move the keys; from now on all other nodes answer MOVED."""
         keys = source.command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
         assert isinstance(keys, list)
         for key in keys:
@@ -182,7 +182,7 @@ class RedisCluster:
             node.command("CLUSTER", "SETSLOT", slot, "NODE", text(target.command("CLUSTER", "MYID")))
 
     def wait(self, holds: Callable[[RedisServer], bool], nodes: list[RedisServer]) -> None:
-        """Until it holds for all of these nodes."""
+        """Wait until it holds for all of these nodes."""
         deadline = time.monotonic() + 20
         while not all(holds(node) for node in nodes):
             assert time.monotonic() < deadline
@@ -215,7 +215,7 @@ class Sentinels:
 
     @property
     def url(self) -> str:
-        """What the sentinel calls it."""
+        """The sentinel's name for it."""
         login = f":{self.password}@" if self.password else ""
         return f"redis+sentinel://{login}127.0.0.1:{self.sentinel.port}/{self.NAME}/0"
 

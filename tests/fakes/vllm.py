@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 
 class Step(Protocol):
-    """One thing that the fake does."""
+    """One action of the fake."""
 
     async def play(self, connection: _Connection) -> None: ...
 
@@ -169,7 +169,7 @@ class FakeVllm:
 
     @property
     def url(self) -> str:
-        """As a config writes it."""
+        """The address as a config writes it."""
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{shown}:{self.port}"
 
@@ -206,7 +206,7 @@ class FakeVllm:
         await asyncio.gather(*[c.task for c in self.connections if c.task is not None], return_exceptions=True)
 
     def script_for(self, method: str, path: str) -> Sequence[Step]:
-        """What to do about a request."""
+        """Choose the script for a request."""
         if method == "GET":
             return self.gets.get(path, (Send(json_answer({"detail": "Not Found"}, status=404)),))
         return self.scripts.popleft() if self.scripts else self.default
@@ -324,7 +324,7 @@ async def _first(*events: asyncio.Event) -> None:
             task.cancel()
 
 
-# -- what vLLM writes (its captures are the model) -----------------------------------------------------------------
+# -- vLLM's own bytes (copied from docs/vllm/transcripts) --------------------------------------------------------------
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 07:16:08 GMT\r\nserver: uvicorn\r\n"

@@ -1,11 +1,11 @@
-"""`python -m tests.fuzz [SECONDS]`: fuzz each target with atheris. What fails becomes a file of the corpus, and exit 1.
+"""`python -m tests.fuzz [SECONDS]`: fuzz each target with atheris. A failing input joins the corpus, exit 1.
 
     python -m tests.fuzz 60                     # the seconds are shared by the targets
     python -m tests.fuzz 600 --only peek
 
-Each target runs in a process of its own, since libFuzzer ends its process. What it finds interesting stays in a folder
-of the cache, and is where the next run begins; what fails is written to tests/fuzz/corpus/TARGET, where the suite runs
-it from then on.
+Each target runs in a process of its own, since libFuzzer ends its process. Its interesting inputs stay in a folder
+of the cache, where the next run begins; a failing input is written to tests/fuzz/corpus/TARGET, where the suite runs it
+from then on.
 """
 
 from __future__ import annotations

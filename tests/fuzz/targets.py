@@ -1,5 +1,5 @@
-"""What is fuzzed, and what must hold for any bytes. A target is a function of bytes that fails by an AssertionError, or
-by any exception that its parser does not document.
+"""The fuzzed functions, and the properties that hold for any bytes. A target is a function of bytes that fails by an
+AssertionError, or by any exception that its parser does not document.
 
 The first byte or bytes choose a path, a field or the cuts; the rest is what is parsed.
 """
@@ -37,7 +37,7 @@ _LARGEST: Final = 2**63 - 1
 
 
 def peek_agrees_with_json(data: bytes) -> None:
-    """What `peek` reads, Python's parser reads the same; it raises nothing but ClientError."""
+    """`peek` and Python's parser read the same; `peek` raises nothing but ClientError."""
     path, body = _PATHS[data[0] % len(_PATHS)] if data else paths.CHAT, data[1:]
     try:
         body = as_utf8(body)
@@ -86,7 +86,7 @@ def _as_vllm(read: Callable[[object], int], value: object) -> int | None:
 
 
 def _prompts(value: Any) -> int:
-    """How many prompts vLLM would see; what is none of its four shapes it refuses."""
+    """How many prompts vLLM would see; it refuses any other shape."""
     if isinstance(value, list) and value and all(isinstance(each, (str, list)) for each in value):
         return len(value)
     return 1
@@ -211,7 +211,7 @@ def _scanned(parts: Iterable[bytes]) -> TokenUsage | None:
 
 
 class _Told:
-    """A Sink that writes down what it was told."""
+    """A Sink that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

@@ -1,4 +1,4 @@
-"""What the fuzzer found stays found: the corpus, bytes near to it, and no reader that is slower than linear."""
+"""The fuzzer's findings stay found: the corpus, bytes near to it, and no reader that is slower than linear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as an output event, and what as which error."""
+"""Which events count as output, and which as an error."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_events_are_counted_where_the_server_counts_no_tokens() -> None:
 
 
 @given(cuts=st.lists(st.integers(1, 600), max_size=8))
-def test_the_cuts_of_a_stream_change_what_is_timed_but_not_what_is_read(cuts: list[int]) -> None:
+def test_cuts_of_a_stream_change_its_times_and_not_its_content(cuts: list[int]) -> None:
     """Any split of the bytes gives the same events, usage and verdict."""
     data = ROLE + TOKEN * 3 + USAGE + DONE
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -89,8 +89,8 @@ def test_the_cuts_of_a_stream_change_what_is_timed_but_not_what_is_read(cuts: li
     [
         pytest.param(streamed(TOKEN), "cut", "", "without [DONE] or a finish_reason", id="no end"),
         pytest.param(streamed(TOKEN, ERROR, DONE), "in_stream", "500", "EngineCore died", id="error event"),
-        pytest.param(streamed(TOKEN, b"data: {oops\n\n"), "garbage", "", "no chat or completion", id="garbage event"),
-        pytest.param(streamed(b"data: [1]\n\n"), "garbage", "", "no chat or completion", id="another shape"),
+        pytest.param(streamed(TOKEN, b"data: {oops\n\n"), "garbage", "", "not a chat or", id="garbage event"),
+        pytest.param(streamed(b"data: [1]\n\n"), "garbage", "", "not a chat or", id="another shape"),
         pytest.param(streamed(HTML, headers={"content-type": "text/html"}), "garbage", "", "502 Bad", id="html, 200"),
         pytest.param(streamed(b"{}", headers=JSON), "garbage", "", "asked for a stream", id="no stream"),
         pytest.param(
@@ -111,7 +111,7 @@ def test_the_cuts_of_a_stream_change_what_is_timed_but_not_what_is_read(cuts: li
             "The limit is 10.",
             id="limit",
         ),
-        pytest.param(whole(b"{"), "garbage", "", "no JSON", id="broken JSON"),
+        pytest.param(whole(b"{"), "garbage", "", "not JSON", id="broken JSON"),
         pytest.param(whole(b"{}"), "garbage", "", "no choices", id="no choices"),
         pytest.param(whole(b'{"error":{"message":"no"}}'), "in_stream", "", "no", id="error behind a 200"),
         pytest.param(whole(b"", status=307, headers={}), "http_307", "", "no content type", id="redirect"),
@@ -124,19 +124,19 @@ def test_each_failure_has_its_kind(answer: Answer, error: str, code: str, detail
 
 
 def test_an_answer_without_a_stream_tells_its_usage() -> None:
-    """And no moments."""
+    """And no times of events."""
     answer = whole(b'{"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}')
     assert (answer.error, answer.prompt_tokens, answer.output_tokens, answer.moments) == ("", 3, 4, [])
 
 
 def test_an_endless_event_is_garbage() -> None:
-    """And not memory."""
+    """And the client's memory stays bounded."""
     answer = streamed(*[b"data: " + b"x" * (4 << 20)] * 5)
     assert answer.error == "garbage"
 
 
 def test_the_first_fault_counts_and_its_detail_is_one_short_line() -> None:
-    """What follows comes of it."""
+    """The error after these bytes."""
     answer = Answer(wants_stream=True)
     answer.fail("cut", "a\nb " + "x" * 500)
     answer.fail("timeout", "late")
@@ -146,7 +146,7 @@ def test_the_first_fault_counts_and_its_detail_is_one_short_line() -> None:
 
 
 def test_a_plain_answer_is_good_whatever_it_holds() -> None:
-    """Its caller reads it."""
+    """The caller judges it."""
     answer = PlainAnswer()
     answer.head(200, {})
     answer.body(b"x", 0.0)

@@ -1,4 +1,4 @@
-"""A URL, and what it becomes."""
+"""A URL, and the target that it names."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def test_a_url_is_host_port_and_base(url: str, expected: tuple[object, ...]) -> 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        pytest.param("", "no URL of a server", id="empty"),
-        pytest.param("ftp://h", "no URL of a server", id="another scheme"),
-        pytest.param("http://", "no URL of a server", id="no host"),
-        pytest.param("http://h:99999", "no URL", id="port"),
-        pytest.param("http://h/?a=1", "no URL of a server", id="query"),
+        pytest.param("", "not a server URL", id="empty"),
+        pytest.param("ftp://h", "not a server URL", id="another scheme"),
+        pytest.param("http://", "not a server URL", id="no host"),
+        pytest.param("http://h:99999", "is not a URL", id="port"),
+        pytest.param("http://h/?a=1", "not a server URL", id="query"),
         pytest.param("http://me:sk-secret@h", "user or a password", id="password"),
-        pytest.param("http://h/a b", "characters that no URL has", id="space"),
+        pytest.param("http://h/a b", "characters that are not allowed in a URL", id="space"),
         pytest.param("http://h\r\nX: y/", "", id="line break"),
     ],
 )
-def test_what_is_no_url_of_a_server_is_refused(url: str, message: str) -> None:
+def test_invalid_server_url_is_refused(url: str, message: str) -> None:
     """In one line, and without a secret in it."""
     with pytest.raises(UsageError) as refused:
         parse_target(url)
@@ -60,7 +60,7 @@ def test_a_head_has_the_key_and_the_default_port_is_left_out() -> None:
 
 
 def test_certificates_are_verified_unless_told_otherwise() -> None:
-    """By the system's, or by none."""
+    """With the system's authorities, or not at all."""
     strict, lax = parse_target("https://h").tls, parse_target("https://h", insecure=True).tls
     assert strict is not None
     assert lax is not None
@@ -69,13 +69,13 @@ def test_certificates_are_verified_unless_told_otherwise() -> None:
 
 
 def test_a_file_without_certificates_is_said(tmp_path: Path) -> None:
-    """And one that is not there."""
+    """And a missing file too."""
     (tmp_path / "ca.pem").write_text("hello")
-    for name, message in (("ca.pem", "holds no certificates"), ("no.pem", "No such file")):
+    for name, message in (("ca.pem", "does not contain readable certificates"), ("no.pem", "No such file")):
         with pytest.raises(EnvironmentFault, match=message):
             parse_target("https://h", ca=tmp_path / name)
 
 
 def test_a_target_does_not_show_its_context() -> None:
-    """A repr that an operator understands."""
+    """An operator understands its repr."""
     assert repr(parse_target("https://h")) == "HttpTarget(url='https://h:443', host='h', port=443, base='')"

@@ -1,4 +1,4 @@
-"""What the image holds runs as its pod would run it: no rights, a read-only root, 512 MiB.
+"""Run the image's content as its pod would run it: no rights, a read-only root, 512 MiB.
 
 No container engine is needed, and none is there in CI: the steps of the Dockerfile are done in a virtual environment,
 and a mount namespace, chroot and a cgroup stand for the container (container.sh). Needs root on Linux: `nox -s image`.
@@ -61,9 +61,7 @@ def test_the_lock_holds_what_the_project_asks_for(installed: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_it_serves_without_rights_on_a_read_only_root_within_512_mib(
-    installed: Path, memory: Memory, tmp_path: Path
-) -> None:
+def test_image_serves_unprivileged_read_only_within_512_mib(installed: Path, memory: Memory, tmp_path: Path) -> None:
     """Keys are checked, streams and eight of the largest bodies at once go through; SIGTERM ends it with 0."""
     with (
         running_simulator(tmp_path / "engine.log") as engine,
@@ -125,8 +123,8 @@ def new_key(installed: Path, file: Path, name: str) -> str:
 
 
 async def exercise(url: str, keys: list[str]) -> None:
-    """What a pod meets: probes, no key, a stream, and the largest bodies at once: four of each key, as one key alone
-    gets half of their budget."""
+    """Everything that a pod meets: probes, no key, a stream, and the largest bodies at once: four of each key, as one
+    key alone gets half of their budget."""
     async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {keys[0]}"}) as client:
         await ready(client)
         async with aiohttp.ClientSession(url) as stranger, stranger.post("/v1/chat/completions", json={}) as answer:

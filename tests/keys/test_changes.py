@@ -55,7 +55,7 @@ def test_a_taken_name_or_id_is_refused() -> None:
 
 
 def test_records_keep_their_order() -> None:
-    """A new one comes last, a changed one stays where it is."""
+    """A new record comes last, a changed one stays in its place."""
     assert [record.name for record in add((ALICE,), BOB)] == ["alice", "bob"]
     assert put((ALICE, BOB), replace(ALICE, disabled=True))[0].disabled
 
@@ -69,7 +69,7 @@ def test_states_follow_the_clock() -> None:
 
 
 def test_rotation_keeps_the_old_secret_as_long_as_asked() -> None:
-    """With an overlap the old hash stays for that long, without one it is gone."""
+    """With an overlap the old hash stays for that time, without one it is removed."""
     overlapping = rotated(ALICE, "new", NOW, HOUR)
     assert (overlapping.hash, overlapping.tag, overlapping.id) == ("new", None, ALICE.id)
     assert overlapping.previous == PreviousSecret("h1", NOW + HOUR, "0a0a", imported=False)
@@ -78,14 +78,14 @@ def test_rotation_keeps_the_old_secret_as_long_as_asked() -> None:
 
 @pytest.mark.parametrize(("expires", "ends"), [(timedelta(minutes=10), timedelta(minutes=10)), (2 * HOUR, HOUR)])
 def test_an_old_secret_never_outlives_its_key(expires: timedelta, ends: timedelta) -> None:
-    """The overlap ends with the key, in what `rotate` writes and in what somebody wrote by hand."""
+    """The overlap ends with the key, as written by `rotate` and as written by hand."""
     record = rotated(replace(ALICE, expires=NOW + expires), "new", NOW, HOUR)
     assert record.previous is not None
     assert record.previous.until == record.overlap_end == NOW + ends
     assert replace(record, previous=PreviousSecret("h1", NOW + 5 * HOUR)).overlap_end == NOW + expires
 
 
-def test_rotating_an_imported_key_makes_it_one_of_ours() -> None:
+def test_rotated_imported_key_becomes_a_generated_one() -> None:
     """Its old secret is still found by its tag."""
     record = rotated(replace(ALICE, imported=True, weak=True, tag="0a"), "new", NOW, HOUR)
     assert not record.imported
@@ -110,7 +110,7 @@ def test_pruning_removes_what_no_longer_works() -> None:
 
 
 def test_an_overlap_is_a_duration() -> None:
-    """One that no calendar holds is refused."""
+    """An overlap beyond any calendar is refused."""
     assert parse_overlap("90d") == timedelta(days=90)
     with pytest.raises(ValueError, match="is too long"):
         parse_overlap("999999999999w")
@@ -130,6 +130,6 @@ def test_an_expiry_is_a_duration_or_a_date(text: str, expected: datetime) -> Non
     "text", ["2026-02-28", "0s", "soon", "90", "9999999w"], ids=["past", "now", "word", "bare", "beyond the calendar"]
 )
 def test_an_expiry_that_is_none_is_refused(text: str) -> None:
-    """A key that would be born dead is a mistake."""
+    """A key that is expired from the start is a mistake."""
     with pytest.raises(ValueError):
         parse_expiry(text, NOW)

@@ -1,4 +1,4 @@
-"""The key file on disk: atomic, locked, private, and clear about what is in the way."""
+"""The key file on disk: atomic, locked, private, and with a clear message for each error."""
 
 import asyncio
 import errno
@@ -61,7 +61,7 @@ def _clear_and_fail(file: KeyFile) -> None:
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["no mark", "byte order mark"])
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 def test_a_file_from_an_editor_on_windows_is_read_and_edited(tmp_path: Path, mark: bytes, line_end: bytes) -> None:
-    """A byte order mark and line ends of its own; an edit writes the file without them."""
+    """A byte order mark and CR LF are read; an edit writes the file without them."""
     path = write(tmp_path / "keys.yaml", ALICE)
     path.write_bytes(mark + path.read_bytes().replace(b"\n", line_end))
     assert read_key_file(path).records == (ALICE,)
@@ -81,7 +81,7 @@ def test_a_file_from_windows_that_was_cut_short_is_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("umask", "of_lock"), [(0, 0o600), (0o277, 0o400)])
 def test_a_new_file_is_private_and_whole(tmp_path: Path, umask: int, of_lock: int) -> None:
-    """Created by the first edit with mode 0600 whatever the umask is, and nothing but the lock lies beside it."""
+    """The first edit creates it with mode 0600 whatever the umask is, and only the lock file lies beside it."""
     before = os.umask(umask)
     try:
         path = write(tmp_path / "keys.yaml", ALICE)
@@ -93,7 +93,7 @@ def test_a_new_file_is_private_and_whole(tmp_path: Path, umask: int, of_lock: in
 
 
 def test_a_failing_edit_changes_nothing(tmp_path: Path) -> None:
-    """What raises inside the edit leaves the old file, byte for byte."""
+    """An exception inside the edit leaves the old file, byte for byte."""
     path = write(tmp_path / "keys.yaml", ALICE)
     before = path.read_bytes()
     with pytest.raises(ZeroDivisionError), edit_key_file(path) as file:
@@ -110,7 +110,7 @@ def test_an_edit_without_a_change_does_not_write(tmp_path: Path) -> None:
     assert path.read_text().startswith("# mine\n")
 
 
-def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+def test_unreadable_record_is_not_written(tmp_path: Path) -> None:
     """A record that the reader would refuse never reaches the disk."""
     path = write(tmp_path / "keys.yaml", ALICE)
     with pytest.raises(KeyFileError, match="tokens_per_minute"), edit_key_file(path) as file:
@@ -146,8 +146,8 @@ def test_the_first_error_is_what_is_reported(tmp_path: Path, monkeypatch: pytest
         write(path, BOB)
 
 
-def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems cannot; the file itself is whole when it is flushed, and in its place by then."""
+def test_folder_that_cannot_be_flushed_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems cannot; the file itself is flushed, and in its place by then."""
     path = write(tmp_path / "keys.yaml", ALICE)
     flushed: list[bool] = []
 
@@ -174,12 +174,12 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_what_makes_one(tmp_path: Path) -> None:
-    """Its own class, since the gateway treats it apart."""
+    """A class of its own, since the gateway treats it apart."""
     with pytest.raises(KeyFileMissingError, match="aiaas keys create"):
         read_key_file(tmp_path / "keys.yaml")
 
 
-def test_what_is_no_file_is_a_clear_error(tmp_path: Path) -> None:
+def test_path_other_than_a_file_is_a_clear_error(tmp_path: Path) -> None:
     """A folder, a folder that does not exist, and bytes that are no text."""
     with pytest.raises(KeyFileAccessError, match="cannot be read: Is a directory"):
         read_key_file(tmp_path)
@@ -192,7 +192,7 @@ def test_what_is_no_file_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_file_beyond_the_largest_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was named by mistake is not read to its end."""
+    """A file named by mistake is not read to its end."""
     path = write(tmp_path / "keys.yaml", ALICE)
     size = path.stat().st_size
     monkeypatch.setattr(file_module, "MAX_FILE_SIZE", size)
@@ -233,7 +233,7 @@ def test_a_start_without_a_file_is_allowed(tmp_path: Path) -> None:
     ],
 )
 def test_a_start_with_an_unusable_file_is_refused(tmp_path: Path, damage: str, message: str) -> None:
-    """Every valid key would get a 401. The place of the fault is named."""
+    """Every valid key would get a 401. The message names the place of the fault."""
     path = tmp_path / "keys.yaml"
     match damage:
         case "empty":
@@ -258,7 +258,7 @@ def test_a_start_with_an_unusable_file_is_refused(tmp_path: Path, damage: str, m
 
 
 def test_an_edit_through_a_dangling_link_makes_its_file(tmp_path: Path) -> None:
-    """What a start refuses, `keys create` can still mend."""
+    """`keys create` can still fix a file that a start refuses."""
     path = tmp_path / "keys.yaml"
     path.symlink_to("elsewhere.yaml")
     write(path, ALICE)
@@ -267,7 +267,7 @@ def test_an_edit_through_a_dangling_link_makes_its_file(tmp_path: Path) -> None:
 
 
 def owners(folder: Path) -> set[tuple[int, int]]:
-    """Of all files in it."""
+    """The owners and groups of all files in the folder."""
     return {(status.st_uid, status.st_gid) for status in (entry.stat() for entry in folder.iterdir())}
 
 
@@ -285,7 +285,7 @@ def test_root_keeps_the_files_owner_and_group(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_root_gives_no_file_away_that_it_did_not_make(tmp_path: Path) -> None:
-    """The folder's owner could have put a link to a file of root's in the place of the lock."""
+    """The folder's owner could have put a link to root's file in the place of the lock."""
     path = write(tmp_path / "keys.yaml", ALICE)
     secret = tmp_path / "shadow"
     secret.touch()
@@ -302,7 +302,7 @@ def test_root_gives_no_file_away_that_it_did_not_make(tmp_path: Path) -> None:
 
 
 def test_without_the_right_to_it_the_owner_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root in a container without CAP_CHOWN can still edit; other users do not even try."""
+    """Root in a container without CAP_CHOWN can still edit; other users do not even try to chown."""
 
     def refused(*_: object) -> None:
         raise PermissionError
@@ -317,7 +317,7 @@ def test_without_the_right_to_it_the_owner_is_left_alone(tmp_path: Path, monkeyp
 
 
 def test_a_broken_file_is_never_overwritten(tmp_path: Path) -> None:
-    """An edit of a file that cannot be understood fails and leaves it for a person to mend."""
+    """An edit of a file that cannot be understood fails and leaves it for a person to fix."""
     path = tmp_path / "keys.yaml"
     path.write_text("version: 1\nkeys: [")
     with pytest.raises(KeyFileError):
@@ -326,7 +326,7 @@ def test_a_broken_file_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_editor_waits_for_another_no_longer_than_told(tmp_path: Path) -> None:
-    """While somebody else holds the lock, the message says so."""
+    """While another process holds the lock, the message says so."""
     path = write(tmp_path / "keys.yaml", ALICE)
     with (tmp_path / ".keys.yaml.lock").open() as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -348,7 +348,7 @@ def test_an_editor_waits_for_another_no_longer_than_told(tmp_path: Path) -> None
 def test_a_lock_that_is_not_had_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
 ) -> None:
-    """Where there are no locks at all, at once: waiting would not help."""
+    """Without locks the error comes at once: waiting would not help."""
 
     def refused(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -374,7 +374,7 @@ def test_a_lock_that_is_not_had_says_why(
 def test_a_file_that_cannot_be_replaced_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
 ) -> None:
-    """In one line, and with a hint where the place is the wrong one."""
+    """In one line, with a hint where the folder is the wrong one."""
 
     def refused(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -388,7 +388,7 @@ def test_a_file_that_cannot_be_replaced_says_why(
 
 
 def test_edits_leave_no_descriptor_open(tmp_path: Path) -> None:
-    """Neither of the lock, of the file nor of its folder."""
+    """Neither for the lock nor the file nor its folder."""
     path = write(tmp_path / "keys.yaml", ALICE)
     before = psutil.Process().num_fds()
     for records in ((BOB,), (ALICE,), (ALICE, BOB)):

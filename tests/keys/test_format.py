@@ -1,4 +1,4 @@
-"""Keys as text: what is made is parsed, and what is not a key is told without hashing."""
+"""Keys as text: a made key is parsed, and text that is not a key is recognised without hashing."""
 
 import random
 import secrets
@@ -28,7 +28,7 @@ def key_from(seed: int, prefix: str = "sk-") -> str:
 
 
 @given(seeds, prefixes)
-def test_what_is_made_is_parsed(seed: int, prefix: str) -> None:
+def test_made_key_is_parsed(seed: int, prefix: str) -> None:
     """A made key carries its id, whatever its prefix, and is letters and digits after it."""
     key = make_key(prefix, random.Random(seed).randbytes)
     parsed = parse_key(key.text)
@@ -70,7 +70,7 @@ def test_two_swapped_neighbours_are_caught(seed: int, place: int) -> None:
 
 @given(seeds, st.integers(min_value=1, max_value=41))
 def test_a_cut_key_is_caught(seed: int, length: int) -> None:
-    """A key that lost its end or its beginning is none."""
+    """A key that lost its end or its beginning is not a key."""
     key = key_from(seed)
     assert parse_key(key[:length]) is None
     assert parse_key(key[-min(length, 38) :]) is None
@@ -90,7 +90,7 @@ def test_a_prefix_that_no_header_carries_is_refused(prefix: str) -> None:
 
 
 def test_a_malformed_id_is_refused() -> None:
-    """A key is not made around an id that could not be parsed again."""
+    """A key is not made with an id that could not be parsed again."""
     with pytest.raises(ValueError, match="key id"):
         make_key("sk-", secrets.token_bytes, "short")
 
@@ -121,7 +121,7 @@ def test_a_weak_tag_is_the_beginning_of_the_full_one() -> None:
     ],
     ids=["the plan's", "words", "digits", "repetitive", "a word inside", "empty"],
 )
-def test_what_a_person_thought_of_is_guessable(key: str) -> None:
+def test_text_that_a_person_chose_is_guessable(key: str) -> None:
     """Short, repetitive and worded keys need --weak."""
     assert guessable(key)
 
@@ -138,11 +138,11 @@ def test_random_keys_are_not_guessable(seed: int) -> None:
 @pytest.mark.parametrize(
     "key", ["", "a b", "a\tb", "ü", "x" * 513, "a\x00"], ids=["empty", "space", "tab", "umlaut", "long", "nul"]
 )
-def test_what_no_header_carries_is_no_foreign_key(key: str) -> None:
+def test_text_unfit_for_a_header_is_not_a_foreign_key(key: str) -> None:
     """A foreign key is visible ASCII of up to 512 characters."""
     assert foreign_key_fault(key)
 
 
 def test_an_id_is_eight_letters_and_digits() -> None:
-    """Made-up ids for imported keys look as the others."""
+    """Made-up ids for imported keys look like the others."""
     assert len(make_key_id(secrets.token_bytes)) == 8

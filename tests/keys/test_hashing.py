@@ -31,7 +31,7 @@ def test_a_hash_matches_its_key_and_no_other() -> None:
     assert hash_key(KEY) != HASHED
 
 
-def test_a_secret_of_ours_is_beyond_guessing() -> None:
+def test_generated_secret_is_beyond_guessing() -> None:
     """The arithmetic of docs/keys.md: at 10^21 digests a second, half of all secrets take 10^16 years."""
     assert math.log2(len(ALPHABET) ** SECRET_LENGTH) > 148
     years = len(ALPHABET) ** SECRET_LENGTH / 2 / 1e21 / (365.25 * 24 * 3600)
@@ -53,14 +53,14 @@ def test_a_digest_matches_its_key_and_no_other() -> None:
     ids=["a foreign key", "nothing", "cut", "longer", "a wrong checksum"],
 )  # fmt: skip
 def test_a_digest_is_only_for_a_key_in_our_own_form(text: str) -> None:
-    """Neither made nor accepted for any other text: that may be guessable."""
+    """Another text may be guessable, so its digest is neither made nor accepted."""
     with pytest.raises(ValueError, match="only a key that aiaas made"):
         digest_key(text)
     assert not verify_key(text, ldap_salted_sha256.using(salt_size=16).hash(text))
 
 
 def test_a_digest_costs_a_thousandth_of_a_hash() -> None:
-    """So it is compared in the event loop. It is a three-thousandth."""
+    """So a digest is compared in the event loop. It takes a three-thousandth of a hash."""
 
     def quickest(key: str, stored: str, times: int) -> float:
         took = []
@@ -89,8 +89,8 @@ def test_other_hashes_match_and_want_an_update(stored: str) -> None:
     assert needs_update(stored, imported=True)
 
 
-def test_a_key_of_ours_wants_a_digest() -> None:
-    """Where it is stored with a slow hash, as one from elsewhere, `keys verify` renews that."""
+def test_generated_key_wants_a_digest() -> None:
+    """A generated key that is stored with a slow hash, as one from elsewhere, is renewed by `keys verify`."""
     assert needs_update(HASHED, imported=False)
 
 

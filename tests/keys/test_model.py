@@ -1,4 +1,4 @@
-"""What a record says of itself."""
+"""A record's own status and times."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -60,7 +60,7 @@ records = st.builds(
 
 
 @given(st.lists(records, unique_by=(lambda record: record.id, lambda record: record.name), max_size=4))
-def test_what_is_written_is_read_again(made: list[KeyRecord]) -> None:
+def test_written_records_are_read_again(made: list[KeyRecord]) -> None:
     """Any records survive the file, names like `null` and digits-only ids too, and a second writing changes nothing."""
     text = render_records(made)
     again = parse_records(text, "keys.yaml")
@@ -77,7 +77,7 @@ def test_the_order_and_the_diff_are_stable() -> None:
 
 
 def test_a_file_written_by_hand_is_read() -> None:
-    """Without our first line and without the end; dates bare, tag left out, nulls for what is not set."""
+    """Without our first line and without the end; dates bare, tag left out, nulls for unset fields."""
     (record,) = parse_records("version: 1\nkeys:\n" + ENTRY + "  expires: 2027-01-31\n  models: null\n", "keys.yaml")
     assert record.expires == datetime(2027, 1, 31, tzinfo=UTC)
     assert record.models is None
@@ -148,14 +148,14 @@ def with_line(line: str) -> str:
     ],
 )  # fmt: skip
 def test_a_fault_names_its_line(text: str, message: str) -> None:
-    """File, line, record, field, what is wrong and what is allowed."""
+    """The message has file, line, record, field, the fault and the allowed values."""
     with pytest.raises(KeyFileError) as caught:
         parse_records(text, "k")
     assert message in str(caught.value)
     assert HASH not in str(caught.value)
 
 
-def test_what_may_be_told_holds_no_hash() -> None:
+def test_public_mapping_omits_the_hash() -> None:
     """The mapping for `show -o json` leaves out hashes and tags."""
     told = repr(record_mapping(FULL))
     assert "argon2" not in told

@@ -1,4 +1,4 @@
-"""What a presented key is, as far as a ring can tell without a slow hash."""
+"""The verdict on a presented key, as far as a ring can tell without a slow hash."""
 
 import secrets
 import time
@@ -30,7 +30,7 @@ def own(name: str = "alice") -> tuple[NewKey, KeyRecord]:
 
 
 def slow(name: str = "alice", *, tagged: bool = True) -> tuple[NewKey, KeyRecord]:
-    """Likewise, but stored with a slow hash, as a record from elsewhere is."""
+    """A key whose record has a slow hash, as one from elsewhere."""
     key, record = own(name)
     return key, replace(record, hash=f"$hash of {name}", tag=tag_of(key.text) if tagged else None)
 
@@ -53,12 +53,12 @@ def secret_of(found: Found) -> StoredSecret:
 
 
 def names(found: Found) -> list[str]:
-    """Whose slow hashes a key could match."""
+    """The ids of the records whose slow hashes a key could match."""
     assert found.secret is None
     return [secret.principal.name for secret in found.slow]
 
 
-def test_a_key_of_ours_is_known_at_once() -> None:
+def test_generated_key_is_known_at_once() -> None:
     """By its digest, as a principal with the record's scope and limits."""
     key, record = own()
     record = replace(record, models=("a", "b"), limits=KeyLimits(burst=3))
@@ -100,7 +100,7 @@ def test_a_revoked_key_is_told_from_an_unknown_one(expires: datetime | None) -> 
 
 
 def test_a_wrong_secret_costs_no_slow_hash() -> None:
-    """Three hundred forged keys with a known id are told as such, at once."""
+    """Three hundred forged keys with a known id are recognised at once."""
     key, record = own()
     known = ring(record, imported(FOREIGN, weak=False))
     for _ in range(300):
@@ -110,7 +110,7 @@ def test_a_wrong_secret_costs_no_slow_hash() -> None:
 
 
 def secret_free(found: Found) -> bool:
-    """Whether nothing matched so far. (A tag of 16 bits may hit, once in 65,536.)"""
+    """Whether no record matched so far. (A tag of 16 bits may hit, once in 65,536.)"""
     return found.secret is None and len(found.slow) <= 1
 
 
@@ -125,14 +125,14 @@ def test_an_unknown_id_is_told_with_the_id() -> None:
     ["", "sk-", "sk-test-key", FOREIGN, "x" * (MAX_KEY_LENGTH + 1), "sk-ü", "a b", "sk-\n"],
     ids=["empty", "prefix", "guessable", "foreign", "long", "umlaut", "space", "newline"],
 )
-def test_what_has_not_our_form_is_malformed(text: str) -> None:
-    """Without an id: what stands where one would be may be a part of a secret."""
+def test_text_of_another_form_is_malformed(text: str) -> None:
+    """The verdict has no id: the text in its place may be a part of a secret."""
     assert ring(own()[1]).find(text) == MALFORMED
 
 
 @pytest.mark.parametrize("text", ["x" * (MAX_KEY_LENGTH + 1), "a b", "sk-ü"], ids=["long", "space", "umlaut"])
-def test_what_no_header_carries_is_malformed_whatever_its_tag(text: str) -> None:
-    """It need not be hashed, slowly or not; nor do bytes that are no text, as they come from a header."""
+def test_text_unfit_for_a_header_is_malformed_whatever_its_tag(text: str) -> None:
+    """Such a text need not be hashed, slowly or not; nor do bytes that are not text, as a header may have them."""
     known = ring(imported(text, weak=False), imported(FOREIGN))
     assert known.find(text) == MALFORMED
     assert known.find("sk-\udcff") == MALFORMED
@@ -146,7 +146,7 @@ def test_another_prefix_is_another_key() -> None:
 
 
 def test_an_imported_key_is_found_by_its_tag() -> None:
-    """It has no id inside; a different one is no candidate."""
+    """It has no id inside; a different one is not a candidate."""
     known = ring(imported("sk-test-key"), own()[1])
     assert names(known.find("sk-test-key")) == ["bob"]
     assert known.find("sk-test-kez") == MALFORMED
@@ -173,7 +173,7 @@ def test_an_imported_key_that_looks_like_ours_is_found_too() -> None:
 
 
 def test_a_digest_of_an_imported_key_is_never_accepted() -> None:
-    """Not even for a text in our own form: whoever knows the form can make one up. The key file refuses it before."""
+    """Not even for a text in our own form: a person who knows the form can make one up. The key file refuses it."""
     key, _ = own()
     record = replace(imported(key.text, weak=False), hash=digest_key(key.text))
     assert ring(record).find(key.text) == Found(None, (), Rejection("unknown_id", key.key_id))
@@ -189,7 +189,7 @@ def test_an_old_secret_imported_under_another_name_is_found() -> None:
     assert known.find(key.text).rejection == Rejection("wrong_secret", key.key_id)
 
 
-def test_a_slow_record_of_ours_is_found_by_its_id() -> None:
+def test_generated_key_with_a_slow_hash_is_found_by_its_id() -> None:
     """From elsewhere, with a tag or without; the tag spares a wrong secret the slow hash."""
     (tagged, first), (plain, second) = slow("alice"), slow("bob", tagged=False)
     known = ring(first, second)
@@ -202,7 +202,7 @@ def test_a_slow_record_of_ours_is_found_by_its_id() -> None:
 
 
 def test_a_slow_hash_is_never_compared_by_a_ring() -> None:
-    """It would hold up the event loop; this one matches, and is left to the caller all the same."""
+    """A slow hash would block the event loop; a matching one is left to the caller all the same."""
     key, record = slow()
     record = replace(record, hash=pbkdf2_sha256.using(rounds=1).hash(key.text))
     assert names(ring(record).find(key.text)) == ["alice"]
@@ -232,7 +232,7 @@ def test_a_rotated_slow_secret_overlaps_too() -> None:
 
 @pytest.mark.parametrize("hours", [1, 5])
 def test_an_overlapping_secret_never_outlives_its_key(hours: int) -> None:
-    """Whatever `until` says: by hand it may say anything."""
+    """Whatever `until` says: an editor may have written anything."""
     key, record = own()
     new = make_key("sk-", secrets.token_bytes, key.key_id)
     previous = PreviousSecret(record.hash, NOW + hours * HOUR)
@@ -272,7 +272,7 @@ def test_a_secret_is_current_only_while_its_hash_is() -> None:
 
 
 def test_an_overlapping_secret_is_current_as_well() -> None:
-    """It is not hashed again because its key was rotated."""
+    """A rotation does not make the overlapping secret be hashed again."""
     key, record = own()
     secret = secret_of(ring(record).find(key.text))
     after = ring(rotated(record, digest_key(make_key("sk-", secrets.token_bytes, key.key_id).text), NOW, HOUR))

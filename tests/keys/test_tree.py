@@ -1,28 +1,22 @@
-"""YAML to a tree: lines are right, and hostile or damaged text is one clear error."""
+"""A key file's YAML to a tree: lines are right, and hostile or damaged text is one clear error."""
 
 import pytest
 
-from aiaas.keys.tree import KeyFileError, Mapping, Scalar, Sequence, read_tree
+from aiaas.keys.tree import KeyFileError, read_tree
+from aiaas.yamltree import Items, Place, Scalar, Table
 
 
 def test_a_tree_knows_its_lines() -> None:
     """Every node carries the 1-based line that it begins on."""
-    root = read_tree("a: 1\nb:\n- x\n- 'null'\n", "keys.yaml")
-    assert isinstance(root, Mapping)
-    items = root.items["b"]
-    assert isinstance(items, Sequence)
-    assert items.items == [Scalar("x", plain=True, place=(3, 3)), Scalar("null", plain=False, place=(4, 3))]
-    assert not any(isinstance(item, Scalar) and item.null for item in items.items)
-
-
-@pytest.mark.parametrize("text", ["a:", "a: ~", "a: null"])
-def test_nothing_is_null(text: str) -> None:
-    """The three ways to write nothing."""
-    root = read_tree(text, "f")
-    assert isinstance(root, Mapping)
-    value = root.items["a"]
-    assert isinstance(value, Scalar)
-    assert value.null
+    root = read_tree("a: 1\nb:\n- x\n- 'null'\n", "f")
+    assert isinstance(root, Table)
+    assert root.keys == {"a": Place("f", 1, 1), "b": Place("f", 2, 1)}
+    items = root.values["b"]
+    assert isinstance(items, Items)
+    assert items.items == (
+        Scalar("x", plain=True, literal=False, place=Place("f", 3, 3)),
+        Scalar("null", plain=False, literal=False, place=Place("f", 4, 3)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +42,7 @@ def test_nothing_is_null(text: str) -> None:
     ],
 )  # fmt: skip
 def test_damaged_text_is_one_clear_error(text: str, message: str) -> None:
-    """The file, the line and what is wrong, whatever comes in; the process survives."""
+    """The file, the line and the fault, whatever text comes in; the process survives."""
     with pytest.raises(KeyFileError) as caught:
         read_tree(text, "f")
     assert message in str(caught.value)

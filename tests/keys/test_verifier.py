@@ -1,4 +1,4 @@
-"""From a presented key to a principal: compared once, in nobody's way, and nothing kept that should not be."""
+"""From a presented key to a principal: compared once, without delaying others, and without keeping secrets."""
 
 import asyncio
 import random
@@ -20,9 +20,9 @@ from aiaas.keys.model import KeyLimits, KeyRecord, Principal, Rejection
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.throttle import BURST
 from aiaas.keys.verifier import (
+    HASH_WORKERS,
     MAX_REFUSED,
     MAX_WAITING,
-    WORKERS,
     TooManyWrongKeys,
     Verifier,
     VerifierBusy,
@@ -127,7 +127,7 @@ async def test_the_same_key_at_once_is_hashed_once(hasher: Hasher) -> None:
 
 
 async def test_a_wrong_key_is_remembered(hasher: Hasher) -> None:
-    """The second time it costs no hash; after a swap it is looked at again."""
+    """The second time it costs no hash; after a swap of the ring it is checked again."""
     key, record = make(tagged=False)
     wrong = forge(key, 1)
     verifier = Verifier(KeyRing.from_records([record]))
@@ -140,7 +140,7 @@ async def test_a_wrong_key_is_remembered(hasher: Hasher) -> None:
 
 
 async def test_the_memory_of_wrong_keys_is_bounded(hasher: Hasher) -> None:
-    """However many wrong keys come, so many digests are kept and no more."""
+    """However many wrong keys come, the number of remembered digests is bounded."""
     key, record = make(tagged=False)
     verifier = Verifier(KeyRing.from_records([record]))
     for number in range(MAX_REFUSED + 50):
@@ -156,10 +156,10 @@ async def test_at_most_two_hashes_run_at_once(hasher: Hasher) -> None:
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
     tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     hasher.gate.set()
     assert all(map(is_known, await asyncio.gather(*tasks)))
-    assert hasher.most == WORKERS
+    assert hasher.most == HASH_WORKERS
 
 
 async def test_a_flood_never_delays_a_verified_key(hasher: Hasher) -> None:
@@ -169,14 +169,14 @@ async def test_a_flood_never_delays_a_verified_key(hasher: Hasher) -> None:
     assert is_known(await verifier.verify(key.text, NOW, HOME))
     hasher.gate.clear()
     flood = [asyncio.ensure_future(verifier.verify(forge(key, n), NOW, f"10.0.0.{n}")) for n in range(200)]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     assert verifier.lookup(key.text.encode(), NOW) is not None
     assert is_known(await asyncio.wait_for(verifier.verify(key.text, NOW, HOME), 1))
     hasher.gate.set()
     assert all(map(is_rejected, await asyncio.gather(*flood)))
 
 
-async def test_keys_of_ours_never_wait(hasher: Hasher) -> None:
+async def test_generated_keys_never_wait(hasher: Hasher) -> None:
     """A thousand that this process has never seen are known at once, with the queue full and no thread free."""
     attacked, record = make(tagged=False)
     made = [made_by_us(f"u{n}") for n in range(1000)]
@@ -186,7 +186,7 @@ async def test_keys_of_ours_never_wait(hasher: Hasher) -> None:
     flood = [
         asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, f"10.0.{n % sources}.1")) for n in range(2000)
     ]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     for key, each in made:
         verification = verifier.verify(key.text, NOW, HOME)
         with pytest.raises(StopIteration) as done:
@@ -199,19 +199,19 @@ async def test_keys_of_ours_never_wait(hasher: Hasher) -> None:
 
 
 async def test_a_flood_from_one_source_does_not_push_others_out(hasher: Hasher) -> None:
-    """It gets half of the places and no more; another source is served in its turn, before the flood's own queue."""
+    """The flood gets half of the places and no more; another source is served in its turn, before the flood's."""
     (attacked, record), (key, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
     flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, AWAY)) for n in range(MAX_WAITING)]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     first = asyncio.ensure_future(verifier.verify(key.text, NOW, HOME))
     await asyncio.sleep(0)
     hasher.gate.set()
     assert is_known(await first)
     answers = await asyncio.gather(*flood, return_exceptions=True)
-    assert hasher.calls.index(key.text) <= WORKERS + 1
-    assert sum(isinstance(answer, VerifierBusy) for answer in answers) == MAX_WAITING - MAX_WAITING // 2 - WORKERS
+    assert hasher.calls.index(key.text) <= HASH_WORKERS + 1
+    assert sum(isinstance(answer, VerifierBusy) for answer in answers) == MAX_WAITING - MAX_WAITING // 2 - HASH_WORKERS
 
 
 async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> None:
@@ -223,7 +223,7 @@ async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> Non
         asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, f"10.0.0.{n % 9}"))
         for n in range(2 * MAX_WAITING)
     ]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     while sum(task.done() for task in flood) < len(flood) - MAX_WAITING:
         await asyncio.sleep(0)
     assert verifier._waiting <= MAX_WAITING * 9 // 10 + 9
@@ -231,29 +231,29 @@ async def test_floods_from_many_sources_leave_places_free(hasher: Hasher) -> Non
     await asyncio.sleep(0)
     hasher.gate.set()
     assert is_known(await first)
-    assert hasher.calls.index(key.text) <= WORKERS + 9 + 1
+    assert hasher.calls.index(key.text) <= HASH_WORKERS + 9 + 1
     await asyncio.gather(*flood, return_exceptions=True)
 
 
 async def test_sources_take_turns(hasher: Hasher) -> None:
     """Of two that wait with as many keys, the one that came first is not served to its end first, nor last."""
-    made = [make(f"u{n}") for n in range(WORKERS + 20)]
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 20)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made), patience=60)
     hasher.gate.clear()
-    addresses = ["10.0.0.1"] * WORKERS + [AWAY] * 10 + [HOME] * 10
+    addresses = ["10.0.0.1"] * HASH_WORKERS + [AWAY] * 10 + [HOME] * 10
     waiting = [
         asyncio.ensure_future(verifier.verify(key.text, NOW, address))
         for (key, _), address in zip(made, addresses, strict=True)
     ]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     hasher.gate.set()
     assert all(map(is_known, await asyncio.gather(*waiting)))
-    away = {key.text for key, _ in made[WORKERS : WORKERS + 10]}
-    assert sum(text in away for text in hasher.calls[WORKERS : WORKERS + 10]) in (4, 5, 6)
+    away = {key.text for key, _ in made[HASH_WORKERS : HASH_WORKERS + 10]}
+    assert sum(text in away for text in hasher.calls[HASH_WORKERS : HASH_WORKERS + 10]) in (4, 5, 6)
 
 
 async def test_a_hash_that_fails_is_an_error_of_its_own_key(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for it learns at once, and the thread serves the next key."""
+    """The caller that waits for it learns at once, and the thread serves the next key."""
     (bad, record), (good, other) = make(), make("bob")
 
     def fail(key: str, stored: str) -> bool:
@@ -263,7 +263,7 @@ async def test_a_hash_that_fails_is_an_error_of_its_own_key(hasher: Hasher, monk
 
     monkeypatch.setattr(verifier_module, "verify_key", fail)
     verifier = Verifier(KeyRing.from_records([record, other]), patience=60)
-    for _ in range(2 * WORKERS):
+    for _ in range(2 * HASH_WORKERS):
         with pytest.raises(MemoryError, match="argon2"):
             await verifier.verify(bad.text, NOW, HOME)
     assert is_known(await verifier.verify(good.text, NOW, HOME))
@@ -277,28 +277,28 @@ def test_a_new_verifier_holds_its_ring_and_nothing_else() -> None:
 
 
 def test_digests_are_this_process_own() -> None:
-    """Nobody who sees one can tell which key it is of."""
+    """Nobody who sees a digest can tell which key it is of."""
     assert Verifier()._digest(b"key") != Verifier()._digest(b"key")
 
 
 async def test_a_flood_that_turns_out_wrong_is_not_hashed_to_its_end(hasher: Hasher) -> None:
-    """The throttle holds for keys that wait already: a few are hashed, the others are told when to come back."""
+    """The throttle holds for keys that wait already: a few are hashed, the others get a time to come back."""
     attacked, record = make(tagged=False)
     verifier = Verifier(KeyRing.from_records([record]))
     answers = await asyncio.gather(
         *(verifier.verify(forge(attacked, n), NOW, AWAY) for n in range(300)), return_exceptions=True
     )
-    assert BURST <= len(hasher.calls) <= BURST + WORKERS
+    assert BURST <= len(hasher.calls) <= BURST + HASH_WORKERS
     assert sum(isinstance(answer, TooManyWrongKeys) for answer in answers) == 300 - len(hasher.calls)
 
 
-async def test_a_key_that_waits_with_a_flood_is_hashed_for_another_source(hasher: Hasher) -> None:
-    """It came from the flood's address first; the request from elsewhere asks again on its own account."""
+async def test_key_that_waits_in_a_flood_is_hashed_for_another_source(hasher: Hasher) -> None:
+    """The key came from the flood's address first; the request from elsewhere asks again on its own account."""
     (attacked, record), (key, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
     hasher.gate.clear()
     flood = [asyncio.ensure_future(verifier.verify(forge(attacked, n), NOW, AWAY)) for n in range(BURST + 20)]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     both = [asyncio.ensure_future(verifier.verify(key.text, NOW, address)) for address in (AWAY, HOME)]
     await asyncio.sleep(0)
     hasher.gate.set()
@@ -310,7 +310,7 @@ async def test_a_key_that_waits_with_a_flood_is_hashed_for_another_source(hasher
 
 async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
     """Then the answer is VerifierBusy, which says nothing about the key, and nobody hashes it any more."""
-    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made), patience=0.05)
     hasher.gate.clear()
     answers = await asyncio.gather(*(verifier.verify(key.text, NOW, HOME) for key, _ in made), return_exceptions=True)
@@ -319,12 +319,12 @@ async def test_a_key_waits_as_long_as_it_is_told_to(hasher: Hasher) -> None:
     hasher.gate.set()
     while verifier._jobs:
         await asyncio.sleep(0.001)
-    assert sorted(hasher.calls) == sorted(key.text for key, _ in made[:WORKERS])
+    assert sorted(hasher.calls) == sorted(key.text for key, _ in made[:HASH_WORKERS])
     assert is_known(await verifier.verify(made[-1][0].text, NOW, HOME))
 
 
-async def test_an_address_with_many_wrong_keys_has_no_further_ones_hashed(hasher: Hasher) -> None:
-    """Whether they are valid or not is not said; other addresses and keys that are known do not notice."""
+async def test_address_with_many_wrong_keys_is_refused_unhashed(hasher: Hasher) -> None:
+    """The answer does not say whether they are valid; other addresses and known keys do not notice."""
     (attacked, record), (known, other), (new, third) = make(tagged=False), make("bob"), make("carol")
     verifier = Verifier(KeyRing.from_records([record, other, third]))
     assert is_known(await verifier.verify(known.text, NOW, HOME))
@@ -342,7 +342,7 @@ async def test_an_address_with_many_wrong_keys_has_no_further_ones_hashed(hasher
     assert is_known(await verifier.verify(new.text, NOW, AWAY))
 
 
-async def test_who_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
+async def test_client_that_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
     """A valid key that was held up is let in then, and counts against nobody."""
     (attacked, record), (new, other) = make(tagged=False), make("bob")
     verifier = Verifier(KeyRing.from_records([record, other]))
@@ -356,7 +356,7 @@ async def test_who_waits_as_told_has_a_key_checked(hasher: Hasher) -> None:
         await verifier.verify(forge(attacked, 99), NOW + raised.value.retry_after, HOME)
 
 
-async def test_what_costs_no_hash_holds_nobody_up(hasher: Hasher) -> None:
+async def test_keys_refused_without_a_hash_delay_nobody(hasher: Hasher) -> None:
     """A client that goes on with a mistyped or revoked key must not keep its neighbours out."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record, replace(make("bob")[1], disabled=True)]))
@@ -366,7 +366,7 @@ async def test_what_costs_no_hash_holds_nobody_up(hasher: Hasher) -> None:
 
 
 async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hasher) -> None:
-    """Of two that wait for one key, the other still gets it."""
+    """Another caller that waits for the same key still gets it."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
@@ -392,7 +392,7 @@ async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hashe
 )
 @pytest.mark.parametrize("kind", ["ours", "slow", "slow, known before"])
 async def test_a_rejection_says_why(hasher: Hasher, kind: str, change: dict[str, Any], reason: str | None) -> None:
-    """For the log, with the id of the record, whether the key had to be hashed slowly or not."""
+    """For the log, with the record's id, whether the key had to be hashed slowly or not."""
     key, record = made_by_us() if kind == "ours" else make()
     verifier = Verifier(KeyRing.from_records([record]))
     if kind != "slow":
@@ -428,7 +428,7 @@ async def test_a_key_expires_at_its_moment(hasher: Hasher) -> None:
 
 
 async def test_an_expired_key_costs_no_hash(hasher: Hasher) -> None:
-    """Its state is known before anything is hashed."""
+    """Its state is known before hashing."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([replace(record, expires=START)]))
     assert is_rejected(await verifier.verify(key.text, NOW, HOME))
@@ -460,7 +460,7 @@ async def test_a_reload_keeps_what_holds_under_its_new_limits(hasher: Hasher) ->
 
 
 async def test_a_key_revoked_while_it_is_hashed_is_refused(hasher: Hasher) -> None:
-    """The verdict is given under the ring that is in force when the thread is done."""
+    """The verdict is given under the ring in force when the thread is done."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
@@ -473,7 +473,7 @@ async def test_a_key_revoked_while_it_is_hashed_is_refused(hasher: Hasher) -> No
 
 
 async def test_a_key_removed_while_it_is_hashed_is_refused(hasher: Hasher) -> None:
-    """And not remembered: the next reload finds nothing of it."""
+    """And not remembered: the next reload finds no trace of it."""
     key, record = make()
     verifier = Verifier(KeyRing.from_records([record]))
     hasher.gate.clear()
@@ -488,7 +488,7 @@ async def test_a_key_removed_while_it_is_hashed_is_refused(hasher: Hasher) -> No
 
 
 async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Hasher) -> None:
-    """A rotation that lands during the hash: the new secret's no under the old ring is not the last word."""
+    """A rotation that lands during the hash: a refusal of the new secret under the old ring is not final."""
     old, record = make(tagged=False)
     new = make_key("sk-", secrets.token_bytes, old.key_id)
     verifier = Verifier(KeyRing.from_records([record]))
@@ -501,8 +501,8 @@ async def test_a_key_that_becomes_valid_while_it_is_hashed_is_let_in(hasher: Has
     assert is_known(await task)
 
 
-async def test_a_rotated_key_works_with_both_secrets_during_the_overlap(hasher: Hasher) -> None:
-    """The old one ends with the overlap, the new one goes on."""
+async def test_rotated_key_accepts_both_secrets_during_the_overlap(hasher: Hasher) -> None:
+    """The old secret ends with the overlap, the new one goes on."""
     old, record = make()
     new = make_key("sk-", secrets.token_bytes, old.key_id)
     changed = rotated(record, "hash of " + new.text, START, timedelta(hours=1))
@@ -515,18 +515,18 @@ async def test_a_rotated_key_works_with_both_secrets_during_the_overlap(hasher: 
 
 async def test_nothing_shows_or_keeps_the_key(hasher: Hasher) -> None:
     """No repr of the verifier or its jobs shows a key or a hash, and after the verdict nothing holds its text."""
-    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
     tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     jobs = list(verifier._jobs.values())
     shown = repr(verifier) + repr(jobs) + repr(VerifierBusy())
     for key, record in made:
         assert key.text not in shown
         assert record.hash not in shown
     assert not any(repr(job.digest) in shown for job in jobs)
-    assert [job.presented for job in jobs] == [""] * WORKERS + [made[-1][0].text]
+    assert [job.presented for job in jobs] == [""] * HASH_WORKERS + [made[-1][0].text]
     hasher.gate.set()
     await asyncio.gather(*tasks)
     assert not verifier._jobs
@@ -535,15 +535,15 @@ async def test_nothing_shows_or_keeps_the_key(hasher: Hasher) -> None:
 
 
 async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
-    """Whoever waits is cancelled, nobody waits for a hash that runs, its thread ends with it, and nothing is kept."""
-    made = [make(f"u{n}") for n in range(WORKERS + 1)]
+    """Waiting callers are cancelled, nobody waits for a running hash, its thread ends with it, and nothing is kept."""
+    made = [make(f"u{n}") for n in range(HASH_WORKERS + 1)]
     verifier = Verifier(KeyRing.from_records(record for _, record in made))
     hasher.gate.clear()
     tasks = [asyncio.ensure_future(verifier.verify(key.text, NOW, HOME)) for key, _ in made]
-    await held(hasher, WORKERS)
+    await held(hasher, HASH_WORKERS)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("aiaas-key-hash")]
     verifier.close()
-    assert hasher.running == WORKERS
+    assert hasher.running == HASH_WORKERS
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(answer) for answer in answers] == [asyncio.CancelledError] * len(made)
     failures: list[object] = []
@@ -556,7 +556,7 @@ async def test_closing_ends_the_waiting(hasher: Hasher) -> None:
         thread.join(10)
         assert thread in threads
         assert not thread.is_alive()
-    assert (len(hasher.calls), verifier._jobs, len(verifier._queues)) == (WORKERS, {}, 0)
+    assert (len(hasher.calls), verifier._jobs, len(verifier._queues)) == (HASH_WORKERS, {}, 0)
     assert repr(verifier).endswith("0 verified, 0 waiting)")
 
 

@@ -1,4 +1,4 @@
-"""What every store of limits must do. A test module makes a class of it with its own `store` fixture.
+"""The tests that every store of limits must pass. A test module makes a class of it with its own `store` fixture.
 
     class TestMemoryStore(StoreConformance):
         @pytest.fixture
@@ -50,7 +50,7 @@ class StoreConformance:
     """Behaviours of any store."""
 
     async def test_without_limits_everything_is_admitted(self, store: Store) -> None:
-        """A key without limits is let in, without a word about limits."""
+        """A key without limits is let in, without headers about limits."""
         for _ in range(3):
             admission = await admit(store, UNLIMITED, 10**9)
             assert (admission.refused_by, admission.requests, admission.tokens) == (None, None, None)
@@ -80,7 +80,7 @@ class StoreConformance:
         assert (await admit(store, limits, 10)).refused_by is not None
 
     async def test_tokens_are_reserved_and_settled_to_what_was_used(self, store: Store) -> None:
-        """The reservation counts until it is known what was used; then the rest comes back."""
+        """The reservation counts until the use is known; then the rest comes back."""
         limits = Limits(tokens=Rate(100, 100))
         lease = await admitted(store, limits, 80)
         assert await refused(store, limits, 21) == "tokens"
@@ -89,7 +89,7 @@ class StoreConformance:
         assert await refused(store, limits, 1) == "tokens"
 
     async def test_tokens_used_beyond_the_reservation_are_taken(self, store: Store) -> None:
-        """What was not reserved has to be worked off before the next."""
+        """Tokens beyond the reservation have to be worked off before the next."""
         limits = Limits(tokens=Rate(60, 100))
         lease = await admitted(store, limits, 50)
         await settle(store, lease, 120)
@@ -119,7 +119,7 @@ class StoreConformance:
         assert (admission.refused_by, admission.refusal.retry_after) == ("tokens", None)
 
     async def test_a_refusal_charges_nothing(self, store: Store) -> None:
-        """When one limit refuses, no other is charged, and the answer says how the others stand."""
+        """When one limit refuses, no other is charged, and the answer says the state of the others."""
         limits = Limits(Rate(60, 3), Rate(100, 100), 1000, 1000, 2)
         first = await admitted(store, limits, 60)
         for _ in range(5):
@@ -160,7 +160,7 @@ class StoreConformance:
         ],
     )
     async def test_a_quota_starts_anew_with_its_utc_window(self, store: Store, limits: Limits, end: float) -> None:
-        """What is used up stays so until the day or month ends in UTC."""
+        """A used quota stays used until the day or month ends in UTC."""
         await settle(store, await admitted(store, limits, 100), 90)
         await admitted(store, limits, 10)
         admission = await admit(store, limits, 1)
@@ -181,7 +181,7 @@ class StoreConformance:
         assert admission.refusal.remaining == 0
 
     async def test_a_reservation_larger_than_the_quota_cannot_wait(self, store: Store) -> None:
-        """Tomorrow's quota is no larger."""
+        """Tomorrow's quota is the same size."""
         admission = await admit(store, Limits(tokens_per_day=100), 101)
         assert admission.refusal is not None
         assert (admission.refused_by, admission.refusal.retry_after) == ("quota", None)
@@ -229,7 +229,7 @@ class StoreConformance:
         await admitted(store, limits)
 
     async def test_a_look_says_how_limits_stand_and_charges_nothing(self, store: Store) -> None:
-        """As often as one likes; a key that never came looks whole."""
+        """As often as asked; a key that never came has full limits."""
         limits = Limits(Rate(60, 10), Rate(600, 600), 1000, None, 1)
         fresh = await store.look("alice", limits, NOW)
         assert (fresh.refused_by, fresh.refusal, fresh.lease) == (None, None, None)
@@ -246,7 +246,7 @@ class StoreConformance:
         assert (await store.look("alice", UNLIMITED, NOW)).requests is None
 
     async def test_a_request_that_never_ran_costs_nothing(self, store: Store) -> None:
-        """No backend saw it: its request, its tokens and its slot come back."""
+        """No backend saw the request: its count, its tokens and its slot come back."""
         limits = Limits(Rate(1, 1), Rate(100, 100), 100, 100, 1)
         lease = await admitted(store, limits, 100)
         assert await refused(store, limits, 1) is not None
@@ -272,7 +272,7 @@ class StoreConformance:
         assert await refused(store, limits, 1) == "tokens"
 
     async def test_a_request_without_a_slot_gives_none_back(self, store: Store) -> None:
-        """It was admitted under limits that had no bound, and its tokens are corrected all the same."""
+        """It was admitted under limits without concurrency, and its tokens are corrected all the same."""
         free, bounded = Limits(tokens=Rate(100, 100)), Limits(tokens=Rate(100, 100), concurrent=1)
         without = await admitted(store, free, 50)
         await admitted(store, bounded, 50)
@@ -282,6 +282,6 @@ class StoreConformance:
         assert await refused(store, free, 1) == "tokens"
 
     async def test_closing_is_possible_at_any_time(self, store: Store) -> None:
-        """Also twice."""
+        """Closing twice is possible too."""
         await store.close()
         await store.close()

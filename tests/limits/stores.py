@@ -74,7 +74,7 @@ async def running(url: str, **options: Any) -> AsyncIterator[OpenStore]:
 
 
 async def until(holds: Callable[[], Awaitable[object]], within: float = 3.0) -> float:
-    """Seconds until it holds; a real server's clock cannot be passed in."""
+    """Seconds until the condition holds; a real server's clock cannot be passed in."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     while not await holds():

@@ -1,4 +1,4 @@
-"""An admission whose answer comes too late, and what became of its request meanwhile."""
+"""An admission whose answer comes too late, and the end of its request meanwhile."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ REFUSED = b"0 5 10 0 -inf -inf -inf 0 -inf 0"
 
 
 class FakeStore:
-    """Writes down what it is told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[str, int, bool]] = []
 
-    def granted(self, key: str, limits: Limits, tokens: int, now: float, found: Standing, lease_id: str) -> Lease:
-        return Lease(key, limits, tokens, now, False, found.wall, lease_id)
+    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str) -> Lease:
+        return Lease(key, limits, tokens, False, found.wall, lease_id)
 
     def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
         self.settled.append((lease.id, used_tokens, ran))
@@ -32,7 +32,7 @@ def an_asked() -> tuple[FakeStore, Asked]:
 
 
 def test_a_request_that_left_gives_everything_back() -> None:
-    """Cancelled, or refused without the store: nobody settles it but the late answer."""
+    """Cancelled, or refused without the store: only the late answer settles it."""
     store, asked = an_asked()
     asked(LET_IN)
     assert store.settled == [("id", 0, False)]
@@ -40,7 +40,7 @@ def test_a_request_that_left_gives_everything_back() -> None:
 
 @pytest.mark.parametrize("answer_first", [True, False], ids=["answer, then end", "end, then answer"])
 def test_a_request_that_ran_is_settled_once(answer_first: bool) -> None:
-    """With what it used, whichever comes first."""
+    """With its use, whichever comes first."""
     store, asked = an_asked()
     asked.runs()
     if answer_first:
@@ -55,8 +55,8 @@ def test_a_request_that_ran_is_settled_once(answer_first: bool) -> None:
 
 
 @pytest.mark.parametrize("reply", [REFUSED, RedisReplyError("NOSCRIPT"), None], ids=["refused", "error", "nothing"])
-def test_what_the_store_did_not_let_in_is_not_settled(reply: Reply) -> None:
-    """It charged nothing."""
+def test_request_refused_by_the_store_is_not_settled(reply: Reply) -> None:
+    """Such a request charged nothing."""
     store, asked = an_asked()
     asked.runs()
     asked(reply)

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from aiaas.limits.connection import (
-    PATIENCE,
+    STORE_PATIENCE,
     StoreAwayError,
     StoreConnection,
     StoreLateError,
@@ -21,7 +21,7 @@ from aiaas.limits.connection import (
     connect,
     tls_context,
 )
-from aiaas.limits.redis_url import Place, RedisUrl, parse_redis_url
+from aiaas.limits.redis_url import RedisUrl, StorePlace, parse_redis_url
 from aiaas.limits.resp import RedisReplyError, Reply
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -34,7 +34,7 @@ async def connected(
     database: int = 0,
     query: str = "",
     tls: ssl.SSLContext | None = None,
-    patience: float = PATIENCE,
+    patience: float = STORE_PATIENCE,
 ) -> AsyncIterator[StoreConnection]:
     """A connection to a server that does as `script` says."""
     served = asyncio.Event()
@@ -79,13 +79,13 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take everything and say nothing."""
+    """Read everything and answer nothing."""
     while await reader.read(65536):
         pass
 
 
 async def test_replies_go_to_those_who_asked() -> None:
-    """Any number at once, in one connection."""
+    """Any number of calls at once, in one connection."""
     async with connected(echo) as connection:
         assert await asyncio.gather(*(connection.call("ECHO", n) for n in range(100))) == [
             str(n).encode() for n in range(100)
@@ -93,7 +93,7 @@ async def test_replies_go_to_those_who_asked() -> None:
 
 
 async def test_a_cancelled_waiter_keeps_its_place() -> None:
-    """Nobody gets its reply but who is named for it; the next ones get their own."""
+    """Only its own callback gets the late reply; the next calls get their own."""
     unclaimed: list[Reply] = []
     async with connected(echo) as connection:
         left = connection.call("ECHO", "secret of one", unclaimed=unclaimed.append)
@@ -144,7 +144,7 @@ PATIENT = 0.05  # seconds, of connections to a server that is slow on purpose
 
 
 async def test_silence_releases_everybody_and_keeps_the_connection() -> None:
-    """Those who came last do not wait their own time; afterwards it is not ready, and not lost."""
+    """Later callers do not wait their own time; afterwards it is not ready, and not lost."""
     loop = asyncio.get_running_loop()
     changes: list[bool] = []
     async with connected(silent, patience=PATIENT) as connection:
@@ -163,7 +163,7 @@ async def test_silence_releases_everybody_and_keeps_the_connection() -> None:
 
 
 async def test_late_replies_reach_unclaimed_in_order_then_ready() -> None:
-    """What the server did is known, the next ones get their own replies, and it is ready when it has caught up."""
+    """The late replies are handed over, the next calls get their own replies, and it is ready when it has caught up."""
     go_on = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -186,7 +186,7 @@ async def test_late_replies_reach_unclaimed_in_order_then_ready() -> None:
 
 
 async def test_a_server_that_falls_behind_holds_nobody_for_longer() -> None:
-    """It answers one after the other, too slowly: each waits its time at most, and it is not ready before the end."""
+    """The server answers in turn, too slowly: each call waits its time at most; not ready before the end."""
     ready: list[bool] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,7 +211,7 @@ async def test_a_server_that_falls_behind_holds_nobody_for_longer() -> None:
 
 
 async def test_a_connection_that_stays_silent_is_given_up() -> None:
-    """A host that went away without a word: after DEAD another connection is worth a try."""
+    """A host that vanished: after DEAD another connection is worth a try."""
     async with connected(silent, patience=PATIENT) as connection:
         patient = connection.call("PING", patient=True)
         with pytest.raises(StoreAwayError, match=r"no answer for \d\.\d s"):
@@ -222,7 +222,7 @@ async def test_a_connection_that_stays_silent_is_given_up() -> None:
 
 
 async def test_our_own_delay_is_not_the_servers() -> None:
-    """A loop that stood still for longer than the patience reads what has come before it judges."""
+    """A loop that stood still for longer than the patience reads the bytes that came before it judges."""
 
     async with connected(echo, patience=PATIENT) as connection:
         for _ in range(3):
@@ -234,7 +234,7 @@ async def test_our_own_delay_is_not_the_servers() -> None:
             assert await asked == b"x"
 
 
-async def test_what_waits_is_told_when_the_server_goes() -> None:
+async def test_waiting_calls_fail_when_the_server_goes() -> None:
     """At once, with a reason."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -246,7 +246,7 @@ async def test_what_waits_is_told_when_the_server_goes() -> None:
 
 
 async def test_nonsense_ends_it() -> None:
-    """Something that is no Redis is never waited for."""
+    """A server that is not Redis is never waited for."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -258,7 +258,7 @@ async def test_nonsense_ends_it() -> None:
 
 
 async def test_a_reply_that_nobody_asked_for_ends_it() -> None:
-    """Whatever comes next would go to the wrong one."""
+    """The next replies would go to the wrong callers."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"+OK\r\n")
@@ -277,7 +277,7 @@ async def test_closing_waits_for_what_is_under_way() -> None:
 
 
 async def test_it_logs_in_and_chooses_its_database() -> None:
-    """Before anybody else's command."""
+    """Before any other command."""
     seen: list[list[bytes]] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -299,7 +299,7 @@ async def test_it_logs_in_and_chooses_its_database() -> None:
     ],
 )
 async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expected: list[list[bytes]]) -> None:
-    """Those of the servers are none of its business; without a password of its own it is asked without."""
+    """Not those of the servers; without a password in the URL, AUTH is not sent."""
     seen: list[list[bytes]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -313,7 +313,7 @@ async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expec
     served = asyncio.Event()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        place = Place("127.0.0.1", server.sockets[0].getsockname()[1])
+        place = StorePlace("127.0.0.1", server.sockets[0].getsockname()[1])
         url = parse_redis_url(f"redis+sentinel://me:pw@{place}/name/5{query}")
         connection = await connect(url, place, None, sentinel=True)
         assert await connection.call("PING") == b"OK"
@@ -323,26 +323,26 @@ async def test_a_sentinel_is_told_its_own_user_and_no_database(query: str, expec
 
 
 async def test_a_refused_connection_says_where() -> None:
-    """And no password."""
+    """The message has no password."""
     with pytest.raises(StoreAwayError, match=r"redis://127\.0\.0\.1:1/0") as raised:
-        await connect(parse_redis_url("redis://:hunter2@127.0.0.1:1"), Place("127.0.0.1", 1), None)
+        await connect(parse_redis_url("redis://:hunter2@127.0.0.1:1"), StorePlace("127.0.0.1", 1), None)
     assert "hunter2" not in str(raised.value)
 
 
 def test_tls_trusts_the_system_unless_told_otherwise() -> None:
-    """Names are checked, and a file that is no good is named."""
-    assert tls_context(RedisUrl((Place("r", 1),), 0, False)) is None
-    context = tls_context(RedisUrl((Place("r", 1),), 0, True))
+    """Names are checked, and an unusable file is named."""
+    assert tls_context(RedisUrl((StorePlace("r", 1),), 0, False)) is None
+    context = tls_context(RedisUrl((StorePlace("r", 1),), 0, True))
     assert context is not None
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
     with pytest.raises(StoreTlsError, match=r"/nowhere\.pem does not hold PEM certificates: No such file"):
-        tls_context(RedisUrl((Place("r", 1),), 0, True, ca_file="/nowhere.pem"))
+        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, ca_file="/nowhere.pem"))
     with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are not a certificate and its key"):
-        tls_context(RedisUrl((Place("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
+        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
 
 
-async def test_tls_with_an_authority_of_ones_own_and_a_certificate_to_show(tmp_path: Path) -> None:
-    """The server is checked, and asks for ours; without its authority there is no connection."""
+async def test_tls_with_a_private_authority_and_a_client_certificate(tmp_path: Path) -> None:
+    """The server is verified, and asks for our certificate; without its authority the connection fails."""
     authority = trustme.CA()
     ours, theirs = authority.issue_cert("client"), authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

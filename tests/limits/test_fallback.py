@@ -1,4 +1,4 @@
-"""What happens to requests while the shared store is away."""
+"""Requests while the shared store is away."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def away(mode: Mode, processes: int = 10) -> FallbackStore:
 
 
 async def test_local_counts_its_share() -> None:
-    """Four of the burst of forty, and slots and settlements as in memory."""
+    """Four of the burst of forty; slots and settlements as in memory."""
     store = away("local")
     leases = [await admitted(store, LIMITS, 10) for _ in range(2)]
     assert (await admit(store, LIMITS, 10)).refused_by == "concurrency"
@@ -43,7 +43,7 @@ async def test_local_counts_its_share() -> None:
 
 
 async def test_local_lets_a_large_request_in_and_settles_what_it_used() -> None:
-    """It takes all that the share has left, and what it used beyond is worked off."""
+    """It takes the rest of the share, and use beyond that is worked off."""
     store = away("local")
     await admitted(store, LIMITS, 500)
     lease = await admitted(store, LIMITS, 3000)
@@ -72,7 +72,7 @@ async def test_a_request_too_large_for_the_key_is_refused_for_good() -> None:
     ],
 )
 async def test_a_refusal_names_the_keys_limit_and_a_short_wait(limits: Limits, by: str, limit: int) -> None:
-    """The store may be back in a moment; and our share is nobody's business."""
+    """The store may be back in a moment; and the size of the share is internal."""
     store = away("local")
     while (found := await admit(store, limits, 10)).refused_by is None:
         assert found.requests is None or found.requests.limit == limit
@@ -81,7 +81,7 @@ async def test_a_refusal_names_the_keys_limit_and_a_short_wait(limits: Limits, b
 
 
 async def test_a_wait_shorter_than_that_is_told_as_it_is() -> None:
-    """Whoever has to wait for 0.1 s only is not sent away for a second."""
+    """A client that has to wait for 0.1 s only is not sent away for a second."""
     store = away("local", 1)
     limits = Limits(requests=Rate(600, 1))
     await admitted(store, limits)
@@ -113,7 +113,7 @@ async def test_deny_refuses_with_a_time_to_come_back() -> None:
 
 
 async def test_a_reloaded_config_holds_from_the_next_request_on() -> None:
-    """Another mode, another number of processes; what was let in before is settled as it was."""
+    """Another mode, another number of processes; requests admitted before are settled as they were admitted."""
     store = away("local")
     lease = await admitted(store, LIMITS, 10)
     assert store.processes == 10
@@ -194,7 +194,7 @@ async def test_a_stall_of_100_ms_refuses_nobody_with_requests_left(tmp_path: Pat
 
 
 async def test_shares_are_of_the_gateways_that_are_there(tmp_path: Path) -> None:
-    """Counted in the store: two, each with half of what was left, whatever the config says."""
+    """The store counts two gateways, each with half of the rest, whatever the config says."""
     limits = Limits(Rate(60, 20))
     async with shared(tmp_path, lease=0.6) as (store, server):
         async with running(server.url, lease=0.6) as other_shared:
@@ -216,7 +216,7 @@ async def test_shares_are_of_the_gateways_that_are_there(tmp_path: Path) -> None
                 assert number == most
 
 
-async def test_what_was_settled_before_the_outage_counts(tmp_path: Path) -> None:
+async def test_use_settled_before_the_outage_counts(tmp_path: Path) -> None:
     """Reserved and not used, never run, a slot given back: none of it is taken from the share."""
     limits = Limits(Rate(6, 10), Rate(6, 1000), concurrent=2)
     async with shared(tmp_path) as (store, server):
@@ -247,7 +247,7 @@ async def test_a_look_tells_what_is_left_here(tmp_path: Path) -> None:
 
 
 async def test_a_changed_timeout_holds_at_once(tmp_path: Path) -> None:
-    """Also on the connection that is there, and on the next one."""
+    """Also on the present connection, and on the next one."""
     async with shared(tmp_path) as (store, server):
         store.follow("local", 1, SHORT)
         server.hang()
@@ -294,7 +294,7 @@ async def test_slots_taken_elsewhere_are_believed_for_a_lease(tmp_path: Path) ->
 
 
 async def test_a_second_outage_begins_with_what_was_left_then(tmp_path: Path) -> None:
-    """What a share used in the first outage is not remembered, what the store said since is."""
+    """The use of a share in the first outage is not remembered, the store's later answers are."""
     limits = Limits(Rate(6, 10))
     async with shared(tmp_path, patience=SHORT, lease=3.0) as (store, server):
         await admitted(store, limits)
@@ -314,7 +314,7 @@ async def test_a_second_outage_begins_with_what_was_left_then(tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", ["allow", "deny"])
 async def test_a_late_word_is_settled_in_every_mode(tmp_path: Path, mode: Mode) -> None:
-    """Who was let in anyway is charged what was used; who was refused is charged nothing."""
+    """A request that was let in anyway is charged its use; a refused one is charged nothing."""
     async with shared(tmp_path, mode, patience=SHORT) as (store, server):
         server.hang()
         if mode == "allow":

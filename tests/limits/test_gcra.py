@@ -1,4 +1,4 @@
-"""The arithmetic of the limiter, against what it promises."""
+"""The arithmetic of the limiter, against its guarantees."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_a_refusal_changes_nothing() -> None:
     assert (decision.allowed, after) == (False, tat)
 
 
-def test_what_never_fits_says_so() -> None:
-    """A cost beyond the bucket has no time to wait for."""
+def test_cost_that_never_fits_says_so() -> None:
+    """A cost beyond the bucket can never be admitted."""
     decision, _ = decide(None, Rate(100, 100), 101, 5.0)
     assert decision == Decision(False, 100, 100, 0.0, None)
     assert decide(None, Rate(100, 100), 100, 5.0)[0].allowed
 
 
 def test_asking_for_nothing_charges_nothing() -> None:
-    """A cost of 0 tells how things stand."""
+    """A cost of 0 reads the state."""
     rate = Rate(60, 5)
     _, tat = decide(None, rate, 2, 100.0)
     decision, after = decide(tat, rate, 0, 100.0)
@@ -135,7 +135,7 @@ def test_a_client_that_waits_as_told_is_admitted(
 
 
 @given(RATES, STARTS, GAPS)
-def test_what_remains_is_admitted_and_not_one_more(rate: Rate, start: float, gaps: list[tuple[float, int]]) -> None:
+def test_remaining_units_are_admitted_and_not_one_more(rate: Rate, start: float, gaps: list[tuple[float, int]]) -> None:
     """`remaining` at once fits; one more does not, unless within the microsecond that is forgiven."""
     tat, now = None, start
     for gap, cost in gaps:
@@ -147,9 +147,7 @@ def test_what_remains_is_admitted_and_not_one_more(rate: Rate, start: float, gap
 
 
 @given(RATES, STARTS, st.lists(st.floats(-1000, 10), max_size=40))
-def test_a_clock_that_goes_back_admits_no_more_than_one_that_stands(
-    rate: Rate, start: float, jumps: list[float]
-) -> None:
+def test_clock_that_goes_back_admits_no_more_than_a_stopped_one(rate: Rate, start: float, jumps: list[float]) -> None:
     """Going back and forth earns no more than the time from the earliest moment to the latest."""
     tat, now, admitted = None, start + 1000, 0
     moments = []

@@ -1,4 +1,4 @@
-"""What a client is told about its limits."""
+"""The headers that tell a client about its limits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.errors import ClientError, LimitError
-from aiaas.limits.headers import duration, limit_headers, refusal, retry_headers
+from aiaas.limits.headers import go_duration, limit_headers, refusal, retry_headers
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits
 
 REQUESTS = Decision(True, 10, 9, 6.0, 0.0)
 TOKENS = Decision(True, 1000, 400, 36.0, 0.0)
-LEASE = Lease("alice", Limits(), 0, 0.0, False)
+LEASE = Lease("alice", Limits(), 0, False)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ LEASE = Lease("alice", Limits(), 0, 0.0, False)
 )
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     """As Go's time.Duration, rounded up to a millisecond."""
-    assert duration(seconds) == text
+    assert go_duration(seconds) == text
 
 
 def test_noise_of_doubles_adds_no_second() -> None:
@@ -50,7 +50,7 @@ def test_noise_of_doubles_adds_no_second() -> None:
 @given(st.floats(0, 3e6))
 def test_a_duration_reads_back_as_the_time_rounded_up(seconds: float) -> None:
     """Never shorter than it is, and by less than a millisecond longer."""
-    text = duration(seconds)
+    text = go_duration(seconds)
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(\d+(?:\.\d+)?)(ms|s)", text)
     assert match is not None
     last = float(match[3]) / (1000 if match[4] == "ms" else 1)
@@ -127,7 +127,7 @@ def test_each_limit_has_its_code(by: str, code: str, told: str) -> None:
     assert error.headers == limit_headers(admission) + retry_headers(decision)
 
 
-def test_what_waiting_cannot_help_is_the_clients_to_change() -> None:
+def test_reservation_above_the_bucket_is_a_400() -> None:
     """A reservation larger than the bucket is a 400, without Retry-After, and names the field."""
     decision = Decision(False, 100, 100, 0.0, None)
     error = refusal(AdmissionResult("tokens", None, decision, decision, None), "max_tokens")

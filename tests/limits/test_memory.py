@@ -1,4 +1,4 @@
-"""The memory store: the conformance suite, and what only it promises."""
+"""The memory store: the conformance suite, and its own guarantees."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_flood_of_passing_keys_stays_bounded() -> None:
         pytest.param(Limits(requests=Rate(1, 1)), 60.0, id="a bucket not full"),
     ],
 )
-async def test_what_still_counts_is_not_forgotten(limits: Limits, until: float | None) -> None:
+async def test_record_that_still_counts_is_not_forgotten(limits: Limits, until: float | None) -> None:
     """A record lives until it would decide as a new one does."""
     store = MemoryStore()
     await admitted(store, limits, 10)
@@ -90,7 +90,7 @@ async def test_keys_without_limits_leave_no_record_behind() -> None:
 
 
 def test_its_repr_tells_its_size() -> None:
-    """And no key."""
+    """And shows no key."""
     assert repr(MemoryStore()) == "MemoryStore(0 keys)"
 
 
@@ -134,8 +134,8 @@ _JUMPS = st.lists(
 
 @given(_JUMPS)
 def test_clocks_that_jump_break_nothing(steps: list[tuple[str, int, bool, float, float]]) -> None:
-    """Whatever the order of both clocks: no wait that is no time, slots stay exact, and once the clocks go on from the
-    latest moment that was seen, a key that was let alone for a month is as good as new."""
+    """Whatever the order of both clocks: every wait is a valid time, slots stay exact, and once the clocks go on from
+    the latest moment that was seen, a key that was let alone for a month is as good as new."""
     store, limits = MemoryStore(), Limits(Rate(60, 10), Rate(600, 600), 1000, 2000, 3)
     held: dict[str, list[Lease]] = {"a": [], "b": []}
     latest_now, latest_wall = NOW, WALL
@@ -160,7 +160,7 @@ def test_clocks_that_jump_break_nothing(steps: list[tuple[str, int, bool, float,
 
 
 async def test_a_key_that_begins_anew_keeps_its_slots() -> None:
-    """What runs goes on running, whatever else is known of the key by now."""
+    """Running requests go on, whatever else is known of the key by now."""
     store, limits = MemoryStore(), Limits(Rate(1, 5), concurrent=1)
     lease = await admitted(store, limits)
     store.begin("alice", State())
@@ -172,16 +172,16 @@ async def test_a_key_that_begins_anew_keeps_its_slots() -> None:
 
 
 async def test_a_slot_that_is_not_known_is_given_back_to_nobody() -> None:
-    """It was taken in another store: there is no more room afterwards than before."""
+    """The slot was taken in another store: there is no more room afterwards than before."""
     store, limits = MemoryStore(), Limits(concurrent=1)
     for _ in range(2):
-        await settle(store, Lease("alice", limits, 0, NOW, True, WALL), 0)
+        await settle(store, Lease("alice", limits, 0, True, WALL), 0)
     await admitted(store, limits)
     assert await refused(store, limits) == "concurrency"
 
 
 async def test_a_key_may_begin_unknown() -> None:
-    """Nothing of it runs here then."""
+    """None of its requests runs here then."""
     store, limits = MemoryStore(), Limits(Rate(1, 5), concurrent=1)
     state = State()
     state.requests = NOW + 4 * 60.0

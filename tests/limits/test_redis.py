@@ -1,4 +1,4 @@
-"""The shared store, in a real Redis: the conformance suite, and what only it promises."""
+"""The shared store, in a real Redis: the conformance suite, and its own guarantees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiaas.limits.asked import AdmissionLateError
-from aiaas.limits.connection import PATIENCE, StoreAwayError
+from aiaas.limits.connection import STORE_PATIENCE, StoreAwayError
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits, Rate, Store
@@ -22,7 +22,7 @@ from aiaas.limits.redis import KNOWN_LIMIT, LATE_LIMIT, RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
 from aiaas.limits.script import SCRIPT, Standing
-from aiaas.limits.share import Known
+from aiaas.limits.share import KnownState
 from aiaas.limits.state import State, windows_at
 from tests.fakes.delay import delaying
 from tests.fakes.redis import RedisServer
@@ -151,7 +151,7 @@ async def test_no_window_admits_more_than_burst_and_rate(redis_server: RedisServ
 
 
 async def test_a_client_that_waits_as_told_is_admitted(redis_server: RedisServer) -> None:
-    """By its own clock, through another gateway."""
+    """By the store's clock, through another gateway."""
     limits = Limits(Rate(1200, 1), Rate(6000, 10))
     async with running(redis_server) as one, running(redis_server) as other:
         for turn in range(12):
@@ -165,7 +165,7 @@ async def test_a_client_that_waits_as_told_is_admitted(redis_server: RedisServer
 
 
 async def test_a_slot_is_given_once(redis_server: RedisServer) -> None:
-    """Twelve ask for three, through four gateways; what is settled by one is free for another."""
+    """Twelve ask for three, through four gateways; a slot that one gateway frees is free for another."""
     limits = Limits(concurrent=3)
     async with AsyncExitStack() as stack:
         stores = [await stack.enter_async_context(running(redis_server)) for _ in range(4)]
@@ -201,8 +201,8 @@ async def test_a_slot_lives_as_long_as_its_request(redis_server: RedisServer) ->
         assert await until(lambda: is_free(other)) <= 0.5
 
 
-async def test_a_dead_gateways_slot_is_free_while_others_of_the_key_live(redis_server: RedisServer) -> None:
-    """Each lease ends for itself."""
+async def test_slot_of_a_dead_gateway_is_freed_while_others_live(redis_server: RedisServer) -> None:
+    """Each lease ends separately."""
     two = Limits(concurrent=2)
     async with running(redis_server, lease=0.3) as living:
         async with running(redis_server, lease=0.3) as dying:
@@ -229,7 +229,7 @@ async def test_a_slot_that_was_given_back_is_not_renewed(redis_server: RedisServ
 
 
 async def leases_of(asked: list[tuple[RedisStore, asyncio.Task[AdmissionResult]]]) -> list[tuple[RedisStore, Lease]]:
-    """What came of the admissions under way, which are then none any more."""
+    """Wait for the admissions under way, return their leases and empty the list."""
     leases = []
     for store, task in asked:
         with suppress(StoreAwayError, asyncio.CancelledError):
@@ -293,7 +293,7 @@ async def test_slots_are_put_back_into_a_server_that_lost_them(redis_server: Red
 
 
 async def test_everything_expires_by_itself(redis_server: RedisServer) -> None:
-    """Every key has an end; what is as good as new is gone at once."""
+    """Every key has an end; a key that is as good as new is gone at once."""
     limits = Limits(Rate(60, 10), Rate(600, 600), 1000, 10_000, 5)
     async with running(redis_server) as store:
         lease = (await store.admit("alice", limits, 600, 0.0, 0.0)).lease
@@ -341,8 +341,8 @@ async def test_a_forgotten_script_is_taught_again(redis_server: RedisServer) -> 
         assert (store.failures, store.settlements_lost) == (0, 0)
 
 
-async def test_a_cancelled_admission_costs_nothing_and_mixes_nothing_up(redis_server: RedisServer) -> None:
-    """Its answer goes to nobody else, and what it charged is given back."""
+async def test_cancelled_admission_costs_nothing(redis_server: RedisServer) -> None:
+    """Its reply goes to nobody else, and its charge is given back."""
     limits = Limits(Rate(60, 10), Rate(600, 600), None, None, 1)
     async with running(redis_server) as store:
         for turn in range(50):
@@ -361,7 +361,7 @@ async def test_a_cancelled_admission_costs_nothing_and_mixes_nothing_up(redis_se
         assert await store.command("EXISTS", "aiaas:{alice}:slots") == 0
 
 
-async def test_an_admission_cancelled_in_the_moment_it_came_is_given_back(redis_server: RedisServer) -> None:
+async def test_admission_cancelled_as_it_arrives_is_given_back(redis_server: RedisServer) -> None:
     """The reply is there, its task has not run yet, and the client leaves: asyncio drops the reply."""
     async with running(redis_server) as store:
         connection = store.connection()
@@ -380,7 +380,7 @@ async def test_an_admission_cancelled_in_the_moment_it_came_is_given_back(redis_
 
 
 async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: Path) -> None:
-    """While it is away nobody waits; settlements of meanwhile are made when it is back; each change is told once."""
+    """While it is away nobody waits; settlements are made when it is back; each change is logged once."""
     server = RedisServer(tmp_path)
     server.start()
     changes: list[bool] = []
@@ -409,7 +409,7 @@ async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: P
 
 
 async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> None:
-    """It keeps its connections and says nothing; one wait for all, then none, and it is back when it goes on."""
+    """The server keeps its connections and is silent; one wait for all, then none, and it is back when it goes on."""
     server = RedisServer(tmp_path)
     server.start()
     loop = asyncio.get_running_loop()
@@ -444,7 +444,7 @@ async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> N
 
 
 async def test_failures_go_on_while_the_store_is_away() -> None:
-    """Each attempt to connect that fails counts, also where no request comes."""
+    """Each failed attempt to connect counts, also without requests."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     task = asyncio.create_task(store.run())
 
@@ -457,7 +457,7 @@ async def test_failures_go_on_while_the_store_is_away() -> None:
 
 
 async def test_gateways_are_counted_while_they_live(redis_server: RedisServer) -> None:
-    """Each counts itself; one that ends leaves at once, one that was killed when its lease ends."""
+    """Each gateway counts itself; one that ends leaves at once, one that was killed when its lease ends."""
     async with running(redis_server, lease=0.6) as one:
 
         async def counts(number: int) -> bool:
@@ -475,10 +475,10 @@ async def test_gateways_are_counted_while_they_live(redis_server: RedisServer) -
 
 @pytest.mark.parametrize("delay", [0, 1, 15, 25, 60])
 async def test_a_store_that_is_far_away_decides_on_all(redis_server: RedisServer, delay: int) -> None:
-    """Milliseconds there and back: with the default patience each request is decided by it, exactly."""
+    """The delay of the network: with the default timeout the store still decides each request, exactly."""
     url = parse_redis_url(redis_server.url)
     async with delaying(url.places[0].port, delay / 1000) as port:
-        async with connected(f"redis://127.0.0.1:{port}/0", patience=PATIENCE) as far, running(redis_server):
+        async with connected(f"redis://127.0.0.1:{port}/0", patience=STORE_PATIENCE) as far, running(redis_server):
             store = FallbackStore(far, "deny", 1)
             asked = [store.admit("alice", Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in range(10)]
             found = list(await asyncio.gather(*asked))
@@ -513,10 +513,10 @@ async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
     assert not any("-pass" in text.replace("username-password", "") for text in said)
 
 
-async def test_of_so_many_keys_it_is_known_how_they_stood() -> None:
-    """The ones that were asked for last, each to be had once."""
+async def test_state_of_the_latest_keys_is_known() -> None:
+    """The keys used last, each at most once."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
-    known = Known(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
+    known = KnownState(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
     for number in range(KNOWN_LIMIT):
         store._remember(str(number), known)
     store._remember("0", known)
@@ -528,8 +528,8 @@ async def test_of_so_many_keys_it_is_known_how_they_stood() -> None:
 
 
 async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:
-    """The first LATE_LIMIT are kept, the rest are lost, and said to be."""
+    """The first LATE_LIMIT are kept, the rest are lost and logged."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     for number in range(LATE_LIMIT + 5):
-        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, 0.0, False, WALL, str(number)), 3, 0.0, 0.0)
+        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, False, WALL, str(number)), 3, 0.0, 0.0)
     assert store.settlements_lost == 5

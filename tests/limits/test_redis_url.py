@@ -4,44 +4,55 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.limits.redis_url import Place, RedisUrl, parse_redis_url
+from aiaas.limits.redis_url import RedisUrl, StorePlace, parse_redis_url
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("redis://redis", RedisUrl((Place("redis", 6379),), 0, False), id="host only"),
-        pytest.param("redis://redis:7000/3", RedisUrl((Place("redis", 7000),), 3, False), id="port and database"),
-        pytest.param("valkey://[::1]:7000/", RedisUrl((Place("::1", 7000),), 0, False), id="IPv6, Valkey"),
-        pytest.param("rediss://r/0", RedisUrl((Place("r", 6379),), 0, True), id="TLS"),
-        pytest.param("redis://:pw@r", RedisUrl((Place("r", 6379),), 0, False, None, "pw"), id="password"),
-        pytest.param("redis://me:pw@r", RedisUrl((Place("r", 6379),), 0, False, "me", "pw"), id="user and password"),
+        pytest.param("redis://redis", RedisUrl((StorePlace("redis", 6379),), 0, False), id="host only"),
+        pytest.param("redis://redis:7000/3", RedisUrl((StorePlace("redis", 7000),), 3, False), id="port and database"),
+        pytest.param("valkey://[::1]:7000/", RedisUrl((StorePlace("::1", 7000),), 0, False), id="IPv6, Valkey"),
+        pytest.param("rediss://r/0", RedisUrl((StorePlace("r", 6379),), 0, True), id="TLS"),
+        pytest.param("redis://:pw@r", RedisUrl((StorePlace("r", 6379),), 0, False, None, "pw"), id="password"),
         pytest.param(
-            "redis://:a%2Fb%25@r", RedisUrl((Place("r", 6379),), 0, False, None, "a/b%"), id="percent-encoded password"
+            "redis://me:pw@r", RedisUrl((StorePlace("r", 6379),), 0, False, "me", "pw"), id="user and password"
         ),
         pytest.param(
-            "redis://:a/b#c?@d@r/1", RedisUrl((Place("r", 6379),), 1, False, None, "a/b#c?@d"), id="raw password"
+            "redis://:a%2Fb%25@r",
+            RedisUrl((StorePlace("r", 6379),), 0, False, None, "a/b%"),
+            id="percent-encoded password",
         ),
-        pytest.param("redis://:@r", RedisUrl((Place("r", 6379),), 0, False), id="empty password"),
+        pytest.param(
+            "redis://:a/b#c?@d@r/1", RedisUrl((StorePlace("r", 6379),), 1, False, None, "a/b#c?@d"), id="raw password"
+        ),
+        pytest.param("redis://:@r", RedisUrl((StorePlace("r", 6379),), 0, False), id="empty password"),
         pytest.param(
             "rediss://r?ssl_ca_certs=ca.pem&ssl_certfile=c.pem&ssl_keyfile=k.pem",
-            RedisUrl((Place("r", 6379),), 0, True, None, None, "ca.pem", "c.pem", "k.pem"),
+            RedisUrl((StorePlace("r", 6379),), 0, True, None, None, "ca.pem", "c.pem", "k.pem"),
             id="files",
         ),
         pytest.param(
             "redis+cluster://:pw@a,b:7000,[::1]:7001",
-            RedisUrl((Place("a", 6379), Place("b", 7000), Place("::1", 7001)), 0, False, None, "pw", kind="cluster"),
+            RedisUrl(
+                (StorePlace("a", 6379), StorePlace("b", 7000), StorePlace("::1", 7001)),
+                0,
+                False,
+                None,
+                "pw",
+                kind="cluster",
+            ),
             id="cluster",
         ),
         pytest.param(
             "valkeys+cluster://a/0?ssl_ca_certs=ca.pem",
-            RedisUrl((Place("a", 6379),), 0, True, ca_file="ca.pem", kind="cluster"),
+            RedisUrl((StorePlace("a", 6379),), 0, True, ca_file="ca.pem", kind="cluster"),
             id="cluster, TLS",
         ),
         pytest.param(
             "rediss+sentinel://me:pw@s1,s2:5000/my-primary/3?sentinel_username=u&sentinel_password=p%26w",
             RedisUrl(
-                (Place("s1", 26379), Place("s2", 5000)),
+                (StorePlace("s1", 26379), StorePlace("s2", 5000)),
                 3,
                 True,
                 "me",
@@ -55,7 +66,7 @@ from aiaas.limits.redis_url import Place, RedisUrl, parse_redis_url
         ),
         pytest.param(
             "redis+sentinel://s/name",
-            RedisUrl((Place("s", 26379),), 0, False, kind="sentinel", service="name"),
+            RedisUrl((StorePlace("s", 26379),), 0, False, kind="sentinel", service="name"),
             id="sentinel, first database",
         ),
     ],
@@ -94,8 +105,8 @@ def test_addresses_are_taken_apart(text: str, expected: RedisUrl) -> None:
         "redis+sentinel://:hunter2@a:0/name",
     ],
 )
-def test_what_cannot_be_used_is_said_without_the_password(text: str) -> None:
-    """Each with what is allowed."""
+def test_unusable_url_is_reported_without_the_password(text: str) -> None:
+    """Each message says the allowed values."""
     with pytest.raises(ValueError) as raised:
         parse_redis_url(text)
     assert "hunter2" not in str(raised.value)

@@ -40,7 +40,7 @@ def test_replies_of_every_form(text: bytes, reply: Reply) -> None:
 
 
 def test_an_error_is_a_value_with_a_code() -> None:
-    """It does not end what comes behind it."""
+    """An error does not end the replies behind it."""
     error, after = Replies().feed(b"-NOSCRIPT No matching script.\r\n:1\r\n")
     assert isinstance(error, RedisReplyError)
     assert (error.code, str(error), after) == ("NOSCRIPT", "NOSCRIPT No matching script.", 1)
@@ -62,14 +62,14 @@ def test_replies_do_not_depend_on_how_they_are_cut(texts: list[bytes], cuts: lis
     [b"HTTP/1.1 400 Bad Request\r\n", b"\x15\x03\x01", b"$x\r\n", b"?", b"+" + b"a" * 70_000],
     ids=["HTTP", "TLS", "no length", "unknown form", "endless line"],
 )
-def test_what_is_no_reply_is_refused(text: bytes) -> None:
-    """Something else listens there; waiting for more would wait for ever."""
+def test_invalid_reply_is_refused(text: bytes) -> None:
+    """Another service listens there; waiting for more would never end."""
     with pytest.raises(RespError, match="neither Redis nor Valkey"):
         Replies().feed(text)
 
 
 def seconds_to_parse(items: int) -> float:
-    """CPU for one array of so many texts, in pieces of 64 KiB; the best of three, since others use this machine."""
+    """CPU for one array of `count` texts, in pieces of 64 KiB; the best of three, since others use this machine."""
     whole = b"*%d\r\n" % items + b"$24\r\naaaaaaaaaaaaaaaaaaaaaaaa\r\n" * items
     times = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What the shared store's script is given, and what it answers. The script itself runs in test_redis.py."""
+"""The arguments and the answers of the shared store's script. The script itself runs in test_redis.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL = Limits(Rate(60, 10), Rate(600, 500), 1000, 2000, 3)
 
 
 def test_both_keys_of_an_api_key_are_in_one_slot_of_a_cluster() -> None:
-    """Its id is the hash tag; that of the slots is left out where they are not limited."""
+    """Its id is the hash tag; the key of the slots is left out where they are not limited."""
     assert keys_of("k1", slots=True) == ("aiaas:{k1}:limits", "aiaas:{k1}:slots")
     assert keys_of("k1", slots=False) == ("aiaas:{k1}:limits",)
     assert slots_key_of("k1") == "aiaas:{k1}:slots"
@@ -36,17 +36,17 @@ def test_a_limit_that_there_is_not_is_an_empty_argument() -> None:
 @pytest.mark.parametrize(
     ("lease", "used", "ran", "expected"),
     [
-        pytest.param(Lease("k", UNLIMITED, 5, 0.0, False), 3, True, None, id="nothing to settle"),
-        pytest.param(Lease("k", ALL, 5, 0.0, False, 9.5, "id"), 5, True, None, id="used as reserved"),
+        pytest.param(Lease("k", UNLIMITED, 5, False), 3, True, None, id="nothing to settle"),
+        pytest.param(Lease("k", ALL, 5, False, 9.5, "id"), 5, True, None, id="used as reserved"),
         pytest.param(
-            Lease("k", Limits(concurrent=1), 5, 0.0, True, 9.5, "id"),
+            Lease("k", Limits(concurrent=1), 5, True, 9.5, "id"),
             3,
             True,
             ("settle", "id", "", "", 0, 0, 0, 1, 9.5),
             id="a slot",
         ),
         pytest.param(
-            Lease("k", ALL, 5, 0.0, True, 9.5, "id"),
+            Lease("k", ALL, 5, True, 9.5, "id"),
             8,
             False,
             ("settle", "id", 60, 600, 1, 1, 3, 0, 9.5),
@@ -57,7 +57,7 @@ def test_a_limit_that_there_is_not_is_an_empty_argument() -> None:
 def test_a_settlement_asks_for_no_more_than_there_is_to_do(
     lease: Lease, used: int, ran: bool, expected: tuple[object, ...] | None
 ) -> None:
-    """None spares the round trip."""
+    """Nothing to settle spares the round trip."""
     assert settle_arguments(lease, used, ran) == expected
 
 
@@ -67,7 +67,7 @@ def test_a_renewal_names_its_leases() -> None:
 
 
 def test_an_answer_reads_back_to_the_last_bit() -> None:
-    """17 digits keep a double; what is missing is as good as new."""
+    """17 digits keep a double; a missing value is as good as new."""
     now = 28_000_000.123456 + 2**-20
     found = standing(b"1 %.17g 1.795e9 2 %.17g -inf 1.0e9 7 -inf 0" % (now, now + 0.1))
     assert (found.allowed, found.now, found.wall) == (True, now, 1.795e9)

@@ -11,8 +11,8 @@ import pytest
 from aiaas.limits.connection import StoreAwayError, StoreConnection
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.model import AdmissionResult, Limits, Rate, Store
-from aiaas.limits.node import RETRY_LONGEST, Node
-from aiaas.limits.redis_url import Place, parse_redis_url
+from aiaas.limits.node import RETRY_LONGEST, StoreNode
+from aiaas.limits.redis_url import StorePlace, parse_redis_url
 from aiaas.limits.script import MEMBERS, keys_of
 from aiaas.limits.servers import Servers
 from aiaas.limits.topology import Redirect, SlotRange, slot_of
@@ -39,7 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
 
 @pytest.fixture(autouse=True)
 def empty(request: pytest.FixtureRequest) -> None:
-    """Nothing of the test before is in the nodes."""
+    """The nodes are empty of earlier tests' keys."""
     if "cluster" in request.fixturenames:
         for node in request.getfixturevalue("cluster").nodes:
             node.command("FLUSHALL")
@@ -82,7 +82,7 @@ async def admit(store: OpenStore | FallbackStore, key: str = "alice", limits: Li
 
 
 def test_slots_are_those_of_the_nodes_own_reckoning(cluster: RedisCluster) -> None:
-    """For every key that we use: ids of keys, addresses, usage, the count of gateways."""
+    """For every key that the store uses: ids of keys, addresses, usage, the count of gateways."""
     for tag in ("4hT0bQ2x", "10.1.2.3", "2001:db8::1", "usage", MEMBERS):
         for key in keys_of(tag, slots=True):
             assert cluster.nodes[0].command("CLUSTER", "KEYSLOT", key) == slot_of(tag)
@@ -118,7 +118,7 @@ async def test_a_moved_slot_is_followed_by_every_call(cluster: RedisCluster, lim
 
 
 async def test_a_slot_that_is_moving_is_asked_for_at_its_new_node(cluster: RedisCluster) -> None:
-    """A key that is not there any more (ASK), and one that still is; the map stays as it was meanwhile."""
+    """A key that has moved (ASK), and one that has not; the map stays as it was meanwhile."""
     async with running(cluster.url) as store:
         slot = slot_of("alice")
         source = cluster.owner(slot)
@@ -192,7 +192,7 @@ async def test_requests_go_on_while_slots_move(cluster: RedisCluster) -> None:
 
 
 async def test_a_dead_node_is_away_for_its_keys_alone(tmp_path: Path) -> None:
-    """The others' keys are decided by the store all the while; a replica takes over, and all are again."""
+    """The store decides the others' keys all the while; a replica takes over, and all are decided again."""
     cluster = RedisCluster(tmp_path, replicas=True)
     try:
         await asyncio.to_thread(cluster.start)
@@ -242,20 +242,20 @@ async def test_a_new_primary_is_followed_when_sentinels_say_so(tmp_path: Path) -
 
 
 class Silent:
-    """An owner that is told of nothing."""
+    """An owner that ignores its calls."""
 
-    async def greet(self, node: Node, connection: StoreConnection) -> None: ...
+    async def greet(self, node: StoreNode, connection: StoreConnection) -> None: ...
 
-    async def beat(self, node: Node, connection: StoreConnection, number: int) -> None: ...
+    async def beat(self, node: StoreNode, connection: StoreConnection, number: int) -> None: ...
 
-    def changed(self, node: Node, reason: str) -> None: ...
+    def changed(self, node: StoreNode, reason: str) -> None: ...
 
 
 async def test_a_node_without_slots_is_left() -> None:
     """Its task ends; the one that has its slots now is asked for them."""
     servers = Servers(parse_redis_url("redis+cluster://127.0.0.1:1"), None, Silent(), 1.0, 1.0)
-    tasks: dict[Node, asyncio.Task[None]] = {}
-    one, other = Place("127.0.0.1", 1), Place("127.0.0.1", 2)
+    tasks: dict[StoreNode, asyncio.Task[None]] = {}
+    one, other = StorePlace("127.0.0.1", 1), StorePlace("127.0.0.1", 2)
     await servers._use([SlotRange(0, 99, one), SlotRange(100, 16383, other)], tasks, asyncio.create_task)
     assert len(servers.nodes()) == len(tasks) == 2
     left, kept = servers._owners[0], servers._owners[100]
@@ -274,7 +274,7 @@ async def test_a_node_without_slots_is_left() -> None:
 async def test_the_map_is_looked_at_again_where_it_was_wrong() -> None:
     """A slot that nobody has, one that has moved, and a node that is not known yet."""
     servers = Servers(parse_redis_url("redis+cluster://127.0.0.1:1"), None, Silent(), 1.0, 1.0)
-    place = Place("127.0.0.1", 2)
+    place = StorePlace("127.0.0.1", 2)
 
     def follow(once: bool) -> None:
         servers.follow_redirect(Redirect(slot_of("alice"), place, once))

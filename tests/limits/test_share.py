@@ -1,4 +1,4 @@
-"""What one process may let in while the shared store is away."""
+"""The share that one process may let in while the shared store is away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import UNLIMITED, Limits, Rate
 from aiaas.limits.script import EPOCH, Standing
-from aiaas.limits.share import Known, fitted, share_of, share_of_rest, slots_of_rest
+from aiaas.limits.share import KnownState, fitted, share_of, share_of_rest, slots_of_rest
 from aiaas.limits.state import State
 
 LIMITS = Limits(Rate(600, 40), Rate(6000, 6000), 100_000, 2_000_000, 20)
@@ -18,12 +18,12 @@ WALL = float(calendar.timegm((2026, 11, 23, 12, 0, 0)))
 AT = 5000.25  # monotonic
 
 
-def known(requests: int = 0, tokens: int = 0, slots: int = 0, **stored: float) -> Known:
-    """A key as the store answered at AT, and what was charged since."""
+def known(requests: int = 0, tokens: int = 0, slots: int = 0, **stored: float) -> KnownState:
+    """A key as the store answered at AT, and the charges since."""
     state = State()
     for name, value in stored.items():
         setattr(state, name, value)
-    return Known(Standing(True, WALL - EPOCH, WALL, state), AT, requests, tokens, slots)
+    return KnownState(Standing(True, WALL - EPOCH, WALL, state), AT, requests, tokens, slots)
 
 
 def left(rate: Rate, tat: float, now: float = AT) -> int:
@@ -46,7 +46,7 @@ def test_a_share_is_at_least_one_of_each() -> None:
     [(100, 100), (600, 600), (601, 600), (6000, 600), (6001, 6001)],
     ids=["fits", "just fits", "more than the share", "the whole bucket", "more than anybody may"],
 )
-def test_a_reservation_is_cut_to_the_share_and_not_refused_for_good(tokens: int, expected: int) -> None:
+def test_reservation_above_the_share_is_cut_and_not_refused(tokens: int, expected: int) -> None:
     """Only one that was too large before the outage is too large in it."""
     assert fitted(tokens, LIMITS, share_of(LIMITS, 10)) == expected
 
@@ -115,7 +115,7 @@ def test_a_days_quota_begins_with_a_part_of_the_rest(day: float, expected: int) 
 
 
 def test_a_used_up_quota_has_no_part_left() -> None:
-    """And a new day, by the store's clock, has all of it."""
+    """A new day, by the store's clock, has all of it."""
     limits = Limits(tokens_per_day=600, tokens_per_month=6000)
     month = float(calendar.timegm((2026, 11, 1, 0, 0, 0)))
     used = known(tokens=700, day=WALL - 12 * 3600, month=month, month_tokens=5300)
@@ -146,7 +146,7 @@ def test_slots_are_what_runs_here_and_a_part_of_the_rest(
 
 
 def test_limits_that_a_key_does_not_have_begin_with_nothing() -> None:
-    """Also where the store kept something of former limits."""
+    """Also where the store kept the state of former limits."""
     stored = known(requests=5, tokens=5)
     state = share_of_rest(stored, replace(UNLIMITED), 2, AT)
     assert (state.requests, state.tokens, state.day_tokens, state.month_tokens) == (-float("inf"), -float("inf"), 0, 0)

@@ -1,4 +1,4 @@
-"""What is kept for one key, and the windows that tokens are counted in."""
+"""The state of one key, and the windows that tokens are counted in."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_windows_are_utc_days_and_months(
         assert (windows.month, windows.month_end) == (moment(*month), moment(*month_end))
 
 
-def test_a_refusal_names_the_longest_wait_and_how_the_others_stand() -> None:
-    """A limit that would let it in says how it stands without this request."""
+def test_refusal_names_the_longest_wait_and_the_other_limits() -> None:
+    """A limit that would admit it reports its state without this request."""
     state = State()
     state.requests, state.day, state.day_tokens = 100.0, moment(2026, 11, 23), 100
     wall = moment(2026, 11, 23) + 86_000

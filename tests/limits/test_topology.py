@@ -1,4 +1,4 @@
-"""Where the servers of a store are: slots, redirects, what sentinels and nodes answer."""
+"""The servers of a store: slots, redirects, answers of sentinels and nodes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from aiaas.limits.connection import StoreAwayError
-from aiaas.limits.redis_url import Place, parse_redis_url
+from aiaas.limits.redis_url import StorePlace, parse_redis_url
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.topology import Redirect, SlotRange, find_place, find_primary, redirect_of, slot_of, slot_ranges
 from tests.fakes.redis import RedisServer, Sentinels
 
-HERE = Place("10.0.0.1", 6379)
+HERE = StorePlace("10.0.0.1", 6379)
 
 
 def test_a_slot_is_crc16_of_the_tag() -> None:
@@ -24,10 +24,10 @@ def test_a_slot_is_crc16_of_the_tag() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        pytest.param("MOVED 3999 10.0.0.2:6381", Redirect(3999, Place("10.0.0.2", 6381), False), id="moved"),
-        pytest.param("ASK 3999 redis-2.redis:6381", Redirect(3999, Place("redis-2.redis", 6381), True), id="ask"),
-        pytest.param("MOVED 1 2001:db8::1:6381", Redirect(1, Place("2001:db8::1", 6381), False), id="IPv6"),
-        pytest.param("MOVED 1 :6381", Redirect(1, Place("10.0.0.1", 6381), False), id="the node that answered"),
+        pytest.param("MOVED 3999 10.0.0.2:6381", Redirect(3999, StorePlace("10.0.0.2", 6381), False), id="moved"),
+        pytest.param("ASK 3999 redis-2.redis:6381", Redirect(3999, StorePlace("redis-2.redis", 6381), True), id="ask"),
+        pytest.param("MOVED 1 2001:db8::1:6381", Redirect(1, StorePlace("2001:db8::1", 6381), False), id="IPv6"),
+        pytest.param("MOVED 1 :6381", Redirect(1, StorePlace("10.0.0.1", 6381), False), id="the node that answered"),
         pytest.param("TRYAGAIN Multiple keys request", None, id="another error"),
         pytest.param("MOVED x", None, id="nonsense"),
     ],
@@ -46,10 +46,10 @@ def test_slots_are_those_of_the_primaries() -> None:
         [300, 16383, [b"?", 6382, b"id"]],
     ]
     assert slot_ranges(rows, HERE) == [
-        SlotRange(0, 99, Place("10.0.0.2", 6379)),
-        SlotRange(100, 199, Place("10.0.0.1", 6380)),
-        SlotRange(200, 299, Place("10.0.0.1", 6381)),
-        SlotRange(300, 16383, Place("10.0.0.1", 6382)),
+        SlotRange(0, 99, StorePlace("10.0.0.2", 6379)),
+        SlotRange(100, 199, StorePlace("10.0.0.1", 6380)),
+        SlotRange(200, 299, StorePlace("10.0.0.1", 6381)),
+        SlotRange(300, 16383, StorePlace("10.0.0.1", 6382)),
     ]
 
 
@@ -70,13 +70,13 @@ def test_an_answer_that_makes_no_sense_is_refused(reply: Reply, said: str) -> No
 
 
 async def test_a_primary_is_found_where_one_sentinel_answers(tmp_path: Path) -> None:
-    """Those that are away are passed over; a name that none knows is told with each sentinel's word."""
+    """Sentinels that are away are skipped; the error for an unknown name has each sentinel's answer."""
     sentinels = Sentinels(tmp_path)
     try:
         await asyncio.to_thread(sentinels.start)
         port = sentinels.sentinel.port
         url = parse_redis_url(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/{sentinels.NAME}")
-        assert await find_primary(url, None) == Place("127.0.0.1", sentinels.primary.port)
+        assert await find_primary(url, None) == StorePlace("127.0.0.1", sentinels.primary.port)
         other = parse_redis_url(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/other")
         with pytest.raises(
             StoreAwayError, match=rf"127\.0\.0\.1:1.*; the sentinel 127\.0\.0\.1:{port} does not know a primary"
@@ -86,8 +86,8 @@ async def test_a_primary_is_found_where_one_sentinel_answers(tmp_path: Path) -> 
         sentinels.end()
 
 
-async def test_a_server_that_is_no_cluster_is_told(redis_server: RedisServer) -> None:
-    """By its own words, with the address."""
+async def test_server_without_cluster_mode_is_reported(redis_server: RedisServer) -> None:
+    """With its own words and the address."""
     url = parse_redis_url(f"redis+cluster://127.0.0.1:{redis_server.port}")
     with pytest.raises(StoreAwayError, match="cluster support disabled"):
         await find_place(url, None, "alice")

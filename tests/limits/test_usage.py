@@ -1,4 +1,4 @@
-"""aiaas.limits.usage: days, and nothing else that decides."""
+"""aiaas.limits.usage: days, independent of everything else."""
 
 import calendar
 

@@ -1,4 +1,4 @@
-"""Usage in a real Redis: the conformance suite, and what an outage in the wrong moment does."""
+"""Usage in a real Redis: the conformance suite, and outages at the wrong moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from aiaas.limits.connection import StoreConnection, connect
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.usage import DAY, UsageKey, UsageStoreError, day_text
-from aiaas.limits.usage_redis import PART, READ, RETENTION_DAYS, RedisUsage
+from aiaas.limits.usage_redis import FIELDS_A_READ, PART, RETENTION_DAYS, RedisUsage
 from tests.fakes.redis import RedisServer
 from tests.limits.usage_conformance import ALICE, TODAY, UsageConformance, sums
 
@@ -55,7 +55,7 @@ class TestRedisUsage(UsageConformance):
 async def test_an_answer_that_was_lost_makes_nothing_count_twice(
     store: RedisUsage, redis: StoreConnection, answered: int
 ) -> None:
-    """Whatever of a batch had arrived, the next attempt adds the rest."""
+    """Whatever part of a batch had arrived, the next attempt adds the rest."""
     usage = {ALICE._replace(model=f"m{number}"): sums(number + 1) for number in range(2 * PART + 1)}
     connection = await store._connected()
     calls = 0
@@ -80,7 +80,7 @@ async def test_an_answer_that_was_lost_makes_nothing_count_twice(
 
 
 async def test_a_server_that_is_away_is_an_error_until_it_is_back(redis_server: RedisServer, store: RedisUsage) -> None:
-    """With its address; the same store object goes on by itself."""
+    """The error has its address; the same store object recovers by itself."""
     await store.add("1", {ALICE: sums()})
     redis_server.kill()
     for attempt in (lambda: store.add("2", {ALICE: sums()}), lambda: store.read(0), store.last_used):
@@ -102,7 +102,7 @@ async def test_days_end_after_their_retention(store: RedisUsage, redis: StoreCon
     assert [key.day for key in await store.read(0)] == [new]
 
 
-async def test_what_is_known_to_be_added_leaves_no_trace(store: RedisUsage, redis: StoreConnection) -> None:
+async def test_added_batch_leaves_no_trace(store: RedisUsage, redis: StoreConnection) -> None:
     """No key for each batch stays: two a second would be millions."""
     for batch in range(5):
         await store.add(str(batch), {ALICE: sums()})
@@ -132,7 +132,7 @@ async def test_large_batches_and_days_go_in_parts(store: RedisUsage, redis: Stor
     assert await store.read(0) == usage
     calls = await calls_of(redis)
     assert calls["eval"] == len(usage) // PART
-    assert calls["hscan"] >= 7 * len(usage) // READ - 1
+    assert calls["hscan"] >= 7 * len(usage) // FIELDS_A_READ - 1
     assert "hgetall" not in calls
 
 

@@ -33,7 +33,7 @@ async def opened(file: Path) -> AsyncIterator[SqliteUsage]:
 
 
 async def kept(file: Path) -> KeptUsage:
-    """What another reader finds."""
+    """The rows that another reader finds."""
     async with opened(file) as store:
         return await store.read(0)
 
@@ -100,7 +100,7 @@ async def test_reading_changes_nothing(store: SqliteUsage, file: Path) -> None:
     assert not file.exists()
 
 
-async def test_what_was_added_outlasts_a_killed_writer(file: Path) -> None:
+async def test_added_usage_outlasts_a_killed_writer(file: Path) -> None:
     """The process is gone the moment that `add` has returned."""
     code = (
         "import asyncio, os, sys, pathlib; from aiaas.limits.usage import *; "

@@ -1,5 +1,5 @@
-"""What every store of usage must do. A test module makes a class of it with its own `store` and `other` fixtures:
-two connections to the same place, as two processes have them."""
+"""The tests that every store of usage must pass. A test module makes a class of it with its own `store` and `other`
+fixtures: two connections to the same place, as two processes have them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class UsageConformance:
     """Behaviours of any store of usage."""
 
     async def test_nothing_is_kept_at_first(self, store: UsageStore) -> None:
-        """A place that nobody has written to holds nothing, and that is no error."""
+        """A place that nobody has written to is empty, without an error."""
         assert await store.read(0) == {}
         assert await store.last_used() == {}
 
-    async def test_what_was_added_is_there(self, store: UsageStore, other: UsageStore) -> None:
+    async def test_added_usage_is_there(self, store: UsageStore, other: UsageStore) -> None:
         """For everybody, count by count."""
         await store.add("1", {ALICE: sums(2), BOB: sums(name="bob")})
         assert await other.read(0) == {ALICE: sums(2), BOB: sums(name="bob")}

@@ -20,7 +20,7 @@ ANSWER = stream(token_event(), token_event(), usage_event(7, 2), DONE)
 
 @pytest.fixture(scope="session")
 def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """As the command does."""
+    """uvloop, as the command uses."""
     return uvloop.EventLoopPolicy()
 
 

@@ -1,4 +1,4 @@
-"""Samples for tests, made of what matters to each."""
+"""Samples for tests, made of the fields that matter to each."""
 
 from __future__ import annotations
 

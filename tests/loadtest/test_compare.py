@@ -1,4 +1,4 @@
-"""What the gateway adds, out of pairs."""
+"""The time that the gateway adds, out of pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.loadtest.samples import failed, sample
 
 
 def pairs(number: int, added: float, *, drift: float = 0.0) -> Iterator[Sample]:
-    """So many pairs in which the gateway adds `added` seconds; both ways get slower by `drift` with each pair."""
+    """`count` pairs in which the gateway adds `added` seconds; both ways get slower by `drift` with each pair."""
     noise = random.Random(1)
     for pair in range(number):
         base = 0.2 + drift * pair
@@ -47,14 +47,14 @@ def test_a_slow_drift_of_both_does_not_matter() -> None:
 
 
 def test_where_nothing_is_added_the_interval_holds_0() -> None:
-    """No overhead was seen."""
+    """The interval shows that no overhead was found."""
     found = overhead(pairs(100, 0.0), random.Random(0).random)
     assert found is not None
     assert found.e2e.low <= 0 <= found.e2e.high
 
 
 def test_only_whole_measured_pairs_count() -> None:
-    """A failure, a warm-up, or a way alone has nothing to be compared with."""
+    """A failure, a warm-up, or a single way has no counterpart."""
     spoiled = [
         failed(0.0, number=1000),
         sample(0.0, number=1001, via="direct"),
@@ -74,7 +74,7 @@ def test_too_few_pairs_say_nothing() -> None:
 
 
 def test_without_streams_the_whole_answers_are_compared() -> None:
-    """There is no TTFT and no gap."""
+    """Without streams there is no TTFT and no gap."""
     plain = [
         sample(0.0, number=n, via=("gateway", "direct")[n % 2], ttft=None, e2e=1.0 - n % 2 / 10) for n in range(80)
     ]

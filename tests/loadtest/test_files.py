@@ -1,4 +1,4 @@
-"""The file of samples: what is in it stays, and what cannot be written is said."""
+"""The file of samples: its content stays, and write errors are reported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.loadtest.samples import sample
 RUN = Run(1, "0", "u", "m", "t", "closed")
 
 
-def test_what_is_flushed_is_there_before_the_end(tmp_path: Path) -> None:
-    """A crash afterwards takes nothing of it."""
+def test_flushed_samples_are_there_before_the_end(tmp_path: Path) -> None:
+    """A later crash loses nothing of it."""
     file = SampleFile(tmp_path / "a.jsonl")
     file.write(RUN)
     file.write(sample(1.0))
@@ -25,9 +25,9 @@ def test_what_is_flushed_is_there_before_the_end(tmp_path: Path) -> None:
 
 
 def test_a_measurement_is_never_overwritten(tmp_path: Path) -> None:
-    """It cannot be had again."""
+    """A measurement cannot be repeated."""
     (tmp_path / "a.jsonl").write_text("x")
-    with pytest.raises(EnvironmentFault, match="is there already"):
+    with pytest.raises(EnvironmentFault, match="already exists"):
         SampleFile(tmp_path / "a.jsonl")
     assert (tmp_path / "a.jsonl").read_text() == "x"
 
@@ -39,7 +39,7 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_not_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is ended by its owner, in order."""
+    """The caller ends the run cleanly."""
     monkeypatch.setattr(Path, "open", lambda _path, _mode: open("/dev/full", "wb"))  # noqa: SIM115
     file = SampleFile(tmp_path / "a")
     file.write(RUN)
@@ -50,25 +50,25 @@ def test_a_full_disk_is_told_and_not_raised(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    """Missing is the world's fault, another content the file's."""
+    """A missing file is an environment error, other content the file's fault."""
     with pytest.raises(EnvironmentFault, match="No such file"):
         read_run(tmp_path / "no")
     with pytest.raises(EnvironmentFault, match="No such file"):
         read_file_lines(tmp_path / "no")
     (tmp_path / "b").write_bytes(b"\x00\xff\n")
-    with pytest.raises(CheckFailed, match="b:1: is no line"):
+    with pytest.raises(CheckFailed, match="b:1: is not a line"):
         read_run(tmp_path / "b")
 
 
 def test_a_page_is_written_over_what_was_there(tmp_path: Path) -> None:
-    """It can be made again, and nothing else is left in the folder."""
+    """A page can be made again, and nothing else is left in the folder."""
     write_page(tmp_path / "a.html", "old")
     write_page(tmp_path / "a.html", "new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.html", "new")]
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    """And what was there stays."""
+    """And the old file stays."""
     (tmp_path / "a.html").mkdir()
     with pytest.raises(EnvironmentFault, match="cannot be written: Is a directory"):
         write_page(tmp_path / "a.html", "x")

@@ -1,4 +1,4 @@
-"""aiaas.loadtest.gateway_cpu: what two looks at a metrics port tell of the CPU between them."""
+"""aiaas.loadtest.gateway_cpu: the CPU time between two reads of a metrics port."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.target import parse_target
-from aiaas.loadtest.gateway_cpu import CpuWatch, Reading, between, reading
+from aiaas.loadtest.gateway_cpu import CpuReading, CpuWatch, between, reading
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse
 from aiaas.proxy.telemetry.metrics import Metrics
@@ -17,7 +17,7 @@ from tests.fakes.vllm import FakeVllm, Send, answer, error_answer
 
 
 def exposition(cpu: float, requests: int = 0, started: float = 1000.5) -> bytes:
-    """What a gateway tells, less what nobody looks for."""
+    """A gateway's exposition, with the series that are read and a few others."""
     return (
         f"# TYPE process_cpu_seconds counter\nprocess_cpu_seconds_total {cpu}\n"
         f"process_start_time_seconds {started}\nprocess_open_fds 9.0\n"
@@ -27,13 +27,13 @@ def exposition(cpu: float, requests: int = 0, started: float = 1000.5) -> bytes:
 
 
 def port(*looks: bytes) -> Iterator[Send]:
-    """A metrics port that is looked at so often."""
+    """A metrics port that expects this many reads."""
     return (Send(answer(200, look, content_type="text/plain")) for look in looks)
 
 
 @pytest.fixture
 async def watch(fake: FakeVllm) -> AsyncIterator[CpuWatch]:
-    """Looks at the fake; its clock goes on by ten seconds with each look."""
+    """Reads of the fake; its clock advances by ten seconds with each."""
     moments = iter(range(0, 1000, 10))
     made = CpuWatch(parse_target(fake.url), lambda: next(moments))
     yield made
@@ -42,11 +42,11 @@ async def watch(fake: FakeVllm) -> AsyncIterator[CpuWatch]:
 
 def test_a_reading_sums_the_requests_of_all_series() -> None:
     """Whatever stands in a label."""
-    assert reading(exposition(1.25, 40), 7.0) == Reading(7.0, 1.25, 1000.5, 42)
+    assert reading(exposition(1.25, 40), 7.0) == CpuReading(7.0, 1.25, 1000.5, 42)
 
 
 def test_the_gateways_own_exposition_is_read() -> None:
-    """By the names that it uses, before its first request as well."""
+    """By the gateway's own names, before its first request as well."""
     got = reading(Metrics().expose(), 7.0)
     assert got.cpu > 0
     assert got.started > 1e9
@@ -58,25 +58,25 @@ def test_the_gateways_own_exposition_is_read() -> None:
     [b"", b"<html>", b"vllm:num_requests_running 1.0\n", b"process_cpu_seconds_total x\n"],
     ids=["nothing", "a web page", "without a process", "no number"],
 )
-def test_what_tells_nothing_of_a_process_is_refused(text: bytes) -> None:
-    """By a ValueError."""
-    with pytest.raises(ValueError, match=r"there is no process_cpu|could not convert"):
+def test_exposition_without_process_metrics_is_refused(text: bytes) -> None:
+    """With a ValueError."""
+    with pytest.raises(ValueError, match=r"process_cpu_seconds_total is missing|could not convert"):
         reading(text, 0.0)
 
 
 @pytest.mark.parametrize(
     ("after", "use"),
     [
-        pytest.param(Reading(20.0, 8.1, 1.0, 500), GatewayUse(0.31, 40.0), id="a level"),
-        pytest.param(Reading(20.0, 5.0, 1.0, 100), GatewayUse(0.0, 0.0), id="idle"),
-        pytest.param(Reading(10.4, 5.1, 1.0, 101), None, id="too short for the clock"),
-        pytest.param(Reading(20.0, 8.1, 15.0, 500), None, id="another process"),
-        pytest.param(Reading(20.0, 4.9, 1.0, 500), None, id="a counter that went backwards"),
+        pytest.param(CpuReading(20.0, 8.1, 1.0, 500), GatewayUse(0.31, 40.0), id="a level"),
+        pytest.param(CpuReading(20.0, 5.0, 1.0, 100), GatewayUse(0.0, 0.0), id="idle"),
+        pytest.param(CpuReading(10.4, 5.1, 1.0, 101), None, id="too short for the clock"),
+        pytest.param(CpuReading(20.0, 8.1, 15.0, 500), None, id="another process"),
+        pytest.param(CpuReading(20.0, 4.9, 1.0, 500), None, id="a counter that went backwards"),
     ],
 )
-def test_what_lies_between_two_looks(after: Reading, use: GatewayUse | None) -> None:
-    """A second's CPU and requests, or nothing where it would be no truth."""
-    assert between(Reading(10.0, 5.0, 1.0, 100), after) == use
+def test_use_between_two_reads(after: CpuReading, use: GatewayUse | None) -> None:
+    """A second's CPU and requests, or None where the figure would be wrong."""
+    assert between(CpuReading(10.0, 5.0, 1.0, 100), after) == use
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_what_lies_between_two_looks(after: Reading, use: GatewayUse | None) -> 
         pytest.param(Stage(requests=5), True, id="when its last request is answered"),
     ],
 )
-async def test_a_stage_is_looked_at_when_it_is_measured_and_when_that_is_over(
+async def test_cpu_is_sampled_at_both_ends_of_the_measured_window(
     fake: FakeVllm, watch: CpuWatch, stage: Stage, has_ended: bool
 ) -> None:
-    """Two looks and no more."""
+    """Two reads and no more."""
     looks = port(exposition(5.0, 100), exposition(8.1, 500))
     ended = asyncio.Event()
 
@@ -109,7 +109,7 @@ async def test_a_stage_is_looked_at_when_it_is_measured_and_when_that_is_over(
     assert len(fake.got) == 2
 
 
-async def test_a_stage_that_ends_before_it_is_measured_is_not_looked_at(fake: FakeVllm, watch: CpuWatch) -> None:
+async def test_cpu_is_not_sampled_in_a_stage_that_ends_in_warmup(fake: FakeVllm, watch: CpuWatch) -> None:
     """Ctrl-C in its warm-up."""
     ended = asyncio.Event()
     ended.set()
@@ -118,7 +118,7 @@ async def test_a_stage_that_ends_before_it_is_measured_is_not_looked_at(fake: Fa
 
 
 async def test_a_look_that_fails_costs_a_figure_and_not_the_run(fake: FakeVllm, watch: CpuWatch) -> None:
-    """A metrics port that has gone, or became another thing."""
+    """A metrics port that has gone, or serves something else."""
     fake.gets["/metrics"] = (Send(error_answer(500, "boom")),)
     assert await watch.over(Stage(duration=0.0), asyncio.Event()) is None
     await fake.stop()
@@ -126,8 +126,8 @@ async def test_a_look_that_fails_costs_a_figure_and_not_the_run(fake: FakeVllm, 
 
 
 async def test_a_wrong_port_is_found_before_any_load(fake: FakeVllm, watch: CpuWatch) -> None:
-    """One line that says which is right; silence where it is right."""
-    with pytest.raises(CheckFailed, match=r"there is no process_cpu_seconds_total; --metrics names the gateway's"):
+    """One line that names the right port; nothing for a right one."""
+    with pytest.raises(CheckFailed, match=r"process_cpu_seconds_total is missing; give --metrics the gateway's"):
         await watch.first_look()
     fake.gets["/metrics"] = tuple(port(exposition(1.0)))
     await watch.first_look()

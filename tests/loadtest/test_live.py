@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from aiaas.loadtest.live import HISTORY, RECENT, Recent, sparkline
+from aiaas.loadtest.live import HISTORY, RECENT_SPAN, Recent, sparkline
 from tests.loadtest.samples import failed, sample
 
 
 def test_a_glance_is_of_the_last_seconds() -> None:
-    """What is older is in no rate and no percentile; counts are since the start."""
+    """Older samples are in no rate and no percentile; counts are since the start."""
     recent = Recent()
     for second in range(30):
         recent.add(sample(float(second), ttft=0.1 if second < 15 else 0.3, e2e=0.5))
     glance = recent.glance(30.0)
-    assert (glance.answered, glance.answers_per_second) == (30, 10 / RECENT)
+    assert (glance.answered, glance.answers_per_second) == (30, 10 / RECENT_SPAN)
     assert (round(glance.ttft_p50 or 0, 6), round(glance.e2e_p99 or 0, 6)) == (0.3, 0.5)
     assert glance.tokens_per_second == 11.0
 
@@ -26,8 +26,8 @@ def test_errors_429s_and_those_who_left_are_told_apart() -> None:
     assert (glance.errors, glance.rate_limited, glance.answered, glance.e2e_p50) == (1, 1, 0, None)
 
 
-def test_the_sparkline_has_a_bar_for_each_whole_second_and_an_end() -> None:
-    """The second under way is not over yet; after a minute the oldest go."""
+def test_sparkline_has_one_bar_per_whole_second_and_an_end() -> None:
+    """The current second has not ended yet; after a minute the oldest go."""
     recent = Recent()
     for second in (0, 0, 1, 1, 1, 1, 3):
         recent.add(sample(float(second), e2e=0.5))
@@ -36,5 +36,5 @@ def test_the_sparkline_has_a_bar_for_each_whole_second_and_an_end() -> None:
 
 
 def test_a_sparkline_reaches_from_nothing_to_the_largest() -> None:
-    """Nothing at all is flat."""
+    """A run without answers is flat."""
     assert (sparkline([0, 1, 2]), sparkline([0, 0]), sparkline([])) == ("▁▅█", "▁▁", "")

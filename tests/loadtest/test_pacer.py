@@ -1,4 +1,4 @@
-"""When requests are due: rate, spacing, ramp, and that lateness cannot add up."""
+"""When requests are due: rate, spacing, ramp, and no accumulated lateness."""
 
 from __future__ import annotations
 

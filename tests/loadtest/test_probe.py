@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from aiaas.errors import CheckFailed, CommandError, EnvironmentFault
-from aiaas.httpclient.client import Client
+from aiaas.httpclient.client import HttpClient
 from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.probe import choose_model, models_of
 from tests.fakes.vllm import Close, FakeVllm, Send, answer, error_answer, json_answer
@@ -18,8 +18,8 @@ REFUSED = error_answer(401, "No such key.")
 
 
 async def look(url: str, key: str | None = "sk-1") -> tuple[str, ...]:
-    """One look."""
-    client = Client(parse_target(url))
+    """Probe once."""
+    client = HttpClient(parse_target(url))
     try:
         return await models_of(client, key)
     finally:
@@ -27,13 +27,13 @@ async def look(url: str, key: str | None = "sk-1") -> tuple[str, ...]:
 
 
 async def test_the_models_are_those_of_the_key(fake: FakeVllm) -> None:
-    """Asked with it."""
+    """The request has the key."""
     assert await look(fake.url, "sk-1") == ("m", "other")
     assert fake.got[0].headers["authorization"] == "Bearer sk-1"
 
 
-async def test_a_server_that_lists_no_models_is_no_fault(fake: FakeVllm) -> None:
-    """The path may not be served."""
+async def test_server_without_a_model_list_is_accepted(fake: FakeVllm) -> None:
+    """The server may lack the path."""
     fake.gets["/v1/models"] = (Send(json_answer({"error": {"message": "no"}}, status=404)),)
     assert await look(fake.url) == ()
 
@@ -42,15 +42,13 @@ async def test_a_server_that_lists_no_models_is_no_fault(fake: FakeVllm) -> None
     ("step", "key", "kind", "message"),
     [
         pytest.param(Send(REFUSED), "sk-1", CheckFailed, "refuses the key: No such key.", id="wrong key"),
-        pytest.param(Send(REFUSED), None, CheckFailed, "wants a key; name it by --api-key-file", id="no key"),
-        pytest.param(
-            Send(HTML), "sk-1", EnvironmentFault, "answered with 502: text/html: 502 Bad Gateway", id="HTML error"
-        ),
+        pytest.param(Send(REFUSED), None, CheckFailed, "requires a key; set --api-key-file", id="no key"),
+        pytest.param(Send(HTML), "sk-1", EnvironmentFault, "returned 502: text/html: 502 Bad Gateway", id="HTML error"),
         pytest.param(
             Send(answer(200, b"<html>", content_type="text/html")),
             "sk-1",
             EnvironmentFault,
-            "answered with text/html and no list of models; is the URL right?",
+            "returned text/html instead of a list of models; is the URL right?",
             id="a web page",
         ),
         pytest.param(Close(), "sk-1", EnvironmentFault, "does it speak TLS? then write https://", id="closed"),
@@ -59,7 +57,7 @@ async def test_a_server_that_lists_no_models_is_no_fault(fake: FakeVllm) -> None
 async def test_a_fault_is_one_line(
     fake: FakeVllm, step: Send | Close, key: str | None, kind: type[CommandError], message: str
 ) -> None:
-    """With what to do."""
+    """With advice."""
     fake.gets["/v1/models"] = (step,)
     with pytest.raises(kind) as fault:
         await look(fake.url, key)
@@ -84,14 +82,14 @@ async def test_nobody_there_and_no_trust_are_one_line(secure: Secure) -> None:
     ids=["the first", "the one named", "the one named where none is listed"],
 )
 def test_the_model_is_the_one_named_or_the_first(wanted: str | None, listed: tuple[str, ...], expected: str) -> None:
-    """Out of those listed."""
+    """Out of the listed models."""
     assert choose_model("u", wanted, listed) == expected
 
 
 @pytest.mark.parametrize(
     ("wanted", "listed", "message"),
     [
-        (None, (), "lists no models; name one by --model"),
+        (None, (), "lists no models; choose a model with --model"),
         ("c", ("a", "b"), "has no model 'c' for this key; it lists a, b"),
     ],
     ids=["none", "another"],

@@ -1,4 +1,4 @@
-"""What is asked: lengths, prefixes, files, bodies."""
+"""The generated requests: lengths, prefixes, files, bodies."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_no_prompt_begins_like_another() -> None:
     assert len({text(Asking(prompt_tokens=(20, 20)), number).split()[0] for number in range(100)}) == 100
 
 
-def test_a_shared_prefix_is_the_same_in_all_and_part_of_the_length() -> None:
-    """And what follows is each one's own."""
+def test_shared_prefix_is_equal_in_all_and_part_of_the_length() -> None:
+    """And the rest differs in each."""
     found = [text(Asking(prompt_tokens=(50, 50), shared_prefix=30), number).split() for number in range(20)]
     assert len({tuple(words[:30]) for words in found}) == 1
     assert len({words[30] for words in found}) == 20
@@ -52,8 +52,8 @@ def test_the_same_seed_asks_the_same() -> None:
     assert body(asking, 3, 9) != body(asking, 3, 10)
 
 
-def test_a_stream_asks_for_usage_and_for_an_answer_of_exact_length() -> None:
-    """So that tokens are counted by the server, and answers can be compared."""
+def test_stream_asks_for_usage_and_an_exact_answer_length() -> None:
+    """So that the server counts tokens, and answers can be compared."""
     assert (
         body(Asking(output_tokens=(7, 7))).items()
         >= {
@@ -86,14 +86,14 @@ def test_a_file_of_json_lines_gives_prompts_and_messages_in_turn() -> None:
 
 
 def test_a_file_of_text_gives_a_prompt_a_line() -> None:
-    """Empty lines left out."""
+    """Empty lines are skipped."""
     assert parse_prompts("p", [b"one two\n", b"\n", b" three\n"]) == (Prompt("one two"), Prompt("three"))
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        pytest.param([b"", b" "], "p: holds no prompt", id="empty"),
+        pytest.param([b"", b" "], "p: does not contain a prompt", id="empty"),
         pytest.param([b'{"prompt":"a"}', b"", b'{"prompt":'], "p:3: Input data was truncated", id="cut"),
         pytest.param([b'{"prompt":"a"}', b"plain"], "p:2: ", id="text among JSON"),
         pytest.param([b'{"text":"a"}'], "p:1: Object contains unknown field `text`", id="unknown field"),
@@ -103,7 +103,7 @@ def test_a_file_of_text_gives_a_prompt_a_line() -> None:
     ],
 )
 def test_a_broken_line_is_named(lines: list[bytes], message: str) -> None:
-    """File and line."""
+    """The error has file and line."""
     with pytest.raises(CheckFailed) as refused:
         parse_prompts("p", lines)
     assert str(refused.value).startswith(message)
@@ -130,7 +130,7 @@ def test_a_wrong_length_is_refused_by_the_options_name(written: str) -> None:
     ],
     ids=["messages to completions", "a prefix that is all"],
 )
-def test_what_does_not_go_together_is_refused(asking: Asking, message: str) -> None:
+def test_contradicting_options_are_refused(asking: Asking, message: str) -> None:
     """Before anything is sent."""
     with pytest.raises(UsageError, match=message):
         check_asking(asking)

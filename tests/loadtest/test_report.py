@@ -1,4 +1,4 @@
-"""Runs as tables: each figure in its place, and what a reader has to be told."""
+"""Runs as tables: each figure in its place, and the remarks for a reader."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from aiaas.loadtest.compare import Overhead
-from aiaas.loadtest.limit_check import Check
+from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.loadtest.report import (
+    ReportTable,
     Shown,
-    Table,
     bound_text,
     check_table,
     compare_table,
@@ -19,28 +19,28 @@ from aiaas.loadtest.report import (
     number,
     overhead_table,
     remarks,
+    run_as_json,
     seconds,
     share,
     tables,
-    to_json,
     to_markdown,
 )
-from aiaas.loadtest.sample import End, GatewayUse, Generator, Run, Sample, Window
+from aiaas.loadtest.sample import GatewayUse, Generator, Run, RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.stats import Interval
 from aiaas.loadtest.summary import summarize
 from tests.loadtest.samples import failed, sample
 
 RUN = Run(1, "0.1.0", "http://h", "m", "2026-01-01T00:00:00Z", "closed", keys=("a", "b"))
-END = End(windows=(Window(0.0, 10.0),))
+END = RunEnd(windows=(Window(0.0, 10.0),))
 
 
-def shown(*samples: Sample, end: End | None = END, slo: str = "", name: str = "run") -> Shown:
+def shown(*samples: Sample, end: RunEnd | None = END, slo: str = "", name: str = "run") -> Shown:
     """A run of these samples."""
     return Shown(name, RUN, summarize(samples, end, parse_slo(slo)), end)
 
 
-def row(found: list[Table], title: str, first: str) -> tuple[str, ...]:
+def row(found: list[ReportTable], title: str, first: str) -> tuple[str, ...]:
     """A row by its first cell."""
     (table,) = [table for table in found if table.title.startswith(title)]
     (wanted,) = [cells for cells in table.rows if cells[0] == first]
@@ -64,7 +64,7 @@ def test_errors_are_shown_by_kind_with_an_example() -> None:
 
 
 def test_the_slo_is_shown_bound_by_bound() -> None:
-    """With what was seen."""
+    """With the measured values."""
     found = tables(shown(sample(ttft=0.6), slo="ttft=500ms,e2e:p50=2s,error_rate=1%,goodput=3"))
     (table,) = [table for table in found if table.title == "SLO"]
     assert table.rows == (
@@ -83,7 +83,7 @@ def test_keys_are_shown_with_their_fairness() -> None:
 
 def test_a_sweep_marks_its_knee() -> None:
     """Level by level."""
-    end = End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2), Window(2.0, 3.0, 4)))
+    end = RunEnd(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2), Window(2.0, 3.0, 4)))
     found = tables(
         shown(
             sample(0.0, e2e=0.9, output_tokens=100, level=1),
@@ -99,23 +99,23 @@ def test_a_sweep_marks_its_knee() -> None:
 
 
 def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
-    """Cores, and what a request and an output token took of them; the columns are not there where nobody did."""
+    """Cores, and the CPU of a request and an output token; without measurements the columns are missing."""
     windows = (Window(0.0, 1.0, 1, GatewayUse(0.022, 2.0)), Window(1.0, 2.0, 2))
     samples = [sample(0.0, e2e=0.9, level=1), sample(0.0, e2e=0.9, level=1), sample(1.0, e2e=0.9, level=2)]
-    run = shown(*samples, end=End(windows=windows))
+    run = shown(*samples, end=RunEnd(windows=windows))
     (table,) = tables(run)
     place = table.headers.index("gateway cores")
     assert table.headers[place : place + 3] == ("gateway cores", "CPU/request", "CPU/token")
     assert [cells[place : place + 3] for cells in table.rows] == [("0.02", "11.0 ms", "1.0 ms"), ("-", "-", "-")]
-    assert to_json(run)["levels"][0]["cpu"] == {
+    assert run_as_json(run)["levels"][0]["cpu"] == {
         "cores": 0.022,
         "per_request": pytest.approx(0.011),
         "per_token": pytest.approx(0.001),
         "share": 1.0,
     }
-    (blind,) = tables(shown(*samples, end=End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))))
+    (blind,) = tables(shown(*samples, end=RunEnd(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))))
     assert "gateway cores" not in blind.headers
-    single = tables(shown(*samples[:2], end=End(windows=(Window(0.0, 1.0, 0, GatewayUse(0.022, 2.0)),))))
+    single = tables(shown(*samples[:2], end=RunEnd(windows=(Window(0.0, 1.0, 0, GatewayUse(0.022, 2.0)),))))
     assert single[1].rows[-3:] == (
         ("gateway: cores in use", "0.02"),
         ("gateway: CPU per request", "11.0 ms"),
@@ -124,8 +124,8 @@ def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
 
 
 def test_a_sweep_holds_when_its_knee_does() -> None:
-    """It goes beyond what can be borne on purpose; the levels that miss the SLO are marked."""
-    end = End(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))
+    """A sweep goes beyond the limit on purpose; the levels that miss the SLO are marked."""
+    end = RunEnd(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))
     fine, slow = sample(0.0, e2e=0.9, level=1), sample(1.0, ttft=0.8, e2e=0.9, level=2)
     run = shown(fine, slow, end=end, slo="ttft=500ms")
     assert [cells[-1] for cells in tables(run)[0].rows] == ["knee", "SLO missed"]
@@ -138,7 +138,7 @@ def test_the_gateways_own_part_is_shown_with_its_interval() -> None:
     """In microseconds, beside the direct figure."""
     found = Overhead(50, Interval(0.0005, 0.0004, 0.0006), None, Interval(-0.0001, -0.0002, 0.0001), 0.2, None, 1.5)
     table = overhead_table(found)
-    assert table.title.startswith("The gateway's own part (median of 50 pairs")
+    assert table.title.startswith("Gateway overhead (median of 50 pairs")
     assert table.rows == (
         ("TTFT", "200 ms", "+500 us", "+400 us", "+600 us"),
         ("E2E", "1.50 s", "-100 us", "-200 us", "+100 us"),
@@ -146,11 +146,11 @@ def test_the_gateways_own_part_is_shown_with_its_interval() -> None:
 
 
 def test_the_limiter_is_shown_by_statement() -> None:
-    """Expected against seen."""
-    assert check_table([Check("a", "2 to 3", "5", False)]).rows == (("a", "2 to 3", "5", "missed"),)
+    """Expected and measured."""
+    assert check_table([LimitCheck("a", "2 to 3", "5", False)]).rows == (("a", "2 to 3", "5", "missed"),)
 
 
-def test_runs_stand_side_by_side_with_the_change_against_the_first() -> None:
+def test_runs_stand_side_by_side_with_their_change() -> None:
     """Slower by half, in the example."""
     table = compare_table([shown(sample(e2e=1.0), name="a"), shown(sample(e2e=1.5), name="b")])
     assert table.headers == ("", "a", "b")
@@ -165,17 +165,19 @@ def test_runs_stand_side_by_side_with_the_change_against_the_first() -> None:
         pytest.param(shown(sample()), "", id="nothing to say"),
         pytest.param(
             shown(sample(), failed(error="http_429", status=429, code="rate_limit_exceeded")),
-            "50.0 % of the requests were refused by the key's own limit (rate_limit_exceeded), so that limit is what",
+            "50.0 % of the requests were refused by the key's own limit (rate_limit_exceeded), so the run measured",
             id="the key's limit",
         ),
-        pytest.param(shown(sample(), end=None), "it crashed", id="no end"),
+        pytest.param(shown(sample(), end=None), "the run crashed", id="no end"),
         pytest.param(
-            shown(sample(), end=End((Window(0, 10),), True, "interrupted", 3)),
-            "ended early (interrupted); 3 requests under way are not counted",
+            shown(sample(), end=RunEnd((Window(0, 10),), True, "interrupted", 3)),
+            "ended early (interrupted); 3 requests in flight are not counted",
             id="Ctrl-C",
         ),
         pytest.param(
-            shown(sample(), end=End((Window(0, 10),), generator=Generator(0.97))), "itself the bottleneck", id="busy"
+            shown(sample(), end=RunEnd((Window(0, 10),), generator=Generator(0.97))),
+            "itself was the bottleneck",
+            id="busy",
         ),
         pytest.param(shown(failed()), "not one request was answered", id="no answer"),
     ],
@@ -188,14 +190,14 @@ def test_a_reader_is_told_what_the_figures_do_not_say(run: Shown, words: str) ->
 
 def test_json_has_plain_numbers() -> None:
     """Seconds, shares and rates; it can be written as JSON."""
-    found = json.loads(json.dumps(to_json(shown(sample(ttft=0.25), slo="ttft=1s"))))
+    found = json.loads(json.dumps(run_as_json(shown(sample(ttft=0.25), slo="ttft=1s"))))
     assert found["total"]["ttft"]["p50"] == 0.25
     assert (found["held"], found["run"]["url"], found["knee"], found["remarks"]) == (True, "http://h", None, [])
 
 
 def test_markdown_is_a_table() -> None:
-    """With a bar in a cell made harmless."""
-    text = to_markdown(Table("T", ("", "a|b"), (("x", "1|2"),)))
+    """With a bar in a cell escaped."""
+    text = to_markdown(ReportTable("T", ("", "a|b"), (("x", "1|2"),)))
     assert text == "### T\n\n|   | a\\|b |\n| --- | ---: |\n| x | 1\\|2 |\n"
 
 

@@ -1,4 +1,4 @@
-"""Runs on real sockets: who sends when, what is measured, and that the figures are true."""
+"""Runs on real sockets: the senders, the measurements, and that the figures are true."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.prompts import Asking
-from aiaas.loadtest.runner import Job, Runner, Stage
-from aiaas.loadtest.sample import End, Sample
+from aiaas.loadtest.runner import LoadJob, Runner, Stage
+from aiaas.loadtest.sample import RunEnd, Sample
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary, summarize
 from aiaas.simulator.options import SimulatorOptions
@@ -22,18 +22,18 @@ from tests.loadtest.conftest import ANSWER
 from tests.waiting import until
 
 
-def job(url: str, *, asking: Asking | None = None, **more: Any) -> Job:
+def job(url: str, *, asking: Asking | None = None, **more: Any) -> LoadJob:
     """A job against one server."""
     settings: dict[str, Any] = {
         "ways": (("gateway", parse_target(url)),),
         "models": {"gateway": "m", "direct": "m"},
         "keys": (None,),
     }
-    return Job(asking=asking or Asking(prompt_tokens=(5, 5)), **(settings | more))
+    return LoadJob(asking=asking or Asking(prompt_tokens=(5, 5)), **(settings | more))
 
 
-async def run(what: Job, *stages: Stage) -> tuple[list[Sample], End]:
-    """All stages, and what came of them."""
+async def run(what: LoadJob, *stages: Stage) -> tuple[list[Sample], RunEnd]:
+    """Run all stages and return their samples."""
     samples: list[Sample] = []
     async with Runner(what, samples.append) as runner:
         for stage in stages:
@@ -73,7 +73,7 @@ async def test_the_reported_figures_are_those_of_the_script(stage: Stage) -> Non
     The paces are long, so that the usual noise lies within the tolerances rather than these being widened. A machine
     that is busy with others stands still for longer now and then: a measurement that is off is made again where the
     generator's own lag tells of that, and only there. Users do not all begin at once, since what the last of twenty
-    waits for the nineteen others is no part of the script.
+    waits for the nineteen others is not part of the script.
     """
     for _ in range(ATTEMPTS):
         async with running_simulator(SimulatorOptions(models=("m",), ttft=TTFT, itl=ITL)) as simulator:
@@ -87,7 +87,7 @@ async def test_the_reported_figures_are_those_of_the_script(stage: Stage) -> Non
 
 
 async def test_a_stall_of_the_server_appears_in_the_open_loop(fake: FakeVllm) -> None:
-    """No coordinated omission: whoever was due while the server stood still for a second waited for it.
+    """No coordinated omission: requests due while the server stood still for a second waited for it.
 
     A constant 50 a second; the server takes one request at a time, and the 20th for a second. A generator that sends
     only after an answer would have one slow request of 100. Here those due during the stall are slow, too.
@@ -117,7 +117,7 @@ async def test_a_stall_of_the_server_appears_in_the_open_loop(fake: FakeVllm) ->
     assert total.e2e.mean == pytest.approx(0.25, abs=0.15)
 
 
-async def test_what_waits_for_the_generator_itself_counts_from_when_it_was_due(fake: FakeVllm) -> None:
+async def test_request_delayed_by_the_generator_counts_from_its_due(fake: FakeVllm) -> None:
     """A blocked event loop makes late sends, which are counted, and not short latencies."""
     samples: list[Sample] = []
     async with Runner(job(fake.url), samples.append) as runner:
@@ -153,7 +153,7 @@ async def test_users_of_a_closed_loop_wait_for_their_answers(fake: FakeVllm) -> 
 
 
 async def test_an_open_loop_sends_on_schedule_whatever_the_answers_do(fake: FakeVllm) -> None:
-    """Twenty requests are on their way before the first is answered."""
+    """Twenty requests are sent before the first is answered."""
     fake.default = (Sleep(0.6), Send(ANSWER))
     samples, _ = await run(job(fake.url), Stage(rate=100.0, poisson=False, requests=20))
     assert len(samples) == 20
@@ -162,7 +162,7 @@ async def test_an_open_loop_sends_on_schedule_whatever_the_answers_do(fake: Fake
     assert dues[-1] - dues[0] == pytest.approx(0.19, abs=0.02)
 
 
-async def test_a_duration_ends_the_sending_and_waits_for_what_is_under_way(fake: FakeVllm) -> None:
+async def test_duration_ends_the_sending_and_waits_for_open_requests(fake: FakeVllm) -> None:
     """The window ends with the sending, the samples with the last answer."""
     fake.default = (Sleep(0.05), Send(ANSWER))
     samples, end = await run(job(fake.url), Stage(users=4, duration=0.2))
@@ -174,7 +174,7 @@ async def test_a_duration_ends_the_sending_and_waits_for_what_is_under_way(fake:
 
 
 async def test_ramp_and_warm_up_come_before_what_is_measured(fake: FakeVllm) -> None:
-    """Users begin one after the other; what is due before the measured part is marked."""
+    """Users begin one after the other; requests due before the measured part are marked."""
     fake.default = (Sleep(0.01), Send(ANSWER))
     samples, end = await run(job(fake.url), Stage(users=4, ramp=0.1, warmup=0.1, requests=10))
     assert end.windows[0].start == pytest.approx(0.2, abs=0.05)
@@ -192,7 +192,7 @@ async def test_stages_are_told_apart(fake: FakeVllm) -> None:
 
 
 async def test_a_rate_that_cannot_be_kept_starves_no_answer(fake: FakeVllm) -> None:
-    """A million a second for 20 ms: what is late is sent late, counted so, and answers come in between."""
+    """A million a second for 20 ms: late requests are sent late, counted so, and answers come in between."""
     samples, end = await run(job(fake.url), Stage(rate=1e6, poisson=False, requests=300))
     assert len(samples) == 300
     assert min(sample.end for sample in samples) < max(sample.began for sample in samples)
@@ -230,8 +230,8 @@ async def test_direct_and_gateway_take_turns_in_pairs(fake: FakeVllm) -> None:
     assert sum("authorization" in post.headers for post in fake.posts) == 20
 
 
-async def test_an_abort_share_leaves_so_many_on_purpose() -> None:
-    """Their connections end at once, and nothing generates any longer; they are no errors."""
+async def test_abort_share_leaves_its_part_on_purpose() -> None:
+    """Their connections end at once, and the engine stops generating; they do not count as errors."""
     async with running_simulator(SimulatorOptions(models=("m",), ttft=0.005, itl=0.005)) as simulator:
         asking = Asking(prompt_tokens=(5, 5), output_tokens=(30, 30))
         samples, _ = await run(job(simulator.url, asking=asking, abort_share=0.5), Stage(users=10, requests=60))
@@ -247,7 +247,7 @@ async def test_an_abort_share_leaves_so_many_on_purpose() -> None:
 
 
 async def test_a_refused_key_stops_the_run_at_once(fake: FakeVllm) -> None:
-    """Ten thousand refusals tell no more than the first."""
+    """Ten thousand refusals would say no more than the first."""
     fake.default = (Send(error_answer(401, "This key was revoked.")),)
     samples, end = await run(job(fake.url, keys=("sk-1",)), Stage(users=3, requests=10_000))
     assert 1 <= len(samples) <= 3
@@ -255,7 +255,7 @@ async def test_a_refused_key_stops_the_run_at_once(fake: FakeVllm) -> None:
 
 
 async def test_a_user_that_meets_errors_does_not_spin(fake: FakeVllm) -> None:
-    """It pauses, so a dead server gets tens of requests and not thousands."""
+    """The user pauses, so a dead server gets tens of requests and not thousands."""
     await fake.down()
     samples, _ = await run(job(fake.url), Stage(users=2, duration=0.35))
     assert {sample.error for sample in samples} == {"connect"}
@@ -271,8 +271,8 @@ async def test_errors_are_samples_with_their_kind(fake: FakeVllm) -> None:
     assert samples[1].status == 503
 
 
-async def test_stop_keeps_what_was_measured_and_drops_what_is_under_way(fake: FakeVllm) -> None:
-    """Nothing goes on generating; what was cut off is counted and in no figure."""
+async def test_stop_keeps_finished_requests_and_drops_open_ones(fake: FakeVllm) -> None:
+    """Nothing goes on generating; requests that were cut off are counted and in no figure."""
     samples: list[Sample] = []
     fake.play(Send(ANSWER))
     fake.default = (Hang(),)

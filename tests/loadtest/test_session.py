@@ -16,14 +16,14 @@ from aiaas.loadtest.files import read_run
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Stage
 from aiaas.loadtest.sample import GatewayUse, Run, Sample
-from aiaas.loadtest.session import INTERRUPTED, Key, Settings, measure
+from aiaas.loadtest.session import INTERRUPTED, LabelledKey, LoadSettings, measure
 from aiaas.loadtest.summary import Summary, summarize_recorded
 from tests.fakes.vllm import FakeVllm, Hang, Send, Sleep, answer, error_answer, json_answer
 from tests.loadtest.conftest import ANSWER
 
 
 class Watcher:
-    """A listener that remembers."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -46,11 +46,11 @@ class Watcher:
         self.heard.append(f"level {summary.level:g}")
 
 
-def settings(fake: FakeVllm, *stages: Stage, **more: Any) -> Settings:
+def settings(fake: FakeVllm, *stages: Stage, **more: Any) -> LoadSettings:
     """A short test of the fake."""
-    base = Settings(
+    base = LoadSettings(
         target=parse_target(fake.url),
-        keys=(Key("alice", "sk-alice"),),
+        keys=(LabelledKey("alice", "sk-alice"),),
         asking=Asking(prompt_tokens=(5, 5)),
         stages=stages or (Stage(users=2, requests=6),),
     )
@@ -73,7 +73,7 @@ async def test_a_run_is_looked_at_measured_and_written_down(fake: FakeVllm, tmp_
 
 
 async def test_ctrl_c_keeps_and_reports_what_was_measured(fake: FakeVllm, tmp_path: Path) -> None:
-    """The file has an end that says so; nothing goes on."""
+    """The file has an end that says so; no request goes on."""
     watcher = Watcher()
     watcher.interrupt_at = 3
     fake.default = (Sleep(0.01), Send(ANSWER))
@@ -86,7 +86,7 @@ async def test_ctrl_c_keeps_and_reports_what_was_measured(fake: FakeVllm, tmp_pa
     assert signal.getsignal(signal.SIGINT) is not None
 
 
-async def test_what_was_measured_is_in_the_file_while_the_run_goes_on(fake: FakeVllm, tmp_path: Path) -> None:
+async def test_samples_are_in_the_file_during_the_run(fake: FakeVllm, tmp_path: Path) -> None:
     """A crash would lose the last half second only."""
     out = tmp_path / "a.jsonl"
     seen: list[int] = []
@@ -116,10 +116,10 @@ async def test_a_sweep_ends_when_more_load_brings_nothing(fake: FakeVllm) -> Non
     [
         pytest.param(error_answer(401, "No such key."), CheckFailed, "refuses the key", id="key"),
         pytest.param(json_answer({"data": [{"id": "x"}]}), CheckFailed, "has no model 'm'", id="model"),
-        pytest.param(error_answer(500, "boom"), EnvironmentFault, "answered with 500: boom", id="server"),
+        pytest.param(error_answer(500, "boom"), EnvironmentFault, "returned 500: boom", id="server"),
     ],
 )
-async def test_a_fault_at_the_first_look_sends_no_load_and_makes_no_file(
+async def test_fault_at_the_first_look_sends_no_load_writes_no_file(
     fake: FakeVllm, tmp_path: Path, get: bytes, kind: type[Exception], message: str
 ) -> None:
     """One clear line instead of ten thousand failures."""
@@ -132,7 +132,7 @@ async def test_a_fault_at_the_first_look_sends_no_load_and_makes_no_file(
 
 async def test_each_key_is_looked_at(fake: FakeVllm) -> None:
     """And used."""
-    keys = (Key("a", "sk-a"), Key("b", "sk-b"))
+    keys = (LabelledKey("a", "sk-a"), LabelledKey("b", "sk-b"))
     outcome = await measure(settings(fake, keys=keys), Watcher())
     assert [got.headers["authorization"] for got in fake.got if got.method == "GET"] == ["Bearer sk-a", "Bearer sk-b"]
     assert [key.requests for key in outcome.summary.keys] == [3, 3]
@@ -165,18 +165,18 @@ async def test_with_a_metrics_port_each_level_tells_the_gateways_cpu(fake: FakeV
     assert [level.cpu is None for level in outcome.summary.levels] == [False, True]
 
 
-async def test_a_metrics_port_that_tells_no_cpu_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
-    """And before a file."""
-    with pytest.raises(CheckFailed, match="there is no process_cpu_seconds_total"):
+async def test_metrics_port_without_cpu_time_stops_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
+    """And before a file is made."""
+    with pytest.raises(CheckFailed, match="process_cpu_seconds_total is missing"):
         await measure(settings(fake, metrics=parse_target(fake.url), out=tmp_path / "a"), Watcher())
     assert fake.posts == []
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeVllm, tmp_path: Path) -> None:
-    """Nothing was measured in vain."""
+    """No measurement is wasted."""
     (tmp_path / "a").write_text("x")
-    with pytest.raises(EnvironmentFault, match="is there already"):
+    with pytest.raises(EnvironmentFault, match="already exists"):
         await measure(settings(fake, out=tmp_path / "a"), Watcher())
     assert fake.posts == []
 
@@ -184,7 +184,7 @@ async def test_a_file_that_is_there_already_stops_it_before_the_load(fake: FakeV
 async def test_a_disk_that_fills_up_ends_the_run(
     fake: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In order; it does not wait for what is under way."""
+    """Cleanly, without waiting for open requests."""
     fake.default = (Hang(),)
 
     def full(_path: Path, _mode: str) -> Any:
@@ -196,5 +196,5 @@ async def test_a_disk_that_fills_up_ends_the_run(
 
 
 def test_a_key_is_never_shown() -> None:
-    """By its label only."""
-    assert repr(Key("alice", "sk-secret")) == "Key(label='alice')"
+    """Only its label is shown."""
+    assert repr(LabelledKey("alice", "sk-secret")) == "LabelledKey(label='alice')"

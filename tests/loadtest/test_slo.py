@@ -1,4 +1,4 @@
-"""What an SLO says, and whether a request or a run meets it."""
+"""The terms of an SLO, and whether a request or a run meets it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from aiaas.errors import UsageError
 from aiaas.loadtest.sample import Sample
-from aiaas.loadtest.slo import Bound, Verdict, judge, meets, parse_slo
+from aiaas.loadtest.slo import Bound, SloVerdict, judge, meets, parse_slo
 from aiaas.loadtest.stats import spread
 from tests.loadtest.samples import failed, sample
 
@@ -28,28 +28,28 @@ def test_an_slo_is_read_with_its_units() -> None:
     )
 
 
-def test_no_slo_is_no_bounds() -> None:
-    """An empty text."""
+def test_empty_slo_has_no_bounds() -> None:
+    """For an empty text."""
     assert parse_slo(" ") == ()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("ttft", "'ttft' is no bound", id="no value"),
-        pytest.param("speed=1s", "'speed=1s' is no bound", id="unknown name"),
+        pytest.param("ttft", "'ttft' is not a bound", id="no value"),
+        pytest.param("speed=1s", "'speed=1s' is not a bound", id="unknown name"),
         pytest.param("ttft=1", "1 has no unit", id="no unit"),
         pytest.param("ttft=0", "longer than 0", id="zero"),
-        pytest.param("ttft:p42=1s", "p42 is not computed", id="unknown percentile"),
+        pytest.param("ttft:p42=1s", "p42 is not available", id="unknown percentile"),
         pytest.param("error_rate:p50=1%", "error_rate has no percentiles", id="percentile of a share"),
-        pytest.param("error_rate=2", "more than all", id="share above one"),
-        pytest.param("error_rate=-1%", "is no bound", id="negative share"),
-        pytest.param("ttft=1s,ttft=2s", "ttft stands there twice", id="twice"),
-        pytest.param("ttft=1s,,", "'' is no bound", id="empty term"),
+        pytest.param("error_rate=2", "more than 100%", id="share above one"),
+        pytest.param("error_rate=-1%", "is not a bound", id="negative share"),
+        pytest.param("ttft=1s,ttft=2s", "ttft is given twice", id="twice"),
+        pytest.param("ttft=1s,,", "'' is not a bound", id="empty term"),
     ],
 )
 def test_a_wrong_slo_is_one_line(text: str, message: str) -> None:
-    """What is wrong and what is allowed."""
+    """The fault and the allowed values."""
     with pytest.raises(UsageError) as refused:
         parse_slo(text)
     assert message in str(refused.value)
@@ -88,6 +88,6 @@ def test_a_request_meets_an_slo_when_all_its_durations_do(one: Sample, expected:
     ],
 )
 def test_a_run_is_held_against_each_bound(text: str, seen: float | None, held: bool) -> None:
-    """With what was seen."""
+    """With the measured values."""
     bounds = parse_slo(text)
-    assert judge(bounds, LATENCIES, 0.02, 5.0) == (Verdict(bounds[0], seen, held),)
+    assert judge(bounds, LATENCIES, 0.02, 5.0) == (SloVerdict(bounds[0], seen, held),)

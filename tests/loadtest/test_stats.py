@@ -19,7 +19,7 @@ values = st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=200)
 
 
 @given(values=values, percent=st.integers(1, 99))
-def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(values: list[float], percent: int) -> None:
+def test_percentile_is_the_smallest_value_of_sufficient_rank(values: list[float], percent: int) -> None:
     """The definition of nearest rank, held against every measured value."""
     found = percentile(sorted(values), percent)
     enough = [value for value in values if sum(each <= value for each in values) * 100 >= percent * len(values)]
@@ -62,7 +62,7 @@ def test_the_median_is_in_the_middle(values: list[float], middle: float) -> None
     assert median(values) == middle
 
 
-def test_a_bootstrap_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+def test_bootstrap_interval_covers_the_truth_as_often_as_stated() -> None:
     """95 % of intervals for the median of a known distribution hold it; of 100 at least 88 do."""
     source = random.Random(1)
     held = 0
@@ -73,7 +73,7 @@ def test_a_bootstrap_interval_holds_the_truth_about_as_often_as_it_says() -> Non
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    """A report that is made again says the same."""
+    """A report that is made again has the same figures."""
     numbers = [1.0, 2.0, 4.0, 8.0]
     assert bootstrap(numbers, median, random.Random(3).random) == bootstrap(numbers, median, random.Random(3).random)
 
@@ -91,7 +91,7 @@ def test_the_interval_of_a_percentile_is_that_of_the_binomial(size: int, percent
     assert (found.low, found.high) == (low, high if high <= size else float("inf"))
 
 
-def test_the_interval_of_a_percentile_holds_the_true_one_as_often_as_it_says() -> None:
+def test_percentile_interval_covers_the_truth_as_often_as_stated() -> None:
     """In 95 of 100 draws from a known distribution, or a little more, since ranks are whole."""
     generator = random.Random(5)
     runs = 400

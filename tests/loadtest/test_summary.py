@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.loadtest.sample import End, GatewayUse, Generator, Recorded, Run, Window
+from aiaas.loadtest.sample import GatewayUse, Generator, Recorded, Run, RunEnd, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.stats import percentile
 from aiaas.loadtest.summary import bottleneck, fairness, summarize, summarize_recorded
 from tests.loadtest.samples import failed, sample
 
-TEN = End(windows=(Window(10.0, 20.0),))
+TEN = RunEnd(windows=(Window(10.0, 20.0),))
 
 
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=60))
@@ -59,7 +59,7 @@ def test_errors_and_429s_are_counted_apart_and_together() -> None:
 
 
 def test_rates_count_what_happened_in_the_window() -> None:
-    """Answers that ended in it, whoever had sent them when; tokens by the part of a stream that lies in it."""
+    """Answers that ended in it, sent at any time; tokens by the part of a stream that lies in it."""
     before = sample(8.0, ttft=1.0, e2e=3.0, warmup=True, output_tokens=40)  # streams from 9 to 11
     inside = sample(12.0, output_tokens=10)
     across = sample(18.0, ttft=1.0, e2e=5.0, output_tokens=80)  # streams from 19 to 23
@@ -69,7 +69,7 @@ def test_rates_count_what_happened_in_the_window() -> None:
     assert total.requests == 2
 
 
-def test_an_answer_without_a_stream_gives_its_tokens_when_it_ends() -> None:
+def test_unstreamed_answer_gives_its_tokens_when_it_ends() -> None:
     """All of them, or none."""
     total = summarize([sample(12.0, ttft=None, output_tokens=30), sample(19.5, ttft=None, output_tokens=30)], TEN).total
     assert total.output_tokens_per_second == pytest.approx(3.0)
@@ -90,7 +90,7 @@ def test_goodput_counts_answers_within_the_slo() -> None:
 
 
 def test_a_missed_bound_is_a_run_that_does_not_hold() -> None:
-    """One of them is enough."""
+    """One missed bound is enough."""
     found = [sample(10.0, ttft=0.1), failed(12.0)]
     assert summarize(found, TEN, parse_slo("ttft=500ms")).total.held
     assert not summarize(found, TEN, parse_slo("ttft=500ms,error_rate=1%")).total.held
@@ -98,7 +98,7 @@ def test_a_missed_bound_is_a_run_that_does_not_hold() -> None:
 
 def test_levels_keys_and_ways_are_told_apart() -> None:
     """Where there are several; what went direct is in no other figure. A run with one of each has the total only."""
-    end = End(windows=(Window(0.0, 10.0, 1), Window(10.0, 20.0, 2)))
+    end = RunEnd(windows=(Window(0.0, 10.0, 1), Window(10.0, 20.0, 2)))
     found = [
         sample(0.0, level=1, key=0, via="direct", e2e=9.0),
         sample(0.0, level=1, key=0),
@@ -164,16 +164,16 @@ def test_a_generator_that_did_not_keep_up_says_so(generator: Generator, words: s
 def test_a_gateways_cpu_is_that_of_what_it_carried(
     use: GatewayUse, answers: int, cpu: tuple[float | None, float | None, float | None]
 ) -> None:
-    """A second in which so many answers of 11 tokens came; CPU by request, by token, and the gateway's share."""
-    found = summarize([sample(0.0, e2e=0.9)] * answers, End(windows=(Window(0.0, 1.0, 0, use),))).total.cpu
+    """A second with a number of answers of 11 tokens; CPU by request, by token, and the gateway's share."""
+    found = summarize([sample(0.0, e2e=0.9)] * answers, RunEnd(windows=(Window(0.0, 1.0, 0, use),))).total.cpu
     assert found is not None
     assert found.cores == use.cores
     assert (found.per_request, found.per_token, found.share) == pytest.approx(cpu)
 
 
 def test_a_gateways_cpu_is_of_the_whole_and_of_no_key() -> None:
-    """Who took how much of it, nobody knows."""
+    """Nobody knows which key took how much of it."""
     windows = (Window(0.0, 1.0, 0, GatewayUse(0.22, 2.0)),)
-    found = summarize([sample(0.0, e2e=0.9, key=0), sample(0.0, e2e=0.9, key=1)], End(windows=windows))
+    found = summarize([sample(0.0, e2e=0.9, key=0), sample(0.0, e2e=0.9, key=1)], RunEnd(windows=windows))
     assert found.total.cpu is not None
     assert [key.cpu for key in found.keys] == [None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiaas.errors import UsageError
-from aiaas.loadtest.sample import End, Sample, Window
+from aiaas.loadtest.sample import RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Summary, summarize
 from aiaas.loadtest.sweep import Sweep, goes_on, knee, parse_sweep
@@ -17,7 +17,7 @@ def level(load: float, tokens_per_second: float, *, errors: float = 0.0, ttft: f
     samples: list[Sample] = [sample(0.0, ttft=ttft, e2e=0.9, output_tokens=round(tokens_per_second))]
     samples += [failed(0.0)] * round(errors * 10)
     samples += [sample(0.0, ttft=ttft, e2e=0.9, output_tokens=0)] * (9 - round(errors * 10))
-    return summarize(samples, End(windows=(Window(0.0, 1.0, load),)), parse_slo("ttft=500ms")).total
+    return summarize(samples, RunEnd(windows=(Window(0.0, 1.0, load),)), parse_slo("ttft=500ms")).total
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_levels_are_read(text: str, levels: tuple[float, ...]) -> None:
     ["", "users", "users=", "users=8-1", "users=1.5", "users=0-4", "users=2,1", "speed=1-4", "rate=nan", "rate=inf"],
 )
 def test_a_wrong_sweep_is_refused(text: str) -> None:
-    """With what is allowed."""
+    """The message says the allowed forms."""
     with pytest.raises(UsageError, match="write users=1-128"):
         parse_sweep(text)
 
@@ -57,7 +57,7 @@ def test_a_wrong_sweep_is_refused(text: str) -> None:
     ],
 )
 def test_a_sweep_ends_when_more_load_brings_nothing(outputs: list[float], expected: bool) -> None:
-    """Two levels in a row."""
+    """Two levels in a row without a gain."""
     assert goes_on([level(2**position, output) for position, output in enumerate(outputs)]) is expected
 
 

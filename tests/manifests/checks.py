@@ -1,4 +1,4 @@
-"""What schemas cannot see about a set of objects that are applied together, each rule a function to findings.
+"""Faults that schemas cannot see in a set of objects that are applied together, each rule a function to findings.
 
 A finding is one line: `Kind/name: what`. Nothing here knows aiaas; the rules are those of Kubernetes:
 names and labels (docs/concepts/overview/working-with-objects), Pod Security Standards `restricted`
@@ -33,7 +33,7 @@ SIZES: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, 
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice; PyYAML takes the last without a word."""
+    """Refuses a mapping that has a key twice; PyYAML silently takes the last."""
 
 
 def _mapping(loader: _NoDuplicates, node: yaml.MappingNode) -> Object:
@@ -57,7 +57,7 @@ def reference(made: Object) -> str:
 
 
 def findings(objects: list[Object]) -> list[str]:
-    """What every rule but `dangling` finds."""
+    """The findings of every rule but `dangling`."""
     return [found for rule in RULES for found in rule(objects)]
 
 
@@ -219,7 +219,7 @@ def _routes(objects: list[Object]) -> Iterator[str]:
 
 
 def volumes(objects: list[Object]) -> Iterator[str]:
-    """What is mounted is declared, what is declared is mounted, and never by subPath; variables are there once."""
+    """Mounted volumes are declared, declared ones are mounted, and never by subPath; variables are there once."""
     for made, template in templates(objects):
         declared = [volume["name"] for volume in template["spec"].get("volumes", ())]
         mounts = [mount for container in template["spec"]["containers"] for mount in container.get("volumeMounts", ())]
@@ -260,7 +260,7 @@ def used(objects: list[Object]) -> Iterator[tuple[str, str]]:
 
 
 def dangling(objects: list[Object]) -> set[str]:
-    """What is referred to and has to be there before."""
+    """The referenced objects that have to be there before."""
     return {target for _, target in used(objects)} - set(map(reference, objects))
 
 
@@ -278,7 +278,7 @@ def unused(objects: list[Object]) -> Iterator[str]:
 
 
 def order(objects: list[Object]) -> Iterator[str]:
-    """What is referred to comes first."""
+    """Referenced objects come first."""
     place = {reference(made): index for index, made in enumerate(objects)}
     for who, target in used(objects):
         if place.get(target, -1) > place[who]:

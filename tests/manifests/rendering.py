@@ -17,7 +17,7 @@ KEYS = "version: 1\nkeys: []\n"
 
 
 def plan_or_problems(text: str, env: dict[str, str] | None = None) -> tuple[KubernetesPlan | None, tuple[Problem, ...]]:
-    """The KubernetesPlan of a config without errors, or what stands in the way."""
+    """The KubernetesPlan of a config without errors, or the obstacles."""
     loaded = load_text(text, file="aiaas.yaml", env=env or {})
     found = loaded.problems + check(loaded, env or {})
     assert [str(problem) for problem in found if problem.severity == "error"] == []

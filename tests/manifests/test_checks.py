@@ -1,4 +1,4 @@
-"""The rules of checks.py find what they are for: a sound rendering with one thing broken."""
+"""The rules of checks.py find their faults: a sound rendering with one thing broken."""
 
 from __future__ import annotations
 
@@ -116,16 +116,16 @@ BROKEN: list[Any] = [
 
 
 @pytest.mark.parametrize(("broken", "said"), BROKEN)
-def test_what_is_broken_is_found(broken: Callable[[Made], object], said: str) -> None:
-    """Each rule has something that breaks it."""
+def test_broken_rendering_is_found(broken: Callable[[Made], object], said: str) -> None:
+    """Each rule has a broken example."""
     made = copy.deepcopy(objects_of(TEXT))
     assert checks.findings(list(made.values())) == []
     broken(made)
     assert [found for found in checks.findings(list(made.values())) if said in found] != []
 
 
-def test_what_is_not_there_is_dangling() -> None:
-    """A rendering without its ConfigMap refers to one that has to be there."""
+def test_missing_object_is_dangling() -> None:
+    """A rendering without its ConfigMap refers to one that must exist."""
     made = objects_of(MINIMAL)
     before = checks.dangling(list(made.values()))
     without("ConfigMap/")(made)

@@ -49,7 +49,7 @@ def test_the_gateway_is_given_its_service() -> None:
 
 
 def test_the_command_line_holds_what_the_gateway_relies_on() -> None:
-    """Drain on SIGTERM as long as ours, the served name, an address that others reach; ours come last."""
+    """Drain on SIGTERM as long as the gateway's, the served name, a reachable address; our options come last."""
     text = config("args: {max-model-len: 2048, enforce-eager: true}", rest="server: {drain_timeout: 45s}\n")
     made = container(text)
     assert made["command"] == ["vllm", "serve"]
@@ -72,7 +72,7 @@ def test_the_operators_shutdown_timeout_holds_and_counts() -> None:
 
 
 def test_a_loading_engine_is_not_killed() -> None:
-    """The startup probe is as patient as start_timeout; the others wait until it has passed."""
+    """The startup probe waits as long as start_timeout; the others wait until it has passed."""
     probe = container(config("start_timeout: 25m"))["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 25 * 60
     deployment = objects_of(config("start_timeout: 25m"))[f"Deployment/{NAME}"]["spec"]
@@ -113,7 +113,7 @@ def test_shared_memory_and_a_volume_for_the_weights() -> None:
 
 
 def test_a_claim_of_others_is_used() -> None:
-    """Weights that lie somewhere already are mounted; no claim is made."""
+    """An existing claim is mounted; no claim is made."""
     text = config("pod: {claim: weights}")
     assert pod(text)["volumes"][0]["persistentVolumeClaim"] == {"claimName": "weights"}
     assert f"PersistentVolumeClaim/{NAME}" not in objects_of(text)
@@ -131,14 +131,14 @@ def test_variables_of_an_engine_never_show_a_value() -> None:
 
 
 def test_the_gateways_own_variables_hold_no_engines_secrets() -> None:
-    """What only vLLM needs is not in the gateway's pod."""
+    """vLLM's own settings are not in the gateway's pod."""
     made = objects_of(config("env: {HF_TOKEN: '${T}'}"), {"T": "x", "K": "x"})
     gateway = made["Deployment/api-router-service"]["spec"]["template"]["spec"]["containers"][0]
     assert "env" not in gateway
 
 
 def test_a_backends_key_is_the_engines_key() -> None:
-    """What the gateway sends, vLLM asks for."""
+    """The gateway sends the key that vLLM asks for."""
     assert environment(config(backend="api_key_env: K"))["VLLM_API_KEY"] == ("v", "k")
 
 

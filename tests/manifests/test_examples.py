@@ -1,5 +1,5 @@
-"""Every example, as it is rendered and checked in: what an API server's schemas say, what they cannot see, and that the
-pods run the Plan that was rendered."""
+"""Every example, as it is rendered and checked in: an API server's schemas, faults that schemas cannot see, and that
+the pods run the Plan that was rendered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CUSTOM = {
     "ServiceMonitor": "monitoring.coreos.com/v1",
     "PrometheusRule": "monitoring.coreos.com/v1",
 }
-# What each rendering needs to be there before; `kubectl apply` needs nothing else.
+# The objects that must exist before each rendering; `kubectl apply` needs nothing else.
 BEFORE = {
     "minimal": {"Secret/api-router-tls"},  # cert-manager makes it
     "plan": {"Secret/api-router-tls"},
@@ -100,12 +100,12 @@ def test_it_is_sound_beyond_schemas(example: Rendering) -> None:
 
 
 def test_it_needs_nothing_else_to_be_there(example: Rendering) -> None:
-    """Every reference is resolved by the rendering, but for Secrets that somebody else makes."""
+    """Every reference is resolved by the rendering, but for Secrets that others make."""
     assert checks.dangling(list(example.objects)) == BEFORE[example.name]
 
 
 def test_the_pods_run_the_plan_that_was_rendered(example: Rendering) -> None:
-    """The ConfigMap, loaded and compiled where it is mounted, equals the Plan; its digest stands on top."""
+    """The ConfigMap, loaded and compiled where it is mounted, equals the Plan; its digest is at the top."""
     [config] = [o for o in example.objects if o["kind"] == "ConfigMap" and "config.yaml" in o["data"]]
     env = dict.fromkeys(example.plan.variables, "not-set-here")
     loaded = load_text(config["data"]["config.yaml"], file="config.yaml", env=env)
@@ -133,7 +133,7 @@ def test_the_stream_and_the_files_hold_the_same(example: Rendering) -> None:
 
 
 def test_the_plan_bears_the_plans_names_and_numbers() -> None:
-    """integration-plan.md's manifests, field by field; docs/deploy.md lists what differs."""
+    """integration-plan.md's manifests, field by field; docs/deploy.md lists the differences."""
     made = {checks.reference(each): each for each in render(ROOT / "examples" / "plan.yaml").objects}
     assert made["ConfigMap/api-router-config"]["metadata"]["namespace"] == "system"
     service = made["Service/api-router-service"]["spec"]

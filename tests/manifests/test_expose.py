@@ -1,4 +1,4 @@
-"""How clients get in."""
+"""The way in for clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.config.check import check
-from aiaas.config.ingress import FAMILIES, Family
+from aiaas.config.ingress import INGRESS_FAMILIES, IngressFamily
 from aiaas.config.load import load_text
 from aiaas.manifests.expose import annotations_for, nginx_size, notes, route_duration
 from tests.manifests.rendering import BACKEND, MINIMAL, TLS, objects_of, one, plan_of, with_kubernetes
@@ -20,7 +20,7 @@ GATEWAY = {"expose": "gateway", "gateway": "{name: public, namespace: gateways, 
 
 
 def annotations(text: str) -> Any:
-    """Those of the Ingress."""
+    """The annotations of the Ingress."""
     return one(text, "Ingress")["metadata"]["annotations"]
 
 
@@ -61,37 +61,37 @@ def annotations(text: str) -> Any:
     ],
 )
 def test_each_controller_is_told_in_its_own_words(class_name: str, expected: dict[str, str]) -> None:
-    """Bodies as large as ours, more patience than ours (389 s at the worst, and 10), no buffering, no plain HTTP."""
+    """Bodies as large as the gateway's, a longer timeout (389 s at the worst, and 10), no buffering, no plain HTTP."""
     found = annotations(with_kubernetes(ingress=f"{{class: {class_name}}}"))
     assert found == {"cert-manager.io/cluster-issuer": "letsencrypt-prod"} | expected
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_what_the_checker_reads_is_what_is_written(family: Family) -> None:
+@pytest.mark.parametrize("family", INGRESS_FAMILIES, ids=lambda family: family.name)
+def test_checked_annotations_are_the_rendered_ones(family: IngressFamily) -> None:
     """Each annotation that bounds silence or bodies, or redirects, is rendered under the name that is checked."""
     found = annotations(with_kubernetes(ingress=f"{{class: {family.name}}}"))
     assert {*family.silences, *family.bodies, *family.redirects} <= set(found)
 
 
 def test_an_unknown_class_is_said() -> None:
-    """A person has to see to what no annotation of ours does."""
+    """A person has to do what our annotations cannot."""
     [note] = notes(plan_of(with_kubernetes(ingress="{class: alb}")))
     assert note.startswith(
-        "ingress class alb: aiaas knows no annotations for it; see in kubernetes.ingress.annotations"
+        "ingress class alb: aiaas does not know its annotations; set some in kubernetes.ingress.annotations"
     )
-    assert "10MiB, 399 s" in note
+    assert "bodies of 10MiB and 399 s of silence" in note
     assert notes(plan_of(MINIMAL)) == ()
 
 
 def test_the_operators_annotations_win() -> None:
-    """What aiaas derives can be said otherwise, and more can be said."""
+    """Derived values can be overridden, and others can be added."""
     given = "{annotations: {nginx.ingress.kubernetes.io/proxy-read-timeout: '600', a: b}}"
     found = annotations(with_kubernetes(ingress=given))
     assert (found["nginx.ingress.kubernetes.io/proxy-read-timeout"], found["a"]) == ("600", "b")
 
 
 def test_without_an_issuer_cert_manager_is_not_asked() -> None:
-    """The certificate is there by other means, under the name that the config gives."""
+    """Another tool makes the certificate, under the name that the config gives."""
     text = with_kubernetes(ingress="{cluster_issuer: null, tls_secret: wildcard}")
     assert "cert-manager.io/cluster-issuer" not in annotations(text)
     assert one(text, "Ingress")["spec"]["tls"] == [{"hosts": ["api.example.com"], "secretName": "wildcard"}]
@@ -106,7 +106,7 @@ def test_without_an_issuer_cert_manager_is_not_asked() -> None:
     ],
 )
 def test_sizes_are_exactly_ours(size: int, written: str) -> None:
-    """nginx's units are binary; what does not fit is written in bytes."""
+    """nginx's units are binary; other sizes are written in bytes."""
     assert nginx_size(size) == written
 
 
@@ -151,18 +151,18 @@ def test_a_controller_is_told_that_the_pods_speak_tls(class_name: str, name: str
 
 
 def test_a_certificate_that_nobody_makes_is_said() -> None:
-    """Behind a LoadBalancer the Secret has to be there before."""
+    """Behind a LoadBalancer the Secret must exist already."""
     [note] = notes(plan_of(with_kubernetes(expose="loadbalancer") + TLS))
     assert note == "the Secret api-router-tls (type kubernetes.io/tls) must exist in system"
 
 
 def test_a_variable_that_nobody_uses_is_said() -> None:
-    """A renamed one would leave its Secret behind without a word."""
+    """A renamed variable would silently leave its Secret behind."""
     text = with_kubernetes(env="{HOST: {secret: s, key: k}, OLD: {secret: s, key: k}}").replace(
         "oss-20b.system", "${HOST}"
     )
     [note] = notes(plan_of(text, {"HOST": "h.system"}))
-    assert note == "kubernetes.env: nothing uses OLD, so nothing is rendered of it"
+    assert note == "kubernetes.env: unused, and therefore not rendered: OLD"
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_nothing_may_be_exposed() -> None:
     retries=st.integers(0, 5),
     body=st.integers(1024, 2**28),
 )
-def test_what_is_derived_satisfies_the_checker(
+def test_derived_annotations_satisfy_the_checker(
     class_name: str, fields: dict[str, int], retries: int, body: int
 ) -> None:
-    """Written over by itself, no annotation of ours is a finding: both sides mean the same by their figures."""
+    """Set by the operator, no annotation of ours is a finding: both sides read the same figures."""
     times = "".join(f", {name}: {seconds}s" for name, seconds in fields.items())
     text = f"""
 server: {{max_body_size: {body}B}}

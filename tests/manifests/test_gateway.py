@@ -20,7 +20,7 @@ def container(text: str, env: dict[str, str] | None = None) -> Any:
 
 
 def test_the_objects_bear_the_plans_names() -> None:
-    """With a host and nothing else, everything is called what the plan calls it."""
+    """With a host and nothing else, all names are the plan's."""
     made = objects_of(with_kubernetes(immutable_config="false"))
     for name in ("Service/api-router-service", "Deployment/api-router-service", "ConfigMap/api-router-config"):
         assert name in made
@@ -115,8 +115,8 @@ def test_nothing_is_mounted_by_sub_path() -> None:
     assert all("subPath" not in mount for mount in container(MINIMAL)["volumeMounts"])
 
 
-def test_the_autoscaler_also_goes_by_requests_in_flight_where_asked_to() -> None:
-    """By the gauge of its own name, averaged over the pods; without an adapter that metric would stop the scaling."""
+def test_autoscaler_also_uses_requests_in_flight_if_configured() -> None:
+    """By its own gauge, averaged over the pods; without an adapter that metric would stop the scaling."""
     scaler = one(with_kubernetes(inflight_target="200"), "HorizontalPodAutoscaler")["spec"]
     by_cpu, by_requests = scaler["metrics"]
     assert by_cpu["resource"]["name"] == "cpu"
@@ -125,7 +125,7 @@ def test_the_autoscaler_also_goes_by_requests_in_flight_where_asked_to() -> None
 
 
 def test_the_autoscaler_owns_the_number_of_replicas() -> None:
-    """With one, the Deployment has no number; with a fixed size there is none."""
+    """With an autoscaler, the Deployment has no number; with a fixed size there is no autoscaler."""
     assert "replicas" not in one(MINIMAL, "Deployment")["spec"]
     scaler = one(MINIMAL, "HorizontalPodAutoscaler")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
@@ -151,7 +151,7 @@ def test_probes_ask_what_they_are_for() -> None:
 
 
 def test_variables_come_from_secrets() -> None:
-    """Each name of the config, and a backend's key, has a secretKeyRef; what nobody uses has none."""
+    """Each variable of the config, and a backend's key, has a secretKeyRef; an unused one has none."""
     text = """
 backends: {a: {url: "http://${HOST}:8000", models: [m], api_key_env: KEY}}
 kubernetes:
@@ -182,7 +182,7 @@ def test_pods_are_scraped_once(fields: dict[str, str], annotated: bool) -> None:
 
 
 def test_placement_and_registry_are_passed_on() -> None:
-    """Node selector, tolerations and pull secrets stand in the pod as they were written."""
+    """Node selector, tolerations and pull secrets are in the pod as configured."""
     text = with_kubernetes(
         node_selector="{disk: ssd}", tolerations="[{key: a, operator: Exists}]", image_pull_secrets="[reg]"
     )
@@ -193,7 +193,7 @@ def test_placement_and_registry_are_passed_on() -> None:
 
 
 def test_a_namespace_is_rendered_where_asked() -> None:
-    """It comes first, belongs to no namespace, and enforces Pod Security `restricted`."""
+    """The namespace comes first, and enforces Pod Security `restricted`."""
     made = list(objects_of(with_kubernetes(create_namespace="true")).values())
     assert (made[0]["kind"], made[0]["metadata"]["name"]) == ("Namespace", "system")
     assert "namespace" not in made[0]["metadata"]

@@ -1,4 +1,4 @@
-"""For the Prometheus operator and Grafana."""
+"""Objects for the Prometheus operator and Grafana."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIX = re.compile(r"_(bucket|sum|count|total|info)$")
 
 @pytest.fixture(scope="module")
 def exposed() -> set[str]:
-    """The names of the metrics, without what Prometheus adds to them."""
+    """The names of the metrics, without Prometheus' suffixes."""
     names = re.findall(r"^# TYPE (\S+)", Metrics().expose().decode(), re.MULTILINE)
     return {SUFFIX.sub("", name) for name in names}
 
@@ -53,7 +53,7 @@ def test_every_expression_is_of_our_namespace_and_closed() -> None:
 
 
 def test_metrics_have_a_service_of_their_own() -> None:
-    """The port that clients reach does not lead to them."""
+    """The clients' port does not serve them."""
     made = objects_of(ALL)
     assert [port["port"] for port in made["Service/api-router-service"]["spec"]["ports"]] == [8080]
     metrics = made["Service/api-router-metrics"]["spec"]
@@ -68,7 +68,7 @@ def test_operators_objects_are_made_where_asked_only() -> None:
 
 
 def test_a_dashboard_has_no_two_panels_in_one_place() -> None:
-    """Ids and places are unique, and it is found by its label."""
+    """Ids and places are unique, and Grafana finds it by its label."""
     panels = dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels)

@@ -1,4 +1,4 @@
-"""Who may talk to whom."""
+"""Network policies: which pods may talk to which."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_plans_edges_and_those_that_it_forgot() -> None:
     ],
 )
 def test_a_backend_is_reached_where_its_pods_are(network: str, url: str, peers: list[Any], port: int) -> None:
-    """Pods of its own namespace at their own port, or addresses where it is none of the cluster's."""
+    """Pods of its own namespace at their own port, or addresses for a backend outside the cluster."""
     text = f"backends: {{a: {{url: '{url}', models: [m], network: {network}}}}}\nkubernetes: {{host: a.b}}\n"
     assert policy(text)["egress"][1] == {"to": peers, "ports": tcp(port)}
 
@@ -117,7 +117,7 @@ def test_the_shared_store_is_reached(store: str, hints: str, peer: Any, port: in
     ],
 )
 def test_the_servers_of_a_store_are_reached(store: str, hints: str, rules: Any) -> None:
-    """Sentinels and nodes in the address, and those beside them that they name."""
+    """Sentinels and nodes in the address, and further ones that they name."""
     text = with_kubernetes(network_policy=f"{{store: {hints}}}") + f"rate_limit: {{store: '{store}'}}\n"
     anywhere = [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]
     expected = [{"to": anywhere if peer is None else [peer], "ports": tcp(*ports)} for peer, ports in rules]
@@ -143,7 +143,7 @@ def test_the_servers_of_a_store_are_reached(store: str, hints: str, rules: Any) 
     ],
 )
 def test_requests_come_from_where_we_are_exposed(fields: dict[str, str], peers: list[Any]) -> None:
-    """Nobody else gets to the port; the metrics port is not among it."""
+    """No other pod gets to the port; the metrics port is not among it."""
     assert policy(with_kubernetes(**fields))["ingress"][0] == {"from": peers, "ports": tcp(8080)}
 
 
@@ -166,14 +166,14 @@ def test_the_clusters_dns_may_be_elsewhere() -> None:
 
 
 def test_a_disabled_policy_is_not_rendered() -> None:
-    """Neither ours nor those of engines."""
+    """Neither the gateway's nor those of engines."""
     text = "backends: {a: {engine: {kind: vllm}, models: [m]}}\n"
     text += "kubernetes: {host: a.b, network_policy: {enabled: false}}\n"
     assert [name for name in objects_of(text) if name.startswith("NetworkPolicy/")] == []
 
 
-def test_an_engine_is_reached_by_the_gateway_and_by_monitoring_only() -> None:
-    """It has no keys of its own; outwards it fetches its weights."""
+def test_engine_admits_only_the_gateway_and_monitoring() -> None:
+    """The engine has no keys of its own; outwards it fetches its weights."""
     text = BACKEND + "  own: {engine: {kind: vllm}, models: [n]}\nkubernetes: {host: a.b}\n"
     made = objects_of(text)
     engine = made["NetworkPolicy/api-router-engine-own"]["spec"]

@@ -1,4 +1,4 @@
-"""What every object shares."""
+"""The fields that every object shares."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The rendering of the integration plan's config beside the plan's own YAML: every difference stands in
-docs/manifests.md, and nothing stands there that is none."""
+docs/manifests.md, and every row there is a difference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def opened(made: Any) -> Any:
 
 def differences(plan: Any, ours: Any, path: str) -> Iterator[str]:
     """The paths at which two objects differ, each as high up as the difference begins. Items of a list are found by
-    what they hold, not by their place."""
+    their content, not by their place."""
     if isinstance(plan, dict) and isinstance(ours, dict):
         for key in [*plan, *(key for key in ours if key not in plan)]:
             yield from differences(plan.get(key, EMPTY), ours.get(key, EMPTY), f"{path}.{key}")
@@ -43,7 +43,7 @@ def differences(plan: Any, ours: Any, path: str) -> Iterator[str]:
 
 
 def found() -> set[str]:
-    """Every difference between the plan and what is rendered for it."""
+    """Every difference between the plan and its rendering."""
     plan, keys_text = plan_for_cluster(ROOT / "examples" / "plan.yaml")
     ours = {reference(made): opened(made) for made in objects_of(plan, keys_text)}
     theirs = {reference(made): opened(made) for made in yaml.safe_load_all(PLAN.read_text())}
@@ -64,7 +64,7 @@ def test_each_difference_from_the_plan_is_listed_with_its_reason() -> None:
 
 
 def test_differences_are_found() -> None:
-    """The comparison above sees what is changed, missing and added, in mappings and lists."""
+    """The comparison above finds changed, missing and added values, in mappings and lists."""
     plan = {"a": 1, "b": [1, {"c": 2}], "d": 3}
     ours = {"a": 2, "b": [{"c": 3}, 1, 4], "e": {"f": 1}}
     assert set(differences(plan, ours, "x")) == {"x.a", "x.b[0]", "x.b[+]", "x.d", "x.e"}

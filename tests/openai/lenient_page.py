@@ -1,4 +1,4 @@
-"""docs/accepted.md, made from the table of what is accepted: `python -m tests.openai.lenient_page` writes it."""
+"""docs/accepted.md, made from the table of accepted values: `python -m tests.openai.lenient_page` writes it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _INTRO = """# What is accepted
 
 Clients write `"max_tokens": "50"`, a byte order mark, a slash at the end of a path. vLLM takes much of that. The rule
 here: what vLLM takes and what cannot hurt others goes through, read as vLLM reads it. Limits, reservations and the
-bounds of a model hold for the number that vLLM reads, and the body goes on as it was written. What two readers might
-read differently is refused, since a client could be admitted as one request and run as another.
+bounds of a model hold for the number that vLLM reads, and the body goes on as it was written. A body that two readers
+might read differently is refused, since a client could be admitted as one request and run as another.
 
 This page is made from a table (`python -m tests.openai.lenient_page`). `tests/openai/test_lenient.py` holds aiaas to
 it, and `tests/e2e/test_vllm_lenient.py` holds vLLM 0.32's own request models to it.

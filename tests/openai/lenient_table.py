@@ -1,4 +1,4 @@
-r"""What is accepted although it is not written as its field's type says, and what is not: one table.
+r"""Fields that are accepted although they are not written as their type says, and fields that are not: one table.
 
 `test_lenient.py` holds the gateway to it, `tests/e2e/test_vllm_lenient.py` holds vLLM's own request models to it (`nox
 -s vllm`), and docs/accepted.md is made from it (`lenient_page.py`).
@@ -30,7 +30,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A body; `taken` says whether vLLM 0.32 takes it, `reads` what the gateway reads of it."""
+    """A body; `taken` says whether vLLM 0.32 accepts it, `reads` the values that the gateway reads from it."""
 
     what: str
     path: str
@@ -43,7 +43,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A request target: what vLLM 0.32 does with it, and the path that the gateway serves (None: 404)."""
+    """A request target: vLLM 0.32's status for it, and the path that the gateway serves (None: 404)."""
 
     method: str
     target: str
@@ -206,8 +206,8 @@ BODIES: Final = (
          reads={"stream": True, "include_usage": True}),
     Body("`stream_options` null", paths.CHAT, chat(b'"stream":"on","stream_options":null'), True,
          reads={"stream": True, "include_usage": False, "has_stream_options": False}),
-    Body("`stream_options` that is no object", paths.CHAT, chat(b'"stream":true,"stream_options":[]'), False),
-    Body("`stream_options` that is no object", paths.CHAT, chat(b'"stream":true,"stream_options":true'), False),
+    Body("`stream_options` that is not an object", paths.CHAT, chat(b'"stream":true,"stream_options":[]'), False),
+    Body("`stream_options` that is not an object", paths.CHAT, chat(b'"stream":true,"stream_options":true'), False),
     Body("`max_tokens` of no sense beside `max_completion_tokens`", paths.CHAT,
          chat(b'"max_tokens":-1,"max_completion_tokens":"5"'), True,
          reads={"max_output": 5, "max_output_field": "max_completion_tokens"}),

@@ -1,4 +1,4 @@
-"""Errors as they stand on the wire, ours and vLLM's."""
+"""Errors as they are on the wire, the gateway's and vLLM's."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_an_error_body_has_the_openai_shape(error: ApiError, kind: str) -> None:
     ],
 )
 def test_an_error_body_of_messages_has_the_anthropic_type(status: int, kind: str) -> None:
-    """The Anthropic SDK and its users branch on `error.type`; `code` is ours as elsewhere."""
+    """The Anthropic SDK and its users branch on `error.type`; `code` is the gateway's, as elsewhere."""
     body = json.loads(error_body(ApiError(status, "our_code", "Say why.", param="model"), paths.MESSAGES))
     detail = {"message": "Say why.", "type": kind, "param": "model", "code": "our_code"}
     assert body == {"type": "error", "error": detail}
 
 
 def test_an_error_event_is_one_whole_event() -> None:
-    """It begins as the OpenAI SDK looks for it, and closes with an empty line."""
+    """It begins as the OpenAI SDK expects, and closes with an empty line."""
     error = UpstreamError(504, "upstream_timeout", "The backend was silent.")
     event = error_event(error, paths.CHAT)
     assert event == b"data: " + error_body(error, paths.CHAT) + b"\n\n"
@@ -85,7 +85,7 @@ def test_an_error_event_of_messages_has_the_anthropic_shape() -> None:
     ],
 )
 def test_a_dying_engine_is_told_by_its_message(body: object, died: bool) -> None:
-    """Only the two messages that were seen, at the beginning."""
+    """Only the two known messages, at the beginning."""
     assert engine_died(json.dumps(body).encode()) is died
 
 
@@ -98,8 +98,8 @@ def test_is_json_object(body: bytes, is_object: bool) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", DEAD.encode(), b"[" * 100_000, b'{"error": {"message": "\xff"}}'])
-def test_a_body_that_cannot_be_read_is_no_dying_engine(body: bytes) -> None:
-    """Never raises."""
+def test_unreadable_body_does_not_mean_a_dying_engine(body: bytes) -> None:
+    """An unreadable body raises nothing."""
     assert engine_died(body) is False
 
 
@@ -125,5 +125,5 @@ def test_a_body_that_cannot_be_read_is_no_dying_engine(body: bytes) -> None:
     ],
 )
 def test_an_error_inside_a_stream_is_seen(event: bytes, code: int | None) -> None:
-    """Its integer code comes out, 500 where it has none; anything else is no error."""
+    """Its integer code comes out, 500 where it has none; anything else is not an error."""
     assert is_error_event(event) == code

@@ -1,4 +1,4 @@
-"""What is read leniently, against the table (`lenient_table.py`) and against pydantic itself."""
+"""Lenient reading, against the table (`lenient_table.py`) and against pydantic itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BOOL: TypeAdapter[bool] = TypeAdapter(bool)
 
 
 def read_of(peeked: Peek, field: str) -> Reading:
-    """What was read of `field`."""
+    """The value read for `field`."""
     if field == "n":
         return peeked.choices
     if field == "stream_options.include_usage":
@@ -83,14 +83,14 @@ def test_a_body_is_read_or_refused_as_the_table_says(row: Body) -> None:
 
 @pytest.mark.parametrize("row", TARGETS, ids=[row.target for row in TARGETS])
 def test_a_target_is_served_as_the_table_says(row: Target) -> None:
-    """A path that is not ours stays as it is, and gets a 404."""
+    """An unknown path stays as it is, and gets a 404."""
     path = path_of(row.target)
     known = {*paths.GENERATE, paths.MODELS, paths.HEALTH, paths.READY}
     assert (path if path in known else None) == row.served
 
 
 def test_the_page_holds_the_table() -> None:
-    """docs/accepted.md is what the table says: `python -m tests.openai.lenient_page` writes it."""
+    """docs/accepted.md matches the table: `python -m tests.openai.lenient_page` writes it."""
     assert PAGE.read_text(encoding="utf-8") == page()
 
 

@@ -42,7 +42,7 @@ def content(parts: Any) -> dict[str, Any]:
 
 
 def refused(body: bytes, path: str = paths.CHAT) -> None:
-    """A 400 that says that it is too much."""
+    """A 400 that says that there is too much."""
     with pytest.raises(ClientError, match="too many values") as caught:
         peek(body, path)
     assert (caught.value.status, caught.value.code) == (400, "invalid_request")
@@ -69,7 +69,7 @@ def refused(body: bytes, path: str = paths.CHAT) -> None:
 @pytest.mark.parametrize("shape", ["object", "string"])
 @pytest.mark.parametrize("typed", [True, False])
 def test_only_data_urls_pass(kind: str, url: str, fetched: bool, shape: str, typed: bool) -> None:
-    """Whatever does not begin with `data:` would be fetched, in all shapes that vLLM reads."""
+    """Any URL that does not begin with `data:` would be fetched, in all shapes that vLLM reads."""
     part = ({"type": kind} if typed else {"uuid": "x"}) | {kind: {"url": url} if shape == "object" else url}
     assert found(content([{"type": "text", "text": "x"}, part])) == (
         f"messages[0].content[1].{kind}" if fetched else None
@@ -121,7 +121,7 @@ def test_only_data_urls_pass(kind: str, url: str, fetched: bool, shape: str, typ
     ],
 )  # fmt: skip
 def test_a_url_is_found_where_vllm_reads_content(path: str, body: dict[str, Any], place: str) -> None:
-    """And named; of a shape that nobody knows, the list or object that it stands in."""
+    """The error names it; for an unknown shape, the list or object that it is in."""
     assert found(body, path) == place
     assert found(json.dumps(body).replace(URL, DATA).encode(), path) is None
 
@@ -146,7 +146,7 @@ TOOL_USE = {"type": "tool_use", "id": "x", "name": "f", "input": {"image_url": U
     ],
     ids=["tool", "Anthropic tool", "response_format", "text.format", "metadata", "top level", "kwargs", "text"],
 )
-def test_a_name_outside_the_content_is_no_media(path: str, fields: dict[str, Any]) -> None:
+def test_name_outside_the_content_is_not_media(path: str, fields: dict[str, Any]) -> None:
     """Beside a conversation that shows an image."""
     shown = {"type": "image", "source": {"type": "base64", "data": "aGk="}, "image_url": {"url": DATA}}
     assert found({FIELD[path]: [{"role": "user", "content": [shown]}]} | fields, path) is None
@@ -174,8 +174,8 @@ def test_a_name_outside_the_content_is_no_media(path: str, fields: dict[str, Any
         (paths.MESSAGES, {"role": "user", "content": [{"type": "search_result", "source": URL, "content": []}]}),
     ],
 )
-def test_what_a_tool_was_called_with_is_no_media(path: str, message: dict[str, Any]) -> None:
-    """Nor what else stands in a message beside its content, nor a text."""
+def test_tool_arguments_are_not_media(path: str, message: dict[str, Any]) -> None:
+    """Nor are the other fields of a message, nor a text."""
     assert found({FIELD[path]: [message]}, path) is None
     assert found({FIELD[path]: [message, {"content": [PART]}]}, path) == f"{FIELD[path]}[1].content[0].image_url"
 
@@ -226,7 +226,7 @@ def test_calling_a_request_a_tool_call_hides_nothing() -> None:
     ],
 )
 def test_escapes_hide_nothing(path: str, body: bytes) -> None:
-    """Of a field, a key or a URL."""
+    """Escapes of a field, a key or a URL."""
     assert found(body, path) is not None
 
 
@@ -243,7 +243,7 @@ def test_escapes_hide_nothing(path: str, body: bytes) -> None:
     ids=["part", "objects", "url", "escaped url", "content", "messages"],
 )
 def test_each_of_two_equal_keys_counts(body: bytes) -> None:
-    """Whichever of them vLLM's parser takes."""
+    """Whichever of the two vLLM's parser takes."""
     for first, second, fetched in (
         (b"data:,x", b"https://x", True),
         (b"https://x", b"data:,x", True),
@@ -260,7 +260,7 @@ def test_each_of_two_equal_keys_counts(body: bytes) -> None:
         b'"\\\"image_url"', b'{"image\\_url": 1}',
     ],
 )  # fmt: skip
-def test_what_only_looks_like_a_media_key_is_none(text: bytes) -> None:
+def test_text_that_only_looks_like_a_media_key_is_ignored(text: bytes) -> None:
     """The end of a text, the beginning of one, or a value."""
     part = b"{%b}" % text if b'": ' in text and text[:1] == b'"' else text
     body = b'{"model": "m", "messages": [{"content": [%b]}]}' % part
@@ -283,7 +283,7 @@ def test_a_key_behind_a_text_that_ends_with_backslashes_is_found(before: bytes) 
 @pytest.mark.parametrize("space", [b"", b" ", b"\n\t\r "])
 @pytest.mark.parametrize("rest", [b"}", b',"z":1}', b' , "z": {"a": [1, {}]}}'])
 def test_an_object_is_read_to_its_end_and_no_further(space: bytes, rest: bytes) -> None:
-    """Wherever it stands, with other fields before and behind the URL."""
+    """Wherever the object is, with other fields before and behind the URL."""
     for url, fetched in ((DATA.encode(), False), (b"https://x", True)):
         media = b'{"a": [{"url": 1}, "}"], "url"%b:%b"%b", "detail": {"url": "https://y"}}' % (space, space, url)
         part = b'{"image_url"%b:%b%b%b' % (space, space, media, rest)
@@ -310,7 +310,7 @@ def test_a_key_is_found_once_wherever_it_stands(size: int, escaped: bool) -> Non
 
 
 def test_a_text_that_cannot_be_read_hides_nothing() -> None:
-    """One that is no UTF-8, elsewhere or in the same list."""
+    """A text with invalid UTF-8, elsewhere or in the same list."""
     part = b'{"image_url": "https://x"}'
     assert found(b'{"x": "\xff", "messages": [{"content": [%b]}]}' % part) == "messages[0].content[0].image_url"
     assert found(b'{"messages": [{"content": ["\xff", %b]}]}' % part) == "messages[0].content"
@@ -329,7 +329,7 @@ def test_a_body_of_too_many_media_is_refused(part: bytes, path: str) -> None:
     refused(body.replace(b"]", b"," + part + b"]"), path)
 
 
-def test_media_inside_media_is_refused_where_it_would_be_read_often() -> None:
+def test_nested_media_is_refused_where_it_would_be_read_often() -> None:
     """A few hundred levels of it cost a few hundred readings."""
     nested = b'{"image_url":' * 300 + b'"data:"' + b"}" * 300
     assert found(b'{"x": {"image_url": {"image_url": {"url": "data:"}}}}') is None
@@ -337,7 +337,7 @@ def test_media_inside_media_is_refused_where_it_would_be_read_often() -> None:
 
 
 def test_a_url_among_very_many_fields_is_refused() -> None:
-    """Each costs some time; only where there is a URL."""
+    """Each field costs some time; only where there is a URL."""
     body = b'{"messages": [{"content": [{%b "image_url": "%b"}]}]}'
     assert found(body % (b'"":1,' * MAX_OBJECTS, b"data:")) is None
     refused(body % (b'"":1,' * MAX_OBJECTS, b"https:"))
@@ -345,7 +345,7 @@ def test_a_url_among_very_many_fields_is_refused() -> None:
 
 @pytest.mark.parametrize("item", [b"{}", b"[]", b'{"":1}', b'""'])
 def test_a_url_among_very_many_values_is_refused(item: bytes) -> None:
-    """Looking for it would take long; only where there is one."""
+    """Looking for the URL would take long; only where there is one."""
     many = b",".join([item] * (MAX_QUOTES // 2 + 1 if item == b'""' else MAX_OBJECTS + 1))
     body = b'{"messages": [{"content": [{"image_url": "%b"}, ' + many.replace(b"%", b"%%") + b"]}]}"
     assert found(body % b"data:", paths.MESSAGES) is None
@@ -353,7 +353,7 @@ def test_a_url_among_very_many_values_is_refused(item: bytes) -> None:
 
 
 def test_content_inside_content_is_followed_to_its_depth() -> None:
-    """Deeper than vLLM looks it counts, whatever it is."""
+    """Content beyond vLLM's own depth counts, whatever it is."""
     body: Any = {"image_url": "https://x"}
     for _ in range(MAX_DEPTH - 1):
         body = {"content": [body]}
@@ -391,7 +391,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 def walked(value: Any, *, anthropic: bool) -> bool:
-    """The same question, asked of every part; a list of other things counts where one could be in it."""
+    """The same question, asked of every part; a list of other values counts where a part could be in it."""
     if isinstance(value, list):
         return any(walked(item, anthropic=anthropic) for item in value)
     if not isinstance(value, dict):
@@ -405,7 +405,7 @@ def walked(value: Any, *, anthropic: bool) -> bool:
 
 
 def anywhere(value: Any, *, anthropic: bool) -> bool:
-    """Whether such a URL stands anywhere at all."""
+    """Whether such a URL is anywhere at all."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     here = isinstance(value, dict) and walked(
         {key: item for key, item in value.items() if key not in ("content", "output")}, anthropic=anthropic
@@ -416,7 +416,7 @@ def anywhere(value: Any, *, anthropic: bool) -> bool:
 @settings(max_examples=500)
 @given(value=VALUES, escape=st.booleans(), anthropic=st.booleans(), indent=st.sampled_from([None, 1]))
 def test_the_search_agrees_with_a_walk(value: Any, escape: bool, anthropic: bool, indent: int | None) -> None:
-    """However the keys and texts are written: what vLLM reads is found, and what it never sees is not."""
+    """However the keys and texts are written: the search finds the URLs that vLLM reads, and no others."""
     body = json.dumps({"model": "m", "messages": value}, indent=indent).encode()
     if escape:
         body = body.replace(b"source", b"s\\u006Furce").replace(b"e_url", b"\\u0065_url")

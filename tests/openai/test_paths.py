@@ -33,6 +33,6 @@ def test_each_group_is_within_the_allow_list() -> None:
 
 
 def test_paths_that_only_begin_alike_are_others() -> None:
-    """`/v1/modelsx` is no model."""
+    """`/v1/modelsx` is not a model."""
     assert paths.is_models_path("/v1/models")
     assert not paths.is_models_path("/v1/modelsx")

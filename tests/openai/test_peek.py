@@ -1,4 +1,4 @@
-"""What the gateway reads from a request body, and what it refuses rather than read differently from vLLM."""
+"""The facts that the gateway reads from a request body, and its refusals where vLLM might read something else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.lenient import truth, whole
-from aiaas.openai.peek import LARGE, LARGEST_INTERVAL, MAX_PROMPTS, Peek, estimate_input_tokens, peek
+from aiaas.openai.peek import LARGEST_COUNTED, LARGEST_INTERVAL, MAX_PROMPTS, Peek, estimate_input_tokens, peek
 
 CHAT = paths.CHAT
 READ = ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "background"]
@@ -55,6 +55,7 @@ def test_a_chat_request_is_read() -> None:
         max_output_field="max_tokens",
         background=False,
         media_url=None,
+        plain=True,
     )
 
 
@@ -65,7 +66,7 @@ def test_null_counts_as_absent(body: bytes) -> None:
 
 
 def test_an_empty_model_counts_as_absent() -> None:
-    """vLLM takes its first model for an empty name, so an empty name is no name."""
+    """vLLM takes its first model for an empty name, so an empty name counts as missing."""
     assert peek(b'{"model": ""}', CHAT).model is None
 
 
@@ -85,13 +86,13 @@ def test_an_empty_model_counts_as_absent() -> None:
         pytest.param(b"{'model': 'a'}", id="single quotes"),
     ],
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     """Bytes that are not JSON, or that two parsers may take differently, are `invalid_json`."""
     assert refused(body) == ("invalid_json", None)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b'"a"', b"null", b'[{"model": "a"}]'])
-def test_what_is_not_an_object_is_refused(body: bytes) -> None:
+def test_json_other_than_an_object_is_refused(body: bytes) -> None:
     """A body that is JSON but not an object is `invalid_request`."""
     assert refused(body) == ("invalid_request", None)
 
@@ -123,7 +124,7 @@ def test_deep_nesting_is_refused(key: str, opening: bytes) -> None:
     ],
 )
 def test_a_wrong_type_is_refused_with_its_field(field: str, value: str) -> None:
-    """A field that vLLM refuses is refused here, and named in `param`. What it converts is in `lenient_table.py`."""
+    """A field that vLLM refuses is refused here, and named in `param`. `lenient_table.py` has converted values."""
     assert refused(f'{{"model": "a", "{field}": {value}}}'.encode()) == ("invalid_request", field)
 
 
@@ -143,7 +144,7 @@ def test_a_repeated_field_is_refused(field: str, second: str) -> None:
     assert refused(body.encode(), paths.RESPONSES) == ("invalid_request", field)
 
 
-@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("size", [0, LARGEST_COUNTED], ids=["small", "large"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -154,7 +155,7 @@ def test_a_repeated_field_is_refused(field: str, second: str) -> None:
     ids=["plain", "escaped", "null"],
 )
 def test_repeated_include_usage_is_refused(options: bytes, size: int) -> None:
-    """We read it, and write it."""
+    """We read the field, and write it."""
     body = b'{"x":"%b","stream_options":%b}' % (b"x" * size, options)
     assert refused(body) == ("invalid_request", "stream_options.include_usage")
 
@@ -187,12 +188,12 @@ def test_include_usage_is_read_at_its_place(body: bytes) -> None:
         pytest.param(b'{"\\u006d\\u006F\\u0064el": "a"}', id="escaped with capitals"),
     ],
 )
-def test_what_only_looks_repeated_is_read(body: bytes) -> None:
+def test_apparently_repeated_field_is_read(body: bytes) -> None:
     """The same name below the top level, in a value or in a text does not count."""
     assert peek(body, CHAT).model == "a"
 
 
-def test_more_fields_than_any_request_has_are_refused_on_the_slow_path() -> None:
+def test_too_many_fields_are_refused_on_the_slow_path() -> None:
     """A million fields cannot make the duplicate check expensive."""
     fields = b",".join(b'"x%d": 1' % number for number in range(2000))
     assert refused(b'{"mod\\u0065l": "a",' + fields + b"}") == ("invalid_request", None)
@@ -225,7 +226,7 @@ def test_the_bound_is_the_one_that_vllm_obeys(
     ("fields", "choices"), [({"n": 3}, 3), ({"best_of": 4, "n": 2}, 4), ({"best_of": 1, "n": 2}, 2), ({}, 1)]
 )
 def test_choices_are_the_larger_of_n_and_best_of(fields: dict[str, int], choices: int) -> None:
-    """Both multiply what is generated."""
+    """Both multiply the output."""
     assert peek(json.dumps(fields).encode(), paths.COMPLETIONS).choices == choices
 
 
@@ -272,7 +273,7 @@ def test_texts_are_counted_whatever_stands_in_them(texts: list[str], ascii_only:
 @pytest.mark.parametrize("field", ["prompt", "prompt_embeds", "input"])
 @pytest.mark.parametrize("item", ['""', '"\\\\"', "[]", "[1]", "null", "{}"])
 def test_more_prompts_than_any_batch_has_are_refused_by_name(field: str, item: str) -> None:
-    """At the bound they pass."""
+    """The largest number passes."""
     path = paths.EMBEDDINGS if field == "input" else paths.COMPLETIONS
 
     def body(count: int) -> bytes:
@@ -291,7 +292,7 @@ def test_a_million_token_ids_are_one_prompt() -> None:
 
 @pytest.mark.parametrize("item", ['""', "[]", "1", "null", "{}", '"prompt"', '"\\\\"', '"\\""'])
 @pytest.mark.parametrize("first", ["", '"",', "1,", "[1],"])
-def test_a_list_of_very_many_values_takes_no_more_memory_than_the_body(first: str, item: str) -> None:
+def test_list_of_many_values_takes_no_more_memory_than_the_body(first: str, item: str) -> None:
     """Refused or not: building each value took twenty times the body, and stopped everybody for its time."""
     body = f'{{"model": "m", "prompt": [{first}{",".join([item] * 200_000)}]}}'.encode()
     tracemalloc.start()
@@ -303,7 +304,7 @@ def test_a_list_of_very_many_values_takes_no_more_memory_than_the_body(first: st
 
 
 def test_a_repeated_prompt_is_refused() -> None:
-    """vLLM would count the last, whatever it was that we counted."""
+    """vLLM would count the last, whichever we had counted."""
     assert refused(b'{"prompt": "a", "prompt": ["a", "b"]}', paths.COMPLETIONS) == ("invalid_request", "prompt")
 
 
@@ -362,7 +363,7 @@ def _converted(read: Callable[[object], int], value: object) -> int | None:
 
 @given(bodies())
 def test_reading_agrees_with_pythons_json_or_refuses(body: bytes) -> None:
-    """What is let through reads in Python's parser, which vLLM uses, exactly the same; nothing in it is there twice."""
+    """An accepted body reads in Python's parser, which vLLM uses, exactly the same; nothing in it is there twice."""
     pairs: list[tuple[str, Any]] = json.loads(body, object_pairs_hook=list)
     top: dict[str, Any] = json.loads(body)
     names = [name for name, _ in pairs]

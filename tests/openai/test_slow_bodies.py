@@ -28,7 +28,7 @@ def yardstick() -> None:
 
 
 def within(times: float, took: Callable[[], float]) -> bool:
-    """Whether something takes at most so many times the yardstick; asked again where it does not."""
+    """Whether something takes at most `times` the yardstick; asked again where it does not."""
     return any(took() <= times * seconds(yardstick) for _ in range(3))
 
 
@@ -50,7 +50,7 @@ def test_no_step_of_reading_a_large_body_takes_long(shape: str) -> None:
 
 @pytest.mark.parametrize("opening", [b"[", b"{"])
 def test_a_large_body_of_brackets_is_refused(opening: bytes) -> None:
-    """In texts, too; no model takes as many."""
+    """In texts too; no model accepts as many."""
     assert peek(chat(b'"%b"' % (opening * (MAX_OPENINGS - 10))), paths.CHAT).model == "m"
     with pytest.raises(ClientError) as caught:
         peek(chat(b'"%b"' % (opening * MAX_OPENINGS)), paths.CHAT)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiaas.errors import ClientError
-from aiaas.openai.splice import LARGE, ask_for_usage, set_field, set_fields
+from aiaas.openai.splice import LARGEST_DECODED, ask_for_usage, set_field, set_fields
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from aiaas.openai.splice import LARGE, ask_for_usage, set_field, set_fields
     ],
 )
 def test_the_field_is_set_and_nothing_else(body: bytes, result: bytes) -> None:
-    """Whatever surrounds the value, it alone is replaced; an absent field is inserted at the front."""
+    """Whatever surrounds the value, only the value is replaced; an absent field is inserted at the front."""
     assert set_field(body, "model", b'"new"') == result
 
 
@@ -47,8 +47,8 @@ def test_the_field_is_set_and_nothing_else(body: bytes, result: bytes) -> None:
     ids=["first", "last and escaped", "only nested"],
 )
 def test_a_large_body_changes_in_the_same_way(begin: bytes, end: bytes, result: tuple[bytes, bytes]) -> None:
-    """By the walk, whatever stands in its texts."""
-    text = b'\\"model\\": \\\\' * (LARGE // 12)
+    """By the walk, whatever is in its texts."""
+    text = b'\\"model\\": \\\\' * (LARGEST_DECODED // 12)
     assert set_field(begin + text + end, "model", b'"new"') == result[0] + text + result[1]
 
 
@@ -80,7 +80,7 @@ def test_several_fields_are_set_at_once() -> None:
         "on every event, in words", "repeated", "on no event", "on every event, nested",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("size", [0, LARGEST_DECODED], ids=["small", "large"])
 def test_usage_is_asked_for_beside_other_options(written: bytes, result: bytes, size: int) -> None:
     """All else stays, but usage on every event: alone it does nothing, beside `include_usage` it would."""
     body = b'{"x":{"stream_options":1,"y":"%b"}, "stream_options" : %b ,"z":2}'

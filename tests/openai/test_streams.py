@@ -14,7 +14,7 @@ ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, 
 
 
 def event(data: Any, name: str = "") -> bytes:
-    """As vLLM writes it, under a name where it has one."""
+    """An event as vLLM writes it, under a name where it has one."""
     lead = f"event: {name}\n" if name else ""
     return f"{lead}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
 
@@ -106,7 +106,7 @@ def test_output_and_text_of_an_event(path: str, data: bytes, output: bool, size:
     ids=["chat", "completions"],
 )
 def test_event_that_finishes_a_choice_is_not_ordinary(path: str, data: bytes) -> None:
-    """It is output, and it has no mark: it must not pass unread."""
+    """Such an event is output without the mark: it must not pass unread."""
     assert (data.count(form_of(path).mark), len(form_of(path).output.findall(data))) == (0, 1)
 
 
@@ -127,7 +127,7 @@ def test_output_of_other_servers_is_counted(path: str, data: bytes) -> None:
 
 
 def test_ends_of_other_servers_are_known() -> None:
-    """tests/proxy/end_table.py has the table; here are the shapes that it does not."""
+    """tests/proxy/end_table.py has the table; here are the shapes that it lacks."""
     assert ends_stream(b"data: [DONE] \r\n\r\n", form_of(paths.CHAT))
     assert ends_stream(b'data: {"type" : "message_stop"}\n\n', form_of(paths.MESSAGES))
     assert not ends_stream(message(type="text_delta", text='"type":"message_stop"'), form_of(paths.MESSAGES))

@@ -40,5 +40,5 @@ def test_the_number_of_fields_is_bounded() -> None:
     ],
 )
 def test_only_escaped_letters_can_hide_a_key(body: bytes, hidden: bool) -> None:
-    """What Go and Python escape of themselves costs nothing."""
+    """Characters that Go and Python escape of themselves cost nothing."""
     assert may_hide_keys(body) is hidden

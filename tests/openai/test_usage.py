@@ -1,4 +1,4 @@
-"""Usage is found where vLLM tells it, and nowhere else."""
+"""Usage is found where vLLM writes it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_models_text_cannot_pose_as_usage(text: str) -> None:
 
 @given(st.binary(max_size=40))
 def test_no_bytes_make_it_raise(junk: bytes) -> None:
-    """An answer is relayed whatever it is; reading its usage must not break that."""
+    """An answer is relayed whatever its bytes; reading its usage must not break that."""
     for answer in (junk + b'"usage"', b'{"usage":' + junk, b'data: {"choices":[],"usage":' + junk):
         usage_of(answer)
         is_usage_only_event(answer)
@@ -129,7 +129,7 @@ def test_the_extra_usage_event_is_known_by_having_no_choices(data: str, only: bo
     ],
 )
 def test_fingerprint_is_read_as_it_is_written(data: str, fingerprint: bytes) -> None:
-    """A text, byte for byte; nothing else is one."""
+    """A text, byte for byte; a value of another type is ignored."""
     assert fingerprint_of(event(data)) == fingerprint
 
 
@@ -145,6 +145,6 @@ def test_fingerprint_is_read_as_it_is_written(data: str, fingerprint: bytes) -> 
     ids=["as vLLM writes it", "other spaces", "there already", "a field behind it", "no object"],
 )
 def test_fingerprint_is_put_at_the_end(data: str, result: str) -> None:
-    """Of the object; an event that is not understood stays as it is."""
+    """Of the object; an event of an unknown form stays as it is."""
     assert with_fingerprint(data.encode(), b'"x"').decode() == result
     assert with_fingerprint(data.encode(), b"").decode() == data

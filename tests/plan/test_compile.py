@@ -19,7 +19,7 @@ MINIMAL = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]
 
 
 def plan_of(text: str, env: dict[str, str] | None = None, source: Path | None = None) -> Plan:
-    """Load, check and compile; fails the test where there is an error."""
+    """Load, check and compile; an error fails the test."""
     loaded = load_text(text, file="f", env=env or {})
     errors = [str(problem) for problem in loaded.problems + check(loaded, env or {}) if problem.severity == "error"]
     assert errors == []
@@ -54,7 +54,7 @@ backends:
 
 
 def test_a_stores_password_is_for_the_store_only() -> None:
-    """The Plan's repr, its digest and its canonical form do not have it; a comparison of two Plans counts it."""
+    """The Plan's repr, its digest and its canonical form omit it; a comparison of two Plans counts it."""
     text = (
         MINIMAL
         + """
@@ -84,13 +84,13 @@ rate_limit: {store: "rediss+sentinel://:${PASSWORD}@s:7000/n/2?ssl_ca_certs=ca.p
     ],
 )
 def test_processes_are_workers_and_replicas_in_a_cluster(text: str, processes: int) -> None:
-    """Without a `kubernetes` section nobody said that there are ten."""
+    """Without a `kubernetes` section the number of replicas is unknown, so 1."""
     limits = plan_of(f"{MINIMAL}\nrate_limit: {{store: 'redis://r', store_timeout: 100ms}}\n{text}\n").limits
     assert (limits.processes, limits.store_timeout) == (processes, 0.1)
 
 
 def test_a_stores_files_lie_beside_the_config() -> None:
-    """Its own certificate and key too, and what is to happen without it is in the Plan."""
+    """Its own certificate and key too, and the mode for its absence is in the Plan."""
     text = MINIMAL + "rate_limit: {store: 'rediss://r?ssl_certfile=a.crt&ssl_keyfile=a.key', on_store_failure: deny}\n"
     limits = plan_of(text, source=Path("conf/aiaas.yaml")).limits
     assert limits.store_url is not None
@@ -100,7 +100,7 @@ def test_a_stores_files_lie_beside_the_config() -> None:
     assert (memory.store, memory.on_store_failure) == ("memory", "deny")
 
 
-def test_what_the_config_says_is_in_the_plan() -> None:
+def test_settings_of_the_config_are_in_the_plan() -> None:
     """Headers to forward in small letters, the path of the probe, the workers, and the overrides' names."""
     text = f"server: {{workers: 3}}\n{MINIMAL}    forward_headers: [X-Team]\n    health: {{path: /ping}}\n"
     text += "    ask_for_usage: false\n"
@@ -131,7 +131,7 @@ def test_several_urls_are_several_endpoints() -> None:
 def test_workers_share_what_is_bounded_for_each_endpoint(
     workers: int, bound: object, size: int, shares: tuple[int | None, int]
 ) -> None:
-    """The Plan says what one of them may."""
+    """The Plan has the limit of one worker."""
     text = f"server: {{workers: {workers}}}\n{MINIMAL}    max_inflight: {bound}\n    queue: {{size: {size}}}\n"
     plan = plan_of(text)
     (backend,) = plan.backends
@@ -240,7 +240,7 @@ def test_limits_of_a_key_without_its_own(section: str, limits: Limits) -> None:
 
 
 def test_paths_are_relative_to_the_config() -> None:
-    """The key file is looked for beside the config, unless its path is absolute."""
+    """The key file is beside the config, unless its path is absolute."""
     assert plan_of(MINIMAL, source=Path("conf/aiaas.yaml")).auth.keys_file == Path("conf/keys.yaml")
     text = MINIMAL + "auth: {keys_file: /etc/aiaas/keys.yaml}\n"
     assert plan_of(text, source=Path("conf/aiaas.yaml")).auth.keys_file == Path("/etc/aiaas/keys.yaml")
@@ -269,7 +269,7 @@ def test_the_digest_counts_what_counts() -> None:
 
 
 def test_a_browsers_origins_and_tls_are_in_the_plan() -> None:
-    """Where the config has them."""
+    """If the config has them."""
     server = plan_of(MINIMAL).server
     assert (server.cors_allow_origins, server.tls) == (None, None)
     text = MINIMAL + "server: {cors: {allow_origins: ['https://a']}, tls: {cert_file: a.crt, key_file: /b/a.key}}\n"

@@ -1,4 +1,4 @@
-"""The deployed form of a config, and that its Plan is the one that was meant."""
+"""The deployed form of a config, and that its Plan is the intended one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ backends:
 
 
 def deployed(text: str, env: dict[str, str], urls: dict[str, str]) -> tuple[Plan, str]:
-    """The Plan of a config as it stands here, and the text of its deployed form."""
+    """The Plan of a config as it stands, and the text of its deployed form."""
     loaded = load_text(text, file="f", env=env)
     assert loaded.config is not None, loaded.problems
     return compile_plan(loaded.config, env=env), to_yaml(deployed_form(loaded.written, loaded.config, urls))
@@ -51,7 +51,7 @@ def deployed(text: str, env: dict[str, str], urls: dict[str, str]) -> tuple[Plan
         ),
     ],
 )
-def test_what_is_deployed_does_what_was_written(text: str) -> None:
+def test_deployed_config_does_as_written(text: str) -> None:
     """Without a vLLM engine the deployed form has the digest of the config itself: only places of files differ."""
     env = {"HOST": "vllm.gpu", "KEY": "k"}
     plan, form = deployed(text, env, {"a": "http://e:8000"} if "enabled: false, engine" in text else {})
@@ -110,7 +110,7 @@ def test_an_engine_becomes_the_address_of_its_service() -> None:
     ],
 )
 def test_names_that_are_deployed_as_they_stand(written: Any, names: set[str]) -> None:
-    """Their values come in the cluster; what becomes a field of a manifest needs its value at once."""
+    """Their values come in the cluster; fields of a manifest need their values at once."""
     assert literal_names(written) == names
 
 

@@ -1,4 +1,4 @@
-"""What the manifests need, decided; and what cannot be deployed, said by field."""
+"""The decisions behind the manifests; and the configs that cannot be deployed, reported by field."""
 
 from __future__ import annotations
 
@@ -31,21 +31,23 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
         ),
         pytest.param(
             with_kubernetes(ingress="{class: traefik}") + TLS,
-            "server.tls: Traefik wants a certificate",
+            "server.tls: Traefik would reject the certificate",
             id="TLS behind Traefik",
         ),
         pytest.param(
-            with_kubernetes() + "server: {host: 127.0.0.1}\n", "server.host: 127.0.0.1 is not reached", id="loopback"
+            with_kubernetes() + "server: {host: 127.0.0.1}\n", "server.host: 127.0.0.1 cannot be reached", id="loopback"
         ),
-        pytest.param(with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a right", id="privileged port"),
+        pytest.param(
+            with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a capability", id="privileged port"
+        ),
         pytest.param(
             "backends: {a: {urls: ['http://a', 'http://localhost:8000'], models: [m]}}\nkubernetes: {host: a.b}\n",
-            "backends.a.urls[1]: localhost is the pod itself",
+            "backends.a.urls[1]: localhost is the gateway's own pod",
             id="a backend of this machine",
         ),
         pytest.param(
             with_kubernetes() + "rate_limit: {store: 'redis://127.0.0.1'}\n",
-            "rate_limit.store: 127.0.0.1 is the pod itself",
+            "rate_limit.store: 127.0.0.1 is the gateway's own pod",
             id="a store of this machine",
         ),
         pytest.param(
@@ -70,8 +72,8 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
         ),
     ],
 )
-def test_what_cannot_be_deployed_is_said_by_field(text: str, expected: str) -> None:
-    """Each obstacle is one problem with its place and what to do; nothing is rendered."""
+def test_undeployable_config_is_reported_by_field(text: str, expected: str) -> None:
+    """Each obstacle is one problem with its place and advice; nothing is rendered."""
     plan, problems = plan_or_problems(text, {"HOST": "vllm"})
     assert plan is None
     [problem] = problems
@@ -90,13 +92,13 @@ def test_what_cannot_be_deployed_is_said_by_field(text: str, expected: str) -> N
     ],
 )
 def test_served_paths_are_routed_and_no_others(endpoints: str, paths: tuple[tuple[str, bool], ...]) -> None:
-    """What a backend names is reached from outside, and /health; /ready and /metrics are not."""
+    """The backend's own paths are reached from outside, and /health; /ready and /metrics are not."""
     text = f"backends: {{a: {{url: 'http://a', models: [m], endpoints: {endpoints}}}}}\nkubernetes: {{host: a.b}}\n"
     assert plan_of(text).paths == paths
 
 
 def test_names_begin_with_the_plans_stem() -> None:
-    """With nothing configured the objects bear the plan's names."""
+    """With nothing configured the objects have the plan's names."""
     plan = plan_of(with_kubernetes(immutable_config="false"))
     assert (plan.app, plan.config_name, plan.keys_secret, plan.tls_secret) == (
         *("api-router-service", "api-router-config", "api-router-keys", "api-router-tls"),
@@ -133,7 +135,7 @@ def test_the_grace_period_outlasts_pre_stop_and_drain() -> None:
 
 
 def test_each_peer_is_an_edge_once() -> None:
-    """Two replicas of one namespace and port are one peer; engines of ours are none of these."""
+    """Two replicas of one namespace and port are one peer; engines that the gateway starts are not peers."""
     text = """
 backends:
   a: {urls: ["http://v-1.gpu:8000", "http://v-2.gpu:8000", "http://v-3.gpu:9000"], models: [m]}
@@ -151,6 +153,6 @@ def test_a_name_that_resolves_to_many_is_an_edge_too() -> None:
 
 
 def test_no_repr_shows_what_an_engines_environment_holds() -> None:
-    """What stands in engine.env stays out of tracebacks and logs."""
+    """The values of engine.env stay out of tracebacks and logs."""
     text = "backends: {a: {engine: {kind: vllm, env: {X: hunter2}}, models: [m]}}\nkubernetes: {host: a.b}\n"
     assert "hunter2" not in repr(plan_of(text).engines)

@@ -1,4 +1,4 @@
-"""aiaas.plan.model: what a Plan's values can do."""
+"""aiaas.plan.model: the methods of a Plan's values."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ HEADS = MappingProxyType({"/health": b"GET /health HTTP/1.1\r\nHost: vllm:8000\r
     ],
 )
 def test_an_endpoint_at_one_address_of_its_name(address: str, tls: bool, url: str) -> None:
-    """It is connected to there, and asked for by its name."""
+    """Connections go to the address, requests name the host."""
     named = EndpointPlan("http://vllm:8000/base", "vllm", 8000, tls, "/base", HEADS)
     assert named.at(address) == EndpointPlan(url, address, 8000, tls, "/base", HEADS)

@@ -1,4 +1,4 @@
-"""Whom a NetworkPolicy has to let through, guessed from a host name or told."""
+"""The peers of a NetworkPolicy, guessed from a host name or configured."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def test_a_host_name_tells_where_the_pods_are(host: str, tls: bool, expected: Ed
     assert edge_to(host, 80, Network(), own_namespace="own", tls=tls) == expected
 
 
-def test_what_the_operator_says_wins() -> None:
-    """Namespace, labels and the pods' own port stand in the config where a Service maps them."""
+def test_configured_network_wins() -> None:
+    """Namespace, labels and the pods' own port are in the config where a Service maps them."""
     expected = Edge((9000,), "gpu", (("app", "vllm"),))
     assert edge_to("api.example.com", 443, TOLD, own_namespace="own", tls=True) == expected
     assert edge_to("192.0.2.7", 443, TOLD, own_namespace="own") == expected
 
 
 def test_labels_alone_mean_pods_of_the_guessed_namespace_or_ours() -> None:
-    """An address with labels is a pod's; without a namespace in its name it is one beside us."""
+    """An address with labels is a pod's; without a namespace in its name it is one in our own."""
     labels = Network(pod_labels={"app": "vllm"})
     assert edge_to("vllm.gpu", 80, labels, own_namespace="own").namespace == "gpu"
     assert edge_to("192.0.2.7", 80, labels, own_namespace="own") == Edge((80,), "own", (("app", "vllm"),))

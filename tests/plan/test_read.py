@@ -16,7 +16,7 @@ EXAMPLES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.name != "keys
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_valid(path: Path) -> None:
-    """Each example compiles without an error, and speaks of every warning that it earns."""
+    """Each example compiles without an error, and mentions each of its warnings."""
     names = ("HF_TOKEN", "PARTNER_KEY", "REDIS_PASSWORD", "VLLM_KEY")
     plan, problems = read_plan(path, dict.fromkeys(names, "a-secret"))
     assert not has_errors(problems)
@@ -49,6 +49,6 @@ def test_the_overrides_in_force_are_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_raises(tmp_path: Path) -> None:
-    """No file, no reading."""
+    """A missing file is not read."""
     with pytest.raises(EnvironmentFault):
         read_plan(tmp_path / "none.yaml", {})

@@ -162,7 +162,7 @@ class Running:
         return client
 
     def log_lines(self, event: str = "inference_request") -> list[dict[str, Any]]:
-        """What was logged so far under this event."""
+        """The log lines of this event so far."""
         self.gateway.log.flush()
         lines = [json.loads(line) for block in self.lines for line in block.splitlines() if line]
         return [line for line in lines if line["event"] == event]
@@ -412,7 +412,7 @@ class Raw:
             return data[:-2]
 
     async def ended(self) -> bytes:
-        """What still comes until the gateway ends the connection."""
+        """Read until the gateway ends the connection."""
         rest = b""
         async with asyncio.timeout(10):
             try:

@@ -14,12 +14,12 @@ PAGE: Final = Path(__file__).parents[2] / "docs" / "faults.md"
 
 _INTRO = """# Faults
 
-What becomes of a request when something between the client and vLLM goes wrong: a contract, held by tests over real
+The fate of a request when something between the client and vLLM goes wrong: a contract, held by tests over real
 sockets (`tests/proxy/test_faults.py`), from whose table this page is made (`python -m tests.proxy.fault_page`).
 
 To see a row for yourself, start `aiaas simulate --fault KIND[:ARG]` as the backend ([simulator.md](simulator.md)) and
 send a request through `aiaas serve`. The rows hold for `max_retries: 2`, one endpoint, and the default `heartbeat` not
-yet due (a comment that has been sent spends the status: what is an error with a status here is an event then).
+yet due (a comment that has been sent spends the status: an error with a status here is an event then).
 
 - **Client**: status and body. After an error with *no SDK retry* (`x-should-retry: false`) the official SDKs do not try
   again by themselves. A stream's events are always whole: half an event is never passed on.

@@ -1,4 +1,4 @@
-"""The fault contract: what becomes of a request when something between the client and vLLM goes wrong.
+"""The fault contract: the fate of a request when something between the client and vLLM goes wrong.
 
 One table, from which `test_faults.py` takes its cases and docs/faults.md its text (`fault_page.py`). Four parts:
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal
 
-from aiaas.simulator.faults import KINDS, Point, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -44,7 +44,7 @@ AFTER: Final = 3  # tokens, where a fault strikes mid-stream
 
 
 class Says(Enum):
-    """What the client gets as the body."""
+    """The body that the client gets."""
 
     ANSWER = "the whole answer"
     SHORT = "what came, and a clean end"
@@ -60,7 +60,7 @@ EndedBy = Literal["upstream", "gateway", "client"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is seen of one request on every side.
+    """The traces of one request on every side.
 
     status        what the client gets, and what is logged
     says          its body; of a stream always whole events only
@@ -92,7 +92,7 @@ class Outcome:
     rescued: bool = False
 
     def settings(self) -> dict[str, object]:
-        """The gateway's backend: patient, but where patience is what comes to its end; `max_retries` is the default."""
+        """The gateway's backend: with long timeouts, but where a timeout is tested; `max_retries` is the default."""
         timeout = "250ms" if self.code == "upstream_timeout" else "5s"
         connect_timeout = "100ms" if self.retries is not None and self.retries[0] == "connect" else "5s"
         return {
@@ -113,13 +113,13 @@ class Fault:
 
     @property
     def point(self) -> Point:
-        """Where it strikes."""
+        """The point at which it strikes."""
         return parse_fault(self.fault).kind.point
 
 
 @dataclass(frozen=True)
 class Scripted:
-    """What one endpoint does, request after request; the last script is that of all further ones.
+    """The scripts of one endpoint, request after request; the last script is that of all further ones.
 
     used  the connection has carried an answer before
     """
@@ -372,4 +372,4 @@ CLIENTS: Final = (
 
 def missing_kinds() -> set[str]:
     """Faults of the simulator that the table does not hold."""
-    return set(KINDS) - {parse_fault(row.fault).name for row in FAULTS}
+    return set(FAULT_KINDS) - {parse_fault(row.fault).name for row in FAULTS}

@@ -56,7 +56,7 @@ def body_with(mark: str, *, stream: bool) -> dict[str, Any]:
 
 
 def strangers(data: bytes, own: Sequence[str]) -> set[bytes]:
-    """The marks in `data` that are none of `own`."""
+    """The marks in `data` that are not in `own`."""
     return set(_MARK.findall(data)) - {mark.encode() for mark in own}
 
 

@@ -1,4 +1,4 @@
-"""The wall clock jumps by hours, forward and back (NTP, a suspended machine, an operator): only what is told in wall
+"""The wall clock jumps by hours, forward and back (NTP, a suspended machine, an operator): only facts in wall
 time follows it. Limits on rates, silence, health and connections go by the monotonic clock."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Wall:
 async def test_a_rate_limit_is_neither_lifted_nor_prolonged(
     gateway: StartGateway, fake_vllm: FakeVllm, jump: float
 ) -> None:
-    """A bucket that is empty stays so, and says to wait as long as before."""
+    """An empty bucket stays empty, and Retry-After is as long as before."""
     wall, key = Wall(), new_key("bob", limits=KeyLimits(requests_per_minute=2))
     running = await gateway(fake_vllm, keys=(key,), wall=wall)
     client = await running.client()

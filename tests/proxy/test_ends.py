@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.relay and tap: which ends of a stream are whole, and what a client gets where one is not."""
+"""aiaas.proxy.upstream.relay and tap: which ends of a stream are whole, and the client's answer where one is cut."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_stream_without_any_event_is_a_502(fake_vllm: FakeVllm, gateway: S
 
 
 async def read_all(running: Running, end: Ending) -> list[Any]:
-    """What a program sees that uses the official SDK."""
+    """The result in a program that uses the official SDK."""
     url = f"http://127.0.0.1:{running.port}/v1"
     async with openai.AsyncOpenAI(base_url=url, api_key=running.key, max_retries=0) as sdk:
         ask: Any = {
@@ -83,7 +83,7 @@ SDK_ENDS = [end for end in ENDS if end.path != MESSAGES and "error event" not in
 
 @pytest.mark.parametrize("end", SDK_ENDS, ids=lambda end: f"{end.path}: {end.ends_with}")
 async def test_official_sdk_raises_on_a_cut_stream(fake_vllm: FakeVllm, gateway: StartGateway, end: Ending) -> None:
-    """And on no whole one."""
+    """And on none that is whole."""
     play(fake_vllm, end)
     running = await gateway(fake_vllm)
     if end.whole:

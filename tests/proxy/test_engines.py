@@ -14,7 +14,7 @@ from tests.proxy.conftest import plan_of
 
 
 class Engine:
-    """It takes settings, or not, and counts suspicions."""
+    """An engine that accepts settings, or not, and counts suspicions."""
 
     def __init__(self, *, takes: bool) -> None:
         self.takes = takes
@@ -39,7 +39,7 @@ class Engine:
 
 
 def with_engines(*engines: str) -> Plan:
-    """With these engines, and one address, `u`."""
+    """A gateway with these engines, and one address, `u`."""
     backends = {name: {"engine": {"kind": "simulator"}, "models": [name]} for name in engines}
     return plan_of({"backends": {**backends, "u": {"url": "http://127.0.0.1:9", "models": ["u"]}}})
 
@@ -57,7 +57,7 @@ def with_engines(*engines: str) -> Plan:
 def test_engines_say_which_of_them_took_their_settings(
     started: dict[str, bool], wanted: tuple[str, ...], taken: set[str]
 ) -> None:
-    """Of each backend whose engine is what the config says now."""
+    """Of each backend whose engine matches the config now."""
     engines = Engines()
     handles = {name: Engine(takes=takes) for name, takes in started.items()}
     for name, handle in handles.items():
@@ -68,7 +68,7 @@ def test_engines_say_which_of_them_took_their_settings(
         assert handles[name].offered == [plans[name]]
 
 
-def test_only_an_engine_of_ours_is_suspected() -> None:
+def test_only_a_managed_engine_is_suspected() -> None:
     """A backend with a `url` has no engine to tell, nor has one whose `engine` a reload took away."""
     engines, handle = Engines(), Engine(takes=True)
     engines.add("a", handle)

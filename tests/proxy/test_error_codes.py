@@ -16,7 +16,7 @@ ROWS = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "error
 
 
 def raised() -> set[tuple[str, str]]:
-    """(status, code) of every error that is made with both written out, and the limits' codes."""
+    """(status, code) of every error that the code makes with both written out, and the limits' codes."""
     found = set()
     for file in (ROOT / "aiaas").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -30,7 +30,7 @@ def raised() -> set[tuple[str, str]]:
 
 
 def test_the_manual_has_every_code_with_its_status() -> None:
-    """In either direction."""
+    """In both directions."""
     documented = {(status, code) for status, code, _ in ROWS}
     assert len(documented) == len(ROWS)
     assert documented == raised()

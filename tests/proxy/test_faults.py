@@ -45,7 +45,7 @@ EACH = pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.fault)
 
 @asynccontextmanager
 async def simulator(fault: str) -> AsyncIterator[SimulatorHandle]:
-    """What `aiaas simulate --fault` starts."""
+    """The engine that `aiaas simulate --fault` starts."""
     options = SimulatorOptions(models=("m",), ttft=0.002, itl=0.001, fault=parse_fault(fault))
     async with running_simulator(options) as handle:
         yield handle
@@ -139,7 +139,7 @@ def samples(running: Running, metric: str) -> dict[str, float]:
 @BOTH
 @EACH
 async def test_fault(gateway: Any, row: Fault, streamed: bool) -> None:
-    """With one endpoint: what the client sees, what the engine did, what is tried again, logged and counted."""
+    """With one endpoint: the client's answer, the engine's work, retries, log and counts."""
     outcome = row.stream if streamed else row.whole
     async with simulator(row.fault) as backend:
         running = await gateway(backend.url, backend=outcome.settings())
@@ -160,7 +160,7 @@ async def test_fault(gateway: Any, row: Fault, streamed: bool) -> None:
 async def test_fault_beside_a_healthy_endpoint(gateway: Any, row: Fault, streamed: bool) -> None:
     """Of two requests, the one that meets the fault is answered by the other endpoint where that is safe.
 
-    And whatever became of it, the key's one slot is free again.
+    And whatever its end, the key's one slot is free again.
     """
     outcome = row.stream if streamed else row.whole
     async with AsyncExitStack() as stack:
@@ -186,12 +186,12 @@ async def test_fault_beside_a_healthy_endpoint(gateway: Any, row: Fault, streame
 
 
 def test_every_fault_of_the_simulator_is_in_the_table() -> None:
-    """A new fault needs a row that says what becomes of it."""
+    """A new fault needs a row."""
     assert missing_kinds() == set()
 
 
 async def test_excess_is_nobodys_answer(gateway: Any) -> None:
-    """What a backend sends behind an answer never reaches the next client."""
+    """Bytes that a backend sends behind an answer never reach the next client."""
     async with simulator("excess") as backend:
         running = await gateway(backend.url)
         for streamed in (True, False, True, False):
@@ -224,7 +224,7 @@ async def test_messages_break_off_in_their_own_shape(gateway: Any, fault: str) -
     ],
 )
 async def test_a_comment_spends_the_status(gateway: Any, fault: str, outcome: Outcome) -> None:
-    """What would be an error with a status, or be tried again, is an event behind the first `: ping`."""
+    """An error that would have a status, or be retried, is an event behind the first `: ping`."""
     options = SimulatorOptions(models=("m",), ttft=0.15, itl=0.001, fault=parse_fault(fault))
     async with running_simulator(options) as backend:
         running = await gateway(backend.url, backend=outcome.settings(), server={"heartbeat": "50ms"})
@@ -239,7 +239,7 @@ async def test_a_comment_spends_the_status(gateway: Any, fault: str, outcome: Ou
 
 @pytest.mark.parametrize("row", SCRIPTED, ids=lambda row: row.name)
 async def test_scripted_fault(fake_vllm: FakeVllm, gateway: Any, row: Scripted) -> None:
-    """The same, of what the simulator does not do."""
+    """The same, for faults that the simulator does not have."""
     running = await gateway(fake_vllm, backend=row.outcome.settings())
     before = 0
     if row.used:
@@ -265,7 +265,7 @@ async def test_scripted_fault(fake_vllm: FakeVllm, gateway: Any, row: Scripted) 
 
 @asynccontextmanager
 async def only_slot_taken(fake: FakeVllm, gateway: Any, **fields: Any) -> AsyncIterator[Running]:
-    """A gateway whose only endpoint has all that it may have."""
+    """A gateway whose only endpoint has no free slot."""
     running = await gateway(fake, backend={"max_inflight": 1, **fields})
     (endpoint,) = running.endpoints()
     endpoint.pool.inflight += 1
@@ -278,7 +278,7 @@ async def only_slot_taken(fake: FakeVllm, gateway: Any, **fields: Any) -> AsyncI
 @BOTH
 @pytest.mark.parametrize("row", QUEUE, ids=lambda row: row.what)
 async def test_in_the_queue(fake_vllm: FakeVllm, gateway: Any, row: Queued, streamed: bool) -> None:
-    """What waits in vain is told so, and no vLLM sees it."""
+    """A request that waits in vain gets this answer, and no vLLM sees it."""
     async with only_slot_taken(fake_vllm, gateway, **row.fields) as running:
         client = await running.client()
         client.send(client.request({**ASK, "stream": streamed}))
@@ -307,7 +307,7 @@ WAYS: dict[str, Callable[[Raw], None]] = {"FIN": Raw.close, "RST": Raw.reset, "h
 @pytest.mark.parametrize("leave", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("row", CLIENTS, ids=lambda row: row.name)
 async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], None]) -> None:
-    """Whatever was being done for it ends at once, upstream too; nothing is tried again and no endpoint is blamed."""
+    """All work for it ends at once, upstream too; nothing is retried and no endpoint is blamed."""
     patient = {"timeout": "30s", "connect_timeout": "30s"}
     async with simulator(row.fault) as backend:
         running = await gateway(backend.url, backend=patient, rate_limit=ONE_SLOT)
@@ -334,7 +334,7 @@ async def test_client_leaves(gateway: Any, row: Leaving, leave: Callable[[Raw], 
 
 @pytest.mark.parametrize("leave", WAYS.values(), ids=WAYS)
 async def test_client_leaves_the_queue(fake_vllm: FakeVllm, gateway: Any, leave: Callable[[Raw], None]) -> None:
-    """Its place is free at once, and nobody else hears of it."""
+    """Its place is free at once, and nobody else notices."""
     row = IN_THE_QUEUE
     async with only_slot_taken(fake_vllm, gateway) as running:
         client = await running.client()
@@ -385,5 +385,5 @@ async def test_client_takes_nothing(fake_vllm: FakeVllm, gateway: Any) -> None:
 
 
 def test_docs_hold_the_fault_table() -> None:
-    """docs/faults.md is what the table says: `python -m tests.proxy.fault_page` writes it."""
+    """docs/faults.md matches the table: `python -m tests.proxy.fault_page` writes it."""
     assert PAGE.read_text(encoding="utf-8") == page()

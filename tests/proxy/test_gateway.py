@@ -133,7 +133,7 @@ async def test_a_target_in_absolute_form_is_served_by_its_path(gateway: StartGat
 
 
 @pytest.mark.parametrize(("method", "target"), [("CONNECT", "x:80"), ("OPTIONS", "*")], ids=["a tunnel", "asterisk"])
-async def test_a_target_that_is_no_path_is_a_404(gateway: StartGateway, method: str, target: str) -> None:
+async def test_target_other_than_a_path_is_a_404(gateway: StartGateway, method: str, target: str) -> None:
     """And no tunnel begins behind it."""
     client = await (await gateway("http://127.0.0.1:1")).client()
     client.send(client.request(None, path=target, method=method) + client.request(None, path="/health", method="GET"))
@@ -147,7 +147,7 @@ async def test_a_target_that_is_no_path_is_a_404(gateway: StartGateway, method: 
 
 
 async def test_a_query_is_ignored(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """It neither changes the route nor goes upstream."""
+    """The query neither changes the route nor goes upstream."""
     running = await gateway(fake_vllm)
     client = await running.client()
     assert (await client.post(BODY, path=CHAT + "?api-version=1&x=/../")).status == 200
@@ -171,7 +171,7 @@ async def test_a_query_is_ignored(gateway: StartGateway, fake_vllm: FakeVllm) ->
 async def test_405_says_what_is_allowed(
     gateway: StartGateway, fake_vllm: FakeVllm, path: str, method: str, allow: str
 ) -> None:
-    """With `Allow`, without asking for a key, and the answer to a HEAD has no body that the next would be lost in."""
+    """With `Allow`, without asking for a key; the answer to a HEAD is without a body, which would swallow the next."""
     running = await gateway(fake_vllm)
     client = await running.client()
     got = await client.get(path, method=method, headers={"Authorization": "none"})
@@ -183,7 +183,7 @@ async def test_405_says_what_is_allowed(
 
 
 async def test_health_and_ready_need_no_key_and_tell_nothing(gateway: StartGateway) -> None:
-    """Also while no backend lives: one dead vLLM must not take every gateway out of rotation."""
+    """Also while no backend is up: one dead vLLM must not take every gateway out of rotation."""
     running = await gateway("http://127.0.0.1:9")
     client = await running.client()
     for path in ("/health", "/ready"):
@@ -229,7 +229,7 @@ async def test_a_request_without_a_valid_key_gets_401(
 
 
 async def test_key_in_x_api_key_is_taken_where_anthropic_sdks_ask(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """For messages and the list of models; elsewhere that header is nothing."""
+    """For messages and the list of models; other paths ignore that header."""
     running = await gateway(fake_vllm)
     client = await running.client()
     body = BODY | {"max_tokens": 5}
@@ -312,7 +312,7 @@ async def test_two_keys_or_two_of_a_header_are_refused(
 
 
 async def test_without_authentication_limits_hold_for_each_address(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Behind a trusted proxy that is the client's own address."""
+    """Behind a trusted proxy this is the client's own address."""
     running = await gateway(
         fake_vllm,
         auth={"enabled": False},
@@ -389,7 +389,7 @@ async def test_a_bad_body_is_a_400_that_names_the_field(
 async def test_a_body_that_is_refused_unread_ends_the_connection(
     gateway: StartGateway, fake_vllm: FakeVllm, headers: dict[str, str], status: int, code: str
 ) -> None:
-    """What follows it on the connection would otherwise be taken for a request."""
+    """The bytes that follow it on the connection would otherwise be taken for a request."""
     running = await gateway(fake_vllm, server={"max_body_size": "1KiB"})
     client = await running.client()
     head, _, _ = client.request(BODY, headers={"Content-Length": "500"} | headers).partition(b"\r\n\r\n")
@@ -405,7 +405,7 @@ async def test_a_body_that_is_refused_unread_ends_the_connection(
 
 @pytest.mark.parametrize("end", [None, b"", b"0\r\n\r\n"], ids=["by its length", "chunks", "all chunks at once"])
 async def test_a_body_beyond_the_bound_gets_413(gateway: StartGateway, fake_vllm: FakeVllm, end: bytes | None) -> None:
-    """At the first byte beyond it, without waiting for the rest; one that just fits passes."""
+    """At the first byte beyond it, without waiting for the rest; a body that just fits passes."""
     running = await gateway(fake_vllm, server={"max_body_size": "1KiB"})
     client = await running.client()
     fits = json.dumps(BODY | {"x": ""}).encode()
@@ -422,7 +422,7 @@ async def test_a_body_beyond_the_bound_gets_413(gateway: StartGateway, fake_vllm
 
 
 async def test_a_compressed_body_is_never_inflated(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Nor is one that is compressed without saying so: it is no JSON."""
+    """Nor is one that is compressed without a header: it is not JSON."""
     import gzip
 
     running = await gateway(fake_vllm)
@@ -433,7 +433,7 @@ async def test_a_compressed_body_is_never_inflated(gateway: StartGateway, fake_v
 
 
 async def test_100_continue_comes_only_for_a_request_that_is_wanted(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """After key, size and media type; a client that waits for it is not made to send for nothing."""
+    """After key, size and media type; a client that waits for it does not send for nothing."""
     running = await gateway(fake_vllm)
     body = json.dumps(BODY).encode()
     wanted = {"Expect": "100-continue", "Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -458,10 +458,8 @@ async def test_100_continue_comes_only_for_a_request_that_is_wanted(gateway: Sta
     ],
     ids=["spliced field by field", "escaped elsewhere", "escaped key beside it", "beside an image"],
 )
-async def test_a_key_that_is_no_utf_8_is_no_fault_of_ours(
-    gateway: StartGateway, fake_vllm: FakeVllm, body: bytes
-) -> None:
-    """Whoever does not want the field skips it unread; whoever then reads it must say 400 and not break."""
+async def test_key_with_invalid_utf_8_is_never_a_500(gateway: StartGateway, fake_vllm: FakeVllm, body: bytes) -> None:
+    """A request that does not need the field skips it unread; one that then reads it must get 400 and not break."""
     running = await gateway(fake_vllm)
     client = await running.client()
     assert (await client.post(body)).status in (200, 400)
@@ -508,7 +506,7 @@ async def test_http_1_0_gets_a_length_and_a_close(gateway: StartGateway, fake_vl
 async def test_an_offered_upgrade_is_never_taken(
     gateway: StartGateway, fake_vllm: FakeVllm, protocol: str, path: str
 ) -> None:
-    """The request is answered as plain HTTP and the connection ends: what is behind it is no request."""
+    """The request is answered as plain HTTP and the connection ends: bytes behind it are not read as a request."""
     running = await gateway(fake_vllm)
     client = await running.client()
     headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAMAAABkAAQA"}
@@ -522,7 +520,7 @@ async def test_an_offered_upgrade_is_never_taken(
     assert all("upgrade" not in post.headers for post in fake_vllm.posts)
 
 
-async def test_bytes_that_are_no_utf_8_in_a_path_are_refused(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+async def test_invalid_utf_8_in_a_path_is_refused(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """Raw ones are no HTTP, escaped ones no model; both can be logged."""
     running = await gateway(fake_vllm)
     for path, status in (("/\xff\xfe", 400), ("/v1/models/%ff%fe", 404), ("/%ff", 404)):
@@ -534,7 +532,7 @@ async def test_bytes_that_are_no_utf_8_in_a_path_are_refused(gateway: StartGatew
 # -- models --------------------------------------------------------------------------------------------------------
 
 
-async def test_models_come_from_the_plan_as_far_as_the_key_may_use_them(gateway: StartGateway) -> None:
+async def test_models_are_those_of_the_plan_that_the_key_may_use(gateway: StartGateway) -> None:
     """Aliases included; `root` is the model behind an alias and never vLLM's path; no backend is asked."""
     scoped = new_key("scoped", models=("org/big",))
     running = await gateway(
@@ -562,14 +560,14 @@ async def test_models_come_from_the_plan_as_far_as_the_key_may_use_them(gateway:
 async def test_models_are_not_served_where_no_backend_names_the_path(
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
-    """The allow-list holds for it too."""
+    """The allow-list holds for this path too."""
     running = await gateway(fake_vllm, backend={"endpoints": [CHAT]})
     client = await running.client()
     assert_error(await client.get("/v1/models"), 404, "not_found")
 
 
 async def test_a_model_that_the_key_may_not_use_looks_unknown(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Same words as for one that does not exist."""
+    """The same message as for a model that does not exist."""
     scoped = new_key("scoped", models=("alias",))
     running = await gateway(fake_vllm, keys=(scoped,))
     client = await running.client()
@@ -633,7 +631,7 @@ async def test_429_says_when_to_come_back(gateway: StartGateway, fake_vllm: Fake
     assert running.metric('aiaas_refused_total{limit="requests"}') == 1
 
 
-async def test_a_reservation_larger_than_the_bucket_is_a_400_that_names_the_field(
+async def test_reservation_above_the_bucket_is_a_400_naming_the_field(
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
     """Waiting would not help."""
@@ -677,7 +675,7 @@ async def test_the_official_sdk_raises_its_own_exceptions(gateway: StartGateway,
 
 
 async def test_only_the_listed_headers_go_upstream(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Never the client's key, its cookies, or anything else that nobody named."""
+    """Never the client's key, its cookies, or another unlisted header."""
     running = await gateway(fake_vllm, backend={"forward_headers": ["X-Tenant"]})
     client = await running.client()
     headers = {
@@ -749,7 +747,7 @@ async def test_two_request_ids_are_not_believed(gateway: StartGateway, fake_vllm
 async def test_a_client_that_leaves_takes_its_request_with_it(
     gateway: StartGateway, fake_vllm: FakeVllm, phase: str, how: str
 ) -> None:
-    """In every phase: the backend is told, slot and gauge come back, and the log says 499 (or the status spent)."""
+    """In every phase: the backend learns of it, slot and gauge are released, and the log says 499 (or that sent)."""
     running = await gateway(fake_vllm, rate_limit={"max_concurrent": 1, "tokens_per_minute": 1000})
     client = await running.client()
     if phase == "upload":
@@ -793,7 +791,7 @@ async def test_a_client_that_leaves_takes_its_request_with_it(
     assert (await other.post(BODY)).status == 200  # the one slot is free again
 
 
-async def test_a_client_that_leaves_while_its_key_is_hashed_leaves_nothing_behind(
+async def test_client_that_leaves_during_hashing_leaves_nothing_behind(
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
     """The hashing goes on for others that wait for the same key; the request is over at once."""
@@ -813,7 +811,7 @@ async def test_a_client_that_leaves_while_its_key_is_hashed_leaves_nothing_behin
 
 
 class FaultyStore(MemoryStore):
-    """A store with a fault of ours in it."""
+    """A store that raises."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -842,7 +840,7 @@ _BACKEND = {"models": ["m"], "health": {"interval": "1s"}}
 _CONFIG: dict[str, Any] = {"rate_limit": {"requests_per_minute": 5}}
 
 
-async def test_a_fault_of_ours_is_a_500_with_one_log_line(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+async def test_internal_error_is_a_500_with_one_log_line(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """In JSON, with the id that stands in the log beside the traceback; the connection ends and the counters hold."""
     running = await faulty(gateway, fake_vllm, "admit")
     client = await running.client()
@@ -879,7 +877,7 @@ async def test_a_fault_after_the_answer_writes_no_second_one(
 
 
 async def test_a_request_ends_under_the_plan_that_it_began_with(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Also where the new one no longer has its model or its backend."""
+    """Also where the new Plan no longer has its model or its backend."""
     go_on = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
     running = await gateway(fake_vllm)
@@ -896,10 +894,8 @@ async def test_a_request_ends_under_the_plan_that_it_began_with(gateway: StartGa
     assert fake_vllm.url not in running.metrics.expose().decode()
 
 
-async def test_what_is_known_about_an_address_survives_a_changed_plan(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
-    """A backend that is down stays down, and one of ours that is up stays up, when only its timeout changes."""
+async def test_health_of_an_address_survives_a_changed_plan(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """A backend that is down stays down, and a running engine stays up, when only a timeout changes."""
     running = await gateway(fake_vllm)
     running.endpoints()[0].set_up(False, "test")
     changed = {**_CONFIG, "backends": {"vllm": {**_BACKEND, "url": fake_vllm.url, "timeout": "7s"}}}
@@ -917,7 +913,7 @@ async def test_what_is_known_about_an_address_survives_a_changed_plan(
 
 
 async def test_the_drain_deadline_ends_every_phase_with_an_answer(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """A stream ends with an error event, what waits gets 503, a body that is still read too; none counts as left."""
+    """A stream ends with an error event, a waiting request gets 503, and so does one still being read."""
     running = await gateway(fake_vllm)
     streaming, waiting, uploading = [await running.client() for _ in range(3)]
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
@@ -944,9 +940,7 @@ async def test_the_drain_deadline_ends_every_phase_with_an_answer(gateway: Start
         await asyncio.wait_for(post.gone.wait(), 1)
 
 
-async def test_while_draining_answers_end_their_connections_and_then_are_refusals(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
+async def test_draining_ends_connections_after_answers_then_refuses(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """`/ready` says no, `/health` goes on."""
     running = await gateway(fake_vllm)
     running.gateway.draining = True

@@ -1,4 +1,4 @@
-"""Whatever a broken or hostile client sends: nothing hangs, nothing crosses over, nothing is run that was not asked."""
+"""Whatever a broken or hostile client sends: nothing hangs, nothing crosses over, only real requests are run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes.vllm import FakeVllm, chunk, json_answer
 from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway
 from tests.proxy.markers import HERE, Marked, Marks, assert_ours, assert_unharmed, body_with, strangers
 
-# Seconds of silence after which a client holds that no more comes; longer than the gateway's own patience.
+# Seconds of silence after which a client expects no more bytes; longer than the gateway's own timeouts.
 SILENCE = 0.15
 # Stands for the key and the client's mark in what hypothesis makes.
 KEY, MARK, JSON = b"{key}", b"{mark}", b"{json}"
@@ -24,7 +24,7 @@ KEY, MARK, JSON = b"{key}", b"{mark}", b"{json}"
 
 @pytest.fixture
 async def running(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
-    """Quick to lose its patience."""
+    """A gateway with short timeouts."""
     fake_vllm.default = (Marked(json_answer({"text": HERE.decode()})),)
     server = {"header_timeout": "80ms", "body_timeout": "80ms", "max_header_size": "4KiB", "max_body_size": "2KB"}
     return await gateway(fake_vllm, server=server)
@@ -113,7 +113,7 @@ def _requests(draw: st.DrawFn) -> bytes:
 
 @dataclass(frozen=True)
 class Hostile:
-    """What one client does: what it sends, cut into pieces with a pause after each of `slow`, and how it ends."""
+    """The script of one client: the bytes, cut into pieces with a pause after each of `slow`, and how it ends."""
 
     requests: tuple[bytes, ...]
     cuts: tuple[float, ...]
@@ -205,7 +205,7 @@ async def _until_silent(client: Raw) -> tuple[bytes, bool]:
 
 
 async def ask(running: Running, marks: Marks, dice: random.Random) -> None:
-    """A good client among them: it gets what is its own, each time."""
+    """A good client among them: it gets its own answer, each time."""
     client = await Raw.connect(running.port, running.key)
     for _ in range(3):
         mark = marks.next()

@@ -22,7 +22,7 @@ from tests.proxy.conftest import Running, StartGateway
 ATTACKERS = 8
 INNOCENTS = 8
 REQUESTS = 25  # of each innocent client
-# One failure takes an endpoint down; a probe or a connect that a busy machine delays is none.
+# One failure takes an endpoint down; a probe or a connect that a busy machine delays must not count.
 STRICT = {
     "health": {"unhealthy_after": 1, "interval": "60s", "timeout": "30s"},
     "connect_timeout": "30s",
@@ -48,13 +48,13 @@ class Sensitive(FakeVllm):
         self.killed: tuple[Step, ...] = ()
 
     def script_for(self, method: str, path: str) -> Sequence[Step]:
-        """What to do about a request."""
+        """Choose the answer to a request."""
         killer = method == "POST" and b"tool_calls" in self.got[-1].body
         return self.killed if killer else super().script_for(method, path)
 
 
 async def under_attack(running: Running) -> tuple[Counter[int], Counter[int]]:
-    """The statuses that the attackers get, and the innocent clients, who decide when it is over."""
+    """The statuses that the attackers get, and the innocent clients, which decide when it is over."""
     over = False
     attackers: Counter[int] = Counter()
     innocents: Counter[int] = Counter()
@@ -80,7 +80,7 @@ async def under_attack(running: Running) -> tuple[Counter[int], Counter[int]]:
 
 
 async def test_killer_body_breaks_no_other_clients_request(gateway: StartGateway) -> None:
-    """Before a simulator that does as vLLM does: a 500 for who sent it, and no endpoint is to blame."""
+    """Before a simulator that does as vLLM does: a 500 for its sender, and no endpoint is to blame."""
     async with running_simulator(SimulatorOptions(models=("m",), ttft=0.001, itl=0.001)) as backend:
         running = await gateway(backend.url, backend=STRICT)
         attackers, innocents = await under_attack(running)
@@ -91,7 +91,7 @@ async def test_killer_body_breaks_no_other_clients_request(gateway: StartGateway
     assert running.metric('aiaas_retries_total{reason="stale"}') == 0
 
 
-# What the backend does about a killer body; the status that the attacker gets.
+# The backend's answer to a killer body; the status that the attacker gets.
 HANGS_UP: dict[str, tuple[tuple[Step, ...], int]] = {
     "500, then FIN": ((Send(ERROR), Close()), 500),
     "500, then RST": ((Send(ERROR), Reset()), 500),
@@ -108,7 +108,7 @@ HANGS_UP: dict[str, tuple[tuple[Step, ...], int]] = {
 async def test_hanging_up_behind_an_answer_breaks_no_other_request(
     gateway: StartGateway, killed: tuple[Step, ...], status: int, endpoints: int
 ) -> None:
-    """With one endpoint and with several, of which each is still there afterwards."""
+    """With one endpoint and with several, each of which is still up afterwards."""
     fakes = [await Sensitive.start() for _ in range(endpoints)]
     try:
         for fake in fakes:

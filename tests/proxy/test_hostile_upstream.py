@@ -81,7 +81,7 @@ _ENDS: st.SearchStrategy[tuple[Step, ...]] = st.sampled_from([(), (), (Close(),)
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[Step, ...]:
-    """What a backend says to one request: right in part, spoiled in part, cut anywhere."""
+    """A backend's bytes for one request: right in part, spoiled in part, cut anywhere."""
     lines = [draw(_STATUS_LINES), *draw(_HEADERS)]
     if draw(st.booleans()):
         lines.append(b"transfer-encoding: chunked")
@@ -123,7 +123,7 @@ async def exchange(running: Running, marks: Marks, streams: list[bool]) -> None:
 
 
 def assert_good(got: Got, mark: str) -> None:
-    """Nobody else's, and a head that is ours or clean."""
+    """No other request's mark, and a head that is ours or clean."""
     assert not strangers(got.head + got.body, [mark]), got
     assert got.status >= 200
     assert got.header("x-request-id") not in (None, "theirs")
@@ -137,7 +137,7 @@ def assert_good(got: Got, mark: str) -> None:
 
 @pytest.fixture
 async def running(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
-    """Quick to lose its patience, and never to think the backend down."""
+    """A gateway with short timeouts that never takes the backend down."""
     fake_vllm.default = (Marked(WHOLE_JSON),)
     return await gateway(
         fake_vllm,
@@ -182,10 +182,8 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("before", "again"), ENDLESS.values(), ids=ENDLESS)
-async def test_what_is_endless_and_no_body_is_ended(
-    gateway: StartGateway, fake_vllm: FakeVllm, before: bytes, again: bytes
-) -> None:
-    """After 64 KiB and what was on its way, long before the silence that is allowed."""
+async def test_endless_head_is_ended(gateway: StartGateway, fake_vllm: FakeVllm, before: bytes, again: bytes) -> None:
+    """After 64 KiB and the bytes on their way, long before the timeout."""
     running = await gateway(fake_vllm, backend={"timeout": "60s", "max_retries": 0})
     fake_vllm.play(Send(before), Flood(again * (8192 // len(again)), 10_000))
     client = await running.client()

@@ -50,7 +50,7 @@ def tasks() -> set[str]:
 
 
 def living(kind: type) -> int:
-    """How many objects of a class there are."""
+    """The number of objects of a class."""
     return sum(type(thing) is kind for thing in gc.get_objects())
 
 

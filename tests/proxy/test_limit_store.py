@@ -53,7 +53,7 @@ async def begun(running: Running) -> AsyncIterator[FallbackStore]:
 async def test_without_the_store_it_does_as_configured(
     mode: str, statuses: list[int], fake_vllm: FakeVllm, gateway: StartGateway, server: RedisServer
 ) -> None:
-    """What the key had left, all, or none with 503; whoever is refused is to come back in a second."""
+    """The remaining budget of the key, all of it, or None with 503; Retry-After is a second then."""
     fake_vllm.play(*[Send(json_answer({}))] * 10)
     limits = {"store": server.url, "on_store_failure": mode, "requests_per_minute": 3}
     running = await gateway(fake_vllm, rate_limit=limits)
@@ -84,7 +84,7 @@ async def test_without_the_store_it_does_as_configured(
 
 
 async def test_a_store_that_is_not_there_does_not_keep_from_serving() -> None:
-    """It is said once, and tried again and again."""
+    """Logged once, and retried again and again."""
     lines: list[bytes] = []
     log = JsonLog(lines.append, lambda: 0.0, "info")
     config = config_of(["http://vllm"], {}, {"rate_limit": {"store": "redis://127.0.0.1:1"}})
@@ -99,7 +99,7 @@ async def test_a_store_that_is_not_there_does_not_keep_from_serving() -> None:
     assert "cannot connect to redis://127.0.0.1:1/0" in text
 
 
-def test_no_store_for_memory_and_a_word_about_files_that_are_no_good() -> None:
+def test_memory_needs_no_store_and_bad_files_are_reported() -> None:
     """Before anything listens."""
     log = JsonLog(lambda _lines: None, lambda: 0.0, "info")
     assert shared_store(plan_of(config_of(["http://vllm"], {}, {})).limits, log) is None

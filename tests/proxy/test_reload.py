@@ -1,4 +1,4 @@
-"""aiaas.proxy.reload: what is put in force, what waits for a restart, and readings that overlap. Reloading in a
+"""aiaas.proxy.reload: applied changes, changes that wait for a restart, and overlapping reads. Reloading in a
 server's life is tested in test_server.py."""
 
 import asyncio
@@ -57,20 +57,20 @@ class Reloading:
         self.file.write_text(yaml.safe_dump(config, sort_keys=False))
 
     async def reload(self, config: dict[str, Any]) -> list[dict[str, Any]]:
-        """Put another config in force; what was logged for it."""
+        """Apply another config and return its log lines."""
         self.write(config)
         await self.reloader.reload_config()
         return self.logged()
 
     def logged(self) -> list[dict[str, Any]]:
-        """What was logged since the last time."""
+        """The lines logged since the last call."""
         self.log.flush()
         lines = [json.loads(line) for block in self.lines for line in block.splitlines()]
         self.lines.clear()
         return lines
 
     def reloads(self, what: str) -> dict[str, float]:
-        """Readings by their result."""
+        """The counts of reads by their result."""
         marks = [
             (result, f'aiaas_reloads_total{{result="{result}",what="{what}"}} ') for result in ("success", "failure")
         ]
@@ -86,12 +86,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def events(lines: list[dict[str, Any]]) -> list[str]:
-    """Their names."""
+    """The names of the keys."""
     return [line["event"] for line in lines]
 
 
 async def watched(site: Reloading, event: str) -> None:
-    """Run the watches until this is logged."""
+    """Run the watches until this event is logged."""
     tasks = [asyncio.create_task(watch.run()) for watch in site.reloader.watches()]
     try:
         async with asyncio.timeout(10):
@@ -107,7 +107,7 @@ async def watched(site: Reloading, event: str) -> None:
 
 
 async def test_a_changed_config_is_in_force(folder: Path) -> None:
-    """Plan, log level and metrics; whoever follows Plans is told once."""
+    """Plan, log level and metrics; a follower of Plans is called once."""
     site = Reloading(folder, BASE)
     lines = await site.reload(BASE | {"monitoring": {"log_level": "error"}, "request": {"max_choices": 3}})
     plan = site.gateway.active.plan
@@ -122,7 +122,7 @@ async def test_a_changed_config_is_in_force(folder: Path) -> None:
 
 
 async def test_an_unchanged_config_is_said_to_be_so(folder: Path) -> None:
-    """And nothing is swapped."""
+    """And no object is replaced."""
     site = Reloading(folder, BASE)
     active = site.gateway.active
     lines = await site.reload(BASE | {"version": 1})
@@ -131,7 +131,7 @@ async def test_an_unchanged_config_is_said_to_be_so(folder: Path) -> None:
 
 
 async def test_a_broken_config_changes_nothing(folder: Path) -> None:
-    """Nor does one that is gone."""
+    """Nor does a missing one."""
     site = Reloading(folder, BASE)
     active = site.gateway.active
     (line,) = await site.reload(BASE | {"nonsense": 1})
@@ -146,7 +146,7 @@ async def test_a_broken_config_changes_nothing(folder: Path) -> None:
 
 
 async def test_a_gateway_without_a_file_has_nothing_to_reload(folder: Path) -> None:
-    """Its Plan came from elsewhere."""
+    """The gateway's Plan came from elsewhere."""
     site = Reloading(folder, BASE)
     site.gateway.replace_plan(replace(site.gateway.active.plan, source=None))
     reloader = Reloader(site.gateway, {}, lambda _engines: (), site.plans.append)
@@ -156,7 +156,7 @@ async def test_a_gateway_without_a_file_has_nothing_to_reload(folder: Path) -> N
 
 
 async def test_the_keys_of_another_file_come_first(folder: Path) -> None:
-    """They are there when the Plan is; where nothing changed of them they are not read."""
+    """The keys are there when the Plan is; an unchanged key file is not read."""
     site = Reloading(folder, BASE)
     await site.reloader.reload_keys()
     (folder / "other.yaml").write_text(render_records([new_key("bob").record]))
@@ -204,7 +204,7 @@ def pair(folder: Path, name: str) -> dict[str, str]:
 
 
 async def test_tls_follows_other_files_and_another_version(folder: Path) -> None:
-    """Where the new files cannot be used the old pair stays, until they can; the version holds with them."""
+    """If the new files cannot be used the old pair stays until they can, and so does the TLS version."""
     site = Reloading(folder, BASE | {"server": {"tls": pair(folder, "one")}})
     tls = open_tls(site.gateway.active.plan.server.tls)
     assert tls is not None
@@ -223,7 +223,7 @@ async def test_tls_follows_other_files_and_another_version(folder: Path) -> None
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (tls.plan.cert_file.parent.name, tls.context.minimum_version) == ("two", ssl.TLSVersion.TLSv1_3)
     site.logged()
-    (folder / "two" / "cert.pem").rename(folder / "aside")  # whoever reads it now says so
+    (folder / "two" / "cert.pem").rename(folder / "aside")  # a reader now finds one file missing
     assert events(await site.reload(BASE | {"server": {"tls": missing, "heartbeat": "3s"}})) == ["config_reloaded"]
     lines = await site.reload(BASE)
     assert lines[-1]["fields"] == ["server.tls"]
@@ -257,7 +257,7 @@ async def test_a_slow_reading_never_replaces_the_pair_of_another_plan(folder: Pa
 
 
 async def test_a_certificate_that_ends_soon_is_logged(folder: Path) -> None:
-    """When it is first used, and when a renewed one is no better; a good one is not."""
+    """When it is first used, and when a renewed one ends soon too; a good one is not logged."""
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
 
     def write(ends: datetime | None) -> None:
@@ -282,7 +282,7 @@ async def test_a_certificate_that_ends_soon_is_logged(folder: Path) -> None:
 
 
 async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
-    """Neither in the Plan nor on the port."""
+    """Neither the Plan nor the port has TLS."""
     site = Reloading(folder, BASE)
     await site.reloader.reload_tls()
     assert (site.logged(), site.reloads("tls")) == ([], {})
@@ -291,8 +291,8 @@ async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
 # -- what waits for a restart ----------------------------------------------------------------------------------------
 
 
-async def test_what_needs_a_restart_is_not_put_in_force(folder: Path) -> None:
-    """It is named, again on each reading, and no longer once it is undone; the rest holds at once."""
+async def test_change_that_needs_a_restart_is_not_applied(folder: Path) -> None:
+    """The field is named on each read, and no longer once it is undone; the rest holds at once."""
     site = Reloading(folder, BASE)
     port = {"server": {"port": 99, "heartbeat": "3s"}}
     lines = await site.reload(BASE | port)
@@ -333,7 +333,7 @@ async def test_an_engine_answers_through_every_edit(folder: Path) -> None:
 
 
 async def test_changes_add_up_after_a_held_one(folder: Path) -> None:
-    """A field that was held once is compared with what runs, and what reloaded meanwhile is not taken back."""
+    """A field that was held once is compared with the running value, and later fields are not taken back."""
     site = Reloading(folder, BASE)
     more = {"b": {"url": "http://b:1", "models": ["b"]}}
     await site.reload({"backends": BASE["backends"] | more, "server": {"port": 99}})
@@ -349,7 +349,7 @@ async def test_changes_add_up_after_a_held_one(folder: Path) -> None:
 
 
 async def test_a_broken_key_file_is_counted_and_logged(folder: Path) -> None:
-    """The last good keys stay; so they do where the file is gone."""
+    """The last good keys stay, also where the file is gone."""
     site = Reloading(folder, BASE)
     await site.reloader.reload_keys()
     ring = site.verifier.ring
@@ -366,11 +366,11 @@ async def test_a_broken_key_file_is_counted_and_logged(folder: Path) -> None:
     site.verifier.close()
 
 
-async def test_keys_of_the_file_before_never_replace_those_of_the_new_one(tmp_path: Path) -> None:
+async def test_late_read_of_the_old_key_file_is_ignored(tmp_path: Path) -> None:
     """A second SIGHUP comes while a config that names another key file is read: it does not mean the old file."""
     config, slow = tmp_path / "aiaas.yaml", tmp_path / "new.yaml"
     (tmp_path / "old.yaml").write_text(render_records([new_key("alice").record]))
-    os.mkfifo(slow)  # whoever reads it waits for a writer
+    os.mkfifo(slow)  # a reader waits for a writer
 
     def write(file: str) -> None:
         config.write_text(yaml.safe_dump({**BASE, "auth": {"keys_file": file}}))
@@ -419,7 +419,7 @@ async def test_a_missing_key_file_is_a_warning_until_there_were_keys(folder: Pat
 
 
 async def test_without_authentication_no_key_file_is_read(folder: Path) -> None:
-    """Neither at the start nor at a reload, not even one that is broken; turned on again, it has to be in order."""
+    """Neither at the start nor at a reload, not even a broken one; turned on again, it must be valid."""
     (folder / "keys.yaml").write_text("keys: [")
     site = Reloading(folder, BASE | {"auth": {"enabled": False}})
     await site.reloader.begin_keys()
@@ -451,7 +451,7 @@ async def test_a_refused_key_file_leaves_the_one_before_watched(folder: Path) ->
 
 
 async def test_the_key_file_of_another_plan_is_watched(folder: Path) -> None:
-    """Where it cannot be read the last good keys stay, and it counts once it can."""
+    """If the file cannot be read the last good keys stay, until it can."""
     site = Reloading(folder, BASE)
     await site.reloader.begin_keys()
     lines = await site.reload(BASE | {"auth": {"keys_file": "other.yaml"}})
@@ -464,7 +464,7 @@ async def test_the_key_file_of_another_plan_is_watched(folder: Path) -> None:
 
 
 async def test_a_worker_begins_with_the_last_good_keys(folder: Path) -> None:
-    """Where the file is broken or gone by then; of keys that are in order the file's own count."""
+    """If the file is broken or gone by then; a valid file's own keys count."""
     last_good = render_records([new_key("bob").record])
     site = Reloading(folder, BASE)
     await site.reloader.reload_keys(last_good)
@@ -478,7 +478,7 @@ async def test_a_worker_begins_with_the_last_good_keys(folder: Path) -> None:
 
 
 async def test_the_series_of_removed_keys_go_with_a_reload(folder: Path) -> None:
-    """Those that the file still has stay."""
+    """The series of the other keys stay."""
     site = Reloading(folder, BASE)
     alice, bob = new_key("alice").record, new_key("bob").record
     for key in (alice, bob):

@@ -1,4 +1,4 @@
-"""aiaas.proxy.reread: a changed config for a gateway that runs, with the engines' word on their part."""
+"""aiaas.proxy.reread: a changed config for a running gateway, with its engines' consent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 
 class Engines:
-    """All of them take what they are offered, or none."""
+    """All engines accept the offered settings, or none."""
 
     def __init__(self, *, takes: bool) -> None:
         self.takes = takes
@@ -55,7 +55,7 @@ async def test_an_engine_that_is_not_healthy_takes_its_settings(file: Path) -> N
 
 
 async def test_a_healthy_engine_keeps_its_settings(file: Path) -> None:
-    """What it did not take waits, beside what only a restart could change."""
+    """The refused changes wait, beside the fields that need a restart anyway."""
     begun = read(file, {}).plan
     assert begun is not None
     file.write_text(TEXT % ("20ms", "m", 9999))
@@ -65,8 +65,8 @@ async def test_a_healthy_engine_keeps_its_settings(file: Path) -> None:
     assert reading.plan.backends[0].engine == begun.backends[0].engine
 
 
-async def test_other_held_fields_stay_held_where_an_engine_takes_its_own(file: Path) -> None:
-    """One word of an engine does not put a port in force."""
+async def test_held_fields_stay_held_when_an_engine_takes_its_own(file: Path) -> None:
+    """An engine's consent does not apply a changed port."""
     begun = read(file, {}).plan
     assert begun is not None
     file.write_text(TEXT % ("20ms", "m", 9999))
@@ -77,7 +77,7 @@ async def test_other_held_fields_stay_held_where_an_engine_takes_its_own(file: P
 
 
 async def test_engines_hear_nothing_of_a_broken_config(file: Path) -> None:
-    """Nor of one that leaves them alone."""
+    """Nor of a config that leaves them alone."""
     begun = read(file, {}).plan
     assert begun is not None
     engines = Engines(takes=True)

@@ -1,4 +1,4 @@
-"""aiaas.proxy.server: a whole life in this process, with real files, ports and clients."""
+"""aiaas.proxy.server: a server's whole life in this process, with real files, ports and clients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALICE, BOB = new_key("alice"), new_key("bob")
 
 @dataclass
 class Life:
-    """A running server: its folder, what it said, and how to end it."""
+    """A running server: its folder, its log, and how to end it."""
 
     folder: Path
     config: dict[str, Any]
@@ -85,7 +85,7 @@ class Life:
 
 
 class Engine:
-    """An engine that is none: it remembers what was asked of it."""
+    """A fake engine: it remembers the calls to it."""
 
     def __init__(self, backend: BackendPlan, healthy: Callable[[bool, str], None]) -> None:
         self.is_up = False
@@ -171,7 +171,7 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
 async def test_the_metrics_port_is_asked_for_before_anything_starts(
     living: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is taken, the other port is given back."""
+    """If it is taken, the other port is released."""
     monkeypatch.setattr("aiaas.proxy.client.ports.PORT_PATIENCE", 0.0)
     with bind("127.0.0.1", 0, "x") as taken:
         port = free_port()
@@ -191,8 +191,8 @@ async def test_ipv6_and_ipv4_share_the_wildcard(fake_vllm: FakeVllm, living: Any
         assert life.ready[0].url == f"http://[::1]:{life.port}"
 
 
-async def test_a_backend_that_does_not_exist_is_no_reason_not_to_start(living: Any, fake_vllm: FakeVllm) -> None:
-    """Its requests get 503 in JSON; it works as soon as the backend is there."""
+async def test_missing_backend_does_not_prevent_the_start(living: Any, fake_vllm: FakeVllm) -> None:
+    """Its requests get 503 in JSON; they succeed as soon as the backend is there."""
     await fake_vllm.down()
     async with living() as life:
         client = await life.client()
@@ -211,8 +211,8 @@ async def test_models_that_the_backend_does_not_serve_are_warned_of(living: Any,
         assert (line["configured_but_not_served"], line["served"]) == (["m"], [])
 
 
-async def test_an_engine_of_ours_serves_from_when_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
-    """It is started before the port opens, and stopped after the last request."""
+async def test_managed_engine_serves_once_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
+    """The engine starts before the port opens, and stops after the last request."""
     backends = {"vllm": {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"]}}
     async with living() as life:
         pass
@@ -225,8 +225,8 @@ async def test_an_engine_of_ours_serves_from_when_it_is_healthy(living: Any, fak
     assert engine.grace == 15.0
 
 
-async def test_a_request_that_times_out_in_an_engine_of_ours_is_told(living: Any, fake_vllm: FakeVllm) -> None:
-    """The engine may be frozen; one answer too late does not take it out, since a slow prefill is legal."""
+async def test_timeout_in_a_managed_engine_is_reported(living: Any, fake_vllm: FakeVllm) -> None:
+    """The engine may be frozen; one late answer does not take it out, since a slow prefill is legal."""
     own = {"engine": {"kind": "simulator", "port": fake_vllm.port}, "models": ["m"], "timeout": "200ms"}
     async with living(backends={"vllm": own | {"max_retries": 0}}) as life:
         life.engines[0].healthy(True, "it is healthy")
@@ -243,8 +243,8 @@ async def test_a_request_that_times_out_in_an_engine_of_ours_is_told(living: Any
         assert life.engines[0].suspicions >= 2
 
 
-async def test_an_engine_takes_mended_settings_unless_it_is_healthy(living: Any, fake_vllm: FakeVllm) -> None:
-    """A healthy one goes on, and the log says what needs a restart."""
+async def test_engine_takes_fixed_settings_unless_healthy(living: Any, fake_vllm: FakeVllm) -> None:
+    """A healthy engine goes on, and the log says which change needs a restart."""
     engine = {"kind": "simulator", "port": fake_vllm.port, "args": {"no-such-option": 1}}
     own = {"engine": engine, "models": ["m"]}
     async with living(backends={"vllm": own}) as life:
@@ -263,7 +263,7 @@ async def test_an_engine_takes_mended_settings_unless_it_is_healthy(living: Any,
 
 
 async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:
-    """Without a key, and not on the open side."""
+    """Without a key, and not on the port for clients."""
     async with living(monitoring={"prometheus": True, "metrics_port": (port := free_port())}) as life:
         await life.status()
         client = await Raw.connect(port, "")
@@ -275,7 +275,7 @@ async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:
         assert (await (await life.client()).get("/metrics")).status == 404
 
 
-async def test_what_libraries_log_becomes_our_lines(living: Any) -> None:
+async def test_library_log_records_become_our_lines(living: Any) -> None:
     """Python would print it on stderr."""
     async with living() as life:
         logging.getLogger("asyncio").warning("something %s", "odd")
@@ -288,7 +288,7 @@ async def test_what_libraries_log_becomes_our_lines(living: Any) -> None:
 
 
 async def test_a_missing_key_file_is_a_warning_until_it_appears(living: Any) -> None:
-    """`run_server` starts and refuses; soon after its appearance the keys hold."""
+    """`run_server` starts and refuses; soon after the file's appearance the keys hold."""
     async with living(keys=None) as life:
         assert (await life.event("keys_missing"))["level"] == "warning"
         assert await life.status() == 401
@@ -314,7 +314,7 @@ async def test_a_key_file_that_cannot_be_used_at_the_start_is_refused(living: An
 
 
 async def test_without_authentication_the_key_file_does_not_matter(living: Any, tmp_path: Path) -> None:
-    """Nobody reads it."""
+    """Nobody reads the file."""
     (tmp_path / "keys.yaml").mkdir()
     async with living(keys=None, auth={"enabled": False}) as life:
         assert await life.status(key="none") == 200
@@ -331,7 +331,7 @@ async def test_a_revoked_key_is_refused_soon(living: Any) -> None:
 
 @pytest.mark.parametrize("damage", ["half", "gone", "unreadable", "empty folder"])
 async def test_a_broken_key_file_keeps_the_last_good_one(living: Any, damage: str) -> None:
-    """It says so, and valid keys never get 401 for it; the mended file counts again."""
+    """The log says so, and valid keys never get 401 for it; the fixed file counts again."""
     async with living() as life:
         file = life.folder / "keys.yaml"
         text = file.read_text()
@@ -389,7 +389,7 @@ async def test_a_changed_config_is_put_in_force_while_a_stream_runs(living: Any,
 
 
 async def test_a_broken_config_changes_nothing_and_says_so(living: Any) -> None:
-    """Each problem with its line; a file that is gone likewise; the mended one counts."""
+    """Each problem with its line; the same for a missing file; the fixed file counts."""
     async with living() as life:
         good = (life.folder / "aiaas.yaml").read_text()
         (life.folder / "aiaas.yaml").write_text(good + "\nnonsense: 1\n")
@@ -405,8 +405,8 @@ async def test_a_broken_config_changes_nothing_and_says_so(living: Any) -> None:
         assert got.header("x-ratelimit-limit-requests") == "77"
 
 
-async def test_what_only_a_new_start_puts_in_force_is_named(living: Any) -> None:
-    """And no longer once it is as at the start."""
+async def test_field_that_needs_a_restart_is_named(living: Any) -> None:
+    """And no longer once the field is as at the start."""
     async with living() as life:
         port = life.port
         life.write_config(server={**life.config["server"], "port": free_port(), "header_timeout": "3s"})
@@ -455,7 +455,7 @@ async def test_authentication_that_is_turned_on_reads_the_keys_first(living: Any
 
 @pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
 async def test_another_key_file_that_cannot_be_read_keeps_the_keys(living: Any, broken: bool) -> None:
-    """A missing one like a broken one, and the log says so; the file is followed, and counts once it is in order."""
+    """A missing file like a broken one, with a log line; the file is followed, and counts once it is valid."""
     async with living() as life:
         other = life.folder / "other.yaml"
         if broken:
@@ -473,7 +473,7 @@ async def test_another_key_file_that_cannot_be_read_keeps_the_keys(living: Any, 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
 async def test_authentication_is_not_turned_on_without_keys(living: Any, broken: bool) -> None:
-    """There are no last good ones, so every request would be refused: the Plan stays, and the log says what to do."""
+    """Without last good keys every request would be refused: the Plan stays, and the log says what to do."""
     async with living(keys=None, auth={"enabled": False}) as life:
         file = life.folder / "keys.yaml"
         if broken:
@@ -490,7 +490,7 @@ async def test_authentication_is_not_turned_on_without_keys(living: Any, broken:
 
 
 async def test_sighup_reads_both_files_at_once(living: Any) -> None:
-    """And answers also where nothing has changed."""
+    """Also where nothing has changed."""
     async with living() as life:
         os.kill(os.getpid(), signal.SIGHUP)
         await life.event("config_unchanged")
@@ -528,7 +528,7 @@ async def test_sigterm_finishes_what_is_open(living: Any, fake_vllm: FakeVllm) -
 
 
 async def test_a_reload_while_it_drains_changes_no_stream(living: Any, fake_vllm: FakeVllm) -> None:
-    """Whoever restarts has often just edited the config: it is read, and the stream ends whole."""
+    """An operator who restarts has often just edited the config: it is read, and the stream ends whole."""
     go_on = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
     async with living(server={"drain_timeout": "60s"}) as life:
@@ -547,8 +547,8 @@ async def test_a_reload_while_it_drains_changes_no_stream(living: Any, fake_vllm
     assert life.events("stopped")[0]["cut_off"] == 0
 
 
-async def test_what_is_open_at_the_drain_deadline_ends_with_an_error_event(living: Any, fake_vllm: FakeVllm) -> None:
-    """And the backend's work with it."""
+async def test_stream_at_the_drain_deadline_ends_with_an_error_event(living: Any, fake_vllm: FakeVllm) -> None:
+    """The backend's work ends with it."""
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
     async with living(server={"drain_timeout": "300ms"}) as life:
         client = await life.client()
@@ -608,7 +608,7 @@ async def test_a_draining_server_has_given_up_its_ports(
 
 
 async def test_an_idle_server_stops_at_once(living: Any) -> None:
-    """Nothing waits for anybody."""
+    """Without a request, nothing delays the end."""
     async with living() as life:
         started = time.monotonic()
         life.stop.set()

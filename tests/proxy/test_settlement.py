@@ -1,5 +1,5 @@
-"""After any sequence of ends, aborts, errors and retries: no slot stays taken, each request is settled once, and the
-ledger, the metrics and what was settled are the same sums."""
+"""After any sequence of ends, aborts, errors and retries: no slot stays taken, each request is settled once, and
+ledger, metrics and settlements have the same sums."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from tests.proxy.test_usage import ListStore
 
 SLOTS = 6
 ROUNDS = 25
-# What a client meets where an answer breaks off.
+# The client's view where an answer breaks off.
 BROKEN = (asyncio.IncompleteReadError, ConnectionError)
 USAGE = {"usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}
 CUT = (Send(STREAM_HEAD), Send(chunk(token_event())), Send(chunk(token_event())))
 
-# What an engine may do with a request, whichever request meets it.
+# An engine's possible answers to a request, whichever request meets them.
 SCRIPTS: dict[str, tuple[Step, ...]] = {
     "answers": (Send(json_answer(USAGE)),),
     "answers without usage": (Send(json_answer({"tokens": [1, 2]})),),
@@ -58,7 +58,7 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
     "fails": (Send(error_answer(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")),),
     "talks nonsense": (Send(b"nonsense\r\n\r\n"),),
 }
-# What a client may do.
+# A client's possible behaviour.
 CLIENTS = ["waits", "waits, streaming", "leaves at once", "leaves soon", "leaves a stream", "resets a stream", "errs"]
 
 

@@ -1,4 +1,4 @@
-"""Requests whose length two readers could see differently: refused, and what hides behind them is never run.
+"""Requests whose length two readers could see differently: refused, and hidden requests behind them are never run.
 
 Each case is a whole request whose body holds a second one, placed where a reader that takes another header for the
 length, or another end for a chunk, would find it. The gateway refuses it and ends the connection, or reads it whole as
@@ -90,7 +90,7 @@ def cases() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("request_bytes", [pytest.param(data, id=name) for name, data in cases().items()])
-async def test_an_ambiguous_length_is_refused_and_nothing_behind_it_is_run(
+async def test_ambiguous_length_is_refused_and_the_rest_is_not_run(
     gateway: StartGateway, fake_vllm: FakeVllm, request_bytes: bytes
 ) -> None:
     """One refusal, the end of the connection, and nothing at the backend."""

@@ -1,4 +1,4 @@
-"""aiaas.proxy.tasks: tasks end together, and survive what nobody foresaw."""
+"""aiaas.proxy.tasks: tasks end together, and survive unexpected errors."""
 
 import asyncio
 import json
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.tasks import LONGEST_PAUSE, Keeper, end_tasks, first_of, report_crash
+from aiaas.proxy.tasks import LONGEST_RESTART_PAUSE, Keeper, end_tasks, report_crash
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 
 
 class Kept:
-    """A keeper, its log, and work that fails as often as it is told to; then it waits."""
+    """A keeper, its log, and work that fails a given number of times; then it waits."""
 
     def __init__(self, failures: int, error: Exception | None = None, first_pause: float = 0.001) -> None:
         self.lines: list[bytes] = []
@@ -26,7 +26,7 @@ class Kept:
         self.cancelled = False
 
     async def work(self) -> None:
-        """One run."""
+        """One run of the work."""
         self.runs += 1
         if self.left:
             self.left -= 1
@@ -39,7 +39,7 @@ class Kept:
             raise
 
     def told(self) -> list[dict[str, Any]]:
-        """What is in the log."""
+        """The log's lines."""
         self.log.flush()
         return [json.loads(line) for line in b"".join(self.lines).splitlines()]
 
@@ -62,13 +62,13 @@ async def test_task_goes_on_after_what_nobody_foresaw() -> None:
 
 
 async def test_pauses_between_failures_grow() -> None:
-    """They double, up to a bound: a task that always fails takes no CPU and fills no disk."""
+    """Pauses double, up to a limit: a task that always fails takes no CPU and fills no disk."""
     kept = Kept(6, first_pause=0.001)
     async with asyncio.timeout(5), AsyncExitStack() as stack:
         kept.keeper.keep(kept.work, "lag", stack)
         await kept.waiting.wait()
     assert [line["again_in"] for line in kept.told()] == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032]
-    kept = Kept(1, first_pause=LONGEST_PAUSE)
+    kept = Kept(1, first_pause=LONGEST_RESTART_PAUSE)
     task = kept.keeper.start(kept.work, "lag")
     while not kept.told():
         await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_task_that_ends_or_is_cancelled_is_left_alone() -> None:
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), MemoryError(), OSError(28, "full")], ids=repr)
 async def test_every_exception_is_survived(error: Exception) -> None:
-    """Whatever its kind."""
+    """Exceptions of every kind."""
     kept = Kept(1, error)
     async with asyncio.timeout(5), AsyncExitStack() as stack:
         kept.keeper.keep(kept.work, "watch", stack)
@@ -102,8 +102,8 @@ async def test_every_exception_is_survived(error: Exception) -> None:
     assert kept.runs == 2
 
 
-async def test_a_task_that_crashes_is_logged_and_one_that_is_cancelled_is_not() -> None:
-    """With its name and the traceback."""
+async def test_crashed_task_is_logged_and_a_cancelled_one_is_not() -> None:
+    """The line has its name and the traceback."""
     lines: list[bytes] = []
     log = JsonLog(lines.append, lambda: 0.0, "info")
 
@@ -119,13 +119,3 @@ async def test_a_task_that_crashes_is_logged_and_one_that_is_cancelled_is_not() 
     (line,) = [json.loads(line) for line in b"".join(lines).splitlines()]
     assert (line["event"], line["task"]) == ("internal_error", "the one")
     assert "ZeroDivisionError: oh" in line["traceback"]
-
-
-async def test_the_first_that_is_done_ends_the_waiting_for_all() -> None:
-    """Or the time does."""
-    event = asyncio.Event()
-    event.set()
-    async with asyncio.timeout(1):
-        await first_of(event.wait(), asyncio.sleep(60), timeout=60)
-        await first_of(asyncio.sleep(60), timeout=0.01)
-    assert len(asyncio.all_tasks()) == 1

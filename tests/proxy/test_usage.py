@@ -1,4 +1,4 @@
-"""aiaas.proxy.usage: what is settled is in the store within a second, whatever the store does meanwhile."""
+"""aiaas.proxy.usage: settled tokens are in the store within a second, whatever the store does meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.usage import FLUSH_INTERVAL, UsageRecorder, usage_store
+from aiaas.proxy.usage import USAGE_FLUSH_INTERVAL, UsageRecorder, usage_store
 from tests.fakes.vllm import FakeVllm, Send, json_answer
 from tests.proxy.conftest import StartGateway, config_of, plan_of
 from tests.waiting import until
@@ -31,7 +31,7 @@ REPORTED = Charge(3, 4, estimated=False, ran=True)
 
 
 class ListStore:
-    """Keeps the batches that it was given; fails as long as `fault` says so."""
+    """Keeps the batches that it was given; fails as long as `fault` is set."""
 
     def __init__(self) -> None:
         self.batches: dict[str, KeptUsage] = {}
@@ -119,8 +119,8 @@ async def test_requests_are_summed_by_day_key_and_model() -> None:
     }
 
 
-async def test_what_no_backend_saw_does_not_count() -> None:
-    """It was charged nothing."""
+async def test_request_that_no_backend_saw_does_not_count() -> None:
+    """Such a request was charged nothing."""
     bench = Bench()
     bench.settle(Charge(0, 0, estimated=False, ran=False))
     async with bench.running():
@@ -138,8 +138,8 @@ async def test_without_authentication_there_is_one_key() -> None:
     assert [(key.key_id, sums.name, sums.requests) for key, sums in bench.store.sums().items()] == [("-", "-", 2)]
 
 
-async def test_a_batch_that_failed_is_tried_again_under_its_name_and_nothing_is_counted_twice() -> None:
-    """What was settled meanwhile follows it. One line says that it began, one that it is over."""
+async def test_failed_batch_is_retried_and_counted_once() -> None:
+    """Settlements made meanwhile follow it. One line says that the outage began, one that it has ended."""
     bench = Bench()
     bench.store.fault = "disk full"
     async with bench.running():
@@ -157,7 +157,7 @@ async def test_a_batch_that_failed_is_tried_again_under_its_name_and_nothing_is_
 
 
 async def test_a_slow_store_holds_nobody_up() -> None:
-    """While it takes its time, requests settle."""
+    """While the store takes its time, requests settle."""
     bench = Bench()
     bench.store.wait.clear()
     async with bench.running():
@@ -173,7 +173,7 @@ async def test_a_slow_store_holds_nobody_up() -> None:
 
 
 async def test_closing_writes_what_is_left() -> None:
-    """And lets go of the store; the interval is not waited for."""
+    """And closes the store; the interval is not waited for."""
     bench = Bench()
     bench.recorder = UsageRecorder(bench.store, bench.log, bench.metrics, interval=3600)
     async with bench.running():
@@ -183,8 +183,8 @@ async def test_closing_writes_what_is_left() -> None:
     assert bench.store.closed
 
 
-async def test_what_cannot_be_written_at_the_end_is_told() -> None:
-    """With its number: nobody keeps it any longer."""
+async def test_failed_last_write_is_logged() -> None:
+    """The line has the number of lost sums."""
     bench = Bench()
     bench.store.fault = "disk full"
     async with bench.running():
@@ -197,7 +197,7 @@ async def test_what_cannot_be_written_at_the_end_is_told() -> None:
 
 
 async def test_sums_that_no_store_can_take_stop_nobody() -> None:
-    """They are given up, with their number and the reason; what comes afterwards is written, as the keeper of tasks
+    """They are given up, with their number and the reason; later sums are written, as the keeper of tasks
     begins anew."""
     bench = Bench()
     failing = bench.store.add
@@ -262,7 +262,7 @@ async def test_counts_that_cannot_be_true_are_estimated(
 
 
 async def test_memory_is_bounded_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums that exist go on; what would need further ones is only counted."""
+    """Existing sums go on; requests that need further ones are only counted."""
     monkeypatch.setattr(module, "MAX_SUMS", 2)
     bench = Bench()
     for model in ("a", "b", "c", "a", "d"):
@@ -285,7 +285,7 @@ async def test_without_a_store_nothing_is_kept() -> None:
 
 
 def test_settling_costs_next_to_nothing() -> None:
-    """A generous bound (it takes 0.6 us): something that waits or opens a file would be far beyond it."""
+    """A generous limit (settling takes 0.6 us): waiting or opening a file would be far beyond it."""
     bench = Bench()
     record = Record("id", "/p", 0.0, "1.2.3.4", key_id="k", user="u", model="m")
     took = []
@@ -299,13 +299,13 @@ def test_settling_costs_next_to_nothing() -> None:
 
 def test_a_crash_loses_a_second_at_most() -> None:
     """Half of it is the interval, half is left for the disk."""
-    assert FLUSH_INTERVAL <= 0.5
+    assert USAGE_FLUSH_INTERVAL <= 0.5
 
 
-async def test_a_request_through_the_gateway_is_counted_with_what_it_was_settled_with(
+async def test_gateway_request_is_counted_as_it_was_settled(
     fake_vllm: FakeVllm, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    """Under the key and the public model name; a refused one is not there at all."""
+    """Under the key and the public model name; a refused request does not appear."""
     running = await gateway(fake_vllm, usage=SqliteUsage(tmp_path / "usage.db"))
     task = asyncio.create_task(running.usage.run())
     fake_vllm.play(Send(json_answer({"usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}})))

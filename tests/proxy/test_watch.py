@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.proxy.watch import POLL_INTERVAL, FileWatch, Looks, Signature, signature
+from aiaas.proxy.watch import WATCH_INTERVAL, FileLooks, FileWatch, Signature, signature
 
 
 def rewrite(path: Path) -> None:
@@ -53,8 +53,8 @@ def test_a_swapped_link_has_another_signature(tmp_path: Path) -> None:
     assert signature(data / "file") != before
 
 
-def test_what_is_not_there_has_none(tmp_path: Path) -> None:
-    """No exception, whatever is in the way."""
+def test_missing_file_has_no_signature(tmp_path: Path) -> None:
+    """No exception, whatever the error."""
     (tmp_path / "file").write_text("")
     assert signature(tmp_path / "none") is None
     assert signature(tmp_path / "file" / "below") is None
@@ -64,10 +64,10 @@ def test_what_is_not_there_has_none(tmp_path: Path) -> None:
 
 def test_a_change_is_seen_soon_enough_for_two_seconds() -> None:
     """Which revoking a key may take. It takes two looks; reading 10,000 keys takes some of it."""
-    assert 2 * POLL_INTERVAL <= 1.0
+    assert 2 * WATCH_INTERVAL <= 1.0
 
 
-# What each look sees, as "inode:size" ("-": no file), and the looks at which the file is taken; it begins as 1:10.
+# The file at each look, as "inode:size" ("-": no file), and the looks at which the file is taken; it begins as 1:10.
 LOOKS = {
     "nothing changes": ("1:10 1:10 1:10", []),
     "renamed over": ("2:20 2:20 2:20", [1]),
@@ -95,13 +95,13 @@ def test_a_file_is_taken_when_it_stands_still(looks: str, taken: list[int]) -> N
         inode, _, size = look.partition(":")
         return None if look == "-" else ("/file", int(inode), int(size), 0)
 
-    watched = Looks(seen("1:10"))
+    watched = FileLooks(seen("1:10"))
     assert [at for at, look in enumerate(looks.split()) if watched.has_changed(seen(look))] == taken
 
 
 def test_a_link_that_is_swapped_at_every_look_is_taken() -> None:
     """Also where the file system gives the same inode to each file."""
-    watched = Looks(("/..1/file", 1, 10, 0))
+    watched = FileLooks(("/..1/file", 1, 10, 0))
     assert not watched.has_changed(("/..2/file", 1, 10, 0))
     assert watched.has_changed(("/..3/file", 1, 10, 0))
 
@@ -126,8 +126,8 @@ async def test_a_wake_reads_at_once(tmp_path: Path) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_wake_counts_as_a_change_and_a_crash_does_not_end_the_watching(tmp_path: Path) -> None:
-    """The crash is handed over, so that it is logged."""
+async def test_wake_is_a_change_and_a_crash_does_not_end_watching(tmp_path: Path) -> None:
+    """The exception is handed over, so that it is logged."""
     calls = asyncio.Queue[int]()
     crashes: list[BaseException] = []
 
@@ -149,8 +149,8 @@ async def test_a_wake_counts_as_a_change_and_a_crash_does_not_end_the_watching(t
     assert task.cancelled()
 
 
-async def test_what_changes_before_the_watching_begins_is_seen(tmp_path: Path) -> None:
-    """Its owner read the file before, and starts other things first."""
+async def test_change_before_the_watch_begins_is_seen(tmp_path: Path) -> None:
+    """The watch's owner read the file before, and starts other things first."""
     calls = asyncio.Queue[int]()
 
     async def changed() -> None:
@@ -169,7 +169,7 @@ async def test_what_changes_before_the_watching_begins_is_seen(tmp_path: Path) -
 
 
 async def test_another_file_is_watched_from_its_present_state_on(tmp_path: Path) -> None:
-    """Whoever says `follow` has just read it."""
+    """A caller of `follow` has just read it."""
     calls = asyncio.Queue[int]()
 
     async def changed() -> None:

@@ -64,7 +64,7 @@ class Terminal:
         return (self.folder / "terminal.log").read_text(encoding="utf-8", errors="replace")
 
     def run(self, commands: str, *, within: float) -> list[str]:
-        """Run them; the words of each that failed."""
+        """Run them; return the words of each that failed."""
         self.count += 1
         failed, done = (self.folder / f"{self.count}.{name}" for name in ("failed", "done"))
         failed.touch()

@@ -29,7 +29,7 @@ from tests.soak.finding import Finding, as_text
 
 # As if the pod had a core of its own, whatever else the machine does.
 FIRST = ("nice", "-n", "-15")
-# Of the requests may fail; and so many probes in a row make a kubelet kill the pod.
+# The share of requests that may fail; and the number of probes in a row after which a kubelet kills the pod.
 FEW, KILLS = 0.01, 3
 CALM, AFTER = 5.0, 3.0  # seconds before and behind the flood
 
@@ -76,7 +76,7 @@ def siege(folder: Path, floods: Sequence[Flood], seconds: float, say: Callable[[
 async def under(
     flood: Flood, gateway: Gateway, memory: Memory, seconds: float, say: Callable[[str], None]
 ) -> list[Finding]:
-    """One flood: what the gateway held, and what the innocent clients met."""
+    """One flood: the gateway's memory, and the results of the innocent clients."""
     attacker = keys(gateway.folder, "create", "attacker", "--rpm", "1")
     await asyncio.sleep(1.5)  # until the key is known
     port = gateway.url.rpartition(":")[2]
@@ -114,7 +114,7 @@ async def under(
 
 
 def met(seen: Seen) -> str:
-    """What one kind of innocent client met during the flood."""
+    """The results of one kind of innocent client during the flood."""
     p50, p99 = (1000 * seen.quantile(part) for part in (0.5, 0.99))
     return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, {len(seen.failures)} of {seen.count} failed"
 

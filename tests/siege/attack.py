@@ -97,7 +97,7 @@ class Flood:
         self._poll.register(client, select.EPOLLIN | (select.EPOLLOUT if self._data else 0))
 
     def look(self, seconds: float) -> None:
-        """Send what can be sent, and see what the gateway ends, for so long at the most."""
+        """Send the pending bytes, and notice connections that the gateway ends, for this time at most."""
         for number, events in self._poll.poll(seconds, 1000):
             client, left = self._open[number]
             try:
@@ -120,7 +120,7 @@ class Flood:
 
 
 def attack(kind: str, port: int, count: int, seconds: float, key: str) -> dict[str, int]:
-    """Run it, and say what became of it."""
+    """Run it, and print the counts."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, max(count + 100, resource.getrlimit(7)[1])))
     flood = Flood(port, KINDS[kind](key))
     end = time.monotonic() + seconds

@@ -71,7 +71,7 @@ def cost(folder: Path, tls: bool, shakes: bool, sent: bytes, reads: bool, count:
 
 def main(arguments: list[str]) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.siege.cost", description="What one connection costs.")
+    parser = argparse.ArgumentParser(prog="python -m tests.siege.cost", description="The memory of one connection.")
     parser.add_argument("--count", type=int, default=COUNT, help="connections of each kind")
     options = parser.parse_args(arguments)
     say: Callable[[str], None] = print

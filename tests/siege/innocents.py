@@ -1,4 +1,4 @@
-"""Clients that mean no harm, while a flood goes on: what they wait, and what fails.
+"""Well-behaved clients during a flood: their waits and their failures.
 
 Three kinds: chat requests over connections that are kept, chat requests that connect anew each time, and a kubelet's
 probe (a new connection, /health, one second of patience).
@@ -23,7 +23,7 @@ _BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi
 
 @dataclass
 class Seen:
-    """What one kind of client met: (begun, seconds) of what went well, (begun, why) of what did not."""
+    """The results of one kind of client: (begun, seconds) of the successes, (begun, why) of the failures."""
 
     waits: list[tuple[float, float]] = field(default_factory=list)
     failures: list[tuple[float, str]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Seen:
 
     @property
     def failed(self) -> float:
-        """The part of them that failed; all of none."""
+        """The part of them that failed; 0 without requests."""
         return len(self.failures) / self.count if self.count else 1.0
 
     @property
@@ -106,7 +106,7 @@ class Innocents:
             await asyncio.sleep(0.2)
 
     async def _often(self, seen: Seen, request: bytes, every: float, patience: float) -> None:
-        """A request on a connection of its own every so many seconds, without waiting for the last one."""
+        """A request on a connection of its own every `every` seconds, without waiting for the last one."""
 
         async def ask() -> None:
             reader, writer = await self._connect()

@@ -31,7 +31,7 @@ def test_failures_are_counted_in_a_row() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_flood_is_of_what_it_says(kind: str) -> None:
-    """Bytes that leave a connection where the flood wants it: none of them is a whole request but `asked`."""
+    """Bytes that leave a connection in the state that the flood needs: only `asked` sends a whole request."""
     data = KINDS[kind]("sk-key")
     assert data.endswith(b"\r\n\r\n") == (kind == "asked")
     assert len(data) < 70_000

@@ -1,4 +1,4 @@
-"""What a pooling simulator answers, and which paths each runner has. A text one: tests/e2e/wire_cases."""
+"""The answers of a pooling simulator, and the paths of each runner. A text one: tests/e2e/wire_cases."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def test_several_names_are_listed_and_the_first_signs() -> None:
 
 
 async def test_a_recorded_body_is_bounded() -> None:
-    """The first MiB is kept, and how long it was."""
+    """The first MiB is kept, and the full length."""
     async with running_simulator(SimulatorOptions(ttft=0)) as simulator, aiohttp.ClientSession() as session:
         async with session.post(simulator.url + "/nope", data=io.BytesIO(b"x" * (1024 * 1024 + 5))) as response:
             assert response.status == 404

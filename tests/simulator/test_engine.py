@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aiaas.simulator.engine import STEPS_A_TURN, Engine, EngineFullError, Generation
-from aiaas.simulator.generate import Choice, make_pace
-from aiaas.simulator.metrics import Metrics
+from aiaas.simulator.engine import STEPS_A_TURN, EngineFullError, Generation, SimulatedEngine
+from aiaas.simulator.generate import SimulatedChoice, make_pace
+from aiaas.simulator.metrics import SimulatorMetrics
 
 
 class Clock:
@@ -38,7 +38,7 @@ class Clock:
         pass
 
     def advance(self, seconds: float) -> None:
-        """Run everything that is due, at its time."""
+        """Run everything that is due, at its due time."""
         end = self.now + seconds
         while self._timers and self._timers[0][0] <= end:
             when, _, handle, callback, args = heapq.heappop(self._timers)
@@ -54,7 +54,7 @@ class Clock:
 
 
 class Ear:
-    """A listener that writes down what it hears, and may do something at a step."""
+    """A listener that records its calls, and may act at a step."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -75,12 +75,12 @@ class Bench:
 
     def __init__(self, max_num_seqs: int = 2, max_num_queued_reqs: int | None = None) -> None:
         self.clock = Clock()
-        self.metrics = Metrics("m")
-        self.engine = Engine(self.clock, self.metrics, max_num_seqs, max_num_queued_reqs)  # type: ignore[arg-type]
+        self.metrics = SimulatorMetrics("m")
+        self.engine = SimulatedEngine(self.clock, self.metrics, max_num_seqs, max_num_queued_reqs)  # type: ignore[arg-type]
 
     def submit(self, *lengths: int, ttft: float = 0.1, itl: float = 0.01) -> tuple[Generation, Ear]:
         ear = Ear(self.clock)
-        choices = tuple(Choice(("x",) * length, "length") for length in lengths)
+        choices = tuple(SimulatedChoice(("x",) * length, "length") for length in lengths)
         generation = Generation(choices, 7, make_pace(max(lengths), ttft, itl, 0, 0), ear)
         self.engine.submit(generation)
         return generation, ear
@@ -117,8 +117,8 @@ def test_a_turn_is_bounded() -> None:
     assert [(first, last) for _, first, last in ear.heard] == [(0, STEPS_A_TURN), (STEPS_A_TURN, STEPS_A_TURN + 1)]
 
 
-def test_what_finds_no_room_waits_in_order() -> None:
-    """The third begins when the first two are done, and its clock starts then."""
+def test_jobs_beyond_the_batch_wait_in_order() -> None:
+    """The third begins when the first two have ended, and its clock starts then."""
     bench = Bench(max_num_seqs=2)
     _, one = bench.submit(1)
     _, two = bench.submit(2)
@@ -142,7 +142,7 @@ def test_n_answers_take_n_places_and_advance_together() -> None:
 
 
 def test_one_too_big_for_the_batch_runs_alone() -> None:
-    """Rather than never."""
+    """Otherwise it would never run."""
     bench = Bench(max_num_seqs=2)
     _, ear = bench.submit(1, 1, 1)
     bench.clock.advance(1)
@@ -151,7 +151,7 @@ def test_one_too_big_for_the_batch_runs_alone() -> None:
 
 @pytest.mark.parametrize("phase", [0.0, 0.05, 0.105, 0.5], ids=["queued", "before a token", "mid-answer", "ended"])
 def test_an_abort_frees_its_place_in_any_phase(phase: float) -> None:
-    """The one behind begins at once; nothing more is heard of the aborted one; twice is once."""
+    """The next one begins at once; the aborted one is silent; aborting twice is the same as once."""
     bench = Bench(max_num_seqs=1)
     if phase == 0.0:
         bench.submit(1)
@@ -169,7 +169,7 @@ def test_an_abort_frees_its_place_in_any_phase(phase: float) -> None:
 
 
 def test_an_abort_counts_as_no_success() -> None:
-    """As in vLLM it shows in the running gauge alone."""
+    """As in vLLM, only the running gauge shows it."""
     bench = Bench()
     generation, _ = bench.submit(3)
     bench.clock.advance(0.105)
@@ -182,7 +182,7 @@ def test_an_abort_counts_as_no_success() -> None:
 
 
 def test_a_listener_may_abort_or_freeze_at_its_last_step() -> None:
-    """Then no end is heard, and a frozen one keeps its place."""
+    """An aborted one reports no end, and a frozen one keeps its place."""
     for act, running in (("abort", 0), ("freeze", 1)):
         bench = Bench()
         generation, ear = bench.submit(2)
@@ -206,7 +206,7 @@ def test_a_frozen_engine_generates_nothing_and_admits_nobody() -> None:
     assert bench.engine.waiting == 1
 
 
-def test_the_bound_counts_running_waiting_and_the_new_ones_answers() -> None:
+def test_bound_counts_running_waiting_and_new_answers() -> None:
     """max_num_queued_reqs 3: one runs, one waits; two answers more are one too many, one is not."""
     bench = Bench(max_num_seqs=1, max_num_queued_reqs=3)
     bench.submit(1)

@@ -6,8 +6,8 @@ import pytest
 
 from aiaas.simulator.answers import Stamp
 from aiaas.simulator.events import make_writer
-from aiaas.simulator.generate import Choice
-from aiaas.simulator.requests import Family, Job
+from aiaas.simulator.generate import SimulatedChoice
+from aiaas.simulator.requests import ApiFamily, GenerationJob
 
 ECHO = {
     "instructions": None,
@@ -21,10 +21,10 @@ HEAD = b'data: {"id":"i","object":"chat.completion.chunk","created":9,"model":"m
 SIGNED = b',"system_fingerprint":"aiaas-simulator-0.32.0"'
 
 
-def events(family: Family, *deltas: tuple[str, ...], **more: object) -> list[bytes]:
+def events(family: ApiFamily, *deltas: tuple[str, ...], **more: object) -> list[bytes]:
     """All events of a stream of choices."""
-    choices = tuple(Choice(texts, "length") for texts in deltas)
-    job = Job(family, True, (18,), choices, 0, n=len(choices), echo=ECHO, **more)  # type: ignore[arg-type]
+    choices = tuple(SimulatedChoice(texts, "length") for texts in deltas)
+    job = GenerationJob(family, True, (18,), choices, 0, n=len(choices), echo=ECHO, **more)  # type: ignore[arg-type]
     writer = make_writer(Stamp("i", 9, "m"), job, "msg_1")
     first = writer.first()
     steps = [event for k in range(max(map(len, deltas))) for event in writer.step(k)]
@@ -101,8 +101,8 @@ def test_a_response_stream_numbers_its_events() -> None:
 
 
 @pytest.mark.parametrize("family", ["chat", "completions", "responses", "messages"])
-def test_every_event_ends_itself(family: Family) -> None:
-    """One blank line, at its end: what a client splits by."""
+def test_every_event_ends_itself(family: ApiFamily) -> None:
+    """One blank line, at its end, by which clients split."""
     for event in events(family, ("a\n\n", ' "b"', "")):
         assert event.endswith(b"\n\n")
         assert event.count(b"\n\n") == 1

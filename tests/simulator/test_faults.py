@@ -1,4 +1,4 @@
-"""The table of faults and how one is written."""
+"""The table of faults and their syntax."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from aiaas.errors import UsageError
-from aiaas.simulator.faults import KINDS, Point, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", FAULT_KINDS)
 def test_each_kind_is_written_by_its_name(name: str) -> None:
     """With its default argument."""
     fault = parse_fault(name)
     assert fault.name == name
-    assert fault.arg == (KINDS[name].default or 0)
+    assert fault.arg == (FAULT_KINDS[name].default or 0)
 
 
 def test_an_argument_follows_a_colon() -> None:
@@ -28,9 +28,9 @@ def test_an_argument_follows_a_colon() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nope", "there is no fault 'nope'; the faults are none, refuse"),
-        ("", "there is no fault ''"),
-        ("busy:3", "fault busy takes no argument, but '3' was given"),
+        ("nope", "unknown fault 'nope'; the faults are none, refuse"),
+        ("", "unknown fault ''"),
+        ("busy:3", "fault busy does not take an argument, but '3' was given"),
         ("reset-mid-stream:x", "fault reset-mid-stream takes a number (tokens), not 'x'; e.g. reset-mid-stream:5"),
         ("reset-mid-stream:", "takes a number"),
         ("reset-mid-stream:-1", "takes a number"),
@@ -41,7 +41,7 @@ def test_an_argument_follows_a_colon() -> None:
     ],
 )
 def test_a_wrong_fault_is_one_clear_message(text: str, message: str) -> None:
-    """What is wrong and what is allowed."""
+    """The fault and the allowed values."""
     with pytest.raises(UsageError) as caught:
         parse_fault(text)
     assert message in caught.value.message
@@ -50,5 +50,5 @@ def test_a_wrong_fault_is_one_clear_message(text: str, message: str) -> None:
 def test_docs_hold_every_fault() -> None:
     """docs/simulator.md names each kind with its default argument."""
     page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
-    written = [name if kind.default is None else f"{name}:{kind.default:g}" for name, kind in KINDS.items()]
+    written = [name if kind.default is None else f"{name}:{kind.default:g}" for name, kind in FAULT_KINDS.items()]
     assert [text for text in written if text != "none" and f"`{text}`" not in page] == []

@@ -1,4 +1,4 @@
-"""What is generated, and when."""
+"""The generated text, and its times."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_answer_says_what_it_is() -> None:
     assert text.count(NOTICE) == 3
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_seed_another() -> None:
+def test_answer_is_the_same_for_the_same_seed_only() -> None:
     """Words depend on the seed alone, on any machine: the literals were made once."""
     one, again, other = (make_choice(ask(11, ignore_eos=True), seed, 64).text for seed in (7, 7, 8))
     assert one == again != other
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another() -> None:
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 100))
-def test_an_answer_ends_by_itself_between_half_and_all_of_its_natural_length(seed: int, answer_tokens: int) -> None:
+def test_answer_ends_between_half_and_all_of_its_natural_length(seed: int, answer_tokens: int) -> None:
     """Without max_tokens the last token is the end, which has no text."""
     choice = make_choice(ask(), seed, answer_tokens)
     assert (answer_tokens + 1) // 2 <= len(choice.deltas) <= answer_tokens
@@ -90,7 +90,7 @@ def test_the_context_cuts_like_max_tokens() -> None:
 
 
 def test_min_tokens_puts_off_the_end() -> None:
-    """At least so many tokens have text."""
+    """At least min_tokens tokens have text."""
     choice = make_choice(ask(min_tokens=40, eos_first=True), 1, 4)
     assert len(choice.deltas) == 41
     assert choice.finish_reason == "stop"
@@ -145,5 +145,5 @@ def test_jitter_keeps_order_and_bounds(seed: int, jitter: float) -> None:
 
 
 def test_no_word_is_longer_than_a_token() -> None:
-    """Else a generated word would count as two."""
+    """Otherwise a generated word would count as two."""
     assert all(count_tokens(word) == 1 for word in (*WORD_TOKENS, *(word + "." for word in WORD_TOKENS)))

@@ -31,7 +31,7 @@ async def test_an_idle_connection_is_closed_after_its_keep_alive() -> None:
         writer.close()
 
 
-async def test_a_request_under_way_is_no_idle_connection() -> None:
+async def test_connection_with_a_request_is_not_idle() -> None:
     """Neither is one whose body is still coming."""
     async with running_simulator(SimulatorOptions(keep_alive=0.03, ttft=0.1, itl=0)) as simulator:
         reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
@@ -56,7 +56,7 @@ async def test_a_client_that_pipelined_and_leaves_is_noticed() -> None:
 
 
 async def test_too_many_pipelined_requests_drop_the_connection() -> None:
-    """And with it the generation before them."""
+    """And the generation before them ends too."""
     async with running_simulator(SLOW) as simulator:
         _, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
         writer.write(CHAT + HEALTH * (MAX_PIPELINED + 1))
@@ -77,7 +77,7 @@ async def test_a_thousand_requests_one_by_one_each_get_their_answer() -> None:
 
 
 async def test_an_offered_upgrade_is_answered_as_plain_http() -> None:
-    """And not taken."""
+    """And the upgrade is refused."""
     async with running_simulator(SimulatorOptions()) as simulator:
         reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
@@ -86,7 +86,7 @@ async def test_an_offered_upgrade_is_answered_as_plain_http() -> None:
 
 
 async def test_unhandled_exception_closes_before_next_request() -> None:
-    """The 500 does not announce it; a request sent at once behind it is not read, and is answered by a RST."""
+    """The 500 does not announce the close; a request sent at once behind it is not read, and gets a RST."""
     async with running_simulator(SimulatorOptions(fault=parse_fault("unhandled-exception"))) as simulator:
         reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
         writer.write(CHAT)

@@ -1,4 +1,4 @@
-"""What a simulator may be told."""
+"""The options of a simulator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aiaas.simulator.options import SimulatorOptions
     ],
 )
 def test_a_value_no_simulator_can_run_with_is_refused(field: str, value: object) -> None:
-    """By the option's own name."""
+    """The error names the option."""
     name = "model" if field == "models" else field.replace("_", "-")
     with pytest.raises(UsageError, match=name):
         SimulatorOptions(**{field: value})  # type: ignore[arg-type]

@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.forms import parse_json
 from aiaas.simulator.options import SimulatorOptions
-from aiaas.simulator.requests import Family, Job, parse_invocation, parse_job, pieces_to_tokenize
+from aiaas.simulator.requests import ApiFamily, GenerationJob, parse_invocation, parse_job, pieces_to_tokenize
 
 OPTIONS = SimulatorOptions(max_model_len=100)
 HELLO = [{"role": "user", "content": "Say hello."}]
-FAMILIES: tuple[Family, ...] = ("chat", "completions", "responses", "messages")
+FAMILIES: tuple[ApiFamily, ...] = ("chat", "completions", "responses", "messages")
 
 
-def job(family: Family = "chat", options: SimulatorOptions = OPTIONS, **body: Any) -> Job:
+def job(family: ApiFamily = "chat", options: SimulatorOptions = OPTIONS, **body: Any) -> GenerationJob:
     if family == "chat":
         body.setdefault("messages", HELLO)
     return parse_job(family, body, options)
 
 
-def test_a_conversations_tokens_are_counted_by_the_documented_rule() -> None:
+def test_conversation_tokens_follow_the_documented_rule() -> None:
     """Two words, 4 for the message, 3 for the opening; parts of text count as their lines."""
     assert job().prompt_tokens == 2 + 4 + 3
     parts = [{"type": "text", "text": "one two"}, {"type": "text", "text": "three"}]
@@ -85,7 +85,7 @@ def test_usage_follows_the_stream_options(body: dict[str, Any], usage: str) -> N
     assert job(options=forced, stream=True, **body).usage == "every"
 
 
-def test_a_lone_surrogate_is_no_crash() -> None:
+def test_lone_surrogate_does_not_crash() -> None:
     """JSON can name a character that UTF-8 cannot hold; it comes back as a question mark."""
     with pytest.raises(WireError) as caught:
         job(model=json.loads('"\\ud800"'))
@@ -123,13 +123,13 @@ def test_other_arguments_are_an_ordinary_job(arguments: object) -> None:
 
 
 @pytest.mark.parametrize("calls", [None, 3, [3], [{}], [{"function": 3}]])
-def test_tool_calls_of_any_form_are_no_crash(calls: object) -> None:
-    """What vLLM checks of them is not simulated."""
+def test_tool_calls_of_any_form_do_not_crash(calls: object) -> None:
+    """vLLM's checks of them are not simulated."""
     assert job(messages=[{"role": "assistant", "content": "x", "tool_calls": calls}, *HELLO]).choices
 
 
 def test_an_invocation_is_what_its_body_looks_like() -> None:
-    """Messages make a chat, anything else a completion; the model's name is not looked at."""
+    """A body with messages is a chat, any other one a completion; the model's name does not matter."""
     assert parse_invocation({"messages": HELLO, "model": "nope"}, OPTIONS).family == "chat"
     assert parse_invocation({"prompt": "a", "model": "nope"}, OPTIONS).family == "completions"
 
@@ -144,8 +144,8 @@ _FIELDS = ["messages", "prompt", "input", "model", "max_tokens", "n", "stop", "s
 
 
 @given(st.sampled_from(FAMILIES), st.dictionaries(st.sampled_from(_FIELDS), _JSON) | _JSON)
-def test_any_json_is_a_job_or_a_refusal(family: Family, data: object) -> None:
-    """No body makes anything else happen; and the refusal can be sent."""
+def test_any_json_is_a_job_or_a_refusal(family: ApiFamily, data: object) -> None:
+    """No body has another result; and the refusal can be sent."""
     try:
         made = parse_job(family, data, OPTIONS)
         assert all(choice.deltas for choice in made.choices)
@@ -159,7 +159,7 @@ def test_any_json_is_a_job_or_a_refusal(family: Family, data: object) -> None:
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_json_or_a_refusal(body: bytes) -> None:
-    """Whatever is sent as application/json."""
+    """Any bytes with the media type application/json."""
     try:
         parse_json("application/json", body)
     except WireError as error:

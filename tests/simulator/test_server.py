@@ -1,4 +1,4 @@
-"""A simulator's life on real sockets: stopping, faults, what a handle shows. The wire itself: tests/e2e/wire_cases."""
+"""A simulator's life on real sockets: stopping, faults, the handle's record. The wire itself: tests/e2e/wire_cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from aiaas.errors import EnvironmentFault
-from aiaas.simulator.faults import KINDS, Point, parse_fault
+from aiaas.simulator.faults import FAULT_KINDS, Point, parse_fault
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import SimulatorHandle, running_simulator
 
@@ -39,7 +39,7 @@ def request(path: str, content: object) -> bytes:
 async def talk(
     handle: SimulatorHandle, content: object, path: str = CHAT, *, silence: float = 0.2
 ) -> tuple[bytes, str]:
-    """What comes back, and how it ended: "closed", "reset" or "silent" (still open after `silence` seconds)."""
+    """The bytes that come back, and how it ended: "closed", "reset" or "silent" (open after `silence` seconds)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", handle.port)
     received = b""
     try:
@@ -79,8 +79,8 @@ async def test_the_record_is_bounded() -> None:
         assert [json.loads(received.body)["n"] for received in simulator.received] == [1, 2]
 
 
-async def test_a_condition_that_never_holds_is_a_timeout_with_the_stats() -> None:
-    """So that a test's failure says what the simulator saw."""
+async def test_condition_never_met_is_a_timeout_with_the_stats() -> None:
+    """So that a failing test shows the simulator's record."""
     async with running_simulator(FAST) as simulator:
         with pytest.raises(TimeoutError, match="aborted=0"):
             await simulator.wait_for(lambda stats: stats.aborted == 1, timeout=0.01)
@@ -118,7 +118,7 @@ OK = b"HTTP/1.1 200 OK"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 STREAM_FAULTS = {
-    # fault: (how it ends, tokens that came, a piece of what came)
+    # fault: (how it ends, tokens that came, a piece of the bytes)
     "none": ("silent", 20, b"data: [DONE]\n\n" + LAST_CHUNK),
     "hang-before-headers": ("silent", 0, b""),
     "reset-before-headers": ("reset", 0, b""),
@@ -155,7 +155,7 @@ STREAM_FAULTS = {
 
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 async def test_a_fault_strikes_a_stream(fault: str) -> None:
-    """Each ends as the table says, after so many tokens; and nothing runs on once its client has left."""
+    """Each ends as the table says, after its number of tokens; and nothing runs on once its client has left."""
     end, tokens, piece = STREAM_FAULTS[fault]
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
@@ -176,7 +176,7 @@ OF_RESPONSES = {"model": "aiaas-simulator", "max_output_tokens": 20, "input": "H
 
 @pytest.mark.parametrize("fault", ["engine-dies-first", "engine-dies-mid-stream:3"])
 async def test_a_dying_engine_in_messages_is_an_error_event(fault: str) -> None:
-    """vLLM words it by pydantic, since its own error event is no chunk of a chat stream, and ends the body cleanly."""
+    """vLLM words it by pydantic, since its own error event is not a chunk of a chat stream, and ends the body."""
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
         received, ended = await talk(simulator, OF_MESSAGES | {"stream": True}, "/v1/messages")
@@ -190,7 +190,7 @@ async def test_a_dying_engine_in_messages_is_an_error_event(fault: str) -> None:
 
 @pytest.mark.parametrize(("fault", "tokens"), [("engine-dies-first", 0), ("engine-dies-mid-stream:3", 3)])
 async def test_a_dying_engine_in_responses_cuts_the_connection(fault: str, tokens: int) -> None:
-    """Not a word of the reason, and no last chunk."""
+    """Without the cause, and without a last chunk."""
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
         received, ended = await talk(simulator, OF_RESPONSES | {"stream": True}, "/v1/responses")
@@ -209,7 +209,7 @@ async def test_a_dying_engine_in_responses_cuts_the_connection(fault: str, token
     ],
 )
 async def test_refusals_in_messages_have_the_anthropic_shape(fault: str, status: int, kind: str) -> None:
-    """Of an engine that is dead, draining or busy, as vLLM says it on that path."""
+    """From a dead, draining or busy engine, as vLLM words it on that path."""
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
         received, _ = await talk(simulator, OF_MESSAGES, "/v1/messages")
@@ -223,11 +223,11 @@ async def test_refusals_in_messages_have_the_anthropic_shape(fault: str, status:
 def test_every_fault_behind_the_connect_is_tested() -> None:
     """A new row of the table needs a row here."""
     tested = {parse_fault(fault).name for fault in STREAM_FAULTS}
-    assert tested == {kind.name for kind in KINDS.values() if kind.point is not Point.CONNECT}
+    assert tested == {kind.name for kind in FAULT_KINDS.values() if kind.point is not Point.CONNECT}
 
 
 async def test_half_an_event_is_half_an_event() -> None:
-    """In a whole chunk, so that the cut is one of the event and not of the framing."""
+    """In a whole chunk, so that the event is cut and not the framing."""
     async with running_simulator(FAST) as simulator:
         simulator.set_fault("half-event:3")
         received, _ = await talk(simulator, body(stream=True))
@@ -255,7 +255,7 @@ async def test_half_an_event_is_half_an_event() -> None:
     ],
 )
 async def test_a_fault_strikes_a_whole_answer(fault: str, end: str, status: bytes, whole: bool) -> None:
-    """What a stream loses after some tokens, a whole answer loses after half its bytes."""
+    """A stream loses everything after some tokens, a whole answer the second half of its bytes."""
     async with running_simulator(FAST) as simulator:
         simulator.set_fault(fault)
         received, ended = await talk(simulator, body())
@@ -270,7 +270,7 @@ async def test_a_fault_strikes_a_whole_answer(fault: str, end: str, status: byte
 
 
 async def test_a_fault_leaves_what_is_in_flight_alone() -> None:
-    """It holds from the next request on."""
+    """A fault holds from the next request on."""
     async with running_simulator(SimulatorOptions(ttft=0.05, itl=0.001)) as simulator:
         talking = asyncio.create_task(talk(simulator, body(stream=True)))
         await simulator.wait_for(lambda stats: stats.running == 1)
@@ -280,7 +280,7 @@ async def test_a_fault_leaves_what_is_in_flight_alone() -> None:
 
 
 async def test_refuse_binds_and_does_not_listen() -> None:
-    """Connection refused, and nobody else gets the port."""
+    """Connection refused, and no other process gets the port."""
     options = SimulatorOptions(fault=parse_fault("refuse"))
     async with running_simulator(options) as simulator:
         with pytest.raises(ConnectionRefusedError):
@@ -288,7 +288,7 @@ async def test_refuse_binds_and_does_not_listen() -> None:
 
 
 async def test_hang_before_connect_neither_accepts_nor_refuses() -> None:
-    """As an address whose packets a firewall drops; the port is free again afterwards."""
+    """Like an address whose packets a firewall drops; the port is free again afterwards."""
     options = SimulatorOptions(fault=parse_fault("hang-before-connect"))
     async with running_simulator(options) as simulator:
         with pytest.raises(TimeoutError):
@@ -299,7 +299,7 @@ async def test_hang_before_connect_neither_accepts_nor_refuses() -> None:
 
 
 async def test_a_second_simulator_on_a_port_is_refused() -> None:
-    """With one line that says what to do."""
+    """With one line of advice."""
     async with running_simulator(FAST) as simulator:
         with pytest.raises(
             EnvironmentFault, match=rf"cannot listen on 127\.0\.0\.1:{simulator.port}: .*; choose another"
@@ -337,7 +337,7 @@ def streaming(port: int, tokens: int) -> socket.socket:
 
 
 def refused(port: int) -> bool:
-    """Whether nobody listens there. A connection that was made while the port closes is reset: not yet."""
+    """Whether the port is closed. A connection that was made while the port closes is reset: not yet."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except ConnectionRefusedError:
@@ -371,7 +371,7 @@ def test_sigterm_falls_silent_and_waits_for_the_client() -> None:
         assert child.wait(3) == 0
 
 
-def test_sigterm_with_a_timeout_lets_the_stream_end_and_refuses_new_work() -> None:
+def test_sigterm_with_a_timeout_ends_streams_and_refuses_new() -> None:
     """500 with vLLM's words for a new generation, 200 for health; then the process ends by itself."""
     with process("--shutdown-timeout", "10s") as (child, port), streaming(port, 25) as client:
         child.send_signal(signal.SIGTERM)
@@ -392,7 +392,7 @@ def test_sigterm_with_a_timeout_lets_the_stream_end_and_refuses_new_work() -> No
 
 
 def test_sigterm_with_a_timeout_does_not_wait_longer() -> None:
-    """A stream that goes on is cut."""
+    """A longer stream is cut."""
     with process("--shutdown-timeout", "200ms") as (child, port), streaming(port, 5000):
         child.send_signal(signal.SIGTERM)
         assert child.wait(3) == 0
@@ -402,7 +402,7 @@ def test_sigterm_with_a_timeout_does_not_wait_longer() -> None:
     "signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM twice"]
 )
 def test_a_person_need_not_wait(signals: tuple[signal.Signals, ...]) -> None:
-    """It ends at once, streams or not."""
+    """The process ends at once, with streams or without."""
     with process() as (child, port), streaming(port, 5000):
         for number in signals:
             os.kill(child.pid, number)

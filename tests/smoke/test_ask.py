@@ -7,7 +7,7 @@ import json
 import pytest
 
 from aiaas.httpclient.target import parse_target
-from aiaas.smoke.ask import Asker, Settings, wait_told
+from aiaas.smoke.ask import Asker, SmokeSettings, wait_told
 from aiaas.smoke.result import Seen
 from tests.fakes.vllm import (
     STREAM_HEAD,
@@ -25,7 +25,7 @@ from tests.fakes.vllm import (
 
 
 def refused(code: str = "rate_limit_exceeded", **headers: str) -> Seen:
-    """A 429."""
+    """A 429 answer."""
     body = json.dumps({"error": {"message": "No.", "type": "t", "code": code}}).encode()
     return Seen(429, {name.replace("_", "-"): value for name, value in headers.items()}, body, "http_429")
 
@@ -43,16 +43,16 @@ def refused(code: str = "rate_limit_exceeded", **headers: str) -> Seen:
     ],
 )
 def test_a_limit_that_passes_tells_how_long(seen: Seen, wait: float | None) -> None:
-    """Any other answer is one."""
+    """Any other answer is returned as it is."""
     assert wait_told(seen) == wait
 
 
 async def test_a_limit_is_waited_for(fake: FakeVllm) -> None:
-    """As told; then the request is sent again."""
+    """As long as the answer says; then the request is sent again."""
     body = {"error": {"message": "No.", "type": "t", "code": "rate_limit_exceeded"}}
     fake.play(Send(json_answer(body, status=429, headers="retry-after-ms: 20\r\n")))
     said: list[str] = []
-    asker = Asker(Settings(parse_target(fake.url), key="sk-1", model="m"), said.append)
+    asker = Asker(SmokeSettings(parse_target(fake.url), key="sk-1", model="m"), said.append)
     seen = await asker.generate(max_tokens=5)
     asker.close()
     assert (seen.status, len(fake.posts)) == (200, 2)
@@ -67,7 +67,7 @@ async def test_parts_are_seen_with_their_moments(fake: FakeVllm) -> None:
     whole = stream(token_event(), token_event())
     cut = whole.index(token_event(), whole.index(token_event()) + 1) - 6
     fake.play(Send(whole[:cut]), Sleep(0.05), Send(whole[cut:]))
-    asker = Asker(Settings(parse_target(fake.url), model="m"), lambda _: None)
+    asker = Asker(SmokeSettings(parse_target(fake.url), model="m"), lambda _: None)
     seen = await asker.generate(stream=True)
     asker.close()
     assert seen.body == token_event() * 2
@@ -76,8 +76,8 @@ async def test_parts_are_seen_with_their_moments(fake: FakeVllm) -> None:
 
 
 async def test_no_answer_is_an_answer_too(fake: FakeVllm) -> None:
-    """Closed, or nobody there."""
-    asker = Asker(Settings(parse_target(fake.url), model="m", endpoint="completions"), lambda _: None)
+    """A closed connection, or a refused one."""
+    asker = Asker(SmokeSettings(parse_target(fake.url), model="m", endpoint="completions"), lambda _: None)
     fake.play(Reset())
     seen = await asker.generate()
     assert (seen.status, seen.error, seen.connected) == (None, "reset", True)
@@ -88,8 +88,8 @@ async def test_no_answer_is_an_answer_too(fake: FakeVllm) -> None:
 
 
 async def test_going_away_is_told_from_being_left(fake: FakeVllm) -> None:
-    """Whether the stream was long enough to leave."""
-    asker = Asker(Settings(parse_target(fake.url), model="m"), lambda _: None)
+    """The result says whether the stream was long enough to leave."""
+    asker = Asker(SmokeSettings(parse_target(fake.url), model="m"), lambda _: None)
     fake.play(Send(STREAM_HEAD), *[Send(chunk(token_event()))] * 3, Hang())
     fake.play(Send(stream(token_event())), Close())
     assert [(await asker.leave(2))[1] for _ in range(2)] == [True, False]

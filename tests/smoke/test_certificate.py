@@ -15,7 +15,7 @@ NOW = 1_800_000_000.0
 
 
 def lasting(days: float, left: float) -> Certificate:
-    """One that was made for so many days, and has so many left."""
+    """One made for a number of days, with a number of days left."""
     return Certificate(NOW - (days - left) * DAY, NOW + left * DAY, "Let's Encrypt", "TLSv1.3")
 
 
@@ -42,7 +42,7 @@ def lasting(days: float, left: float) -> Certificate:
     ],
 )
 def test_a_certificate_is_judged(found: Certificate, held: bool, seen: str, hint: str) -> None:
-    """What it says, and what is usually wrong."""
+    """The message and its usual cause."""
     verdict = judge_certificate(found, NOW)
     assert verdict.held is held
     assert seen in verdict.seen
@@ -59,13 +59,13 @@ async def test_a_trusted_certificate_is_read(secure: Secure) -> None:
 
 
 async def test_one_that_does_not_verify_is_a_fault(secure: Secure) -> None:
-    """In OpenSSL's own words."""
+    """The message is OpenSSL's own."""
     found = await read_certificate(parse_target(secure.url), ssl.create_default_context(), 5)
     assert "self-signed certificate" in found.fault
 
 
 async def test_one_for_another_host_is_a_fault(secure: Secure) -> None:
-    """Trusted, but of 127.0.0.1 and not of this name."""
+    """A certificate that is trusted, but for 127.0.0.1 and not for this name."""
     target = parse_target(secure.url.replace("127.0.0.1", "localhost"), ca=secure.certificate)
     assert target.tls is not None
     found = await read_certificate(target, target.tls, 5)
@@ -73,7 +73,7 @@ async def test_one_for_another_host_is_a_fault(secure: Secure) -> None:
 
 
 async def test_a_port_without_tls_is_a_fault(fake: FakeVllm) -> None:
-    """And so is one where nobody listens, or that says nothing."""
+    """And so is a port where nobody listens, or that is silent."""
     target = parse_target(fake.url.replace("http:", "https:"))
     assert (await read_certificate(target, ssl.create_default_context(), 0.2)).fault == "no connection within 0.2 s"
     await fake.down()

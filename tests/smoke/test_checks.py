@@ -5,39 +5,39 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aiaas.httpclient.target import parse_target
-from aiaas.smoke.ask import Settings
+from aiaas.smoke.ask import SmokeSettings
 from tests.fakes.vllm import FakeVllm, Send, answer
 from tests.loadtest.conftest import Secure
 from tests.smoke.test_run import run
 
 
-def secure_settings(secure: Secure, http_port: int | None = None) -> Settings:
+def secure_settings(secure: Secure, http_port: int | None = None) -> SmokeSettings:
     """A server whose certificate is trusted."""
     target = parse_target(secure.url, ca=secure.certificate)
-    return Settings(target=target, tls=target.tls, http_port=http_port, timeout=5.0)
+    return SmokeSettings(target=target, tls=target.tls, http_port=http_port, timeout=5.0)
 
 
 def moved(location: str) -> Send:
-    """A redirect."""
+    """A server that redirects."""
     return Send(answer(308, b"", headers=f"location: {location}\r\n"))
 
 
 async def test_a_certificate_that_is_trusted_passes(secure: Secure) -> None:
-    """Fresh, of two days."""
+    """A new certificate, valid for two days."""
     result = (await run(secure_settings(secure), "certificate"))["certificate"]
     assert result.outcome == "passed", result
     assert "issued by test, 2 days left" in result.seen
 
 
 async def test_insecure_forgives_every_check_but_the_certificate(secure: Secure) -> None:
-    """It goes on, and says so still."""
+    """The run goes on, and the check still fails."""
     strict, lax = parse_target(secure.url), parse_target(secure.url, insecure=True)
-    results = await run(Settings(target=lax, tls=strict.tls, timeout=5.0), "health", "certificate")
+    results = await run(SmokeSettings(target=lax, tls=strict.tls, timeout=5.0), "health", "certificate")
     assert {name: result.outcome for name, result in results.items()} == {"health": "passed", "certificate": "failed"}
 
 
 async def test_plain_http_is_sent_to_https(secure: Secure, fake: FakeVllm) -> None:
-    """And no key goes there."""
+    """And no key is sent there."""
     fake.gets["/health"] = (moved("https://127.0.0.1/health"),)
     settings = replace(secure_settings(secure, fake.port), key="sk-1")
     assert (await run(settings, "redirect"))["redirect"].outcome == "passed"

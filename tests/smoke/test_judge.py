@@ -1,4 +1,4 @@
-"""The verdicts on single answers; what passes, and whom a hint suspects."""
+"""The verdicts on single answers: passes, failures, and the suspect that a hint names."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MODELS = ok({"object": "list", "data": [{"id": "m"}, {"id": "n"}]})
     ],
 )
 def test_a_right_answer_passes(verdict: Verdict) -> None:
-    """And has no hint."""
+    """And without a hint."""
     assert verdict.held
     assert verdict.hint == ""
 
@@ -117,14 +117,14 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
     ],
 )
 def test_a_wrong_answer_fails_with_its_usual_cause(verdict: Verdict, seen: str, hint: str) -> None:
-    """What came, and whom to look at."""
+    """The message says the status that came, and where to look."""
     assert verdict.held is False
     assert seen in verdict.seen
     assert hint in verdict.hint
 
 
 def test_a_port_where_nobody_answers_redirects_nobody() -> None:
-    """It serves nobody in plain text either, so that is no failure; nor was anything shown to redirect."""
+    """It serves nobody in plain text either, so that is not a failure; nor was anything shown to redirect."""
     verdict = judge_redirect(Seen(error="connect", detail="connection refused", connected=False), "h", 80)
     assert (verdict.held, verdict.seen) == (
         None,
@@ -158,35 +158,35 @@ def test_an_answer_is_told_in_a_few_words(seen: Seen, text: str) -> None:
 
 
 def test_usage_is_that_of_a_whole_answer() -> None:
-    """One that broke or was refused has none."""
+    """A broken or refused answer has none."""
     good = ok({"usage": USAGE})
     assert usage_in(good) == TokenUsage(3, 2)
     assert usage_in(Seen(200, JSON, good.body, "cut")) is None
     assert usage_in(Seen(500, JSON, good.body)) is None
 
 
-def test_our_own_413_is_no_ingresss() -> None:
-    """Its form tells whose it is."""
+def test_own_413_is_told_from_an_ingresss() -> None:
+    """Its form tells the gateway's from an ingress's."""
     assert "`server.max_body_size`" in hint_for(error(413, "request_too_large"), "")
     assert "the ingress" in hint_for(Seen(413, {"content-type": "text/html"}, b"<html>"), "")
 
 
 def test_the_model_stands_in_what_was_expected() -> None:
-    """Where one was named."""
+    """If the run names one."""
     assert judge_models(MODELS, None, has_key=True).expected == "a list of models"
     assert judge_models(MODELS, "n", has_key=True).expected == "a list of models with n in it"
 
 
 def test_the_hint_looks_at_the_answer_that_lacks_its_id() -> None:
-    """Not at the first."""
+    """Not at the first answer."""
     assert "an HTML page" in judge_ids([Seen(200, {"x-request-id": "a"}), HTML]).hint
 
 
 def test_an_error_in_a_whole_answer_has_the_checks_own_hint() -> None:
-    """It is the answer that is wrong, and not the connection."""
+    """The answer is wrong, and not the connection."""
     assert hint_for(Seen(200, JSON, b"{}", "garbage"), "otherwise") == "otherwise"
 
 
 def test_a_cause_that_nobody_knows_is_the_checks_own() -> None:
-    """The last resort."""
+    """As the last resort."""
     assert hint_for(error(418, "teapot"), "otherwise") == "otherwise"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.loadtest.limit_check import Check
+from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.openai.usage import TokenUsage
 from aiaas.smoke.judge_metrics import (
     ABORT_TOKENS,
@@ -48,7 +48,7 @@ def metrics(text: str, status: int = 200) -> Seen:
 
 
 def test_samples_are_summed_by_name_and_labels() -> None:
-    """None where there is none."""
+    """None if no sample matches."""
     assert total(TEXT, "inference_requests_total") == 5
     assert total(TEXT, "inference_requests_total", {"model": "n"}) == 3
     assert total(TEXT, "inference_requests_total", {"model": "o"}) is None
@@ -63,11 +63,11 @@ def test_samples_are_summed_by_name_and_labels() -> None:
         pytest.param(judge_engine_abort(Counts(0, 100), Counts(0, 104), 0.1), id="engine stops"),
         pytest.param(judge_gateway_abort(1, 2), id="gateway counts"),
         pytest.param(judge_direct(whole(), whole(id="b", created=2, system_fingerprint="z")), id="direct"),
-        pytest.param(judge_limit((Check("a", "1", "1", held=True),)), id="limit"),
+        pytest.param(judge_limit((LimitCheck("a", "1", "1", held=True),)), id="limit"),
     ],
 )
-def test_what_agrees_passes(verdict: Verdict) -> None:
-    """And has no hint."""
+def test_agreeing_sources_pass(verdict: Verdict) -> None:
+    """And without a hint."""
     assert (verdict.held, verdict.hint) == (True, "")
 
 
@@ -109,14 +109,14 @@ def test_what_agrees_passes(verdict: Verdict) -> None:
         pytest.param(judge_direct(whole(), Seen(401, {})), "direct: 401", "refused", id="direct refused"),
         pytest.param(judge_direct(Seen(200, {}, b"{"), whole()), "not JSON", "something other", id="not JSON"),
         pytest.param(
-            judge_limit((Check("a", "1", "1", held=True), Check("b", "2", "3", held=False))),
+            judge_limit((LimitCheck("a", "1", "1", held=True), LimitCheck("b", "2", "3", held=False))),
             "b: 3",
             "each count alone",
             id="limit",
         ),
     ],
 )
-def test_what_disagrees_fails_with_its_usual_cause(verdict: Verdict, seen: str, hint: str) -> None:
+def test_disagreeing_sources_fail_with_the_usual_cause(verdict: Verdict, seen: str, hint: str) -> None:
     """Numbers first."""
     assert verdict.held is False
     assert seen in verdict.seen
@@ -124,14 +124,14 @@ def test_what_disagrees_fails_with_its_usual_cause(verdict: Verdict, seen: str, 
 
 
 def test_a_limit_that_failed_tells_only_what_failed() -> None:
-    """And one that held, all."""
-    good, bad = Check("a", "1", "1", held=True), Check("b", "2", "3", held=False)
+    """And a limit that held tells everything."""
+    good, bad = LimitCheck("a", "1", "1", held=True), LimitCheck("b", "2", "3", held=False)
     assert (judge_limit((good, bad)).expected, judge_limit((good, bad)).seen) == ("b: 2", "b: 3")
     assert judge_limit((good, good)).seen == "a: 1; a: 1"
 
 
-def test_what_is_the_same_is_told_so() -> None:
-    """And where not, the place."""
+def test_equal_answers_are_reported_equal() -> None:
+    """And if they differ, the place."""
     assert judge_direct(whole(), whole()).seen == "the same"
     assert judge_direct(whole(), whole(n=1)).seen == "they differ at n"
 
@@ -155,7 +155,7 @@ def test_an_engine_that_did_nothing_was_not_the_one() -> None:
     ids=["same", "value", "length", "type", "more", "id", "top"],
 )
 def test_the_first_difference_has_a_place(there: Any, place: str | None) -> None:
-    """As one would write it."""
+    """In the notation of a path."""
     assert first_difference({"a": [{"b": 1}]}, there) == place
 
 

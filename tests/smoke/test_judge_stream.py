@@ -50,7 +50,7 @@ def test_a_right_stream_passes(verdict: Verdict) -> None:
     ],
 )
 def test_a_fault_is_named(events: tuple[bytes, ...], fault: str) -> None:
-    """The first one."""
+    """Only the first fault."""
     assert read_stream(streamed(*events)).fault.startswith(fault)
 
 
@@ -100,7 +100,7 @@ def test_a_pace_that_cannot_be_told_is_skipped(seen: Seen, reason: str) -> None:
     assert reason in verdict.seen
 
 
-def test_what_came_is_told() -> None:
+def test_failure_message_tells_the_answer() -> None:
     """Events, usage, the end; or the media type in place of a stream."""
     assert judge_stream(streamed(token_event(), DONE), usage_asked=False).seen == "1 events, [DONE]"
     assert judge_stream(Seen(200, {"content-type": "a/b"}), usage_asked=False).seen == "200 with a/b"

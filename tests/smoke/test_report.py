@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from aiaas.smoke.report import held, lines, summary, to_json, to_junit, took_of
+from aiaas.smoke.report import held, lines, results_as_json, results_line, to_junit, took_of
 from aiaas.smoke.result import Result
 
 GOOD = Result("health", "passed", "200", "200", "", 0.0012)
@@ -16,7 +16,7 @@ ALL = (GOOD, BAD, NOT_MADE)
 
 
 def test_a_failed_check_says_more() -> None:
-    """What was expected, and the usual cause."""
+    """The expected result, and the usual cause."""
     assert lines(GOOD) == ["passed   health            1.2 ms  200"]
     assert lines(BAD)[1:] == ["         expected  [DONE]", "         hint      a proxy"]
     assert lines(NOT_MADE) == ["skipped  direct                    needs --direct"]
@@ -26,7 +26,7 @@ def test_a_failed_check_says_more() -> None:
     ("seconds", "text"), [(None, ""), (0.0004, "0.4 ms"), (0.25, "250 ms"), (12.34, "12.3 s")], ids=str
 )
 def test_times_are_short(seconds: float | None, text: str) -> None:
-    """And absent where nothing was sent."""
+    """And absent where no request was sent."""
     assert took_of(Result("a", "passed", "", "", "", seconds)) == text
 
 
@@ -36,13 +36,13 @@ def test_times_are_short(seconds: float | None, text: str) -> None:
     ids=["passed", "one skipped", "one failed", "all skipped", "none"],
 )
 def test_it_holds_where_something_passed_and_nothing_failed(results: tuple[Result, ...], holds: bool) -> None:
-    """Skipping everything is no success."""
+    """A run that skips every check has not succeeded."""
     assert held(results) is holds
 
 
 def test_json_counts_and_lists() -> None:
-    """One that was interrupted never holds."""
-    found = to_json("http://h:1", ALL, interrupted=False)
+    """An interrupted run never passes."""
+    found = results_as_json("http://h:1", ALL, interrupted=False)
     assert (found["held"], found["passed"], found["failed"], found["skipped"]) == (False, 1, 1, 1)
     assert found["checks"][0] == {
         "name": "health",
@@ -52,8 +52,8 @@ def test_json_counts_and_lists() -> None:
         "hint": "",
         "seconds": 0.0012,
     }
-    assert to_json("http://h:1", (GOOD,), interrupted=True)["held"] is False
-    assert summary(ALL) == "1 passed, 1 failed, 1 skipped"
+    assert results_as_json("http://h:1", (GOOD,), interrupted=True)["held"] is False
+    assert results_line(ALL) == "1 passed, 1 failed, 1 skipped"
 
 
 def test_the_xml_is_well_formed_whatever_a_server_sent() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from aiaas.errors import UsageError
-from aiaas.smoke.result import Verdict, choose, judged, result_of, skipped
+from aiaas.smoke.result import Verdict, choose_checks, judged, result_of, skipped
 
 NAMES = ("health", "stream", "models")
 
 
 def test_a_hint_stands_only_where_it_is_of_use() -> None:
-    """With what failed."""
+    """Beside a failed check."""
     assert judged(True, "200", "200", "the cause").hint == ""
     assert judged(False, "200", "404", "the cause").hint == "the cause"
 
@@ -25,12 +25,12 @@ def test_a_hint_stands_only_where_it_is_of_use() -> None:
     ],
 )
 def test_a_skipped_check_is_not_a_passed_one(verdict: Verdict, outcome: str) -> None:
-    """Three outcomes."""
+    """There are three outcomes."""
     assert result_of("health", verdict, None).outcome == outcome
 
 
-def test_what_a_server_sent_shows_no_key_and_moves_no_cursor() -> None:
-    """It may echo our key, or send a terminal's control sequences."""
+def test_server_text_shows_no_key_and_moves_no_cursor() -> None:
+    """The server may echo our key, or send a terminal's control sequences."""
     result = result_of("no-key", judged(False, "401", "you sent sk-1\x1b[2J\n", "sk-1?"), 0.5, ("sk-1",))
     assert result.seen == "you sent <the key> [2J "
     assert result.hint == "<the key>?"
@@ -47,7 +47,7 @@ def test_what_a_server_sent_shows_no_key_and_moves_no_cursor() -> None:
 )
 def test_names_choose_checks(only: list[str], without: list[str], chosen: tuple[str, ...]) -> None:
     """--only and --skip."""
-    assert choose(NAMES, only, without) == chosen
+    assert choose_checks(NAMES, only, without) == chosen
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,6 @@ def test_names_choose_checks(only: list[str], without: list[str], chosen: tuple[
     ids=["only", "skip", "none left"],
 )
 def test_a_name_that_there_is_not_is_wrong_usage(only: list[str], without: list[str], message: str) -> None:
-    """Said before anything is sent."""
+    """The error comes before anything is sent."""
     with pytest.raises(UsageError, match=message):
-        choose(NAMES, only, without)
+        choose_checks(NAMES, only, without)

@@ -12,10 +12,10 @@ import pytest
 from aiaas.errors import EnvironmentFault
 from aiaas.httpclient.target import parse_target
 from aiaas.limits.model import Rate
-from aiaas.smoke.ask import Settings
+from aiaas.smoke.ask import SmokeSettings
 from aiaas.smoke.checks import CHECKS
 from aiaas.smoke.result import Result
-from aiaas.smoke.run import NAMES, smoke
+from aiaas.smoke.run import NAMES, run_checks
 from tests.fakes.gateway import KEY, LARGEST_BODY, FakeGateway, whole
 from tests.fakes.vllm import (
     DONE,
@@ -50,16 +50,16 @@ async def good() -> AsyncIterator[FakeGateway]:
     await made.stop()
 
 
-async def run(settings: Settings, *names: str) -> dict[str, Result]:
+async def run(settings: SmokeSettings, *names: str) -> dict[str, Result]:
     """The results of these checks, all of them where none is named."""
     results: list[Result] = []
-    await smoke(settings, names or NAMES, lambda _: None, results.append, lambda _: None)
+    await run_checks(settings, names or NAMES, lambda _: None, results.append, lambda _: None)
     return {result.name: result for result in results}
 
 
-def settings_of(fake: FakeVllm, **more: object) -> Settings:
-    """What is known of a fake gateway."""
-    return replace(Settings(target=parse_target(fake.url), key=KEY, big_body=LARGEST_BODY, timeout=5.0), **more)
+def settings_of(fake: FakeVllm, **more: object) -> SmokeSettings:
+    """The facts that are known of a fake gateway."""
+    return replace(SmokeSettings(target=parse_target(fake.url), key=KEY, big_body=LARGEST_BODY, timeout=5.0), **more)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
         pytest.param(
             "completion", (Send(json_answer(whole(9))),), "9 output", "max_tokens did not reach", id="too long"
         ),
-        pytest.param("completion", (Hang(),), "not whole within", "overloaded or hangs", id="silence"),
+        pytest.param("completion", (Hang(),), "not complete within", "overloaded or hangs", id="silence"),
         pytest.param("completion", (Close(),), "closed before an answer", "closed the connection", id="closed"),
         pytest.param(
             "stream", (Send(stream(token_event(), token_event())),), "no [DONE] after 2 events", "timeout", id="no DONE"
@@ -157,7 +157,7 @@ def settings_of(fake: FakeVllm, **more: object) -> Settings:
     ],
 )
 async def test_each_check_can_fail(good: FakeGateway, name: str, steps: tuple[Step, ...], seen: str, hint: str) -> None:
-    """For the right reason, with the usual cause, and no other check that stands for itself fails with it."""
+    """For the right reason, with the usual cause, and no independent check fails with it."""
     good.breaks[{"usage": "stream-usage"}.get(name, name)] = steps or (Send(stream(token_event(), DONE)),)
     engine = await FakeGateway.start()
     settings = settings_of(good, timeout=1.0, direct=parse_target(engine.url), direct_key=KEY)
@@ -173,7 +173,7 @@ async def test_each_check_can_fail(good: FakeGateway, name: str, steps: tuple[St
 
 
 def test_each_check_has_a_case_in_which_it_fails() -> None:
-    """Here, or where it needs a server of another kind."""
+    """Here, or in the tests for servers of another kind."""
     marks = test_each_check_can_fail.pytestmark  # type: ignore[attr-defined]
     here = {case.values[0] for case in marks[0].args[1]}
     elsewhere = {"certificate", "redirect", "request-id", "metrics", "abort", "rate-limit"}
@@ -181,7 +181,7 @@ def test_each_check_has_a_case_in_which_it_fails() -> None:
 
 
 async def test_a_right_server_passes(good: FakeGateway) -> None:
-    """All that needs nothing but the key; what needs more is skipped and says what."""
+    """All checks that need nothing but the key; the others are skipped and say what they need."""
     results = await run(settings_of(good))
     assert {name for name, result in results.items() if result.outcome == "failed"} == set()
     skipped = {name: result.seen for name, result in results.items() if result.outcome == "skipped"}
@@ -192,7 +192,7 @@ async def test_a_right_server_passes(good: FakeGateway) -> None:
 
 
 async def test_answers_that_share_an_id_fail_the_request_id(good: FakeGateway) -> None:
-    """A cache in front, say."""
+    """Such as those of a cache in front."""
     good.breaks["models"] = (Send(json_answer({"data": [{"id": "m"}]}, headers="x-request-id: same\r\n")),)
     result = (await run(settings_of(good), "request-id"))["request-id"]
     assert (result.outcome, result.seen) == ("failed", "2 different, such as same")
@@ -204,10 +204,10 @@ async def test_the_limit_is_waited_for_and_then_tested(good: FakeGateway) -> Non
     good.rate = Rate(600, 4)
     results = await run(settings_of(good), "completion", "rate-limit")
     assert results["rate-limit"].outcome == "passed", results["rate-limit"]
-    assert "after waiting as told: admitted" in results["rate-limit"].seen
+    assert "request after the Retry-After: admitted" in results["rate-limit"].seen
 
 
-async def test_waiting_for_the_limit_is_no_part_of_what_a_check_took(good: FakeGateway) -> None:
+async def test_wait_for_the_limit_is_not_in_a_checks_time(good: FakeGateway) -> None:
     """The second answer comes half a second after the first, and took a moment."""
     good.rate = Rate(120, 1)
     results = await run(settings_of(good), "completion", "stream")
@@ -216,36 +216,36 @@ async def test_waiting_for_the_limit_is_no_part_of_what_a_check_took(good: FakeG
 
 
 async def test_a_limiter_that_admits_too_much_fails(good: FakeGateway) -> None:
-    """Replicas that each each count alone: the headers say 4, and twice as many come in."""
+    """Replicas that count separately: the headers say 4, and twice as many are admitted."""
     good.rate = Rate(60, 4)
     good.breaks["rate-limit"] = (
         Send(json_answer(whole(1), headers="x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 3\r\n")),
     )
     result = (await run(settings_of(good), "rate-limit"))["rate-limit"]
     assert result.outcome == "failed"
-    assert "admitted while more is offered: 9" in result.seen
+    assert "admitted under overload: 9" in result.seen
     assert "each count alone" in result.hint
 
 
 async def test_many_requests_need_a_yes(good: FakeGateway) -> None:
-    """A burst of 300 takes 305; without the word it is skipped and none is sent beyond the first."""
+    """A burst of 300 takes 305; without --yes it is skipped and only one is sent."""
     good.rate = Rate(60_000, 300)
     results = await run(settings_of(good), "rate-limit")
     assert results["rate-limit"].outcome == "skipped"
-    assert "at once, so to see a 429 takes" in results["rate-limit"].seen
+    assert "at once, so a 429 takes" in results["rate-limit"].seen
     assert "--yes" in results["rate-limit"].seen
     assert good.admitted <= 3
 
 
 async def test_a_limit_that_the_config_promises_and_nobody_tells_fails(good: FakeGateway) -> None:
-    """The config limits every key."""
+    """The config has a limit for every key."""
     result = (await run(settings_of(good, has_limit=True), "rate-limit"))["rate-limit"]
     assert result.outcome == "failed"
     assert "with another config" in result.hint
 
 
 async def test_a_refused_key_is_told_once(good: FakeGateway) -> None:
-    """`models` fails, also where nobody asked for it; what needs the key is skipped; the key is never shown."""
+    """`models` fails, also where it was not chosen; checks with the key are skipped; the key is never shown."""
     results = await run(settings_of(good, key="sk-other"), "health", "completion", "rate-limit")
     assert {name: result.outcome for name, result in results.items()} == {
         "health": "passed",
@@ -264,13 +264,13 @@ async def test_nobody_there_is_one_line() -> None:
         bound.bind(("127.0.0.1", 0))
         target = parse_target(f"http://127.0.0.1:{bound.getsockname()[1]}")
         with pytest.raises(EnvironmentFault, match="connection refused; is the server running"):
-            await run(Settings(target=target, key=KEY))
+            await run(SmokeSettings(target=target, key=KEY))
 
 
 async def test_a_certificate_that_does_not_verify_fails_alone(secure: Secure) -> None:
     """No key goes over such a connection."""
     target = parse_target(secure.url)
-    results = await run(Settings(target=target, tls=target.tls, key=KEY))
+    results = await run(SmokeSettings(target=target, tls=target.tls, key=KEY))
     assert results["certificate"].outcome == "failed"
     assert "self-signed" in results["certificate"].seen
     assert "--ca FILE" in results["certificate"].hint
@@ -279,9 +279,9 @@ async def test_a_certificate_that_does_not_verify_fails_alone(secure: Secure) ->
 
 
 async def test_a_check_that_hangs_ends_with_its_time(good: FakeGateway) -> None:
-    """Every answer has a bound."""
+    """Every answer has a timeout."""
     good.breaks = {check.name: (Hang(),) for check in CHECKS if check.name != "health"}
     async with asyncio.timeout(10):
         results = await run(settings_of(good, timeout=0.05))
     assert results["ready"].outcome == "failed"
-    assert "not whole within" in results["ready"].seen
+    assert "not complete within" in results["ready"].seen

@@ -1,4 +1,4 @@
-"""The checks with a second source: they pass before the right one, and fail before a wrong one."""
+"""The checks with a second source: they pass with the right one, and fail with a wrong one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from aiaas.httpclient.target import HttpTarget, parse_target
 from aiaas.limits.model import Rate
-from aiaas.smoke.ask import Settings
+from aiaas.smoke.ask import SmokeSettings
 from tests.fakes.gateway import KEY, PROMPT_TOKENS, FakeGateway
 from tests.fakes.vllm import FakeVllm, Hang, Send, answer, error_answer
 from tests.smoke.test_run import run
@@ -20,7 +20,7 @@ PLAN = (
 
 
 class Scraped(FakeVllm):
-    """A metrics port whose texts come one after the other; the last one stays."""
+    """A metrics port that serves texts one after another; the last one stays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Scraped(FakeVllm):
         return (Send(answer(200, text.encode(), content_type="text/plain")),)
 
     def at(self) -> HttpTarget:
-        """As an option names it."""
+        """Its URL, as an option names it."""
         return parse_target(self.url)
 
 
@@ -54,24 +54,24 @@ async def scraped() -> AsyncIterator[Scraped]:
     await made.stop()
 
 
-def known(good: FakeGateway) -> Settings:
+def known(good: FakeGateway) -> SmokeSettings:
     """With the key."""
-    return Settings(target=parse_target(good.url), key=KEY, timeout=2.0, patience=0.5)
+    return SmokeSettings(target=parse_target(good.url), key=KEY, timeout=2.0, patience=0.5)
 
 
 def tokens(taken: int, given: int) -> str:
-    """What a gateway has counted."""
+    """The counts of a gateway."""
     name = "tokens_processed_total"
     return f'# TYPE tokens_processed counter\n{name}{{type="input"}} {taken}\n{name}{{type="output"}} {given}\n'
 
 
 def engine(running: int, generated: int) -> str:
-    """What an engine has done."""
+    """The counts of an engine."""
     return f"vllm:num_requests_running {running}\nvllm:generation_tokens_total {generated}\n"
 
 
 def aborts(number: int) -> str:
-    """What a gateway has noticed."""
+    """The incidents of a gateway."""
     return f'# TYPE aiaas_aborts counter\naiaas_aborts_total{{phase="streaming"}} {number}\n'
 
 
@@ -79,7 +79,7 @@ def aborts(number: int) -> str:
     ("text", "outcome"), [(PLAN, "passed"), ("a 1\n", "failed")], ids=["the plan's three", "something other"]
 )
 async def test_metrics_are_there_to_be_scraped(good: FakeGateway, scraped: Scraped, text: str, outcome: str) -> None:
-    """By name."""
+    """The required metrics, by name."""
     scraped.texts = [text]
     assert (await run(replace(known(good), metrics=scraped.at()), "metrics"))["metrics"].outcome == outcome
 
@@ -94,7 +94,7 @@ async def test_metrics_are_there_to_be_scraped(good: FakeGateway, scraped: Scrap
     ],
 )
 async def test_usage_adds_up(good: FakeGateway, scraped: Scraped, texts: list[str], outcome: str, hint: str) -> None:
-    """Answers against metrics."""
+    """The usage of answers against the metrics."""
     scraped.texts = texts
     result = (await run(replace(known(good), metrics=scraped.at()), "usage"))["usage"]
     assert result.outcome == outcome, result
@@ -114,7 +114,7 @@ async def test_usage_adds_up(good: FakeGateway, scraped: Scraped, texts: list[st
 async def test_an_abort_reaches_the_engine(
     good: FakeGateway, scraped: Scraped, texts: list[str], outcome: str, word: str
 ) -> None:
-    """Seen in its metrics."""
+    """In the engine's metrics."""
     scraped.texts = texts
     result = (await run(replace(known(good), engine=scraped.at()), "abort"))["abort"]
     assert (result.outcome, word in result.seen) == (outcome, True), result
@@ -126,14 +126,14 @@ async def test_an_abort_reaches_the_engine(
 async def test_an_abort_is_counted_by_the_gateway(
     good: FakeGateway, scraped: Scraped, texts: list[str], outcome: str
 ) -> None:
-    """Seen in its metrics."""
+    """In the gateway's metrics."""
     scraped.texts = texts
     result = (await run(replace(known(good), metrics=scraped.at()), "abort"))["abort"]
     assert result.outcome == outcome, result
 
 
 async def test_an_abort_waits_for_the_keys_own_limit(good: FakeGateway, scraped: Scraped) -> None:
-    """The check before has used it up; 429 is no stream to go away from."""
+    """The check before has used it up; after a 429 there is no stream to leave."""
     good.rate = Rate(600, 1)
     scraped.texts = [aborts(1), aborts(2)]
     results = await run(replace(known(good), metrics=scraped.at()), "stream-pace", "abort")
@@ -144,14 +144,14 @@ async def test_an_abort_waits_for_the_keys_own_limit(good: FakeGateway, scraped:
     ("step", "outcome", "word"),
     [
         (Send(error_answer(400, "max_tokens is too large", "BadRequestError")), "skipped", "max_tokens is too large"),
-        (Hang(), "failed", "not whole within"),
+        (Hang(), "failed", "not complete within"),
     ],
     ids=["refused", "silent"],
 )
 async def test_a_stream_that_cannot_be_left_says_why(
     good: FakeGateway, scraped: Scraped, step: Send | Hang, outcome: str, word: str
 ) -> None:
-    """It is no abort."""
+    """It does not count as an abort."""
     scraped.texts = [aborts(1)]
     good.breaks["abort"] = (step,)
     result = (await run(replace(known(good), metrics=scraped.at(), timeout=0.2), "abort"))["abort"]
@@ -159,7 +159,7 @@ async def test_a_stream_that_cannot_be_left_says_why(
 
 
 async def test_the_direct_answer_is_that_of_the_model_there(good: FakeGateway) -> None:
-    """Under its own name, where the gateway's is an alias."""
+    """Under the engine's own name, where the gateway's is an alias."""
     there = await FakeGateway.start()
     settings = replace(known(good), direct=parse_target(there.url), direct_key=KEY, model="other")
     result = (await run(settings, "direct"))["direct"]

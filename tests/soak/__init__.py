@@ -1,1 +1,1 @@
-"""Does anything grow or stay behind when the gateway runs for long under everything that goes wrong?"""
+"""Does anything grow or stay behind when the gateway runs for long with every kind of fault?"""

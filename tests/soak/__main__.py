@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: a storm of faults, then a million events; a table of what is left over. Exit 1 for a leak."""
+"""`python -m tests.soak`: a storm of faults, then a million events; a table of the leftovers. Exit 1 for a leak."""
 
 from __future__ import annotations
 

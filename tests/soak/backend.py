@@ -45,7 +45,7 @@ DRIPS: Final = "/v1/completions"
 _TOKEN: Final = chunk(token_event())
 _DRIP: Final = SendSlowly(_TOKEN * 400, size=len(_TOKEN), pause=0.05)
 _LONG: Final = chunk(token_event("x" * 1000))
-# What the gateway's own tests do one by one, and what takes long enough for a client to leave in the middle.
+# Scripts that the gateway's own tests play one by one, and scripts long enough for a client to leave in the middle.
 _SCRIPTS: Final[tuple[tuple[Step, ...], ...]] = (
     *FAULTS,
     (SendSlowly(stream(*[token_event()] * 50, DONE), size=250, pause=0.002),),

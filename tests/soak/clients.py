@@ -27,7 +27,7 @@ class HungError(Exception):
 
 
 class Clients:
-    """Makes clients for the gateway at `port`; `ways` counts what they did, `statuses` what they were answered."""
+    """Makes clients for the gateway at `port`; `ways` counts their behaviour, `statuses` their answers."""
 
     def __init__(self, port: int, key: str, dice: random.Random) -> None:
         self._port = port
@@ -44,7 +44,7 @@ class Clients:
         try:
             async with asyncio.timeout(_LONGEST):
                 client = await Raw.connect(self._port, self._key, receive_buffer=buffer)
-                # The answer may be cut, or break off: that is what this is for.
+                # The answer may be cut, or break off: this client provokes it.
                 with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                     await way(self, client)
                 how = await self._leave(client)

@@ -1,4 +1,4 @@
-"""One thing that the soak looked at: what was seen, and whether it holds."""
+"""One result of the soak: a measured value, and whether it is within its limit."""
 
 from __future__ import annotations
 

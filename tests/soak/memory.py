@@ -32,7 +32,7 @@ _PACE: Final = wire.Stream(events=EVENTS_EACH, per_second=800.0)
 # Bytes an event.
 BOUND: Final = 1.0
 SAMPLES: Final = 100
-# Of the measured events so many are streamed first, unmeasured.
+# This share of the measured events is streamed first, unmeasured.
 WARM_UP: Final = 0.3
 _SECTIONS: Final = {"rate_limit": {"requests_per_minute": 10_000_000}}
 

@@ -36,13 +36,13 @@ SLOTS: Final = 32
 MAX_INFLIGHT: Final = 12
 # The main one, two that hash keys, and those that Python's default executor may have, which it starts when needed.
 MOST_THREADS: Final = 3 + min(32, (os.cpu_count() or 1) + 4)
-# Seconds. What ends by a timer has ended then: idle upstream connections after 4 s, a client that lingers.
+# Seconds. Everything with a timer has ended then: idle upstream connections after 4 s, a client that lingers.
 SETTLING: Final = 15.0
 # How often something is done to the gateway or a backend during the storm.
 INTERVENTIONS: Final = 30
-# Of the clients so many go by before memory is sampled.
+# This share of the clients comes before memory is sampled.
 WARM_UP: Final = 0.3
-# Bytes a client. One request that is not let go of is a kilobyte or more (its Record, its task, its buffers); what an
+# Bytes a client. One request that is not freed is a kilobyte or more (its Record, its task, its buffers); what an
 # allocator still takes on after the warm-up is less than a hundred, and less the longer it runs.
 BOUND: Final = 256.0
 _BACKEND: Final = {
@@ -62,7 +62,7 @@ _SECTIONS: Final = {
 
 @dataclass
 class Stormy:
-    """A gateway, its backends, and what happened so far."""
+    """A gateway, its backends, and the counts so far."""
 
     gateway: Gateway
     backends: list[BackendProcess]
@@ -91,7 +91,7 @@ def gateway_in_the_storm(folder: Path, seed: int) -> Iterator[Stormy]:
 
 
 def weather(stormy: Stormy, requests: int, say: Callable[[str], None]) -> list[Finding]:
-    """Let `requests` clients misbehave; what is left over, and what was wrong on the way."""
+    """Let `requests` clients misbehave; return leftovers and faults."""
     gateway = stormy.gateway
     uvloop.run(_clients(stormy, 2 * AT_ONCE, say, interventions=0))  # the threads and buffers of a gateway in use
     before = _settled(gateway)
@@ -169,7 +169,7 @@ async def _intervene(stormy: Stormy) -> None:
 
 @dataclass(frozen=True)
 class _Left:
-    """What a process holds, as the kernel sees it: open descriptors, connections, threads."""
+    """The resources of a process, as the kernel counts them: open descriptors, connections, threads."""
 
     descriptors: int
     connections: int
@@ -183,7 +183,7 @@ class _Left:
 
 
 def _settled(gateway: Gateway) -> _Left:
-    """What is left once no connection is open any more, or once there was time enough for that."""
+    """The resources left once no connection is open any more, or once there was time enough for that."""
     with contextlib.suppress(TimeoutError):
         _until(lambda: _Left.of(gateway).connections == 0, SETTLING)
     return _Left.of(gateway)

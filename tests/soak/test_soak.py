@@ -38,7 +38,7 @@ def test_the_slope_is_that_of_the_best_line(points: list[tuple[float, float]], e
 
 
 def test_one_sample_has_no_slope() -> None:
-    """And so holds no bound."""
+    """And so exceeds every bound."""
     assert math.isnan(slope([(1, 1)]))
 
 

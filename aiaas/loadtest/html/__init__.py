@@ -1,1 +1,1 @@
-"""A load test's runs as one HTML page: markup, charts, what the charts show, and their order on the page."""
+"""Write a load test's runs as one HTML page: markup, drawing, the data of the charts, and the page itself."""

@@ -1,6 +1,6 @@
-"""One or more runs as a self-contained HTML page: what comes in which order, and how it was measured. Pure.
+"""Write one or more runs as a self-contained HTML page: the order of its parts, and the notes on methods. Pure.
 
-The page has no script, asks the network for nothing (its own Content-Security-Policy forbids both), and the same runs
+The page has no script and loads nothing from the network (its own Content-Security-Policy forbids both). The same runs
 give the same bytes.
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 from xml.etree.ElementTree import Element
 
 from aiaas import __version__
-from aiaas.loadtest.html.figure import Figure, Told, table_element, to_element
+from aiaas.loadtest.html.figure import Figure, ToldRun, table_element, to_element
 from aiaas.loadtest.html.markup import tag, to_html
 from aiaas.loadtest.html.runfigures import (
     distribution_figures,
@@ -23,26 +23,28 @@ from aiaas.loadtest.html.runfigures import (
 from aiaas.loadtest.html.runsfigures import runs_figures
 from aiaas.loadtest.html.style import STYLE
 from aiaas.loadtest.html.sweepfigures import sweep_figures
-from aiaas.loadtest.report import Shown, Table, compare_table, holds, number, remarks, seconds, share, tables
+from aiaas.loadtest.report import ReportTable, Shown, compare_table, holds, number, remarks, seconds, share, tables
 from aiaas.loadtest.summary import Summary
 from aiaas.loadtest.sweep import knee
 
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+CONTENT_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 HOW: Final = (
-    "Times are taken when the socket gives the bytes, before anything is parsed, and count from when a request was "
-    "due: what waited because the server stalled is seen.",
-    "TTFT is the time to the first output event, ITL each gap between two of them, E2E the time to the whole answer, "
-    "TPOT (E2E - TTFT) / (output tokens - 1). Latencies are those of whole answers that were due after the warm-up.",
-    "Percentiles are by nearest rank: values that were measured, none between two. With fewer than 100 values p99 is "
-    "the slowest of them.",
-    "Rates count what ended, and tokens that came, in the measured window. 429s are counted apart from errors; the "
-    "error rate holds both.",
-    "Charts leave no request out: many are folded into spans of time or into percentiles, few are drawn one by one.",
+    "Times are measured when the socket delivers the bytes, before anything is parsed, and count from when a request "
+    "was due, so a stalled server cannot hide.",
+    "TTFT is the time to the first output event, ITL each gap between two output events, E2E the time to the complete "
+    "answer, TPOT (E2E - TTFT) / (output tokens - 1). Latencies are those of complete answers that were due after the "
+    "warm-up.",
+    "Percentiles are by nearest rank: always measured values, never interpolated. With fewer than 100 values p99 is "
+    "the slowest value.",
+    "Rates count answers that ended and tokens that arrived in the measured window. 429s are counted separately from "
+    "errors; the error rate includes both.",
+    "Charts include every request: many requests are folded into spans of time or into percentiles, a few are drawn "
+    "one by one.",
 )
 
 
-def page(runs: Sequence[Told]) -> str:
-    """The HTML of one or more runs."""
+def page(runs: Sequence[ToldRun]) -> str:
+    """Return the HTML of one or more runs."""
     title = "Load test" if len(runs) == 1 else "Load tests side by side"
     names = ", ".join(told.shown.name for told in runs)
     body = [
@@ -58,7 +60,7 @@ def page(runs: Sequence[Told]) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=CONTENT_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("link", rel="icon", href="data:,"),
@@ -68,7 +70,7 @@ def page(runs: Sequence[Told]) -> str:
     return to_html(tag("html", head, tag("body", *body), lang="en"))
 
 
-def _verdict(runs: Sequence[Told]) -> str:
+def _verdict(runs: Sequence[ToldRun]) -> str:
     bounded = [told for told in runs if told.bounds]
     if not bounded:
         return "No SLO was set."
@@ -77,24 +79,22 @@ def _verdict(runs: Sequence[Told]) -> str:
     if len(runs) == 1 and levels:
         best = knee(levels)
         return (
-            "The SLO is missed at every level."
-            if best is None
-            else f"The SLO is held at the knee, {runs[0].at(best.level)}."
+            "Every level missed the SLO." if best is None else f"The SLO holds at the knee, {runs[0].at(best.level)}."
         )
     if not missed:
-        return "The SLO is held." if len(runs) == 1 else "The SLO is held by every run that has one."
-    return "The SLO is missed." if len(runs) == 1 else f"The SLO is missed by {', '.join(missed)}."
+        return "The run met its SLO." if len(runs) == 1 else "Every run with an SLO met it."
+    return "The run missed its SLO." if len(runs) == 1 else f"The SLO was missed by {', '.join(missed)}."
 
 
-def _links(runs: Sequence[Told]) -> Element | None:
-    """Where each run begins, on a long page of several."""
+def _links(runs: Sequence[ToldRun]) -> Element | None:
+    """Return links to each run, if the page has several."""
     if len(runs) == 1:
         return None
     links = [tag("li", tag("a", told.shown.name, href=f"#run{place}")) for place, told in enumerate(runs)]
     return tag("nav", tag("ul", *links, class_="keys"), aria_label="Runs")
 
 
-def _compared(runs: Sequence[Told]) -> Element | None:
+def _compared(runs: Sequence[ToldRun]) -> Element | None:
     figures = runs_figures(runs)
     if not figures:
         return None
@@ -102,7 +102,7 @@ def _compared(runs: Sequence[Told]) -> Element | None:
     return tag("section", tag("h2", "Side by side"), table, _grid(figures))
 
 
-def _run(place: int, told: Told, *, alone: bool) -> Element:
+def _run(place: int, told: ToldRun, *, alone: bool) -> Element:
     name, shown = f"run{place}", told.shown
     figures = [*sweep_figures(name, told), *time_figures(name, told), *distribution_figures(name, told)]
     figures += [
@@ -120,7 +120,7 @@ def _run(place: int, told: Told, *, alone: bool) -> Element:
         tag("p", _where(told)) if shown.summary.levels else None,
         _tiles(shown),
         tag("ul", *notes, class_="notes", role="note", aria_label="Notes") if notes else None,
-        _grid(figures) if figures else tag("p", "Nothing was measured that a chart could show."),
+        _grid(figures) if figures else tag("p", "The run has no data for a chart."),
         tag("h3", "Tables"),
         tag("div", *map(table_element, [*tables(shown), _about(shown)]), class_="tables"),
         id=name,
@@ -138,7 +138,7 @@ def _one_line(shown: Shown) -> str:
 
 
 def _tiles(shown: Shown) -> Element:
-    """The few figures that come first; of a sweep those of its knee, or else of its first level."""
+    """Return the main figures; for a sweep those of its knee, or of its first level without a knee."""
     levels = shown.summary.levels
     best = knee(levels)
     summary = shown.summary.total if not levels else best or levels[0]
@@ -146,7 +146,7 @@ def _tiles(shown: Shown) -> Element:
     return tag("dl", *tiles, class_="tiles")
 
 
-def _where(told: Told) -> str:
+def _where(told: ToldRun) -> str:
     levels = told.shown.summary.levels
     best = knee(levels)
     if best is None:
@@ -168,8 +168,8 @@ def _tile_figures(summary: Summary) -> list[tuple[str, str]]:
     return [*found, ("not answered", share(summary.error_rate))]
 
 
-def _about(shown: Shown) -> Table:
-    """Enough to run it again."""
+def _about(shown: Shown) -> ReportTable:
+    """Return the run's settings, enough to repeat it."""
     run = shown.run
     rows = [
         ("started", run.started),
@@ -186,5 +186,5 @@ def _about(shown: Shown) -> Table:
     if shown.end is not None:
         generator = shown.end.generator
         rows.append(("load generator: share of one core", share(generator.cpu_share)))
-        rows.append(("load generator: its event loop late by (p99)", seconds(generator.lag_p99)))
-    return Table("The run", ("", ""), tuple((name, value) for name, value in rows if value))
+        rows.append(("load generator: event loop lateness (p99)", seconds(generator.lag_p99)))
+    return ReportTable("The run", ("", ""), tuple((name, value) for name, value in rows if value))

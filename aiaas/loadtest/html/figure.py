@@ -1,4 +1,4 @@
-"""A chart on the page: headline in plain words, drawing, key, and the same figures as a table. Pure."""
+"""A chart on the page: a headline in plain words, the drawing, a legend, and the same figures as a table. Pure."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from xml.etree.ElementTree import Element
 from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.markup import tag
 from aiaas.loadtest.html.svg import Axis
-from aiaas.loadtest.report import Shown, Table
+from aiaas.loadtest.report import ReportTable, Shown
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.slo import Bound
 
 MINUTES_FROM: Final = 300.0  # seconds; a longer run is shown in minutes
-LONG: Final = 28  # characters of a cell; beyond it no figure has that many
-MUCH_SPREAD: Final = 20.0  # the slowest by the median; beyond it the usual would be a line on the floor
+LONG: Final = 28  # characters of a cell; longer cells are sentences, not figures
+MUCH_SPREAD: Final = 20.0  # the slowest divided by the median; beyond it a linear axis would flatten usual values
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A run as the page tells it: what tables show, and every sample."""
+class ToldRun:
+    """A run for the page: the data of its tables, and every sample."""
 
     shown: Shown
     samples: tuple[Sample, ...]
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """The SLO that it is held against."""
+        """The bounds of the run's SLO."""
         return tuple(verdict.bound for verdict in self.shown.summary.total.verdicts)
 
     @property
     def gateway(self) -> tuple[Sample, ...]:
-        """All but what was sent straight to the engine to be compared with."""
+        """The samples through the gateway, without those of the direct comparison."""
         return tuple(sample for sample in self.samples if sample.via == "gateway")
 
     @property
     def last(self) -> float:
-        """When the last sample ended, seconds since the run's start."""
+        """When the last sample ended, in seconds since the run's start."""
         return max((sample.end for sample in self.samples), default=0.0)
 
     @property
     def load(self) -> str:
-        """What a level counts."""
+        """The unit of a level."""
         return "users" if self.shown.run.loop == "closed" else "requests/s"
 
     def at(self, level: float) -> str:
-        """A level in words: `1 user`."""
+        """Write a level in words: `1 user`."""
         return "1 user" if level == 1 and self.load == "users" else f"{level:g} {self.load}"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """A series in a chart's key."""
+class ChartKey:
+    """A series in a chart's legend."""
 
     series: int
     words: str
@@ -64,17 +64,17 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """headline: what the chart says; what: how to read it; tables: the same figures as text."""
+    """headline: the chart's result; what: how to read the chart; tables: the same figures as text."""
 
     headline: str
     what: str
     drawing: Element
-    keys: tuple[Key, ...] = ()
-    tables: tuple[Table, ...] = ()
+    keys: tuple[ChartKey, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
 
 
 def to_element(figure: Figure) -> Element:
-    """The figure as HTML."""
+    """Return the figure as HTML."""
     keys = [
         tag("li", svg.key(key.series, dashed=key.dashed, line_too=key.line, dot_too=key.dot), f" {key.words}")
         for key in figure.keys
@@ -88,8 +88,8 @@ def to_element(figure: Figure) -> Element:
     )
 
 
-def table_element(table: Table) -> Element:
-    """A table, in a box of its own that scrolls where a phone is too narrow for it."""
+def table_element(table: ReportTable) -> Element:
+    """Return a table in its own box, which scrolls if a phone is too narrow for the table."""
     head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in table.headers)))
     body = [tag("tr", tag("th", cells[0], scope="row"), *map(_cell, cells[1:])) for cells in table.rows]
     made = tag("table", tag("caption", table.title), head if any(table.headers) else None, tag("tbody", *body))
@@ -97,19 +97,19 @@ def table_element(table: Table) -> Element:
 
 
 def _cell(words: str) -> Element:
-    """Figures stay on one line; sentences may wrap."""
+    """Return a cell; figures stay on one line, sentences may wrap."""
     return tag("td", words, class_="long" if len(words) > LONG else None)
 
 
 def time_axis(end: float) -> tuple[Axis, float]:
-    """The axis of a run's time, and what a second is on it."""
+    """Return the axis of a run's time, and the length of a second in its unit."""
     unit, words = _time_unit(end)
     axis = svg.across(words, [0.0, end * unit], lambda value: f"{value:g}")
     return (svg.ending(axis, end * unit) if end > 0 else axis), unit
 
 
 def time_rows_axis(end: float) -> tuple[Axis, float]:
-    """The same for a chart in rows."""
+    """Return the time axis of a chart in rows, and the length of a second in its unit."""
     unit, words = _time_unit(end)
     axis = svg.rows_across(words, [0.0, end * unit], lambda value: f"{value:g}")
     return (svg.ending(axis, end * unit) if end > 0 else axis), unit
@@ -121,12 +121,12 @@ def _time_unit(end: float) -> tuple[float, str]:
 
 
 def duration_axis(values: Iterable[float], *, log: bool) -> Axis:
-    """The y axis of durations."""
+    """Return a y axis of durations."""
     return svg.upward("log" if log else "", values, tick_seconds, log=log)
 
 
 def tick_seconds(value: float) -> str:
-    """A round duration at a tick: `50 ms`, `2 s`."""
+    """Write a round duration at a tick: `50 ms`, `2 s`."""
     if value == 0:
         return "0"
     if abs(value) < 0.0009999:
@@ -135,20 +135,20 @@ def tick_seconds(value: float) -> str:
 
 
 def tick_number(value: float) -> str:
-    """A round number at a tick."""
+    """Write a round number at a tick."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
-def verdict_words(told: Told, name: str) -> str:
-    """`, SLO 1 s held`, where the SLO bounds this latency."""
+def verdict_words(told: ToldRun, name: str) -> str:
+    """Return `, SLO 1 s held` if the SLO bounds this latency, otherwise ""."""
     for verdict in told.shown.summary.total.verdicts:
         if verdict.bound.name == name:
             return f", SLO {tick_seconds(verdict.bound.limit)} {'held' if verdict.held else 'missed'}"
     return ""
 
 
-def bound_line(told: Told, name: str, x: Axis, y: Axis) -> Element | None:
-    """The SLO across a chart of this latency, where it has such a bound and the chart reaches so far."""
+def bound_line(told: ToldRun, name: str, x: Axis, y: Axis) -> Element | None:
+    """Draw the SLO's bound on this latency, if the SLO has one and it lies within the y axis."""
     for bound in told.bounds:
         if bound.name == name and y.low <= bound.limit <= y.high:
             return svg.level(x, y, bound.limit, f"SLO {tick_seconds(bound.limit)}")

@@ -1,6 +1,6 @@
-"""HTML and SVG as a tree of elements, so that nothing that a run's file says can become markup.
+"""Build HTML and SVG as a tree of elements, so that text from a run's file cannot become markup.
 
-Text and attributes are escaped by the serializer of the standard library, and no function here takes markup as text.
+The standard library's serializer escapes text and attributes, and the functions here do not accept markup as text.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from xml.etree.ElementTree import Element, tostring
 
 Child = Element | str | None
 
-# What neither HTML nor XML can carry: control characters, and the halves of surrogate pairs.
+# Characters that neither HTML nor XML allows: control characters, and the halves of surrogate pairs.
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Element:
-    """An element. None leaves a child or an attribute out.
+    """Make an element. A child or an attribute that is None is left out.
 
-    attributes   `class_` is written `class`, `stroke_width` `stroke-width`; numbers with three decimals at the most
+    attributes   `class_` is written `class`, `stroke_width` `stroke-width`; numbers with at most three decimals
     """
     made = Element(name)
     for key, value in attributes.items():
@@ -30,7 +30,7 @@ def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Ele
 
 
 def append(parent: Element, child: Child) -> None:
-    """Put a child at the end."""
+    """Append a child."""
     if isinstance(child, Element):
         parent.append(child)
     elif child is not None and len(parent):
@@ -40,15 +40,15 @@ def append(parent: Element, child: Child) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with a mark in place of what cannot be shown."""
+    """Replace characters that cannot be shown with U+FFFD."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def plain(value: float) -> str:
-    """A coordinate: three decimals at the most."""
+    """Write a coordinate with at most three decimals."""
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def to_html(root: Element) -> str:
-    """The whole document as text."""
+    """Return the whole document as text."""
     return "<!DOCTYPE html>\n" + tostring(root, encoding="unicode", method="html") + "\n"

@@ -1,4 +1,4 @@
-"""The charts of one run: latencies and answers over time, distributions, failures, keys, the gateway's part. Pure."""
+"""Charts of one run: latencies and answers over time, distributions, failures, keys, gateway overhead. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from aiaas.loadtest.compare import Overhead
 from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.figure import (
     MUCH_SPREAD,
+    ChartKey,
     Figure,
-    Key,
-    Told,
+    ToldRun,
     bound_line,
     duration_axis,
     tick_number,
@@ -32,25 +32,25 @@ from aiaas.loadtest.html.series import (
     rates_over_time,
 )
 from aiaas.loadtest.html.svg import Axis
-from aiaas.loadtest.report import LATENCIES, Table, number, overhead_table, seconds, share
+from aiaas.loadtest.report import LATENCY_TITLES, ReportTable, number, overhead_table, seconds, share
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.stats import Interval, Spread
 from aiaas.loadtest.summary import fairness
 from aiaas.loadtest.sweep import knee
 
-LABELS: Final = {name: label for name, label, _ in LATENCIES}
-MOST_KINDS: Final = 8
+LABELS: Final = {name: label for name, label, _ in LATENCY_TITLES}
+MOST_ERROR_KINDS: Final = 8
 MOST_KEYS: Final = 24
 
 
-def time_figures(name: str, told: Told) -> list[Figure]:
-    """TTFT and E2E by when a request was due, and answers by when they ended."""
+def time_figures(name: str, told: ToldRun) -> list[Figure]:
+    """Chart TTFT and E2E by when a request was due, and answers by when they ended."""
     found = [_latency_over_time(f"{name}-{latency}-time", told, latency) for latency in ("ttft", "e2e")]
     found.append(_answers_over_time(f"{name}-answers", told))
     return [figure for figure in found if figure is not None]
 
 
-def _latency_over_time(name: str, told: Told, latency: str) -> Figure | None:
+def _latency_over_time(name: str, told: ToldRun, latency: str) -> Figure | None:
     whole = [sample for sample in told.gateway if sample.ok]
     points = [(sample.due, value) for sample in whole if (value := getattr(sample, latency)) is not None]
     if not points:
@@ -64,15 +64,15 @@ def _latency_over_time(name: str, told: Told, latency: str) -> Figure | None:
     full = [each for each in bins if each.p50 is not None]
     marks = [_warmup(told, x, y, unit), *_levels(told, x, y, unit), bound_line(told, latency, x, y)]
     marks += _bin_marks(bins, x, y, unit)
-    keys = [Key(1, "median"), Key(2, "p99", dashed=True)] if full else []
+    keys = [ChartKey(1, "median"), ChartKey(2, "p99", dashed=True)] if full else []
     if len(points) <= FEW:
         marks.append(svg.dots(x, y, [(at * unit, v, f"{seconds(v)} at {at:.1f} s") for at, v in points], 3, small=True))
-        keys.append(Key(3, "each request", line=False, dot=True))
-    what = f"Each request stands where it was due, {_scale(log)}."
+        keys.append(ChartKey(3, "each request", line=False, dot=True))
+    what = f"Each request is shown at the time it was due, {_scale(log)}."
     if full:
         usual = round(len(points) / len(bins))
-        few = "; p99 of fewer than 100 is the slowest of them" if usual < 100 else ""
-        what += f" All {len(points)} are in it, folded into {len(bins)} spans of about {usual} requests{few}."
+        few = "; with fewer than 100 requests, p99 is the slowest" if usual < 100 else ""
+        what += f" All {len(points)} requests are folded into {len(bins)} spans of about {usual} requests{few}."
     return Figure(
         f"{label} {_headline(told, latency, each)}",
         what,
@@ -82,7 +82,7 @@ def _latency_over_time(name: str, told: Told, latency: str) -> Figure | None:
     )
 
 
-def _headline(told: Told, latency: str, each: list[float]) -> str:
+def _headline(told: ToldRun, latency: str, each: list[float]) -> str:
     if told.shown.summary.levels:
         return f"over time, level after level: {seconds(each[0])} to {seconds(each[-1])}"
     figures: Spread | None = getattr(told.shown.summary.total, latency)
@@ -93,8 +93,8 @@ def _headline(told: Told, latency: str, each: list[float]) -> str:
     return f"p{percent} {at}, median {seconds(figures.p50)}{verdict_words(told, latency)}"
 
 
-def _limits(told: Told, latency: str, slowest: float) -> list[float]:
-    """The SLO belongs into the chart, unless it would press everything else to the floor."""
+def _limits(told: ToldRun, latency: str, slowest: float) -> list[float]:
+    """Return the SLO's bounds to include in the chart, without those that would flatten everything else."""
     return [bound.limit for bound in told.bounds if bound.name == latency and bound.limit <= 4 * slowest]
 
 
@@ -107,7 +107,7 @@ def _bin_marks(bins: Sequence[Bin], x: Axis, y: Axis, unit: float) -> list[Eleme
     ]
 
 
-def _describe_bins(label: str, full: Sequence[Bin], told: Told) -> str:
+def _describe_bins(label: str, full: Sequence[Bin], told: ToldRun) -> str:
     if not full:
         return f"{label} of each request, over {told.last:.1f} seconds."
     medians = [each.p50 for each in full if each.p50 is not None]
@@ -118,7 +118,7 @@ def _describe_bins(label: str, full: Sequence[Bin], told: Told) -> str:
     )
 
 
-def _bin_table(label: str, full: Sequence[Bin]) -> Table:
+def _bin_table(label: str, full: Sequence[Bin]) -> ReportTable:
     rows = tuple(
         (
             f"{each.start:.1f} to {each.stop:.1f} s",
@@ -127,23 +127,23 @@ def _bin_table(label: str, full: Sequence[Bin]) -> Table:
         )
         for each in full
     )
-    return Table(f"{label} over time", ("due", "requests", "median", "p99", "slowest"), rows)
+    return ReportTable(f"{label} over time", ("due", "requests", "median", "p99", "slowest"), rows)
 
 
 def _maybe(value: float | None) -> str:
     return "-" if value is None else seconds(value)
 
 
-def _warmup(told: Told, x: Axis, y: Axis, unit: float) -> Element | None:
-    """Before the first window lies what no figure counts."""
+def _warmup(told: ToldRun, x: Axis, y: Axis, unit: float) -> Element | None:
+    """Shade the time before the first window, which is not measured."""
     end = told.shown.end
     if end is None or not end.windows or end.windows[0].start <= 0:
         return None
-    return svg.span(x, y, 0.0, end.windows[0].start * unit, "ramp and warm-up: in no figure")
+    return svg.span(x, y, 0.0, end.windows[0].start * unit, "ramp and warm-up: not measured")
 
 
-def _levels(told: Told, x: Axis, y: Axis, unit: float) -> list[Element]:
-    """Where a sweep's levels began; the names of very many would lie on each other."""
+def _levels(told: ToldRun, x: Axis, y: Axis, unit: float) -> list[Element]:
+    """Mark where a sweep's levels began; leave out names that would overlap."""
     windows = told.shown.end.windows if told.shown.end is not None and told.shown.summary.levels else ()
     last = -1e9
     marks = []
@@ -154,7 +154,7 @@ def _levels(told: Told, x: Axis, y: Axis, unit: float) -> list[Element]:
     return marks
 
 
-def _answers_over_time(name: str, told: Told) -> Figure | None:
+def _answers_over_time(name: str, told: ToldRun) -> Figure | None:
     rates = rates_over_time(told.gateway, told.bounds, told.last)
     if not rates:
         return None
@@ -163,13 +163,13 @@ def _answers_over_time(name: str, told: Told) -> Figure | None:
     y = svg.upward("answers a second", [each.answers for each in rates], tick_number)
     marks = [_warmup(told, x, y, unit), *_levels(told, x, y, unit)]
     marks.append(svg.line(x, y, [(each.middle * unit, each.answers) for each in rates], 1))
-    keys = [Key(1, "whole answers")]
+    keys = [ChartKey(1, "whole answers")]
     headline = f"{number(total.requests_per_second)} answers a second"
     if told.shown.summary.levels:
         headline = f"Answers a second, level after level: up to {number(max(each.answers for each in rates))}"
     if total.goodput is not None:
         marks.append(svg.line(x, y, [(each.middle * unit, each.good) for each in rates], 3, dashed=True))
-        keys.append(Key(3, "within the SLO", dashed=True))
+        keys.append(ChartKey(3, "within the SLO", dashed=True))
         if not told.shown.summary.levels:
             headline += f", {number(total.goodput)} of them within the SLO"
     rows = tuple((f"{each.start:.1f} to {each.stop:.1f} s", number(each.answers), number(each.good)) for each in rates)
@@ -179,15 +179,15 @@ def _answers_over_time(name: str, told: Told) -> Figure | None:
     )
     return Figure(
         headline,
-        "An answer counts when it is whole; so a rate begins late and ends early where answers take long.",
+        "An answer counts when it is complete, so the rate starts late if answers take long.",
         svg.chart(name, "Answers over time", described, x, y, *marks),
         tuple(keys),
-        (Table("Answers a second", ("ended", "answers", "within the SLO"), rows),),
+        (ReportTable("Answers a second", ("ended", "answers", "within the SLO"), rows),),
     )
 
 
-def distribution_figures(name: str, told: Told) -> list[Figure]:
-    """TTFT, ITL and E2E: of the run; of the lowest level, the knee and the highest; or of both ways."""
+def distribution_figures(name: str, told: ToldRun) -> list[Figure]:
+    """Chart TTFT, ITL and E2E: of the run; of the lowest level, the knee and the highest level; or of both ways."""
     groups = _groups(told)
     found = []
     for latency in ("ttft", "itl", "e2e"):
@@ -198,7 +198,7 @@ def distribution_figures(name: str, told: Told) -> list[Figure]:
     return found
 
 
-def _groups(told: Told) -> list[tuple[str, Sequence[Sample]]]:
+def _groups(told: ToldRun) -> list[tuple[str, Sequence[Sample]]]:
     levels = told.shown.summary.levels
     if levels:
         best = knee(levels)
@@ -215,7 +215,7 @@ def _groups(told: Told) -> list[tuple[str, Sequence[Sample]]]:
 
 
 def distribution_figure(name: str, latency: str, known: Sequence[tuple[str, Distribution]]) -> Figure | None:
-    """One or more distributions of a latency on a logarithmic axis; None where there are none."""
+    """Chart one or more distributions of a latency on a logarithmic axis; None without distributions."""
     if not known:
         return None
     label = LABELS[latency]
@@ -238,19 +238,19 @@ def distribution_figure(name: str, latency: str, known: Sequence[tuple[str, Dist
     )
     described = "; ".join(f"{row[0]}: median {row[2]}, p90 {row[3]}, p99 {row[4]}" for row in rows)
     zeros = max((percent for _, each in known for v, percent in each.points if v <= 0), default=0.0)
-    what = "How many of all took no longer than so long; the marks are the median, p90 and p99."
-    what += f" {zeros:.3g} % are 0 (one read brought several events) and stand at the left edge." if zeros else ""
+    what = "The share of values up to each duration; the marks are the median, p90 and p99."
+    what += f" {zeros:.3g} % are 0 (one read returned several events) and are drawn at the left edge." if zeros else ""
     return Figure(
         headline,
         what,
         svg.chart(name, f"Distribution of {label}", described + ".", x, y, *marks),
-        tuple(Key(series, words, dot=True) for series, (words, _) in enumerate(known, 1) if words),
-        (Table(f"{label} by percentile", ("", "values", "p50", "p90", "p99"), rows),),
+        tuple(ChartKey(series, words, dot=True) for series, (words, _) in enumerate(known, 1) if words),
+        (ReportTable(f"{label} by percentile", ("", "values", "p50", "p90", "p99"), rows),),
     )
 
 
-def fault_figure(name: str, told: Told) -> Figure | None:
-    """Failures over time, a row for each kind."""
+def fault_figure(name: str, told: ToldRun) -> Figure | None:
+    """Chart failures over time, a row for each kind."""
     total = told.shown.summary.total
     faults = faults_over_time(told.gateway, told.last)
     if not faults:
@@ -259,26 +259,26 @@ def fault_figure(name: str, told: Told) -> Figure | None:
     kinds = list(faults.items())
     tallest = max(count for _, spans in kinds for _, _, count in spans)
     each = []
-    for kind, spans in kinds[:MOST_KINDS]:
+    for kind, spans in kinds[:MOST_ERROR_KINDS]:
         drawn = [(start * unit, stop * unit, count) for start, stop, count in spans]
         each.append((kind, str(sum(count for *_, count in spans)), svg.columns(x, drawn, tallest, 2)))
     failed = total.errors + total.rate_limited
     named = ", ".join(f"{sum(count for *_, count in spans)} {kind}" for kind, spans in kinds[:3])
-    more = f", and {len(kinds) - 3} kinds more" if len(kinds) > 3 else ""
-    what = f"A column is as tall as there were failures in its hundredth of the run; the tallest is {tallest}."
-    if len(kinds) > MOST_KINDS:
-        what += f" The {MOST_KINDS} most frequent kinds; all are in the table of errors."
+    more = f", and {len(kinds) - 3} more kinds" if len(kinds) > 3 else ""
+    what = f"A column's height is the number of failures in its hundredth of the run; the tallest column is {tallest}."
+    if len(kinds) > MOST_ERROR_KINDS:
+        what += f" Only the {MOST_ERROR_KINDS} most frequent kinds are drawn; the table of errors lists all kinds."
     rows = tuple((kind, str(sum(count for *_, count in spans))) for kind, spans in kinds)
     return Figure(
         f"{failed} of {total.requests} requests were not answered ({share(total.error_rate)}): {named}{more}",
         what,
         svg.rows(name, "Failures over time, by kind", f"{named}{more}.", x, each),
-        tables=(Table("Failures by kind", ("kind", "count"), rows),),
+        tables=(ReportTable("Failures by kind", ("kind", "count"), rows),),
     )
 
 
-def key_figure(name: str, told: Told) -> Figure | None:
-    """What each key got."""
+def key_figure(name: str, told: ToldRun) -> Figure | None:
+    """Chart the output of each key."""
     keys = told.shown.summary.keys
     if not keys:
         return None
@@ -290,9 +290,9 @@ def key_figure(name: str, told: Told) -> Figure | None:
         for place, value in enumerate(shares)
     ]
     index = fairness(shares)
-    what = "Jain's index is 1 where all keys got the same, and 1 by their number where one got everything."
+    what = "Jain's index is 1 if all keys got the same output, and 1/n if one of n keys got everything."
     if len(each) > MOST_KEYS:
-        what += f" The first {MOST_KEYS} of {len(each)} keys; all are in the table."
+        what += f" Only the first {MOST_KEYS} of {len(each)} keys are drawn; the table lists all keys."
     described = "; ".join(f"{label}: {figure}" for label, figure, _ in each[:MOST_KEYS])
     return Figure(
         f"{len(keys)} keys, fairness {index:.3f} (1 is even)",
@@ -302,7 +302,7 @@ def key_figure(name: str, told: Told) -> Figure | None:
 
 
 def overhead_figure(name: str, found: Overhead) -> Figure:
-    """What the gateway adds, on its interval."""
+    """Chart the latency that the gateway adds, with its interval."""
     known: list[tuple[str, Interval]] = [
         (label, each)
         for label, each in (("TTFT", found.ttft), ("each event", found.event), ("E2E", found.e2e))
@@ -316,17 +316,17 @@ def overhead_figure(name: str, found: Overhead) -> Figure:
     ]
     label, first = known[0]
     within = f"{_signed(first.low)} to {_signed(first.high)}"
-    headline = f"No part of the gateway in {label} was seen: the interval, {within}, holds 0"
+    headline = f"Gateway overhead in {label} is not measurable: the interval, {within}, contains 0"
     if first.low > 0:
         headline = (
             f"The gateway adds {seconds(first.estimate)} to {label} ({seconds(first.low)} to {seconds(first.high)})"
         )
     elif first.high < 0:
-        headline = f"{label} was shorter through the gateway ({within}): find out what else differed"
+        headline = f"{label} was shorter through the gateway ({within}): look for another difference"
     return Figure(
         headline,
-        f"Median difference of {found.pairs} pairs sent in turns, one each way, with its 95 % interval.",
-        svg.rows(name, "What the gateway adds", "; ".join(f"{row[0]}: {row[1]}" for row in rows) + ".", x, rows),
+        f"Median difference of {found.pairs} pairs, each with one request per way, with its 95 % interval.",
+        svg.rows(name, "Gateway overhead", "; ".join(f"{row[0]}: {row[1]}" for row in rows) + ".", x, rows),
         tables=(overhead_table(found),),
     )
 
@@ -340,4 +340,4 @@ def _on_zero(x: Axis, each: Interval) -> Element:
 
 
 def _scale(log: bool) -> str:
-    return "on a logarithmic scale, since the slowest is far from the median" if log else "from 0 up"
+    return "on a logarithmic scale, because the slowest is far from the median" if log else "on a scale from 0"

@@ -1,7 +1,7 @@
-"""The charts of several runs side by side, the first being the one that others are compared with. Pure.
+"""Charts that compare several runs with the first. Pure.
 
-Intervals are of TTFT, TPOT and E2E, which have one value a request. The gaps of one stream depend on each other, so
-an interval of pooled ones would claim far too much.
+Only TTFT, TPOT and E2E have intervals, since they have one value per request. The gaps within a stream depend on each
+other, so an interval of pooled gaps would be far too narrow.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from aiaas.loadtest.html import svg
-from aiaas.loadtest.html.figure import Figure, Told, tick_number, tick_seconds
+from aiaas.loadtest.html.figure import Figure, ToldRun, tick_number, tick_seconds
 from aiaas.loadtest.html.runfigures import LABELS, distribution_figure
 from aiaas.loadtest.html.series import distribution, latency_counts
-from aiaas.loadtest.report import Table, number, seconds
+from aiaas.loadtest.report import ReportTable, number, seconds
 from aiaas.loadtest.stats import Interval, percentile_interval
 
-MOST_RUNS: Final = svg.SERIES  # so many can be told apart in one chart
+MOST_RUNS: Final = svg.SERIES  # runs that a reader can distinguish in one chart
 Named = tuple[str, Interval]
 
 
-def runs_figures(runs: Sequence[Told]) -> list[Figure]:
-    """Latencies with their intervals, rates, and distributions in one chart; nothing for a single run."""
+def runs_figures(runs: Sequence[ToldRun]) -> list[Figure]:
+    """Return charts of latencies with intervals, of rates, and of distributions; an empty list for a single run."""
     if len(runs) < 2:
         return []
     found = [
@@ -39,7 +39,7 @@ def runs_figures(runs: Sequence[Told]) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def _intervals(name: str, runs: Sequence[Told], latency: str, percent: int) -> Figure | None:
+def _intervals(name: str, runs: Sequence[ToldRun], latency: str, percent: int) -> Figure | None:
     known: list[Named] = []
     for told in runs:
         ordered = sorted(latency_counts(told.gateway, latency).elements())
@@ -61,18 +61,18 @@ def _intervals(name: str, runs: Sequence[Told], latency: str, percent: int) -> F
     )
     return Figure(
         _compared(known, what),
-        "With 95 % intervals from the order of the values, which take requests as independent of each other"
-        + ("; an arrow where there are too few values for an upper end." if open_end else "."),
+        "With 95 % intervals from the order of the values, assuming that requests are independent of each other"
+        + ("; an arrow means that there are too few values for an upper end." if open_end else "."),
         svg.rows(name, f"{what} of each run", "; ".join(f"{row[0]}: {row[1]}" for row in each) + ".", x, each),
-        tables=(Table(what, ("run", what, "from", "to"), rows),),
+        tables=(ReportTable(what, ("run", what, "from", "to"), rows),),
     )
 
 
 def _compared(known: Sequence[Named], what: str) -> str:
-    """How the last run stands to the first, in words."""
+    """Compare the last run with the first, in words."""
     (first_name, first), (last_name, last) = known[0], known[-1]
     if len(known) < 2:
-        return f"{what}: only {first_name} has any"
+        return f"{what}: only {first_name} has values"
     change = f"{seconds(first.estimate)} in {first_name}, {seconds(last.estimate)} in {last_name}"
     if last.low <= first.high and first.low <= last.high:
         return f"{what}: {change}; the intervals overlap, so no difference is shown"
@@ -86,7 +86,7 @@ def _words(found: Interval) -> str:
     return f"{seconds(found.estimate)} ({seconds(found.low)} to {seconds(found.high)})"
 
 
-def _rates(name: str, runs: Sequence[Told]) -> Figure:
+def _rates(name: str, runs: Sequence[ToldRun]) -> Figure:
     found = [(told.shown.name, told.shown.summary.total.output_tokens_per_second) for told in runs]
     x = svg.rows_across("output tokens a second", [value for _, value in found], tick_number)
     each = [

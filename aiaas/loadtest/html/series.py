@@ -1,7 +1,7 @@
-"""Samples folded into what a chart shows: values by time, distributions, rates, and how sure one can be. Pure.
+"""Fold samples into the data of charts: values over time, distributions and rates. Pure.
 
-No sample is left out. Many are folded into bins of time, or into a distribution's percentiles, so a chart of 100,000
-requests is no larger than one of 1,000; where there are few, each stands there itself.
+Every sample is included. Many samples are folded into bins of time or into a distribution's percentiles, so a chart of
+100,000 requests is not larger than one of 1,000; a few samples are drawn one by one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.slo import Bound, meets
 from aiaas.loadtest.stats import percentile, rank
 
-MOST_BINS: Final = 100  # a phone shows no more
+MOST_BINS: Final = 100  # more would not be visible on a phone
 FULL_BIN: Final = 20  # values that make a median worth drawing
-FEW: Final = 300  # values that are drawn one by one, too
-# Where a distribution is read: each percent, and finer towards the slow end.
+FEW: Final = 300  # values; up to this number they are also drawn one by one
+# The points of a distribution: each percent, and finer steps towards the slow end.
 SHARES: Final = (*range(1, 99), *(98 + tenth / 10 for tenth in range(21)), 99.95, 99.99)
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """The values of one span of time, seconds; None where there were none."""
+    """The values of one span of time, in seconds; None without values."""
 
     start: float
     stop: float
@@ -35,12 +35,12 @@ class Bin(msgspec.Struct, frozen=True):
 
     @property
     def middle(self) -> float:
-        """Where it stands on the axis of time."""
+        """The middle of the span, its position on the time axis."""
         return (self.start + self.stop) / 2
 
 
 def bins_over_time(points: Sequence[tuple[float, float]], end: float) -> tuple[Bin, ...]:
-    """(moment, value) by spans of equal length from 0 to `end`; empty where there are too few to fold."""
+    """Fold (moment, value) into spans of equal length from 0 to `end`; empty if there are too few values."""
     number = min(len(points) // FULL_BIN, MOST_BINS)
     if number < 2 or end <= 0:
         return ()
@@ -61,8 +61,8 @@ def _place(moment: float, end: float, number: int) -> int:
     return min(max(int(moment / end * number), 0), number - 1)
 
 
-class Rate(msgspec.Struct, frozen=True):
-    """What ended in one span of time, per second."""
+class SpanRate(msgspec.Struct, frozen=True):
+    """Answers that ended in one span of time, per second."""
 
     start: float
     stop: float
@@ -71,12 +71,12 @@ class Rate(msgspec.Struct, frozen=True):
 
     @property
     def middle(self) -> float:
-        """Where it stands on the axis of time."""
+        """The middle of the span, its position on the time axis."""
         return (self.start + self.stop) / 2
 
 
-def rates_over_time(samples: Sequence[Sample], bounds: tuple[Bound, ...], end: float) -> tuple[Rate, ...]:
-    """Whole answers, and those within the SLO, by when they ended."""
+def rates_over_time(samples: Sequence[Sample], bounds: tuple[Bound, ...], end: float) -> tuple[SpanRate, ...]:
+    """Count complete answers, and answers within the SLO, by when they ended."""
     whole = [sample for sample in samples if sample.ok]
     number = min(len(whole) // FULL_BIN, MOST_BINS)
     if number < 2 or end <= 0:
@@ -87,11 +87,11 @@ def rates_over_time(samples: Sequence[Sample], bounds: tuple[Bound, ...], end: f
         answers[place] += 1
         good[place] += meets(sample, bounds)
     width = end / number
-    return tuple(Rate(at * width, (at + 1) * width, answers[at] / width, good[at] / width) for at in range(number))
+    return tuple(SpanRate(at * width, (at + 1) * width, answers[at] / width, good[at] / width) for at in range(number))
 
 
 def faults_over_time(samples: Iterable[Sample], end: float) -> dict[str, tuple[tuple[float, float, int], ...]]:
-    """How many failed from when to when, by kind and code, the most frequent kind first."""
+    """Count failures as (start, stop, count), by kind and code, the most frequent kind first."""
     moments: dict[str, list[float]] = {}
     for sample in samples:
         if sample.error and not sample.warmup and not sample.aborted:
@@ -105,7 +105,7 @@ def faults_over_time(samples: Iterable[Sample], end: float) -> dict[str, tuple[t
 
 
 class Distribution(msgspec.Struct, frozen=True):
-    """(value, percent of all values that do not exceed it), ascending, with the percentiles that people name."""
+    """Points (value, percent of all values that do not exceed it), ascending, and the usual percentiles by name."""
 
     count: int
     points: tuple[tuple[float, float], ...]
@@ -113,7 +113,7 @@ class Distribution(msgspec.Struct, frozen=True):
 
 
 def distribution(counts: Counter[float]) -> Distribution | None:
-    """The distribution of values that are counted already; None where there are none."""
+    """Return the distribution of counted values; None without values."""
     number = counts.total()
     if not number:
         return None
@@ -126,13 +126,13 @@ def distribution(counts: Counter[float]) -> Distribution | None:
         while place < len(wanted) and rank(number, wanted[place]) < passed:
             found[wanted[place]] = value
             place += 1
-    steps = {value: share for share, value in found.items()}  # equal values: the highest share counts
+    steps = {value: share for share, value in found.items()}  # for equal values, the highest share counts
     points = ((found[0.0], 0.0), *sorted(steps.items()))
     return Distribution(number, points, {percent: found[percent] for percent in (50, 90, 99)})
 
 
 def latency_counts(samples: Iterable[Sample], name: str) -> Counter[float]:
-    """The latencies of whole answers after the warm-up, seconds, as `summary` counts them."""
+    """Count the latencies, in seconds, of complete answers after the warm-up, as `summary` does."""
     counts: Counter[float] = Counter()
     for sample in samples:
         if not sample.ok or sample.warmup:

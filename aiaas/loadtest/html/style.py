@@ -1,7 +1,7 @@
-"""How the page looks: light and dark, phone, desktop and paper. Nothing but one style sheet.
+"""The page's style sheet: light and dark, for phone, desktop and paper.
 
-Colours are Okabe and Ito's, which people with any colour vision tell apart, darkened for a white ground and lightened
-for a dark one, so that each has a contrast of 3:1 or more against its ground, and text 4.5:1.
+Colours are Okabe and Ito's, which people with any colour vision can distinguish, darkened for a light background and
+lightened for a dark one, so that each has a contrast of at least 3:1 to its background, and text 4.5:1.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Charts as SVG: axes, ticks, lines, bands, dots, bars and intervals, as plain functions. Pure.
+"""Draw charts as SVG: axes, ticks, lines, bands, dots, bars and intervals, as plain functions. Pure.
 
-Why not a library: pygal 3.1 bakes colours into each chart (no dark mode by the reader's choice), is LGPL and loads a
-script from elsewhere unless told not to; pysvgchart 0.8 has neither bands nor intervals nor text alternatives; what
-else there is needs JavaScript (plotly, altair, bokeh) or numpy (matplotlib). What is needed here is this file.
+Why not a library: pygal 3.1 fixes the colours in each chart (the reader cannot choose dark mode), is LGPL and loads a
+script from another server by default; pysvgchart 0.8 has neither bands nor intervals nor text alternatives; the others
+need JavaScript (plotly, altair, bokeh) or numpy (matplotlib). This file has all that the page needs.
 
 Rules
-- Colour and size of text belong to the page's style sheet (`style`): a mark only has the class `s1` to `s6` of its
-  series. Series also differ by dash and by shape, for those who see no colours, and in black and white.
-- A chart is WIDTH units wide and scaled to where it stands. Margins have room for text of 15 units, as on a phone.
-- Each chart has a title and a description for those who cannot see it, and its dots carry their values as data.
+- The page's style sheet (`style`) sets colours and text size: a mark only has the class `s1` to `s6` of its series.
+  Series also differ by dash and by shape, for colour-blind readers and for print in black and white.
+- A chart is WIDTH units wide and scales to its place. Margins have room for text of 15 units, as on a phone.
+- Each chart has a title and a description for screen readers, and its dots carry their values as data.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ WIDTH: Final = 480.0
 HEIGHT: Final = 270.0
 LEFT: Final = 66.0
 RIGHT: Final = 16.0
-TOP: Final = 34.0  # one line for what the y axis counts, one for the names of moments
+TOP: Final = 34.0  # one line for the label of the y axis, one for the names of moments
 BOTTOM: Final = 46.0
 ROWS_TOP: Final = 20.0
-ROW: Final = 38.0  # of a chart in rows: a line of text and a bar below it
+ROW: Final = 38.0  # in a chart in rows: a line of text and a bar below the text
 MOST_TICKS: Final = 6
 MOST_STEPS: Final = 9
 SERIES: Final = 6
 
-Point = tuple[float, float | None]
+ChartPoint = tuple[float, float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Values from `low` to `high` onto units from `start` to `stop`; `write` puts a value into words at a tick."""
+    """Maps values from `low` to `high` to units from `start` to `stop`; `write` formats the value at a tick."""
 
     label: str
     low: float
@@ -50,7 +50,7 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Where a value stands; one beyond an end stands at that end."""
+        """Return a value's position; a value beyond an end is placed at that end."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = log10(value / self.low) / log10(self.high / self.low)
@@ -60,17 +60,17 @@ class Axis:
 
 
 def across(label: str, values: Iterable[float], write: Callable[[float], str], *, log: bool = False) -> Axis:
-    """The x axis for these values; a linear one begins at 0 or below."""
+    """Return the x axis for these values; a linear axis begins at 0 or below."""
     return _axis(label, values, write, LEFT, WIDTH - RIGHT, log=log)
 
 
 def ending(axis: Axis, last: float) -> Axis:
-    """The same axis up to `last` and no further, such as a run's end; its ticks stay round."""
+    """Cut the axis at `last`, such as a run's end; its ticks stay round."""
     return replace(axis, high=last, ticks=tuple(tick for tick in axis.ticks if tick <= last))
 
 
 def stepping(label: str, steps: Sequence[float], write: Callable[[float], str], *, log: bool) -> Axis:
-    """The x axis of ascending steps, each of them a tick, unless they are too many."""
+    """Return the x axis of ascending steps, with a tick at each step unless there are more than MOST_STEPS."""
     every = -(-len(steps) // MOST_STEPS)
     ticks = tuple(steps[::-1][::every][::-1])
     low, high = (steps[0], steps[-1]) if steps[-1] > steps[0] else (steps[0] / 2, steps[0] * 2)
@@ -78,12 +78,12 @@ def stepping(label: str, steps: Sequence[float], write: Callable[[float], str], 
 
 
 def upward(label: str, values: Iterable[float], write: Callable[[float], str], *, log: bool = False) -> Axis:
-    """The y axis for these values."""
+    """Return the y axis for these values."""
     return _axis(label, values, write, HEIGHT - BOTTOM, TOP, log=log)
 
 
 def rows_across(label: str, values: Iterable[float], write: Callable[[float], str]) -> Axis:
-    """The x axis of a chart in rows, which needs no room to its left."""
+    """Return the x axis of a chart in rows, which does not need room on its left."""
     return _axis(label, values, write, RIGHT, WIDTH - RIGHT, log=False)
 
 
@@ -96,7 +96,7 @@ def _axis(
 
 
 def linear_ticks(low: float, high: float) -> tuple[float, ...]:
-    """Round values, 1, 2 or 5 times a power of ten apart, from at most `low` to at least `high`."""
+    """Return round values, 1, 2 or 5 times a power of ten apart, from at most `low` to at least `high`."""
     span = high - low or 1.0
     power = 10.0 ** floor(log10(span / (MOST_TICKS - 1)))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * (MOST_TICKS - 1) >= span * (1 - 1e-9))
@@ -105,7 +105,7 @@ def linear_ticks(low: float, high: float) -> tuple[float, ...]:
 
 
 def log_ticks(low: float, high: float) -> tuple[float, ...]:
-    """1, 2 and 5 times powers of ten, or fewer of them, from at most `low` to at least `high`; both above 0."""
+    """Return 1, 2 and 5 times powers of ten, or fewer ticks, from at most `low` to at least `high`; both above 0."""
     found: list[float] = []
     for factors, decades in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
         powers = range(floor(log10(low)) - decades, ceil(log10(high)) + decades + 1)
@@ -119,7 +119,7 @@ def log_ticks(low: float, high: float) -> tuple[float, ...]:
 
 
 def chart(name: str, title: str, description: str, x: Axis, y: Axis, *marks: Element | None) -> Element:
-    """Axes with marks on them. `name` is unique on the page."""
+    """Draw axes and marks. `name` must be unique on the page."""
     grid = [_line("grid", x.start, y.at(tick), x.stop, y.at(tick)) for tick in y.ticks]
     labels = [_text(x.start - 7, y.at(tick) + 4, y.write(tick), "end") for tick in y.ticks]
     labels.append(_text(2, 15, y.label, "start"))
@@ -127,7 +127,8 @@ def chart(name: str, title: str, description: str, x: Axis, y: Axis, *marks: Ele
 
 
 def rows(name: str, title: str, description: str, x: Axis, each: Sequence[tuple[str, str, Element]]) -> Element:
-    """A row for each (label, figure in words, mark drawn from y = 0): what has no y axis, and labels of any length."""
+    """Draw a row for each (label, figure in words, mark drawn from y = 0): a chart without a y axis, whose labels may
+    have any length."""
     bottom = ROWS_TOP + ROW * len(each)
     grid = [_line("grid", x.at(tick), ROWS_TOP - 12, x.at(tick), bottom) for tick in x.ticks]
     placed: list[Element] = []
@@ -140,8 +141,8 @@ def rows(name: str, title: str, description: str, x: Axis, each: Sequence[tuple[
     return _svg(name, title, description, bottom + BOTTOM, *grid, *_x_axis(x, bottom), *placed)
 
 
-def line(x: Axis, y: Axis, points: Sequence[Point], series: int, *, dashed: bool = False) -> Element:
-    """A line through the points, with a gap where there is no value."""
+def line(x: Axis, y: Axis, points: Sequence[ChartPoint], series: int, *, dashed: bool = False) -> Element:
+    """Draw a line through the points, with a gap where the value is None."""
     path = []
     pen = "M"
     for at, value in points:
@@ -154,14 +155,14 @@ def line(x: Axis, y: Axis, points: Sequence[Point], series: int, *, dashed: bool
 
 
 def band(x: Axis, y: Axis, edges: Sequence[tuple[float, float, float]], series: int) -> Element:
-    """The area between the low and the high edge of each (x, low, high)."""
+    """Draw the area between the low and the high edge of each (x, low, high)."""
     there = [f"{_short(x.at(at))} {_short(y.at(high))}" for at, _, high in edges]
     back = [f"{_short(x.at(at))} {_short(y.at(low))}" for at, low, _ in reversed(edges)]
     return tag("path", class_=f"band s{series}", d=f"M{'L'.join(there + back)}Z" if edges else "")
 
 
 def dots(x: Axis, y: Axis, points: Sequence[tuple[float, float, str]], series: int, *, small: bool = False) -> Element:
-    """A shape at each (x, y, words that appear where one points at it)."""
+    """Draw a shape at each (x, y, words); the words appear when the reader points at the shape."""
     size = 2.2 if small else 4.5
     found = [
         tag(
@@ -177,41 +178,41 @@ def dots(x: Axis, y: Axis, points: Sequence[tuple[float, float, str]], series: i
 
 
 def label(x: Axis, y: Axis, at: float, value: float, words: str) -> Element:
-    """Words beside a point of a rising curve: above to the left, where it has not been, or below to the right."""
+    """Write words beside a point of a rising curve: above on the left or below on the right, clear of the curve."""
     if x.at(at) - x.start > len(words) * 8:
         return _text(x.at(at) - 8, y.at(value) - 1, words, "end", "figure")
     return _text(x.at(at) + 8, y.at(value) + 14, words, "start", "figure")
 
 
 def level(x: Axis, y: Axis, value: float, words: str) -> Element:
-    """A bound across the chart, with its name."""
+    """Draw a bound across the chart, with its name."""
     at = y.at(value)
     name = _text(x.start + 5, at + 15, words, "start", "bound")
     return tag("g", _line("bound", x.start, at, x.stop, at), name, data_y=repr(value))
 
 
 def moment(x: Axis, y: Axis, value: float, words: str) -> Element:
-    """A line from bottom to top, with its name above."""
+    """Draw a line from bottom to top, with its name above."""
     at = x.at(value)
     name = _text(at, y.stop - 6, words, "end" if at > WIDTH - 40 else "middle", "mark")
     return tag("g", _line("mark", at, y.start, at, y.stop), name, data_x=repr(value))
 
 
 def span(x: Axis, y: Axis, low: float, high: float, words: str) -> Element:
-    """A part of the chart that is shaded, with its name."""
+    """Shade a part of the chart, with its name."""
     left, right = x.at(low), x.at(high)
     box = tag("rect", class_="span", x=left, y=y.stop, width=max(right - left, 0.5), height=y.start - y.stop)
     return tag("g", box, tag("title", words))
 
 
 def bar(x: Axis, value: float, series: int) -> Element:
-    """A bar of a chart in rows."""
+    """Draw a bar in a chart in rows."""
     width = max(x.at(value) - x.at(0.0), 0.5)
     return tag("rect", class_=f"bar s{series}", x=x.at(0.0), y=2.0, width=width, height=11.0, data_x=repr(value))
 
 
 def columns(x: Axis, counts: Sequence[tuple[float, float, int]], tallest: int, series: int) -> Element:
-    """Small columns of a chart in rows: how many there were from one moment to another, against the most of all."""
+    """Draw small columns in a chart in rows: the count of each span of time, relative to the tallest column."""
     found = []
     for begin, end, count in counts:
         if count:
@@ -223,7 +224,7 @@ def columns(x: Axis, counts: Sequence[tuple[float, float, int]], tallest: int, s
 
 
 def interval(x: Axis, low: float, value: float, high: float, series: int) -> Element:
-    """An estimate on its interval; without an end where `high` is infinite."""
+    """Draw an estimate on its interval, with an arrow if `high` is infinite."""
     left, right = x.at(low), x.at(min(high, x.high))
     tail = _line("", right, 3, right, 12) if high < float("inf") else tag("path", d=f"M{right - 6:.1f} 3l6 4.5l-6 4.5")
     return tag(
@@ -237,7 +238,7 @@ def interval(x: Axis, low: float, value: float, high: float, series: int) -> Ele
 
 
 def key(series: int, *, dashed: bool = False, line_too: bool = True, dot_too: bool = True) -> Element:
-    """How a series looks, for a legend."""
+    """Draw a series' line and shape for a legend."""
     stroke = tag("path", class_=f"line s{series}{' dashed' if dashed else ''}", d="M0 6L28 6") if line_too else None
     shape = tag("g", tag("path", d=_shape(series, 14, 6, 4.5)), class_=f"dots s{series}") if dot_too else None
     return tag("svg", stroke, shape, class_="key", viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
@@ -249,7 +250,7 @@ def _x_axis(x: Axis, bottom: float) -> list[Element]:
         at = x.at(tick)
         found.append(_line("axis", at, bottom, at, bottom + 4))
         words = x.write(tick)
-        room = len(words) * 4.2  # half of its width
+        room = len(words) * 4.2  # half of the text's width
         place = "end" if at + room > WIDTH else "start" if at < room else "middle"
         found.append(_text({"end": WIDTH - 2, "start": 2.0}.get(place, at), bottom + 18, words, place))
     found.append(_text((x.start + x.stop) / 2, bottom + 37, x.label, "middle"))
@@ -270,7 +271,7 @@ def _svg(name: str, title: str, description: str, height: float, *marks: Element
 
 
 def _shape(series: int, x: float, y: float, size: float) -> str:
-    """A circle, square, triangle, diamond, cross or bar by the number of the series."""
+    """Return a circle, square, triangle, diamond, cross or bar, by the number of the series."""
     s = size
     here = f"M{_short(x)} {_short(y)}"
     return (
@@ -299,5 +300,5 @@ def _moved(mark: Element, down: float) -> Element:
 
 
 def _short(value: float) -> str:
-    """A tenth of a unit is finer than a screen shows."""
+    """Round to a tenth of a unit, which is finer than a screen shows."""
     return plain(round(value, 1))

@@ -1,4 +1,4 @@
-"""The charts of a sweep, level by level: output with the knee, latencies, goodput. Pure."""
+"""Charts of a sweep by level: output with the knee, latencies, goodput. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from xml.etree.ElementTree import Element
 from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.figure import (
     MUCH_SPREAD,
+    ChartKey,
     Figure,
-    Key,
-    Told,
+    ToldRun,
     bound_line,
     duration_axis,
     tick_number,
@@ -23,11 +23,11 @@ from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary
 from aiaas.loadtest.sweep import knee
 
-WIDE: Final = 8.0  # the highest level by the lowest; beyond it, levels doubled, and so does the axis
+WIDE: Final = 8.0  # the highest level divided by the lowest; from here on the axis is logarithmic
 
 
-def sweep_figures(name: str, told: Told) -> list[Figure]:
-    """Output, TTFT, E2E and goodput against load; nothing without levels."""
+def sweep_figures(name: str, told: ToldRun) -> list[Figure]:
+    """Chart output, TTFT, E2E and goodput against load; an empty list without levels."""
     levels = told.shown.summary.levels
     if not levels:
         return []
@@ -40,13 +40,13 @@ def sweep_figures(name: str, told: Told) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def _x(told: Told, levels: Sequence[Summary]) -> Axis:
+def _x(told: ToldRun, levels: Sequence[Summary]) -> Axis:
     values = [summary.level for summary in levels]
     log = min(values) > 0 and max(values) / min(values) >= WIDE
     return svg.stepping(f"{told.load}, log" if log else told.load, values, tick_number, log=log)
 
 
-def _output(name: str, told: Told, levels: Sequence[Summary]) -> Figure:
+def _output(name: str, told: ToldRun, levels: Sequence[Summary]) -> Figure:
     tokens = any(summary.output_tokens_per_second for summary in levels)
     words = "output tokens/s" if tokens else "answers/s"
 
@@ -56,20 +56,20 @@ def _output(name: str, told: Told, levels: Sequence[Summary]) -> Figure:
     x = _x(told, levels)
     y = svg.upward(words, map(read, levels), tick_number)
     best = knee(levels)
-    headline = f"No level could be promised: none of {len(levels)} both answered and held the SLO"
+    headline = f"There is no knee: the first of {len(levels)} levels failed or missed the SLO"
     if best is not None:
         headline = f"The knee is at {told.at(best.level)}: {number(read(best))} {words}"
     marks = [*_knee(best, x, y), *_series(x, y, levels, read, words, told, 1)]
     return Figure(
         headline,
-        "Up to the knee more load brings at least half as much more output, and the SLO holds; beyond it they wait.",
+        "Up to the knee, output grows at least half as much as load, and the SLO holds; beyond it, requests wait.",
         svg.chart(name, "Output against load", _describe(levels, read, number, told, words), x, y, *marks),
-        (Key(1, words, dot=True),),
+        (ChartKey(1, words, dot=True),),
         (level_table(told.shown.run, levels),),
     )
 
 
-def _latency(name: str, told: Told, levels: Sequence[Summary], latency: str, label: str) -> Figure | None:
+def _latency(name: str, told: ToldRun, levels: Sequence[Summary], latency: str, label: str) -> Figure | None:
     known: list[tuple[Summary, Spread]] = [
         (summary, figures) for summary in levels if (figures := getattr(summary, latency)) is not None
     ]
@@ -86,20 +86,20 @@ def _latency(name: str, told: Told, levels: Sequence[Summary], latency: str, lab
         points = [(summary.level, getattr(each, percent)) for summary, each in known]
         named = [(at, value, f"{percent} at {told.at(at)}: {seconds(value)}") for at, value in points]
         marks += [svg.line(x, y, points, series, dashed=series > 1), svg.dots(x, y, named, series)]
-        keys.append(Key(series, percent, dashed=series > 1, dot=True))
+        keys.append(ChartKey(series, percent, dashed=series > 1, dot=True))
     described = "; ".join(
         f"{told.at(summary.level)}: p50 {seconds(each.p50)}, p99 {seconds(each.p99)}" for summary, each in known
     )
     return Figure(
         _latency_headline(told, known, limits, label, latency),
-        f"{label} by level, {'on a logarithmic scale' if y.log else 'from 0 up'}.",
+        f"{label} by level, {'on a logarithmic scale' if y.log else 'on a scale from 0'}.",
         svg.chart(name, f"{label} against load", f"{described}.", x, y, *marks),
         tuple(keys),
     )
 
 
 def _latency_headline(
-    told: Told, known: Sequence[tuple[Summary, Spread]], limits: Sequence[float], label: str, latency: str
+    told: ToldRun, known: Sequence[tuple[Summary, Spread]], limits: Sequence[float], label: str, latency: str
 ) -> str:
     if not limits:
         (low, first), (high, last) = known[0], known[-1]
@@ -115,7 +115,7 @@ def _latency_headline(
     return f"{label} p{percent} stays within {tick_seconds(limits[0])} up to {told.at(held)}"
 
 
-def _goodput(name: str, told: Told, levels: Sequence[Summary]) -> Figure | None:
+def _goodput(name: str, told: ToldRun, levels: Sequence[Summary]) -> Figure | None:
     if not told.bounds:
         return None
 
@@ -138,9 +138,9 @@ def _goodput(name: str, told: Told, levels: Sequence[Summary]) -> Figure | None:
         headline = f"Goodput is highest at {told.at(most.level)}: {number(good(most))} answers/s within the SLO"
     return Figure(
         headline,
-        "Where the lines part, answers come too late to count.",
+        "Where the lines diverge, answers come too late to meet the SLO.",
         svg.chart(name, "Goodput against load", _describe(levels, good, number, told, "within the SLO"), x, y, *marks),
-        (Key(1, "whole answers", dot=True), Key(3, "within the SLO", dashed=True, dot=True)),
+        (ChartKey(1, "whole answers", dot=True), ChartKey(3, "within the SLO", dashed=True, dot=True)),
     )
 
 
@@ -150,7 +150,7 @@ def _series(
     levels: Sequence[Summary],
     read: Callable[[Summary], float],
     words: str,
-    told: Told,
+    told: ToldRun,
     series: int,
     *,
     dashed: bool = False,
@@ -165,6 +165,10 @@ def _knee(best: Summary | None, x: Axis, y: Axis) -> list[Element]:
 
 
 def _describe(
-    levels: Sequence[Summary], read: Callable[[Summary], float], write: Callable[[float], str], told: Told, words: str
+    levels: Sequence[Summary],
+    read: Callable[[Summary], float],
+    write: Callable[[float], str],
+    told: ToldRun,
+    words: str,
 ) -> str:
     return "; ".join(f"{told.at(summary.level)}: {write(read(summary))} {words}" for summary in levels) + "."

@@ -1,1 +1,1 @@
-"""What is told: the log, the metrics, and the facts of a request that both are made of."""
+"""The log, the metrics, and the facts about a request that both are made of."""

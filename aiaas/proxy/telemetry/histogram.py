@@ -1,8 +1,7 @@
-"""Histograms that cost an addition: what every request and every event is measured with.
+"""Cheap histograms for every request and every event: an observation costs one addition.
 
-prometheus_client's `observe` takes a lock and walks the buckets, 1.3 us; with 10,000 events a second each would pay it.
-Here only the event loop observes, so a list of integers will do; the buckets are summed up when they are
-scraped.
+prometheus_client's `observe` takes a lock and walks the buckets, 1.3 us for each of 10,000 events a second. Here only
+the event loop observes, so a list of integers is enough; a scrape sums up the buckets.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 
 class Tally:
-    """One series. `counts` has a place for each bound, and one for what is larger than all of them."""
+    """One series. `counts` has an entry for each bound, and one for values above all bounds."""
 
     __slots__ = ("_bounds", "counts", "total")
 
@@ -25,13 +24,13 @@ class Tally:
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count `value`; a bucket holds what is at most its bound, as Prometheus has it."""
+        """Count `value`; a bucket counts values up to and including its bound, as in Prometheus."""
         self.counts[bisect_left(self._bounds, value)] += times
         self.total += value * times
 
 
 class Tallies(Collector):
-    """A metric: a Tally for each combination of label values, made at first use."""
+    """A metric: a Tally for each combination of label values, created at first use."""
 
     def __init__(
         self, name: str, text: str, labels: list[str], bounds: tuple[float, ...], registry: CollectorRegistry
@@ -44,22 +43,22 @@ class Tallies(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Tally:
-        """The series of these label values, in the order of `labels`."""
+        """Return the series of these label values, which are in the order of the metric's labels."""
         series = self._series.get(values)
         if series is None:
             series = self._series[values] = Tally(self._bounds)
         return series
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """prometheus_client: the metric as it stands."""
+        """Yield the metric's current values; prometheus_client calls this."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for values, series in list(self._series.items()):  # a scrape has a thread of its own, and the loop goes on
+        for values, series in list(self._series.items()):  # a scrape runs in a thread, while the loop goes on
             family.add_metric(values, _cumulative(self._bounds, list(series.counts)), series.total)
         yield family
 
 
 def _cumulative(bounds: tuple[float, ...], counts: list[int]) -> list[tuple[str, float]]:
-    """The buckets as they are exposed: each with everything up to its bound."""
+    """Return the buckets in cumulative form, each counting all values up to its bound."""
     names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
     below = 0
     buckets: list[tuple[str, float]] = []

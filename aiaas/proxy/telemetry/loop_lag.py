@@ -1,4 +1,4 @@
-"""How late the event loop is: what holds it up holds up every client at once, and shows in no other metric."""
+"""Measure how late the event loop is: blocking it delays every client at once, and other metrics do not show that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-# Seconds between two looks. Four a second cost nothing, and see a stall of a quarter second for certain.
+# Seconds between two looks. Four looks a second cost almost nothing, and see every stall longer than LAG_INTERVAL.
 LAG_INTERVAL = 0.25
 
 
@@ -15,7 +15,7 @@ async def watch_lag(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Sleep again and again, until cancelled; `observe` gets the seconds by which each sleep was too long."""
+    """Sleep again and again until cancelled, and call `observe` with the seconds by which each sleep was too long."""
     while True:
         due = clock() + LAG_INTERVAL
         await sleep(LAG_INTERVAL)

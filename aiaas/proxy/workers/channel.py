@@ -1,7 +1,7 @@
-"""What the supervisor and a worker say to each other, over a pair of sockets that only those two have.
+"""The messages between the supervisor and a worker, over a pair of sockets that only those two have.
 
-Each message is its length (four bytes, big-endian) and msgpack. The end of the channel is a message, too: for a worker
-that its supervisor is gone, for the supervisor that the worker is.
+Each message is its length (LENGTH_BYTES bytes, big-endian) and msgpack. The end of the channel is a message, too: it
+means that the process at the other end is gone.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final
 
 import msgspec
 
-from aiaas.proxy.workers.merge import Family
+from aiaas.proxy.workers.merge import MetricFamily
 
 LENGTH_BYTES: Final = 4
 
 
 class EngineHealth(msgspec.Struct, tag=True, frozen=True):
-    """To a worker: how the engine of `backend` is."""
+    """To a worker: the health of the engine of `backend`."""
 
     backend: str
     up: bool
@@ -27,11 +27,12 @@ class EngineHealth(msgspec.Struct, tag=True, frozen=True):
 
 
 class Begin(msgspec.Struct, tag=True, frozen=True):
-    """To a worker, first: what it begins with.
+    """To a worker, first: the config and the keys to start with.
 
-    source   the config file, and `config` its text when it was last valid
-    before   its text when it was last in force as a whole, without a field that waits for a restart
-    keys     the key file when it was last in order; None where that never was
+    source   path of the config file
+    config   text of the last valid config
+    before   text of the last config that was in force as a whole, without a field that waits for a restart
+    keys     text of the last valid key file; None if there was none
     """
 
     source: str
@@ -45,17 +46,17 @@ class Reload(msgspec.Struct, tag=True, frozen=True):
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
-    """To a worker: say what you have counted."""
+    """To a worker: report your metrics."""
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
-    """To a worker: drain, and end."""
+    """To a worker: drain and exit; if `now`, without waiting for open requests."""
 
     now: bool
 
 
 class Serving(msgspec.Struct, tag=True, frozen=True):
-    """From a worker: it listens, and knows so many keys."""
+    """From a worker: it listens, with this number of keys."""
 
     keys: int
 
@@ -67,17 +68,17 @@ class EngineSuspected(msgspec.Struct, tag=True, frozen=True):
 
 
 class Alive(msgspec.Struct, tag=True, frozen=True):
-    """From a worker, every second: its event loop turns."""
+    """From a worker, every `pulse.BEAT_INTERVAL` seconds: its event loop runs."""
 
 
 class Leaving(msgspec.Struct, tag=True, frozen=True):
-    """From a worker: somebody else told it to stop. It takes no more connections."""
+    """From a worker: it got a signal to stop, and accepts no more connections."""
 
 
 class Counted(msgspec.Struct, tag=True, frozen=True):
-    """From a worker: its metrics. `asked` is whether this answers a Report."""
+    """From a worker: its metrics. `asked` says whether this answers a Report."""
 
-    families: list[Family]
+    families: list[MetricFamily]
     asked: bool
 
 
@@ -88,7 +89,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 class Channel:
-    """One end."""
+    """One end of a channel."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -96,23 +97,23 @@ class Channel:
 
     @classmethod
     async def open(cls, sock: socket.socket) -> Channel:
-        """Over a connected socket, which the channel then owns."""
+        """Open a channel over a connected socket, which the channel then owns."""
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
     def send(self, message: Message) -> None:
-        """Send, without waiting; nothing where the other end has gone."""
+        """Send a message without waiting; do nothing if the other end is gone."""
         if not self._writer.is_closing():
             data = _ENCODER.encode(message)
             self._writer.write(len(data).to_bytes(LENGTH_BYTES) + data)
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the other end has not yet taken what was sent before."""
+        """Whether earlier messages still wait for the other end to read them."""
         return bool(self._writer.transport.get_write_buffer_size())
 
     async def receive(self) -> Message | None:
-        """The next message; None at the channel's end, and for nonsense: whoever sends that is given up, and a worker
-        then replaced."""
+        """Return the next message; None at the channel's end, and for an invalid message, so that a worker that sends
+        one is replaced."""
         try:
             size = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES))
             return _DECODER.decode(await self._reader.readexactly(size))
@@ -120,7 +121,7 @@ class Channel:
             return None
 
     async def close(self) -> None:
-        """Send what is left, as long as the other end takes it, and end."""
+        """Send the remaining messages, unless the other end is gone, and close the channel."""
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()

@@ -1,7 +1,7 @@
-"""Config and keys as they last were in order, for a worker that starts later.
+"""The last valid config and key file, for a worker that starts later.
 
-A worker that replaces a dead one may start while somebody has just broken a file. It has to serve what the others still
-serve, so the supervisor follows both files, too, and keeps the text of the last good one. It puts nothing in force.
+A worker that replaces a dead one may start just after somebody broke a file. It has to serve what the other workers
+still serve, so the supervisor follows both files, too, and keeps the text of each file's last valid version.
 """
 
 from __future__ import annotations
@@ -15,27 +15,31 @@ from aiaas.keys.file import KeyFileError, read_at_start, read_key_file
 from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import render_records
 from aiaas.plan.model import Plan
-from aiaas.proxy.reread import Offer, reread
+from aiaas.proxy.reread import OfferEngines, reread
 from aiaas.proxy.watch import FileWatch
 
 _Keys = tuple[str, frozenset[str]]  # the key file's text, and the ids in it
 
 
 class Baseline:
-    """The last good config (`config`, and the `plan` that the workers have of it) and key file (`keys`, None: there was
-    none yet; `key_ids`). `before` is the text of the last config that was in force as a whole: the workers have of
-    `config` what needs no restart after that.
+    """The texts of the last valid files, and the Plan made from them.
 
+    config   text of the last valid config
+    plan     the Plan that the workers have from `config`
+    before   text of the last config that was in force as a whole; since then the workers have put in force only the
+             changes that need no restart
+    keys     text of the last valid key file; None until there is one
+    key_ids  the ids in `keys`
     offer    offers changed settings to the engines
-    on_plan  called after another config was read
-    crashed  called with an exception that nobody expected
+    on_plan  called after a changed config was read
+    crashed  called with an unexpected exception
     """
 
     def __init__(
         self,
         plan: Plan,
         env: Mapping[str, str],
-        offer: Offer,
+        offer: OfferEngines,
         on_plan: Callable[[Plan], None],
         crashed: Callable[[BaseException], None],
     ) -> None:
@@ -52,14 +56,13 @@ class Baseline:
         self._key_watch = FileWatch(plan.auth.keys_file, self._read_keys, crashed)
 
     async def begin(self) -> None:
-        """Read both for the first time. A missing key file is no error.
+        """Read both files for the first time. A missing key file is not an error.
 
-        Raises EnvironmentFault where the config is no longer in order, though it was a moment ago, and where the key
-        file
-        cannot be used: said once, and not by each worker.
+        Raises EnvironmentFault if the config has become invalid in the meantime, or if the key file cannot be used, so
+        that the error is reported once and not by each worker.
         """
         await self._read_config()
-        if not self.before:  # broken, or with other ports and engines than those that are being started
+        if not self.before:  # the config became invalid, or its ports and engines changed while they are being started
             raise EnvironmentFault(f"{self.source} was changed while it was read; start again")
         if self.plan.auth.enabled:
             records = await asyncio.to_thread(read_at_start, self.plan.auth.keys_file)
@@ -67,11 +70,11 @@ class Baseline:
                 self._keep(await asyncio.to_thread(_kept, records))
 
     def watches(self) -> list[FileWatch]:
-        """To be run until the end."""
+        """Return the file watches; the caller runs them until the end."""
         return [self._config_watch, self._key_watch]
 
     def wake(self) -> None:
-        """SIGHUP: read both now."""
+        """Read both files now, on SIGHUP."""
         for watch in self.watches():
             watch.wake()
 
@@ -88,7 +91,7 @@ class Baseline:
             keys = await asyncio.to_thread(_keys, auth.keys_file) if auth.enabled else None
             if auth.enabled and keys is None and self.keys is None:
                 self._key_watch.follow(self.plan.auth.keys_file)
-                return  # the workers refuse such a config, too (`Reloader`)
+                return  # the workers reject such a config, too (`Reloader`)
             self._keep(keys)
         self.config, self.plan = text, reading.plan
         if not reading.held:
@@ -98,7 +101,7 @@ class Baseline:
     async def _read_keys(self) -> None:
         auth = self.plan.auth
         keys = await asyncio.to_thread(_keys, auth.keys_file) if auth.enabled else None
-        if auth == self.plan.auth:  # else of a file that the config no longer names
+        if auth == self.plan.auth:  # otherwise the config now names another key file
             self._keep(keys)
 
     def _keep(self, keys: _Keys | None) -> None:
@@ -107,7 +110,7 @@ class Baseline:
 
 
 def config_text(path: Path) -> str | None:
-    """What the config file holds; None where it cannot be read."""
+    """Return the text of the config file; None if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -1,9 +1,9 @@
-"""The metrics of several workers as one: pure, over what each last said.
+"""Merge the metrics of several workers, purely, from each worker's last report.
 
-- Counters and histograms are summed, also over the workers that have ended: what those last said is kept (`retire`),
-  so a counter never goes backwards. Only the series of keys that were removed go (`forget_removed`).
-- Gauges are of the workers that live: each by its rule in GAUGES. One that has no rule shows its greatest value.
-- Infos (which config, which version) stand as they are. While a new config spreads there are two for a moment.
+- Counters and histograms are summed over all workers, including those that have ended (`retire`), so a counter never
+  goes backwards. Only the series of removed keys are dropped (`forget_removed`).
+- Gauges are merged over the living workers, each by its rule in GAUGES; a gauge without a rule shows its largest value.
+- Infos (config digest, version) are passed on unchanged. While a new config spreads there are two for a moment.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
         "aiaas_requests_queued": operator.add,
         "aiaas_connections": operator.add,
         "aiaas_held_bytes": operator.add,
-        "aiaas_endpoint_up": min,  # down for one worker is worth a look
-        "aiaas_models_wrong": max,  # likewise
+        "aiaas_endpoint_up": min,  # show an endpoint that is down for one worker
+        "aiaas_models_wrong": max,  # show a problem that one worker sees
         "aiaas_limit_store_up": min,
-        "aiaas_limit_processes": min,  # too small a count makes too large a share
+        "aiaas_limit_processes": min,  # too small a count makes a worker's share too large
         "process_resident_memory_bytes": operator.add,  # pages that processes share count for each of them
         "process_virtual_memory_bytes": operator.add,
         "process_open_fds": operator.add,
-        "process_max_fds": min,  # each has its own; it is the smallest that runs out first
-        "process_start_time_seconds": min,  # the gateway's: that a worker was replaced, aiaas_worker_ends_total says
+        "process_max_fds": min,  # each process has its own limit; the smallest is reached first
+        "process_start_time_seconds": min,  # the gateway's start; aiaas_worker_ends_total counts replaced workers
     }
 )
 _CUMULATIVE: Final = ("counter", "histogram", "summary")
 
 
-class Sample(msgspec.Struct, array_like=True, frozen=True):
+class MetricSample(msgspec.Struct, array_like=True, frozen=True):
     """One series: its name (with `_total`, `_bucket`, ...), its labels, its value."""
 
     name: str
@@ -49,27 +49,27 @@ class Sample(msgspec.Struct, array_like=True, frozen=True):
     value: float
 
 
-class Family(msgspec.Struct, array_like=True, frozen=True):
+class MetricFamily(msgspec.Struct, array_like=True, frozen=True):
     """One metric; `kind` is prometheus_client's word for its type."""
 
     name: str
     kind: str
     help: str
-    samples: list[Sample]
+    samples: list[MetricSample]
 
 
 _Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Sums:
-    """Adds families up. `families` is the result, in the order in which they were first seen."""
+    """Adds families up. `families` returns the result, in the order in which the families were first added."""
 
     def __init__(self) -> None:
-        self._heads: dict[str, Family] = {}
+        self._heads: dict[str, MetricFamily] = {}
         self._values: dict[str, _Series] = {}
 
-    def add(self, families: Iterable[Family]) -> None:
-        """Another worker's."""
+    def add(self, families: Iterable[MetricFamily]) -> None:
+        """Add the families of another worker."""
         for family in families:
             self._heads.setdefault(family.name, family)
             values = self._values.setdefault(family.name, {})
@@ -79,44 +79,46 @@ class Sums:
                 before = values.get(key)
                 values[key] = sample.value if before is None else combine(before, sample.value)
 
-    def retire(self, families: Iterable[Family]) -> None:
-        """Those of a worker that has ended: only what counts, and not how things stood."""
+    def retire(self, families: Iterable[MetricFamily]) -> None:
+        """Add the families of a worker that has ended: counters and histograms, but not gauges."""
         self.add(family for family in families if family.kind in _CUMULATIVE)
 
     def forget_removed(self, key_ids: frozenset[str]) -> None:
-        """Drop the series of all keys but these: a key that was removed from the key file has none."""
+        """Drop the series of all keys except `key_ids`: the other keys were removed from the key file."""
         kept = key_ids | {NO_KEY}
         for values in self._values.values():
             gone = [series for series in values if any(n == "key_id" and v not in kept for n, v in series[1])]
             for series in gone:
                 del values[series]
 
-    def families(self) -> list[Family]:
-        """What has been added."""
+    def families(self) -> list[MetricFamily]:
+        """Return the sums."""
         return [
-            Family(head.name, head.kind, head.help, [Sample(n, dict(labels), v) for (n, labels), v in values.items()])
+            MetricFamily(
+                head.name, head.kind, head.help, [MetricSample(n, dict(labels), v) for (n, labels), v in values.items()]
+            )
             for head, values in zip(self._heads.values(), self._values.values(), strict=True)
         ]
 
 
-def snapshot(metrics: Iterable[Metric]) -> list[Family]:
-    """What a registry collects, as values that can be sent."""
+def snapshot(metrics: Iterable[Metric]) -> list[MetricFamily]:
+    """Return the metrics of a registry as values that can be sent."""
     return [
-        Family(
+        MetricFamily(
             metric.name,
             metric.type,
             metric.documentation,
-            [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            [MetricSample(sample.name, sample.labels, sample.value) for sample in metric.samples],
         )
         for metric in metrics
     ]
 
 
-def of_supervisor(answering: int, ends: int, hangs: int) -> list[Family]:
-    """What only the supervisor knows: how many workers serve and answer, how many have ended unasked, how many hung."""
+def of_supervisor(answering: int, ends: int, hangs: int) -> list[MetricFamily]:
+    """Return the supervisor's own metrics: how many workers serve and answer, ended unexpectedly, and hung."""
 
-    def one(name: str, kind: str, text: str, sample: str, value: int) -> Family:
-        return Family(name, kind, text, [Sample(sample, {}, value)])
+    def one(name: str, kind: str, text: str, sample: str, value: int) -> MetricFamily:
+        return MetricFamily(name, kind, text, [MetricSample(sample, {}, value)])
 
     return [
         one("aiaas_workers", "gauge", "Workers that serve and answer", "aiaas_workers", answering),
@@ -125,15 +127,15 @@ def of_supervisor(answering: int, ends: int, hangs: int) -> list[Family]:
     ]
 
 
-def exposition(families: Iterable[Family]) -> bytes:
-    """The text exposition format 0.0.4."""
+def exposition(families: Iterable[MetricFamily]) -> bytes:
+    """Return the families in the text exposition format 0.0.4."""
     registry = CollectorRegistry()
     registry.register(_Given(families))
     return generate_latest(registry)
 
 
 class _Given(Collector):
-    def __init__(self, families: Iterable[Family]) -> None:
+    def __init__(self, families: Iterable[MetricFamily]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:

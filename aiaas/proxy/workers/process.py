@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: the process, what it last said, and its end."""
+"""A worker from its supervisor's side: its process, its messages, and its end."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from aiaas.proxy.workers.channel import Begin, Channel, Counted, EngineSuspected, Leaving, Message, Report, Serving
-from aiaas.proxy.workers.merge import Family
+from aiaas.proxy.workers.merge import MetricFamily
 
-# Seconds from the end of a worker's channel to the end of its process: it has nothing left to do.
+# Seconds that a worker's process gets to exit after its channel has ended: it has nothing left to do.
 EXIT_PATIENCE: Final = 5.0
 
 
 class WorkerProcess:
-    """A worker. `run` is its whole life.
+    """A worker process. `run` follows it from its start to its end.
 
-    number    which one; its replacement has the same
-    serving   set when it takes connections; `keys` is how many it knows then
-    gone      set when it takes none any more: it has ended, or was told to by somebody else
-    families  what it last said it had counted
-    killed    whether we have sent it SIGKILL
-    heard     the loop's time when it last said anything, or was started; has_spoken: the former
+    number      the worker's number, which its replacement gets as well
+    serving     set when the worker accepts connections; `keys` is the number of its keys then
+    gone        set when the worker no longer accepts connections: it has ended, or is stopping after a signal
+    families    the metrics of its last report
+    killed      whether the supervisor has sent it SIGKILL
+    heard       the loop's time of the worker's last message, or of its start
+    has_spoken  whether the worker has sent a message
     """
 
     def __init__(self, number: int, process: asyncio.subprocess.Process, channel: Channel) -> None:
@@ -31,7 +32,7 @@ class WorkerProcess:
         self.serving = asyncio.Event()
         self.gone = asyncio.Event()
         self.keys = 0
-        self.families: Sequence[Family] = ()
+        self.families: Sequence[MetricFamily] = ()
         self.heard = asyncio.get_running_loop().time()
         self.has_spoken = False
         self.killed = False
@@ -50,11 +51,11 @@ class WorkerProcess:
         log: tuple[int, int],
         env: Mapping[str, str],
     ) -> WorkerProcess:
-        """Start `command`, with its number and the descriptors of its channel, its socket and the log's lock behind it.
+        """Start a worker: `command`, then its number and the descriptors of its channel, its socket and the log's lock.
 
-        log  the descriptor that the log goes to, which becomes its stdout, and that of the log's lock
-        In a session of its own: a Ctrl-C at the terminal is for the supervisor, which tells the workers what to do.
-        Raises OSError where no process can be had.
+        log  the descriptor of the log, which becomes the worker's stdout, and the descriptor of the log's lock
+        The worker gets a session of its own, so that Ctrl-C at the terminal reaches only the supervisor, which then
+        stops the workers. Raises OSError if the process cannot be started.
         """
         ours, its = socket.socketpair()
         fd, lock = log
@@ -89,12 +90,14 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Message) -> None:
-        """Say something to it, without waiting."""
+        """Send the worker a message, without waiting."""
         self._channel.send(message)
 
     async def run(self, on_suspect: Callable[[str], None]) -> str:
-        """Read its messages to the end, and return how the process ended. `on_suspect` gets the backend of an engine
-        in which a request has timed out."""
+        """Read the worker's messages until its channel ends, and return how the process ended.
+
+        on_suspect  called with the backend of an engine in which a request has timed out
+        """
         try:
             while (message := await self._channel.receive()) is not None:
                 self._hear(message, on_suspect)
@@ -128,7 +131,7 @@ class WorkerProcess:
                     self._answered()
 
     async def report(self) -> None:
-        """Ask what it has counted, and wait until `families` is as new as that."""
+        """Ask the worker for its metrics, and wait until `families` has them."""
         if self._heard_out:
             return
         if self._answer is None:
@@ -142,14 +145,14 @@ class WorkerProcess:
             self._answer = None
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.killed = True
         if self._process.returncode is None:
             self._process.kill()
 
 
 def ended_by(code: int) -> str:
-    """How a process ended, in words; `code` as asyncio gives it, negative for a signal."""
+    """Return how a process ended, in words; `code` is asyncio's return code, negative for a signal."""
     if code >= 0:
         return f"exit code {code}"
     try:

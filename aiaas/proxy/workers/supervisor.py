@@ -1,17 +1,17 @@
-"""Several workers behind one port, and the supervisor that keeps them.
+"""Several workers behind one port, and the supervisor that keeps them running.
 
     supervisor: port, metrics port, engines, signals
-      +- worker 1: a listening socket (SO_REUSEPORT), the life of a server
+      +- worker 1: a listening socket (SO_REUSEPORT), a server
       +- worker 2: ...
 
-The supervisor touches no request. It makes the listening sockets, one for each worker, and keeps them open: when a
-worker dies, connections that wait in its socket's queue wait for its replacement. (Were each worker to bind its own, as
-is usual with SO_REUSEPORT, the kernel would reset them.) While one is replaced the others go on.
+The supervisor does not touch requests. It opens the listening sockets, one for each worker, and keeps them open: when a
+worker dies, the connections in its socket's queue wait for its replacement. (If each worker opened its own socket, as
+is usual with SO_REUSEPORT, the kernel would reset them.) The other workers go on in the meantime.
 
-A worker that ends unasked is replaced at once, and after a pause that grows where this happens again and again. One
-that does not come to serve ends the whole after START_TRIES, at the start or when no other serves either. While others
-serve what they began with, it is tried on: a file that is broken for a while must not take them down. A worker that
-hangs (`pulse.py`) is killed, and then replaced like any other that has ended.
+A worker that ends unexpectedly is replaced at once; if this happens repeatedly, after a growing pause (PAUSES). If a
+worker fails to start START_TRIES times in a row, the supervisor gives up: but only at the first start, or if the other
+workers do not serve either. While other workers serve, it keeps trying: a file that is invalid for a while must not
+take them down. A worker that hangs (`pulse.py`) is killed, and replaced like any other worker that has ended.
 """
 
 from __future__ import annotations
@@ -44,42 +44,43 @@ from aiaas.proxy.server import (
     say_started,
     take_signals,
 )
-from aiaas.proxy.tasks import Keeper, end_tasks, first_of, report_crash
+from aiaas.proxy.tasks import Keeper, end_tasks, report_crash
 from aiaas.proxy.telemetry.log import LEVELS, JsonLog
 from aiaas.proxy.workers.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.workers.last_good import Baseline
 from aiaas.proxy.workers.merge import Sums, exposition, of_supervisor, snapshot
 from aiaas.proxy.workers.process import WorkerProcess
-from aiaas.proxy.workers.pulse import LOOK_INTERVAL, Listening
+from aiaas.proxy.workers.pulse import PULSE_INTERVAL, Listening
+from aiaas.waiting import first_of
 
-# Seconds before the second, third, ... start in a row; then as the last.
+# Seconds before the second, third, ... start in a row; the last value applies to all later starts.
 PAUSES: Final = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
-# A worker that has served for so many seconds was in order, and its end begins a new row.
+# A worker that has served for this many seconds was healthy: after its end the count begins again.
 SERVED_WELL: Final = 30.0
-# Starts in a row that do not come to serve.
+# Failed starts in a row after which the supervisor gives up.
 START_TRIES: Final = 5
-# How long a scrape waits for what workers have just counted; of a worker that hangs it shows what that last said.
+# Seconds that a scrape waits for the workers' metrics; for a worker that hangs it shows the last report.
 SCRAPE_PATIENCE: Final = 1.0
-# Seconds that workers get beyond `drain_timeout`, and after a second signal: for last bytes and last log lines.
+# Seconds that workers get beyond `drain_timeout`, and after a second signal, for last bytes and last log lines.
 STOP_GRACE: Final = 10.0
 HURRY_GRACE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Ends in a row of a worker and its replacements: all of them, and those that never came to serve."""
+    """How often a worker and its replacements ended in a row, and how often before they could serve."""
 
     ends: int = 0
     failed_starts: int = 0
 
     def after(self, served: float | None) -> Row:
-        """The row after another end; `served` seconds, None where it never did."""
+        """Return the row after another end; the worker served for `served` seconds, or never (None)."""
         if served is None:
             return Row(self.ends + 1, self.failed_starts + 1)
         return Row(1 if served >= SERVED_WELL else self.ends + 1, 0)
 
     def is_hopeless(self, in_order: bool) -> bool:
-        """Whether to give up; `in_order` is whether all have served before, and some still do."""
+        """Return whether to give up; `in_order` is whether all workers have served before, and some still do."""
         return self.failed_starts >= START_TRIES and not in_order
 
     @property
@@ -103,11 +104,11 @@ async def supervise(
 
     command  the command line of a worker
     log_to   descriptors of the log and of its lock, for the workers
-    Raises EnvironmentFault where a port or an engine cannot be had, or no worker comes to serve.
+    Raises EnvironmentFault if a port is taken, an engine cannot start, or a worker cannot start to serve.
     """
     async with AsyncExitStack() as stack:
         keeper = begin_logging(log, stack)
-        open_tls(plan.server.tls)  # what is wrong with its files is said once, and not by each worker
+        open_tls(plan.server.tls)  # report an error in the files once, not once per worker
         listeners, metrics_listener = await take_ports(plan, log, stack)
         stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
         supervisor = _Supervisor(plan, log, env, command, log_to, stopping, keeper)
@@ -115,7 +116,7 @@ async def supervise(
 
 
 class _Supervisor:
-    """One life of it."""
+    """The supervisor from its start to its end."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class _Supervisor:
         self._hangs = 0
         now = asyncio.get_running_loop().time()
         self._listening = Listening(now, now)
-        self._gives_up: list[Callable[[], None]] = []  # what closes a port
+        self._gives_up: list[Callable[[], None]] = []  # each call closes a port
 
     async def live(
         self,
@@ -157,7 +158,7 @@ class _Supervisor:
         on_ready: Callable[[Ready], None],
         stack: AsyncExitStack,
     ) -> None:
-        """From the first task to the last."""
+        """Start everything, serve until asked to stop, and drain."""
         self._gives_up += [listener.close for listener in listeners]
         ask, wake = self._stopping.ask, self._reload
         take_signals({signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: wake}, stack)
@@ -191,7 +192,7 @@ class _Supervisor:
     # -- workers --------------------------------------------------------------------------------------------------
 
     async def _keep(self, number: int, listener: socket.socket) -> None:
-        """One worker after another on one listening socket, until the last of them has ended."""
+        """Run one worker after another on one listening socket, until the gateway stops and the last worker ends."""
         row = Row()
         while not self._stopping.asked.is_set():
             worker = await self._start(number, listener)
@@ -224,7 +225,7 @@ class _Supervisor:
             return None
         for health in self._engines.values():
             worker.send(health)
-        if self._stopping.asked.is_set():  # meanwhile
+        if self._stopping.asked.is_set():  # while the worker was starting
             worker.send(Stop(now=False))
         self._workers[worker] = asyncio.create_task(self._follow(worker), name=f"follow worker {number}")
         self._workers[worker].add_done_callback(report_crash(self._log))
@@ -239,7 +240,7 @@ class _Supervisor:
             self._log.event("error", "worker_ended", worker=worker.number, pid=worker.pid, how=how)
 
     async def _watch_for_hangs(self) -> None:
-        """Kill workers that hang, also while all drain."""
+        """Kill workers that hang, also during the drain."""
         loop = asyncio.get_running_loop()
         while True:
             self._listening = self._listening.look(now := loop.time())
@@ -251,14 +252,14 @@ class _Supervisor:
                         "error", "worker_hung", worker=worker.number, pid=worker.pid, silent_seconds=silence
                     )
                     worker.kill()
-            await asyncio.sleep(LOOK_INTERVAL)
+            await asyncio.sleep(PULSE_INTERVAL)
 
     def _serving(self) -> list[WorkerProcess]:
-        """Those that take connections."""
+        """Return the workers that accept connections."""
         return [worker for worker in self._workers if worker.serving.is_set() and not worker.gone.is_set()]
 
     def _answering(self) -> int:
-        """Count those among them that have just said that their loops turn."""
+        """Count the serving workers that have just reported that their event loop runs."""
         now = asyncio.get_running_loop().time()
         return sum(self._listening.answers(worker.heard, now) for worker in self._serving())
 
@@ -283,7 +284,7 @@ class _Supervisor:
     # -- metrics --------------------------------------------------------------------------------------------------
 
     async def _expose(self) -> bytes:
-        """What all have counted, those that have ended included."""
+        """Return the metrics of all workers, including those that have ended."""
         asked = [asyncio.create_task(worker.report(), name="report") for worker in self._workers]
         if asked:
             await asyncio.wait(asked, timeout=SCRAPE_PATIENCE)
@@ -296,13 +297,13 @@ class _Supervisor:
             sums.add(worker.families)
         sums.add(of_supervisor(self._answering(), self._ends, self._hangs))
         sums.add(snapshot(self._keeper.collect()))
-        sums.add(snapshot(self._process.collect()))  # this one's CPU and memory are the gateway's, too
+        sums.add(snapshot(self._process.collect()))  # the supervisor's CPU and memory belong to the gateway, too
         return exposition(sums.families())
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """The sockets close here and in the workers; these end what is open, as a server does."""
+        """Close the sockets here and in the workers, and let the workers end open requests, as a server does."""
         for give_up in self._gives_up:
             give_up()
         self._tell(Stop(now=False))
@@ -314,12 +315,13 @@ class _Supervisor:
         self._log.event("info", "stopped", workers_left=len(self._workers))
 
     async def _all_ended(self) -> None:
-        """By `wait` and not `gather`: whoever gives up waiting must not cancel what is waited for."""
+        """Wait until all workers have ended. This uses `wait`, not `gather`, so that cancelling the wait does not
+        cancel the tasks."""
         while tasks := [task for task in (*self._keepers, *self._workers.values()) if not task.done()]:
             await asyncio.wait(tasks)
 
     async def _kill(self) -> None:
-        """Whatever is left: nothing, where all went well."""
+        """Kill the workers that are left; after a clean drain there are none."""
         self._stopping.asked.set()
         for worker in self._workers:
             self._log.event("error", "worker_killed", worker=worker.number, pid=worker.pid)

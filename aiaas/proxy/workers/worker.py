@@ -1,8 +1,8 @@
-"""One of several workers: the life of a server (`server.py`), told what to do by a supervisor (`supervisor.py`).
+"""One of several workers: it runs a server (`server.py`) and takes orders from a supervisor (`supervisor.py`).
 
-It gets its listening socket and its config from there, its engines' health, and the word to stop; it says there what
-it counts. Keys and config it follows by itself, as a gateway alone does. When the supervisor is gone, however that
-came, the channel ends and the worker drains: none is left behind that nobody watches.
+The supervisor gives a worker its listening socket and its config, the health of its engines, and the order to stop; the
+worker reports its metrics. It follows the config and key files by itself, as a single gateway does. If the supervisor
+ends for any reason, the channel ends and the worker drains, so that workers do not run on without a supervisor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read
-from aiaas.proxy.server import Server, Stopping, begin_logging, take_signals
+from aiaas.proxy.server import GatewayServer, Stopping, begin_logging, take_signals
 from aiaas.proxy.telemetry.log import LEVELS, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.workers.channel import (
@@ -41,16 +41,16 @@ from aiaas.proxy.workers.last_good import config_text
 from aiaas.proxy.workers.merge import snapshot
 from aiaas.proxy.workers.pulse import BEAT_INTERVAL
 
-# What a worker has counted is told so often (seconds): that much is lost when it is killed.
+# Seconds between two reports of a worker's metrics: if it is killed, at most this much is lost.
 COUNT_INTERVAL: Final = 1.0
-# Collecting may take one part in so many of a worker's time. With thousands of keys it takes 10 ms for each thousand.
+# Collecting metrics may take 1/COUNT_SHARE of a worker's time. It takes 10 ms for each thousand keys.
 COUNT_SHARE: Final = 50
 
 
 async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: Mapping[str, str]) -> None:
-    """Serve on `listener` until told to stop by the channel over `sock`, by its end, or by a signal.
+    """Serve on `listener` until the supervisor orders a stop over `sock`, the channel ends, or a signal comes.
 
-    Raises EnvironmentFault where the config that it was given cannot be used.
+    Raises EnvironmentFault if the config from the supervisor cannot be used.
     """
     async with AsyncExitStack() as stack:
         channel = await Channel.open(sock)
@@ -66,7 +66,7 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
             raise EnvironmentFault(f"{begin.source} is no longer valid in this process")
         log.threshold = LEVELS[plan.monitoring.log_level]
         stopping = Stopping(asyncio.Event(), asyncio.Event())
-        server = Server(plan, log, env, stopping, keeper, stack)
+        server = GatewayServer(plan, log, env, stopping, keeper, stack)
         orders = _Orders(channel, server, stopping)
         leave = orders.leave
         take_signals({signal.SIGTERM: leave, signal.SIGINT: leave, signal.SIGHUP: server.reloader.wake}, stack)
@@ -74,15 +74,15 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         keeper.keep(partial(_count, channel, server.metrics), "count", stack)
         await server.reloader.reload_keys(begin.keys)
         if config_text(Path(begin.source)) != begin.config:
-            server.reloader.wake()  # it has changed since, or is broken, which is to be said
+            server.reloader.wake()  # the file has changed since, or is invalid: reload it, or log the error
         await server.live(listener, None, orders.make_engine, orders.serving)
         channel.send(await _counted(server.metrics, asked=False))
 
 
 class _Orders:
-    """What the supervisor says, done."""
+    """Carries out the supervisor's orders."""
 
-    def __init__(self, channel: Channel, server: Server, stopping: Stopping) -> None:
+    def __init__(self, channel: Channel, server: GatewayServer, stopping: Stopping) -> None:
         self._channel = channel
         self._server = server
         self._stopping = stopping
@@ -90,7 +90,7 @@ class _Orders:
         self._healthy: dict[str, Callable[[bool, str], None]] = {}
 
     async def follow(self) -> None:
-        """Until the channel's end, which stops the worker as well."""
+        """Carry out orders until the channel ends, which stops the worker as well."""
         while (message := await self._channel.receive()) is not None:
             await self._obey(message)
         self._stopping.asked.set()
@@ -109,23 +109,24 @@ class _Orders:
                     self._stopping.impatient.set()
 
     def leave(self) -> None:
-        """A signal to this worker alone. Not counted as the supervisor's do: a second one may come by another way."""
+        """Handle a signal to this worker alone. A second signal does not make it impatient, as it does in the
+        supervisor: both signals may have the same cause."""
         if not self._stopping.asked.is_set():
             self._channel.send(Leaving())
             self._stopping.asked.set()
 
     def serving(self, keys: int) -> None:
-        """The worker listens."""
+        """Report to the supervisor that the worker listens."""
         self._channel.send(Serving(keys))
 
     def _engine(self, health: EngineHealth) -> None:
-        """Remember how an engine is, and tell its endpoint."""
+        """Remember an engine's health, and pass it on to the engine's endpoint."""
         self._engines[health.backend] = health
         if health.backend in self._healthy:
             self._healthy[health.backend](health.up, health.reason)
 
     def make_engine(self, backend: BackendPlan, healthy: Callable[[bool, str], None]) -> _Elsewhere:
-        """An EngineMaker: the supervisor runs the engine, here is only its health."""
+        """Return a stand-in for an engine that the supervisor runs. This method is an EngineMaker."""
 
         def follow() -> None:
             self._healthy[backend.name] = healthy

@@ -1,4 +1,4 @@
-"""What vLLM's own request models make of requests: run by vLLM's Python, asked by `test_vllm_lenient.py`.
+"""Read requests with vLLM's own request models: run by vLLM's Python, asked by `test_vllm_lenient.py`.
 
 stdin   {"bodies": [[path, base64 of a body, [field, ...]], ...], "targets": [[method, target], ...]}
 stdout  its last line: {"bodies": [null where refused, else [value, ...]], "targets": [status, ...]}
@@ -80,7 +80,7 @@ def status_of(app: FastAPI, method: str, target: str) -> int:
 
 
 def main() -> None:
-    """Answer what stands on stdin."""
+    """Answer the requests on stdin."""
     asked = json.load(sys.stdin)
     app = FastAPI()
     app.state.args = argparse.Namespace()  # no option is set

@@ -8,7 +8,7 @@ Python version. So a changed lock is a new folder, and an old clone keeps its ow
 
 Rules:
 
-1. Whoever builds holds `<folder>.lock` (flock). The kernel drops it when its holder dies, so there is no stale lock.
+1. The builder holds `<folder>.lock` (flock). The kernel drops it when its holder dies, so there is no stale lock.
 2. A virtual environment cannot be moved (its scripts name its path), so it is built in place, and the file `ready` is
    written last. A folder without `ready` is what an interrupted build left: it is removed and built again.
 3. Nothing here imports anything but the standard library: it runs before anything is installed.
@@ -44,7 +44,7 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Installation:
-    """What was built: `venv/bin/vllm` and a tiny model that it can serve."""
+    """A finished folder: `venv/bin/vllm` and a tiny model that it can serve."""
 
     folder: Path
 

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 from typing import Final
 from xml.etree.ElementTree import Element, TreeBuilder
 
-from aiaas.loadtest.html.figure import Told
+from aiaas.loadtest.html.figure import ToldRun
 from aiaas.loadtest.report import Shown
-from aiaas.loadtest.sample import End, Run, Sample, Window
+from aiaas.loadtest.sample import Run, RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import summarize
 from tests.loadtest.samples import sample
@@ -25,11 +25,11 @@ def told(
     slo: str = "",
     name: str = "run",
     run: Run = RUN,
-) -> Told:
-    """A run of these samples; without windows it crashed."""
+) -> ToldRun:
+    """A run of these samples; without windows, as after a crash."""
     kept = tuple(samples)
-    end = End(windows=windows) if windows else None
-    return Told(Shown(name, run, summarize(kept, end, parse_slo(slo)), end), kept)
+    end = RunEnd(windows=windows) if windows else None
+    return ToldRun(Shown(name, run, summarize(kept, end, parse_slo(slo)), end), kept)
 
 
 def steady(count: int = 200, seconds: float = 10.0, **more: object) -> list[Sample]:
@@ -40,7 +40,7 @@ def steady(count: int = 200, seconds: float = 10.0, **more: object) -> list[Samp
     ]
 
 
-def sweep(slo: str = "ttft=500ms") -> Told:
+def sweep(slo: str = "ttft=500ms") -> ToldRun:
     """Levels of 1, 2 and 4 users; the knee is at 2, and at 4 the SLO is missed."""
     kept = [sample(0.0, e2e=0.9, output_tokens=100, level=1), sample(1.0, e2e=0.9, output_tokens=190, level=2)]
     kept.append(sample(2.0, ttft=0.8, e2e=0.9, output_tokens=195, level=4))

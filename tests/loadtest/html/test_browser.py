@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiaas.loadtest.html.document import page
-from aiaas.loadtest.html.figure import Told
+from aiaas.loadtest.html.figure import ToldRun
 from tests.loadtest.html.runs import steady, sweep, told
 from tests.loadtest.html.test_document import compared, nasty
 from tests.loadtest.samples import failed
@@ -29,7 +29,7 @@ PAGES = {
     "four runs": [told(steady(), name="a"), told(steady(400), name="b" * 60), sweep(), nasty()],
     "nothing": [told([])],
 }
-# Text of a chart that leaves its drawing, and names of ticks that lie on each other.
+# Text of a chart that leaves its drawing, and names of ticks that overlap.
 CLIPPED = """() => [...document.querySelectorAll('svg.chart')].flatMap(svg => {
   const box = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter(text => {
@@ -65,9 +65,9 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
 @pytest.mark.parametrize("runs", [pytest.param(runs, id=name) for name, runs in PAGES.items()])
 def test_the_page_fits_and_keeps_to_itself(
-    browser: Any, tmp_path: Path, runs: list[Told], width: int, scheme: str
+    browser: Any, tmp_path: Path, runs: list[ToldRun], width: int, scheme: str
 ) -> None:
-    """Nothing to scroll sideways, nothing clipped, no word on the console, no request but for the page; white paper."""
+    """Nothing to scroll sideways, nothing clipped, nothing on the console, no request but for the page; white paper."""
     file = tmp_path / "a.html"
     file.write_text(page(runs), encoding="utf-8")
     opened = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)

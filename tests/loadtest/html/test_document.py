@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, the same for the same runs, and unimpressed by what a file says."""
+"""The page: whole, self-contained, the same for the same runs, and safe from a file's content."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from msgspec.structs import replace
 
 from aiaas.loadtest.compare import overhead
 from aiaas.loadtest.html.document import page
-from aiaas.loadtest.html.figure import Told
+from aiaas.loadtest.html.figure import ToldRun
 from aiaas.loadtest.report import number, seconds
 from aiaas.loadtest.sample import Run, Sample
 from tests.loadtest.html.runs import RUN, read, steady, sweep, told, words
 from tests.loadtest.samples import failed, sample
 
 NASTY = "<script>alert(1)</script><img src=http://x onerror=alert(1)>\"'&lt;</style></title>"
-# What runs, fetches or leads elsewhere.
+# Tags and attributes that run, fetch or lead elsewhere.
 ELEMENTS = frozenset({"script", "img", "iframe", "object", "embed", "form", "base", "use", "image", "audio", "video"})
 
 
-def compared() -> Told:
+def compared() -> ToldRun:
     """A run in pairs, one each way."""
     kept = [sample(n / 10, number=n, ttft=0.2 + n % 2 / 1000, via=("direct", "gateway")[n % 2]) for n in range(100)]
     run = told(kept, run=replace(RUN, direct="http://d"))
-    return Told(replace(run.shown, overhead=overhead(kept, random.Random(0).random)), run.samples)
+    return ToldRun(replace(run.shown, overhead=overhead(kept, random.Random(0).random)), run.samples)
 
 
-def nasty() -> Told:
+def nasty() -> ToldRun:
     """Every text of a file is markup."""
     run = Run(
         1, NASTY, NASTY, NASTY, NASTY, NASTY, (NASTY, NASTY + "2"), {NASTY: NASTY}, {NASTY: NASTY}, "ttft=1s", NASTY
@@ -60,8 +60,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("runs", CASES)
-def test_any_run_gives_a_whole_page(runs: list[Told]) -> None:
-    """Elements are closed, ids stand there once, charts say what they show, and nothing comes from elsewhere."""
+def test_any_run_gives_a_whole_page(runs: list[ToldRun]) -> None:
+    """Elements are closed, ids are unique, charts say their content, and nothing comes from elsewhere."""
     html = page(runs)
     tree = read(html)
     assert tree.tag == "html"
@@ -80,7 +80,7 @@ def test_any_run_gives_a_whole_page(runs: list[Told]) -> None:
 
 
 def test_the_page_forbids_itself_scripts_and_the_network() -> None:
-    """By its own policy, so that a mistake here would have no effect."""
+    """By its own policy, so that a mistake in this code would have no effect."""
     policies = [meta.attrib["content"] for meta in read(page([nasty()])).iter("meta") if "http-equiv" in meta.attrib]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
     style = read(page([told([])])).find("head/style")
@@ -89,7 +89,7 @@ def test_the_page_forbids_itself_scripts_and_the_network() -> None:
     assert "@import" not in (style.text or "")
 
 
-def test_what_a_file_says_is_shown_as_text() -> None:
+def test_text_of_a_file_is_shown_as_text() -> None:
     """Its model, its options, its errors, its keys."""
     tree = read(page([nasty()]))
     shown = words(tree)
@@ -103,7 +103,7 @@ def test_the_same_runs_give_the_same_bytes() -> None:
 
 
 def test_the_first_figures_are_those_of_the_summary() -> None:
-    """Of a sweep, those of its knee."""
+    """For a sweep, the figures of its knee."""
     run = told(steady(), slo="ttft=150ms")
     total = run.shown.summary.total
     tiles = {words(each[0]): words(each[1]) for each in read(page([run])).findall(".//dl/div")}
@@ -118,26 +118,26 @@ def test_the_first_figures_are_those_of_the_summary() -> None:
     ("runs", "verdict"),
     [
         ([told(steady())], "No SLO was set."),
-        ([told(steady(), slo="ttft=1s")], "The SLO is held."),
-        ([told(steady(), slo="ttft=1ms")], "The SLO is missed."),
-        ([sweep()], "The SLO is held at the knee, 2 users."),
-        ([sweep("ttft=1ms")], "The SLO is missed at every level."),
-        ([told(steady(), slo="ttft=1s"), told(steady(), slo="ttft=1ms", name="b")], "The SLO is missed by b."),
+        ([told(steady(), slo="ttft=1s")], "The run met its SLO."),
+        ([told(steady(), slo="ttft=1ms")], "The run missed its SLO."),
+        ([sweep()], "The SLO holds at the knee, 2 users."),
+        ([sweep("ttft=1ms")], "Every level missed the SLO."),
+        ([told(steady(), slo="ttft=1s"), told(steady(), slo="ttft=1ms", name="b")], "The SLO was missed by b."),
     ],
     ids=["none", "held", "missed", "a sweep", "a sweep without a knee", "two runs"],
 )
-def test_the_verdict_comes_first(runs: list[Told], verdict: str) -> None:
+def test_the_verdict_comes_first(runs: list[ToldRun], verdict: str) -> None:
     """In a sentence."""
     found = read(page(runs)).find(".//p[@class='verdict']")
     assert found is not None
     assert found.text == verdict
 
 
-def test_what_a_reader_has_to_know_is_told() -> None:
+def test_remarks_for_a_reader_are_shown() -> None:
     """The remarks of the tables stand before the charts."""
     notes = read(page([told([failed()], windows=())])).find(".//ul[@class='notes']")
     assert notes is not None
-    assert "it crashed" in words(notes)
+    assert "the run crashed" in words(notes)
 
 
 def test_a_large_run_is_a_small_page_in_seconds() -> None:

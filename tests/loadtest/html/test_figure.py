@@ -6,8 +6,8 @@ import pytest
 
 from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.figure import (
+    ChartKey,
     Figure,
-    Key,
     bound_line,
     duration_axis,
     table_element,
@@ -18,7 +18,7 @@ from aiaas.loadtest.html.figure import (
     to_element,
     verdict_words,
 )
-from aiaas.loadtest.report import Table
+from aiaas.loadtest.report import ReportTable
 from aiaas.loadtest.sample import Run
 from tests.loadtest.html.runs import RUN, steady, told, words
 from tests.loadtest.samples import sample
@@ -48,7 +48,7 @@ def test_a_long_run_is_shown_in_minutes() -> None:
 
 
 def test_an_slo_is_named_with_its_verdict() -> None:
-    """Where it bounds this latency."""
+    """If the SLO has a limit for this latency."""
     run = told([sample(ttft=0.2)], slo="ttft=1s,e2e=500ms")
     assert verdict_words(run, "ttft") == ", SLO 1 s held"
     assert verdict_words(run, "e2e") == ", SLO 500 ms missed"
@@ -56,7 +56,7 @@ def test_an_slo_is_named_with_its_verdict() -> None:
 
 
 def test_a_bound_is_drawn_where_the_axis_reaches_it() -> None:
-    """And not at an edge where it does not stand."""
+    """And not at an edge where it does not belong."""
     run = told([sample(ttft=0.2)], slo="ttft=1s")
     x = svg.across("", [0, 1], str)
     found = bound_line(run, "ttft", x, duration_axis([0.2, 1.0], log=False))
@@ -74,10 +74,10 @@ def test_a_level_is_named_in_words() -> None:
 
 
 def test_a_figure_has_headline_key_drawing_and_table() -> None:
-    """In this order; without a key or a table it has none."""
+    """In this order; the key and the table are optional."""
     x, y = svg.across("", [0, 1], str), svg.upward("", [0, 1], str)
     drawing = svg.chart("a", "t", "d", x, y)
-    made = to_element(Figure("H", "W", drawing, (Key(1, "one"),), (Table("T", ("", "a"), (("r", "1"),)),)))
+    made = to_element(Figure("H", "W", drawing, (ChartKey(1, "one"),), (ReportTable("T", ("", "a"), (("r", "1"),)),)))
     assert [child.tag for child in made] == ["figcaption", "ul", "svg", "details"]
     assert words(made[1]).strip() == "one"
     assert [child.tag for child in to_element(Figure("H", "W", drawing))] == ["figcaption", "svg"]
@@ -85,9 +85,9 @@ def test_a_figure_has_headline_key_drawing_and_table() -> None:
 
 def test_a_table_has_headers_of_columns_and_rows() -> None:
     """And a caption; a table without headers has rows alone."""
-    made = table_element(Table("T", ("", "a"), (("r", "1"),)))
+    made = table_element(ReportTable("T", ("", "a"), (("r", "1"),)))
     assert [each.attrib["scope"] for each in made.iter("th")] == ["col", "col", "row"]
     assert words(made) == "Tar1"
-    wrapping = table_element(Table("T", ("", "a"), (("r", "a long sentence that may wrap"),)))
+    wrapping = table_element(ReportTable("T", ("", "a"), (("r", "a long sentence that may wrap"),)))
     assert wrapping.find(".//td[@class='long']") is not None
-    assert table_element(Table("T", ("", ""), (("r", "1"),))).find("table/thead") is None
+    assert table_element(ReportTable("T", ("", ""), (("r", "1"),))).find("table/thead") is None

@@ -1,4 +1,4 @@
-"""Elements into HTML: whatever text is put in, comes out as text."""
+"""Elements into HTML: any text that goes in comes out as text."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_any_text_can_be_shown(text: str) -> None:
     assert len(words(read(html)).replace("\n", "")) <= len(text)
 
 
-def test_what_cannot_be_shown_leaves_a_mark() -> None:
-    """A reader sees that something was there."""
+def test_unprintable_character_leaves_a_mark() -> None:
+    """A reader sees that a character was there."""
     assert words(read(to_html(tag("p", "a\x00b\x1bc\ud800d\te")))) == "a\ufffdb\ufffdc\ufffdd\te"
 
 

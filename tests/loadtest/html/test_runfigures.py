@@ -1,4 +1,4 @@
-"""The charts of one run: their figures are those of its summary, and each says its own in words."""
+"""The charts of one run: their figures are those of its summary, and each has a sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from aiaas.loadtest.compare import Overhead
-from aiaas.loadtest.html.figure import Figure, Told
+from aiaas.loadtest.html.figure import Figure, ToldRun
 from aiaas.loadtest.html.runfigures import (
     distribution_figures,
     fault_figure,
@@ -22,7 +22,7 @@ from tests.loadtest.samples import failed, sample
 
 
 def headlines(figures: list[Figure]) -> list[str]:
-    """What the charts say."""
+    """The text of the charts."""
     return [figure.headline for figure in figures]
 
 
@@ -45,37 +45,37 @@ def test_few_requests_are_drawn_one_by_one() -> None:
     drawn = [float(each.attrib["data-y"]) for each in ttft.drawing.findall(".//g[@class='dots s3']/path")]
     assert drawn == [each.ttft for each in run.samples]
     assert sum(int(row[1]) for row in ttft.tables[0].rows) == 200
-    assert "All 200 are in it, folded into 10 spans of about 20" in ttft.what
+    assert "All 200 requests are folded into 10 spans of about 20" in ttft.what
 
 
 def test_many_requests_are_folded_and_all_are_counted() -> None:
-    """No dot for each, and none left out."""
+    """Without a dot for each, and without leaving any out."""
     (ttft, *_) = time_figures("a", told(steady(5000)))
     assert ttft.drawing.find(".//g[@class='dots s3']") is None
     assert sum(int(row[1]) for row in ttft.tables[0].rows) == 5000
 
 
 def test_one_sample_is_a_chart_of_one_dot() -> None:
-    """No line, no folding, no claim about spans."""
+    """Without a line, folding, or a claim about spans."""
     (ttft, e2e) = time_figures("a", told([sample(ttft=0.2)]))
     assert values(ttft.drawing) == [0.2]
     assert (ttft.keys[0].words, ttft.tables, e2e.headline) == ("each request", (), "E2E p99 1.00 s, median 1.00 s")
 
 
-def test_an_outlier_makes_the_scale_logarithmic_and_the_chart_says_so() -> None:
-    """Otherwise the usual would be a line on the floor."""
+def test_outlier_makes_the_scale_logarithmic_with_a_note() -> None:
+    """Otherwise the usual values would be a line on the floor."""
     (ttft, *_) = time_figures("a", told([*(sample(ttft=0.01) for _ in range(9)), sample(ttft=9.0)]))
     assert "logarithmic" in ttft.what
     (even, *_) = time_figures("a", told([sample(ttft=0.01), sample(ttft=0.1)]))
-    assert "from 0 up" in even.what
+    assert "on a scale from 0" in even.what
 
 
 def test_the_warm_up_is_shaded() -> None:
-    """It is drawn, and said to be in no figure."""
+    """The warm-up is drawn, and labelled as outside the figures."""
     run = told([sample(0.0, warmup=True), sample(5.0)], windows=(Window(2.0, 10.0),))
     (ttft, *_) = time_figures("a", run)
     assert len(values(ttft.drawing)) == 2
-    assert "ramp and warm-up: in no figure" in words(ttft.drawing)
+    assert "ramp and warm-up: not measured" in words(ttft.drawing)
     assert "all in the warm-up" in time_figures("a", told([sample(warmup=True)]))[0].headline
 
 
@@ -102,8 +102,8 @@ def test_a_distribution_marks_the_percentiles_of_the_summary(place: int, name: s
     assert seconds(spread.p99) in figure.headline
 
 
-def test_a_sweeps_distributions_are_those_of_its_ends_and_its_knee() -> None:
-    """All levels thrown together would say nothing."""
+def test_sweep_shows_distributions_of_its_ends_and_its_knee() -> None:
+    """All levels together would say nothing."""
     assert [key.words for key in distribution_figures("a", sweep())[0].keys] == [
         "at 1 user",
         "at 2 users (the knee)",
@@ -126,7 +126,7 @@ def test_gaps_of_nothing_are_told() -> None:
 
 
 def test_failures_are_counted_by_kind() -> None:
-    """As the summary does; none, no chart."""
+    """As in the summary; without failures there is no chart."""
     figure = fault_figure("a", told([sample(), failed(), failed(error="cut"), failed(error="cut")]))
     assert figure is not None
     assert figure.headline == "3 of 4 requests were not answered (75.0 %): 2 cut, 1 http_500"
@@ -134,12 +134,12 @@ def test_failures_are_counted_by_kind() -> None:
     assert fault_figure("a", told([sample()])) is None
 
 
-def test_many_kinds_of_failure_are_cut_in_the_chart_and_not_in_the_table() -> None:
+def test_many_failure_kinds_are_cut_in_the_chart_only() -> None:
     """And the chart says so."""
     figure = fault_figure("a", told([failed(error=f"http_{n}") for n in range(500, 512)]))
     assert figure is not None
-    assert "and 9 kinds more" in figure.headline
-    assert "The 8 most frequent kinds" in figure.what
+    assert "and 9 more kinds" in figure.headline
+    assert "Only the 8 most frequent kinds" in figure.what
     assert len(figure.tables[0].rows) == 12
 
 
@@ -154,19 +154,19 @@ def test_keys_have_the_tokens_of_the_summary() -> None:
 
 
 def test_the_gateways_part_is_on_its_interval() -> None:
-    """And where the interval holds 0, none was seen."""
+    """And if the interval holds 0, the chart says that none was found."""
     seen = overhead_figure(
         "a", Overhead(50, Interval(0.0005, 0.0004, 0.0006), None, Interval(0.02, 0.01, 0.03), 0.2, None, 1.5)
     )
     assert seen.headline == "The gateway adds 500 us to TTFT (400 us to 600 us)"
     assert values(seen.drawing, "data-low") == [0.0004, 0.01]
     unseen = overhead_figure("a", Overhead(50, None, None, Interval(0.0001, -0.0002, 0.0003), None, None, 1.5))
-    assert unseen.headline == "No part of the gateway in E2E was seen: the interval, -200 us to +300 us, holds 0"
+    assert unseen.headline == "Gateway overhead in E2E is not measurable: the interval, -200 us to +300 us, contains 0"
     odd = overhead_figure("a", Overhead(50, None, None, Interval(-0.02, -0.03, -0.01), None, None, 1.5))
-    assert odd.headline == "E2E was shorter through the gateway (-30.0 ms to -10.0 ms): find out what else differed"
+    assert odd.headline == "E2E was shorter through the gateway (-30.0 ms to -10.0 ms): look for another difference"
 
 
 def test_only_failures_have_no_latencies() -> None:
-    """And no chart that pretends to some."""
-    run: Told = told([failed(), failed()])
+    """And no chart that shows any."""
+    run: ToldRun = told([failed(), failed()])
     assert (time_figures("a", run), distribution_figures("a", run)) == ([], [])

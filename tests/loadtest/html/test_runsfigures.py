@@ -8,7 +8,7 @@ from tests.loadtest.samples import failed, sample
 
 
 def test_runs_that_differ_are_said_to() -> None:
-    """Each run's percentile is that of its summary, on an interval that holds it."""
+    """Each run's percentile is that of its summary, on its interval."""
     slower = [sample(n / 20, ttft=0.3 + n / 4000, e2e=1.0) for n in range(200)]
     runs = [told(steady(), name="a"), told(slower, name="b")]
     figure = runs_figures(runs)[0]
@@ -30,7 +30,7 @@ def test_an_interval_that_has_no_end_says_so() -> None:
     p99 = runs_figures([told(steady(), name="a"), told(steady(), name="b")])[1]
     assert "or more" in (p99.drawing.find("desc").text or "")  # type: ignore[union-attr]
     assert values(p99.drawing, "data-high") == [float("inf")] * 2
-    assert "an arrow where there are too few values" in p99.what
+    assert "an arrow means that there are too few values" in p99.what
     assert p99.tables[0].rows[0][-1] == "?"
 
 
@@ -43,12 +43,12 @@ def test_output_is_compared_too() -> None:
 
 
 def test_a_run_without_answers_is_left_out_of_the_latencies() -> None:
-    """And the other is not compared with nothing."""
+    """And the other run stands alone."""
     found = runs_figures([told(steady(), name="a"), told([failed()], name="b")])
-    assert found[0].headline == "TTFT p50: only a has any"
+    assert found[0].headline == "TTFT p50: only a has values"
 
 
-def test_more_runs_than_can_be_told_apart_have_rows_and_the_first_of_them_curves() -> None:
+def test_many_runs_all_have_rows_and_the_first_have_curves() -> None:
     """Rows have room for any number."""
     found = runs_figures([told(steady(), name=f"r{n}") for n in range(MOST_RUNS + 2)])
     assert len(values(found[0].drawing, "data-x")) == MOST_RUNS + 2
@@ -56,5 +56,5 @@ def test_more_runs_than_can_be_told_apart_have_rows_and_the_first_of_them_curves
 
 
 def test_one_run_is_compared_with_nothing() -> None:
-    """No chart."""
+    """Without a chart."""
     assert runs_figures([told(steady())]) == []

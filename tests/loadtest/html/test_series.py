@@ -44,7 +44,7 @@ def test_bins_do_not_grow_with_the_run() -> None:
 
 
 def test_rates_count_whole_answers_by_when_they_ended() -> None:
-    """And apart those within the SLO."""
+    """And separately those within the SLO."""
     fast = [sample(0.0, e2e=1.0) for _ in range(30)]
     slow = [sample(0.0, e2e=9.0) for _ in range(20)]
     found = rates_over_time([*fast, *slow, failed()], parse_slo("e2e=5s"), 10.0)
@@ -53,7 +53,7 @@ def test_rates_count_whole_answers_by_when_they_ended() -> None:
 
 
 def test_failures_are_counted_by_kind_and_hundredth_of_the_run() -> None:
-    """The most frequent first; the warm-up's are no failures of the run, and leaving on purpose is none."""
+    """The most frequent first; failures in the warm-up and leaving on purpose do not count."""
     kept = [failed(0.0, "cut", end=9.99), failed(0.0, code="x", end=0.5), failed(0.0, "cut", end=9.95)]
     kept += [failed(warmup=True), sample(error="cut", aborted=True)]
     found = faults_over_time(kept, 10.0)

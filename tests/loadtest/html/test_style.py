@@ -1,4 +1,4 @@
-"""The style sheet: what is written can be read, on light and on dark ground."""
+"""The style sheet: text and lines can be read, on light and on dark ground."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_contrast_is_that_of_the_standard() -> None:
-    """Its two ends."""
+    """Its two extremes."""
     assert contrast("#000", "#ffffff") == pytest.approx(21)
     assert contrast("#123456", "#123456") == 1
 

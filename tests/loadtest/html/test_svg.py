@@ -1,4 +1,4 @@
-"""Charts: values stand where the axis says, ticks are round, and each drawing says what it shows."""
+"""Charts: values stand where the axis says, ticks are round, and each drawing describes itself."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_logarithmic_ticks_reach_around_the_values_and_are_few(one: float, other
 
 
 def reach(ticks: tuple[float, ...], low: float, high: float) -> None:
-    """What both promise."""
+    """Check the properties of both kinds of ticks."""
     assert 2 <= len(ticks) <= svg.MOST_TICKS + 2  # one more at each end, where values begin between two
     assert all(first < second for first, second in pairwise(ticks))
     assert ticks[0] <= low + (high - low) * 1e-6 + abs(low) * 1e-6
@@ -93,12 +93,12 @@ def test_levels_are_their_own_ticks() -> None:
 
 
 def test_a_chart_is_xml_with_a_title_and_a_description() -> None:
-    """Both named by the drawing, for those who hear it."""
+    """Both are named by the drawing, for screen readers."""
     marks = [svg.line(LOG, LINEAR, [(1, 0.0), (10, 50.0)], 1), svg.dots(LOG, LINEAR, [(10.0, 50.0, "<b>")], 2)]
-    drawing = fromstring(tostring(svg.chart("a", "Title & more", "What <it> shows", LOG, LINEAR, *marks)))
+    drawing = fromstring(tostring(svg.chart("a", "Title & more", "Seconds <it> took", LOG, LINEAR, *marks)))
     assert drawing.attrib["role"] == "img"
     named = {element.attrib["id"]: element.text for element in drawing.iter() if "id" in element.attrib}
-    assert named == {"a-title": "Title & more", "a-what": "What <it> shows"}
+    assert named == {"a-title": "Title & more", "a-what": "Seconds <it> took"}
     assert drawing.attrib["aria-labelledby"].split() == list(named)
     assert values(drawing) == [50.0]
 
@@ -112,20 +112,20 @@ def test_words_beside_a_point_stay_inside_the_chart() -> None:
 
 
 def test_a_line_has_a_gap_where_nothing_was_measured() -> None:
-    """Rather than a line through what is not there."""
+    """Rather than a line through missing values."""
     path = svg.line(LOG, LINEAR, [(1, 1.0), (2, None), (3, 1.0), (4, 2.0)], 1).attrib["d"]
     assert (path.count("M"), path.count("L")) == (2, 1)
 
 
 def test_a_band_goes_up_one_side_and_down_the_other() -> None:
-    """And is nothing without edges."""
+    """And is empty without edges."""
     path = svg.band(LOG, LINEAR, [(1, 0, 100), (100, 0, 100)], 1).attrib["d"]
     assert path == f"M66 {svg.TOP:g}L464 {svg.TOP:g}L464 224L66 224Z"
     assert svg.band(LOG, LINEAR, [], 1).attrib["d"] == ""
 
 
 def test_an_interval_without_an_end_is_an_arrow() -> None:
-    """And says so in its data."""
+    """And its data say so."""
     x = svg.rows_across("x", [0.0, 10.0], str)
     assert len(svg.interval(x, 1, 2, 3, 1).findall("g/path")) == 4
     open_ended = svg.interval(x, 1, 2, float("inf"), 1)
@@ -133,7 +133,7 @@ def test_an_interval_without_an_end_is_an_arrow() -> None:
     assert any("l6 4.5" in path.attrib["d"] for path in open_ended.findall("g/path"))
 
 
-def test_rows_shorten_a_long_label_and_keep_it_whole_where_one_points() -> None:
+def test_rows_shorten_a_long_label_and_keep_it_in_the_tooltip() -> None:
     """The figure beside it stays readable."""
     x = svg.rows_across("x", [0.0, 10.0], str)
     drawing = svg.rows("a", "t", "w", x, [("k" * 99, "12 tokens/s", svg.bar(x, 5.0, 1))])
@@ -144,14 +144,14 @@ def test_rows_shorten_a_long_label_and_keep_it_whole_where_one_points() -> None:
 
 
 def test_the_tallest_column_has_its_full_height() -> None:
-    """The others by their share; none where there was nothing."""
+    """The others by their share; no column where the value is 0."""
     x = svg.rows_across("x", [0.0, 10.0], str)
     found = svg.columns(x, [(0, 1, 10), (1, 2, 5), (2, 3, 0)], 10, 1)
     assert [rect.attrib["height"] for rect in found] == ["18", "9"]
 
 
 def test_series_differ_by_shape() -> None:
-    """For those who see no colours."""
+    """For readers who see no colours."""
     shapes = [svg.dots(LOG, LINEAR, [(1.0, 1.0, "")], n)[0].attrib["d"] for n in range(1, svg.SERIES + 1)]
     assert len(set(shapes)) == svg.SERIES
     assert svg.key(1, dashed=True).find("path[@class='line s1 dashed']") is not None

@@ -30,9 +30,9 @@ def test_the_knee_is_marked_in_each_chart() -> None:
 
 
 def test_an_slo_that_no_level_holds_is_said() -> None:
-    """There is no knee then, and none is drawn."""
+    """Without a knee, none is drawn."""
     output, ttft, *_ = sweep_figures("a", sweep("ttft=10ms"))
-    assert output.headline == "No level could be promised: none of 3 both answered and held the SLO"
+    assert output.headline == "There is no knee: the first of 3 levels failed or missed the SLO"
     assert ttft.headline == "TTFT p99 is above the SLO of 10 ms at every level"
     assert "knee" not in words(output.drawing)
 

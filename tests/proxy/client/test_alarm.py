@@ -63,7 +63,7 @@ def test_a_timer_that_fires_early_arms_itself_for_the_rest() -> None:
 
 
 def test_an_earlier_due_time_is_kept() -> None:
-    """A timer that would fire too late is made anew."""
+    """A timer that would fire too late is replaced by an earlier one."""
     loop, calls = Loop(), list[float]()
     alarm = alarm_of(loop)
     alarm.set(120.0, lambda: calls.append(120.0))
@@ -74,7 +74,7 @@ def test_an_earlier_due_time_is_kept() -> None:
 
 
 def test_a_cleared_alarm_calls_nothing() -> None:
-    """What has ended is not called, and the timer goes with it."""
+    """An ended alarm is not called, and its timer is cancelled."""
     loop, calls = Loop(), list[float]()
     alarm = alarm_of(loop)
     alarm.set(5.0, lambda: calls.append(5.0))

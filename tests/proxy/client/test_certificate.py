@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.certificate: when a certificate is valid, compared with what made it."""
+"""aiaas.proxy.client.certificate: when a certificate is valid, compared with the library that issued it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_both_dates_are_read(ends: datetime, kind: trustme.KeyType) -> None:
     ["", "rubbish", "-----BEGIN CERTIFICATE-----\nAAAA", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"],
     ids=["empty", "no PEM", "cut off", "no base64"],
 )
-def test_what_is_no_certificate_is_a_value_error(text: str) -> None:
-    """Never anything else."""
+def test_invalid_certificate_is_a_value_error(text: str) -> None:
+    """ValueError is the only exception."""
     with pytest.raises(ValueError, match="contain"):
         validity(text)
 
@@ -47,7 +47,7 @@ WHOLE = ssl.PEM_cert_to_DER_cert(trustme.CA().cert_pem.bytes().decode())
 
 @given(st.binary(max_size=200) | st.integers(0, len(WHOLE) - 1).map(lambda size: WHOLE[:size]))
 def test_whatever_stands_in_it_is_read_or_refused(der: bytes) -> None:
-    """A cut or a foreign one is a ValueError."""
+    """A cut or foreign certificate is a ValueError."""
     with pytest.raises(ValueError, match="contain"):
         validity(ssl.DER_cert_to_PEM_cert(der))
 
@@ -66,7 +66,7 @@ def test_whatever_stands_in_it_is_read_or_refused(der: bytes) -> None:
     ids=["new", "renewed in time", "late", "short and fresh", "short and late", "over", "too early"],
 )
 def test_a_certificate_that_ends_soon_is_told(left: float, lifetime: float, said: str | None) -> None:
-    """With the day; a short life does not warn all its days."""
+    """The warning names the day; a certificate with a short life does not warn all its days."""
     now = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
     warning = Validity(now + left - lifetime, now + left).warning(now)
     assert (warning is None) == (said is None)

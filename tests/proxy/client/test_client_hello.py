@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.client_hello: what has to be there before a handshake begins."""
+"""aiaas.proxy.client.client_hello: the bytes that must be there before a handshake begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiaas.proxy.client.client_hello import MOST, NotTls, bytes_needed
 
 
 def hello() -> bytes:
-    """What OpenSSL's client sends first."""
+    """The first bytes that OpenSSL's client sends."""
     outgoing = ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="example.com")
     with pytest.raises(ssl.SSLWantReadError):
@@ -19,12 +19,12 @@ def hello() -> bytes:
 
 
 def header(record: int, message: int, *, kind: int = 1) -> bytes:
-    """The first nine bytes of a record of `record` bytes that begins a message of `message`."""
+    """The first nine bytes of a TLS record with the given lengths of record and message."""
     return b"\x16\x03\x01" + record.to_bytes(2) + bytes([kind]) + message.to_bytes(3)
 
 
 def test_a_hello_is_needed_whole() -> None:
-    """First its header, then all of it, however much of it is there."""
+    """First the header is needed, then the whole hello, however much of it is there."""
     whole = hello()
     assert {bytes_needed(whole[:length]) for length in range(1, 9)} == {9}
     assert {bytes_needed(whole[:length]) for length in range(9, len(whole) + 1)} == {len(whole)}

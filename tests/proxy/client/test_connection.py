@@ -39,7 +39,7 @@ BODY = {"model": "m", "messages": []}
     scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
 )
 def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops: what one read brings differs between them."""
+    """Each test on both loops: they differ in how many bytes one read brings."""
     policy: asyncio.AbstractEventLoopPolicy = request.param()
     return policy
 
@@ -52,12 +52,12 @@ async def running(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
 
 @pytest.fixture
 async def hasty(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
-    """A gateway that is quick to lose its patience."""
+    """A gateway with short timeouts."""
     return await gateway(fake_vllm, server={"header_timeout": "200ms", "body_timeout": "200ms"})
 
 
 def assert_error(got: Got, status: int, code: str) -> None:
-    """The OpenAI shape, and a connection that ends."""
+    """An error in the OpenAI shape, and a connection that ends."""
     assert (got.status, got.json["error"]["code"]) == (status, code), got
     assert set(got.json["error"]) == {"message", "type", "param", "code"}
     assert got.json["error"]["type"] == ("server_error" if status in (500, 503) else "invalid_request_error")
@@ -81,7 +81,7 @@ async def refused(running: Running, *pieces: bytes, pause: float = 0.0) -> Got:
 
 
 async def test_a_head_that_comes_byte_by_byte_gets_408(hasty: Running) -> None:
-    """The time counts from its first byte, however many come."""
+    """The timeout counts from the head's first byte, however many follow."""
     client = await hasty.client()
     started = asyncio.get_running_loop().time()
 
@@ -100,7 +100,7 @@ async def test_a_head_that_comes_byte_by_byte_gets_408(hasty: Running) -> None:
 
 
 async def test_an_idle_connection_is_not_a_slow_head(hasty: Running) -> None:
-    """Nothing, or empty lines between requests, does not start the clock."""
+    """Silence, or empty lines between requests, does not start the timeout."""
     client = await hasty.client()
     await asyncio.sleep(0.25)
     client.send(b"\r\n")
@@ -111,10 +111,8 @@ async def test_an_idle_connection_is_not_a_slow_head(hasty: Running) -> None:
     assert (await client.get("/health")).status == 200
 
 
-async def test_half_a_head_behind_a_request_never_ends_that_requests_answer(
-    hasty: Running, fake_vllm: FakeVllm
-) -> None:
-    """A client that began its next request keeps the answer that it waits for; its own slowness is told after."""
+async def test_half_a_head_behind_a_request_leaves_its_answer_whole(hasty: Running, fake_vllm: FakeVllm) -> None:
+    """A client that began its next request gets the answer that it waits for, and only then the 408."""
     finish = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(finish), Send(chunk(DONE) + LAST_CHUNK))
     client = await hasty.client()
@@ -133,7 +131,7 @@ BIG = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 1_000_000 + b"\r\n\
 
 @pytest.mark.parametrize("size", [len(BIG), 65536, 1000], ids=["one piece", "64 KiB pieces", "small pieces"])
 async def test_a_header_of_a_megabyte_gets_431(running: Running, size: int) -> None:
-    """The client reads the answer although it still sends: the close is no reset."""
+    """The client reads the answer although it still sends: the connection is closed without a reset."""
     got = await refused(running, *[BIG[at : at + size] for at in range(0, len(BIG), size)])
     assert_error(got, 431, "headers_too_large")
     assert got.json["error"]["message"] == "The request's headers are larger than 4096 bytes."
@@ -153,14 +151,14 @@ async def test_a_header_of_a_megabyte_gets_431(running: Running, size: int) -> N
 )
 @pytest.mark.parametrize("pieces", [1, 3], ids=["at once", "in three pieces"])
 async def test_a_head_that_is_too_large_in_sum_gets_431(running: Running, head: bytes, pieces: int) -> None:
-    """Whichever part of it is large, and however it arrives."""
+    """Whichever part of the head is large, and however it arrives."""
     size = -(-len(head) // pieces)
     got = await refused(running, *[head[at : at + size] for at in range(0, len(head), size)], pause=0.01)
     assert_error(got, 431, "headers_too_large")
 
 
 async def test_a_head_just_below_the_bound_passes(running: Running) -> None:
-    """The bound is on the whole head, to the byte."""
+    """The limit is on the whole head, to the byte."""
     start = b"GET /health HTTP/1.1\r\nHost: x\r\nX: "
     for size, status in ((4096, 200), (4097, 431)):
         client = await running.client()
@@ -201,7 +199,7 @@ MARK = b"MARKER-1234"
         "length and chunked", "chunked not last", "negative length", "list of lengths", "folded header", "bare LF",
     ],
 )  # fmt: skip
-async def test_what_is_not_http_gets_a_json_400_without_the_clients_bytes(running: Running, data: bytes) -> None:
+async def test_bytes_that_are_not_http_get_a_json_400_without_them(running: Running, data: bytes) -> None:
     """The answer is HTTP/1.1; neither it nor the log quotes the client, and no traceback is logged."""
     got = await refused(running, data)
     assert_error(got, 400, "invalid_request")
@@ -215,7 +213,7 @@ async def test_what_is_not_http_gets_a_json_400_without_the_clients_bytes(runnin
 
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_rubbish_behind_a_request_is_refused_after_its_answer(running: Running, pieces: int) -> None:
-    """Also where one read brought both."""
+    """Also where one read brought the request and the rubbish."""
     client = await running.client()
     data = [client.request(BODY), b"\x00rubbish\r\n\r\n"]
     for piece in data if pieces == 2 else [b"".join(data)]:
@@ -227,9 +225,9 @@ async def test_rubbish_behind_a_request_is_refused_after_its_answer(running: Run
 
 VERSIONS = {
     b"HTTP/1.1": 200, b"HTTP/1.0": 200,
-    # RFC 9110 section 15.6.6: another major version. A line that names none is HTTP/0.9, and so no HTTP/1.1 either.
+    # RFC 9110 section 15.6.6: another major version. A line without a version is HTTP/0.9, and so not HTTP/1.1 either.
     b"HTTP/0.9": 505, b"HTTP/2.0": 505, b"HTTP/3.0": 505, b"HTTP/9.9": 505, b"HTTP/0.8": 505, b"": 505,
-    # Section 2.5 has it read as HTTP/1.1. The parser does not, and nobody sends it.
+    # Section 2.5 reads it as HTTP/1.1. The parser does not, and nobody sends it.
     b"HTTP/1.2": 505, b"HTTP/1.9": 505,
     # RFC 9112 section 2.3: `HTTP/` in capitals, a digit, a dot, a digit.
     b"http/1.1": 400, b"Http/1.1": 400, b"HTTP/1.10": 400, b"HTTP/10.1": 400, b"HTTP/11": 400, b"HTTP/1": 400,
@@ -247,7 +245,7 @@ VERSIONS = {
 async def test_a_version_other_than_1_0_and_1_1_is_refused(
     running: Running, fake_vllm: FakeVllm, version: bytes, status: int, path: str
 ) -> None:
-    """In the OpenAI shape, and the connection ends."""
+    """The error has the OpenAI shape, and the connection ends."""
     if status == 200:
         client = await running.client()
         assert (await client.get("/health", version=version.decode().removeprefix("HTTP/"))).status == 200
@@ -261,7 +259,7 @@ async def test_a_version_other_than_1_0_and_1_1_is_refused(
 
 
 async def test_the_preface_of_http_2_gets_505(running: Running) -> None:
-    """A client that takes HTTP/2 for granted."""
+    """A client with prior knowledge of HTTP/2 sends the preface at once."""
     assert_error(await refused(running, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)), 505, "invalid_request")
 
 
@@ -284,7 +282,7 @@ async def test_an_invalid_host_is_a_400(running: Running, fake_vllm: FakeVllm, h
     "lines", ["", "Host: x\r\nHost: x\r\n", "Host: x\r\nhost: y\r\n"], ids=["no", "equal", "other"]
 )
 async def test_no_host_and_two_hosts_are_a_400(running: Running, lines: str) -> None:
-    """Likewise."""
+    """RFC 9112 section 3.2: exactly one Host is required."""
     assert_error(await refused(running, f"GET /health HTTP/1.1\r\n{lines}\r\n".encode()), 400, "invalid_request")
 
 
@@ -340,10 +338,8 @@ async def test_bytes_behind_the_last_request_leave_its_answer_whole(
     assert not running.log_lines("request_refused")
 
 
-async def test_a_client_that_sends_on_behind_its_last_request_can_read_the_answer(
-    running: Running, fake_vllm: FakeVllm
-) -> None:
-    """Although it begins to read late: the end of the connection is no reset, which would take the answer away."""
+async def test_client_that_sends_past_its_last_request_gets_the_answer(running: Running, fake_vllm: FakeVllm) -> None:
+    """Although it begins to read late: the connection ends without a reset, which would take the answer away."""
     fake_vllm.play(Send(json_answer({"id": 1})))
     loop = asyncio.get_running_loop()
     client = await running.client()
@@ -404,13 +400,13 @@ async def test_a_transfer_coding_other_than_chunked_is_refused(
 
 
 async def test_http_1_0_has_no_transfer_coding(running: Running, fake_vllm: FakeVllm) -> None:
-    """Who writes one frames the message otherwise than we do (RFC 9112 section 6.1)."""
+    """A client that writes one frames the message otherwise than we do (RFC 9112 section 6.1)."""
     assert_error(await transfer_coding(running, "Transfer-Encoding: chunked", "1.0"), 400, "invalid_request")
     assert not fake_vllm.posts
 
 
-async def test_a_bad_coding_in_the_second_of_two_requests_is_told_after_the_first_ones_answer(running: Running) -> None:
-    """In its turn."""
+async def test_bad_coding_in_a_second_request_is_answered_second(running: Running) -> None:
+    """The answer to the second request follows the first one's."""
     client = await running.client()
     bad = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
     client.send(client.request(BODY) + bad)
@@ -418,8 +414,8 @@ async def test_a_bad_coding_in_the_second_of_two_requests_is_told_after_the_firs
     assert_error(await client.answer(), 501, "invalid_request")
 
 
-async def test_a_refused_head_leaves_a_line_with_the_answers_id_and_the_clients_address(running: Running) -> None:
-    """So that whoever was refused can be helped."""
+async def test_refused_head_logs_the_answers_id_and_the_client(running: Running) -> None:
+    """So that a refused client can be helped."""
     got = await refused(running, b"rubbish\r\n\r\n")
     (line,) = running.log_lines("request_refused")
     assert line["request_id"] == got.header("x-request-id") != ""
@@ -445,7 +441,7 @@ def chunked(running: Running, *chunks: bytes, headers: str = "") -> bytes:
 )  # fmt: skip
 @pytest.mark.parametrize("together", [True, False], ids=["with the head", "after a good chunk"])
 async def test_a_broken_chunk_is_a_400_at_once(running: Running, bad: bytes, together: bool) -> None:
-    """Its reader does not wait for a body that can never end."""
+    """The request's reader does not wait for a body that can never end."""
     if together:
         got = await refused(running, chunked(running, bad))
     else:
@@ -455,7 +451,7 @@ async def test_a_broken_chunk_is_a_400_at_once(running: Running, bad: bytes, tog
 
 
 async def test_chunk_extensions_and_trailers_are_ignored(running: Running, fake_vllm: FakeVllm) -> None:
-    """The body is what the chunks hold; a trailer is no header."""
+    """The body is what the chunks hold; a trailer does not become a header."""
     client = await running.client()
     body = json.dumps(BODY).encode()
     trailer = b"0\r\nAuthorization: Bearer other\r\nX-Evil: 1\r\n\r\n"
@@ -467,7 +463,7 @@ async def test_chunk_extensions_and_trailers_are_ignored(running: Running, fake_
 
 
 async def test_a_body_that_stops_gets_408(hasty: Running) -> None:
-    """After body_timeout of silence, and nothing has leaked."""
+    """After body_timeout of silence, and without a leak."""
     client = await hasty.client()
     client.send(client.request(b'{"model":', headers={"Content-Length": "100"}))
     got = await client.answer()
@@ -493,7 +489,7 @@ async def test_a_slow_body_that_goes_on_is_read(gateway: StartGateway, fake_vllm
 
 
 async def test_two_pipelined_requests_are_answered_in_order(running: Running, fake_vllm: FakeVllm) -> None:
-    """Also where the first takes longer."""
+    """Also where the first answer takes longer."""
     fake_vllm.play(Sleep(0.05), Send(json_answer({"id": 1})))
     fake_vllm.play(Send(json_answer({"id": 2})))
     client = await running.client()
@@ -506,7 +502,7 @@ async def test_two_pipelined_requests_are_answered_in_order(running: Running, fa
 async def test_a_third_pipelined_request_is_refused_in_its_turn(
     running: Running, fake_vllm: FakeVllm, together: bool, number: int
 ) -> None:
-    """Behind the answers to the two before it, and then the connection ends; however many follow."""
+    """The refusal follows the answers to the two before it; then the connection ends, however many requests follow."""
     fake_vllm.play(Sleep(0.05), Send(json_answer({"id": 1})))
     fake_vllm.play(Send(json_answer({"id": 2})))
     client = await running.client()
@@ -542,8 +538,8 @@ async def test_a_pipelining_client_that_leaves_is_noticed(
     assert len(fake_vllm.posts) == 1
 
 
-async def test_what_a_refused_pipeline_still_sends_is_not_kept(running: Running, fake_vllm: FakeVllm) -> None:
-    """Nor parsed: the queue has the request that waits, and the refusal."""
+async def test_bytes_behind_a_refused_pipeline_are_not_kept(running: Running, fake_vllm: FakeVllm) -> None:
+    """Further requests are not even parsed: the queue has the waiting request, and the refusal."""
     fake_vllm.play(Wait(finish := asyncio.Event()), Send(json_answer({"id": 1})))
     client = await running.client()
     for _ in range(50):
@@ -569,7 +565,7 @@ async def test_what_a_refused_pipeline_still_sends_is_not_kept(running: Running,
 async def test_a_head_in_the_middle_of_a_read_is_checked_as_any_other(
     running: Running, second: bytes, status: int, cut: bool
 ) -> None:
-    """A body before it, larger than any head, counts for nothing."""
+    """A body before it, larger than any head, does not count."""
     client = await running.client()
     first = client.request(BODY | {"user": "x" * 50_000})
     data = first + second + b"\r\nHost: x\r\n\r\n"
@@ -581,8 +577,8 @@ async def test_a_head_in_the_middle_of_a_read_is_checked_as_any_other(
     assert (await client.answer()).status == status
 
 
-async def test_requests_one_after_the_other_are_no_pipeline(running: Running) -> None:
-    """A keep-alive connection serves any number."""
+async def test_requests_one_after_the_other_do_not_count_as_pipeline(running: Running) -> None:
+    """A keep-alive connection serves any number of requests in turn."""
     client = await running.client()
     for _ in range(20):
         assert (await client.post(BODY)).status == 200
@@ -592,7 +588,7 @@ async def test_requests_one_after_the_other_are_no_pipeline(running: Running) ->
 # -- leaving -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_is_refused_while_it_sends_ends_by_itself(running: Running) -> None:
+async def test_connection_refused_while_it_sends_ends_by_itself(running: Running) -> None:
     """The client is still allowed to read the refusal of a body that it goes on sending."""
     client = await running.client()
     client.send(client.request(b"x" * 5_000_000, headers={"Content-Type": "text/plain"}))
@@ -601,9 +597,7 @@ async def test_a_connection_that_is_refused_while_it_sends_ends_by_itself(runnin
     assert await client.ended() == b""
 
 
-async def test_a_listener_hears_when_the_client_reads_slowly_and_again_when_it_caught_up(
-    running: Running, fake_vllm: FakeVllm
-) -> None:
+async def test_listener_hears_of_a_slow_reader_and_of_its_recovery(running: Running, fake_vllm: FakeVllm) -> None:
     """The stream comes whole, and what waits in memory stays bounded meanwhile."""
     event = token_event("x" * 1000)
     fake_vllm.play(Send(stream(*[event] * 5000, DONE)))
@@ -643,10 +637,10 @@ async def until_gone(open_side: OpenSide, seconds: float = 3.0) -> None:
 
 
 @pytest.mark.parametrize("how", ["keep-alive", "close", "force_close", "linger"])
-async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
+async def test_client_that_reads_nothing_of_an_ended_answer_is_dropped(
     running: Running, impatient: tuple[int, OpenSide], fake_vllm: FakeVllm, how: str
 ) -> None:
-    """Also behind a close, which would wait for it forever: its socket would never be given back."""
+    """Also behind a close, which would wait for the client forever and keep the socket."""
     port, open_side = impatient
     fake_vllm.play(Send(json_answer({"id": "x" * 40_000})))
     client = await Raw.connect(port, running.key, receive_buffer=2048)
@@ -672,10 +666,10 @@ async def test_a_client_that_takes_nothing_of_an_ended_answer_is_dropped(
     client.reset()
 
 
-async def test_a_client_that_reads_an_ended_answer_slowly_keeps_its_connection(
+async def test_slow_reader_of_an_ended_answer_keeps_its_connection(
     running: Running, impatient: tuple[int, OpenSide], fake_vllm: FakeVllm
 ) -> None:
-    """The bound is on silence: it gets all, and the next answer, too."""
+    """The limit is on silence: the client gets all, and the next answer too."""
     port, open_side = impatient
     body = {"id": "x" * 100_000}
     client = await Raw.connect(port, running.key, receive_buffer=2048)
@@ -717,10 +711,8 @@ def mangled(choose: random.Random, requests: list[bytes]) -> bytes:
     return bytes(data)
 
 
-async def test_mangled_requests_are_answered_or_dropped_and_leave_nothing_behind(
-    hasty: Running, fake_vllm: FakeVllm
-) -> None:
-    """Cut into pieces at random, with clients that read, leave and reset: no fault of ours, no request left over."""
+async def test_mangled_requests_leave_nothing_behind(hasty: Running, fake_vllm: FakeVllm) -> None:
+    """Cut into pieces at random, with clients that read, leave and reset: no internal error, no request left over."""
     choose = random.Random(1)
     first = await hasty.client()
     requests = [

@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.cors: what a browser is told, over real sockets where the answer counts."""
+"""aiaas.proxy.client.cors: the headers that a browser gets, over real sockets where the answer counts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def running(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
 
 
 def allowed(got: Got) -> str | None:
-    """The origin that may read the answer; all that CORS says stands on it, or nothing."""
+    """The origin that may read the answer; every CORS header must agree with it, or be absent."""
     origin = got.header("access-control-allow-origin")
     assert (got.header("access-control-expose-headers") is None) == (origin is None)
     return origin
@@ -62,14 +62,14 @@ async def test_a_preflight_is_answered_without_a_key(running: Running) -> None:
     ids=["another origin", "one that begins alike", "null", "no origin", "no preflight"],
 )
 async def test_other_options_requests_are_what_they_are_without_cors(running: Running, headers: dict[str, str]) -> None:
-    """405, and no word of permission for another origin; caches are told that answers differ."""
+    """405, and no permission for another origin; caches learn that answers differ."""
     got = await (await running.client()).get(CHAT, method="OPTIONS", headers=headers)
     assert (got.status, got.header("access-control-allow-methods"), got.header("vary")) == (405, None, "origin")
     assert allowed(got) == (ORIGIN if headers.get("Origin") == ORIGIN else None)
 
 
 async def test_every_answer_names_the_allowed_origin(running: Running, fake_vllm: FakeVllm) -> None:
-    """vLLM's own, streams, the model list, and errors of either side; what vLLM says of CORS is not passed on."""
+    """vLLM's own answers, streams, the model list, and errors of either side; vLLM's own CORS headers are dropped."""
     client = await running.client()
     of_vllm = "access-control-allow-origin: *\r\naccess-control-allow-credentials: true\r\n"
     fake_vllm.play(Send(json_answer({"id": 1}, headers=of_vllm)))
@@ -108,7 +108,7 @@ REFUSED = {
     "another version": (505, b"GET / HTTP/2.0\r\n" + SENT + b"\r\n"),
     "another coding": (501, b"POST / HTTP/1.1\r\n" + SENT + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
     "too slow": (408, GET + SENT + b"X: "),
-    "a preflight that is none": (400, b"OPTIONS / HTTP/1.1\r\n" + SENT + b"Content-Length: x\r\n\r\n"),
+    "OPTIONS, not a preflight": (400, b"OPTIONS / HTTP/1.1\r\n" + SENT + b"Content-Length: x\r\n\r\n"),
 }
 
 
@@ -117,7 +117,7 @@ REFUSED = {
 async def test_refused_head_names_the_origin(
     gateway: StartGateway, fake_vllm: FakeVllm, status: int, head: bytes, size: int
 ) -> None:
-    """As far as its Origin was read; a page shows "network error" otherwise."""
+    """As soon as its Origin was read; otherwise a page shows "network error"."""
     cors = {"cors": {"allow_origins": [ORIGIN]}, "header_timeout": "300ms"}
     running = await gateway(fake_vllm, server=cors)
     client = await running.client()
@@ -142,7 +142,7 @@ async def test_refused_head_names_the_origin(
 async def test_refused_head_of_another_origin(
     gateway: StartGateway, fake_vllm: FakeVllm, origins: list[str], sent: bytes, named: str | None
 ) -> None:
-    """Nothing is guessed; a changed config holds at once."""
+    """The origin is not guessed; a changed config holds at once."""
     running = await gateway(fake_vllm, server={"cors": {"allow_origins": origins}})
     client = await running.client()
     client.send(b"nonsense\r\n" + sent + b"\r\n")
@@ -156,7 +156,7 @@ async def test_refused_head_of_another_origin(
 
 
 async def test_request_too_far_ahead_names_the_origin(running: Running, fake_vllm: FakeVllm) -> None:
-    """Its own, behind the answers to those before it."""
+    """The refusal names its own origin, and follows the answers to the requests before it."""
     client = await running.client()
     fake_vllm.play(Wait(go := asyncio.Event()), Send(json_answer({})))
     client.send(client.request(BODY) * 2 + client.request(BODY, headers={"Origin": ORIGIN}))
@@ -190,7 +190,7 @@ async def test_refused_body_names_the_origin(
 
 
 async def test_gateway_that_drains_names_the_origin(running: Running) -> None:
-    """Before the key is looked at."""
+    """The gateway refuses before it looks at the key."""
     running.gateway.refusing = running.gateway.draining = True
     client = await running.client()
     got = await client.post(BODY, headers={"Origin": ORIGIN})
@@ -200,8 +200,8 @@ async def test_gateway_that_drains_names_the_origin(running: Running) -> None:
     assert (got.status, allowed(got)) == (503, ORIGIN)
 
 
-async def test_page_reads_every_header_of_ours(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Of a refusal by a limit: how long to wait, what is left, whom to ask."""
+async def test_page_reads_every_gateway_header(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """A page can read from a refusal by a limit how long to wait and how much is left."""
     limits = {"requests_per_minute": 1, "tokens_per_minute": 1000}
     running = await gateway(fake_vllm, server={"cors": {"allow_origins": ["*"]}}, rate_limit=limits)
     client = await running.client()
@@ -228,7 +228,7 @@ async def test_page_reads_every_header_of_ours(gateway: StartGateway, fake_vllm:
 )
 @pytest.mark.parametrize("kind", ["answer", "stream", "error"])
 async def test_vary_is_there_once(running: Running, fake_vllm: FakeVllm, kind: str, said: str, told: str) -> None:
-    """With the words of the backend and ours."""
+    """Vary has the backend's names and ours."""
     vary = said.encode()
     whole = {
         "answer": json_answer({"id": 1}),
@@ -242,7 +242,7 @@ async def test_vary_is_there_once(running: Running, fake_vllm: FakeVllm, kind: s
 
 
 async def test_vary_of_the_backend_is_there_once_without_cors(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """And none where it says none."""
+    """A backend without Vary gives an answer without it."""
     client = await (await gateway(fake_vllm)).client()
     plain = json_answer({}).replace(b"vary: Origin\r\n", b"")
     fake_vllm.play(Send(plain))
@@ -252,22 +252,22 @@ async def test_vary_of_the_backend_is_there_once_without_cors(gateway: StartGate
 
 
 async def test_another_origin_gets_its_answer_and_no_permission(running: Running) -> None:
-    """It is the browser that keeps the answer from the page; no key means no answer anyway."""
+    """The browser keeps the answer from the page; without a key the page gets no answer anyway."""
     got = await (await running.client()).post(BODY, headers={"Origin": "https://evil.example"})
     assert (got.status, allowed(got)) == (200, None)
     assert ("vary", "origin") in got.headers
 
 
 async def test_without_the_field_nothing_is_said(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Not even where the backend would."""
+    """Not even the backend's own CORS headers."""
     client = await (await gateway(fake_vllm)).client()
     fake_vllm.play(Send(json_answer({"id": 1}, headers="access-control-allow-origin: *\r\n")))
     assert allowed(await client.post(BODY, headers={"Origin": ORIGIN})) is None
     assert (await client.get(CHAT, method="OPTIONS", headers=ASKING)).status == 405
 
 
-async def test_a_parser_error_in_a_preflight_is_no_permission(running: Running) -> None:
-    """Header names that are none are not repeated."""
+async def test_parser_error_in_a_preflight_grants_nothing(running: Running) -> None:
+    """Invalid header names are not repeated."""
     asked = {"Access-Control-Request-Headers": "a\x7fb: (c)"}
     got = await (await running.client()).get(CHAT, method="OPTIONS", headers=ASKING | asked)
     assert got.header("access-control-allow-headers") is None
@@ -282,8 +282,8 @@ def test_any_origin_is_one_answer_for_all() -> None:
     assert cors.is_preflight("OPTIONS", {"origin": "https://x", "access-control-request-method": "GET"})
 
 
-def test_every_header_of_ours_is_exposed_once() -> None:
-    """A page sees what the SDKs look at."""
+def test_every_gateway_header_is_exposed_once() -> None:
+    """A page sees the headers that the SDKs read."""
     assert len(set(EXPOSED)) == len(EXPOSED)
     assert preflight_lines(("POST",), "").count(b"\r\n") == 2
 

@@ -16,8 +16,8 @@ from tests.e2e.processes import running_gateway, status_of
 
 
 @pytest.mark.parametrize("connections", [1, 100, 2048])
-def test_what_connections_need_is_enough_for_them(connections: int) -> None:
-    """And one descriptor less is not."""
+def test_descriptors_for_connections_are_enough(connections: int) -> None:
+    """One descriptor less is not enough."""
     assert connections_for(descriptors_for(connections)) == connections
     assert connections_for(descriptors_for(connections) - 1) == connections - 1
     assert connections_for(10) == 0
@@ -83,7 +83,7 @@ async def main(held):
 @pytest.mark.parametrize("run", ["asyncio.run", "uvloop.run"])
 @pytest.mark.parametrize("held", [False, True], ids=["idle clients", "busy clients"])
 def test_exhausted_descriptors_do_not_stop_the_door(run: str, held: bool) -> None:
-    """In a process with 20 descriptors for 40 clients: one that is not missed ends for each new one; where none is,
+    """In a process with 20 descriptors for 40 clients: an idle connection ends for each new one; without idle ones,
     new ones are refused. Either way it is counted, the loop does not run hot, and it goes on accepting."""
     script = EXHAUSTED.replace("{run}", run).replace("{held}", str(held))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
@@ -97,7 +97,7 @@ def test_exhausted_descriptors_do_not_stop_the_door(run: str, held: bool) -> Non
 
 
 def test_a_low_hard_limit_lets_fewer_in_and_says_so(tmp_path: Path) -> None:
-    """`aiaas serve` with 164 descriptors: 50 connections, however many are tried, and probes are answered."""
+    """`aiaas serve` with 164 descriptors lets 50 connections in, however many clients try, and answers probes."""
     prefix = ("sh", "-c", 'ulimit -n 164; exec "$@"', "sh")
     with running_gateway(tmp_path, {"url": "http://127.0.0.1:9"}, prefix=prefix) as gateway, ExitStack() as stack:
         address = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))

@@ -1,5 +1,4 @@
-"""aiaas.proxy.client.door: floods of connections, handshakes and heads on real sockets, and what others notice of
-them."""
+"""aiaas.proxy.client.door: floods of connections, handshakes and heads on real sockets, and their effect on others"""
 
 from __future__ import annotations
 
@@ -66,7 +65,7 @@ def narrow(gateway: StartGateway, fake_vllm: FakeVllm) -> Start:
 
 @pytest.fixture
 def narrow_tls(narrow: Start, authority: trustme.CA, tmp_path: Any) -> Start:
-    """Likewise, under TLS."""
+    """Start a gateway for 20 connections under TLS."""
     made = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
     cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     cert.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
@@ -84,7 +83,7 @@ async def connect(running: Running) -> Raw:
 
 
 def turned_away(running: Running, reason: str) -> float:
-    """How many connections were, for this reason."""
+    """The number of connections that were turned away for this reason."""
     return running.metric(f'aiaas_connections_turned_away_total{{reason="{reason}"}}')
 
 
@@ -93,7 +92,7 @@ def turned_away(running: Running, reason: str) -> float:
 
 @pytest.mark.parametrize("sent", [b"", HEAD, HEAD + b"\r\n"], ids=["silent", "unfinished heads", "asked once"])
 async def test_a_flood_of_strangers_keeps_nobody_out(narrow: Start, fake_vllm: FakeVllm, sent: bytes) -> None:
-    """A stream goes on, a client that is idle is served on its connection, and so is a new one."""
+    """A stream goes on, an idle client is served on its connection, and so is a new client."""
     running = await narrow()
     finish = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(finish), Send(chunk(DONE) + b"0\r\n\r\n"))
@@ -121,8 +120,8 @@ async def test_a_flood_of_strangers_keeps_nobody_out(narrow: Start, fake_vllm: F
     assert line["evicted"] >= 1
 
 
-async def test_probes_are_answered_where_all_places_for_members_are_busy(narrow: Start, fake_vllm: FakeVllm) -> None:
-    """A further request is told 503, on a connection that could be made."""
+async def test_probes_are_answered_while_all_member_places_are_busy(narrow: Start, fake_vllm: FakeVllm) -> None:
+    """A further request gets 503, on a connection that could be made."""
     running = await narrow()
     finish = asyncio.Event()
     clients = []
@@ -139,7 +138,7 @@ async def test_probes_are_answered_where_all_places_for_members_are_busy(narrow:
 
 
 async def test_unfinished_heads_end_where_memory_is_spent(narrow: Start, fake_vllm: FakeVllm) -> None:
-    """Oldest first, long before the connections are too many."""
+    """Oldest first, long before there are too many connections."""
     running = await narrow(max_connections=1000)
     places = running.gateway.places
     places.most_bytes = 100 * places.cost + 20 * 30_000 * 3
@@ -156,7 +155,7 @@ async def test_unfinished_heads_end_where_memory_is_spent(narrow: Start, fake_vl
 
 
 async def test_a_head_that_becomes_whole_counts_no_more(narrow: Start) -> None:
-    """Its connection goes on, and may send the next one."""
+    """The client's connection goes on, and may send the next head."""
     running = await narrow()
     places = running.gateway.places
     client = await connect(running)
@@ -181,7 +180,7 @@ async def test_one_address_has_its_bound(narrow: Start) -> None:
 
 
 async def test_connections_and_their_memory_are_in_the_metrics(narrow: Start) -> None:
-    """As long as they are open."""
+    """The metrics count connections as long as they are open."""
     running = await narrow()
     client = await connect(running)
     assert (await client.get("/health")).status == 200
@@ -215,7 +214,7 @@ async def test_a_flood_of_handshakes_keeps_nobody_out(
 
 
 async def test_a_hello_in_pieces_is_taken(narrow_tls: Start, trusting: ssl.SSLContext) -> None:
-    """A small packet size cuts it anywhere."""
+    """A small packet size cuts the hello anywhere."""
     running = await narrow_tls()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
@@ -271,8 +270,8 @@ async def test_a_failed_handshake_leaves_nothing(narrow_tls: Start) -> None:
     assert running.gateway.places.held == 0
 
 
-async def test_what_a_large_read_leaves_in_tls_counts(narrow_tls: Start, trusting: ssl.SSLContext) -> None:
-    """The buffers stay as large as they were for as long as the connection lives."""
+async def test_tls_buffers_of_a_large_read_count(narrow_tls: Start, trusting: ssl.SSLContext) -> None:
+    """TLS buffers stay as large as they were for as long as the connection lives."""
     running = await narrow_tls(max_connections=100)
     places = running.gateway.places
     client = await running.client(tls=trusting)
@@ -323,7 +322,7 @@ async def test_the_door_pauses_where_it_cannot_even_refuse(narrow: Start) -> Non
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """What is only let go of by the garbage collector stays."""
+    """A connection must be freed by its last reference, not by the garbage collector."""
     gc.collect()
     gc.disable()
     yield
@@ -359,7 +358,7 @@ def buffered() -> int:
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/chat/completions"], ids=["answered", "refused"])
-async def test_a_body_that_nobody_wants_is_let_go_of(narrow: Start, path: str) -> None:
+async def test_unwanted_body_is_freed(narrow: Start, path: str) -> None:
     """Not with the next request, nor only when a client that was refused has left."""
     running = await narrow()
     client = await connect(running)

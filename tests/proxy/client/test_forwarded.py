@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.forwarded: what proxies write about where a request came from."""
+"""aiaas.proxy.client.forwarded: the headers in which proxies write where a request came from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from aiaas.proxy.client.forwarded import MAX_HOPS, hop_address, hops, plain_addr
 
 
 @pytest.mark.parametrize("text", ["", "1.2.3", "1.2.3.4:80", "[::1]", "host", "1.2.3.4/8"])
-def test_plain_address_of_anything_else_is_none(text: str) -> None:
-    """No guessing."""
+def test_plain_address_rejects_anything_else(text: str) -> None:
+    """Other values are not guessed at."""
     assert plain_address(text) is None
 
 
@@ -44,7 +44,7 @@ def test_plain_address_of_anything_else_is_none(text: str) -> None:
     ],
 )
 def test_hop_address_is_found_in_every_usual_form(text: str, address: str | None) -> None:
-    """With a port, in brackets, in quotes, with spaces; a name or a word is no address."""
+    """With a port, in brackets, in quotes, with spaces; a name or a word is not an address."""
     assert hop_address(text) == address
 
 
@@ -76,8 +76,8 @@ def test_forwarded_is_read_where_it_is_the_only_header(lines: list[str], found: 
 
 
 @given(st.lists(st.text(max_size=60), max_size=5), st.sampled_from(["203.0.113.9", '"[2001:db8::9]:8"']))
-def test_what_the_nearest_proxy_appended_always_counts(forged: list[str], seen: str) -> None:
-    """Whatever a client wrote in front of it."""
+def test_address_from_the_nearest_proxy_always_counts(forged: list[str], seen: str) -> None:
+    """Whatever a client wrote in front of that address."""
     text = ", ".join([*forged, seen])
     assert hops((text,), ())[0] == hop_address(seen)
     assert hops((), (", ".join([*forged, f"for={seen}"]),))[0] == hop_address(seen)

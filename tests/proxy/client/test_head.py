@@ -17,7 +17,7 @@ HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def message(host: str = "x", version: HttpVersion = HttpVersion11) -> RawRequestMessage:
-    """What the parser gives for HEAD, or for one with another host."""
+    """The parser's result for HEAD, or for a head with another host."""
     headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict(Host=host))
     return RawRequestMessage("GET", "/health", version, headers, (), False, None, False, False, URL("/health"))
 
@@ -40,23 +40,23 @@ def test_another_protocol_is_seen_wherever_its_head_is_cut(line: bytes) -> None:
 
 @pytest.mark.parametrize("data", [HEAD, b"\r\n" + HEAD, b"\r\n\r\n" + HEAD], ids=["as usual", "an empty line", "two"])
 def test_http_is_not_refused_wherever_its_head_is_cut(data: bytes) -> None:
-    """Also behind empty lines."""
+    """Also behind empty lines, wherever the head is cut."""
     assert [fault_of(data, cut) for cut in range(len(data) - 1)] == [None] * (len(data) - 1)
 
 
-def test_a_header_that_names_another_protocol_is_no_request_line() -> None:
-    """Only the first line says what is spoken."""
+def test_header_that_names_another_protocol_is_ignored() -> None:
+    """Only the first line names the protocol."""
     assert fault_of(b"GET /health HTTP/1.1\r\nHost: x\r\nVia: an RTSP/1.0\r\n\r\n", 0) is None
 
 
 def test_another_protocol_behind_a_body_is_seen() -> None:
-    """There the read does not begin with the head."""
+    """The read does not begin with the head then."""
     assert isinstance(Head(4096).fault(message(), b"{}GET /health RTSP/1.0\r\nHost: x\r\n\r\n", first=False), NotHttp)
     assert Head(4096).fault(message(), b'{"x": " RTSP/1.0"}' + HEAD, first=False) is None
 
 
 def test_the_sum_is_bounded_to_the_byte() -> None:
-    """Wherever it is cut; what the parser has read of a head before does not count twice."""
+    """Wherever the head is cut; bytes of a head that the parser read before do not count twice."""
     for cut in range(len(HEAD) - 4):
         assert fault_of(HEAD, cut, len(HEAD)) is None
         head = Head(len(HEAD) - 1)
@@ -66,7 +66,7 @@ def test_the_sum_is_bounded_to_the_byte() -> None:
 
 
 def test_empty_lines_before_a_head_are_not_a_part_of_it() -> None:
-    """So that they start no clock."""
+    """Empty lines must not start the timeout."""
     head = Head(4096)
     assert head.add(b"\r\n")
     assert head.size == 0
@@ -77,7 +77,7 @@ def test_empty_lines_before_a_head_are_not_a_part_of_it() -> None:
 
 
 def test_a_valid_host_does_not_vouch_for_the_next_one() -> None:
-    """The last valid one is remembered."""
+    """A valid host is remembered for its own head only."""
     head = Head(4096)
     hosts = ["x", "x", "x y", "x", "y", "x y", "y"]
     faults = [head.fault(message(host), HEAD, first=True) for host in hosts]
@@ -105,7 +105,7 @@ def test_a_valid_host_does_not_vouch_for_the_next_one() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_origin_is_read_however_a_head_is_cut(head: bytes, origin: str | None, size: int) -> None:
-    """Also where the head is no valid one, and behind a kilobyte of other headers."""
+    """Also where the head is invalid, and behind a kilobyte of other headers."""
     for before in (b"", b"GET / HTTP/1.1\r\nX: " + b"x" * 2000 + b"\r\n"):
         data = before + head
         reading = Head(4096)

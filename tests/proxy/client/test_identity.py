@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.identity: whom a request says it comes from, and how far it is believed."""
+"""aiaas.proxy.client.identity: the address that a request claims, and how far it is believed."""
 
 from ipaddress import ip_network
 
@@ -36,20 +36,18 @@ TRUSTED = tuple(ip_network(cidr) for cidr in ("10.0.0.0/8", "fd00::/8"))
     ],
     ids=[
         "no proxy", "a liar", "proxy without header", "one proxy", "forged in front", "two proxies", "all trusted",
-        "last hop is no address", "hop before a proxy is no address", "empty", "IPv6 in its usual form",
+        "last hop is not an address", "hop before a proxy is not an address", "empty", "IPv6 in its usual form",
         "IPv4 in IPv6", "zone", "trusted IPv4 in IPv6", "untrusted IPv4 in IPv6", "trusted IPv6", "no address",
     ],
 )  # fmt: skip
-def test_the_client_is_the_nearest_address_that_is_no_trusted_proxy(
-    peer: str, forwarded: str | None, address: str
-) -> None:
-    """What a client writes into X-Forwarded-For itself stands to the left, where nobody looks."""
+def test_client_is_the_nearest_address_not_a_trusted_proxy(peer: str, forwarded: str | None, address: str) -> None:
+    """The client's own text in X-Forwarded-For stands to the left, where nobody looks."""
     named = hops((forwarded,) if forwarded is not None else (), ())
     assert client_address(peer, named, TRUSTED) == address
 
 
 def test_nobody_is_trusted_by_default() -> None:
-    """Not even this machine."""
+    """Not even this machine is trusted."""
     assert not is_trusted("127.0.0.1", ())
     assert client_address("127.0.0.1", ("1.1.1.1",), ()) == "127.0.0.1"
 
@@ -70,7 +68,7 @@ def test_nobody_is_trusted_by_default() -> None:
     ],
 )
 def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> None:
-    """It stands in a header and in the log."""
+    """The id goes into a header and the log."""
     assert sane_request_id(offered) == (offered if sane else None)
 
 
@@ -84,8 +82,8 @@ def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> Non
     ],
     ids=["no header", "the key alone", "another scheme", "no key"],
 )
-def test_who_sends_no_key_is_told_how(headers: dict[str, str], message: str) -> None:
-    """A header that is there, but not as it must be, is not said to be missing."""
+def test_missing_key_is_answered_with_the_header_to_send(headers: dict[str, str], message: str) -> None:
+    """A malformed header is reported as malformed, not as missing."""
     with pytest.raises(ClientError) as caught:
         presented_key(make_mocked_request("POST", paths.CHAT, headers=headers), paths.CHAT)
     assert (caught.value.status, caught.value.code) == (401, "missing_api_key")

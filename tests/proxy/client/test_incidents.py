@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.incidents: the log lines and counts of what is no request."""
+"""aiaas.proxy.client.incidents: the log lines and counts of events without a request."""
 
 import json
 
@@ -10,7 +10,7 @@ from aiaas.proxy.telemetry.metrics import Metrics
 
 
 def test_each_incident_is_one_line_that_says_who_and_why() -> None:
-    """A refusal is counted, and its id is what the answer will carry."""
+    """A refusal is counted, and its id is the one in the answer."""
     lines: list[bytes] = []
     metrics = Metrics()
     log = JsonLog(lines.append, lambda: 0.0, "info")
@@ -32,7 +32,7 @@ def test_each_incident_is_one_line_that_says_who_and_why() -> None:
 
 
 def test_connections_turned_away_are_one_line_a_minute() -> None:
-    """With the counts since the last one; descriptors have a line of their own. Each counts in the metrics."""
+    """The line has the counts since the last one; descriptors have a line of their own. The metrics count each too."""
     lines: list[bytes] = []
     metrics = Metrics()
     now = 0.0

@@ -21,7 +21,7 @@ TUNNEL = b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def incoming() -> Incoming:
-    """Of a new connection."""
+    """The state of a new connection."""
     loop = asyncio.get_running_loop()
     protocol = BaseProtocol(loop)
     made = Incoming(protocol, loop, 4096)
@@ -46,7 +46,7 @@ def messages_of(made: Incoming, *reads: bytes) -> tuple[list[str], Exception | N
 @pytest.mark.parametrize("last", [CLOSE, OLD, TUNNEL], ids=["close", "HTTP/1.0", "a tunnel"])
 @pytest.mark.parametrize("behind", [b"", b"\x00rubbish", GET, b"G"], ids=["nothing", "rubbish", "a request", "a byte"])
 async def test_each_message_comes_once_wherever_the_reads_are_cut(last: bytes, behind: bytes) -> None:
-    """And nothing behind the last one, of which it is known whether something came."""
+    """Nothing follows the last message; whether more bytes came is known."""
     data = GET + POST + CHUNKED + GET + last + behind
     expected = ["/a", "/b", "/c", "/a", {CLOSE: "/d", OLD: "/e", TUNNEL: "x:1"}[last]]
     for cut in range(len(data)):
@@ -57,7 +57,7 @@ async def test_each_message_comes_once_wherever_the_reads_are_cut(last: bytes, b
         assert made.surplus == bool(behind)
 
 
-async def test_what_is_right_comes_before_the_fault_behind_it() -> None:
+async def test_valid_messages_come_before_the_fault_behind_them() -> None:
     """Wherever the read is cut."""
     data = GET + POST + b"\x00\r\n\r\n" + GET
     for cut in range(len(GET + POST)):
@@ -67,7 +67,7 @@ async def test_what_is_right_comes_before_the_fault_behind_it() -> None:
 
 
 async def test_a_fault_in_a_body_ends_it() -> None:
-    """Its reader shall not wait."""
+    """The body's reader must not wait."""
     made = incoming()
     found, fault = messages_of(made, CHUNKED.removesuffix(b"0\r\n\r\n"), b"zz\r\n")
     assert found == ["/c"]
@@ -77,7 +77,7 @@ async def test_a_fault_in_a_body_ends_it() -> None:
 
 
 async def test_a_head_that_grows_too_large_is_a_fault_before_its_end() -> None:
-    """In as many reads as it likes."""
+    """In any number of reads."""
     found, fault = messages_of(incoming(), GET, *[b"GET /" + b"x" * 1000, b"x" * 2000, b"x" * 2000])
     assert found == ["/a"]
     assert isinstance(fault, LineTooLong)

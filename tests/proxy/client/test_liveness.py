@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.liveness: peers that are gone without a word are noticed, and those that only read nothing are
+"""aiaas.proxy.client.liveness: vanished peers are noticed, and those that only read nothing are
 kept."""
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def streaming(running: Running, **options: Any) -> Raw:
 
 
 async def test_a_client_that_vanished_mid_stream(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Nothing that was sent is acknowledged any more: it is dropped, and vLLM stops."""
+    """Sent bytes are no longer acknowledged: the client is dropped, and vLLM stops."""
     fake_vllm.default = (
         Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), Send(chunk(token_event())), Hang()
     )  # fmt: skip
@@ -81,7 +81,7 @@ async def test_a_client_that_vanished_mid_stream(fake_vllm: FakeVllm, gateway: A
 
 
 async def test_a_client_that_only_reads_nothing(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """It is there, and is left to `timeout`, however full its buffers are."""
+    """The client is there, and is left to `timeout`, however full its buffers are."""
     fake_vllm.default = (Send(STREAM_HEAD), Flood(chunk(token_event("x" * 10_000)), 2_000), Hang())
     running = await gateway(fake_vllm)
     await streaming(running, receive_buffer=4096)
@@ -102,7 +102,7 @@ def authority() -> trustme.CA:
 
 
 def stubborn(port: int, authority: trustme.CA) -> ssl.SSLSocket:
-    """A client under TLS with room for next to nothing, and which will not read."""
+    """A client under TLS with tiny buffers that does not read."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     sock = socket.socket()
@@ -113,7 +113,7 @@ def stubborn(port: int, authority: trustme.CA) -> ssl.SSLSocket:
 
 
 def say_goodbye(client: ssl.SSLSocket) -> None:
-    """Send close_notify; the peer's is not waited for."""
+    """Send close_notify without waiting for the peer's."""
     with suppress(ssl.SSLError, TimeoutError):
         client.unwrap()
 
@@ -123,14 +123,14 @@ def say_goodbye(client: ssl.SSLSocket) -> None:
     [lambda _: None, say_goodbye, lambda client: client.shutdown(socket.SHUT_WR)],
     ids=["stays", "close_notify", "FIN"],
 )
-async def test_a_client_under_tls_that_takes_nothing_of_an_ended_answer(
+async def test_tls_client_that_reads_nothing_of_an_ended_answer(
     fake_vllm: FakeVllm,
     gateway: StartGateway,
     authority: trustme.CA,
     tmp_path: Path,
     leave: Callable[[ssl.SSLSocket], None],
 ) -> None:
-    """The bytes lie below the TLS transport, which says that there are none; after a goodbye they lay there forever."""
+    """The bytes lie below the TLS transport, which reports none; after a goodbye they lay there forever."""
     made = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
     made.private_key_and_cert_chain_pem.write_to_path(tmp_path / "pair.pem")
     files = {"cert_file": str(tmp_path / "pair.pem"), "key_file": str(tmp_path / "pair.pem")}
@@ -157,7 +157,7 @@ async def test_a_client_under_tls_that_takes_nothing_of_an_ended_answer(
 
 
 def test_a_socket_that_is_closed() -> None:
-    """The sweep meets one whose connection is about to be lost, and goes on."""
+    """The sweep meets a socket whose connection is about to be lost, and goes on."""
     sock = socket.socket()
     sock.close()
     assert not has_vanished(sock, 0.0)

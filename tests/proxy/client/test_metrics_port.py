@@ -39,7 +39,7 @@ async def scraper() -> AsyncIterator[Raw]:
     ],
 )
 async def test_metrics_are_at_one_path(scraper: Raw, method: str, path: str, status: int, body: bytes) -> None:
-    """And whoever looks elsewhere is told where; each connection ends with its answer."""
+    """Another path gets a hint at the right one; each connection ends with its answer."""
     got = await scraper.get(path, method=method)
     assert (got.status, got.body, got.header("connection")) == (status, body, "close")
     if status == 200:

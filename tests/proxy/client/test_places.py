@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.places: which connection ends for a new one, and what all of them may hold."""
+"""aiaas.proxy.client.places: which connection ends for a new one, and the limits on all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Someone:
 
 
 class Hall:
-    """Places, whose guests say when they are ended."""
+    """Places whose guests record when they are ended."""
 
     def __init__(self, **server: Any) -> None:
         self.reasons: Counter[str] = Counter()
@@ -32,7 +32,7 @@ class Hall:
         self.places = Places(plan.server, lambda reason: self.reasons.update([reason]))
 
     def come(self, name: str, address: str | None = None, *, member: bool = False, used: float = 0.0) -> Guest:
-        """A guest that has to get in."""
+        """A guest that must get in."""
         guest = self.places.enter(address, lambda: self.ended.append(name))
         assert guest is not None, name
         guest.occupant = Someone(used)
@@ -43,7 +43,7 @@ class Hall:
 
 
 def busy(guest: Guest) -> Guest:
-    """With a request that is being answered."""
+    """A guest whose request is being answered."""
     assert isinstance(guest.occupant, Someone)
     guest.occupant.is_idle = False
     return guest
@@ -60,7 +60,7 @@ def test_the_oldest_stranger_ends_for_a_new_connection() -> None:
 
 
 def test_a_stranger_that_is_being_answered_does_not_end() -> None:
-    """Its key may still be under examination. One whose last answer is written may end."""
+    """Its key may still be under examination. A stranger whose last answer is written may end."""
     hall = Hall()
     answered = busy(hall.come("answered"))
     ending = busy(hall.come("ending"))
@@ -73,7 +73,7 @@ def test_a_stranger_that_is_being_answered_does_not_end() -> None:
 
 
 def test_a_member_whose_answer_is_being_written_does_not_end() -> None:
-    """Nothing more is read from it, but its client has the answer's end still to come."""
+    """The gateway reads nothing more from it, but its client has not got the answer's end yet."""
     hall = Hall()
     ending = busy(hall.come("ending", member=True))
     assert isinstance(ending.occupant, Someone)
@@ -85,7 +85,7 @@ def test_a_member_whose_answer_is_being_written_does_not_end() -> None:
 
 
 def test_a_handshake_may_end() -> None:
-    """It has no occupant yet."""
+    """A handshake has no occupant yet."""
     hall = Hall()
     hall.come("handshake").occupant = None
     for number in range(16):
@@ -93,8 +93,8 @@ def test_a_handshake_may_end() -> None:
     assert hall.ended == ["handshake"]
 
 
-def test_the_member_idle_for_longest_ends_where_no_stranger_is_left() -> None:
-    """Those that are being answered stay, however old."""
+def test_longest_idle_member_ends_where_no_stranger_is_left() -> None:
+    """Members that are being answered stay, however old."""
     hall = Hall()
     busy(hall.come("busy", member=True, used=0.0))
     for number, used in enumerate((7.0, 3.0, 5.0)):
@@ -106,7 +106,7 @@ def test_the_member_idle_for_longest_ends_where_no_stranger_is_left() -> None:
 
 
 def test_members_leave_places_to_strangers() -> None:
-    """Beyond that a member that is idle ends, and where none is, the request is refused: probes get in all the same."""
+    """Beyond that an idle member ends, and without an idle one the request is refused: probes still get in."""
     hall = Hall()
     members = [hall.come(f"member {number}", member=True, used=float(number)) for number in range(8)]
     hall.come("ninth", member=True, used=9.0)
@@ -126,7 +126,7 @@ def test_members_leave_places_to_strangers() -> None:
 
 
 def test_a_connection_is_refused_where_all_are_being_answered() -> None:
-    """There is nobody to end."""
+    """No connection may end for it."""
     hall = Hall()
     for number in range(16):
         busy(hall.come(f"busy {number}"))
@@ -134,8 +134,8 @@ def test_a_connection_is_refused_where_all_are_being_answered() -> None:
     assert (hall.ended, hall.reasons) == ([], {"full": 1})
 
 
-def test_a_connection_is_refused_where_bodies_have_spent_the_memory() -> None:
-    """It holds nothing and takes no place."""
+def test_connection_is_refused_once_bodies_use_up_the_memory() -> None:
+    """A refused connection uses no memory and no place."""
     hall = Hall()
     assert hall.places.hold(hall.places.most_bytes - hall.places.cost + 1)
     before = hall.places.held
@@ -147,7 +147,7 @@ def test_a_connection_is_refused_where_bodies_have_spent_the_memory() -> None:
 
 
 def test_a_connection_that_has_left_is_not_ended_again() -> None:
-    """Nor does its place keep anything of it alive."""
+    """Its place keeps no reference to it either."""
     hall = Hall()
     guest = hall.come("left")
     guest.leave()
@@ -156,7 +156,7 @@ def test_a_connection_that_has_left_is_not_ended_again() -> None:
 
 
 def test_addresses_are_forgotten_with_their_last_connection() -> None:
-    """Else each address that ever came would stay; without a bound any number comes from one."""
+    """Otherwise each address that ever came would stay; without a limit any number of connections comes from one."""
     hall = Hall()
     guests = [hall.come(f"{number}", f"192.0.2.{number % 5}") for number in range(16)]
     assert len(hall.places._by_address) == 5
@@ -166,7 +166,7 @@ def test_addresses_are_forgotten_with_their_last_connection() -> None:
 
 
 def test_one_connection_for_each_address() -> None:
-    """The least that a bound can be."""
+    """The smallest limit."""
     hall = Hall(max_connections_per_address=1)
     guest = hall.come("first", "192.0.2.1")
     assert hall.places.enter("192.0.2.1", lambda: None) is None
@@ -175,7 +175,7 @@ def test_one_connection_for_each_address() -> None:
 
 
 def test_an_address_has_its_own_bound() -> None:
-    """Others do not notice, and who leaves makes room."""
+    """Other addresses do not notice, and a connection that leaves makes room."""
     hall = Hall(max_connections_per_address=2)
     first = hall.come("first", "192.0.2.1")
     hall.come("second", "192.0.2.1")
@@ -189,7 +189,7 @@ def test_an_address_has_its_own_bound() -> None:
 
 
 def test_heads_count_in_the_budget_until_they_are_whole() -> None:
-    """And with the connection that ends."""
+    """And until the connection ends."""
     hall = Hall()
     places = hall.places
     guest = hall.come("slow")
@@ -209,7 +209,7 @@ def test_heads_count_in_the_budget_until_they_are_whole() -> None:
 
 
 def test_strangers_end_where_the_budget_is_spent() -> None:
-    """Oldest first, until what is asked for fits; a body counts as well."""
+    """Oldest first, until the new bytes fit; bodies count as well."""
     hall = Hall()
     places = hall.places
     guests = [hall.come(f"slow {number}") for number in range(4)]
@@ -223,7 +223,7 @@ def test_strangers_end_where_the_budget_is_spent() -> None:
 
 
 def test_a_connection_does_not_end_for_itself() -> None:
-    """It cannot take more bytes; those that it holds are counted until it leaves."""
+    """The connection cannot take more bytes; those that it has are counted until it leaves."""
     hall = Hall()
     guest = hall.come("alone")
     assert not guest.hold(hall.places.most_bytes)
@@ -231,7 +231,7 @@ def test_a_connection_does_not_end_for_itself() -> None:
 
 
 def test_a_reload_changes_the_bounds() -> None:
-    """Descriptors bound what it may ask for."""
+    """The limit on descriptors bounds a new value."""
     hall = Hall()
     larger = plan_of(config_of(["http://vllm"], {}, {"server": {"max_connections": 100}})).server
     hall.places.follow(larger)
@@ -247,14 +247,14 @@ def test_a_reload_changes_the_bounds() -> None:
     [(0, 2, 1), (3, 3, 2), (9, 9, 8), (128, 128, 8), (160, 160, 10), (9999, 1600, 100)],
 )
 def test_members_never_have_all_places_nor_none(descriptors: int, most: int, reserved: int) -> None:
-    """However few there are: one of either kind gets in."""
+    """However few places there are: a member and a stranger each get in."""
     hall = Hall(max_connections=1600)
     hall.places.bound_by(descriptors)
     assert (hall.places.most, hall.places.reserved) == (most, reserved)
 
 
 def test_tls_makes_each_connection_dearer() -> None:
-    """Its state is counted, so the budget is larger as well."""
+    """TLS state is counted, so the budget is larger as well."""
     plain, secure = Hall().places, Hall(tls={"cert_file": "c", "key_file": "k"}).places
     assert (plain.cost, secure.cost) == (connection_memory(tls=False), connection_memory(tls=True))
     size = plain._server.max_body_size

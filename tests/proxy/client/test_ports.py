@@ -22,7 +22,7 @@ from tests.ports import free_port
 
 
 async def test_a_port_that_is_taken_is_one_clear_message() -> None:
-    """It names the field; neither a second server nor one that only binds gets the same port."""
+    """The message names the field; neither a second server nor one that only binds gets the same port."""
     with bind("127.0.0.1", 0, "server.port") as first:
         port = first.getsockname()[1]
         with pytest.raises(EnvironmentFault) as caught:
@@ -34,7 +34,7 @@ async def test_a_port_that_is_taken_is_one_clear_message() -> None:
 
 
 async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
-    """Connections are spread over the sockets; a second server that asks the same way is refused."""
+    """Connections are spread over the sockets; a second server with the same options is refused."""
     listeners = bind_shared("127.0.0.1", 0, "server.port", 2)
     port = listeners[0].getsockname()[1]
     try:
@@ -63,15 +63,15 @@ async def test_a_port_that_workers_share_is_taken_for_everybody_else() -> None:
         ("no.such.host.invalid", "cannot listen on no.such.host"),
     ],
 )
-def test_an_address_that_is_none_of_ours_is_one_clear_message(host: str, words: str) -> None:
-    """No error numbers."""
+def test_foreign_address_is_one_clear_message(host: str, words: str) -> None:
+    """The message has no error numbers."""
     with pytest.raises(EnvironmentFault, match=words) as caught:
         bind(host, 8080, "server.port")
     assert "Errno" not in caught.value.message
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="Linux lets accepted sockets inherit these")
-def test_an_accepted_socket_notices_a_client_whose_machine_is_gone() -> None:
+def test_accepted_socket_notices_a_client_that_lost_power() -> None:
     """Within half a minute; the kernel's own bound is two hours."""
     with bind("127.0.0.1", 0, "x") as listener, socket.create_connection(listener.getsockname()):
         listener.setblocking(True)
@@ -88,7 +88,7 @@ def test_an_accepted_socket_notices_a_client_whose_machine_is_gone() -> None:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """Of a gateway with free ports."""
+    """A config with free ports."""
     config = {
         "server": {"host": "127.0.0.1", "port": free_port()},
         "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": ["m"]}},
@@ -101,7 +101,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 class Lines:
-    """What was logged."""
+    """The logged events."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -114,7 +114,7 @@ class Lines:
 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_free_ports_are_taken_at_once(plan: Plan, workers: int) -> None:
-    """One socket for each worker; the stack closes all of them."""
+    """One socket for each worker; closing the stack closes all of them."""
     lines = Lines()
     plan = replace(plan, server=replace(plan.server, workers=workers))
     async with AsyncExitStack() as stack:
@@ -146,7 +146,7 @@ async def test_a_port_of_a_predecessor_is_waited_for(plan: Plan, field: str) -> 
 
 
 async def test_a_port_that_stays_taken_is_an_error(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the patience, with both ports given back."""
+    """After the timeout, with both ports released."""
     monkeypatch.setattr("aiaas.proxy.client.ports.PORT_PATIENCE", 0.05)
     with bind("127.0.0.1", plan.server.port, "x"):
         async with AsyncExitStack() as stack:
@@ -156,7 +156,7 @@ async def test_a_port_that_stays_taken_is_an_error(plan: Plan, monkeypatch: pyte
 
 
 async def test_an_address_that_is_not_ours_is_not_waited_for(plan: Plan) -> None:
-    """It does not become ours."""
+    """The address will not become ours."""
     began = time.monotonic()
     with pytest.raises(EnvironmentFault, match="does not have that address"):
         async with AsyncExitStack() as stack:

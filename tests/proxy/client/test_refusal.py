@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.refusal: what a client is told whose head is refused. How heads arrive is tested in
+"""aiaas.proxy.client.refusal: the answer to a refused head. How heads arrive is tested in
 test_connection."""
 
 import pytest
@@ -48,7 +48,7 @@ MARK = "MARKER"
 def test_every_fault_has_its_status_and_never_the_clients_bytes(
     reason: Exception | None, status: int, code: str
 ) -> None:
-    """Which a parser's error quotes."""
+    """A parser's error quotes the bytes."""
     error = refusal(reason, ConnectionLimits(10.0, 4096))
     assert (error.status, error.code) == (status, code)
     assert MARK not in error.message

@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.request_ids: ids that tell nothing."""
+"""aiaas.proxy.client.request_ids: ids that reveal nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.proxy.conftest import StartGateway
 
 
 def test_ids_are_distinct_and_of_one_form() -> None:
-    """Over several blocks."""
+    """Over several blocks of random bytes."""
     made = RequestIds()
     ids = [made.new() for _ in range(3 * BLOCK + 1)]
     assert len(set(ids)) == len(ids)

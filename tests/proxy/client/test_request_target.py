@@ -35,7 +35,7 @@ from aiaas.proxy.client.request_target import is_authority, is_valid, path_of
     ],
 )
 def test_the_path_of_a_target(target: str, path: str | None) -> None:
-    """Without query and authority; of one of ours, without slashes at its end. Nothing else is normalised."""
+    """Without query and authority; slashes at the end of a served path are dropped. Nothing else is normalised."""
     assert path_of(target) == path
 
 
@@ -55,7 +55,7 @@ INVALID = [
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=ascii(text)[:40]) for text in VALID])
 def test_a_valid_host_passes(text: str) -> None:
-    """As RFC 3986 section 3.2.2 and RFC 9110 section 7.2 write it."""
+    """As RFC 3986 section 3.2.2 and RFC 9110 section 7.2 define it."""
     assert is_authority(text)
     assert is_valid(f"http://{text}/v1/models?x", "GET")
 

@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.tls: everything works under TLS as it does without, and a certificate is replaced while it
+"""aiaas.proxy.client.tls: everything works with TLS as without it, and a certificate is replaced while it
 does."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 @pytest.fixture(autouse=True)
 def quiet_libraries(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever clients do to TLS, the event loop and aiohttp have nothing to say about it in our log."""
+    """Whatever clients do to TLS, the event loop and aiohttp log nothing about it."""
     yield
     said = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
     assert said == []
@@ -115,7 +115,7 @@ async def test_requests_streams_and_large_bodies_go_through(client: Raw, fake_vl
 async def test_the_client_is_known_by_its_address_and_speaks_http_1_1(
     running: Running, authority: trustme.CA, fake_vllm: FakeVllm
 ) -> None:
-    """A client that would rather have HTTP/2 is told so in the handshake."""
+    """The handshake tells a client that prefers HTTP/2 to use HTTP/1.1."""
     context = trusting(authority)
     context.set_alpn_protocols(["h2", "http/1.1"])
     client = await running.client(tls=context)
@@ -153,7 +153,7 @@ async def test_a_client_that_leaves_takes_its_request_with_it(
 async def test_a_slow_reader_stops_the_reading_from_upstream(
     gateway: StartGateway, pair: TlsPlan, authority: trustme.CA, fake_vllm: FakeVllm
 ) -> None:
-    """What waits in memory stays bounded; one that takes nothing at all is dropped."""
+    """The bytes that wait in memory are bounded; a client that takes nothing at all is dropped."""
     running = await gateway(fake_vllm, server={"tls": config_of_pair(pair)}, backend={"timeout": "1s"})
     event = token_event("x" * 1000)
     fake_vllm.play(Send(stream(*[event] * 20_000, DONE)), Hang())
@@ -173,8 +173,8 @@ async def test_a_slow_reader_stops_the_reading_from_upstream(
     assert running.log_lines()[-1]["error_code"] == "client_too_slow"
 
 
-async def test_a_refusal_under_tls_can_be_read_while_the_client_still_sends(client: Raw) -> None:
-    """And the connection ends behind it."""
+async def test_tls_refusal_can_be_read_while_the_client_still_sends(client: Raw) -> None:
+    """The connection ends behind the refusal."""
     client.send(client.request(b"x" * 3_000_000, headers={"Content-Type": "text/plain"}))
     got = await client.answer()
     assert (got.status, got.header("connection")) == (415, "close")
@@ -182,7 +182,7 @@ async def test_a_refusal_under_tls_can_be_read_while_the_client_still_sends(clie
 
 
 async def test_a_slow_head_under_tls_gets_408(client: Raw) -> None:
-    """As without."""
+    """As without TLS."""
     client.send(b"GET /health HT")
     assert (await client.answer()).status == 408
 
@@ -191,7 +191,7 @@ async def test_a_slow_head_under_tls_gets_408(client: Raw) -> None:
 
 
 async def says_in_plain(port: int, data: bytes) -> bytes:
-    """What a client gets that sends `data` without TLS, until the gateway ends the connection (2 s at most)."""
+    """Send `data` without TLS, and return the answer until the gateway ends the connection (2 s at most)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
@@ -205,7 +205,7 @@ async def says_in_plain(port: int, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "half a hello"])
 async def test_a_client_that_never_ends_its_handshake_is_dropped(running: Running, hello: bytes) -> None:
-    """After header_timeout, without a word in the log: scanners do it all day."""
+    """After header_timeout, without a log line: scanners do it all day."""
     assert await says_in_plain(running.port, hello) == b""
     running.gateway.log.flush()
     assert not running.lines
@@ -213,14 +213,14 @@ async def test_a_client_that_never_ends_its_handshake_is_dropped(running: Runnin
 
 @pytest.mark.parametrize("data", [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"\x00" * 100], ids=["HTTP", "rubbish"])
 async def test_plain_text_on_the_tls_port_ends_at_once(running: Running, data: bytes) -> None:
-    """And is no fault of ours."""
+    """And is not reported as a fault of the gateway."""
     assert b"HTTP/1.1" not in await says_in_plain(running.port, data)
     running.gateway.log.flush()
     assert not running.lines
 
 
-async def test_a_client_that_does_not_trust_the_certificate_leaves_no_trace(running: Running) -> None:
-    """It ends the handshake by itself."""
+async def test_client_that_distrusts_the_certificate_leaves_no_trace(running: Running) -> None:
+    """The client ends the handshake by itself."""
     with pytest.raises(ssl.SSLError):
         await running.client(tls=ssl.create_default_context())
     await asyncio.sleep(0.05)
@@ -229,7 +229,7 @@ async def test_a_client_that_does_not_trust_the_certificate_leaves_no_trace(runn
 
 
 async def test_a_client_that_breaks_tls_inside_a_request_is_gone(client: Raw, running: Running) -> None:
-    """What is no TLS record ends the connection, and the request with it."""
+    """An invalid TLS record ends the connection, and the request with it."""
     client.send(client.request(None, headers={"Content-Type": "application/json", "Content-Length": "100"}))
     while not running.gateway.in_flight:
         await asyncio.sleep(0.005)
@@ -242,7 +242,7 @@ async def test_a_client_that_breaks_tls_inside_a_request_is_gone(client: Raw, ru
 async def test_an_older_version_than_the_least_is_refused(
     pair: TlsPlan, authority: trustme.CA, gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
-    """In the handshake."""
+    """The handshake fails."""
     running = await gateway(fake_vllm, server={"tls": config_of_pair(pair) | {"min_version": "1.3"}})
     context = trusting(authority)
     assert (await (await running.client(tls=context)).get("/health")).status == 200
@@ -295,7 +295,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("how", FAULTS)
 def test_a_pair_that_cannot_be_used_is_one_line_that_says_why(how: str, pair: TlsPlan, authority: trustme.CA) -> None:
-    """And at start the command ends with it."""
+    """And at start the command ends with that line."""
     spoil(pair, how, authority)
     with pytest.raises(TlsError) as caught:
         read_pair(pair)
@@ -305,7 +305,7 @@ def test_a_pair_that_cannot_be_used_is_one_line_that_says_why(how: str, pair: Tl
         open_tls(pair)
 
 
-def test_without_the_section_there_is_no_tls() -> None:
+def test_tls_needs_its_section() -> None:
     """Plain HTTP."""
     assert open_tls(None) is None
 
@@ -344,10 +344,10 @@ async def renewing(running: Running, pair: TlsPlan) -> Any:
     await door.end()
 
 
-async def test_a_renewed_pair_is_for_new_connections_and_open_ones_go_on(
+async def test_renewed_pair_serves_new_connections_and_keeps_open_ones(
     renewing: Renewing, pair: TlsPlan, authority: trustme.CA, fake_vllm: FakeVllm
 ) -> None:
-    """A stream that is under way does not notice."""
+    """A running stream does not notice."""
     finish = asyncio.Event()
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(finish), Send(chunk(DONE) + b"0\r\n\r\n"))
     client = await Raw.connect(renewing.port, renewing.running.key, tls=trusting(authority))
@@ -371,7 +371,7 @@ async def test_a_renewed_pair_is_for_new_connections_and_open_ones_go_on(
 async def test_a_broken_pair_keeps_the_last_good_one_and_says_so(
     renewing: Renewing, pair: TlsPlan, authority: trustme.CA, how: str
 ) -> None:
-    """Until there is a good one again."""
+    """Until there is a good pair again."""
     before = await served(renewing.port, authority)
     spoil(pair, how, authority)
     await renewing.reloader.reload_tls()
@@ -389,7 +389,7 @@ async def test_a_broken_pair_keeps_the_last_good_one_and_says_so(
 async def test_the_symlink_swap_of_a_mounted_secret_is_seen(
     renewing: Renewing, pair: TlsPlan, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """By the watch itself, as Kubernetes renews a Secret; SIGHUP reads them, too."""
+    """By the watch itself, as Kubernetes renews a Secret; SIGHUP reads the files too."""
     for version in ("..1", "..2"):
         (tmp_path / version).mkdir()
         inside = TlsPlan(tmp_path / version / "tls.crt", tmp_path / version / "tls.key", "1.2")
@@ -413,7 +413,7 @@ async def test_the_symlink_swap_of_a_mounted_secret_is_seen(
 
 
 def test_the_repr_tells_the_file_and_no_key(pair: TlsPlan) -> None:
-    """What an operator understands."""
+    """The message names the cause in an operator's words."""
     read = read_pair(pair)
     assert "BEGIN" not in repr(read)
     assert repr(ServerTls(pair, read)) == f"<ServerTls {pair.cert_file}>"

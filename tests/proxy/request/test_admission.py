@@ -68,7 +68,7 @@ def test_a_keys_own_limits_come_before_the_defaults(section: dict[str, Any], own
 
 
 def test_no_header_can_smuggle_another() -> None:
-    """Control characters are taken out; names that are absent leave no line."""
+    """Control characters are removed; absent names add no line."""
     headers = {"accept": "a\r\nX-Evil: 1", "traceparent": "\x00t\x7f\tx"}
     assert (
         header_values(headers, ("accept", "nothing", "traceparent")) == b"accept: aX-Evil: 1\r\ntraceparent: t\tx\r\n"
@@ -76,7 +76,7 @@ def test_no_header_can_smuggle_another() -> None:
 
 
 async def left(running: Running) -> tuple[str | None, str | None]:
-    """What remains of requests and tokens, seen through a request that costs nothing."""
+    """The rest of requests and tokens, seen through a request that costs nothing."""
     await running.quiet()
     client = await running.client()
     got = await client.post(b"{")
@@ -106,7 +106,7 @@ LONGER = 22  # of STREAM with the usage option spliced in
         "cut answer", "reset before any byte", "our own key refused",
     ],
 )  # fmt: skip
-async def test_what_is_charged(
+async def test_request_is_charged_its_use(
     gateway: StartGateway, fake_vllm: FakeVllm, body: dict[str, Any], script: list[Any], cost: tuple[int, int]
 ) -> None:
     """The reservation is replaced by what was used."""
@@ -125,7 +125,7 @@ async def test_what_is_charged(
 async def test_a_client_that_leaves_pays_for_what_the_engine_did(
     gateway: StartGateway, fake_vllm: FakeVllm, phase: str
 ) -> None:
-    """Its input, and the events that it got: leaving early is no way round the limit."""
+    """Its input, and the events that it got: leaving early does not get round the limit."""
     running = await gateway(fake_vllm, rate_limit=LIMITS)
     fake_vllm.play(*([Send(STREAM_HEAD + chunk(token_event()) * 3)] if phase == "streaming" else []), Hang())
     client = await running.client()
@@ -167,7 +167,7 @@ async def test_eleven_at_once_give_one_429(gateway: StartGateway, fake_vllm: Fak
 
 
 async def test_a_slot_is_one_request_at_a_time(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """It says so, with a second to wait; each key has its own."""
+    """The refusal says so, with a second to wait; each key has its own slot."""
     one = new_key("one", limits=KeyLimits(max_concurrent=1))
     running = await gateway(fake_vllm, keys=(one,))
     fake_vllm.play(Hang())
@@ -196,7 +196,7 @@ async def test_a_models_bound_is_spliced_into_what_goes_upstream(gateway: StartG
 
 
 async def test_a_bound_in_a_text_is_clamped_as_vllm_reads_it(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """What is not above the model's bound goes on as it was written."""
+    """A value within the model's bound goes on as it was written."""
     model = {"name": "m", "max_output_tokens": 50, "on_over_limit": "clamp"}
     client = await (await gateway(fake_vllm, backend={"models": [model]})).client()
     for sent in (
@@ -342,7 +342,7 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 async def test_a_401_is_explained_in_the_log_only(
     gateway: StartGateway, path: str, key: str | None, code: str, reason: str, key_id: str | None
 ) -> None:
-    """All refused clients are told the same, and not to try again; the operator learns which key it was, and why."""
+    """All refused clients get the same answer, not to be retried; the log tells the operator which key, and why."""
     known = [replace(REVOKED.record, disabled=True), replace(EXPIRED.record, expires=LONG_AGO)]
     if reason == "wrong_secret":
         known.append(STRANGER.record)
@@ -360,7 +360,7 @@ async def test_a_401_is_explained_in_the_log_only(
 
 
 async def test_invalid_keys_have_no_series(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Whoever makes up key ids must not fill Prometheus with them."""
+    """A client that makes up key ids must not fill Prometheus with them."""
     running = await gateway(fake_vllm)
     client = await running.client()
     for _ in range(3):
@@ -369,7 +369,7 @@ async def test_invalid_keys_have_no_series(gateway: StartGateway, fake_vllm: Fak
     assert running.log_lines()[-1]["key_id"] is not None
 
 
-async def test_every_key_of_ours_is_served_at_once_after_a_start(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+async def test_every_generated_key_is_served_at_once_after_a_start(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """A process that has just started knows all its keys, also while wrong keys wait for their slow hashes."""
     attacked = slow_key("attacked", rounds=200_000)
     keys = tuple(new_key(f"user-{number}") for number in range(AT_ONCE))
@@ -385,9 +385,7 @@ async def test_every_key_of_ours_is_served_at_once_after_a_start(gateway: StartG
     assert Counter(answers[len(wrong) :]) == {200: AT_ONCE}
 
 
-async def test_without_keys_an_ipv6_client_has_the_limits_of_its_network(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
+async def test_ipv6_client_without_keys_has_its_networks_limits(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """It has 2**64 addresses, and takes another one for each request as it likes; its neighbours have limits too."""
     running = await gateway(
         fake_vllm,

@@ -62,8 +62,8 @@ def route(
         "media inside", "media by URL in responses",
     ],
 )  # fmt: skip
-def test_what_would_hurt_others_is_refused(path: str, body: dict[str, Any], param: str | None) -> None:
-    """And names the field."""
+def test_value_that_would_hurt_others_is_refused(path: str, body: dict[str, Any], param: str | None) -> None:
+    """The error names the field."""
     peeked = peek(json.dumps({"model": "m"} | body).encode(), path)
     rules = RequestPlan(media_urls="deny", max_choices=8)
     if param is None:
@@ -75,7 +75,7 @@ def test_what_would_hurt_others_is_refused(path: str, body: dict[str, Any], para
 
 
 def test_media_by_url_may_be_allowed() -> None:
-    """By the config, knowingly."""
+    """The config may allow it."""
     peeked = peek(json.dumps({"model": "m", "messages": [{"content": [URL]}]}).encode(), paths.CHAT)
     refuse_harm(peeked, RequestPlan(media_urls="allow", max_choices=8), paths.CHAT)
 
@@ -111,7 +111,7 @@ def test_the_output_is_bounded(entry: Route, body: bytes, sent: bytes, bound: in
 
 
 def test_more_than_the_model_allows_is_refused_by_name() -> None:
-    """Unless the entry says clamp."""
+    """Unless the model's entry says clamp."""
     body = b'{"max_completion_tokens":9}'
     with pytest.raises(ClientError, match="at most 5") as caught:
         bound_output(body, peek(body, paths.CHAT), route(paths.CHAT, 5))
@@ -171,7 +171,7 @@ async def test_a_body_that_comes_too_slowly_gets_408(
 
 
 async def test_a_body_that_keeps_the_rate_is_read_to_its_end(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """It takes longer than `body_timeout`, and no silence in it does."""
+    """The body takes longer than `body_timeout`, but without a silence of that length."""
     running = await gateway(fake_vllm, server={"body_timeout": "100ms", "min_body_rate": "10B"})
     client = await running.client()
     body = padded(1000)

@@ -1,4 +1,4 @@
-"""aiaas.proxy.request.body_budget: what the bodies of all requests hold together, and what one key may have read at
+"""aiaas.proxy.request.body_budget: limits on the bytes of all bodies, and on the requests of one key that are read at
 once."""
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def server(**fields: object) -> ServerPlan:
 
 
 def budget_for(max_body_size: str) -> BodyBudget:
-    """One of its own, with room for connections beside it."""
+    """A budget of its own, with room for connections beside it."""
     plan = server(max_body_size=max_body_size)
     return BodyBudget(plan, Places(plan, lambda _reason: None))
 
 
 def record(key_id: str = "id", user: str = "x") -> Record:
-    """Of a request with this key that has just begun."""
+    """The record of a request with this key that has just begun."""
     return Record(request_id="r", path=CHAT, started=0.0, client_address="x", user=user, key_id=key_id)
 
 
-def test_the_budget_is_eight_of_the_largest_bodies_and_64_mib_at_least() -> None:
-    """Whatever a reload makes of it."""
+def test_budget_is_eight_of_the_largest_bodies_or_64_mib() -> None:
+    """A reload changes the budget too."""
     budget = budget_for("1KiB")
     assert budget.most == 64 * 1024**2
     budget.follow(server(max_body_size="10MiB"))
@@ -43,7 +43,7 @@ def test_the_budget_is_eight_of_the_largest_bodies_and_64_mib_at_least() -> None
 
 
 def test_a_body_without_room_is_refused_and_changes_nothing() -> None:
-    """A body that grows takes the difference; what is given back is free at once."""
+    """A body that grows takes the difference; released bytes are free at once."""
     budget = budget_for("1KiB")
     first, other, late = record("a"), record("b"), record("c")
     half = budget.most // 2
@@ -62,7 +62,7 @@ def test_a_body_without_room_is_refused_and_changes_nothing() -> None:
 
 
 def test_one_key_takes_half_of_the_budget() -> None:
-    """By any number of requests; what one of them gives back it may take again, and others have the other half."""
+    """By any number of requests; a key may take again the bytes that it released, and others have the other half."""
     budget = budget_for("1KiB")
     mine = [record("a") for _ in range(5)]
     quarter = budget.most // 4
@@ -93,7 +93,7 @@ def test_a_body_counts_in_the_memory_of_all_connections() -> None:
 
 
 def test_a_small_body_counts_only_while_it_is_read() -> None:
-    """A large one until its request has ended."""
+    """A large body counts until its request has ended."""
     budget = budget_for("1MiB")
     small, large = record("a"), record("b")
     for one, size in ((small, SMALL_BODY), (large, SMALL_BODY + 1)):
@@ -122,7 +122,7 @@ def test_an_eighth_of_the_connections_may_be_read_for_one_key() -> None:
 
 
 def test_a_request_counts_as_read_once_however_it_ends() -> None:
-    """Its body was whole, or its client left in the middle of it; afterwards as many as before may be read."""
+    """Its body was whole, or its client left in the middle; afterwards the full number may be read again."""
     budget = budget_for("1MiB")
     most = 2048 // 8
     budget.start_reading(record("a"), 10)
@@ -149,7 +149,7 @@ def test_without_keys_a_network_counts_as_one_key() -> None:
 
 
 def test_requests_beyond_max_concurrent_are_not_read() -> None:
-    """One whose body is there is refused later, in its order; its end frees nobody else's slot."""
+    """A request whose body is there is refused later, in its order; its end does not free another's slot."""
     budget = budget_for("1MiB")
     first, second = record(), record()
     budget.begin(first, 1)
@@ -294,10 +294,8 @@ async def test_a_request_being_read_counts_for_max_concurrent(gateway: StartGate
         client.close()
 
 
-async def test_a_chunked_body_is_refused_when_it_has_grown_too_large_for_the_rest(
-    tight: Running, fake_vllm: FakeVllm
-) -> None:
-    """It takes as it comes, and what it took is given back."""
+async def test_chunked_body_is_refused_when_it_exceeds_the_budget(tight: Running, fake_vllm: FakeVllm) -> None:
+    """The body takes from the budget as it comes, and gives everything back."""
     _, finish = await waiting_clients(tight, fake_vllm, LARGE, 2)
     await until_held(tight, 400_000)
     late = await tight.client()
@@ -327,7 +325,7 @@ async def test_a_chunked_body_is_refused_when_it_has_grown_too_large_for_the_res
 async def test_the_budget_is_given_back_on_every_way_out(
     tight: Running, fake_vllm: FakeVllm, sent: bytes, status: int | None, announced: bool
 ) -> None:
-    """And was taken before."""
+    """Each of these ways had taken from it."""
     whole = len(sent) == 200_000
     if status is None:
         fake_vllm.default = (Hang(),)

@@ -9,8 +9,8 @@ from aiaas.errors import ClientError
 from aiaas.proxy.request.examiner import Examiner
 
 
-async def test_work_is_done_in_one_other_thread_and_its_error_comes_back() -> None:
-    """Whatever is asked of it at once."""
+async def test_work_runs_in_another_thread_and_its_error_is_raised() -> None:
+    """Any number of jobs at once."""
     examiner = Examiner(asyncio.get_running_loop())
 
     def refuse() -> None:
@@ -24,7 +24,7 @@ async def test_work_is_done_in_one_other_thread_and_its_error_comes_back() -> No
     examiner.close()
 
 
-async def test_who_no_longer_waits_holds_nobody_up() -> None:
+async def test_caller_that_left_delays_nobody() -> None:
     """A client that leaves is gone at once; the next one gets its result."""
     examiner = Examiner(asyncio.get_running_loop())
     go = threading.Event()

@@ -1,4 +1,4 @@
-"""aiaas.proxy.request.models: ids in paths. What the answers hold is tested over the wire in test_gateway.py."""
+"""aiaas.proxy.request.models: ids in paths. The content of the answers is tested over the wire in test_gateway.py."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from aiaas.proxy.request.models import model_id, model_not_found
     ],
 )
 def test_an_id_may_have_slashes_sent_as_they_are_or_escaped(path: str, wanted: str) -> None:
-    """A plus is a plus: this is no form."""
+    """A plus is a plus: a path is not form-encoded."""
     assert paths.is_models_path(path)
     assert model_id(path) == wanted
 

@@ -1,4 +1,4 @@
-"""aiaas.proxy.request.price: what a request costs, by how it ended."""
+"""aiaas.proxy.request.price: the cost of a request, by how it ended."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ ANSWER = {"status": 200, "phase": "streaming"}
 STREAM = {**ANSWER, "streamed": True}
 TIMEOUT = {"status": 504, "error_code": "upstream_timeout", "phase": "waiting", "ended_by": "gateway"}
 LEFT = {"status": CLIENT_LEFT, "error_code": "client_left", "ended_by": "client"}
-# What is known of a request, and its charge: ten tokens of input were estimated, twenty of output reserved, a stream
+# A request's facts, and its charge: ten tokens of input were estimated, twenty of output reserved, a stream
 # had seven. It was sent to a backend unless the case says otherwise.
 CHARGES: dict[str, tuple[dict[str, Any], Charge]] = {
     "usage": ({**ANSWER, "input_tokens": 3, "output_tokens": 4}, Charge(3, 4, False, True)),
@@ -67,8 +67,8 @@ def record_of(facts: dict[str, Any]) -> Record:
 
 
 @pytest.mark.parametrize(("facts", "charge"), CHARGES.values(), ids=CHARGES)
-def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
-    """By how it ended."""
+def test_request_cost_depends_on_its_end(facts: dict[str, Any], charge: Charge) -> None:
+    """By the way in which it ended."""
     assert price_of(record_of(facts), 10, 20, 7) == charge
 
 
@@ -78,7 +78,7 @@ def test_what_a_request_costs(facts: dict[str, Any], charge: Charge) -> None:
     ids=["none", "a bound", "no bound, in words", "nothing was sent", "nothing is known"],
 )
 def test_unseen_output_is_never_nothing(sent: int, reserved: int, output: int) -> None:
-    """Of an answer without usage: the reservation where that can be true, else by its size."""
+    """An answer without usage costs the reservation where that can be true, else an estimate by its size."""
     assert price_of(record_of({**ANSWER, "sent": sent}), 10, reserved, 0).output_tokens == output
 
 

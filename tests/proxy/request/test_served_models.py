@@ -47,7 +47,7 @@ def test_compare_finds_models_that_are_gone_or_their_own(models: dict[str, Serve
 
 
 def test_sentence_says_what_to_write() -> None:
-    """Both faults, each with what mends it."""
+    """Both faults, each with its fix."""
     text = sentence(Comparison(("base",), (("sql", "base"),)), listed(ServedModel("sql"), ServedModel("x")))
     assert "sql: an alias in the config, but a separate model there" in text
     assert "models: [{name: base}, {name: sql}]" in text
@@ -71,7 +71,7 @@ def test_read_models_takes_what_vllm_says() -> None:
 
 
 def test_an_adapter_has_the_context_of_its_base() -> None:
-    """vLLM 0.32 writes `"max_model_len": null` of it."""
+    """vLLM 0.32 writes `"max_model_len": null` for an adapter."""
     adapter = {"id": "sql", "root": "/a", "parent": "base", "max_model_len": None}
     orphan = adapter | {"id": "orphan", "parent": "none"}
     body = {"data": [adapter, orphan, {"id": "base", "root": "/m", "max_model_len": 2048}]}
@@ -98,7 +98,7 @@ def test_an_adapter_has_the_context_of_its_base() -> None:
     ],
 )
 def test_read_models_says_what_came_instead(status: int, content_type: bytes, body: bytes, message: str) -> None:
-    """A web page, another API, a wall that wants a login."""
+    """A web page, another API, a login page."""
     with pytest.raises(NotAModelList) as raised:
         read_models(status, content_type, body)
     assert message in str(raised.value)

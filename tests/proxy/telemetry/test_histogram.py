@@ -27,7 +27,7 @@ def test_the_exposition_is_that_of_prometheus_clients_histogram(observed: list[t
 
 
 def test_a_value_counts_as_often_as_it_is_said_to() -> None:
-    """`times` counts a value several times at the cost of once."""
+    """`times` counts a value several times at the cost of one call."""
     registry = CollectorRegistry()
     Tallies("seconds", "Some seconds", [], BOUNDS, registry).labels().observe(0.05, 3)
     assert registry.get_sample_value("seconds_bucket", {"le": "0.1"}) == 3

@@ -1,5 +1,5 @@
-"""aiaas.proxy.telemetry.log: one JSON line each, whatever the reader does; and docs/logs.md says what stands in
-them."""
+"""aiaas.proxy.telemetry.log: one JSON line each, whatever the reader does; and docs/logs.md describes
+each of them."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ FIELDS = [
 
 
 def lines_of(blocks: list[bytes]) -> list[dict[str, Any]]:
-    """What was written, decoded."""
+    """The written bytes, decoded."""
     return [json.loads(line) for line in b"".join(blocks).splitlines()]
 
 
@@ -52,7 +52,7 @@ def test_a_request_is_one_line_with_all_its_fields() -> None:
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_less_important_lines_are_left_out(level: str, count: int) -> None:
-    """Requests are info."""
+    """Requests are logged at level info."""
     log, blocks = new_log(level)
     for one in ("debug", "warning", "error"):
         log.event(one, "x")
@@ -61,7 +61,7 @@ def test_less_important_lines_are_left_out(level: str, count: int) -> None:
     assert len(lines_of(blocks)) == count
 
 
-def test_what_json_does_not_know_is_written_all_the_same() -> None:
+def test_values_unknown_to_json_are_written() -> None:
     """A log must not fail: surrogates, objects, exceptions."""
     log, blocks = new_log()
     log.event("error", "x", text="a\udcff\n", path=Path("/x"), error=ZeroDivisionError("y"))
@@ -73,7 +73,7 @@ def test_what_json_does_not_know_is_written_all_the_same() -> None:
 
 
 def test_lines_beyond_the_backlog_are_dropped_and_counted() -> None:
-    """The next that is written says how many."""
+    """The next line that is written says how many."""
     log, blocks = new_log()
     line = "x" * 1_000_000
     for _ in range(BACKLOG_LIMIT // len(line) + 6):
@@ -110,7 +110,7 @@ async def test_a_write_that_failed_is_counted_as_lost() -> None:
 
 
 def test_behind_a_line_that_a_full_disk_cut_begins_a_new_one(tmp_path: Path) -> None:
-    """Of the cut one nothing can be saved; the next is whole."""
+    """The cut line cannot be saved; the next one is whole."""
     script = """
 import resource, sys
 from aiaas.proxy.telemetry.log import FdWriter
@@ -128,8 +128,8 @@ assert results == [False, True, True]
     assert (tmp_path / "log").read_text() == "first line\nseco\nthird line\nfourth line\n"
 
 
-def test_a_reader_that_stops_is_waited_for_until_it_is_time_to_leave() -> None:
-    """Not a byte is lost to one that goes on; one that does not is given up soon after `hurry`."""
+def test_stopped_reader_is_waited_for_until_the_deadline() -> None:
+    """Not a byte is lost to a reader that goes on; one that does not is given up soon after `hurry`."""
     read_end, write_end = os.pipe()
     writer = FdWriter(write_end)
     results: list[bool] = []
@@ -152,8 +152,8 @@ def test_a_reader_that_stops_is_waited_for_until_it_is_time_to_leave() -> None:
     os.close(write_end)
 
 
-def test_what_libraries_log_is_a_line_with_its_traceback() -> None:
-    """From warnings up."""
+def test_library_log_record_is_a_line_with_its_traceback() -> None:
+    """From level warning up."""
     log, blocks = new_log()
     logger = logging.getLogger("some.library")
     logger.addHandler(handler := LibraryLog(log))
@@ -179,7 +179,7 @@ MANUAL = (ROOT / "docs" / "logs.md").read_text()
 
 
 def test_the_manual_has_every_field_of_a_request() -> None:
-    """In the order in which they are written."""
+    """In the order in which the fields are written."""
     table = MANUAL.partition("## Requests")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == FIELDS
 
@@ -211,7 +211,7 @@ for _ in range(60):
 
 
 def test_lines_of_several_processes_never_mix() -> None:
-    """Also those that are longer than what a pipe keeps together."""
+    """Also lines that are longer than a pipe writes in one piece."""
     read_end, write_end = os.pipe()
     with tempfile.TemporaryFile() as lock:
         writers = [
@@ -234,8 +234,8 @@ def test_lines_of_several_processes_never_mix() -> None:
     assert len(lines) == 2 * 60 * 3
 
 
-def test_a_writer_that_is_to_hurry_does_not_wait_for_another_processs_lock() -> None:
-    """It gives up, as it does for a reader that does not read; the lock of a process that died is free."""
+def test_hurried_writer_does_not_wait_for_another_processs_lock() -> None:
+    """The writer gives up, as for a reader that does not read; the lock of a process that died is free."""
     holder = "import fcntl, sys, time; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
     with tempfile.TemporaryFile() as lock, open(os.devnull, "wb") as nowhere:
         with subprocess.Popen(

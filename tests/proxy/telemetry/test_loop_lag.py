@@ -8,11 +8,11 @@ from aiaas.proxy.telemetry.loop_lag import LAG_INTERVAL, watch_lag
 
 
 class Enough(Exception):
-    """The test has seen enough."""
+    """Raised to end the loop once the test has seen enough."""
 
 
 async def test_the_lag_is_what_each_sleep_took_too_long() -> None:
-    """A loop that is on time has none; a clock that a timer's rounding lets come early shows no negative one."""
+    """A loop that is on time has no lag; a timer that fires early, by rounding, shows no negative one."""
     now = 100.0
     late = iter([0.0, 0.3, -0.0005])
     seen: list[float] = []

@@ -1,5 +1,5 @@
-"""aiaas.proxy.telemetry.metrics: what is counted, under which labels; and docs/metrics.md agrees with what is
-exposed."""
+"""aiaas.proxy.telemetry.metrics: counts and their labels; and docs/metrics.md agrees with the
+exposition."""
 
 import asyncio
 import re
@@ -63,7 +63,7 @@ def full() -> Metrics:
 
 
 def test_the_plans_three_are_there_by_name() -> None:
-    """With its labels, and its buckets going on to where its timeout is."""
+    """With the plan's labels, and buckets that go on up to the longest timeout."""
     metrics = full()
     assert value(metrics, "inference_requests_total", model="m", endpoint=CHAT, status="success") == 1
     assert value(metrics, "inference_latency_seconds_count", model="m", endpoint=CHAT) == 1
@@ -72,7 +72,7 @@ def test_the_plans_three_are_there_by_name() -> None:
     assert LATENCY_BUCKETS == (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 
 
-def test_an_error_is_every_end_that_is_no_whole_answer() -> None:
+def test_every_end_without_a_whole_answer_is_an_error() -> None:
     """Also a stream that broke behind its 200."""
     metrics = Metrics()
     for facts in ({"status": 404}, {"status": 499, "error_code": "client_left"}, {"error_code": "upstream_error"}):
@@ -82,7 +82,7 @@ def test_an_error_is_every_end_that_is_no_whole_answer() -> None:
 
 
 def test_estimated_tokens_count_and_are_told_apart() -> None:
-    """What was settled is what is counted; the part that the backend never reported has a series of its own."""
+    """Counts are the settled numbers; the part that the backend never reported has a series of its own."""
     metrics = Metrics()
     metrics.finished(record(estimated=True), 1.0)
     metrics.finished(record(), 1.0)
@@ -121,7 +121,7 @@ def test_a_removed_key_has_no_series() -> None:
 
 
 def test_the_manual_and_the_exposition_agree() -> None:
-    """Every metric with its type and labels, in either direction."""
+    """Every metric with its type and labels, in both directions."""
     exposed = {}
     text = full().expose() + exposition(of_supervisor(answering=2, ends=1, hangs=1))
     for family in text_string_to_metric_families(text.decode()):
@@ -134,7 +134,7 @@ def test_the_manual_and_the_exposition_agree() -> None:
 
 
 def test_the_process_tells_what_it_uses() -> None:
-    """CPU as the system counts it, which never goes backwards; what is held, and how many descriptors of how many."""
+    """CPU as the system counts it, which never goes backwards; memory in use; open descriptors and their limit."""
     metrics = Metrics()
     before = value(metrics, "process_cpu_seconds_total") or 0.0
     until = time.process_time() + 0.05
@@ -165,7 +165,7 @@ async def test_label_values_are_bounded(gateway: StartGateway, fake_vllm: FakeVl
 
 
 async def test_a_stream_and_an_answer_are_counted_as_vllm_reported(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Tokens by model and by key, the first token's time, and the gauge back at nothing."""
+    """Tokens by model and by key, the time of the first token, and the gauge back at 0."""
     running = await gateway(fake_vllm)
     client = await running.client()
     fake_vllm.play(Send(stream(token_event(), usage_event(18, 5), DONE)))

@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.affinity: what a prompt's prefix is, and which endpoint is its own."""
+"""aiaas.proxy.upstream.affinity: the prefix of a prompt, and the endpoint that it belongs to."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ALIKE = {
 
 @pytest.mark.parametrize(("one", "other"), ALIKE.values(), ids=ALIKE)
 def test_same_prefix(one: bytes, other: bytes) -> None:
-    """What vLLM's cache could share has the same prefix."""
+    """Prompts that could share vLLM's cache have the same prefix."""
     assert prompt_prefix(one) == prompt_prefix(other)
     assert one != other
 
@@ -83,7 +83,7 @@ DIFFERENT = {
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
 def test_different_prefix(one: bytes, other: bytes) -> None:
-    """What begins differently, or only shares a few words, may go to different endpoints."""
+    """Prompts that begin differently, or only share a few words, may go to different endpoints."""
     assert prompt_prefix(one) != prompt_prefix(other)
 
 
@@ -96,14 +96,14 @@ def test_prefix_is_short() -> None:
 
 
 def test_prompt_far_back() -> None:
-    """Behind a little else the prompt is found; behind many tools it is not looked for, and these count instead."""
+    """A prompt behind a few other fields is found; behind many tools it is not, and the tools count instead."""
     few, many = "tool " * 1000, "tool " * 4000
     assert prompt_prefix(body(tools=few, prompt="x")) == b'"x"'
     assert prompt_prefix(body(tools=many, prompt="x")) == body(tools=many)[:PREFIX_BYTES]
 
 
 def best(prefix: bytes, urls: list[str]) -> str:
-    """Where a prefix goes while nobody is loaded."""
+    """The endpoint of each prefix while none is loaded."""
     return max(urls, key=lambda url: weight(prefix, url))
 
 
@@ -128,7 +128,7 @@ def test_minimal_movement() -> None:
 
 
 def test_weight_is_the_same_in_every_process() -> None:
-    """It depends on nothing but its arguments, so that gateways agree and a restart moves nothing."""
+    """The weight depends on nothing but its arguments, so that gateways agree and a restart moves nothing."""
     assert weight(b"prompt", "http://vllm:8000").hex() == "4e9d58cdb26660d7"
 
 
@@ -136,5 +136,5 @@ def test_weight_is_the_same_in_every_process() -> None:
     ("loads", "bound"), [([0, 0], 1.0), ([4], 6.0), ([8, 0, 4, 0], 4.75)], ids=["idle", "one endpoint", "uneven"]
 )
 def test_load_bound(loads: list[int], bound: float) -> None:
-    """A quarter more than the mean, and one."""
+    """A quarter more than the mean, plus one."""
     assert load_bound(loads) == bound

@@ -26,7 +26,7 @@ async def test_fetch(fake_vllm: FakeVllm) -> None:
 
 
 async def test_the_connection_of_a_fetch_is_never_a_requests(fake_vllm: FakeVllm) -> None:
-    """Not for a moment, though the backend would keep it: a request that took it was never answered once."""
+    """Not for a moment, though the backend would keep it: a request that took it was never answered."""
     plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
     (endpoint,) = BackendState(plan, lambda *_: None).endpoints
     fetching = asyncio.create_task(fetch(endpoint, "/health", 1.0))
@@ -48,7 +48,7 @@ async def test_the_connection_of_a_fetch_is_never_a_requests(fake_vllm: FakeVllm
     ids=["hangs", "closes", "never ends"],
 )
 async def test_fetch_that_fails(fake_vllm: FakeVllm, step: Step, kind: FailureKind) -> None:
-    """It is a Failure, within the timeout and in bounded memory, and no connection is left."""
+    """A Failure, within the timeout and in bounded memory, and no connection is left."""
     plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
     (endpoint,) = BackendState(plan, lambda *_: None).endpoints
     fake_vllm.gets["/health"] = (Send(STREAM_HEAD), step) if isinstance(step, Flood) else (step,)

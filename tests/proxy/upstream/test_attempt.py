@@ -30,16 +30,16 @@ HTML = b"<html><h1>503 Service Temporarily Unavailable</h1></html>"
         pytest.param(503, ITS_OWN, False, id="vLLM is busy"),
         pytest.param(503, b'{"detail":"x"}', False, id="FastAPI"),
         pytest.param(500, b"Internal Server Error", False, id="uvicorn's own 500"),
-        pytest.param(429, HTML, False, id="429 means the same, whoever says it"),
+        pytest.param(429, HTML, False, id="429 means the same in HTML"),
     ],
 )
-def test_whose_answer(status: int, body: bytes, between: bool) -> None:
+def test_refusals_of_vllm_and_of_others_are_told_apart(status: int, body: bytes, between: bool) -> None:
     """A 502, 503 or 504 that is no JSON object was made by something between the gateway and vLLM."""
     assert is_from_between(Outcome(End.REFUSED, status, [], body)) is between
 
 
 def failed(kind: FailureKind, end: End = End.FAILED) -> Outcome:
-    """An attempt that broke like this."""
+    """An attempt that failed in this way."""
     return Outcome(end, failure=Failure(kind, "x"))
 
 
@@ -96,6 +96,6 @@ def test_an_answer_that_broke_is_from_nobody() -> None:
     ],
 )
 def test_retry_after(value: bytes, seconds: int | None) -> None:
-    """Whole seconds, and nothing else that may stand there."""
+    """Whole seconds, and no other value that may stand there."""
     assert retry_after([(b"server", b"x"), (b"retry-after", value)]) == seconds
     assert retry_after([]) is None

@@ -33,7 +33,7 @@ Turns = list[tuple[bool, str]]
 
 
 def state(count: int = 1, **backend: Any) -> tuple[BackendState, Turns]:
-    """A backend with so many endpoints, and the turns that its listener was told."""
+    """A backend with `count` endpoints, and the turns that its listener heard of."""
     turns: Turns = []
     urls = [f"http://127.0.0.1:{port}" for port in range(1, count + 1)]
     plan = plan_of(config_of(urls, backend, {})).backends[0]
@@ -62,7 +62,7 @@ def test_balance_by_load_or_by_turn() -> None:
 
 
 def test_balance_by_prefix() -> None:
-    """A backend picks by what the request's body begins with."""
+    """A backend picks by the beginning of the request's body."""
     backend, _ = state(3, balance="prefix_hash")
     bodies = [b'{"prompt":"%d"}' % number for number in range(31)]  # no multiple of the endpoints
     first = [backend.pick((), body) for body in bodies]
@@ -96,7 +96,7 @@ class Requests:
         """A new request."""
         endpoint = self.backend.pick(())
         if endpoint is not None:
-            # Only where nobody waits may somebody who just came have a slot.
+            # Only where nobody waits may a new request have a slot.
             assert self.backend.waiting == 0
             endpoint.pool.inflight += 1
             self.running.append(endpoint)
@@ -188,7 +188,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
 
 
 def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
-    """Keys take turns, and a slot has its next owner before its last one has let go of it for others to see."""
+    """Keys take turns, and a slot passes to its next owner in the step that releases it, so nobody sees it free."""
     backend, _ = state(1, max_inflight=1)
     requests = Requests(backend, loop)
     for key in ("a", "a", "a", "b"):
@@ -222,7 +222,7 @@ def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> Non
 
 
 def waiting_at_both(loop: asyncio.AbstractEventLoop) -> tuple[BackendState, BackendState, Waiter]:
-    """Two backends whose only slot is taken, and one who waits for either."""
+    """Two backends whose only slots are taken, and a request that waits for either."""
     one, other = (state(1, max_inflight=1, health={"unhealthy_after": 1})[0] for _ in range(2))
     waiter = Waiter("a", (), b"", loop.create_future())
     for backend in (one, other):
@@ -231,8 +231,8 @@ def waiting_at_both(loop: asyncio.AbstractEventLoop) -> tuple[BackendState, Back
     return one, other, waiter
 
 
-def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop) -> None:
-    """It is sent away only when neither is up."""
+def test_request_waiting_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop) -> None:
+    """The request is sent away only when neither is up."""
     one, other, waiter = waiting_at_both(loop)
     one.endpoints[0].report_failure("reset")
     assert (one.waiting, other.waiting, waiter.granted.done()) == (0, 1, False)
@@ -240,8 +240,8 @@ def test_who_waits_at_two_keeps_its_place_at_one(loop: asyncio.AbstractEventLoop
     assert (other.waiting, waiter.granted.result()) == (0, None)
 
 
-def test_who_leaves_two_gives_back_the_slot_of_one(loop: asyncio.AbstractEventLoop) -> None:
-    """The slot that it got in the moment of leaving goes back to where it came from, once."""
+def test_leaving_two_queues_returns_one_slot(loop: asyncio.AbstractEventLoop) -> None:
+    """The slot that it got in the moment of leaving goes back to its backend, once."""
     one, other, waiter = waiting_at_both(loop)
     other.endpoints[0].give_back()
     assert waiter.granted.result() is other.endpoints[0]
@@ -293,14 +293,14 @@ def test_turns(reports: str, up: bool) -> None:
 
 
 def test_listener_is_told_why_and_once() -> None:
-    """Each turn is told once, with its reason."""
+    """The listener hears of each turn once, with its reason."""
     backend, turns = state(health={"unhealthy_after": 2})
     play(backend.endpoints[0], "ffffpp")
     assert turns == [(False, "reset"), (True, "its health check answers again")]
 
 
 def test_managed_engine_is_its_supervisors() -> None:
-    """An engine of ours starts down, and neither failures nor probes turn it: nothing else would turn it back."""
+    """The supervisor's engine starts down, and neither failures nor probes turn it: nothing else would turn it back."""
     plain, _ = state()
     engine = EnginePlan("simulator", "m", "m", (), {}, 1, 1.0)
     turns: Turns = []
@@ -332,8 +332,8 @@ BLAME = {
 
 
 @pytest.mark.parametrize(("step", "failures"), BLAME.values(), ids=BLAME)
-async def test_who_is_blamed(fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int) -> None:
-    """Resets and dying engines count against an endpoint; what clients do wrong never does, and silence is no proof."""
+async def test_blame_goes_to_the_faulty_side(fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int) -> None:
+    """Resets and dying engines count against an endpoint; clients' mistakes never do, and silence proves nothing."""
     fake_vllm.default = (step,)
     backend = {"timeout": "30ms", "max_retries": 0, "health": {"unhealthy_after": 10}}
     running = await gateway(fake_vllm, backend=backend)

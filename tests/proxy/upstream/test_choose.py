@@ -13,7 +13,7 @@ from tests.proxy.conftest import config_of, plan_of
 
 
 def endpoints_of(count: int, **backend: Any) -> tuple[EndpointState, ...]:
-    """The endpoints of a backend with so many."""
+    """The endpoints of a backend, `count` of them."""
     urls = [f"http://127.0.0.1:{port}" for port in range(1, count + 1)]
     return BackendState(plan_of(config_of(urls, backend, {})).backends[0], lambda *_: None).endpoints
 
@@ -101,7 +101,7 @@ def test_prefix_next_in_its_order() -> None:
 
 
 def test_endpoints_that_are_down_have_no_share() -> None:
-    """What the others carry is divided between them alone."""
+    """The load of the other endpoints is divided between them alone."""
     endpoints = endpoints_of(3)
     own = choose_by_prefix(endpoints, (), b"x")
     assert own is not None
@@ -113,7 +113,7 @@ def test_endpoints_that_are_down_have_no_share() -> None:
 
 
 def test_untried_endpoint_over_its_share() -> None:
-    """Where whoever is within the share was tried, the least loaded of the others is asked."""
+    """Once all endpoints within the share were tried, the least loaded of the others is asked."""
     endpoints = endpoints_of(3)
     endpoints[0].pool.inflight, endpoints[1].pool.inflight = 20, 19
     assert choose_by_prefix(endpoints, (endpoints[2],), b"x") is endpoints[1]

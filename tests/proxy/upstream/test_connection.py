@@ -47,7 +47,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 
 class Recorder:
-    """A Sink that writes down what it was told."""
+    """A Sink that records its calls."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -86,7 +86,7 @@ class Recorder:
 
     @property
     def kind(self) -> FailureKind | None:
-        """How it failed."""
+        """The way in which it failed."""
         return self.failure and self.failure.kind
 
 
@@ -198,7 +198,7 @@ async def test_reuse(fake_vllm: FakeVllm, pool: Pool) -> None:
     assert [post.connection for post in fake_vllm.posts] == [0, 0]
 
 
-# -- what is no answer ---------------------------------------------------------------------------------------------
+# -- malformed answers ------------------------------------------------------------------------------------------------
 
 BROKEN = {
     "not HTTP": (Send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), FailureKind.MALFORMED),
@@ -216,7 +216,7 @@ BROKEN = {
         Send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"),
         FailureKind.MALFORMED,
     ),
-    "chunk size that is no number": (Send(CHUNKED + b"xyz\r\n"), FailureKind.MALFORMED),
+    "chunk size that is not a number": (Send(CHUNKED + b"xyz\r\n"), FailureKind.MALFORMED),
     "chunk size out of range": (Send(CHUNKED + b"fffffffffffffffff\r\n"), FailureKind.MALFORMED),
     "chunk longer than its size": (Send(CHUNKED + b"2\r\nhello\r\n"), FailureKind.MALFORMED),
     "folded header": (Send(b"HTTP/1.1 200 OK\r\na: b\r\n c: d\r\n\r\n"), FailureKind.MALFORMED),
@@ -241,7 +241,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("step", "kind"), BROKEN.values(), ids=BROKEN)
 async def test_broken_answer(fake_vllm: FakeVllm, pool: Pool, step: Step, kind: FailureKind) -> None:
-    """It is a failure with the right name, told once, and the connection is gone at once and never kept."""
+    """A failure of the right kind, reported once; the connection is closed at once and never kept."""
     steps = (step,) if kind is FailureKind.MALFORMED else (step, Close())
     fake_vllm.play(*steps)
     recorder = await exchanged(await opened(pool))
@@ -250,7 +250,7 @@ async def test_broken_answer(fake_vllm: FakeVllm, pool: Pool, step: Step, kind: 
     await until(lambda: fake_vllm.open_connections == 0)
 
 
-async def test_reset_after_bytes_is_no_end(fake_vllm: FakeVllm, pool: Pool) -> None:
+async def test_reset_after_bytes_does_not_end_an_answer(fake_vllm: FakeVllm, pool: Pool) -> None:
     """An answer that ends with the connection is whole after FIN, and cut after RST."""
     fake_vllm.play(Send(b"HTTP/1.1 200 OK\r\n\r\nhel"), Wait(go := asyncio.Event()), Reset())
     recorder = Recorder()
@@ -358,7 +358,7 @@ async def test_used_connection_closed_before_a_byte_is_stale(
 
 @pytest.mark.parametrize("gone", [0, 1], ids=["FIN", "RST"])
 async def test_connection_closed_in_the_turn_of_its_answer_is_stale(gone: int) -> None:
-    """The next request is written to it before the loop tells that it has ended."""
+    """The next request is written to it before the loop reports its end."""
     loop = asyncio.get_running_loop()
     pool = Pool(endpoint(1), 1.0)
     connection, first, second = UpstreamConnection(pool, loop), Recorder(), Recorder()
@@ -409,7 +409,7 @@ async def test_our_own_lack_of_descriptors_is_not_the_backends_fault(fake_vllm: 
 
 @pytest.mark.parametrize("byte", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["a byte", "a 1xx"])
 async def test_used_connection_closed_behind_a_byte_is_reset(fake_vllm: FakeVllm, pool: Pool, byte: bytes) -> None:
-    """Where anything of an answer came, the request was seen."""
+    """A backend that sent any byte of an answer has seen the request."""
     connection = await used_connection(fake_vllm, pool, Send(byte), Close())
     assert (await exchanged(connection)).kind is FailureKind.RESET
 
@@ -428,7 +428,7 @@ async def test_connection_that_carried_a_5xx_is_not_kept(
 
 
 async def test_stale_connection_condemns_the_other_idle_ones(fake_vllm: FakeVllm, pool: Pool) -> None:
-    """What closed one idle connection unseen (a firewall's timer) closed the others: the retry must get a new one."""
+    """The cause that closed one idle connection unseen (a firewall's timer) closed the others: retry on a new one."""
     first, second = await opened(pool), await opened(pool)
     for connection in (first, second):
         assert (await exchanged(connection)).ended
@@ -487,7 +487,7 @@ async def test_closed_idle_connection_is_forgotten(fake_vllm: FakeVllm, pool: Po
     ids=["before the head", "behind the head", "in the body"],
 )
 async def test_abort(fake_vllm: FakeVllm, pool: Pool, steps: tuple[Step, ...]) -> None:
-    """It ends the connection at once, tells the sink nothing, and leaves nothing behind."""
+    """Abort ends the connection at once, calls the sink no more, and leaves nothing behind."""
     fake_vllm.play(*steps)
     connection, recorder = await opened(pool), Recorder()
     connection.exchange(REQUEST, recorder)
@@ -503,7 +503,7 @@ async def test_abort(fake_vllm: FakeVllm, pool: Pool, steps: tuple[Step, ...]) -
 
 
 async def test_abort_from_inside_the_sink(fake_vllm: FakeVllm, pool: Pool) -> None:
-    """A sink that has seen enough may abort while it is being told."""
+    """A sink that has seen enough may abort inside a call."""
     fake_vllm.play(Send(CHUNKED + chunk(b"x") + b"0\r\n\r\n"))
     connection, recorder = await opened(pool), Recorder()
     recorder.on_body = connection.abort
@@ -513,7 +513,7 @@ async def test_abort_from_inside_the_sink(fake_vllm: FakeVllm, pool: Pool) -> No
     assert taken(pool) is None
 
 
-async def test_abort_of_an_exchange_that_is_over_leaves_the_next_one_alone(fake_vllm: FakeVllm, pool: Pool) -> None:
+async def test_abort_after_the_end_leaves_the_next_exchange_alone(fake_vllm: FakeVllm, pool: Pool) -> None:
     """The connection may have been taken by another client before the one that has left came to end its own."""
     connection = await opened(pool)
     fake_vllm.play(Send(LENGTH))
@@ -528,7 +528,7 @@ async def test_abort_of_an_exchange_that_is_over_leaves_the_next_one_alone(fake_
     connection.abort()
 
 
-async def test_closed_connection_is_freed_without_the_garbage_collector(fake_vllm: FakeVllm, pool: Pool) -> None:
+async def test_closed_connection_is_freed_by_reference_counting(fake_vllm: FakeVllm, pool: Pool) -> None:
     """Parser and connection refer to each other; a closed one must not wait for a full collection."""
     fake_vllm.play(Hang())
     connection = await opened(pool)
@@ -648,7 +648,7 @@ async def test_connect_can_be_cancelled(fake_vllm: FakeVllm, pool: Pool) -> None
 
 
 def test_repr_shows_no_request() -> None:
-    """What an operator sees of a connection is its address and state."""
+    """An operator's view of a connection is its address and state."""
     loop = asyncio.new_event_loop()
     pool = Pool(endpoint(1), 1.0)
     connection = UpstreamConnection(pool, loop)
@@ -736,7 +736,7 @@ class NoSocket(asyncio.Transport):
 
 
 def without_socket(*parts: bytes) -> Told:
-    """What a connection makes of reads, and then a FIN."""
+    """The connection's events after these reads, and then a FIN."""
     loop = asyncio.get_running_loop()
     pool = Pool(endpoint(1), 1.0)
     pool.close()
@@ -788,7 +788,7 @@ async def test_certificate_of_another_host(
 
 
 async def test_over_tls(secure_vllm: FakeVllm, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over TLS an answer comes as it does without, also through a pause, and the connection is kept and aborted."""
+    """Over TLS an answer comes as over TCP, also through a pause, and the connection is kept and aborted."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     pool = Pool(endpoint(secure_vllm.port, tls=True), 2.0)
     more = asyncio.Event()

@@ -22,7 +22,7 @@ from tests.waiting import until
 
 
 def plan(port: int, host: str = "vllm.test", *, tls: bool = False) -> EndpointPlan:
-    """An endpoint at a name."""
+    """An endpoint with a host name."""
     return EndpointPlan(f"http://{host}:{port}", host, port, tls, "", {})
 
 
@@ -59,12 +59,12 @@ async def peer(dialer: Dialer, timeout: float = 5.0) -> str:
     [("10.0.0.1", True), ("::1", True), ("localhost", False), ("vllm", False), ("10.0.0", False)],
 )
 def test_is_address(host: str, yes: bool) -> None:
-    """Only what needs no look-up."""
+    """Only hosts that need no look-up."""
     assert is_address(host) == yes
 
 
 async def test_the_machines_own_resolver() -> None:
-    """Each address once, however many kinds of socket it is good for."""
+    """Each address once, however many socket types it is listed for."""
     found = await addresses_of("localhost", 80)
     assert found
     assert set(found) <= {"127.0.0.1", "::1"}
@@ -95,7 +95,7 @@ async def test_a_name_is_looked_up_once(fake_vllm: FakeVllm) -> None:
 
 
 async def test_a_failed_first_look_up_is_repeated(fake_vllm: FakeVllm) -> None:
-    """By the next connection; no address counts as a failure, too."""
+    """By the next connection; no address is counted as failing."""
     script = Script(socket.gaierror(socket.EAI_NONAME, "unknown"), [], ["127.0.0.1"])
     dialer = Dialer(plan(fake_vllm.port), ClientTls(), script)
     with pytest.raises(socket.gaierror):
@@ -106,7 +106,7 @@ async def test_a_failed_first_look_up_is_repeated(fake_vllm: FakeVllm) -> None:
 
 
 async def test_a_late_first_look_up_replaces_nothing(fake_vllm: FakeVllm) -> None:
-    """The resolver in the background was faster, and knows better."""
+    """The background resolver was faster, and its answer is newer."""
     script = Script(["127.0.0.9"])
     dialer = Dialer(plan(fake_vllm.port), ClientTls(), script)
     script.go.clear()
@@ -120,7 +120,7 @@ async def test_a_late_first_look_up_replaces_nothing(fake_vllm: FakeVllm) -> Non
 
 
 async def test_a_look_up_that_hangs_ends_with_the_timeout() -> None:
-    """It counts for the time that a connection may take."""
+    """The look-up counts towards the connection's timeout."""
     script = Script(["127.0.0.1"])
     script.go.clear()
     with pytest.raises(TimeoutError):
@@ -129,7 +129,7 @@ async def test_a_look_up_that_hangs_ends_with_the_timeout() -> None:
 
 
 async def test_addresses_are_tried_in_their_order(fake_vllm: FakeVllm, fake_vllms: StartFake) -> None:
-    """One that refuses costs nothing, and comes last from then on, until it works again."""
+    """An address that refuses costs nothing, and comes last from then on, until it works again."""
     dialer = Dialer(plan(fake_vllm.port), ClientTls(), Script())
     dialer.found(["127.0.0.2", "127.0.0.1"])
     assert await peer(dialer) == "127.0.0.1"
@@ -180,7 +180,7 @@ async def test_a_silent_address_gets_its_part_of_the_time(fake_vllms: StartFake)
 
 
 async def test_the_last_address_has_all_the_time_that_is_left() -> None:
-    """All of them together have the whole timeout."""
+    """All addresses together have the whole timeout."""
     with silent_port() as port:
         dialer = Dialer(plan(port), ClientTls(), Script())
         dialer.found(["127.0.0.1"] * 3)
@@ -192,7 +192,7 @@ async def test_the_last_address_has_all_the_time_that_is_left() -> None:
 
 
 async def test_a_refusal_is_what_is_reported() -> None:
-    """Of several failures it says most: the address answers, and nothing listens there."""
+    """Of several failures a refusal says most: the address answers, and nothing listens there."""
     with silent_port() as port:
         for order in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.2"]):
             dialer = Dialer(plan(port), ClientTls(), Script())
@@ -208,7 +208,7 @@ async def test_a_refusal_is_what_is_reported() -> None:
 
 
 async def test_one_context_is_made_in_a_thread() -> None:
-    """However many endpoints need it at once."""
+    """However many endpoints need the context at once."""
     threads: list[threading.Thread] = []
 
     def make() -> ssl.SSLContext:
@@ -238,7 +238,7 @@ async def test_a_context_that_failed_is_made_again() -> None:
 
 
 async def test_the_certificate_is_checked_against_the_name(tmp_path: Path, fake_vllms: StartFake) -> None:
-    """And not against the address that the name has."""
+    """And not against the address that the name resolves to."""
     certificate, key = self_signed(tmp_path, "DNS:vllm.test")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate, key)
@@ -252,7 +252,7 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path, fake_
 
 
 async def test_a_look_up_that_nobody_waits_for_fails_in_silence() -> None:
-    """Its client left; asyncio would write an error that nobody can do anything about."""
+    """The client left; asyncio would log an error that nobody can act on."""
     script = Script(OSError("no such name"))
     script.go.clear()
     dialer = Dialer(plan(1), ClientTls(), script)

@@ -54,7 +54,7 @@ class Site:
         self.reload(**backends)
 
     def reload(self, **backends: Any) -> None:
-        """Put other backends in force."""
+        """Apply another config's backends."""
         self.fleet.follow(plans(**backends))
 
     def endpoint(self, name: str, place: int = 0) -> EndpointState:
@@ -67,7 +67,7 @@ class Site:
             self.meet(self.fleet.backends[name])
 
     def meet(self, backend: BackendState) -> None:
-        """A request for a backend, of whichever Plan."""
+        """A request for a backend, of any Plan."""
         endpoint = backend.pick(())
         if endpoint is not None:
             endpoint.pool.inflight += 1
@@ -114,7 +114,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 # -- slots ---------------------------------------------------------------------------------------------------------
 
 FOUR: dict[str, Any] = {"url": X, "max_inflight": 4, "models": ["m"]}
-# What a reload makes of {"a": FOUR}, with 4 requests at X; then 8 more for `name`; how many may run at X.
+# The result of a reload of {"a": FOUR}, with 4 requests at X; then 8 more for `name`; how many may run at X.
 RELOADS: dict[str, tuple[dict[str, Any], str, int]] = {
     "another timeout": ({"a": FOUR | {"timeout": "9s"}}, "a", 4),
     "another connect_timeout": ({"a": FOUR | {"connect_timeout": "9s"}}, "a", 4),
@@ -162,7 +162,7 @@ def test_two_backends_of_one_address_have_slots_of_their_own(loop: asyncio.Abstr
 
 
 def test_an_address_that_is_back_has_its_slots(loop: asyncio.AbstractEventLoop) -> None:
-    """While it is away its requests go on; once they have ended it is forgotten."""
+    """While the address is away its requests go on; once they have ended it is forgotten."""
     both = {"urls": [X, Y], "max_inflight": 1, "models": ["m"]}
     site = Site(loop, a=both)
     site.arrive("a", 2)
@@ -180,7 +180,7 @@ def test_an_address_that_is_back_has_its_slots(loop: asyncio.AbstractEventLoop) 
 
 
 def test_a_backend_that_is_back_is_the_same(loop: asyncio.AbstractEventLoop) -> None:
-    """While it has requests; else it begins anew."""
+    """While the backend has requests; otherwise it begins anew."""
     other = {"url": Y}
     site = Site(loop, a=FOUR, b=other)
     site.arrive("a", 5)
@@ -203,7 +203,7 @@ def test_a_backend_that_is_back_is_the_same(loop: asyncio.AbstractEventLoop) -> 
 
 
 def test_requests_wait_on_through_a_reload(loop: asyncio.AbstractEventLoop) -> None:
-    """In their order, under the new bound of the queue; a smaller one sends nobody away."""
+    """In their order, under the new limit of the queue; a smaller limit sends no request away."""
     one = FOUR | {"max_inflight": 1, "queue": {"size": 3}}
     site = Site(loop, a=one)
     site.arrive("a", 4)
@@ -225,10 +225,10 @@ def test_requests_wait_on_through_a_reload(loop: asyncio.AbstractEventLoop) -> N
     [({"max_inflight": 3}, 3), ({"max_inflight": None}, 5), ({"urls": [X, Y]}, 2), ({"urls": [Y]}, 2)],
     ids=["a larger bound", "no bound", "one more address", "another address"],
 )
-def test_who_waits_gets_what_a_reload_adds_at_once(
+def test_waiting_request_gets_slots_added_by_a_reload(
     loop: asyncio.AbstractEventLoop, after: dict[str, Any], running: int
 ) -> None:
-    """Before anybody who comes later."""
+    """Before any later request."""
     one = {"urls": [X], "max_inflight": 1, "models": ["m"]}
     site = Site(loop, a=one)
     site.arrive("a", 5)
@@ -238,8 +238,8 @@ def test_who_waits_gets_what_a_reload_adds_at_once(
 
 
 @pytest.mark.parametrize("after", [{"b": FOUR | {"max_inflight": 1}}, {"a": FOUR | {"models": ["n"]}}])
-def test_who_waits_at_a_retired_backend_gets_its_turn(loop: asyncio.AbstractEventLoop, after: dict[str, Any]) -> None:
-    """At the address that it began with, before those who wait at the backend that took the address over."""
+def test_request_at_a_retired_backend_gets_its_turn(loop: asyncio.AbstractEventLoop, after: dict[str, Any]) -> None:
+    """At the address that it began with, before requests that wait at the backend that took the address over."""
     site = Site(loop, a=FOUR | {"max_inflight": 1})
     site.arrive("a", 3)
     retired = site.fleet.backends["a"]
@@ -258,7 +258,7 @@ def test_who_waits_at_a_retired_backend_gets_its_turn(loop: asyncio.AbstractEven
 
 
 def test_a_late_retry_at_a_dissolved_backend_is_heard(loop: asyncio.AbstractEventLoop) -> None:
-    """It paused before its retry while nobody used the backend, and waits there now."""
+    """The request paused before its retry while nobody used the backend, and waits there now."""
     one = FOUR | {"max_inflight": 1}
     site = Site(loop, a=one)
     retired = site.fleet.backends["a"]
@@ -273,7 +273,7 @@ def test_a_late_retry_at_a_dissolved_backend_is_heard(loop: asyncio.AbstractEven
 
 
 def test_a_retired_backend_is_busy_while_somebody_is_there(loop: asyncio.AbstractEventLoop) -> None:
-    """Waiting, at an endpoint that it has, or at one that has left it; not at one that another backend has now."""
+    """While a request waits, or is at an endpoint that the backend has or had, unless another one has it now."""
     both = {"urls": [X, Y], "max_inflight": 1, "models": ["m"]}
     site = Site(loop, a=both)
     backend = site.fleet.backends["a"]
@@ -306,8 +306,8 @@ def test_an_endpoint_that_moved_is_no_longer_the_others(loop: asyncio.AbstractEv
     assert (x.backend, x.pool.closed, x.users) == (site.fleet.backends["b"], False, [site.fleet.backends["b"]])
 
 
-def test_a_retired_backend_that_is_back_takes_nothing_from_another(loop: asyncio.AbstractEventLoop) -> None:
-    """The endpoint that it had belongs to another one by then."""
+def test_backend_that_returns_takes_nothing_from_another(loop: asyncio.AbstractEventLoop) -> None:
+    """Another backend has its endpoint by then."""
     site = Site(loop, a=FOUR)
     site.arrive("a", 5)
     a, x = site.fleet.backends["a"], site.endpoint("a")
@@ -357,7 +357,7 @@ def test_the_turn_goes_on(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_an_endpoint_that_nobody_names_is_silent(loop: asyncio.AbstractEventLoop) -> None:
-    """Its series go, and what becomes of it is not logged; likewise where its backend is retired."""
+    """Its series are removed, and later events are not logged; the same where its backend is retired."""
     site = Site(loop, a={"urls": [X, Y]}, b={"url": Z})
     x, z = site.endpoint("a"), site.endpoint("b")
     site.reload(a={"urls": [Y]})
@@ -378,7 +378,7 @@ def test_an_unchanged_backend_is_left_alone(loop: asyncio.AbstractEventLoop) -> 
 
 
 def test_closing_reaches_retired_backends(loop: asyncio.AbstractEventLoop) -> None:
-    """At the end nothing idle is left open."""
+    """At the end no idle connection is left open."""
     site = Site(loop, a=FOUR, b={"url": Y})
     site.arrive("a")
     site.reload(b={"url": Y})
@@ -405,7 +405,7 @@ def test_a_renewed_name_finds_the_slots_of_its_addresses(loop: asyncio.AbstractE
 
 
 def test_between_url_and_dns_an_address_is_the_same(loop: asyncio.AbstractEventLoop) -> None:
-    """In both directions; until the name is known the old addresses stay."""
+    """In both directions; until the name is resolved the old addresses stay."""
     site = Site(loop, a={"url": "http://10.0.0.1:8000"})
     before = site.endpoint("a")
     site.reload(a={"dns": "vllm.test:8000", "max_inflight": 3})
@@ -515,7 +515,7 @@ async def test_all_https_endpoints_share_one_context() -> None:
 
 
 async def streams(running: Running, count: int) -> list[Raw]:
-    """So many clients that ask for a stream."""
+    """`count` clients that ask for a stream."""
     clients = [await running.client() for _ in range(count)]
     for client in clients:
         client.send(client.request(STREAM))
@@ -539,10 +539,8 @@ async def test_a_reload_gives_the_engine_no_more_than_it_takes(gateway: StartGat
     assert running.endpoints()[0].pool.inflight == 0
 
 
-async def test_who_waits_through_a_rename_and_another_path_is_served(
-    gateway: StartGateway, fake_vllm: FakeVllm
-) -> None:
-    """Its Plan is gone altogether by then: another backend, another model, another path."""
+async def test_request_waiting_through_a_rename_is_served(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """The request's Plan is gone by then: another backend, another model, another path."""
     go_on = asyncio.Event()
     fake_vllm.default = (Send(STREAM_HEAD + chunk(token_event())), Wait(go_on), Send(chunk(DONE) + LAST_CHUNK))
     running = await gateway(fake_vllm, backend={"max_inflight": 1})
@@ -576,7 +574,7 @@ async def test_a_backend_that_is_back_keeps_its_connections(gateway: StartGatewa
 async def test_retries_are_those_of_the_plan_that_a_request_began_with(
     gateway: StartGateway, fake_vllm: FakeVllm
 ) -> None:
-    """Also where another Plan allows more by the time that it is refused."""
+    """Also where another Plan allows more by the time that the request is refused."""
     go_on = asyncio.Event()
     fake_vllm.default = (Wait(go_on), Send(error_answer(503, "busy")))
     running = await gateway(fake_vllm, backend={"max_retries": 0})

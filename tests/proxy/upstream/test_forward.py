@@ -113,7 +113,7 @@ async def test_attempts(
     spent: bool,
     max_retries: int,
 ) -> None:
-    """How often each situation is tried, how often generation could have begun, and what the client is told."""
+    """How often each situation is tried, how often generation could have begun, and the client's answer."""
     fake_vllm.default = (step,)
     backend = {"max_retries": max_retries, "timeout": "100ms", "health": PATIENT}
     running = await gateway(fake_vllm, backend=backend)
@@ -201,7 +201,7 @@ FIRST_EVENT_DEAD = (Send(stream(error_stream_event(), DONE)),)
 FULL = (Send(error_answer(503, BUSY)),)
 NOBODY = (Send(answer(503, b"<html>503</html>")),)
 ENDED = (Close(),)
-# What one endpoint, whose connection was used before, does with each attempt (the last script is repeated); how many
+# One endpoint's script for each attempt on a used connection (the last script is repeated); how many
 # attempts it gets; the client's status.
 ONCE_FOR_ALL: dict[str, tuple[list[tuple[Step, ...]], int, int]] = {
     "stale, then reset": ([ENDED, (Reset(),)], 2, 502),
@@ -263,7 +263,7 @@ async def test_poisonous_request(fake_vllms: Any, gateway: Any) -> None:
 
 
 async def test_nobody_left_after_an_engine_died(fake_vllms: Any, gateway: Any) -> None:
-    """What became of the attempt is the answer, and no 503 that invites the SDK to send the same request again."""
+    """The client gets the result of the attempt, and no 503 that invites the SDK to send the same request again."""
     dying, down = await fake_vllms(), await fake_vllms()
     dying.default = (Send(error_answer(500, ENGINE_DEAD)),)
     running = await gateway(dying, down, backend={"max_retries": 5, "max_inflight": 1, "queue": {"size": 0}})
@@ -359,7 +359,7 @@ async def test_nothing_up_retry_after_is_the_probes_interval(
 
 
 async def test_nothing_up_retry_after_is_the_longest_interval(fake_vllms: Any, gateway: Any) -> None:
-    """Of the backends that serve the model."""
+    """The longest among the backends that serve the model."""
     config = config_of([(await fake_vllms()).url], {"health": {"interval": "3s"}}, {})
     config["backends"]["other"] = {"url": (await fake_vllms()).url, "models": ["m"], "health": {"interval": "8s"}}
     running = await gateway(config=config)
@@ -442,7 +442,7 @@ def test_longest_backoff(retry: int, seconds: float) -> None:
 
 
 def test_pause_before() -> None:
-    """What an endpoint asks for, and the jitter on top; without end where it asks for more than a request may wait."""
+    """The endpoint's Retry-After, and the jitter on top; without a retry where it exceeds the longest wait."""
     longest, longer = RETRY_AFTER_MOST, RETRY_AFTER_MOST + 1
     for asked, least, most in (
         (0, 0, 0.2),
@@ -456,8 +456,8 @@ def test_pause_before() -> None:
 
 
 @pytest.mark.parametrize("kind", FailureKind)
-def test_pause_before_a_new_connection_is_none(kind: FailureKind) -> None:
-    """Where the connection was at fault, and not the endpoint."""
+def test_retry_on_a_new_connection_has_no_pause(kind: FailureKind) -> None:
+    """The connection was at fault, and not the endpoint."""
     pauses = {pause_before(1, Outcome(End.FAILED, failure=Failure(kind, "x"))) for _ in range(10)}
     assert (pauses == {0.0}) == (kind is FailureKind.STALE)
 
@@ -475,8 +475,8 @@ ERRORS: dict[FailureKind, tuple[int, str, str | None, bool, str]] = {
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_failure_becomes_an_error_of_ours(kind: FailureKind) -> None:
-    """Of this status and code, in these words; only what never reached an engine may be sent again by the SDK."""
+def test_failure_becomes_a_gateway_error(kind: FailureKind) -> None:
+    """With this status, code and message; the SDK may repeat only requests that never reached an engine."""
     error = failure_error(Failure(kind, "x"))
     headers = dict(error.headers)
     status, code, retry_after, may_retry, words = ERRORS[kind]
@@ -486,7 +486,7 @@ def test_failure_becomes_an_error_of_ours(kind: FailureKind) -> None:
 
 
 async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, fake_vllms: Any, gateway: Any) -> None:
-    """The same endpoint is not asked again before the time that it said, and one that is down is no other choice."""
+    """The same endpoint is not asked again before the time that it said, and one that is down is not an alternative."""
     fake_vllm.play(Send(error_answer(503, BUSY, headers="retry-after: 1\r\n")))
     fake_vllm.default = FINE
     running = await gateway(fake_vllm, down := await fake_vllms())
@@ -505,7 +505,7 @@ async def test_retry_after_is_waited_for(fake_vllm: FakeVllm, fake_vllms: Any, g
 async def test_retry_after_decides_whether_the_sdk_may_retry(
     fake_vllm: FakeVllm, gateway: Any, seconds: int, should_retry: str | None
 ) -> None:
-    """It may where the gateway itself would never have waited for so long."""
+    """The SDK may retry where the gateway itself would not have waited so long."""
     fake_vllm.default = (Send(error_answer(503, BUSY, headers=f"retry-after: {seconds}\r\n")),)
     running = await gateway(fake_vllm, backend={"max_retries": 0})
     got = await (await running.client()).post(CHAT)
@@ -521,7 +521,7 @@ async def test_no_pause_that_ends_behind_the_deadline(fake_vllm: FakeVllm, gatew
     assert (got.status, got.header("retry-after"), len(fake_vllm.posts)) == (503, "3", 1)
 
 
-# What the endpoint does; its failures in a row afterwards, where there was one before.
+# The endpoint's answer; its failures in a row afterwards, where there was one before.
 TOLD: dict[str, tuple[Step, int]] = {
     "a whole answer": (FINE[0], 0),
     "bad request": (Send(error_answer(400, "no")), 0),
@@ -547,7 +547,7 @@ TOLD: dict[str, tuple[Step, int]] = {
 async def test_health_is_told_what_is_the_endpoints_own_fault(
     fake_vllm: FakeVllm, gateway: Any, step: Step, failures: int
 ) -> None:
-    """An answer ends a row of failures, be it a refusal; what says nothing about the endpoint leaves it."""
+    """An answer ends a row of failures, even a refusal; failures that say nothing about the endpoint leave it."""
     fake_vllm.default = (step,)
     running = await gateway(fake_vllm, backend={"max_retries": 0, "timeout": "100ms", "health": PATIENT})
     (endpoint,) = running.endpoints()
@@ -558,7 +558,7 @@ async def test_health_is_told_what_is_the_endpoints_own_fault(
 
 
 async def test_closed_connection_says_nothing_about_health(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """It neither ends a row of failures nor makes it longer."""
+    """A closed connection neither ends a row of failures nor makes it longer."""
     running = await gateway(fake_vllm, backend={"max_retries": 0, "health": PATIENT})
     await used_once(running)
     running.endpoints()[0].report_failure("before")
@@ -568,7 +568,7 @@ async def test_closed_connection_says_nothing_about_health(fake_vllm: FakeVllm, 
 
 
 async def test_answer_does_not_bring_an_endpoint_back(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """One that probes took out comes back by probes, whatever is still answered."""
+    """An endpoint that probes took out comes back by probes, whatever is still answered."""
     running = await gateway(fake_vllm, backend={"health": PATIENT})
     first, go = await occupied(running, fake_vllm)
     running.endpoints()[0].set_up(False, "test")
@@ -579,7 +579,7 @@ async def test_answer_does_not_bring_an_endpoint_back(fake_vllm: FakeVllm, gatew
 
 
 async def test_tokens_of_a_dead_attempt_do_not_count(fake_vllms: Any, gateway: Any) -> None:
-    """Only those of the attempt that the client got."""
+    """Only the tokens of the attempt that the client got."""
     fakes = [await fake_vllms(), await fake_vllms()]
     running = await gateway(*fakes)
     first, second = in_turn(running, *fakes)
@@ -590,8 +590,8 @@ async def test_tokens_of_a_dead_attempt_do_not_count(fake_vllms: Any, gateway: A
     assert running.log_lines()[-1]["output_tokens"] == 1
 
 
-async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Its 502 is no sign of life, and its HTML is not for the client."""
+async def test_answer_of_a_balancer_counts_against_health(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """Its 502 does not prove that it is alive, and its HTML is not for the client."""
     fake_vllm.default = (Send(answer(502, b"<html>502</html>", content_type="text/html")),)
     running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 2}})
     client = await running.client()
@@ -602,7 +602,7 @@ async def test_what_a_balancer_says_counts_against_health(fake_vllm: FakeVllm, g
 
 
 async def test_no_pause_before_an_endpoint_that_went_down(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Where nothing is up any more, the client is told at once, and not after the time that the balancer asks for."""
+    """Without a healthy endpoint the client gets its answer at once, and not after the balancer's Retry-After."""
     fake_vllm.default = (Send(answer(503, b"<html>503</html>", headers="retry-after: 4\r\n")),)
     running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
     async with asyncio.timeout(3):
@@ -648,7 +648,7 @@ async def occupied(running: Running, fake: FakeVllm) -> tuple[Raw, asyncio.Event
 
 
 async def test_over_max_inflight_requests_wait_their_turn(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """The backend has so many at once and no more; who waits is shown, counted, and served when a slot is free."""
+    """The backend runs `max_in_flight` at once; a waiting request is shown, counted, and served when a slot is free."""
     bob = new_key("bob")
     running = await gateway(fake_vllm, backend=ONE_AT_ONCE, keys=(bob,))
     first, go = await occupied(running, fake_vllm)
@@ -723,7 +723,7 @@ TOO_LATE = {
 async def test_waits_no_longer_than_allowed(
     fake_vllm: FakeVllm, gateway: Any, fields: dict[str, Any], status: int, code: str
 ) -> None:
-    """Whichever bound is first; no backend saw the request, so it costs nothing."""
+    """Whichever limit is first; no backend saw the request, so it costs nothing."""
     limits = {"requests_per_minute": 2}
     running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, **fields}, rate_limit=limits)
     client = await running.client()
@@ -739,7 +739,7 @@ async def test_waits_no_longer_than_allowed(
 
 
 async def test_client_that_leaves_the_queue(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """It is gone at once, no backend hears of it, it costs nothing, and those behind it move up."""
+    """The request is gone at once, no backend hears of it, it costs nothing, and those behind it move up."""
     running = await gateway(fake_vllm, backend=ONE_AT_ONCE, rate_limit={"requests_per_minute": 10})
     first, go = await occupied(running, fake_vllm)
     leaver, stayer = await queued(running, {**CHAT, "user": "leaver"}, {**CHAT, "user": "stayer"})
@@ -756,7 +756,7 @@ async def test_client_that_leaves_the_queue(fake_vllm: FakeVllm, gateway: Any) -
 
 
 async def test_client_that_leaves_as_it_is_granted_a_slot(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """The slot does not go with it."""
+    """The slot is not lost with the client."""
     running = await gateway(fake_vllm, backend=ONE_AT_ONCE)
     (endpoint,) = running.endpoints()
     endpoint.pool.inflight += 1  # somebody's request
@@ -772,7 +772,7 @@ async def test_client_that_leaves_as_it_is_granted_a_slot(fake_vllm: FakeVllm, g
 
 
 async def test_nothing_is_kept_of_a_request_that_has_waited(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Its body would else stay for as long as it could have waited."""
+    """Otherwise its body would stay for as long as it could have waited."""
     running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "queue": {"max_wait": "1h"}})
     first, go = await occupied(running, fake_vllm)
     (waiting,) = await queued(running, CHAT)
@@ -784,7 +784,7 @@ async def test_nothing_is_kept_of_a_request_that_has_waited(fake_vllm: FakeVllm,
 
 
 async def test_last_endpoint_goes_down_under_the_queue(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Nobody waits for what is not there: 503 at once."""
+    """503 at once instead of waiting for an endpoint that is down."""
     running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "health": {"unhealthy_after": 1}})
     _, go = await occupied(running, fake_vllm)
     waiting = await queued(running, CHAT, CHAT)
@@ -796,7 +796,7 @@ async def test_last_endpoint_goes_down_under_the_queue(fake_vllm: FakeVllm, gate
 
 
 async def test_queue_is_refused_while_draining(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Who waits when the gateway begins to refuse can still go elsewhere; what is at the backend goes on."""
+    """A request that waits when the gateway begins to refuse can still go elsewhere; one at the backend goes on."""
     running = await gateway(fake_vllm, backend=ONE_AT_ONCE)
     first, go = await occupied(running, fake_vllm)
     waiting = await queued(running, CHAT, CHAT)
@@ -828,7 +828,7 @@ async def test_retry_gives_its_slot_back_first(fake_vllm: FakeVllm, gateway: Any
 
 
 async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A retry has what the first attempt has left of it; then the engine's own refusal is the answer."""
+    """A retry has the rest of the first attempt's time; then the engine's own refusal is the answer."""
     running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "max_retries": 1, "queue": {"max_wait": "150ms"}})
     _, go = await occupied(running, fake_vllm)
     fake_vllm.play(Send(error_answer(503, BUSY)))
@@ -872,7 +872,7 @@ async def test_another_endpoint_before_the_queue(fake_vllms: Any, gateway: Any) 
 
 
 async def two_backends(fake_vllms: Any, gateway: Any) -> tuple[Running, list[FakeVllm], list[Raw], list[asyncio.Event]]:
-    """Two backends that serve `m` with a slot each, both taken; the clients that have them, and what ends those."""
+    """Two backends that serve `m` with one slot each, both taken; their clients, and the events that end those."""
     fakes = [await fake_vllms(), await fake_vllms()]
     config = config_of([fakes[0].url], {**ONE_AT_ONCE, "health": {"unhealthy_after": 1}}, {})
     config["backends"]["other"] = {**config["backends"]["vllm"], "urls": [fakes[1].url], "models": ["m"]}
@@ -883,7 +883,7 @@ async def two_backends(fake_vllms: Any, gateway: Any) -> tuple[Running, list[Fak
 
 @pytest.mark.parametrize("free", [0, 1])
 async def test_slot_of_whichever_backend_is_free_first(fake_vllms: Any, gateway: Any, free: int) -> None:
-    """Who waits, waits for all backends of the route, and is in no queue any more once one has served it."""
+    """A request waits for all backends of the route, and leaves every queue once one has served it."""
     running, fakes, clients, events = await two_backends(fake_vllms, gateway)
     (waiting,) = await queued(running, CHAT)
     events[free].set()
@@ -896,7 +896,7 @@ async def test_slot_of_whichever_backend_is_free_first(fake_vllms: Any, gateway:
 
 
 async def test_one_backend_goes_down_under_the_queue(fake_vllms: Any, gateway: Any) -> None:
-    """Who waits keeps its place at the other; with the last one it is refused."""
+    """A waiting request keeps its place at the other; with the last one it is refused."""
     running, fakes, _, events = await two_backends(fake_vllms, gateway)
     first, second = await queued(running, CHAT, CHAT)
     running.endpoints()[0].report_failure("health check: refused")
@@ -914,7 +914,7 @@ async def test_one_backend_goes_down_under_the_queue(fake_vllms: Any, gateway: A
 
 
 async def test_backend_that_came_back_takes_over_the_queue(fake_vllms: Any, gateway: Any) -> None:
-    """Who waited at a backend that goes down looks again for what is up by now."""
+    """A request that waited at a backend that goes down looks again for one that is up by now."""
     running, fakes, clients, events = await two_backends(fake_vllms, gateway)
     events[1].set()
     assert (await clients[1].answer()).status == 200

@@ -50,7 +50,7 @@ async def model_sent(running: Running, fake: FakeVllm, name: str) -> str:
 
 
 def wrong(running: Running, fake: FakeVllm) -> float | None:
-    """The metric; None where it is not there."""
+    """The metric; None if it is missing."""
     sample = f'aiaas_models_wrong{{backend="vllm",endpoint="{fake.url}"}} '
     lines = running.metrics.expose().decode().splitlines()
     return next((float(line.removeprefix(sample)) for line in lines if line.startswith(sample)), None)
@@ -73,7 +73,7 @@ async def test_an_alias_that_is_a_model_there_is_not_rewritten(fake_vllm: FakeVl
 async def test_an_alias_is_rewritten_as_the_config_means_it(
     fake_vllm: FakeVllm, gateway: Any, models: tuple[dict[str, Any], ...]
 ) -> None:
-    """Where the backend does not list it, or lists it with the same root: vLLM's second `--served-model-name`."""
+    """If the backend does not list the alias, or lists it with the same root: vLLM's second `--served-model-name`."""
     fake_vllm.gets["/v1/models"] = lists(*models)
     running = await gateway(fake_vllm, backend=MODELS)
     async with watched(running):
@@ -96,8 +96,8 @@ async def test_each_endpoint_is_asked_for_what_it_lists(fake_vllms: Any, gateway
     assert {post.json["model"] for post in new.posts} == {"sql"}
 
 
-async def test_a_model_that_is_renamed_is_noticed_without_a_failed_probe(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A vLLM that was started anew between two probes; said once, and again when it is over."""
+async def test_renamed_model_is_noticed_without_a_failed_probe(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A vLLM that was restarted between two probes; logged once, and again when it is over."""
     fake_vllm.gets["/v1/models"] = lists(BASE)
     running = await gateway(fake_vllm, backend=MODELS)
     async with watched(running, interval=SOON):
@@ -115,7 +115,7 @@ async def test_a_model_that_is_renamed_is_noticed_without_a_failed_probe(fake_vl
 
 
 async def test_an_endpoint_that_has_come_up_is_asked_at_once(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """Not after the minute; and one that is down is not asked."""
+    """Not after a minute; and an endpoint that is down is not asked."""
     fake_vllm.gets["/v1/models"] = lists(BASE)
     running = await gateway(fake_vllm, backend=MODELS)
     (endpoint,) = running.endpoints()
@@ -132,8 +132,8 @@ async def test_an_endpoint_that_has_come_up_is_asked_at_once(fake_vllm: FakeVllm
         await until(lambda: wrong(running, fake_vllm) == 1)
 
 
-async def test_an_address_that_is_no_vllm_is_said(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """A web server answers its page to everything; clients get an error of ours and never the page."""
+async def test_address_without_a_vllm_is_reported(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A web server answers its page to everything; clients get the gateway's error and never the page."""
     page = answer(404, b"<html>nginx</html>", content_type="text/html")
     fake_vllm.gets["/v1/models"] = (Send(page),)
     fake_vllm.default = (Send(answer(200, b"<html>Welcome</html>", content_type="text/html; charset=utf-8")),)
@@ -148,7 +148,7 @@ async def test_an_address_that_is_no_vllm_is_said(fake_vllm: FakeVllm, gateway: 
 
 
 async def test_silence_keeps_the_list_and_is_asked_again(fake_vllm: FakeVllm, gateway: Any) -> None:
-    """With the next probe and not in a minute; that a backend is away, its probes say."""
+    """With the next probe and not in a minute; probes report that a backend is away."""
     fake_vllm.gets["/v1/models"] = (Hang(),)
     health = {"health": {"interval": "20ms", "timeout": "20ms"}}
     running = await gateway(fake_vllm, backend=MODELS | health)

@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.probes: what probes do to endpoints, and what is watched."""
+"""aiaas.proxy.upstream.probes: the effect of probes on endpoints, and which endpoints are watched."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_silent_request_before_its_first_event(fake_vllm: FakeVllm, gatewa
 
 
 async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """Behind a ClusterIP the refused probe may have met another pod: what still comes still counts."""
+    """Behind a ClusterIP the refused probe may have met another pod: later events still count."""
     events = chunk(token_event()) * 10
     fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.04), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
@@ -151,7 +151,7 @@ async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: 
     assert not running.endpoints()[0].up
 
 
-async def test_what_is_no_silent_stream_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
+async def test_request_other_than_a_silent_stream_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
     """An answer that is not streamed is silent by nature, and a stream whose client reads slowly is not read."""
     go = asyncio.Event()
     fake_vllm.play(Wait(go), Send(json_answer({"late": True})))
@@ -191,7 +191,7 @@ async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: A
 
 
 async def test_watching_follows_the_plan(gateway: Any) -> None:
-    """Another Plan of a backend begins its watching anew, by its settings; an unchanged one is left in its rhythm."""
+    """Another Plan of a backend restarts its watching, by its settings; an unchanged one is left in its rhythm."""
     first = {"urls": ["http://127.0.0.1:1", "http://name.test:2"], "models": ["m"]}
     second = {"dns": "other.test:3", "models": ["n"]}
     engine = {"engine": {"kind": "simulator"}, "models": ["e"]}

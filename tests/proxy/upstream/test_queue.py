@@ -10,7 +10,7 @@ from aiaas.proxy.upstream.queue import FairQueue
 
 
 def drained(queue: FairQueue[str]) -> list[str]:
-    """All that wait, in the order in which their turn comes."""
+    """All waiting requests, in the order of their turns."""
     order = []
     while (waiter := queue.take()) is not None:
         order.append(waiter)
@@ -57,7 +57,7 @@ def test_key_that_comes_back_is_last_in_the_round() -> None:
 
 
 def test_full() -> None:
-    """So many wait and no more; who leaves makes room; a size of 0 lets nobody wait."""
+    """At most `size` requests wait; one that leaves makes room; a size of 0 lets none wait."""
     queue: FairQueue[str] = FairQueue(2)
     assert [queue.put("a", "a1"), queue.put("b", "b1"), queue.put("c", "c1")] == [True, True, False]
     assert repr(queue) == "<FairQueue: 2 of 2 wait, 2 keys>"
@@ -69,8 +69,8 @@ def test_full() -> None:
     assert not FairQueue[str](0).put("a", "a1")
 
 
-def test_who_leaves_takes_nobody_along() -> None:
-    """The others of its key wait on in their order; whoever has had its turn, or left before, leaves nothing behind."""
+def test_leaving_request_takes_no_other_along() -> None:
+    """The others of its key wait on in their order; one that was served, or left before, leaves nothing behind."""
     queue: FairQueue[str] = FairQueue(10)
     for waiter in ("a1", "a2", "a3", "a4", "b1"):
         queue.put(waiter[0], waiter)
@@ -87,7 +87,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["put", "take", "remove"]), st.sample
 
 @given(STEPS)
 def test_like_the_plain_rule(steps: list[tuple[str, str, int]]) -> None:
-    """After any steps it agrees with lists that are searched: same turns, same length, nobody lost or twice."""
+    """After any steps the queue agrees with lists that are searched: same turns, same length, nobody lost or twice."""
     queue: FairQueue[int] = FairQueue(6)
     keys: list[str] = []
     rows: dict[str, list[int]] = {"a": [], "b": [], "c": []}

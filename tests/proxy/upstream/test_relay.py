@@ -1,5 +1,5 @@
-"""aiaas.proxy.upstream.relay and tap: what a client sees of an answer, over real sockets, and what is written down
-about it."""
+"""aiaas.proxy.upstream.relay and tap: answers as a client sees them, over real sockets, and their
+records."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_backends_own_headers_stay_behind(fake_vllm, gateway):
     ids=["chunked", "until the end"],
 )
 async def test_body_without_a_length(fake_vllm, gateway, response):
-    """It goes on as chunks, and ends as an answer ends."""
+    """The body goes on as chunks, and ends as the answer ends."""
     fake_vllm.play(SendSlowly(response, size=40), *([Close()] if b"close" in response else []))
     client = await (await gateway(fake_vllm)).client()
     got = await client.post(CHAT)
@@ -105,9 +105,9 @@ async def test_empty_answers(fake_vllm, gateway):
         assert (got.status, got.body, got.whole, got.header("content-length")) == (status, b"", True, length)
 
 
-async def test_a_client_that_leaves_as_its_answer_ends_does_not_end_the_next_clients(fake_vllm, gateway):
-    """Its handler is cancelled; its answer ends, and the connection goes on to another request; only then it runs on.
-    It ended that other request, whose client waited until its timeout."""
+async def test_client_leaving_at_its_end_leaves_the_next_one_alone(fake_vllm, gateway):
+    """Its handler is cancelled; its answer ends, and the connection serves another request; only then it goes on.
+    It once ended that other request, whose client waited until its timeout."""
     running = await gateway(fake_vllm)
     fake_vllm.play(Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{"), Hang())
     client = await running.client()
@@ -166,7 +166,7 @@ async def test_stream_is_identical_however_it_is_cut(fake_vllm, gateway, events,
 
 
 async def test_stream_head(fake_vllm, gateway):
-    """A stream is told to be one to proxies in between, and has the backend's content type."""
+    """A stream has the headers that stop proxies from buffering, and the backend's content type."""
     fake_vllm.play(Send(stream(token_event(), DONE)))
     got = await (await (await gateway(fake_vllm)).client()).post(STREAM)
     assert got.header("content-type") == "text/event-stream; charset=utf-8"
@@ -215,7 +215,7 @@ async def test_http_1_0_client(fake_vllm, gateway):
 
 
 async def test_compressed_stream_is_not_searched(fake_vllm, gateway):
-    """What a backend compresses unasked goes through at once, as bytes, without waiting for an event's end."""
+    """Unasked compression goes through at once, as bytes, without waiting for an event's end."""
     head = STREAM_HEAD[:-2] + b"content-encoding: gzip\r\n\r\n"
     fake_vllm.play(Send(head + chunk(b"\x1f\x8bbytes")), Hang())
     client = await (await gateway(fake_vllm)).client()
@@ -348,7 +348,7 @@ async def test_usage_at_the_end_of_a_long_answer(fake_vllm, gateway):
     assert (line["input_tokens"], line["output_tokens"]) == (14, 0)
 
 
-async def test_role_event_is_no_token(fake_vllm, gateway):
+async def test_role_event_does_not_count_as_token(fake_vllm, gateway):
     """The first event of a chat says who speaks (transcript 12): a cut stream is not charged for it."""
     role = (
         b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
@@ -385,7 +385,7 @@ async def test_usage_of_a_cut_stream(fake_vllm, gateway, end):
 
 
 async def test_head_is_held_until_the_first_event(fake_vllm, gateway):
-    """vLLM says 200 before it schedules; half an event is no event."""
+    """vLLM says 200 before it schedules; half an event does not count as one."""
     fake_vllm.play(
         Send(STREAM_HEAD + chunk(token_event()[:10])),
         Wait(go := asyncio.Event()),
@@ -438,7 +438,7 @@ async def test_death_right_behind_the_first_event(fake_vllm, gateway):
 
 
 async def test_failed_attempt_does_not_count_as_output(fake_vllm, gateway):
-    """What is written down about a stream is that of the attempt that the client saw."""
+    """A stream's record is that of the attempt that the client saw."""
     fake_vllm.play(Send(stream(error_stream_event(), DONE)))
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Reset())
     running = await gateway(fake_vllm)
@@ -492,7 +492,7 @@ async def test_messages_stream_that_breaks_off(fake_vllm, gateway):
 @pytest.mark.parametrize("cut", [Close(), Reset(), Hang()], ids=["FIN", "RST", "silence"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_body_that_breaks_off(fake_vllm, gateway, cut, chunked):
-    """A cut body that is no stream closes without its end: a client must not take it for whole."""
+    """A cut body that is not a stream closes without its end: a client must not take it for whole."""
     head = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: 100\r\n\r\n"
     part = chunk(b'{"id":') if chunked else b'{"id":'
     fake_vllm.play(Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + head + part), cut)
@@ -564,7 +564,7 @@ async def test_model_that_talks_of_errors(fake_vllm, gateway):
     ids=["before the head", "behind the head", "inside the first event"],
 )
 async def test_silence_before_the_first_event(fake_vllm, gateway, steps):
-    """It is a 504 that the SDK does not repeat, and the upstream request has ended."""
+    """A 504 that the SDK does not repeat; the upstream request has ended."""
     fake_vllm.play(*steps)
     running = await gateway(fake_vllm, backend={"timeout": "100ms"})
     got = await (await running.client()).post(STREAM)
@@ -574,7 +574,7 @@ async def test_silence_before_the_first_event(fake_vllm, gateway, steps):
 
 
 async def test_silence_is_not_length(fake_vllm, gateway):
-    """A stream that goes on longer than `timeout` and never pauses for so long is left alone."""
+    """A stream that goes on longer than `timeout` and never pauses as long as that is left alone."""
     fake_vllm.play(
         Send(STREAM_HEAD),
         SendSlowly(chunk(token_event()) * 12, size=len(chunk(token_event())), pause=0.03),
@@ -805,7 +805,7 @@ async def test_client_leaves(fake_vllm, gateway, steps, body, headed, leave):
     ids=["mid-stream", "before the first event", "before the head"],
 )
 async def test_drain_deadline(fake_vllm, gateway, steps, body, status):
-    """At the drain deadline a begun stream ends with an error event; who has nothing yet gets an error answer."""
+    """At the drain deadline a begun stream ends with an error event; a client without a byte gets an error answer."""
     fake_vllm.play(*steps)
     running = await gateway(fake_vllm)
     client = await running.client()

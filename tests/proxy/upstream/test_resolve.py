@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.resolve: the endpoints of a `dns` backend come and go with what its name resolves to."""
+"""aiaas.proxy.upstream.resolve: the endpoints of a `dns` backend follow the addresses of its name."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def config_at(port: int, **backend: Any) -> dict[str, Any]:
 
 
 def state(*addresses: str, **backend: Any) -> BackendState:
-    """A backend whose name resolves to these."""
+    """A backend whose name resolves to these addresses."""
     made = BackendState(plan_of(config_at(8000, **backend)).backends[0], lambda *_: None)
     made.resolved(addresses)
     return made
 
 
 def urls(endpoints: Sequence[Any]) -> list[str]:
-    """Where they are."""
+    """The addresses of its endpoints."""
     return [endpoint.plan.url for endpoint in endpoints]
 
 
 class Script:
-    """A resolver: each question takes the next answer, and the last one answers all further ones. None never comes."""
+    """A resolver: each question takes the next answer, and the last one is repeated. None never comes."""
 
     def __init__(self, *answers: Sequence[str] | Exception | None) -> None:
         self.answers = list(answers)
@@ -109,8 +109,8 @@ def test_order_and_repeats_mean_nothing(addresses: list[str]) -> None:
     assert all(now is then for now, then in zip(backend.endpoints, before, strict=True))
 
 
-def test_what_joins_and_what_leaves() -> None:
-    """Both are told; what stays is the same, with its health."""
+def test_joining_and_leaving_addresses_are_logged() -> None:
+    """Both are logged; an endpoint that stays is the same, with its health."""
     backend = state(ONE, TWO)
     one, two = backend.endpoints
     two.set_up(False, "test")
@@ -121,8 +121,8 @@ def test_what_joins_and_what_leaves() -> None:
     assert backend.changed.is_set()
 
 
-def test_one_that_is_back_before_its_requests_have_ended_is_the_same() -> None:
-    """So its slots stay counted; once idle it is forgotten."""
+def test_endpoint_back_before_its_requests_end_is_the_same() -> None:
+    """So its slots stay counted; once idle the endpoint is forgotten."""
     backend = state(ONE, TWO)
     one, two = backend.endpoints
     one.pool.inflight = 1
@@ -152,7 +152,7 @@ def test_prefixes_stay_where_they_are_while_others_come_and_go() -> None:
     assert all(urls([again[prefix]]) == urls([before[prefix]]) for prefix in prefixes)
 
 
-async def test_who_waits_gets_the_slot_of_one_that_joins() -> None:
+async def test_waiting_request_gets_the_slot_of_a_joining_endpoint() -> None:
     """At once, and in turn."""
     backend = state(ONE, max_inflight=1)
     backend.endpoints[0].pool.inflight = 1
@@ -165,8 +165,8 @@ async def test_who_waits_gets_the_slot_of_one_that_joins() -> None:
     assert (joined.pool.inflight, list(backend.leaving)) == (0, [])
 
 
-async def test_who_waits_is_told_when_the_last_one_that_was_up_has_left() -> None:
-    """And does not wait for those that are down."""
+async def test_waiting_request_hears_when_the_last_endpoint_has_left() -> None:
+    """And does not wait for endpoints that are down."""
     backend = state(ONE, TWO, max_inflight=1)
     one, two = backend.endpoints
     one.pool.inflight = 1
@@ -178,7 +178,7 @@ async def test_who_waits_is_told_when_the_last_one_that_was_up_has_left() -> Non
 
 
 def test_another_plan_keeps_what_is_resolved() -> None:
-    """Health and addresses, and another name's addresses replace them when they are known, not before."""
+    """Health and addresses stay, until the other name's addresses are known."""
     backend = state(ONE, TWO)
     one, two = backend.endpoints
     two.set_up(False, "test")
@@ -215,7 +215,7 @@ def test_next_delay(misses: int, known: bool, seconds: float) -> None:
 
 
 async def test_a_failing_resolver_changes_nothing(gateway: StartGateway) -> None:
-    """NXDOMAIN, an empty answer, an odd name: the addresses stay; said once when it begins, and once when it ends."""
+    """NXDOMAIN, an empty answer, an odd name: the addresses stay; logged when it begins, and when it ends."""
     running = await gateway(config=config_at(8000))
     script = Script([ONE], GONE, [], UnicodeError("label too long"), OSError("?"), [ONE, TWO])
     async with following(running, script) as backend:
@@ -234,7 +234,7 @@ async def test_a_failing_resolver_changes_nothing(gateway: StartGateway) -> None
 
 
 async def test_a_slow_resolver_is_asked_one_thing_at_a_time(gateway: StartGateway) -> None:
-    """It counts as failing while it does not answer; the answer is taken whenever it comes."""
+    """The resolver counts as failing while it does not answer; a late answer is used."""
     running = await gateway(config=config_at(8000))
     script = Script([ONE], None, [TWO])
     async with following(running, script) as backend:
@@ -248,7 +248,7 @@ async def test_a_slow_resolver_is_asked_one_thing_at_a_time(gateway: StartGatewa
 
 
 async def test_the_question_ends_with_who_asked(gateway: StartGateway) -> None:
-    """Nothing is left over at the end."""
+    """No task is left at the end."""
     script = Script(None)
     async with following(await gateway(config=config_at(8000)), script):
         await until(lambda: script.open == 1)
@@ -290,7 +290,7 @@ async def test_no_address_yet_is_503_at_once(replicas: list[FakeVllm], gateway: 
 async def test_one_that_leaves_ends_its_streams_in_peace(
     replicas: list[FakeVllm], gateway: StartGateway, balance: str
 ) -> None:
-    """It gets no new request; its stream goes on, its idle connections close, and its metrics are gone."""
+    """The endpoint gets no new request; its stream goes on, its idle connections close, and its metrics are gone."""
     running = await gateway(config=config_at(replicas[0].port, balance=balance))
     replicas[0].default = (
         Send(STREAM_HEAD + chunk(token_event())),
@@ -320,7 +320,7 @@ async def test_one_that_leaves_ends_its_streams_in_peace(
         exposed = running.metrics.expose().decode()
         assert f'aiaas_endpoint_up{{backend="vllm",endpoint="{replicas[0].url}"}}' not in exposed
         assert running.metric(f'aiaas_endpoint_up{{backend="vllm",endpoint="{replicas[2].url}"}}') == 1
-        leaving.set_up(False, "test")  # whoever still tries it brings no series back
+        leaving.set_up(False, "test")  # an attempt under way brings no series back
         assert "127.0.0.1" not in running.metrics.expose().decode()
         go.set()
         assert await client.chunk() == DONE
@@ -410,7 +410,7 @@ async def test_ipv6(gateway: StartGateway, fake_vllms: StartFake) -> None:
 
 
 async def test_a_url_keeps_its_addresses_while_dns_is_away(replicas: list[FakeVllm], gateway: StartGateway) -> None:
-    """No request asks for the name; another answer is used for new connections, and logged with the old health."""
+    """No request asks for the name; a new answer is used for new connections, and logged with the old health."""
     running = await gateway(config=config_of([f"http://vllm.test:{replicas[0].port}"], {}, {}))
     script = Script(["127.0.0.1"], GONE, ["127.0.0.2"])
     async with following(running, script) as backend:
@@ -458,7 +458,7 @@ async def test_each_name_of_a_backend_is_followed_by_itself(gateway: StartGatewa
 async def test_addresses_changed_for_an_endpoint_that_knew_some(
     gateway: StartGateway, knows: int, answer: list[str], lines: int
 ) -> None:
-    """The other one was added by a reload: it knows none, and its first ones are not logged as a change."""
+    """The other endpoint was added by a reload: its first addresses are not logged as a change."""
     running = await gateway(config=config_of(["http://vllm.test:1", "http://vllm.test:2"], {}, {}))
     dialers = [endpoint.pool.dialer for endpoint in running.endpoints()]
     dialers[knows].found([TWO])
@@ -470,7 +470,7 @@ async def test_addresses_changed_for_an_endpoint_that_knew_some(
 
 
 async def test_the_usual_timing_is_that_of_a_service(gateway: StartGateway) -> None:
-    """Who names none gets it; it is asked again later than this test lasts."""
+    """A config without a resolver's address gets it; it is asked again later than this test lasts."""
     running = await gateway(config=config_at(8000))
     script = Script([ONE])
     async with following(running, script, None) as backend:
@@ -487,7 +487,7 @@ async def test_the_same_answer_is_logged_once(gateway: StartGateway) -> None:
     assert len(running.log_lines("endpoints_changed")) == 1
 
 
-async def test_what_is_kept_is_that_names_own(gateway: StartGateway) -> None:
+async def test_kept_addresses_are_the_names_own(gateway: StartGateway) -> None:
     """Another name of the backend has addresses; this one never had any."""
     running = await gateway(config=config_of(["http://one:1", "http://two:2"], {}, {}))
     backend = running.backend()

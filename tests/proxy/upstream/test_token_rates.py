@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.token_rates: the tokens of a cut stream, by what earlier streams taught."""
+"""aiaas.proxy.upstream.token_rates: estimate the tokens of a cut stream from earlier streams."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def events_of(tokens: int, interval: int) -> int:
 
 
 def estimate(rates: EventRates, events: int, *, kind: Kind = CHAT, choices: int = 1, text: float = 0.0) -> int:
-    """Of a stream whose text says nothing, or has so many bytes in an event."""
+    """The key of a stream without text, or with this many bytes in an event."""
     return rates.tokens(kind, events, choices, least=1, text=text)
 
 
 def learn(rates: EventRates, tokens: int, events: int, *, kind: Kind = CHAT, choices: int = 1, text: float = 0) -> None:
-    """From a stream whose text says nothing, or has so many bytes in an event."""
+    """Learn from a stream without text, or with this many bytes in an event."""
     rates.learn(kind, tokens, events, choices, text=text)
 
 
 @pytest.mark.parametrize("choices", [1, 3])
 @pytest.mark.parametrize("interval", [1, 2, 5, 8, 20])
 def test_cut_stream_is_within_a_tenth_of_what_was_streamed(interval: int, choices: int) -> None:
-    """Wherever it is cut, after streams of many lengths."""
+    """Wherever the stream is cut, after streams of many lengths."""
     rates, dice = EventRates(), random.Random(interval)
     for _ in range(60):
         tokens = dice.randint(5, 400)
@@ -105,8 +105,8 @@ def test_memory_is_bounded() -> None:
     [(1, 5.0, 1), (2, 10.0, 2), (4, 20.0, 4), (9, 45.0, 9)],
     ids=["alone", "by two", "by four", "by nine"],
 )
-def test_busy_server_that_puts_tokens_together_is_seen_by_the_text(merged: int, text: float, rate: int) -> None:
-    """Whether streams before were put together as much, or less, or more; `text` is 5 bytes a token."""
+def test_merged_tokens_of_a_busy_server_are_seen_by_the_text(merged: int, text: float, rate: int) -> None:
+    """Whether earlier streams merged as many tokens, or fewer, or more; `text` is 5 bytes a token."""
     rates = EventRates()
     for tokens in (120, 240, 360):
         for others in {1, 3, 18, merged}:
@@ -131,7 +131,7 @@ def test_other_texts_change_nothing(interval: int) -> None:
     ids=["nothing", "English", "a language of long letters", "indented code", "eight tokens an event", "too few"],
 )
 def test_before_anything_was_learnt_the_text_tells(events: int, text: float, tokens: int) -> None:
-    """Only where it surely shows many tokens in an event."""
+    """Only where the text surely shows many tokens in an event."""
     assert estimate(EventRates(), events, text=text) == tokens
 
 
@@ -162,8 +162,8 @@ def test_bound_of_the_request_holds() -> None:
     assert EventRates().streamed(record(9), asked, "m") == 60
 
 
-def test_what_is_no_stream_has_streamed_nothing() -> None:
-    """Nor does it teach."""
+def test_answer_other_than_a_stream_has_streamed_nothing() -> None:
+    """Nor does it teach the estimate anything."""
     whole = record(0, 400)
     whole.streamed = False
     assert EventRates().streamed(whole, peek(BODY % b"", paths.CHAT), "m") == 0

@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.usage_tap: what a request is charged with, by what its answer told, through the gateway."""
+"""aiaas.proxy.upstream.usage_tap: a request's charge, from the usage in its answer, through the gateway."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOGPROBS = [{str(token): {"logprob": -1.5, "rank": 1, "decoded_token": '"}'} for
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: f"{end.path}: {end.ends_with}")
 def test_ends_are_known_event_by_event(end: Ending) -> None:
-    """However the events fall into reads: each alone is the other way in which they come."""
+    """However the events fall into reads: each on its own is the other case."""
     tap = StreamTap(Record("id", end.path, 0.0, "c"), end.choices, {}, strip_usage=False)
     for data in end.events:
         for event in split_events(data):
@@ -88,7 +88,7 @@ NO_USAGE = {
 async def test_unknown_usage_costs_what_was_reserved(
     fake_vllm: FakeVllm, gateway: StartGateway, response: bytes
 ) -> None:
-    """What cannot be found was not nothing; it is an estimate."""
+    """Tokens that cannot be found were not zero; they are estimated."""
     fake_vllm.play(Send(response), Reset())
     running = await gateway(fake_vllm)
     await (await running.client()).post(CHAT | {"max_tokens": 30, "n": 2})
@@ -98,7 +98,7 @@ async def test_unknown_usage_costs_what_was_reserved(
 
 
 async def test_timeout_in_the_engine_costs_the_input(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
-    """The engine has read it, and may have written; it was free."""
+    """The engine has read the input, and may have written; such a request was once free."""
     fake_vllm.play(Hang())
     running = await gateway(fake_vllm, backend={"timeout": "100ms"})
     assert (await (await running.client()).post(CHAT)).status == 504
@@ -119,7 +119,7 @@ def events_of(tokens: int, per_event: int) -> list[bytes]:
 async def test_cut_stream_is_charged_in_tokens(
     fake_vllm: FakeVllm, gateway: StartGateway, per_event: int, cut: str
 ) -> None:
-    """As whole streams taught, also after a reload and for an alias; 489 were generated, 61 charged."""
+    """As whole streams taught, also after a reload and for an alias; 489 were generated, 61 were once charged."""
     running = await gateway(fake_vllm)
     for tokens in (100, 250, 60):
         fake_vllm.play(Send(stream(*events_of(tokens, per_event), usage_event(5, tokens), DONE)))
@@ -150,7 +150,7 @@ async def test_cut_stream_is_charged_in_tokens(
 async def test_only_events_with_output_count(
     fake_vllm: FakeVllm, gateway: StartGateway, path: str, events: list[bytes]
 ) -> None:
-    """The frame of a response or a message holds no tokens: 7 were charged for 3."""
+    """The frame of a response or a message is without tokens: 7 were charged for 3."""
     frame, text = events[0], events[1]
     fake_vllm.play(Send(STREAM_HEAD + b"".join(map(chunk, [frame, text, text, text]))), Reset())
     running = await gateway(fake_vllm)
@@ -169,7 +169,7 @@ FIRST_TEXT = {
 async def test_first_token_is_the_first_text(
     fake_vllm: FakeVllm, gateway: StartGateway, path: str, before: list[bytes], text: bytes, end: bytes
 ) -> None:
-    """What comes before it goes on at once, and is none; a stream without any has no first token."""
+    """An event before it goes on at once and does not count; a stream without any has no first token."""
     fake_vllm.play(
         Send(STREAM_HEAD + b"".join(map(chunk, before))), Wait(go := asyncio.Event()),
         Send(chunk(text)), Send(chunk(end) + LAST_CHUNK),
@@ -295,7 +295,7 @@ async def test_choice_that_ends_early_has_the_fingerprint_too(fake_vllm: FakeVll
 
 @pytest.mark.parametrize("end", [Reset(), Send(LAST_CHUNK)], ids=["reset", "clean end"])
 async def test_end_that_waits_for_usage_is_not_lost(fake_vllm: FakeVllm, gateway: StartGateway, end: Step) -> None:
-    """Where nothing comes behind it, it goes to the client as it is."""
+    """Without a following event, it goes to the client as it is."""
     fake_vllm.play(Send(STREAM_HEAD + chunk(FIRST)), SendSlowly(chunk(END), size=10**9, pause=0.01), end)
     got = await (await (await gateway(fake_vllm)).client()).post(STREAM)
     assert got.body.startswith(FIRST + END)
@@ -303,7 +303,7 @@ async def test_end_that_waits_for_usage_is_not_lost(fake_vllm: FakeVllm, gateway
 
 
 async def test_tokens_do_not_overtake_a_choice_that_ended(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
-    """It waits for the next event, and no longer."""
+    """The event waits for the next one, and no longer."""
     fake_vllm.play(
         Send(STREAM_HEAD + chunk(FIRST + OTHER)), Wait(ended := asyncio.Event()), Send(chunk(END)),
         Wait(go := asyncio.Event()), Send(chunk(OTHER)), Hang(),

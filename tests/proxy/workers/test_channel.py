@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.channel: what two processes say to each other, over real sockets."""
+"""aiaas.proxy.workers.channel: messages between two processes, over real sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aiaas.proxy.workers.channel import (
     Serving,
     Stop,
 )
-from aiaas.proxy.workers.merge import Family, Sample
+from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 
 MESSAGES: list[Message] = [
     Begin("aiaas.yaml", "text: é\n" * 100_000, "text", None),
@@ -34,7 +34,9 @@ MESSAGES: list[Message] = [
     EngineSuspected("vllm"),
     Alive(),
     Leaving(),
-    Counted([Family("a", "counter", "help", [Sample("a_total", {"le": "+Inf"}, float("inf"))])], asked=True),
+    Counted(
+        [MetricFamily("a", "counter", "help", [MetricSample("a_total", {"le": "+Inf"}, float("inf"))])], asked=True
+    ),
 ]
 
 
@@ -51,7 +53,7 @@ async def ends() -> AsyncIterator[tuple[Channel, socket.socket]]:
 
 
 async def test_messages_arrive_whole_and_in_order(ends: tuple[Channel, socket.socket]) -> None:
-    """Whatever their size; then comes the end."""
+    """Messages of any size; then comes the end."""
     ours, other = ends
     theirs = await Channel.open(other)
     for message in MESSAGES:
@@ -77,7 +79,7 @@ async def test_an_end_that_takes_nothing_is_seen_and_holds_up_nobody(ends: tuple
 
 @pytest.mark.parametrize("begun", [b"", b"\x00\x00", b"\x00\x00\x00\x10abc"], ids=["between", "in a length", "within"])
 async def test_the_end_comes_also_in_the_middle_of_a_message(ends: tuple[Channel, socket.socket], begun: bytes) -> None:
-    """Of a process that was killed while it wrote; what is then sent to it goes nowhere, without an error."""
+    """The process was killed while it wrote; later messages to it go nowhere, without an error."""
     ours, other = ends
     other.send(begun)
     other.close()
@@ -92,7 +94,7 @@ async def test_the_end_comes_also_in_the_middle_of_a_message(ends: tuple[Channel
     [pytest.param(b"\xc1", id="no msgpack"), pytest.param(b"\x81\xa4type\xa7Counted", id="a field that is missing")],
 )
 async def test_nonsense_ends_the_channel(ends: tuple[Channel, socket.socket], body: bytes) -> None:
-    """It once ended the task that listens to a worker, and the supervisor waited for that for ever."""
+    """A bad message once ended the task that listens to a worker, and the supervisor waited for it for ever."""
     ours, other = ends
     other.send(len(body).to_bytes(4) + body)
     assert await ours.receive() is None

@@ -23,13 +23,13 @@ OTHER = CONFIG.replace("[m]", "[n]")
 
 @pytest.fixture
 def plans() -> list[Plan]:
-    """What the baseline's owner was told of."""
+    """The calls to the baseline's owner."""
     return []
 
 
 @pytest.fixture
 async def baseline(tmp_path: Path, plans: list[Plan]) -> AsyncIterator[Baseline]:
-    """Of a folder with a good config and one key, already read, and followed."""
+    """The files of a folder with a good config and one key, already read, and followed."""
     (tmp_path / "aiaas.yaml").write_text(CONFIG)
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     plan = read(tmp_path / "aiaas.yaml", {}).plan
@@ -46,12 +46,12 @@ async def baseline(tmp_path: Path, plans: list[Plan]) -> AsyncIterator[Baseline]
 
 
 def names(baseline: Baseline) -> list[str]:
-    """Of the keys that it holds."""
+    """The names of the keys."""
     return [] if baseline.keys is None else [record.name for record in parse_records(baseline.keys, "x")]
 
 
 async def test_it_holds_what_both_files_hold(baseline: Baseline) -> None:
-    """The text, from which another process makes the same."""
+    """The text, from which another process makes the same config and keys."""
     assert baseline.config == baseline.before == CONFIG
     assert names(baseline) == ["alice"]
     assert baseline.key_ids == {new_key("alice").record.id}
@@ -70,8 +70,8 @@ async def test_a_good_change_is_taken_over(baseline: Baseline) -> None:
     assert baseline.plan.models[0].name == "n"
 
 
-async def test_a_change_that_needs_a_restart_is_no_new_beginning(baseline: Baseline, plans: list[Plan]) -> None:
-    """A worker that starts later gets both texts, from which it makes what the others have."""
+async def test_change_that_needs_a_restart_is_kept_for_new_workers(baseline: Baseline, plans: list[Plan]) -> None:
+    """A worker that starts later gets both texts, and so the same config as the others."""
     held = OTHER + "server: {port: 99}\n"
     for text, before in ((held, CONFIG), (OTHER, OTHER), (held, OTHER)):
         baseline.source.write_text(text)
@@ -85,7 +85,7 @@ async def test_a_change_that_needs_a_restart_is_no_new_beginning(baseline: Basel
 
 
 async def test_a_broken_change_is_not(baseline: Baseline) -> None:
-    """The last good ones stay, whatever happens to the files; the mended ones count."""
+    """The last good ones stay, whatever happens to the files; the fixed ones count."""
     keys = baseline.source.parent / "keys.yaml"
     baseline.source.write_text("backends: [")
     keys.unlink()
@@ -107,7 +107,7 @@ async def test_a_broken_change_is_not(baseline: Baseline) -> None:
 
 
 async def test_another_key_file_is_followed(baseline: Baseline) -> None:
-    """Where the changed config names one."""
+    """The changed config names another one."""
     (baseline.source.parent / "other.yaml").write_text(render_records([new_key("carol").record]))
     baseline.source.write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
     baseline.wake()
@@ -121,7 +121,7 @@ async def test_another_key_file_is_followed(baseline: Baseline) -> None:
 
 
 async def test_a_wake_reads_also_what_has_not_changed(baseline: Baseline, plans: list[Plan]) -> None:
-    """Whoever sends SIGHUP wants it read now."""
+    """An operator who sends SIGHUP wants it read now."""
     count = len(plans)
     baseline.wake()
     async with asyncio.timeout(5):
@@ -130,7 +130,7 @@ async def test_a_wake_reads_also_what_has_not_changed(baseline: Baseline, plans:
 
 
 async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) -> None:
-    """It was valid when the command looked; without its text no worker can start."""
+    """The config was valid when the command read it; without its text no worker can start."""
     (tmp_path / "aiaas.yaml").write_text(CONFIG)
     plan = read(tmp_path / "aiaas.yaml", {}).plan
     assert plan is not None
@@ -141,7 +141,7 @@ async def test_a_config_that_breaks_between_two_looks_is_said(tmp_path: Path) ->
 
 
 async def begun(folder: Path, config: str = CONFIG) -> Baseline:
-    """Of a folder with this config."""
+    """The files of a folder with this config."""
     (folder / "aiaas.yaml").write_text(config)
     plan = read(folder / "aiaas.yaml", {}).plan
     assert plan is not None
@@ -151,7 +151,7 @@ async def begun(folder: Path, config: str = CONFIG) -> Baseline:
 
 
 async def test_a_broken_key_file_at_the_start_is_refused(tmp_path: Path) -> None:
-    """Once, with its place, and not by each worker; a missing one is no fault."""
+    """One log line with its place, not one for each worker; a missing file is not a fault."""
     assert (await begun(tmp_path)).keys is None
     (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
     with pytest.raises(EnvironmentFault, match=r"keys\.yaml:3:1: not YAML"):
@@ -175,13 +175,13 @@ async def test_a_config_whose_keys_cannot_be_read_is_not_kept(tmp_path: Path, br
 
 
 async def test_a_missing_config_changes_nothing(baseline: Baseline) -> None:
-    """Nor is it an error that nobody expected."""
+    """Nor is it an unexpected error."""
     baseline.source.unlink()
     await baseline._read_config()
     assert (baseline.config, names(baseline)) == (CONFIG, ["alice"])
 
 
-async def test_another_key_file_that_is_missing_leaves_the_last_good_keys(baseline: Baseline) -> None:
+async def test_missing_new_key_file_leaves_the_last_good_keys(baseline: Baseline) -> None:
     """The config is kept, as the workers go on with the keys that they have; the file counts once it is there."""
     baseline.source.write_text(named := CONFIG + "auth: {keys_file: other.yaml}\n")
     await baseline._read_config()
@@ -193,7 +193,7 @@ async def test_another_key_file_that_is_missing_leaves_the_last_good_keys(baseli
 
 
 async def test_without_authentication_no_key_file_is_read(tmp_path: Path) -> None:
-    """Not at the start, and not when it is turned off, where a missing or broken file is no reason against it."""
+    """Not at the start, and not when authentication is turned off, where a missing or broken file does not matter."""
     off = CONFIG + "auth: {enabled: false}\n"
     baseline = await begun(tmp_path)
     baseline.source.write_text(off)
@@ -237,7 +237,7 @@ async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path)
     assert plan is not None
     baseline = Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: pytest.fail(repr(error)))
     await baseline.begin()
-    os.mkfifo(slow)  # whoever reads it waits for a writer
+    os.mkfifo(slow)  # a reader waits for a writer
     baseline.wake()
     tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
     async with asyncio.timeout(5):

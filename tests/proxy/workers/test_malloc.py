@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.malloc: what is freed goes back to the system."""
+"""aiaas.proxy.workers.malloc: freed memory goes back to the system."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux'")
 def test_large_blocks_go_back_to_the_system() -> None:
-    """300 of 200 kB between blocks that stay; without it glibc keeps them, as soon as a larger one was freed before."""
+    """300 blocks of 200 kB between blocks that stay; glibc would keep them once a larger one was freed before."""
     seen = []
     for how in ("fixed", "as it is"):
         command = [sys.executable, "-c", SCRIPT, how]

@@ -9,11 +9,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.workers.merge import GAUGES, Family, Sample, Sums, exposition, of_supervisor, snapshot
+from aiaas.proxy.workers.merge import GAUGES, MetricFamily, MetricSample, Sums, exposition, of_supervisor, snapshot
 
 
-def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: str = "abc") -> list[Family]:
-    """What a worker says that has answered so many requests."""
+def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: str = "abc") -> list[MetricFamily]:
+    """The report of a worker that has answered this many requests."""
     metrics = Metrics()
     for _ in range(requests):
         metrics.finished(
@@ -24,7 +24,7 @@ def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: st
     metrics.endpoint_up("vllm", "http://a", up)
     metrics.config(digest)
     # As it comes out of the channel.
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot(metrics.collect())), type=list[Family])
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot(metrics.collect())), type=list[MetricFamily])
 
 
 def values(sums: Sums) -> dict[str, float]:
@@ -37,7 +37,7 @@ def values(sums: Sums) -> dict[str, float]:
 
 
 def test_counters_and_histograms_are_summed() -> None:
-    """Series by series; one that only one worker has stands as it is."""
+    """Series by series; a series of only one worker stands as it is."""
     sums = Sums()
     for requests in (2, 0, 3):
         sums.add(worker(requests=requests))
@@ -61,12 +61,12 @@ def test_one_worker_merged_is_what_it_exposes_itself() -> None:
 
 
 def without_process(text: bytes) -> list[bytes]:
-    """The lines of an exposition, less the values of CPU and memory, which move between two looks."""
+    """The lines of an exposition without CPU and memory, which change between two reads."""
     return [line for line in text.splitlines() if not line.startswith(b"process_")]
 
 
 def test_gauges_are_of_those_that_live_and_each_has_its_rule() -> None:
-    """In flight together; up where it is up for all; which config, while two are in force, is both."""
+    """Requests in flight are summed; an endpoint is up where it is up for all; two configs in force both show."""
     sums = Sums()
     sums.retire(worker(in_flight=100, up=False, digest="old"))
     sums.add(worker(in_flight=2))
@@ -84,20 +84,20 @@ def test_gauges_are_of_those_that_live_and_each_has_its_rule() -> None:
 
 
 def test_every_gauge_has_a_rule() -> None:
-    """Whoever adds a gauge decides what several workers' values are together."""
+    """A new gauge needs a decision how several workers' values are merged."""
     store = {"aiaas_limit_store_up", "aiaas_limit_processes"}  # only where there is one
     gauges = {family.name for family in worker() if family.kind in ("gauge", "unknown")}
     assert gauges | store == set(GAUGES)
 
 
 def test_the_supervisor_adds_what_only_it_knows() -> None:
-    """How many serve, how many had to be replaced, and how many of these hung."""
+    """How many workers serve, how many had to be replaced, and how many of these hung."""
     sums = Sums()
     sums.add(of_supervisor(answering=3, ends=2, hangs=1))
     assert values(sums) == {"aiaas_workers": 3, "aiaas_worker_ends_total": 2, "aiaas_worker_hangs_total": 1}
 
 
-def test_what_a_worker_has_counted_outlives_it() -> None:
+def test_counts_of_a_worker_outlive_it() -> None:
     """A counter that went backwards would be a reset to Prometheus, and the rate a spike."""
     first, second = worker(requests=2), worker(requests=1)
     name = 'inference_requests_total{endpoint="/v1/x",model="m",status="success"}'
@@ -112,7 +112,7 @@ def test_what_a_worker_has_counted_outlives_it() -> None:
 
 
 def test_the_series_of_a_removed_key_go() -> None:
-    """What an ended worker said of it is all that is left; sums over all keys stay."""
+    """The last report of an ended worker is all that is left; sums over all keys stay."""
     name = 'aiaas_key_requests_total{key_id="k"}'
     total = 'inference_requests_total{endpoint="/v1/x",model="m",status="success"}'
     retired = Sums()
@@ -126,8 +126,10 @@ def test_the_series_of_a_removed_key_go() -> None:
     assert values(retired)[name] == 1
 
 
-def process(*, cpu: float, resident: float = 0, fds: float = 0, most: float = 0, began: float = 0) -> list[Family]:
-    """What prometheus_client says of a process, with these values."""
+def process(
+    *, cpu: float, resident: float = 0, fds: float = 0, most: float = 0, began: float = 0
+) -> list[MetricFamily]:
+    """prometheus_client's own metrics of a process, with these values."""
     told = {
         "process_cpu_seconds_total": cpu,
         "process_resident_memory_bytes": resident,
@@ -137,11 +139,11 @@ def process(*, cpu: float, resident: float = 0, fds: float = 0, most: float = 0,
         "process_start_time_seconds": began,
     }
     return [
-        Family(
+        MetricFamily(
             family.name,
             family.kind,
             family.help,
-            [Sample(each.name, {}, told[each.name]) for each in family.samples],
+            [MetricSample(each.name, {}, told[each.name]) for each in family.samples],
         )
         for family in worker()
         if family.name.startswith("process_")

@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.process: a worker as its supervisor sees it, played by small programs."""
+"""aiaas.proxy.workers.process: a worker as its supervisor sees it, acted by small programs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from aiaas.proxy.workers.channel import Begin, Report
 from aiaas.proxy.workers.process import WorkerProcess, ended_by
 
-# What every played worker begins with: its channel, in blocking calls.
+# The beginning of every scripted worker: its channel, in blocking calls.
 PLAYER = """
 import os, signal, socket, sys, time
 import msgspec
 from aiaas.proxy.workers.channel import *
-from aiaas.proxy.workers.merge import Family, Sample
+from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 number, channel, listener, lock = map(int, sys.argv[1:])
 sock = socket.socket(fileno=channel)
 sock.setblocking(True)
@@ -30,7 +30,7 @@ def say(message):
     data = msgspec.msgpack.encode(message)
     sock.sendall(len(data).to_bytes(4) + data)
 def counted(value, asked):
-    return Counted([Family("a", "counter", "help", [Sample("a_total", {}, value)])], asked)
+    return Counted([MetricFamily("a", "counter", "help", [MetricSample("a_total", {}, value)])], asked)
 begin = hear()
 """
 Play = Callable[..., Awaitable[tuple[WorkerProcess, asyncio.Task[str]]]]
@@ -62,7 +62,7 @@ async def play() -> AsyncIterator[Play]:
 
 
 async def test_it_is_given_what_it_needs_and_says_when_it_serves(play: Play) -> None:
-    """Its number, its config, its own listening socket, which accepts; it leads a session of its own."""
+    """A worker gets its number, its config and a listening socket that accepts; it leads a session of its own."""
     worker, task = await play("""
 assert number == 7 and begin == Begin("aiaas.yaml", "text", "before", None)
 assert socket.socket(fileno=listener).getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
@@ -79,7 +79,7 @@ hear()
     assert worker.gone.is_set()
 
 
-async def test_what_it_counts_is_kept_beyond_its_end(play: Play) -> None:
+async def test_counts_are_kept_beyond_the_workers_end(play: Play) -> None:
     """A report is answered once for all who ask meanwhile; a worker that has ended needs none."""
     worker, task = await play("""
 say(counted(1.0, False))
@@ -98,8 +98,8 @@ say(counted(3.0, False))
         await worker.report()
 
 
-async def test_a_report_of_one_that_hangs_is_not_waited_for_beyond_its_end(play: Play) -> None:
-    """Whoever waits for it can give up, and ask again."""
+async def test_report_of_a_hung_worker_is_waited_for_until_its_end(play: Play) -> None:
+    """A caller that waits for it can give up, and ask again."""
     worker, task = await play("time.sleep(60)")
     for _ in range(2):
         with pytest.raises(TimeoutError):
@@ -114,7 +114,7 @@ async def test_a_report_of_one_that_hangs_is_not_waited_for_beyond_its_end(play:
 
 
 async def test_an_engine_that_it_suspects_is_told(play: Play) -> None:
-    """To whoever hears it out."""
+    """To each caller that waits for it."""
     suspected: list[str] = []
     _, task = await play("say(EngineSuspected('own'))", suspected.append)
     async with asyncio.timeout(10):
@@ -123,7 +123,7 @@ async def test_an_engine_that_it_suspects_is_told(play: Play) -> None:
 
 
 async def test_when_it_last_spoke_is_known(play: Play) -> None:
-    """Before its first word, when it was started."""
+    """Before its first message, the time when it was started."""
     worker, _ = await play("hear(); say(Alive()); hear()")
     started = worker.heard
     assert not worker.has_spoken
@@ -135,7 +135,7 @@ async def test_when_it_last_spoke_is_known(play: Play) -> None:
 
 
 async def test_one_that_leaves_is_gone_before_it_has_ended(play: Play) -> None:
-    """So that its replacement need not wait for its last stream."""
+    """Its replacement need not wait for its last stream."""
     worker, task = await play("say(Serving(keys=0)); say(Leaving()); hear()")
     async with asyncio.timeout(10):
         await worker.gone.wait()
@@ -143,7 +143,7 @@ async def test_one_that_leaves_is_gone_before_it_has_ended(play: Play) -> None:
 
 
 async def test_one_that_only_closes_its_channel_is_killed(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody could tell it anything any more."""
+    """Nobody could send it a message any more."""
     monkeypatch.setattr("aiaas.proxy.workers.process.EXIT_PATIENCE", 0.1)
     _, task = await play("sock.close(); time.sleep(60)")
     async with asyncio.timeout(10):
@@ -151,7 +151,7 @@ async def test_one_that_only_closes_its_channel_is_killed(play: Play, monkeypatc
 
 
 async def test_a_command_that_cannot_be_run_leaves_nothing_open() -> None:
-    """OSError, and no socket lost."""
+    """OSError, without a leaked socket."""
     before = len(os.listdir("/proc/self/fd"))
     with socket.socket() as listener:
         with pytest.raises(OSError):
@@ -163,5 +163,5 @@ async def test_a_command_that_cannot_be_run_leaves_nothing_open() -> None:
     ("code", "words"), [(0, "exit code 0"), (3, "exit code 3"), (-signal.SIGSEGV, "SIGSEGV"), (-99, "signal 99")]
 )
 def test_how_a_process_ended_is_said_in_words(code: int, words: str) -> None:
-    """As an operator would look it up."""
+    """In the words that an operator would look up."""
     assert ended_by(code) == words

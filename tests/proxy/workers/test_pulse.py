@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.pulse: which silence is a worker's, by the clock alone."""
+"""aiaas.proxy.workers.pulse: which silence counts as a worker's, by the clock alone."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from aiaas.proxy.workers.pulse import (
     ANSWERS_WITHIN,
     BEAT_INTERVAL,
     HANG_PATIENCE,
-    LATE,
-    LOOK_INTERVAL,
+    PULSE_INTERVAL,
+    PULSE_LATE,
     START_PATIENCE,
     Listening,
 )
 
-SECOND = LOOK_INTERVAL
+SECOND = PULSE_INTERVAL
 
 
 def looked_until(now: float, listening: Listening | None = None) -> Listening:
-    """After a look every second, all in time."""
+    """A look every second, all on time."""
     listening = listening or Listening(0.0, 0.0)
     while listening.looked < now:
         listening = listening.look(listening.looked + SECOND)
@@ -26,7 +26,7 @@ def looked_until(now: float, listening: Listening | None = None) -> Listening:
 
 
 def test_a_worker_silent_for_the_patience_hangs() -> None:
-    """And not a moment sooner; until then it is only missed."""
+    """And not a moment sooner; until then the worker is only missed."""
     listening = looked_until(30)
     assert not listening.hangs(30 - HANG_PATIENCE + 0.1, True, 30)
     assert listening.hangs(30 - HANG_PATIENCE, True, 30)
@@ -34,7 +34,7 @@ def test_a_worker_silent_for_the_patience_hangs() -> None:
 
 
 def test_a_worker_slow_for_five_seconds_does_not_hang() -> None:
-    """Its loop was held; it is missed meanwhile, and counts again with its next word."""
+    """Its loop was blocked; the worker is missed meanwhile, and counts again with its next message."""
     listening = looked_until(30)
     assert not listening.hangs(25, True, 30)
     assert not listening.answers(25, 30)
@@ -42,14 +42,16 @@ def test_a_worker_slow_for_five_seconds_does_not_hang() -> None:
 
 
 def test_a_worker_that_has_not_spoken_yet_has_longer() -> None:
-    """It loads the program; still one that is stopped meanwhile is noticed."""
+    """The worker loads the program; one that is stopped meanwhile is still noticed."""
     listening = looked_until(START_PATIENCE)
     assert not listening.hangs(START_PATIENCE - HANG_PATIENCE, False, START_PATIENCE)
     assert not listening.hangs(0.1, False, START_PATIENCE)
     assert listening.hangs(0, False, START_PATIENCE)
 
 
-@pytest.mark.parametrize("pause", [SECOND + LATE + 0.1, HANG_PATIENCE, 3600.0], ids=["late", "stopped", "suspended"])
+@pytest.mark.parametrize(
+    "pause", [SECOND + PULSE_LATE + 0.1, HANG_PATIENCE, 3600.0], ids=["late", "stopped", "suspended"]
+)
 def test_a_supervisor_that_was_late_counts_anew(pause: float) -> None:
     """Nobody listened, so nobody knows; a worker that really hangs is found after the whole patience once more."""
     before = looked_until(20)
@@ -68,7 +70,7 @@ def test_a_look_that_is_a_little_late_changes_nothing() -> None:
     """Each look is on any machine; else a busy one would never find a worker that hangs."""
     listening = Listening(0.0, 0.0)
     for number in range(1, 20):
-        listening = listening.look(number * (SECOND + LATE))
+        listening = listening.look(number * (SECOND + PULSE_LATE))
     assert listening.since == 0
     assert listening.hangs(listening.looked - HANG_PATIENCE, True, listening.looked)
 
@@ -82,5 +84,5 @@ def test_words_after_a_break_count_from_when_they_came() -> None:
 
 
 def test_a_healthy_worker_is_never_missed() -> None:
-    """Its beats come more often than that, also where one or two are late."""
-    assert 2 * BEAT_INTERVAL + LATE <= ANSWERS_WITHIN < HANG_PATIENCE / 2
+    """Its messages come more often than that, also where one or two are late."""
+    assert 2 * BEAT_INTERVAL + PULSE_LATE <= ANSWERS_WITHIN < HANG_PATIENCE / 2

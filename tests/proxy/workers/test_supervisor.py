@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.supervisor: when a worker is replaced. (What clients and operators see:
+"""aiaas.proxy.workers.supervisor: when a worker is replaced. (The effect on clients and operators:
 tests/cli/test_worker.py.)"""
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tests.ports import free_port
 
 
 def test_one_end_after_long_service_is_replaced_at_once() -> None:
-    """However many there were before."""
+    """However many workers were replaced before."""
     row = Row(ends=9)
     assert row.after(served=3600.0) == Row(ends=1, failed_starts=0)
     assert row.after(served=3600.0).pause == 0
 
 
 def test_ends_in_a_row_make_the_pauses_grow() -> None:
-    """Up to a bound: a request that kills its worker is no reason to leave the port to nobody."""
+    """Up to a bound: a request that kills its worker must not leave the port to nobody."""
     row, pauses = Row(), []
     for _ in range(8):
         row = row.after(served=0.5)
@@ -46,8 +46,8 @@ def test_only_starts_that_fail_one_after_another_count_as_such() -> None:
     assert row.after(0.1).after(None).failed_starts == 1
 
 
-def test_a_worker_that_cannot_start_ends_the_whole_only_where_no_other_serves() -> None:
-    """A certificate that is broken for an hour must not take down those that serve with the good one."""
+def test_failed_start_ends_all_only_where_no_worker_serves() -> None:
+    """A certificate that is broken for an hour must not take down the workers that serve with the good one."""
     row = Row()
     for _ in range(START_TRIES):
         assert not row.is_hopeless(in_order=False)
@@ -61,7 +61,7 @@ def test_a_worker_that_cannot_start_ends_the_whole_only_where_no_other_serves() 
 async def test_workers_that_cannot_start_end_the_whole(
     tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a clear line, after some tries; the port is free again and nobody was told that it serves."""
+    """With a clear line, after some tries; the port is free again and readiness was never announced."""
     monkeypatch.setattr("aiaas.proxy.workers.supervisor.PAUSES", (0.0,))
     port = free_port()
     config = {

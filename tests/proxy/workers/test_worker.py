@@ -1,4 +1,4 @@
-"""aiaas.proxy.workers.worker: one worker in this process, told what to do over a real channel."""
+"""aiaas.proxy.workers.worker: one worker in this process, controlled over a real channel."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Worker:
         return serving
 
     async def status(self) -> int:
-        """Of a request on a connection of its own."""
+        """The status of a request on a connection of its own."""
         client = await Raw.connect(self.listener.getsockname()[1], ALICE.text)
         try:
             return (await client.post(BODY)).status
@@ -89,7 +89,7 @@ class Worker:
 
 @pytest.fixture
 async def worker(tmp_path: Path, fake_vllm: FakeVllm) -> AsyncIterator[Worker]:
-    """A worker that has not been told to begin; at the end its supervisor is gone, and so must it be."""
+    """A worker that has not been told to begin; at the end its supervisor is gone, and the worker must end too."""
     config = {
         "server": {"host": "127.0.0.1", "drain_timeout": "2s", "heartbeat": "0s"},
         "backends": {
@@ -133,7 +133,7 @@ async def test_without_its_supervisor_it_drains(worker: Worker) -> None:
 
 
 async def test_a_supervisor_that_is_gone_before_it_begins_is_the_end(worker: Worker) -> None:
-    """Nothing was served."""
+    """The worker has served nothing."""
     await worker.channel.close()
     async with asyncio.timeout(10):
         await worker.task
@@ -141,7 +141,7 @@ async def test_a_supervisor_that_is_gone_before_it_begins_is_the_end(worker: Wor
 
 
 async def test_told_to_stop_it_drains_and_says_what_it_counted_last(worker: Worker) -> None:
-    """Nothing is lost by an orderly end."""
+    """An orderly end loses no counts."""
     await worker.begin()
     await worker.status()
     worker.channel.send(Stop(now=False))
@@ -171,7 +171,7 @@ async def test_told_to_stop_now_it_waits_for_no_stream(worker: Worker, fake_vllm
 
 
 async def test_a_signal_to_it_alone_is_told_and_obeyed_once(worker: Worker) -> None:
-    """The supervisor must know that nobody accepts there; a group's second SIGTERM is no impatience."""
+    """The supervisor must know that nobody accepts there; a second SIGTERM to the group must not cut streams."""
     await worker.begin()
     os.kill(os.getpid(), signal.SIGTERM)
     await worker.hear(Leaving)
@@ -180,7 +180,7 @@ async def test_a_signal_to_it_alone_is_told_and_obeyed_once(worker: Worker) -> N
 
 
 async def test_asked_it_says_what_it_has_counted(worker: Worker) -> None:
-    """At once, and beside that by itself every second."""
+    """At once; beside that the worker reports every second by itself."""
     await worker.begin()
     await worker.status()
     worker.channel.send(Report())
@@ -191,7 +191,7 @@ async def test_asked_it_says_what_it_has_counted(worker: Worker) -> None:
 
 
 async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
-    """From its start to its end, so that its supervisor can tell slow from stopped; also while it drains."""
+    """From its start to its end, also while it drains, so that its supervisor can tell slow from stopped."""
     worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
     assert isinstance(await worker.channel.receive(), Alive)
     await worker.hear(Serving)
@@ -204,8 +204,8 @@ async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
     client.reset()
 
 
-async def test_an_engine_that_the_supervisor_runs_is_up_when_that_says_so(worker: Worker) -> None:
-    """Also where it said so before the worker was ready."""
+async def test_supervised_engine_is_up_when_the_supervisor_says_so(worker: Worker) -> None:
+    """Also where that message came before the worker was ready."""
     worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
     worker.channel.send(EngineHealth("own", True, "it is healthy"))
     await worker.hear(Serving)
@@ -234,8 +234,8 @@ async def test_a_request_that_times_out_in_an_engine_is_told(worker: Worker, fak
 
 
 @pytest.mark.parametrize("is_up", [False, True])
-async def test_changed_settings_of_an_engine_need_a_restart_where_it_is_up(worker: Worker, is_up: bool) -> None:
-    """As the supervisor decides, who reads the same file."""
+async def test_changed_engine_settings_need_a_restart_while_it_is_up(worker: Worker, is_up: bool) -> None:
+    """The supervisor decides, since it reads the same file."""
     await worker.begin()
     if is_up:
         worker.channel.send(EngineHealth("own", True, "it is healthy"))
@@ -251,13 +251,13 @@ async def test_changed_settings_of_an_engine_need_a_restart_where_it_is_up(worke
 
 
 async def test_told_to_reload_it_reads_both_files(worker: Worker) -> None:
-    """SIGHUP, passed on."""
+    """The supervisor passes SIGHUP on."""
     await worker.begin()
     worker.channel.send(Reload())
     assert await worker.event("config_unchanged")
 
 
-async def test_it_begins_with_the_last_good_files_though_they_are_broken_now(worker: Worker) -> None:
+async def test_start_uses_the_last_good_files_if_they_are_broken_now(worker: Worker) -> None:
     """A replacement serves what the others still serve, and says what is wrong with the files."""
     text, keys = [(worker.folder / name).read_text() for name in ("aiaas.yaml", "keys.yaml")]
     (worker.folder / "aiaas.yaml").write_text("backends: [")
@@ -270,7 +270,7 @@ async def test_it_begins_with_the_last_good_files_though_they_are_broken_now(wor
 
 
 async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: Worker) -> None:
-    """The engine runs at its old port, and a new timeout holds; the config file says both otherwise and so."""
+    """The engine runs at its old port, and a new timeout holds, as in the other workers."""
     before = (worker.folder / "aiaas.yaml").read_text()
     config = yaml.safe_load(before)
     config["backends"]["own"]["engine"] = {"kind": "simulator", "port": 1}
@@ -287,7 +287,7 @@ async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: W
 
 
 async def test_without_good_keys_a_worker_begins_all_the_same(worker: Worker) -> None:
-    """The others have none either; the supervisor refuses such a file at the start."""
+    """The others have no keys either; the supervisor refuses such a file at the start."""
     (worker.folder / "keys.yaml").write_text("[")
     worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
     assert (await worker.hear(Serving)).keys == 0
@@ -296,7 +296,7 @@ async def test_without_good_keys_a_worker_begins_all_the_same(worker: Worker) ->
 
 
 async def test_a_config_that_cannot_be_used_is_an_error(worker: Worker) -> None:
-    """It was valid where it came from."""
+    """The config was valid where it came from."""
     worker.channel.send(Begin(worker.source, "backends: [", "backends: [", None))
     with pytest.raises(EnvironmentFault, match="no longer valid"):
         await worker.task
