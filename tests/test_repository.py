@@ -32,7 +32,7 @@ NOT_PURE: Final = tuple(
 )
 
 # The last resort of the command line: a fault of ours becomes one line and never a traceback.
-MAY_CATCH_ALL: Final = ("aiaas/cli/main.py",)
+MAY_CATCH_ALL: Final = ("aiaas/cli/main.py", "aiaas/proxy/client/handler.py")
 
 # Files and functions that are larger than the rule. Reasons only; the list may shrink and never grow.
 MAY_BE_LARGE: Final[dict[str, str]] = {}

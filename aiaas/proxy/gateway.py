@@ -26,7 +26,7 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.cors import Cors, preflight_lines
 from aiaas.proxy.client.identity import Networks, believed, error_path, method_not_allowed, not_found, require_method
 from aiaas.proxy.client.incidents import Incidents
-from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.client.request_ids import RequestIds
 from aiaas.proxy.client.request_target import path_of
@@ -108,7 +108,7 @@ class Gateway:
 
     # -- a request ------------------------------------------------------------------------------------------------
 
-    async def handle(self, request: Request, client: ClientConnection) -> bool:
+    async def handle(self, request: HttpRequest, client: ClientConnection) -> bool:
         """Answer one request, in this order: path, method, key, then what the path does. Returns whether its connection
         stays open."""
         path = path_of(request.raw_path) or request.raw_path
@@ -133,7 +133,7 @@ class Gateway:
             error.add_note(f"request {record.request_id} at {path[:100]!a}")
             raise
 
-    async def _inference(self, request: Request, client: ClientConnection, active: Active, record: Record) -> bool:
+    async def _inference(self, request: HttpRequest, client: ClientConnection, active: Active, record: Record) -> bool:
         """Everything that counts as an inference request: in flight, in the metrics, in the log, whatever its end.
 
         First its status is known, then its price, then it is told.
@@ -206,7 +206,7 @@ class Gateway:
 
     # -- answers of our own ---------------------------------------------------------------------------------------
 
-    def _health(self, request: Request, client: ClientConnection, path: str) -> bool:
+    def _health(self, request: HttpRequest, client: ClientConnection, path: str) -> bool:
         cors = self.active.cors
         extra = cors.lines(request.headers.get("origin")) if cors is not None else b""
         if cors is not None and cors.is_preflight(request.method, request.headers):
@@ -219,7 +219,7 @@ class Gateway:
             return self._answer(request, client, 503, b'{"status":"draining"}\n', extra)
         return self._answer(request, client, 200, b'{"status":"ok"}\n', extra)
 
-    def _preflight(self, request: Request, client: ClientConnection, active: Active, record: Record) -> bool:
+    def _preflight(self, request: HttpRequest, client: ClientConnection, active: Active, record: Record) -> bool:
         """A browser asks whether a page may send its request; it has no key yet.
 
         It may, at any path: only the answer to the request itself tells the page that nothing is there.
@@ -231,7 +231,7 @@ class Gateway:
         self._log_other(record, 204, None)
         return self._answer(request, client, 204, b"", client.extra + _preflight_lines(request, methods))
 
-    async def _models(self, request: Request, client: ClientConnection, active: Active, record: Record) -> bool:
+    async def _models(self, request: HttpRequest, client: ClientConnection, active: Active, record: Record) -> bool:
         admission = active.admission
         principal = admission.known(request, client, record) or await admission.verified(request, client, record)
         listed = {name: [e.listed for e in state.endpoints] for name, state in active.backends.items()}
@@ -239,7 +239,7 @@ class Gateway:
         self._log_other(record, 200, None)
         return self._answer(request, client, 200, body, client.extra)
 
-    def _refuse(self, request: Request, client: ClientConnection, record: Record, error: ApiError) -> bool:
+    def _refuse(self, request: HttpRequest, client: ClientConnection, record: Record, error: ApiError) -> bool:
         if isinstance(error, LimitError):
             self.metrics.refused(error.code)
         if record.status == 0:  # refused before it counted as an inference request
@@ -248,7 +248,7 @@ class Gateway:
         body = error_body(error, error_path(request, record.path))
         return self._answer(request, client, error.status, body, extra)
 
-    def _answer(self, request: Request, client: ClientConnection, status: int, body: bytes, extra: bytes) -> bool:
+    def _answer(self, request: HttpRequest, client: ClientConnection, status: int, body: bytes, extra: bytes) -> bool:
         """Give an answer of our own. `extra` is complete header lines."""
         # A body that was not read: what follows on this connection would be taken for a request.
         unread = not request.content.is_eof() or client.body_broken
@@ -269,7 +269,7 @@ class Gateway:
         self.metrics.responded(status, code)
         self.log.request(record, time.monotonic() - record.started, OTHER)
 
-    def _must_close(self, request: Request) -> bool:
+    def _must_close(self, request: HttpRequest) -> bool:
         """Whether the connection ends with this answer: asked for, HTTP/1.0, draining, or something other than HTTP
         was to follow (an upgrade or a tunnel, neither of which is ever taken)."""
         if not request.keep_alive or self.draining or request.version < HttpVersion11:
@@ -282,7 +282,7 @@ class Gateway:
             self._date = (second, date_header(second))
         return self._date[1]
 
-    def _record(self, request: Request, client: ClientConnection, active: Active, path: str) -> Record:
+    def _record(self, request: HttpRequest, client: ClientConnection, active: Active, path: str) -> Record:
         address, request_id = client.peer, None
         if active.trusted:
             address, request_id = believed(request, address, active.trusted)
@@ -348,5 +348,5 @@ class Gateway:
                 client.listener.end_with_error(draining())
 
 
-def _preflight_lines(request: Request, methods: tuple[str, ...]) -> bytes:
+def _preflight_lines(request: HttpRequest, methods: tuple[str, ...]) -> bytes:
     return preflight_lines(methods, request.headers.get("access-control-request-headers", ""))

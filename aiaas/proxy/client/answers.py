@@ -95,6 +95,22 @@ def error_answer(error: ApiError, path: str, *, extra: bytes, close: bool) -> by
     )
 
 
+def framing_of(status: int, length: bytes, whole: int | None, *, chunks: bool) -> tuple[bytes, bool, bool]:
+    """How a relayed body ends (RFC 9112 section 6.3): header lines, whether in chunks, whether with the connection.
+
+    length  the backend's Content-Length if it holds for the relayed bytes, otherwise b""
+    whole   the length of the body if all of it is there, otherwise None
+    chunks  whether the client can read chunks
+    """
+    if status == 204:  # has neither body nor length (RFC 9110 section 8.6)
+        return b"", False, False
+    if length:
+        return b"content-length: %b\r\n" % length, False, False
+    if whole is not None:
+        return b"content-length: %d\r\n" % whole, False, False
+    return (b"transfer-encoding: chunked\r\n", True, False) if chunks else (b"", False, True)
+
+
 def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:
     """The head of a relayed answer: the backend's end-to-end headers, then `framing` and the gateway's headers.
 

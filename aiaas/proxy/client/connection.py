@@ -12,8 +12,8 @@ it leaves these cases open, each seen in an experiment:
 - a body that breaks off in the middle (an invalid chunk size) leaves its reader waiting: `body_broken`;
 - a close while the client still sends is a reset, which may destroy the answer that it has not read yet: `linger`;
 - incomplete heads and the buffers of TLS count in the process' memory budget: `guest`, its place;
-- a handler that writes to the transport itself must know when the client reads too slowly: `listener`. The next
-  request waits meanwhile, or a client that reads nothing could fill the memory with answers;
+- a handler that writes to the transport itself must know when the client reads too slowly: `listener`. Until the
+  client has caught up, its next request waits, so that the memory does not fill with answers;
 - nobody watches whether the client takes the last bytes of an answer: `drain_watch.py`.
 
 Every refusal of a head is queued like a request, so that it is answered in its turn, behind what came before it.
@@ -37,9 +37,9 @@ from aiaas.proxy.client.alarm import Alarm
 from aiaas.proxy.client.answers import date_header, error_answer
 from aiaas.proxy.client.drain_watch import DrainWatch
 from aiaas.proxy.client.forwarded import plain_address
-from aiaas.proxy.client.handler import Handler
+from aiaas.proxy.client.handler import HandlerRun
 from aiaas.proxy.client.hooks import WriteListener
-from aiaas.proxy.client.incoming import Incoming, Request
+from aiaas.proxy.client.incoming import HttpRequest, Incoming
 from aiaas.proxy.client.places import TLS_READ_FACTOR, Guest
 from aiaas.proxy.client.refusal import HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.client.request_target import path_of
@@ -70,40 +70,17 @@ class ClientConnection(BaseProtocol):
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
     extra        complete header lines for an answer that the connection itself gives to the present request
     guest        its place among all connections; None where those are not counted
-    wire, sock   the transport and its socket until they are closed; `transport` is None as soon as nothing more may be
-                 written
+    wire, sock   the transport and its socket until they are closed; aiohttp's `transport` is None once nothing more is
+                 to be written
     tls          whether it is one under TLS
     last_used    when its last answer ended, by the loop's clock
     """
 
     __slots__ = (
-        "_closed",
-        "_closing",
-        "_drain",
-        "_head_timer",
-        "_idle",
-        "_incoming",
-        "_largest_read",
-        "_linger_timer",
-        "_lingering",
-        "_origin",
-        "_queue",
-        "_quiet",
-        "_refused",
-        "_request",
-        "_side",
-        "alarm",
-        "begun",
-        "extra",
-        "guest",
-        "handler",
-        "last_used",
-        "listener",
-        "peer",
-        "sock",
-        "tls",
-        "wire",
-    )
+        "_closed", "_closing", "_drain", "_head_timer", "_idle", "_incoming", "_largest_read", "_linger_timer",
+        "_lingering", "_origin", "_queue", "_quiet", "_refused", "_request", "_side", "alarm", "begun", "extra",
+        "guest", "handler", "last_used", "listener", "peer", "sock", "tls", "wire",
+    )  # fmt: skip
 
     def __init__(self, side: OpenSide, loop: asyncio.AbstractEventLoop, guest: Guest | None = None) -> None:
         super().__init__(loop)
@@ -111,7 +88,7 @@ class ClientConnection(BaseProtocol):
         self._incoming = Incoming(self, loop, side.limits.max_header_size)
         self._parser = self._incoming.parser
         self._queue: deque[tuple[RawRequestMessage, StreamReader] | Exception] = deque()
-        self._request: Request | None = None
+        self._request: HttpRequest | None = None
         self._closing = False  # closes behind the present answer
         self._closed = False  # nothing more is read or answered
         self._quiet: asyncio.Future[None] | None = None  # of `shutdown`, which waits for the present answer
@@ -123,7 +100,7 @@ class ClientConnection(BaseProtocol):
         self._lingering: asyncio.Transport | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._drain = DrainWatch(side.limits.closing_silence)
-        self.handler: Handler[bool] | None = None
+        self.handler: HandlerRun[bool] | None = None
         self.listener: WriteListener | None = None
         self.begun = False
         self.extra = b""
@@ -285,8 +262,8 @@ class ClientConnection(BaseProtocol):
         if self._parser is not None:
             self._parser.message_consumed()
         self.begun, self.extra = False, b""
-        self._request = request = Request(*got)
-        self.handler = Handler(self._side.handle(request, self), self._loop, self._served)
+        self._request = request = HttpRequest(*got)
+        self.handler = HandlerRun(self._side.handle(request, self), self._loop, self._served)
         self.handler.step()
 
     def _served(self, keep_alive: bool | None, error: BaseException | None) -> None:
@@ -306,7 +283,7 @@ class ClientConnection(BaseProtocol):
         self._begin_idle()
         self._serve_next()
 
-    def _failed(self, error: BaseException, request: Request | None) -> None:
+    def _failed(self, error: BaseException, request: HttpRequest | None) -> None:
         if isinstance(error, asyncio.CancelledError):  # the client has left, or the server ends
             self.force_close()
             return

@@ -18,8 +18,8 @@ from inspect import CORO_CLOSED, getcoroutinestate
 from types import coroutine
 from typing import Any, Generic, TypeVar
 
-T = TypeVar("T")
-Ended = Callable[[T | None, BaseException | None], None]
+ResultT = TypeVar("ResultT")
+Ended = Callable[[ResultT | None, BaseException | None], None]
 
 
 class Pause:
@@ -42,17 +42,19 @@ class Pause:
         self._wake = wake
 
 
-class Handler(Generic[T]):
+class HandlerRun(Generic[ResultT]):
     """One run of a handler. Calls `ended` once: with its result and None, or with None and its exception."""
 
     __slots__ = ("_ended", "_loop", "_pause", "_task", "_work")
 
-    def __init__(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, ended: Ended[T]) -> None:
+    def __init__(
+        self, work: Coroutine[Any, Any, ResultT], loop: asyncio.AbstractEventLoop, ended: Ended[ResultT]
+    ) -> None:
         self._work = work
         self._loop = loop
         self._ended = ended
         self._pause: Pause | None = None
-        self._task: asyncio.Task[T] | None = None
+        self._task: asyncio.Task[ResultT] | None = None
 
     @property
     def has_task(self) -> bool:
@@ -87,7 +89,7 @@ class Handler(Generic[T]):
         elif getcoroutinestate(self._work) != CORO_CLOSED:  # it runs just now, and is what calls this
             self._loop.call_soon(self.cancel)
 
-    def _task_ended(self, task: asyncio.Task[T]) -> None:
+    def _task_ended(self, task: asyncio.Task[ResultT]) -> None:
         if getcoroutinestate(self._work) != CORO_CLOSED:  # cancelled before its task began
             self._task = None
             self.step(asyncio.CancelledError())
@@ -99,19 +101,19 @@ class Handler(Generic[T]):
 
 
 @coroutine
-def in_task(handler: Handler[Any] | None) -> Generator[None, None, None]:
+def in_task(handler: HandlerRun[Any] | None) -> Generator[None, None, None]:
     """Wait until the handler runs in a task of its own, which `asyncio.timeout` needs. None: it does already."""
     if handler is not None and not handler.has_task:
         yield
 
 
-async def _in_task(work: Coroutine[Any, Any, T], awaited: Any) -> T:
+async def _in_task(work: Coroutine[Any, Any, ResultT], awaited: Any) -> ResultT:
     """Run the rest of `work`, which waits for `awaited`."""
     return await _rest(work, awaited)
 
 
 @coroutine
-def _rest(work: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, None, T]:
+def _rest(work: Coroutine[Any, Any, ResultT], awaited: Any) -> Generator[Any, None, ResultT]:
     while True:
         try:
             if isinstance(awaited, Pause):

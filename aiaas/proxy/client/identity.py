@@ -16,7 +16,7 @@ from aiaas.errors import ClientError, LimitError
 from aiaas.keys.model import Rejection
 from aiaas.openai import paths
 from aiaas.proxy.client.forwarded import hops, plain_address
-from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.incoming import HttpRequest
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -36,7 +36,7 @@ class Unauthorized(ClientError):
         self.rejection = rejection
 
 
-def presented_key(request: Request, path: str) -> str:
+def presented_key(request: HttpRequest, path: str) -> str:
     """The key of the request. Raises Unauthorized `missing_api_key`, or ClientError 400 if it has two keys.
 
     A proxy in front may have checked the other one of two keys. Two keys in one header (`Bearer A, Bearer B`) are one
@@ -63,7 +63,7 @@ def presented_key(request: Request, path: str) -> str:
     raise _missing("No API key was sent. Put it in the header `Authorization: Bearer KEY`.")
 
 
-def error_path(request: Request, path: str) -> str:
+def error_path(request: HttpRequest, path: str) -> str:
     """The path whose API decides the shape of an error.
 
     At a path that generates, that is the path itself. Elsewhere, such as at the list of models, a client of Anthropic's
@@ -75,7 +75,7 @@ def error_path(request: Request, path: str) -> str:
     return path
 
 
-def _only(request: Request, name: str) -> str | None:
+def _only(request: HttpRequest, name: str) -> str | None:
     sent = request.headers.getall(name, ())
     if len(sent) > 1:
         raise _twice(f"The header `{name}` was sent more than once.")
@@ -110,7 +110,7 @@ def too_many_wrong_keys(wait: float) -> LimitError:
     )
 
 
-def believed(request: Request, peer: str, trusted: Networks) -> tuple[str, str | None]:
+def believed(request: HttpRequest, peer: str, trusted: Networks) -> tuple[str, str | None]:
     """The client's address and the request's valid id or None, from a trusted proxy's headers, else from the peer."""
     if not is_trusted(peer, trusted):
         return peer, None
@@ -144,7 +144,7 @@ def is_trusted(address: str, trusted: Networks) -> bool:
     return plain is not None and any(ip_address(plain) in network for network in trusted)
 
 
-def require_method(request: Request, allowed: tuple[str, ...]) -> None:
+def require_method(request: HttpRequest, allowed: tuple[str, ...]) -> None:
     """Raises ClientError 405 with `Allow`."""
     if request.method not in allowed:
         raise method_not_allowed(allowed)

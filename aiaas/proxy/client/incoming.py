@@ -26,7 +26,7 @@ _ONE = 1
 _BUFFER = 256 * 1024
 
 
-class Request:
+class HttpRequest:
     """A request whose head is whole. `content` is its body as it arrives."""
 
     __slots__ = ("content", "headers", "keep_alive", "method", "raw_path", "version")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aiaas.errors import ApiError
 from aiaas.proxy.client.answers import answer
 from aiaas.proxy.client.connection import ClientConnection
-from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.request_target import METRICS, path_of
@@ -47,7 +47,7 @@ async def serve_metrics(
     It uses the connection class of the client port, which does not reveal versions and bounds a slow head.
     """
 
-    async def metrics(request: Request, client: ClientConnection) -> bool:
+    async def metrics(request: HttpRequest, client: ClientConnection) -> bool:
         found = path_of(request.raw_path) == METRICS and request.method in ("GET", "HEAD")
         body = await expose() if found else b"Metrics are at GET /metrics.\n"
         whole = answer(

@@ -8,11 +8,11 @@ from typing import Any
 
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.hooks import Hooks
-from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.places import Guest
 from aiaas.proxy.client.refusal import ConnectionLimits
 
-Handle = Callable[[Request, ClientConnection], Coroutine[Any, Any, bool]]
+Handle = Callable[[HttpRequest, ClientConnection], Coroutine[Any, Any, bool]]
 
 
 class OpenSide:

@@ -28,7 +28,7 @@ from aiaas.plan.model import EndpointPlan, Plan, Route, RouteTarget
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.client.identity import Unauthorized, presented_key, too_many_wrong_keys, unauthorized
-from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.request.body import arriving_body, bound_output, output_field, refuse_harm, whole_body
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
@@ -120,7 +120,7 @@ class Admission:
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
 
-    async def admit(self, request: Request, client: ClientConnection, record: Record, *, close: bool) -> Ticket:
+    async def admit(self, request: HttpRequest, client: ClientConnection, record: Record, *, close: bool) -> Ticket:
         """Admit one request to a path that generates, and charge it; `close`: its connection ends with its answer.
 
         Raises ApiError; then nothing is charged.
@@ -184,7 +184,7 @@ class Admission:
             None if total_timeout is None else record.started + total_timeout,
         )
 
-    def known(self, request: Request, client: ClientConnection, record: Record) -> Principal | None:
+    def known(self, request: HttpRequest, client: ClientConnection, record: Record) -> Principal | None:
         """The owner of the key, if this process has verified it before; else `verified` has to be asked.
 
         Raises Unauthorized 401; ClientError 400 where there are two keys; UpstreamError 503 where members have all
@@ -205,7 +205,7 @@ class Admission:
         self._welcome(principal, client, record)
         return principal
 
-    async def verified(self, request: Request, client: ClientConnection, record: Record) -> Principal:
+    async def verified(self, request: HttpRequest, client: ClientConnection, record: Record) -> Principal:
         """The owner of the key, which this process has not seen before.
 
         Raises as `known`; LimitError 429 where too many wrong keys came from this address; UpstreamError 503 where too

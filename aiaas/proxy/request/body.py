@@ -20,7 +20,7 @@ from aiaas.openai.splice import set_fields
 from aiaas.plan.model import RequestPlan, Route, ServerPlan
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
-from aiaas.proxy.client.incoming import Request
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.telemetry.record import Record
 
@@ -28,7 +28,7 @@ _JSON: Final = "application/json"
 
 
 def whole_body(
-    request: Request, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
+    request: HttpRequest, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
     """The body of a request that has arrived with it. Raises as `arriving_body`."""
     body = request.content.read_nowait(-1)
@@ -43,7 +43,7 @@ def whole_body(
 
 
 async def arriving_body(
-    request: Request, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
+    request: HttpRequest, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
     """The whole body, of which a part is still to come. Nothing is ever inflated.
 
@@ -66,7 +66,7 @@ async def arriving_body(
     return body
 
 
-def _refuse_other_forms(request: Request) -> bool:
+def _refuse_other_forms(request: HttpRequest) -> bool:
     """Raises ClientError 415 or 417 unless the body is uncompressed JSON. Returns whether its client waits for
     `100 Continue`."""
     headers = request.headers
@@ -88,7 +88,7 @@ def _broken() -> ClientError:
     return ClientError(400, "invalid_request", "The body's chunks are not valid HTTP/1.1.")
 
 
-async def _read_parts(request: Request, bounds: ServerPlan, budget: BodyBudget, record: Record) -> list[bytes]:
+async def _read_parts(request: HttpRequest, bounds: ServerPlan, budget: BodyBudget, record: Record) -> list[bytes]:
     parts: list[bytes] = []
     size = 0
     clock = asyncio.get_running_loop().time

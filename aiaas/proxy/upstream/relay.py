@@ -27,7 +27,7 @@ from aiaas.openai.errors import error_event
 from aiaas.openai.sse import MAX_EVENT, after_last_event
 from aiaas.openai.streams import next_number
 from aiaas.plan.model import BackendPlan
-from aiaas.proxy.client.answers import HeaderList, header_of, relayed_head
+from aiaas.proxy.client.answers import HeaderList, framing_of, header_of, relayed_head
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import Pause
 from aiaas.proxy.request.admission import Ticket
@@ -40,6 +40,8 @@ from aiaas.proxy.upstream.usage_tap import BodyTap, StreamTap
 HELD_LIMIT = 1024 * 1024
 
 PING = b": ping\n\n"
+# For proxies in between: nginx buffers a stream unless told not to.
+_UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 
 class Relay(Pause):
@@ -132,7 +134,7 @@ class Relay(Pause):
         content_type = fields.get(b"content-type", b"").lower()
         if (odd := not_an_answer(status, content_type)) is not None:
             self._upstream.abort(self)
-            self._fail(Failure(FailureKind.MALFORMED, odd))
+            self.failed(Failure(FailureKind.MALFORMED, odd))
         elif status < 300:
             # If the backend compresses without being asked, its events cannot be read.
             self._streaming = content_type.startswith(EVENTS) and b"content-encoding" not in fields
@@ -210,7 +212,7 @@ class Relay(Pause):
         if self._committed:
             self._break(failure, None)
         else:
-            self._fail(failure)
+            self._finish(Outcome(End.FAILED, failure=failure))
 
     # -- the three ways to take a body ----------------------------------------------------------------------------
 
@@ -277,23 +279,13 @@ class Relay(Pause):
         record = self._record
         record.status = self._status
         record.phase = "streaming"
-        length = header_of(self._headers, b"content-length")
-        close = ticket.close
-        if self._status == 204:  # has neither body nor length (RFC 9110 section 8.6)
-            framing = b""
-        elif length and not self._streaming:
-            framing = b"content-length: %b\r\n" % length
-        elif whole:
-            framing = b"content-length: %d\r\n" % len(data)
-        elif ticket.chunked:
-            framing = b"transfer-encoding: chunked\r\n"
-            self._chunked = True
-        else:
-            framing = b""
-            close = True
+        length = b"" if self._streaming else header_of(self._headers, b"content-length")
+        framing, self._chunked, close = framing_of(
+            self._status, length, len(data) if whole else None, chunks=ticket.chunked
+        )
         if self._streaming:
-            # For proxies in between: nginx buffers a stream unless told not to.
-            framing += b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+            framing += _UNBUFFERED
+        close = close or ticket.close
         head = relayed_head(self._status, self._headers, framing=framing, extra=ticket.extra, close=close)
         self._last_write = self._loop.time()
         record.sent += len(data)
@@ -376,9 +368,6 @@ class Relay(Pause):
         self._finish(Outcome(End.BROKEN, failure=Failure(FailureKind.TIMEOUT, "the client stopped reading")))
 
     # -- ends -----------------------------------------------------------------------------------------------------
-
-    def _fail(self, failure: Failure) -> None:
-        self._finish(Outcome(End.FAILED, failure=failure))
 
     def _break(self, failure: Failure, error: UpstreamError | None) -> None:
         if self._streaming:
