@@ -277,8 +277,7 @@ class Relay(Pause):
         self._committed = True
         ticket = self._ticket
         record = self._record
-        record.status = self._status
-        record.phase = "streaming"
+        record.status, record.phase = self._status, "streaming"
         length = b"" if self._streaming else header_of(self._headers, b"content-length")
         framing, self._chunked, close = framing_of(
             self._status, length, len(data) if whole else None, chunks=ticket.chunked
