@@ -165,7 +165,7 @@ class Gateway:
                 record.status, record.error_code = 500, "internal_error"
             try:
                 if ticket is not None:
-                    await self._settle(ticket)
+                    self._settle(ticket)
             finally:
                 self._leave(client, record)
 
@@ -174,11 +174,8 @@ class Gateway:
         ended = self._ending or (self.refusing and record.phase == "queued")
         return ended and client.transport is not None
 
-    async def _settle(self, ticket: Ticket) -> None:
-        """Replace the reservation by what was used, on every way out.
-
-        Also while being cancelled: no store suspends here, so nothing can come in between.
-        """
+    def _settle(self, ticket: Ticket) -> None:
+        """Replace the reservation by what was used, on every way out."""
         record = ticket.record
         streamed = self._rates.streamed(record, ticket.peek, ticket.route.model)
         charge = price_of(record, ticket.estimated_input, ticket.reserved_output, streamed)
@@ -187,7 +184,7 @@ class Gateway:
             record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens
         used = charge.input_tokens + charge.output_tokens
         self._usage.settled(record, charge, ticket.lease.admitted_wall)
-        await self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=charge.ran)
+        self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=charge.ran)
 
     @property
     def in_flight(self) -> int:
