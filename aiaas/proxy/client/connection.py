@@ -273,8 +273,8 @@ class ClientConnection(BaseProtocol):
             self._quiet.set_result(None)
         if error is not None:
             self._failed(error, request)
-        elif self._incoming.surplus or not self._incoming.body.is_eof():
-            self.linger()
+        elif self._incoming.surplus or (request is not None and not request.content.is_eof()):
+            self.linger()  # of that body the rest may still come; a body that came since is the next request's
         elif not keep_alive or self._closing:
             self.force_close()
         if self._closed:
