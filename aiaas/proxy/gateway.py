@@ -287,13 +287,7 @@ class Gateway:
         own_lines = f"x-request-id: {request_id}\r\n".encode()
         if active.cors is not None:
             own_lines += active.cors.lines(request.headers.get("origin"))
-        return Record(
-            request_id=request_id,
-            path=path,
-            started=time.monotonic(),
-            client_address=address,
-            own_lines=own_lines,
-        )
+        return Record(request_id, path, time.monotonic(), address, own_lines=own_lines)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
