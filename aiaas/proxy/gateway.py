@@ -45,7 +45,7 @@ from aiaas.proxy.upstream.forward import draining, forward, write
 from aiaas.proxy.upstream.token_rates import EventRates
 from aiaas.proxy.usage import UsageRecorder
 
-# Of a path that is none of ours so much stands in the log.
+# Characters of an unknown path in the log.
 LOGGED_PATH = 200
 
 
@@ -67,7 +67,7 @@ def targets_of(route: Route, backends: Mapping[str, BackendState]) -> Sequence[t
 
 
 class Gateway:
-    """Everything that outlives a request. `handle` is what the open side calls."""
+    """Everything that outlives a request. Client connections call `handle`."""
 
     def __init__(
         self,
@@ -260,7 +260,7 @@ class Gateway:
         return not close
 
     def _log_other(self, record: Record, status: int, code: str | None) -> None:
-        """Count and log a request that is no inference request."""
+        """Count and log any other request than one for inference."""
         record.status, record.error_code = status, code
         record.path = record.path[:LOGGED_PATH]
         self.metrics.responded(status, code)

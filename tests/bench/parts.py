@@ -195,7 +195,7 @@ def parts(bench: Bench) -> Iterator[Part]:
     headers = [(name.lower(), value) for name, _, value in (line.partition(b": ") for line in head.split(b"\r\n")[1:])]
     yield "the answer's head", lambda: relayed_head(200, headers, framing=b"", extra=b"x: y\r\n", close=False)
     yield "the usage, read", lambda: usage_of_answer(answer)
-    record = Record("0" * 24, wire.PATH, 0.0, "127.0.0.1", "bench", "key", model=wire.ALIAS, backend="vllm")
+    record = Record("0" * 24, wire.PATH, 0.0, "127.0.0.1", user="bench", key_id="key", model=wire.ALIAS, backend="vllm")
     record.status, record.input_tokens, record.output_tokens, record.overhead = 200, 42, 26, 0.001
     yield "the metrics", lambda: bench.metrics.finished(record, 0.1)
     yield "the log line", lambda: bench.log.request(record, 0.1)

@@ -161,7 +161,7 @@ class JsonLog:
             self._write_out(self._take())
 
     def _take(self) -> list[bytes]:
-        """What has gathered. In the thread that appends, so that no line falls between two lists."""
+        """Take all lines. Call this in the thread that appends, so that no line falls between two lists."""
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self._lines.append(
@@ -238,7 +238,7 @@ class FdWriter:
 
 
 class LibraryLog(logging.Handler):
-    """What libraries log by `logging` becomes lines of ours; without a handler Python prints warnings on stderr."""
+    """Turns the libraries' messages (`logging`) into lines of this log; otherwise Python prints warnings on stderr."""
 
     def __init__(self, log: JsonLog) -> None:
         super().__init__(logging.WARNING)
