@@ -283,7 +283,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._close_delimited = False
             if (
                 name == b"transfer-encoding" and value.lower() != b"chunked"
-            ):  # llhttp would take coded bytes as the body
+            ):  # llhttp takes it
                 raise httptools.HttpParserError("a transfer coding other than chunked")
         self._headers.append((name, value))
 
