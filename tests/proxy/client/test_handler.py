@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.handler: a handler runs where it is woken, and in a task once it waits for anything but a Pause."""
+"""aiaas.proxy.client.handler: a handler runs where it is woken, and in a task once it waits for more than a Pause."""
 
 from __future__ import annotations
 
@@ -591,64 +591,63 @@ class Held:
     """Something large that a handler, or its connection, refers to."""
 
 
+async def ending(held: Held, waits: Waits, wait: str, end: str) -> Held | None:
+    """A handler that waits in one way and ends in another."""
+    try:
+        if wait != "nothing":
+            await getattr(waits, wait)()
+        if "cancel" in end:
+            await waits.pause
+        elif end == "timeout":
+            await in_task(waits.run)
+            async with asyncio.timeout(0):
+                await Pause()
+    except (TimeoutError, asyncio.CancelledError):
+        if end in ("cancel", "early cancel"):
+            raise
+    if end == "exception":
+        raise ValueError(held)
+    return None
+
+
+def begun(wait: str, end: str, ends: list[bool]) -> tuple[list[weakref.ref[Held]], Callable[[], None]]:
+    """Begin such a handler. Returns what must be gone after its end, and how to bring the end about."""
+    waits, held, connection = Waits(), Held(), Held()
+    gone = [weakref.ref(held), weakref.ref(connection)]
+    loop = asyncio.get_running_loop()
+    run = HandlerRun(ending(held, waits, wait, end), loop, lambda _r, _e, _of=connection: ends.append(True))
+    waits.run = run
+    run.step()
+
+    def wake() -> None:
+        if ends:
+            waits.run = None
+        elif "cancel" in end:
+            run.cancel()
+        else:
+            waits.pause.go_on()
+            if not waits.future.done():
+                waits.future.set_result(None)
+
+    return gone, wake
+
+
 @pytest.mark.parametrize("end", ["result", "exception", "cancel", "early cancel", "swallowed cancel", "timeout"])
 @pytest.mark.parametrize("wait", ["nothing", "at_pause", "at_future", "at_in_task", "at_pause_in_task"])
 async def test_end_leaves_nothing_to_the_collector(wait: str, end: str) -> None:
     """The buffers of a TLS connection go with it: no traceback, task or Pause keeps the handler or its connection."""
-    gone: list[weakref.ref[Held]] = []
     ends: list[bool] = []
-    wakers: list[Callable[[], None]] = []
-
-    async def work(held: Held, waits: Waits) -> str:
-        try:
-            if wait != "nothing":
-                await getattr(waits, wait)()
-            if "cancel" in end:
-                await waits.pause
-            elif end == "timeout":
-                await in_task(waits.run)
-                async with asyncio.timeout(0):
-                    await Pause()
-        except (TimeoutError, asyncio.CancelledError):
-            if end == "cancel" or end == "early cancel":
-                raise
-        if end == "exception":
-            raise ValueError(held)
-        return "answer"
-
-    def begin() -> Callable[[], None]:
-        waits, held, connection = Waits(), Held(), Held()
-        gone.extend([weakref.ref(held), weakref.ref(connection)])
-        run = HandlerRun(
-            work(held, waits), asyncio.get_running_loop(), lambda _result, _error, _of=connection: ends.append(True)
-        )
-        waits.run = run
-        run.step()
-        waits.run = run if wait.endswith("in_task") or end == "timeout" else None
-
-        def wake() -> None:
-            if "cancel" in end:
-                run.cancel()
-            else:
-                waits.pause.go_on()
-                if not waits.future.done():
-                    waits.future.set_result(None)
-            if ends:
-                waits.run = None
-
-        return wake
-
     gc.collect()
     gc.disable()
     try:
-        wakers.append(begin())
+        gone, wake = begun(wait, end, ends)
         for _ in range(5 if end == "cancel" else 0):
             await asyncio.sleep(0)
         while not ends:
-            wakers[0]()
+            wake()
             await asyncio.sleep(0)
-        wakers[0]()
-        wakers.clear()
+        wake()
+        del wake
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert [held() for held in gone] == [None, None]
