@@ -271,17 +271,23 @@ class ClientConnection(BaseProtocol):
         request, self._request, self.handler = self._request, None, None
         if self._quiet is not None and not self._quiet.done():
             self._quiet.set_result(None)
+        ends = not keep_alive or self._closing
         if error is not None:
             self._failed(error, request)
-        elif self._incoming.surplus or (request is not None and not request.content.is_eof()):
-            self.linger()  # of that body the rest may still come; a body that came since is the next request's
-        elif not keep_alive or self._closing:
+        elif (request is not None and not request.content.is_eof()) or (ends and self._more_came):
+            self.linger()
+        elif ends:
             self.force_close()
         if self._closed:
             return
         self._drain.watch(self, self.transport)
         self._begin_idle()
         self._serve_next()
+
+    @property
+    def _more_came(self) -> bool:
+        """Whether the client has sent bytes behind the present request, or is sending them: all are thrown away."""
+        return bool(self._queue) or self._incoming.surplus or not self._incoming.body.is_eof()
 
     def _failed(self, error: BaseException, request: HttpRequest | None) -> None:
         if isinstance(error, asyncio.CancelledError):  # the client has left, or the server ends

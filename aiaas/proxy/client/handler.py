@@ -78,6 +78,8 @@ class HandlerRun(Generic[ResultT]):
             else:
                 self._task = self._loop.create_task(_in_task(work, awaited), name="request")
                 self._task.add_done_callback(self._task_ended)
+        finally:
+            del error  # its traceback refers to this frame: a cycle would keep the connection for the collector
 
     def cancel(self) -> None:
         """Raise CancelledError where it waits. Does nothing after its end."""
@@ -114,20 +116,21 @@ async def _in_task(work: Coroutine[Any, Any, ResultT], awaited: Any) -> ResultT:
 
 @coroutine
 def _rest(work: Coroutine[Any, Any, ResultT], awaited: Any) -> Generator[Any, None, ResultT]:
+    error: BaseException | None = None
     while True:
         try:
             if isinstance(awaited, Pause):
                 yield from _end_of(awaited)
             else:
                 yield awaited  # a future that `work` has begun to wait for, or None for a turn of the loop
-        except BaseException as error:  # noqa: BLE001  `work` gets it
-            step = partial(work.throw, error)
-        else:
-            step = partial(work.send, None)
+        except BaseException as failure:  # noqa: BLE001  `work` gets it
+            error = failure
         try:
-            awaited = step()
+            awaited = work.send(None) if error is None else work.throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        finally:
+            error = None  # its traceback refers to this frame
 
 
 def _end_of(pause: Pause) -> asyncio.Future[None]:

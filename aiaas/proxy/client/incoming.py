@@ -135,4 +135,6 @@ class Incoming:
         self.head.clear()
         self._last = message.should_close or message.upgrade
         self.body = body
+        if self._last and body.is_eof():
+            self.next(b"", read)  # sets `surplus`, which an answer that is given inside of this read must know
         return message, body

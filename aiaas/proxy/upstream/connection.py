@@ -281,9 +281,7 @@ class UpstreamConnection(asyncio.Protocol):
         name = name.lower()
         if name in _FRAMING:
             self._close_delimited = False
-            if (
-                name == b"transfer-encoding" and value.lower() != b"chunked"
-            ):  # llhttp takes it
+            if name == b"transfer-encoding" and value.lower() != b"chunked":  # llhttp takes it
                 raise httptools.HttpParserError("a transfer coding other than chunked")
         self._headers.append((name, value))
 
