@@ -27,7 +27,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 
 class Waits:
-    """What a handler can wait for, and how to end each wait."""
+    """The waits of a handler, and how to end each of them."""
 
     def __init__(self) -> None:
         self.pause = Pause()
