@@ -1,7 +1,7 @@
 """An HTTP client for measurements: keep-alive connections that read the clock before they parse anything.
 
 The time of an event is when the socket delivered its bytes, so `data_received` reads the clock first. Parsing may delay
-the next read but never distorts the time of this one. llhttp (httptools) does the framing, `Answer` parses the content.
+the next read but never distorts the time of this one. `reader.py` does the framing, `Answer` parses the content.
 
     connecting -> idle -> exchanging -> idle | closed
 
@@ -22,9 +22,8 @@ import time
 from collections import deque
 from typing import Final, cast
 
-import httptools
-
 from aiaas.httpclient.answer import Answer
+from aiaas.httpclient.reader import NOT_HTTP, AnswerReader
 from aiaas.httpclient.target import HttpTarget
 
 REUSE_LIMIT: Final = 4.0
@@ -73,12 +72,11 @@ class TimedConnection(asyncio.Protocol):
         self._client = client
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
-        self._parser: httptools.HttpResponseParser | None = None
-        self._headers: dict[str, str] = {}
+        self._reader: AnswerReader | None = None
         self._now = 0.0
         self._bytes = 0
         self._served = 0
-        self._in_body = self._complete = self._by_close = self._keeps = False
+        self._in_body = False
         self.idle_since = 0.0
 
     def begin(self, request: bytes, exchange: Exchange) -> None:
@@ -88,11 +86,11 @@ class TimedConnection(asyncio.Protocol):
             raise RuntimeError("no exchange can begin on a closed connection")
         self._exchange = exchange
         self._bytes = 0
-        self._headers = {}
-        self._in_body = self._complete = self._keeps = False
-        self._by_close = True
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
+        self._in_body = False
+        if self._reader is None:
+            self._reader = AnswerReader()
+        else:
+            self._reader.begin()
         exchange.sent = time.perf_counter()
         transport.write(request)
         if exchange.leave_after == 0:
@@ -105,7 +103,9 @@ class TimedConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection, even in the middle of an exchange."""
         self._exchange = None
-        self._parser = None  # break the reference cycle: the parser refers to this connection
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -121,28 +121,43 @@ class TimedConnection(asyncio.Protocol):
         """asyncio: read the clock first, then parse."""
         self._now = time.perf_counter()
         exchange = self._exchange
-        if exchange is None or self._parser is None:
+        reader = self._reader
+        if exchange is None or reader is None or reader.parser is None:
             self.abort()
             return
         self._bytes += len(data)
+        fault = None
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if self._complete:
-                self._keeps = False  # extra bytes after a complete answer: keep the answer, close the connection
+            reader.parser.feed_data(data)
+        except NOT_HTTP as error:
+            fault = error
+        self._take(reader, exchange.answer)
+        if fault is not None:
+            if reader.complete:
+                reader.excess = True  # keep the answer, close the connection
             else:
                 kind = "cut" if self._in_body else "garbage"
-                exchange.answer.fail(kind, f"not valid HTTP: {error}")
+                exchange.answer.fail(kind, f"not valid HTTP: {fault}")
                 self._end(exchange, reusable=False)
                 return
         if not self._in_body and self._bytes > MAX_ANSWER_HEAD:
             exchange.answer.fail("garbage", f"headers of more than {MAX_ANSWER_HEAD} bytes")
             self._end(exchange, reusable=False)
-        elif self._complete:
+        elif reader.complete:
             exchange.answer.end()
-            self._end(exchange, reusable=self._keeps)
+            self._end(exchange, reusable=reader.reusable and not reader.excess)
         elif exchange.leave_after is not None and len(exchange.answer.moments) >= exchange.leave_after > 0:
             self._leave(exchange)
+
+    def _take(self, reader: AnswerReader, answer: Answer) -> None:
+        """Give the new parts of the answer on."""
+        if reader.has_head and not self._in_body:
+            self._in_body = True
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reader.headers}
+            answer.head(reader.status, headers)
+        parts, reader.parts = reader.parts, []
+        for part in parts:
+            answer.body(part, self._now)
 
     def eof_received(self) -> None:
         """asyncio: the server closed its side."""
@@ -162,7 +177,7 @@ class TimedConnection(asyncio.Protocol):
             self.abort()
             return
         answer = exchange.answer
-        if self._in_body and self._by_close:  # without a length, the end of the connection ends the answer
+        if self._in_body and self._reader is not None and self._reader.by_close:
             answer.end()
         elif self._in_body:
             answer.fail("cut", f"the connection was closed in the middle of the answer{why}")
@@ -186,42 +201,6 @@ class TimedConnection(asyncio.Protocol):
         else:
             self.abort()
         exchange.finish(self._now)
-
-    # -- called by httptools --------------------------------------------------------------------------------------
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: take a header; drop a trailer."""
-        if self._in_body:
-            return
-        lower = name.lower().decode("latin-1")
-        if lower in ("content-length", "transfer-encoding"):
-            self._by_close = False
-        self._headers[lower] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        """httptools: the headers are complete; ignore those of a 1xx."""
-        if self._exchange is None or self._parser is None or self._complete:
-            return
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._headers = {}
-            self._by_close = True
-            return
-        if status in (204, 304):
-            self._by_close = False
-        self._in_body = True
-        self._exchange.answer.head(status, self._headers)
-
-    def on_body(self, data: bytes) -> None:
-        """httptools: take a part of the body, without chunk framing."""
-        if self._exchange is not None and not self._complete:
-            self._exchange.answer.body(data, self._now)
-
-    def on_message_complete(self) -> None:
-        """httptools: the answer, or a 1xx before it, is complete."""
-        if self._in_body and not self._complete and self._parser is not None:
-            self._complete = True
-            self._keeps = bool(self._parser.should_keep_alive())
 
 
 class HttpClient:

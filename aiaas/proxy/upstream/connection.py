@@ -1,16 +1,14 @@
 """The upstream leg: one exchange at a time over a pooled HTTP/1.1 connection to one endpoint.
 
 Theory. A general client costs three times as much, because it serves all servers; this one only talks to configured
-backends. llhttp parses (through httptools, strict: conflicting lengths, bad chunk sizes and smuggling tricks are
-errors), and all bytes of one read from the socket go to the `Sink` in one call, so that one read upstream is one write
-downstream, without a task switch in between.
+backends. `httpclient/reader.py` reads the answers, and all bytes of one read from the socket go to the `Sink` in one
+call, so that one read upstream is one write downstream, without a task switch in between.
 
     connecting -> idle -> exchanging -> idle | closed
 
 Rules
 - A connection carries one exchange at a time; bytes that come while none is under way, or after its end, close it.
-- A 1xx is skipped; a 101 is nonsense, since we never ask for an upgrade; so is a transfer coding other than chunked.
-- An answer without a length ends with the connection (RFC 9112 section 6.3, case 8); any other early end is a failure.
+- An answer without a length ends with the connection; any other early end is a failure.
 - The backend's FIN is the end, even while a part of the request is still unsent: nothing more can come.
 - A connection is used again only when the answer ended cleanly, the request was written out whole and the backend
   keeps it open; never after IDLE_LIMIT, as vLLM closes its own idle ones after 5 s.
@@ -30,8 +28,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, cast
 
-import httptools
-
+from aiaas.httpclient.reader import NOT_HTTP, AnswerReader
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.liveness import watch_upstream
@@ -42,7 +39,6 @@ IDLE_LIMIT = 4.0
 # Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # Bytes of an answer's head, trailers or chunk extensions. vLLM sends about 200; more did not come from vLLM.
 MAX_HEAD = 64 * 1024
 
@@ -97,26 +93,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        self._reader: AnswerReader | None = None
         self._paused = False
         self._served = 0
         self.idle_since = self._sent_at = 0.0
-        self._begin_exchange_state()
+        self._bare_bytes = 0  # since the last that brought a part of the body
+        self._any_byte = self._head_given = False
 
     def __repr__(self) -> str:
         state = "closed" if self._transport is None else "exchanging" if self._sink else "idle"
         return f"<UpstreamConnection {self._pool.endpoint.url} {state}, {self._served} answers>"
-
-    def _begin_exchange_state(self) -> None:
-        self._headers: HeaderList = []
-        self._bare_bytes = 0  # since the last that brought a part of the body
-        self._any_byte = False
-        self._head_ready = self._head_given = False
-        self._complete = False
-        self._reusable = False
-        self._close_delimited = True
-        self._parts: list[bytes] = []
-        self._excess = False
 
     # -- the owner's side -----------------------------------------------------------------------------------------
 
@@ -128,10 +114,13 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._sink is not None:
             raise RuntimeError(f"no exchange can begin on {self!r}")
-        self._begin_exchange_state()
+        if self._reader is None:
+            self._reader = AnswerReader()
+        else:
+            self._reader.begin()
+        self._bare_bytes = 0
+        self._any_byte = self._head_given = False
         self._sent_at = self._loop.time()
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
         self._sink = sink
         transport.write(request)
         if rest:
@@ -142,7 +131,9 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None and self._sink is not sink:
             return  # its exchange has just ended, and the connection may already serve another client's
         self._sink = None
-        self._parser = None  # it refers back to this
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -172,57 +163,58 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: parse, then call the sink in order."""
-        if self._sink is None or self._parser is None:
+        reader = self._reader
+        if self._sink is None or reader is None or reader.parser is None:
             # Bytes without a request: they must never be taken for the next client's answer.
             self.abort()
             return
         self._any_byte = True
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self._complete:
+            reader.parser.feed_data(data)
+        except NOT_HTTP as error:
+            if not reader.complete:
                 if self._head_given:  # events that came before the fault are good, however the reads fell
-                    self._deliver()
+                    self._deliver(reader)
                 self._fail(Failure(FailureKind.MALFORMED, f"not valid HTTP: {error}"))
                 return
-            self._excess = True  # rubbish behind a whole answer: the answer stands, the connection does not
-        parts = self._parts
-        if parts and self._head_given and not self._complete:  # nearly always: an event in the middle of a stream
+            reader.excess = True  # rubbish behind a whole answer: the answer stands, the connection does not
+        parts = reader.parts
+        if parts and self._head_given and not reader.complete:  # nearly always: an event in the middle of a stream
             self._bare_bytes = 0
             if len(parts) == 1:
                 self._sink.body(parts.pop())
             else:
-                self._parts = []
+                reader.parts = []
                 self._sink.body(b"".join(parts))
             return
         self._bare_bytes = 0 if parts else self._bare_bytes + len(data)
-        if self._bare_bytes > MAX_HEAD and not self._complete:
+        if self._bare_bytes > MAX_HEAD and not reader.complete:
             self._fail(Failure(FailureKind.MALFORMED, f"more than {MAX_HEAD} bytes without a part of the body"))
             return
-        self._deliver()
+        self._deliver(reader)
 
-    def _deliver(self) -> None:
+    def _deliver(self, reader: AnswerReader) -> None:
         sink = self._sink
         if sink is None:
             return
-        if self._head_ready and not self._head_given:
+        if reader.has_head and not self._head_given:
             self._head_given = True
-            sink.head(self._status, self._headers)
-        if self._parts and self._sink is not None:
-            parts, self._parts = self._parts, []
+            sink.head(reader.status, reader.headers)
+        if reader.parts and self._sink is not None:
+            parts, reader.parts = reader.parts, []
             sink.body(parts[0] if len(parts) == 1 else b"".join(parts))
-        if self._complete and self._sink is not None:
-            self._finish()
+        if reader.complete and self._sink is not None:
+            self._finish(reader)
 
-    def _finish(self) -> None:
+    def _finish(self, reader: AnswerReader) -> None:
         sink, self._sink = self._sink, None
         transport = self._transport
         self._served += 1
         if (
             transport is not None
-            and self._reusable
-            and self._status < 500
-            and not self._excess
+            and reader.reusable
+            and reader.status < 500
+            and not reader.excess
             and not transport.is_closing()
             and transport.get_write_buffer_size() == 0
         ):
@@ -236,9 +228,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """asyncio: the backend has closed its side."""
-        if self._sink is not None and self._head_given and self._close_delimited:
-            self._complete = True
-            self._finish()
+        reader = self._reader
+        if self._sink is not None and reader is not None and self._head_given and reader.by_close:
+            self._finish(reader)
         else:
             self._lost()
 
@@ -266,49 +258,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.abort()
         if sink is not None:
             sink.failed(failure)
-
-    # -- httptools' side ------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        """httptools: an answer begins; behind a complete one it is excess."""
-        if self._complete:
-            self._excess = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a header, or, once the head is ready, a trailer (dropped: RFC 9110 section 6.5.1 lets us)."""
-        if self._head_ready:
-            return
-        name = name.lower()
-        if name in _FRAMING:
-            self._close_delimited = False
-            if name == b"transfer-encoding" and value.lower() != b"chunked":  # llhttp takes it
-                raise httptools.HttpParserError("a transfer coding other than chunked")
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """httptools: the head is whole; a 1xx is forgotten."""
-        if self._complete or self._parser is None:
-            return
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._headers = []
-            self._close_delimited = True
-            return
-        if status in (204, 304):
-            self._close_delimited = False
-        self._status: int = status
-        self._head_ready = True
-
-    def on_body(self, data: bytes) -> None:
-        """httptools: a part of the body, chunk framing removed."""
-        if self._head_ready and not self._complete:  # 199 or 000 may have one, says llhttp
-            self._parts.append(data)
-
-    def on_message_complete(self) -> None:
-        """httptools: the answer is whole (or a 1xx is)."""
-        if self._head_ready and not self._complete and self._parser is not None:
-            self._complete = True
-            self._reusable = self._parser.should_keep_alive()
 
 
 class Pool:
