@@ -147,7 +147,7 @@ async def test_valid_keys_keep_their_latency_while_wrong_ones_flood_in(attacked:
     assert loud <= max(calm * SLOWER_TIMES, calm + SLOWER_BY)
     assert set(attack.answers) <= {401, 429, 503}
     assert (
-        attack.answers.total() > RATE * SECONDS * 0.05
+        attack.answers.total() > RATE * SECONDS * 0.01
     )  # a client that waits for a hash sends nothing; less than this is not a flood
     if addresses == 1:
         assert attack.answers[429] > attack.answers.total() / 8
