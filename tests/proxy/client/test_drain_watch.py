@@ -151,7 +151,7 @@ def test_stopped_watch_drops_nobody(connection: Any, watch: DrainWatch) -> None:
 
 
 def test_watch_does_not_refer_to_its_connection(connection: Any, watch: DrainWatch) -> None:
-    """A connection with a watch over it is no cycle."""
+    """The two do not form a cycle."""
     before = sys.getrefcount(connection)
     watch.watch(connection, connection)
     watch.stop()

@@ -27,7 +27,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 
 class Waits:
-    """What a handler can wait for, and how to end each wait."""
+    """A Pause and a future, and a handler for each wait."""
 
     def __init__(self) -> None:
         self.pause = Pause()

@@ -125,7 +125,7 @@ async def test_shutdown_without_connections_ends_at_once(port: Port) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET /half"], ids=["nothing", "an empty line", "half a head"])
 async def test_shutdown_closes_idle_connections_at_once(port: Port, begun: bytes) -> None:
-    """A head that has begun is no request."""
+    """A head that has begun is not yet a request."""
     client = await port.client()
     client.send(get("/") + begun)
     assert (await client.answer()).body == b"ok"
@@ -227,6 +227,21 @@ async def test_requests_of_a_connection_are_handled_in_turn(port: Port, where: s
     assert port.log == [f"{where}/first", "/second"]
     (connection,) = port.side.connections
     assert connection.is_idle
+
+
+@pytest.mark.parametrize("where", ["/wait", "/task/wait"], ids=["at a pause", "in a task"])
+async def test_close_ends_the_connection_behind_its_answer(port: Port, where: str) -> None:
+    """Of the present request; later bytes are not read."""
+    client = await port.client()
+    client.send(get(where))
+    await until(lambda: port.pause._wake)
+    (connection,) = port.side.connections
+    connection.close()
+    client.send(get("/later"))
+    port.pause.go_on()
+    assert (await client.answer()).body == b"ok"
+    assert await client.ended() == b""
+    assert port.log == [where]
 
 
 async def test_idle_connection_ends_at_the_keep_alive_timeout(port: Port) -> None:
