@@ -45,6 +45,8 @@ class Port:
         words = request.raw_path.split("/")
         self.log.append(request.raw_path)
         assert client.transport is not None
+        if "extra" in words:
+            client.extra = b"x-mark: 1\r\n"
         try:
             if "begun" in words:
                 client.begun = True
@@ -183,6 +185,14 @@ async def test_failing_handler_gets_500_or_a_break(port: Port, where: str, begun
         assert rest.count(b"HTTP/1.1") == 1
     assert [type(error) for error in port.errors] == [LookupError]
     assert port.log == [f"{where}{begun}/fail"]
+
+
+async def test_extra_lines_are_of_one_request_only(port: Port) -> None:
+    """A 500 has those of its own request, and not of the one before it."""
+    for paths, marks in ((("/extra/fail",), 1), (("/extra", "/fail"), 0)):
+        client = await port.client()
+        client.send(b"".join(map(get, paths)))
+        assert (await client.ended()).count(b"x-mark: 1") == marks
 
 
 @pytest.mark.parametrize("where", ["/wait", "/task/wait"], ids=["at a pause", "in a task"])
