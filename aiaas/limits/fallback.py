@@ -94,9 +94,9 @@ class FallbackStore:
             return _NOTHING_KNOWN
         return _as_told(await self._local.look(key, self._begun(key, limits, now), now), limits)
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
-        """As in `Store.settle`. Never suspends."""
-        await (self.shared if lease.id else self._local).settle(lease, used_tokens, now, wall, ran=ran)
+    def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+        """As in `Store.settle`."""
+        (self.shared if lease.id else self._local).settle(lease, used_tokens, now, wall, ran=ran)
         if lease.late is not None:
             lease.late.settle(used_tokens, ran)
 

@@ -39,7 +39,9 @@ def decide(tat: float | None, rate: Rate, cost: int, now: float) -> tuple[Decisi
     backlog = tat - now if tat is not None and tat > now else 0.0
     wanted = backlog + cost * interval
     if wanted <= size + EPSILON:
-        return Decision(True, rate.per_minute, _fitting(size - wanted, interval), wanted, 0.0), now + wanted
+        # `_fitting`, without its two calls.
+        remaining = int((size - wanted + EPSILON / 2) / interval)
+        return Decision(True, rate.per_minute, remaining if remaining > 0 else 0, wanted, 0.0), now + wanted
     retry_after = wanted - size if cost <= rate.burst else None
     refused = Decision(False, rate.per_minute, _fitting(size - backlog, interval), backlog, retry_after)
     return refused, now if tat is None else tat
@@ -52,7 +54,8 @@ def charge(tat: float | None, rate: Rate, cost: int, now: float) -> float:
     they are worked off.
     """
     backlog = tat - now if tat is not None and tat > now else 0.0
-    return now + max(backlog + cost * (60.0 / rate.per_minute), 0.0)
+    left = backlog + cost * (60.0 / rate.per_minute)
+    return now + left if left > 0.0 else now
 
 
 def _fitting(seconds: float, interval: float) -> int:

@@ -30,12 +30,18 @@ def limit_headers(admission: AdmissionResult) -> LimitHeaders:
 
 def limit_lines(admission: AdmissionResult) -> bytes:
     """`limit_headers` as complete header lines."""
-    lines = b""
-    if admission.requests is not None:
-        lines = _lines(admission.requests, _REQUEST_LINES)
-    if admission.tokens is not None:
-        lines += _lines(admission.tokens, _TOKEN_LINES)
-    return lines
+    lines = ""
+    if (requests := admission.requests) is not None:
+        lines = (
+            f"x-ratelimit-limit-requests: {requests.limit}\r\nx-ratelimit-remaining-requests: {requests.remaining}\r\n"
+            f"x-ratelimit-reset-requests: {go_duration(requests.reset_after)}\r\n"
+        )
+    if (tokens := admission.tokens) is not None:
+        lines += (
+            f"x-ratelimit-limit-tokens: {tokens.limit}\r\nx-ratelimit-remaining-tokens: {tokens.remaining}\r\n"
+            f"x-ratelimit-reset-tokens: {go_duration(tokens.reset_after)}\r\n"
+        )
+    return lines.encode()
 
 
 def retry_headers(decision: Decision) -> LimitHeaders:
@@ -73,21 +79,16 @@ def go_duration(seconds: float) -> str:
     milliseconds = ceil((seconds - NOISE) * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds > 0 else "0s"
-    whole, rest = divmod(milliseconds, 1000)
-    tail = f".{rest:03d}".rstrip("0") if rest else ""
-    if whole < 60:
-        return f"{whole}{tail}s"
-    minutes, whole = divmod(whole, 60)
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:g}s"
+    minutes, milliseconds = divmod(milliseconds, 60_000)
     if minutes < 60:
-        return f"{minutes}m{whole}{tail}s"
-    return f"{minutes // 60}h{minutes % 60}m{whole}{tail}s"
+        return f"{minutes}m{milliseconds / 1000:g}s"
+    return f"{minutes // 60}h{minutes % 60}m{milliseconds / 1000:g}s"
 
 
 _REQUESTS: Final = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
-
-_REQUEST_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _REQUESTS)
-_TOKEN_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _TOKENS)
 
 _REFUSALS: Final = {
     "requests": ("rate_limit_exceeded", "The limit is {limit} requests a minute. Try again in {wait}."),
@@ -98,10 +99,6 @@ _REFUSALS: Final = {
     ),
     "quota": ("quota_exceeded", "The quota is {limit} tokens. It starts anew in {wait}."),
 }
-
-
-def _lines(decision: Decision, form: bytes) -> bytes:
-    return form % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
 
 
 def _for(decision: Decision, names: tuple[str, str, str]) -> LimitHeaders:

@@ -4,20 +4,18 @@ All limits are decided first, and charged only if every one lets the request in;
 
 A request's tokens count in the UTC day and month of its admission, even when it ends in the next one.
 
-A record that equals a fresh one is dropped: each admission checks the two records whose last check is oldest. So a
-background task is not needed, and there are never more than about twice as many records as keys in use.
+A record that equals a fresh one is dropped: each admission checks the record whose last check is oldest, and the first
+one of a key checks two, so that dropping outruns adding. So a background task is not needed, and there are never more
+than about twice as many records as keys in use.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
 
 from aiaas.limits.gcra import charge, decide
 from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.state import State, Windows, has_quota, quota_refusals, refused, windows_at
-
-_LOOKED_AT: Final = 2  # records per admission: more than one, so that dropping outruns adding
 
 
 class MemoryStore:
@@ -37,7 +35,7 @@ class MemoryStore:
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         """As in `Store.admit`. `tokens` is 0 or more."""
         windows = self._windows_now(wall)
-        state = self._states.get(key)
+        state = known = self._states.get(key)
         if state is None:
             state = State()
         requests = minute = None
@@ -45,24 +43,27 @@ class MemoryStore:
             requests, requests_tat = decide(state.requests, limits.requests, 1, now)
         if limits.tokens is not None:
             minute, minute_tat = decide(state.tokens, limits.tokens, tokens, now)
+        quota = has_quota(limits)
+        slot = limits.concurrent is not None
         if not (
             (requests is None or requests.allowed)
             and (minute is None or minute.allowed)
             and (limits.concurrent is None or state.slots < limits.concurrent)
-            and (not has_quota(limits) or not quota_refusals(state, limits, tokens, wall, windows))
+            and (not quota or not quota_refusals(state, limits, tokens, wall, windows))
         ):
             return refused(state, limits, tokens, now, wall, windows)
         if requests is not None:
             state.requests = requests_tat
         if minute is not None:
             state.tokens = minute_tat
-        if has_quota(limits):
+        if quota:
             state.count(tokens, limits, windows)
-        slot = limits.concurrent is not None
         if slot:
             state.slots += 1
         self._states[key] = state
         self._forget(now, windows)
+        if known is None and self._states:
+            self._forget(now, windows)
         return AdmissionResult(None, requests, minute, None, Lease(key, limits, tokens, slot, wall))
 
     async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
@@ -72,7 +73,7 @@ class MemoryStore:
         tokens = None if limits.tokens is None else decide(state.tokens, limits.tokens, 0, now)[0]
         return AdmissionResult(None, requests, tokens, None, None)
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+    def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """As in `Store.settle`."""
         limits = lease.limits
         difference = used_tokens - lease.reserved_tokens
@@ -108,7 +109,7 @@ class MemoryStore:
         return self._windows
 
     def _forget(self, now: float, windows: Windows) -> None:
-        for _ in range(min(_LOOKED_AT, len(self._states))):
-            key, state = self._states.popitem(last=False)
-            if not state.is_fresh(now, windows):
-                self._states[key] = state  # at the end: the others come first
+        """Check the record whose last check is oldest, and drop it if it equals a fresh one."""
+        key, state = self._states.popitem(last=False)
+        if not state.is_fresh(now, windows):
+            self._states[key] = state  # at the end: the others come first

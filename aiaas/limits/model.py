@@ -15,7 +15,7 @@ class LateWord(Protocol):
     """The shared store's late answer about a request that was let in without it."""
 
     def settle(self, used_tokens: int, ran: bool) -> None:
-        """Settle the request that has ended, as in `Store.settle`. Never suspends."""
+        """Settle the request that has ended, as in `Store.settle`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Store(Protocol):
         """The state of the limits on requests and tokens; charges nothing and gives no lease."""
         ...
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+    def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """Give back the slot, and replace the reservation by the used tokens. Settling twice is a caller's bug.
 
         ran  False where the request did not reach a backend: it then does not cost a request either

@@ -150,8 +150,8 @@ class RedisStore:
         found = await self._ask(key, False, LOOK_CALL, None)
         return _seen(found.state, limits, 0, 0, found.now, None)
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:  # noqa: ARG002
-        """As in `Store.settle`. Never suspends, and never fails: see this module's opening."""
+    def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:  # noqa: ARG002
+        """As in `Store.settle`. Never fails: see this module's opening."""
         self.settle_now(lease, used_tokens, ran)
 
     def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:

@@ -275,7 +275,7 @@ def _output_bound(fields: _Fields, path: str) -> tuple[int | None, str | None]:
         tokens, field = _at_least(1, fields.max_output_tokens, "max_output_tokens"), "max_output_tokens"
     else:
         tokens, field = None, "max_completion_tokens"
-        if path == paths.CHAT:
+        if path == paths.CHAT and fields.max_completion_tokens is not UNSET:
             tokens = _at_least(1, fields.max_completion_tokens, field)
         if tokens is None:
             tokens, field = _at_least(0, fields.max_tokens, "max_tokens"), "max_tokens"

@@ -45,7 +45,7 @@ from aiaas.proxy.upstream.forward import draining, forward, write
 from aiaas.proxy.upstream.token_rates import EventRates
 from aiaas.proxy.usage import UsageRecorder
 
-# Of a path that is none of ours so much stands in the log.
+# Characters of an unknown path in the log.
 LOGGED_PATH = 200
 
 
@@ -67,7 +67,7 @@ def targets_of(route: Route, backends: Mapping[str, BackendState]) -> Sequence[t
 
 
 class Gateway:
-    """Everything that outlives a request. `handle` is what the open side calls."""
+    """Everything that outlives a request. Client connections call `handle`."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Gateway:
                 record.status, record.error_code = 500, "internal_error"
             try:
                 if ticket is not None:
-                    await self._settle(ticket)
+                    self._settle(ticket)
             finally:
                 self._leave(client, record)
 
@@ -173,11 +173,8 @@ class Gateway:
         ended = self._ending or (self.refusing and record.phase == "queued")
         return ended and client.transport is not None
 
-    async def _settle(self, ticket: Ticket) -> None:
-        """Replace the reservation by what was used, on every way out.
-
-        Also while being cancelled: no store suspends here, so nothing can come in between.
-        """
+    def _settle(self, ticket: Ticket) -> None:
+        """Replace the reservation by what was used, on every way out."""
         record = ticket.record
         streamed = self._rates.streamed(record, ticket.peek, ticket.route.model)
         charge = price_of(record, ticket.estimated_input, ticket.reserved_output, streamed)
@@ -186,7 +183,7 @@ class Gateway:
             record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens
         used = charge.input_tokens + charge.output_tokens
         self._usage.settled(record, charge, ticket.lease.admitted_wall)
-        await self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=charge.ran)
+        self.store.settle(ticket.lease, used, self._loop.time(), self._wall(), ran=charge.ran)
 
     @property
     def in_flight(self) -> int:
@@ -262,7 +259,7 @@ class Gateway:
         return not close
 
     def _log_other(self, record: Record, status: int, code: str | None) -> None:
-        """Count and log a request that is no inference request."""
+        """Count and log any other request than one for inference."""
         record.status, record.error_code = status, code
         record.path = record.path[:LOGGED_PATH]
         self.metrics.responded(status, code)
@@ -289,13 +286,7 @@ class Gateway:
         own_lines = f"x-request-id: {request_id}\r\n".encode()
         if active.cors is not None:
             own_lines += active.cors.lines(request.headers.get("origin"))
-        return Record(
-            request_id=request_id,
-            path=path,
-            started=time.monotonic(),
-            client_address=address,
-            own_lines=own_lines,
-        )
+        return Record(request_id, path, time.monotonic(), address, own_lines=own_lines)
 
     # -- life -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from aiaas.keys.records import parse_records
 from aiaas.keys.ring import KeyRing
 from aiaas.plan.model import AuthPlan, Plan
 from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, read_pair
+from aiaas.proxy.collector import building
 from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.reread import OfferEngines, reread
 from aiaas.proxy.telemetry.log import LEVELS
@@ -101,11 +102,12 @@ class Reloader:
         async with self._reading_keys:  # without the lock an older reading could be put in force last
             if not self._auth.enabled:
                 return None
-            try:
-                ring = await asyncio.to_thread(_load_ring, self._auth.keys_file)
-            except KeyFileError as error:
-                return error
-            self._use(ring)
+            with building():
+                try:
+                    ring = await asyncio.to_thread(_load_ring, self._auth.keys_file)
+                except KeyFileError as error:
+                    return error
+                self._use(ring)
             return None
 
     async def _follow_auth(self, auth: AuthPlan) -> bool:
@@ -178,11 +180,12 @@ class Reloader:
         before = self._gateway.active.plan
         if before.source is None:
             return
-        try:
-            reading = await reread(before.source, self._env, before.config, self._offer)
-        except EnvironmentFault as error:
-            self._not_reloaded(error=error.message)
-            return
+        with building():
+            try:
+                reading = await reread(before.source, self._env, before.config, self._offer)
+            except EnvironmentFault as error:
+                self._not_reloaded(error=error.message)
+                return
         plan, problems = reading.plan, [str(problem) for problem in reading.problems]
         if plan is None:
             self._not_reloaded(problems=problems)

@@ -29,6 +29,7 @@ from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
+from aiaas.proxy import collector
 from aiaas.proxy.client.descriptors import bound_connections
 from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.liveness import drop_vanished
@@ -244,6 +245,7 @@ class GatewayServer:
         self._keeper.keep(sweep, "vanished clients", self._stack)
         self._keeper.keep(partial(watch_lag, self.metrics.loop_lag.observe), "lag", self._stack)
         on_serving(len(self.verifier.ring.records))
+        collector.freeze()
         await self._stopping.asked.wait()
         await self._drain(ports, open_side)
 

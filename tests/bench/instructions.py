@@ -1,6 +1,6 @@
 """Instructions that a request and a stream event cost: exact to about one in a hundred, whatever else the machine does.
 
-    python -m tests.bench.instructions
+    python -m tests.bench.instructions                # --write-docs: also writes docs/instructions.md
 
 A gateway without its background tasks runs under valgrind's callgrind, and a client and a backend outside of it. Each
 figure is a difference: (instructions of a run with many) - (of a run with few), divided by how many more there were. So
@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -32,26 +35,39 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.usage import UsageRecorder
 from tests.bench import process, wire
+from tests.bench.parts import CONFIG, KEY, measured_parts, run_parts
 from tests.ports import free_port
-from tests.proxy.conftest import let_in, new_key, plan_of
+from tests.proxy.conftest import let_in, plan_of
 
-KEY: Final = new_key("instructions")
 # Of each pair the first is the run with few. The first requests make caches.
 REQUESTS: Final = (100, 600)
 EVENTS: Final = (200, 1200)
 PACE: Final = 400.0  # events a second: callgrind slows the gateway down some 50 times, and each is to be read alone
 PATIENCE: Final = 120.0  # seconds
 
+PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "instructions.md"
+PAGE_FORM: Final = """\
+# Instructions of a request
+
+Written by `python -m tests.bench.instructions --write-docs` on {date}, Python {python}.
+
+CPU time is noisy on a machine that others use; the number of instructions is not (two runs differ by 0.1 %). The first
+two figures are of a gateway under valgrind's callgrind with real sockets, between a client and a backend that are not,
+without the kernel. The request is a short chat completion whose alias is rewritten. The parts are called by themselves,
+without sockets and event loop, so they do not add up to the whole.
+
+| what | instructions |
+| --- | --- |
+{lines}
+A change that makes the first two grow says by how much, and for what.
+"""
+
 
 def serve(backend: str) -> None:
     """The gateway under measurement: prints its port, and ends with its standard input."""
 
     async def life() -> None:
-        config = {
-            "server": {"heartbeat": "0s"},
-            "backends": {"vllm": {"url": backend, "models": [wire.SERVED_MODEL, wire.ALIAS]}},
-            "rate_limit": {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000},
-        }
+        config = {**CONFIG, "backends": {"vllm": {**CONFIG["backends"]["vllm"], "url": backend}}}
         log, metrics = JsonLog(lambda _lines: True, time.time, "info"), Metrics()
         verifier = Verifier(KeyRing.from_records([KEY.record]))
         recorder = UsageRecorder(None, log, metrics)
@@ -100,7 +116,7 @@ def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
 
 
 def measure() -> dict[str, int]:
-    """The instructions of one short request, and of one event in the middle of a stream."""
+    """The cost of one short request, and of one event in the middle of a stream."""
     port, ask = free_port(), wire.request(KEY.text)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -117,16 +133,33 @@ def measure() -> dict[str, int]:
     }
 
 
-def main() -> None:
-    """Print the figures."""
-    if sys.argv[1:2] == ["serve"]:
-        serve(sys.argv[2])
+def as_page(counts: dict[str, int]) -> str:
+    """docs/instructions.md."""
+    lines = "".join(f"| {what} | {count:,} |\n" for what, count in counts.items())
+    python = f"{platform.python_version()} built {_built()}"
+    return PAGE_FORM.format(date=datetime.now(UTC).date(), python=python, lines=lines)
+
+
+def _built() -> str:
+    options = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return "with PGO" if "--enable-optimizations" in options else "without PGO"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the figures; with `--write-docs` also write the page."""
+    if arguments[:1] == ["serve"]:
+        serve(arguments[1])
+    elif arguments[:1] == ["parts"]:
+        run_parts()
     elif shutil.which("valgrind") is None:
         print("not measured: there is no valgrind on this machine (Debian: apt-get install valgrind)")
     else:
-        for what, count in measure().items():
-            print(f"{what:16} {count:>9,} instructions")
+        counts = measure() | measured_parts()
+        for what, count in counts.items():
+            print(f"{what:32} {count:>9,} instructions")
+        if "--write-docs" in arguments:
+            PAGE.write_text(as_page(counts))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -110,7 +110,8 @@ def _event(fields: dict[str, object]) -> bytes:
     return _chunk(_compact(shared | fields))
 
 
-def _token(text: str) -> bytes:
+def token(text: str) -> bytes:
+    """An event with one token, as a chunk."""
     choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None, "token_ids": None}
     return _event({"choices": [choice]})
 
@@ -119,7 +120,7 @@ ANSWER: Final = _answer()
 STREAM_HEAD: Final = (
     _HEAD + b"content-type: text/event-stream; charset=utf-8\r\nvary: Origin\r\ntransfer-encoding: chunked\r\n\r\n"
 )
-TOKEN_EVENT: Final = _token(" early")
+TOKEN_EVENT: Final = token(" early")
 DONE_EVENT: Final = _chunk(b"[DONE]")
 NO_HTTP: Final = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 HEALTHY: Final = _HEAD + b"content-length: 0\r\nvary: Origin\r\n\r\n"

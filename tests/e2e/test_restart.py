@@ -225,7 +225,7 @@ def test_a_new_gateway_waits_for_the_engine_of_the_old_one(tmp_path: Path) -> No
         terminate(old)
         with machine.serve() as new:
             machine.until(2, "started")
-            eventually(lambda: "another aiaas still has an engine on port" in machine.log(2), 20)
+            eventually(lambda: "another aiaas still runs an engine on port" in machine.log(2), 20)
             assert machine.ask(1, stream=False).startswith(b"HTTP/1.1 503")
             stream.join(60)
             assert old.wait(60) == 0

@@ -43,7 +43,7 @@ async def refused(store: Store, limits: Limits, tokens: int = 0, at: float = 0.0
 
 
 async def settle(store: Store, lease: Lease, used: int, at: float = 0.0) -> None:
-    await store.settle(lease, used, NOW + at, WALL + at)
+    store.settle(lease, used, NOW + at, WALL + at)
 
 
 class StoreConformance:
@@ -250,7 +250,7 @@ class StoreConformance:
         limits = Limits(Rate(1, 1), Rate(100, 100), 100, 100, 1)
         lease = await admitted(store, limits, 100)
         assert await refused(store, limits, 1) is not None
-        await store.settle(lease, 0, NOW, WALL, ran=False)
+        store.settle(lease, 0, NOW, WALL, ran=False)
         await admitted(store, limits, 100)
 
     async def test_only_one_that_never_ran_gives_its_request_back(self, store: Store) -> None:
@@ -259,7 +259,7 @@ class StoreConformance:
         ran, never_ran, _ = [await admitted(store, limits) for _ in range(3)]
         await settle(store, ran, 0)
         assert await refused(store, limits) == "requests"
-        await store.settle(never_ran, 0, NOW, WALL, ran=False)
+        store.settle(never_ran, 0, NOW, WALL, ran=False)
         await admitted(store, limits)
         assert await refused(store, limits) == "requests"
 
@@ -267,7 +267,7 @@ class StoreConformance:
         """Its key has a limit of tokens only."""
         limits = Limits(tokens=Rate(100, 100))
         lease = await admitted(store, limits, 80)
-        await store.settle(lease, 0, NOW, WALL, ran=False)
+        store.settle(lease, 0, NOW, WALL, ran=False)
         await admitted(store, limits, 100)
         assert await refused(store, limits, 1) == "tokens"
 

@@ -39,9 +39,9 @@ class ClockedStore:
     def __init__(self, store: OpenStore) -> None:
         self.store = store
 
-    async def _set(self, key: str, wall: float) -> None:
+    def _set(self, key: str, wall: float) -> asyncio.Future[Reply]:
         seconds, micros = divmod(round(wall * 1e6), 10**6)
-        await self.store.connection(key).call("EVAL", SET_CLOCK, 1, f"{{{key}}}time", seconds, micros)
+        return self.store.connection(key).call("EVAL", SET_CLOCK, 1, f"{{{key}}}time", seconds, micros)
 
     async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
         await self._set(key, wall)
@@ -51,9 +51,9 @@ class ClockedStore:
         await self._set(key, WALL + now - NOW)
         return await self.store.look(key, limits, now)
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
-        await self._set(lease.key, wall)
-        await self.store.settle(lease, used_tokens, now, wall, ran=ran)
+    def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+        self._set(lease.key, wall)  # in order before the settlement, on the same connection
+        self.store.settle(lease, used_tokens, now, wall, ran=ran)
 
     async def close(self) -> None:
         await self.store.close()

@@ -159,14 +159,14 @@ async def test_it_goes_over_and_comes_back_by_itself(tmp_path: Path) -> None:
             asked_again.send(None)  # without a single wait
         second = ended.value.value.lease
         assert (second.id, second.late) == ("", None)
-        await store.settle(before, 500, NOW, WALL)
-        await store.settle(second, 0, NOW, WALL)
+        store.settle(before, 500, NOW, WALL)
+        store.settle(second, 0, NOW, WALL)
         server.go_on()
         await until(lambda: back(store.shared), within=5.0)
         looked = await store.look("alice", limits, NOW)
         assert looked.tokens is not None
         assert 5400 <= looked.tokens.remaining < 5500  # of 6000: 500 were used, 100 are reserved by the first
-        await store.settle(first, 300, NOW, WALL)
+        store.settle(first, 300, NOW, WALL)
         looked = await store.look("alice", limits, NOW)
         assert looked.tokens is not None
         assert 5200 <= looked.tokens.remaining < 5300
@@ -222,7 +222,7 @@ async def test_use_settled_before_the_outage_counts(tmp_path: Path) -> None:
     async with shared(tmp_path) as (store, server):
         await admitted(store, limits, 100)
         lease = await admitted(store, limits, 800)
-        await store.settle(lease, 300, NOW, WALL, ran=False)
+        store.settle(lease, 300, NOW, WALL, ran=False)
         server.kill()
         await until(lambda: away_of(store))
         looked = await store.look("alice", limits, NOW)
@@ -269,11 +269,11 @@ async def test_slots_that_are_taken_in_the_store_count_here(tmp_path: Path) -> N
         await until(lambda: away_of(store))
         third = await admitted(store, limits)
         assert (await admit(store, limits)).refused_by == "concurrency"
-        await store.settle(leases[0], 0, NOW, WALL)
+        store.settle(leases[0], 0, NOW, WALL)
         fourth = await admitted(store, limits)
         assert (await admit(store, limits)).refused_by == "concurrency"
         for lease in (third, fourth, leases[1]):
-            await store.settle(lease, 0, NOW, WALL)
+            store.settle(lease, 0, NOW, WALL)
         for _ in range(3):
             await admitted(store, limits)
         assert (await admit(store, limits)).refused_by == "concurrency"
@@ -318,7 +318,7 @@ async def test_a_late_word_is_settled_in_every_mode(tmp_path: Path, mode: Mode) 
     async with shared(tmp_path, mode, patience=SHORT) as (store, server):
         server.hang()
         if mode == "allow":
-            await store.settle(await admitted(store, LIMITS, 100), 700, NOW, WALL)
+            store.settle(await admitted(store, LIMITS, 100), 700, NOW, WALL)
         else:
             with pytest.raises(UpstreamError):
                 await admit(store, LIMITS, 100)

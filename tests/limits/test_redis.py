@@ -98,7 +98,7 @@ async def test_it_decides_as_the_memory_store_does(redis_server: RedisServer, se
                 leases = held.pop(random.randrange(len(held)))
                 used, ran = random.randrange(150), random.random() < 0.8
                 for store, lease in zip(stores, leases, strict=True):
-                    await store.settle(lease, used, NOW + at, WALL + at, ran=ran)
+                    store.settle(lease, used, NOW + at, WALL + at, ran=ran)
             else:
                 tokens = random.randrange(110)
                 ours, theirs = [await admit(store, limits, tokens, at) for store in stores]
@@ -172,7 +172,7 @@ async def test_a_slot_is_given_once(redis_server: RedisServer) -> None:
         found = await asyncio.gather(*(store.admit("alice", limits, 0, 0.0, 0.0) for store in stores * 3))
         leases = [admission.lease for admission in found if admission.lease is not None]
         assert len(leases) == 3
-        await stores[0].settle(leases[0], 0, 0.0, 0.0)
+        stores[0].settle(leases[0], 0, 0.0, 0.0)
         await stores[0].command("PING")
         assert (await stores[3].admit("alice", limits, 0, 0.0, 0.0)).refused_by is None
         assert (await stores[2].admit("alice", limits, 0, 0.0, 0.0)).refused_by == "concurrency"
@@ -186,7 +186,7 @@ ONE = Limits(concurrent=1)
 async def is_free(store: RedisStore) -> bool:
     admission = await store.admit("alice", ONE, 0, 0.0, 0.0)
     if admission.lease is not None:
-        await store.settle(admission.lease, 0, 0.0, 0.0)
+        store.settle(admission.lease, 0, 0.0, 0.0)
     return admission.lease is not None
 
 
@@ -223,7 +223,7 @@ async def test_a_slot_that_was_given_back_is_not_renewed(redis_server: RedisServ
     async with running(redis_server, lease=0.15) as store:
         leases = [(await store.admit("alice", two, 0, 0.0, 0.0)).lease for _ in range(2)]
         assert leases[0] is not None
-        await store.settle(leases[0], 0, 0.0, 0.0)
+        store.settle(leases[0], 0, 0.0, 0.0)
         await asyncio.sleep(0.2)
         assert await store.command("ZCARD", "aiaas:{alice}:slots") == 1
 
@@ -257,7 +257,7 @@ async def test_after_anything_no_slot_stays_taken(redis_server: RedisServer, see
                 random.choice(asked)[1].cancel()
             elif step < 0.9 and held:
                 owner, lease = held.pop(random.randrange(len(held)))
-                await owner.settle(lease, 0, 0.0, 0.0, ran=random.random() < 0.5)
+                owner.settle(lease, 0, 0.0, 0.0, ran=random.random() < 0.5)
                 settled += 1
             elif 0.9 <= step < 0.908:
                 store.connection().lose("the test says so")
@@ -271,7 +271,7 @@ async def test_after_anything_no_slot_stays_taken(redis_server: RedisServer, see
         held += await leases_of(asked)
         assert settled > 10
         for owner, lease in held:
-            await owner.settle(lease, 0, 0.0, 0.0)
+            owner.settle(lease, 0, 0.0, 0.0)
 
         async def all_free() -> bool:
             return one.up and await one.command("ZCARD", "aiaas:{alice}:slots") == 0
@@ -318,7 +318,7 @@ async def test_everything_expires_by_itself(redis_server: RedisServer) -> None:
             }
             assert ends[key] - 1 <= left / 1000 <= ends[key] + 1.1  # a second longer than needed
         assert lease is not None
-        await store.settle(lease, 0, 0.0, 0.0, ran=False)
+        store.settle(lease, 0, 0.0, 0.0, ran=False)
         assert await store.command("EXISTS", "aiaas:{alice}:limits", "aiaas:{alice}:slots") == 0
 
 
@@ -333,7 +333,7 @@ async def test_a_forgotten_script_is_taught_again(redis_server: RedisServer) -> 
         lease = (await store.admit("alice", limits, 0, 0.0, 0.0)).lease
         assert lease is not None
         await store.command("SCRIPT", "FLUSH")
-        await store.settle(lease, 0, 0.0, 0.0, ran=False)
+        store.settle(lease, 0, 0.0, 0.0, ran=False)
         await until(lambda: store.command("PING"))
         found = await store.admit("alice", limits, 0, 0.0, 0.0)
         assert found.requests is not None
@@ -394,7 +394,7 @@ async def test_a_server_that_dies_is_noticed_at_once_and_found_again(tmp_path: P
             await until(lambda: away(store))
             with pytest.raises(StoreAwayError):
                 await store.admit("alice", limits, 1, 0.0, 0.0)
-            await store.settle(lease, 900, 0.0, 0.0)  # 300 more than were reserved
+            store.settle(lease, 900, 0.0, 0.0)  # 300 more than were reserved
             server.start()
             await until(lambda: back(store), within=5.0)
             # Its slot is taken again at once, and not only when leases are renewed.
@@ -420,7 +420,7 @@ async def test_a_hang_costs_the_first_requests_one_patience(tmp_path: Path) -> N
             lease = (await store.admit("alice", Limits(tokens=Rate(1, 1000)), 100, 0.0, 0.0)).lease
             assert lease is not None
             server.hang()
-            await store.settle(lease, 300, 0.0, 0.0)
+            store.settle(lease, 300, 0.0, 0.0)
             began = loop.time()
             asked = (store.admit(f"key {n}", Limits(Rate(60, 1)), 0, 0.0, 0.0) for n in range(20))
             found = await asyncio.gather(*asked, return_exceptions=True)
@@ -531,5 +531,5 @@ async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:
     """The first LATE_LIMIT are kept, the rest are lost and logged."""
     store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
     for number in range(LATE_LIMIT + 5):
-        await store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, False, WALL, str(number)), 3, 0.0, 0.0)
+        store.settle(Lease("a", Limits(tokens=Rate(1, 1)), 5, False, WALL, str(number)), 3, 0.0, 0.0)
     assert store.settlements_lost == 5

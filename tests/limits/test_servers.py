@@ -110,7 +110,7 @@ async def test_a_moved_slot_is_followed_by_every_call(cluster: RedisCluster, lim
         await asyncio.to_thread(cluster.begin_move, slot_of("alice"), source, target)
         await asyncio.to_thread(cluster.end_move, slot_of("alice"), source, target)
         assert leases[0] is not None
-        await store.settle(leases[0], 0, 0.0, 0.0, ran=False)
+        store.settle(leases[0], 0, 0.0, 0.0, ran=False)
         assert remaining(await admit(store, limits=limits)) == 46
         assert store._servers.of("alice").place.port == target.port
         assert remaining(await admit(store, limits=limits)) == 45
@@ -130,7 +130,7 @@ async def test_a_slot_that_is_moving_is_asked_for_at_its_new_node(cluster: Redis
         assert remaining(await admit(store)) == 48
         assert target.command("CLUSTER", "COUNTKEYSINSLOT", slot) == 1
         assert store._servers.of("alice").place.port == source.port
-        await store.settle(lease, 0, 0.0, 0.0, ran=False)
+        store.settle(lease, 0, 0.0, 0.0, ran=False)
         assert remaining(await admit(store)) == 48
         await asyncio.to_thread(cluster.end_move, slot, source, target)
         assert remaining(await admit(store)) == 47
@@ -150,7 +150,7 @@ async def test_a_key_that_is_half_moved_counts_as_away_alone(cluster: RedisClust
             await admit(store, limits=SLOTS_TOO)
         assert store.up
         assert kept is not None
-        await store.settle(kept, 0, 0.0, 0.0, ran=False)
+        store.settle(kept, 0, 0.0, 0.0, ran=False)
         assert remaining(await admit(store, "bob")) == 49
         await asyncio.to_thread(cluster.end_move, slot, source, target)
 
@@ -209,7 +209,7 @@ async def test_a_dead_node_is_away_for_its_keys_alone(tmp_path: Path) -> None:
                 await admit(shared)
             assert remaining(await admit(store, other)) == 49
             assert lease is not None
-            await store.settle(lease, 0, 0.0, 0.0, ran=False)
+            store.settle(lease, 0, 0.0, 0.0, ran=False)
             await until(lambda: back(shared), within=20.0)
             assert shared._servers.of("alice").place.port in {node.port for node in cluster.replicas}
             assert remaining(await admit(store)) == 49
@@ -229,7 +229,7 @@ async def test_a_new_primary_is_followed_when_sentinels_say_so(tmp_path: Path) -
             assert await store.command("WAIT", 1, 5000) == 1
             sentinels.primary.kill()
             await until(lambda: away(store))
-            await store.settle(lease, 0, 0.0, 0.0, ran=False)
+            store.settle(lease, 0, 0.0, 0.0, ran=False)
             took = await until(lambda: back(store), within=20.0)
             print(f"back after {took:.1f} s")
             assert store._servers.of("alice").place.port == sentinels.replica.port

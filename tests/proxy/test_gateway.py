@@ -822,10 +822,10 @@ class FaultyStore(MemoryStore):
             raise ZeroDivisionError("a fault \udcff")
         return await super().admit(key, limits, tokens, now, wall)
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+    def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         if self.where == "settle":
             raise ZeroDivisionError("a fault")
-        await super().settle(lease, used_tokens, now, wall, ran=ran)
+        super().settle(lease, used_tokens, now, wall, ran=ran)
 
 
 async def faulty(gateway: StartGateway, fake: FakeVllm, where: str) -> Running:

@@ -223,6 +223,6 @@ async def test_client_that_never_reads_costs_bounded_memory(running: Running) ->
 
 
 async def connections(running: Running, number: int) -> list[ClientConnection]:
-    """The gateway's connections, once there are `number` of them."""
+    """The gateway's connections, once it has `number` of them."""
     await until(lambda: len(running.open_side.connections) == number)
     return running.open_side.connections

@@ -78,12 +78,12 @@ class WatchedStore(MemoryStore):
             self.admitted += 1
         return admission
 
-    async def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
+    def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         self.settled[id(lease)] += 1
         assert self.settled[id(lease)] == 1
         self.tokens += used_tokens
         self.ran += ran
-        await super().settle(lease, used_tokens, now, wall, ran=ran)
+        super().settle(lease, used_tokens, now, wall, ran=ran)
 
 
 async def act(client: Raw, kind: str) -> None:

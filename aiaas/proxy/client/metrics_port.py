@@ -17,7 +17,7 @@ from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.request_target import METRICS, path_of
 
 EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
-# What a scraper's request may take, in seconds and in bytes.
+# Bounds of a scraper's request, in seconds and in bytes.
 HEAD_TIMEOUT = 10.0
 HEAD_SIZE = 32 * 1024
 

@@ -77,14 +77,15 @@ class CodingFromHttp10(Exception):
 
 def fault_of(message: RawRequestMessage) -> Exception | None:
     """Why we refuse a head that the parser accepts, or None. `head.py` checks the Host header."""
-    if message.version != HttpVersion11 and message.version != HttpVersion10:
+    version = message.version
+    if version is not HttpVersion11 and version not in (HttpVersion11, HttpVersion10):
         return UnknownVersion()
     if message.path[:1] != "/" and not is_valid(message.path, message.method):
         return InvalidTarget()
     coding = message.headers.get(hdrs.TRANSFER_ENCODING)
     if coding is None:
         return None
-    if message.version == HttpVersion10:
+    if version == HttpVersion10:
         return CodingFromHttp10()
     return None if coding.lower() == "chunked" else UnknownCoding()
 

@@ -165,24 +165,11 @@ class Admission:
         record.limit_lines = limit_lines(result)
         total_timeout = route.targets[0].backend.total_timeout
         return Ticket(
-            record,
-            principal,
-            route,
-            peeked,
-            request.headers,
-            body,
-            asking,
-            strip_usage,
-            passed_headers(request.headers, record.request_id),
-            estimated_input,
-            reserved_output,
-            result.lease,
-            record.own_lines + record.limit_lines,
-            close,
-            request.version >= HttpVersion11,
-            self._plan.server.heartbeat,
-            None if total_timeout is None else record.started + total_timeout,
-        )
+            record, principal, route, peeked, request.headers, body, asking, strip_usage,
+            passed_headers(request.headers, record.request_id), estimated_input, reserved_output, result.lease,
+            record.own_lines + record.limit_lines, close, request.version >= HttpVersion11,
+            self._plan.server.heartbeat, None if total_timeout is None else record.started + total_timeout,
+        )  # fmt: skip
 
     def known(self, request: HttpRequest, client: ClientConnection, record: Record) -> Principal | None:
         """The owner of the key, if this process has verified it before; else `verified` has to be asked.

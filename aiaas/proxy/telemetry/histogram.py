@@ -23,10 +23,10 @@ class Tally:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float, times: int = 1) -> None:
+    def observe(self, value: float) -> None:
         """Count `value`; a bucket counts values up to and including its bound, as in Prometheus."""
-        self.counts[bisect_left(self._bounds, value)] += times
-        self.total += value * times
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
 
 
 class Tallies(Collector):

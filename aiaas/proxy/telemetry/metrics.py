@@ -1,7 +1,7 @@
 """The metrics: the plan's three by name, aiaas's own, and the process'.
 
-A registry of its own for each gateway (no module state). What every request counts is tallied in plain integers and put
-into prometheus_client's counters when they are scraped: seven increments cost 9 us, the tally one. Label values are
+A registry of its own for each gateway (no module state). Requests are tallied in plain integers, and put into
+prometheus_client's counters at each scrape: seven increments cost 9 us, the tally one. Label values are
 bounded: a model that no Plan names counts as `unknown`.
 """
 
@@ -277,7 +277,7 @@ class Metrics:
         self.keys.forget_removed()
 
     def responded(self, status: int, reason: str | None) -> None:
-        """Count an answer that is none to an inference request."""
+        """Count a response to anything but an inference request."""
         self._responses.labels(str(status), reason or "").inc()
 
     def refused(self, code: str) -> None:
@@ -324,8 +324,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     async def aside(self, make: Callable[[CollectorRegistry], T]) -> T:
-        """What `make` makes of every series, in a thread: with 10,000 keys in use that is half a second, in which no
-        stream may stand still."""
+        """Call `make` with the registry, in a thread: half a second with 10,000 keys is too long on the loop."""
         tallies = self._take()
 
         def work() -> T:

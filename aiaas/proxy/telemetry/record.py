@@ -1,6 +1,7 @@
-"""What is known about one request while it lives, and the log line and metrics that it ends as.
+"""The facts of one request while it lives: the log line, the metrics and its price are made from them.
 
-One mutable object for each request, filled in by whoever learns a fact; read once, at the end (`log`, `metrics`).
+One mutable object for each request. Each module fills in the facts that it learns, in the order in which the fields
+stand; at the end `price.py`, `log.py` and `metrics.py` read them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ NO_KEY: Final = "-"  # the key id of requests with `auth.enabled: false`
 
 
 class Share(msgspec.Struct):
-    """What the requests of one key hold together (`proxy/request/body_budget.py`).
+    """The resources that the requests of one key hold together (`proxy/request/body_budget.py`).
 
     owner     the key's id; without keys, the network of the address
     requests  those that point here
@@ -40,57 +41,70 @@ class Share(msgspec.Struct):
 class Record(msgspec.Struct):
     """One request. Times are monotonic seconds (`started`) or durations; tokens are LLM tokens.
 
-    user, key_id  whose valid key it came with; metrics count by these, so nobody else's may stand here
-    rejection    why its key is not valid (401), for the log line only
-    status       what the client got, or 499 (nginx's word) where it left before an answer began
-    error_code   the `code` of an error of ours, or of the failure behind a broken answer
-    input_tokens, output_tokens  as the backend reported, or as estimated (`estimated`) where it could not
-    streamed     the answer came as a stream, whose events could be read
-    events       its events that carried output, for a stream that ends before its usage event
-    event_text   about how many bytes of text each of them held; known at its end, 0 before the second one
-    body_seconds  waited for the request's body
-    overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
-                 None where it was never sent
-    sent         bytes of the answer's body that were written to the client
-    body_held    bytes of the body that count against the budget of all bodies (`proxy/request/body_budget.py`)
-    share        of its key, where it counts for anything there: `begun` and `reading` say for what
-    beyond       the key's `max_concurrent`, where this request is beyond it
+    When it arrives (`gateway.py`):
     own_lines    complete header lines of every answer: the request id, and CORS
+
+    While it is admitted (`admission.py`, `body.py`, `body_budget.py`):
+    user, key_id  the owner of its valid key; metrics count by these, so they stay empty for an invalid key
+    rejection    why its key is not valid (401), for the log line only
+    body_seconds  the wait for the request's body
+    share        of its key, if it counts for something there: `begun` and `reading` say for what
+    beyond       the key's `max_concurrent`, if this request exceeds it
+    body_held    bytes of the body that count against the budget of all bodies
     limit_lines  complete header lines that say how the key's limits stand; empty until they are known
+
+    While it is sent, perhaps several times (`forward.py`):
+    phase        moves on with each step: where the request was if its client left
+    queue_seconds  the wait for a free endpoint
+    overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
+                 None if it was never sent
+
+    While it is answered (`relay.py`, `usage_tap.py`):
+    status       of the answer, or 499 (nginx's word) if the client left before the answer began
+    streamed     the answer came as a stream, and its events could be read
+    ttft         seconds from the request's arrival to the first text
+    events       events that carried output, for a stream that ends before its usage event
+    event_text   about how many bytes of text each event held; known at the end, 0 before the second event
+    sent         bytes of the answer's body that were written to the client
+    input_tokens, output_tokens  as the backend reported them
+
+    When it has ended (`forward.py`, `gateway.py`):
+    error_code   the `code` of the gateway's error, or of the failure behind a broken answer
+    estimated    the tokens are an estimate, as the backend did not report them
     """
 
     request_id: str
     path: str
     started: float
     client_address: str
+    own_lines: bytes = b""
     user: str | None = None
     key_id: str | None = None
     rejection: Rejection | None = None
-    model: str | None = None
-    backend: str | None = None
-    upstream: str | None = None
-    status: int = 0
-    error_code: str | None = None
-    stream: bool = False
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    estimated: bool = False
-    streamed: bool = False
-    events: int = 0
-    event_text: float = 0.0
-    ttft: float | None = None
-    queue_seconds: float = 0.0
-    body_seconds: float = 0.0
-    overhead: float | None = None
-    retries: int = 0
     request_bytes: int = 0
-    body_held: int = 0
+    body_seconds: float = 0.0
     share: Share | None = None
     begun: bool = False
     reading: bool = False
     beyond: int = 0
-    sent: int = 0
-    ended_by: EndedBy = "gateway"
-    phase: Phase = "admission"
-    own_lines: bytes = b""
+    body_held: int = 0
+    stream: bool = False
+    model: str | None = None
     limit_lines: bytes = b""
+    phase: Phase = "admission"
+    backend: str | None = None
+    upstream: str | None = None
+    queue_seconds: float = 0.0
+    retries: int = 0
+    overhead: float | None = None
+    status: int = 0
+    streamed: bool = False
+    ttft: float | None = None
+    events: int = 0
+    event_text: float = 0.0
+    sent: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    estimated: bool = False
+    error_code: str | None = None
+    ended_by: EndedBy = "gateway"

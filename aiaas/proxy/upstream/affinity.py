@@ -1,17 +1,17 @@
 """The same prompt prefix to the same replica, so that vLLM's prefix cache hits (`balance: prefix_hash`). Pure.
 
-What counts as the prefix (`prompt_prefix`): the value of `messages`, `prompt` or `input`, whichever comes first in the
+The prefix (`prompt_prefix`) is the value of `messages`, `prompt` or `input`, whichever comes first in the
 body, up to the end of its first message from the user, and PREFIX_BYTES at the most. So all turns of a conversation
-have the same prefix, and so have all chats whose system prompt alone is longer than that. Found by a pattern over a few
-KiB; the body is not decoded. A wrong guess costs a cache miss and nothing else.
+have the same prefix, and so have all chats whose system prompt alone is longer than that. A pattern over a few KiB
+finds it; the body is not decoded. A wrong guess costs a cache miss and nothing else.
 
-Which replica (`weight`): rendezvous hashing (Thaler and Ravishankar 1998). Each endpoint has a weight for a prefix,
-made from its URL, and the heaviest is asked first. When an endpoint goes, only its own prefixes move; when it returns,
-so do they; every gateway process computes the same choice without asking the others.
+The replica (`weight`) follows from rendezvous hashing (Thaler and Ravishankar 1998). Each endpoint has a weight for a
+prefix, made from its URL, and the heaviest is asked first. When an endpoint goes, only its own prefixes move; when it
+returns, so do they; every gateway process computes the same choice without asking the others.
 
-How much (`load_bound`): a prefix that all clients use must not overload one replica, so an endpoint with more than
-LOAD_FACTOR times the mean in flight is skipped for the next in the prefix's order (Mirrokni, Thorup and Zadimoghaddam,
-"Consistent Hashing with Bounded Loads", 2018, with its c = 1.25).
+The load is bounded (`load_bound`): a prefix that all clients use must not overload one replica, so an endpoint with
+more than LOAD_FACTOR times the mean in flight is skipped for the next in the prefix's order (Mirrokni, Thorup and
+Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018, with its c = 1.25).
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class EndpointState:
 
     def _hand_over(self) -> None:
         for backend in self.users:
-            if backend.waiting:
+            if backend._waiting.length:
                 backend.hand_over()
 
 
@@ -246,7 +246,7 @@ class BackendState:
     @property
     def waiting(self) -> int:
         """How many requests wait for a slot."""
-        return len(self._waiting)
+        return self._waiting.length
 
     @property
     def leaving(self) -> Sequence[EndpointState]:

@@ -167,7 +167,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is open."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
         self.idle_since = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
@@ -281,8 +281,7 @@ class UpstreamConnection(asyncio.Protocol):
         name = name.lower()
         if name in _FRAMING:
             self._close_delimited = False
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                # llhttp takes it, and would hand on the coded bytes as the body.
+            if name == b"transfer-encoding" and value.lower() != b"chunked":  # llhttp takes it
                 raise httptools.HttpParserError("a transfer coding other than chunked")
         self._headers.append((name, value))
 

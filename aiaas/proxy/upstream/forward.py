@@ -38,7 +38,7 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.metrics import Metrics
-from aiaas.proxy.upstream.attempt import Again, End, Outcome, is_from_between, may_try_again, retry_after
+from aiaas.proxy.upstream.attempt import WHOLE, Again, End, Outcome, is_from_between, may_try_again, retry_after
 from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
 from aiaas.proxy.upstream.connection import Failure, FailureKind, Pool, UpstreamConnection
 from aiaas.proxy.upstream.relay import Relay
@@ -91,6 +91,10 @@ async def forward(
             outcome = await _attempt(ticket, target, backend, endpoint, client, metrics)
         finally:
             endpoint.give_back()
+        if outcome is WHOLE:  # nearly always
+            endpoint.report_success(probe=False)
+            record.ended_by = "upstream"
+            return not ticket.close
         again = may_try_again(outcome)
         _report(endpoint, outcome, again)
         if again is not None:
@@ -113,10 +117,11 @@ def _take(
     choice: Choice | None = None
     for target, backend in backends:
         endpoint = backend.pick(tried, body)
-        if endpoint is not None and (choice is None or endpoint not in tried):
+        if endpoint is not None and endpoint not in tried:
+            endpoint.take()
+            return target, backend, endpoint
+        if endpoint is not None and choice is None:
             choice = target, backend, endpoint
-            if endpoint not in tried:
-                break
     if choice is not None:
         choice[2].take()
     return choice

@@ -21,29 +21,29 @@ W = TypeVar("W", bound=Hashable)
 class FairQueue(Generic[W]):
     """At most `size` waiters, each once, each under a key. A smaller `size` does not remove waiters."""
 
-    __slots__ = ("_len", "_rounds", "size")
+    __slots__ = ("_rounds", "length", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._len = 0
+        self.length = 0
         # By key, in the order of the round; its waiters in order of arrival. No key is there without a waiter.
         self._rounds: OrderedDict[Hashable, OrderedDict[W, None]] = OrderedDict()
 
     def __len__(self) -> int:
-        return self._len
+        return self.length
 
     def __repr__(self) -> str:
-        return f"<FairQueue: {self._len} of {self.size} wait, {len(self._rounds)} keys>"
+        return f"<FairQueue: {self.length} of {self.size} wait, {len(self._rounds)} keys>"
 
     def put(self, key: Hashable, waiter: W) -> bool:
         """Queue the waiter; False if the queue is full."""
-        if self._len >= self.size:
+        if self.length >= self.size:
             return False
         own = self._rounds.get(key)
         if own is None:
             own = self._rounds[key] = OrderedDict()
         own[waiter] = None
-        self._len += 1
+        self.length += 1
         return True
 
     def take(self) -> W | None:
@@ -54,7 +54,7 @@ class FairQueue(Generic[W]):
         waiter, _ = own.popitem(last=False)
         if own:
             self._rounds[key] = own
-        self._len -= 1
+        self.length -= 1
         return waiter
 
     def remove(self, key: Hashable, waiter: W) -> None:
@@ -63,6 +63,6 @@ class FairQueue(Generic[W]):
         if own is None or waiter not in own:
             return
         del own[waiter]
-        self._len -= 1
+        self.length -= 1
         if not own:
             del self._rounds[key]

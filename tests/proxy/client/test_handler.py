@@ -27,7 +27,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 
 class Waits:
-    """A Pause and a future, and a handler for each wait."""
+    """The waits of a handler, and how to end each of them."""
 
     def __init__(self) -> None:
         self.pause = Pause()

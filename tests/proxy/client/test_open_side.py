@@ -127,7 +127,7 @@ async def test_shutdown_without_connections_ends_at_once(port: Port) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET /half"], ids=["nothing", "an empty line", "half a head"])
 async def test_shutdown_closes_idle_connections_at_once(port: Port, begun: bytes) -> None:
-    """A head that has begun is not yet a request."""
+    """A head that has only begun does not count as a request."""
     client = await port.client()
     client.send(get("/") + begun)
     assert (await client.answer()).body == b"ok"

@@ -24,12 +24,3 @@ def test_the_exposition_is_that_of_prometheus_clients_histogram(observed: list[t
         histogram.labels(model).observe(value)
     kept = [line for line in generate_latest(theirs).splitlines() if b"_created" not in line]
     assert generate_latest(ours).splitlines() == kept
-
-
-def test_a_value_counts_as_often_as_it_is_said_to() -> None:
-    """`times` counts a value several times at the cost of one call."""
-    registry = CollectorRegistry()
-    Tallies("seconds", "Some seconds", [], BOUNDS, registry).labels().observe(0.05, 3)
-    assert registry.get_sample_value("seconds_bucket", {"le": "0.1"}) == 3
-    assert registry.get_sample_value("seconds_sum") is not None
-    assert registry.get_sample_value("seconds_count") == 3

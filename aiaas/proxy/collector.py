@@ -1,0 +1,37 @@
+"""Keep Python's cyclic garbage collector away from what lives as long as a Plan.
+
+The collector visits every object that may be part of a cycle, while all streams stand still: with 50,000 keys for
+0.2 s, four fifths of a reload. But keys and Plans are not part of cycles; their reference counts free them. So build
+them without collections, and freeze what exists afterwards: the collector never visits it again.
+
+A frozen cycle would never be freed. Reading keys or a config leaves none (tests), and a reload is rare.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+# New objects before a collection of the youngest, and such collections before one of the next older age. Python's own
+# (700, 10, 10), without freezing, took 6 % of a gateway's CPU under load.
+THRESHOLDS: Final = (10_000, 20, 20)
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Build long-lived objects in this block."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def freeze() -> None:
+    """Call this once the process serves: what exists now stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)

@@ -1,0 +1,80 @@
+"""aiaas.proxy.collector: the cyclic collector stays away from keys and Plans, which need none."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aiaas.keys.file import read_key_file
+from aiaas.keys.records import render_records
+from aiaas.keys.ring import KeyRing
+from aiaas.plan.read import read
+from aiaas.proxy.collector import THRESHOLDS, building, freeze
+from tests.proxy.conftest import new_key
+
+EXAMPLES = [path for path in sorted(Path("examples").glob("*.yaml")) if path.name != "keys.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """Leave the collector of this process as it was."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    yield
+    gc.enable()
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+class Thing:
+    """An object that may be part of a cycle."""
+
+
+def test_a_built_object_is_frozen_and_freed_by_its_count() -> None:
+    """The collector does not know the object any more, and the object ends with its last reference."""
+    with building():
+        assert not gc.isenabled()
+        thing = Thing()
+    assert gc.isenabled()
+    assert not any(found is thing for found in gc.get_objects())
+    gone = weakref.ref(thing)
+    del thing
+    assert gone() is None
+
+
+def test_a_failure_while_building_turns_the_collector_on() -> None:
+    """A config that cannot be read leaves the process as it was."""
+    with pytest.raises(ValueError), building():
+        raise ValueError("invalid")
+    assert gc.isenabled()
+
+
+def test_a_serving_process_collects_rarely() -> None:
+    """Everything from the start is frozen, and the thresholds are the measured ones."""
+    freeze()
+    assert gc.get_freeze_count() > 1000
+    assert gc.get_threshold() == THRESHOLDS
+
+
+def test_reading_keys_leaves_no_cycles(tmp_path: Path) -> None:
+    """So freezing without a collection keeps no garbage."""
+    file = tmp_path / "keys.yaml"
+    file.write_text(render_records([new_key(f"k{number}").record for number in range(50)]))
+    file.chmod(0o600)
+    gc.disable()
+    KeyRing.from_records(read_key_file(file).records)
+    assert gc.collect() == 0
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_reading_a_config_leaves_no_cycles(example: Path) -> None:
+    """So freezing without a collection keeps no garbage."""
+    read(example, {})  # caches fill
+    gc.collect()
+    gc.disable()
+    read(example, {})
+    assert gc.collect() == 0
