@@ -156,9 +156,8 @@ class Gateway:
                 record.status = record.status or CLIENT_LEFT
                 record.error_code = record.error_code or "client_left"
                 raise
-            cut = draining()
-            record.ended_by, record.status, record.error_code = "gateway", cut.status, cut.code
-            raise cut from None
+            record.ended_by = "gateway"
+            raise _cut(record) from None  # in no variable of this frame, to which its traceback refers
         finally:
             client.begun = record.status != 0
             if record.status == 0:  # an exception of ours is on its way to `internal_error`
@@ -337,6 +336,13 @@ class Gateway:
             record.error_code = record.error_code or "draining"
             if client.listener is not None:
                 client.listener.end_with_error(draining())
+
+
+def _cut(record: Record) -> ApiError:
+    """The error of a request that draining ended."""
+    cut = draining()
+    record.status, record.error_code = cut.status, cut.code
+    return cut
 
 
 def _preflight_lines(request: HttpRequest, methods: tuple[str, ...]) -> bytes:

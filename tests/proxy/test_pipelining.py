@@ -6,14 +6,13 @@ import asyncio
 import itertools
 import random
 import socket
-import ssl
 from collections.abc import Sequence
 
 import pytest
 import uvloop
 
 from aiaas.proxy.client.connection import WRITE_HIGH_WATER, ClientConnection
-from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Send, Wait, chunk, json_answer, token_event
+from tests.fakes.vllm import FakeVllm, Send, Wait, json_answer
 from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway
 from tests.waiting import until
 
@@ -186,114 +185,6 @@ async def test_fifty_pipelined_requests_are_answered_in_turn(running: Running, o
     for _ in range(20 if one_write else 3):
         kinds = choose.choices(KINDS[:4] if choose.random() < 0.7 else KINDS, k=50)
         check_order(kinds, await answers_to(running, kinds, one_write=one_write), one_write=one_write)
-    await running.quiet()
-
-
-# -- the end in each phase -----------------------------------------------------------------------------------------
-
-PHASES = (
-    "idle", "half a head", "half a body", "first on a connection", "waiting", "waiting in a task", "streaming",
-    "one behind", "half a body behind", "refusal behind",
-)  # fmt: skip
-
-
-async def brought_to(running: Running, fake: FakeVllm, phase: str, *, tls: ssl.SSLContext | None = None) -> Raw:
-    """A client whose connection is in this phase; nothing of its answer comes by itself."""
-    client = await running.client(tls=tls)
-    first = client.request(BODY | {"stream": True})
-    if phase == "idle":
-        assert (await client.get("/health")).status == 200
-        return client
-    if phase == "half a head":
-        client.send(first[:30])
-        await until(lambda: any(c._incoming.head.size for c in running.open_side.connections))
-        return client
-    if phase == "half a body":
-        client.send(first[:-5])
-        await until(lambda: any(c.handler is not None for c in running.open_side.connections))
-        return client
-    if phase != "first on a connection":  # an idle connection to the backend, so that no task is needed
-        fake.play(Send(json_answer({"id": 0})))
-        assert (await client.post(BODY)).status == 200
-    begun = [Send(STREAM_HEAD + chunk(token_event()))] if phase == "streaming" else []
-    fake.play(*begun, Wait(asyncio.Event()))
-    posts = len(fake.posts)
-    if phase == "waiting in a task":
-        client.send(first[:-5])
-        await until(lambda: any(c.handler is not None for c in running.open_side.connections))
-        client.send(first[-5:])
-    else:
-        behind = {"one behind": first, "half a body behind": first[:-5], "refusal behind": b"\x00\r\n\r\n"}
-        client.send(first + behind.get(phase, b""))
-    await until(lambda: len(fake.posts) > posts)
-    if phase == "streaming":
-        assert (await client.head()).status == 200
-        assert await client.chunk() == token_event()
-    (connection,) = running.open_side.connections
-    assert connection.handler is not None
-    assert connection.handler.has_task == (phase in ("first on a connection", "waiting in a task"))
-    return client
-
-
-@pytest.mark.parametrize("leave", ["close", "half_close", "reset"])
-@pytest.mark.parametrize("phase", PHASES)
-async def test_client_that_leaves_in_any_phase_leaves_nothing(
-    running: Running, fake_vllm: FakeVllm, phase: str, leave: str
-) -> None:
-    """The request upstream ends with it, and what waited behind it is never begun."""
-    client = await brought_to(running, fake_vllm, phase)
-    posts = len(fake_vllm.posts)
-    getattr(client, leave)()
-    await until(lambda: not running.open_side.connections)
-    await running.quiet()
-    for post in fake_vllm.posts[1:]:
-        await asyncio.wait_for(post.gone.wait(), 5)
-    assert len(fake_vllm.posts) == posts
-    assert running.metric("aiaas_requests_in_flight") == 0
-    assert not running.log_lines("library")
-
-
-@pytest.mark.parametrize("how", ["deadline", "shutdown"])
-@pytest.mark.parametrize("phase", PHASES)
-async def test_drain_in_any_phase_ends_each_connection(
-    running: Running, fake_vllm: FakeVllm, phase: str, how: str
-) -> None:
-    """An answer that has not begun is a 503, one that has ends with an event; then all connections are closed."""
-    client = await brought_to(running, fake_vllm, phase)
-    gateway = running.gateway
-    gateway.draining = True
-    gateway.refuse()
-    assert len(running.open_side.connections) == 1
-    if how == "deadline":
-        gateway.end_requests()
-    async with asyncio.timeout(5):
-        await running.open_side.shutdown(0.1)
-        rest = await client.ended()
-        await until(lambda: not running.open_side.connections)
-    await running.quiet()
-    if phase in ("idle", "half a head"):
-        assert rest == b""
-    elif phase == "streaming":
-        assert rest.count(b'"draining"') == (how == "deadline")
-    elif how == "deadline":
-        assert rest.startswith(b"HTTP/1.1 503 ")
-        assert rest.count(b"HTTP/1.1") == 1
-        assert b"connection: close" in rest
-    assert running.metric("aiaas_requests_in_flight") == 0
-
-
-@pytest.mark.parametrize("phase", PHASES)
-async def test_reload_in_any_phase_leaves_the_request_alone(running: Running, fake_vllm: FakeVllm, phase: str) -> None:
-    """It ends under the Plan that it began with, and the connection serves the next one."""
-    client = await brought_to(running, fake_vllm, phase)
-    running.gateway.replace_plan(running.gateway.active.plan)
-    (connection,) = running.open_side.connections
-    if phase == "idle":
-        assert (await client.get("/health")).status == 200
-    elif connection.handler is not None:
-        assert running.gateway.in_flight == 1
-        connection.cancel()
-        await client.ended()
     await running.quiet()
 
 

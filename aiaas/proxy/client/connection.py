@@ -139,6 +139,7 @@ class ClientConnection(BaseProtocol):
             self.guest.leave()
             self.guest = None
         self._incoming.let_go()
+        self._queue.clear()  # its bodies refer to this connection
         self._closed = True
         super().connection_lost(exc)
         self._parser = None

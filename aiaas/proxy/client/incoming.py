@@ -108,7 +108,7 @@ class Incoming:
                 if in_body:
                     self.body_broken = True
                     self.body.feed_eof()
-                return error
+                return error.with_traceback(None)  # which would be a cycle, through the frames that get the error
             if behind:
                 self.surplus = bool(messages or tail)
                 return None

@@ -45,6 +45,8 @@ class Port:
         words = request.raw_path.split("/")
         self.log.append(request.raw_path)
         assert client.transport is not None
+        if "extra" in words:
+            client.extra = b"x-mark: 1\r\n"
         try:
             if "begun" in words:
                 client.begun = True
@@ -185,6 +187,14 @@ async def test_failing_handler_gets_500_or_a_break(port: Port, where: str, begun
     assert port.log == [f"{where}{begun}/fail"]
 
 
+async def test_extra_lines_are_of_one_request_only(port: Port) -> None:
+    """A 500 has those of its own request, and not of the one before it."""
+    for paths, marks in ((("/extra/fail",), 1), (("/extra", "/fail"), 0)):
+        client = await port.client()
+        client.send(b"".join(map(get, paths)))
+        assert (await client.ended()).count(b"x-mark: 1") == marks
+
+
 @pytest.mark.parametrize("where", ["/wait", "/task/wait"], ids=["at a pause", "in a task"])
 @pytest.mark.parametrize("leave", ["close", "half_close", "reset"])
 @pytest.mark.parametrize("behind", [b"", get("/behind"), b"GET /half"], ids=["nothing", "a request", "half a head"])
@@ -227,6 +237,21 @@ async def test_requests_of_a_connection_are_handled_in_turn(port: Port, where: s
     assert port.log == [f"{where}/first", "/second"]
     (connection,) = port.side.connections
     assert connection.is_idle
+
+
+@pytest.mark.parametrize("where", ["/wait", "/task/wait"], ids=["at a pause", "in a task"])
+async def test_close_ends_the_connection_behind_its_answer(port: Port, where: str) -> None:
+    """Of the present request; later bytes are not read."""
+    client = await port.client()
+    client.send(get(where))
+    await until(lambda: port.pause._wake)
+    (connection,) = port.side.connections
+    connection.close()
+    client.send(get("/later"))
+    port.pause.go_on()
+    assert (await client.answer()).body == b"ok"
+    assert await client.ended() == b""
+    assert port.log == [where]
 
 
 async def test_idle_connection_ends_at_the_keep_alive_timeout(port: Port) -> None:
