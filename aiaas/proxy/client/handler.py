@@ -65,12 +65,13 @@ class HandlerRun(Generic[ResultT]):
         """Run until it waits or ends. `error` is raised where it waits now."""
         self._pause = None
         work = self._work
+        result: ResultT | None = None
         try:
             awaited = work.send(None) if error is None else work.throw(error)
         except StopIteration as end:
-            self._ended(end.value, None)
+            result, error = end.value, None
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001  `ended` answers with it
-            self._ended(None, failure)
+            error = failure
         else:
             if isinstance(awaited, Pause):
                 self._pause = awaited
@@ -78,6 +79,10 @@ class HandlerRun(Generic[ResultT]):
             else:
                 self._task = self._loop.create_task(_in_task(work, awaited), name="request")
                 self._task.add_done_callback(self._task_ended)
+            del error
+            return
+        try:
+            self._ended(result, error)
         finally:
             del error  # its traceback refers to this frame: a cycle would keep the connection for the collector
 
