@@ -29,8 +29,6 @@ class DrainWatch:
         if transport is None or not waiting:
             return
         if self._timer is not None:
-            if connection.writing_paused:  # further requests from a client that never reads win it no time
-                return
             self._timer.cancel()
         self._timer = connection.loop.call_later(self._silence, self._look, connection, transport, waiting)
 

@@ -31,7 +31,6 @@ class Connection:
     def __init__(self) -> None:
         self.loop = self
         self.waiting = 0
-        self.writing_paused = False
         self.listener: object | None = None
         self.dropped: list[str] = []
         self.timers: list[Timer] = []
@@ -129,16 +128,6 @@ def test_next_answer_starts_the_time_again(connection: Any, watch: DrainWatch) -
     connection.waiting = 120
     assert connection.pass_time() == 1
     assert connection.dropped == []
-
-
-def test_next_answer_to_a_full_buffer_wins_no_time(connection: Any, watch: DrainWatch) -> None:
-    """Else a client could ask forever, and read nothing."""
-    watch.watch(connection, connection)
-    (first,) = connection.timers
-    connection.writing_paused = True
-    watch.watch(connection, connection)
-    assert connection.timers == [first]
-    assert first.call is not None
 
 
 def test_stopped_watch_drops_nobody(connection: Any, watch: DrainWatch) -> None:
