@@ -144,8 +144,8 @@ class RouteTarget:
 
     rewrite  the JSON string (with quotes) to splice in as `model`, or None if the client's name is already right
 
-    Two targets are equal if they name the same backend, and the repr leaves it out. A Plan has its backends once, and they name all their models: with
-    them in each route, a comparison would take the square of the models.
+    Two targets are equal if they name the same backend, and the repr leaves the backend out. A Plan has its backends
+    once, and each names all its models: comparing them in each route would take the square of the models.
     """
 
     backend: BackendPlan = field(repr=False)

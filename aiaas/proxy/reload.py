@@ -187,12 +187,12 @@ class Reloader:
             except EnvironmentFault as error:
                 self._not_reloaded(error=error.message)
                 return
+            # In a thread, since comparing the routes of thousands of models takes milliseconds.
+            is_new = await asyncio.to_thread(operator.ne, reading.plan, before)
         plan, problems = reading.plan, [str(problem) for problem in reading.problems]
         if plan is None:
             self._not_reloaded(problems=problems)
             return
-        # In a thread, since comparing the routes of thousands of models takes milliseconds.
-        is_new = await asyncio.to_thread(operator.ne, plan, before)
         if plan.auth != before.auth and not await self._follow_auth(plan.auth):
             return
         self._metrics.reloaded("config", ok=True)
