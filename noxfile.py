@@ -131,6 +131,13 @@ def instructions(session: nox.Session) -> None:
 
 
 @nox.session
+def growth(session: nox.Session) -> None:
+    """Start, reload and memory at growing numbers of models and keys; `aiaas usage` at growing numbers of rows."""
+    install(session)
+    session.run("python", "-m", "tests.bench.growth", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """10,000 disconnects and faults and a million events leave nothing behind (docs/soak.md); two minutes."""
     install(session)

@@ -40,6 +40,8 @@ from aiaas.plan.model import (
 
 DIGEST_DIGITS: Final = 12
 
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
 
 def compile_plan(
     config: Config,
@@ -196,11 +198,10 @@ def _routes(enabled: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) ->
     order."""
     routes: dict[str, dict[str, Route]] = {}
     for name, backend in enabled.items():
+        targets = [(public, model, _target(plans[name], public, model)) for public, model in _public_names(backend)]
         for path in (path for path in GENERATE if path in backend.endpoints):
             table = routes.setdefault(path, {})
-            for public, model in _public_names(backend):
-                rewrite = None if public == model.name else json.dumps(model.name).encode("ascii")
-                target = RouteTarget(plans[name], model.name, rewrite)
+            for public, model, target in targets:
                 earlier = table.get(public)
                 if earlier is None:
                     table[public] = Route(
@@ -214,6 +215,11 @@ def _routes(enabled: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) ->
                 else:
                     table[public] = dataclasses.replace(earlier, targets=(*earlier.targets, target))
     return MappingProxyType({path: MappingProxyType(table) for path, table in routes.items()})
+
+
+def _target(backend: BackendPlan, public: str, model: Model) -> RouteTarget:
+    rewrite = None if public == model.name else json.dumps(model.name).encode("ascii")
+    return RouteTarget(backend, model.name, rewrite)
 
 
 def _public_names(backend: Backend) -> Iterator[tuple[str, Model]]:
@@ -272,9 +278,18 @@ def _monitoring(config: Config, folder: Path) -> MonitoringPlan:
 
 def _digest(plan: Plan) -> str:
     """Hex digits of a hash of the Plan. Plans with equal digests behave alike. The hash ignores the values of secrets
-    and the paths of files, since a pod mounts files elsewhere than the operator keeps them."""
-    text = json.dumps(canonical(plan), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+    and the paths of files, since a pod mounts files elsewhere than the operator keeps them.
+
+    Each route is encoded alone: encoding thousands of them in one call would keep the GIL from a running gateway."""
+    digest = hashlib.sha256(_encode(canonical(dataclasses.replace(plan, routes={}))))
+    for _, table in sorted(plan.routes.items()):
+        for _, route in sorted(table.items()):
+            digest.update(_encode(canonical(route)))
+    return digest.hexdigest()[:DIGEST_DIGITS]
+
+
+def _encode(value: Any) -> bytes:
+    return _ENCODER.encode(value).encode("ascii")
 
 
 _LEFT_OUT: Final = frozenset(
@@ -283,7 +298,13 @@ _LEFT_OUT: Final = frozenset(
 
 
 def canonical(value: Any) -> Any:
-    """A Plan, or part of it, in JSON's types, without secrets and without fields that a comparison ignores."""
+    """A Plan, or part of it, in JSON's types, without secrets and without fields that a comparison ignores. A route has
+    the names of its backends: with the backends themselves, it would grow with the square of the models."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, RouteTarget):
+        rewrite = canonical(value.rewrite)
+        return {"backend": value.backend.name, "served_name": value.served_name, "rewrite": rewrite}
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.name not in _LEFT_OUT]
         return {name: canonical(getattr(value, name)) for name in names}

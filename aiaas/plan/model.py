@@ -143,11 +143,23 @@ class RouteTarget:
     """A target of a route's requests: a backend, and the model's name at its vLLM.
 
     rewrite  the JSON string (with quotes) to splice in as `model`, or None if the client's name is already right
+
+    Two targets are equal if they name the same backend, and the repr leaves the backend out. A Plan has its backends
+    once, and each names all its models: comparing them in each route would take the square of the models.
     """
 
-    backend: BackendPlan
+    backend: BackendPlan = field(repr=False)
     served_name: str
     rewrite: bytes | None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RouteTarget):
+            return NotImplemented
+        one = (self.backend.name, self.served_name, self.rewrite)
+        return one == (other.backend.name, other.served_name, other.rewrite)
+
+    def __hash__(self) -> int:
+        return hash((self.backend.name, self.served_name, self.rewrite))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,22 @@ class Active:
     plan: Plan
     admission: Admission
     backends: Mapping[str, BackendState]
-    targets: Mapping[str, Mapping[str, Sequence[tuple[RouteTarget, BackendState]]]]  # by path, by model
+    targets: Mapping[str, Targets]  # by path
     trusted: Networks
     cors: Cors | None
+
+
+class Targets(dict[str, Sequence[tuple[RouteTarget, BackendState]]]):
+    """`targets_of` by model. Filled at a model's first request: for thousands of models at once, a reload would stop
+    streams for milliseconds."""
+
+    def __init__(self, routes: Mapping[str, Route], backends: Mapping[str, BackendState]) -> None:
+        self._routes = routes
+        self._backends = backends
+
+    def __missing__(self, model: str) -> Sequence[tuple[RouteTarget, BackendState]]:
+        found = self[model] = targets_of(self._routes[model], self._backends)
+        return found
 
 
 def targets_of(route: Route, backends: Mapping[str, BackendState]) -> Sequence[tuple[RouteTarget, BackendState]]:
@@ -307,10 +320,7 @@ class Gateway:
                 plan, self.verifier, self.store, self.places, self.bodies, self.examiner, self._loop, self._wall
             ),
             backends=backends,
-            targets={
-                path: {model: targets_of(route, backends) for model, route in by_model.items()}
-                for path, by_model in plan.routes.items()
-            },
+            targets={path: Targets(routes, backends) for path, routes in plan.routes.items()},
             cors=cors,
             trusted=tuple(ip_network(cidr) for cidr in plan.server.trusted_proxies),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from aiaas.keys.file import read_key_file
 from aiaas.keys.records import render_records
 from aiaas.keys.ring import KeyRing
 from aiaas.plan.read import read
-from aiaas.proxy.collector import THRESHOLDS, building, freeze
+from aiaas.proxy.collector import SHORT_TURN, THRESHOLDS, TURN, building, freeze
 from tests.proxy.conftest import new_key
 
 EXAMPLES = [path for path in sorted(Path("examples").glob("*.yaml")) if path.name != "keys.yaml"]
@@ -38,8 +39,10 @@ def test_a_built_object_is_frozen_and_freed_by_its_count() -> None:
     """The collector does not know the object any more, and the object ends with its last reference."""
     with building():
         assert not gc.isenabled()
+        assert sys.getswitchinterval() == pytest.approx(SHORT_TURN)
         thing = Thing()
     assert gc.isenabled()
+    assert sys.getswitchinterval() == pytest.approx(TURN)
     assert not any(found is thing for found in gc.get_objects())
     gone = weakref.ref(thing)
     del thing

@@ -34,11 +34,11 @@ class Fleet:
         """Put another Plan's backends in force."""
         shown = _series(self.backends.values())
         self._retired = [backend for backend in self._retired if not _dissolved(backend)]
+        named = {plan.name: plan for plan in plans}
         known = {
-            plan.name: backend
-            for plan in plans
+            backend.plan.name: backend
             for backend in (*self._retired, *self.backends.values())
-            if backend.lives_on(plan)
+            if backend.plan.name in named and backend.lives_on(named[backend.plan.name])
         }
         for backend in self.backends.values():
             if known.get(backend.plan.name) is not backend:
