@@ -160,7 +160,8 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = []
     for header, field in zip(("REQUESTS", "INPUT", "OUTPUT", "EST. INPUT", "EST. OUTPUT"), fields, strict=True):
         cells = [header, *(str(row[field]) for row in rows), str(sum(row[field] for row in rows))]
-        columns.append([cell.rjust(max(map(len, cells))) for cell in cells])
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) for cell in cells])
     headers, *counts = zip(*columns, strict=True)
     names = [(row["day"], row["key"], row["model"]) for row in rows]
     lines = [(*named, *counted) for named, counted in zip([*names, ("total", "", "")], counts, strict=True)]

@@ -365,7 +365,7 @@ CODES: Final = MappingProxyType(
         KEYS_SIZE: (
             "The keys are too many for a Secret",
             "A Secret holds at most 1 MiB. From 190 KiB on, apply with `kubectl apply --server-side`: the client-side "
-            "apply keeps a copy in an annotation, which holds 256 KiB in base64.",
+            "apply keeps a copy in an annotation, which holds 256 KiB in base64. For larger files see docs/keys.md.",
         ),
         REQUEST_ABOVE_LIMIT: (
             "A pod asks for more than it may have",

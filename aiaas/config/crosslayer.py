@@ -49,13 +49,13 @@ def check_keys_secret(config: Config, size: int) -> Iterator[Finding]:
     path: Path = ("auth", "keys_file")
     if size > LARGEST_SECRET:
         message = (
-            f"the keys are {format_size(size)}, and a Secret holds {format_size(LARGEST_SECRET)}; prune revoked and "
-            "expired ones (`aiaas keys prune`), or split the gateway"
+            f"the keys are {-(-size // 1024):,}KiB, and a Secret holds {format_size(LARGEST_SECRET)}; prune revoked "
+            "and expired ones (`aiaas keys prune`), or mount the file from a volume (docs/keys.md)"
         )
         yield codes.KEYS_SIZE, "error", path, message
     elif size * 4 // 3 > LARGEST_ANNOTATION:
         message = (
-            f"the keys are {format_size(size)}, and `kubectl apply` keeps a copy in an annotation, which holds "
+            f"the keys are {-(-size // 1024):,}KiB, and `kubectl apply` keeps a copy in an annotation, which holds "
             f"{format_size(LARGEST_ANNOTATION)}; apply with --server-side"
         )
         yield codes.KEYS_SIZE, "warning", path, message

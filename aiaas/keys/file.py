@@ -28,7 +28,8 @@ from typing import Final
 
 from aiaas.errors import EnvironmentFault
 from aiaas.keys.model import KeyRecord
-from aiaas.keys.records import parse_records, render_records
+from aiaas.keys.records import parse_records
+from aiaas.keys.rewrite import rewrite
 from aiaas.keys.tree import KeyFileError
 from aiaas.yamltree import Place
 
@@ -94,15 +95,14 @@ def edit_key_file(path: Path, *, patience: float = LOCK_PATIENCE) -> Iterator[Ke
     real = Path(os.path.realpath(path))
     with _lock(real, str(path), patience):
         try:
-            file = read_key_file(path)
+            text = _read_text(path)
+            before = parse_records(text, str(path))
         except KeyFileMissingError:
-            file = KeyFile(path, ())
-        before = file.records
+            text, before = "", ()
+        file = KeyFile(path, before)
         yield file
         if file.records != before:
-            text = render_records(file.records)
-            parse_records(text, str(path))  # never write a file that cannot be read back (such as a limit of 10**20)
-            _replace(real, text, str(path))
+            _replace(real, rewrite(text, before, file.records, str(path)), str(path))
 
 
 def _read_text(path: Path) -> str:

@@ -16,6 +16,7 @@ from aiaas.cli.usage import first_day
 from aiaas.errors import UsageError
 from aiaas.limits.usage import KeptUsage, UsageKey, UsageSums, day_from, day_of, day_text
 from aiaas.limits.usage_sqlite import SqliteUsage
+from tests.cputime import cpu_time
 
 CONFIG = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
 TODAY = day_of(time.time())
@@ -66,6 +67,15 @@ def test_a_table_with_its_totals(capsys: pytest.CaptureFixture[str]) -> None:
         "total                            8    111    2022          10            4",
     ]
     assert err == ""
+
+
+def test_usage_table_grows_linearly() -> None:
+    """Four times the rows take about four times as long; a table that measures its columns for each cell takes 16."""
+    seconds = []
+    for batch, rows in (("1", range(1000)), ("2", range(1000, 4000))):
+        add(batch, {UsageKey(TODAY, f"{row:08d}", "m"): UsageSums(f"u{row}", 1, 2, 3, 4, 5, 6) for row in rows})
+        seconds.append(cpu_time(lambda: run(["usage"])))
+    assert seconds[1] < 7 * seconds[0]
 
 
 @pytest.mark.usefixtures("kept")

@@ -31,7 +31,7 @@ from typing import Protocol
 
 from aiaas.plan.model import BackendPlan, EndpointPlan
 from aiaas.proxy.request.served_models import NOTHING_LISTED, Listed
-from aiaas.proxy.upstream.affinity import prompt_prefix
+from aiaas.proxy.upstream.affinity import number_of, prompt_prefix
 from aiaas.proxy.upstream.choose import choose, choose_by_prefix
 from aiaas.proxy.upstream.connection import Pool
 from aiaas.proxy.upstream.dial import ClientTls
@@ -55,7 +55,7 @@ class EndpointState:
     backend  the one that names it in the Plan in force, else the last one that did: its settings hold
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
     bound    the backend's max_inflight; suspect is called when a request has timed out in an engine that we started
-    listed   the models that it lists
+    listed   the models that it lists; number is that of its URL, for `prefix_hash`
     """
 
     __slots__ = (
@@ -63,6 +63,7 @@ class EndpointState:
         "bound",
         "failures",
         "listed",
+        "number",
         "plan",
         "pool",
         "streams",
@@ -76,8 +77,7 @@ class EndpointState:
         self.pool = Pool(plan, backend.plan.connect_timeout, tls)
         self.streams: set[Stream] = set()
         self.up = backend.plan.engine is None
-        self.failures = 0
-        self.successes = 0
+        self.failures = self.successes = 0
         self.suspect: Callable[[], None] | None = None
         self.listed: Listed = NOTHING_LISTED
         self.users: list[BackendState] = []
@@ -88,6 +88,7 @@ class EndpointState:
         self.backend = backend
         self.bound = backend.plan.max_inflight
         self.plan = self.pool.endpoint = plan
+        self.number = number_of(plan.url.encode())
         self.pool.connect_timeout = backend.plan.connect_timeout
         self.pool.closed = False
         if backend not in self.users:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from aiaas.proxy.upstream.affinity import load_bound, weight
+from aiaas.proxy.upstream.affinity import load_bound, number_of, weights
 
 if TYPE_CHECKING:
     from aiaas.proxy.upstream.backends import EndpointState
+
+FIRST_LOOKS: Final = 4  # endpoints, in a prefix's order, that are looked at before all are
 
 
 def choose(
@@ -34,12 +36,22 @@ def choose_by_prefix(
     have more in flight than its share.
     """
     up = [endpoint for endpoint in endpoints if endpoint.up]
-    candidates = [endpoint for endpoint in up if endpoint.is_free]
-    candidates = [endpoint for endpoint in candidates if endpoint not in tried] or candidates
-    if not candidates:
+    if not up:
         return None
     share = load_bound([endpoint.pool.inflight for endpoint in up])
+    number = number_of(prefix)
+    order = weights(number, [endpoint.number for endpoint in up])
+    for _ in range(min(FIRST_LOOKS, len(up))):  # one of these is nearly always it, and to sort them all takes longer
+        at = order.index(max(order))
+        endpoint = up[at]
+        if endpoint.is_free and endpoint.pool.inflight <= share and endpoint not in tried:
+            return endpoint
+        order[at] = -1
+    free = [endpoint for endpoint in up if endpoint.is_free]
+    candidates = [endpoint for endpoint in free if endpoint not in tried] or free
     within = [endpoint for endpoint in candidates if endpoint.pool.inflight <= share]
-    if not within:  # those that have less are full or tried
-        return min(candidates, key=lambda endpoint: endpoint.pool.inflight)
-    return max(within, key=lambda endpoint: weight(prefix, endpoint.plan.url))
+    if within:
+        order = weights(number, [endpoint.number for endpoint in within])
+        return within[order.index(max(order))]
+    # Those that have less are full or tried.
+    return min(candidates, key=lambda endpoint: endpoint.pool.inflight, default=None)

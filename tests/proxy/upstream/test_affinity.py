@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.upstream.affinity import PREFIX_BYTES, load_bound, prompt_prefix, weight
+from aiaas.proxy.upstream.affinity import PREFIX_BYTES, load_bound, number_of, prompt_prefix, weights
 
 LONG = "You are a helpful assistant. " * 100
 SYSTEM = {"role": "system", "content": 'Say "hi" to {names} and [more].'}
@@ -104,7 +104,8 @@ def test_prompt_far_back() -> None:
 
 def best(prefix: bytes, urls: list[str]) -> str:
     """The endpoint of each prefix while none is loaded."""
-    return max(urls, key=lambda url: weight(prefix, url))
+    order = weights(number_of(prefix), [number_of(url.encode()) for url in urls])
+    return urls[order.index(max(order))]
 
 
 PREFIXES = [b"prompt %d" % number for number in range(5000)]
@@ -115,6 +116,33 @@ def test_even_distribution() -> None:
     count = Counter(best(prefix, URLS) for prefix in PREFIXES)
     assert len(count) == 5
     assert all(abs(number - 1000) < 5 * 28.3 for number in count.values())
+
+
+def test_second_choices_spread_evenly() -> None:
+    """Every ordered pair of first and second endpoint is equally frequent: 250 each, within five deviations (15.4).
+
+    The second endpoint gets what the first cannot take, so one pair must not be more frequent than others.
+    """
+    pairs = Counter(
+        (first, best(prefix, [*URLS[:first], *URLS[first + 1 :]]))
+        for prefix in PREFIXES
+        for first in [URLS.index(best(prefix, URLS))]
+    )
+    assert len(pairs) == 20
+    assert all(abs(number - 250) < 5 * 15.4 for number in pairs.values())
+
+
+@pytest.mark.parametrize("count", [2, 3, 16, 100])
+def test_distribution_passes_a_chi_square_test(count: int) -> None:
+    """For small and large fleets, whose URLs differ by a digit: within four standard deviations of chance."""
+    urls = [number_of(b"http://10.0.%d.%d:8000" % divmod(number, 10)) for number in range(count)]
+    hits = [0] * count
+    for number in range(20_000):
+        order = weights(number_of(b"prompt %d" % number), urls)
+        hits[order.index(max(order))] += 1
+    mean = 20_000 / count
+    chi_square = sum((hit - mean) ** 2 / mean for hit in hits)
+    assert abs(chi_square - (count - 1)) < 4 * (2 * (count - 1)) ** 0.5
 
 
 def test_minimal_movement() -> None:
@@ -129,7 +157,7 @@ def test_minimal_movement() -> None:
 
 def test_weight_is_the_same_in_every_process() -> None:
     """The weight depends on nothing but its arguments, so that gateways agree and a restart moves nothing."""
-    assert weight(b"prompt", "http://vllm:8000").hex() == "4e9d58cdb26660d7"
+    assert weights(number_of(b"prompt"), [number_of(b"http://vllm:8000")]) == [1091250007983957069]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 import pytest
 
-from aiaas.proxy.upstream.affinity import load_bound
+from aiaas.proxy.upstream import affinity
+from aiaas.proxy.upstream.affinity import load_bound, number_of, weights
 from aiaas.proxy.upstream.backends import BackendState, EndpointState
 from aiaas.proxy.upstream.choose import choose, choose_by_prefix
+from tests.cputime import cpu_time
 from tests.proxy.conftest import config_of, plan_of
 
 
@@ -117,3 +120,47 @@ def test_untried_endpoint_over_its_share() -> None:
     endpoints = endpoints_of(3)
     endpoints[0].pool.inflight, endpoints[1].pool.inflight = 20, 19
     assert choose_by_prefix(endpoints, (endpoints[2],), b"x") is endpoints[1]
+
+
+def test_choice_by_prefix_hashes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many endpoints there are: a URL is hashed when its endpoint is made."""
+    endpoints, hashed = endpoints_of(50), []
+    monkeypatch.setattr(affinity, "blake2b", lambda text, **size: hashed.append(text) or blake2b(text, **size))
+    choose_by_prefix(endpoints, (), b"x")
+    choose_by_prefix(endpoints, (endpoints[0],), b"y")
+    assert hashed == [b"x", b"y"]
+
+
+@pytest.mark.parametrize("overloaded", [0, 3, 200])
+def test_choice_by_prefix_is_cheap_for_each_endpoint(overloaded: int) -> None:
+    """Less than ten looks at its state, however many of a prefix's first endpoints have more than their share.
+
+    To hash prefix and URL for each endpoint took 35 looks.
+    """
+    endpoints = endpoints_of(200, max_inflight=100)
+    for _ in range(overloaded):
+        endpoint = choose_by_prefix(endpoints, (), b"x")
+        assert endpoint is not None
+        endpoint.pool.inflight = 100
+    look = cpu_time(lambda: [[endpoint.is_free for endpoint in endpoints] for _ in range(100)])
+    assert cpu_time(lambda: [choose_by_prefix(endpoints, (), b"x") for _ in range(100)]) < 10 * look
+
+
+def test_choice_by_prefix_among_many_equals_full_order() -> None:
+    """The first endpoint of the whole order that can take the request, also far back in it."""
+    endpoints = endpoints_of(12, max_inflight=1)
+    numbers = [endpoint.number for endpoint in endpoints]
+    order = [
+        endpoint
+        for _, endpoint in sorted(
+            zip(weights(number_of(b"x"), numbers), endpoints, strict=True), key=lambda pair: -pair[0]
+        )
+    ]
+    for endpoint in order:
+        assert choose_by_prefix(endpoints, (), b"x") is endpoint
+        endpoint.pool.inflight = 1
+    assert choose_by_prefix(endpoints, (), b"x") is None
+    for endpoint in order:
+        endpoint.pool.inflight = 0
+    for count in range(12):
+        assert choose_by_prefix(endpoints, order[:count], b"x") is order[count]
