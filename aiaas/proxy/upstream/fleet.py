@@ -54,7 +54,7 @@ class Fleet:
             if backend.plan != plan or backend.retired:
                 backend.follow(plan)
         self.backends = backends
-        # A request that began long ago may wait in a backend that is dissolved, for an endpoint that has a new bound now.
+        # A late request may wait in a dissolved backend, for an endpoint that has a new bound now.
         users = [user for endpoint in _endpoints(backends.values()) for user in endpoint.users]
         for backend in dict.fromkeys((*self._retired, *backends.values(), *users)):
             backend.hand_over()
