@@ -54,7 +54,9 @@ class Fleet:
             if backend.plan != plan or backend.retired:
                 backend.follow(plan)
         self.backends = backends
-        for backend in (*self._retired, *backends.values()):
+        # A late request may wait in a dissolved backend, for an endpoint that has a new bound now.
+        users = [user for endpoint in _endpoints(backends.values()) for user in endpoint.users]
+        for backend in dict.fromkeys((*self._retired, *backends.values(), *users)):
             backend.hand_over()
         self._show(shown)
         return backends

@@ -257,6 +257,21 @@ def test_request_at_a_retired_backend_gets_its_turn(loop: asyncio.AbstractEventL
     assert order == [True, True, False, False]
 
 
+def test_late_request_at_a_dissolved_backend_gets_a_new_bound(loop: asyncio.AbstractEventLoop) -> None:
+    """A reload that lifts the bound of the endpoint that it waits for wakes it, although its backend is gone."""
+    one = {"urls": [X], "max_inflight": 1, "models": ["m"]}
+    site = Site(loop, a=one)
+    old = site.fleet.backends["a"]
+    site.reload(b=one | {"models": ["n"]})
+    site.reload(b=one | {"models": ["n"], "timeout": "9s"})
+    site.arrive("b")
+    site.meet(old)
+    assert [backend for backend, _ in site.waiting] == [old]
+    site.reload(b=one | {"models": ["n"], "max_inflight": 2})
+    site.wake()
+    assert (site.at(X), site.waiting) == (2, [])
+
+
 def test_a_late_retry_at_a_dissolved_backend_is_heard(loop: asyncio.AbstractEventLoop) -> None:
     """The request paused before its retry while nobody used the backend, and waits there now."""
     one = FOUR | {"max_inflight": 1}
