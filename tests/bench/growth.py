@@ -2,10 +2,10 @@
 
     python -m tests.bench.growth                # all three tables; or some of: models keys usage
 
-Each row starts a gateway (`aiaas serve`) or runs a command. A gap is the longest time that a client waited for an answer
-of /health while a reload ran; it asks all the time on one connection. A stream stands still for as long. The table has
-the median of RELOADS reloads, and beside it the gap of the same time without a reload, which shows how busy the machine
-is. Compare the rows of one run with each other.
+Each row starts a gateway (`aiaas serve`) or runs a command. A gap is the longest time that a client waited for
+an answer of /health while a reload ran; it asks all the time on one connection. A stream stands still for as long. The
+table has the median of RELOADS reloads, and beside it the gap of the same time without a reload, which shows how busy
+the machine is. Compare the rows of one run with each other.
 """
 
 from __future__ import annotations
