@@ -1,11 +1,11 @@
 """Keep Python's cyclic garbage collector away from what lives as long as a Plan.
 
-The collector visits every object that may be part of a cycle, while all streams stand still: with 50,000 keys for
-0.2 s, four fifths of a reload. But keys and Plans are not part of cycles; their reference counts free them. So build
-them without collections, and freeze what exists afterwards: the collector never visits it again. Meanwhile threads take
-shorter turns, since the event loop runs beside the thread that builds.
+The collector visits every object that may be part of a cycle, while all streams stand still. Keys and Plans are many
+objects and not part of cycles; their reference counts free them. So build them without collections: 20,000 keys were
+read in 0.58 s instead of 1.24. The objects that exist once the process serves are frozen: never visited again.
 
-A frozen cycle would never be freed. Reading keys or a config leaves none (tests), and a reload is rare.
+A reload does not freeze. Garbage of requests that waits for its collection at that moment would stay forever: in a
+storm of faults with a reload now and then, 3 KB for each client, and descriptors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ def building() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(TURN)
-        gc.freeze()
         gc.enable()
 
 
