@@ -30,18 +30,12 @@ def limit_headers(admission: AdmissionResult) -> LimitHeaders:
 
 def limit_lines(admission: AdmissionResult) -> bytes:
     """`limit_headers` as complete header lines."""
-    lines = ""
-    if (requests := admission.requests) is not None:
-        lines = (
-            f"x-ratelimit-limit-requests: {requests.limit}\r\nx-ratelimit-remaining-requests: {requests.remaining}\r\n"
-            f"x-ratelimit-reset-requests: {go_duration(requests.reset_after)}\r\n"
-        )
-    if (tokens := admission.tokens) is not None:
-        lines += (
-            f"x-ratelimit-limit-tokens: {tokens.limit}\r\nx-ratelimit-remaining-tokens: {tokens.remaining}\r\n"
-            f"x-ratelimit-reset-tokens: {go_duration(tokens.reset_after)}\r\n"
-        )
-    return lines.encode()
+    lines = b""
+    if admission.requests is not None:
+        lines = _lines(admission.requests, _REQUEST_LINES)
+    if admission.tokens is not None:
+        lines += _lines(admission.tokens, _TOKEN_LINES)
+    return lines
 
 
 def retry_headers(decision: Decision) -> LimitHeaders:
@@ -90,6 +84,9 @@ def go_duration(seconds: float) -> str:
 _REQUESTS: Final = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
 
+_REQUEST_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _REQUESTS)
+_TOKEN_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _TOKENS)
+
 _REFUSALS: Final = {
     "requests": ("rate_limit_exceeded", "The limit is {limit} requests a minute. Try again in {wait}."),
     "tokens": ("tokens_limit_exceeded", "The limit is {limit} tokens a minute. Try again in {wait}."),
@@ -99,6 +96,10 @@ _REFUSALS: Final = {
     ),
     "quota": ("quota_exceeded", "The quota is {limit} tokens. It starts anew in {wait}."),
 }
+
+
+def _lines(decision: Decision, form: bytes) -> bytes:
+    return form % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
 
 
 def _for(decision: Decision, names: tuple[str, str, str]) -> LimitHeaders:
