@@ -42,7 +42,7 @@ async def refused(store: Store, limits: Limits, tokens: int = 0, at: float = 0.0
     return admission.refused_by
 
 
-async def settle(store: Store, lease: Lease, used: int, at: float = 0.0) -> None:
+def settle(store: Store, lease: Lease, used: int, at: float = 0.0) -> None:
     store.settle(lease, used, NOW + at, WALL + at)
 
 
@@ -55,7 +55,7 @@ class StoreConformance:
             admission = await admit(store, UNLIMITED, 10**9)
             assert (admission.refused_by, admission.requests, admission.tokens) == (None, None, None)
             assert admission.lease is not None
-            await settle(store, admission.lease, 5)
+            settle(store, admission.lease, 5)
 
     async def test_requests_are_limited_by_burst_and_rate(self, store: Store) -> None:
         """Two at once, the third when one has been worked off."""
@@ -84,7 +84,7 @@ class StoreConformance:
         limits = Limits(tokens=Rate(100, 100))
         lease = await admitted(store, limits, 80)
         assert await refused(store, limits, 21) == "tokens"
-        await settle(store, lease, 30)
+        settle(store, lease, 30)
         await admitted(store, limits, 70)
         assert await refused(store, limits, 1) == "tokens"
 
@@ -92,7 +92,7 @@ class StoreConformance:
         """Tokens beyond the reservation have to be worked off before the next."""
         limits = Limits(tokens=Rate(60, 100))
         lease = await admitted(store, limits, 50)
-        await settle(store, lease, 120)
+        settle(store, lease, 120)
         admission = await admit(store, limits, 10)
         assert admission.refusal is not None
         assert (admission.refused_by, admission.refusal.remaining) == ("tokens", 0)
@@ -106,7 +106,7 @@ class StoreConformance:
         lease = await admitted(store, limits, 1)
         for number in range(20):
             await admitted(store, limits, 0, at=500.0, key=f"other {number}")
-        await settle(store, lease, 101, at=500.0)
+        settle(store, lease, 101, at=500.0)
         assert await refused(store, limits, 1, at=500.5) == "tokens"
         await admitted(store, limits, 1, at=501.0)
 
@@ -130,7 +130,7 @@ class StoreConformance:
         await admitted(store, limits, 40)
         for _ in range(5):
             assert await refused(store, limits, 0) == "concurrency"
-        await settle(store, first, 60)
+        settle(store, first, 60)
         admission = await admit(store, limits, 0)
         assert admission.requests is not None
         assert (admission.refused_by, admission.requests.remaining) == (None, 0)
@@ -144,11 +144,11 @@ class StoreConformance:
         admission = await admit(store, limits, at=30.0)
         assert admission.refusal is not None
         assert (admission.refused_by, admission.refusal.retry_after, admission.refusal.limit) == ("concurrency", 1.0, 2)
-        await settle(store, first, 0, at=30.0)
+        settle(store, first, 0, at=30.0)
         third = await admitted(store, limits, at=30.0)
         assert await refused(store, limits, at=30.0) == "concurrency"
         for lease in (second, third):
-            await settle(store, lease, 0, at=30.0)
+            settle(store, lease, 0, at=30.0)
         for _ in range(2):
             await admitted(store, limits, at=30.0)
 
@@ -161,7 +161,7 @@ class StoreConformance:
     )
     async def test_a_quota_starts_anew_with_its_utc_window(self, store: Store, limits: Limits, end: float) -> None:
         """A used quota stays used until the day or month ends in UTC."""
-        await settle(store, await admitted(store, limits, 100), 90)
+        settle(store, await admitted(store, limits, 100), 90)
         await admitted(store, limits, 10)
         admission = await admit(store, limits, 1)
         assert admission.refusal is not None
@@ -175,7 +175,7 @@ class StoreConformance:
         """Used beyond the reservation counts, even past the quota."""
         limits = Limits(tokens_per_day=100)
         lease = await admitted(store, limits, 10)
-        await settle(store, lease, 150)
+        settle(store, lease, 150)
         admission = await admit(store, limits, 0)
         assert admission.refusal is not None
         assert admission.refusal.remaining == 0
@@ -191,7 +191,7 @@ class StoreConformance:
         limits = Limits(tokens_per_day=100, tokens_per_month=1000)
         late = await admitted(store, limits, 50, at=MIDNIGHT - 1)
         await admitted(store, limits, 100, at=MIDNIGHT + 1)
-        await settle(store, late, 10, at=MIDNIGHT + 2)
+        settle(store, late, 10, at=MIDNIGHT + 2)
         assert await refused(store, limits, 1, at=MIDNIGHT + 3) == "quota"
         admission = await admit(store, Limits(tokens_per_month=1000), 891, at=MIDNIGHT + 3)
         assert admission.refused_by == "quota"
@@ -204,7 +204,7 @@ class StoreConformance:
         admission = await admit(store, limits, 60)
         assert admission.refusal is not None
         assert (admission.refused_by, admission.refusal.retry_after) == ("tokens", pytest.approx(60.0))
-        await settle(store, lease, 60)
+        settle(store, lease, 60)
         await admitted(store, limits, 60, at=60.0)
 
     async def test_changed_limits_hold_from_the_next_request_on(self, store: Store) -> None:
@@ -212,7 +212,7 @@ class StoreConformance:
         slow, fast = Limits(Rate(10, 10), Rate(100, 100)), Limits(Rate(1000, 1000), Rate(1000, 1000))
         lease = await admitted(store, slow, 100)
         assert await refused(store, fast, 1) == "tokens"
-        await settle(store, lease, 50)
+        settle(store, lease, 50)
         admission = await admit(store, fast, 500)
         assert admission.refused_by is None
         assert await refused(store, fast, 1) == "tokens"
@@ -223,9 +223,9 @@ class StoreConformance:
         before = await admitted(store, UNLIMITED)
         held = await admitted(store, limits)
         assert not before.slot
-        await settle(store, before, 0)
+        settle(store, before, 0)
         assert await refused(store, limits) == "concurrency"
-        await settle(store, held, 0)
+        settle(store, held, 0)
         await admitted(store, limits)
 
     async def test_a_look_says_how_limits_stand_and_charges_nothing(self, store: Store) -> None:
@@ -257,7 +257,7 @@ class StoreConformance:
         """One request for each, also where its key has no other limit; one that ran stays charged."""
         limits = Limits(requests=Rate(1, 3))
         ran, never_ran, _ = [await admitted(store, limits) for _ in range(3)]
-        await settle(store, ran, 0)
+        settle(store, ran, 0)
         assert await refused(store, limits) == "requests"
         store.settle(never_ran, 0, NOW, WALL, ran=False)
         await admitted(store, limits)
@@ -276,7 +276,7 @@ class StoreConformance:
         free, bounded = Limits(tokens=Rate(100, 100)), Limits(tokens=Rate(100, 100), concurrent=1)
         without = await admitted(store, free, 50)
         await admitted(store, bounded, 50)
-        await settle(store, without, 0)
+        settle(store, without, 0)
         assert await refused(store, bounded, 50) == "concurrency"
         await admitted(store, free, 50)
         assert await refused(store, free, 1) == "tokens"

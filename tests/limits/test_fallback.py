@@ -34,7 +34,7 @@ async def test_local_counts_its_share() -> None:
     assert (await admit(store, LIMITS, 10)).refused_by == "concurrency"
     for lease in leases:
         assert lease.id == ""
-        await settle(store, lease, 5)
+        settle(store, lease, 5)
     looked = await store.look("alice", LIMITS, NOW)
     assert looked.requests is not None
     assert looked.tokens is not None
@@ -49,7 +49,7 @@ async def test_local_lets_a_large_request_in_and_settles_what_it_used() -> None:
     lease = await admitted(store, LIMITS, 3000)
     assert lease.reserved_tokens == 100
     assert (await admit(store, Limits(tokens=LIMITS.tokens), 1)).refused_by == "tokens"
-    await settle(store, lease, 700)
+    settle(store, lease, 700)
     assert (await admit(store, Limits(tokens=LIMITS.tokens), 1, at=60.0)).refused_by == "tokens"
     await admitted(store, Limits(tokens=LIMITS.tokens), 1, at=60.2)
 
@@ -95,7 +95,7 @@ async def test_allow_lets_everything_in() -> None:
     store = away("allow")
     for _ in range(50):
         lease = await admitted(store, LIMITS, 10**9)
-        await settle(store, lease, 10**9)
+        settle(store, lease, 10**9)
     assert (await store.look("alice", LIMITS, NOW)).requests is None
     assert store.decisions == {"shared": 0, "allow": 50}
 
@@ -108,7 +108,7 @@ async def test_deny_refuses_with_a_time_to_come_back() -> None:
     assert (raised.value.status, raised.value.code) == (503, "overloaded")
     assert dict(raised.value.headers)["retry-after"] == "1"
     assert (await store.look("alice", LIMITS, NOW)).tokens is None
-    await settle(store, await admitted(store, UNLIMITED), 5)
+    settle(store, await admitted(store, UNLIMITED), 5)
     assert store.decisions == {"shared": 0, "deny": 1}
 
 
@@ -122,7 +122,7 @@ async def test_a_reloaded_config_holds_from_the_next_request_on() -> None:
     assert looked.tokens is not None
     assert (looked.tokens.limit, looked.tokens.remaining) == (6000, 2950)
     store.follow("deny", 2, 0.5)
-    await settle(store, lease, 5)
+    settle(store, lease, 5)
     with pytest.raises(UpstreamError):
         await admit(store, LIMITS)
     assert store.decisions == {"shared": 0, "local": 1, "deny": 1}

@@ -85,7 +85,7 @@ async def test_keys_without_limits_leave_no_record_behind() -> None:
     """Unlimited keys cost no memory."""
     store = MemoryStore()
     for number in range(100):
-        await settle(store, await admitted(store, Limits(), 7, key=str(number)), 9)
+        settle(store, await admitted(store, Limits(), 7, key=str(number)), 9)
     assert len(store) <= 1
 
 
@@ -165,7 +165,7 @@ async def test_a_key_that_begins_anew_keeps_its_slots() -> None:
     lease = await admitted(store, limits)
     store.begin("alice", State())
     assert await refused(store, limits) == "concurrency"
-    await settle(store, lease, 0)
+    settle(store, lease, 0)
     admission = await admit(store, limits)
     assert admission.requests is not None
     assert admission.requests.remaining == 4
@@ -175,7 +175,7 @@ async def test_a_slot_that_is_not_known_is_given_back_to_nobody() -> None:
     """The slot was taken in another store: there is no more room afterwards than before."""
     store, limits = MemoryStore(), Limits(concurrent=1)
     for _ in range(2):
-        await settle(store, Lease("alice", limits, 0, True, WALL), 0)
+        settle(store, Lease("alice", limits, 0, True, WALL), 0)
     await admitted(store, limits)
     assert await refused(store, limits) == "concurrency"
 

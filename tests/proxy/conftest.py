@@ -444,3 +444,12 @@ class Raw:
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
+
+
+def chunked(sender: Running | Raw, *chunks: bytes, headers: str = "") -> bytes:
+    """A chat request with the sender's key, whose body comes in the given raw chunks."""
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {sender.key}\r\n"
+        f"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n{headers}\r\n"
+    )
+    return head.encode() + b"".join(chunks)

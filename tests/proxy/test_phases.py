@@ -8,24 +8,18 @@ import ssl
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from aiaas.proxy.client.connection import ClientConnection
 from tests.certificate import self_signed
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Send, Wait, chunk, json_answer, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway
+from tests.proxy.loops import both_loops
 from tests.waiting import until
 
 BODY = {"model": "m", "messages": []}
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+event_loop_policy = both_loops
 
 
 @pytest.fixture
@@ -156,6 +150,15 @@ def living() -> int:
     return sum(type(thing) is ClientConnection for thing in gc.get_objects())
 
 
+async def assert_nothing_lives(running: Running) -> None:
+    """All connections have ended, and the counts of their references have freed them."""
+    await until(lambda: not running.open_side.connections)
+    await running.quiet()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert living() == 0
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("leave", ["close", "reset", "drain"])
 @pytest.mark.parametrize("phase", PHASES)
@@ -175,11 +178,7 @@ async def test_end_in_any_phase_leaves_no_cycle(
             await drain(running)
         else:
             getattr(client, leave)()
-        await until(lambda: not running.open_side.connections)
-        await running.quiet()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert living() == 0
+        await assert_nothing_lives(running)
     finally:
         gc.enable()
 
@@ -211,10 +210,6 @@ async def test_refused_request_leaves_no_cycle(gateway: StartGateway, fake_vllm:
         )
         assert (await client.answer()).status >= 400
         client.reset()
-        await until(lambda: not running.open_side.connections)
-        await running.quiet()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert living() == 0
+        await assert_nothing_lives(running)
     finally:
         gc.enable()

@@ -9,38 +9,24 @@ import socket
 from collections.abc import Sequence
 
 import pytest
-import uvloop
 
 from aiaas.proxy.client.connection import WRITE_HIGH_WATER, ClientConnection
 from tests.fakes.vllm import FakeVllm, Send, Wait, json_answer
-from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway
+from tests.proxy.conftest import Got, Raw, Running, StartGateway, chunked
+from tests.proxy.loops import both_loops
 from tests.waiting import until
 
 BODY = {"model": "m", "messages": []}
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops: they differ in how many bytes one read brings."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+# Each test on both loops: they differ in how many bytes one read brings.
+event_loop_policy = both_loops
 
 
 @pytest.fixture
 async def running(gateway: StartGateway, fake_vllm: FakeVllm) -> Running:
     """A gateway that takes small heads only."""
     return await gateway(fake_vllm, server={"max_header_size": "4KiB"})
-
-
-def chunked(client: Raw, *chunks: bytes, headers: str = "") -> bytes:
-    """A chat request whose body comes in the given raw chunks."""
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.key}\r\n"
-        f"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n{headers}\r\n"
-    )
-    return head.encode() + b"".join(chunks)
 
 
 async def test_second_request_with_half_a_body_is_answered(running: Running, fake_vllm: FakeVllm) -> None:

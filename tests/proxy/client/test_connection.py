@@ -11,7 +11,6 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
-import uvloop
 
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.open_side import OpenSide
@@ -29,19 +28,15 @@ from tests.fakes.vllm import (
     stream,
     token_event,
 )
-from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway
+from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway, chunked
+from tests.proxy.loops import both_loops
 from tests.waiting import until
 
 BODY = {"model": "m", "messages": []}
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops: they differ in how many bytes one read brings."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+# Each test on both loops: they differ in how many bytes one read brings.
+event_loop_policy = both_loops
 
 
 @pytest.fixture
@@ -424,15 +419,6 @@ async def test_refused_head_logs_the_answers_id_and_the_client(running: Running)
 
 
 # -- bodies --------------------------------------------------------------------------------------------------------
-
-
-def chunked(running: Running, *chunks: bytes, headers: str = "") -> bytes:
-    """A chat request whose body comes in the given raw chunks."""
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {running.key}\r\n"
-        f"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n{headers}\r\n"
-    )
-    return head.encode() + b"".join(chunks)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import trustme
-import uvloop
 from aiohttp.streams import StreamReader
 
 from aiaas.proxy.client.client_hello import MOST
@@ -21,19 +20,15 @@ from aiaas.proxy.client.door import Door
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Send, Wait, chunk, token_event
 from tests.proxy.client.test_client_hello import header, hello
 from tests.proxy.conftest import Raw, Running, StartGateway
+from tests.proxy.loops import both_loops
 from tests.waiting import until
 
 BODY: dict[str, Any] = {"model": "m", "messages": []}
 HEAD = b"GET /health HTTP/1.1\r\nHost: gateway\r\n"
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops: each ends a handshake in a way of its own."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+# Each test on both loops: each ends a handshake in a way of its own.
+event_loop_policy = both_loops
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-import uvloop
 
 from aiaas.proxy.client.handler import HandlerRun, Pause, in_task
+from tests.proxy.loops import both_loops
 from tests.waiting import until
 
 Ends = list[tuple[Any, BaseException | None]]
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+event_loop_policy = both_loops
 
 
 class Waits:

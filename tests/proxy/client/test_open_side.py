@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import uvloop
 
 from aiaas.errors import ApiError
 from aiaas.proxy.client.connection import ClientConnection
@@ -15,18 +14,13 @@ from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from tests.proxy.conftest import Raw
+from tests.proxy.loops import both_loops
 from tests.waiting import until
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+event_loop_policy = both_loops
 
 
 class Port:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import trustme
-import uvloop
 
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import TlsPlan
@@ -23,17 +22,13 @@ from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, open_tls, read
 from aiaas.proxy.reload import Reloader
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, json_answer, stream, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway
+from tests.proxy.loops import both_loops
 
 BODY: dict[str, Any] = {"model": "m", "messages": []}
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Each test on both loops: each has a TLS transport of its own."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+# Each test on both loops: each has a TLS transport of its own.
+event_loop_policy = both_loops
 
 
 @pytest.fixture(autouse=True)
