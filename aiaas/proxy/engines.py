@@ -15,6 +15,10 @@ from aiaas.proxy.upstream.backends import BackendState
 class EngineHandle(Protocol):
     """A started engine."""
 
+    @property
+    def engine(self) -> EnginePlan | None:
+        """The settings that it runs with, or starts with; None where it has none of its own."""
+
     async def start(self) -> None:
         """Start the engine. Raises EnvironmentFault if that fails."""
 
@@ -49,6 +53,10 @@ class Engines:
         """Check the engine of a backend, if this process started it, since a request to it has timed out."""
         if backend in self._handles:
             self._handles[backend].suspect()
+
+    def settings(self, backend: str) -> EnginePlan | None:
+        """Return the settings that the engine of a backend runs with; None if this process did not start it."""
+        return self._handles[backend].engine if backend in self._handles else None
 
     def offer(self, engines: Mapping[str, EnginePlan]) -> frozenset[str]:
         """Offer each engine its settings in a changed config; return the backends whose engines run with them."""

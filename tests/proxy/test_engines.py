@@ -18,6 +18,7 @@ class Engine:
 
     def __init__(self, *, takes: bool) -> None:
         self.takes = takes
+        self.engine: EnginePlan | None = None
         self.offered: list[EnginePlan] = []
         self.suspicions = 0
 

@@ -92,7 +92,7 @@ class Engine:
         self._healthy = healthy
         self.grace: float | None = None
         self.started = False
-        self.running = backend.engine
+        self.engine = backend.engine
         self.suspicions = 0
 
     def healthy(self, up: bool, reason: str) -> None:
@@ -110,8 +110,8 @@ class Engine:
 
     def offer(self, engine: EnginePlan) -> bool:
         if not self.is_up:
-            self.running = engine
-        return self.running == engine
+            self.engine = engine
+        return self.engine == engine
 
     def suspect(self) -> None:
         self.suspicions += 1
@@ -251,14 +251,14 @@ async def test_engine_takes_fixed_settings_unless_healthy(living: Any, fake_vllm
         engine["args"] = {"max-model-len": 1024}
         life.write_config(backends={"vllm": own})
         await life.event("config_reloaded")
-        assert life.engines[0].running.args == ("--max-model-len", "1024")
+        assert life.engines[0].engine.args == ("--max-model-len", "1024")
         assert not life.events("restart_needed")
         life.engines[0].healthy(True, "it is healthy")
         assert await life.status() == 200
         engine["args"] = {"max-model-len": 2048}
         life.write_config(backends={"vllm": own})
         assert (await life.event("restart_needed"))["fields"] == ["backends.vllm.engine"]
-        assert life.engines[0].running.args == ("--max-model-len", "1024")
+        assert life.engines[0].engine.args == ("--max-model-len", "1024")
         assert await life.status() == 200
 
 

@@ -13,17 +13,19 @@ from typing import Final
 
 import msgspec
 
+from aiaas.plan.model import EnginePlan
 from aiaas.proxy.workers.merge import MetricFamily
 
 LENGTH_BYTES: Final = 4
 
 
 class EngineHealth(msgspec.Struct, tag=True, frozen=True):
-    """To a worker: the health of the engine of `backend`."""
+    """To a worker: the health of the engine of `backend`, and the settings that it runs with."""
 
     backend: str
     up: bool
     reason: str
+    engine: EnginePlan | None
 
 
 class Begin(msgspec.Struct, tag=True, frozen=True):
@@ -85,7 +87,7 @@ class Counted(msgspec.Struct, tag=True, frozen=True):
 Message = Begin | EngineHealth | Reload | Report | Stop | Serving | EngineSuspected | Alive | Leaving | Counted
 
 _DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
-_ENCODER: Final = msgspec.msgpack.Encoder()
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=dict)  # the mappings of a Plan are read-only views
 
 
 class Channel:

@@ -269,7 +269,8 @@ class _Supervisor:
 
     def _health_of(self, backend: BackendPlan) -> Callable[[bool, str], None]:
         def healthy(up: bool, reason: str) -> None:
-            health = self._engines[backend.name] = EngineHealth(backend.name, up, reason)
+            engine = self._running.settings(backend.name)
+            health = self._engines[backend.name] = EngineHealth(backend.name, up, reason, engine)
             self._tell(health)
 
         return healthy

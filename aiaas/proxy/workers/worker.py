@@ -133,29 +133,30 @@ class _Orders:
             if backend.name in self._engines:
                 self._engine(self._engines[backend.name])
 
-        def is_up() -> bool:
-            return backend.name in self._engines and self._engines[backend.name].up
+        def health() -> EngineHealth | None:
+            return self._engines.get(backend.name)
 
-        return _Elsewhere(backend.engine, follow, is_up, lambda: self._channel.send(EngineSuspected(backend.name)))
+        return _Elsewhere(backend.engine, follow, health, lambda: self._channel.send(EngineSuspected(backend.name)))
 
 
 class _Elsewhere:
     """An engine that another process runs.
 
-    That process reads changed settings from the same file. `offer` only predicts whether the engine takes them.
+    That process reads changed settings from the same file, earlier or later than this one. So `offer` predicts: an
+    engine that is not up takes them, and a healthy one runs with those that its last report has.
     """
 
     def __init__(
         self,
         engine: EnginePlan | None,
         follow: Callable[[], None],
-        is_up: Callable[[], bool],
+        health: Callable[[], EngineHealth | None],
         suspect: Callable[[], None],
     ) -> None:
-        self._follow = follow
-        self._is_up = is_up
+        self.engine = engine
         self.suspect = suspect
-        self._engine = engine
+        self._follow = follow
+        self._health = health
 
     async def start(self) -> None:
         self._follow()
@@ -167,9 +168,12 @@ class _Elsewhere:
         pass
 
     def offer(self, engine: EnginePlan) -> bool:
-        if engine != self._engine and not self._is_up():
-            self._engine = engine
-        return engine == self._engine
+        health = self._health()
+        if health is None or not health.up:
+            self.engine = engine
+        elif health.engine is not None:
+            self.engine = health.engine
+        return engine == self.engine
 
 
 async def _beat(channel: Channel) -> None:

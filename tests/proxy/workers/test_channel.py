@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from types import MappingProxyType
 
 import pytest
 
+from aiaas.plan.model import EnginePlan
 from aiaas.proxy.workers.channel import (
     Alive,
     Begin,
@@ -24,9 +26,11 @@ from aiaas.proxy.workers.channel import (
 )
 from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 
+ENGINE = EnginePlan("simulator", "s", "s", ("--max-model-len", "8"), MappingProxyType({"A": "b"}), 8001, 30.0)
 MESSAGES: list[Message] = [
     Begin("aiaas.yaml", "text: é\n" * 100_000, "text", None),
-    EngineHealth("vllm", False, "it died"),
+    EngineHealth("vllm", False, "it died", None),
+    EngineHealth("own", True, "it is healthy", ENGINE),
     Reload(),
     Report(),
     Stop(now=True),

@@ -18,6 +18,7 @@ import yaml
 
 from aiaas.errors import EnvironmentFault
 from aiaas.keys.records import render_records
+from aiaas.plan.read import read
 from aiaas.proxy.client.ports import bind
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.workers.channel import (
@@ -207,12 +208,12 @@ async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
 async def test_supervised_engine_is_up_when_the_supervisor_says_so(worker: Worker) -> None:
     """Also where that message came before the worker was ready."""
     worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
-    worker.channel.send(EngineHealth("own", True, "it is healthy"))
+    worker.channel.send(EngineHealth("own", True, "it is healthy", None))
     await worker.hear(Serving)
     body = BODY | {"model": "e"}
     client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
     assert (await client.post(body)).status == 200
-    worker.channel.send(EngineHealth("own", False, "it died"))
+    worker.channel.send(EngineHealth("own", False, "it died", None))
     assert (await worker.event("endpoint_down"))["reason"] == "it died"
     assert (await client.post(body)).status == 503
     client.reset()
@@ -224,7 +225,7 @@ async def test_a_request_that_times_out_in_an_engine_is_told(worker: Worker, fak
     config["backends"]["own"] |= {"timeout": "200ms", "max_retries": 0}
     (worker.folder / "aiaas.yaml").write_text(yaml.safe_dump(config))
     await worker.begin()
-    worker.channel.send(EngineHealth("own", True, "it is healthy"))
+    worker.channel.send(EngineHealth("own", True, "it is healthy", None))
     await worker.event("endpoint_up")
     fake_vllm.play(Hang())
     client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
@@ -238,7 +239,7 @@ async def test_changed_engine_settings_need_a_restart_while_it_is_up(worker: Wor
     """The supervisor decides, since it reads the same file."""
     await worker.begin()
     if is_up:
-        worker.channel.send(EngineHealth("own", True, "it is healthy"))
+        worker.channel.send(EngineHealth("own", True, "it is healthy", None))
         await worker.event("endpoint_up")
     config = yaml.safe_load((worker.folder / "aiaas.yaml").read_text())
     config["backends"]["own"]["engine"]["args"] = {"max-model-len": 1024}
@@ -248,6 +249,23 @@ async def test_changed_engine_settings_need_a_restart_while_it_is_up(worker: Wor
         assert (await worker.event("restart_needed"))["fields"] == ["backends.own.engine"]
     await asyncio.sleep(0.05)
     assert (b"restart_needed" in b"".join(worker.lines)) is is_up
+
+
+async def test_no_restart_is_needed_where_the_engine_runs_the_change(worker: Worker) -> None:
+    """The supervisor may read the file first, and its engine be healthy before this process reads the file."""
+    await worker.begin()
+    config = yaml.safe_load((worker.folder / "aiaas.yaml").read_text())
+    config["backends"]["own"]["engine"]["args"] = {"max-model-len": 1024}
+    text = yaml.safe_dump(config)
+    plan = read(worker.folder / "aiaas.yaml", {}, text).plan
+    assert plan is not None
+    (engine,) = (backend.engine for backend in plan.backends if backend.name == "own")
+    worker.channel.send(EngineHealth("own", True, "it is healthy", engine))
+    await worker.event("endpoint_up")
+    (worker.folder / "aiaas.yaml").write_text(text)
+    await worker.event("config_reloaded")
+    await asyncio.sleep(0.05)
+    assert b"restart_needed" not in b"".join(worker.lines)
 
 
 async def test_told_to_reload_it_reads_both_files(worker: Worker) -> None:
@@ -278,7 +296,7 @@ async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: W
     text = yaml.safe_dump(config)
     (worker.folder / "aiaas.yaml").write_text(text)
     worker.channel.send(Begin(worker.source, text, before, None))
-    worker.channel.send(EngineHealth("own", True, "it is healthy"))
+    worker.channel.send(EngineHealth("own", True, "it is healthy", None))
     await worker.hear(Serving)
     client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
     assert (await client.post(BODY | {"model": "e"})).status == 200
