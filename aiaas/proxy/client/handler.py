@@ -31,7 +31,7 @@ class Pause:
         """Wait until `go_on`."""
         yield self
 
-    def go_on(self) -> None:
+    def go_on(self, _: object = None) -> None:
         """End the wait: the handler runs on inside of this call. Does nothing if nobody waits."""
         wake, self._wake = self._wake, None
         if wake is not None:
@@ -112,6 +112,37 @@ def in_task(handler: HandlerRun[Any] | None) -> Generator[None, None, None]:
     """Wait until the handler runs in a task of its own, which `asyncio.timeout` needs. None: it does already."""
     if handler is not None and not handler.has_task:
         yield
+
+
+async def with_pauses(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run `work`, which may wait for a Pause, in the task that awaits this."""
+    return await _rest(work, None)
+
+
+async def result_by(
+    until: float, work: Coroutine[Any, Any, ResultT], unused: Callable[[ResultT], object] | None = None
+) -> ResultT:
+    """Run `work` in a task, and wait for it as for a Pause: a handler needs no task of its own for that.
+
+    At `until`, the loop's time, `work` is cancelled and TimeoutError raised. `unused` gets a result that came in the
+    moment in which the handler was cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    pause = Pause()
+    task.add_done_callback(pause.go_on)
+    timer = loop.call_at(until, task.cancel)
+    try:
+        await pause
+    except asyncio.CancelledError:
+        if not task.cancel() and not task.cancelled() and task.exception() is None and unused is not None:
+            unused(task.result())
+        raise
+    finally:
+        timer.cancel()
+    if task.cancelled():
+        raise TimeoutError
+    return task.result()
 
 
 async def _in_task(work: Coroutine[Any, Any, ResultT], awaited: Any) -> ResultT:

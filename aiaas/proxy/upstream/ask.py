@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from aiaas.proxy.client.answers import HeaderList, header_of
+from aiaas.proxy.client.handler import with_pauses
 from aiaas.proxy.upstream.backends import EndpointState
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
 
@@ -28,7 +29,7 @@ async def fetch(endpoint: EndpointState, path: str, timeout: float) -> Fetched |
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
-            connection = await endpoint.pool.connect()
+            connection = await with_pauses(endpoint.pool.connect())
             if isinstance(connection, Failure):
                 return connection
             collector = _Collector(connection, loop)

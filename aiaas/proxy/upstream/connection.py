@@ -22,23 +22,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import ssl
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Protocol, cast
 
 from aiaas.httpclient.reader import NOT_HTTP, AnswerReader
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.liveness import watch_upstream
-from aiaas.proxy.upstream.dial import ClientTls, Dialer
+from aiaas.proxy.upstream.dial import ClientTls, Dialer, why_unresolved
 
 # vLLM closes a connection 5.0 s after its last answer.
 IDLE_LIMIT = 4.0
 # Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+# Seconds. uvloop's timers count whole milliseconds, and may be early by a part of one.
+TIMER_STEP = 0.001
 # Bytes of an answer's head, trailers or chunk extensions. vLLM sends about 200; more did not come from vLLM.
 MAX_HEAD = 64 * 1024
 
@@ -291,24 +295,33 @@ class Pool:
             connection.abort()
         return None
 
-    async def connect(self) -> UpstreamConnection | Failure:
-        """Open a connection within `connect_timeout` seconds, or say how it failed."""
+    async def connect(self, deadline: float = math.inf) -> UpstreamConnection | Failure:
+        """Open a connection within `connect_timeout` seconds and by `deadline`, the loop's time, or say how it failed.
+
+        Waits for a Pause.
+        """
         loop = asyncio.get_running_loop()
+        until = min(loop.time() + self.connect_timeout, deadline)
         try:
-            transport, connection = await self.dialer.open(lambda: UpstreamConnection(self, loop), self.connect_timeout)
+            transport, connection = await self.dialer.open(partial(UpstreamConnection, self, loop), until)
+            if not connection.is_open():
+                return Failure(FailureKind.CONNECT, "closed as soon as it was opened")
             watch_upstream(transport)
-        except TimeoutError:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS could hold
+            if deadline - loop.time() < TIMER_STEP:
+                return Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
+            return self._no_connection(error)
+        return connection
+
+    def _no_connection(self, error: OSError | UnicodeError) -> Failure:
+        if isinstance(error, TimeoutError):
             return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")
-        except ssl.SSLError as error:
+        if isinstance(error, ssl.SSLError):
             return Failure(FailureKind.CONNECT, f"TLS failed: {error.reason or error}")
-        except ConnectionRefusedError:
+        if isinstance(error, ConnectionRefusedError):
             return Failure(FailureKind.CONNECT, "connection refused", refused=True)
-        except OSError as error:
-            kind = FailureKind.NO_RESOURCES if error.errno in _OUR_OWN_LACK else FailureKind.CONNECT
-            return Failure(kind, error.strerror or str(error))
-        except UnicodeError as error:  # UnicodeError: a name that no DNS could hold
-            return Failure(FailureKind.CONNECT, str(error))
-        return connection if connection.is_open() else Failure(FailureKind.CONNECT, "closed as soon as it was opened")
+        kind = FailureKind.NO_RESOURCES if getattr(error, "errno", None) in _OUR_OWN_LACK else FailureKind.CONNECT
+        return Failure(kind, why_unresolved(error))
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose exchange ended cleanly."""

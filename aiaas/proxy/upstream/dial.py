@@ -15,9 +15,10 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from ipaddress import ip_address
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from aiaas.plan.model import EndpointPlan
+from aiaas.proxy.client.handler import result_by
 
 AVOIDED: Final = 30.0
 
@@ -51,19 +52,19 @@ def is_address(host: str) -> bool:
 
 class ClientTls:
     """The context of all https endpoints. Reading the machine's authorities takes 20 ms, so one is made, in a thread,
-    when the first connection needs it."""
+    when the first connection needs it; `made` from then on."""
 
     def __init__(self, make: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
         self._make = make
         self._lock = asyncio.Lock()
-        self._context: ssl.SSLContext | None = None
+        self.made: ssl.SSLContext | None = None
 
     async def context(self) -> ssl.SSLContext:
         """The context. Raises OSError where the authorities cannot be read; the next call tries again."""
         async with self._lock:
-            if self._context is None:
-                self._context = await asyncio.get_running_loop().run_in_executor(None, self._make)
-            return self._context
+            if self.made is None:
+                self.made = await asyncio.get_running_loop().run_in_executor(None, self._make)
+            return self.made
 
 
 class Dialer:
@@ -77,22 +78,23 @@ class Dialer:
         self._avoided: dict[str, float] = {}  # address -> the loop's time until which it comes last
         self.addresses: tuple[str, ...] = (endpoint.host,) if is_address(endpoint.host) else ()
 
-    async def open(self, make: Callable[[], P], timeout: float) -> tuple[asyncio.BaseTransport, P]:
-        """A connection within `timeout` seconds. Raises OSError (TimeoutError, ssl.SSLError, ConnectionRefusedError
-        among them) or UnicodeError."""
+    async def open(self, make: Callable[[], P], until: float) -> tuple[asyncio.BaseTransport, P]:
+        """A connection by `until`, the loop's time; waits for a Pause. Raises OSError (TimeoutError, ssl.SSLError,
+        ConnectionRefusedError among them) or UnicodeError."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        async with asyncio.timeout_at(deadline):
-            context = None if self._tls is None else await self._tls.context()
-            known = self.addresses or await self._ask()
-        addresses = self._in_order(known, loop.time())
+        known: Sequence[str] = self.addresses
+        context = None if self._tls is None else self._tls.made
+        if not known or (context is None and self._tls is not None):
+            known, context = await result_by(until, self._prepared())
+        name = None if context is None else self._host
+        addresses = known if len(known) == 1 else self._in_order(known, loop.time())
         failure: OSError | None = None
         for index, address in enumerate(addresses):
-            part = (deadline - loop.time()) / (len(addresses) - index)
-            name = None if context is None else self._host
+            now = loop.time()
+            part = (until - now) / (len(addresses) - index)
+            opening = loop.create_connection(make, address, self._port, ssl=context, server_hostname=name)
             try:
-                async with asyncio.timeout(part):
-                    opened = await loop.create_connection(make, address, self._port, ssl=context, server_hostname=name)
+                opened = await result_by(now + part, opening, _abort)
             except OSError as error:
                 self._avoided[address] = loop.time() + AVOIDED
                 # A refusal is the most informative error: the host answers, and nothing listens on the port.
@@ -102,6 +104,10 @@ class Dialer:
                 return opened
         assert failure is not None, "a resolver gives at least one address"
         raise failure
+
+    async def _prepared(self) -> tuple[Sequence[str], ssl.SSLContext | None]:
+        context = None if self._tls is None else await self._tls.context()
+        return self.addresses or await self._ask(), context
 
     def found(self, addresses: Sequence[str]) -> bool:
         """Connect to these (at least one) from now on. Returns whether others were known before, in whichever order."""
@@ -133,3 +139,7 @@ def _heard(task: asyncio.Task[Sequence[str]]) -> None:
     """Retrieve the error: all callers may have left, and asyncio would log an exception never retrieved."""
     if not task.cancelled():
         task.exception()
+
+
+def _abort(opened: tuple[asyncio.BaseTransport, object]) -> None:
+    cast(asyncio.Transport, opened[0]).abort()

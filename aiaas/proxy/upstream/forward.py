@@ -35,12 +35,11 @@ from aiaas.errors import ApiError, UpstreamError
 from aiaas.plan.model import RouteTarget
 from aiaas.proxy.client.answers import relayed_head
 from aiaas.proxy.client.connection import ClientConnection
-from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.attempt import WHOLE, Again, End, Outcome, is_from_between, may_try_again, retry_after
 from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
-from aiaas.proxy.upstream.connection import Failure, FailureKind, Pool, UpstreamConnection
+from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.relay import Relay
 
 BACKOFF_FIRST = 0.1
@@ -247,8 +246,7 @@ async def _attempt(
     # A retry gets a connection of its own: what closed one idle connection may have closed more.
     connection = None if record.retries else pool.take_idle(client.loop.time())
     if connection is None:
-        await in_task(client.handler)
-        opened = await _connect(pool, ticket.deadline)
+        opened = await pool.connect(math.inf if ticket.deadline is None else ticket.deadline)
         if isinstance(opened, Failure):
             return Outcome(End.FAILED, failure=opened)
         connection = opened
@@ -261,14 +259,6 @@ async def _attempt(
     finally:
         endpoint.streams.discard(relay)
         relay.abort()
-
-
-async def _connect(pool: Pool, deadline: float | None) -> UpstreamConnection | Failure:
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await pool.connect()
-    except TimeoutError:
-        return Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
 
 
 def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.client.handler import HandlerRun, Pause, in_task
+from aiaas.proxy.client.handler import HandlerRun, Pause, in_task, result_by, with_pauses
 from tests.proxy.loops import both_loops
 from tests.waiting import until
 
@@ -648,3 +648,88 @@ async def test_end_leaves_nothing_to_the_collector(wait: str, end: str) -> None:
     finally:
         gc.enable()
     assert ends == [True]
+
+
+# -- work in a task of its own -------------------------------------------------------------------------------------
+
+
+def soon(seconds: float = 30.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["result", "exception"])
+async def test_result_by_needs_no_task_of_the_handler(fails: bool) -> None:
+    """The work has one, and its result or exception reaches the handler."""
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    lost = OSError("lost")
+
+    async def work() -> str:
+        return await future
+
+    run, ends = started(result_by(soon(), work()))
+    await asyncio.sleep(0)
+    assert not run.has_task
+    if fails:
+        future.set_exception(lost)
+    else:
+        future.set_result("done")
+    await until(lambda: bool(ends))
+    assert not run.has_task
+    assert ends == [(None, lost) if fails else ("done", None)]
+
+
+async def test_result_by_ends_at_its_time() -> None:
+    """The work is cancelled, and the handler gets TimeoutError and not CancelledError."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        await future
+
+    _, ends = started(result_by(soon(0.01), work()))
+    await until(lambda: bool(ends))
+    assert isinstance(ends[0][1], TimeoutError)
+    assert future.cancelled()
+
+
+async def test_result_by_that_is_cancelled_cancels_the_work() -> None:
+    """Whoever waits, a handler or a task."""
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[None]] = [loop.create_future(), loop.create_future()]
+
+    async def work(future: asyncio.Future[None]) -> None:
+        await future
+
+    run, ends = started(result_by(soon(), work(futures[0])))
+    task = asyncio.create_task(with_pauses(result_by(soon(), work(futures[1]))))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    run.cancel()
+    task.cancel()
+    await asyncio.wait([task])
+    assert isinstance(ends[0][1], asyncio.CancelledError)
+    assert task.cancelled()
+    await until(lambda: all(future.cancelled() for future in futures))
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["result", "exception"])
+async def test_result_that_comes_with_the_cancel(fails: bool) -> None:
+    """A result that nobody gets any more goes to `unused`; an exception is not logged as never retrieved."""
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+    unused: list[str] = []
+    over = False
+
+    async def work() -> str:
+        nonlocal over
+        over = True
+        if fails:
+            raise OSError("lost")
+        return "a connection"
+
+    run, ends = started(result_by(soon(), work(), unused.append))
+    asyncio.get_running_loop().call_soon(run.cancel)  # behind the work, before its end is told
+    await until(lambda: bool(ends))
+    gc.collect()
+    assert over
+    assert isinstance(ends[0][1], asyncio.CancelledError)
+    assert (unused, told) == ([] if fails else ["a connection"], [])

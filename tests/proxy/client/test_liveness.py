@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.handler import with_pauses
 from aiaas.proxy.client.liveness import drop_vanished, has_vanished
 from aiaas.proxy.upstream.connection import UpstreamConnection
 from tests.fakes.vllm import STREAM_HEAD, FakeVllm, Flood, Hang, Send, Wait, chunk, json_answer, token_event
@@ -166,7 +167,7 @@ def test_a_socket_that_is_closed() -> None:
 async def test_upstream_connections_are_bounded_by_the_kernel(fake_vllm: FakeVllm, gateway: Any) -> None:
     """Keep-alive while nothing is under way, TCP_USER_TIMEOUT while something is: half a minute each."""
     running = await gateway(fake_vllm)
-    connection = await running.endpoints()[0].pool.connect()
+    connection = await with_pauses(running.endpoints()[0].pool.connect())
     assert isinstance(connection, UpstreamConnection)
     assert connection._transport is not None
     sock = connection._transport.get_extra_info("socket")

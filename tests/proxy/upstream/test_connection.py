@@ -12,6 +12,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import aiohttp
 import pytest
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
+from aiaas.proxy.client.handler import HandlerRun, with_pauses
 from aiaas.proxy.upstream.connection import (
     IDLE_LIMIT,
     MAX_HEAD,
@@ -104,7 +106,7 @@ async def pool(fake_vllm: FakeVllm) -> AsyncIterator[Pool]:
 
 
 async def opened(pool: Pool) -> UpstreamConnection:
-    connection = await pool.connect()
+    connection = await with_pauses(pool.connect())
     assert isinstance(connection, UpstreamConnection), connection
     return connection
 
@@ -293,9 +295,11 @@ async def test_rubbish_on_an_idle_connection(fake_vllm: FakeVllm, pool: Pool, ru
 
 async def test_early_answer(fake_vllm: FakeVllm, pool: Pool) -> None:
     """An answer that comes while the request is still being written stands; the connection is not used again."""
-    fake_vllm.early = (Send(answer(413, b"too large")), Hang())
+    asked = asyncio.Event()
+    fake_vllm.early = (Wait(asked), Send(answer(413, b"too large")), Hang())
     connection = await opened(pool)
     body = b"x" * 30_000_000
+    asked.set()
     recorder = await exchanged(connection, REQUEST[:-2] + body)
     assert (recorder.status, recorder.data) == (413, b"too large")
     assert taken(pool) is None
@@ -304,8 +308,11 @@ async def test_early_answer(fake_vllm: FakeVllm, pool: Pool) -> None:
 
 async def test_fin_while_the_request_is_being_written(pool: Pool) -> None:
     """A backend that closes its side and reads nothing ends the exchange at once, whatever is still unsent."""
-    async with deaf_server(lambda sock: sock.shutdown(socket.SHUT_WR)) as port:
+    peers: list[socket.socket] = []
+    async with deaf_server(peers.append) as port:
         connection = await opened(Pool(endpoint(port), 1.0))
+        await until(lambda: bool(peers))
+        peers[0].shutdown(socket.SHUT_WR)
         recorder = await exchanged(connection, REQUEST[:-2] + b"x" * 30_000_000)
         assert recorder.kind is FailureKind.RESET
 
@@ -398,7 +405,7 @@ async def test_our_own_lack_of_descriptors_is_not_the_backends_fault(fake_vllm: 
     taken_up = [os.dup(0) for _ in range(3)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken_up) - 2, hard))
     try:
-        failure = await pool.connect()
+        failure = await with_pauses(pool.connect())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in taken_up:
@@ -607,20 +614,20 @@ async def test_pausing_a_closed_connection_is_harmless(fake_vllm: FakeVllm, pool
 async def test_refused(fake_vllm: FakeVllm, pool: Pool) -> None:
     """Nothing listens: a CONNECT failure that says so."""
     await fake_vllm.down()
-    assert await pool.connect() == Failure(FailureKind.CONNECT, "connection refused", refused=True)
+    assert await with_pauses(pool.connect()) == Failure(FailureKind.CONNECT, "connection refused", refused=True)
 
 
 async def test_connect_timeout() -> None:
     """An address that does not answer costs `connect_timeout` and is not `refused`."""
     with silent_port() as port:
-        failure = await Pool(endpoint(port), 0.05).connect()
+        failure = await with_pauses(Pool(endpoint(port), 0.05).connect())
     assert failure == Failure(FailureKind.CONNECT, "no connection within 0.05 s")
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid"], ids=["unknown", "impossible"])
 async def test_unknown_name(host: str) -> None:
     """A name that cannot be resolved is a CONNECT failure, not an exception."""
-    failure = await Pool(endpoint(1, host=host), 5.0).connect()
+    failure = await with_pauses(Pool(endpoint(1, host=host), 5.0).connect())
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.refused, bool(failure.detail)) == (FailureKind.CONNECT, False, True)
 
@@ -628,22 +635,73 @@ async def test_unknown_name(host: str) -> None:
 async def test_tls_to_a_plain_server() -> None:
     """A backend that does not speak TLS is a CONNECT failure that names TLS, or its silence."""
     async with deaf_server(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port:
-        failure = await Pool(endpoint(port, tls=True), 1.0).connect()
+        failure = await with_pauses(Pool(endpoint(port, tls=True), 1.0).connect())
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CONNECT
     assert "TLS failed" in failure.detail
 
 
-async def test_connect_can_be_cancelled(fake_vllm: FakeVllm, pool: Pool) -> None:
+async def test_deadline_before_connect_timeout() -> None:
+    """The request's deadline ends a connection that is being made, and the failure says which of the two it was."""
+    with silent_port() as port:
+        pool = Pool(endpoint(port), 30.0)
+        failure = await with_pauses(pool.connect(asyncio.get_running_loop().time() + 0.05))
+        assert failure == Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
+        pool.dialer.found(["127.0.0.2", "127.0.0.1"])  # the first refuses
+        failure = await with_pauses(pool.connect(asyncio.get_running_loop().time() + 0.05))
+        assert isinstance(failure, Failure)
+        assert failure.kind is FailureKind.TIMEOUT
+        pool = Pool(endpoint(port), 0.05)
+        failure = await with_pauses(pool.connect(asyncio.get_running_loop().time() + 30))
+        assert failure == Failure(FailureKind.CONNECT, "no connection within 0.05 s")
+
+
+async def test_refusal_before_the_deadline(fake_vllm: FakeVllm, pool: Pool) -> None:
+    """A deadline that has not come yet changes nothing about a failure."""
+    await fake_vllm.down()
+    failure = await with_pauses(pool.connect(asyncio.get_running_loop().time() + 30))
+    assert failure == Failure(FailureKind.CONNECT, "connection refused", refused=True)
+
+
+async def test_handler_connects_without_a_task(pool: Pool) -> None:
+    """A new connection costs a request no task of its own."""
+    ended: list[object] = []
+    run = HandlerRun(pool.connect(), asyncio.get_running_loop(), lambda *end: ended.append(end))
+    run.step()
+    tasked = False
+    while not ended:
+        tasked = tasked or run.has_task
+        await asyncio.sleep(0)
+    ((connection, error),) = cast(list[tuple[object, object]], ended)
+    assert isinstance(connection, UpstreamConnection)
+    assert (error, tasked) == (None, False)
+    connection.abort()
+
+
+@pytest.mark.parametrize("in_task", [False, True], ids=["handler", "task"])
+async def test_connect_can_be_cancelled(fake_vllm: FakeVllm, pool: Pool, in_task: bool) -> None:
     """A client that leaves while its backend is being connected leaves no connection behind."""
-    for turns in range(6):
-        task = asyncio.create_task(pool.connect())
+
+    async def connecting() -> UpstreamConnection | Failure:
+        return await (with_pauses(pool.connect()) if in_task else pool.connect())
+
+    loop = asyncio.get_running_loop()
+    outcomes: list[tuple[UpstreamConnection | Failure | None, BaseException | None]] = []
+    ends: list[BaseException | None] = []
+    for turns in range(16):
+        run = HandlerRun(connecting(), loop, lambda *end: outcomes.append(end))
+        run.step()
         for _ in range(turns):
             await asyncio.sleep(0)
-        task.cancel()
-        done = await asyncio.gather(task, return_exceptions=True)
-        if isinstance(done[0], UpstreamConnection):
-            done[0].abort()
+        run.cancel()
+        await until(lambda: bool(outcomes))
+        connection, error = outcomes.pop()
+        ends.append(error)
+        assert isinstance(connection, UpstreamConnection) or isinstance(error, asyncio.CancelledError)
+        if isinstance(connection, UpstreamConnection):
+            connection.abort()
+    assert isinstance(ends[0], asyncio.CancelledError)
+    assert ends[-1] is None
     await until(lambda: fake_vllm.open_connections == 0)
 
 
@@ -771,7 +829,7 @@ async def secure_vllm(certificate: tuple[Path, Path]) -> AsyncIterator[FakeVllm]
 
 async def test_untrusted_certificate(secure_vllm: FakeVllm) -> None:
     """A certificate that nobody vouches for is a CONNECT failure that names TLS; no request goes there."""
-    failure = await Pool(endpoint(secure_vllm.port, tls=True), 2.0).connect()
+    failure = await with_pauses(Pool(endpoint(secure_vllm.port, tls=True), 2.0).connect())
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CONNECT
     assert "TLS failed" in failure.detail
@@ -782,7 +840,7 @@ async def test_certificate_of_another_host(
 ) -> None:
     """A trusted certificate of another name is refused all the same."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    failure = await Pool(endpoint(secure_vllm.port, tls=True, host="localhost"), 2.0).connect()
+    failure = await with_pauses(Pool(endpoint(secure_vllm.port, tls=True, host="localhost"), 2.0).connect())
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CONNECT
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aiaas.plan.model import EndpointPlan
+from aiaas.proxy.client.handler import with_pauses
 from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of, is_address
 from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm
@@ -46,9 +47,15 @@ class Script:
         return answer
 
 
+async def opened(dialer: Dialer, timeout: float) -> tuple[asyncio.BaseTransport, asyncio.Protocol]:
+    """A connection within `timeout` seconds."""
+    until = asyncio.get_running_loop().time() + timeout
+    return await with_pauses(dialer.open(asyncio.Protocol, until))
+
+
 async def peer(dialer: Dialer, timeout: float = 5.0) -> str:
     """The address that a connection went to."""
-    transport, _ = await dialer.open(asyncio.Protocol, timeout)
+    transport, _ = await opened(dialer, timeout)
     address: str = transport.get_extra_info("peername")[0]
     transport.close()
     return address
@@ -124,7 +131,7 @@ async def test_a_look_up_that_hangs_ends_with_the_timeout() -> None:
     script = Script(["127.0.0.1"])
     script.go.clear()
     with pytest.raises(TimeoutError):
-        await Dialer(plan(1), ClientTls(), script).open(asyncio.Protocol, 0.02)
+        await opened(Dialer(plan(1), ClientTls(), script), 0.02)
     script.go.set()
 
 
@@ -187,7 +194,7 @@ async def test_the_last_address_has_all_the_time_that_is_left() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         with pytest.raises(TimeoutError):
-            await dialer.open(asyncio.Protocol, 0.3)
+            await opened(dialer, 0.3)
         assert loop.time() - began >= 0.29
 
 
@@ -198,10 +205,10 @@ async def test_a_refusal_is_what_is_reported() -> None:
             dialer = Dialer(plan(port), ClientTls(), Script())
             dialer.found(order)
             with pytest.raises(ConnectionRefusedError):
-                await dialer.open(asyncio.Protocol, 0.1)
+                await opened(dialer, 0.1)
         dialer.found(["127.0.0.1"])
         with pytest.raises(TimeoutError):
-            await dialer.open(asyncio.Protocol, 0.1)
+            await opened(dialer, 0.1)
 
 
 # -- TLS -----------------------------------------------------------------------------------------------------------

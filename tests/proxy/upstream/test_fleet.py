@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.plan.model import BackendPlan
+from aiaas.proxy.client.handler import with_pauses
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
@@ -520,7 +521,7 @@ async def test_all_https_endpoints_share_one_context() -> None:
         fleet.follow(plans(a=many | {"timeout": timeout}, b={"url": f"https://127.0.0.{timeout[0]}:2"}))
         assert made_in == []
         endpoints += [*fleet.backends["a"].endpoints, *fleet.backends["b"].endpoints]
-    failures = await asyncio.gather(*[endpoint.pool.connect() for endpoint in endpoints])
+    failures = await asyncio.gather(*[with_pauses(endpoint.pool.connect()) for endpoint in endpoints])
     assert all(isinstance(failure, Failure) and failure.refused for failure in failures)
     assert len(made_in) == 1
     assert made_in[0] is not threading.current_thread()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiaas.proxy.client.handler import with_pauses
 from aiaas.proxy.upstream.backends import BackendState, Waiter
 from aiaas.proxy.upstream.choose import choose_by_prefix
 from aiaas.proxy.upstream.dial import addresses_of
@@ -306,7 +307,7 @@ async def test_one_that_leaves_ends_its_streams_in_peace(
         client.send(client.request(STREAM))
         await client.head()
         assert await client.chunk() == token_event()
-        connection = await leaving.pool.connect()
+        connection = await with_pauses(leaving.pool.connect())
         leaving.pool.give_back(connection)  # type: ignore[arg-type]
         await until(lambda: replicas[0].open_connections == 2)
         script.late.set_result(["127.0.0.2", "127.0.0.3"])
