@@ -36,7 +36,7 @@ from aiaas.errors import ApiError
 from aiaas.proxy.client.alarm import Alarm
 from aiaas.proxy.client.answers import date_header, error_answer
 from aiaas.proxy.client.drain_watch import DrainWatch
-from aiaas.proxy.client.forwarded import plain_address
+from aiaas.proxy.client.forwarded import peer_address
 from aiaas.proxy.client.handler import HandlerRun
 from aiaas.proxy.client.hooks import WriteListener
 from aiaas.proxy.client.incoming import HttpRequest, Incoming
@@ -114,12 +114,11 @@ class ClientConnection(BaseProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound the bytes in the socket buffer, and read the client's address."""
-        super().connection_made(transport)
+        self.transport = self.wire = cast(asyncio.Transport, transport)  # the loop itself has set TCP_NODELAY
         self._side.opened(self)
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
-            self.peer = plain_address(peername[0]) or peername[0]
-        self.wire = cast(asyncio.Transport, transport)
+            self.peer = peer_address(peername)
         self.wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.sock = transport.get_extra_info("socket")
         self.tls = transport.get_extra_info("sslcontext") is not None

@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol
 
 from aiaas.keys.throttle import source_of
 from aiaas.proxy.client.client_hello import MOST, NotTls, bytes_needed
-from aiaas.proxy.client.forwarded import plain_address
+from aiaas.proxy.client.forwarded import peer_address
 from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.places import Guest, Places
 from aiaas.proxy.client.tls import SHUTDOWN_TIMEOUT, ServerTls
@@ -118,7 +118,7 @@ class Door:
         sock.setblocking(False)
         source = None
         if self._places.per_address is not None and isinstance(address, tuple):
-            source = source_of(plain_address(address[0]) or address[0])
+            source = source_of(peer_address(address))
         guest = self._places.enter(source, sock.close)
         if guest is None:
             sock.close()

@@ -17,10 +17,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 _FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*("?)([^";]*)\1\s*(?:;|$)', re.IGNORECASE)
 _PORT: Final = re.compile(r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<bare>[0-9.]+))(?::[0-9]{1,5})?")
+# Of an IPv4 client, where the port listens for both.
+_MAPPED: Final = "::ffff:"
 # Proxies between a client and a gateway; the client itself wrote the hops further left.
 MAX_HOPS: Final = 32
 
@@ -50,6 +52,16 @@ def plain_address(text: str) -> str | None:
         return None
     mapped = getattr(ip, "ipv4_mapped", None)
     return str(mapped or ip)
+
+
+def peer_address(name: tuple[Any, ...]) -> str:
+    """The plain address in a TCP socket's name, as the kernel gives it: (host, port) means IPv4, which is plain."""
+    host: str = name[0]
+    if len(name) == 2:
+        return host
+    if host.startswith(_MAPPED) and "." in host:
+        return host[len(_MAPPED) :]
+    return plain_address(host) or host
 
 
 def _last_elements(lines: Sequence[str]) -> list[str]:

@@ -140,9 +140,12 @@ async def result_by(
         raise
     finally:
         timer.cancel()
-    if task.cancelled():
-        raise TimeoutError
-    return task.result()
+    try:
+        if task.cancelled():
+            raise TimeoutError
+        return task.result()
+    finally:
+        del task  # it keeps the exception, whose traceback refers to this frame
 
 
 async def _in_task(work: Coroutine[Any, Any, ResultT], awaited: Any) -> ResultT:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.proxy.client.forwarded import MAX_HOPS, hop_address, hops, plain_address
+from aiaas.proxy.client.forwarded import MAX_HOPS, hop_address, hops, peer_address, plain_address
 
 
 @pytest.mark.parametrize("text", ["", "1.2.3", "1.2.3.4:80", "[::1]", "host", "1.2.3.4/8"])
@@ -86,3 +86,17 @@ def test_address_from_the_nearest_proxy_always_counts(forged: list[str], seen: s
 def test_hops_are_bounded() -> None:
     """A header of 10,000 commas costs no more than one of MAX_HOPS."""
     assert len(hops((",".join(["1.1.1.1"] * 10_000),), ())) == MAX_HOPS
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        (("203.0.113.7", 51234), "203.0.113.7"),
+        (("::ffff:203.0.113.7", 51234, 0, 0), "203.0.113.7"),
+        (("2001:db8::7", 51234, 0, 0), "2001:db8::7"),
+        (("fe80::1%eth0", 51234, 0, 2), "fe80::1"),
+    ],
+)
+def test_peer_address(name: tuple[str | int, ...], address: str) -> None:
+    """A client has one name, whichever kind of socket it came by."""
+    assert peer_address(name) == address
