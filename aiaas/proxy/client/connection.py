@@ -114,7 +114,7 @@ class ClientConnection(BaseProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound the bytes in the socket buffer, and read the client's address."""
-        self.transport = self.wire = cast(asyncio.Transport, transport)  # the loop itself has set TCP_NODELAY
+        self.transport = self.wire = cast(asyncio.Transport, transport)
         self._side.opened(self)
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):

@@ -118,6 +118,7 @@ def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 as well
         keep_alive(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it; uvloop sets it anyway
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)

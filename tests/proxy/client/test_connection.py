@@ -734,12 +734,3 @@ async def test_mangled_requests_leave_nothing_behind(hasty: Running, fake_vllm: 
     assert not hasty.log_lines("library")
     assert len(hasty.log_lines("request_refused")) > 50
     assert len(hasty.log_lines()) > 50
-
-
-async def test_answers_are_not_held_back(running: Running) -> None:
-    """Nagle's algorithm is off, as the loop does it, or the second event of a stream would wait for the first's ACK."""
-    await running.client()
-    await until(lambda: bool(running.open_side.connections))
-    (connection,) = running.open_side.connections
-    assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert connection.peer == "127.0.0.1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -81,6 +82,16 @@ def test_accepted_socket_notices_a_client_that_lost_power() -> None:
             names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
             found = [accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
             assert found == [15, 5, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lets accepted sockets inherit this")
+def test_accepted_socket_sends_events_at_once() -> None:
+    """By Nagle's algorithm a stream's second event would wait until the client acknowledges the first."""
+    with bind("127.0.0.1", 0, "x") as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # -- taking over from a predecessor ---------------------------------------------------------------------------------
