@@ -692,7 +692,7 @@ async def test_result_by_ends_at_its_time() -> None:
 
 
 async def test_result_by_that_is_cancelled_cancels_the_work() -> None:
-    """Whoever waits, a handler or a task."""
+    """In a handler as in a task."""
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[None]] = [loop.create_future(), loop.create_future()]
 
