@@ -109,9 +109,41 @@ def _value(line: bytes) -> bytes:
 
 
 def after_last_event(data: bytearray, start: int) -> int:
-    """The index after the last whole event, 0 if no event ends after `start`.
+    """The index after the last whole event, 0 if no event ends after `start`, where the newest bytes begin.
 
-    An event ends with an empty line, in any of the line ends that SSE allows (WHATWG HTML, section 9.2.6).
+    An event ends with an empty line, in any of the line ends that SSE allows (WHATWG HTML, section 9.2.6). A part from
+    the middle of a large event has no line end at all, which two searches for one byte show in a tenth of the time.
     """
-    ends = [(data.rfind(end, start), len(end)) for end in (b"\n\n", b"\n\r\n", b"\r\r")]
+    has_cr = data.find(b"\r", start) >= 0
+    if not has_cr and data.find(b"\n", start) < 0:
+        return 0
+    if data.endswith(b"\n\n"):
+        return len(data)
+    ends = [(data.rfind(end, start), len(end)) for end in (_LINE_ENDS if has_cr else _LINE_ENDS[:1])]
     return max((at + size for at, size in ends if at >= 0), default=0)
+
+
+_LINE_ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r")
+
+
+def count_events(events: bytes) -> int:
+    """The number of empty lines in whole events whose lines end with LF.
+
+    To search for two bytes costs as much as a copy of the bytes twenty times; to search for one costs half a copy. So
+    walk over the lines of a large event, while there are few.
+    """
+    if len(events) < LARGE_EVENT or not events.endswith(b"\n\n"):
+        return events.count(b"\n\n")
+    last, at = len(events) - 2, -1
+    for _ in range(_FEW_LINES):
+        at = events.find(b"\n", at + 1)
+        if at == last:
+            return 1
+        if events[at + 1] == _LF:
+            break
+    return events.count(b"\n\n")
+
+
+LARGE_EVENT: Final = 16 * 1024  # bytes
+_FEW_LINES: Final = 8
+_LF: Final = ord("\n")

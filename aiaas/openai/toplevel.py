@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from aiaas.errors import ClientError
+from aiaas.openai import windows
 
 MAX_FIELDS: Final = 1000  # vLLM's longest request model has fewer than a hundred fields
 MAX_NAME: Final = 1000  # characters of a field's name; the regex that walks over names took 60 bytes for each escape
@@ -24,6 +25,7 @@ MAX_NAME: Final = 1000  # characters of a field's name; the regex that walks ove
 # A JSON escape of a lower-case letter or an underscore: the fields that we read have only these in their names. The
 # escapes of Go's encoder (`<`, `>`, `&`) and of Python's (everything beyond ASCII) do not match.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|6[1-9a-fA-F]|7[0-9aA])")
+_ESCAPE: Final = 6  # bytes of an escape
 
 
 def may_hide_keys(body: bytes) -> bool:
@@ -34,8 +36,9 @@ def may_hide_keys(body: bytes) -> bool:
     # `find`, as everywhere on the request path: `in` first tries the bytes as a number, and takes twice as long.
     if body.find(b"\\") < 0:
         return False
-    first = body.find(b"u00")  # not `\u00`: some texts have millions of backslashes, and each starts a comparison
-    return first > 0 and _ESCAPED_LETTER.search(body, first - 1) is not None
+    # Not `\u00`: some texts have millions of backslashes, and each starts a comparison.
+    first = windows.find(body, b"u00")
+    return first > 0 and windows.search(_ESCAPED_LETTER, body, first - 1, _ESCAPE) is not None
 
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

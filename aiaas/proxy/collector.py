@@ -19,21 +19,19 @@ from typing import Final
 # New objects before a collection of the youngest, and such collections before one of the next older age. Python's own
 # (700, 10, 10), without freezing, took 6 % of a gateway's CPU under load.
 THRESHOLDS: Final = (10_000, 20, 20)
-# Seconds that a thread keeps the GIL while another waits for it; TURN is Python's own. The event loop waits for it
-# several times in one request, so beside a thread that builds, a stream would stand still for several turns.
-TURN: Final = 0.005
-SHORT_TURN: Final = 0.0005
+# Seconds that a thread keeps the GIL while another waits for it; Python's own are ten times as many. The event loop waits
+# for it several times in one request, so beside a thread that reads a large body, builds a Plan or writes out metrics, a
+# stream would stand still for several turns.
+TURN: Final = 0.0005
 
 
 @contextmanager
 def building() -> Iterator[None]:
     """Build long-lived objects in this block."""
     gc.disable()
-    sys.setswitchinterval(SHORT_TURN)
     try:
         yield
     finally:
-        sys.setswitchinterval(TURN)
         gc.enable()
 
 
@@ -42,3 +40,4 @@ def freeze() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
+    sys.setswitchinterval(TURN)

@@ -13,7 +13,6 @@ from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.media import (
     _LONGEST_KEY,
-    _WINDOW,
     MAX_DEPTH,
     MAX_OBJECTS,
     MAX_PLACES,
@@ -22,6 +21,7 @@ from aiaas.openai.media import (
     READ,
 )
 from aiaas.openai.peek import peek
+from aiaas.openai.windows import WINDOW
 
 DATA = "data:image/png;base64,aGk="
 URL = "https://example.com/a.png"
@@ -292,7 +292,7 @@ def test_an_object_is_read_to_its_end_and_no_further(space: bytes, rest: bytes) 
         assert found(body) == ("messages[0].content[1].image_url" if fetched else None)
 
 
-@pytest.mark.parametrize("size", [0, _WINDOW - 60, _WINDOW - 30, _WINDOW - 10, _WINDOW, 3 * _WINDOW])
+@pytest.mark.parametrize("size", [0, WINDOW - 60, WINDOW - 30, WINDOW - 10, WINDOW, 3 * WINDOW])
 @pytest.mark.parametrize("escaped", [True, False])
 def test_a_key_is_found_once_wherever_it_stands(size: int, escaped: bool) -> None:
     """Also across the end of a window, and in the longest form."""

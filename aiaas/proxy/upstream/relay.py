@@ -24,7 +24,7 @@ from collections.abc import Generator
 
 from aiaas.errors import UpstreamError
 from aiaas.openai.errors import error_event
-from aiaas.openai.sse import MAX_EVENT, after_last_event
+from aiaas.openai.sse import LARGE_EVENT, MAX_EVENT, after_last_event
 from aiaas.openai.streams import next_number
 from aiaas.plan.model import BackendPlan
 from aiaas.proxy.client.answers import HeaderList, framing_of, header_of, relayed_head
@@ -167,18 +167,19 @@ class Relay(Pause):
         self._gaps.observe(now - self._last_read)
         self._last_read = now
         tap = self._stream_tap
-        if self._tail or data.find(b"\n\n") != len(data) - 2 or data.count(tap.mark) != 1:
+        size = len(data)
+        if self._tail or size > LARGE_EVENT or data.find(b"\n\n") != size - 2 or data.count(tap.mark) != 1:
             self._events(data)
             return
         # Nearly all of a gateway's work: one whole event in the middle of a stream, with output.
         record = self._record
         record.events += 1
-        record.sent += len(data)
+        record.sent += size
         tap.latest = data
         self._last_write = now
         transport = self._client.transport
         if transport is not None:
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            transport.write(b"%x\r\n%b\r\n" % (size, data) if self._chunked else data)
 
     def end(self) -> None:
         """The backend's answer is whole."""
@@ -261,7 +262,7 @@ class Relay(Pause):
         seen = max(0, len(tail) - 3)
         tail += data
         cut = after_last_event(tail, seen)
-        data = bytes(tail[:cut])
+        data = bytes(tail) if cut == len(tail) else bytes(tail[:cut])
         del tail[:cut]
         if len(tail) > MAX_EVENT:
             tail.clear()
@@ -296,8 +297,7 @@ class Relay(Pause):
         self._client_write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _client_write(self, data: bytes) -> None:
-        transport = self._client.transport
-        if transport is not None:  # None: the client has just left, and aiohttp is about to cancel the handler
+        if (transport := self._client.transport) is not None:  # None: the client has left; a cancel follows
             transport.write(data)
 
     def client_paused(self) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from aiaas.openai import paths
 from aiaas.openai.errors import is_error_event
-from aiaas.openai.sse import EventSplitter
+from aiaas.openai.sse import EventSplitter, count_events
 from aiaas.openai.streams import ends_stream, finished_choices, form_of, text_size
 from aiaas.openai.usage import (
     fingerprint_of,
@@ -133,7 +133,7 @@ class StreamTap:
     def read(self, data: bytes) -> bytes:
         """Read whole events; return the bytes for the client."""
         record = self._record
-        if self.begun and (events := data.count(b"\n\n")) and events == data.count(self.mark):
+        if self.begun and (events := count_events(data)) and events == data.count(self.mark):
             record.events += events
             self.latest = data
             return data
