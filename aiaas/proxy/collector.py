@@ -19,9 +19,9 @@ from typing import Final
 # New objects before a collection of the youngest, and such collections before one of the next older age. Python's own
 # (700, 10, 10), without freezing, took 6 % of a gateway's CPU under load.
 THRESHOLDS: Final = (10_000, 20, 20)
-# Seconds that a thread keeps the GIL while another waits for it; Python's own are ten times as many. The event loop waits
-# for it several times in one request, so beside a thread that reads a large body, builds a Plan or writes out metrics, a
-# stream would stand still for several turns.
+# Seconds that a thread keeps the GIL while another waits for it; Python's own are ten times as many. The event loop
+# waits for it several times in one request, so beside a thread that reads a large body, builds a Plan or writes out
+# metrics, a stream would stand still for several turns.
 TURN: Final = 0.0005
 
 

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from prometheus_client.exposition import generate_latest
-
 from aiaas import __version__
 from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
@@ -43,6 +41,7 @@ from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.limit_store import begin_shared_store, shared_store
 from aiaas.proxy.reload import Reloader
 from aiaas.proxy.tasks import Keeper
+from aiaas.proxy.telemetry.key_counters import exposed
 from aiaas.proxy.telemetry.log import JsonLog, LibraryLog
 from aiaas.proxy.telemetry.loop_lag import watch_lag
 from aiaas.proxy.telemetry.metrics import Metrics
@@ -271,7 +270,7 @@ class GatewayServer:
         return door, open_side
 
     async def _expose(self) -> bytes:
-        return await self.metrics.aside(generate_latest)
+        return await self.metrics.aside(exposed)
 
     def _follow(self, plan: Plan) -> None:
         self._probes.follow(self._gateway.active.backends)

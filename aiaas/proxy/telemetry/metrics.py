@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import threading
 from asyncio import get_running_loop
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from aiaas import __version__
 from aiaas.proxy.telemetry.histogram import Tallies
-from aiaas.proxy.telemetry.record import NO_KEY, Record
+from aiaas.proxy.telemetry.key_counters import KeyCounters, KeySums, exposed
+from aiaas.proxy.telemetry.record import Record
 
 UNKNOWN = "unknown"
 # The usual ones, and beyond: a timeout of 120 s would all land in +Inf.
@@ -81,14 +83,22 @@ class _Series:
         self.overhead = timings.overhead.labels(model)
 
 
-class _Tally:
+class _Tally(msgspec.Struct, gc=False):
     """Requests that ended alike since the last scrape: how many, and their LLM tokens."""
 
-    __slots__ = ("estimated_input_tokens", "estimated_output_tokens", "input_tokens", "output_tokens", "requests")
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated_input_tokens: int = 0
+    estimated_output_tokens: int = 0
 
-    def __init__(self) -> None:
-        self.requests = self.input_tokens = self.output_tokens = 0
-        self.estimated_input_tokens = self.estimated_output_tokens = 0
+    def add(self, other: _Tally) -> None:
+        """Count those of `other` as well."""
+        self.requests += other.requests
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.estimated_input_tokens += other.estimated_input_tokens
+        self.estimated_output_tokens += other.estimated_output_tokens
 
 
 class UsageCounters:
@@ -107,40 +117,6 @@ class UsageCounters:
     def lost(self, requests: int) -> None:
         """Count requests that the store will never know of."""
         self._lost.inc(requests)
-
-
-class KeyCounters:
-    """Requests and LLM tokens by key id, for the keys that the key file holds: a key that was removed has no series.
-
-    `keep` is called on the event loop, the rest by one scrape at a time.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter("aiaas_key_requests", "Inference requests by key", ["key_id"], registry=registry)
-        self._tokens = Counter("aiaas_key_tokens", "LLM tokens by key", ["key_id", "type"], registry=registry)
-        self._counted: set[str] = set()
-        self._kept: frozenset[str] | None = None
-
-    def keep(self, key_ids: frozenset[str]) -> None:
-        """The ids of all keys that there are now."""
-        self._kept = key_ids
-
-    def count(self, key_id: str, tally: _Tally) -> None:
-        """Add requests that ended alike."""
-        self._counted.add(key_id)
-        self._requests.labels(key_id).inc(tally.requests)
-        self._tokens.labels(key_id, "input").inc(tally.input_tokens)
-        self._tokens.labels(key_id, "output").inc(tally.output_tokens)
-
-    def forget_removed(self) -> None:
-        """Drop the series of removed keys; after `count`, since a request may outlive its key."""
-        if self._kept is None:
-            return
-        for key_id in self._counted - self._kept - {NO_KEY}:
-            self._counted.remove(key_id)
-            self._requests.remove(key_id)
-            self._tokens.remove(key_id, "input")
-            self._tokens.remove(key_id, "output")
 
 
 # By model, path, key id, status and error code.
@@ -186,7 +162,7 @@ class Metrics:
         )
         self._resolutions = Counter("aiaas_dns_resolutions", "DNS lookups", ["backend", "result"], registry=registry)
         self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
-        self.keys = KeyCounters(registry)
+        self.keys = KeyCounters()
         self.loop_lag = Histogram(
             "aiaas_event_loop_lag_seconds",
             "How late the event loop runs its timers",
@@ -262,7 +238,12 @@ class Metrics:
 
     def _fold(self, tallies: _Ends) -> None:
         """Put tallies into the counters that they belong to. So a request costs one addition and not seven."""
+        ends: defaultdict[tuple[str, str, int, str | None], _Tally] = defaultdict(_Tally)
         for (model, path, key_id, status, reason), tally in tallies.items():
+            ends[model, path, status, reason].add(tally)
+            if key_id is not None:
+                self.keys.count(key_id, tally.requests, tally.input_tokens, tally.output_tokens)
+        for (model, path, status, reason), tally in ends.items():
             outcome = "success" if status < 400 and reason is None else "error"
             other = "error" if outcome == "success" else "success"
             self.requests.labels(model, path, outcome).inc(tally.requests)
@@ -272,8 +253,6 @@ class Metrics:
             self._estimated.labels(model, "input").inc(tally.estimated_input_tokens)
             self._estimated.labels(model, "output").inc(tally.estimated_output_tokens)
             self._responses.labels(str(status), reason or "").inc(tally.requests)
-            if key_id is not None:
-                self.keys.count(key_id, tally)
         self.keys.forget_removed()
 
     def responded(self, status: int, reason: str | None) -> None:
@@ -314,22 +293,22 @@ class Metrics:
         self._config.info({"digest": digest})
 
     def collect(self) -> Iterable[Metric]:
-        """Every series as it is now."""
+        """Every series as it is now, but for those by key: `keys.sums`."""
         self._fold(self._take())
         return self._registry.collect()
 
     def expose(self) -> bytes:
         """The text exposition format 0.0.4."""
         self._fold(self._take())
-        return generate_latest(self._registry)
+        return exposed(self._registry, self.keys.sums)
 
-    async def aside(self, make: Callable[[CollectorRegistry], T]) -> T:
-        """Call `make` with the registry, in a thread: half a second with 10,000 keys is too long on the loop."""
+    async def aside(self, make: Callable[[CollectorRegistry, Mapping[str, KeySums]], T]) -> T:
+        """Call `make` with the registry and the sums by key, in a thread: 50,000 keys take too long on the loop."""
         tallies = self._take()
 
         def work() -> T:
             with self._aside:
                 self._fold(tallies)
-                return make(self._registry)
+                return make(self._registry, self.keys.sums)
 
         return await get_running_loop().run_in_executor(None, work)

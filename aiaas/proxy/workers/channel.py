@@ -17,6 +17,7 @@ from aiaas.plan.model import EnginePlan
 from aiaas.proxy.workers.merge import MetricFamily
 
 LENGTH_BYTES: Final = 4
+NO_SUMS: Final = msgspec.Raw(msgspec.msgpack.encode({}))
 
 
 class EngineHealth(msgspec.Struct, tag=True, frozen=True):
@@ -78,10 +79,15 @@ class Leaving(msgspec.Struct, tag=True, frozen=True):
 
 
 class Counted(msgspec.Struct, tag=True, frozen=True):
-    """From a worker: its metrics. `asked` says whether this answers a Report."""
+    """From a worker: its metrics.
+
+    asked   whether this answers a Report
+    by_key  a `dict[str, KeySums]`, encoded: 50,000 keys are encoded in a thread, and decoded only where they are needed
+    """
 
     families: list[MetricFamily]
     asked: bool
+    by_key: msgspec.Raw = NO_SUMS
 
 
 Message = Begin | EngineHealth | Reload | Report | Stop | Serving | EngineSuspected | Alive | Leaving | Counted

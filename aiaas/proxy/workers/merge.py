@@ -1,7 +1,7 @@
 """Merge the metrics of several workers, purely, from each worker's last report.
 
 - Counters and histograms are summed over all workers, including those that have ended (`retire`), so a counter never
-  goes backwards. Only the series of removed keys are dropped (`forget_removed`).
+  goes backwards. Only the sums of removed keys are dropped (`forget_removed`).
 - Gauges are merged over the living workers, each by its rule in GAUGES; a gauge without a rule shows its largest value.
 - Infos (config digest, version) are passed on unchanged. While a new config spreads there are two for a moment.
 """
@@ -15,11 +15,10 @@ from typing import Final
 
 import msgspec
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from aiaas.proxy.telemetry.record import NO_KEY
+from aiaas.proxy.telemetry.key_counters import KeySums, exposed, forget
 
 GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
     {
@@ -38,6 +37,7 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
         "process_start_time_seconds": min,  # the gateway's start; aiaas_worker_ends_total counts replaced workers
     }
 )
+NO_KEYS: Final[Mapping[str, KeySums]] = MappingProxyType({})
 _CUMULATIVE: Final = ("counter", "histogram", "summary")
 
 
@@ -67,9 +67,10 @@ class Sums:
     def __init__(self) -> None:
         self._heads: dict[str, MetricFamily] = {}
         self._values: dict[str, _Series] = {}
+        self.by_key: dict[str, KeySums] = {}
 
-    def add(self, families: Iterable[MetricFamily]) -> None:
-        """Add the families of another worker."""
+    def add(self, families: Iterable[MetricFamily], by_key: Mapping[str, KeySums] = NO_KEYS) -> None:
+        """Add the families and the sums by key of another worker."""
         for family in families:
             self._heads.setdefault(family.name, family)
             values = self._values.setdefault(family.name, {})
@@ -78,18 +79,19 @@ class Sums:
                 key = (sample.name, tuple(sample.labels.items()))
                 before = values.get(key)
                 values[key] = sample.value if before is None else combine(before, sample.value)
+        for key_id, used in by_key.items():
+            sums = self.by_key.get(key_id)
+            if sums is None:
+                sums = self.by_key[key_id] = KeySums()
+            sums.add(used.requests, used.input_tokens, used.output_tokens)
 
-    def retire(self, families: Iterable[MetricFamily]) -> None:
-        """Add the families of a worker that has ended: counters and histograms, but not gauges."""
-        self.add(family for family in families if family.kind in _CUMULATIVE)
+    def retire(self, families: Iterable[MetricFamily], by_key: Mapping[str, KeySums] = NO_KEYS) -> None:
+        """Add the families of a worker that has ended, but not its gauges, and its sums by key."""
+        self.add((family for family in families if family.kind in _CUMULATIVE), by_key)
 
     def forget_removed(self, key_ids: frozenset[str]) -> None:
-        """Drop the series of all keys except `key_ids`: the other keys were removed from the key file."""
-        kept = key_ids | {NO_KEY}
-        for values in self._values.values():
-            gone = [series for series in values if any(n == "key_id" and v not in kept for n, v in series[1])]
-            for series in gone:
-                del values[series]
+        """Drop the sums of all keys except `key_ids`: the other keys were removed from the key file."""
+        forget(self.by_key, key_ids)
 
     def families(self) -> list[MetricFamily]:
         """Return the sums."""
@@ -127,11 +129,11 @@ def of_supervisor(answering: int, ends: int, hangs: int) -> list[MetricFamily]:
     ]
 
 
-def exposition(families: Iterable[MetricFamily]) -> bytes:
-    """Return the families in the text exposition format 0.0.4."""
+def exposition(families: Iterable[MetricFamily], by_key: Mapping[str, KeySums] = NO_KEYS) -> bytes:
+    """Return the families and the sums by key in the text exposition format 0.0.4."""
     registry = CollectorRegistry()
     registry.register(_Given(families))
-    return generate_latest(registry)
+    return exposed(registry, by_key)
 
 
 class _Given(Collector):

@@ -8,11 +8,25 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aiaas.proxy.workers.channel import Begin, Channel, Counted, EngineSuspected, Leaving, Message, Report, Serving
+import msgspec
+
+from aiaas.proxy.telemetry.key_counters import KeySums
+from aiaas.proxy.workers.channel import (
+    NO_SUMS,
+    Begin,
+    Channel,
+    Counted,
+    EngineSuspected,
+    Leaving,
+    Message,
+    Report,
+    Serving,
+)
 from aiaas.proxy.workers.merge import MetricFamily
 
 # Seconds that a worker's process gets to exit after its channel has ended: it has nothing left to do.
 EXIT_PATIENCE: Final = 5.0
+_SUMS: Final[msgspec.msgpack.Decoder[dict[str, KeySums]]] = msgspec.msgpack.Decoder(dict[str, KeySums])
 
 
 class WorkerProcess:
@@ -21,7 +35,7 @@ class WorkerProcess:
     number      the worker's number, which its replacement gets as well
     serving     set when the worker accepts connections; `keys` is the number of its keys then
     gone        set when the worker no longer accepts connections: it has ended, or is stopping after a signal
-    families    the metrics of its last report
+    families    the metrics of its last report, but for those by key
     killed      whether the supervisor has sent it SIGKILL
     heard       the loop's time of the worker's last message, or of its start
     has_spoken  whether the worker has sent a message
@@ -33,6 +47,7 @@ class WorkerProcess:
         self.gone = asyncio.Event()
         self.keys = 0
         self.families: Sequence[MetricFamily] = ()
+        self._by_key = NO_SUMS
         self.heard = asyncio.get_running_loop().time()
         self.has_spoken = False
         self.killed = False
@@ -125,10 +140,19 @@ class WorkerProcess:
                 on_suspect(backend)
             case Leaving():
                 self.gone.set()
-            case Counted(families=families, asked=asked):
+            case Counted(families=families, asked=asked, by_key=by_key):
                 self.families = families
+                self._by_key = by_key
                 if asked:
                     self._answered()
+
+    @property
+    def by_key(self) -> dict[str, KeySums]:
+        """The sums by key of its last report; none if these cannot be read."""
+        try:
+            return _SUMS.decode(self._by_key)
+        except msgspec.DecodeError:
+            return {}
 
     async def report(self) -> None:
         """Ask the worker for its metrics, and wait until `families` has them."""

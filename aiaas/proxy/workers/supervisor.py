@@ -234,7 +234,7 @@ class _Supervisor:
     async def _follow(self, worker: WorkerProcess) -> None:
         how = await worker.run(self._running.suspect)
         del self._workers[worker]
-        self._retired.retire(worker.families)
+        self._retired.retire(worker.families, worker.by_key)
         if not self._stopping.asked.is_set():
             self._ends += 1
             self._log.event("error", "worker_ended", worker=worker.number, pid=worker.pid, how=how)
@@ -293,13 +293,13 @@ class _Supervisor:
         if self._baseline.key_ids is not None:
             self._retired.forget_removed(self._baseline.key_ids)
         sums = Sums()
-        sums.add(self._retired.families())
+        sums.add(self._retired.families(), self._retired.by_key)
         for worker in self._workers:
-            sums.add(worker.families)
+            sums.add(worker.families, worker.by_key)
         sums.add(of_supervisor(self._answering(), self._ends, self._hangs))
         sums.add(snapshot(self._keeper.collect()))
         sums.add(snapshot(self._process.collect()))  # the supervisor's CPU and memory belong to the gateway, too
-        return exposition(sums.families())
+        return exposition(sums.families(), sums.by_key)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.plan.read import read
@@ -43,7 +45,7 @@ from aiaas.proxy.workers.pulse import BEAT_INTERVAL
 
 # Seconds between two reports of a worker's metrics: if it is killed, at most this much is lost.
 COUNT_INTERVAL: Final = 1.0
-# Collecting metrics may take 1/COUNT_SHARE of a worker's time. It takes 10 ms for each thousand keys.
+# Collecting metrics may take 1/COUNT_SHARE of a worker's time. Thousands of models take the most of it.
 COUNT_SHARE: Final = 50
 
 
@@ -194,4 +196,6 @@ async def _count(channel: Channel, metrics: Metrics) -> None:
 
 
 async def _counted(metrics: Metrics, *, asked: bool) -> Counted:
-    return Counted(await metrics.aside(lambda registry: snapshot(registry.collect())), asked)
+    return await metrics.aside(
+        lambda registry, sums: Counted(snapshot(registry.collect()), asked, msgspec.Raw(msgspec.msgpack.encode(sums)))
+    )

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from aiaas.proxy.telemetry.key_counters import KeySums
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.workers.merge import GAUGES, MetricFamily, MetricSample, Sums, exposition, of_supervisor, snapshot
@@ -29,7 +30,7 @@ def worker(*, requests: int = 0, in_flight: int = 0, up: bool = True, digest: st
 
 def values(sums: Sums) -> dict[str, float]:
     """The samples of the exposition, by name and labels as they are written."""
-    text = exposition(sums.families()).decode()
+    text = exposition(sums.families(), sums.by_key).decode()
     assert list(text_string_to_metric_families(text))
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert len({line.rpartition(" ")[0] for line in lines}) == len(lines), "a series stands twice"
@@ -116,14 +117,24 @@ def test_the_series_of_a_removed_key_go() -> None:
     name = 'aiaas_key_requests_total{key_id="k"}'
     total = 'inference_requests_total{endpoint="/v1/x",model="m",status="success"}'
     retired = Sums()
-    retired.retire(worker(requests=2))
+    retired.retire(worker(requests=2), {"k": KeySums(2, 6, 4)})
     retired.forget_removed(frozenset({"k"}))
     assert values(retired)[name] == 2
     retired.forget_removed(frozenset({"other"}))
     assert not any("aiaas_key" in series for series in values(retired))
     assert values(retired)[total] == 2
-    retired.retire(worker(requests=1))
+    retired.retire(worker(requests=1), {"k": KeySums(1, 3, 2)})
     assert values(retired)[name] == 1
+
+
+def test_sums_by_key_are_summed() -> None:
+    """Key by key; the reports of the workers stay as they are."""
+    first, second = {"a": KeySums(1, 2, 3)}, {"a": KeySums(10, 20, 30), "b": KeySums(5, 6, 7)}
+    for _ in range(2):
+        sums = Sums()
+        sums.add([], first)
+        sums.add([], second)
+        assert sums.by_key == {"a": KeySums(11, 22, 33), "b": KeySums(5, 6, 7)}
 
 
 def process(
