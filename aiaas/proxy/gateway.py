@@ -33,7 +33,7 @@ from aiaas.proxy.client.request_target import path_of
 from aiaas.proxy.request.admission import Admission, Ticket
 from aiaas.proxy.request.body_budget import BodyBudget
 from aiaas.proxy.request.examiner import Examiner
-from aiaas.proxy.request.models import models_body
+from aiaas.proxy.request.models import ModelLists
 from aiaas.proxy.request.price import price_of
 from aiaas.proxy.telemetry.log import OTHER, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
@@ -57,6 +57,7 @@ class Active:
     admission: Admission
     backends: Mapping[str, BackendState]
     targets: Mapping[str, Targets]  # by path
+    models: ModelLists
     trusted: Networks
     cors: Cors | None
 
@@ -244,7 +245,7 @@ class Gateway:
         admission = active.admission
         principal = admission.known(request, client, record) or await admission.verified(request, client, record)
         listed = {name: [e.listed for e in state.endpoints] for name, state in active.backends.items()}
-        body = models_body(active.plan, principal, record.path, listed)
+        body = active.models.body(principal, record.path, listed)
         self._log_other(record, 200, None)
         return self._answer(request, client, 200, body, client.extra)
 
@@ -321,6 +322,7 @@ class Gateway:
             ),
             backends=backends,
             targets={path: Targets(routes, backends) for path, routes in plan.routes.items()},
+            models=ModelLists(plan.models),
             cors=cors,
             trusted=tuple(ip_network(cidr) for cidr in plan.server.trusted_proxies),
         )

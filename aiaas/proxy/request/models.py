@@ -6,7 +6,7 @@ the backend. If these differ, report the smallest `max_model_len`: a request may
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,26 +15,49 @@ import msgspec
 from aiaas.errors import ClientError
 from aiaas.keys.model import Principal
 from aiaas.openai import paths
-from aiaas.plan.model import Plan, PublicModel
+from aiaas.plan.model import PublicModel
 from aiaas.proxy.request.served_models import Listed, is_its_own
 
 
-def models_body(plan: Plan, principal: Principal, path: str, listed: Mapping[str, Sequence[Listed]]) -> bytes:
-    """The answer's body. Raises ClientError 404 for a model that does not exist or that this key may not use.
+class ModelLists:
+    """The answers of one Plan. Entries are encoded once, and again where a backend lists something else: 5,000 took
+    7 ms a request."""
 
-    listed  by backend, the models that each of its endpoints lists
-    """
-    visible = [model for model in plan.models if principal.models is None or model.name in principal.models]
-    if path == paths.MODELS:
-        return msgspec.json.encode(
-            {"object": "list", "data": [_entry(model, listed[model.backend]) for model in visible]}
-        )
-    wanted = model_id(path)
-    named = {model.name: model for model in visible}
-    found = named.get(wanted) or named.get(wanted.rstrip("/"))  # a name may end with a slash itself
-    if found is None:
+    def __init__(self, models: Sequence[PublicModel]) -> None:
+        self._models = models
+        self._listed: Mapping[str, Sequence[Listed]] | None = None
+        self._entries: dict[str, bytes] = {}
+        self._all = b""
+
+    def body(self, principal: Principal, path: str, listed: Mapping[str, Sequence[Listed]]) -> bytes:
+        """The answer's body. Raises ClientError 404 for a model that does not exist or that this key may not use.
+
+        listed  by backend, the models that each of its endpoints lists
+        """
+        if listed != self._listed:
+            self._prepare(listed)
+        allowed = principal.models
+        if path == paths.MODELS:
+            if allowed is None:
+                return self._all
+            return _list_of([entry for name, entry in self._entries.items() if name in allowed])
+        wanted = model_id(path)
+        for name in (wanted, wanted.rstrip("/")):  # a name may end with a slash itself
+            entry = self._entries.get(name)
+            if entry is not None and (allowed is None or name in allowed):
+                return entry
         raise model_not_found(wanted)
-    return msgspec.json.encode(_entry(found, listed[found.backend]))
+
+    def _prepare(self, listed: Mapping[str, Sequence[Listed]]) -> None:
+        self._listed = listed
+        self._entries = {
+            model.name: msgspec.json.encode(_entry(model, listed[model.backend])) for model in self._models
+        }
+        self._all = _list_of(self._entries.values())
+
+
+def _list_of(entries: Iterable[bytes]) -> bytes:
+    return b'{"object":"list","data":[%b]}' % b",".join(entries)
 
 
 def model_id(path: str) -> str:
