@@ -28,7 +28,7 @@ from typing import Final
 
 from aiaas.errors import EnvironmentFault
 from aiaas.keys.model import KeyRecord
-from aiaas.keys.records import parse_records
+from aiaas.keys.records import each_record, parse_records
 from aiaas.keys.rewrite import rewrite
 from aiaas.keys.tree import KeyFileError
 from aiaas.yamltree import Place
@@ -67,6 +67,11 @@ class KeyFile:
 def read_key_file(path: Path) -> KeyFile:
     """Read a key file. Raises KeyFileMissingError, or KeyFileError for an unreadable or invalid file."""
     return KeyFile(path, parse_records(_read_text(path), str(path)))
+
+
+def each_record_in(path: Path) -> Iterator[KeyRecord]:
+    """Read the records one by one, as `each_record`. Raises as `read_key_file`."""
+    return each_record(_read_text(path), str(path))
 
 
 def read_at_start(path: Path) -> tuple[KeyRecord, ...] | None:

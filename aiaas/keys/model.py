@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 # Why a key is refused, for the log only. The order of the checks: a key that is revoked and expired is "revoked".
 RejectionReason = Literal["missing", "malformed", "unknown_id", "wrong_secret", "revoked", "expired"]
 
@@ -87,9 +89,10 @@ class KeyRecord:
         return self.previous.until if self.expires is None else min(self.previous.until, self.expires)
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """The identity behind an authenticated request. Made once per verified key, not per request.
+class Principal(msgspec.Struct, frozen=True, gc=False):
+    """The identity behind an authenticated request. Made once for each key, not for each request.
+
+    `gc=False`: it is in no cycle, and the collector would visit 50,000 of them after a reload.
 
     key_id   as in the record; "-" where authentication is off
     name     the `user` of the log line

@@ -1,7 +1,8 @@
 """The keys of one key file, indexed to find the stored secrets that a presented key could match.
 
 Immutable. A reload makes a new ring (in a thread; 10,000 records take some 0.1 s) and swaps one reference. Looking up
-costs a checksum, two dict lookups and one digest, however many keys there are.
+costs a checksum, two dict lookups and one digest, however many keys there are. A ring holds next to nothing that
+the cyclic collector visits.
 
 A key that aiaas made contains its id, which leads to its record; the ring compares the record's digest at once. An
 imported key is found by its tag, and the caller compares its slow hash.
@@ -10,10 +11,12 @@ imported key is found by its tag, and the caller compares its slow hash.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from math import inf
 from typing import Final, Self
+
+import msgspec
 
 from aiaas.keys.format import TAG_LENGTH, WEAK_TAG_LENGTH, foreign_key_fault, parse_key, tag_of
 from aiaas.keys.hashing import is_digest, verify_key
@@ -22,18 +25,20 @@ from aiaas.keys.model import KeyRecord, Principal, Rejection
 _REVOKED: Final = -inf  # POSIX seconds from which a secret is refused
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSecret:
+class StoredSecret(msgspec.Struct, frozen=True, gc=False):
     """One hash or digest that a key may match, and its owner. A rotated record has two while they overlap.
 
     until  POSIX seconds from which it is refused: infinity means never, minus infinity that it is revoked
     """
 
     principal: Principal
-    hash: str = field(repr=False)
-    tag: str | None = field(repr=False)
+    hash: str
+    tag: str | None
     imported: bool
     until: float
+
+    def __repr__(self) -> str:
+        return f"StoredSecret({self.principal!r}, imported={self.imported}, until={self.until})"
 
     def usable(self, now: float) -> bool:
         """Whether it is neither revoked nor expired at `now` (POSIX seconds)."""
@@ -44,6 +49,10 @@ class StoredSecret:
         if now < self.until:
             return self.principal
         return Rejection("revoked" if self.until == _REVOKED else "expired", self.principal.key_id)
+
+
+# Nearly always one, without a tuple, which the collector would visit.
+_Secrets = StoredSecret | tuple[StoredSecret, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,49 +79,42 @@ class KeyRing:
     ids  the ids of all records, revoked and expired ones included
     """
 
-    __slots__ = ("_by_hash", "_by_id", "_by_tag", "ids", "records")
-
-    records: tuple[KeyRecord, ...]
-    ids: frozenset[str]
+    __slots__ = ("_by_id", "_by_tag", "ids")
 
     def __init__(
         self,
-        records: tuple[KeyRecord, ...],
-        by_id: Mapping[str, tuple[StoredSecret, ...]],
-        by_tag: Mapping[str, tuple[StoredSecret, ...]],
-        by_hash: Mapping[tuple[str, str], StoredSecret],
+        ids: frozenset[str],
+        by_id: dict[str, _Secrets],
+        by_tag: dict[str, _Secrets],
     ) -> None:
-        self.records = records
-        self.ids = frozenset(record.id for record in records)
+        self.ids = ids
         self._by_id = by_id
         self._by_tag = by_tag
-        self._by_hash = by_hash
 
     def __repr__(self) -> str:
-        return f"KeyRing({len(self.records)} keys)"
+        return f"KeyRing({len(self.ids)} keys)"
 
     @classmethod
     def from_records(cls, records: Iterable[KeyRecord]) -> Self:
         """Index records, revoked ones included, so that the log can explain a refusal."""
-        records = tuple(records)
-        by_id: dict[str, tuple[StoredSecret, ...]] = {}
-        by_tag: dict[str, tuple[StoredSecret, ...]] = {}
-        by_hash: dict[tuple[str, str], StoredSecret] = {}
+        ids: list[str] = []
+        by_id: dict[str, _Secrets] = {}
+        by_tag: dict[str, _Secrets] = {}
         for record in records:
+            ids.append(record.id)
             for secret in _secrets(record):
-                by_hash[record.id, secret.hash] = secret
                 if not secret.imported:
-                    by_id[record.id] = (*by_id.get(record.id, ()), secret)
+                    _put(by_id, record.id, secret)
                 elif secret.tag is not None and not is_digest(secret.hash):  # the key file refuses any other
-                    by_tag[secret.tag] = (*by_tag.get(secret.tag, ()), secret)
-        return cls(records, by_id, by_tag, by_hash)
+                    _put(by_tag, secret.tag, secret)
+        return cls(frozenset(ids), by_id, by_tag)
 
     def find(self, presented: str) -> Found:
         """Look up `presented`, without computing a slow hash."""
         if foreign_key_fault(presented) is not None:
             return Found(None, (), MALFORMED)
         parsed = parse_key(presented)
-        own = () if parsed is None else self._by_id.get(parsed.key_id, ())
+        own = () if parsed is None else _all(self._by_id, parsed.key_id)
         for secret in own:
             if is_digest(secret.hash) and verify_key(presented, secret.hash):
                 return Found(secret, (), MALFORMED)
@@ -123,7 +125,17 @@ class KeyRing:
 
     def current(self, secret: StoredSecret) -> StoredSecret | None:
         """This ring's version of the stored secret `secret`; None where it is gone."""
-        return self._by_hash.get((secret.principal.key_id, secret.hash))
+        key_id = secret.principal.key_id
+        stored = _all(self._by_tag, secret.tag or "") if secret.imported else _all(self._by_id, key_id)
+        same = (now for now in stored if now.hash == secret.hash and now.principal.key_id == key_id)
+        return next(same, None)
+
+    def dismantle(self) -> None:
+        """Forget the keys one by one, in a thread, after the last look-up: to free 50,000 at once takes the GIL for
+        60 ms."""
+        for index in (self._by_id, self._by_tag):
+            while index:
+                index.popitem()
 
     def _slow_of_our_own(self, presented: str, own: tuple[StoredSecret, ...]) -> Iterator[StoredSecret]:
         """Records made elsewhere, or before digests existed: there a tag is optional."""
@@ -135,7 +147,17 @@ class KeyRing:
         if self._by_tag:
             tag = tag_of(presented)
             for length in _TAG_LENGTHS:
-                yield from self._by_tag.get(tag[:length], ())
+                yield from _all(self._by_tag, tag[:length])
+
+
+def _put(index: dict[str, _Secrets], name: str, secret: StoredSecret) -> None:
+    before = index.get(name)
+    index[name] = secret if before is None else (*_all(index, name), secret)
+
+
+def _all(index: dict[str, _Secrets], name: str) -> tuple[StoredSecret, ...]:
+    found = index.get(name, ())
+    return (found,) if isinstance(found, StoredSecret) else found
 
 
 EMPTY_RING: Final = KeyRing.from_records(())

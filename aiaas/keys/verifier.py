@@ -144,12 +144,20 @@ class Verifier:
         except TimeoutError:
             raise VerifierBusy from None
 
-    def swap(self, ring: KeyRing) -> None:
-        """Put another ring in force, at once. Costs a dict lookup for each verified key."""
-        self._ring = ring
-        kept = ((digest, ring.current(secret)) for digest, secret in self._verified.items())
-        self._verified = {digest: secret for digest, secret in kept if secret is not None}
+    def still_verified(self, ring: KeyRing) -> dict[bytes, StoredSecret]:
+        """The verified keys as `ring` has them, for `swap`. For a thread: it costs a look-up for each."""
+        kept = ((digest, ring.current(secret)) for digest, secret in self._verified.copy().items())
+        return {digest: secret for digest, secret in kept if secret is not None}
+
+    def swap(self, ring: KeyRing, verified: dict[bytes, StoredSecret] | None = None) -> KeyRing:
+        """Put another ring in force, at once; return the one before.
+
+        verified  the result of `still_verified`; a key that was verified since is verified again
+        """
+        before, self._ring = self._ring, ring
+        self._verified = self.still_verified(ring) if verified is None else verified
         self._refused.clear()
+        return before
 
     def close(self) -> None:
         """Stop the threads. Requests that still wait get a CancelledError."""

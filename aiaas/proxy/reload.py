@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiaas.errors import EnvironmentFault
-from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_at_start, read_key_file
+from aiaas.keys.file import KeyFileError, KeyFileMissingError, each_record_in, read_at_start
 from aiaas.keys.records import parse_records
-from aiaas.keys.ring import KeyRing
+from aiaas.keys.ring import KeyRing, StoredSecret
 from aiaas.plan.model import AuthPlan, Plan
 from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.collector import building
@@ -108,7 +108,9 @@ class Reloader:
                     ring = await asyncio.to_thread(_load_ring, self._auth.keys_file)
                 except KeyFileError as error:
                     return error
-                self._use(ring)
+                verified = await asyncio.to_thread(self._gateway.verifier.still_verified, ring)
+                before = self._use(ring, verified)
+                await asyncio.to_thread(before.dismantle)
             return None
 
     async def _follow_auth(self, auth: AuthPlan) -> bool:
@@ -129,16 +131,17 @@ class Reloader:
         self._not_reloaded(error=f"auth.keys_file: {error}; fix it, then send SIGHUP or change the config again")
         return False
 
-    def _use(self, ring: KeyRing) -> None:
+    def _use(self, ring: KeyRing, verified: dict[bytes, StoredSecret] | None = None) -> KeyRing:
         self._has_keys = True
-        self._gateway.verifier.swap(ring)
+        before = self._gateway.verifier.swap(ring, verified)
         self._metrics.keys.keep(ring.ids)
         self._metrics.reloaded("keys", ok=True)
-        self._log.event("info", "keys_loaded", keys=len(ring.records))
+        self._log.event("info", "keys_loaded", keys=len(ring.ids))
+        return before
 
     def _keys_not_reloaded(self, error: KeyFileError) -> None:
         self._metrics.reloaded("keys", ok=False)
-        self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(self._gateway.verifier.ring.records))
+        self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(self._gateway.verifier.ring.ids))
 
     def _keys_missing(self) -> None:
         hint = "every request is refused until a key exists; create one: aiaas keys create NAME"
@@ -221,7 +224,7 @@ class Reloader:
 
 
 def _load_ring(path: Path) -> KeyRing:
-    return KeyRing.from_records(read_key_file(path).records)
+    return KeyRing.from_records(each_record_in(path))
 
 
 def _ring_of(text: str) -> KeyRing:

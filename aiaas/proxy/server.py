@@ -243,7 +243,7 @@ class GatewayServer:
         sweep = partial(drop_vanished, lambda: open_side.connections)
         self._keeper.keep(sweep, "vanished clients", self._stack)
         self._keeper.keep(partial(watch_lag, self.metrics.loop_lag.observe), "lag", self._stack)
-        on_serving(len(self.verifier.ring.records))
+        on_serving(len(self.verifier.ring.ids))
         collector.freeze()
         await self._stopping.asked.wait()
         await self._drain(ports, open_side)

@@ -15,7 +15,7 @@ import trustme
 import yaml
 
 from aiaas.keys.records import render_records
-from aiaas.keys.ring import EMPTY_RING
+from aiaas.keys.ring import EMPTY_RING, KeyRing
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import Plan
@@ -83,6 +83,11 @@ def folder(tmp_path: Path) -> Path:
     """A folder with a key file."""
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     return tmp_path
+
+
+def owners(ring: KeyRing) -> list[str]:
+    """The names of a ring's keys."""
+    return [ring._by_id[key_id].principal.name for key_id in sorted(ring.ids)]
 
 
 def events(lines: list[dict[str, Any]]) -> list[str]:
@@ -165,7 +170,7 @@ async def test_the_keys_of_another_file_come_first(folder: Path) -> None:
     lines = await site.reload(BASE | {"auth": {"keys_file": "other.yaml"}})
     assert events(lines) == ["keys_loaded", "config_reloaded"]
     assert site.reloads("keys") == {"success": 2}
-    assert [record.name for record in site.verifier.ring.records] == ["bob"]
+    assert owners(site.verifier.ring) == ["bob"]
     site.verifier.close()
 
 
@@ -394,7 +399,7 @@ async def test_late_read_of_the_old_key_file_is_ignored(tmp_path: Path) -> None:
         os.write(writer, render_records([new_key("carol").record]).encode())
         os.close(writer)
         await asyncio.gather(reading, second)
-    assert [record.name for record in verifier.ring.records] == ["bob"]
+    assert owners(verifier.ring) == ["bob"]
     verifier.close()
 
 
@@ -446,7 +451,7 @@ async def test_a_refused_key_file_leaves_the_one_before_watched(folder: Path) ->
     assert site.gateway.active.plan.auth.keys_file.name == "first.yaml"
     (folder / "keys.yaml").rename(folder / "first.yaml")
     await watched(site, "keys_loaded")
-    assert [record.name for record in site.verifier.ring.records] == ["alice"]
+    assert owners(site.verifier.ring) == ["alice"]
     site.verifier.close()
 
 
@@ -459,7 +464,7 @@ async def test_the_key_file_of_another_plan_is_watched(folder: Path) -> None:
     assert site.gateway.active.plan.auth.keys_file.name == "other.yaml"
     (folder / "other.yaml").write_text(render_records([new_key("bob").record]))
     await watched(site, "keys_loaded")
-    assert [record.name for record in site.verifier.ring.records] == ["bob"]
+    assert owners(site.verifier.ring) == ["bob"]
     site.verifier.close()
 
 
@@ -468,11 +473,11 @@ async def test_a_worker_begins_with_the_last_good_keys(folder: Path) -> None:
     last_good = render_records([new_key("bob").record])
     site = Reloading(folder, BASE)
     await site.reloader.reload_keys(last_good)
-    assert [record.name for record in site.verifier.ring.records] == ["alice"]
+    assert owners(site.verifier.ring) == ["alice"]
     (folder / "keys.yaml").unlink()
     site = Reloading(folder, BASE)
     await site.reloader.reload_keys(last_good)
-    assert [record.name for record in site.verifier.ring.records] == ["bob"]
+    assert owners(site.verifier.ring) == ["bob"]
     assert events(site.logged()) == ["keys_loaded", "keys_not_reloaded"]
     site.verifier.close()
 
