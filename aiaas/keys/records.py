@@ -157,6 +157,9 @@ class _Reader:
             yield record
         if double is not None:
             raise double
+        for seen in (names, ids):
+            while seen:
+                seen.popitem()
 
     def _record(self, node: Node, where: str) -> KeyRecord:
         known = ("id", "name", "hash", "tag", "created", "expires", "disabled", "imported", "weak", "models")

@@ -380,6 +380,25 @@ async def test_a_caller_that_leaves_does_not_take_the_answer_along(hasher: Hashe
     assert verifier.lookup(key.text.encode(), NOW) is not None
 
 
+async def test_a_swap_takes_what_was_prepared_for_it() -> None:
+    """A key verified after that is verified again; one whose record is gone is unknown at once."""
+    (kept, first), (gone, second), (late, third) = made_by_us("kept"), made_by_us("gone"), made_by_us("late")
+    verifier = Verifier(KeyRing.from_records([first, second, third]))
+    for key in (kept, gone):
+        assert is_known(await verifier.verify(key.text, NOW, HOME))
+    after = KeyRing.from_records([first, third])
+    verified = verifier.still_verified(after)
+    assert is_known(await verifier.verify(late.text, NOW, HOME))
+    before = verifier.swap(after, verified)
+    assert before.ids == {first.id, second.id, third.id}
+    assert verifier.lookup(kept.text.encode(), NOW) is not None
+    assert verifier.lookup(gone.text.encode(), NOW) is None
+    assert is_rejected(await verifier.verify(gone.text, NOW, HOME))
+    assert verifier.lookup(late.text.encode(), NOW) is None
+    assert is_known(await verifier.verify(late.text, NOW, HOME))
+    verifier.close()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
