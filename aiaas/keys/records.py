@@ -55,7 +55,7 @@ def parse_records(text: str, source: str) -> tuple[KeyRecord, ...]:
 
 
 def each_record(text: str, source: str) -> Iterator[KeyRecord]:
-    """As `parse_records`, one by one. What came before a KeyFileError is not to be used.
+    """As `parse_records`, one by one. The records before a KeyFileError are not to be used.
 
     Neither the records nor the nodes that they are read from are kept: to free those of 50,000 keys at once takes the
     GIL for 70 ms.

@@ -176,7 +176,11 @@ def _is_address(url: Raw) -> bool:
 
 
 def _may_hold(written: bytes, keys: tuple[bytes, ...], *, escaped: bool) -> bool:
-    return escaped or windows.find(written, b'_url"') >= 0 or (_SOURCE in keys and windows.find(written, _SOURCE) >= 0)
+    return (
+        escaped
+        or windows.find_in(written, b'_url"') >= 0
+        or (_SOURCE in keys and windows.find_in(written, _SOURCE) >= 0)
+    )
 
 
 class _Media(msgspec.Struct, gc=False):
@@ -222,15 +226,15 @@ def _places(body: bytes, keys: tuple[bytes, ...]) -> Iterator[tuple[int, int, by
     """Begin and end of each occurrence of a key, with the key."""
     for key in keys:
         end = 0
-        while (start := windows.find(body, key, end)) >= 0:
+        while (start := windows.find_in(body, key, end)) >= 0:
             end = start + len(key)
             yield start, end, key
 
 
 def _holds_two(body: bytes, what: bytes, start: int, end: int) -> bool:
     """Whether `what` occurs more than once from `start` to `end`."""
-    first = windows.find(body, what, start, end)
-    return first >= 0 and windows.find(body, what, first + len(what), end) >= 0
+    first = windows.find_in(body, what, start, end)
+    return first >= 0 and windows.find_in(body, what, first + len(what), end) >= 0
 
 
 def _escaped_places(body: bytes, keys: tuple[bytes, ...]) -> Iterator[tuple[int, int, bytes]]:

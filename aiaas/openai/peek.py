@@ -66,7 +66,7 @@ def peek(body: bytes, path: str) -> Peek:
 
     Raises ClientError 400: `invalid_json`, or `invalid_request` with the field in `param`.
     """
-    if len(body) > MAX_OPENINGS and windows.count(body, b"[") + windows.count(body, b"{") > MAX_OPENINGS:
+    if len(body) > MAX_OPENINGS and windows.count_in(body, b"[") + windows.count_in(body, b"{") > MAX_OPENINGS:
         raise ClientError(400, "invalid_request", f"The body holds more than {MAX_OPENINGS} lists and objects.")
     try:
         fields = _DECODER.decode(body)
@@ -326,9 +326,9 @@ def _count(value: Raw | UnsetType, name: str) -> int:
     if first == b'"':
         count = _texts(written)
     elif first == b"[":
-        count = windows.count(written, b"[") - 1
+        count = windows.count_in(written, b"[") - 1
     else:  # a shape that vLLM does not know
-        count = windows.count(written, b",") + 1
+        count = windows.count_in(written, b",") + 1
     if count > MAX_PROMPTS:
         raise ClientError(400, "invalid_request", f"`{name}` holds more than {MAX_PROMPTS} prompts.", param=name)
     return count

@@ -37,8 +37,8 @@ def may_hide_keys(body: bytes) -> bool:
     if body.find(b"\\") < 0:
         return False
     # Not `\u00`: some texts have millions of backslashes, and each starts a comparison.
-    first = windows.find(body, b"u00")
-    return first > 0 and windows.search(_ESCAPED_LETTER, body, first - 1, _ESCAPE) is not None
+    first = windows.find_in(body, b"u00")
+    return first > 0 and windows.search_in(_ESCAPED_LETTER, body, first - 1, _ESCAPE) is not None
 
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -12,7 +12,7 @@ from typing import Final
 WINDOW: Final = 256 * 1024  # bytes
 
 
-def find(body: bytes, what: bytes, start: int = 0, end: int | None = None) -> int:
+def find_in(body: bytes, what: bytes, start: int = 0, end: int | None = None) -> int:
     """`body.find(what, start, end)`."""
     last = len(body) if end is None else end
     for window in range(start, last, WINDOW):
@@ -22,13 +22,13 @@ def find(body: bytes, what: bytes, start: int = 0, end: int | None = None) -> in
     return -1
 
 
-def count(body: bytes, byte: bytes, start: int = 0, end: int | None = None) -> int:
+def count_in(body: bytes, byte: bytes, start: int = 0, end: int | None = None) -> int:
     """`body.count(byte, start, end)` for a single byte, which no window cuts in two."""
     last = len(body) if end is None else end
     return sum(body.count(byte, window, min(window + WINDOW, last)) for window in range(start, last, WINDOW))
 
 
-def search(pattern: re.Pattern[bytes], body: bytes, start: int, longest: int) -> re.Match[bytes] | None:
+def search_in(pattern: re.Pattern[bytes], body: bytes, start: int, longest: int) -> re.Match[bytes] | None:
     """`pattern.search(body, start)` for a pattern that matches at most `longest` bytes and looks at no others."""
     for window in range(start, len(body), WINDOW):
         found = pattern.search(body, window, window + WINDOW + longest - 1)

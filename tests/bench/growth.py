@@ -1,11 +1,11 @@
 """Measure growth with the models, the keys and the rows of usage: time, memory, and the gap that a reload leaves.
 
-    python -m tests.bench.growth                # all three tables; or some of: models keys usage
+    python -m tests.bench.growth                # all tables; or some of: models keys usage scrapes bodies
 
-Each row starts a gateway (`aiaas serve`) or runs a command. A gap is the longest time that a client waited for
-an answer of /health while a reload ran; it asks all the time on one connection. A stream stands still for as long. The
-table has the median of RELOADS reloads, and beside it the gap of the same time without a reload, which shows how busy
-the machine is. Compare the rows of one run with each other.
+Each row starts a gateway (`aiaas serve`) or runs a command. A gap is the longest time that a client waited for an
+answer of /health while a reload, a scrape or a large request ran; it asks all the time on one connection. A stream
+stands still for as long. The table has the median of RELOADS of them, and beside it the gap of the same time without
+one, which shows how busy the machine is. Compare the rows of one run with each other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from tests.ports import free_port
 MODELS: Final = (500, 1_000, 2_000, 5_000)
 KEYS: Final = (5_000, 20_000)
 ROWS: Final = (2_000, 16_000)
+USED_KEYS: Final = (1_000, 10_000, 50_000)
+BODIES: Final = (1, 4, 8)  # MiB
 RELOADS: Final = 5
 PATIENCE: Final = 30.0  # seconds for one reload
 AFTERWARDS: Final = 0.05  # seconds after its log line in which a reload still counts: it frees the old Plan
@@ -164,6 +167,56 @@ def usage_row(folder: Path, count: int) -> list[str]:
     return [f"{count:,}", _seconds("usage", "-c", str(folder / "aiaas.yaml"))]
 
 
+def scrapes_row(folder: Path, count: int) -> list[str]:
+    """Scrape the metrics of a gateway that has served this number of keys."""
+    file, now, port = folder / "keys.yaml", datetime.now(UTC), free_port()
+    made = [make_key("sk-", os.urandom) for _ in range(count)]
+    file.write_text(render_records([KeyRecord(key.key_id, key.key_id, digest_key(key.text), now) for key in made]))
+    config = config_of(["m"], enabled=True, keys_file=str(file))
+    config["monitoring"] = {"metrics_port": port, "log_level": "error"}
+    with serving(folder, config) as served:
+        with socket.create_connection(("127.0.0.1", config["server"]["port"]), timeout=PATIENCE) as sock:
+            for key in made:
+                sock.sendall(_post(b'{"model":"unknown"}', f"Authorization: Bearer {key.text}\r\n"))
+                sock.recv(65536)
+        return [f"{count:,}", *_gaps(served, port, b"GET /metrics HTTP/1.1\r\nHost: aiaas\r\n\r\n")]
+
+
+def bodies_row(folder: Path, mib: int) -> list[str]:
+    """Send a request with a body of this size, for a model that does not exist."""
+    config = config_of(["m"], enabled=False)
+    config["server"]["max_body_size"] = "16MiB"
+    body = json.dumps({"model": "unknown", "messages": [{"role": "user", "content": 'say "this"\n' * (mib * 70_000)}]})
+    with serving(folder, config) as served:
+        return [str(mib), *_gaps(served, config["server"]["port"], _post(body.encode(), "Connection: close\r\n"))]
+
+
+def _post(body: bytes, lines: str) -> bytes:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: aiaas\r\nContent-Type: application/json\r\n"
+    return f"{head}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _gaps(served: Served, port: int, request: bytes) -> list[str]:
+    """Send `request` RELOADS times, each on a connection that its answer ends; the time of one, its gap, and the gap
+    of a quiet gateway."""
+    took, gaps = [], []
+
+    def ask() -> None:
+        began = time.perf_counter()
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+            sock.sendall(request)
+            while sock.recv(1024 * 1024):
+                pass
+        took.append(time.perf_counter() - began)
+
+    for _ in range(RELOADS):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        gaps.append(served.gap(lambda thread=asking: not thread.is_alive()))  # type: ignore[misc]
+    time_taken, gap = statistics.median(took), statistics.median(gaps)
+    return [f"{value * 1000:.0f}" for value in (time_taken, gap, served.gap(_after(time_taken)))]
+
+
 def _row(count: int, served: Served, reloads: Sequence[tuple[float, float]], memory: list[str]) -> list[str]:
     gap, took = (statistics.median(values) for values in zip(*reloads, strict=True))
     quiet = served.gap(_after(took + AFTERWARDS))
@@ -187,6 +240,8 @@ TABLES: Final[dict[str, tuple[Callable[[Path, int], list[str]], tuple[int, ...],
     "models": (models_row, MODELS, ("models", *_GATEWAY)),
     "keys": (keys_row, KEYS, ("keys", *_GATEWAY, "`keys create` s")),
     "usage": (usage_row, ROWS, ("rows", "`usage` s")),
+    "scrapes": (scrapes_row, USED_KEYS, ("keys used", "scrape ms", "gap ms", "quiet gap ms")),
+    "bodies": (bodies_row, BODIES, ("body MiB", "request ms", "gap ms", "quiet gap ms")),
 }
 
 

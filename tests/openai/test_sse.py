@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiaas.errors import UpstreamError
-from aiaas.openai.sse import EventSplitter, event_data
+from aiaas.openai.sse import LARGE_EVENT, EventSplitter, after_last_event, count_events, event_data
 
 
 def split(chunks: list[bytes], limit: int = 1000) -> tuple[list[bytes], bytes]:
@@ -90,3 +90,23 @@ def test_a_limit_holds_for_each_event_not_for_the_chunk() -> None:
 def test_the_data_of_an_event_is_its_data_lines(event: bytes, data: bytes | None) -> None:
     """Joined by LF, each without one leading blank."""
     assert event_data(event) == data
+
+
+@given(st.lists(st.sampled_from([b"data: x", b"\n", b"\n\n", b"\r\n", b"event: y\n"]), max_size=12), st.booleans())
+def test_events_are_counted_as_by_one_search(parts: list[bytes], large: bool) -> None:
+    """A large event is counted line by line, with the same result."""
+    events = b"".join(parts) + (b"w" * LARGE_EVENT if large else b"") + b"".join(reversed(parts)) + b"\n\n"
+    assert count_events(events) == events.count(b"\n\n")
+
+
+@given(st.lists(st.sampled_from([b"x", b"\n", b"\r", b"\n\n", b"\r\n\r\n", b"w" * 50]), min_size=1, max_size=20))
+def test_the_last_end_is_found_however_the_reads_fall(parts: list[bytes]) -> None:
+    """Also where the end of a line and an empty line come in two reads."""
+    tail, whole = bytearray(), b"".join(parts)
+    ends = [(whole.rfind(end), len(end)) for end in (b"\n\n", b"\n\r\n", b"\r\r")]
+    last = 0
+    for part in parts:
+        seen = max(0, len(tail) - 3)
+        tail += part
+        last = max(last, after_last_event(tail, seen))
+    assert last == max((at + size for at, size in ends if at >= 0), default=0)

@@ -24,7 +24,7 @@ _PIECE: Final = 1000  # keys that are written out without the GIL being given up
 
 
 class KeySums(msgspec.Struct, array_like=True, gc=False):
-    """What one key has used. `gc=False`: the collector has nothing to visit in 50,000 of them."""
+    """Requests and LLM tokens of one key. `gc=False`: the collector has nothing to visit in 50,000 of them."""
 
     requests: int = 0
     input_tokens: int = 0

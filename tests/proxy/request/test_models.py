@@ -41,7 +41,7 @@ def test_a_list_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert prepared == ["a", "b", "c"]
 
 
-def test_what_a_backend_lists_later_is_shown() -> None:
+def test_a_list_follows_what_its_backend_lists() -> None:
     """The context length is there as soon as the backend has told it."""
     answers = lists("a")
     assert "max_model_len" not in json.loads(answers.body(ANYONE, f"{paths.MODELS}/a", NOTHING))

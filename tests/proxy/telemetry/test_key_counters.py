@@ -34,7 +34,7 @@ def test_prometheus_reads_every_key_once() -> None:
     assert {family.type for family in families.values()} == {"counter"}
 
 
-def test_without_keys_there_is_no_family() -> None:
+def test_no_keys_give_no_family() -> None:
     """A gateway that has served no key shows nothing by key."""
     assert exposed(CollectorRegistry(), {}) == b""
 
