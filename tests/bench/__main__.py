@@ -11,7 +11,7 @@ from tests.bench.measure import QUICK, Settings, measure
 from tests.bench.page import as_page
 from tests.bench.process import NotStartedError
 from tests.bench.report import OURS, as_json, as_text
-from tests.bench.subjects import SUBJECTS
+from tests.bench.subjects import SUBJECTS, USUAL
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bench.md"
 
@@ -21,7 +21,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench", description="Measure the cost of aiaas beside other proxies."
     )
-    parser.add_argument("--only", metavar="NAMES", default=",".join(SUBJECTS), help=f"some of {','.join(SUBJECTS)}")
+    parser.add_argument("--only", metavar="NAMES", default=",".join(USUAL), help=f"some of {','.join(SUBJECTS)}")
+    parser.add_argument("--python", metavar="FILE", default=sys.executable,
+                        help="run aiaas under this interpreter, which has it installed")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to FILE")
     parser.add_argument("--write-docs", action="store_true", help="write docs/bench.md")
     parser.add_argument("--quick", action="store_true", help="one round, to see that it works; the figures are rough")
@@ -29,10 +31,11 @@ def main(arguments: list[str]) -> int:
     names = [name for name in SUBJECTS if name in options.only.split(",")]
     if unknown := set(options.only.split(",")) - set(SUBJECTS):
         parser.error(f"--only: {', '.join(sorted(unknown))} unknown; there are {', '.join(SUBJECTS)}")
-    if options.write_docs and (options.quick or len(names) < len(SUBJECTS)):
+    if options.write_docs and (options.quick or names != list(USUAL)):
         parser.error("the docs take a whole run: --write-docs goes neither with --quick nor with --only")
     try:
-        results = measure(QUICK if options.quick else Settings(), names, lambda text: print(text, file=sys.stderr))
+        settings = QUICK if options.quick else Settings()
+        results = measure(settings, names, lambda text: print(text, file=sys.stderr), options.python)
     except NotStartedError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

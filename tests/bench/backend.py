@@ -47,7 +47,7 @@ class Backend(asyncio.Protocol):
             self._buffer = b""
             self._transport.write(wire.MODELS if data.startswith(b"GET /v1/models") else wire.HEALTHY)
             return
-        if not data.startswith(b"POST "):  # sglang-router asks in HTTP/2 whether this is gRPC
+        if not data.startswith(b"POST "):  # smg asks in HTTP/2 whether this is gRPC
             self._transport.write(wire.NO_HTTP)
             self._transport.close()
             return

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from contextlib import ExitStack
@@ -35,6 +33,7 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.usage import UsageRecorder
 from tests.bench import process, wire
+from tests.bench.interpreter import described
 from tests.bench.parts import CONFIG, KEY, measured_parts, run_parts
 from tests.ports import free_port
 from tests.proxy.conftest import let_in, plan_of
@@ -136,13 +135,7 @@ def measure() -> dict[str, int]:
 def as_page(counts: dict[str, int]) -> str:
     """docs/instructions.md."""
     lines = "".join(f"| {what} | {count:,} |\n" for what, count in counts.items())
-    python = f"{platform.python_version()} built {_built()}"
-    return PAGE_FORM.format(date=datetime.now(UTC).date(), python=python, lines=lines)
-
-
-def _built() -> str:
-    options = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
-    return "with PGO" if "--enable-optimizations" in options else "without PGO"
+    return PAGE_FORM.format(date=datetime.now(UTC).date(), python=described(sys.executable), lines=lines)
 
 
 def main(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self, cast
 
@@ -47,9 +47,9 @@ Mark = Callable[[Tally], None]
 class ShortClient(asyncio.Protocol):
     """A keep-alive connection that sends one request at a time; `answered` says what comes after an answer."""
 
-    def __init__(self, tally: Tally, request: bytes) -> None:
+    def __init__(self, tally: Tally, requests: Iterator[bytes]) -> None:
         self.tally = tally
-        self._request = request
+        self._requests = requests
         self._buffer = b""
         self._closing = False
 
@@ -67,9 +67,9 @@ class ShortClient(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def send(self) -> None:
-        """Send the request."""
+        """Send the next request."""
         if not self._closing:
-            self._transport.write(self._request)
+            self._transport.write(next(self._requests))
 
     def answered(self) -> None:
         """Called after each whole answer: closed loop, so the next request goes out at once."""
@@ -109,8 +109,8 @@ class ShortClient(asyncio.Protocol):
 class PooledClient(ShortClient):
     """A connection of an open loop: timed, and back in the pool after each answer."""
 
-    def __init__(self, tally: Tally, request: bytes, pool: Pool) -> None:
-        super().__init__(tally, request)
+    def __init__(self, tally: Tally, requests: Iterator[bytes], pool: Pool) -> None:
+        super().__init__(tally, requests)
         self._pool = pool
         self._due = 0.0
 
@@ -149,7 +149,7 @@ class Pool:
 
 
 async def closed_loop(
-    port: int, request: bytes, mark: Mark, *, connections: int, warm_up: float, seconds: float
+    port: int, requests: Iterator[bytes], mark: Mark, *, connections: int, warm_up: float, seconds: float
 ) -> Tally:
     """`connections` requests at any time; `mark` is called at the start and at the end of the measured part.
 
@@ -159,7 +159,7 @@ async def closed_loop(
     clients = []
     try:
         for _ in range(connections):
-            clients.append(await ShortClient.connect(port, tally, request))
+            clients.append(await ShortClient.connect(port, tally, requests))
         for client in clients:
             client.send()
         await sleep(warm_up, tally)
@@ -173,7 +173,14 @@ async def closed_loop(
 
 
 async def open_loop(
-    port: int, request: bytes, mark: Mark, *, connections: int, per_second: float, warm_up: float, seconds: float
+    port: int,
+    requests: Iterator[bytes],
+    mark: Mark,
+    *,
+    connections: int,
+    per_second: float,
+    warm_up: float,
+    seconds: float,
 ) -> Tally:
     """`per_second` requests, evenly spaced, over at most `connections`; the latencies are those of the measured part.
 
@@ -183,7 +190,7 @@ async def open_loop(
     clients: list[PooledClient] = []
     try:
         for _ in range(connections):
-            clients.append(await PooledClient.connect(port, tally, request, pool))
+            clients.append(await PooledClient.connect(port, tally, requests, pool))
         for client in clients:
             pool.give_back(client)
         await _send_evenly(pool, tally, per_second, warm_up)

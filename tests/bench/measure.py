@@ -2,11 +2,12 @@
 does in the meantime hits all alike.
 
 First each subject is started several times by itself: start-up, memory idle and with many streams open. Then all run
-at once and are measured in rounds, one at a time: short requests in a closed loop, short requests at a fixed rate,
-many streams at a fixed pace with short streams among them for the time to the first event. The backend is measured
-without a proxy in each round, too, and what it takes by itself is taken off.
+at once and are measured in rounds, one at a time: short requests in a closed loop, the same one each time and with a
+head that differs, short requests at two fixed rates, many streams at a fixed pace with short streams among them for the
+time to the first event, and clients that arrive at once. The backend is measured without a proxy in each round, too,
+and the added latencies are less its own.
 
-A failure with one subject is written down for it and for this measure, and the run goes on.
+A failure with one subject is written down for it and for this measure, which is not tried again, and the run goes on.
 """
 
 from __future__ import annotations
@@ -14,21 +15,27 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import psutil
 import uvloop
 
 from tests.bench import process, wire
+from tests.bench.arrivals import arrivals
+from tests.bench.interpreter import described
 from tests.bench.load import BadAnswerError, Tally, closed_loop, open_loop
 from tests.bench.process import NotStartedError
 from tests.bench.streaming import Shape, held_streams, streams_and_probes
-from tests.bench.subjects import FAST, SUBJECTS, MissingError, Pace, Subject
+from tests.bench.subjects import FAST, SUBJECTS, MissingError, Pace, Subject, aiaas
 from tests.ports import free_port
 
 T = TypeVar("T")
@@ -43,20 +50,22 @@ class Settings:
     """How much is measured. Seconds, and counts."""
 
     rounds: int = 3
-    warm_up: float = 0.4
+    warm_up: float = 0.3
     connections: int = 32
-    short_seconds: float = 2.0
-    paced_seconds: float = 3.0
+    short_seconds: float = 1.5
+    paced_seconds: float = 2.0
     streams: int = 256
-    stream_seconds: float = 3.0
-    probe_seconds: float = 1.5
+    stream_seconds: float = 2.0
+    probe_seconds: float = 1.2
+    arrivals: int = 256
+    arrival_times: int = 2
     open_streams: int = 2000
     starts: int = 2
     memory_repeats: int = 1
 
 
 QUICK: Final = Settings(rounds=1, short_seconds=0.4, paced_seconds=0.6, stream_seconds=0.6, probe_seconds=0.4,
-                        streams=32, open_streams=200, starts=1, memory_repeats=1)  # fmt: skip
+                        streams=32, open_streams=200, starts=1, arrival_times=1)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ class Findings:
 
     missing    why there is nothing at all; empty where there is
     values     of each measure (the keys of report.MEASURES), in the order of the repetitions
-    costs      of each load: `short`, `paced`, `event`
+    costs      of each load: `short`, `varied`, `paced`, `brisk`, `event`
     problems   of each phase that failed, why
     """
 
@@ -104,17 +113,18 @@ class Findings:
         """Write down what goes wrong, and go on."""
         try:
             yield
-        except (BadAnswerError, NotStartedError) as error:
+        except (BadAnswerError, NotStartedError, OSError, psutil.Error) as error:  # the last two: it has ended
             self.problems.setdefault(phase, str(error))
 
 
 @dataclass(slots=True)
 class Results:
-    """All of a run; `direct` is the backend without a proxy."""
+    """All of a run; `direct` is the backend without a proxy, `interpreter` the one that aiaas ran on."""
 
     settings: Settings
     findings: list[Findings]
     direct: Findings
+    interpreter: str
     load_before: str
     load_after: str
     seconds: float
@@ -152,16 +162,19 @@ class Window:
         return Cost(tested / units * 1e6, units / wall, tested / wall, others / wall, disturbed)
 
 
-def measure(settings: Settings, names: Sequence[str], say: Callable[[str], None]) -> Results:
-    """Measure the subjects of these names. Raises NotStartedError where the backend does not start."""
+def measure(
+    settings: Settings, names: Sequence[str], say: Callable[[str], None], python: str = sys.executable
+) -> Results:
+    """Measure the subjects of these names, aiaas under `python`. Raises NotStartedError where the backend fails."""
     began, load_before = time.perf_counter(), _load_average()
+    interpreter = described(python)
     process.raise_file_limit(OPEN_FILES)
     process.pin(process.OTHER_CORE)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
-        bench = _Bench(settings, Path(name), stack, say)
+        bench = _Bench(settings, Path(name), stack, say, python)
         findings = bench.run(names)
     seconds = time.perf_counter() - began
-    return Results(settings, findings, bench.direct, load_before, _load_average(), seconds)
+    return Results(settings, findings, bench.direct, interpreter, load_before, _load_average(), seconds)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -181,8 +194,11 @@ class _Running:
 class _Bench:
     """The processes of one run, and the order in which they are measured."""
 
-    def __init__(self, settings: Settings, folder: Path, stack: ExitStack, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, stack: ExitStack, say: Callable[[str], None], python: str
+    ) -> None:
         self._settings = settings
+        self._makers = {**SUBJECTS, "aiaas": partial(aiaas, python=python)}
         self._folder = folder
         self._stack = stack
         self._say = say
@@ -197,12 +213,12 @@ class _Bench:
         findings = {name: Findings(name) for name in names}
         subjects = [subject for name in names if (subject := self._prepare(findings[name])) is not None]
         for number in range(1 + self._settings.starts):
-            for subject in subjects:
+            for subject in [each for each in subjects if "start" not in findings[each.name].problems]:
                 self._say(f"start {number} of {self._settings.starts}: {subject.name}")
                 with findings[subject.name].attempt("start"):
                     self._single_start(subject, findings[subject.name], number)
         running = []
-        for subject in subjects:
+        for subject in [each for each in subjects if "start" not in findings[each.name].problems]:
             with findings[subject.name].attempt("start"):
                 process_, _ = self._start(subject, process.TESTED_CORE, self._stack)
                 running.append(_Running(subject, findings[subject.name], process_.pid))
@@ -212,7 +228,7 @@ class _Bench:
 
     def _prepare(self, findings: Findings) -> Subject | None:
         try:
-            subject = SUBJECTS[findings.name](self._folder, self._port)
+            subject = self._makers[findings.name](self._folder, self._port)
         except (MissingError, NotStartedError) as error:
             self._say(f"{findings.name}: {error}")
             findings.missing = str(error)
@@ -257,43 +273,66 @@ class _Bench:
         self._say(f"round {number + 1} of {self._settings.rounds}: direct")
         base: dict[str, float] = {}
         with self.direct.attempt("direct"):
-            base = self._paced(self._unproxied) | self._streams(self._unproxied)
+            paced, brisk = FAST.requests, FAST.brisk
+            direct = self._unproxied
+            base = self._paced(direct, "paced", paced) | self._paced(direct, "brisk", brisk) | self._streams(direct)
+            self._arrivals(direct)
         for measure, value in base.items():
             self.direct.add(measure, value)
         for each in running:
             self._say(f"round {number + 1} of {self._settings.rounds}: {each.subject.name}")
-            with each.findings.attempt("short requests, closed loop"):
-                self._short(each)
-            with each.findings.attempt("short requests at a fixed rate"):
-                self._add_less(each.findings, self._paced(each), base)
-            with each.findings.attempt("streams"):
-                self._add_less(each.findings, self._streams(each), base)
+            for phase, work in self._phases(each).items():
+                if phase not in each.findings.problems:
+                    with each.findings.attempt(phase):
+                        for measure, value in work().items():
+                            if measure in base:
+                                each.findings.add(measure, value - base[measure])
 
-    def _add_less(self, findings: Findings, values: dict[str, float], base: dict[str, float]) -> None:
-        for measure, value in values.items():
-            if measure in base:
-                findings.add(measure, value - base[measure])
+    def _phases(self, each: _Running) -> dict[str, Callable[[], dict[str, float]]]:
+        """Each load, as a function that returns latencies, from which the backend's own are still to be taken off."""
+        key, pace = each.subject.key, each.subject.pace
+        return {
+            "short requests, closed loop": partial(self._short, each, "short", repeat(wire.request(key))),
+            "short requests, each head another": partial(self._short, each, "varied", wire.varied(key)),
+            "short requests at a fixed rate": partial(self._paced, each, "paced", pace.requests),
+            "short requests at the faster rate": partial(self._paced, each, "brisk", pace.brisk),
+            "streams": partial(self._streams, each),
+            "clients that arrive at once": partial(self._arrivals, each),
+        }
 
-    def _short(self, running: _Running) -> None:
+    def _short(self, running: _Running, load: str, requests: Iterator[bytes]) -> dict[str, float]:
         settings = self._settings
         window = Window(running.pid, self._backend, lambda tally: tally.answers)
-        load = closed_loop(running.subject.port, wire.request(running.subject.key), window,
-                           connections=settings.connections, warm_up=settings.warm_up,
-                           seconds=settings.short_seconds)  # fmt: skip
-        _run(load)
-        self._count(running, "short", window)
-        running.findings.add("short_rate", running.findings.costs["short"][-1].rate)
+        _run(closed_loop(running.subject.port, requests, window, connections=settings.connections,
+                         warm_up=settings.warm_up, seconds=settings.short_seconds))  # fmt: skip
+        self._count(running, load, window)
+        if load == "short":
+            running.findings.add("short_rate", running.findings.costs[load][-1].rate)
+        return {}
 
-    def _paced(self, running: _Running) -> dict[str, float]:
+    def _paced(self, running: _Running, load: str, per_second: float) -> dict[str, float]:
         settings = self._settings
-        pace = running.subject.pace
         window = Window(running.pid, self._backend, lambda tally: tally.answers)
-        load = open_loop(running.subject.port, wire.request(running.subject.key), window,
-                         connections=4 * settings.connections, per_second=pace.requests, warm_up=settings.warm_up,
-                         seconds=settings.paced_seconds)  # fmt: skip
-        latencies = sorted(_run(load).latencies)
-        self._count(running, "paced", window)
-        return {"latency_p50": percentile(latencies, 0.5), "latency_p99": percentile(latencies, 0.99)}
+        requests = repeat(wire.request(running.subject.key))
+        tally = _run(open_loop(running.subject.port, requests, window, connections=4 * settings.connections,
+                               per_second=per_second, warm_up=settings.warm_up,
+                               seconds=settings.paced_seconds))  # fmt: skip
+        self._count(running, load, window)
+        latencies = sorted(tally.latencies)
+        shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+        return {f"{load}_{name}": percentile(latencies, share) for name, share in shares.items()}
+
+    def _arrivals(self, running: _Running) -> dict[str, float]:
+        """As the clients see it: the backend's own part is left in."""
+        settings, subject = self._settings, running.subject
+        request = wire.request(subject.key, wire.Stream(2, 5.0))
+        waited: list[float] = []
+        for _ in range(settings.arrival_times):
+            waited += arrivals(subject.port, request, settings.arrivals)
+        waited.sort()
+        for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+            running.findings.add(f"arrival_{name}", percentile(waited, share))
+        return {}
 
     def _streams(self, running: _Running) -> dict[str, float]:
         settings, subject = self._settings, running.subject

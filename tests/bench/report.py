@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any, Final
 
 from tests.bench.measure import Cost, Findings, Results
+from tests.bench.subjects import FAST
 
 OURS: Final = "aiaas"
 FULL: Final = 0.95  # above this share, what feeds the proxy was the limit and not the proxy
@@ -35,13 +36,32 @@ class Measure:
     paced: bool = False
 
 
+LOADS: Final = {
+    "closed loop": "short",
+    "closed loop, each head another": "varied",
+    "fixed rate": "paced",
+    "faster rate": "brisk",
+    "streams": "event",
+}
+_SLOWER: Final = f"{FAST.requests:g} a second"
+_FASTER: Final = f"{FAST.brisk:,g} a second"
+
 MEASURES: Final = (
     Measure("short_cpu", "CPU a short request, {connections} connections", "us", 1.0, "short"),
-    Measure("paced_cpu", "CPU a short request, 500 a second", "us", 1.0, "paced", paced=True),
+    Measure("varied_cpu", "CPU a short request, each with a request id of its own", "us", 1.0, "varied"),
+    Measure("paced_cpu", f"CPU a short request, {_SLOWER}", "us", 1.0, "paced", paced=True),
+    Measure("brisk_cpu", f"CPU a short request, {_FASTER}", "us", 1.0, "brisk", paced=True),
     Measure("event_cpu", "CPU a stream event, {streams} streams of 50 a second", "us", 1.0, "event", paced=True),
     Measure("short_rate", "short requests a second on one core", "1/s", 1.0, "short"),
-    Measure("latency_p50", "added latency p50, 500 requests a second", "us", 1e6, paced=True),
-    Measure("latency_p99", "added latency p99, 500 requests a second", "us", 1e6, paced=True),
+    *(
+        Measure(f"{load}_{key}", f"added latency {name}, {rate}", "us", 1e6, paced=True)
+        for load, rate in (("paced", _SLOWER), ("brisk", _FASTER))
+        for key, name in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"))
+    ),
+    *(
+        Measure(f"arrival_{name}", f"first byte {name}, {{arrivals}} clients arrive at once", "ms", 1e3)
+        for name in ("p50", "p99", "max")
+    ),
     Measure("ttft_p50", "added time to first event p50, at {streams} streams", "us", 1e6, paced=True),
     Measure("ttft_p95", "added time to first event p95, at {streams} streams", "us", 1e6, paced=True),
     Measure("idle", "memory idle", "MiB", 2**-20),
@@ -135,8 +155,9 @@ def slower(results: Results) -> list[str]:
     """The footnotes of the stars; each a line."""
     starred = {name for row in rows(results) for name in row.slower}
     return [
-        f"* {each.name} could not answer what the others were asked for: measured at {each.pace.requests:g} requests a "
-        f"second, and at {results.settings.streams} streams of {each.pace.events:g} events a second"
+        f"* {each.name} could not answer what the others were asked for: measured at {each.pace.requests:g} and "
+        f"{each.pace.brisk:g} requests a second, and at {results.settings.streams} streams of {each.pace.events:g} "
+        "events a second"
         for each in results.findings
         if each.name in starred
     ]
@@ -146,7 +167,8 @@ def busy(results: Results) -> list[str]:
     """How busy the two cores were under each load; each a line."""
     return [
         f"{load}: " + "; ".join(_busy(each.name, each.costs[key]) for each in results.findings if key in each.costs)
-        for load, key in (("closed loop", "short"), ("fixed rate", "paced"), ("streams", "event"))
+        for load, key in LOADS.items()
+        if any(key in each.costs for each in results.findings)
     ]
 
 
@@ -160,6 +182,13 @@ def _busy(name: str, costs: Sequence[Cost]) -> str:
     return f"{name} at {rate:,.0f}/s: its core {tested:.0%} busy, generator and backend {others:.0%}{full}{shared}"
 
 
+def unproxied(results: Results) -> list[str]:
+    """The first bytes without a proxy, which the rows of clients that arrive at once still contain; a line."""
+    found = {name: results.direct.values.get(f"arrival_{name}") for name in ("p50", "p99", "max")}
+    said = ", ".join(f"{name} {number(median(values) * 1e3)} ms" for name, values in found.items() if values)
+    return [f"first byte without a proxy, {results.settings.arrivals} clients arrive at once: {said}"] if said else []
+
+
 def as_text(results: Results) -> str:
     """For the terminal: a block for each measure, then the notes."""
     names = [each.name for each in results.findings]
@@ -171,7 +200,14 @@ def as_text(results: Results) -> str:
             compared = row.compared(name)
             lines.append(f"  {name:<{width}}  {row.cell(name):<34}{compared and 'x '}{compared}".rstrip())
     load = f"load average before: {results.load_before}; after: {results.load_after} (with this run's own load)"
-    notes = [*slower(results), *problems(results), *busy(results), load, f"took {results.seconds:.0f} s"]
+    notes = [
+        *slower(results),
+        *problems(results),
+        *busy(results),
+        *unproxied(results),
+        load,
+        f"took {results.seconds:.0f} s",
+    ]
     return "\n".join([*lines, "", *notes])
 
 
@@ -194,7 +230,7 @@ def as_json(results: Results) -> dict[str, Any]:
             for row in rows(results)
         ],
         "problems": problems(results),
-        "busy": busy(results),
+        "busy": [*busy(results), *unproxied(results)],
         "load_average": {"before": results.load_before, "after": results.load_after},
         "seconds": results.seconds,
     }
@@ -202,7 +238,7 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def versions(results: Results) -> dict[str, str]:
     """The versions, the machine and the settings of the measurement."""
-    found = {"python": platform.python_version(), "kernel": platform.release(), "processor": processor()}
+    found = {"python": results.interpreter, "kernel": platform.release(), "processor": processor()}
     found |= {each.name: each.version for each in results.findings if each.version}
     return found | {name: version(name) for name in ("aiohttp", "httptools", "uvloop", "msgspec")}
 

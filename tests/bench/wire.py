@@ -8,7 +8,10 @@ How many events a stream shall have and how fast is said in its prompt, the one 
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +49,14 @@ def request(key: str, stream: Stream | None = None) -> bytes:
         f"POST {PATH} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nAccept: application/json\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
+
+
+def varied(key: str) -> Iterator[bytes]:
+    """The same request with a request id and a trace of its own each time, as an ingress adds them."""
+    line, _, rest = request(key).partition(b"\r\n")
+    for number in itertools.count(random.getrandbits(120)):
+        added = b"x-request-id: %032x\r\ntraceparent: 00-%032x-%016x-01" % (number, number, number & (1 << 63) - 1)
+        yield b"\r\n".join((line, added, rest))
 
 
 def asked_for(body: bytes, otherwise: Stream = ONE_EVENT) -> Stream:
