@@ -113,7 +113,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The cost of aiaas beside nginx, haproxy, two routers in Rust and LiteLLM (docs/bench.md); recorded, not judged.
+    """The cost of aiaas beside nginx, haproxy, Envoy, two routers in Rust and LiteLLM (docs/bench.md); not judged.
 
     Then, without arguments, the load test beside vLLM's own and guidellm (docs/loadtest-crosscheck.md).
     """

@@ -53,7 +53,7 @@ class Settings:
     warm_up: float = 0.3
     connections: int = 32
     short_seconds: float = 1.5
-    paced_seconds: float = 2.0
+    paced_seconds: float = 2.5
     streams: int = 256
     stream_seconds: float = 2.0
     probe_seconds: float = 1.2

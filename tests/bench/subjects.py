@@ -2,7 +2,7 @@
 
 Each runs as its own documentation says, with one backend and without what costs it time for nothing here: quiet logs,
 the cheapest policy, no database. nginx, haproxy and envoy check nothing; vllm-router, smg and LiteLLM have one key for
-everybody. envoy-keys and smg-keys get nearest to the job of aiaas: keys with limits, and for Envoy a log of requests.
+everybody. envoy-keys gets nearest to the job of aiaas: a key, limits on the requests of its client, a log of requests.
 """
 
 from __future__ import annotations
@@ -125,10 +125,6 @@ ENVOY_CHECKS: Final = """
               enable_x_ratelimit_headers: DRAFT_VERSION_03
               descriptors: [{{entries: [{{key: client}}], token_bucket: *bucket}}]"""
 
-SMG_LIMITS: Final = """\
-default_policy: {requests_per_minute: 100000000, tokens_per_minute: 4000000000}
-"""
-
 LITELLM_CONFIG: Final = """\
 model_list:
   - model_name: {alias}
@@ -239,36 +235,23 @@ def _envoy(name: str, folder: Path, backend: int, *, log: str, checks: str) -> S
 def vllm_router(_folder: Path, backend: int) -> Subject:
     """vLLM's router in Rust, started by its own command."""
     command = [str(_environment("vllm-router") / "bin" / "vllm-router"), "--log-level", "warning"]
-    return _rust_router("vllm-router", "vllm-router", [*command, "--api-key", SHARED_KEY], backend)
+    return _rust_router("vllm-router", command, backend)
 
 
 def smg(_folder: Path, backend: int) -> Subject:
     """The successor of SGLang's router, in Rust, started by its own command."""
-    return _rust_router("smg", "smg", [*_smg(), "--api-key", SHARED_KEY], backend)
-
-
-def smg_keys(folder: Path, backend: int) -> Subject:
-    """The same with a key of its own for each tenant, and limits on its requests and tokens."""
-    limits = folder / "smg-limits.yaml"
-    limits.write_text(SMG_LIMITS)
-    command = [*_smg(), "--tenant-api-key", f"bench:{SHARED_KEY}"]
-    command += ["--tenant-rate-limit-enabled", "--tenant-rate-limit-config", str(limits)]
-    return _rust_router("smg-keys", "smg", command, backend)
-
-
-def _smg() -> list[str]:
-    program = str(_environment("smg") / "bin" / "smg")
+    command = [str(_environment("smg") / "bin" / "smg"), "launch", "--log-level", "warn"]
     # It rejects a name that its worker does not serve, so it needs to know the alias.
-    alias = ["--model-alias", f"{wire.ALIAS}={wire.SERVED_MODEL}"]
-    return [program, "launch", "--log-level", "warn", "--shutdown-grace-period-secs", "1", *alias]
+    command += ["--model-alias", f"{wire.ALIAS}={wire.SERVED_MODEL}", "--shutdown-grace-period-secs", "1"]
+    return _rust_router("smg", command, backend)
 
 
-def _rust_router(name: str, package: str, command: list[str], backend: int) -> Subject:
+def _rust_router(name: str, command: list[str], backend: int) -> Subject:
     port = free_port()
     command += ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://127.0.0.1:{backend}"]
     command += ["--policy", "round_robin", "--max-concurrent-requests", "32768", "--worker-startup-check-interval", "1"]
-    command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
-    return Subject(name, setup.version(package), port, command, SHARED_KEY)
+    command += ["--api-key", SHARED_KEY, "--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
+    return Subject(name, setup.version(name), port, command, SHARED_KEY)
 
 
 def litellm(folder: Path, backend: int) -> Subject:
@@ -325,7 +308,6 @@ SUBJECTS: Final[Mapping[str, Callable[[Path, int], Subject]]] = {
     "envoy-keys": envoy_keys,
     "vllm-router": vllm_router,
     "smg": smg,
-    "smg-keys": smg_keys,
     "litellm": litellm,
     "litellm-rust": litellm_rust,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tests.bench.load import BadAnswerError
 from tests.bench.measure import QUICK, Cost, Findings, Results, Settings, Window, measure, percentile
 from tests.bench.page import as_page, without_paths
 from tests.bench.report import LOADS, MEASURES, as_json, as_text, rows
-from tests.bench.subjects import SLOW, SUBJECTS, USUAL, Subject
+from tests.bench.subjects import FAST, SLOW, SUBJECTS, USUAL, Subject
+from tests.ports import free_port
 
 REPETITIONS = (0.0, 1.0, 5.0)
 
@@ -162,24 +164,47 @@ def test_missing_program_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) 
         SUBJECTS["haproxy"](Path("unused"), 1)
 
 
-def test_subject_that_does_not_start_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does it end the run: the backend is still measured by itself."""
-
-    def broken(_folder: Path, _backend: int) -> Subject:
-        return Subject("nginx", "1", 1, [sys.executable, "-c", "exit('broken')"])
-
-    said: list[str] = []
-    tiny = replace(QUICK, rounds=2, warm_up=0.05, paced_seconds=0.1, stream_seconds=0.1, probe_seconds=0.1, streams=2)
+def tiny_run(
+    monkeypatch: pytest.MonkeyPatch, subject: Subject, say: Callable[[str], None] = print, *, starts: int = 0
+) -> Results:
+    """Two rounds of `subject`, of tenths of a second."""
+    tiny = replace(QUICK, rounds=2, warm_up=0.05, short_seconds=0.1, paced_seconds=0.1, stream_seconds=0.1,
+                   probe_seconds=0.1, streams=2, open_streams=2, arrivals=2, starts=starts)  # fmt: skip
     affinity = os.sched_getaffinity(0)
-    monkeypatch.setattr("tests.bench.measure.SUBJECTS", {"nginx": broken})
+    monkeypatch.setattr("tests.bench.measure.SUBJECTS", {subject.name: lambda _folder, _backend: subject})
     try:
-        run = measure(replace(tiny, arrivals=2, starts=3), ["nginx"], said.append)
+        return measure(tiny, [subject.name], say)
     finally:
         os.sched_setaffinity(0, affinity)
+
+
+def test_subject_that_does_not_start_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it end the run: the backend is still measured by itself."""
+    said: list[str] = []
+    broken = Subject("nginx", "1", 1, [sys.executable, "-c", "exit('broken')"])
+    run = tiny_run(monkeypatch, broken, said.append, starts=2)
     assert "nginx did not answer; it wrote: broken" in run.findings[0].problems["start"]
-    assert [line for line in said if line.startswith("start")] == ["start 0 of 3: nginx"]
+    assert [line for line in said if line.startswith("start")] == ["start 0 of 2: nginx"]
     assert run.direct.problems == {}
     assert len(run.direct.values["arrival_p50"]) == 2
+
+
+def test_failed_load_is_not_tried_again_and_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that hangs in one of them would cost a minute in each round."""
+    port, asked = free_port(), []
+
+    def refused(at: int, _request: bytes, _count: int) -> list[float]:
+        asked.append(at)
+        if at == port:
+            raise BadAnswerError("refused")
+        return [0.001]
+
+    monkeypatch.setattr("tests.bench.measure.arrivals", refused)
+    quick = replace(FAST, ramp=0.05)
+    run = tiny_run(monkeypatch, Subject("nginx", "1", port, process.backend_command(port), pace=quick))
+    assert run.findings[0].problems == {"clients that arrive at once": "refused"}
+    assert asked.count(port) == 1
+    assert {len(run.findings[0].values[f"{load}_cpu"]) for load in LOADS.values()} == {2}
 
 
 def test_first_byte_without_a_proxy_is_said() -> None:
