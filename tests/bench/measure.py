@@ -198,7 +198,7 @@ class _Bench:
         self, settings: Settings, folder: Path, stack: ExitStack, say: Callable[[str], None], python: str
     ) -> None:
         self._settings = settings
-        self._makers = {**SUBJECTS, "aiaas": partial(aiaas, python=python)}
+        self._makers: dict[str, Callable[[Path, int], Subject]] = {**SUBJECTS, "aiaas": partial(aiaas, python=python)}
         self._folder = folder
         self._stack = stack
         self._say = say

@@ -16,7 +16,7 @@ from tests.bench.load import BadAnswerError
 from tests.bench.measure import QUICK, Cost, Findings, Results, Settings, Window, measure, percentile
 from tests.bench.page import as_page, without_paths
 from tests.bench.report import LOADS, MEASURES, as_json, as_text, rows
-from tests.bench.subjects import FAST, SLOW, SUBJECTS, USUAL, Subject
+from tests.bench.subjects import SLOW, SUBJECTS, USUAL, Subject
 from tests.ports import free_port
 
 REPETITIONS = (0.0, 1.0, 5.0)
@@ -167,8 +167,9 @@ def test_missing_program_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) 
 def tiny_run(
     monkeypatch: pytest.MonkeyPatch, subject: Subject, say: Callable[[str], None] = print, *, starts: int = 0
 ) -> Results:
-    """Two rounds of `subject`, of tenths of a second."""
-    tiny = replace(QUICK, rounds=2, warm_up=0.05, short_seconds=0.1, paced_seconds=0.1, stream_seconds=0.1,
+    """Two rounds of `subject`, of tenths of a second, without the streams, which take seconds."""
+    monkeypatch.setattr("tests.bench.measure._Bench._streams", lambda *_: {})
+    tiny = replace(QUICK, rounds=2, warm_up=0.05, short_seconds=0.1, paced_seconds=0.1,
                    probe_seconds=0.1, streams=2, open_streams=2, arrivals=2, starts=starts)  # fmt: skip
     affinity = os.sched_getaffinity(0)
     monkeypatch.setattr("tests.bench.measure.SUBJECTS", {subject.name: lambda _folder, _backend: subject})
@@ -200,11 +201,10 @@ def test_failed_load_is_not_tried_again_and_others_are(monkeypatch: pytest.Monke
         return [0.001]
 
     monkeypatch.setattr("tests.bench.measure.arrivals", refused)
-    quick = replace(FAST, ramp=0.05)
-    run = tiny_run(monkeypatch, Subject("nginx", "1", port, process.backend_command(port), pace=quick))
+    run = tiny_run(monkeypatch, Subject("nginx", "1", port, process.backend_command(port)))
     assert run.findings[0].problems == {"clients that arrive at once": "refused"}
     assert asked.count(port) == 1
-    assert {len(run.findings[0].values[f"{load}_cpu"]) for load in LOADS.values()} == {2}
+    assert {len(run.findings[0].values[f"{load}_cpu"]) for load in ("short", "varied", "paced", "brisk")} == {2}
 
 
 def test_first_byte_without_a_proxy_is_said() -> None:
