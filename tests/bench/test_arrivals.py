@@ -62,6 +62,6 @@ def test_arrival_where_nothing_listens_is_rejected() -> None:
 async def test_stream_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One hanging proxy does not stop the run."""
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
-    async with serving(lambda: Altered(wire.STREAM_HEAD)) as port:
+    async with serving(lambda: Altered(wire.STREAM_HEAD, close=True)) as port:
         with pytest.raises(BadAnswerError, match="not all of 1 clients"):
             await asyncio.to_thread(arrivals, port, REQUEST, 1)

@@ -25,6 +25,8 @@ async def serving(protocol: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for _ in range(5):  # the clients have closed: the loop notices it, and closes its ends
+            await asyncio.sleep(0)
 
 
 def backend() -> Backend:
