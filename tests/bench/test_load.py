@@ -20,13 +20,20 @@ FEW = Shape(4, 0.01, wire.Stream(40, 100.0))
 @asynccontextmanager
 async def serving(protocol: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator[int]:
     """The port of a server."""
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    made: list[asyncio.BaseProtocol] = []
+
+    def make() -> asyncio.BaseProtocol:
+        made.append(protocol())
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for _ in range(5):  # the clients have closed: the loop notices it, and closes its ends
-            await asyncio.sleep(0)
+        for each in made:
+            each._transport.abort()  # type: ignore[attr-defined]
+        await asyncio.sleep(0)  # the loop closes them in its next turn
 
 
 def backend() -> Backend:
