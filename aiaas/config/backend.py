@@ -37,13 +37,14 @@ class Model(Section):
     (`clamp`). The default rejects, so that clients learn that they cannot get the tokens that they asked for."""
 
 
-def _model_form(value: object) -> str:
-    return LONG_FORM if isinstance(value, dict | Model) else SHORT_FORM
+def entry_form(value: object) -> str:
+    """Return the tag of an entry: a mapping, or a single value."""
+    return LONG_FORM if isinstance(value, dict | Section) else SHORT_FORM
 
 
 ModelEntry = Annotated[
     Annotated[Text, Tag(SHORT_FORM)] | Annotated[Model, Tag(LONG_FORM)],
-    Discriminator(_model_form),
+    Discriminator(entry_form),
 ]
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from aiaas.config import codes, exposure
+from aiaas.config import codes, exposure, request_fields
 from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import CLUSTER_RULES
@@ -383,10 +383,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _endpoint_paths,
     _ports,
     _networks,
-    exposure.trusted_anybody,
-    exposure.endless_patience,
-    exposure.any_origin,
-    exposure.media_fetched,
+    *exposure.EXPOSURE_RULES,
+    *request_fields.FIELD_RULES,
     _auth,
     _limits,
     _store,

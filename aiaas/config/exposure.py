@@ -76,3 +76,6 @@ def media_fetched(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             "or start vLLM with --allowed-media-domains and block its outgoing traffic"
         )
         yield codes.MEDIA_FETCHED, "warning", ("request", "media_urls"), message
+
+
+EXPOSURE_RULES: Final = (trusted_anybody, endless_patience, any_origin, media_fetched)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from aiaas.config.backend import Backend
+from aiaas.config.backend import LONG_FORM, SHORT_FORM, Backend, entry_form
 from aiaas.config.kubernetes import Kubernetes
 from aiaas.config.section import Section
-from aiaas.config.values import AtLeast1, Count, Duration, Flag, Origin, Port, PositiveDuration, Size, Text
+from aiaas.config.values import AtLeast0, AtLeast1, Count, Duration, Flag, Origin, Port, PositiveDuration, Size, Text
 
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),  # LOG_LEVEL=INFO is common
 ]
+RequestField = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,79}$")]
 BackendName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -163,6 +164,20 @@ class RateLimit(Section):
     `deny` rejects every request with 503."""
 
 
+class FieldBound(Section):
+    """A bound on a field of the engine."""
+
+    max: AtLeast0
+    """The largest number, the most entries of a list, or the most bytes of a grammar; engine-fields.md says which of
+    them a field has."""
+
+
+WrittenRule = Annotated[
+    Annotated[Literal["pass", "strip", "reject"], Tag(SHORT_FORM)] | Annotated[FieldBound, Tag(LONG_FORM)],
+    Discriminator(entry_form),
+]
+
+
 class Request(Section):
     """Bounds on requests that would harm others."""
 
@@ -172,6 +187,15 @@ class Request(Section):
 
     max_choices: AtLeast1 = 8
     """The largest number of answers to one request: `n` times the number of prompts."""
+
+    fields: dict[RequestField, WrittenRule] = Field(default_factory=dict)
+    """Which of vLLM's request fields clients may set: `pass`, `strip` (remove it), `reject` (400), or `{max: N}`.
+    Fields that reach beyond their own request, such as `priority`, are rejected by default, and costly ones have
+    bounds: engine-fields.md has the table, and the reasons. A rule here replaces the field's default on all paths."""
+
+    unknown_fields: Literal["pass", "reject"] = "pass"
+    """Whether a request may have fields that vLLM 0.32 does not know on its path. The default passes them, since vLLM
+    ignores them and clients send many; `reject` also refuses fields that a newer vLLM would obey."""
 
 
 class Monitoring(Section):

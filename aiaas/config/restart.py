@@ -67,6 +67,8 @@ RELOADS: Final = frozenset(
         "rate_limit.store_timeout",
         "request.media_urls",
         "request.max_choices",
+        "request.fields",
+        "request.unknown_fields",
         "monitoring.log_level",
         "backends.*.enabled",
         "backends.*.url",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths, windows
+from aiaas.openai.engine_fields import GUARDED
 from aiaas.openai.lenient import scalar, truth, whole
 from aiaas.openai.media import media_url
 from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
@@ -45,6 +47,7 @@ class Peek(msgspec.Struct, frozen=True):
     media_url           the place of an image, audio or video URL other than `data:`, which vLLM would fetch
     stream_interval     the tokens that the client wants in each event of the stream; 1 by default
     plain               the key of each of these fields occurs once in the body, without escapes: a search finds it
+    guarded             the fields of `engine_fields.GUARDED` that the body has, as written; None if it has none
     """
 
     model: str | None
@@ -59,6 +62,7 @@ class Peek(msgspec.Struct, frozen=True):
     media_url: str | None
     stream_interval: int = 1
     plain: bool = False
+    guarded: dict[str, Raw] | None = None
 
 
 def peek(body: bytes, path: str) -> Peek:
@@ -74,10 +78,14 @@ def peek(body: bytes, path: str) -> Peek:
         fields = _converted(body, path, error)
     except UNREADABLE as error:
         raise unreadable(error) from None
+    values = msgspec.structs.astuple(fields)
+    guarded = None if values[_OWN:] == _NOT_GUARDED else _guarded(values)
     escaped = may_hide_keys(body)
-    plain = not escaped and len(body) <= LARGEST_COUNTED and _stands_once(body, fields)
+    plain = not escaped and len(body) <= LARGEST_COUNTED and _stands_once(body, fields, values)
+    if plain and guarded is not None:
+        plain = all(body.count(b'"%b"' % name.encode()) == 1 for name in guarded)
     if not plain:
-        _refuse_duplicates(body, fields)
+        _refuse_duplicates(body, fields, guarded or {})
     bound, bound_field = _output_bound(fields, path)
     options = fields.stream_options
     return Peek(
@@ -86,13 +94,14 @@ def peek(body: bytes, path: str) -> Peek:
         isinstance(options, _StreamOptions) and options.include_usage is True,
         isinstance(options, _StreamOptions),
         _choices(fields) if path in paths.MANY_CHOICES else 1,
-        _prompts(fields, path) if path in paths.MANY_PROMPTS else 1,
+        _prompts(fields, guarded or {}, path) if path in paths.MANY_PROMPTS else 1,
         bound,
         bound_field,
         fields.background is True and path == paths.RESPONSES,
         media_url(body, path, escaped=escaped),
         1 if fields.stream_interval is UNSET else min(_hint(fields.stream_interval), LARGEST_INTERVAL),
         plain,
+        guarded,
     )
 
 
@@ -128,12 +137,14 @@ class _Fields(msgspec.Struct):
     n: int | UnsetType | None = UNSET
     best_of: Raw | UnsetType = UNSET  # known to older vLLMs
     prompt: Raw | UnsetType = UNSET
-    prompt_embeds: Raw | UnsetType = UNSET  # a vLLM extension: further prompts, as base64 tensors
     input: Raw | UnsetType = UNSET
     background: bool | UnsetType | None = UNSET
 
 
-_DECODER: Final = msgspec.json.Decoder(_Fields)
+_AllFields: Final = msgspec.defstruct(
+    "_AllFields", [(name, Raw | UnsetType, UNSET) for name in GUARDED], bases=(_Fields,)
+)
+_DECODER: Final[msgspec.json.Decoder[_Fields]] = msgspec.json.Decoder(_AllFields)
 _MODEL: Final = msgspec.json.Decoder(str | None)
 _OPTIONS: Final = msgspec.json.Decoder(_WrittenOptions | None)
 _LARGEST: Final = 2**63 - 1  # some clients send it for "unbounded"; larger numbers do not fit the limiter's floats
@@ -151,7 +162,9 @@ LARGEST_INTERVAL: Final = 1_000_000
 
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # without escapes, as nearly every client writes them
+_OWN: Final = len(_NAMES)
 _NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:])
+_NOT_GUARDED: Final = (UNSET,) * len(GUARDED)
 
 _TRUTH: Final = "true or false"
 _EXPECTED: Final = {
@@ -173,7 +186,7 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     paths.RESPONSES: frozenset({"stream", "max_output_tokens", "background"}),
     paths.MESSAGES: frozenset({"stream", "max_tokens"}),
 }
-_AS_IT_STANDS: Final = frozenset({"stream_interval", "best_of", "prompt", "prompt_embeds", "input"})
+_AS_IT_STANDS: Final = frozenset({"stream_interval", "best_of", "prompt", "input"})
 
 
 def _converted(body: bytes, path: str, error: msgspec.ValidationError) -> _Fields:
@@ -192,7 +205,15 @@ def _converted(body: bytes, path: str, error: msgspec.ValidationError) -> _Field
             values[name] = _convert(name, value)
         elif name in _NAMES:
             values[name] = None  # not UNSET, so that a repeated field is still found
-    return _Fields(**values)
+        elif name in GUARDED:
+            values[name] = value
+    fields = _AllFields(**values)
+    assert isinstance(fields, _Fields)
+    return fields
+
+
+def _guarded(values: tuple[Any, ...]) -> dict[str, Raw]:
+    return {name: value for name, value in zip(GUARDED, values[_OWN:], strict=True) if value is not UNSET}
 
 
 def _convert(name: str, written: Raw) -> Any:
@@ -230,13 +251,13 @@ def _must_be(name: str) -> ClientError:
     return ClientError(400, "invalid_request", f"`{name}` must be {_EXPECTED[name]}.", param=name)
 
 
-def _stands_once(body: bytes, fields: _Fields) -> bool:
+def _stands_once(body: bytes, fields: _Fields, values: tuple[Any, ...]) -> bool:
     """Whether the key of each present field occurs just once in the body: then no field is repeated."""
     if (fields.model is not UNSET and body.count(b'"model"') != 1) or (
         fields.max_tokens is not UNSET and body.count(b'"max_tokens"') != 1
     ):
         return False
-    values = msgspec.structs.astuple(fields)
+    values = values[:_OWN]
     if values[3:] == _NO_OTHERS:
         return fields.stream is UNSET or body.count(b'"stream"') == 1
     return all(value is UNSET or body.count(key) == 1 for value, key in zip(values, _KEYS, strict=True)) and (
@@ -244,14 +265,14 @@ def _stands_once(body: bytes, fields: _Fields) -> bool:
     )
 
 
-def _refuse_duplicates(body: bytes, fields: _Fields) -> None:
+def _refuse_duplicates(body: bytes, fields: _Fields, guarded: Mapping[str, Raw]) -> None:
     """Raise ClientError 400 for a repeated field, however its key is written."""
     found = top_level(body)
     counts = Counter(name for name, _ in found)
     if isinstance(fields.stream_options, _StreamOptions):
         options = bytes(dict(found)["stream_options"])
         counts.update(f"stream_options.{name}" for name, _ in top_level(options))
-    for name in (*_NAMES, "stream_options.include_usage"):
+    for name in (*_NAMES, "stream_options.include_usage", *guarded):
         if counts[name] > 1:
             raise ClientError(400, "invalid_request", f"`{name}` appears more than once.", param=name)
 
@@ -289,9 +310,10 @@ def _choices(fields: _Fields) -> int:
     return n if fields.best_of is UNSET else max(n, _hint(fields.best_of))
 
 
-def _prompts(fields: _Fields, path: str) -> int:
+def _prompts(fields: _Fields, guarded: Mapping[str, Raw], path: str) -> int:
     if path == paths.COMPLETIONS:
-        return _count(fields.prompt, "prompt") + _count(fields.prompt_embeds, "prompt_embeds") or 1
+        embeds = guarded.get("prompt_embeds", UNSET)  # further prompts, as base64 tensors
+        return _count(fields.prompt, "prompt") + _count(embeds, "prompt_embeds") or 1
     return _count(fields.input, "input") or 1
 
 

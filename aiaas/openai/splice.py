@@ -74,6 +74,34 @@ def set_fields(body: bytes, values: Mapping[str, bytes]) -> bytes:
     return body
 
 
+def remove_field(body: bytes, name: str) -> bytes:
+    """`body`, a JSON object that `peek` accepted, without the top-level field `name`; other bytes stay.
+
+    The comma in front of the field goes with it; that behind it, where no field is left in front.
+    """
+    at = body.index(b"{") + 1
+    parts = [body[:at]]
+    removed = kept = False
+    for key, old in top_level(body):
+        head = _KEY.match(body, at)
+        assert head is not None  # the parser found a field here
+        end = head.end() + len(memoryview(old))
+        if key == name:
+            removed = True
+        else:
+            part = body[at:end]
+            parts.append(part.lstrip(b" \t\r\n,") if removed and not kept else part)
+            kept = True
+        at = end
+    parts.append(body[at:])
+    return b"".join(parts)
+
+
+def insert_field(body: bytes, name: str, value: bytes) -> bytes:
+    """`body`, a JSON object with other fields and without the field `name`, with that field first."""
+    return _insert(body, name, value, empty=False)
+
+
 def ask_for_usage(body: bytes, *, has_options: bool) -> bytes:
     """`body`, a request for a stream that `peek` accepted, with `stream_options.include_usage` set.
 

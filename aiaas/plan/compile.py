@@ -16,9 +16,10 @@ from typing import Any, Final
 from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend, Model
 from aiaas.config.check import engine_port
-from aiaas.config.model import Config
+from aiaas.config.model import Config, FieldBound
 from aiaas.limits.model import UNLIMITED, Limits, Rate
 from aiaas.limits.redis_url import RedisUrl, parse_redis_url
+from aiaas.openai.engine_fields import FieldRule
 from aiaas.openai.paths import GENERATE, MODELS
 from aiaas.plan.model import (
     AuthPlan,
@@ -63,7 +64,7 @@ def compile_plan(
         serves_models=any(MODELS in backend.endpoints for backend in enabled.values()),
         auth=AuthPlan(config.auth.enabled, config.auth.api_key_prefix, folder / config.auth.keys_file),
         limits=_limits(config, folder),
-        request=RequestPlan(config.request.media_urls, config.request.max_choices),
+        request=_request(config),
         monitoring=_monitoring(config, folder),
         digest="",
         source=source,
@@ -71,6 +72,15 @@ def compile_plan(
         config=config,
     )
     return dataclasses.replace(plan, digest=_digest(plan))
+
+
+def _request(config: Config) -> RequestPlan:
+    request = config.request
+    rules = {
+        name: FieldRule("bound", rule.max) if isinstance(rule, FieldBound) else FieldRule(rule)
+        for name, rule in request.fields.items()
+    }
+    return RequestPlan(request.media_urls, request.max_choices, MappingProxyType(rules), request.unknown_fields)
 
 
 def _server(config: Config, folder: Path) -> ServerPlan:

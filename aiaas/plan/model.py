@@ -14,6 +14,7 @@ from typing import Final, Literal
 from aiaas.config.model import Config
 from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
+from aiaas.openai.engine_fields import FieldRule
 
 SHUTDOWN_OPTION: Final = "--shutdown-timeout"  # of vLLM: seconds to drain after SIGTERM
 
@@ -213,10 +214,15 @@ class LimitsPlan:
 
 @dataclass(frozen=True, slots=True)
 class RequestPlan:
-    """Refusals of requests that would harm other users."""
+    """Refusals of requests that would harm other users.
+
+    fields  the operator's rules for fields of the engine, in place of the table's
+    """
 
     media_urls: Literal["deny", "allow"]
     max_choices: int
+    fields: Mapping[str, FieldRule] = field(default_factory=dict)
+    unknown_fields: Literal["pass", "reject"] = "pass"
 
 
 @dataclass(frozen=True, slots=True)

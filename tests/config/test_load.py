@@ -77,7 +77,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
     root: dict[str, Any] = {"backends": {"vllm": {"url": "http://vllm:8000", "models": ["m"]}}}
     node: Any = root
     shown = ""
-    names = {"backends": "vllm", "env": "X", "models": 0}
+    names = {"backends": "vllm", "env": "X", "models": 0, "fields": "logprobs"}
     for index, part in enumerate(path):
         last = index == len(path) - 1
         name: Any = names[path[index - 1]] if part == "*" else part

@@ -30,6 +30,8 @@ here: what vLLM takes and what cannot hurt others goes through, read as vLLM rea
 bounds of a model hold for the number that vLLM reads, and the body goes on as it was written. A body that two readers
 might read differently is refused, since a client could be admitted as one request and run as another.
 
+Fields that reach beyond their own request, such as `priority`, are refused or bounded: engine-fields.md.
+
 This page is made from a table (`python -m tests.openai.lenient_page`). `tests/openai/test_lenient.py` holds aiaas to
 it, and `tests/e2e/test_vllm_lenient.py` holds vLLM 0.32's own request models to it.
 """

@@ -21,6 +21,7 @@ from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
+from aiaas.openai.guard import Guard
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
 from aiaas.openai.splice import ask_for_usage, replace_model
@@ -119,6 +120,7 @@ class Admission:
         self._loop = loop
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
+        self._guard = Guard(plan.request.fields, plan.request.unknown_fields)
 
     async def admit(self, request: HttpRequest, client: ClientConnection, record: Record, *, close: bool) -> Ticket:
         """Admit one request to a path that generates, and charge it; `close`: its connection ends with its answer.
@@ -149,8 +151,10 @@ class Admission:
             self._bodies.refuse_beyond(record)
             strip_usage = peeked.stream and not peeked.include_usage and record.path in paths.USAGE_ON_REQUEST
             if large:
+                body = await self._examiner.run(self._guard.check, body, peeked, record.path)
                 body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
             else:
+                body = self._guard.check(body, peeked, record.path)
                 body, asking, output = _fit(body, peeked, route, strip_usage)
         except ApiError:
             record.limit_lines = await self._look(principal, limits)

@@ -1,0 +1,39 @@
+"""Rules about `request.fields`: which rule a field can have. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from aiaas.config import codes
+from aiaas.config.model import Config, FieldBound
+from aiaas.config.problem import Finding
+from aiaas.openai.engine_fields import ENGINE_FIELDS, FIXED, MCP, PARTS, RULED_NAMES
+
+_BOUNDED: Final = frozenset(field.name for field in ENGINE_FIELDS if field.unit is not None)
+_INSIDE: Final = PARTS.keys() | {MCP}
+
+
+def field_rules(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    """Report a rule that its field cannot have."""
+    for name, rule in config.request.fields.items():
+        path = ("request", "fields", name)
+        if name in FIXED:
+            message = "the gateway itself reads this field, so it has no rule; remove it"
+        elif name not in RULED_NAMES and (rule == "pass" or isinstance(rule, FieldBound)):
+            close = difflib.get_close_matches(name, RULED_NAMES, n=1)
+            hint = f"did you mean {close[0]}?" if close else "write strip or reject, or remove it"
+            message = f"is not a field that has a rule; {hint}"
+        elif isinstance(rule, FieldBound) and name not in _BOUNDED:
+            message = "cannot be bounded; write pass, strip or reject"
+        elif name in _INSIDE and rule == "strip":
+            message = "cannot be stripped, as it is inside other fields; write pass or reject"
+        elif name == "store" and rule != "pass":
+            message = "is set to false for every request by default; write pass to leave it to clients, or remove it"
+        else:
+            continue
+        yield codes.WRONG_VALUE, "error", path, message
+
+
+FIELD_RULES: Final = (field_rules,)
