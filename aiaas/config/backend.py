@@ -171,6 +171,19 @@ class Backend(Section):
     """The environment variable that holds vLLM's own `--api-key`, which aiaas sends upstream; it never sends the
     client's key there. null sends no key."""
 
+    isolate_cache: Annotated[
+        Literal["key"] | None, BeforeValidator(lambda value: None if value is False else value)
+    ] = None
+    """`key` gives each API key a prefix cache of its own: no key learns from the time to the first token what another
+    key asked (CVE-2025-46570). aiaas writes a `cache_salt` into each request, the HMAC-SHA256 of the key's id. Prompts
+    that several keys share, such as a common system prompt, are then cached once for each key. null (or false) shares
+    the cache."""
+
+    isolate_cache_secret_env: EnvName | None = None
+    """The environment variable that holds the secret of `isolate_cache`, at least 32 characters: the same on all
+    gateways, so that a key finds its cache through each of them. Make it with `openssl rand -hex 32`; a new one empties
+    the caches."""
+
     balance: Literal["least_inflight", "round_robin", "prefix_hash"] = "least_inflight"
     """Which endpoint gets the next request: the endpoint with the fewest requests in flight; each endpoint in turn; or
     the same endpoint for prompts that begin alike, so that vLLM's prefix cache hits. Prompts begin alike if they are

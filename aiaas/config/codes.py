@@ -183,9 +183,9 @@ CODES: Final = MappingProxyType(
             "`tokens_per_minute`.",
         ),
         BACKEND_KEY: (
-            "The backend's own key is missing or cannot be sent",
-            "`api_key_env` names an environment variable that is unset, or whose value cannot be sent in a header. Set "
-            "it in the environment of `aiaas serve`.",
+            "A backend's secret is missing or cannot be used",
+            "`api_key_env` or `isolate_cache_secret_env` names a variable that is unset, cannot be sent in a header, "
+            "or is too short. Set it in the environment of `aiaas serve`.",
         ),
         ENGINE_MODELS: (
             "One engine serves one model",

@@ -1,4 +1,4 @@
-"""Rules about `request.fields`: which rule a field can have. Pure."""
+"""Rules about vLLM's request fields: which rule a field can have, and the secret of the `cache_salt`. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aiaas.config.model import Config, FieldBound
 from aiaas.config.problem import Finding
 from aiaas.openai.engine_fields import ENGINE_FIELDS, FIXED, MCP, PARTS, RULED_NAMES
 
+SHORTEST_SECRET: Final = 32  # characters
 _BOUNDED: Final = frozenset(field.name for field in ENGINE_FIELDS if field.unit is not None)
 _INSIDE: Final = PARTS.keys() | {MCP}
 
@@ -36,4 +37,23 @@ def field_rules(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
         yield codes.WRONG_VALUE, "error", path, message
 
 
-FIELD_RULES: Final = (field_rules,)
+def cache_secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Report a cache to isolate without a secret that nobody guesses."""
+    for name, backend in config.backends.items():
+        if not backend.enabled or backend.isolate_cache is None:
+            continue
+        path = ("backends", name)
+        variable = backend.isolate_cache_secret_env
+        if variable is None:
+            message = "needs isolate_cache_secret_env, the name of the environment variable with its secret"
+            yield codes.MISSING_FIELD, "error", (*path, "isolate_cache"), message
+        elif len(env.get(variable, "")) < SHORTEST_SECRET:
+            state = "is too short" if env.get(variable) else "is not set"
+            message = (
+                f"the environment variable {variable} {state}; set it where this command runs, to at least "
+                f"{SHORTEST_SECRET} characters, the same on all gateways (openssl rand -hex 32)"
+            )
+            yield codes.BACKEND_KEY, "error", (*path, "isolate_cache_secret_env"), message
+
+
+FIELD_RULES: Final = (field_rules, cache_secrets)

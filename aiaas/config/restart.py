@@ -79,6 +79,8 @@ RELOADS: Final = frozenset(
         "backends.*.connect_timeout",
         "backends.*.max_retries",
         "backends.*.api_key_env",
+        "backends.*.isolate_cache",
+        "backends.*.isolate_cache_secret_env",
         "backends.*.balance",
         "backends.*.max_inflight",
         "backends.*.queue",

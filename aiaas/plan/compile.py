@@ -135,8 +135,16 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         served_models=tuple(model.name for model in backend.served()),
         aliases=MappingProxyType({alias: model.name for model in backend.served() for alias in model.aliases}),
         ask_for_usage=backend.ask_for_usage,
+        isolate_cache=backend.isolate_cache is not None,
+        cache_secret=_cache_secret(backend, env),
         forward_headers=tuple(header.lower() for header in backend.forward_headers),
     )
+
+
+def _cache_secret(backend: Backend, env: Mapping[str, str]) -> bytes | None:
+    if backend.isolate_cache is None or backend.isolate_cache_secret_env is None:
+        return None
+    return env.get(backend.isolate_cache_secret_env, "").encode("utf-8", "surrogateescape")
 
 
 def _share(bound: int, config: Config) -> int:
@@ -303,7 +311,7 @@ def _encode(value: Any) -> bytes:
 
 
 _LEFT_OUT: Final = frozenset(
-    {"heads", "env", "password", "sentinel_password", "digest", "source", "overrides", "config"}
+    {"heads", "env", "cache_secret", "password", "sentinel_password", "digest", "source", "overrides", "config"}
 )  # secrets, and fields that do not change the gateway's behaviour
 
 

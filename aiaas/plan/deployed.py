@@ -80,8 +80,9 @@ def literal_names(written: Any) -> frozenset[str]:
             rendered.append({name: value for name, value in engine.items() if name != "env"})
             literal.append(engine.get("env"))
         literal.append(fields)
-        if isinstance(key := fields.get("api_key_env"), str):
-            literal.append(f"${{{key}}}")
+        for field in ("api_key_env", "isolate_cache_secret_env"):
+            if isinstance(name := fields.get(field), str):
+                literal.append(f"${{{name}}}")
     return names_in(literal) - names_in(rendered)
 
 

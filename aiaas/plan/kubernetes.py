@@ -136,7 +136,8 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesP
     urls = {backend: f"http://{name}.{settings.namespace}:{ENGINE_PORT}" for backend, name in names.items()}
     text = to_yaml(deployed_form(loaded.written, config, urls))
     engines = tuple(_engines(loaded, names, compile_plan(config, env=env)))
-    variables = names_in(text) | {backend.api_key_env for backend in _enabled(config) if backend.api_key_env}
+    secrets = {name for each in _enabled(config) for name in (each.api_key_env, each.isolate_cache_secret_env)}
+    variables = names_in(text) | {name for name in secrets if name is not None}
     needed = variables.union(*(engine.variables for engine in engines))
     problems = tuple(
         problem_at(codes.NOT_DEPLOYABLE, "error", path, message, loaded.place(path))

@@ -136,6 +136,8 @@ class BackendPlan:
     aliases: Mapping[str, str]  # alias -> its name in `served_models`
     dns: EndpointPlan | None = None
     ask_for_usage: bool = True
+    isolate_cache: bool = False
+    cache_secret: bytes | None = field(default=None, repr=False)  # of the `cache_salt`, where the cache is isolated
     forward_headers: tuple[str, ...] = ()  # lower case, in addition to the fixed headers of `admission.py`
 
 

@@ -47,3 +47,23 @@ def test_rule_that_a_field_cannot_have_is_a_problem(name: str, rule: object, say
 def test_possible_rule_of_a_field_is_accepted(name: str, rule: object) -> None:
     """A field that the table does not know can be refused."""
     assert problems(name, rule) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "env", "says"),
+    [
+        ({"isolate_cache": "key"}, {}, "needs isolate_cache_secret_env"),
+        ({"isolate_cache": "key", "isolate_cache_secret_env": "S"}, {}, "S is not set"),
+        ({"isolate_cache": "key", "isolate_cache_secret_env": "S"}, {"S": "x" * 31}, "S is too short"),
+        ({"isolate_cache": "key", "isolate_cache_secret_env": "S"}, {"S": "x" * 32}, None),
+        ({"isolate_cache": "key", "enabled": False}, {}, None),
+        ({"isolate_cache": False, "isolate_cache_secret_env": "S"}, {}, None),
+    ],
+)
+def test_cache_is_isolated_with_a_secret_only(lines: dict[str, object], env: dict[str, str], says: str | None) -> None:
+    """A salt that anybody can compute isolates nothing."""
+    backends = {"vllm": BACKENDS["vllm"] | lines, "other": BACKENDS["vllm"]}
+    loaded = load_text(yaml.safe_dump({"backends": backends}), file="f", env=env)
+    found = [problem.message for problem in (*loaded.problems, *check(loaded, env)) if problem.severity == "error"]
+    assert len(found) == (says is not None)
+    assert says is None or says in found[0]

@@ -19,14 +19,15 @@ ALL = {".".join(path) for path, _ in all_fields()}
 A = {"url": "http://a:1", "models": ["m"]}
 E = {"engine": {"kind": "simulator"}, "models": ["e"]}
 TLS = {"cert_file": "c", "key_file": "k"}
+ENV = {"KEY": "k", "OTHER": "o", "SALT": "s" * 32, "SALT2": "t" * 32}
 BASE: dict[str, Any] = {"server": {"tls": TLS}, "backends": {"a": A, "e": E}}
 
 
 def config(data: dict[str, Any]) -> Config:
     """A valid config."""
-    loaded = load_text(yaml.safe_dump(data, sort_keys=False), file="f", env={"KEY": "k", "OTHER": "o"})
+    loaded = load_text(yaml.safe_dump(data, sort_keys=False), file="f", env=ENV)
     assert loaded.config is not None, loaded.problems
-    assert not [p for p in check(loaded, {"KEY": "k", "OTHER": "o"}) if p.severity == "error"]
+    assert not [p for p in check(loaded, ENV) if p.severity == "error"]
     return loaded.config
 
 
@@ -37,10 +38,11 @@ def put_in_force(before: dict[str, Any], changed: dict[str, Any]) -> tuple[Confi
 
 def does(one: Config) -> Any:
     """All values of a config, secrets included."""
-    plan = compile_plan(one, env={"KEY": "k", "OTHER": "o"})
+    plan = compile_plan(one, env=ENV)
     heads = [[sorted(endpoint.heads.items()) for endpoint in backend.endpoints] for backend in plan.backends]
+    salts = [backend.cache_secret for backend in plan.backends]
     env = [backend.engine and dict(backend.engine.env) for backend in plan.backends]
-    return canonical(plan), heads, env, plan.auth, plan.server.tls, plan.monitoring.usage_file
+    return canonical(plan), heads, salts, env, plan.auth, plan.server.tls, plan.monitoring.usage_file
 
 
 def kind_of(field: str) -> str | None:
@@ -72,7 +74,13 @@ FULL: dict[str, Any] = {
     "server": {"tls": TLS, "cors": {"allow_origins": ["https://a"]}},
     "rate_limit": {"store": "redis://a"},
     "backends": {
-        "a": {"url": "http://a:1", "models": [{"name": "m", "max_output_tokens": 9}], "api_key_env": "KEY"},
+        "a": {
+            "url": "http://a:1",
+            "models": [{"name": "m", "max_output_tokens": 9}],
+            "api_key_env": "KEY",
+            "isolate_cache": "key",
+            "isolate_cache_secret_env": "SALT",
+        },
         "e": E,
     },
 }
@@ -127,6 +135,8 @@ OTHER_VALUES: dict[str, Any] = {
     "backends.a.max_retries": 7,
     "backends.a.api_key_env": None,
     "backends.a.balance": "round_robin",
+    "backends.a.isolate_cache": None,
+    "backends.a.isolate_cache_secret_env": "SALT2",
     "backends.a.max_inflight": 7,
     "backends.a.queue.size": 7,
     "backends.a.queue.max_wait": "7s",

@@ -42,6 +42,17 @@ goes on byte for byte.
 
 A rule in the config replaces the default of that field, on all paths that have it. A reload puts it in force.
 
+## One prefix cache for each key
+
+    backends:
+      vllm:
+        isolate_cache: key
+        isolate_cache_secret_env: CACHE_SECRET    # openssl rand -hex 32, the same on all gateways
+
+vLLM answers sooner where it has seen the beginning of a prompt, whoever sent it, so a client can find out what others
+asked (CVE-2025-46570). With these lines aiaas writes a `cache_salt` into each request: an HMAC of the key's id. Clients
+cannot set it then, whatever `request.fields` says. The price: a prompt that several keys share is cached once for each.
+
 ## Grammars
 
 `response_format`, `structured_outputs`, `text`, `output_config`, the `guided_*` fields of older vLLMs, and `tools`

@@ -255,6 +255,10 @@ def test_the_digest_counts_what_counts() -> None:
     assert len(digest) == 12
     assert plan_of("# a comment\nauth:\n" + keyed, {"KEY": "b"}).digest == digest
     assert plan_of(keyed + "rate_limit: {burst: 11}\n", {"KEY": "a"}).digest != digest
+    isolated = MINIMAL + "    isolate_cache: key\n    isolate_cache_secret_env: SALT\n"
+    assert plan_of(isolated, {"SALT": "a" * 32}).digest == plan_of(isolated, {"SALT": "b" * 32}).digest
+    assert plan_of(isolated, {"SALT": "a" * 32}).digest != plan_of(MINIMAL).digest
+    assert plan_of(MINIMAL + "request: {fields: {priority: pass}}\n").digest != plan_of(MINIMAL).digest
     engine = "backends: {v: {engine: {kind: vllm, env: {TOKEN: '${TOKEN}'}}, models: [m]}}\n"
     plan = plan_of(engine, {"TOKEN": "hunter1"})
     assert plan.digest == plan_of(engine, {"TOKEN": "hunter2"}).digest
@@ -286,6 +290,9 @@ def test_equal_plans_do_the_same() -> None:
     assert plan == plan_of("# a comment\n" + keyed, {"KEY": "a"})
     assert plan == dataclasses.replace(plan, source=Path("elsewhere"), overrides=("LOG_LEVEL",))
     assert plan != plan_of(keyed, {"KEY": "b"})
+    isolated = MINIMAL + "    isolate_cache: key\n    isolate_cache_secret_env: SALT\n"
+    assert plan_of(isolated, {"SALT": "a" * 32}) != plan_of(isolated, {"SALT": "b" * 32})
+    assert "aaaa" not in repr(plan_of(isolated, {"SALT": "a" * 32}))
 
 
 names = st.text(

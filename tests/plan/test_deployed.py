@@ -91,6 +91,7 @@ def test_an_engine_becomes_the_address_of_its_service() -> None:
     [
         pytest.param({"rate_limit": {"store": "redis://:${A}@r"}}, {"A"}, id="in a section"),
         pytest.param({"backends": {"x": {"url": "${A}", "api_key_env": "B"}}}, {"A", "B"}, id="address and key"),
+        pytest.param({"backends": {"x": {"isolate_cache_secret_env": "B"}}}, {"B"}, id="the secret of a cache"),
         pytest.param({"kubernetes": {"image": "r:${A}"}}, set(), id="in a manifest"),
         pytest.param({"kubernetes": {"image": "r:${A}"}, "auth": {"keys_file": "${A}"}}, set(), id="in both"),
         pytest.param(

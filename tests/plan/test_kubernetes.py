@@ -66,6 +66,11 @@ ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernet
             id="a backend's key without a place",
         ),
         pytest.param(
+            "backends: {a: {url: 'http://a', models: [m], isolate_cache_secret_env: HOST}}\nkubernetes: {host: a.b}\n",
+            "kubernetes.env: HOST is used",
+            id="the secret of a cache without a place",
+        ),
+        pytest.param(
             "backends: {a: {engine: {kind: vllm, env: {T: '${HOST}'}}, models: [m]}}\nkubernetes: {host: a.b}\n",
             "kubernetes.env: HOST is used",
             id="an engine's variable without a place",

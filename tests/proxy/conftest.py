@@ -217,10 +217,11 @@ async def gateway(known_key: KnownKey) -> AsyncIterator[StartGateway]:
         wall: Callable[[], float] = time.time,
         store: Store | None = None,
         usage: UsageStore | None = None,
+        env: Mapping[str, str] = MappingProxyType({}),
         **sections: Mapping[str, Any],
     ) -> Running:
         urls = [fake if isinstance(fake, str) else fake.url for fake in backends]
-        plan = plan_of(config if config is not None else config_of(urls, backend or {}, sections))
+        plan = plan_of(config if config is not None else config_of(urls, backend or {}, sections), env)
         lines: list[bytes] = []
         log, metrics = JsonLog(lines.append, wall, "debug"), Metrics()
         verifier = Verifier(KeyRing.from_records([key.record for key in (known_key, *keys)]))

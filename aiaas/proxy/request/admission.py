@@ -21,10 +21,10 @@ from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
-from aiaas.openai.guard import Guard
+from aiaas.openai.guard import SALT, SALTED, Guard, salt_of
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
-from aiaas.openai.splice import ask_for_usage, replace_model
+from aiaas.openai.splice import ask_for_usage, insert_field, replace_model
 from aiaas.plan.model import EndpointPlan, Plan, Route, RouteTarget
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
@@ -89,6 +89,9 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         model = self.peek.model
         if target.rewrite is not None and model is not None and not is_its_own(model, target.served_name, listed):
             body = replace_model(body, model, target.rewrite, plain=self.peek.plain)
+        secret = target.backend.cache_secret
+        if secret is not None and self.route.path in SALTED:
+            body = insert_field(body, SALT, salt_of(secret, store_key_of(self.principal)))
         named = target.backend.forward_headers
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.route.path]
@@ -120,6 +123,7 @@ class Admission:
         self._loop = loop
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
+        self._isolates = any(backend.isolate_cache for backend in plan.backends)
         self._guard = Guard(plan.request.fields, plan.request.unknown_fields)
 
     async def admit(self, request: HttpRequest, client: ClientConnection, record: Record, *, close: bool) -> Ticket:
@@ -150,11 +154,12 @@ class Admission:
             refuse_harm(peeked, self._plan.request, record.path)
             self._bodies.refuse_beyond(record)
             strip_usage = peeked.stream and not peeked.include_usage and record.path in paths.USAGE_ON_REQUEST
+            salted = self._isolates and any(target.backend.isolate_cache for target in route.targets)
             if large:
-                body = await self._examiner.run(self._guard.check, body, peeked, record.path)
+                body = await self._examiner.run(self._guard.check, body, peeked, record.path, salted=salted)
                 body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
             else:
-                body = self._guard.check(body, peeked, record.path)
+                body = self._guard.check(body, peeked, record.path, salted=salted)
                 body, asking, output = _fit(body, peeked, route, strip_usage)
         except ApiError:
             record.limit_lines = await self._look(principal, limits)
@@ -163,7 +168,7 @@ class Admission:
         reserved_output = (output or 0) * peeked.choices * peeked.prompts
         reserved = estimated_input + reserved_output
         now = self._loop.time()
-        result = await self._store.admit(self._store_key(principal), limits, reserved, now, self._wall())
+        result = await self._store.admit(store_key_of(principal), limits, reserved, now, self._wall())
         if result.lease is None:
             raise refusal(result, output_field(peeked, record.path) if record.path in paths.OUTPUT else None)
         record.limit_lines = limit_lines(result)
@@ -232,12 +237,8 @@ class Admission:
         """Header lines that say how the limits stand, for an answer to a request that was not charged."""
         if limits.requests is None and limits.tokens is None:
             return b""
-        state = await self._store.look(self._store_key(principal), limits, self._loop.time())
+        state = await self._store.look(store_key_of(principal), limits, self._loop.time())
         return limit_lines(state)
-
-    def _store_key(self, principal: Principal) -> str:
-        # An IPv6 client has 64 bits of addresses: limits for each address would not limit it.
-        return principal.key_id if self._plan.auth.enabled else f"address:{source_of(principal.name)}"
 
     def _route(self, path: str, peeked: Peek, principal: Principal) -> Route:
         if peeked.model is None:
@@ -258,6 +259,14 @@ class Admission:
         if self._plan.auth.enabled:
             self._limits[principal.key_id] = (principal, limits)
         return limits
+
+
+def store_key_of(principal: Principal) -> str:
+    """The name under which a client is counted: its key's id, or its address where authentication is off.
+
+    An IPv6 client has 64 bits of addresses: limits for each address would not limit it.
+    """
+    return f"address:{source_of(principal.name)}" if principal.key_id == NO_KEY else principal.key_id
 
 
 def _read(body: bytes, path: str) -> tuple[bytes, Peek]:

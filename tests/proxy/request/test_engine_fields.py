@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from aiaas.openai import paths
 from aiaas.openai.engine_fields import ENGINE_FIELDS, FIXED, PARTS, EngineField
+from aiaas.openai.guard import SALTED
 from tests.fakes.vllm import FakeVllm
-from tests.proxy.conftest import StartGateway, config_of, plan_of
+from tests.proxy.conftest import KnownKey, StartGateway, config_of, new_key, plan_of
 
 ENDPOINTS = {"endpoints": list(paths.GENERATE)}
 CASES = [(field, path) for field in ENGINE_FIELDS for path in field.paths if field.name not in FIXED]
@@ -86,3 +88,41 @@ async def test_reload_changes_the_rule_of_a_field(gateway: StartGateway, fake_vl
     running.gateway.replace_plan(plan_of(config_of([fake_vllm.url], {}, sections)))
     assert (await client.post(body)).status == 200
     assert fake_vllm.posts[0].body == b'{"model": "m", "messages": [], "priority": 5}'
+
+
+SECRET = "s" * 32
+ISOLATED = {"isolate_cache": "key", "isolate_cache_secret_env": "SALT", **ENDPOINTS}
+
+
+@pytest.mark.parametrize("path", paths.GENERATE)
+async def test_isolated_cache_gets_a_salt_for_each_key(
+    gateway: StartGateway, fake_vllm: FakeVllm, known_key: KnownKey, path: str
+) -> None:
+    """Always the same for a key, another one for another key; on paths that do not know the field nothing changes."""
+    other = new_key("bob")
+    running = await gateway(fake_vllm, keys=(other,), backend=ISOLATED, env={"SALT": SECRET})
+    client = await running.client()
+    for size in (10, 200_000):
+        fake_vllm.posts.clear()
+        body = json.dumps({"model": "alias", "store": False, "pad": "x" * size}).encode()
+        for key in (running.key, running.key, other.text):
+            assert (await client.post(body, path=path, key=key)).status == 200
+        sent = [post.body for post in fake_vllm.posts]
+        if path not in SALTED:
+            assert sent == [body.replace(b'"alias"', b'"m"')] * 3
+            continue
+        salts = [json.loads(each)["cache_salt"] for each in sent]
+        assert len(set(salts)) == 2
+        assert salts[0] == salts[1] == hmac.new(SECRET.encode(), known_key.record.id.encode(), "sha256").hexdigest()
+        rest = body.replace(b'"alias"', b'"m"')[1:]
+        assert sent[0] == b'{"cache_salt":"%b",' % salts[0].encode() + rest
+
+
+async def test_salt_of_a_client_is_refused(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """Whatever the config says about the field; null makes room for ours."""
+    allowed = {"fields": {"cache_salt": "pass"}}
+    client = await (await gateway(fake_vllm, backend=ISOLATED, request=allowed, env={"SALT": SECRET})).client()
+    got = await client.post({"model": "m", "messages": [], "cache_salt": "x"})
+    assert (got.status, got.json["error"]["param"]) == (400, "cache_salt")
+    assert (await client.post({"model": "m", "messages": [], "cache_salt": None})).status == 200
+    assert fake_vllm.posts[0].body.count(b"cache_salt") == 1
