@@ -11,7 +11,7 @@ from aiaas.config.model import Config, FieldBound
 from aiaas.config.problem import Finding
 from aiaas.openai.engine_fields import ENGINE_FIELDS, FIXED, MCP, PARTS, RULED_NAMES
 
-SHORTEST_SECRET: Final = 32  # characters
+SHORTEST_CACHE_SECRET: Final = 32  # characters
 _BOUNDED: Final = frozenset(field.name for field in ENGINE_FIELDS if field.unit is not None)
 _INSIDE: Final = PARTS.keys() | {MCP}
 
@@ -47,11 +47,11 @@ def cache_secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
         if variable is None:
             message = "needs isolate_cache_secret_env, the name of the environment variable with its secret"
             yield codes.MISSING_FIELD, "error", (*path, "isolate_cache"), message
-        elif len(env.get(variable, "")) < SHORTEST_SECRET:
+        elif len(env.get(variable, "")) < SHORTEST_CACHE_SECRET:
             state = "is too short" if env.get(variable) else "is not set"
             message = (
                 f"the environment variable {variable} {state}; set it where this command runs, to at least "
-                f"{SHORTEST_SECRET} characters, the same on all gateways (openssl rand -hex 32)"
+                f"{SHORTEST_CACHE_SECRET} characters, the same on all gateways (openssl rand -hex 32)"
             )
             yield codes.BACKEND_KEY, "error", (*path, "isolate_cache_secret_env"), message
 

@@ -135,6 +135,12 @@ async def _unknown_model(asker: Asker) -> Verdict:
     return judge_refusal(await asker.post(asker.body(NO_MODEL), asker.settings.key), 404, "model_not_found", hint)
 
 
+async def _priority(asker: Asker) -> Verdict:
+    hint = "`request.fields` allows `priority`, so each client decides who waits; --skip priority if that is meant"
+    seen = await asker.post(asker.body(asker.model, max_tokens=1, priority=-1), asker.settings.key)
+    return judge_refusal(seen, 400, "invalid_request", hint)
+
+
 async def _large_body(asker: Asker) -> Verdict:
     size = asker.settings.big_body
     if size is None:
@@ -207,6 +213,7 @@ CHECKS: Final = (
     Check("stream-usage", "the stream reports usage where asked for", True, _stream_usage),
     Check("stream-pace", "events arrive as they are generated: nothing buffers", True, _stream_pace),
     Check("unknown-model", "an unknown model is 404 model_not_found", True, _unknown_model),
+    Check("priority", "a request that puts itself ahead of others is 400", True, _priority),
     Check("body-too-large", "a body over the limit is 413", True, _large_body),
     Check("usage", "streamed or not, a request costs the same, and the metrics agree (--metrics)", True, check_usage),
     Check("metrics", "the metrics port has the plan's metrics (--metrics)", False, check_metrics),

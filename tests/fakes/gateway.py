@@ -112,6 +112,8 @@ def kind_of(received: Received, key: str) -> str:
     asked = msgspec.json.decode(received.body)
     if asked["model"] not in ("m", "other"):
         return "unknown-model"
+    if "priority" in asked:
+        return "priority"
     if asked.get("stream"):
         long = {64: "stream-pace", 1000: "abort"}
         return "stream-usage" if "stream_options" in asked else long.get(asked["max_tokens"], "stream")
@@ -126,6 +128,7 @@ _REFUSALS = {
     "no-key": (401, "missing_api_key", _CHALLENGE),
     "wrong-key": (401, "invalid_api_key", _CHALLENGE),
     "unknown-model": (404, "model_not_found", ""),
+    "priority": (400, "invalid_request", ""),
     "body-too-large": (413, "request_too_large", ""),
 }
 _EVENT = b'data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'

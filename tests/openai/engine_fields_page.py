@@ -49,7 +49,7 @@ A rule in the config replaces the default of that field, on all paths that have 
         isolate_cache: key
         isolate_cache_secret_env: CACHE_SECRET    # openssl rand -hex 32, the same on all gateways
 
-vLLM answers sooner where it has seen the beginning of a prompt, whoever sent it, so a client can find out what others
+vLLM answers sooner where it has seen the beginning of a prompt, from any client, so a client can find out what others
 asked (CVE-2025-46570). With these lines aiaas writes a `cache_salt` into each request: an HMAC of the key's id. Clients
 cannot set it then, whatever `request.fields` says. The price: a prompt that several keys share is cached once for each.
 

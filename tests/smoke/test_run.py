@@ -142,6 +142,7 @@ def settings_of(fake: FakeVllm, **more: object) -> SmokeSettings:
             id="buffered",
         ),
         pytest.param("unknown-model", (Send(json_answer(whole(5))),), "200", "changes the request", id="any model"),
+        pytest.param("priority", (Send(json_answer(whole(1))),), "200", "`request.fields` allows", id="priority"),
         pytest.param("body-too-large", (Send(json_answer(whole(5))),), "200", "accepts a body", id="body taken"),
         pytest.param(
             "body-too-large",
