@@ -79,9 +79,10 @@ def peek(body: bytes, path: str) -> Peek:
     except UNREADABLE as error:
         raise unreadable(error) from None
     values = msgspec.structs.astuple(fields)
-    guarded = None if values[_OWN:] == _NOT_GUARDED else _guarded(values)
+    few = values[3:] == _NO_OTHERS  # nearly every request
+    guarded = None if few or values[_OWN:] == _NOT_GUARDED else _guarded(values)
     escaped = may_hide_keys(body)
-    plain = not escaped and len(body) <= LARGEST_COUNTED and _stands_once(body, fields, values)
+    plain = not escaped and len(body) <= LARGEST_COUNTED and _stands_once(body, fields, None if few else values)
     if plain and guarded is not None:
         plain = all(body.count(b'"%b"' % name.encode()) == 1 for name in guarded)
     if not plain:
@@ -163,8 +164,8 @@ LARGEST_INTERVAL: Final = 1_000_000
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # without escapes, as nearly every client writes them
 _OWN: Final = len(_NAMES)
-_NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:])
 _NOT_GUARDED: Final = (UNSET,) * len(GUARDED)
+_NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:]) + _NOT_GUARDED
 
 _TRUTH: Final = "true or false"
 _EXPECTED: Final = {
@@ -251,16 +252,19 @@ def _must_be(name: str) -> ClientError:
     return ClientError(400, "invalid_request", f"`{name}` must be {_EXPECTED[name]}.", param=name)
 
 
-def _stands_once(body: bytes, fields: _Fields, values: tuple[Any, ...]) -> bool:
-    """Whether the key of each present field occurs just once in the body: then no field is repeated."""
+def _stands_once(body: bytes, fields: _Fields, values: tuple[Any, ...] | None) -> bool:
+    """Whether the key of each present field occurs just once in the body: then no field is repeated.
+
+    values  all fields, None if only the first three are present
+    """
     if (fields.model is not UNSET and body.count(b'"model"') != 1) or (
         fields.max_tokens is not UNSET and body.count(b'"max_tokens"') != 1
     ):
         return False
-    values = values[:_OWN]
-    if values[3:] == _NO_OTHERS:
+    if values is None:
         return fields.stream is UNSET or body.count(b'"stream"') == 1
-    return all(value is UNSET or body.count(key) == 1 for value, key in zip(values, _KEYS, strict=True)) and (
+    own = values[:_OWN]
+    return all(value is UNSET or body.count(key) == 1 for value, key in zip(own, _KEYS, strict=True)) and (
         fields.stream_options is UNSET or body.count(b'"include_usage"') <= 1
     )
 
