@@ -15,7 +15,9 @@ from aiaas.config.load import load_text
 from aiaas.errors import ClientError, UpstreamError
 from aiaas.keys.format import foreign_key_fault, guessable, parse_key
 from aiaas.openai import paths
+from aiaas.openai.engine_fields import on_path
 from aiaas.openai.errors import engine_died, is_error_event
+from aiaas.openai.guard import Guard
 from aiaas.openai.lenient import as_utf8, truth, whole
 from aiaas.openai.peek import Peek, peek
 from aiaas.openai.splice import set_fields
@@ -31,6 +33,7 @@ from tests.proxy.upstream.test_connection import REQUEST, NoSocket, endpoint
 
 _PATHS: Final = (paths.CHAT, paths.COMPLETIONS, paths.RESPONSES, "/v1/messages", "/v1/embeddings", "/tokenize")
 _LARGEST: Final = 2**63 - 1
+_GUARD: Final = Guard({}, "pass")
 
 
 # -- a client's body -----------------------------------------------------------------------------------------------
@@ -62,6 +65,26 @@ def peek_agrees_with_json(data: bytes) -> None:
         assert read.include_usage is (asked is True)
     assert read.background is (path == paths.RESPONSES and _as_vllm(truth, top.get("background")) is True)
     _assert_numbers(read, top, path)
+
+
+def guard_hides_no_use(data: bytes) -> None:
+    """A body that passes has no field of the operator's as Python reads it; nothing but ClientError is raised."""
+    path, body = _PATHS[data[0] % len(_PATHS)] if data else paths.CHAT, data[1:]
+    try:
+        sent = _GUARD.check(body, peek(body, path), path)
+    except ClientError:
+        return
+    top = _as_json(sent)
+    if top is None:
+        return
+    for name, field in on_path(path).items():
+        value = top.get(name)
+        if field.action == "reject":
+            assert not value or (field.harmless == "zero" and _as_vllm(whole, value) == 0), (name, value)
+        elif field.unit == "number":
+            number = _as_vllm(whole, value)
+            assert number is None or 0 <= number <= (field.most or 0), (name, value)
+    assert path != paths.RESPONSES or top["store"] is False
 
 
 def _assert_numbers(read: Peek, top: dict[str, Any], path: str) -> None:
@@ -296,6 +319,7 @@ def a_config_is_loaded_or_has_problems(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "peek": peek_agrees_with_json,
+    "guard": guard_hides_no_use,
     "splice": splice_changes_one_field,
     "toplevel": top_level_keeps_every_field,
     "sse": any_cut_gives_the_same_events,
