@@ -97,7 +97,7 @@ class Verifier:
     def __init__(self, ring: KeyRing = EMPTY_RING, patience: float = HASH_PATIENCE) -> None:
         self._ring = ring
         self._patience = patience
-        self._keyed = hashlib.blake2b(digest_size=16, key=os.urandom(32))
+        self._keyed = hashlib.blake2b(os.urandom(32), digest_size=16)  # `key=` would cost a block more for each digest
         self._verified: dict[bytes, StoredSecret] = {}
         self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
         self._jobs: dict[bytes, _Job] = {}

@@ -27,6 +27,7 @@ from aiaas.limits.model import Decision, Rate
 
 # One microsecond. A double of POSIX seconds (1.8e9) is exact to 0.24 us, one of monotonic seconds to far less.
 EPSILON: Final = 1e-6
+_HALF: Final = EPSILON / 2
 
 
 def decide(tat: float | None, rate: Rate, cost: int, now: float) -> tuple[Decision, float]:
@@ -40,7 +41,7 @@ def decide(tat: float | None, rate: Rate, cost: int, now: float) -> tuple[Decisi
     wanted = backlog + cost * interval
     if wanted <= size + EPSILON:
         # `_fitting`, without its two calls.
-        remaining = int((size - wanted + EPSILON / 2) / interval)
+        remaining = floor((size - wanted + _HALF) / interval)
         return Decision(True, rate.per_minute, remaining if remaining > 0 else 0, wanted, 0.0), now + wanted
     retry_after = wanted - size if cost <= rate.burst else None
     refused = Decision(False, rate.per_minute, _fitting(size - backlog, interval), backlog, retry_after)
@@ -60,4 +61,4 @@ def charge(tat: float | None, rate: Rate, cost: int, now: float) -> float:
 
 def _fitting(seconds: float, interval: float) -> int:
     """How many units fit into `seconds` of the bucket. Half of EPSILON makes sure of every promised unit."""
-    return max(floor((seconds + EPSILON / 2) / interval), 0)
+    return max(floor((seconds + _HALF) / interval), 0)

@@ -18,6 +18,8 @@ from aiaas.limits.model import AdmissionResult, Decision
 LimitHeaders = tuple[tuple[str, str], ...]
 # Seconds. `decide` admits a request that comes EPSILON too early, so a wait may be half of that too short.
 NOISE: Final = EPSILON / 2
+# Formatting the digits for each answer would cost as much as the rest of a duration.
+_MILLISECONDS: Final = tuple(f"{number}ms" for number in range(1000))
 
 
 def limit_headers(admission: AdmissionResult) -> LimitHeaders:
@@ -72,7 +74,7 @@ def go_duration(seconds: float) -> str:
     """Seconds, rounded up to a millisecond, as Go's `time.Duration` writes them: `1h0m0s`, `6m0s`, `8.64s`, `120ms`."""
     milliseconds = ceil((seconds - NOISE) * 1000)
     if milliseconds < 1000:
-        return f"{milliseconds}ms" if milliseconds > 0 else "0s"
+        return _MILLISECONDS[milliseconds] if milliseconds > 0 else "0s"
     if milliseconds < 60_000:
         return f"{milliseconds / 1000:g}s"
     minutes, milliseconds = divmod(milliseconds, 60_000)

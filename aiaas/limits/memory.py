@@ -4,14 +4,14 @@ All limits are decided first, and charged only if every one lets the request in;
 
 A request's tokens count in the UTC day and month of its admission, even when it ends in the next one.
 
-A record that equals a fresh one is dropped: each admission checks the record whose last check is oldest, and the first
+A record that equals a fresh one is dropped: each admission checks one record, in rounds over all of them, and the first
 one of a key checks two, so that dropping outruns adding. So a background task is not needed, and there are never more
 than about twice as many records as keys in use.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Iterator
 
 from aiaas.limits.gcra import charge, decide
 from aiaas.limits.model import AdmissionResult, Lease, Limits
@@ -22,7 +22,8 @@ class MemoryStore:
     """`aiaas.limits.model.Store` for one process. Its methods never suspend."""
 
     def __init__(self) -> None:
-        self._states: OrderedDict[str, State] = OrderedDict()
+        self._states: dict[str, State] = {}
+        self._round: Iterator[str] = iter(())  # the keys that are still to be checked
         self._windows = windows_at(0.0)
 
     def __repr__(self) -> str:
@@ -62,7 +63,7 @@ class MemoryStore:
             state.slots += 1
         self._states[key] = state
         self._forget(now, windows)
-        if known is None and self._states:
+        if known is None:
             self._forget(now, windows)
         return AdmissionResult(None, requests, minute, None, Lease(key, limits, tokens, slot, wall))
 
@@ -109,7 +110,11 @@ class MemoryStore:
         return self._windows
 
     def _forget(self, now: float, windows: Windows) -> None:
-        """Check the record whose last check is oldest, and drop it if it equals a fresh one."""
-        key, state = self._states.popitem(last=False)
-        if not state.is_fresh(now, windows):
-            self._states[key] = state  # at the end: the others come first
+        """Check the next record of the round, and drop it if it equals a fresh one."""
+        key = next(self._round, None)
+        if key is None:
+            self._round = iter(list(self._states))
+            return
+        state = self._states.get(key)
+        if state is not None and state.is_fresh(now, windows):
+            del self._states[key]

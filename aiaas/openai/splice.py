@@ -57,13 +57,12 @@ def replace_model(body: bytes, old: str, value: bytes, *, plain: bool) -> bytes:
     """`set_field` for `model`, whose value is known to be the text `old`. Needs no parser if `plain` (`Peek.plain`)."""
     if plain:
         written = b'"%b"' % old.encode()
-        at = body.find(b'"model"') + len(b'"model"')
-        for colon in (b": ", b":"):
-            if body.startswith(colon, at):
-                at += len(colon)
-                if body.startswith(written, at):
-                    return body[:at] + value + body[at + len(written) :]
-                break
+        at = body.find(b'"model"') + len(b'"model":')
+        if body[at : at + 1] == b" ":
+            at += 1
+        end = at + len(written)
+        if body[at:end] == written:
+            return body[:at] + value + body[end:]
     return set_field(body, "model", value)
 
 

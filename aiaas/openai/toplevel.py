@@ -24,6 +24,7 @@ MAX_NAME: Final = 1000  # characters of a field's name; the regex that walks ove
 
 # A JSON escape of a lower-case letter or an underscore: the fields that we read have only these in their names. The
 # escapes of Go's encoder (`<`, `>`, `&`) and of Python's (everything beyond ASCII) do not match.
+_BACKSLASH: Final = ord("\\")
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|6[1-9a-fA-F]|7[0-9aA])")
 _ESCAPE: Final = 6  # bytes of an escape
 
@@ -33,8 +34,8 @@ def may_hide_keys(body: bytes) -> bool:
 
     If so, a search for `"model"` does not find every key. True for some harmless bodies, never false for such a key.
     """
-    # `find`, as everywhere on the request path: `in` first tries the bytes as a number, and takes twice as long.
-    if body.find(b"\\") < 0:
+    # A number, as bytes would cost four times as much. For longer texts `find`: `in` first tries them as a number.
+    if _BACKSLASH not in body:
         return False
     # Not `\u00`: some texts have millions of backslashes, and each starts a comparison.
     first = windows.find_in(body, b"u00")

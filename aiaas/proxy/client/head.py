@@ -16,7 +16,6 @@ from aiaas.proxy.client.refusal import InvalidHost, NotHttp, fault_of
 from aiaas.proxy.client.request_target import is_authority
 
 _END = b"\r\n\r\n"
-_PROTOCOL = b"HTTP/"
 _LINE_END = len(b"HTTP/1.1\r\n")
 # A config cannot name a longer origin: a host name has at most 253 characters.
 _MOST_ORIGIN = 300
@@ -72,7 +71,7 @@ class Head:
         read   the last bytes that came, in which the head ends
         first  whether they began with this head or its rest, and not with a body or another head
         """
-        if first and self.size + read.find(_END) + len(_END) > self.most:
+        if first and self.size + len(read) > self.most and self.size + read.find(_END) + len(_END) > self.most:
             return LineTooLong(b"", self.most)
         if not (first and _begins_with_http(self._line + read if self._line else read)) and _speaks_otherwise(read):
             return NotHttp()
@@ -85,8 +84,7 @@ class Head:
 
 
 def _begins_with_http(head: bytes) -> bool:
-    end = head.find(b"\r\n")
-    return end >= _LINE_END and head.startswith(_PROTOCOL, end + 2 - _LINE_END)
+    return head.partition(b"\r\n")[0][-len(b"HTTP/1.1") : -len(b"1.1")] == b"HTTP/"
 
 
 def _speaks_otherwise(read: bytes) -> bool:

@@ -24,6 +24,5 @@ class RequestIds:
     def new(self) -> str:
         """The next id."""
         if not self._ready:
-            digits = self._entropy(ID_BYTES * BLOCK).hex()
-            self._ready = [digits[at : at + 2 * ID_BYTES] for at in range(0, len(digits), 2 * ID_BYTES)]
+            self._ready = self._entropy(ID_BYTES * BLOCK).hex(" ", ID_BYTES).split(" ")
         return self._ready.pop()

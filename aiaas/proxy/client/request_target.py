@@ -65,6 +65,8 @@ def path_of(target: str) -> str | None:
 
     None where the target is neither a path nor an http(s) URL.
     """
+    if target in _SERVED:  # nearly always
+        return target
     if target[:1] == "/":
         return _plain(target.partition("?")[0])
     scheme, found, rest = target.partition("://")

@@ -280,7 +280,9 @@ def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[by
     They are one object where the route's targets agree, so that a large body is not there twice.
     """
     body, output = bound_output(body, peeked, route)
-    asked = {target.backend.ask_for_usage for target in route.targets} if strip_usage else {False}
+    if not strip_usage:
+        return body, body, output
+    asked = {target.backend.ask_for_usage for target in route.targets}
     asking = ask_for_usage(body, has_options=peeked.has_stream_options) if True in asked else body
     return (body if False in asked else asking), asking, output
 

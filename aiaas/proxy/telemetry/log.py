@@ -20,6 +20,7 @@ import traceback
 from asyncio import get_running_loop, sleep
 from collections.abc import Callable
 from datetime import UTC, datetime
+from math import floor, inf
 from typing import Any
 
 import msgspec
@@ -90,7 +91,8 @@ class JsonLog:
         self._size = 0
         self._dropped = 0
         self._writing = threading.Lock()
-        self._second = (0, "")
+        self._second = -inf  # the last one that was shown, and how
+        self._shown = ""
         self.threshold = LEVELS[level]
 
     def event(self, level: str, event: str, **fields: Any) -> None:
@@ -134,10 +136,12 @@ class JsonLog:
 
     def _time(self) -> str:
         wall = self._wall()
-        second = int(wall)
-        if self._second[0] != second:
-            self._second = (second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
-        return self._second[1] + _MILLISECONDS[int((wall - second) * 1000)]
+        past = wall - self._second
+        if not 0.0 <= past < 1.0:
+            self._second = float(floor(wall))
+            self._shown = datetime.fromtimestamp(self._second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            past = wall - self._second
+        return self._shown + _MILLISECONDS[floor(past * 1000.0)]
 
     def _append(self, fields: dict[str, Any] | _Line) -> None:
         if self._size > BACKLOG_LIMIT:
@@ -272,7 +276,7 @@ class LibraryLog(logging.Handler):
 
 def _microseconds(seconds: float) -> float:
     """Rounded to microseconds, for a quarter of what `round` costs."""
-    return int(seconds * 1e6 + 0.5) / 1e6
+    return floor(seconds * 1e6 + 0.5) / 1e6
 
 
 def _printable(value: object) -> object:

@@ -73,7 +73,7 @@ class Timings:
 
 
 class _Series:
-    """The histograms of one (model, endpoint), bound at first use."""
+    """The histograms of one (model, endpoint)."""
 
     __slots__ = ("latency", "overhead", "ttft")
 
@@ -101,6 +101,12 @@ class _Tally(msgspec.Struct, gc=False):
         self.estimated_output_tokens += other.estimated_output_tokens
 
 
+class _Ended(_Tally, gc=False, kw_only=True):
+    """The tally of one kind of end, and the histograms of its requests."""
+
+    series: _Series
+
+
 class UsageCounters:
     """How it goes with the store of usage."""
 
@@ -120,7 +126,7 @@ class UsageCounters:
 
 
 # By model, path, key id, status and error code.
-_Ends = dict[tuple[str, str, str | None, int, str | None], _Tally]
+_Ends = dict[tuple[str, str, str | None, int, str | None], _Ended]
 T = TypeVar("T")
 
 
@@ -181,7 +187,6 @@ class Metrics:
         self._config = Info("aiaas_config", "Digest of the config in force", registry=registry)
         Info("aiaas_build", "Version of the running gateway", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)  # CPU, memory, descriptors, out of /proc; nothing where there is none
-        self._series: dict[tuple[str, str], _Series] = {}
         self._tallies: _Ends = {}
         self._aside = threading.Lock()  # one scrape at a time
 
@@ -209,18 +214,16 @@ class Metrics:
     def finished(self, record: Record, duration: float) -> None:
         """Count a finished inference request."""
         model = record.model or UNKNOWN
-        series = self._series.get((model, record.path))
-        if series is None:
-            series = self._series[model, record.path] = _Series(self.timings, model, record.path)
+        end = (model, record.path, record.key_id, record.status, record.error_code)
+        tally = self._tallies.get(end)
+        if tally is None:
+            tally = self._tallies[end] = _Ended(series=_Series(self.timings, model, record.path))
+        series = tally.series
         series.latency.observe(duration)
         if record.ttft is not None:
             series.ttft.observe(record.ttft)
         if record.overhead is not None:
             series.overhead.observe(record.overhead)
-        end = (model, record.path, record.key_id, record.status, record.error_code)
-        tally = self._tallies.get(end)
-        if tally is None:
-            tally = self._tallies[end] = _Tally()
         tally.requests += 1
         if record.input_tokens is not None:
             tally.input_tokens += record.input_tokens
