@@ -33,10 +33,12 @@ def limit_headers(admission: AdmissionResult) -> LimitHeaders:
 def limit_lines(admission: AdmissionResult) -> bytes:
     """`limit_headers` as complete header lines."""
     lines = b""
-    if admission.requests is not None:
-        lines = _lines(admission.requests, _REQUEST_LINES)
-    if admission.tokens is not None:
-        lines += _lines(admission.tokens, _TOKEN_LINES)
+    decision = admission.requests
+    if decision is not None:
+        lines = _REQUEST_LINES % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
+    decision = admission.tokens
+    if decision is not None:
+        lines += _TOKEN_LINES % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
     return lines
 
 
@@ -98,10 +100,6 @@ _REFUSALS: Final = {
     ),
     "quota": ("quota_exceeded", "The quota is {limit} tokens. It starts anew in {wait}."),
 }
-
-
-def _lines(decision: Decision, form: bytes) -> bytes:
-    return form % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
 
 
 def _for(decision: Decision, names: tuple[str, str, str]) -> LimitHeaders:

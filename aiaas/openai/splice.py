@@ -56,13 +56,11 @@ def set_field(body: bytes, name: str, value: bytes) -> bytes:
 def replace_model(body: bytes, old: str, value: bytes, *, plain: bool) -> bytes:
     """`set_field` for `model`, whose value is known to be the text `old`. Needs no parser if `plain` (`Peek.plain`)."""
     if plain:
-        written = b'"%b"' % old.encode()
-        at = body.find(b'"model"') + len(b'"model":')
-        if body[at : at + 1] == b" ":
-            at += 1
-        end = at + len(written)
-        if body[at:end] == written:
-            return body[:at] + value + body[end:]
+        name = old.encode()
+        for key in (b'"model": ', b'"model":'):
+            spliced = body.replace(b'%b"%b"' % (key, name), key + value, 1)
+            if spliced != body:
+                return spliced
     return set_field(body, "model", value)
 
 

@@ -14,7 +14,6 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestPayloadError
 
 from aiaas.errors import EnvironmentFault
 from aiaas.proxy.client.head import Head
@@ -77,7 +76,6 @@ class Incoming:
             max_line_size=max_header_size,
             max_field_size=max_header_size,
             max_headers=MAX_HEADERS,
-            payload_exception=RequestPayloadError,
             auto_decompress=False,
             max_msg_queue_size=_ONE,
         )
