@@ -128,7 +128,7 @@ class TimedConnection(asyncio.Protocol):
         self._bytes += len(data)
         fault = None
         try:
-            reader.parser.feed_data(data)
+            reader.feed(data)
         except NOT_HTTP as error:
             fault = error
         self._take(reader, exchange.answer)

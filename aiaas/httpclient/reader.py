@@ -1,7 +1,7 @@
 """Read HTTP/1.1 answers from the bytes of one connection (RFC 9112). Sans-IO: who has the socket feeds it.
 
 llhttp does the framing (through httptools, strict: conflicting lengths, bad chunk sizes and smuggling tricks are
-errors). For each answer call `begin`, then `parser.feed_data` with each read, then look at the fields:
+errors). For each answer call `begin`, then `feed` with each read, then look at the fields:
 
     nothing -> has_head -> parts, again and again -> complete
 
@@ -11,15 +11,34 @@ Rules
 - An answer without a length ends with the connection (section 6.3, case 8): `by_close`.
 - Trailers are dropped (RFC 9110 section 6.5.1 lets us).
 - Bytes behind a complete answer are `excess`: the answer stands, the connection is not to be used again.
+- A read that is one whole chunk need not be fed while `at_chunk`: the parser would stand there again. The read is one
+  if it begins with `SIZE_LINES` of its length and ends with CR LF.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import httptools
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # The parser raises these for bytes that are not an HTTP/1.1 answer.
 NOT_HTTP = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+
+def _size_lines(most: int) -> tuple[bytes, ...]:
+    lines = [b"\0"] * most  # no chunk has this length, and no size line begins so
+    for size in range(1, most):
+        line = b"%x\r\n" % size
+        if (length := len(line) + size + 2) < most:
+            lines[length] = line
+    return tuple(lines)
+
+
+# Bytes; the chunks of ordinary events are shorter.
+SHORT_CHUNK: Final = 2048
+# By the length of a short chunk with its framing, the line that it begins with.
+SIZE_LINES: Final = _size_lines(SHORT_CHUNK)
 
 
 class AnswerReader:
@@ -33,9 +52,21 @@ class AnswerReader:
     complete   the answer is whole
     reusable   the server keeps the connection open behind it
     excess     bytes came behind it
+    at_chunk   a chunk has just ended, and nothing of the next has come
     """
 
-    __slots__ = ("by_close", "complete", "excess", "has_head", "headers", "parser", "parts", "reusable", "status")
+    __slots__ = (
+        "at_chunk",
+        "by_close",
+        "complete",
+        "excess",
+        "has_head",
+        "headers",
+        "parser",
+        "parts",
+        "reusable",
+        "status",
+    )
 
     def __init__(self) -> None:
         self.parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -47,7 +78,15 @@ class AnswerReader:
         self.headers: list[tuple[bytes, bytes]] = []
         self.parts: list[bytes] = []
         self.by_close = True
-        self.has_head = self.complete = self.reusable = self.excess = False
+        self.has_head = self.complete = self.reusable = self.excess = self.at_chunk = False
+
+    def feed(self, data: bytes) -> None:
+        """Take a read. Raises one of NOT_HTTP."""
+        if self.parser is None:
+            return
+        self.parser.feed_data(data)
+        if self.at_chunk and data[-1:] != b"\n":  # the next size line has begun; a whole one has called us
+            self.at_chunk = False
 
     def close(self) -> None:
         """Read nothing more. The parser refers back to this."""
@@ -91,8 +130,17 @@ class AnswerReader:
         if self.has_head and not self.complete:  # 199 or 000 may have one, says llhttp
             self.parts.append(data)
 
+    def on_chunk_header(self) -> None:
+        """httptools: a size line has ended."""
+        self.at_chunk = False
+
+    def on_chunk_complete(self) -> None:
+        """httptools: a chunk has ended, with its line end."""
+        self.at_chunk = self.has_head
+
     def on_message_complete(self) -> None:
         """httptools: the answer is whole (or a 1xx is)."""
         if self.has_head and not self.complete and self.parser is not None:
             self.complete = True
+            self.at_chunk = False
             self.reusable = bool(self.parser.should_keep_alive())

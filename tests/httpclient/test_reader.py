@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from aiaas.httpclient.reader import NOT_HTTP, AnswerReader
+from aiaas.httpclient.reader import NOT_HTTP, SHORT_CHUNK, SIZE_LINES, AnswerReader
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Name: v\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: t\r\n\r\n"
@@ -21,8 +21,7 @@ def fed(*reads: bytes) -> AnswerReader:
     """A reader that got these reads."""
     reader = AnswerReader()
     for read in reads:
-        assert reader.parser is not None
-        reader.parser.feed_data(read)
+        reader.feed(read)
     return reader
 
 
@@ -41,8 +40,7 @@ def test_the_next_answer_begins_anew() -> None:
     reader = fed(PLAIN)
     reader.begin()
     assert (reader.status, reader.headers, reader.parts, reader.complete) == (0, [], [], False)
-    assert reader.parser is not None
-    reader.parser.feed_data(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    reader.feed(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
     assert (reader.status, reader.complete, reader.reusable, reader.by_close) == (204, True, False, False)
 
 
@@ -50,8 +48,7 @@ def test_a_1xx_is_skipped_with_its_headers() -> None:
     """Its length says nothing about the answer behind it."""
     reader = fed(b"HTTP/1.1 103 Early Hints\r\nContent-Length: 0\r\nLink: x\r\n\r\n")
     assert (reader.has_head, reader.complete) == (False, False)
-    assert reader.parser is not None
-    reader.parser.feed_data(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest")
+    reader.feed(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest")
     assert (reader.status, reader.headers, reader.parts, reader.by_close) == (200, [(b"a", b"b")], [b"rest"], True)
 
 
@@ -77,6 +74,33 @@ def test_a_second_answer_is_excess() -> None:
     """The first answer stands as it is."""
     reader = fed(PLAIN + PLAIN[:20])
     assert (reader.complete, reader.excess, reader.parts) == (True, True, [b"hello"])
+
+
+def test_at_chunk_only_where_a_chunk_has_just_ended() -> None:
+    """However the reads are cut: not in a size line, in the data, in the line end behind them, or after the end."""
+    head, chunks = (
+        CHUNKED[: CHUNKED.index(b"5\r\n")],
+        (b"5\r\nhello\r\n", b"2;x\r\n\r\n\r\n", b"1\r\n!\r\n", b"0\r\n\r\n"),
+    )
+    stream = b"".join(chunks)
+    ends = {len(b"".join(chunks[:count])) for count in (1, 2, 3)}
+    for first in range(len(stream) + 1):
+        for second in range(first + 1, len(stream) + 1):
+            reader = fed(head + stream[:first], stream[first:second])
+            assert reader.at_chunk == (second in ends), (stream[:first], stream[first:second])
+
+
+def test_size_lines_are_those_of_whole_chunks() -> None:
+    """The parser takes a read that begins so and ends with CR LF as one chunk, and expects the next one."""
+    for length in (6, 7, 20, 21, 22, 261, 262, 263, 264, SHORT_CHUNK - 1):
+        line = SIZE_LINES[length]
+        data = b"x" * (length - len(line) - 2)
+        reader = fed(CHUNKED[: CHUNKED.index(b"5\r\n")])
+        if line == b"\0":  # between the lengths of two sizes, of which one has a digit more
+            assert length in (21, 262)
+            continue
+        reader.feed(line + data + b"\r\n")
+        assert (b"".join(reader.parts), reader.at_chunk) == (data, True)
 
 
 def test_a_closed_reader_leaves_no_cycle() -> None:

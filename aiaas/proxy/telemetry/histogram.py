@@ -16,16 +16,16 @@ from prometheus_client.registry import Collector, CollectorRegistry
 class Tally:
     """One series. `counts` has an entry for each bound, and one for values above all bounds."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Count `value`; a bucket counts values up to and including its bound, as in Prometheus."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from aiaas.errors import UpstreamError
 from aiaas.openai.errors import engine_died, is_json_object
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.upstream.connection import Failure, FailureKind
@@ -69,6 +70,13 @@ def may_try_again(outcome: Outcome) -> Again | None:
         if outcome.status == 500 and engine_died(outcome.body):
             return Again("engine", once=True)
     return None
+
+
+def error_of_break(failure: Failure) -> UpstreamError:
+    """The error event of a stream that broke off."""
+    if failure.kind is FailureKind.TIMEOUT:
+        return UpstreamError(504, "upstream_timeout", "The model server fell silent.")
+    return UpstreamError(502, "upstream_error", "The model server broke off this answer.")
 
 
 def not_an_answer(status: int, content_type: bytes) -> str | None:

@@ -25,12 +25,13 @@ import errno
 import math
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Protocol, cast
 
-from aiaas.httpclient.reader import NOT_HTTP, AnswerReader
+from aiaas.httpclient.reader import NOT_HTTP, SHORT_CHUNK, SIZE_LINES, AnswerReader
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.liveness import watch_upstream
@@ -90,7 +91,11 @@ class Sink(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection to an endpoint. Made by `Pool.connect`, given back by itself when an exchange ends cleanly."""
+    """One connection to an endpoint. Made by `Pool.connect`, given back by itself when an exchange ends cleanly.
+
+    take_chunk  the sink sets it for the rest of the exchange if it can take a whole chunk as it came: called with a
+                read that has the length of a chunk, and where its data begin; False if `body` shall get the data
+    """
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
         self._pool = pool
@@ -101,6 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._served = 0
         self.idle_since = self._sent_at = 0.0
+        self.take_chunk: Callable[[bytes, int], bool] | None = None
         self._bare_bytes = 0  # since the last that brought a part of the body
         self._any_byte = self._head_given = False
 
@@ -122,6 +128,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._reader = AnswerReader()
         else:
             self._reader.begin()
+        self.take_chunk = None
         self._bare_bytes = 0
         self._any_byte = self._head_given = False
         self._sent_at = self._loop.time()
@@ -134,7 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         """End the exchange and the connection at once: vLLM then stops generating within 70 ms."""
         if sink is not None and self._sink is not sink:
             return  # its exchange has just ended, and the connection may already serve another client's
-        self._sink = None
+        self._sink = self.take_chunk = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -168,13 +175,18 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: parse, then call the sink in order."""
         reader = self._reader
+        if self.take_chunk is not None and reader is not None and reader.at_chunk and (size := len(data)) < SHORT_CHUNK:
+            line = SIZE_LINES[size]
+            if data.startswith(line) and self.take_chunk(data, len(line)):
+                self._bare_bytes = 0
+                return
         if self._sink is None or reader is None or reader.parser is None:
             # Bytes without a request: they must never be taken for the next client's answer.
             self.abort()
             return
         self._any_byte = True
         try:
-            reader.parser.feed_data(data)
+            reader.feed(data)
         except NOT_HTTP as error:
             if not reader.complete:
                 if self._head_given:  # events that came before the fault are good, however the reads fell
@@ -211,7 +223,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish(reader)
 
     def _finish(self, reader: AnswerReader) -> None:
-        sink, self._sink = self._sink, None
+        sink, self._sink, self.take_chunk = self._sink, None, None
         transport = self._transport
         self._served += 1
         if (

@@ -20,11 +20,12 @@ Rules
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Generator
 
 from aiaas.errors import UpstreamError
 from aiaas.openai.errors import error_event
-from aiaas.openai.sse import LARGE_EVENT, MAX_EVENT, after_last_event
+from aiaas.openai.sse import MAX_EVENT, after_last_event
 from aiaas.openai.streams import next_number
 from aiaas.plan.model import BackendPlan
 from aiaas.proxy.client.answers import HeaderList, framing_of, header_of, relayed_head
@@ -32,13 +33,14 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import Pause
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.histogram import Tally
-from aiaas.proxy.upstream.attempt import EVENTS, WHOLE, End, Outcome, not_an_answer
+from aiaas.proxy.upstream.attempt import EVENTS, WHOLE, End, Outcome, error_of_break, not_an_answer
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
 from aiaas.proxy.upstream.usage_tap import BodyTap, StreamTap
 
 # An error answer that is larger than this (bytes) did not come from vLLM; it is relayed without a retry.
 HELD_LIMIT = 1024 * 1024
 
+_LF = 10
 PING = b": ping\n\n"
 # For proxies in between: nginx buffers a stream unless told not to.
 _UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
@@ -57,7 +59,7 @@ class Relay(Pause):
     _held_size = 0
     _tail: bytes | bytearray = b""  # an unfinished event
     _flowing = False  # a stream's first text has gone to the client
-    _committed = False
+    committed = False  # bytes have gone to the client
     _chunked = False
     _paused_at: float | None = None
     _paused_size = 0
@@ -108,7 +110,7 @@ class Relay(Pause):
 
     def end_with_error(self, error: UpstreamError) -> None:
         """End a committed answer (drain deadline): an error event in a stream, else a break."""
-        if self._committed and self._outcome is None:
+        if self.committed and self._outcome is None:
             self._upstream.abort(self)
             self._break(Failure(FailureKind.TIMEOUT, error.message), error)
 
@@ -118,11 +120,6 @@ class Relay(Pause):
         if self._record.stream and self._last_read <= since and self._paused_at is None and self._outcome is None:
             self._upstream.abort(self)
             self.failed(Failure(FailureKind.RESET, "its address refuses connections, and it has fallen silent"))
-
-    @property
-    def committed(self) -> bool:
-        """Whether bytes have gone to the client."""
-        return self._committed
 
     # -- Sink -----------------------------------------------------------------------------------------------------
 
@@ -142,12 +139,9 @@ class Relay(Pause):
             if self._streaming:
                 record.streamed = True
                 ticket = self._ticket
-                self._stream_tap = StreamTap(
-                    record,
-                    ticket.peek.choices * ticket.peek.prompts,
-                    self._fingerprints,
-                    strip_usage=ticket.strip_usage and self._backend.ask_for_usage,
-                )
+                choices = ticket.peek.choices * ticket.peek.prompts
+                strip_usage = ticket.strip_usage and self._backend.ask_for_usage
+                self._stream_tap = StreamTap(record, choices, self._fingerprints, strip_usage=strip_usage)
             else:
                 record.streamed = False
                 self._tap = BodyTap(record)
@@ -155,37 +149,43 @@ class Relay(Pause):
     def body(self, data: bytes) -> None:
         """The body bytes of one read."""
         now = self._loop.time()
-        if not self._flowing:
-            self._last_read = now
-            if self._streaming:
-                self._events(data)
-            elif self._streaming is None:
-                self._hold(data)
-            else:
-                self._bytes(data)
-            return
-        self._gaps.observe(now - self._last_read)
+        if self._flowing:
+            self._gaps.observe(now - self._last_read)
         self._last_read = now
-        tap = self._stream_tap
-        size = len(data)
-        if self._tail or size > LARGE_EVENT or data.find(b"\n\n") != size - 2 or data.count(tap.mark) != 1:
+        if self._streaming:
             self._events(data)
-            return
-        # Nearly all of a gateway's work: one whole event in the middle of a stream, with output.
-        record = self._record
+        elif self._streaming is None:
+            self._hold(data)
+        else:
+            self._bytes(data)
+
+    def _take_chunk(self, data: bytes, start: int) -> bool:
+        """As in UpstreamConnection. Nearly all of a gateway's work: one event with output in the middle of a stream."""
+        tap = self._stream_tap
+        event = data[start:-4]
+        if not (
+            (data.endswith(tap.tail) and _LF not in event)  # nearly always
+            or (data.find(b"\n\n", start) == len(data) - 4 and data[-2:] == b"\r\n" and event.count(tap.mark) == 1)
+        ):
+            return False
+        gaps, now = self._gaps, self._loop.time()
+        gap = now - self._last_read
+        gaps.counts[bisect_left(gaps.bounds, gap)] += 1
+        gaps.total += gap
+        self._last_read = self._last_write = now
+        tap.latest, record = event, self._record
         record.events += 1
-        record.sent += size
-        tap.latest = data
-        self._last_write = now
+        record.sent += len(event) + 2
         transport = self._client.transport
         if transport is not None:
-            transport.write(b"%x\r\n%b\r\n" % (size, data) if self._chunked else data)
+            transport.write(data)
+        return True
 
     def end(self) -> None:
         """The backend's answer is whole."""
         if self._outcome is not None:
             return
-        if self._status >= 400 and not self._committed:
+        if self._status >= 400 and not self.committed:
             self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held or ())))
             return
         last, failure = b"", None
@@ -198,7 +198,7 @@ class Relay(Pause):
                 self.failed(Failure(FailureKind.TRUNCATED, "the stream ended without its last event"))
                 return
             last += tap.rest()
-        if not self._committed:
+        if not self.committed:
             self._commit(last, whole=True)
         elif last:
             self._write(last)
@@ -210,7 +210,7 @@ class Relay(Pause):
         """The backend's answer will not become whole."""
         if self._outcome is not None:
             return
-        if self._committed:
+        if self.committed:
             self._break(failure, None)
         else:
             self._finish(Outcome(End.FAILED, failure=failure))
@@ -230,7 +230,7 @@ class Relay(Pause):
 
     def _bytes(self, data: bytes) -> None:
         self._tap.keep(data)
-        if self._committed:
+        if self.committed:
             self._write(data)
         else:
             self._commit(data, whole=False)
@@ -242,7 +242,7 @@ class Relay(Pause):
                 return
         tap = self._stream_tap
         data = tap.read(data)
-        if tap.failed_first and not self._committed:
+        if tap.failed_first and not self.committed:
             self._upstream.abort(self)
             self._finish(Outcome(End.FAILED, failure=tap.engine_failure))
             return
@@ -251,13 +251,15 @@ class Relay(Pause):
         if tap.begun and not self._flowing:
             self._flowing = True
             self._record.ttft = time.monotonic() - self._record.started
-        if self._committed:
+        if self.committed:
             self._write(data)
         else:
             self._commit(data, whole=False)
+        self._upstream.take_chunk = self._take_chunk if self._flowing and self._chunked and not self._tail else None
 
     def _whole_events(self, data: bytes) -> bytes:
         """Append `data` to the unfinished event; return the whole events. Reads each byte once, even in many parts."""
+        self._upstream.take_chunk = None
         tail = self._tail = bytearray() if isinstance(self._tail, bytes) else self._tail
         seen = max(0, len(tail) - 3)
         tail += data
@@ -275,7 +277,7 @@ class Relay(Pause):
 
     def _commit(self, data: bytes, *, whole: bool) -> None:
         """Send the status: head and first bytes in one write."""
-        self._committed = True
+        self.committed = True
         ticket = self._ticket
         record = self._record
         record.status, record.phase = self._status, "streaming"
@@ -313,8 +315,7 @@ class Relay(Pause):
         self._upstream.resume_reading()
 
     def _pending(self) -> int:
-        transport = self._client.transport
-        return transport.get_write_buffer_size() if transport is not None else 0
+        return 0 if (transport := self._client.transport) is None else transport.get_write_buffer_size()
 
     # -- silence --------------------------------------------------------------------------------------------------
 
@@ -348,7 +349,7 @@ class Relay(Pause):
             self._arm()
 
     def _ping(self, now: float) -> None:
-        if self._committed:
+        if self.committed:
             self._client_write(b"%x\r\n%b\r\n" % (len(PING), PING) if self._chunked else PING)
             self._last_write = now
         else:
@@ -372,12 +373,7 @@ class Relay(Pause):
         if self._streaming:
             if rest := self._stream_tap.rest():
                 self._write(rest)
-            timed_out = failure.kind is FailureKind.TIMEOUT
-            error = error or UpstreamError(
-                504 if timed_out else 502,
-                "upstream_timeout" if timed_out else "upstream_error",
-                "The model server fell silent." if timed_out else "The model server broke off this answer.",
-            )
+            error = error or error_of_break(failure)
             event = error_event(error, self._record.path, next_number(self._stream_tap.latest))
             self._client_write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._chunked else event)
         self._finish(Outcome(End.BROKEN, failure=failure))
@@ -389,7 +385,7 @@ class Relay(Pause):
         self.go_on()
 
     def _end_counting(self) -> None:
-        if self._committed:
+        if self.committed:
             (self._stream_tap if self._streaming else self._tap).end()
 
     def _stop(self) -> None:

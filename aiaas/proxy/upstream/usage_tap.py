@@ -26,6 +26,8 @@ from aiaas.proxy.upstream.connection import Failure, FailureKind
 
 # An answer up to this size (bytes) is kept and decoded at its end; a longer one is scanned as it passes.
 KEPT_MOST = 64 * 1024
+# Not the end of an event.
+_NO_TAIL = b"\0"
 
 
 class Tap(Protocol):
@@ -83,8 +85,11 @@ class StreamTap:
     strip_usage     the gateway asked for the usage event, not the client
     fingerprints    by model, of the server that answers
     mark            as in StreamForm; counted by the relay once `begun`
+    tail            an ordinary event's last bytes from its mark on, with the line end of its chunk; no event ends so
+                    while an event waits
     begun           text has come
-    latest          whole events with output, as the last read that had any brought them
+    latest          whole events with output, as the last read that had any brought them; one by itself may lack its
+                    blank line
     engine_failure  an event said that the engine is dying, or None
     failed_first    and it was the first event of the read that it came in
     """
@@ -100,6 +105,7 @@ class StreamTap:
         "_other",
         "_record",
         "_strip_usage",
+        "_tail",
         "_usage_after",
         "_usage_event",
         "begun",
@@ -107,6 +113,7 @@ class StreamTap:
         "failed_first",
         "latest",
         "mark",
+        "tail",
     )
 
     def __init__(
@@ -125,6 +132,7 @@ class StreamTap:
         self._frame = 0  # bytes of an output event around its text
         self._held: list[bytes] = []  # finish their choices, and wait for the event behind them
         self.mark = self._form.mark
+        self.tail = self._tail = _NO_TAIL
         self.begun = False
         self.latest = b""
         self.engine_failure: Failure | None = None
@@ -158,7 +166,7 @@ class StreamTap:
         if output:
             self.latest = b"".join(output)
         # While an event waits, every read comes here, as that event goes first: the count of b"" never matches.
-        self.mark = b"" if self._held else self._form.mark
+        self.mark, self.tail = (b"", _NO_TAIL) if self._held else (self._form.mark, self._tail)
         return b"".join(kept)
 
     def _count(self, event: bytes, outputs: int) -> None:
@@ -171,6 +179,8 @@ class StreamTap:
             if size:
                 self.begun = True
                 self._frame = len(event) - size
+                if (at := event.rfind(self._form.mark)) > 0:
+                    self._tail = event[at:] + b"\r\n"
         self._record.events += outputs
 
     def _is_for_us(self, event: bytes, *, first: bool) -> bool:
@@ -213,14 +223,16 @@ class StreamTap:
     def end(self) -> None:
         """As in Tap. Only usage behind the last output is the last word: a message tells its input and 0 for its output
         at first, and a chat whose client asked for it tells usage on every event."""
-        record = self._record
-        if record.events > 1 and self.latest:
+        record, latest = self._record, self.latest
+        if latest and not latest.endswith(b"\n"):
+            latest += b"\n\n"
+        if record.events > 1 and latest:
             # Without the last one: a chat's has more around its text.
-            size = record.sent - self._other - len(split_events(self.latest)[-1])
+            size = record.sent - self._other - len(split_events(latest)[-1])
             record.event_text = max(0.0, size / (record.events - 1) - self._frame)
         event, is_last = self._usage_event, self._usage_after == record.events
-        if not is_last and self.latest.find(b'"usage"') >= 0:
-            event, is_last = split_events(self.latest)[-1], True
+        if not is_last and latest.find(b'"usage"') >= 0:
+            event, is_last = split_events(latest)[-1], True
         self.latest = b""
         usage = None if event is None else usage_of(event)
         if usage is not None:

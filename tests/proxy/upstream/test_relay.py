@@ -165,6 +165,30 @@ async def test_stream_is_identical_however_it_is_cut(fake_vllm, gateway, events,
     assert (got.body, got.whole, got.status) == (body, True, 200)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"data: {",
+        b"data: x\r\n",
+        b": a comment\n\n",
+        b"data: {}\n\ndata: {}\n\n",
+        b"\n\n\n",
+    ],
+    ids=["a half event", "a CR", "a comment", "two events", "empty lines"],
+)
+async def test_chunks_between_ordinary_events(fake_vllm, gateway, odd):
+    """One read each, so that the ordinary ones go on as they came: the others keep their place and their bytes."""
+    running = await gateway(fake_vllm)
+    ordinary = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    pieces = [ordinary] * 3 + [odd] + [ordinary] * 2 + [DONE]
+    steps: list[Step] = [Send(STREAM_HEAD)]
+    for piece in pieces:
+        steps.append(SendSlowly(chunk(piece), size=1000, pause=0.005))
+    fake_vllm.play(*steps, Send(LAST_CHUNK))
+    got = await (await running.client()).post(STREAM_WITH_USAGE)
+    assert (got.body, got.whole) == (b"".join(pieces), True)
+
+
 async def test_stream_head(fake_vllm, gateway):
     """A stream has the headers that stop proxies from buffering, and the backend's content type."""
     fake_vllm.play(Send(stream(token_event(), DONE)))
