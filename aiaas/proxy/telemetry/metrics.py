@@ -246,16 +246,16 @@ class Metrics:
             ends[model, path, status, reason].add(tally)
             if key_id is not None:
                 self.keys.count(key_id, tally.requests, tally.input_tokens, tally.output_tokens)
-        for (model, path, status, reason), tally in ends.items():
+        for (model, path, status, reason), total in ends.items():
             outcome = "success" if status < 400 and reason is None else "error"
             other = "error" if outcome == "success" else "success"
-            self.requests.labels(model, path, outcome).inc(tally.requests)
+            self.requests.labels(model, path, outcome).inc(total.requests)
             self.requests.labels(model, path, other).inc(0)  # a series that begins at 0 has a first increase
-            self.tokens.labels(model, "input").inc(tally.input_tokens)
-            self.tokens.labels(model, "output").inc(tally.output_tokens)
-            self._estimated.labels(model, "input").inc(tally.estimated_input_tokens)
-            self._estimated.labels(model, "output").inc(tally.estimated_output_tokens)
-            self._responses.labels(str(status), reason or "").inc(tally.requests)
+            self.tokens.labels(model, "input").inc(total.input_tokens)
+            self.tokens.labels(model, "output").inc(total.output_tokens)
+            self._estimated.labels(model, "input").inc(total.estimated_input_tokens)
+            self._estimated.labels(model, "output").inc(total.estimated_output_tokens)
+            self._responses.labels(str(status), reason or "").inc(total.requests)
         self.keys.forget_removed()
 
     def responded(self, status: int, reason: str | None) -> None:
