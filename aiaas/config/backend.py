@@ -89,13 +89,36 @@ class Engine(Section):
 
 
 class Queue(Section):
-    """The queue for requests over `max_inflight`: each key's requests wait in order of arrival, and keys take turns."""
+    """The queue for requests over `max_inflight`: each key's requests wait in order of arrival, and `fair` says which
+    key is next."""
 
     size: AtLeast0 = 100
-    """How many requests of all keys together may wait; further requests get 503. 0 rejects at once."""
+    """How many requests of all keys together may wait; further requests get 503. 0 rejects at once. In a full queue, a
+    request of a key that has few waiting takes the place of the newest request of the key that has the most."""
 
     max_wait: PositiveDuration = 30.0
     """The longest wait; then 503. The default is half of the 60 s after which most clients and ingresses give up."""
+
+
+class Fair(Section):
+    """How keys share the slots of `max_inflight`: by tokens, and not by requests. Among keys with requests waiting, the
+    key that was served the fewest tokens is next. Without `max_inflight` nothing waits in aiaas, and these fields
+    have no effect."""
+
+    output_weight: Annotated[float, Field(ge=0, le=1000)] = 4.0
+    """How many prompt tokens one output token counts for. An output token keeps the engine busy for longer: vLLM reads
+    a prompt in large pieces, and writes an answer token by token. With 4, a request with a prompt of 600 tokens and an
+    answer of 150 counts 1,200."""
+
+    credit: AtLeast0 = 20_000
+    """How many tokens a key that was idle may use before it waits like the others (output tokens by their weight). The
+    default is 10 to 20 requests of a chat. A larger number favors keys with few requests and bursts; 0 lets a key that
+    comes back take its turn like all others."""
+
+    reserve: AtLeast0 = 4
+    """How many requests an endpoint may have beyond `max_inflight`, for keys with so few in flight (less than a quarter
+    of an equal share) that they should not wait for a slot. At most a quarter of `max_inflight`; 0 makes `max_inflight`
+    exact."""
 
 
 class Health(Section):
@@ -192,7 +215,17 @@ class Backend(Section):
 
     max_inflight: AtLeast1 | None = None
     """Requests at once per endpoint, from each gateway; further requests wait in `queue`. null means no bound: vLLM
-    queues requests, too, but does not let keys take turns."""
+    queues requests, too, but first come, first served, so one key can hold up all others. Keys with few requests may
+    use a few slots more (`fair.reserve`)."""
+
+    max_pending_prefill: Literal["auto"] | AtLeast1 = "auto"
+    """Prompt tokens that may wait for their first token at one endpoint, from each gateway. With more, further requests
+    wait in `queue`, so that a short prompt does not wait in the engine behind many long ones; one prompt that is larger
+    than this may still run. `auto` is 4,096, twice what vLLM reads in one step. Has an effect only with
+    `max_inflight`."""
+
+    fair: Fair = Fair()
+    """How keys share the slots of `max_inflight`."""
 
     queue: Queue = Queue()
     """The queue for requests over `max_inflight`."""

@@ -83,6 +83,8 @@ RELOADS: Final = frozenset(
         "backends.*.isolate_cache_secret_env",
         "backends.*.balance",
         "backends.*.max_inflight",
+        "backends.*.max_pending_prefill",
+        "backends.*.fair",
         "backends.*.queue",
         "backends.*.health",
         "backends.*.models",

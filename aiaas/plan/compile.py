@@ -26,6 +26,7 @@ from aiaas.plan.model import (
     BackendPlan,
     EndpointPlan,
     EnginePlan,
+    FairPlan,
     HealthPlan,
     LimitsPlan,
     MonitoringPlan,
@@ -40,6 +41,9 @@ from aiaas.plan.model import (
 )
 
 DIGEST_DIGITS: Final = 12
+# Twice what vLLM reads in one step by default (`--max-num-batched-tokens`, 2,048 on most GPUs): one step's prompts are
+# read while the next ones wait.
+AUTO_PENDING_PREFILL: Final = 4096  # prompt tokens
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
@@ -122,6 +126,8 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         max_retries=backend.max_retries,
         balance=backend.balance,
         max_inflight=_share(backend.max_inflight, config) if backend.max_inflight is not None else None,
+        max_pending_prefill=_share(_pending_prefill(backend), config),
+        fair=FairPlan(backend.fair.output_weight, backend.fair.credit, backend.fair.reserve // config.server.workers),
         queue=QueuePlan(_share(backend.queue.size, config), backend.queue.max_wait),
         health=HealthPlan(
             backend.health.path,
@@ -145,6 +151,10 @@ def _cache_secret(backend: Backend, env: Mapping[str, str]) -> bytes | None:
     if backend.isolate_cache is None or backend.isolate_cache_secret_env is None:
         return None
     return env.get(backend.isolate_cache_secret_env, "").encode("utf-8", "surrogateescape")
+
+
+def _pending_prefill(backend: Backend) -> int:
+    return AUTO_PENDING_PREFILL if backend.max_pending_prefill == "auto" else backend.max_pending_prefill
 
 
 def _share(bound: int, config: Config) -> int:

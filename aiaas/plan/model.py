@@ -113,12 +113,21 @@ class QueuePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class FairPlan:
+    """How slots are shared between keys. `reserve` is one worker's share."""
+
+    output_weight: float
+    credit: int
+    reserve: int
+
+
+@dataclass(frozen=True, slots=True)
 class BackendPlan:
     """One named vLLM deployment. Meaning of each field: `aiaas.config.model.Backend`.
 
     endpoints  the endpoints of the config; empty if `dns` is set
     dns        `host` is a name, and each of its addresses becomes an endpoint (`EndpointPlan.at`)
-    max_inflight  one worker's share
+    max_inflight, max_pending_prefill  one worker's share
     """
 
     name: str
@@ -129,6 +138,8 @@ class BackendPlan:
     max_retries: int
     balance: Literal["least_inflight", "round_robin", "prefix_hash"]
     max_inflight: int | None
+    max_pending_prefill: int
+    fair: FairPlan
     queue: QueuePlan
     health: HealthPlan
     engine: EnginePlan | None

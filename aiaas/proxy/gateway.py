@@ -41,7 +41,8 @@ from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.fleet import Fleet
-from aiaas.proxy.upstream.forward import draining, forward, write
+from aiaas.proxy.upstream.forward import forward, write
+from aiaas.proxy.upstream.refusals import draining
 from aiaas.proxy.upstream.token_rates import EventRates
 from aiaas.proxy.usage import UsageRecorder
 

@@ -51,7 +51,8 @@ from aiaas.proxy.client.tls import open_tls
 from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
-from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.probes import probe_forever
 from aiaas.proxy.usage import UsageRecorder
 from tests.fakes.vllm import FakeVllm

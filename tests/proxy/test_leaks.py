@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from aiaas.proxy.upstream.backends import Waiter
 from aiaas.proxy.upstream.connection import IDLE_LIMIT, UpstreamConnection
 from aiaas.proxy.upstream.relay import Relay
+from aiaas.proxy.upstream.waiter import Waiter
 from tests.fakes.faults import FAULTS
 from tests.proxy.conftest import Raw, Running
 from tests.waiting import until

@@ -61,6 +61,20 @@ def price_of(record: Record, estimated_input: int, reserved_output: int, streame
     return Charge(0, 0, estimated=False, ran=ran)
 
 
+def used_by(record: Record, estimated_input: int, *, ended: bool) -> tuple[int, int | None]:
+    """What the latest attempt at an endpoint has used, for its key's share there: input tokens, and output tokens or
+    None if no answer began. `ended` is False if the client left."""
+    if record.phase == "streaming":
+        output = record.output_tokens
+        if output is None:
+            unseen = estimate_input_tokens(record.sent) if record.path in paths.OUTPUT else 0
+            output = record.events if record.streamed else unseen
+        return estimated_input if record.input_tokens is None else record.input_tokens, output
+    if ended or record.overhead is None:
+        return 0, None  # refused, or broken off: the engine has not run it, or lost it
+    return estimated_input, None
+
+
 def _unseen_output(record: Record, reserved: int) -> int:
     """The output tokens of an answer that is not a stream and did not report usage; at least 1."""
     if record.path not in paths.OUTPUT:

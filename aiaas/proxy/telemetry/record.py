@@ -6,6 +6,7 @@ stand; at the end `price.py`, `log.py` and `metrics.py` read them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -58,6 +59,7 @@ class Record(msgspec.Struct):
     queue_seconds  the wait for a free endpoint
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
                  None if it was never sent
+    on_first_text  called once with the first text of a stream, where it matters that the prompt has been read
 
     While it is answered (`relay.py`, `usage_tap.py`):
     status       of the answer, or 499 (nginx's word) if the client left before the answer began
@@ -97,6 +99,7 @@ class Record(msgspec.Struct):
     queue_seconds: float = 0.0
     retries: int = 0
     overhead: float | None = None
+    on_first_text: Callable[[], None] | None = None
     status: int = 0
     streamed: bool = False
     ttft: float | None = None
@@ -108,3 +111,9 @@ class Record(msgspec.Struct):
     estimated: bool = False
     error_code: str | None = None
     ended_by: EndedBy = "gateway"
+
+    def text_begins(self, now: float) -> None:
+        """The first text of a stream has come."""
+        self.ttft = now - self.started
+        if self.on_first_text is not None:
+            self.on_first_text()

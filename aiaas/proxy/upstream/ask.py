@@ -8,8 +8,8 @@ import msgspec
 
 from aiaas.proxy.client.answers import HeaderList, header_of
 from aiaas.proxy.client.handler import with_pauses
-from aiaas.proxy.upstream.backends import EndpointState
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
+from aiaas.proxy.upstream.endpoint import EndpointState
 
 
 class Fetched(msgspec.Struct, frozen=True):

@@ -1,205 +1,35 @@
-"""The backends as they are now: connections, health, and the choice of an endpoint.
+"""The backends as they are now: their endpoints, and the choice of one.
 
-Choosing is a pure function over the endpoints' states (`choose.py`); the reports of probes and requests change those
-states. A client's 4xx or a client's leaving is never reported (a breaker that trips on the client's own faults takes
-the fleet down).
-
-    up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
+Choosing is a pure function over the endpoints' states (`choose.py`); whose turn it is, is another (`fair_share.py`).
 
 Where a backend has a bound (`max_inflight`), requests wait for a slot of any of its endpoints. A slot that comes free
 goes to the next waiting request at once, so while a request waits nothing is free, and a later one cannot overtake it.
+Two more rules keep a key with few requests from waiting for those with many:
+
+- An endpoint with `max_pending_prefill` prompt tokens that wait for their first token is not free either: a short
+  prompt behind many long ones would wait for all of them, in the engine's own queue.
+- A few slots beyond the bound are a reserve, for keys that are under their share. A prompt that came in by the reserve
+  need not wait until others have been read.
 
 The endpoints of a `dns` backend follow what its name resolves to (`resolve.py`). One that has left gets no new request;
 those that it has go on.
 
 State outlives a Plan: an address keeps its connections, slots and health, a backend its queue and its turn. A reload
 only replaces their settings (`BackendState.follow`, `fleet.py`).
-
-An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
-start ourselves starts as down, and only its supervisor turns it up or down.
-
-After SIGTERM a vLLM refuses new connections and goes silent on its open ones, without closing them. So after a refused
-probe, end the streams to that address on which nothing comes for SILENT_AFTER_REFUSAL. A stream that still delivers is
-left alone: behind a ClusterIP the probe may have met another pod.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 from aiaas.plan.model import BackendPlan, EndpointPlan
-from aiaas.proxy.request.served_models import NOTHING_LISTED, Listed
-from aiaas.proxy.upstream.affinity import number_of, prompt_prefix
+from aiaas.proxy.upstream.affinity import prompt_prefix
 from aiaas.proxy.upstream.choose import choose, choose_by_prefix
-from aiaas.proxy.upstream.connection import Pool
 from aiaas.proxy.upstream.dial import ClientTls
-from aiaas.proxy.upstream.queue import FairQueue
-
-SILENT_AFTER_REFUSAL = 5.0  # seconds
-
-HealthListener = Callable[["EndpointState", bool, str], None]
-
-
-class Stream(Protocol):
-    """A request under way at an endpoint."""
-
-    def end_if_silent(self, since: float) -> None:
-        """End it if nothing has come after `since` (the loop's time) although it was read."""
-
-
-class EndpointState:
-    """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row.
-
-    backend  the one that names it in the Plan in force, else the last one that did: its settings hold
-    users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
-    bound    the backend's max_inflight; suspect is called when a request has timed out in an engine that we started
-    listed   the models that it lists; number is that of its URL, for `prefix_hash`
-    """
-
-    __slots__ = (
-        "backend",
-        "bound",
-        "failures",
-        "listed",
-        "number",
-        "plan",
-        "pool",
-        "streams",
-        "successes",
-        "suspect",
-        "up",
-        "users",
-    )
-
-    def __init__(self, backend: BackendState, plan: EndpointPlan, tls: ClientTls) -> None:
-        self.pool = Pool(plan, backend.plan.connect_timeout, tls)
-        self.streams: set[Stream] = set()
-        self.up = backend.plan.engine is None
-        self.failures = self.successes = 0
-        self.suspect: Callable[[], None] | None = None
-        self.listed: Listed = NOTHING_LISTED
-        self.users: list[BackendState] = []
-        self.belong_to(backend, plan)
-
-    def belong_to(self, backend: BackendState, plan: EndpointPlan) -> None:
-        """Take the settings of the backend that names it now. Slots, connections and health stay."""
-        self.backend = backend
-        self.bound = backend.plan.max_inflight
-        self.plan = self.pool.endpoint = plan
-        self.number = number_of(plan.url.encode())
-        self.pool.connect_timeout = backend.plan.connect_timeout
-        self.pool.closed = False
-        if backend not in self.users:
-            self.users.append(backend)
-
-    @property
-    def backend_name(self) -> str:
-        """The backend that it belongs to."""
-        return self.backend.plan.name
-
-    @property
-    def is_free(self) -> bool:
-        """Whether a request may go there now."""
-        return self.up and (self.bound is None or self.pool.inflight < self.bound)
-
-    def __repr__(self) -> str:
-        return f"<EndpointState {self.backend_name} {self.plan.url} {'up' if self.up else 'down'} {self.pool!r}>"
-
-    def take(self) -> None:
-        """Take a slot, for an exchange, or for the request that is next in the queue."""
-        self.pool.inflight += 1
-
-    def give_back(self) -> None:
-        """An exchange has ended: give its slot to the next waiting request."""
-        self.pool.inflight -= 1
-        self._hand_over()
-
-    def leave(self, backend: BackendState) -> None:
-        """`backend` does not name it any more. Its requests go on, and its idle connections end."""
-        if backend in self.users:
-            self.users.remove(backend)
-        if self.backend is backend:
-            self.pool.close()
-
-    def report_success(self, *, probe: bool) -> None:
-        """An answer came, or a probe was good. Only probes bring an endpoint back up."""
-        self.failures = 0
-        if probe and not self.up:
-            self.successes += 1
-            if self.successes >= self.backend.plan.health.healthy_after:
-                self._turn(True, "its health check answers again")
-
-    def report_failure(self, reason: str) -> None:
-        """A connect failure, a reset, a dying engine, a bad probe: the backend's own fault, never a client's."""
-        if self.backend.plan.engine is not None:
-            return  # only its supervisor could turn it up again
-        self.successes = 0
-        self.failures += 1
-        if self.up and self.failures >= self.backend.plan.health.unhealthy_after:
-            self._turn(False, reason)
-
-    def report_timeout(self) -> None:
-        """Have the engine checked if we started it; any other address has its probes."""
-        if self.suspect is not None:
-            self.suspect()
-
-    def report_refused_probe(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Nothing listens there any more: end the streams that stay silent from now on."""
-
-        def check() -> None:
-            for stream in list(self.streams):
-                stream.end_if_silent(refused_at)
-
-        refused_at = loop.time()
-        loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
-
-    def set_up(self, up: bool, reason: str) -> None:
-        """Set the state that the engine's supervisor reports."""
-        if up != self.up:
-            self._turn(up, reason)
-
-    def _turn(self, up: bool, reason: str) -> None:
-        self.up = up
-        self.backend.listener(self, up, reason)
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        for backend in self.users:
-            if backend._waiting.length:
-                backend.hand_over()
-
-
-class Waiter:
-    """A request that waits for a slot, of any backend of its route.
-
-    key      between which the queue is fair
-    tried    endpoints that it has tried
-    body     of the request
-    granted  the endpoint whose slot it now has, by the backend `by`; None: look again, as nothing is up any more, or
-             `expired`
-    places   how many backends it still may hear from
-    """
-
-    __slots__ = ("body", "by", "expired", "granted", "key", "places", "tried")
-
-    def __init__(
-        self, key: Hashable, tried: Sequence[EndpointState], body: bytes, granted: asyncio.Future[EndpointState | None]
-    ) -> None:
-        self.key = key
-        self.tried = tried
-        self.body = body
-        self.granted = granted
-        self.by: BackendState | None = None
-        self.expired = False
-        self.places = 0
-
-    def expire(self) -> None:
-        """End the wait after `max_wait`; does nothing if the waiter already has its answer."""
-        if not self.granted.done():
-            self.expired = True
-            self.granted.set_result(None)
+from aiaas.proxy.upstream.endpoint import EndpointState, HealthListener
+from aiaas.proxy.upstream.fair_share import FairShare
+from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 
 
 class BackendState:
@@ -208,6 +38,7 @@ class BackendState:
     listener   called whenever an endpoint goes down or comes up
     unclaimed  an endpoint at a URL that no backend of the Plan in force has any more, None without one
     retired    taken out by a reload; requests that began before still use it
+    fair       who waits, and what each key has been served
     turn       counts requests, for round robin and for spreading ties
     changed    set when endpoints have joined; `probe_forever` clears it
     """
@@ -216,9 +47,9 @@ class BackendState:
         "_leaving",
         "_tls",
         "_unclaimed",
-        "_waiting",
         "changed",
         "endpoints",
+        "fair",
         "listener",
         "plan",
         "retired",
@@ -241,13 +72,13 @@ class BackendState:
         self._leaving: list[EndpointState] = []
         self._tls = tls or ClientTls()
         self._unclaimed = unclaimed
-        self._waiting: FairQueue[Waiter] = FairQueue(plan.queue.size)
+        self.fair: FairShare[Waiter] = FairShare(plan.queue.size, plan.fair.output_weight, plan.fair.credit)
         self._place(plan.endpoints)
 
     @property
     def waiting(self) -> int:
         """How many requests wait for a slot."""
-        return self._waiting.length
+        return self.fair.length
 
     @property
     def leaving(self) -> Sequence[EndpointState]:
@@ -280,7 +111,8 @@ class BackendState:
         Where it is found by another name from now on, the endpoints stay until that name has its first answer.
         """
         before, self.plan, self.retired = self.plan, plan, False
-        self._waiting.size = plan.queue.size
+        fair = self.fair
+        fair.size, fair.output_weight, fair.credit = plan.queue.size, plan.fair.output_weight, plan.fair.credit
         if plan.dns is None:
             self._place(plan.endpoints)
         elif before.dns is not None and before.dns.url == plan.dns.url:
@@ -339,13 +171,13 @@ class BackendState:
     # -- slots -----------------------------------------------------------------------------------------------------
 
     def pick(self, tried: Sequence[EndpointState], body: bytes = b"") -> EndpointState | None:
-        """The endpoint for the next attempt, one that was not tried yet where there is one; None: none has a slot.
+        """The endpoint for the next attempt, one that was not tried yet where there is one; None: none is free.
 
-        The caller takes the slot (`take`), and gives it back afterwards.
+        The caller begins the attempt (`begin`), and gives the slot back afterwards.
         """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
-            return only if only.up and (only.bound is None or only.pool.inflight < only.bound) else None
+            return only if only.is_free else None
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1
@@ -353,19 +185,44 @@ class BackendState:
             return choose_by_prefix(self.endpoints, tried, prompt_prefix(body))
         return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
 
+    def pick_reserved(self, tried: Sequence[EndpointState], demand: Demand) -> EndpointState | None:
+        """As `pick`, among the endpoints whose reserve has room; None if the key is not under its share, too."""
+        open_ones = [endpoint for endpoint in self.endpoints if endpoint.has_reserve]
+        if not open_ones:
+            return None
+        slots = sum(endpoint.bound or 0 for endpoint in self.endpoints if endpoint.up)
+        if not self.fair.is_under_share(demand.key, slots):
+            return None
+        return min(open_ones, key=lambda endpoint: (endpoint in tried, endpoint.pool.inflight))
+
+    def begin(self, endpoint: EndpointState, demand: Demand) -> Grant | None:
+        """Take a slot of `endpoint` for an attempt, and charge it if there is a bound."""
+        grant = None
+        if endpoint.bound is not None:
+            grant = Grant(endpoint, self.fair, demand, reserved=not endpoint.is_free)
+        endpoint.take()
+        return grant
+
     def wait(self, waiter: Waiter) -> bool:
-        """Queue the waiter for a slot; False if the queue is full."""
-        if not self._waiting.put(waiter.key, waiter):
+        """Queue the waiter for a slot; False if the queue is full. It may have its slot at once, of the reserve."""
+        fair, key = self.fair, waiter.demand.key
+        if fair.length == fair.size and (crowded := fair.crowded(key)) is not None:
+            fair.remove(*crowded)
+            crowded[1].displace()
+        if not fair.put(key, waiter):
             return False
         if self.retired:
             for endpoint in self.endpoints:
                 endpoint.users += [] if self in endpoint.users else [self]
         waiter.places += 1
+        self.hand_over()
         return True
 
     def forget(self, waiter: Waiter) -> None:
         """Remove the waiter from the queue."""
-        self._waiting.remove(waiter.key, waiter)
+        self.fair.remove(waiter.demand.key, waiter)
+        if self.fair.length:  # the next one may be under its share
+            self.hand_over()
 
     def leave(self, waiter: Waiter) -> None:
         """The waiter's client has gone. Pass on the slot that the waiter may have got in the same moment."""
@@ -373,20 +230,29 @@ class BackendState:
         granted = waiter.granted
         endpoint = granted.result() if granted.done() and not granted.cancelled() else None
         if endpoint is not None and waiter.by is self:
+            if waiter.grant is not None:
+                waiter.grant.settle(0, None)
             endpoint.give_back()
 
     def hand_over(self) -> None:
         """Give free slots to the requests that are next. If no endpoint is up, end all waits here."""
-        while self._waiting:
-            is_up = any(endpoint.up for endpoint in self.endpoints)
-            if is_up and not any(endpoint.is_free for endpoint in self.endpoints):
-                return
-            waiter = self._waiting.take()
-            if waiter is None or waiter.granted.done():
-                continue  # it has its answer, or was cancelled, and is about to leave
-            chosen = self.pick(waiter.tried, waiter.body)
+        fair = self.fair
+        while (waiter := fair.head()) is not None:
+            key = waiter.demand.key
+            if waiter.granted.done():  # it has its answer, or was cancelled, and is about to leave
+                fair.remove(key, waiter)
+                continue
+            chosen = None
+            if any(endpoint.up for endpoint in self.endpoints):
+                if any(endpoint.is_free for endpoint in self.endpoints):
+                    chosen = self.pick(waiter.tried, waiter.body)
+                else:
+                    chosen = self.pick_reserved(waiter.tried, waiter.demand)
+                if chosen is None:
+                    return
+            fair.remove(key, waiter)
             if chosen is not None:
-                chosen.take()
+                waiter.grant = self.begin(chosen, waiter.demand)
                 waiter.by = self
             else:
                 waiter.places -= 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from aiaas.proxy.upstream.affinity import load_bound, number_of, weights
 
 if TYPE_CHECKING:
-    from aiaas.proxy.upstream.backends import EndpointState
+    from aiaas.proxy.upstream.endpoint import EndpointState
 
 FIRST_LOOKS: Final = 4  # endpoints, in a prefix's order, that are looked at before all are
 

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from aiaas.plan.model import BackendPlan
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
-from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
+from aiaas.proxy.upstream.endpoint import EndpointState
 
 
 class Fleet:

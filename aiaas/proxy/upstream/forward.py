@@ -31,29 +31,26 @@ import math
 import random
 from collections.abc import Sequence
 
-from aiaas.errors import ApiError, UpstreamError
+from aiaas.errors import UpstreamError
 from aiaas.plan.model import RouteTarget
 from aiaas.proxy.client.answers import relayed_head
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.request.admission import Ticket
+from aiaas.proxy.request.price import used_by
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.attempt import WHOLE, Again, End, Outcome, is_from_between, may_try_again, retry_after
-from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
+from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.refusals import NO_SDK_RETRY, NO_SDK_RETRY_HEADER, error_from_between, failure_error
 from aiaas.proxy.upstream.relay import Relay
+from aiaas.proxy.upstream.slots import take, wait_for_slot
+from aiaas.proxy.upstream.waiter import Grant
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 2.0
 # A waiting request holds its slot of the key's limits, and its client a connection.
 RETRY_AFTER_MOST = 5
-# The SDKs retry twice by themselves on 429 and 5xx; this header is their word for "do not" (openai-python,
-# `_should_retry`).
-NO_SDK_RETRY = b"x-should-retry: false\r\n"
-NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
-# Seconds after which a client that met a full queue, or waited in vain, may come back.
-OVERLOADED_RETRY_AFTER = 5
-
-Choice = tuple[RouteTarget, BackendState, EndpointState]
 
 
 async def forward(
@@ -73,10 +70,10 @@ async def forward(
     once_spent = False
     reached: tuple[Outcome, Again] | None = None
     while True:
-        choice = _take(backends, tried, ticket.body)
+        choice = take(backends, tried, ticket)
         if choice is None:
             try:
-                choice = await _wait_for_slot(backends, tried, ticket, client.loop)
+                choice = await wait_for_slot(backends, tried, ticket, client.loop)
             except UpstreamError as error:
                 if reached is None or error.status == 504:
                     raise
@@ -85,11 +82,14 @@ async def forward(
         if reached is not None:
             record.retries += 1
             metrics.retries(reached[1].reason)
-        target, backend, endpoint = choice
-        try:
-            outcome = await _attempt(ticket, target, backend, endpoint, client, metrics)
-        finally:
-            endpoint.give_back()
+        target, backend, endpoint, grant = choice
+        if grant is None:
+            try:
+                outcome = await _attempt(ticket, target, backend, endpoint, client, metrics)
+            finally:
+                endpoint.give_back()
+        else:
+            outcome = await _attempt_charged(grant, ticket, target, backend, client, metrics)
         if outcome is WHOLE:  # nearly always
             endpoint.report_success(probe=False)
             record.ended_by = "upstream"
@@ -107,105 +107,6 @@ async def forward(
                 await asyncio.sleep(pause)
                 continue
         return _conclude(outcome, again, client, ticket)
-
-
-def _take(
-    backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState], body: bytes
-) -> Choice | None:
-    """A slot for the next attempt, or None: at an endpoint that was not tried yet, where there is one."""
-    choice: Choice | None = None
-    for target, backend in backends:
-        endpoint = backend.pick(tried, body)
-        if endpoint is not None and endpoint not in tried:
-            endpoint.take()
-            return target, backend, endpoint
-        if endpoint is not None and choice is None:
-            choice = target, backend, endpoint
-    if choice is not None:
-        choice[2].take()
-    return choice
-
-
-async def _wait_for_slot(
-    backends: Sequence[tuple[RouteTarget, BackendState]],
-    tried: Sequence[EndpointState],
-    ticket: Ticket,
-    loop: asyncio.AbstractEventLoop,
-) -> Choice:
-    """Wait in the queues of all backends that are up, until a slot of one of them is this request's.
-
-    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queues are full
-    or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
-    """
-    while True:
-        choice = _take(backends, tried, ticket.body)
-        if choice is not None:
-            return choice
-        up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
-        if not up:
-            raise no_healthy_backend(backends)
-        by, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop)
-        for target, backend in up:
-            if endpoint is not None and backend is by:
-                return target, backend, endpoint
-
-
-async def _wait_in_queues(
-    backends: Sequence[BackendState],
-    tried: Sequence[EndpointState],
-    ticket: Ticket,
-    loop: asyncio.AbstractEventLoop,
-) -> tuple[BackendState | None, EndpointState | None]:
-    """An endpoint whose slot is this request's and its backend, or None once nothing of these backends is up."""
-    record, principal, deadline = ticket.record, ticket.principal, ticket.deadline
-    waiter = Waiter((principal.key_id, principal.name), tried, ticket.body, loop.create_future())
-    queues = [backend for backend in backends if backend.wait(waiter)]
-    if not queues:
-        raise overloaded("Too many requests wait for this model; try again shortly.")
-    record.phase = "queued"
-    record.backend = queues[0].plan.name
-    began = loop.time()
-    until = began + queues[0].plan.queue.max_wait - record.queue_seconds
-    timer = loop.call_at(until if deadline is None else min(until, deadline), waiter.expire)
-    try:
-        endpoint = await waiter.granted
-    except asyncio.CancelledError:
-        for backend in queues:
-            backend.leave(waiter)
-        raise
-    finally:
-        timer.cancel()
-        for backend in queues:
-            backend.forget(waiter)
-        record.queue_seconds += loop.time() - began
-    if not waiter.expired:
-        return waiter.by, endpoint
-    if deadline is not None and deadline < until:
-        raise failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
-    raise overloaded("No server for this model became free in time; try again shortly.")
-
-
-def overloaded(message: str) -> UpstreamError:
-    """503: endpoints are up, but all are busy."""
-    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(OVERLOADED_RETRY_AFTER)),))
-
-
-def draining() -> UpstreamError:
-    """503 for requests that arrive while the gateway is shutting down."""
-    return UpstreamError(
-        503, "draining", "The gateway is shutting down; send the request again.", headers=(("retry-after", "1"),)
-    )
-
-
-def no_healthy_backend(backends: Sequence[tuple[RouteTarget, BackendState]]) -> UpstreamError:
-    """503, to be tried again after the next round of probes."""
-    seconds = max(1, round(max(backend.plan.health.interval for _, backend in backends)))
-    return UpstreamError(
-        503,
-        "no_healthy_backend",
-        "No server for this model is reachable right now; try again shortly.",
-        headers=(("retry-after", str(seconds)),),
-    )
 
 
 def _somewhere_up(backends: Sequence[tuple[RouteTarget, BackendState]]) -> bool:
@@ -261,6 +162,31 @@ async def _attempt(
         relay.abort()
 
 
+async def _attempt_charged(
+    grant: Grant,
+    ticket: Ticket,
+    target: RouteTarget,
+    backend: BackendState,
+    client: ClientConnection,
+    metrics: Metrics,
+) -> Outcome:
+    """An attempt at an endpoint with a bound: its key pays what it used, before its slot goes to the next request."""
+    record = ticket.record
+    # Where the answer is not a stream, its first byte comes with its last one.
+    timer = None if record.stream else client.loop.call_later(grant.reading_time, grant.prompt_read)
+    record.on_first_text = grant.prompt_read
+    outcome = None
+    try:
+        outcome = await _attempt(ticket, target, backend, grant.endpoint, client, metrics)
+        return outcome
+    finally:
+        record.on_first_text = None
+        if timer is not None:
+            timer.cancel()
+        grant.settle(*used_by(record, ticket.estimated_input, ended=outcome is not None))
+        grant.endpoint.give_back()
+
+
 def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:
     """Report the endpoint's own faults to its health. Being busy is not a fault (vLLM's 503: try another replica)."""
     failure = outcome.failure
@@ -312,7 +238,7 @@ def _pass_refusal(outcome: Outcome, again: Again | None, client: ClientConnectio
     if again is not None and again.reason == "engine":
         raise UpstreamError(502, "upstream_error", "The model server is going down.", headers=(NO_SDK_RETRY_HEADER,))
     if is_from_between(outcome):
-        raise _error_from_between(outcome)
+        raise error_from_between(outcome)
     # If the backend asks for a longer wait than ours, we have not retried yet, and the SDK may retry.
     spent = again is not None and pause_before(1, outcome) < math.inf
     extra = ticket.extra + (NO_SDK_RETRY if spent else b"")
@@ -324,46 +250,6 @@ def _pass_refusal(outcome: Outcome, again: Again | None, client: ClientConnectio
     record.sent += len(outcome.body)
     write(client, head + outcome.body)
     return not ticket.close
-
-
-def _error_from_between(outcome: Outcome) -> UpstreamError:
-    """A balancer's status as an error of the gateway."""
-    if outcome.status == 503:
-        seconds = str(retry_after(outcome.headers) or OVERLOADED_RETRY_AFTER)
-        return UpstreamError(
-            503,
-            "no_healthy_backend",
-            "A proxy in front of the model server reports that the server cannot be reached.",
-            headers=(("retry-after", seconds), NO_SDK_RETRY_HEADER),
-        )
-    if outcome.status == 504:
-        message = "A proxy in front of the model server reports that the server did not answer in time."
-        return UpstreamError(504, "upstream_timeout", message, headers=(NO_SDK_RETRY_HEADER,))
-    message = "A proxy in front of the model server reports that the server did not answer."
-    return UpstreamError(502, "upstream_error", message, headers=(NO_SDK_RETRY_HEADER,))
-
-
-def failure_error(failure: Failure) -> ApiError:
-    """The client's error for an exchange that broke before the client received a byte."""
-    if failure.kind is FailureKind.CONNECT:
-        return UpstreamError(
-            503,
-            "no_healthy_backend",
-            "The model server cannot be reached right now; try again shortly.",
-            headers=(("retry-after", "5"),),
-        )
-    if failure.kind is FailureKind.NO_RESOURCES:
-        return overloaded("The gateway has no room for another connection right now; try again shortly.")
-    headers = (NO_SDK_RETRY_HEADER,)
-    if failure.kind is FailureKind.TIMEOUT:
-        return UpstreamError(
-            504, "upstream_timeout", f"The model server did not answer in time: {failure.detail}.", headers=headers
-        )
-    if failure.kind is FailureKind.MALFORMED:
-        return UpstreamError(502, "upstream_error", "The model server sent an invalid answer.", headers=headers)
-    if failure.kind is FailureKind.ENGINE:
-        return UpstreamError(502, "upstream_error", "The model server is going down.", headers=headers)
-    return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)
 
 
 def write(client: ClientConnection, data: bytes) -> None:

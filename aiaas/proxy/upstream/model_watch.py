@@ -15,8 +15,9 @@ from aiaas.proxy.request.served_models import MOST_NAMED, NOTHING_LISTED, NotAMo
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
-from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
+from aiaas.proxy.upstream.endpoint import EndpointState
 
 INTERVAL: Final = 60.0
 # Seconds between two looks for endpoints that have come up.

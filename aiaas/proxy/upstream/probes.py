@@ -13,8 +13,9 @@ from aiaas.proxy.tasks import Keeper, end_tasks
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
-from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
+from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.model_watch import ModelWatch
 from aiaas.proxy.upstream.resolve import Resolver, names_of
 

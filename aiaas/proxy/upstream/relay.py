@@ -250,7 +250,7 @@ class Relay(Pause):
             return
         if tap.begun and not self._flowing:
             self._flowing = True
-            self._record.ttft = time.monotonic() - self._record.started
+            self._record.text_begins(time.monotonic())
         if self.committed:
             self._write(data)
         else:

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.plan.model import EnginePlan
-from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 from tests.fakes.vllm import (
     Close,
     FakeVllm,
@@ -88,6 +90,7 @@ class Requests:
         self.backend = backend
         self.loop = loop
         self.running: list[EndpointState] = []
+        self.grants: list[Grant] = []
         self.waiting: list[Waiter] = []
         self.leaving: list[Waiter] = []
         self.refused = 0
@@ -98,14 +101,27 @@ class Requests:
         if endpoint is not None:
             # Only where nobody waits may a new request have a slot.
             assert self.backend.waiting == 0
-            endpoint.pool.inflight += 1
-            self.running.append(endpoint)
+            self.begin(endpoint, self.backend.begin(endpoint, Demand(key)))
             return
-        waiter = Waiter(key, (), b"", self.loop.create_future())
+        waiter = Waiter(Demand(key), (), b"", self.loop.create_future())
         if any(endpoint.up for endpoint in self.backend.endpoints) and self.backend.wait(waiter):
             self.waiting.append(waiter)
         else:
             self.refused += 1
+
+    def begin(self, endpoint: EndpointState, grant: Grant | None) -> None:
+        """A request has a slot."""
+        self.running.append(endpoint)
+        self.grants += [grant] if grant is not None else []
+
+    def finish(self, endpoint: EndpointState) -> None:
+        """One of the endpoint's requests ends."""
+        self.running.remove(endpoint)
+        grant = next((grant for grant in self.grants if grant.endpoint is endpoint), None)
+        if grant is not None:
+            self.grants.remove(grant)
+            grant.settle(1, 1)
+        endpoint.give_back()
 
     def cancel(self, place: int) -> None:
         """A client goes away; its task learns of it a moment later."""
@@ -123,7 +139,7 @@ class Requests:
             self.backend.forget(waiter)
             endpoint = waiter.granted.result()
             if endpoint is not None:
-                self.running.append(endpoint)
+                self.begin(endpoint, waiter.grant)
             else:
                 self.refused += 1
 
@@ -156,7 +172,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
             case "arrive":
                 requests.arrive("abcd"[number])
             case "finish" if number < len(requests.running):
-                requests.running.pop(number).give_back()
+                requests.finish(requests.running[number])
             case "cancel":
                 requests.cancel(number)
             case "cancel granted":
@@ -181,28 +197,28 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
     for endpoint in backend.endpoints:
         endpoint.report_success(probe=True)
     while requests.running:
-        requests.running.pop().give_back()
+        requests.finish(requests.running[-1])
         requests.wake()
     assert (backend.waiting, requests.waiting) == (0, [])
     assert [endpoint.pool.inflight for endpoint in backend.endpoints] == [0, 0]
 
 
 def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
-    """Keys take turns, and a slot passes to its next owner in the step that releases it, so nobody sees it free."""
+    """The key that was served less is next, and a slot passes on in the step that releases it, unseen."""
     backend, _ = state(1, max_inflight=1)
     requests = Requests(backend, loop)
     for key in ("a", "a", "a", "b"):
         requests.arrive(key)
-    assert (len(requests.running), [waiter.key for waiter in requests.waiting]) == (1, ["a", "a", "b"])
+    assert (len(requests.running), [waiter.demand.key for waiter in requests.waiting]) == (1, ["a", "a", "b"])
     order = []
     for _ in range(3):
         before = list(requests.waiting)
-        requests.running.pop().give_back()
+        requests.finish(requests.running[-1])
         assert backend.endpoints[0].pool.inflight == 1
         requests.wake()
         (got,) = [waiter for waiter in before if waiter not in requests.waiting]
-        order.append(got.key)
-    assert order == ["a", "b", "a"]
+        order.append(got.demand.key)
+    assert order == ["b", "a", "a"]
 
 
 def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> None:
@@ -212,8 +228,7 @@ def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> Non
     for _ in range(4):
         requests.arrive("a")
     backend.endpoints[0].report_failure("reset")
-    requests.running.remove(backend.endpoints[0])
-    backend.endpoints[0].give_back()
+    requests.finish(backend.endpoints[0])
     requests.wake()
     assert (len(requests.waiting), requests.refused) == (2, 0)
     backend.endpoints[1].report_failure("reset")
@@ -224,7 +239,7 @@ def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> Non
 def waiting_at_both(loop: asyncio.AbstractEventLoop) -> tuple[BackendState, BackendState, Waiter]:
     """Two backends whose only slots are taken, and a request that waits for either."""
     one, other = (state(1, max_inflight=1, health={"unhealthy_after": 1})[0] for _ in range(2))
-    waiter = Waiter("a", (), b"", loop.create_future())
+    waiter = Waiter(Demand("a"), (), b"", loop.create_future())
     for backend in (one, other):
         backend.endpoints[0].pool.inflight = 1
         assert backend.wait(waiter)

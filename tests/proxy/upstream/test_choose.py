@@ -9,8 +9,9 @@ import pytest
 
 from aiaas.proxy.upstream import affinity
 from aiaas.proxy.upstream.affinity import load_bound, number_of, weights
-from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.choose import choose, choose_by_prefix
+from aiaas.proxy.upstream.endpoint import EndpointState
 from tests.cputime import cpu_time
 from tests.proxy.conftest import config_of, plan_of
 

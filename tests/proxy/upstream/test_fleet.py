@@ -18,10 +18,12 @@ from aiaas.plan.model import BackendPlan
 from aiaas.proxy.client.handler import with_pauses
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
-from aiaas.proxy.upstream.backends import BackendState, EndpointState, Waiter
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.dial import ClientTls
+from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.fleet import Fleet
+from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, error_answer, token_event
 from tests.proxy.conftest import Raw, Running, StartGateway, config_of, plan_of
 from tests.waiting import until
@@ -51,6 +53,7 @@ class Site:
         self.log = JsonLog(self.lines.append, lambda: 0.0, "debug")
         self.fleet = Fleet(self.log, self.metrics, ClientTls())
         self.running: list[EndpointState] = []
+        self.grants: list[Grant] = []
         self.waiting: list[tuple[BackendState, Waiter]] = []
         self.reload(**backends)
 
@@ -71,16 +74,24 @@ class Site:
         """A request for a backend, of any Plan."""
         endpoint = backend.pick(())
         if endpoint is not None:
-            endpoint.pool.inflight += 1
-            self.running.append(endpoint)
+            self.begin(endpoint, backend.begin(endpoint, Demand("key")))
             return
-        waiter = Waiter("key", (), b"", self.loop.create_future())
+        waiter = Waiter(Demand("key"), (), b"", self.loop.create_future())
         if any(endpoint.up for endpoint in backend.endpoints) and backend.wait(waiter):
             self.waiting.append((backend, waiter))
+
+    def begin(self, endpoint: EndpointState, grant: Grant | None) -> None:
+        """A request has a slot."""
+        self.running.append(endpoint)
+        self.grants += [grant] if grant is not None else []
 
     def finish(self, endpoint: EndpointState) -> None:
         """One request ends."""
         self.running.remove(endpoint)
+        grant = next((grant for grant in self.grants if grant.endpoint is endpoint), None)
+        if grant is not None:
+            self.grants.remove(grant)
+            grant.settle(1, 1)
         endpoint.give_back()
         self.wake()
 
@@ -92,7 +103,7 @@ class Site:
                 backend.forget(waiter)
                 if (endpoint := waiter.granted.result()) is not None:
                     assert waiter.by is backend
-                    self.running.append(endpoint)
+                    self.begin(endpoint, waiter.grant)
 
     def at(self, url: str) -> int:
         """How many requests run at an address."""
@@ -114,7 +125,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 # -- slots ---------------------------------------------------------------------------------------------------------
 
-FOUR: dict[str, Any] = {"url": X, "max_inflight": 4, "models": ["m"]}
+FOUR: dict[str, Any] = {"url": X, "max_inflight": 4, "fair": {"reserve": 0}, "models": ["m"]}
 # The result of a reload of {"a": FOUR}, with 4 requests at X; then 8 more for `name`; how many may run at X.
 RELOADS: dict[str, tuple[dict[str, Any], str, int]] = {
     "another timeout": ({"a": FOUR | {"timeout": "9s"}}, "a", 4),
@@ -440,7 +451,7 @@ def test_between_url_and_dns_an_address_is_the_same(loop: asyncio.AbstractEventL
 BACKEND = st.fixed_dictionaries(
     {
         "urls": st.sampled_from([[X], [Y], [X, Y]]),
-        "max_inflight": st.sampled_from([1, 2, None]),
+        "max_inflight": st.sampled_from([1, 2, 4, None]),
         "models": st.sampled_from([["m"], ["n"]]),
         "balance": st.sampled_from(["least_inflight", "round_robin", "prefix_hash"]),
         "queue": st.just({"size": 3}),
@@ -475,7 +486,7 @@ def test_no_slot_is_lost_or_given_twice(loop: asyncio.AbstractEventLoop, first: 
         for endpoint in endpoints:
             assert endpoint.pool.inflight == site.running.count(endpoint)
             bound = endpoint.bound
-            assert bound is None or endpoint.pool.inflight <= max(bound, before.get(endpoint, 0))
+            assert bound is None or endpoint.pool.inflight <= max(bound + endpoint.reserve, before.get(endpoint, 0))
         for backend, waiter in site.waiting:
             up = [endpoint for endpoint in backend.endpoints if endpoint.up]
             assert not waiter.granted.done()

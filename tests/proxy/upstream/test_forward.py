@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.upstream.attempt import End, Outcome
-from aiaas.proxy.upstream.backends import Waiter
 from aiaas.proxy.upstream.connection import Failure, FailureKind
-from aiaas.proxy.upstream.forward import RETRY_AFTER_MOST, failure_error, longest_backoff, pause_before
+from aiaas.proxy.upstream.forward import RETRY_AFTER_MOST, longest_backoff, pause_before
+from aiaas.proxy.upstream.refusals import failure_error
+from aiaas.proxy.upstream.waiter import Waiter
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -659,7 +660,7 @@ async def test_over_max_inflight_requests_wait_their_turn(fake_vllm: FakeVllm, g
     await asyncio.sleep(0.02)
     go.set()
     assert [(await client.answer()).status for client in (first, *waiting)] == [200] * 4
-    assert [post.json.get("user") for post in fake_vllm.posts] == [None, "a1", "b1", "a2"]
+    assert [post.json.get("user") for post in fake_vllm.posts] == [None, "b1", "a1", "a2"]
     assert running.metric("aiaas_requests_queued") == 0
     waits = [line["queue_seconds"] for line in running.log_lines()]
     assert waits[0] == 0

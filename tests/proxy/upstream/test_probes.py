@@ -97,7 +97,7 @@ async def test_backend_that_does_not_exist_delays_nobody(fake_vllm: FakeVllm, ga
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds of silence after a refused probe, shortened."""
-    monkeypatch.setattr("aiaas.proxy.upstream.backends.SILENT_AFTER_REFUSAL", 0.1)
+    monkeypatch.setattr("aiaas.proxy.upstream.endpoint.SILENT_AFTER_REFUSAL", 0.1)
     return 0.1
 
 

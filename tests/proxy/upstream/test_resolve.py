@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.proxy.client.handler import with_pauses
-from aiaas.proxy.upstream.backends import BackendState, Waiter
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.choose import choose_by_prefix
 from aiaas.proxy.upstream.dial import addresses_of
 from aiaas.proxy.upstream.resolve import Resolver, Timing, names_of, next_delay
+from aiaas.proxy.upstream.waiter import Demand, Waiter
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, stream, token_event
 from tests.proxy.conftest import Running, StartFake, StartGateway, config_of, plan_of
 from tests.waiting import until
@@ -157,7 +158,7 @@ async def test_waiting_request_gets_the_slot_of_a_joining_endpoint() -> None:
     """At once, and in turn."""
     backend = state(ONE, max_inflight=1)
     backend.endpoints[0].pool.inflight = 1
-    waiter = Waiter("key", (), b"", asyncio.get_running_loop().create_future())
+    waiter = Waiter(Demand("key"), (), b"", asyncio.get_running_loop().create_future())
     assert backend.wait(waiter)
     ((joined,), _) = backend.resolved([ONE, TWO])
     assert (waiter.granted.result(), joined.pool.inflight) == (joined, 1)
@@ -172,7 +173,7 @@ async def test_waiting_request_hears_when_the_last_endpoint_has_left() -> None:
     one, two = backend.endpoints
     one.pool.inflight = 1
     two.set_up(False, "test")
-    waiter = Waiter("key", (), b"", asyncio.get_running_loop().create_future())
+    waiter = Waiter(Demand("key"), (), b"", asyncio.get_running_loop().create_future())
     assert backend.wait(waiter)
     backend.resolved([TWO])
     assert waiter.granted.result() is None
@@ -346,7 +347,7 @@ async def test_one_that_left_and_died_does_not_keep_its_clients(
     replicas: list[FakeVllm], gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pod that got SIGTERM leaves the name, refuses connections and goes silent (transcript 131): its streams end."""
-    monkeypatch.setattr("aiaas.proxy.upstream.backends.SILENT_AFTER_REFUSAL", 0.1)
+    monkeypatch.setattr("aiaas.proxy.upstream.endpoint.SILENT_AFTER_REFUSAL", 0.1)
     replicas[0].default = (Send(STREAM_HEAD + chunk(token_event())), Hang())
     running = await gateway(config=config_at(replicas[0].port, health={"interval": "20ms"}), probes=True)
     script = Script(["127.0.0.1"], None)

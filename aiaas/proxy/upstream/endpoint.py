@@ -1,0 +1,186 @@
+"""One address of a backend as it is now: its connections, its requests under way, and whether it is up.
+
+The reports of probes and requests change its health. A client's 4xx or a client's leaving is never reported (a breaker
+that trips on the client's own faults takes the fleet down).
+
+    up --(unhealthy_after failures in a row)--> down --(healthy_after good probes)--> up
+
+An endpoint starts as up: one that is slow to answer its first probe must not delay the first request. An engine that we
+start ourselves starts as down, and only its supervisor turns it up or down.
+
+After SIGTERM a vLLM refuses new connections and goes silent on its open ones, without closing them. So after a refused
+probe, end the streams to that address on which nothing comes for SILENT_AFTER_REFUSAL. A stream that still delivers is
+left alone: behind a ClusterIP the probe may have met another pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from aiaas.plan.model import EndpointPlan
+from aiaas.proxy.request.served_models import NOTHING_LISTED, Listed
+from aiaas.proxy.upstream.affinity import number_of
+from aiaas.proxy.upstream.connection import Pool
+from aiaas.proxy.upstream.dial import ClientTls
+
+if TYPE_CHECKING:
+    from aiaas.proxy.upstream.backends import BackendState
+
+SILENT_AFTER_REFUSAL = 5.0  # seconds
+BOUND_PER_RESERVED = 4  # slots of the bound for each slot of the reserve, at the least
+
+HealthListener = Callable[["EndpointState", bool, str], None]
+
+
+class Stream(Protocol):
+    """A request under way at an endpoint."""
+
+    def end_if_silent(self, since: float) -> None:
+        """End it if nothing has come after `since` (the loop's time) although it was read."""
+
+
+class EndpointState:
+    """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row.
+
+    backend  the one that names it in the Plan in force, else the last one that did: its settings hold
+    users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
+    bound    the backend's max_inflight; suspect is called when a request has timed out in an engine that we started
+    listed   the models that it lists; number is that of its URL, for `prefix_hash`
+
+    Where it has a bound:
+    reserve       slots beyond the bound, for keys that have little in flight
+    reserved      of the requests under way, those that the bound did not let in and whose first byte has not come
+    most_pending  prompt tokens: with so many pending, it is not free
+    pending       prompt tokens of the requests under way whose first byte has not come
+    """
+
+    __slots__ = (
+        "backend",
+        "bound",
+        "failures",
+        "listed",
+        "most_pending",
+        "number",
+        "pending",
+        "plan",
+        "pool",
+        "reserve",
+        "reserved",
+        "streams",
+        "successes",
+        "suspect",
+        "up",
+        "users",
+    )
+
+    def __init__(self, backend: BackendState, plan: EndpointPlan, tls: ClientTls) -> None:
+        self.pool = Pool(plan, backend.plan.connect_timeout, tls)
+        self.streams: set[Stream] = set()
+        self.up = backend.plan.engine is None
+        self.failures = self.successes = 0
+        self.pending = self.reserved = 0
+        self.suspect: Callable[[], None] | None = None
+        self.listed: Listed = NOTHING_LISTED
+        self.users: list[BackendState] = []
+        self.belong_to(backend, plan)
+
+    def belong_to(self, backend: BackendState, plan: EndpointPlan) -> None:
+        """Take the settings of the backend that names it now. Slots, connections and health stay."""
+        self.backend = backend
+        self.bound = backend.plan.max_inflight
+        # Where the bound is small, a few more slots would make nonsense of it.
+        self.reserve = min(backend.plan.fair.reserve, (self.bound or 0) // BOUND_PER_RESERVED)
+        self.most_pending = backend.plan.max_pending_prefill
+        self.plan = self.pool.endpoint = plan
+        self.number = number_of(plan.url.encode())
+        self.pool.connect_timeout = backend.plan.connect_timeout
+        self.pool.closed = False
+        if backend not in self.users:
+            self.users.append(backend)
+
+    @property
+    def backend_name(self) -> str:
+        """The backend that it belongs to."""
+        return self.backend.plan.name
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a request may go there now."""
+        bound = self.bound
+        return self.up and (bound is None or (self.pool.inflight < bound and self.pending < self.most_pending))
+
+    @property
+    def has_reserve(self) -> bool:
+        """Whether a request of a key under its share may go there now, although it is not free."""
+        if not self.up or self.bound is None:
+            return False
+        return self.pool.inflight < self.bound + self.reserve and self.reserved < self.reserve
+
+    def __repr__(self) -> str:
+        return f"<EndpointState {self.backend_name} {self.plan.url} {'up' if self.up else 'down'} {self.pool!r}>"
+
+    def take(self) -> None:
+        """Take a slot, for an exchange, or for the request that is next in the queue."""
+        self.pool.inflight += 1
+
+    def give_back(self) -> None:
+        """An exchange has ended: give its slot to the next waiting request."""
+        self.pool.inflight -= 1
+        self.hand_over()
+
+    def leave(self, backend: BackendState) -> None:
+        """`backend` does not name it any more. Its requests go on, and its idle connections end."""
+        if backend in self.users:
+            self.users.remove(backend)
+        if self.backend is backend:
+            self.pool.close()
+
+    def report_success(self, *, probe: bool) -> None:
+        """An answer came, or a probe was good. Only probes bring an endpoint back up."""
+        self.failures = 0
+        if probe and not self.up:
+            self.successes += 1
+            if self.successes >= self.backend.plan.health.healthy_after:
+                self._turn(True, "its health check answers again")
+
+    def report_failure(self, reason: str) -> None:
+        """A connect failure, a reset, a dying engine, a bad probe: the backend's own fault, never a client's."""
+        if self.backend.plan.engine is not None:
+            return  # only its supervisor could turn it up again
+        self.successes = 0
+        self.failures += 1
+        if self.up and self.failures >= self.backend.plan.health.unhealthy_after:
+            self._turn(False, reason)
+
+    def report_timeout(self) -> None:
+        """Have the engine checked if we started it; any other address has its probes."""
+        if self.suspect is not None:
+            self.suspect()
+
+    def report_refused_probe(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing listens there any more: end the streams that stay silent from now on."""
+
+        def check() -> None:
+            for stream in list(self.streams):
+                stream.end_if_silent(refused_at)
+
+        refused_at = loop.time()
+        loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
+
+    def set_up(self, up: bool, reason: str) -> None:
+        """Set the state that the engine's supervisor reports."""
+        if up != self.up:
+            self._turn(up, reason)
+
+    def _turn(self, up: bool, reason: str) -> None:
+        self.up = up
+        self.backend.listener(self, up, reason)
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Give room that has come free to the requests that are next."""
+        for backend in self.users:
+            if backend.waiting:
+                backend.hand_over()

@@ -1,0 +1,81 @@
+"""The errors that a client gets instead of a model server's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiaas.errors import ApiError, UpstreamError
+from aiaas.plan.model import RouteTarget
+from aiaas.proxy.upstream.attempt import Outcome, retry_after
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.connection import Failure, FailureKind
+
+# The SDKs retry twice by themselves on 429 and 5xx; this header is their word for "do not" (openai-python,
+# `_should_retry`).
+NO_SDK_RETRY = b"x-should-retry: false\r\n"
+NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
+# Seconds after which a client that met a full queue, or waited in vain, may come back.
+OVERLOADED_RETRY_AFTER = 5
+
+
+def overloaded(message: str) -> UpstreamError:
+    """503: endpoints are up, but all are busy."""
+    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(OVERLOADED_RETRY_AFTER)),))
+
+
+def draining() -> UpstreamError:
+    """503 for requests that arrive while the gateway is shutting down."""
+    return UpstreamError(
+        503, "draining", "The gateway is shutting down; send the request again.", headers=(("retry-after", "1"),)
+    )
+
+
+def no_healthy_backend(backends: Sequence[tuple[RouteTarget, BackendState]]) -> UpstreamError:
+    """503, to be tried again after the next round of probes."""
+    seconds = max(1, round(max(backend.plan.health.interval for _, backend in backends)))
+    return UpstreamError(
+        503,
+        "no_healthy_backend",
+        "No server for this model is reachable right now; try again shortly.",
+        headers=(("retry-after", str(seconds)),),
+    )
+
+
+def error_from_between(outcome: Outcome) -> UpstreamError:
+    """A balancer's status as an error of the gateway."""
+    if outcome.status == 503:
+        seconds = str(retry_after(outcome.headers) or OVERLOADED_RETRY_AFTER)
+        return UpstreamError(
+            503,
+            "no_healthy_backend",
+            "A proxy in front of the model server reports that the server cannot be reached.",
+            headers=(("retry-after", seconds), NO_SDK_RETRY_HEADER),
+        )
+    if outcome.status == 504:
+        message = "A proxy in front of the model server reports that the server did not answer in time."
+        return UpstreamError(504, "upstream_timeout", message, headers=(NO_SDK_RETRY_HEADER,))
+    message = "A proxy in front of the model server reports that the server did not answer."
+    return UpstreamError(502, "upstream_error", message, headers=(NO_SDK_RETRY_HEADER,))
+
+
+def failure_error(failure: Failure) -> ApiError:
+    """The client's error for an exchange that broke before the client received a byte."""
+    if failure.kind is FailureKind.CONNECT:
+        return UpstreamError(
+            503,
+            "no_healthy_backend",
+            "The model server cannot be reached right now; try again shortly.",
+            headers=(("retry-after", "5"),),
+        )
+    if failure.kind is FailureKind.NO_RESOURCES:
+        return overloaded("The gateway has no room for another connection right now; try again shortly.")
+    headers = (NO_SDK_RETRY_HEADER,)
+    if failure.kind is FailureKind.TIMEOUT:
+        return UpstreamError(
+            504, "upstream_timeout", f"The model server did not answer in time: {failure.detail}.", headers=headers
+        )
+    if failure.kind is FailureKind.MALFORMED:
+        return UpstreamError(502, "upstream_error", "The model server sent an invalid answer.", headers=headers)
+    if failure.kind is FailureKind.ENGINE:
+        return UpstreamError(502, "upstream_error", "The model server is going down.", headers=headers)
+    return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)

@@ -1,0 +1,106 @@
+"""A slot for an attempt: take one at once, or wait in the queues of all backends of the route."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from aiaas.openai import paths
+from aiaas.plan.model import RouteTarget
+from aiaas.proxy.request.admission import Ticket
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.connection import Failure, FailureKind
+from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.refusals import failure_error, no_healthy_backend, overloaded
+from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
+
+Choice = tuple[RouteTarget, BackendState, EndpointState, Grant | None]
+
+
+def take(
+    backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState], ticket: Ticket
+) -> Choice | None:
+    """A slot for the next attempt, or None: at an endpoint that was not tried yet, where there is one."""
+    chosen: tuple[RouteTarget, BackendState, EndpointState] | None = None
+    for target, backend in backends:
+        endpoint = backend.pick(tried, ticket.body)
+        if endpoint is None and not backend.waiting:
+            endpoint = backend.pick_reserved(tried, _demand(ticket))
+        if endpoint is not None and (chosen is None or endpoint not in tried):
+            chosen = target, backend, endpoint
+            if endpoint not in tried:
+                break
+    if chosen is None:
+        return None
+    target, backend, endpoint = chosen
+    if endpoint.bound is None:
+        endpoint.take()
+        return target, backend, endpoint, None
+    return target, backend, endpoint, backend.begin(endpoint, _demand(ticket))
+
+
+def _demand(ticket: Ticket) -> Demand:
+    principal = ticket.principal
+    bound = ticket.reserved_output or (None if ticket.route.path in paths.OUTPUT else 0)
+    return Demand((principal.key_id, principal.name), ticket.estimated_input, bound)
+
+
+async def wait_for_slot(
+    backends: Sequence[tuple[RouteTarget, BackendState]],
+    tried: Sequence[EndpointState],
+    ticket: Ticket,
+    loop: asyncio.AbstractEventLoop,
+) -> Choice:
+    """Wait in the queues of all backends that are up, until a slot of one of them is this request's.
+
+    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queues are full
+    or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
+    """
+    while True:
+        choice = take(backends, tried, ticket)
+        if choice is not None:
+            return choice
+        up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
+        if not up:
+            raise no_healthy_backend(backends)
+        waiter, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop)
+        for target, backend in up:
+            if endpoint is not None and backend is waiter.by:
+                return target, backend, endpoint, waiter.grant
+
+
+async def _wait_in_queues(
+    backends: Sequence[BackendState],
+    tried: Sequence[EndpointState],
+    ticket: Ticket,
+    loop: asyncio.AbstractEventLoop,
+) -> tuple[Waiter, EndpointState | None]:
+    """The waiter, and the endpoint whose slot is this request's, or None once nothing of these backends is up."""
+    record, deadline = ticket.record, ticket.deadline
+    waiter = Waiter(_demand(ticket), tried, ticket.body, loop.create_future())
+    queues = [backend for backend in backends if backend.wait(waiter)]
+    if not queues:
+        raise overloaded("Too many requests wait for this model; try again shortly.")
+    record.phase = "queued"
+    record.backend = queues[0].plan.name
+    began = loop.time()
+    until = began + queues[0].plan.queue.max_wait - record.queue_seconds
+    timer = loop.call_at(until if deadline is None else min(until, deadline), waiter.expire)
+    try:
+        endpoint = await waiter.granted
+    except asyncio.CancelledError:
+        for backend in queues:
+            backend.leave(waiter)
+        raise
+    finally:
+        timer.cancel()
+        for backend in queues:
+            backend.forget(waiter)
+        record.queue_seconds += loop.time() - began
+    if waiter.displaced:
+        raise overloaded("Too many requests of this key wait for this model; try again shortly.")
+    if not waiter.expired:
+        return waiter, endpoint
+    if deadline is not None and deadline < until:
+        raise failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
+    raise overloaded("No server for this model became free in time; try again shortly.")
