@@ -115,10 +115,11 @@ class Fair(Section):
     default is 10 to 20 requests of a chat. A larger number favors keys with few requests and bursts; 0 lets a key that
     comes back take its turn like all others."""
 
-    reserve: AtLeast0 = 4
-    """How many requests an endpoint may have beyond `max_inflight`, for keys with so few in flight (less than a quarter
-    of an equal share) that they should not wait for a slot. At most a quarter of `max_inflight`; 0 makes `max_inflight`
-    exact."""
+    reserve: AtLeast0 = 8
+    """How many requests an endpoint may have beyond `max_inflight`, for keys that should not wait for a slot: they have
+    credit left, or less than a quarter of an equal share in flight. At most a quarter of `max_inflight`; 0 makes
+    `max_inflight` exact. The default lets a key with few requests send several at once; let vLLM's `--max-num-seqs` be
+    at least `max_inflight` and this together."""
 
 
 class Health(Section):

@@ -43,6 +43,7 @@ MEAN_WEIGHT: Final = 0.2  # of a key's latest answer in its mean
 ALL_WEIGHT: Final = 0.02  # of the latest answer in the mean of all keys
 IDLE_MOST: Final = 4096  # idle keys that are remembered
 UNDER_SHARE: Final = 4  # a key is under its share while it has less than this part of an equal share in flight
+CREDIT_LEFT: Final = 0.25  # part of the credit; a key that has more left may use the reserve
 STALE_ENTRIES: Final = 64  # of the heap, beyond one entry a key, before it is made anew
 
 
@@ -206,10 +207,14 @@ class FairShare(Generic[W]):
             self._retire(share)
 
     def is_under_share(self, key: Hashable, slots: int) -> bool:
-        """Whether a key has so little of all `slots` in flight that it may use the reserve: less than a quarter of an
-        equal share, and no prompt that the engine has not read yet."""
+        """Whether a key may use the reserve. There are three cases:
+
+        1. It has nothing in flight.
+        2. It has more than a quarter of its credit left: it was idle, or asks for little.
+        3. It has less than a quarter of an equal share of all `slots`, and no prompt that the engine has not read yet.
+        """
         share = self._keys.get(key)
-        if share is None or not share.inflight:
+        if share is None or not share.inflight or share.finish < self.virtual - self.credit * CREDIT_LEFT:
             return True
         return not share.prompts and UNDER_SHARE * self.active * share.inflight < slots
 

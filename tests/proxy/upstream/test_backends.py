@@ -204,7 +204,7 @@ def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bo
 
 
 def test_slot_goes_to_the_next_in_turn(loop: asyncio.AbstractEventLoop) -> None:
-    """The key that was served less is next, and a slot passes on in the step that releases it, unseen."""
+    """The key that was served less is next; a slot passes on in the step that releases it, so nobody sees it free."""
     backend, _ = state(1, max_inflight=1)
     requests = Requests(backend, loop)
     for key in ("a", "a", "a", "b"):

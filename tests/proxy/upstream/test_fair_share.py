@@ -168,7 +168,7 @@ def test_request_that_leaves_takes_no_other_along() -> None:
 
 def test_share_counts_slots_and_prompts() -> None:
     """Under its share is a key with nothing in flight, or little of the slots and no prompt that waits."""
-    fair: FairShare[str] = FairShare(100)
+    fair: FairShare[str] = FairShare(100, credit=0)
     assert fair.is_under_share("a", 8)
     shares = [fair.charge("a", 1.0)]
     assert fair.is_under_share("a", 8)
@@ -178,6 +178,19 @@ def test_share_counts_slots_and_prompts() -> None:
     fair.charge("b", 1.0)
     assert not fair.is_under_share("a", 8)
     assert fair.is_under_share("a", 9)
+
+
+def test_share_counts_credit() -> None:
+    """A key may use the reserve while more than a quarter of its credit is left, whatever it has in flight."""
+    fair: FairShare[str] = FairShare(100, credit=4000)
+    for _ in range(20):
+        fair.charge("busy", 1000.0)
+    uses = []
+    for _ in range(5):
+        uses.append(fair.is_under_share("light", 8))
+        fair.charge("light", 1000.0)
+    assert uses == [True, True, True, False, False]
+    assert not fair.is_under_share("busy", 8)
 
 
 def known(fair: FairShare[str]) -> dict[object, KeyShare[str]]:

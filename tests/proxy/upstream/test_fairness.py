@@ -1,0 +1,257 @@
+"""The share of each key, before an engine on a virtual clock: what one key's flood does to another key.
+
+Three gateways stand in for others: first come, first served; a turn for each request, as aiaas had it until it counted
+tokens; and the best that any gateway can do for the light key, which knows that key beforehand. The promise is measured
+against the last one and not against an idle engine: a prompt shares its steps with the prompts that are being read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+
+from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
+from tests.proxy.conftest import config_of, plan_of
+from tests.proxy.upstream.virtual_engine import Clients, Request, Site
+
+SLOTS = 64
+PENDING = 4096  # prompt tokens; the default
+SECONDS = 400.0
+SEEDS = (1, 2)
+LIGHT = Clients("light", 1, 600, 150, rate=0.5)
+CASES = {
+    "same shape": (Clients("heavy", 500, 600, 150), LIGHT),
+    "long prompts": (Clients("heavy", 500, 6000, 150), LIGHT),
+    "long answers": (Clients("heavy", 500, 600, 1200), LIGHT),
+    "twenty keys": (*[Clients(f"key{n}", 15, 600, 150) for n in range(20)], Clients("light", 1, 600, 150, rate=0.15)),
+}
+PAIRS = {
+    "prompts": (Clients("long", 100, 6000, 150), Clients("short", 100, 600, 150)),
+    "answers": (Clients("long", 100, 600, 1200), Clients("short", 100, 600, 150)),
+}
+
+
+class Fifo:
+    """First come, first served, `SLOTS` at once."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.inflight = 0
+        self.queue: deque[Request] = deque()
+
+    def arrive(self, request: Request) -> None:
+        """As in Gateway."""
+        self.queue.append(request)
+        self.go_on()
+
+    def prompt_read(self, request: Request) -> None:
+        """As in Gateway."""
+
+    def end(self, request: Request) -> None:
+        """As in Gateway."""
+        self.inflight -= 1
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Fill the slots."""
+        while self.inflight < SLOTS and (request := self.next()) is not None:
+            self.inflight += 1
+            self.site.send(request)
+
+    def next(self) -> Request | None:
+        """Whose turn it is."""
+        return self.queue.popleft() if self.queue else None
+
+
+class Turns(Fifo):
+    """A turn for each key, by request."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.rounds: OrderedDict[str, deque[Request]] = OrderedDict()
+
+    def arrive(self, request: Request) -> None:
+        """As in Gateway."""
+        self.rounds.setdefault(request.key, deque()).append(request)
+        self.go_on()
+
+    def next(self) -> Request | None:
+        """Whose turn it is."""
+        if not self.rounds:
+            return None
+        key, own = self.rounds.popitem(last=False)
+        request = own.popleft()
+        if own:
+            self.rounds[key] = own
+        return request
+
+
+class Floor(Fifo):
+    """The light key never waits, is first in the engine's own queue, and finds few prompt tokens before it."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.pending = 0
+
+    def arrive(self, request: Request) -> None:
+        """As in Gateway."""
+        if request.key != "light":
+            super().arrive(request)
+            return
+        request.first = True
+        self.inflight += 1
+        self.pending += request.prompt
+        self.site.send(request)
+
+    def prompt_read(self, request: Request) -> None:
+        """As in Gateway."""
+        self.pending -= request.prompt
+        self.go_on()
+
+    def next(self) -> Request | None:
+        """Whose turn it is."""
+        if not self.queue or self.pending >= PENDING:
+            return None
+        self.pending += self.queue[0].prompt
+        return self.queue.popleft()
+
+
+class Granted(asyncio.Future[EndpointState | None]):
+    """A future that notes when it has its result, as its loop never runs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, done: Callable[[], None]) -> None:
+        super().__init__(loop=loop)
+        self.noted = done
+
+    def set_result(self, result: EndpointState | None) -> None:
+        """As in Future."""
+        super().set_result(result)
+        self.noted()
+
+
+class Fair:
+    """The gateway's own queue, as `forward.py` uses it."""
+
+    def __init__(self, site: Site, loop: asyncio.AbstractEventLoop) -> None:
+        fields = {"max_inflight": SLOTS, "queue": {"size": 1000}}
+        plan = plan_of(config_of(["http://127.0.0.1:1"], fields, {})).backends[0]
+        self.site = site
+        self.loop = loop
+        self.backend = BackendState(plan, lambda _endpoint, _up, _reason: None)
+        self.granted: list[tuple[Waiter, Request]] = []
+        self.grants: dict[Request, Grant] = {}
+
+    def arrive(self, request: Request) -> None:
+        """As in Gateway."""
+        demand = Demand(request.key, request.prompt, 4096)
+        endpoint = self.backend.pick(())
+        if endpoint is None and not self.backend.waiting:
+            endpoint = self.backend.pick_reserved((), demand)
+        if endpoint is not None:
+            grant = self.backend.begin(endpoint, demand)
+            assert grant is not None
+            self.begin(request, grant)
+            return
+        waiter = Waiter(demand, (), b"", Granted(self.loop, lambda: self.granted.append((waiter, request))))
+        assert self.backend.wait(waiter)
+        self.wake()
+
+    def begin(self, request: Request, grant: Grant) -> None:
+        """A request has its slot."""
+        self.grants[request] = grant
+        self.site.send(request)
+
+    def wake(self) -> None:
+        """Requests that were granted a slot take it."""
+        granted, self.granted = self.granted, []
+        for waiter, request in granted:
+            assert waiter.grant is not None
+            self.begin(request, waiter.grant)
+
+    def prompt_read(self, request: Request) -> None:
+        """As in Gateway."""
+        self.grants[request].prompt_read()
+        self.wake()
+
+    def end(self, request: Request) -> None:
+        """As in Gateway."""
+        grant = self.grants.pop(request)
+        grant.settle(request.prompt, request.output)
+        grant.endpoint.give_back()
+        self.wake()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop to make futures of; it never runs."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+@cache
+def others(policy: Callable[[Site], Fifo], case: str) -> list[Site]:
+    """A case through one of the other gateways, once for all tests."""
+    sites = [Site((CASES | PAIRS)[case], seed) for seed in SEEDS]
+    for site in sites:
+        site.run(policy(site), SECONDS)
+    return sites
+
+
+def fair(case: str, loop: asyncio.AbstractEventLoop) -> list[Site]:
+    """A case through the gateway's own queue."""
+    sites = [Site((CASES | PAIRS)[case], seed) for seed in SEEDS]
+    for site in sites:
+        gateway = Fair(site, loop)
+        site.run(gateway, SECONDS)
+        assert gateway.backend.endpoints[0].pending >= 0
+    return sites
+
+
+def p99(sites: list[Site]) -> float:
+    """The light key's time to its first token."""
+    waits = sorted(wait for site in sites for wait in site.waits["light"])
+    return waits[int(0.99 * len(waits))]
+
+
+def written(sites: list[Site]) -> int:
+    """Output tokens of all keys."""
+    return sum(site.written for site in sites)
+
+
+def long_to_short(sites: list[Site]) -> float:
+    """The service of the key with long requests, against that of the key with short ones."""
+    return sum(site.served["long"] for site in sites) / sum(site.served["short"] for site in sites)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_flood_leaves_the_light_key_near_the_floor(loop: asyncio.AbstractEventLoop, case: str) -> None:
+    """Its p99 is at most 1.25 times what the best gateway could give it, and the engine writes as many tokens."""
+    sites = fair(case, loop)
+    assert p99(sites) <= 1.25 * p99(others(Floor, case))
+    assert written(sites) >= 0.98 * written(others(Fifo, case))
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_long_and_short_requests_get_equal_service(loop: asyncio.AbstractEventLoop, case: str) -> None:
+    """Two keys that always wait get the same tokens, however long their prompts or answers are."""
+    assert 0.8 <= long_to_short(fair(case, loop)) <= 1.25
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_turns_by_request_miss_the_floor(case: str) -> None:
+    """Turns, and first come, first served, leave the light key waiting: the measure tells good from bad."""
+    assert p99(others(Turns, case)) > 2 * p99(others(Floor, case))
+    assert p99(others(Fifo, case)) > 20 * p99(others(Floor, case))
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_turns_by_request_serve_long_requests_more(case: str) -> None:
+    """Four to five times the tokens of the other key."""
+    assert long_to_short(others(Turns, case)) > 3
