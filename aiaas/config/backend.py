@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from aiaas.config.kubernetes import DnsLabel, EnginePod, Labels
 from aiaas.config.section import Section
-from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
+from aiaas.config.values import AtLeast0, AtLeast1, AutoOrAtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
 from aiaas.openai.paths import DEFAULT_ENDPOINTS
 
 # Tags of the two ways to write a model; they occur in pydantic's error locations, and `load.py` drops them.
@@ -219,7 +219,7 @@ class Backend(Section):
     queues requests, too, but first come, first served, so one key can hold up all others. Keys with few requests may
     use a few slots more (`fair.reserve`)."""
 
-    max_pending_prefill: Literal["auto"] | AtLeast1 = "auto"
+    max_pending_prefill: AutoOrAtLeast1 = "auto"
     """Prompt tokens that may wait for their first token at one endpoint, from each gateway. With more, further requests
     wait in `queue`, so that a short prompt does not wait in the engine behind many long ones; one prompt that is larger
     than this may still run. `auto` is 4,096, twice what vLLM reads in one step. Has an effect only with

@@ -116,6 +116,8 @@ def _type(field: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_type(option) for option in field.get("anyOf", field.get("oneOf", []))))
     if "enum" in field:
         return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
     kind = field.get("type")
     if kind == "integer":
         low, high = field.get("minimum"), field.get("maximum")

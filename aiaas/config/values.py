@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from aiaas.units import (
     DURATION_PATTERN,
@@ -72,6 +72,18 @@ def _parse_count(value: object) -> int:
     raise ValueError("must be a whole number")
 
 
+def _parse_auto_or_count(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        count = _parse_count(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or `auto`") from None
+    if count < 1:
+        raise ValueError("must be at least 1, or `auto`")
+    return count
+
+
 def _parse_quantity(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value:g}" if isinstance(value, float) else str(value)
@@ -118,5 +130,9 @@ Origin = Annotated[str, BeforeValidator(_parse_origin, json_schema_input_type=st
 AtLeast1 = Annotated[Count, Field(ge=1)]
 AtLeast0 = Annotated[Count, Field(ge=0)]
 Port = Annotated[Count, Field(ge=1, le=65535)]
+AutoOrAtLeast1 = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_parse_auto_or_count, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal["auto"]),
+]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]

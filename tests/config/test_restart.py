@@ -138,6 +138,10 @@ OTHER_VALUES: dict[str, Any] = {
     "backends.a.isolate_cache": None,
     "backends.a.isolate_cache_secret_env": "SALT2",
     "backends.a.max_inflight": 7,
+    "backends.a.max_pending_prefill": 7,
+    "backends.a.fair.output_weight": 7,
+    "backends.a.fair.credit": 7,
+    "backends.a.fair.reserve": 7,
     "backends.a.queue.size": 7,
     "backends.a.queue.max_wait": "7s",
     "backends.a.health.path": "/ping",
@@ -187,7 +191,7 @@ def test_every_field_that_is_used_is_tried_below() -> None:
     """But for other kinds of address, which have tests of their own, and sections all of whose fields are tried."""
     tried = {starred(field) for field in OTHER_VALUES}
     used = {field for field in ALL if kind_of(field) in ("reloads", "restarts")}
-    sections = {"server", "server.cors", "server.tls", "backends.*.queue", "backends.*.health"}
+    sections = {"server", "server.cors", "server.tls", "backends.*.fair", "backends.*.queue", "backends.*.health"}
     assert sorted(used - tried - sections - {"request.fields.*.max"}) == ["backends.*.dns", "backends.*.urls"]
 
 

@@ -62,8 +62,8 @@ def price_of(record: Record, estimated_input: int, reserved_output: int, streame
 
 
 def used_by(record: Record, estimated_input: int, *, ended: bool) -> tuple[int, int | None]:
-    """What the latest attempt at an endpoint has used, for its key's share there: input tokens, and output tokens or
-    None if no answer began. `ended` is False if the client left."""
+    """The tokens of the latest attempt at an endpoint, for its key's share there: input; output, or None if no answer
+    began. `ended` is False if the client left."""
     if record.phase == "streaming":
         output = record.output_tokens
         if output is None:

@@ -48,7 +48,7 @@ STALE_ENTRIES: Final = 64  # of the heap, beyond one entry a key, before it is m
 
 
 class KeyShare(Generic[W]):
-    """What one key has been served, and what of it waits.
+    """One key: how much it has been served, and its requests that wait.
 
     finish    the virtual time up to which it has been served
     mean      output tokens of its answers, moving; None before its first has ended
@@ -169,7 +169,7 @@ class FairShare(Generic[W]):
     # -- grants ----------------------------------------------------------------------------------------------------
 
     def cost_of(self, key: Hashable, input_tokens: int, bound: int | None) -> float:
-        """What to charge for a request before its answer is known; `bound` is the most output tokens, None for any."""
+        """The charge for a request before its answer is known; `bound` is the most output tokens, None for any."""
         share = self._keys.get(key)
         output = self._mean if share is None or share.mean is None else share.mean
         if bound is not None and bound < output:
@@ -207,13 +207,16 @@ class FairShare(Generic[W]):
             self._retire(share)
 
     def is_under_share(self, key: Hashable, slots: int) -> bool:
-        """Whether a key may use the reserve. There are three cases:
+        """Whether a key may use the reserve. It may not while it is alone; else there are three cases:
 
         1. It has nothing in flight.
         2. It has more than a quarter of its credit left: it was idle, or asks for little.
         3. It has less than a quarter of an equal share of all `slots`, and no prompt that the engine has not read yet.
         """
         share = self._keys.get(key)
+        is_active = share is not None and (share.inflight or share.waiting is not None)
+        if self.active - bool(is_active) == 0:
+            return False  # no other key is there to be kept from the slots
         if share is None or not share.inflight or share.finish < self.virtual - self.credit * CREDIT_LEFT:
             return True
         return not share.prompts and UNDER_SHARE * self.active * share.inflight < slots

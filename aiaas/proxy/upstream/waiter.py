@@ -1,4 +1,4 @@
-"""What a request asks of a backend with a bound: its demand, its wait for a slot, and its grant of one."""
+"""A request at a backend with a bound: its demand, its wait for a slot, and its grant of one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREFILL_MOST: Final = 0.5  # seconds; most of a long prompt is in the engine's c
 
 
 class Demand(msgspec.Struct, frozen=True, gc=False):
-    """What a request will take, as far as it is known before its answer.
+    """The tokens and the weight of a request, as far as they are known before its answer.
 
     key           between which slots are fair
     input_tokens  of its prompt, estimated
@@ -77,7 +77,7 @@ class Waiter:
 
 
 class Grant:
-    """What an attempt at an endpoint with a bound was charged. It ends once, by `settle`, before the slot goes back.
+    """The charge of an attempt at an endpoint with a bound. It ends once, by `settle`, before the slot goes back.
 
     cost     what was charged
     pending  prompt tokens that the engine has not read yet

@@ -169,15 +169,15 @@ def test_request_that_leaves_takes_no_other_along() -> None:
 def test_share_counts_slots_and_prompts() -> None:
     """Under its share is a key with nothing in flight, or little of the slots and no prompt that waits."""
     fair: FairShare[str] = FairShare(100, credit=0)
-    assert fair.is_under_share("a", 8)
-    shares = [fair.charge("a", 1.0)]
-    assert fair.is_under_share("a", 8)
-    shares[0].prompts = 1
-    assert not fair.is_under_share("a", 8)
-    shares[0].prompts = 0
+    assert not fair.is_under_share("a", 9)
+    share = fair.charge("a", 1.0)
+    assert not fair.is_under_share("a", 9)  # it is alone
     fair.charge("b", 1.0)
+    assert fair.is_under_share("c", 1)
     assert not fair.is_under_share("a", 8)
     assert fair.is_under_share("a", 9)
+    share.prompts = 1
+    assert not fair.is_under_share("a", 9)
 
 
 def test_share_counts_credit() -> None:

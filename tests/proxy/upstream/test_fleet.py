@@ -125,7 +125,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 # -- slots ---------------------------------------------------------------------------------------------------------
 
-FOUR: dict[str, Any] = {"url": X, "max_inflight": 4, "fair": {"reserve": 0}, "models": ["m"]}
+FOUR: dict[str, Any] = {"url": X, "max_inflight": 4, "models": ["m"]}
 # The result of a reload of {"a": FOUR}, with 4 requests at X; then 8 more for `name`; how many may run at X.
 RELOADS: dict[str, tuple[dict[str, Any], str, int]] = {
     "another timeout": ({"a": FOUR | {"timeout": "9s"}}, "a", 4),

@@ -39,7 +39,7 @@ class Request:
 
 
 class Gateway(Protocol):
-    """What stands in front of the engine."""
+    """It stands in front of the engine."""
 
     def arrive(self, request: Request) -> None:
         """A request has come."""
