@@ -145,6 +145,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def fair(session: nox.Session) -> None:
+    """One key that asks for little beside twenty that flood a small engine; a minute or two."""
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "fair", "tests/e2e", "-n", "0", "-s", *session.posargs)
+
+
+@nox.session
 def siege(session: nox.Session) -> None:
     """Floods of connections against a gateway in 512 MiB, with other clients beside them: needs root on Linux."""
     install(session)
