@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.record import Record
 from tests.manifests.rendering import MINIMAL, objects_of, plan_or_problems, with_kubernetes
 
 ALL = with_kubernetes(monitoring="{service_monitor: true, rules: true, dashboard: true}")
@@ -18,7 +19,9 @@ SUFFIX = re.compile(r"_(bucket|sum|count|total|info)$")
 @pytest.fixture(scope="module")
 def exposed() -> set[str]:
     """The names of the metrics, without Prometheus' suffixes."""
-    names = re.findall(r"^# TYPE (\S+)", Metrics().expose().decode(), re.MULTILINE)
+    metrics = Metrics()
+    metrics.finished(Record("id", "/v1/x", 0.0, "a", key_id="k"), 1.0)
+    names = re.findall(r"^# TYPE (\S+)", metrics.expose().decode(), re.MULTILINE)
     return {SUFFIX.sub("", name) for name in names}
 
 

@@ -79,6 +79,8 @@ def exposed(registry: CollectorRegistry, sums: Mapping[str, KeySums]) -> bytes:
 
 
 def _pieces(sums: Mapping[str, KeySums]) -> Iterator[bytes]:
+    if not sums:
+        return
     yield _REQUESTS_HEAD.encode()
     for piece in _in_pieces(sums):
         lines = [f'{_REQUESTS}{{key_id="{key_id}"}} {used.requests}.0\n' for key_id, used in piece]
