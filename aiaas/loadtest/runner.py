@@ -25,6 +25,8 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Final, Self
 
+import msgspec
+
 from aiaas.httpclient.answer import Answer
 from aiaas.httpclient.client import BrokenError, Exchange, HttpClient
 from aiaas.httpclient.target import HttpTarget
@@ -91,13 +93,18 @@ class _Progress:
 class Runner:
     """A running load test.
 
+    cut_off     called with each request that an early end cut off, as a sample marked as aborted; its tokens are its
+                events
     inflight    requests that have begun and not ended
     stopped_by  why the run ended early, or ""
     """
 
-    def __init__(self, job: LoadJob, observe: Callable[[Sample], None]) -> None:
+    def __init__(
+        self, job: LoadJob, observe: Callable[[Sample], None], cut_off: Callable[[Sample], None] | None = None
+    ) -> None:
         self._job = job
         self._observe = observe
+        self._cut_off = cut_off
         self._clients = {name: HttpClient(target) for name, target in job.ways}
         self._heads = self._make_heads()
         self._started = time.perf_counter()
@@ -228,6 +235,7 @@ class Runner:
         request = self._request(via, key, number, draw)
         answer = Answer(self._job.asking.stream)
         exchange: Exchange | None = None
+        level, warmup = progress.stage.level, due < progress.measured_from
         self.inflight += 1
         try:
             exchange = await self._clients[via].send(request, answer, self._job.timeout, self._leave_after(draw))
@@ -235,11 +243,13 @@ class Runner:
             answer.fail(error.kind, str(error))
         except asyncio.CancelledError:
             self._unfinished += 1
+            if self._cut_off is not None:
+                cut = self._sample(number, due, began, answer, exchange, key, via, level, warmup)
+                self._cut_off(msgspec.structs.replace(cut, aborted=True))
             raise
         finally:
             self.inflight -= 1
-        warmup = due < progress.measured_from
-        sample = self._sample(number, due, began, answer, exchange, key, via, progress.stage.level, warmup)
+        sample = self._sample(number, due, began, answer, exchange, key, via, level, warmup)
         self._events += sample.events
         self._observe(sample)
         if answer.status in KEY_REFUSED:

@@ -15,7 +15,7 @@ import platform
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -138,7 +138,7 @@ async def measure(settings: LoadSettings, listener: RunListener) -> LoadOutcome:
 
         listener.begun(run)
         runner = await stack.enter_async_context(Runner(_job(settings, models), observe))
-        stack.enter_context(_stopped_by_ctrl_c(runner))
+        stack.enter_context(stopped_by_ctrl_c(runner.stop))
         windows: list[Window] = []
         done: list[Summary] = []
         for stage in settings.stages:
@@ -249,13 +249,13 @@ def _describe(settings: LoadSettings, models: dict[str, str]) -> Run:
 
 
 @contextmanager
-def _stopped_by_ctrl_c(runner: Runner) -> Iterator[None]:
-    """Stop the runner on the first SIGINT; a second SIGINT has its usual effect."""
+def stopped_by_ctrl_c(stop_run: Callable[[str], None]) -> Iterator[None]:
+    """Call `stop_run` with INTERRUPTED on the first SIGINT; a second SIGINT has its usual effect."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         loop.remove_signal_handler(signal.SIGINT)
-        runner.stop(INTERRUPTED)
+        stop_run(INTERRUPTED)
 
     try:
         loop.add_signal_handler(signal.SIGINT, stop)
