@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aiaas.loadtest.session import LabelledKey
 
 KEY_VARIABLE: Final = "AIAAS_API_KEY"
+HEAVY_VARIABLE: Final = "AIAAS_HEAVY_API_KEY"
 DEFAULT_PORT: Final = 8080
 DEFAULT_USERS: Final = 8
 DEFAULT_SECONDS: Final = 30.0
@@ -84,6 +85,26 @@ def default_url(config: Path | None) -> str:
     return f"{scheme}://127.0.0.1:{loaded.config.server.port}"
 
 
+def unbounded_backends(config: Path | None) -> tuple[str, ...]:
+    """The names of the config's backends without `max_inflight`, whose requests never wait in the gateway; empty if
+    there is no valid config. Raises EnvironmentFault if the config cannot be read."""
+    from aiaas.config.load import load_file
+
+    path = config_path(config)
+    if config is None and not path.exists():
+        return ()
+    read = load_file(path, os.environ).config
+    return () if read is None else tuple(name for name, at in read.backends.items() if at.max_inflight is None)
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many connections as the system allows: the usual limit of 1024 is soon reached."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def read_fleet(config: Path | None, keys: int, model: str) -> AdvisedFleet:
     """The fleet to recommend for: the backend of `model`, if there is a config. Raises EnvironmentFault."""
     from aiaas.loadtest.recommend import AdvisedFleet, Pod
@@ -102,18 +123,14 @@ def read_fleet(config: Path | None, keys: int, model: str) -> AdvisedFleet:
     return AdvisedFleet(backend.name, max(len(backend.endpoints), 1), keys, has_engine, pod)
 
 
-def read_keys(files: list[Path]) -> tuple[LabelledKey, ...]:
-    """The keys: from the files, else from $AIAAS_API_KEY, else none. Raises EnvironmentFault, UsageError; never shows
-    a key."""
+def read_keys(files: list[Path], variable: str = KEY_VARIABLE) -> tuple[LabelledKey, ...]:
+    """The keys: from the files, else from the environment variable, else none. Raises EnvironmentFault, UsageError;
+    never shows a key."""
     from aiaas.loadtest.session import LabelledKey
 
     if not files:
-        value = os.environ.get(KEY_VARIABLE, "").strip()
-        return (
-            LabelledKey(f"${KEY_VARIABLE}", _checked(value, f"${KEY_VARIABLE}"))
-            if value
-            else LabelledKey("no key", None),
-        )
+        value = os.environ.get(variable, "").strip()
+        return (LabelledKey(f"${variable}", _checked(value, f"${variable}")) if value else LabelledKey("no key", None),)
     return tuple(LabelledKey(path.stem, _checked(_read_text(path).strip(), str(path))) for path in files)
 
 

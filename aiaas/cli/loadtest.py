@@ -23,6 +23,7 @@ from aiaas.cli.common import (
 from aiaas.cli.loadoptions import (
     LoadShape,
     default_url,
+    raise_descriptor_limit,
     read_asking,
     read_fleet,
     read_keys,
@@ -64,9 +65,12 @@ _EPILOG = """Examples:
   aiaas loadtest --rate 50 --arrival constant --warmup 5s --out samples.jsonl
   aiaas loadtest --sweep users=1-128 --duration 10s more users, until throughput stops growing
   aiaas loadtest --preset plan                      the integration plan's success criteria
+  aiaas loadtest --fairness --api-key-file light.key --heavy-key-file heavy.key
 
 The key comes from --api-key-file (repeat it for several keys) or $AIAAS_API_KEY, never from the command line.
-Exit codes: 0 done, 1 an SLO missed or a key refused, 2 wrong usage, 3 unreachable, 130 Ctrl-C (with the report so far).
+--fairness takes its heavy key from --heavy-key-file or $AIAAS_HEAVY_API_KEY.
+Exit codes: 0 done, 1 an SLO missed, not fair or a key refused, 2 wrong usage, 3 unreachable, 130 Ctrl-C (with the
+report so far).
 """
 
 
@@ -124,6 +128,12 @@ def loadtest(
     check_limits: Annotated[
         bool, typer.Option("--check-limits", help="Instead of a load test, check that the key's limits hold.")
     ] = False,
+    fairness: Annotated[
+        bool, typer.Option("--fairness", help="Instead, measure a light key alone and beside a heavy one.")
+    ] = False,
+    heavy_key_file: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="The heavy key of --fairness; repeat it for several.")
+    ] = None,
     recommend: Annotated[
         bool, typer.Option("--recommend", help="After a sweep, print recommended config lines.")
     ] = False,
@@ -135,11 +145,16 @@ def loadtest(
     output: OutputOption = Output.text,
 ) -> None:
     """Run a load test against a gateway and report latencies, rates, errors and goodput."""
+    asked = dict(locals())
+    from aiaas.cli.fairness import run_fairness
     from aiaas.httpclient.target import parse_target
     from aiaas.loadtest.session import LoadSettings
     from aiaas.loadtest.slo import parse_slo
 
-    given = {name: str(value) for name, value in locals().items() if name in _RECORDED and value is not None}
+    if fairness or heavy_key_file:
+        run_fairness(asked)
+        return
+    given = {name: str(value) for name, value in asked.items() if name in _RECORDED and value is not None}
     chosen = say_preset(preset)
     if chosen is not None:
         users = users if users is not None or rate is not None or sweep is not None else chosen.users
@@ -213,15 +228,12 @@ def _check_limits(
 
 
 def _measure(settings: LoadSettings) -> LoadOutcome:
-    import resource
-
     import uvloop
 
     from aiaas.cli.loadview import LoadView
     from aiaas.loadtest.session import measure
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a descriptor; 1024 are soon gone
+    raise_descriptor_limit()
     with LoadView() as view:
         return uvloop.run(measure(settings, view))
 
