@@ -17,7 +17,8 @@ HOST = "127.0.0.1"
 
 # These variables configure the gateway. vLLM would warn about the VLLM_* variables that it does not know, and would use
 # others, such as LOG_LEVEL, as its own.
-GATEWAY_VARIABLES = frozenset(OVERRIDES) | {"AIAAS_API_KEY"}  # AIAAS_API_KEY is a client's secret, for `aiaas smoke`
+# The two keys are clients' secrets, for `aiaas smoke` and `aiaas loadtest`.
+GATEWAY_VARIABLES = frozenset(OVERRIDES) | {"AIAAS_API_KEY", "AIAAS_HEAVY_API_KEY"}
 
 
 def engine_argv(

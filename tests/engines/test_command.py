@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aiaas.cli.loadoptions import HEAVY_VARIABLE, KEY_VARIABLE
 from aiaas.engines.command import GATEWAY_VARIABLES, engine_argv, engine_environment, refused_shutdown_timeout
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import EnginePlan
@@ -76,6 +77,11 @@ def test_the_gateways_variables_do_not_reach_the_engine():
     assert found == {
         "HOME": "/home/op", "HF_TOKEN": "t", "VLLM_USE_V1": "0", "VLLM_TIMEOUT": "own", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
+
+
+def test_keys_of_clients_do_not_reach_the_engine():
+    """`aiaas smoke` and `aiaas loadtest` read them in the same shell."""
+    assert {KEY_VARIABLE, HEAVY_VARIABLE} <= GATEWAY_VARIABLES
 
 
 def test_every_override_of_the_contract_is_taken_out():
