@@ -6,7 +6,8 @@ The light key is measured alone, then with the same load beside the flood of the
     no request of the light key was refused (503) or failed
 
 Rules
-- A part has the requests that were due in its window. Its tokens are those that arrived in the window.
+- A part of the light key (open loop) has the requests that were due in its window. A part of the heavy keys (closed
+  loop, whose requests may be longer than a part) has those that ended in it. The tokens are those that arrived in it.
 - A request that was cut off before its first token counts with its wait until then, as the least that its TTFT can be.
   Otherwise a key that is never served would look as if it never waited.
 - A 429 comes from a limit of the key itself, not from the other key. It is counted and reported, but not judged.
@@ -109,12 +110,16 @@ class FairnessReport(msgspec.Struct, frozen=True):
     remarks: tuple[str, ...] = ()
 
 
-def key_figures(samples: Iterable[Sample], window: Window) -> KeyFigures:
-    """Compute the figures of one part. A sample that is marked as aborted was cut off at the end of the test."""
+def key_figures(samples: Iterable[Sample], window: Window, *, ended_by: float | None = None) -> KeyFigures:
+    """Compute the figures of one part. A sample that is marked as aborted was cut off at the end of the test.
+
+    ended_by   count the requests that ended from the window's start to this time, not those that were due in the window
+    """
     fold = Fold()
     waits = []
     for sample in samples:
-        inside = window.start <= sample.due < window.stop
+        was_due = window.start <= sample.due < window.stop
+        inside = was_due if ended_by is None else window.start < sample.end <= ended_by
         fold.add(msgspec.structs.replace(sample, warmup=not inside))
         if inside and not sample.error:
             waits.append(sample.e2e if sample.ttft is None else sample.ttft)

@@ -131,9 +131,9 @@ class _KeyRun:
         )
         self.runner = Runner(job, self.samples.append, self.samples.append)
 
-    def figures(self, window: Window) -> KeyFigures:
-        """Return the figures of one part."""
-        return key_figures(self.samples, window)
+    def figures(self, window: Window, ended_by: float | None = None) -> KeyFigures:
+        """Return the figures of one part; see `key_figures`."""
+        return key_figures(self.samples, window, ended_by=ended_by)
 
 
 async def _beside(
@@ -149,9 +149,9 @@ async def _beside(
         joined = heavy.runner.now()
         window = await _light_part(settings, light.runner)
     # The flood has ended, so its samples are complete, including those that were cut off.
-    parts["heavy_alone"] = heavy.figures(Window(began + settings.start / 5, joined))
+    parts["heavy_alone"] = heavy.figures(Window(began + settings.start / 5, joined), joined)
     parts["light_beside"] = light.figures(window)
-    parts["heavy_beside"] = heavy.figures(Window(joined, joined + window.stop - window.start))
+    parts["heavy_beside"] = heavy.figures(Window(joined, joined + window.stop - window.start), heavy.runner.now())
 
 
 @asynccontextmanager

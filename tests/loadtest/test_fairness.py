@@ -52,6 +52,16 @@ def test_a_part_has_the_requests_that_were_due_in_its_window() -> None:
     assert found.tokens_per_second == pytest.approx((5.5 + 11 + 11) / 10)
 
 
+def test_a_part_of_a_closed_loop_has_the_requests_that_ended_in_it() -> None:
+    """Those that were due long before it and cut off after it, too; not those that ended before."""
+    ended = sample(2.0, ttft=9.0, e2e=10.0)
+    cut = sample(3.0, ttft=None, e2e=18.5, output_tokens=0, events=0, aborted=True)
+    found = key_figures([sample(1.0), ended, cut, sample(11.0, e2e=30.0)], Window(10.0, 20.0), ended_by=22.0)
+    assert (found.requests, found.answered, found.unfinished) == (2, 1, 1)
+    assert found.ttft is not None
+    assert (found.ttft.minimum, found.ttft.maximum) == (9.0, 18.5)
+
+
 def test_failures_are_counted_by_their_cause() -> None:
     """The key's own limit, a full gateway, the rest; none of them has a TTFT."""
     faults = ["http_429", "http_429", "http_503", "reset", "http_500"]
