@@ -11,7 +11,7 @@ Rules
 - A request that was cut off before its first token counts with its wait until then, as the least that its TTFT can be.
   Otherwise a key that is never served would look as if it never waited.
 - A 429 comes from a limit of the key itself, not from the other key. It is counted and reported, but not judged.
-- Parts with fewer than FEWEST measured requests of the light key are not judged: their p95 is a single value.
+- Parts with fewer than FEWEST_REQUESTS measured requests of the light key are not judged: their p95 is a single value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aiaas.loadtest.summary import Fold, RunFault
 
 MOST_TTFT: Final = 1.5  # seconds
 MOST_GROWTH: Final = 5.0  # times the p95 alone
-FEWEST: Final = 10
+FEWEST_REQUESTS: Final = 10
 OVERLOADED: Final = "http_503"
 
 
@@ -41,7 +41,7 @@ class KeyFigures(msgspec.Struct, frozen=True):
     overloaded   503: refused since the gateway or the engine is full
     errors       all other failures
     unfinished   cut off at the end of the test
-    ttft         of the answered and the unfinished requests; None without one
+    ttft         of the answered and the unfinished requests; None without one, and for the heavy keys alone
     """
 
     seconds: float
@@ -184,7 +184,7 @@ def why_no_verdict(alone: KeyFigures | None, beside: KeyFigures | None, flood: K
         return f"the heavy key got no answer ({flood.fault or 'no first token in time'}), so there was no flood"
     if beside.overloaded + beside.errors:
         return ""  # unfair, however few requests there are
-    if min(alone.measured, beside.measured) < FEWEST:
+    if min(alone.measured, beside.measured) < FEWEST_REQUESTS:
         few = f"only {alone.measured} requests of the light key were measured alone and {beside.measured} beside"
-        return f"{few}, and a verdict takes {FEWEST} of each; use a longer --duration or a higher --rate"
+        return f"{few}, and a verdict takes {FEWEST_REQUESTS} of each; use a longer --duration or a higher --rate"
     return ""

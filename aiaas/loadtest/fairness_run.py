@@ -5,7 +5,7 @@
 
 - Both keys have a runner of their own: the light key an open loop, so that a slow gateway cannot slow down its
   requests; the heavy keys a closed loop that goes on until the light key's last answer.
-- A part's last requests have DRAIN to complete; then they are cut off.
+- A part's last requests have PART_DRAIN to complete; then they are cut off.
 - The end of the test, Ctrl-C included, cancels every request in flight: the gateway sees its clients leave.
 """
 
@@ -37,10 +37,10 @@ from aiaas.loadtest.runner import LoadJob, Runner, Stage
 from aiaas.loadtest.sample import Sample, Window
 from aiaas.loadtest.session import INTERRUPTED, LabelledKey, stopped_by_ctrl_c
 
-DRAIN: Final = 10.0  # seconds
+PART_DRAIN: Final = 10.0  # seconds
 LONGEST_START: Final = 5.0  # seconds of the flood alone, of which the last four fifths are measured
 OVERDUE: Final = "requests of the light key were unfinished after the drain"
-DONE: Final = "done"
+FLOOD_OVER: Final = "done"
 USERS: Final = 64
 RATE: Final = 2.0
 LIGHT_TOKENS: Final = (8, 8)
@@ -106,7 +106,7 @@ async def measure_fairness(settings: FairnessSettings, say: Callable[[str], None
             if parts["light_alone"].answered and not light.runner.stopped_by:
                 await _beside(settings, light, heavy, parts, say)
     for name, run in (("heavy", heavy), ("light", light)):  # the end of the flood stops the light key, too
-        if run.runner.stopped_by not in ("", INTERRUPTED, OVERDUE, DONE):
+        if run.runner.stopped_by not in ("", INTERRUPTED, OVERDUE, FLOOD_OVER):
             raise CheckFailed(f"the {name} key was refused during the test: {run.runner.stopped_by}")
     return _report(settings, model, light, heavy, parts)
 
@@ -149,7 +149,9 @@ async def _beside(
         joined = heavy.runner.now()
         window = await _light_part(settings, light.runner)
     # The flood has ended, so its samples are complete, including those that were cut off.
-    parts["heavy_alone"] = heavy.figures(Window(began + settings.start / 5, joined), joined)
+    alone = heavy.figures(Window(began + settings.start / 5, joined), joined)
+    # Its longest waits had not ended, so its TTFT would be too short.
+    parts["heavy_alone"] = msgspec.structs.replace(alone, ttft=None)
     parts["light_beside"] = light.figures(window)
     parts["heavy_beside"] = heavy.figures(Window(joined, joined + window.stop - window.start), heavy.runner.now())
 
@@ -162,16 +164,16 @@ async def _flooding(settings: FairnessSettings, light: Runner, heavy: Runner) ->
     try:
         yield flood
     finally:
-        heavy.stop(DONE)
+        heavy.stop(FLOOD_OVER)
         await flood
 
 
 async def _light_part(settings: FairnessSettings, light: Runner) -> Window:
-    """Send the light key's requests for one part, and wait up to DRAIN for the last answers."""
+    """Send the light key's requests for one part, and wait up to PART_DRAIN for the last answers."""
     stage = Stage(rate=settings.rate, poisson=settings.poisson, duration=settings.duration)
     part = asyncio.create_task(light.stage(stage), name="fairness-light")
     try:
-        await asyncio.wait({part}, timeout=settings.duration + DRAIN)
+        await asyncio.wait({part}, timeout=settings.duration + PART_DRAIN)
         if not part.done():
             light.stop(OVERDUE)
     except asyncio.CancelledError:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiaas.loadtest.fairness import (
-    FEWEST,
+    FEWEST_REQUESTS,
     MOST_TTFT,
     KeyFigures,
     KeyRefusals,
@@ -52,7 +52,7 @@ def test_a_part_has_the_requests_that_were_due_in_its_window() -> None:
     assert found.tokens_per_second == pytest.approx((5.5 + 11 + 11) / 10)
 
 
-def test_a_part_of_a_closed_loop_has_the_requests_that_ended_in_it() -> None:
+def test_closed_loop_part_has_the_requests_that_ended_in_it() -> None:
     """Those that were due long before it and cut off after it, too; not those that ended before."""
     ended = sample(2.0, ttft=9.0, e2e=10.0)
     cut = sample(3.0, ttft=None, e2e=18.5, output_tokens=0, events=0, aborted=True)
@@ -118,7 +118,7 @@ def test_verdict_states_its_bound() -> None:
     assert ttft.seen == "1.60 s"
 
 
-FEW = figures(answered=FEWEST - 1)
+FEW = figures(answered=FEWEST_REQUESTS - 1)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,19 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class After:
+    """Play `steps` once there were `count` requests of heavy keys, and a slow answer before."""
+
+    count: int
+    steps: tuple[Step, ...]
+
+    async def play(self, connection: Any) -> None:
+        heavy = sum(post.headers["authorization"] != "Bearer sk-light" for post in connection.fake.posts)
+        for step in self.steps if heavy > self.count else SLOW:
+            await step.play(connection)
+
+
+@dataclass(frozen=True)
 class Call:
     """Call a function."""
 
@@ -94,7 +107,10 @@ async def test_a_light_key_is_measured_alone_and_beside(fake: FakeVllm) -> None:
     assert (report.light_alone.answered, report.light_beside.answered) == (20, 20)
     assert report.heavy_alone is not None
     assert report.heavy_beside is not None
+    assert report.heavy_alone.tokens_per_second > 0
+    assert report.heavy_alone.ttft is None
     assert report.heavy_beside.tokens_per_second > 0
+    assert report.heavy_beside.ttft is not None
     assert report.refusals == ()
     assert len(said) == 2
     lengths = {post.headers["authorization"]: post.json["max_tokens"] for post in fake.posts}
@@ -126,7 +142,7 @@ async def test_a_key_that_is_never_served_beside_the_flood_is_unfair(
     """Its requests are cut off after the drain and count with their waits."""
     monkeypatch.setattr(fairness, "MOST_TTFT", 0.05)
     monkeypatch.setattr(fairness, "MOST_GROWTH", 1.0)
-    monkeypatch.setattr(fairness_run, "DRAIN", 0.2)
+    monkeypatch.setattr(fairness_run, "PART_DRAIN", 0.2)
     report = await run(fake, (Beside((Hang(),)),), SLOW)
     assert report.fair is False
     assert report.light_beside is not None
@@ -164,7 +180,7 @@ async def test_a_server_too_slow_for_the_light_key_alone_is_not_judged(
     fake: FakeVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The flood is not sent."""
-    monkeypatch.setattr(fairness_run, "DRAIN", 0.1)
+    monkeypatch.setattr(fairness_run, "PART_DRAIN", 0.1)
     fake.play(*QUICK)
     report = await run(fake, (Hang(),), SLOW)
     assert report.fair is None
@@ -182,11 +198,20 @@ async def test_a_refused_key_is_named_before_the_load(fake: FakeVllm, which: str
     assert fake.posts == []
 
 
-@pytest.mark.parametrize("which", ["light", "heavy"])
-async def test_a_key_revoked_during_the_test_is_named(fake: FakeVllm, which: str) -> None:
+REVOKED: tuple[Step, ...] = (Send(error_answer(401, "revoked")),)
+
+
+@pytest.mark.parametrize(
+    ("which", "script"),
+    [
+        pytest.param("light", Beside(REVOKED), id="light"),
+        pytest.param("heavy", After(0, REVOKED), id="heavy, before the light key joins"),
+        pytest.param("heavy", After(4 * 8, REVOKED), id="heavy, beside the light key"),  # the eighth request of 0.1 s
+    ],
+)
+async def test_a_key_revoked_during_the_test_is_named(fake: FakeVllm, which: str, script: Step) -> None:
     """The test ends at once, without waiting for the other key."""
-    scripts: dict[str, tuple[Step, ...]] = {"light": QUICK, "heavy": SLOW}
-    scripts[which] = (Beside((Send(error_answer(401, "revoked")),)),)
+    scripts: dict[str, tuple[Step, ...]] = {"light": QUICK, "heavy": SLOW, which: (script,)}
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(CheckFailed, match=rf"^the {which} key was refused during the test: .*revoked$"):
