@@ -79,9 +79,13 @@ class FairnessSettings:
         """The load of both keys in words."""
         low, high = self.flood.output_tokens or (0, 0)
         tokens = f"{low}" if low == high else f"{low}-{high}"
-        keys = "1 heavy key" if len(self.heavy) == 1 else f"{len(self.heavy)} heavy keys"
         light = f"light key {self.rate:g} requests/s of {LIGHT_TOKENS[0]} tokens"
-        return f"{light}, {keys} with {self.users} clients of {tokens} tokens"
+        return f"{light}, {self.flooding_keys} with {self.users} clients of {tokens} tokens"
+
+    @property
+    def flooding_keys(self) -> str:
+        """How many heavy keys there are, in words."""
+        return "1 heavy key" if len(self.heavy) == 1 else f"{len(self.heavy)} heavy keys"
 
 
 async def measure_fairness(settings: FairnessSettings, say: Callable[[str], None]) -> FairnessReport:
@@ -140,7 +144,8 @@ async def _beside(
     settings: FairnessSettings, light: _KeyRun, heavy: _KeyRun, parts: dict[str, KeyFigures], say: Callable[[str], None]
 ) -> None:
     """Measure the flood alone, then both together; add the parts that were measured."""
-    say(f"{settings.users} clients of the heavy key, then the light key beside them for {settings.duration:g} s")
+    clients = f"{settings.users} clients of {settings.flooding_keys}"
+    say(f"{clients}, then the light key beside them for {settings.duration:g} s")
     async with _flooding(settings, light.runner, heavy.runner) as flood:
         began = heavy.runner.now()
         await asyncio.wait({flood}, timeout=settings.start)
