@@ -103,12 +103,17 @@ def run_fairness(given: Mapping[str, Any]) -> None:
 def _read(options: FairnessOptions) -> FairnessSettings:
     """Read the options. Raises UsageError, EnvironmentFault."""
     from aiaas.httpclient.target import parse_target
+    from aiaas.loadtest.fairness import FEWEST_REQUESTS
     from aiaas.loadtest.fairness_run import RATE, USERS, FairnessSettings
 
     light, heavy = _two_keys(options)
     duration = read_duration("--duration", options.duration or DEFAULT_DURATION)
     if not duration:
         raise UsageError("--duration must be longer than 0")
+    rate = options.rate or RATE
+    if rate * duration < FEWEST_REQUESTS:
+        expected = f"--rate {rate:g} for {duration:g} s gives about {rate * duration:.0f} requests of the light key"
+        raise UsageError(f"{expected}, and a verdict takes {FEWEST_REQUESTS}; use a longer --duration")
     return FairnessSettings(
         target=parse_target(options.url or default_url(options.config), ca=options.ca, insecure=options.insecure),
         light=light,
@@ -123,7 +128,7 @@ def _read(options: FairnessOptions) -> FairnessSettings:
         ),
         model=options.model,
         users=options.users or USERS,
-        rate=options.rate or RATE,
+        rate=rate,
         poisson=options.arrival.value == "poisson",
         duration=duration,
         timeout=read_duration("--timeout", options.timeout),

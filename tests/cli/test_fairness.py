@@ -113,6 +113,12 @@ def test_ctrl_c_leaves_nothing_behind(engine: str, tmp_path: Path) -> None:
             "--duration must be longer than 0",
             id="no time",
         ),
+        pytest.param(
+            ("--fairness", "--duration", "3s"),
+            {"AIAAS_API_KEY": "sk-1", "AIAAS_HEAVY_API_KEY": "sk-2"},
+            "--rate 2 for 3 s gives about 6 requests of the light key, and a verdict takes 10",
+            id="too few requests",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...], environment: dict[str, str], message: str) -> None:
