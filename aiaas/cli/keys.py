@@ -30,7 +30,7 @@ from aiaas.keys import changes
 from aiaas.keys.file import KeyFileError, edit_key_file
 from aiaas.keys.format import foreign_key_fault, guessable, make_key, make_key_id, tag_of
 from aiaas.keys.hashing import digest_key, hash_key, needs_update
-from aiaas.keys.model import KeyLimits, KeyRecord
+from aiaas.keys.model import PRIORITY_CLASSES, KeyLimits, KeyRecord, PriorityClass
 from aiaas.keys.records import MAX_LIMIT, time_text
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import first_match
@@ -63,6 +63,9 @@ AnyKey = Annotated[str, typer.Argument(metavar="NAME|ID", help="The key's name o
 ModelOption = Annotated[
     list[str] | None,
     typer.Option("--model", metavar="MODEL", help="A model that the key may use; repeat for more. Default: all."),
+]
+ClassOption = Annotated[
+    PriorityClass, typer.Option("--class", metavar="CLASS", help=f"Who goes first: {', '.join(PRIORITY_CLASSES)}.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Accept a --model that the config does not have (yet).")]
 MetadataOption = Annotated[
@@ -98,6 +101,7 @@ def create(
     name: NewName,
     model: ModelOption = None,
     force: ForceOption = False,
+    priority_class: ClassOption = "default",
     rpm: RpmOption = None,
     burst: BurstOption = None,
     tpm: TpmOption = None,
@@ -121,6 +125,7 @@ def create(
         created=now,
         expires=_expiry(expires, now),
         models=_models(model, where, force=force),
+        priority_class=priority_class,
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
         metadata=_metadata(metadata),
     )
@@ -151,11 +156,12 @@ def list_keys(
             "never" if record.expires is None else time_text(record.expires),
             used_text(record, used) or "unknown",
             models_text(record),
+            record.priority_class,
             limits_text(record),
         )
         for record in records
     ]
-    print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "MODELS", "LIMITS"), rows)
+    print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "MODELS", "CLASS", "LIMITS"), rows)
 
 
 @app.command(epilog=_examples("aiaas keys show alice"))
@@ -215,6 +221,7 @@ def import_key(
     ] = False,
     model: ModelOption = None,
     force: ForceOption = False,
+    priority_class: ClassOption = "default",
     rpm: RpmOption = None,
     burst: BurstOption = None,
     tpm: TpmOption = None,
@@ -242,6 +249,7 @@ def import_key(
         created=now,
         expires=_expiry(expires, now),
         models=_models(model, where, force=force),
+        priority_class=priority_class,
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
         metadata=_metadata(metadata),
         imported=True,

@@ -44,6 +44,7 @@ def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
         "created": time_text(record.created),
         "expires": "never" if record.expires is None else time_text(record.expires),
         "models": models_text(record),
+        "class": record.priority_class,
         "limits": limits_text(record),
         "metadata": ", ".join(f"{name}={value}" for name, value in record.metadata.items()) or "none",
     }
@@ -63,6 +64,7 @@ def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
         "imported": False,
         "weak": False,
         "models": None,
+        "class": "default",
         "limits": {},
     }
     mapping = empty | {"metadata": {}, "previous": None} | record_mapping(record)

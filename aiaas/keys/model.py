@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 # Why a key is refused, for the log only. The order of the checks: a key that is revoked and expired is "revoked".
 RejectionReason = Literal["missing", "malformed", "unknown_id", "wrong_secret", "revoked", "expired"]
+# Which keys go first where requests wait, the most urgent first.
+PriorityClass = Literal["interactive", "default", "batch"]
+PRIORITY_CLASSES: Final[tuple[PriorityClass, ...]] = ("interactive", "default", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class KeyRecord:
     expires    the moment from which it is refused; None means never
     disabled   revoked, kept for the log
     models     public model names that it may use; None is all
+    priority_class  `class` in the file
     imported   not made by aiaas: it is found by its `tag`, since it has no id inside
     tag        short lookup digest of an imported key, so that hardly any wrong key costs a slow hash
     weak       imported with --weak: guessable, its hash does not belong in git
@@ -74,6 +78,7 @@ class KeyRecord:
     expires: datetime | None = None
     disabled: bool = False
     models: tuple[str, ...] | None = None
+    priority_class: PriorityClass = "default"
     limits: KeyLimits = NO_LIMITS
     metadata: Mapping[str, str] = field(default_factory=dict)
     previous: PreviousSecret | None = None
@@ -103,6 +108,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     name: str
     models: frozenset[str] | None
     limits: KeyLimits
+    priority_class: PriorityClass = "default"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
       hash: '{SSHA256}...'               # of an imported key $argon2id$..., and its `tag`
       created: '2026-03-01T09:00:00Z'
       models: [gpt-oss-20b]              # optional, as everything below
+      class: batch
       limits: {requests_per_minute: 60}
     ...
 
@@ -32,7 +33,7 @@ import yaml
 
 from aiaas.keys.format import is_key_id
 from aiaas.keys.hashing import hash_fault, is_digest
-from aiaas.keys.model import NO_LIMITS, KeyLimits, KeyRecord, PreviousSecret
+from aiaas.keys.model import NO_LIMITS, PRIORITY_CLASSES, KeyLimits, KeyRecord, PreviousSecret, PriorityClass
 from aiaas.keys.tree import KeyFileError, read_tree
 from aiaas.yamltree import Items, Node, Place, Scalar, Table
 
@@ -106,6 +107,8 @@ def _as_mapping(record: KeyRecord) -> dict[str, Any]:
             mapping[flag] = True
     if record.models is not None:
         mapping["models"] = list(record.models)
+    if record.priority_class != "default":
+        mapping["class"] = record.priority_class
     limits = {name: value for name in LIMIT_FIELDS if (value := getattr(record.limits, name)) is not None}
     if limits:
         mapping["limits"] = limits
@@ -162,7 +165,7 @@ class _Reader:
                 seen.popitem()
 
     def _record(self, node: Node, where: str) -> KeyRecord:
-        known = ("id", "name", "hash", "tag", "created", "expires", "disabled", "imported", "weak", "models")
+        known = ("id", "name", "hash", "tag", "created", "expires", "disabled", "imported", "weak", "models", "class")
         record = self._mapping(node, where, known=(*known, "limits", "metadata", "previous"))
         name = self._get(record, where, "name", self._name)
         where = f"{where} ({name})"
@@ -177,6 +180,7 @@ class _Reader:
             expires=self._maybe(record, where, "expires", self._time),
             disabled=self._maybe(record, where, "disabled", self._flag) or False,
             models=self._maybe(record, where, "models", self._models),
+            priority_class=self._maybe(record, where, "class", self._class) or "default",
             limits=NO_LIMITS if limits is None else limits,
             metadata=self._maybe(record, where, "metadata", self._metadata) or {},
             previous=self._maybe(record, where, "previous", self._previous),
@@ -265,6 +269,13 @@ class _Reader:
         if not isinstance(node, Items):
             raise self._error(node.place, f"{where} must be a list of model names; leave it out to allow all")
         return tuple(self._text(item, f"{where}[{index}]") for index, item in enumerate(node.items))
+
+    def _class(self, node: Node, where: str) -> PriorityClass:
+        text = self._text(node, where)
+        for known in PRIORITY_CLASSES:
+            if text == known:
+                return known
+        raise self._error(node.place, f"{where} {text[:80]!r} is unknown; known are {', '.join(PRIORITY_CLASSES)}")
 
     def _limits(self, node: Node, where: str) -> KeyLimits:
         limits = self._mapping(node, where, known=LIMIT_FIELDS)

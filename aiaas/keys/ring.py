@@ -171,6 +171,7 @@ def _secrets(record: KeyRecord) -> Iterator[StoredSecret]:
         name=record.name,
         models=None if record.models is None else frozenset(record.models),
         limits=record.limits,
+        priority_class=record.priority_class,
     )
     yield StoredSecret(principal, record.hash, record.tag, record.imported, until)
     if (previous := record.previous) is not None and (ends := record.overlap_end) is not None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.keys.model import KeyLimits, KeyRecord, PreviousSecret
+from aiaas.keys.model import PRIORITY_CLASSES, KeyLimits, KeyRecord, PreviousSecret
 from aiaas.keys.records import HEADER, parse_records, record_mapping, render_records
 from aiaas.keys.tree import KeyFileError
 
@@ -21,6 +21,7 @@ FULL = replace(
     expires=NOW,
     disabled=True,
     models=("gpt-oss-20b", "unsloth/gpt-oss-20b"),
+    priority_class="batch",
     limits=KeyLimits(60, 10, 1000, 10_000, 100_000, 4),
     metadata={"team": "search", "note": "yes: 'really' #1"},
     previous=PreviousSecret(HASH, NOW, "ff", imported=True),
@@ -50,6 +51,7 @@ records = st.builds(
     expires=st.none() | moments(),
     disabled=st.booleans(),
     models=st.none() | st.lists(words, max_size=3).map(tuple),
+    priority_class=st.sampled_from(PRIORITY_CLASSES),
     limits=st.builds(KeyLimits, *[st.none() | st.integers(min_value=1, max_value=10**15)] * 6),
     metadata=st.dictionaries(st.text("abc123~ :#", min_size=1, max_size=5), words, max_size=3),
     previous=st.none() | st.builds(PreviousSecret, st.just(HASH), moments(), st.just("abcd"), st.booleans()),
@@ -125,6 +127,7 @@ def with_line(line: str) -> str:
         (with_line("  disabled: 'yes'"), "k:7:13: keys[0] (alice): disabled must be true or false"),
         (with_line("  tag: xyz"), "k:7:8: keys[0] (alice): tag must be two or four hex digits"),
         (with_line("  imported: true"), "k:3:3: keys[0] (alice): an imported key needs its `tag`"),
+        (with_line("  class: urgent"), "k:7:10: keys[0] (alice): class 'urgent' is unknown; known are interactive"),
         (with_line("  models: gpt"), "k:7:11: keys[0] (alice): models must be a list of model names"),
         (with_line("  models: [[a]]"), "k:7:12: keys[0] (alice): models[0] must be a string"),
         (with_line("  limits: 5"), "k:7:11: keys[0] (alice): limits must be a mapping"),
