@@ -5,27 +5,33 @@ keys do not share it equally. Where the KV cache runs out earlier, vLLM throws r
 them again: half as many again as fit cost 30 to 40 % of the throughput. So no fixed number suits all prompts. Once a
 second:
 
-    requests wait in vLLM, and it is full     the bound becomes what runs, and one more: this finds max_num_seqs
+    requests wait in vLLM                     the bound becomes what runs, and one more: this finds max_num_seqs
     it threw requests out, or KV > 0.97       the bound becomes 0.9 of what runs (0.8 after several), and rests 5 s
     requests wait here, all places are used   the bound grows: 5 % a second until vLLM was full for the first time,
-    and KV < 0.85                             then 1/32 every 3 s
+    and KV < 0.85                             then by 1/32 of what runs every 3 s
 
 Growth decides: in a model of vLLM, 30 % a second overshot before long answers had grown into the KV cache, and others
 waited 19 to 85 s for a first token; at 5 % it was 2 s, as with the best fixed bound. The bound is never below
-LEAST_PLACES, and stays as it is while the metrics cannot be read. States are frozen; times are the caller's, in
-seconds.
+LEAST_PLACES, and stays as it is while the metrics cannot be read.
+
+Several gateways before one vLLM need not know of each other. The metrics count everybody's requests, so the part of
+them that runs (running / (running + waiting)) is the part of each gateway's own requests that has room: each goes back
+by the same factor and grows by the same steps, which makes unequal bounds equal (Chiu and Jain 1989, as in TCP). A
+request for several choices counts as several in vLLM and as one here, which a factor gets right, too.
+
+States are frozen; times are the caller's, in seconds.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from aiaas.proxy.upstream.vllm_load import VllmLoad
 
-LEAST_PLACES: Final = 4
+LEAST_PLACES: Final = 2
 MOST_PLACES: Final = 4096
 # The bound to begin with: as many requests of FIRST_TOKENS as fit into the KV cache, but at most FIRST_MOST. A smaller
 # one would refuse the first crowd of clients (`queue.size`) although vLLM has room for it.
@@ -41,7 +47,7 @@ NEARLY: Final = 0.9
 
 
 class AutoBound(msgspec.Struct, frozen=True):
-    """The bound of one endpoint, for all gateways together.
+    """This gateway's bound for one endpoint.
 
     bound        requests at once; with fractions, since 5 % of 8 is less than one
     why          in plain words, for the operator
@@ -74,35 +80,31 @@ def first_bound(load: VllmLoad, now: float, last: AutoBound | None) -> AutoBound
     return AutoBound(bound, "what surely fits into the KV cache", False, load.preemptions, load.started, now, now)
 
 
-def next_bound(state: AutoBound, load: VllmLoad, now: float, *, waits: bool) -> AutoBound:
-    """The bound after a look at the metrics; `waits`: a request waits here for a place."""
+def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits: bool) -> AutoBound:
+    """The bound after a look at the metrics.
+
+    own    this gateway's requests that vLLM has
+    waits  a request waits in this gateway for a place
+    """
     if load.started != state.started or load.preemptions < state.preemptions:  # vLLM was restarted
-        state = msgspec.structs.replace(state, started=load.started, preemptions=load.preemptions)
+        state = replace(state, started=load.started, preemptions=load.preemptions)
     lost = load.preemptions - state.preemptions
-    state = msgspec.structs.replace(state, preemptions=load.preemptions)
-    is_full = load.running + load.waiting >= NEARLY * state.bound
+    state = replace(state, preemptions=load.preemptions)
+    all_used = own >= NEARLY * state.bound
+    running = own * load.running / max(1, load.running + load.waiting)
     if lost or load.kv_usage > FULL_CACHE:
-        share = 0.8 if lost > 3 else 0.9
-        bound = min(state.bound, max(LEAST_PLACES, share * load.running))
-        return msgspec.structs.replace(
-            state, bound=bound, why="the KV cache is full", found=True, rests_until=now + REST_AFTER_LOSS
-        )
-    if load.waiting >= 2 and is_full and load.running:
-        bound = min(state.bound, max(LEAST_PLACES, load.running + 1))
-        return msgspec.structs.replace(state, bound=bound, why="vLLM runs no more at once", found=True, grown=now)
-    if not (waits and is_full and load.kv_usage < ROOM_IN_CACHE) or now < state.rests_until:
-        return msgspec.structs.replace(state, grown=now if not state.found else state.grown)
+        bound = min(state.bound, max(LEAST_PLACES, (0.8 if lost > 3 else 0.9) * running))
+        return replace(state, bound=bound, why="the KV cache is full", found=True, rests_until=now + REST_AFTER_LOSS)
+    if load.waiting >= 2 and load.running and all_used:
+        bound = min(state.bound, max(LEAST_PLACES, running + 1))
+        return replace(state, bound=bound, why="vLLM runs no more at once", found=True, grown=now)
+    if not (waits and all_used and load.kv_usage < ROOM_IN_CACHE) or now < state.rests_until:
+        return state if state.found else replace(state, grown=now)
     if not state.found:
         bound = state.bound * SLOW_START ** min(now - state.grown, 2.0)
     elif now - state.grown >= GROW_EVERY:
-        bound = state.bound + max(1.0, state.bound / 32)
+        bound = state.bound + max(1.0, load.running / 32)
     else:
         return state
-    return msgspec.structs.replace(
-        state, bound=min(bound, MOST_PLACES), why="requests wait here, and vLLM has room", grown=now
-    )
-
-
-def part_of(places: int, processes: int) -> int:
-    """One process's part of an endpoint's places, where `processes` gateways share it; at least 1."""
-    return max(1, math.ceil(places / processes))
+    why = "requests wait here, and vLLM has room"
+    return replace(state, bound=min(bound, MOST_PLACES), why=why, grown=now)
