@@ -355,7 +355,7 @@ def _workers(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
         )
         yield codes.COUNTED_APART, "warning", ("server", "workers"), message
     for path, backend in _each(config, enabled_only=True):
-        if backend.max_inflight is not None and backend.max_inflight < workers:
+        if isinstance(backend.max_inflight, int) and backend.max_inflight < workers:
             message = (
                 f"is {backend.max_inflight}, but each of the {workers} workers lets at least 1 through, so an endpoint "
                 f"gets up to {workers}; set fewer workers"

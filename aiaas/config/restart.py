@@ -85,6 +85,7 @@ RELOADS: Final = frozenset(
         "backends.*.max_inflight",
         "backends.*.max_pending_prefill",
         "backends.*.fair",
+        "backends.*.scheduling",
         "backends.*.queue",
         "backends.*.health",
         "backends.*.models",

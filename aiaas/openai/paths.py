@@ -21,6 +21,7 @@ DETOKENIZE: Final = "/detokenize"
 MODELS: Final = "/v1/models"
 HEALTH: Final = "/health"
 READY: Final = "/ready"
+METRICS: Final = "/metrics"  # of the gateway on a port of its own
 
 # All paths whose POST requests go to a backend.
 GENERATE: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS, SCORE, RERANK, TOKENIZE, DETOKENIZE)
@@ -38,6 +39,9 @@ USAGE_ON_REQUEST: Final = frozenset({CHAT, COMPLETIONS})
 # Paths where one request may hold several prompts, and where it may ask for several choices.
 MANY_PROMPTS: Final = frozenset({COMPLETIONS, EMBEDDINGS})
 MANY_CHOICES: Final = frozenset({CHAT, COMPLETIONS})
+
+# Paths whose request models have vLLM's field `priority`.
+PRIORITY: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS})
 
 # Paths of the Anthropic shape: the key may come in `x-api-key` (as for the list of models), and an error in a stream is
 # `event: error`.

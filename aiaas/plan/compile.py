@@ -9,9 +9,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend, Model
@@ -20,7 +21,7 @@ from aiaas.config.model import Config, FieldBound
 from aiaas.limits.model import UNLIMITED, Limits, Rate
 from aiaas.limits.redis_url import RedisUrl, parse_redis_url
 from aiaas.openai.engine_fields import FieldRule
-from aiaas.openai.paths import GENERATE, MODELS
+from aiaas.openai.paths import GENERATE, METRICS, MODELS
 from aiaas.plan.model import (
     AuthPlan,
     BackendPlan,
@@ -125,7 +126,9 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         connect_timeout=backend.connect_timeout,
         max_retries=backend.max_retries,
         balance=backend.balance,
-        max_inflight=_share(backend.max_inflight, config) if backend.max_inflight is not None else None,
+        max_inflight=_share(backend.max_inflight, config)
+        if isinstance(backend.max_inflight, int)
+        else backend.max_inflight,
         max_pending_prefill=_share(_pending_prefill(backend), config),
         fair=FairPlan(backend.fair.output_weight, backend.fair.credit, backend.fair.reserve // config.server.workers),
         queue=QueuePlan(_share(backend.queue.size, config), backend.queue.max_wait),
@@ -143,6 +146,7 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         ask_for_usage=backend.ask_for_usage,
         isolate_cache=backend.isolate_cache is not None,
         cache_secret=_cache_secret(backend, env),
+        scheduling=_scheduling(backend, engine),
         forward_headers=tuple(header.lower() for header in backend.forward_headers),
     )
 
@@ -157,15 +161,22 @@ def _pending_prefill(backend: Backend) -> int:
     return AUTO_PENDING_PREFILL if backend.max_pending_prefill == "auto" else backend.max_pending_prefill
 
 
+def _scheduling(backend: Backend, engine: EnginePlan | None) -> Literal["fcfs", "priority"]:
+    """The order of vLLM's own queue; an engine of ours has it in its `args`."""
+    args = () if engine is None else engine.args
+    return "priority" if ("--scheduling-policy", "priority") in pairwise(args) else backend.scheduling
+
+
 def _share(bound: int, config: Config) -> int:
     """One worker's share of a bound, at least 1 (0 stays 0). Together the workers do not exceed the bound."""
     return min(bound, max(1, bound // config.server.workers))
 
 
 def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:
-    # GET is for aiaas's own requests: the probe, and the list of models to compare with the config. POST is for every
-    # path of the API, since a reload may remove a path from a backend while a request to that path waits there.
-    paths = {backend.health.path: "GET", MODELS: "GET"} | dict.fromkeys(GENERATE, "POST")
+    # GET is for aiaas's own requests: the probe, the list of models to compare with the config, and the load. POST is
+    # for every path of the API, since a reload may remove a path from a backend while a request to that path waits
+    # there.
+    paths = {backend.health.path: "GET", MODELS: "GET", METRICS: "GET"} | dict.fromkeys(GENERATE, "POST")
     return EndpointPlan(
         url=address.url,
         host=address.host,

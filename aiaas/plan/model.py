@@ -137,7 +137,7 @@ class BackendPlan:
     connect_timeout: float
     max_retries: int
     balance: Literal["least_inflight", "round_robin", "prefix_hash"]
-    max_inflight: int | None
+    max_inflight: int | Literal["auto"] | None
     max_pending_prefill: int
     fair: FairPlan
     queue: QueuePlan
@@ -149,6 +149,7 @@ class BackendPlan:
     ask_for_usage: bool = True
     isolate_cache: bool = False
     cache_secret: bytes | None = field(default=None, repr=False)  # of the `cache_salt`, where the cache is isolated
+    scheduling: Literal["fcfs", "priority"] = "fcfs"
     forward_headers: tuple[str, ...] = ()  # lower case, in addition to the fixed headers of `admission.py`
 
 

@@ -9,12 +9,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from aiaas.errors import ApiError
+from aiaas.openai import paths
 from aiaas.proxy.client.answers import answer
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
-from aiaas.proxy.client.request_target import METRICS, path_of
+from aiaas.proxy.client.request_target import path_of
 
 EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 # Bounds of a scraper's request, in seconds and in bytes.
@@ -48,7 +49,7 @@ async def serve_metrics(
     """
 
     async def metrics(request: HttpRequest, client: ClientConnection) -> bool:
-        found = path_of(request.raw_path) == METRICS and request.method in ("GET", "HEAD")
+        found = path_of(request.raw_path) == paths.METRICS and request.method in ("GET", "HEAD")
         body = await expose() if found else b"Metrics are at GET /metrics.\n"
         whole = answer(
             200 if found else 404,

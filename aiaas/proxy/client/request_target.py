@@ -19,7 +19,6 @@ from ipaddress import AddressValueError, IPv6Address
 
 from aiaas.openai import paths
 
-METRICS = "/metrics"  # on a port of its own
 
 _AUTHORITY = re.compile(
     r"(?:"
@@ -30,7 +29,7 @@ _AUTHORITY = re.compile(
     r"(?::(?P<port>[0-9]*))?"
 )
 _MAX_PORT = 65535
-_SERVED = frozenset({*paths.GENERATE, paths.MODELS, paths.HEALTH, paths.READY, METRICS})
+_SERVED = frozenset({*paths.GENERATE, paths.MODELS, paths.HEALTH, paths.READY, paths.METRICS})
 _AUTHORITY_END = re.compile("[/?#]")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from aiaas.openai import paths
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
@@ -22,7 +23,6 @@ INTERVAL: Final = 1.0
 TIMEOUT: Final = 2.0
 # Seconds until an endpoint whose load cannot be read is asked again: it may be another server by then.
 ASK_AGAIN: Final = 60.0
-METRICS_PATH: Final = "/metrics"
 
 NO_METRICS: Final = "it has no metrics of vLLM, so its requests are not bounded; write `max_inflight: N` for a bound"
 SEVERAL_SERVERS: Final = (
@@ -53,7 +53,7 @@ class BoundWatch:
             await asyncio.sleep(self._interval)
 
     async def _look(self, endpoint: EndpointState) -> None:
-        answer = await fetch(endpoint, METRICS_PATH, TIMEOUT)
+        answer = await fetch(endpoint, paths.METRICS, TIMEOUT)
         if isinstance(answer, Failure) or answer.status >= 500 or endpoint not in self._backend.endpoints:
             return
         load = vllm_load(answer.body) if answer.status == 200 else None
