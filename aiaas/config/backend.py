@@ -214,7 +214,7 @@ class Backend(Section):
     equal up to the first message of the user (at most 1 KiB); `prefix_hash` passes over an endpoint with a quarter more
     requests in flight than the mean. The default suits requests of very different length."""
 
-    max_inflight: AtLeast1 | Literal["auto"] | None = "auto"
+    max_inflight: AutoOrAtLeast1 | None = "auto"
     """Requests at once per endpoint, from each gateway; further requests wait in `queue`. `auto` finds the number from
     vLLM's own `/metrics`, every second: as many as vLLM runs at once and its KV cache holds. null means no bound: vLLM
     queues requests, too, but first come, first served, so one key can hold up all others. Keys with few requests may
@@ -230,8 +230,8 @@ class Backend(Section):
     """How keys share the slots of `max_inflight`."""
 
     scheduling: Literal["fcfs", "priority"] = "fcfs"
-    """How vLLM orders its own queue (`--scheduling-policy`). With `priority` aiaas writes the class of the request's key
-    into the field `priority` (interactive 0, default 10, batch 20); a vLLM with `fcfs` refuses that field. For an
+    """How vLLM orders its own queue (`--scheduling-policy`). With `priority` aiaas writes the class of the key into the
+    request's field `priority` (interactive 0, default 10, batch 20); a vLLM with `fcfs` refuses that field. For an
     `engine` of aiaas, leave it out: aiaas reads the engine's `args`."""
 
     queue: Queue = Queue()

@@ -29,8 +29,8 @@ def test_derived_timeouts_grow_outwards() -> None:
     hops = chain(config_of("{}"))
     assert [(hop.name, hop.silence, hop.body) for hop in hops] == [
         ("client", 600.0, None),
-        ("ingress (nginx)", 399.0, 10 * MIB),
-        ("gateway", 135.0, 10 * MIB),
+        ("ingress (nginx)", 429.0, 10 * MIB),
+        ("gateway", 165.0, 10 * MIB),
         ("vLLM", None, None),
     ]
     assert weakest(hops) == (hops[1], "waits 264s longer than the gateway")
@@ -42,7 +42,7 @@ def test_derived_timeouts_grow_outwards() -> None:
         pytest.param(
             annotated("nginx.ingress.kubernetes.io/proxy-read-timeout: '60'"),
             "ingress (nginx)",
-            "gives up 75s before the gateway",
+            "gives up 105s before the gateway",
             id="the operator's own timeout",
         ),
         pytest.param(
@@ -54,11 +54,11 @@ def test_derived_timeouts_grow_outwards() -> None:
         pytest.param(
             annotated("haproxy-ingress.github.io/timeout-server: 2m", "haproxy"),
             "ingress (haproxy)",
-            "gives up 15s before the gateway",
+            "gives up 45s before the gateway",
             id="one of two controllers of a name",
         ),
-        pytest.param(annotated("", "traefik"), "client", "waits 465s longer than the gateway", id="no bound in front"),
-        pytest.param(config_of("{expose: none}"), "client", "waits 465s longer than the gateway", id="not exposed"),
+        pytest.param(annotated("", "traefik"), "client", "waits 435s longer than the gateway", id="no bound in front"),
+        pytest.param(config_of("{expose: none}"), "client", "waits 435s longer than the gateway", id="not exposed"),
     ],
 )
 def test_the_hop_that_gives_up_first_is_named(config: Config, hop: str, what: str) -> None:

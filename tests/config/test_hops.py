@@ -29,11 +29,12 @@ def config_of(*backends: str) -> Config:
 @pytest.mark.parametrize(
     ("backends", "usual", "longest"),
     [
-        pytest.param(["timeout: 120s"], 135, 389, id="the plan: three attempts of 5 s and 120 s, two pauses of 7 s"),
-        pytest.param(["timeout: 120s, max_retries: 0, connect_timeout: 2s"], 122, 122, id="no retries"),
-        pytest.param(["timeout: 60s, max_inflight: 4"], 105, 239, id="30 s in the queue"),
-        pytest.param(["timeout: 60s", "timeout: 300s, max_retries: 0"], 305, 305, id="the longest of two"),
-        pytest.param(["timeout: 60s", "timeout: 200s, enabled: false"], 75, 209, id="a parked one does not count"),
+        pytest.param(["timeout: 120s"], 165, 419, id="the plan: 30 s in the queue, three attempts, two pauses"),
+        pytest.param(["timeout: 120s, max_retries: 0, connect_timeout: 2s"], 152, 152, id="no retries"),
+        pytest.param(["timeout: 60s, max_inflight: 4"], 105, 239, id="a bound"),
+        pytest.param(["timeout: 60s, max_inflight: null"], 75, 209, id="no queue"),
+        pytest.param(["timeout: 60s", "timeout: 300s, max_retries: 0"], 335, 335, id="the longest of two"),
+        pytest.param(["timeout: 60s", "timeout: 200s, enabled: false"], 105, 239, id="a parked one does not count"),
         pytest.param(["timeout: 60s, total_timeout: 62s, max_inflight: 1"], 62, 62, id="a total timeout bounds it"),
     ],
 )

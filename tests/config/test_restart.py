@@ -142,6 +142,7 @@ OTHER_VALUES: dict[str, Any] = {
     "backends.a.fair.output_weight": 7,
     "backends.a.fair.credit": 7,
     "backends.a.fair.reserve": 7,
+    "backends.a.scheduling": "priority",
     "backends.a.queue.size": 7,
     "backends.a.queue.max_wait": "7s",
     "backends.a.health.path": "/ping",

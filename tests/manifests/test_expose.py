@@ -31,8 +31,8 @@ def annotations(text: str) -> Any:
             "nginx",
             {
                 "nginx.ingress.kubernetes.io/proxy-body-size": "10m",
-                "nginx.ingress.kubernetes.io/proxy-read-timeout": "399",
-                "nginx.ingress.kubernetes.io/proxy-send-timeout": "399",
+                "nginx.ingress.kubernetes.io/proxy-read-timeout": "429",
+                "nginx.ingress.kubernetes.io/proxy-send-timeout": "429",
                 "nginx.ingress.kubernetes.io/proxy-buffering": "off",
                 "nginx.ingress.kubernetes.io/ssl-redirect": "true",
             },
@@ -49,9 +49,9 @@ def annotations(text: str) -> Any:
         pytest.param(
             "haproxy",
             {
-                "haproxy.org/timeout-server": "399s",
+                "haproxy.org/timeout-server": "429s",
                 "haproxy.org/ssl-redirect": "true",
-                "haproxy-ingress.github.io/timeout-server": "399s",
+                "haproxy-ingress.github.io/timeout-server": "429s",
                 "haproxy-ingress.github.io/ssl-redirect": "true",
                 "haproxy-ingress.github.io/proxy-body-size": "10m",
             },
@@ -79,7 +79,7 @@ def test_an_unknown_class_is_said() -> None:
     assert note.startswith(
         "ingress class alb: aiaas does not know its annotations; set some in kubernetes.ingress.annotations"
     )
-    assert "bodies of 10MiB and 399 s of silence" in note
+    assert "bodies of 10MiB and 429 s of silence" in note
     assert notes(plan_of(MINIMAL)) == ()
 
 

@@ -19,7 +19,6 @@ from ipaddress import AddressValueError, IPv6Address
 
 from aiaas.openai import paths
 
-
 _AUTHORITY = re.compile(
     r"(?:"
     r"(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+"  # reg-name, which IPv4 addresses are, too

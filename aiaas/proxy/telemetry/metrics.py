@@ -160,6 +160,12 @@ class Metrics:
         self._endpoint_up = Gauge(
             "aiaas_endpoint_up", "Whether an endpoint gets requests", ["backend", "endpoint"], registry=registry
         )
+        self._endpoint_bound = Gauge(
+            "aiaas_endpoint_max_inflight",
+            "Requests that an endpoint may have at once",
+            ["backend", "endpoint"],
+            registry=registry,
+        )
         self._models_wrong = Gauge(
             "aiaas_models_wrong",
             "Model names in the config that an endpoint does not serve as configured",
@@ -278,6 +284,14 @@ class Metrics:
         """An endpoint that no Plan names any more has no series."""
         self._endpoint_up.remove(backend, endpoint)
         self._models_wrong.remove(backend, endpoint)
+        self._endpoint_bound.remove(backend, endpoint)
+
+    def endpoint_bound(self, backend: str, endpoint: str, places: int | None) -> None:
+        """Show how many requests an endpoint may have at once; no series where it has no bound."""
+        if places is None:
+            self._endpoint_bound.remove(backend, endpoint)
+        else:
+            self._endpoint_bound.labels(backend, endpoint).set(places)
 
     def models_wrong(self, backend: str, endpoint: str, names: int) -> None:
         """Show how many names of the config an endpoint does not serve as the config says."""

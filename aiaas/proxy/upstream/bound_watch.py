@@ -15,8 +15,9 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
 from aiaas.proxy.upstream.auto_bound import AutoBound, first_bound, next_bound
-from aiaas.proxy.upstream.backends import BackendState, EndpointState
+from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
+from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.vllm_load import VllmLoad, vllm_load
 
 INTERVAL: Final = 1.0

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.request.served_models import NOTHING_LISTED, Listed
 from aiaas.proxy.upstream.affinity import number_of
+from aiaas.proxy.upstream.auto_bound import AutoBound
 from aiaas.proxy.upstream.connection import Pool
 from aiaas.proxy.upstream.dial import ClientTls
 
@@ -46,7 +47,8 @@ class EndpointState:
 
     backend  the one that names it in the Plan in force, else the last one that did: its settings hold
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
-    bound    the backend's max_inflight; suspect is called when a request has timed out in an engine that we started
+    bound    the backend's max_inflight, None for any number; if that is `auto`, the bound of `auto`, once it is known
+    suspect  called when a request has timed out in an engine that we started
     listed   the models that it lists; number is that of its URL, for `prefix_hash`
 
     Where it has a bound:
@@ -57,6 +59,7 @@ class EndpointState:
     """
 
     __slots__ = (
+        "auto",
         "backend",
         "bound",
         "failures",
@@ -81,6 +84,7 @@ class EndpointState:
         self.up = backend.plan.engine is None
         self.failures = self.successes = 0
         self.pending = self.reserved = 0
+        self.auto: AutoBound | None = None
         self.suspect: Callable[[], None] | None = None
         self.listed: Listed = NOTHING_LISTED
         self.users: list[BackendState] = []
@@ -89,9 +93,7 @@ class EndpointState:
     def belong_to(self, backend: BackendState, plan: EndpointPlan) -> None:
         """Take the settings of the backend that names it now. Slots, connections and health stay."""
         self.backend = backend
-        self.bound = backend.plan.max_inflight
-        # Where the bound is small, a few more slots would make nonsense of it.
-        self.reserve = min(backend.plan.fair.reserve, (self.bound or 0) // BOUND_PER_RESERVED)
+        self._set_bound()
         self.most_pending = backend.plan.max_pending_prefill
         self.plan = self.pool.endpoint = plan
         self.number = number_of(plan.url.encode())
@@ -99,6 +101,20 @@ class EndpointState:
         self.pool.closed = False
         if backend not in self.users:
             self.users.append(backend)
+
+    def use_bound(self, auto: AutoBound | None) -> None:
+        """Take a bound that was found from the endpoint's metrics; None: none could be found."""
+        self.auto = auto
+        self._set_bound()
+        self.hand_over()
+
+    def _set_bound(self) -> None:
+        bound = self.backend.plan.max_inflight
+        if bound == "auto":
+            bound = None if self.auto is None else self.auto.places
+        self.bound = bound
+        # Where the bound is small, a few more slots would make nonsense of it.
+        self.reserve = min(self.backend.plan.fair.reserve, (bound or 0) // BOUND_PER_RESERVED)
 
     @property
     def backend_name(self) -> str:

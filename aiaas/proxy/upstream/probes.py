@@ -1,5 +1,5 @@
-"""Watch the backends in force: for each a task that probes, one that resolves its name if it has one, and one that
-follows its list of models."""
+"""Watch the backends in force: for each a task that probes, one that resolves its name if it has one, one that
+follows its list of models, and one that follows its load if that bounds it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
 from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.bound_watch import BoundWatch
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.model_watch import ModelWatch
@@ -41,6 +42,9 @@ class Probes:
             if name not in self._watched:
                 models = ModelWatch(state, self._log, self._metrics)
                 tasks = [self._keeper.start(models.run, f"models {name}")]
+                if state.plan.max_inflight == "auto":
+                    bounds = BoundWatch(state, self._log, self._metrics)
+                    tasks.append(self._keeper.start(bounds.run, f"bounds {name}"))
                 if state.plan.engine is None:
                     tasks.append(self._keeper.start(partial(probe_forever, state), f"probe {name}"))
                 for host, port in names_of(state.plan).items():
