@@ -35,11 +35,19 @@ SEVERAL_SERVERS: Final = (
 class BoundWatch:
     """One for each backend with `max_inflight: auto`. Seconds."""
 
-    def __init__(self, backend: BackendState, log: JsonLog, metrics: Metrics, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        backend: BackendState,
+        log: JsonLog,
+        metrics: Metrics,
+        interval: float = INTERVAL,
+        again: float = ASK_AGAIN,
+    ) -> None:
         self._backend = backend
         self._log = log
         self._metrics = metrics
         self._interval = interval
+        self._again = again
         self._due: dict[EndpointState, float] = {}
         self._said: dict[EndpointState, str] = {}
 
@@ -76,7 +84,7 @@ class BoundWatch:
         self._use(endpoint, state)
 
     def _unbound(self, endpoint: EndpointState, why: str) -> None:
-        self._due[endpoint] = asyncio.get_running_loop().time() + ASK_AGAIN
+        self._due[endpoint] = asyncio.get_running_loop().time() + self._again
         if self._said.get(endpoint) != why:
             self._said[endpoint] = why
             name = self._backend.plan.name
