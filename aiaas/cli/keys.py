@@ -65,7 +65,8 @@ ModelOption = Annotated[
     typer.Option("--model", metavar="MODEL", help="A model that the key may use; repeat for more. Default: all."),
 ]
 ClassOption = Annotated[
-    PriorityClass, typer.Option("--class", metavar="CLASS", help=f"Who goes first: {', '.join(PRIORITY_CLASSES)}.")
+    PriorityClass,
+    typer.Option("--class", metavar="CLASS", help=f"Its order in the queue: {', '.join(PRIORITY_CLASSES)}."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Accept a --model that the config does not have (yet).")]
 MetadataOption = Annotated[

@@ -27,6 +27,7 @@ from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level
 
 SALT: Final = "cache_salt"
 STORE: Final = "store"
+PRIORITY_FIELD: Final = "priority"
 # The paths whose request model knows `cache_salt`.
 SALTED: Final = next(field.paths for field in ENGINE_FIELDS if field.name == SALT)
 _NESTED_TEMPLATE: Final = ("chat_template", "tokenize")  # in `chat_template_kwargs`: arguments of the template's caller
@@ -86,7 +87,7 @@ class Guard:
             for name, value in written.items():
                 body = _hold(body, name, value, rules, written)
             if salted and SALT in written and path in SALTED:
-                if _is_used(bytes(written[SALT]), ""):
+                if is_used(bytes(written[SALT]), ""):
                     raise _refused(SALT)
                 body = remove_field(body, SALT)
         store = rules.fields.get(STORE)
@@ -95,6 +96,10 @@ class Guard:
         ):  # fmt: skip
             body = set_field(body, STORE, b"false")
         return body
+
+    def lets(self, name: str, path: str) -> bool:
+        """Whether clients may set this field as they like."""
+        return name not in self._paths[path].fields
 
 
 def salt_of(secret: bytes, client: str) -> bytes:
@@ -155,14 +160,15 @@ def _hold(body: bytes, name: str, value: Raw, rules: _PathRules, written: Mappin
     elif field.action == "bound":
         _bound(field, text, written)
     elif field.action == "reject":
-        if _is_used(text, field.harmless):
+        if is_used(text, field.harmless):
             raise _refused(name)
-    elif field.action == "strip" and _is_used(text, field.harmless):
+    elif field.action == "strip" and is_used(text, field.harmless):
         body = remove_field(body, name)
     return body
 
 
-def _is_used(written: bytes, harmless: str) -> bool:
+def is_used(written: bytes, harmless: str) -> bool:
+    """Whether a value of a field is a use of it: neither null nor the default (`Harmless`)."""
     if written == b"null":
         return False
     if harmless == "zero":

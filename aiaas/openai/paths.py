@@ -41,7 +41,7 @@ MANY_PROMPTS: Final = frozenset({COMPLETIONS, EMBEDDINGS})
 MANY_CHOICES: Final = frozenset({CHAT, COMPLETIONS})
 
 # Paths whose request models have vLLM's field `priority`.
-PRIORITY: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS})
+PRIORITIZED: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS})
 
 # Paths of the Anthropic shape: the key may come in `x-api-key` (as for the list of models), and an error in a stream is
 # `event: error`.

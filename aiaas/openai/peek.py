@@ -46,6 +46,7 @@ class Peek(msgspec.Struct, frozen=True):
     background          /v1/responses only: the request would outlive the connection
     media_url           the place of an image, audio or video URL other than `data:`, which vLLM would fetch
     stream_interval     the tokens that the client wants in each event of the stream; 1 by default
+    service_tier        the class that the client asks for, as it wrote it; None if absent or not a text
     plain               the key of each of these fields occurs once in the body, without escapes: a search finds it
     guarded             the fields of `engine_fields.GUARDED` that the body has, as written; None if it has none
     """
@@ -61,6 +62,7 @@ class Peek(msgspec.Struct, frozen=True):
     background: bool
     media_url: str | None
     stream_interval: int = 1
+    service_tier: str | None = None
     plain: bool = False
     guarded: dict[str, Raw] | None = None
 
@@ -101,6 +103,7 @@ def peek(body: bytes, path: str) -> Peek:
         fields.background is True and path == paths.RESPONSES,
         media_url(body, path, escaped=escaped),
         1 if fields.stream_interval is UNSET else min(_hint(fields.stream_interval), LARGEST_INTERVAL),
+        None if fields.service_tier is UNSET else _text(fields.service_tier),
         plain,
         guarded,
     )
@@ -140,6 +143,7 @@ class _Fields(msgspec.Struct):
     prompt: Raw | UnsetType = UNSET
     input: Raw | UnsetType = UNSET
     background: bool | UnsetType | None = UNSET
+    service_tier: Raw | UnsetType = UNSET
 
 
 _AllFields: Final = msgspec.defstruct(
@@ -187,7 +191,7 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     paths.RESPONSES: frozenset({"stream", "max_output_tokens", "background"}),
     paths.MESSAGES: frozenset({"stream", "max_tokens"}),
 }
-_AS_IT_STANDS: Final = frozenset({"stream_interval", "best_of", "prompt", "input"})
+_AS_IT_STANDS: Final = frozenset({"stream_interval", "best_of", "prompt", "input", "service_tier"})
 
 
 def _converted(body: bytes, path: str, error: msgspec.ValidationError) -> _Fields:
@@ -327,6 +331,15 @@ def _hint(value: Raw) -> int:
         return max(1, whole(scalar(value)))
     except ValueError:
         return 1
+
+
+def _text(value: Raw) -> str | None:
+    """A text that decides nothing about the answer; None if it is another value, which vLLM refuses or ignores."""
+    try:
+        text: str | None = _MODEL.decode(value)
+    except UNREADABLE:
+        return None
+    return text
 
 
 def _count(value: Raw | UnsetType, name: str) -> int:

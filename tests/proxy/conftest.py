@@ -36,7 +36,7 @@ from aiaas.config.load import load_text
 from aiaas.config.problem import has_errors
 from aiaas.keys.format import make_key
 from aiaas.keys.hashing import digest_key
-from aiaas.keys.model import KeyLimits, KeyRecord
+from aiaas.keys.model import KeyLimits, KeyRecord, PriorityClass
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
@@ -81,7 +81,13 @@ class KnownKey:
     record: KeyRecord
 
 
-def new_key(name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimits | None = None) -> KnownKey:
+def new_key(
+    name: str,
+    *,
+    models: tuple[str, ...] | None = None,
+    limits: KeyLimits | None = None,
+    priority_class: PriorityClass = "default",
+) -> KnownKey:
     """Make a key named `name`. Its randomness is its name, so that tests repeat."""
     made = make_key("sk-", lambda count: (name.encode() * count)[:count])
     record = KeyRecord(
@@ -91,6 +97,7 @@ def new_key(name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimi
         created=datetime(2026, 1, 1, tzinfo=UTC),
         models=models,
         limits=limits or KeyLimits(),
+        priority_class=priority_class,
     )
     return KnownKey(made.text, record)
 

@@ -24,6 +24,7 @@ EXPOSED: Final = (
     "retry-after",
     "retry-after-ms",
     "x-should-retry",
+    "x-aiaas-class",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",

@@ -15,16 +15,16 @@ import msgspec
 from aiohttp.http import HttpVersion11
 
 from aiaas.errors import ApiError, ClientError, UpstreamError
-from aiaas.keys.model import KeyLimits, Principal, Rejection
+from aiaas.keys.model import KeyLimits, Principal, PriorityClass, Rejection
 from aiaas.keys.throttle import source_of
 from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Rate, Store
 from aiaas.openai import paths
-from aiaas.openai.guard import SALT, SALTED, Guard, salt_of
+from aiaas.openai.guard import PRIORITY_FIELD, SALT, SALTED, Guard, is_used, salt_of
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
-from aiaas.openai.splice import ask_for_usage, insert_field, replace_model
+from aiaas.openai.splice import ask_for_usage, insert_field, replace_model, set_field
 from aiaas.plan.model import EndpointPlan, Plan, Route, RouteTarget
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
@@ -33,6 +33,7 @@ from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.places import Places
 from aiaas.proxy.request.body import arriving_body, bound_output, output_field, refuse_harm, whole_body
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
+from aiaas.proxy.request.classes import CLASS_LINES, ENGINE_PRIORITIES, class_of_request
 from aiaas.proxy.request.examiner import ON_LOOP, Examiner
 from aiaas.proxy.request.models import model_not_found
 from aiaas.proxy.request.served_models import Listed, is_its_own
@@ -58,6 +59,8 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
                      connection
     heartbeat        seconds of silence on a stream after which a comment is written; 0 is off
     deadline         the loop's time at which the whole request ends, or None
+    priority_class   which requests it goes before, here and in vLLM
+    engine_priority  vLLM's `priority` for it, for engines with priority scheduling; None to leave the field alone
     """
 
     record: Record
@@ -77,6 +80,8 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     chunked: bool
     heartbeat: float
     deadline: float | None
+    priority_class: PriorityClass
+    engine_priority: bytes | None
 
     def upstream_request(self, endpoint: EndpointPlan, target: RouteTarget, listed: Listed) -> tuple[bytes, bytes]:
         """The request for `endpoint`, which lists these models: its prepared head, the few headers that go along, and
@@ -92,6 +97,8 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         secret = target.backend.cache_secret
         if secret is not None and self.route.path in SALTED:
             body = insert_field(body, SALT, salt_of(secret, store_key_of(self.principal)))
+        if self.engine_priority is not None and target.backend.scheduling == "priority":
+            body = set_field(body, PRIORITY_FIELD, self.engine_priority)
         named = target.backend.forward_headers
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.route.path]
@@ -123,6 +130,7 @@ class Admission:
         self._loop = loop
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits]] = {}
+        self._prioritizes = any(backend.scheduling == "priority" for backend in plan.backends)
         self._isolates = any(backend.isolate_cache for backend in plan.backends)
         self._guard = Guard(plan.request.fields, plan.request.unknown_fields)
 
@@ -149,6 +157,8 @@ class Admission:
             else:
                 body, peeked = _read(body, record.path)
             record.stream = peeked.stream
+            priority_class = class_of_request(principal.priority_class, peeked.service_tier)
+            record.priority_class = priority_class
             route = self._route(record.path, peeked, principal)
             record.model = route.model
             refuse_harm(peeked, self._plan.request, record.path)
@@ -176,9 +186,19 @@ class Admission:
         return Ticket(
             record, principal, route, peeked, request.headers, body, asking, strip_usage,
             passed_headers(request.headers, record.request_id), estimated_input, reserved_output, result.lease,
-            record.own_lines + record.limit_lines, close, request.version >= HttpVersion11,
-            self._plan.server.heartbeat, None if total_timeout is None else record.started + total_timeout,
+            b"%b%b%b" % (record.own_lines, record.limit_lines, CLASS_LINES[priority_class]),
+            close, request.version >= HttpVersion11, self._plan.server.heartbeat,
+            None if total_timeout is None else record.started + total_timeout, priority_class,
+            self._engine_priority(peeked, record.path, priority_class) if self._prioritizes else None,
         )  # fmt: skip
+
+    def _engine_priority(self, peeked: Peek, path: str, priority_class: PriorityClass) -> bytes | None:
+        if path not in paths.PRIORITIZED:
+            return None
+        own = None if peeked.guarded is None else peeked.guarded.get(PRIORITY_FIELD)
+        if own is not None and self._guard.lets(PRIORITY_FIELD, path) and is_used(bytes(own), "zero"):
+            return None  # the operator lets clients set it
+        return ENGINE_PRIORITIES[priority_class]
 
     def known(self, request: HttpRequest, client: ClientConnection, record: Record) -> Principal | None:
         """The owner of the key, if this process has verified it before; else `verified` has to be asked.

@@ -60,6 +60,7 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     status: int
     error_code: str | None
     reason: str | None
+    priority_class: str | None = msgspec.field(name="class")
     stream: bool
     input_tokens: int | None
     output_tokens: int | None
@@ -120,6 +121,7 @@ class JsonLog:
                 record.status,
                 record.error_code,
                 None if rejection is None else rejection.reason,
+                record.priority_class,
                 record.stream,
                 record.input_tokens,
                 record.output_tokens,

@@ -107,6 +107,24 @@ class _Ended(_Tally, gc=False, kw_only=True):
     series: _Series
 
 
+class _EndpointGauges:
+    """The state of each endpoint, by backend and address."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["backend", "endpoint"], registry=registry)
+
+        self.up = gauge("aiaas_endpoint_up", "Whether an endpoint gets requests")
+        self.bound = gauge("aiaas_endpoint_max_inflight", "Requests that an endpoint may have at once")
+        self.models_wrong = gauge(
+            "aiaas_models_wrong", "Model names in the config that an endpoint does not serve as configured"
+        )
+
+    def remove(self, backend: str, endpoint: str) -> None:
+        for gauge in (self.up, self.bound, self.models_wrong):
+            gauge.remove(backend, endpoint)
+
+
 class UsageCounters:
     """How it goes with the store of usage."""
 
@@ -157,21 +175,7 @@ class Metrics:
         self._refused = Counter("aiaas_refused", "Requests refused by a limit", ["limit"], registry=registry)
         self._retries = Counter("aiaas_retries", "Retries by reason", ["reason"], registry=registry)
         self._aborts = Counter("aiaas_aborts", "Requests whose client left, by phase", ["phase"], registry=registry)
-        self._endpoint_up = Gauge(
-            "aiaas_endpoint_up", "Whether an endpoint gets requests", ["backend", "endpoint"], registry=registry
-        )
-        self._endpoint_bound = Gauge(
-            "aiaas_endpoint_max_inflight",
-            "Requests that an endpoint may have at once",
-            ["backend", "endpoint"],
-            registry=registry,
-        )
-        self._models_wrong = Gauge(
-            "aiaas_models_wrong",
-            "Model names in the config that an endpoint does not serve as configured",
-            ["backend", "endpoint"],
-            registry=registry,
-        )
+        self._endpoints = _EndpointGauges(registry)
         self._resolutions = Counter("aiaas_dns_resolutions", "DNS lookups", ["backend", "result"], registry=registry)
         self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
         self.keys = KeyCounters()
@@ -278,24 +282,22 @@ class Metrics:
 
     def endpoint_up(self, backend: str, endpoint: str, up: bool) -> None:
         """Show an endpoint's health."""
-        self._endpoint_up.labels(backend, endpoint).set(1 if up else 0)
+        self._endpoints.up.labels(backend, endpoint).set(1 if up else 0)
 
     def endpoint_gone(self, backend: str, endpoint: str) -> None:
         """An endpoint that no Plan names any more has no series."""
-        self._endpoint_up.remove(backend, endpoint)
-        self._models_wrong.remove(backend, endpoint)
-        self._endpoint_bound.remove(backend, endpoint)
+        self._endpoints.remove(backend, endpoint)
 
     def endpoint_bound(self, backend: str, endpoint: str, places: int | None) -> None:
         """Show how many requests an endpoint may have at once; no series where it has no bound."""
         if places is None:
-            self._endpoint_bound.remove(backend, endpoint)
+            self._endpoints.bound.remove(backend, endpoint)
         else:
-            self._endpoint_bound.labels(backend, endpoint).set(places)
+            self._endpoints.bound.labels(backend, endpoint).set(places)
 
     def models_wrong(self, backend: str, endpoint: str, names: int) -> None:
         """Show how many names of the config an endpoint does not serve as the config says."""
-        self._models_wrong.labels(backend, endpoint).set(names)
+        self._endpoints.models_wrong.labels(backend, endpoint).set(names)
 
     def resolved(self, backend: str, ok: bool) -> None:
         """Count an answer, or its failure, to the question for a backend's name."""

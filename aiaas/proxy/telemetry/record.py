@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from aiaas.keys.model import Rejection
+from aiaas.keys.model import PriorityClass, Rejection
 
 EndedBy = Literal["upstream", "client", "gateway"]
 # Where a request was when its client left: the `phase` of aiaas_aborts_total.
@@ -53,6 +53,7 @@ class Record(msgspec.Struct):
     beyond       the key's `max_concurrent`, if this request exceeds it
     body_held    bytes of the body that count against the budget of all bodies
     limit_lines  complete header lines that say how the key's limits stand; empty until they are known
+    priority_class  of the request; None until it is known
 
     While it is sent, perhaps several times (`forward.py`):
     phase        moves on with each step: where the request was if its client left
@@ -93,6 +94,7 @@ class Record(msgspec.Struct):
     stream: bool = False
     model: str | None = None
     limit_lines: bytes = b""
+    priority_class: PriorityClass | None = None
     phase: Phase = "admission"
     backend: str | None = None
     upstream: str | None = None

@@ -1,6 +1,6 @@
 """Follow the load of a backend's endpoints, and bound each by it: `max_inflight: auto` (`auto_bound.py` decides).
 
-Each endpoint that is up is asked for its `/metrics` every INTERVAL, side by side. An endpoint that does not answer
+Each endpoint that is up is asked for its `/metrics` every METRICS_INTERVAL, side by side. An endpoint that does not answer
 keeps its bound. One without vLLM's metrics has no bound; neither has an address behind which several servers answer in
 turn, since each look would show another one. Both are logged once, with what to do.
 """
@@ -20,7 +20,7 @@ from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.vllm_load import VllmLoad, vllm_load
 
-INTERVAL: Final = 1.0
+METRICS_INTERVAL: Final = 1.0
 TIMEOUT: Final = 2.0
 # Seconds until an endpoint whose load cannot be read is asked again: it may be another server by then.
 ASK_AGAIN: Final = 60.0
@@ -40,7 +40,7 @@ class BoundWatch:
         backend: BackendState,
         log: JsonLog,
         metrics: Metrics,
-        interval: float = INTERVAL,
+        interval: float = METRICS_INTERVAL,
         again: float = ASK_AGAIN,
     ) -> None:
         self._backend = backend

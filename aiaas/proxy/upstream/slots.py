@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from aiaas.openai import paths
 from aiaas.plan.model import RouteTarget
 from aiaas.proxy.request.admission import Ticket
+from aiaas.proxy.request.classes import CLASS_WEIGHTS
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
@@ -40,9 +41,10 @@ def take(
 
 
 def _demand(ticket: Ticket) -> Demand:
-    principal = ticket.principal
+    principal, name = ticket.principal, ticket.priority_class
     bound = ticket.reserved_output or (None if ticket.route.path in paths.OUTPUT else 0)
-    return Demand((principal.key_id, principal.name), ticket.estimated_input, bound)
+    # A request that its client made `batch` does not hold up the key's other requests.
+    return Demand((principal.key_id, principal.name, name), ticket.estimated_input, bound, CLASS_WEIGHTS[name])
 
 
 async def wait_for_slot(

@@ -51,6 +51,7 @@ def full() -> Metrics:
     metrics.retries("busy")
     metrics.endpoint_up("b", "http://e", True)
     metrics.models_wrong("b", "http://e", 1)
+    metrics.endpoint_bound("b", "http://e", 8)
     metrics.resolved("b", ok=True)
     metrics.reloaded("config", ok=True)
     metrics.config("abc")

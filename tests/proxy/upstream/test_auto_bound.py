@@ -115,7 +115,7 @@ def test_a_restarted_vllm_has_not_preempted() -> None:
     assert after.preemptions == 3
 
 
-def test_several_gateways_share_a_vllm_without_knowing_of_each_other() -> None:
+def test_several_gateways_share_a_vllm_unknown_to_each_other() -> None:
     """Together they have the places of vLLM, and their parts become more alike."""
     bounds = [bound_of(60), bound_of(20), bound_of(4)]
     for second in range(600):
