@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import threading
 import time
@@ -17,7 +18,7 @@ from tests.e2e.vllm.setup import Installation
 
 pytestmark = pytest.mark.vllm
 
-SEATS, CROWD, INTERACTIVE = 4, 30, 8
+SEATS, CROWD = 4, 30
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +53,20 @@ def test_interactive_requests_pass_a_crowd_of_batch(priority_url: str, start_gat
         waits: list[float] = []
         done = threading.Event()
 
-        def keep_asking() -> None:
+        def keep_asking(number: int) -> None:
+            lengths = random.Random(number)  # of different lengths, so that the seats do not all come free at once
+            time_to_first_token(gateway.url, batch, lengths.randint(20, 60))  # the queue was not full yet
             while not done.is_set():
-                waits.append(time_to_first_token(gateway.url, batch, 100))
+                waits.append(time_to_first_token(gateway.url, batch, lengths.randint(20, 60)))
 
         time.sleep(3)  # the gateway reads new keys every two seconds
-        crowd = [threading.Thread(target=keep_asking) for _ in range(CROWD)]
+        crowd = [threading.Thread(target=keep_asking, args=(number,)) for number in range(CROWD)]
         for thread in crowd:
             thread.start()
-        time.sleep(5)  # vLLM's queue is full
-        quick = [time_to_first_token(gateway.url, interactive, 4) for _ in range(INTERACTIVE)]
+        quick: list[float] = []
+        while len(waits) < CROWD:
+            time.sleep(0.5)
+            quick.append(time_to_first_token(gateway.url, interactive, 4))
         done.set()
         for thread in crowd:
             thread.join()
