@@ -1,8 +1,8 @@
 """Follow the load of a backend's endpoints, and bound each by it: `max_inflight: auto` (`auto_bound.py` decides).
 
-Each endpoint that is up is asked for its `/metrics` every METRICS_INTERVAL, side by side. An endpoint that does not answer
-keeps its bound. One without vLLM's metrics has no bound; neither has an address behind which several servers answer in
-turn, since each look would show another one. Both are logged once, with what to do.
+Each endpoint that is up is asked for its `/metrics` every METRICS_INTERVAL, side by side. An endpoint that does not
+answer keeps its bound. One without vLLM's metrics has no bound; neither has an address behind which several servers
+answer in turn, since each look would show another one. Both are logged once, with what to do.
 """
 
 from __future__ import annotations
