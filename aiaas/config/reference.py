@@ -114,8 +114,6 @@ def _type(field: dict[str, Any]) -> str:
         return "section"
     if "anyOf" in field or "oneOf" in field:
         return " or ".join(dict.fromkeys(_type(option) for option in field.get("anyOf", field.get("oneOf", []))))
-    if "const" in field:
-        return f"`{field['const']}`"
     if "enum" in field:
         return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
