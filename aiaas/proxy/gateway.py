@@ -21,7 +21,7 @@ from aiaas.limits.model import Store
 from aiaas.openai import paths
 from aiaas.openai.errors import error_body
 from aiaas.plan.model import Plan, Route, RouteTarget
-from aiaas.proxy.client.answers import answer, date_header, header_lines
+from aiaas.proxy.client.answers import answer, date_header, header_lines, position_line
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.cors import Cors, preflight_lines
 from aiaas.proxy.client.identity import Networks, believed, error_path, method_not_allowed, not_found, require_method
@@ -255,7 +255,8 @@ class Gateway:
             self.metrics.refused(error.code)
         if record.status == 0:  # refused before it counted as an inference request
             self._log_other(record, error.status, error.code)
-        extra = header_lines(error.headers) + record.limit_lines + client.extra
+        position = position_line(record.queue_position)
+        extra = header_lines(error.headers) + record.limit_lines + client.extra + position
         body = error_body(error, error_path(request, record.path))
         return self._answer(request, client, error.status, body, extra)
 

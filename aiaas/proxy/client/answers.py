@@ -49,6 +49,7 @@ _NOT_RELAYED = frozenset(
         b"x-ratelimit-limit-tokens",
         b"x-ratelimit-remaining-tokens",
         b"x-ratelimit-reset-tokens",
+        b"x-aiaas-queue-position",
     }
 )
 
@@ -61,6 +62,11 @@ def status_line(status: int) -> bytes:
 def date_header(wall: float) -> bytes:
     """The Date header line for POSIX seconds `wall` (RFC 9110 section 6.6.1)."""
     return b"date: " + formatdate(wall, usegmt=True).encode() + _CRLF
+
+
+def position_line(position: int) -> bytes:
+    """The header line of a request's place in the queue, counted from 1; b"" for 0, where it did not wait."""
+    return b"x-aiaas-queue-position: %d\r\n" % position if position else b""
 
 
 def header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:

@@ -31,6 +31,7 @@ EXPOSED: Final = (
     "x-ratelimit-limit-tokens",
     "x-ratelimit-remaining-tokens",
     "x-ratelimit-reset-tokens",
+    "x-aiaas-queue-position",
 )
 # Seconds for which a browser remembers a preflight: long enough to matter, short enough that a changed config does.
 MAX_AGE: Final = 600

@@ -30,6 +30,7 @@ LATENCY_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
 # A healthy loop is late by less than a millisecond (uvloop's timers count in those); a client notices a quarter second.
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 GAP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 # The `limit` label for each error code of a limit.
@@ -69,6 +70,12 @@ class Timings:
             ["model"],
             OVERHEAD_BUCKETS,
             registry,
+        )
+        self.queue_wait = Histogram(
+            "aiaas_queue_wait_seconds",
+            "How long requests waited in the queue for a slot, those that had to",
+            buckets=QUEUE_BUCKETS,
+            registry=registry,
         )
 
 

@@ -58,6 +58,7 @@ class Record(msgspec.Struct):
     While it is sent, perhaps several times (`forward.py`):
     phase        moves on with each step: where the request was if its client left
     queue_seconds  the wait for a free endpoint
+    queue_position  among the waiting requests of its key when it first had to wait, counted from 1; 0 if it did not
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
                  None if it was never sent
     on_first_text  called once with the first text of a stream, where it matters that the prompt has been read
@@ -99,6 +100,7 @@ class Record(msgspec.Struct):
     backend: str | None = None
     upstream: str | None = None
     queue_seconds: float = 0.0
+    queue_position: int = 0
     retries: int = 0
     overhead: float | None = None
     on_first_text: Callable[[], None] | None = None

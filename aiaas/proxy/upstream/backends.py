@@ -29,6 +29,7 @@ from aiaas.proxy.upstream.choose import choose, choose_by_prefix
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.endpoint import EndpointState, HealthListener
 from aiaas.proxy.upstream.fair_share import FairShare
+from aiaas.proxy.upstream.wait_estimate import GrantRates
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 
 
@@ -39,6 +40,7 @@ class BackendState:
     unclaimed  an endpoint at a URL that no backend of the Plan in force has any more, None without one
     retired    taken out by a reload; requests that began before still use it
     fair       who waits, and what each key has been served
+    rates      how often those that wait get a slot
     turn       counts requests, for round robin and for spreading ties
     changed    set when endpoints have joined; `probe_forever` clears it
     """
@@ -52,6 +54,7 @@ class BackendState:
         "fair",
         "listener",
         "plan",
+        "rates",
         "retired",
         "turn",
     )
@@ -73,6 +76,7 @@ class BackendState:
         self._tls = tls or ClientTls()
         self._unclaimed = unclaimed
         self.fair: FairShare[Waiter] = FairShare(plan.queue.size, plan.fair.output_weight, plan.fair.credit)
+        self.rates = GrantRates()
         self._place(plan.endpoints)
 
     @property
@@ -211,6 +215,7 @@ class BackendState:
             crowded[1].displace()
         if not fair.put(key, waiter):
             return False
+        self.rates.begin(key, waiter.now())
         if self.retired:
             for endpoint in self.endpoints:
                 endpoint.users += [] if self in endpoint.users else [self]
@@ -220,9 +225,15 @@ class BackendState:
 
     def forget(self, waiter: Waiter) -> None:
         """Remove the waiter from the queue."""
-        self.fair.remove(waiter.demand.key, waiter)
+        self._remove(waiter)
         if self.fair.length:  # the next one may be under its share
             self.hand_over()
+
+    def _remove(self, waiter: Waiter) -> None:
+        key = waiter.demand.key
+        self.fair.remove(key, waiter)
+        if not self.fair.ahead(key):
+            self.rates.forget(key)
 
     def leave(self, waiter: Waiter) -> None:
         """The waiter's client has gone. Pass on the slot that the waiter may have got in the same moment."""
@@ -238,9 +249,8 @@ class BackendState:
         """Give free slots to the requests that are next. If no endpoint is up, end all waits here."""
         fair = self.fair
         while (waiter := fair.head()) is not None:
-            key = waiter.demand.key
             if waiter.granted.done():  # it has its answer, or was cancelled, and is about to leave
-                fair.remove(key, waiter)
+                self._remove(waiter)
                 continue
             chosen = None
             if any(endpoint.up for endpoint in self.endpoints):
@@ -250,7 +260,9 @@ class BackendState:
                     chosen = self.pick_reserved(waiter.tried, waiter.demand)
                 if chosen is None:
                     return
-            fair.remove(key, waiter)
+            if chosen is not None:
+                self.rates.granted(waiter.demand.key, waiter.now())
+            self._remove(waiter)
             if chosen is not None:
                 waiter.grant = self.begin(chosen, waiter.demand)
                 waiter.by = self

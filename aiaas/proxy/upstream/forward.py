@@ -44,7 +44,7 @@ from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.refusals import NO_SDK_RETRY, NO_SDK_RETRY_HEADER, error_from_between, failure_error
 from aiaas.proxy.upstream.relay import Relay
-from aiaas.proxy.upstream.slots import take, wait_for_slot
+from aiaas.proxy.upstream.slots import take, wait_for_slot, with_position
 from aiaas.proxy.upstream.waiter import Grant
 
 BACKOFF_FIRST = 0.1
@@ -73,12 +73,13 @@ async def forward(
         choice = take(backends, tried, ticket)
         if choice is None:
             try:
-                choice = await wait_for_slot(backends, tried, ticket, client.loop)
+                choice = await wait_for_slot(backends, tried, ticket, client.loop, metrics)
             except UpstreamError as error:
                 if reached is None or error.status == 504:
                     raise
                 # An engine has had this request: answer with its result, and not with the missing slot.
-                return _conclude(*reached, client, ticket)
+                return _conclude(*reached, client, with_position(ticket))
+            ticket = with_position(ticket)
         if reached is not None:
             record.retries += 1
             metrics.retries(reached[1].reason)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from aiaas.errors import ApiError, UpstreamError
 from aiaas.plan.model import RouteTarget
 from aiaas.proxy.upstream.attempt import Outcome, retry_after
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
+from aiaas.proxy.upstream.wait_estimate import Prediction
 
 # The SDKs retry twice by themselves on 429 and 5xx; this header is their word for "do not" (openai-python,
 # `_should_retry`).
 NO_SDK_RETRY = b"x-should-retry: false\r\n"
 NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
-# Seconds after which a client that met a full queue, or waited in vain, may come back.
+# Seconds after which a client may come back where nothing says how long the wait would be, and the most that is told:
+# the SDKs do not wait for longer.
 OVERLOADED_RETRY_AFTER = 5
+RETRY_AFTER_MOST = 60
 
 
-def overloaded(message: str) -> UpstreamError:
-    """503: endpoints are up, but all are busy."""
-    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(OVERLOADED_RETRY_AFTER)),))
+def overloaded(message: str, expected: Prediction | None = None) -> UpstreamError:
+    """503: endpoints are up, but all are busy. The client may come back after the wait that is `expected`."""
+    seconds = OVERLOADED_RETRY_AFTER if expected is None else min(max(1, ceil(expected.seconds)), RETRY_AFTER_MOST)
+    return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(seconds)),))
 
 
 def draining() -> UpstreamError:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
+
+import msgspec
 
 from aiaas.openai import paths
 from aiaas.plan.model import RouteTarget
+from aiaas.proxy.client.answers import position_line
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.request.classes import CLASS_WEIGHTS
+from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.refusals import failure_error, no_healthy_backend, overloaded
+from aiaas.proxy.upstream.wait_estimate import Prediction, position_of, predict
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
+
+# A request that would wait for so many times its `max_wait` is refused at once: it would only fill the queue.
+HOPELESS = 2.0
 
 Choice = tuple[RouteTarget, BackendState, EndpointState, Grant | None]
 
@@ -52,11 +61,12 @@ async def wait_for_slot(
     tried: Sequence[EndpointState],
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
+    metrics: Metrics,
 ) -> Choice:
     """Wait in the queues of all backends that are up, until a slot of one of them is this request's.
 
-    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queues are full
-    or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
+    Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queues are
+    full, the wait would be hopeless, or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
     """
     while True:
         choice = take(backends, tried, ticket)
@@ -65,7 +75,7 @@ async def wait_for_slot(
         up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
         if not up:
             raise no_healthy_backend(backends)
-        waiter, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop)
+        waiter, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, metrics)
         for target, backend in up:
             if endpoint is not None and backend is waiter.by:
                 return target, backend, endpoint, waiter.grant
@@ -76,16 +86,24 @@ async def _wait_in_queues(
     tried: Sequence[EndpointState],
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
+    metrics: Metrics,
 ) -> tuple[Waiter, EndpointState | None]:
     """The waiter, and the endpoint whose slot is this request's, or None once nothing of these backends is up."""
     record, deadline = ticket.record, ticket.deadline
     waiter = Waiter(_demand(ticket), tried, ticket.body, loop.create_future())
+    key, began = waiter.demand.key, loop.time()
+    expected = predict(backends, key, began)
+    if expected is not None:
+        _refuse_hopeless(expected, max(backend.plan.queue.max_wait for backend in backends))
+    position = position_of(backends, key)
     queues = [backend for backend in backends if backend.wait(waiter)]
     if not queues:
-        raise overloaded("Too many requests wait for this model; try again shortly.")
+        raise overloaded("Too many requests wait for this model; try again shortly.", expected)
     record.phase = "queued"
     record.backend = queues[0].plan.name
-    began = loop.time()
+    waits = not waiter.granted.done()
+    if waits:
+        record.queue_position = record.queue_position or position
     until = began + queues[0].plan.queue.max_wait - record.queue_seconds
     timer = loop.call_at(until if deadline is None else min(until, deadline), waiter.expire)
     try:
@@ -98,11 +116,30 @@ async def _wait_in_queues(
         timer.cancel()
         for backend in queues:
             backend.forget(waiter)
-        record.queue_seconds += loop.time() - began
+        waited = loop.time() - began
+        record.queue_seconds += waited
+        if waits:
+            metrics.timings.queue_wait.observe(waited)
     if waiter.displaced:
-        raise overloaded("Too many requests of this key wait for this model; try again shortly.")
+        message = "Too many requests of this key wait for this model; try again shortly."
+        raise overloaded(message, predict(backends, key, loop.time()))
     if not waiter.expired:
         return waiter, endpoint
     if deadline is not None and deadline < until:
         raise failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
-    raise overloaded("No server for this model became free in time; try again shortly.")
+    message = "No server for this model became free in time; try again shortly."
+    raise overloaded(message, predict(backends, key, loop.time()))
+
+
+def _refuse_hopeless(expected: Prediction, max_wait: float) -> None:
+    if expected.own and expected.seconds > HOPELESS * max_wait:
+        message = f"Requests of this key would wait for about {math.ceil(expected.seconds)} s; try again later."
+        raise overloaded(message, expected)
+
+
+def with_position(ticket: Ticket) -> Ticket:
+    """The ticket, with the place in the queue among the answer's headers if the request had to wait."""
+    line = position_line(ticket.record.queue_position)
+    if not line or ticket.extra.endswith(line):
+        return ticket
+    return msgspec.structs.replace(ticket, extra=ticket.extra + line)

@@ -62,6 +62,10 @@ class Waiter:
         self.expired = self.displaced = False
         self.places = 0
 
+    def now(self) -> float:
+        """The time of the loop that it waits in."""
+        return self.granted.get_loop().time()
+
     def expire(self) -> None:
         """End the wait after `max_wait`; does nothing if the waiter already has its answer."""
         if not self.granted.done():
