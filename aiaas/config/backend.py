@@ -97,7 +97,9 @@ class Queue(Section):
     request of a key that has few waiting takes the place of the newest request of the key that has the most."""
 
     max_wait: PositiveDuration = 30.0
-    """The longest wait; then 503. The default is half of the 60 s after which most clients and ingresses give up."""
+    """The longest wait; then 503. The default is half of the 60 s after which most clients and ingresses give up. A
+    request is refused at once where those of its key are served so slowly that it would wait for more than twice as
+    long."""
 
 
 class Fair(Section):

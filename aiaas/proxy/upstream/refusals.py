@@ -19,12 +19,12 @@ NO_SDK_RETRY_HEADER = ("x-should-retry", "false")
 # Seconds after which a client may come back where nothing says how long the wait would be, and the most that is told:
 # the SDKs do not wait for longer.
 OVERLOADED_RETRY_AFTER = 5
-RETRY_AFTER_MOST = 60
+OVERLOADED_MOST = 60
 
 
 def overloaded(message: str, expected: Prediction | None = None) -> UpstreamError:
     """503: endpoints are up, but all are busy. The client may come back after the wait that is `expected`."""
-    seconds = OVERLOADED_RETRY_AFTER if expected is None else min(max(1, ceil(expected.seconds)), RETRY_AFTER_MOST)
+    seconds = OVERLOADED_RETRY_AFTER if expected is None else min(max(1, ceil(expected.seconds)), OVERLOADED_MOST)
     return UpstreamError(503, "overloaded", message, headers=(("retry-after", str(seconds)),))
 
 

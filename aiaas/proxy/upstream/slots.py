@@ -21,7 +21,7 @@ from aiaas.proxy.upstream.refusals import failure_error, no_healthy_backend, ove
 from aiaas.proxy.upstream.wait_estimate import Prediction, position_of, predict
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 
-# A request that would wait for so many times its `max_wait` is refused at once: it would only fill the queue.
+# A request whose wait would be more than HOPELESS times `max_wait` is refused at once: it would only fill the queue.
 HOPELESS = 2.0
 
 Choice = tuple[RouteTarget, BackendState, EndpointState, Grant | None]

@@ -3,12 +3,12 @@
     wait = (own requests that wait + 1) / own grants a second
 
 A key that always has requests waiting is served at about the same rate from one ten seconds to the next, and its own
-grants show that rate, whatever the other keys do. Before a key has had ENOUGH grants while it waits, take an equal part
+grants show that rate, whatever the other keys do. Before a key has had ENOUGH_GRANTS while it waits, take an equal part
 of all grants instead. That part may be far from true for a key with credit, or of another class: it is good enough for
 `Retry-After`, and not for a refusal.
 
-An engine with long answers may end many of them at once and then none for a while: where the last SHORT seconds had too
-few grants, take the last LONG seconds.
+An engine with long answers may end many of them at once and then none for a while: where the last SHORT_WINDOW seconds
+had too few grants, take the last LONG_WINDOW seconds.
 
 Only grants to requests that waited count. While any wait, these are all grants; while none do, nothing is counted.
 """
@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from aiaas.proxy.upstream.backends import BackendState
 
-SHORT: Final = 10  # seconds, and buckets
-LONG: Final = 60
-ENOUGH: Final = 3  # grants; fewer say nothing about a rate
-PAUSE: Final = 1  # seconds; after a longer one without anybody waiting, the rate of all is measured anew
+SHORT_WINDOW: Final = 10  # seconds, and buckets
+LONG_WINDOW: Final = 60
+ENOUGH_GRANTS: Final = 3  # grants; fewer say nothing about a rate
+PAUSE_MOST: Final = 1  # seconds; after a longer one without anybody waiting, the rate of all is measured anew
 
 
-class Grants:
-    """Grants since `began`, of the last LONG seconds at the most: one bucket for each second that had any."""
+class SlotPace:
+    """Grants since `began`, of the last LONG_WINDOW seconds at the most: one bucket for each second that had any."""
 
     __slots__ = ("_began", "_buckets")
 
     def __init__(self, began: float) -> None:
         self._began = began
-        self._buckets: deque[list[int]] = deque(maxlen=LONG + 1)  # the second, and its grants
+        self._buckets: deque[list[int]] = deque(maxlen=LONG_WINDOW + 1)  # the second, and its grants
 
     def add(self, now: float) -> None:
         """Count a grant."""
@@ -46,21 +46,21 @@ class Grants:
             self._buckets.append([second, 1])
 
     def has_paused(self, now: float) -> bool:
-        """Whether the last grant is longer ago than PAUSE."""
-        return not self._buckets or int(now) - self._buckets[-1][0] > PAUSE
+        """Whether the last grant is longer ago than PAUSE_MOST."""
+        return not self._buckets or int(now) - self._buckets[-1][0] > PAUSE_MOST
 
     def rate(self, now: float) -> float | None:
         """Grants a second; None where there were too few to tell."""
-        short, long = int(now) - SHORT, int(now) - LONG
+        short, long = int(now) - SHORT_WINDOW, int(now) - LONG_WINDOW
         grants, since = 0, short
         for second, count in reversed(self._buckets):
             if second < since:
-                if grants >= ENOUGH or second < long:
+                if grants >= ENOUGH_GRANTS or second < long:
                     break
                 since = long
             grants += count
         elapsed = now - max(self._began, since)
-        return grants / elapsed if grants >= ENOUGH and elapsed > 0 else None
+        return grants / elapsed if grants >= ENOUGH_GRANTS and elapsed > 0 else None
 
 
 class Prediction(NamedTuple):
@@ -76,8 +76,8 @@ class GrantRates:
     __slots__ = ("_all", "_keys")
 
     def __init__(self) -> None:
-        self._all = Grants(0.0)
-        self._keys: dict[Hashable, Grants] = {}
+        self._all = SlotPace(0.0)
+        self._keys: dict[Hashable, SlotPace] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -85,9 +85,9 @@ class GrantRates:
     def begin(self, key: Hashable, now: float) -> None:
         """A request of the key begins to wait."""
         if not self._keys and self._all.has_paused(now):
-            self._all = Grants(now)
+            self._all = SlotPace(now)
         if key not in self._keys:
-            self._keys[key] = Grants(now)
+            self._keys[key] = SlotPace(now)
 
     def granted(self, key: Hashable, now: float) -> None:
         """A waiting request of the key has a slot."""

@@ -11,8 +11,9 @@ import pytest
 from aiaas.proxy.upstream.refusals import overloaded
 from aiaas.proxy.upstream.wait_estimate import Prediction, predict
 from aiaas.proxy.upstream.waiter import Grant
-from tests.proxy.upstream.test_fairness import Fair
-from tests.proxy.upstream.virtual_engine import Clients, Request, Site
+from tests.proxy.upstream.test_fairness import CASES as FLOODS
+from tests.proxy.upstream.test_fairness import SLOTS, Fair
+from tests.proxy.upstream.virtual_engine import STEP, STEP_EACH, Clients, Request, Site
 
 SECONDS = 300.0
 # The engine ends 9.35 requests a second of this shape.
@@ -73,7 +74,7 @@ class Predicting(Fair):
         super().begin(request, grant)
 
     def waits(self, requests: Iterable[Request]) -> list[tuple[Prediction | None, float]]:
-        """What these were told and what they would have waited, as far as the run shows it."""
+        """The predictions for these requests, and their waits, as far as the run shows them."""
         found = []
         for request in requests:
             grants = self.grants_of[request.key]
@@ -142,3 +143,16 @@ def test_flood_refuses_nothing_of_a_light_key(loop: SiteLoop) -> None:
         light = [gateway.told[request][0] for request in gateway.told if request.key == "light"]
         assert len(light) > 100
         assert max(told.seconds for told in light if told is not None) < 1
+
+
+@pytest.mark.parametrize("case", ["same shape", "twenty keys"])
+def test_light_key_waits_no_longer_than_docs_say(loop: SiteLoop, case: str) -> None:
+    """Each key that always waits goes before it once, and then a slot has to come free (docs/queue.md)."""
+    clients = FLOODS[case]
+    cost = 1.5 * (600 + 4 * 150)  # of the largest request
+    for gateway in run(clients, loop, 1000):
+        served = sum(gateway.site.served.values()) / SECONDS
+        free = 1.5 * 150 * (STEP + SLOTS * STEP_EACH) / SLOTS
+        light = [wait for _, wait in gateway.waits(request for request in gateway.told if request.key == "light")]
+        assert len(light) > 30
+        assert max(light) <= free + (len(clients) - 1) * cost / served

@@ -1,4 +1,4 @@
-"""What a client hears of the queue, over real sockets: its place, when to come back, and that a wait is hopeless."""
+"""The answers of requests that wait, over real sockets: the place, when to come back, and the hopeless wait."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.upstream.backends import BackendState
-from aiaas.proxy.upstream.wait_estimate import LONG, GrantRates, Grants, predict
+from aiaas.proxy.upstream.wait_estimate import LONG_WINDOW, GrantRates, SlotPace, predict
 from aiaas.proxy.upstream.waiter import Demand, Waiter
 from tests.proxy.conftest import config_of, plan_of
 
 
-def granted(began: float, *times: float) -> Grants:
+def granted(began: float, *times: float) -> SlotPace:
     """Grants at these times."""
-    grants = Grants(began)
+    grants = SlotPace(began)
     for time in times:
         grants.add(time)
     return grants
@@ -48,7 +48,7 @@ def test_rate_of_grants(began: float, times: list[float], now: float, rate: floa
 def test_memory_for_grants_is_bounded() -> None:
     """However many there are, and however long they go on."""
     grants = granted(0, *[0.5 * n for n in range(10_000)])
-    assert len(grants._buckets) == LONG + 1
+    assert len(grants._buckets) == LONG_WINDOW + 1
     assert grants.rate(5000) == pytest.approx(2, rel=0.1)
 
 
