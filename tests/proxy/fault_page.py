@@ -113,8 +113,8 @@ def _scripted_section() -> Iterator[str]:
 def _queue_section() -> Iterator[str]:
     yield "## In the queue\n"
     yield "Where every endpoint has `max_inflight` requests under way, a request waits. No vLLM has seen it, so it"
-    yield "costs the key nothing. `Retry-After` is the predicted wait ([queue.md](queue.md)); 5 s, as here, where nothing"
-    yield "was served from the queue yet.\n"
+    yield "costs the key nothing. `Retry-After` is the predicted wait ([queue.md](queue.md)), and 5 s where nothing was"
+    yield "served from the queue yet.\n"
     yield _HEAD.format("while it waits")
     for row in QUEUE:
         yield _line(row.what, row.outcome, simulated=False)
