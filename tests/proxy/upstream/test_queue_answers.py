@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from aiaas.proxy.upstream.refusals import overloaded
+from aiaas.proxy.upstream.wait_estimate import Prediction
 from tests.fakes.vllm import (
     DONE,
     Close,
@@ -104,15 +106,15 @@ async def test_request_that_waits_twice_keeps_its_first_place(fake_vllm: FakeVll
     first, go = await occupied(running, fake_vllm)
     end = asyncio.Event()
     busy = Send(error_answer(503, "busy", headers="retry-after: 0\r\n"))
-    fake_vllm.scripts.extend([(busy,), (Wait(end), *FINE)])
-    waiting = await queued(running, CHAT, CHAT)
+    fake_vllm.scripts.extend([FINE, (busy,), (Wait(end), *FINE), FINE])
+    waiting = await queued(running, CHAT, CHAT, CHAT)
     go.set()
-    await until(lambda: len(fake_vllm.posts) == 3 and running.backend().waiting == 1)
+    await until(lambda: len(fake_vllm.posts) == 4 and running.backend().waiting == 1)
     end.set()
     answers = [await client.answer() for client in (first, *waiting)]
-    assert [got.status for got in answers] == [200] * 3
-    assert places(answers) == [None, "1", "2"]
-    assert running.metric("aiaas_queue_wait_seconds_count") == 3
+    assert [got.status for got in answers] == [200] * 4
+    assert places(answers) == [None, "1", "2", "3"]
+    assert running.metric("aiaas_queue_wait_seconds_count") == 4
 
 
 async def test_second_wait_in_vain_has_its_place(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
@@ -180,6 +182,16 @@ async def test_full_queue_says_when_to_come_back(
     assert abs(int(got.header("retry-after") or 0) - int(told)) <= (told not in "15")
     go.set()
     assert [(await client.answer()).status for client in (first, *waiting)] == [200] * 3
+
+
+CLAMPED = ((0.01, "1"), (1, "1"), (1.2, "2"), (59.5, "60"), (61, "60"), (1e12, "60"), (None, "5"))
+
+
+@pytest.mark.parametrize(("seconds", "told"), CLAMPED)
+def test_retry_after_is_1_to_60_seconds(seconds: float | None, told: str) -> None:
+    """Rounded up; the SDKs do not wait for longer than a minute."""
+    expected = None if seconds is None else Prediction(seconds, own=True)
+    assert overloaded("", expected).headers == (("retry-after", told),)
 
 
 async def test_hopeless_wait_is_refused_at_once(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
