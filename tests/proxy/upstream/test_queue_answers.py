@@ -47,9 +47,11 @@ async def queued(running: Running, *bodies: Any, key: str | None = None) -> list
     clients = []
     for body in bodies:
         client = await running.client()
-        before = running.backend().waiting
+        longer = running.backend().waiting + 1
         client.send(client.request(body, key=key))
-        await until(lambda before=before: running.backend().waiting == before + 1)
+        async with asyncio.timeout(10):
+            while running.backend().waiting < longer:
+                await asyncio.sleep(0.001)
         clients.append(client)
     return clients
 
