@@ -44,6 +44,10 @@ REST_AFTER_LOSS: Final = 5.0
 FULL_CACHE: Final = 0.97
 ROOM_IN_CACHE: Final = 0.85
 NEARLY: Final = 0.9
+QUEUED_LOOKS: Final = 3
+REST_AFTER_QUEUE: Final = 5.0
+AHEAD: Final = 20  # looks
+RISING_WEIGHT: Final = 0.3
 
 
 class AutoBound(msgspec.Struct, frozen=True):
@@ -56,6 +60,10 @@ class AutoBound(msgspec.Struct, frozen=True):
     started      when vLLM started, as of the last look
     grown        time of the last growth
     rests_until  time before which the bound does not grow
+    most         the most sequences that ran at a look since vLLM started
+    queued       looks in a row that saw requests wait in vLLM
+    kv_usage     at the last look
+    rising       what kv_usage rises by from look to look, a moving mean
     """
 
     bound: float
@@ -65,6 +73,10 @@ class AutoBound(msgspec.Struct, frozen=True):
     started: float
     grown: float
     rests_until: float
+    most: int = 0
+    queued: int = 0
+    kv_usage: float = 0.0
+    rising: float = 0.0
 
     @property
     def places(self) -> int:
@@ -86,19 +98,21 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
     own    this gateway's requests that vLLM has
     waits  a request waits in this gateway for a place
     """
-    if load.started != state.started or load.preemptions < state.preemptions:  # vLLM was restarted
-        state = replace(state, started=load.started, preemptions=load.preemptions)
-    lost = load.preemptions - state.preemptions
-    state = replace(state, preemptions=load.preemptions)
+    lost = max(0, load.preemptions - state.preemptions) if load.started == state.started else 0
     all_used = own >= NEARLY * state.bound
-    running = own * load.running / max(1, load.running + load.waiting)
+    state = _seen(state, load, queues=load.waiting >= 2 and (all_used or waits))
+    part = own / max(1, load.running + load.waiting)
     if lost or load.kv_usage > FULL_CACHE:
-        bound = min(state.bound, max(LEAST_PLACES, (0.8 if lost > 3 else 0.9) * running))
+        bound = min(state.bound, max(LEAST_PLACES, (0.8 if lost > 3 else 0.9) * part * load.running))
         return replace(state, bound=bound, why="the KV cache is full", found=True, rests_until=now + REST_AFTER_LOSS)
-    if load.waiting >= 2 and load.running and all_used:
-        bound = min(state.bound, max(LEAST_PLACES, running + 1))
-        return replace(state, bound=bound, why="vLLM runs no more at once", found=True, grown=now)
-    if not (waits and all_used and load.kv_usage < ROOM_IN_CACHE) or now < state.rests_until:
+    if state.queued >= QUEUED_LOOKS and (load.running >= NEARLY * state.most or load.kv_usage > ROOM_IN_CACHE):
+        fits = state.most if load.kv_usage <= ROOM_IN_CACHE else load.running
+        bound = min(state.bound, max(LEAST_PLACES, part * fits + 1))
+        return replace(
+            state, bound=bound, why="vLLM runs no more at once", found=True, grown=now, rests_until=now + REST_AFTER_QUEUE
+        )
+    has_room = load.kv_usage + AHEAD * max(0.0, state.rising) < ROOM_IN_CACHE
+    if not (waits and all_used and has_room) or now < state.rests_until:
         return state if state.found else replace(state, grown=now)
     if not state.found:
         bound = state.bound * SLOW_START ** min(now - state.grown, 2.0)
@@ -108,3 +122,16 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
         return state
     why = "requests wait here, and vLLM has room"
     return replace(state, bound=min(bound, MOST_PLACES), why=why, grown=now)
+
+
+def _seen(state: AutoBound, load: VllmLoad, *, queues: bool) -> AutoBound:
+    """Note what the metrics say."""
+    return replace(
+        state,
+        preemptions=load.preemptions,
+        started=load.started,
+        most=max(load.running, state.most if load.started == state.started else 0),
+        queued=state.queued + 1 if queues and load.running <= state.most else 0,
+        kv_usage=load.kv_usage,
+        rising=state.rising + RISING_WEIGHT * (load.kv_usage - state.kv_usage - state.rising),
+    )

@@ -14,11 +14,8 @@ from functools import cache
 
 import pytest
 
-from aiaas.proxy.upstream.backends import BackendState
-from aiaas.proxy.upstream.endpoint import EndpointState
-from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
-from tests.proxy.conftest import config_of, plan_of
 from tests.proxy.upstream.virtual_engine import Clients, Request, Site
+from tests.proxy.upstream.virtual_gateway import Fair
 
 SLOTS = 64
 PENDING = 4096  # prompt tokens; the default
@@ -122,71 +119,6 @@ class Floor(Fifo):
         return self.queue.popleft()
 
 
-class Granted(asyncio.Future[EndpointState | None]):
-    """A future that notes when it has its result, as its loop never runs."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, done: Callable[[], None]) -> None:
-        super().__init__(loop=loop)
-        self.noted = done
-
-    def set_result(self, result: EndpointState | None) -> None:
-        """As in Future."""
-        super().set_result(result)
-        self.noted()
-
-
-class Fair:
-    """The gateway's own queue, as `forward.py` uses it."""
-
-    def __init__(self, site: Site, loop: asyncio.AbstractEventLoop) -> None:
-        fields = {"max_inflight": SLOTS, "queue": {"size": 1000}}
-        plan = plan_of(config_of(["http://127.0.0.1:1"], fields, {})).backends[0]
-        self.site = site
-        self.loop = loop
-        self.backend = BackendState(plan, lambda _endpoint, _up, _reason: None)
-        self.granted: list[tuple[Waiter, Request]] = []
-        self.grants: dict[Request, Grant] = {}
-
-    def arrive(self, request: Request) -> None:
-        """As in Gateway."""
-        demand = Demand(request.key, request.prompt, 4096)
-        endpoint = self.backend.pick(())
-        if endpoint is None and not self.backend.waiting:
-            endpoint = self.backend.pick_reserved((), demand)
-        if endpoint is not None:
-            grant = self.backend.begin(endpoint, demand)
-            assert grant is not None
-            self.begin(request, grant)
-            return
-        waiter = Waiter(demand, (), b"", Granted(self.loop, lambda: self.granted.append((waiter, request))))
-        assert self.backend.wait(waiter)
-        self.wake()
-
-    def begin(self, request: Request, grant: Grant) -> None:
-        """A request has its slot."""
-        self.grants[request] = grant
-        self.site.send(request)
-
-    def wake(self) -> None:
-        """Requests that were granted a slot take it."""
-        granted, self.granted = self.granted, []
-        for waiter, request in granted:
-            assert waiter.grant is not None
-            self.begin(request, waiter.grant)
-
-    def prompt_read(self, request: Request) -> None:
-        """As in Gateway."""
-        self.grants[request].prompt_read()
-        self.wake()
-
-    def end(self, request: Request) -> None:
-        """As in Gateway."""
-        grant = self.grants.pop(request)
-        grant.settle(request.prompt, request.output)
-        grant.endpoint.give_back()
-        self.wake()
-
-
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     """A loop to make futures of; it never runs."""
@@ -208,9 +140,9 @@ def fair(case: str, loop: asyncio.AbstractEventLoop) -> list[Site]:
     """A case through the gateway's own queue."""
     sites = [Site((CASES | PAIRS)[case], seed) for seed in SEEDS]
     for site in sites:
-        gateway = Fair(site, loop)
+        gateway = Fair(site, loop, SLOTS)
         site.run(gateway, SECONDS)
-        assert gateway.backend.endpoints[0].pending >= 0
+        assert gateway.endpoint.pending >= 0
     return sites
 
 
