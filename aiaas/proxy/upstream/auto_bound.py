@@ -42,12 +42,15 @@ SLOW_START: Final = 1.05  # times as much each second
 GROW_EVERY: Final = 3.0
 REST_AFTER_LOSS: Final = 5.0
 FULL_CACHE: Final = 0.97
-ROOM_IN_CACHE: Final = 0.85
+ROOM_IN_CACHE: Final = 0.8
 NEARLY: Final = 0.9
 QUEUED_LOOKS: Final = 3
 REST_AFTER_QUEUE: Final = 5.0
-AHEAD: Final = 20  # looks
-RISING_WEIGHT: Final = 0.3
+AHEAD: Final = 30  # looks
+JOINING: Final = 0.25
+JOINS: Final = 0.0
+IDLE: Final = 0.05
+RISING_WEIGHT: Final = 0.2
 
 
 class AutoBound(msgspec.Struct, frozen=True):
@@ -77,6 +80,8 @@ class AutoBound(msgspec.Struct, frozen=True):
     queued: int = 0
     kv_usage: float = 0.0
     rising: float = 0.0
+    fits: float = float("inf")
+    joins_until: float = 0.0
 
     @property
     def places(self) -> int:
@@ -85,11 +90,18 @@ class AutoBound(msgspec.Struct, frozen=True):
 
 
 def first_bound(load: VllmLoad, now: float, last: AutoBound | None) -> AutoBound:
-    """Begin with the bound that was in force before a restart or a reload (`last`), else with one that fits."""
+    """Begin with the bound that was in force before a restart or a reload (`last`), else with one that fits.
+
+    Other gateways may use this vLLM already: begin with what they leave, and at least with a quarter of what runs."""
     if last is not None:
         return AutoBound(last.bound, "found before", last.found, load.preemptions, load.started, now, now)
-    bound = min(FIRST_MOST, max(LEAST_PLACES, load.kv_tokens / FIRST_TOKENS)) if load.kv_tokens else FIRST_UNKNOWN
-    return AutoBound(bound, "what surely fits into the KV cache", False, load.preemptions, load.started, now, now)
+    fits = max(LEAST_PLACES, min(FIRST_MOST, load.kv_tokens / FIRST_TOKENS)) if load.kv_tokens else FIRST_UNKNOWN
+    left, part = fits - load.running - load.waiting, JOINING * load.running
+    found = left < part
+    why = "a part of what others have" if found else "what surely fits into the KV cache"
+    bound = max(LEAST_PLACES, left, part)
+    begun = AutoBound(bound, why, found, load.preemptions, load.started, now, now, fits=fits)
+    return replace(begun, fits=float("inf"), joins_until=now + JOINS) if found else begun
 
 
 def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits: bool) -> AutoBound:
@@ -99,18 +111,25 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
     waits  a request waits in this gateway for a place
     """
     lost = max(0, load.preemptions - state.preemptions) if load.started == state.started else 0
+    state = _seen(state, load)
+    total = load.running + load.waiting
+    part = own / max(1, total)
+    if part < IDLE and not waits:
+        part = max(part, JOINING)
     all_used = own >= NEARLY * state.bound
-    state = _seen(state, load, queues=load.waiting >= 2 and (all_used or waits))
-    part = own / max(1, load.running + load.waiting)
+    if now < state.joins_until and not all_used:
+        return state
     if lost or load.kv_usage > FULL_CACHE:
         bound = min(state.bound, max(LEAST_PLACES, (0.8 if lost > 3 else 0.9) * part * load.running))
         return replace(state, bound=bound, why="the KV cache is full", found=True, rests_until=now + REST_AFTER_LOSS)
     if state.queued >= QUEUED_LOOKS and (load.running >= NEARLY * state.most or load.kv_usage > ROOM_IN_CACHE):
-        fits = state.most if load.kv_usage <= ROOM_IN_CACHE else load.running
-        bound = min(state.bound, max(LEAST_PLACES, part * fits + 1))
-        return replace(
-            state, bound=bound, why="vLLM runs no more at once", found=True, grown=now, rests_until=now + REST_AFTER_QUEUE
-        )
+        most = state.most if load.kv_usage <= ROOM_IN_CACHE else load.running
+        bound = min(state.bound, max(LEAST_PLACES, part * most + 1))
+        rests = now + REST_AFTER_QUEUE
+        return replace(state, bound=bound, why="vLLM runs no more at once", found=True, grown=now, rests_until=rests)
+    if state.fits < total and waits:
+        bound = min(state.bound, max(LEAST_PLACES, part * state.fits))
+        return replace(state, bound=bound, fits=float("inf"), grown=now)
     has_room = load.kv_usage + AHEAD * max(0.0, state.rising) < ROOM_IN_CACHE
     if not (waits and all_used and has_room) or now < state.rests_until:
         return state if state.found else replace(state, grown=now)
@@ -121,17 +140,18 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
     else:
         return state
     why = "requests wait here, and vLLM has room"
-    return replace(state, bound=min(bound, MOST_PLACES), why=why, grown=now)
+    return replace(state, bound=min(bound, MOST_PLACES), why=why, grown=now, fits=float("inf"))
 
 
-def _seen(state: AutoBound, load: VllmLoad, *, queues: bool) -> AutoBound:
+def _seen(state: AutoBound, load: VllmLoad) -> AutoBound:
     """Note what the metrics say."""
+    most = state.most if load.started == state.started else 0
     return replace(
         state,
         preemptions=load.preemptions,
         started=load.started,
-        most=max(load.running, state.most if load.started == state.started else 0),
-        queued=state.queued + 1 if queues and load.running <= state.most else 0,
+        most=max(load.running, most),
+        queued=state.queued + 1 if load.waiting >= 2 and load.running <= most else 0,
         kv_usage=load.kv_usage,
         rising=state.rising + RISING_WEIGHT * (load.kv_usage - state.kv_usage - state.rising),
     )

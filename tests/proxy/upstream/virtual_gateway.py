@@ -93,7 +93,8 @@ class Fair:
 class Several:
     """Gateways that do not know of each other; requests come to them in turn. `run`: `(gateway, from second)`."""
 
-    def __init__(self, gateways: list[tuple[Fair, float]]) -> None:
+    def __init__(self, gateways: list[tuple[Fair, float]], idle: bool = False) -> None:
+        self.idle = idle
         self.gateways = gateways
         self.turn = 0
         self.of: dict[Request, Fair] = {}
@@ -116,5 +117,5 @@ class Several:
     def look(self) -> None:
         """Each finds its own bound."""
         for gateway, begins in self.gateways:
-            if begins <= gateway.site.now:
+            if self.idle or begins <= gateway.site.now:
                 gateway.look()
