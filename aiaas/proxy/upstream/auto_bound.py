@@ -5,19 +5,27 @@ keys do not share it equally. Where the KV cache runs out earlier, vLLM throws r
 them again: half as many again as fit cost 30 to 40 % of the throughput. So no fixed number suits all prompts. Once a
 second:
 
-    requests wait in vLLM                     the bound becomes what runs, and one more: this finds max_num_seqs
     it threw requests out, or KV > 0.97       the bound becomes 0.9 of what runs (0.8 after several), and rests 5 s
-    requests wait here, all places are used   the bound grows: 5 % a second until vLLM was full for the first time,
-    and KV < 0.85                             then by 1/32 of what runs every 3 s
+    requests wait in vLLM at 3 looks, while   the bound becomes the most that ever ran, and one more: this finds
+    no more run than ever                     max_num_seqs (what runs, where KV > 0.8)
+    requests wait here, all places are used,  the bound grows: 5 % a second until vLLM was full for the first time,
+    and KV < 0.8 in 30 s                      then by 1/32 of what runs every 3 s
 
-Growth decides: in a model of vLLM, 30 % a second overshot before long answers had grown into the KV cache, and others
-waited 19 to 85 s for a first token; at 5 % it was 2 s, as with the best fixed bound. The bound is never below
-LEAST_PLACES, and stays as it is while the metrics cannot be read.
+Tried in the model of vLLM that the tests have, and worse:
+- One look at waiting requests: vLLM reads prompts in turn, so some always wait, and the bound fell from 256 to 170.
+- Only while all places are used: the bound on unread prompts keeps a bound of 256 from being used, so it stayed, and
+  another key's p99 was three times as long.
+- KV as it is, not as it will be: answers that are under way grow. The bound overshot from 80 to 121: 82 requests were
+  thrown out, and another key waited 31 s. With growth of 30 % a second, 19 to 85 s.
+- A bound that shrinks slowly while KV > 0.9: several gateways did not become more alike.
 
-Several gateways before one vLLM need not know of each other. The metrics count everybody's requests, so the part of
-them that runs (running / (running + waiting)) is the part of each gateway's own requests that has room: each goes back
-by the same factor and grows by the same steps, which makes unequal bounds equal (Chiu and Jain 1989, as in TCP). A
-request for several choices counts as several in vLLM and as one here, which a factor gets right, too.
+The bound is never below LEAST_PLACES, and stays as it is while the metrics cannot be read.
+
+Several gateways before one vLLM need not know of each other. The metrics count everybody's requests, so each gateway
+knows its own part of them: each goes back by the same factor and grows by the same steps, which makes unequal bounds
+equal (Chiu and Jain 1989, as in TCP). A request for several choices counts as several in vLLM and as one here, which a
+factor gets right, too. Those that begin together divide the first bound by their parts. One that comes later begins
+with a quarter of what runs; so does one that was idle.
 
 States are frozen; times are the caller's, in seconds.
 """
@@ -40,17 +48,17 @@ FIRST_MOST: Final = 256
 FIRST_UNKNOWN: Final = 64
 SLOW_START: Final = 1.05  # times as much each second
 GROW_EVERY: Final = 3.0
-REST_AFTER_LOSS: Final = 5.0
+REST: Final = 5.0  # without growth, after a step back
 FULL_CACHE: Final = 0.97
 ROOM_IN_CACHE: Final = 0.8
-NEARLY: Final = 0.9
+AHEAD: Final = 30  # looks; for so long the cache goes on filling as it does now
+RISING_WEIGHT: Final = 0.2  # of the latest look in the mean
 QUEUED_LOOKS: Final = 3
-REST_AFTER_QUEUE: Final = 5.0
-AHEAD: Final = 30  # looks
-JOINING: Final = 0.25
-JOINS: Final = 0.0
-IDLE: Final = 0.05
-RISING_WEIGHT: Final = 0.2
+NEARLY: Final = 0.9
+JOINING: Final = 0.25  # of what runs, for a gateway that comes to a busy vLLM
+JOINS: Final = 20.0  # seconds in which it may use that
+IDLE: Final = 0.05  # of vLLM's requests; a gateway that has fewer, and none waiting, is idle
+NEVER: Final = float("inf")
 
 
 class AutoBound(msgspec.Struct, frozen=True):
@@ -63,10 +71,12 @@ class AutoBound(msgspec.Struct, frozen=True):
     started      when vLLM started, as of the last look
     grown        time of the last growth
     rests_until  time before which the bound does not grow
+    joins_until  time before which the bound stays while it is not used: others have all places, and must go back first
+    divides_at   with more requests than this, the bound is divided by the gateways' parts, once
     most         the most sequences that ran at a look since vLLM started
-    queued       looks in a row that saw requests wait in vLLM
+    queued       looks in a row that saw requests wait in vLLM, and no more run than ever
     kv_usage     at the last look
-    rising       what kv_usage rises by from look to look, a moving mean
+    rising       by how much kv_usage rises from look to look, a moving mean
     """
 
     bound: float
@@ -76,12 +86,12 @@ class AutoBound(msgspec.Struct, frozen=True):
     started: float
     grown: float
     rests_until: float
+    joins_until: float = 0.0
+    divides_at: float = NEVER
     most: int = 0
     queued: int = 0
     kv_usage: float = 0.0
     rising: float = 0.0
-    fits: float = float("inf")
-    joins_until: float = 0.0
 
     @property
     def places(self) -> int:
@@ -90,18 +100,22 @@ class AutoBound(msgspec.Struct, frozen=True):
 
 
 def first_bound(load: VllmLoad, now: float, last: AutoBound | None) -> AutoBound:
-    """Begin with the bound that was in force before a restart or a reload (`last`), else with one that fits.
-
-    Other gateways may use this vLLM already: begin with what they leave, and at least with a quarter of what runs."""
+    """Begin with the bound that was in force before a restart or a reload (`last`), else with one that fits."""
     if last is not None:
-        return AutoBound(last.bound, "found before", last.found, load.preemptions, load.started, now, now)
+        return _begin(load, now, bound=last.bound, why="found before", found=last.found)
     fits = max(LEAST_PLACES, min(FIRST_MOST, load.kv_tokens / FIRST_TOKENS)) if load.kv_tokens else FIRST_UNKNOWN
     left, part = fits - load.running - load.waiting, JOINING * load.running
-    found = left < part
-    why = "a part of what others have" if found else "what surely fits into the KV cache"
-    bound = max(LEAST_PLACES, left, part)
-    begun = AutoBound(bound, why, found, load.preemptions, load.started, now, now, fits=fits)
-    return replace(begun, fits=float("inf"), joins_until=now + JOINS) if found else begun
+    if left < part:
+        begun = _begin(load, now, bound=part, why="a part of what other gateways have", found=True)
+        return replace(begun, joins_until=now + JOINS)
+    begun = _begin(load, now, bound=left, why="what surely fits into the KV cache", found=False)
+    return replace(begun, divides_at=fits)
+
+
+def _begin(load: VllmLoad, now: float, *, bound: float, why: str, found: bool) -> AutoBound:
+    return AutoBound(
+        max(LEAST_PLACES, bound), why, found, load.preemptions, load.started, now, now, kv_usage=load.kv_usage
+    )
 
 
 def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits: bool) -> AutoBound:
@@ -114,22 +128,20 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
     state = _seen(state, load)
     total = load.running + load.waiting
     part = own / max(1, total)
-    if part < IDLE and not waits:
-        part = max(part, JOINING)
     all_used = own >= NEARLY * state.bound
-    if now < state.joins_until and not all_used:
+    if part < IDLE and total and not waits:
+        part, state = JOINING, replace(state, joins_until=now + JOINS)
+    elif now < state.joins_until and not all_used and state.bound <= JOINING * state.most + 1:
         return state
     if lost or load.kv_usage > FULL_CACHE:
-        bound = min(state.bound, max(LEAST_PLACES, (0.8 if lost > 3 else 0.9) * part * load.running))
-        return replace(state, bound=bound, why="the KV cache is full", found=True, rests_until=now + REST_AFTER_LOSS)
-    if state.queued >= QUEUED_LOOKS and (load.running >= NEARLY * state.most or load.kv_usage > ROOM_IN_CACHE):
-        most = state.most if load.kv_usage <= ROOM_IN_CACHE else load.running
-        bound = min(state.bound, max(LEAST_PLACES, part * most + 1))
-        rests = now + REST_AFTER_QUEUE
-        return replace(state, bound=bound, why="vLLM runs no more at once", found=True, grown=now, rests_until=rests)
-    if state.fits < total and waits:
-        bound = min(state.bound, max(LEAST_PLACES, part * state.fits))
-        return replace(state, bound=bound, fits=float("inf"), grown=now)
+        return _back(state, (0.8 if lost > 3 else 0.9) * part * load.running, "the KV cache is full", now)
+    if state.queued >= QUEUED_LOOKS and load.kv_usage > ROOM_IN_CACHE:
+        return _back(state, part * load.running + 1, "vLLM's next prompts do not fit into the KV cache", now)
+    if state.queued >= QUEUED_LOOKS and load.running >= NEARLY * state.most:
+        return _back(state, part * state.most + 1, "vLLM runs no more at once", now)
+    if total > state.divides_at and waits:
+        bound = min(state.bound, max(LEAST_PLACES, part * state.divides_at))
+        return replace(state, bound=bound, divides_at=NEVER, grown=now)
     has_room = load.kv_usage + AHEAD * max(0.0, state.rising) < ROOM_IN_CACHE
     if not (waits and all_used and has_room) or now < state.rests_until:
         return state if state.found else replace(state, grown=now)
@@ -140,7 +152,13 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
     else:
         return state
     why = "requests wait here, and vLLM has room"
-    return replace(state, bound=min(bound, MOST_PLACES), why=why, grown=now, fits=float("inf"))
+    return replace(state, bound=min(bound, MOST_PLACES), why=why, grown=now, divides_at=NEVER)
+
+
+def _back(state: AutoBound, bound: float, why: str, now: float) -> AutoBound:
+    """Go back to `bound`; never forward."""
+    bound = min(state.bound, max(LEAST_PLACES, bound))
+    return replace(state, bound=bound, why=why, found=True, grown=now, rests_until=now + REST)
 
 
 def _seen(state: AutoBound, load: VllmLoad) -> AutoBound:

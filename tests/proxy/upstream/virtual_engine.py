@@ -3,9 +3,9 @@
 The engine batches continuously and reads prompts in chunks, first come, first served: a step takes 12 ms, 0.25 ms for
 each running sequence, and 1 s for each 15,000 prompt tokens that it reads.
 
-With `kv_tokens`, a sequence holds its prompt's tokens as it reads them, and those that it has written. As in vLLM 0.32, a
-prompt begins only where the whole of it fits; when the cache runs out, the newest sequence is preempted: it goes to the
-head of the queue, and all that it held is read again. No prefix is cached between requests.
+With `kv_tokens`, a sequence holds its prompt's tokens as it reads them, and those that it has written. As in vLLM 0.32:
+a prompt begins only where the whole of it fits; when the cache runs out, the newest sequence is preempted: it goes to
+the head of the queue, and all that it held is read again. No prefix is cached between requests.
 
 The gateway in front is any `Gateway`; it calls `Site.send` for each request that it lets through.
 """
