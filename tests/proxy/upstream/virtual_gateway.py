@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiaas.proxy.upstream.auto_bound import first_bound, next_bound
 from aiaas.proxy.upstream.backends import BackendState
@@ -91,11 +91,12 @@ class Fair:
 
 
 class Several:
-    """Gateways that do not know of each other; requests come to them in turn. `run`: `(gateway, from second)`."""
+    """Gateways that do not know of each other. Each gets requests from its second of the run on, in turn with the
+    others; `idle`: it looks at the metrics before that, too."""
 
-    def __init__(self, gateways: list[tuple[Fair, float]], idle: bool = False) -> None:
-        self.idle = idle
+    def __init__(self, gateways: Sequence[tuple[Fair, float]], *, idle: bool = False) -> None:
         self.gateways = gateways
+        self.idle = idle
         self.turn = 0
         self.of: dict[Request, Fair] = {}
 
