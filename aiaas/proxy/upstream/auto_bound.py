@@ -71,7 +71,7 @@ class AutoBound(msgspec.Struct, frozen=True):
     started      when vLLM started, as of the last look
     grown        time of the last growth
     rests_until  time before which the bound does not grow
-    joins_until  time before which the bound stays while it is not used: others have all places, and must go back first
+    joins_until  time before which it is a new or idle gateway: JOINING of what runs is its, while it does not use it all
     divides_at   with more requests than this, the bound is divided by the gateways' parts, once
     most         the most sequences that ran at a look since vLLM started
     queued       looks in a row that saw requests wait in vLLM, and no more run than ever
@@ -130,9 +130,9 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
     part = own / max(1, total)
     all_used = own >= NEARLY * state.bound
     if part < IDLE and total and not waits:
-        part, state = JOINING, replace(state, joins_until=now + JOINS)
-    elif now < state.joins_until and not all_used and state.bound <= JOINING * state.most + 1:
-        return state
+        state = replace(state, joins_until=now + JOINS)
+    if now < state.joins_until and not all_used:
+        part = max(part, JOINING)
     if lost or load.kv_usage > FULL_CACHE:
         return _back(state, (0.8 if lost > 3 else 0.9) * part * load.running, "the KV cache is full", now)
     if state.queued >= QUEUED_LOOKS and load.kv_usage > ROOM_IN_CACHE:
