@@ -7,9 +7,9 @@ second:
 
     it threw requests out, or KV > 0.97       the bound becomes 0.9 of what runs (0.8 after several), and rests 5 s
     requests wait in vLLM at 3 looks, while   the bound becomes the most that ever ran, and one more: this finds
-    no more run than ever                     max_num_seqs (what runs, where KV > 0.8)
+    no more run than ever                     max_num_seqs (what runs, where KV > 0.8); it rests 5 s
     requests wait here, all places are used,  the bound grows: 5 % a second until vLLM was full for the first time,
-    and KV < 0.8 in 30 s                      then by 1/32 of what runs every 3 s
+    and KV will be < 0.8 for 30 s             then by 1/32 of what runs every 3 s
 
 Tried in the model of vLLM that the tests have, and worse:
 - One look at waiting requests: vLLM reads prompts in turn, so some always wait, and the bound fell from 256 to 170.
@@ -71,7 +71,7 @@ class AutoBound(msgspec.Struct, frozen=True):
     started      when vLLM started, as of the last look
     grown        time of the last growth
     rests_until  time before which the bound does not grow
-    joins_until  time before which it is a new or idle gateway: JOINING of what runs is its, while it does not use it all
+    joins_until  time before which this gateway is new or idle: it keeps JOINING of what runs, while it uses less
     divides_at   with more requests than this, the bound is divided by the gateways' parts, once
     most         the most sequences that ran at a look since vLLM started
     queued       looks in a row that saw requests wait in vLLM, and no more run than ever

@@ -157,7 +157,7 @@ def test_several_gateways_are_as_good_as_one(loop: asyncio.AbstractEventLoop, na
 @pytest.mark.parametrize("idle", [False, True], ids=["new", "idle"])
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_late_gateway_gets_its_part(loop: asyncio.AbstractEventLoop, name: str, idle: bool) -> None:
-    """It has requests from the 80th second on. 90 s later it has a fifth of all at least; long answers take 35 s each."""
+    """It has requests from the 80th second on, and a fifth of all 90 s later; a long answer takes 35 s."""
     run = Run(WORKLOADS[name], loop, begins=(0.0, 80.0), idle=idle)
     assert run.mean_inflight(1) >= 0.2 * (run.mean_inflight(0) + run.mean_inflight(1))
     assert run.rate >= 0.95 * auto(name, loop).rate
