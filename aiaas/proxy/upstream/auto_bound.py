@@ -121,13 +121,13 @@ def _begin(load: VllmLoad, now: float, *, bound: float, why: str, found: bool) -
 def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits: bool) -> AutoBound:
     """The bound after a look at the metrics.
 
-    own    this gateway's requests that vLLM has
+    own    this gateway's requests that vLLM has; the most of them while the metrics were fetched
     waits  a request waits in this gateway for a place
     """
     lost = max(0, load.preemptions - state.preemptions) if load.started == state.started else 0
     state = _seen(state, load)
     total = load.running + load.waiting
-    part = own / max(1, total)
+    part = min(1.0, own / max(1, total))
     all_used = own >= NEARLY * state.bound
     if part < IDLE and total and not waits:
         state = replace(state, joins_until=now + JOINS)
@@ -158,7 +158,7 @@ def next_bound(state: AutoBound, load: VllmLoad, now: float, *, own: int, waits:
 def _back(state: AutoBound, bound: float, why: str, now: float) -> AutoBound:
     """Go back to `bound`; never forward."""
     bound = min(state.bound, max(LEAST_PLACES, bound))
-    return replace(state, bound=bound, why=why, found=True, grown=now, rests_until=now + REST)
+    return replace(state, bound=bound, why=why, found=True, grown=now, rests_until=now + REST, queued=0)
 
 
 def _seen(state: AutoBound, load: VllmLoad) -> AutoBound:

@@ -62,6 +62,7 @@ class BoundWatch:
             await asyncio.sleep(self._interval)
 
     async def _look(self, endpoint: EndpointState) -> None:
+        before = endpoint.pool.inflight
         answer = await fetch(endpoint, paths.METRICS, TIMEOUT)
         if isinstance(answer, Failure) or answer.status >= 500 or endpoint not in self._backend.endpoints:
             return
@@ -72,15 +73,15 @@ class BoundWatch:
             self._unbound(endpoint, SEVERAL_SERVERS)  # a server that was restarted has started later, not earlier
         elif self._said.get(endpoint) != SEVERAL_SERVERS:
             self._said.pop(endpoint, None)
-            self._bound(endpoint, load)
+            self._bound(endpoint, load, max(before, endpoint.pool.inflight))
 
-    def _bound(self, endpoint: EndpointState, load: VllmLoad) -> None:
+    def _bound(self, endpoint: EndpointState, load: VllmLoad, own: int) -> None:
         now = asyncio.get_running_loop().time()
         waits = any(backend.waiting for backend in endpoint.users)
         if endpoint.auto is None:
             state = first_bound(load, now, None)
         else:
-            state = next_bound(endpoint.auto, load, now, own=endpoint.pool.inflight, waits=waits)
+            state = next_bound(endpoint.auto, load, now, own=own, waits=waits)
         self._use(endpoint, state)
 
     def _unbound(self, endpoint: EndpointState, why: str) -> None:
