@@ -106,8 +106,8 @@ class SimulatedEngine:
 
     @property
     def kv_usage(self) -> float:
-        """The share of the batch in use, since the simulator does not have a KV cache."""
-        return min(1.0, self.running / self._max_num_seqs)
+        """Half of the share of the batch in use: no KV cache is simulated, so it must never be what runs out."""
+        return min(1.0, self.running / self._max_num_seqs) / 2
 
     @property
     def idle(self) -> bool:
