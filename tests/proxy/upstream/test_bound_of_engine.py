@@ -105,10 +105,11 @@ def auto(name: str, loop: asyncio.AbstractEventLoop) -> Run:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_found_bound_is_as_good_as_the_best_fixed_one(loop: asyncio.AbstractEventLoop, name: str) -> None:
     """After 60 s: at least 0.95 of its tokens, at most twice its p99, and next to no preemptions."""
-    best = max((Run(WORKLOADS[name], loop, bound) for bound in FIXED), key=lambda run: run.rate)
+    fixed = [Run(WORKLOADS[name], loop, bound) for bound in FIXED]
+    most = max(run.rate for run in fixed)
     found = auto(name, loop)
-    assert found.rate >= 0.95 * best.rate
-    assert found.p99 <= 2 * best.p99
+    assert found.rate >= 0.95 * most
+    assert found.p99 <= 2 * min(run.p99 for run in fixed if run.rate >= 0.99 * most)
     assert found.preemptions <= 5
     assert min(bound for (bound,) in found.bounds) >= LEAST_PLACES
 
