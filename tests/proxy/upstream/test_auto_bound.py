@@ -117,7 +117,7 @@ def test_an_idle_gateway_keeps_a_quarter(seen: VllmLoad, places: int) -> None:
     assert looks(bound_of(200), seen, 4, own=1, waits=False).places == places
 
 
-def test_a_gateway_that_joins_is_not_put_back_to_its_few_requests() -> None:
+def test_a_joining_gateway_keeps_a_quarter() -> None:
     """For 20 s; afterwards its part is what it has."""
     full = load(running=100, kv=0.99)
     begun = first_bound(load(running=100), 0.0, None)

@@ -110,7 +110,7 @@ class Site:
         (self._waiting.appendleft if request.first else self._waiting.append)(request)
 
     def load(self) -> VllmLoad:
-        """What the engine's `/metrics` say."""
+        """The engine's `/metrics`."""
         used = self._held / self.kv_tokens if self.kv_tokens else 0.0
         running = len(self._reading) + len(self._writing)
         return VllmLoad(running, len(self._waiting), used, self.preemptions, self.kv_tokens, 1.0)
