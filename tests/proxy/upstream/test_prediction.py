@@ -12,8 +12,9 @@ from aiaas.proxy.upstream.refusals import overloaded
 from aiaas.proxy.upstream.wait_estimate import Prediction, predict
 from aiaas.proxy.upstream.waiter import Grant
 from tests.proxy.upstream.test_fairness import CASES as FLOODS
-from tests.proxy.upstream.test_fairness import SLOTS, Fair
+from tests.proxy.upstream.test_fairness import SLOTS
 from tests.proxy.upstream.virtual_engine import STEP, STEP_EACH, Clients, Request, Site
+from tests.proxy.upstream.virtual_gateway import Fair
 
 SECONDS = 300.0
 # The engine ends 9.35 requests a second of this shape.
@@ -50,7 +51,7 @@ class Predicting(Fair):
     """
 
     def __init__(self, site: Site, loop: SiteLoop, size: int) -> None:
-        super().__init__(site, loop)
+        super().__init__(site, loop, SLOTS)
         loop.site = site
         self.backend.fair.size = size
         self.told: dict[Request, tuple[Prediction | None, int]] = {}
