@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import uvloop
@@ -40,6 +41,7 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.upstream.connection import Failure, UpstreamConnection
+from aiaas.proxy.upstream.slots import take
 from aiaas.proxy.usage import UsageRecorder
 from tests.bench import wire
 from tests.proxy.conftest import KnownKey, new_key, plan_of
@@ -49,7 +51,7 @@ TIMES: Final = 400
 WARM_UP: Final = 50
 CONFIG: Final[dict[str, Any]] = {
     "server": {"heartbeat": "0s"},
-    "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": [wire.SERVED_MODEL, wire.ALIAS]}},
+    "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": [wire.SERVED_MODEL, wire.ALIAS], "max_inflight": 64}},
     "rate_limit": {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000},
 }
 EVENT: Final = wire.token(" world")
@@ -150,6 +152,26 @@ class Bench:
         self.to_client.written.clear()
 
 
+def slot(bench: Bench) -> Callable[[], object]:
+    """The cycle of a slot where nothing waits, while another key has requests under way."""
+    backend = bench.gateway.active.backends["vllm"]
+    endpoint = backend.endpoints[0]
+    backend.fair.charge("another", 1000.0)
+
+    lease, asked = SimpleNamespace(key="key"), SimpleNamespace(stream=False)
+    ticket: Any = SimpleNamespace(body=b"", lease=lease, record=asked, estimated_input=100, reserved_output=200)
+    targets: Any = [(None, backend)]
+
+    def cycle() -> None:
+        choice = take(targets, (), ticket, 0.0)
+        assert choice is not None
+        assert choice[3] is not None
+        choice[3].settle(90, 50)
+        endpoint.give_back()
+
+    return cycle
+
+
 def parts(bench: Bench) -> Iterator[Part]:
     """The parts of a request, in the order in which they happen."""
     gateway, loop = bench.gateway, bench.loop
@@ -180,6 +202,7 @@ def parts(bench: Bench) -> Iterator[Part]:
 
     yield "limits, decided and settled", lambda: gateway.store.settle(admitted().lease, 50, loop.time(), time.time())
     result = admitted()
+    yield "a slot, charged and settled", slot(bench)
     yield "limits, as headers", lambda: limit_lines(result)
     answers = UpstreamConnection(bench.upstream._pool, loop)
     answers.connection_made(Wire())

@@ -21,7 +21,8 @@ only replaces their settings (`BackendState.follow`, `fleet.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from aiaas.plan.model import BackendPlan, EndpointPlan
 from aiaas.proxy.upstream.affinity import prompt_prefix
@@ -30,7 +31,7 @@ from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.endpoint import EndpointState, HealthListener
 from aiaas.proxy.upstream.fair_share import FairShare
 from aiaas.proxy.upstream.wait_estimate import GrantRates
-from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
+from aiaas.proxy.upstream.waiter import Grant, Waiter
 
 
 class BackendState:
@@ -104,6 +105,7 @@ class BackendState:
 
     def part(self, plan: BackendPlan) -> None:
         """Let endpoints go that `plan` does not name, so that another backend can have them, before `follow`."""
+        self.catch_up()
         named = {endpoint.url for endpoint in plan.endpoints}
         if plan.dns is None:
             self._place([endpoint.plan for endpoint in self.endpoints if endpoint.plan.url in named])
@@ -114,6 +116,7 @@ class BackendState:
 
         Where it is found by another name from now on, the endpoints stay until that name has its first answer.
         """
+        self.catch_up()
         before, self.plan, self.retired = self.plan, plan, False
         fair = self.fair
         fair.size, fair.output_weight, fair.credit = plan.queue.size, plan.fair.output_weight, plan.fair.credit
@@ -126,6 +129,7 @@ class BackendState:
 
     def retire(self) -> None:
         """A reload has taken it out. Its requests go on, and so do those that wait; idle connections end."""
+        self.catch_up()
         self.retired = True
         self.close()
 
@@ -181,6 +185,9 @@ class BackendState:
         """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
+            bound = only.bound
+            if only.up and (bound is None or (only.pool.inflight < bound and only.pending < only.most_pending)):
+                return only  # nearly always, and without a property's call
             return only if only.is_free else None
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
@@ -189,27 +196,51 @@ class BackendState:
             return choose_by_prefix(self.endpoints, tried, prompt_prefix(body))
         return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
 
-    def pick_reserved(self, tried: Sequence[EndpointState], demand: Demand) -> EndpointState | None:
+    def pick_reserved(self, tried: Sequence[EndpointState], key: Hashable) -> EndpointState | None:
         """As `pick`, among the endpoints whose reserve has room; None if the key is not under its share, too."""
+        self.catch_up()
         open_ones = [endpoint for endpoint in self.endpoints if endpoint.has_reserve]
         if not open_ones:
             return None
         slots = sum(endpoint.bound or 0 for endpoint in self.endpoints if endpoint.up)
-        if not self.fair.is_under_share(demand.key, slots):
+        if not self.fair.is_under_share(key, slots):
             return None
         return min(open_ones, key=lambda endpoint: (endpoint in tried, endpoint.pool.inflight))
 
-    def begin(self, endpoint: EndpointState, demand: Demand) -> Grant | None:
-        """Take a slot of `endpoint` for an attempt, and charge it if there is a bound."""
+    def begin(
+        self,
+        endpoint: EndpointState,
+        key: Hashable,
+        input_tokens: int = 0,
+        bound: int | None = None,
+        weight: float = 1.0,
+    ) -> Grant | None:
+        """Take a slot of `endpoint` for an attempt, and charge it if there is a bound; arguments as in Demand."""
         grant = None
         if endpoint.bound is not None:
-            grant = Grant(endpoint, self.fair, demand, reserved=not endpoint.is_free)
+            reserved = not endpoint.is_free
+            grant = Grant(endpoint, self.fair, key, input_tokens, bound, weight, reserved=reserved)
+            grant.charge()
+            endpoint.pending += input_tokens
+            endpoint.reserved += reserved
         endpoint.take()
         return grant
+
+    def catch_up(self) -> None:
+        """Charge the grants from when nothing waited, and let timers count the prompts whose first byte tells nothing:
+        somebody asks for them now."""
+        fair = self.fair
+        if fair.uncharged:
+            grants, fair.uncharged = fair.uncharged, {}
+            for grant, began in grants.items():
+                grant.charge()
+                if began < math.inf:
+                    grant.start_timer(began)
 
     def wait(self, waiter: Waiter) -> bool:
         """Queue the waiter for a slot; False if the queue is full. It may have its slot at once, of the reserve."""
         fair, key = self.fair, waiter.demand.key
+        self.catch_up()
         if fair.length == fair.size and (crowded := fair.crowded(key)) is not None:
             fair.remove(*crowded)
             crowded[1].displace()
@@ -257,14 +288,15 @@ class BackendState:
                 if any(endpoint.is_free for endpoint in self.endpoints):
                     chosen = self.pick(waiter.tried, waiter.body)
                 else:
-                    chosen = self.pick_reserved(waiter.tried, waiter.demand)
+                    chosen = self.pick_reserved(waiter.tried, waiter.demand.key)
                 if chosen is None:
                     return
             if chosen is not None:
                 self.rates.granted(waiter.demand.key, waiter.now())
             self._remove(waiter)
             if chosen is not None:
-                waiter.grant = self.begin(chosen, waiter.demand)
+                asked = waiter.demand
+                waiter.grant = self.begin(chosen, asked.key, asked.input_tokens, asked.bound, asked.weight)
                 waiter.by = self
             else:
                 waiter.places -= 1

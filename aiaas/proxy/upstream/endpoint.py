@@ -125,7 +125,11 @@ class EndpointState:
     def is_free(self) -> bool:
         """Whether a request may go there now."""
         bound = self.bound
-        return self.up and (bound is None or (self.pool.inflight < bound and self.pending < self.most_pending))
+        if bound is None or not self.up:
+            return self.up
+        if self.pending >= self.most_pending:
+            self.backend.catch_up()
+        return self.pool.inflight < bound and self.pending < self.most_pending
 
     @property
     def has_reserve(self) -> bool:
@@ -144,7 +148,9 @@ class EndpointState:
     def give_back(self) -> None:
         """An exchange has ended: give its slot to the next waiting request."""
         self.pool.inflight -= 1
-        self.hand_over()
+        for backend in self.users:
+            if backend.fair.length:
+                backend.hand_over()
 
     def leave(self, backend: BackendState) -> None:
         """`backend` does not name it any more. Its requests go on, and its idle connections end."""
@@ -198,5 +204,5 @@ class EndpointState:
     def hand_over(self) -> None:
         """Give room that has come free to the requests that are next."""
         for backend in self.users:
-            if backend.waiting:
+            if backend.fair.length:
                 backend.hand_over()

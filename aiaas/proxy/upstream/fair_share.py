@@ -20,11 +20,13 @@ own bound: most clients ask for a bound that their answers never reach.
 Rules
 - First come, first served within a key. Equal tags: the key with fewer requests in flight first.
 - Every grant is charged, also where nothing waits; otherwise a key that filled an idle engine would enter the first jam
-  as a new one.
+  as a new one. But while nothing waits, nobody asks: such a grant is `uncharged` until its end, and is then charged
+  once, with its true tokens. Before the next question, those that are under way are charged as all others.
 - A full queue takes a request of a key that has few waiting, in place of the newest of the key that has the most:
   otherwise one key could fill the queue and keep all others out.
-- A key with nothing waiting and nothing in flight is forgotten once its finish no longer counts (it is at most
-  `virtual - credit`), or nothing at all is in flight, or more than IDLE_MOST keys are idle.
+- Once nothing at all is in flight, what keys have been served counts no longer: all begin with their credit again.
+- A key with nothing waiting and nothing in flight is idle. It is remembered, for its mean and for its finish where that
+  still counts, until more than IDLE_MOST keys are idle.
 - A step takes logarithmic time, however many wait. The heap keeps the tags of keys with requests waiting; a tag that
   has changed is pushed again, and the entry before it is skipped when it comes up.
 """
@@ -34,23 +36,30 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from heapq import heapify, heappop, heappush
-from typing import Final, Generic, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from aiaas.proxy.upstream.waiter import Grant
 
 W = TypeVar("W", bound=Hashable)
 
-FIRST_MEAN: Final = 200.0  # output tokens of an answer, before any has ended
+FIRST_MEAN: Final = 200.0  # output tokens of a key's first answer, before any has ended
 MEAN_WEIGHT: Final = 0.2  # of a key's latest answer in its mean
-ALL_WEIGHT: Final = 0.02  # of the latest answer in the mean of all keys
-IDLE_MOST: Final = 4096  # idle keys that are remembered
+FIRST_WEIGHT: Final = 0.05  # of a key's first answer in the mean of first answers, with which a new key begins
+IDLE_MOST: Final = 4096  # idle keys that are remembered; beyond it, half of them
 UNDER_SHARE: Final = 4  # a key is under its share while it has less than this part of an equal share in flight
 CREDIT_LEFT: Final = 0.25  # part of the credit; a key that has more left may use the reserve
 STALE_ENTRIES: Final = 64  # of the heap, beyond one entry a key, before it is made anew
 
 
-class KeyShare(Generic[W]):
+class KeyShare(msgspec.Struct, Generic[W], eq=False):
     """One key: how much it has been served, and its requests that wait.
 
-    finish    the virtual time up to which it has been served
+    finish    the virtual time up to which it has been served, in this `period`
+    charged   the cost of its latest grant
     mean      output tokens of its answers, moving; None before its first has ended
     inflight  its grants that have not ended
     prompts   of these, those whose first byte has not come
@@ -58,16 +67,15 @@ class KeyShare(Generic[W]):
     entry     the number of its valid entry in the heap; 0 without one
     """
 
-    __slots__ = ("entry", "finish", "inflight", "key", "mean", "prompts", "waiting")
-
-    def __init__(self, key: Hashable, finish: float) -> None:
-        self.key = key
-        self.finish = finish
-        self.mean: float | None = None
-        self.inflight = 0
-        self.prompts = 0
-        self.waiting: OrderedDict[W, None] | None = None
-        self.entry = 0
+    key: Hashable
+    finish: float
+    period: int
+    charged: float = 0.0
+    mean: float | None = None
+    inflight: int = 0
+    prompts: int = 0
+    waiting: OrderedDict[W, None] | None = None
+    entry: int = 0
 
     def __repr__(self) -> str:
         waiting = len(self.waiting or ())
@@ -80,11 +88,12 @@ class FairShare(Generic[W]):
     virtual  the virtual time, in units of cost
     length   how many wait
     active   keys with requests that wait or are in flight
+    uncharged  grants from when nothing waited, and when they began; infinite where the first byte will tell
+    period   counts the times at which nothing was active; a key's finish counts within one period
     """
 
     __slots__ = (
         "_heap",
-        "_idle",
         "_keys",
         "_mean",
         "_pushed",
@@ -92,7 +101,9 @@ class FairShare(Generic[W]):
         "credit",
         "length",
         "output_weight",
+        "period",
         "size",
+        "uncharged",
         "virtual",
     )
 
@@ -103,9 +114,10 @@ class FairShare(Generic[W]):
         self.virtual = 0.0
         self.length = 0
         self.active = 0
+        self.period = 0
+        self.uncharged: dict[Grant, float] = {}
         self._mean = FIRST_MEAN
         self._keys: dict[Hashable, KeyShare[W]] = {}
-        self._idle: OrderedDict[Hashable, KeyShare[W]] = OrderedDict()
         self._heap: list[tuple[float, int, int, KeyShare[W]]] = []
         self._pushed = 0
 
@@ -121,8 +133,12 @@ class FairShare(Generic[W]):
         """Queue the waiter; False if the queue is full (`crowded` may make room)."""
         if self.length >= self.size:
             return False
-        share = self._active(key)
+        share = self._keys.get(key) or self._meet(key)
         if share.waiting is None:
+            if not share.inflight:
+                self.active += 1
+            if share.period != self.period:
+                share.period, share.finish = self.period, self.virtual - self.credit
             share.waiting = OrderedDict()
             self._push(share)
         share.waiting[waiter] = None
@@ -149,7 +165,8 @@ class FairShare(Generic[W]):
         if not share.waiting:
             share.waiting = None
             share.entry = 0
-            self._retire(share)
+            if not share.inflight:
+                self._rest()
 
     def ahead(self, key: Hashable) -> int:
         """How many requests of this key wait."""
@@ -168,26 +185,30 @@ class FairShare(Generic[W]):
 
     # -- grants ----------------------------------------------------------------------------------------------------
 
-    def cost_of(self, key: Hashable, input_tokens: int, bound: int | None) -> float:
-        """The charge for a request before its answer is known; `bound` is the most output tokens, None for any."""
-        share = self._keys.get(key)
-        output = self._mean if share is None or share.mean is None else share.mean
-        if bound is not None and bound < output:
-            output = bound
-        return input_tokens + self.output_weight * output
-
-    def charge(self, key: Hashable, cost: float, weight: float = 1.0) -> KeyShare[W]:
-        """Charge a grant to its key. Each charge is settled once."""
-        share = self._active(key)
+    def charge(self, key: Hashable, input_tokens: float, bound: int | None = 0, weight: float = 1.0) -> KeyShare[W]:
+        """Charge a grant to its key (`charged`), before its answer is known; `bound` is the most output tokens, None
+        for any. Each charge is settled once."""
+        share = self._keys.get(key) or self._meet(key)
         start = self.virtual - self.credit
-        if start < share.finish:
+        if share.period != self.period:
+            share.period = self.period
+        elif start < share.finish:
             start = share.finish
         if start > self.virtual:
             self.virtual = start
+        output = share.mean
+        if output is None:
+            output = self._mean
+        if bound is not None and bound < output:
+            output = bound
+        share.charged = cost = input_tokens + self.output_weight * output
         share.finish = start + cost / weight
-        share.inflight += 1
+        inflight = share.inflight
+        share.inflight = inflight + 1
         if share.waiting is not None:
             self._push(share)
+        elif not inflight:
+            self.active += 1
         return share
 
     def settle(self, share: KeyShare[W], cost: float, input_tokens: int, output: int | None, weight: float) -> None:
@@ -195,16 +216,44 @@ class FairShare(Generic[W]):
         that says nothing about the next answer."""
         true: float = input_tokens
         if output is not None:
-            true = input_tokens + self.output_weight * output
+            true += self.output_weight * output
             mean = share.mean
-            share.mean = output if mean is None else mean + MEAN_WEIGHT * (output - mean)
-            self._mean += ALL_WEIGHT * (output - self._mean)
+            share.mean = self._first_answer(output) if mean is None else mean + MEAN_WEIGHT * (output - mean)
         share.finish += (true - cost) / weight
-        share.inflight -= 1
+        share.inflight = inflight = share.inflight - 1
         if share.waiting is not None:
             self._push(share)
-        else:
-            self._retire(share)
+        elif not inflight:
+            self._rest()
+
+    def charge_ended(self, key: Hashable, input_tokens: int, output: int | None, weight: float = 1.0) -> None:
+        """Charge a grant that was `uncharged` and has ended; arguments as for `settle`."""
+        share = self._keys.get(key)
+        if share is None:
+            share = self._meet(key)
+        true: float = input_tokens
+        if output is not None:
+            true += self.output_weight * output
+            mean = share.mean
+            share.mean = self._first_answer(output) if mean is None else mean + MEAN_WEIGHT * (output - mean)
+        if not self.uncharged and not self.active:
+            self.period += 1
+            if len(self._keys) > IDLE_MOST:
+                self._forget()
+            return
+        start = self.virtual - self.credit
+        if share.period != self.period:
+            share.period = self.period
+        elif start < share.finish:
+            start = share.finish
+            if start > self.virtual:
+                self.virtual = start
+        share.finish = start + true / weight
+
+    def _first_answer(self, output: int) -> float:
+        """The mean of a key after its first answer. A new key is expected to be like others were when new."""
+        self._mean += FIRST_WEIGHT * (output - self._mean)
+        return output
 
     def is_under_share(self, key: Hashable, slots: int) -> bool:
         """Whether a key may use the reserve. It may not while it is alone; else there are three cases:
@@ -223,34 +272,34 @@ class FairShare(Generic[W]):
 
     # -- keys ------------------------------------------------------------------------------------------------------
 
-    def _active(self, key: Hashable) -> KeyShare[W]:
-        share = self._keys.get(key)
-        if share is None:
-            share = self._keys[key] = KeyShare(key, self.virtual - self.credit)
-        elif share.inflight or share.waiting is not None:
-            return share
-        else:
-            del self._idle[key]
-        self.active += 1
+    def _meet(self, key: Hashable) -> KeyShare[W]:
+        """Remember a key that is new."""
+        if len(self._keys) > self.active + IDLE_MOST:
+            self._forget()
+        share = self._keys[key] = KeyShare(key, 0.0, -1)
         return share
 
-    def _retire(self, share: KeyShare[W]) -> None:
-        """Note that a key is idle, if it is, and forget keys whose past no longer counts."""
-        if share.inflight or share.waiting is not None:
-            return
+    def _rest(self) -> None:
+        """Note that a key is idle from now on."""
         self.active -= 1
-        idle = self._idle
-        if not self.active:
-            self._keys.clear()
-            idle.clear()
+        if not self.active and not self.uncharged:
             self._heap.clear()
-            return
-        idle[share.key] = share
-        for _ in range(2):  # more than come, so that those that are over get fewer
-            oldest = next(iter(idle.values()), None)
-            if oldest is None or (oldest.finish > self.virtual - self.credit and len(idle) <= IDLE_MOST):
-                return
-            del idle[oldest.key], self._keys[oldest.key]
+            self._end_period()
+
+    def _end_period(self) -> None:
+        self.period += 1
+        if len(self._keys) > IDLE_MOST:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget idle keys: those whose past no longer counts, and of the others those that were served less."""
+        idle = [share for share in self._keys.values() if not share.inflight and share.waiting is None]
+        counts = [s for s in idle if s.period == self.period and s.finish > self.virtual - self.credit]
+        counts.sort(key=attrgetter("finish"), reverse=True)
+        kept = set(counts[: IDLE_MOST // 2])
+        for share in idle:
+            if share not in kept:
+                del self._keys[share.key]
 
     def _push(self, share: KeyShare[W]) -> None:
         self._pushed += 1

@@ -45,7 +45,6 @@ from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.refusals import NO_SDK_RETRY, NO_SDK_RETRY_HEADER, error_from_between, failure_error
 from aiaas.proxy.upstream.relay import Relay
 from aiaas.proxy.upstream.slots import take, wait_for_slot, with_position
-from aiaas.proxy.upstream.waiter import Grant
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 2.0
@@ -70,10 +69,10 @@ async def forward(
     once_spent = False
     reached: tuple[Outcome, Again] | None = None
     while True:
-        choice = take(backends, tried, ticket)
+        choice = take(backends, tried, ticket, now := client.loop.time())
         if choice is None:
             try:
-                choice = await wait_for_slot(backends, tried, ticket, client.loop, metrics)
+                choice, now = await wait_for_slot(backends, tried, ticket, client.loop, metrics)
             except UpstreamError as error:
                 if reached is None or error.status == 504:
                     raise
@@ -84,13 +83,19 @@ async def forward(
             record.retries += 1
             metrics.retries(reached[1].reason)
         target, backend, endpoint, grant = choice
-        if grant is None:
-            try:
-                outcome = await _attempt(ticket, target, backend, endpoint, client, metrics)
-            finally:
-                endpoint.give_back()
-        else:
-            outcome = await _attempt_charged(grant, ticket, target, backend, client, metrics)
+        if record.stream and grant is not None:
+            record.on_first_text = grant.prompt_read
+        ended = False
+        try:
+            outcome = await _attempt(ticket, target, backend, endpoint, client, metrics, now)
+            ended = True
+        finally:
+            if grant is not None:  # its key pays what it used, before its slot goes to the next request
+                used, written = record.input_tokens, record.output_tokens
+                if used is None or written is None:
+                    used, written = used_by(record, ticket.estimated_input, ended=ended)
+                grant.settle(used, written)
+            endpoint.give_back()
         if outcome is WHOLE:  # nearly always
             endpoint.report_success(probe=False)
             record.ended_by = "upstream"
@@ -103,8 +108,7 @@ async def forward(
             pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
             deadline = math.inf if ticket.deadline is None else ticket.deadline
             if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
-                once_spent = once_spent or again.once
-                reached = (outcome, again)
+                once_spent, reached = once_spent or again.once, (outcome, again)
                 await asyncio.sleep(pause)
                 continue
         return _conclude(outcome, again, client, ticket)
@@ -138,6 +142,7 @@ async def _attempt(
     endpoint: EndpointState,
     client: ClientConnection,
     metrics: Metrics,
+    now: float,
 ) -> Outcome:
     record = ticket.record
     record.backend = backend.plan.name
@@ -146,7 +151,7 @@ async def _attempt(
     record.events = 0
     pool = endpoint.pool
     # A retry gets a connection of its own: what closed one idle connection may have closed more.
-    connection = None if record.retries else pool.take_idle(client.loop.time())
+    connection = None if record.retries else pool.take_idle(now)
     if connection is None:
         opened = await pool.connect(math.inf if ticket.deadline is None else ticket.deadline)
         if isinstance(opened, Failure):
@@ -161,31 +166,6 @@ async def _attempt(
     finally:
         endpoint.streams.discard(relay)
         relay.abort()
-
-
-async def _attempt_charged(
-    grant: Grant,
-    ticket: Ticket,
-    target: RouteTarget,
-    backend: BackendState,
-    client: ClientConnection,
-    metrics: Metrics,
-) -> Outcome:
-    """An attempt at an endpoint with a bound: its key pays what it used, before its slot goes to the next request."""
-    record = ticket.record
-    # Where the answer is not a stream, its first byte comes with its last one.
-    timer = None if record.stream else client.loop.call_later(grant.reading_time, grant.prompt_read)
-    record.on_first_text = grant.prompt_read
-    outcome = None
-    try:
-        outcome = await _attempt(ticket, target, backend, grant.endpoint, client, metrics)
-        return outcome
-    finally:
-        record.on_first_text = None
-        if timer is not None:
-            timer.cancel()
-        grant.settle(*used_by(record, ticket.estimated_input, ended=outcome is not None))
-        grant.endpoint.give_back()
 
 
 def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:

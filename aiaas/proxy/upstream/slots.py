@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
@@ -28,32 +28,57 @@ Choice = tuple[RouteTarget, BackendState, EndpointState, Grant | None]
 
 
 def take(
-    backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState], ticket: Ticket
+    backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState], ticket: Ticket, now: float
 ) -> Choice | None:
     """A slot for the next attempt, or None: at an endpoint that was not tried yet, where there is one."""
     chosen: tuple[RouteTarget, BackendState, EndpointState] | None = None
     for target, backend in backends:
         endpoint = backend.pick(tried, ticket.body)
-        if endpoint is None and not backend.waiting:
-            endpoint = backend.pick_reserved(tried, _demand(ticket))
+        if endpoint is None and not backend.fair.length:
+            endpoint = backend.pick_reserved(tried, _share_key(ticket))
         if endpoint is not None and (chosen is None or endpoint not in tried):
             chosen = target, backend, endpoint
-            if endpoint not in tried:
+            if not tried or endpoint not in tried:
                 break
     if chosen is None:
         return None
     target, backend, endpoint = chosen
-    if endpoint.bound is None:
-        endpoint.take()
+    pool, bound, fair = endpoint.pool, endpoint.bound, backend.fair
+    if bound is None:
+        pool.inflight += 1
         return target, backend, endpoint, None
-    return target, backend, endpoint, backend.begin(endpoint, _demand(ticket))
+    key, tokens, weight = _share_key(ticket), ticket.estimated_input, CLASS_WEIGHTS[ticket.priority_class]
+    output = ticket.reserved_output or _bound(ticket)
+    if (
+        fair.length
+        or pool.inflight >= bound
+        or endpoint.pending >= endpoint.most_pending
+        or endpoint.backend is not backend
+    ):
+        grant = backend.begin(endpoint, key, tokens, output, weight)
+        return target, backend, endpoint, _timed(grant, ticket, now)
+    # Nothing waits: nobody asks what has been charged, nor when the prompt has been read.
+    grant = Grant(endpoint, fair, key, tokens, output, weight)
+    fair.uncharged[grant] = math.inf if ticket.record.stream else now
+    endpoint.pending += tokens
+    pool.inflight += 1
+    return target, backend, endpoint, grant
 
 
-def _demand(ticket: Ticket) -> Demand:
-    principal, name = ticket.principal, ticket.priority_class
-    bound = ticket.reserved_output or (None if ticket.route.path in paths.OUTPUT else 0)
-    # A request that its client made `batch` does not hold up the key's other requests.
-    return Demand((principal.key_id, principal.name, name), ticket.estimated_input, bound, CLASS_WEIGHTS[name])
+def _share_key(ticket: Ticket) -> Hashable:
+    """The key between which slots are fair: a request that its client made `batch` does not hold up the others."""
+    return ticket.lease.key if ticket.priority_class == "default" else (ticket.lease.key, ticket.priority_class)
+
+
+def _timed(grant: Grant | None, ticket: Ticket, now: float) -> Grant | None:
+    if grant is not None and not ticket.record.stream:  # its first byte comes with its last one
+        grant.start_timer(now)
+    return grant
+
+
+def _bound(ticket: Ticket) -> int | None:
+    """The most output tokens of a request that names no bound."""
+    return None if ticket.route.path in paths.OUTPUT else 0
 
 
 async def wait_for_slot(
@@ -62,23 +87,26 @@ async def wait_for_slot(
     ticket: Ticket,
     loop: asyncio.AbstractEventLoop,
     metrics: Metrics,
-) -> Choice:
-    """Wait in the queues of all backends that are up, until a slot of one of them is this request's.
+) -> tuple[Choice, float]:
+    """Wait in the queues of all backends that are up, until a slot of one of them is this request's; and the loop's
+    time.
 
     Raises UpstreamError: 503 `no_healthy_backend` as soon as nothing is up, 503 `overloaded` where the queues are
     full, the wait would be hopeless, or `max_wait` is over, 504 at the request's `deadline` (the loop's time).
     """
     while True:
-        choice = take(backends, tried, ticket)
+        now = loop.time()
+        choice = take(backends, tried, ticket, now)
         if choice is not None:
-            return choice
+            return choice, now
         up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
         if not up:
             raise no_healthy_backend(backends)
         waiter, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, metrics)
         for target, backend in up:
             if endpoint is not None and backend is waiter.by:
-                return target, backend, endpoint, waiter.grant
+                now = loop.time()
+                return (target, backend, endpoint, _timed(waiter.grant, ticket, now)), now
 
 
 async def _wait_in_queues(
@@ -90,8 +118,10 @@ async def _wait_in_queues(
 ) -> tuple[Waiter, EndpointState | None]:
     """The waiter, and the endpoint whose slot is this request's, or None once nothing of these backends is up."""
     record, deadline = ticket.record, ticket.deadline
-    waiter = Waiter(_demand(ticket), tried, ticket.body, loop.create_future())
-    key, began = waiter.demand.key, loop.time()
+    key, began = _share_key(ticket), loop.time()
+    output = ticket.reserved_output or _bound(ticket)
+    demand = Demand(key, ticket.estimated_input, output, CLASS_WEIGHTS[ticket.priority_class])
+    waiter = Waiter(demand, tried, ticket.body, loop.create_future())
     expected = predict(backends, key, began)
     if expected is not None:
         _refuse_hopeless(expected, max(backend.plan.queue.max_wait for backend in backends))

@@ -20,7 +20,7 @@ PREFILL_MOST: Final = 0.5  # seconds; most of a long prompt is in the engine's c
 
 
 class Demand(msgspec.Struct, frozen=True, gc=False):
-    """The tokens and the weight of a request, as far as they are known before its answer.
+    """The tokens of a request, as far as they are known before its answer.
 
     key           between which slots are fair
     input_tokens  of its prompt, estimated
@@ -80,53 +80,69 @@ class Waiter:
             self.granted.set_result(None)
 
 
-class Grant:
-    """The charge of an attempt at an endpoint with a bound. It ends once, by `settle`, before the slot goes back.
+class Grant(msgspec.Struct, eq=False, gc=False):
+    """An attempt's slot at an endpoint with a bound. It ends once, by `settle`, before the slot goes back.
 
+    key, input_tokens, bound, weight  as in Demand
+    is_read  its first byte has come, or counts as come
+    share    of its key, while it is charged: None while it is `uncharged`, and once it has ended
     cost     what was charged
-    pending  prompt tokens that the engine has not read yet
     """
 
-    __slots__ = ("_cost", "_demand", "_fair", "_pending", "_reserved", "_share", "endpoint")
-
-    def __init__(self, endpoint: EndpointState, fair: FairShare[Waiter], demand: Demand, *, reserved: bool) -> None:
-        self.endpoint = endpoint
-        self._fair = fair
-        self._demand = demand
-        self._cost = fair.cost_of(demand.key, demand.input_tokens, demand.bound)
-        self._pending = demand.input_tokens
-        self._reserved = reserved
-        share = fair.charge(demand.key, self._cost, demand.weight)
-        self._share: KeyShare[Waiter] | None = share
-        share.prompts += 1
-        endpoint.pending += demand.input_tokens
-        endpoint.reserved += reserved
+    endpoint: EndpointState
+    fair: FairShare[Waiter]
+    key: Hashable
+    input_tokens: int
+    bound: int | None
+    weight: float = 1.0
+    is_read: bool = False
+    reserved: bool = False
+    share: KeyShare[Waiter] | None = None
+    cost: float = 0.0
 
     @property
     def reading_time(self) -> float:
         """Seconds after which the prompt counts as read, where no first byte says so."""
-        return min(PREFILL_MOST, self._pending / PREFILL_RATE)
+        return min(PREFILL_MOST, self.input_tokens / PREFILL_RATE)
+
+    def charge(self) -> None:
+        """Charge it for its prompt, and for the output that its key's answers mostly have."""
+        self.share = share = self.fair.charge(self.key, self.input_tokens, self.bound, self.weight)
+        self.cost = share.charged
+        if not self.is_read:
+            share.prompts += 1
+
+    def start_timer(self, began: float) -> None:
+        """Find out when the prompt counts as read, where no first byte says so; `began` is a loop's time."""
+        loop = asyncio.get_running_loop()
+        read_at = began + self.reading_time
+        if read_at > loop.time():
+            loop.call_at(read_at, self.prompt_read)
+        elif not self.is_read:
+            self._count_read()
 
     def prompt_read(self) -> None:
         """The first byte has come: make room for the next prompt."""
-        if self._read():
+        if not self.is_read and (self.share is not None or self in self.fair.uncharged):
+            self._count_read()
             self.endpoint.hand_over()
 
     def settle(self, input_tokens: int, output_tokens: int | None) -> None:
         """The attempt has ended and used this; `output_tokens` is None where no answer began."""
-        share = self._share
-        if share is None:
-            return
-        self._read()
-        self._share = None
-        self._fair.settle(share, self._cost, input_tokens, output_tokens, self._demand.weight)
+        fair, share = self.fair, self.share
+        if share is not None:
+            if not self.is_read:
+                self._count_read()
+            self.share = None
+            fair.settle(share, self.cost, input_tokens, output_tokens, self.weight)
+        elif fair.uncharged.pop(self, None) is not None:
+            if not self.is_read:
+                self.endpoint.pending -= self.input_tokens
+            fair.charge_ended(self.key, input_tokens, output_tokens, self.weight)
 
-    def _read(self) -> bool:
-        share = self._share
-        if share is None or self._pending < 0:
-            return False
-        share.prompts -= 1
-        self.endpoint.pending -= self._pending
-        self.endpoint.reserved -= self._reserved
-        self._pending = -1  # the first byte comes once
-        return True
+    def _count_read(self) -> None:
+        self.is_read = True  # the first byte comes once
+        self.endpoint.pending -= self.input_tokens
+        if self.share is not None:
+            self.share.prompts -= 1
+            self.endpoint.reserved -= self.reserved

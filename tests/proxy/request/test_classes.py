@@ -107,14 +107,16 @@ async def test_each_class_of_a_key_has_a_share_of_its_own(
 ) -> None:
     """A client that sends batch requests does not hold up its other ones."""
     seen: list[Any] = []
-    charge = FairShare.charge
+    charge = FairShare.charge_ended
 
-    def charged(self: Any, key: Any, cost: float, weight: float = 1.0) -> Any:
-        seen.append((key[2], weight))
-        return charge(self, key, cost, weight)
+    def charged(self: Any, key: Any, input_tokens: int, output: int | None, weight: float = 1.0) -> None:
+        seen.append((key, weight))
+        charge(self, key, input_tokens, output, weight)
 
-    monkeypatch.setattr(FairShare, "charge", charged)
+    monkeypatch.setattr(FairShare, "charge_ended", charged)
     client = await (await gateway(fake_vllm, backend={"max_inflight": 4})).client()
     for body in ({"service_tier": "flex"}, {}):
         assert (await client.post({"model": "m", "messages": []} | body)).status == 200
-    assert seen == [("batch", 0.1), ("default", 1.0)]
+    (batch, light), (own, default) = seen
+    assert (light, default) == (0.1, 1.0)
+    assert batch != own

@@ -101,7 +101,7 @@ class Requests:
         if endpoint is not None:
             # Only where nobody waits may a new request have a slot.
             assert self.backend.waiting == 0
-            self.begin(endpoint, self.backend.begin(endpoint, Demand(key)))
+            self.begin(endpoint, self.backend.begin(endpoint, key))
             return
         waiter = Waiter(Demand(key), (), b"", self.loop.create_future())
         if any(endpoint.up for endpoint in self.backend.endpoints) and self.backend.wait(waiter):

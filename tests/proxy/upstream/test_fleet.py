@@ -74,7 +74,7 @@ class Site:
         """A request for a backend, of any Plan."""
         endpoint = backend.pick(())
         if endpoint is not None:
-            self.begin(endpoint, backend.begin(endpoint, Demand("key")))
+            self.begin(endpoint, backend.begin(endpoint, "key"))
             return
         waiter = Waiter(Demand("key"), (), b"", self.loop.create_future())
         if any(endpoint.up for endpoint in backend.endpoints) and backend.wait(waiter):

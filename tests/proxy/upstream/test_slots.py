@@ -148,6 +148,29 @@ async def test_key_that_asks_for_little_is_not_kept_waiting(fake_vllm: FakeVllm,
     assert running.backend().fair.active == 0
 
 
+async def test_jam_charges_what_began_before_it(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
+    """Requests that came while nothing waited are charged when the first one has to wait, each once; then as used."""
+    go = asyncio.Event()
+    fake_vllm.default = (Wait(go), Send(json_answer(USED)))
+    running = await gateway(fake_vllm, backend={**EIGHT, "max_inflight": 3})
+    fair = running.backend().fair
+    fair.charge("busy", 0.0)
+    clients = [await running.client() for _ in range(4)]
+    for client in clients[:3]:
+        client.send(client.request(CHAT))
+    await until(lambda: len(fake_vllm.posts) == 3)
+    assert (len(fair.uncharged), fair.active) == (3, 1)
+    clients[3].send(clients[3].request(CHAT))
+    await until(lambda: fair.length == 1)
+    share = next(share for key, share in fair._keys.items() if key != "busy")
+    assert (len(fair.uncharged), fair.active, share.inflight) == (0, 2, 3)
+    go.set()
+    assert [(await client.answer()).status for client in clients] == [200] * 4
+    await running.quiet()
+    assert charged(running) == pytest.approx(4 * (70 + 4 * 30))
+    assert (running.endpoints()[0].pending, fair.active, len(fair.uncharged)) == (0, 1, 0)
+
+
 async def test_request_that_waits_at_two_is_charged_at_one(fake_vllms: Any, gateway: StartGateway) -> None:
     """Where it got its slot; the other backend keeps nothing of it."""
     fakes, go = [await fake_vllms(), await fake_vllms()], asyncio.Event()

@@ -29,7 +29,7 @@ def state(**backend: Any) -> BackendState:
 
 def begun(backend: BackendState, key: str, tokens: int) -> Grant:
     """A request that has a slot."""
-    grant = backend.begin(backend.endpoints[0], Demand(key, tokens))
+    grant = backend.begin(backend.endpoints[0], key, tokens)
     assert grant is not None
     return grant
 
@@ -44,7 +44,7 @@ def waits(backend: BackendState, loop: asyncio.AbstractEventLoop, key: str, toke
 def test_no_bound_stores_nothing() -> None:
     """Where nothing ever waits, no key is charged."""
     backend = state(max_inflight=None)
-    assert backend.begin(backend.endpoints[0], Demand("a", 100)) is None
+    assert backend.begin(backend.endpoints[0], "a", 100) is None
     assert backend.endpoints[0].pool.inflight == 1
     assert repr(backend.fair) == "<FairShare: 0 of 100 wait, 0 keys active, 0 known>"
 

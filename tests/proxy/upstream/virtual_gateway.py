@@ -44,9 +44,9 @@ class Fair:
         demand = Demand(request.key, request.prompt, 4096)
         endpoint = self.backend.pick(())
         if endpoint is None and not self.backend.waiting:
-            endpoint = self.backend.pick_reserved((), demand)
+            endpoint = self.backend.pick_reserved((), request.key)
         if endpoint is not None:
-            grant = self.backend.begin(endpoint, demand)
+            grant = self.backend.begin(endpoint, request.key, request.prompt, 4096)
             assert grant is not None
             self.begin(request, grant)
             return
