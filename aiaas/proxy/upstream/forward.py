@@ -58,8 +58,7 @@ async def forward(
     client: ClientConnection,
     metrics: Metrics,
 ) -> bool:
-    """Send `ticket`'s request to one of `backends` (in order of preference) and relay the answer. Returns whether the
-    client's connection stays open.
+    """Send the request to one of `backends`, the first preferred; return whether the client's connection stays open.
 
     Raises ApiError if nothing was sent to the client; the caller answers with it. Cancelling ends the upstream request
     at once.
