@@ -74,6 +74,7 @@ class Timings:
         self.queue_wait = Histogram(
             "aiaas_queue_wait_seconds",
             "How long requests waited in the queue for a slot, those that had to",
+            ["class"],
             buckets=QUEUE_BUCKETS,
             registry=registry,
         )

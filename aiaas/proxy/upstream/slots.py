@@ -149,7 +149,7 @@ async def _wait_in_queues(
         waited = loop.time() - began
         record.queue_seconds += waited
         if waits:
-            metrics.timings.queue_wait.observe(waited)
+            metrics.timings.queue_wait.labels(ticket.priority_class).observe(waited)
     if waiter.displaced:
         message = "Too many requests of this key wait for this model; try again shortly."
         raise overloaded(message, predict(backends, key, loop.time()))

@@ -52,6 +52,7 @@ def full() -> Metrics:
     metrics.endpoint_up("b", "http://e", True)
     metrics.models_wrong("b", "http://e", 1)
     metrics.endpoint_bound("b", "http://e", 8)
+    metrics.timings.queue_wait.labels("default").observe(0.1)
     metrics.resolved("b", ok=True)
     metrics.reloaded("config", ok=True)
     metrics.config("abc")

@@ -98,8 +98,8 @@ async def test_answer_after_a_wait_has_its_place(
     assert all(sum(name.lower() == PLACE for name, _ in got.headers) == 1 for got in answers[1:])
     again = await running.client()
     assert (await again.post(body)).header(PLACE) is None
-    assert running.metric("aiaas_queue_wait_seconds_count") == 3
-    assert 0 < running.metric("aiaas_queue_wait_seconds_sum") < 30
+    assert running.metric('aiaas_queue_wait_seconds_count{class="default"}') == 3
+    assert 0 < running.metric('aiaas_queue_wait_seconds_sum{class="default"}') < 30
 
 
 async def test_request_that_waits_twice_keeps_its_first_place(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
@@ -116,7 +116,7 @@ async def test_request_that_waits_twice_keeps_its_first_place(fake_vllm: FakeVll
     answers = [await client.answer() for client in (first, *waiting)]
     assert [got.status for got in answers] == [200] * 4
     assert places(answers) == [None, "1", "2", "3"]
-    assert running.metric("aiaas_queue_wait_seconds_count") == 4
+    assert running.metric('aiaas_queue_wait_seconds_count{class="default"}') == 4
 
 
 async def test_second_wait_in_vain_has_its_place(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
@@ -146,7 +146,7 @@ async def test_wait_in_vain_has_its_place(
     running.endpoints()[0].pool.inflight += 1  # somebody's request that does not end
     got = await (await running.client()).post(CHAT)
     assert (got.status, got.header(PLACE)) == (status, "1")
-    assert running.metric("aiaas_queue_wait_seconds_count") == 1
+    assert running.metric('aiaas_queue_wait_seconds_count{class="default"}') == 1
 
 
 async def test_client_that_leaves_the_queue_has_waited(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
@@ -156,7 +156,7 @@ async def test_client_that_leaves_the_queue_has_waited(fake_vllm: FakeVllm, gate
     (leaver,) = await queued(running, CHAT)
     leaver.reset()
     await until(lambda: running.backend().waiting == 0)
-    assert running.metric("aiaas_queue_wait_seconds_count") == 1
+    assert running.metric('aiaas_queue_wait_seconds_count{class="default"}') == 1
     assert len(running.backend().rates) == 0
 
 
@@ -217,7 +217,7 @@ async def test_hopeless_wait_is_refused_at_once(fake_vllm: FakeVllm, gateway: St
     changed = {**fields, "queue": {"max_wait": "15s"}}
     running.gateway.replace_plan(plan_of(config_of([fake_vllm.url], changed, {"rate_limit": limits})))
     waiting += await queued(running, CHAT)
-    assert running.metric("aiaas_queue_wait_seconds_count") == 0
+    assert running.metric('aiaas_queue_wait_seconds_count{class="default"}') == 0
     go.set()
     assert [(await client.answer()).status for client in (first, *waiting)] == [200] * 5
 
@@ -252,4 +252,4 @@ async def test_reserve_gives_no_place(fake_vllm: FakeVllm, gateway: StartGateway
     go.set()
     assert (await light.answer()).header(PLACE) is None
     assert sorted(places([await client.answer() for client in heavy]), key=str) == ["1", "2", *[None] * 8]
-    assert running.metric("aiaas_queue_wait_seconds_count") == 2
+    assert running.metric('aiaas_queue_wait_seconds_count{class="default"}') == 2
