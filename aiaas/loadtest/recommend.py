@@ -1,8 +1,8 @@
 """Recommend config lines from a sweep, each with the figures that support it. Pure.
 
     max_inflight   the number of concurrent requests at the knee: further requests wait in the gateway's queue, which
-                   is shared between keys, and not in the engine's, which is first come first served. For a sweep of rates
-                   it is computed by Little's law (L = rate x time in the system)
+                   is shared between keys, and not in the engine's, which is first come first served. For a sweep of
+                   rates it is computed by Little's law (L = rate x time in the system)
     queue          max_wait is the time that the SLO's TTFT leaves after the TTFT at the knee; the size is the number
                    of requests that the fleet answers in that time
     rate_limit     the rate at the knee, divided by the number of keys in the test
