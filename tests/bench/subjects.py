@@ -133,7 +133,7 @@ general_settings: {{master_key: {key}}}
 """
 
 AIAAS_CONFIG: Final = """\
-server: {{host: 127.0.0.1, port: {port}}}
+server: {{host: 127.0.0.1, port: {port}, max_connections: 8192}}
 backends:
   vllm:
     url: http://127.0.0.1:{backend}
