@@ -159,7 +159,9 @@ def slot(bench: Bench) -> Callable[[], object]:
     backend.fair.charge("another", 1000.0)
 
     lease, asked = SimpleNamespace(key="key"), SimpleNamespace(stream=False)
-    ticket: Any = SimpleNamespace(body=b"", lease=lease, record=asked, estimated_input=100, reserved_output=200)
+    ticket: Any = SimpleNamespace(
+        body=b"", lease=lease, record=asked, estimated_input=100, reserved_output=200, priority_class="default"
+    )
     targets: Any = [(None, backend)]
 
     def cycle() -> None:
