@@ -31,6 +31,8 @@ async def serving(protocol: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for _ in range(5):  # a connection that was accepted just now gets its transport in a later turn
+            await asyncio.sleep(0)
         for each in made:
             each._transport.abort()  # type: ignore[attr-defined]
         await asyncio.sleep(0)  # the loop closes them in its next turn

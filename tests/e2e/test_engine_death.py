@@ -70,10 +70,9 @@ def dying(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[t
     with running_vllm(folder / "log", installation.model, installation.vllm) as url:
 
         def kill() -> None:
-            [core] = [
-                child for child in psutil.Process().children(recursive=True) if child.name() == "VLLM::EngineCore"
-            ]
-            core.kill()
+            children = psutil.Process().children(recursive=True)
+            cores = [child for child in children if child.name() == "VLLM::EngineCore"]
+            max(cores, key=psutil.Process.create_time).kill()  # the latest; others are of other tests
 
         yield url, kill
 
