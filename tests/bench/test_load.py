@@ -30,9 +30,9 @@ async def serving(protocol: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        server.close()
-        for _ in range(5):  # a connection that was accepted just now gets its transport in a later turn
+        for _ in range(5):  # asyncio loses a connection that is accepted in the moment in which its server closes
             await asyncio.sleep(0)
+        server.close()
         for each in made:
             each._transport.abort()  # type: ignore[attr-defined]
         await asyncio.sleep(0)  # the loop closes them in its next turn
