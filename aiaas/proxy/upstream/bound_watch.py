@@ -18,6 +18,7 @@ from aiaas.proxy.upstream.auto_bound import AutoBound, first_bound, next_bound
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.endpoint_watch import EndpointWatch
 from aiaas.proxy.upstream.vllm_load import VllmLoad, vllm_load
 
 METRICS_INTERVAL: Final = 1.0
@@ -32,7 +33,7 @@ SEVERAL_SERVERS: Final = (
 )
 
 
-class BoundWatch:
+class BoundWatch(EndpointWatch):
     """One for each backend with `max_inflight: auto`. Seconds."""
 
     def __init__(
@@ -40,28 +41,13 @@ class BoundWatch:
         backend: BackendState,
         log: JsonLog,
         metrics: Metrics,
-        interval: float = METRICS_INTERVAL,
+        look: float = METRICS_INTERVAL,
         again: float = ASK_AGAIN,
     ) -> None:
-        self._backend = backend
-        self._log = log
-        self._metrics = metrics
-        self._interval = interval
+        super().__init__(backend, log, metrics, look)
         self._again = again
-        self._due: dict[EndpointState, float] = {}
-        self._said: dict[EndpointState, str] = {}
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            endpoints = self._backend.endpoints
-            self._due = {e: self._due.get(e, 0.0) for e in endpoints if e.up}
-            self._said = {e: said for e, said in self._said.items() if e in endpoints}
-            await asyncio.gather(*[self._look(e) for e, due in self._due.items() if due <= loop.time()])
-            await asyncio.sleep(self._interval)
-
-    async def _look(self, endpoint: EndpointState) -> None:
+    async def _ask(self, endpoint: EndpointState) -> None:
         before = endpoint.pool.inflight
         answer = await fetch(endpoint, paths.METRICS, TIMEOUT)
         if isinstance(answer, Failure) or answer.status >= 500 or endpoint not in self._backend.endpoints:

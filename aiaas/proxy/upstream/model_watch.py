@@ -18,35 +18,21 @@ from aiaas.proxy.upstream.ask import fetch
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.endpoint_watch import EndpointWatch
 
 INTERVAL: Final = 60.0
 # Seconds between two looks for endpoints that have come up.
 LOOK: Final = 0.5
 
 
-class ModelWatch:
+class ModelWatch(EndpointWatch):
     """One for each backend. Seconds."""
 
     def __init__(
         self, backend: BackendState, log: JsonLog, metrics: Metrics, interval: float = INTERVAL, look: float = LOOK
     ) -> None:
-        self._backend = backend
-        self._log = log
-        self._metrics = metrics
+        super().__init__(backend, log, metrics, look)
         self._interval = interval
-        self._look = look
-        self._due: dict[EndpointState, float] = {}  # the loop's time; only of those that are up
-        self._said: dict[EndpointState, str] = {}
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            endpoints = self._backend.endpoints
-            self._due = {e: self._due.get(e, 0.0) for e in endpoints if e.up}
-            self._said = {e: said for e, said in self._said.items() if e in endpoints}
-            await asyncio.gather(*[self._ask(e) for e, due in self._due.items() if due <= loop.time()])
-            await asyncio.sleep(self._look)
 
     async def _ask(self, endpoint: EndpointState) -> None:
         health = self._backend.plan.health
