@@ -99,10 +99,8 @@ class AutoBound(msgspec.Struct, frozen=True):
         return max(LEAST_PLACES, int(self.bound))
 
 
-def first_bound(load: VllmLoad, now: float, last: AutoBound | None) -> AutoBound:
-    """Begin with the bound that was in force before a restart or a reload (`last`), else with one that fits."""
-    if last is not None:
-        return _begin(load, now, bound=last.bound, why="found before", found=last.found)
+def first_bound(load: VllmLoad, now: float) -> AutoBound:
+    """Begin with a bound that fits into the KV cache, less what other gateways use of it."""
     fits = max(LEAST_PLACES, min(FIRST_MOST, load.kv_tokens / FIRST_TOKENS)) if load.kv_tokens else FIRST_UNKNOWN
     left, part = fits - load.running - load.waiting, JOINING * load.running
     if left < part:

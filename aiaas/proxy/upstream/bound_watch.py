@@ -65,7 +65,7 @@ class BoundWatch(EndpointWatch):
         now = asyncio.get_running_loop().time()
         waits = any(backend.waiting for backend in endpoint.users)
         if endpoint.auto is None:
-            state = first_bound(load, now, None)
+            state = first_bound(load, now)
         else:
             state = next_bound(endpoint.auto, load, now, own=own, waits=waits)
         self._use(endpoint, state)

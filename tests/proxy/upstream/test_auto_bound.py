@@ -47,30 +47,24 @@ def looks(state: AutoBound, seen: VllmLoad, count: int, *, own: int | None = Non
 )
 def test_begins_with_what_surely_fits(tokens: int, places: int) -> None:
     """By the size of the KV cache; a crowd must not be refused at the start although vLLM has room."""
-    assert first_bound(VllmLoad(0, 0, 0.0, 0, tokens, 1.0), 0.0, None).places == places
-
-
-def test_begins_with_the_last_bound_where_one_is_known() -> None:
-    """A reload does not begin again."""
-    begun = first_bound(load(), 100.0, bound_of(40))
-    assert (begun.places, begun.found) == (40, True)
+    assert first_bound(VllmLoad(0, 0, 0.0, 0, tokens, 1.0), 0.0).places == places
 
 
 def test_begins_with_what_other_gateways_leave() -> None:
     """97 requests surely fit; 40 are there."""
-    begun = first_bound(load(running=38, waiting=2), 0.0, None)
+    begun = first_bound(load(running=38, waiting=2), 0.0)
     assert (begun.places, begun.found) == (57, False)
 
 
 def test_begins_with_a_quarter_of_a_busy_vllm() -> None:
     """The other gateways have all places, and go back once more requests come."""
-    begun = first_bound(load(running=120), 0.0, None)
+    begun = first_bound(load(running=120), 0.0)
     assert (begun.places, begun.found) == (30, True)
 
 
 def test_gateways_that_begin_together_divide_the_first_bound() -> None:
     """Each began with all of it."""
-    begun = first_bound(load(), 0.0, None)
+    begun = first_bound(load(), 0.0)
     assert look(begun, load(running=90, waiting=5), 1.0, own=50).places == 97
     divided = look(begun, load(running=95, waiting=5), 1.0, own=50)
     assert divided.places == 48
@@ -120,7 +114,7 @@ def test_an_idle_gateway_keeps_a_quarter(seen: VllmLoad, places: int) -> None:
 def test_a_joining_gateway_keeps_a_quarter() -> None:
     """For 20 s; afterwards its part is what it has."""
     full = load(running=100, kv=0.99)
-    begun = first_bound(load(running=100), 0.0, None)
+    begun = first_bound(load(running=100), 0.0)
     assert look(begun, full, 19.0, own=8).places == 22
     assert look(begun, full, 20.0, own=8).places == 7
 
@@ -219,7 +213,7 @@ def test_a_request_for_several_choices_is_one_request() -> None:
 )
 def test_is_never_below_the_least_or_above_the_most(seen: list[tuple[int, int, float, int, bool]]) -> None:
     """Whatever vLLM says: a bound of zero would stop all requests."""
-    state = first_bound(load(), 0.0, None)
+    state = first_bound(load(), 0.0)
     for second, (running, waiting, kv, preemptions, waits) in enumerate(seen):
         state = look(state, load(running, waiting, kv, preemptions), float(second), waits=waits)
         assert LEAST_PLACES <= state.places <= MOST_PLACES

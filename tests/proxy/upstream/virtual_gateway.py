@@ -82,7 +82,7 @@ class Fair:
         """Find the bound from the engine's metrics, as `bound_watch.py` does once a second."""
         load, now, auto = self.site.load(), self.site.now, self.endpoint.auto
         if auto is None:
-            state = first_bound(load, now, None)
+            state = first_bound(load, now)
         else:
             waits = bool(self.backend.waiting)
             state = next_bound(auto, load, now, own=self.endpoint.pool.inflight, waits=waits)
