@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+LOWEST: Final = 10_000
+ROOM: Final = 10_000  # above the highest one, for `also`
+IN_A_ROW: Final = 4
+PROCESSES: Final = 4
 
 
-def free_port(also: int = 0) -> int:
-    """A port that nobody listens on just now, and that the kernel gives to nobody else meanwhile.
+def free_port(*also: int) -> int:
+    """A port that nobody listens on just now, and that nobody else is given meanwhile.
 
-    also  another one, so far above it, is to be free as well
+    also  those so far above it are free as well: the next `IN_A_ROW` - 1 as surely, others only just now
 
     Not port 0's: those are also what any other program's connections and listeners are given, and one of them took such
-    a port between here and the server's own bind.
+    a port between here and the server's own bind. Not drawn by chance each time either: two draws of one test were
+    equal once, so that a gateway's port was also its metrics port.
+    """
+    for port in _TO_GIVE:
+        with ExitStack() as probes, suppress(OSError):
+            for offset in (0, *also):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
+            return port
+    raise AssertionError("the ports never end")
+
+
+def _walk(worker: str, begin: int) -> Iterator[int]:
+    """The ports of one test process in turn, from the place `begin` on, so that one is given again after hundreds only.
+
+    worker  pytest-xdist's name of the process (`gw1`): `PROCESSES` of them have no port in common
     """
     lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(10_000, lowest_given - also)
-        with socket.socket() as probe, socket.socket() as other, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if also:
-                other.bind(("127.0.0.1", port + also))
-            return port
+    first = LOWEST + IN_A_ROW * (int("0" + worker.removeprefix("gw")) % PROCESSES)
+    ports = range(first, lowest_given - ROOM, IN_A_ROW * PROCESSES)
+    for step in itertools.count(begin):
+        yield ports[step % len(ports)]
+
+
+_TO_GIVE: Final = _walk(os.environ.get("PYTEST_XDIST_WORKER", ""), random.SystemRandom().randrange(100_000))
 
 
 @contextmanager

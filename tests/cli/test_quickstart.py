@@ -17,22 +17,7 @@ import psutil
 import pytest
 
 from tests.e2e.processes import MODEL, running_simulator
-
-
-def free_ports(after: int = 0) -> int:
-    """The first of three free ports in a row, above `after`."""
-    for port in range(max(after, 20000 + time.monotonic_ns() % 10000), 32000, 7):
-        sockets = [socket.socket() for _ in range(3)]
-        try:
-            for offset, sock in enumerate(sockets):
-                sock.bind(("127.0.0.1", port + offset))
-            return port
-        except OSError:
-            continue
-        finally:
-            for sock in sockets:
-                sock.close()
-    raise AssertionError("no free ports")
+from tests.ports import free_port
 
 
 class Quickstart:
@@ -93,7 +78,7 @@ def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
     start: Callable[..., Quickstart], tmp_path: Path
 ) -> None:
     """Twice in the same folder; neither the simulator nor a port is left behind, and no key is in the log."""
-    port = free_ports()
+    port = free_port(1, 2)
     for round_, arguments in enumerate((("--port", str(port)), ())):
         quickstart = start(*arguments)
         answer = quickstart.curl()
@@ -119,7 +104,7 @@ def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_a_second_one_in_the_same_folder_leaves_the_first_alone(start: Callable[..., Quickstart]) -> None:
     """The second says that the port is taken, exits with 3, and the first one's key still works."""
-    first = start("--port", str(port := free_ports()))
+    first = start("--port", str(port := free_port(1, 2)))
     first.until("Ctrl-C stops all")
     second = start()
     _, said = second.process.communicate(timeout=20)
@@ -142,10 +127,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_port_option_wins_over_an_earlier_config(start: Callable[..., Quickstart], tmp_path: Path) -> None:
     """The next run in the same folder listens on the given port, with metrics and simulator behind it."""
-    first = start("--port", str(port := free_ports()))
+    first = start("--port", str(free_port(1, 2)))
     first.until("Ctrl-C stops all")
     assert first.stop() == 0
-    second = start("--port", str(other := free_ports(after=port + 3)))
+    second = start("--port", str(other := free_port(1, 2)))
     second.until(f"listens on http://127.0.0.1:{other};")
     second.until(f"Metrics: http://127.0.0.1:{other + 1}/metrics")
 
@@ -157,7 +142,7 @@ def test_port_option_changes_nothing_else_in_an_edited_config(start: Callable[..
     before = "# mine\nserver: {port: 1, host: 127.0.0.1}  # here\nmonitoring: {prometheus: false}\nbackends:\n"
     before += "  v: {url: 'http://127.0.0.1:9', models: [m]}\n"
     config.write_text(before)
-    running = start("--port", str(port := free_ports()))
+    running = start("--port", str(port := free_port(1, 2)))
     running.until(f"listens on http://127.0.0.1:{port};")
     assert config.read_text() == before.replace("port: 1,", f"port: {port},")
 
@@ -187,7 +172,7 @@ def test_a_taken_port_leaves_no_config_behind(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_next_step_that_it_prints_works(start: Callable[..., Quickstart], tmp_path: Path) -> None:
     """`url:` instead of `engine:`, and the served name in `models:`."""
-    first = start("--port", str(free_ports()))
+    first = start("--port", str(free_port(1, 2)))
     first.until("Ctrl-C stops all")
     assert first.stop() == 0
     assert "write `url: http://localhost:8000` instead of `engine:`, and in `models:`" in first.said

@@ -189,7 +189,7 @@ class RedisCluster:
             time.sleep(0.05)
 
     def _node(self) -> RedisServer:
-        port = free_port(also=BUS)
+        port = free_port(BUS)
         folder = self._folder / str(port)
         folder.mkdir()
         return RedisServer(folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "800", port=port)
