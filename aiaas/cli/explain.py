@@ -42,7 +42,7 @@ def explain(
 
 
 def _code(code: str) -> str:
-    from aiaas.config.codes import CODES
+    from aiaas.config.code_texts import CODES
 
     if code not in CODES:
         raise CheckFailed(f"there is no problem {code}; docs/problems.md lists all, from {min(CODES)} to {max(CODES)}")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from aiaas.config.codes import CODES
+from aiaas.config.code_texts import CODES
 from aiaas.config.describe import FieldText, SectionText, described_sections
 from aiaas.config.environment import OVERRIDES
 from aiaas.config.problem import dotted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiaas.cli.main import run
-from aiaas.config.codes import CODES
+from aiaas.config.code_texts import CODES
 from aiaas.config.describe import described_sections
 
 

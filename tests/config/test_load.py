@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiaas.config.check import check
-from aiaas.config.codes import CODES
+from aiaas.config.code_texts import CODES
 from aiaas.config.fields import all_fields
 from aiaas.config.load import Loaded, load_file, load_text
 from aiaas.config.model import Config

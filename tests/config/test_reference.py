@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aiaas.config.codes import CODES
+from aiaas.config.code_texts import CODES
 from aiaas.config.fields import all_fields
 from aiaas.config.reference import config_reference, main, problems_reference
 
