@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiaas.config.hops import ingress_timeout, longest_silence, usual_silence
-from aiaas.config.ingress import bytes_of, family_of, seconds_of
+from aiaas.config.ingress import bytes_of, seconds_of
 from aiaas.config.model import Config
 from aiaas.units import format_duration, format_size
 
@@ -104,14 +104,15 @@ def ingress_hop(config: Config) -> Hop:
     """Return the Ingress hop with the values that aiaas derives, overridden by the operator's own annotations."""
     settings = config.kubernetes.ingress
     name = f"ingress ({settings.class_name})"
-    family = family_of(settings.class_name)
-    if family is None:
+    controllers = settings.controllers()
+    if not controllers:
         return Hop(name, NO_BOUND, NO_BOUND, "aiaas knows no annotations for this class")
     written = settings.annotations
-    derived = float(ingress_timeout(config)) if family.bounded else NO_BOUND
-    silences = [seconds_of(written[at]) if at in written else derived for at in family.silences]
-    body = float(config.server.max_body_size) if family.bodies else NO_BOUND
-    bodies = [bytes_of(written[at]) if at in written else body for at in family.bodies]
+    derived, body = float(ingress_timeout(config)), float(config.server.max_body_size)
+    silences, bodies = [], []
+    for each in controllers:
+        silences += [seconds_of(written[at]) if at in written else derived for at in each.silences if each.bounded]
+        bodies += [bytes_of(written[at]) if at in written else body for at in each.bodies]
     known = [silence for silence in silences if silence]
     sizes = [int(size) for size in bodies if size]
     return Hop(name, min(known, default=NO_BOUND), min(sizes, default=NO_BOUND))

@@ -263,7 +263,7 @@ CODES: Final = MappingProxyType(
         codes.INGRESS_RETIRED: (
             "A retired ingress controller (warning)",
             "ingress-nginx was retired in March 2026 and gets no security fixes. Another controller needs its `class` "
-            "and `controller_namespace`; aiaas derives its annotations from the class (nginx, traefik, haproxy). Or "
+            "and `controller_namespace`; aiaas derives its annotations from the class or from `controller`. Or "
             "attach to a Gateway (`expose: gateway`).",
         ),
         codes.PLAIN_HTTP: (
@@ -301,6 +301,17 @@ CODES: Final = MappingProxyType(
             "A pod asks for more than it may have",
             "The API server rejects a Deployment whose requests exceed its limits. If you set only `requests`, the "
             "default limits still apply, so raise both.",
+        ),
+        codes.INGRESS_HARM: (
+            "An annotation of the Ingress that does harm",
+            "Some settings suit web pages and not generations: `non_idempotent` makes the controller send a request "
+            "again that vLLM already works on; a rewritten path is not the gateway's; the controller's own limits "
+            "answer with HTML and without `Retry-After`. Remove the annotation.",
+        ),
+        codes.INGRESS_CONTROLLER: (
+            "The class and the controller of the Ingress disagree (warning)",
+            "Each controller reads annotations of its own and ignores all others. Name the program that serves the "
+            "class in `ingress.controller`, or leave that out where the class says it.",
         ),
         codes.CONNECTION_MEMORY: (
             "More connections than the pod has memory for (warning)",

@@ -15,8 +15,8 @@ from typing import Final
 from aiaas.config import codes
 from aiaas.config.backend import Backend
 from aiaas.config.chain import CLIENT_PATIENCE, body_budget, connection_memory
-from aiaas.config.hops import AFTER_DRAIN, longest_silence, pre_stop, usual_silence
-from aiaas.config.ingress import ENTRY_POINTS, bytes_of, family_of, seconds_of
+from aiaas.config.hops import AFTER_DRAIN, by_balancer, pre_stop, usual_silence
+from aiaas.config.ingress_rules import INGRESS_RULES
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding, Severity
@@ -39,7 +39,6 @@ LARGEST_ANNOTATION: Final = 256 * 1024  # all annotations of an object together 
 ClusterRule = Callable[[Config], Iterator[Finding]]
 
 _K8S: Final = "kubernetes"
-_ANNOTATIONS: Final[Path] = (_K8S, "ingress", "annotations")
 
 
 def check_keys_secret(config: Config, size: int) -> Iterator[Finding]:
@@ -69,8 +68,8 @@ def _is_exposed(config: Config) -> bool:
     return config.kubernetes.expose != "none"
 
 
-def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
-    silence, longest = usual_silence(config), longest_silence(config)
+def _clients_wait_longer(config: Config) -> Iterator[Finding]:
+    silence = usual_silence(config)
     if silence >= CLIENT_PATIENCE:
         slowest = max((backend.timeout, path) for path, backend in _enabled_at(config))[1]
         message = (
@@ -78,46 +77,6 @@ def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
             f"OpenAI SDK gives up after {format_duration(CLIENT_PATIENCE)}; make it shorter"
         )
         yield codes.HOP_TIMEOUT, "warning", (*slowest, "timeout"), message
-    for name, value in _ingress_annotations(config, "silences"):
-        seconds = seconds_of(value)
-        if seconds is None:
-            message = f"{value!r} is not a timeout; remove the annotation, so that aiaas derives it"
-            yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), message
-        elif seconds < silence:
-            message = (
-                f"the ingress gives up after {format_duration(seconds)}, but the gateway may be silent for "
-                f"{format_duration(silence)}; remove the annotation, so that aiaas derives it"
-            )
-            yield codes.HOP_TIMEOUT, "error", (*_ANNOTATIONS, name), message
-        elif seconds < longest:
-            message = (
-                f"the ingress gives up after {format_duration(seconds)}, but the gateway may be silent for "
-                f"{format_duration(longest)} when it retries; remove the annotation, so that aiaas derives it"
-            )
-            yield codes.HOP_TIMEOUT, "warning", (*_ANNOTATIONS, name), message
-
-
-def _bodies_are_equal(config: Config) -> Iterator[Finding]:
-    most = config.server.max_body_size
-    for name, value in _ingress_annotations(config, "bodies"):
-        size = bytes_of(value)
-        if size is None:
-            yield codes.HOP_BODY, "error", (*_ANNOTATIONS, name), f"{value!r} is not a size; write a size such as 10m"
-        elif size and size < most:
-            message = (
-                f"the ingress rejects bodies over {format_size(size)} with an HTML page, but the gateway accepts "
-                f"{format_size(most)} (server.max_body_size); remove the annotation, so that aiaas derives it"
-            )
-            yield codes.HOP_BODY, "error", (*_ANNOTATIONS, name), message
-
-
-def _ingress_annotations(config: Config, what: str) -> Iterator[tuple[str, str]]:
-    """Yield the annotations that the operator wrote, of the kind `what` of the ingress class's Family."""
-    settings = config.kubernetes.ingress
-    family = family_of(settings.class_name)
-    if config.kubernetes.expose == "ingress" and family is not None:
-        names: tuple[str, ...] = getattr(family, what)
-        yield from ((name, settings.annotations[name]) for name in names if name in settings.annotations)
 
 
 def _heartbeat(config: Config) -> Iterator[Finding]:
@@ -257,7 +216,8 @@ def _policy(config: Config) -> Iterator[Finding]:
         yield codes.POLICY, severity, (_K8S, "network_policy", "monitoring_namespace"), message
     ingress, gateway = settings.ingress, settings.gateway
     named = "controller_namespace" in ingress.model_fields_set
-    if settings.expose == "ingress" and not named and "nginx" not in ingress.class_name:
+    behind_pods = settings.expose == "ingress" and not by_balancer(settings)
+    if behind_pods and not named and "nginx" not in ingress.class_name:
         message = (
             f"is not set, so only pods in {ingress.controller_namespace} can reach the gateway's port; name the "
             f"namespace of the controller of {ingress.class_name}"
@@ -293,25 +253,6 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _ingress_class(config: Config) -> Iterator[Finding]:
-    settings = config.kubernetes.ingress
-    if config.kubernetes.expose != "ingress":
-        return
-    if settings.class_name == "nginx" and settings.controller_namespace == "ingress-nginx":
-        message = (
-            "ingress-nginx has had no fixes since March 2026; use another class (and its controller_namespace), "
-            "or expose: gateway"
-        )
-        yield codes.INGRESS_RETIRED, "warning", (_K8S, "ingress", "class"), message
-    for name, value in _ingress_annotations(config, "redirects"):
-        if value.lower() != "true":
-            message = "plain HTTP is answered instead of redirected, so keys cross the internet in the clear; remove it"
-            yield codes.PLAIN_HTTP, "error", (*_ANNOTATIONS, name), message
-    if "web" in settings.annotations.get(ENTRY_POINTS, "").split(","):
-        message = "the entry point `web` is plain HTTP, so keys cross the internet in the clear; remove it"
-        yield codes.PLAIN_HTTP, "error", (*_ANNOTATIONS, ENTRY_POINTS), message
 
 
 def _gateway_listener(config: Config) -> Iterator[Finding]:
@@ -356,8 +297,7 @@ def _lost_with_the_pod(config: Config) -> Iterator[Finding]:
 
 
 CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
-    _timeouts_grow_outwards,
-    _bodies_are_equal,
+    _clients_wait_longer,
     _heartbeat,
     _drain,
     _replicas,
@@ -367,7 +307,7 @@ CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
     _engines,
     _policy,
     _store_policy,
-    _ingress_class,
+    *INGRESS_RULES,
     _gateway_listener,
     _images,
     _client_addresses,

@@ -9,6 +9,7 @@ import math
 from typing import Final
 
 from aiaas.config.backend import Backend
+from aiaas.config.kubernetes import Kubernetes
 from aiaas.config.model import Config
 
 MARGIN: Final = 10.0  # seconds; aiaas's own answer (503, 504) has to arrive before the hop in front gives up
@@ -42,7 +43,14 @@ def longest_silence(config: Config) -> float:
 
 def pre_stop(config: Config) -> int:
     """Return the seconds for which a gateway's pod goes on accepting connections after its deletion."""
-    return PRE_STOP_BALANCER if config.kubernetes.expose == "loadbalancer" else PRE_STOP
+    return PRE_STOP_BALANCER if by_balancer(config.kubernetes) else PRE_STOP
+
+
+def by_balancer(settings: Kubernetes) -> bool:
+    """Return whether clients come through a cloud's load balancer, which runs outside of the cluster."""
+    ingress = settings.ingress
+    outside = any(controller.outside for controller in ingress.controllers())
+    return settings.expose == "loadbalancer" or (settings.expose == "ingress" and outside)
 
 
 def ingress_timeout(config: Config) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from aiaas.config.ingress import Controller, ControllerName, controllers_of
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, Quantity, Text
 
@@ -75,6 +76,11 @@ class Ingress(Section):
     class_name: Annotated[ObjectName, Field(alias="class")] = "nginx"
     """The IngressClass."""
 
+    controller: ControllerName | None = None
+    """The program behind the class; it decides the annotations. null guesses it from the class; `none` writes no
+    annotations. `ingress-nginx` is the community's controller, `nginx-inc` is F5's; `alb` is AWS's load balancer,
+    `gce` is Google's."""
+
     cluster_issuer: ObjectName | None = "letsencrypt-prod"
     """cert-manager's issuer of the certificate. null if the TLS secret exists already."""
 
@@ -86,6 +92,10 @@ class Ingress(Section):
 
     annotations: Annotations = Field(default_factory=dict)
     """Further annotations; they override those that aiaas derives."""
+
+    def controllers(self) -> tuple[Controller, ...]:
+        """Return the controllers that may serve it; empty if aiaas knows none of that class."""
+        return controllers_of(self.class_name, self.controller, self.controller_namespace)
 
 
 class GatewayApi(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from aiaas.config.hops import by_balancer
 from aiaas.manifests.objects import Object, head, selector_of
 from aiaas.plan.deployed import ENGINE_PORT
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
@@ -44,7 +45,7 @@ def engine_policy(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
 def _clients(plan: KubernetesPlan) -> Object:
     """The sources of requests: the controller's pods, any pod if nothing is exposed, anywhere with a load balancer."""
     settings, port = plan.settings, plan.gateway.server.port
-    if settings.expose == "loadbalancer":
+    if by_balancer(settings):
         return _rule("from", [], port)
     if settings.expose == "none":
         return _rule("from", [{"namespaceSelector": {}}], port)

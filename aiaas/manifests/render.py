@@ -11,7 +11,7 @@ from typing import Final
 
 from aiaas import __version__
 from aiaas.config.write import to_yaml
-from aiaas.manifests import engine, expose, gateway, monitoring, network
+from aiaas.manifests import controllers, engine, expose, gateway, monitoring, network
 from aiaas.manifests.objects import Object
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
@@ -27,6 +27,8 @@ MANIFEST_KINDS: Final = (
     "Deployment",
     "PodDisruptionBudget",
     "HorizontalPodAutoscaler",
+    "BackendConfig",  # of GKE, as FrontendConfig
+    "FrontendConfig",
     "Ingress",
     "HTTPRoute",
     "ServiceMonitor",
@@ -67,6 +69,8 @@ def _exposed(plan: KubernetesPlan) -> Iterator[Object]:
         yield network.gateway_policy(plan)
     if plan.settings.expose == "ingress":
         yield expose.ingress(plan)
+        if controllers.is_google(plan):
+            yield from controllers.google_objects(plan)
     elif plan.settings.expose == "gateway":
         yield expose.http_route(plan)
 

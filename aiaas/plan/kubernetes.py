@@ -21,7 +21,6 @@ from aiaas.config.backend import Backend
 from aiaas.config.check import check
 from aiaas.config.environment import names_in
 from aiaas.config.hops import AFTER_DRAIN, ingress_timeout, pre_stop, request_timeout
-from aiaas.config.ingress import family_of
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config
@@ -246,8 +245,8 @@ def _refuses_tls(settings: Kubernetes) -> str | None:
     """Why the ingress or Gateway cannot speak TLS to the pods; None if it can."""
     if settings.expose == "gateway":
         return "a Gateway speaks plain HTTP to its backends"
-    family = family_of(settings.ingress.class_name) if settings.expose == "ingress" else None
-    if family is not None and family.name == "traefik":
+    known = settings.ingress.controllers()
+    if settings.expose == "ingress" and any(controller.name == "traefik" for controller in known):
         return "Traefik would reject the certificate, since it is not valid for the pods' IP addresses"
     return None
 

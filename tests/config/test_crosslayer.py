@@ -316,7 +316,8 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
     ),
     # classes
     ("nginx by its retired controller", [ingress("nginx", "ingress-nginx")], [RETIRED]),
-    ("nginx by another", [ingress("nginx", "other")], []),
+    ("nginx in another namespace", [ingress("nginx", "other")], [RETIRED]),
+    ("nginx by F5", [ingress("nginx", "nginx-ingress")], []),
     ("another class in its namespace", [ingress("haproxy", "ingress-nginx")], []),
     ("nginx that is not used", [QUIET, ingress("nginx", "ingress-nginx")], []),
     ("a redirect", [annotated("haproxy.org/ssl-redirect", "TRUE")], []),
@@ -357,7 +358,7 @@ def test_without_a_controllers_namespace_the_class_is_warned_of() -> None:
     """Unless the namespace is the default one."""
     written = {"class": "other"}
     config = BASE | {"kubernetes": BASE["kubernetes"] | {"ingress": written}}
-    for name, expected in (("other", [CONTROLLER]), ("nginx", [RETIRED]), ("my-nginx", [])):
+    for name, expected in (("other", [CONTROLLER]), ("nginx", [RETIRED]), ("my-nginx", [RETIRED])):
         written["class"] = name
         loaded = load_text(yaml.safe_dump(config), file="f", env={})
         assert [f"{p.severity[0].upper()} {p.code} {p.path}" for p in check(loaded, {})] == expected

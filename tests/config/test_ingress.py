@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from aiaas.config.ingress import bytes_of, family_of, seconds_of
+from aiaas.config.ingress import ControllerName, bytes_of, controllers_of, seconds_of
 
 
 @pytest.mark.parametrize(
-    ("class_name", "family"),
-    [("nginx", "nginx"), ("nginx-internal", "nginx"), ("haproxy", "haproxy"), ("Traefik", "traefik"), ("alb", None)],
+    ("class_name", "controllers"),
+    [
+        ("nginx", ["ingress-nginx", "nginx-inc"]),
+        ("nginx-internal", ["ingress-nginx", "nginx-inc"]),
+        ("webapprouting.kubernetes.azure.com", ["ingress-nginx", "nginx-inc"]),
+        ("public", ["ingress-nginx", "nginx-inc"]),
+        ("haproxy", ["haproxytech", "haproxy-ingress"]),
+        ("Traefik", ["traefik"]),
+        ("alb", ["alb"]),
+        ("gce", ["gce"]),
+        ("gce-internal", ["gce"]),
+        ("internal", []),
+        ("albatross", []),
+    ],
 )
-def test_a_controller_is_known_by_its_class(class_name: str, family: str | None) -> None:
-    """The controller of a class with an unknown name is unknown."""
-    found = family_of(class_name)
-    assert (found.name if found else None) == family
+def test_a_controller_is_guessed_from_its_class(class_name: str, controllers: list[str]) -> None:
+    """Two share a name in two cases; the controller of a class with an unknown name is unknown."""
+    assert [each.name for each in controllers_of(class_name)] == controllers
+
+
+@pytest.mark.parametrize(
+    ("class_name", "namespace", "controllers"),
+    [
+        ("nginx", "ingress-nginx", ["ingress-nginx"]),
+        ("nginx", "nginx-ingress", ["nginx-inc"]),
+        ("haproxy", "haproxy-controller", ["haproxytech"]),
+        ("haproxy", "edge", ["haproxytech", "haproxy-ingress"]),
+        ("traefik", "ingress-nginx", ["traefik"]),
+    ],
+)
+def test_a_usual_namespace_tells_two_apart(class_name: str, namespace: str, controllers: list[str]) -> None:
+    """Where a chart installs one of them; it decides nothing else."""
+    assert [each.name for each in controllers_of(class_name, namespace=namespace)] == controllers
+
+
+@pytest.mark.parametrize("name", get_args(ControllerName))
+def test_a_named_controller_needs_no_guess(name: ControllerName) -> None:
+    """It wins over the class; `none` is nobody."""
+    assert [each.name for each in controllers_of("nginx", name)] == ([] if name == "none" else [name])
 
 
 @pytest.mark.parametrize(
