@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiaas.config.hops import ingress_timeout, longest_silence, usual_silence
-from aiaas.config.ingress import bytes_of, seconds_of
+from aiaas.config.ingress import BODY_ROOM, bytes_of, seconds_of
 from aiaas.config.model import Config
 from aiaas.units import format_duration, format_size
 
@@ -108,7 +108,7 @@ def ingress_hop(config: Config) -> Hop:
     if not controllers:
         return Hop(name, NO_BOUND, NO_BOUND, "aiaas knows no annotations for this class")
     written = settings.annotations
-    derived, body = float(ingress_timeout(config)), float(config.server.max_body_size)
+    derived, body = float(ingress_timeout(config)), float(BODY_ROOM * config.server.max_body_size)
     silences, bodies = [], []
     for each in controllers:
         silences += [seconds_of(written[at]) if at in written else derived for at in each.silences if each.bounded]

@@ -101,6 +101,9 @@ CONTROLLERS: Final = (
     Controller("gce", bounded=False, outside=True),
 )
 ENTRY_POINTS: Final = f"{TRAEFIK}router.entrypoints"
+# A controller answers a body over its bound with a page of HTML, so its bound is above the gateway's: a body that is a
+# little too large gets the gateway's 413.
+BODY_ROOM: Final = 2
 LONGEST_ALB_IDLE: Final = 4000  # seconds; the most that a load balancer of AWS takes
 
 # Classes whose names do not name their controller: AKS's application routing and MicroK8s run ingress-nginx.

@@ -14,6 +14,7 @@ from typing import Final
 
 from aiaas.config.ingress import (
     ALB,
+    BODY_ROOM,
     ENTRY_POINTS,
     HAPROXY,
     HAPROXY_INGRESS,
@@ -28,9 +29,6 @@ from aiaas.manifests.objects import Object, head
 from aiaas.openai.paths import READY
 from aiaas.plan.kubernetes import KubernetesPlan
 
-# A controller answers a body over its bound with a page of HTML, so its bound is above the gateway's: a body that is a
-# little too large gets the gateway's 413.
-BODY_ROOM: Final = 2
 GKE_CONFIG: Final = "cloud.google.com/v1"
 _LONGEST_DRAIN: Final = 3600  # seconds; the most that AWS and Google take
 

@@ -18,7 +18,7 @@ from aiaas.config.environment import OVERRIDES
 CONFIG = """backends:
   vllm: {url: 'http://vllm-gpt-oss-20b.system:8000', models: [m]}
 rate_limit: {store: 'redis://redis.data:6379/0'}
-kubernetes: {image: 'r/aiaas:1', host: api.example.com, ingress: {class: nginx-internal}}
+kubernetes: {image: 'r/aiaas:1', host: api.example.com, ingress: {class: nginx-internal, controller: nginx-inc}}
 """
 SECRETS = """rate_limit: {enabled: false}
 backends:
@@ -26,7 +26,7 @@ backends:
 kubernetes:
   image: r/aiaas:1
   host: api.example.com
-  ingress: {class: nginx-internal}
+  ingress: {class: nginx-internal, controller: nginx-inc}
   env: {HOST: {secret: s, key: host}, KEY: {secret: s, key: key}}
 """
 

@@ -29,7 +29,7 @@ def test_derived_timeouts_grow_outwards() -> None:
     hops = chain(config_of("{}"))
     assert [(hop.name, hop.silence, hop.body) for hop in hops] == [
         ("client", 600.0, None),
-        ("ingress (nginx)", 429.0, 10 * MIB),
+        ("ingress (nginx)", 429.0, 20 * MIB),
         ("gateway", 165.0, 10 * MIB),
         ("vLLM", None, None),
     ]
