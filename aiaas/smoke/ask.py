@@ -116,14 +116,21 @@ class Asker:
         body = self.body(self.model, stream=True, **fields)
         return await self._patiently(body, lambda: Answer(wants_stream=True), after)
 
-    async def _patiently(self, body: bytes, answer: Callable[[], Answer], leave: int | None) -> tuple[Seen, bool]:
+    async def hang_up(self, seconds: float, **fields: object) -> tuple[Seen, bool]:
+        """Ask without a stream and leave after `seconds`; True if no answer had begun by then. Waits as `generate`."""
+        seen, _ = await self._patiently(self.body(self.model, **fields), Capture, None, seconds)
+        return seen, seen.error == "timeout" and not seen.status
+
+    async def _patiently(
+        self, body: bytes, answer: Callable[[], Answer], leave: int | None, timeout: float | None = None
+    ) -> tuple[Seen, bool]:
         for _ in range(ATTEMPTS - 1):
-            seen, left = await self._send("POST", self.path, self.settings.key, body, answer(), None, leave)
+            seen, left = await self._send("POST", self.path, self.settings.key, body, answer(), None, leave, timeout)
             wait = wait_told(seen)
             if wait is None:
                 return seen, left
             await self.rest(wait, "as the key's own limit asks")
-        return await self._send("POST", self.path, self.settings.key, body, answer(), None, leave)
+        return await self._send("POST", self.path, self.settings.key, body, answer(), None, leave, timeout)
 
     async def rest(self, seconds: float, why: str) -> None:
         """Sleep up to LONGEST_REST seconds; report waits above WORTH_SAYING."""
@@ -146,6 +153,7 @@ class Asker:
         answer: Answer,
         to: HttpTarget | None,
         leave: int | None,
+        timeout: float | None = None,
     ) -> tuple[Seen, bool]:
         target = to or self.settings.target
         client = self._clients.setdefault(target.url, HttpClient(target))
@@ -153,7 +161,7 @@ class Asker:
         request = target.head(method, path, key) + length.encode() + b"\r\n" + (body or b"")
         began = time.perf_counter()
         try:
-            exchange = await client.send(request, answer, self.settings.timeout, leave)
+            exchange = await client.send(request, answer, timeout or self.settings.timeout, leave)
         except BrokenError as error:
             return Seen(
                 error=error.kind, detail=str(error), seconds=time.perf_counter() - began, connected=False

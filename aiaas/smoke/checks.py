@@ -35,7 +35,15 @@ from aiaas.smoke.judge import (
 from aiaas.smoke.judge_metrics import judge_limit
 from aiaas.smoke.judge_stream import judge_pace, judge_stream
 from aiaas.smoke.result import Seen, Verdict, judged, skipped
-from aiaas.smoke.second_source import TOKENS, WITH_USAGE, check_abort, check_direct, check_metrics, check_usage
+from aiaas.smoke.second_source import (
+    TOKENS,
+    WITH_USAGE,
+    check_abort,
+    check_direct,
+    check_early_abort,
+    check_metrics,
+    check_usage,
+)
 
 PACED_TOKENS: Final = 64  # of the `stream-pace` check: a tenth of a second at 500 tokens/s
 NO_PATH: Final = "/v1/aiaas-smoke-no-such-path"
@@ -218,6 +226,7 @@ CHECKS: Final = (
     Check("usage", "streamed or not, a request costs the same, and the metrics agree (--metrics)", True, check_usage),
     Check("metrics", "the metrics port has the plan's metrics (--metrics)", False, check_metrics),
     Check("abort", "a client that disconnects frees the engine (--engine-metrics, --metrics)", True, check_abort),
+    Check("abort-early", "so does one that disconnects before its answer begins", True, check_early_abort),
     Check("direct", "the gateway's answer equals the engine's (--direct)", True, check_direct),
     Check("rate-limit", f"the burst and {EXCESS} more: a 429, and admitted after its Retry-After", True, _rate_limit),
 )

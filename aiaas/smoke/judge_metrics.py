@@ -100,13 +100,19 @@ def judge_engine_abort(before: Counts, after: Counts, seconds: float) -> Verdict
     if generated <= 0 and after.running <= before.running:
         return skipped("the request went to an engine other than that of --engine-metrics")
     text = f"{generated:.0f} tokens generated, {after.running:.0f} running after {seconds:.1f} s"
-    hint = "a proxy on the way to the engine keeps the request open after its client disconnects"
+    hint = (
+        "a proxy on the way keeps the request open after its client disconnects (HAProxy: `option abortonclose` in its "
+        "`defaults` section)"
+    )
     return judged(after.running <= before.running and generated < ABORT_TOKENS / 2, expected, text, hint)
 
 
 def judge_gateway_abort(before: float, after: float) -> Verdict:
     """Check that the gateway noticed that its client left."""
-    hint = "a proxy keeps the request open, or --metrics is the port of another replica"
+    hint = (
+        "a proxy keeps the request open (HAProxy: `option abortonclose` in its `defaults` section), or --metrics is "
+        "the port of another replica"
+    )
     return judged(after > before, "the gateway counts an abort", f"{after - before:.0f} counted", hint)
 
 

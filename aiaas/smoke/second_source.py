@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from types import MappingProxyType
 from typing import Final
 
@@ -27,9 +28,10 @@ from aiaas.smoke.judge_metrics import (
     total,
 )
 from aiaas.smoke.judge_stream import read_stream
-from aiaas.smoke.result import Verdict, judged, skipped
+from aiaas.smoke.result import Seen, Verdict, judged, skipped
 
 TOKENS: Final = 5  # of a short answer
+UNANSWERED: Final = 0.5  # seconds: the request reaches the engine through any ingress, and is far from its end
 LOOK_EVERY: Final = 0.1  # seconds between two looks at metrics
 WITH_USAGE: Final = MappingProxyType({"stream": True, "stream_options": {"include_usage": True}})
 _NO_METRICS: Final = (
@@ -96,6 +98,20 @@ async def check_metrics(asker: Asker) -> Verdict:
 
 async def check_abort(asker: Asker) -> Verdict:
     """Leave a long stream, and look whether gateway and engine noticed."""
+    return await _watched(asker, lambda: asker.leave(3, max_tokens=ABORT_TOKENS, ignore_eos=True), "a stream to leave")
+
+
+async def check_early_abort(asker: Asker) -> Verdict:
+    """Leave a long request before its answer begins, and look whether gateway and engine noticed.
+
+    Another matter than a stream: a proxy sees that a client is gone when it writes to it, unless it looks meanwhile.
+    """
+    expected = f"no answer within {UNANSWERED:g} s"
+    return await _watched(asker, lambda: asker.hang_up(UNANSWERED, max_tokens=ABORT_TOKENS, ignore_eos=True), expected)
+
+
+async def _watched(asker: Asker, leave: Callable[[], Awaitable[tuple[Seen, bool]]], expected: str) -> Verdict:
+    """Leave a request of ABORT_TOKENS, and judge by the metrics that there are."""
     metrics, engine = asker.settings.metrics, asker.settings.engine
     if metrics is None and engine is None:
         return skipped("needs --engine-metrics URL or --metrics URL to see it")
@@ -105,11 +121,13 @@ async def check_abort(asker: Asker) -> Verdict:
         return judged(False, "metrics that show an abort", "the metrics cannot be read", _NO_METRICS)
     if counts is not None and counts.running and metrics is None:
         return skipped(f"the engine is busy with {counts.running:.0f} other requests, so an abort would not show")
-    seen, left = await asker.leave(3, max_tokens=ABORT_TOKENS, ignore_eos=True)
+    seen, left = await leave()
     if not left:
         if seen.status == 400:
             return skipped(f"the server refuses a request for {ABORT_TOKENS} tokens: {seen.detail}")
-        return judged(False, "a stream to leave", says(seen), hint_for(seen, "see the check `stream`"))
+        if seen.status == 200:
+            return skipped(f"{ABORT_TOKENS} tokens within {seen.seconds:.1f} s: too quick to leave")
+        return judged(False, expected, says(seen), hint_for(seen, "see the check `stream`"))
     verdicts: list[Verdict] = []
     if engine is not None and counts is not None and not counts.running:
         verdicts.append(await _engine_stops(asker, engine, counts))

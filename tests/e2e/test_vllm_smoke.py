@@ -68,4 +68,4 @@ def test_a_key_and_a_url_are_enough(limited: Gateway) -> None:
     checks = outcomes(done)
     assert done.returncode == 0, done.stdout
     skipped = {name for name, check in checks.items() if check["outcome"] == "skipped"}
-    assert skipped - TOO_QUICK == TLS_CHECKS | {"body-too-large", "metrics", "abort", "direct"}
+    assert skipped - TOO_QUICK == TLS_CHECKS | {"body-too-large", "metrics", "abort", "abort-early", "direct"}

@@ -117,7 +117,7 @@ def kind_of(received: Received, key: str) -> str:
     if asked.get("stream"):
         long = {64: "stream-pace", 1000: "abort"}
         return "stream-usage" if "stream_options" in asked else long.get(asked["max_tokens"], "stream")
-    return {1: "rate-limit", 20: "direct"}.get(asked["max_tokens"], "completion")
+    return {1: "rate-limit", 20: "direct", 1000: "abort-early"}.get(asked["max_tokens"], "completion")
 
 
 _GETS = {"/health": "health", "/ready": "ready", "/v1/models": "models", "/metrics": "metrics-hidden"}

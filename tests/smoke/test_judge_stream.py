@@ -86,6 +86,25 @@ def test_a_wrong_stream_fails(verdict: Verdict, hint: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("events", "reads", "pause", "right"),
+    [
+        (65, 9, 0.2, False),
+        (65, 9, 0.04, False),
+        (65, 65, 0.2, True),
+        (65, 33, 0.2, True),
+        (65, 9, 0.02, True),
+    ],
+    ids=["lumps", "lumps at the least delay", "a slow engine", "pairs", "a quick engine"],
+)
+def test_events_in_lumps_fail(events: int, reads: int, pause: float, right: bool) -> None:
+    """HAProxy waits for the client's acknowledgement, 40 to 200 ms, and then sends what came meanwhile."""
+    arrivals = tuple(0.5 + pause * min(index * reads // events, reads - 1) for index in range(events))
+    verdict = judge_pace(streamed(*[token_event()] * events, DONE, arrivals=arrivals))
+    assert verdict.held is right
+    assert right or "`option http-no-delay`" in verdict.hint
+
+
+@pytest.mark.parametrize(
     ("seen", "reason"),
     [
         (streamed(token_event(), DONE, arrivals=(1.0,)), "only 1 events"),

@@ -177,7 +177,7 @@ def test_each_check_has_a_case_in_which_it_fails() -> None:
     """Here, or in the tests for servers of another kind."""
     marks = test_each_check_can_fail.pytestmark  # type: ignore[attr-defined]
     here = {case.values[0] for case in marks[0].args[1]}
-    elsewhere = {"certificate", "redirect", "request-id", "metrics", "abort", "rate-limit"}
+    elsewhere = {"certificate", "redirect", "request-id", "metrics", "abort", "abort-early", "rate-limit"}
     assert here | elsewhere == set(NAMES)
 
 
@@ -186,7 +186,8 @@ async def test_a_right_server_passes(good: FakeGateway) -> None:
     results = await run(settings_of(good))
     assert {name for name, result in results.items() if result.outcome == "failed"} == set()
     skipped = {name: result.seen for name, result in results.items() if result.outcome == "skipped"}
-    assert set(skipped) == {"certificate", "redirect", "stream-pace", "metrics", "abort", "direct", "rate-limit"}
+    unseen = {"metrics", "abort", "abort-early", "direct"}
+    assert set(skipped) == {"certificate", "redirect", "stream-pace", "rate-limit"} | unseen
     assert skipped["rate-limit"].startswith("this key has no request limit")
     assert skipped["metrics"].startswith("needs --metrics URL")
     assert {name for name, result in results.items() if result.seconds is None} == set(skipped)

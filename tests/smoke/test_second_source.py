@@ -11,7 +11,7 @@ from aiaas.httpclient.target import HttpTarget, parse_target
 from aiaas.limits.model import Rate
 from aiaas.smoke.ask import SmokeSettings
 from tests.fakes.gateway import KEY, PROMPT_TOKENS, FakeGateway
-from tests.fakes.vllm import FakeVllm, Hang, Send, answer, error_answer
+from tests.fakes.vllm import FakeVllm, Hang, Send, answer, error_answer, json_answer
 from tests.smoke.test_run import run
 
 PLAN = (
@@ -130,6 +130,28 @@ async def test_an_abort_is_counted_by_the_gateway(
     scraped.texts = texts
     result = (await run(replace(known(good), metrics=scraped.at()), "abort"))["abort"]
     assert result.outcome == outcome, result
+
+
+@pytest.mark.parametrize(
+    ("step", "texts", "outcome", "word"),
+    [
+        (Hang(), [aborts(1), aborts(1), aborts(2)], "passed", "1 counted"),
+        (Hang(), [aborts(1)], "failed", "0 counted"),
+        (Send(json_answer({"choices": [{}]})), [aborts(1)], "skipped", "too quick to leave"),
+        (Send(error_answer(400, "max_tokens is too large", "BadRequestError")), [aborts(1)], "skipped", "too large"),
+        (Send(error_answer(500, "No.")), [aborts(1)], "failed", "500"),
+    ],
+    ids=["noticed", "not noticed", "answered", "refused", "broken"],
+)
+async def test_leaving_before_the_answer_is_noticed(
+    good: FakeGateway, scraped: Scraped, step: Send | Hang, texts: list[str], outcome: str, word: str
+) -> None:
+    """A proxy that writes nothing has to look whether its client is there."""
+    scraped.texts = texts
+    good.breaks["abort-early"] = (step,)
+    settings = replace(known(good), metrics=scraped.at())
+    result = (await run(settings, "abort-early"))["abort-early"]
+    assert (result.outcome, word in result.seen) == (outcome, True), result
 
 
 async def test_an_abort_waits_for_the_keys_own_limit(good: FakeGateway, scraped: Scraped) -> None:
