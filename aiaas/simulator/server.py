@@ -160,7 +160,16 @@ class SimulatorHandle:
         self._http.stopping = False
 
     async def kill(self) -> None:
-        """Close the port and all connections at once, as after SIGKILL."""
+        """Close the port and all connections at once, as after SIGKILL.
+
+        asyncio loses a connection that it accepts in the turn of the loop in which its server closes, and leaves its
+        socket open: so it accepts no more first, and what it has accepted gets its protocol.
+        """
+        loop = asyncio.get_running_loop()
+        for sock in () if self._server is None else self._server.sockets:
+            loop.remove_reader(sock.fileno())
+        for _ in range(4):
+            await asyncio.sleep(0)
         self.stop_listening()
         self._http.abort()
         await asyncio.sleep(0)  # let the transports call connection_lost

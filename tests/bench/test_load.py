@@ -13,6 +13,7 @@ from tests.bench import wire
 from tests.bench.backend import Backend
 from tests.bench.load import BadAnswerError, Tally, closed_loop, open_loop
 from tests.bench.streaming import Shape, StreamClient, held_streams, streams_and_probes
+from tests.waiting import closed
 
 FEW = Shape(4, 0.01, wire.Stream(40, 100.0))
 
@@ -30,9 +31,7 @@ async def serving(protocol: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        for _ in range(5):  # asyncio loses a connection that is accepted in the moment in which its server closes
-            await asyncio.sleep(0)
-        server.close()
+        await closed(server)
         for each in made:
             each._transport.abort()  # type: ignore[attr-defined]
         await asyncio.sleep(0)  # the loop closes them in its next turn

@@ -18,6 +18,7 @@ from aiaas.engines.looks import (
     makes_progress,
     pause_before_look,
 )
+from tests.waiting import closed
 
 
 def after(looks: Looks, count: int) -> Looks:
@@ -104,7 +105,7 @@ async def serve() -> AsyncIterator[Serve]:
 
     yield start
     for server in servers:
-        server.close()
+        await closed(server)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tests.waiting import closed
+
 
 class Step(Protocol):
     """One action of the fake."""
@@ -194,7 +196,7 @@ class FakeVllm:
     async def down(self) -> None:
         """Stop listening: new connections are refused, open ones live on (vLLM after SIGTERM, transcript 131)."""
         if self._server is not None:
-            self._server.close()
+            await closed(self._server)
             self._server = None
             await asyncio.sleep(0)
 

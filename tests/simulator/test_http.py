@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import socket
 
 import pytest
 
@@ -113,3 +115,15 @@ async def test_a_killed_simulator_leaves_no_connection() -> None:
             assert await asyncio.wait_for(reader.read(), 1) == b""
         writer.close()
         assert simulator.stats.connections == 0
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_killed_while_it_accepts_it_leaves_no_socket(turns: int) -> None:
+    """In whichever turn of the loop: a socket that nobody closes is an error when it is collected."""
+    async with running_simulator(SLOW) as simulator:
+        with socket.create_connection(("127.0.0.1", simulator.port)):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await simulator.kill()
+            gc.collect()
+            assert simulator.stats.connections == 0

@@ -30,7 +30,7 @@ from tests.fakes.vllm import (
 )
 from tests.proxy.conftest import CHAT, Got, Raw, Running, StartGateway, chunked
 from tests.proxy.loops import both_loops
-from tests.waiting import until
+from tests.waiting import closed, until
 
 BODY = {"model": "m", "messages": []}
 
@@ -611,7 +611,7 @@ async def impatient(running: Running) -> AsyncIterator[tuple[int, OpenSide]]:
     open_side = OpenSide(made.handle, limits, made.incidents)
     server = await asyncio.get_running_loop().create_server(open_side, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1], open_side
-    server.close()
+    await closed(server)
     await open_side.shutdown(0.1)
 
 

@@ -15,7 +15,7 @@ from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from tests.proxy.conftest import Raw
 from tests.proxy.loops import both_loops
-from tests.waiting import until
+from tests.waiting import closed, until
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -90,7 +90,7 @@ async def port() -> AsyncIterator[Port]:
     yield made
     for client in made.clients:
         client.reset()
-    server.close()
+    await closed(server)
     await made.side.shutdown(0)
     await until(lambda: not made.side.connections)
 
