@@ -52,13 +52,11 @@ _TO_GIVE: Final = _walk(os.environ.get("PYTEST_XDIST_WORKER", ""), random.System
 @contextmanager
 def silent_port() -> Iterator[int]:
     """The port of a full listener at 127.0.0.1: it answers no SYN."""
-    with socket.socket() as full:
+    with ExitStack() as sockets:
+        full, *crowd = [sockets.enter_context(socket.socket()) for _ in range(5)]
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        crowd = [socket.socket() for _ in range(4)]
         for sock in crowd:
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
         yield full.getsockname()[1]
-        for sock in crowd:
-            sock.close()

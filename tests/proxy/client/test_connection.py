@@ -461,13 +461,13 @@ async def test_a_body_that_stops_gets_408(hasty: Running) -> None:
 
 async def test_a_slow_body_that_goes_on_is_read(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """The bound is on silence, not on the whole."""
-    running = await gateway(fake_vllm, server={"body_timeout": "500ms"})
+    running = await gateway(fake_vllm, server={"body_timeout": "1s"})
     client = await running.client()
-    body = json.dumps(BODY).encode()
+    body = json.dumps(BODY | {"user": "x" * 8000}).encode()
     client.send(client.request(None, headers={"Content-Type": "application/json", "Content-Length": str(len(body))}))
-    for at in range(0, len(body), 5):
-        client.send(body[at : at + 5])
-        await asyncio.sleep(0.1)
+    for at in range(0, len(body), 1000):
+        await asyncio.sleep(0.2)
+        client.send(body[at : at + 1000])
     assert (await client.answer()).status == 200
 
 

@@ -183,7 +183,7 @@ async def test_a_silent_address_gets_its_part_of_the_time(fake_vllms: StartFake)
         await fake_vllms(host="127.0.0.2", port=port)
         dialer = Dialer(plan(port), ClientTls(), Script())
         dialer.found(["127.0.0.1", "127.0.0.2"])
-        assert await peer(dialer, 0.4) == "127.0.0.2"
+        assert await peer(dialer, 1.0) == "127.0.0.2"
 
 
 async def test_the_last_address_has_all_the_time_that_is_left() -> None:
@@ -205,7 +205,7 @@ async def test_a_refusal_is_what_is_reported() -> None:
             dialer = Dialer(plan(port), ClientTls(), Script())
             dialer.found(order)
             with pytest.raises(ConnectionRefusedError):
-                await opened(dialer, 0.1)
+                await opened(dialer, 1.0)  # half of it for the silent one; a busy machine may need some for the other
         dialer.found(["127.0.0.1"])
         with pytest.raises(TimeoutError):
             await opened(dialer, 0.1)

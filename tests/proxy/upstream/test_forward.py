@@ -831,18 +831,18 @@ async def test_retry_gives_its_slot_back_first(fake_vllm: FakeVllm, gateway: Any
 
 async def test_max_wait_is_for_all_attempts_together(fake_vllm: FakeVllm, gateway: Any) -> None:
     """A retry has the rest of the first attempt's time; then the engine's own refusal is the answer."""
-    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "max_retries": 1, "queue": {"max_wait": "150ms"}})
+    running = await gateway(fake_vllm, backend={**ONE_AT_ONCE, "max_retries": 1, "queue": {"max_wait": "1s"}})
     _, go = await occupied(running, fake_vllm)
     fake_vllm.play(Send(error_answer(503, BUSY)))
     refused, _ = await queued(running, CHAT, CHAT)
     fake_vllm.default = (Hang(),)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)
     go.set()
     got = await refused.answer()
     assert (got.status, got.json["error"]["code"], got.header("x-should-retry")) == (503, 503, "false")
     line = running.log_lines()[-1]
     assert line["retries"] == 0
-    assert 0.14 < line["queue_seconds"] < 0.22
+    assert 0.99 < line["queue_seconds"] < 1.45  # a wait of its own would make it 1.5
 
 
 async def test_deadline_while_a_retry_waits_is_504(fake_vllm: FakeVllm, gateway: Any) -> None:

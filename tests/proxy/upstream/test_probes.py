@@ -135,10 +135,13 @@ async def test_silent_request_before_its_first_event(fake_vllm: FakeVllm, gatewa
     assert (got.status, got.header("x-should-retry"), len(fake_vllm.posts)) == (502, "false", 1)
 
 
-async def test_stream_that_delivers_is_left_alone(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
+async def test_stream_that_delivers_is_left_alone(
+    fake_vllm: FakeVllm, gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behind a ClusterIP the refused probe may have met another pod: later events still count."""
+    monkeypatch.setattr("aiaas.proxy.upstream.endpoint.SILENT_AFTER_REFUSAL", 0.6)  # a busy machine pauses as well
     events = chunk(token_event()) * 10
-    fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.04), END)
+    fake_vllm.play(Send(STREAM_HEAD), SendSlowly(events, size=len(events) // 10, pause=0.1), END)
     running = await gateway(fake_vllm, backend=REFUSING, probes=True)
     client = await running.client()
     client.send(client.request(STREAM))

@@ -601,12 +601,12 @@ async def test_silence_is_not_length(fake_vllm, gateway):
     """A stream that goes on longer than `timeout` and never pauses as long as that is left alone."""
     fake_vllm.play(
         Send(STREAM_HEAD),
-        SendSlowly(chunk(token_event()) * 12, size=len(chunk(token_event())), pause=0.03),
+        SendSlowly(chunk(token_event()) * 8, size=len(chunk(token_event())), pause=0.1),
         Send(chunk(DONE) + LAST_CHUNK),
     )
-    running = await gateway(fake_vllm, backend={"timeout": "150ms"})
+    running = await gateway(fake_vllm, backend={"timeout": "600ms"})
     got = await (await running.client()).post(STREAM)
-    assert (got.body, got.whole) == (token_event() * 12 + DONE, True)
+    assert (got.body, got.whole) == (token_event() * 8 + DONE, True)
 
 
 async def test_total_timeout(fake_vllm, gateway):
