@@ -254,7 +254,7 @@ async def test_a_worker_that_hangs_does_not_hang_the_scrape(gateway: Gateway) ->
     stopped.suspend()
     began = time.monotonic()
     got = await gateway.metrics()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < HANG_PATIENCE - 2  # after which the worker would be killed
     stopped.resume()
     name = 'inference_requests_total{endpoint="/v1/chat/completions",model="m",status="success"}'
     assert got[name] == full[name] == 20
@@ -417,7 +417,7 @@ async def test_a_second_signal_leaves_at_once(gateway: Gateway, fake_vllm: FakeV
     began = time.monotonic()
     gateway.process.send_signal(signal.SIGINT)
     assert await asyncio.to_thread(gateway.process.wait, 10) == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8  # drain_timeout is 10 s
 
 
 async def test_workers_do_not_outlive_a_supervisor_that_is_killed(gateway: Gateway, fake_vllm: FakeVllm) -> None:

@@ -14,7 +14,8 @@ from tests.e2e.processes import ALIAS, MODEL, Engine, Gateway, eventually, keys
 from tests.ports import free_port
 
 HELLO = [{"role": "user", "content": "Say hello."}]
-LONG = {"max_tokens": 1900, "temperature": 0, "extra_body": {"ignore_eos": True}}  # seconds of generation on either
+LONG = {"max_tokens": 1900, "temperature": 0, "extra_body": {"ignore_eos": True}}  # 4 s or more on either
+WITHIN = 3.0  # seconds until nothing runs: one, and more for a machine that has other work; LONG takes longer still
 
 
 @pytest.fixture
@@ -92,8 +93,8 @@ async def test_32_streams_at_once(gateway, engine):
     async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0) as client:
         # By its own count: a busy vLLM puts as many tokens into an event as it has.
         assert await asyncio.gather(*(one(client) for _ in range(32))) == [40] * 32
-    eventually(lambda: engine.metric("vllm:num_requests_running") == 0, 1)
-    eventually(lambda: gateway.metric("aiaas_requests_in_flight") == 0, 1)
+    eventually(lambda: engine.metric("vllm:num_requests_running") == 0, WITHIN)
+    eventually(lambda: gateway.metric("aiaas_requests_in_flight") == 0, WITHIN)
     assert gateway.metric("tokens_processed_total", type="output") - before == 32 * 40
 
 
@@ -159,12 +160,12 @@ def is_known(client: OpenAI) -> bool:
 
 
 def test_client_timeout_frees_the_engine(gateway, engine):
-    """APITimeoutError is the SDK's own; the engine stops generating within a second."""
+    """APITimeoutError is the SDK's own; the engine stops generating long before the answer's end."""
     with OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=0.5) as client:
         with pytest.raises(openai.APITimeoutError):
             chat(client, **LONG)
-        eventually(lambda: engine.metric("vllm:num_requests_running") == 0, 1)
-        eventually(lambda: gateway.metric("aiaas_requests_in_flight") == 0, 1)
+        eventually(lambda: engine.metric("vllm:num_requests_running") == 0, WITHIN)
+        eventually(lambda: gateway.metric("aiaas_requests_in_flight") == 0, WITHIN)
 
 
 def test_an_engine_silent_for_too_long_is_a_504(engine, start_gateway):
@@ -174,9 +175,9 @@ def test_an_engine_silent_for_too_long_is_a_504(engine, start_gateway):
             started = time.monotonic()
             with pytest.raises(openai.InternalServerError) as caught:
                 chat(client, **LONG)
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < WITHIN
         assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
-        eventually(lambda: engine.metric("vllm:num_requests_running") == 0, 1)
+        eventually(lambda: engine.metric("vllm:num_requests_running") == 0, WITHIN)
 
 
 def test_missing_backend_is_a_503_and_does_not_stop_the_start(start_gateway):

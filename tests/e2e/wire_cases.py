@@ -39,7 +39,9 @@ from tests.e2e.wire_client import (
 
 Case = Callable[[Target], None]
 
-GONE_WITHIN = 1.0  # s, from a client's leaving to num_requests_running 0; a real one takes 0.04 to 0.07
+# s, from a client's leaving to num_requests_running 0: a real one takes 0.04 to 0.07, and LONG takes more than 3.
+GONE_WITHIN = 2.5
+CLOSED_WITHIN = 4.0  # s, from an answer that ends the connection to its end: an idle one would stay for 5
 LONG = 1500  # tokens: seconds of generation on either
 
 
@@ -254,7 +256,7 @@ def connection_close_is_honoured(target: Target) -> None:
             answer = wire.receive()
             assert answer.header("connection") == "close"
             assert sorted(answer.header_names) == sorted([*names, "connection"])
-            assert wire.read_until_closed(timeout=1) == b""
+            assert wire.read_until_closed(timeout=CLOSED_WITHIN) == b""
 
 
 def http_1_0_is_answered_and_closed(target: Target) -> None:
@@ -262,7 +264,7 @@ def http_1_0_is_answered_and_closed(target: Target) -> None:
     with Wire(target) as wire:
         wire.send_raw(b"GET /health HTTP/1.0\r\nHost: x\r\n\r\n")
         assert wire.receive().header("connection") == "close"
-        assert wire.read_until_closed(timeout=1) == b""
+        assert wire.read_until_closed(timeout=CLOSED_WITHIN) == b""
 
 
 def pipelined_requests_are_answered_in_order(target: Target) -> None:
@@ -307,11 +309,11 @@ def what_is_no_http_is_refused(target: Target) -> None:
         answer = wire.receive()
         assert (answer.status, answer.body) == (400, b"Invalid HTTP request received.")
         assert answer.header_names == ["date", "server", "content-type", "content-length", "connection"]
-        assert wire.read_until_closed(timeout=1) == b""
+        assert wire.read_until_closed(timeout=CLOSED_WITHIN) == b""
 
 
 def a_client_that_leaves_ends_the_generation(target: Target) -> None:
-    """FIN or RST, streamed or not, n of 1 or 3: nothing runs a second later, and the token count stands still."""
+    """FIN or RST, streamed or not, n of 1 or 3: nothing runs a moment later, and the token count stands still."""
     for how, body in (
         ("close", chat(max_tokens=LONG, stream=True)),
         ("reset", chat(max_tokens=LONG, stream=True)),
@@ -441,7 +443,7 @@ def an_unhandled_exception_closes_unannounced(target: Target) -> None:
             with suppress(ConnectionResetError, BrokenPipeError):
                 if pipelined:
                     wire.send("POST", CHAT, chat())
-                assert wire.read_until_closed(timeout=4) == b""  # an idle connection would stay for 5 s
+                assert wire.read_until_closed(timeout=CLOSED_WITHIN) == b""
 
 
 def an_idle_connection_is_closed_after_5_s(target: Target) -> None:
@@ -449,12 +451,12 @@ def an_idle_connection_is_closed_after_5_s(target: Target) -> None:
     with Wire(target) as silent, Wire(target) as wire:
         wire.send("GET", "/health")
         wire.receive()
-        time.sleep(4)
+        time.sleep(2.5)
+        begun = time.monotonic()  # before the response: the machine may take its time until it is read
         wire.send("GET", "/health")
         wire.receive()
-        begun = time.monotonic()
         assert wire.read_until_closed(timeout=8) == b""
-        assert 4.5 < time.monotonic() - begun < 5.9
+        assert time.monotonic() - begun > 4.9
         silent.send("GET", "/health")
         assert silent.receive().status == 200
 

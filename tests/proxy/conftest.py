@@ -192,8 +192,8 @@ class Running:
         return self.backend().endpoints
 
     async def quiet(self) -> None:
-        """Wait until no request is under way (a second at most)."""
-        async with asyncio.timeout(1):
+        """Wait until no request is under way (4 s at most, less than the backend's `timeout`)."""
+        async with asyncio.timeout(4):
             await self.gateway.quiet()
 
 

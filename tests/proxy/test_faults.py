@@ -374,7 +374,7 @@ async def test_client_takes_nothing(fake_vllm: FakeVllm, gateway: Any) -> None:
     async with asyncio.timeout(5):
         while not (lines := running.log_lines()):
             await asyncio.sleep(0.02)
-    await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 1)
+    await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 4)
     (line,) = lines
     assert (line["status"], line["error_code"], line["ended_by"]) == (200, "client_too_slow", "client")
     assert samples(running, "aiaas_aborts_total") == {'{phase="streaming"}': 1.0}

@@ -776,7 +776,7 @@ async def test_a_client_that_leaves_takes_its_request_with_it(
     wanted = {"upload": "admission", "waiting": "waiting", "streaming": "streaming", "answering": "streaming"}[phase]
     assert running.metric(f'aiaas_aborts_total{{phase="{wanted}"}}') == 1
     if phase != "upload":
-        await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 1)
+        await asyncio.wait_for(fake_vllm.posts[0].gone.wait(), 4)
     if phase == "upload":
         assert line["input_tokens"] is None
     else:
@@ -937,7 +937,7 @@ async def test_the_drain_deadline_ends_every_phase_with_an_answer(gateway: Start
     lines = sorted((line["status"], line["error_code"], line["ended_by"]) for line in running.log_lines())
     assert lines == [(200, "draining", "gateway"), (503, "draining", "gateway"), (503, "draining", "gateway")]
     for post in fake_vllm.posts:
-        await asyncio.wait_for(post.gone.wait(), 1)
+        await asyncio.wait_for(post.gone.wait(), 4)
 
 
 async def test_draining_ends_connections_after_answers_then_refuses(gateway: StartGateway, fake_vllm: FakeVllm) -> None:

@@ -163,11 +163,10 @@ async def test_a_slow_store_holds_nobody_up() -> None:
     async with bench.running():
         bench.settle()
         await until(lambda: bench.store.attempts)
-        began = time.perf_counter()
         for _ in range(100):
             bench.settle()
             await asyncio.sleep(0)
-        assert time.perf_counter() - began < 1  # the store waits for ever
+        assert len(bench.store.attempts) == 1  # it waits for us
         bench.store.wait.set()
     assert bench.store.sums()[UsageKey(20_780, "k1", "m")].requests == 101
 

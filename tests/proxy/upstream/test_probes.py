@@ -116,7 +116,7 @@ async def test_silent_streams_of_a_refusing_address_are_ended(fake_vllm: FakeVll
     await fake_vllm.down()
     started = asyncio.get_running_loop().time()
     last = await client.chunk()
-    assert soon < asyncio.get_running_loop().time() - started < 1
+    assert soon < asyncio.get_running_loop().time() - started < 4  # its `timeout` is 5 s
     assert b'"code":"upstream_error"' in last
     assert await client.chunk() == b""
     line = running.log_lines()[-1]

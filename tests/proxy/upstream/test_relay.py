@@ -695,10 +695,12 @@ async def test_slow_client_stops_the_reading(fake_vllm, gateway):
     await client.head()
     connection = fake_vllm.connections[0]
     await until(lambda: not connection.writable.is_set())
-    await asyncio.sleep(0.1)
-    before = connection.flooded
-    await asyncio.sleep(0.1)
-    assert connection.flooded == before < 20_000_000
+    before = -1
+    async with asyncio.timeout(10):  # the kernel's buffers may take some more, and then some more
+        while connection.flooded != before:
+            before = connection.flooded
+            await asyncio.sleep(0.1)
+    assert before < 20_000_000
     (open_connection,) = running.open_side.connections
     assert open_connection.transport.get_write_buffer_size() < 64 * 1024 + 256 * 1024 + len(FLOOD)
     size = 0
@@ -773,7 +775,7 @@ async def test_pipelining_client_that_does_not_read(fake_vllm, gateway):
 # -- clients that leave --------------------------------------------------------------------------------------------
 
 # Two milliseconds on an idle machine. No timer that could end the request instead is shorter than 5 s.
-PROMPTLY = 1.0
+PROMPTLY = 4.0
 
 PHASES = {
     "before the head": ((Hang(),), STREAM, False),
