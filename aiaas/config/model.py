@@ -145,6 +145,11 @@ class RateLimit(Section):
     max_concurrent: AtLeast1 | None = None
     """Requests in flight at once. null means no limit."""
 
+    cheap_factor: AtLeast1 = 10
+    """Requests that only count tokens (`/v1/messages/count_tokens`, `/tokenize`, `/detokenize`) have a bucket of their
+    own: as many times a key's requests a minute and its burst. The default is that large since an agent counts many
+    times for one request (Claude Code 14 times to show its context). Such requests cost no tokens."""
+
     store: Annotated[str, Field(pattern=r"^(memory|(rediss?|valkeys?)(\+sentinel|\+cluster)?://\S+)$", repr=False)] = (
         "memory"
     )

@@ -63,6 +63,7 @@ RELOADS: Final = frozenset(
         "rate_limit.tokens_per_day",
         "rate_limit.tokens_per_month",
         "rate_limit.max_concurrent",
+        "rate_limit.cheap_factor",
         "rate_limit.on_store_failure",
         "rate_limit.store_timeout",
         "request.media_urls",

@@ -13,6 +13,7 @@ in before the store's answer came is settled in both (`asked.py`).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -144,7 +145,7 @@ class FallbackStore:
         if until < now:
             self._slots.pop(key, None)
             most = share.concurrent
-        return Limits(share.requests, share.tokens, share.tokens_per_day, share.tokens_per_month, max(most - held, 0))
+        return dataclasses.replace(share, concurrent=max(most - held, 0))
 
 
 def _as_told(admission: AdmissionResult, limits: Limits, share: Limits = UNLIMITED) -> AdmissionResult:

@@ -52,10 +52,11 @@ def retry_headers(decision: Decision) -> LimitHeaders:
     )
 
 
-def refusal(admission: AdmissionResult, param: str | None = None) -> ApiError:
+def refusal(admission: AdmissionResult, param: str | None = None, *, cheap: bool = False) -> ApiError:
     """The error for a refused admission, with all its headers.
 
     param  the request field that makes the reservation too large, if there is one
+    cheap  the limit on requests is that of cheap requests
     """
     decision = admission.refusal
     if decision is None or admission.refused_by is None:
@@ -67,7 +68,7 @@ def refusal(admission: AdmissionResult, param: str | None = None) -> ApiError:
             "shorten the prompt, or ask for fewer output tokens."
         )
         return ClientError(400, "invalid_request", message, param=param, headers=headers)
-    code, what = _REFUSALS[admission.refused_by]
+    code, what = _REFUSALS["cheap" if cheap and admission.refused_by == "requests" else admission.refused_by]
     message = what.format(limit=decision.limit, wait=go_duration(max(decision.retry_after, 0.001)))
     return LimitError(429, code, message, headers=headers + retry_headers(decision))
 
@@ -93,6 +94,10 @@ _TOKEN_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode()
 
 _REFUSALS: Final = {
     "requests": ("rate_limit_exceeded", "The limit is {limit} requests a minute. Try again in {wait}."),
+    "cheap": (
+        "rate_limit_exceeded",
+        "The limit is {limit} requests a minute that only count tokens. Try again in {wait}.",
+    ),
     "tokens": ("tokens_limit_exceeded", "The limit is {limit} tokens a minute. Try again in {wait}."),
     "concurrency": (
         "concurrency_limit_exceeded",

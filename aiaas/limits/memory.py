@@ -41,7 +41,7 @@ class MemoryStore:
             state = State()
         requests = minute = None
         if limits.requests is not None:
-            requests, requests_tat = decide(state.requests, limits.requests, 1, now)
+            requests, requests_tat = decide(state.cheap if limits.cheap else state.requests, limits.requests, 1, now)
         if limits.tokens is not None:
             minute, minute_tat = decide(state.tokens, limits.tokens, tokens, now)
         quota = has_quota(limits)
@@ -54,7 +54,10 @@ class MemoryStore:
         ):
             return refused(state, limits, tokens, now, wall, windows)
         if requests is not None:
-            state.requests = requests_tat
+            if limits.cheap:
+                state.cheap = requests_tat
+            else:
+                state.requests = requests_tat
         if minute is not None:
             state.tokens = minute_tat
         if quota:
@@ -70,7 +73,8 @@ class MemoryStore:
     async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
         """As in `Store.look`."""
         state = self._states.get(key) or State()
-        requests = None if limits.requests is None else decide(state.requests, limits.requests, 0, now)[0]
+        requests_tat = state.cheap if limits.cheap else state.requests
+        requests = None if limits.requests is None else decide(requests_tat, limits.requests, 0, now)[0]
         tokens = None if limits.tokens is None else decide(state.tokens, limits.tokens, 0, now)[0]
         return AdmissionResult(None, requests, tokens, None, None)
 
@@ -86,7 +90,10 @@ class MemoryStore:
         if lease.slot and state.slots:
             state.slots -= 1
         if not ran and limits.requests is not None:
-            state.requests = charge(state.requests, limits.requests, -1, now)
+            if limits.cheap:
+                state.cheap = charge(state.cheap, limits.requests, -1, now)
+            else:
+                state.requests = charge(state.requests, limits.requests, -1, now)
         if difference and limits.tokens is not None:
             state.tokens = charge(state.tokens, limits.tokens, difference, now)
         if difference and has_quota(limits):

@@ -30,11 +30,13 @@ class Rate:
 class Limits:
     """All limits of one key; None means unlimited.
 
-    requests          requests a minute
+    requests          requests a minute, in one of a key's two buckets
     tokens            LLM tokens a minute; its bucket holds one minute's worth
     tokens_per_day    quota in the UTC day
     tokens_per_month  quota in the UTC month
     concurrent        requests in flight
+    cheap             `requests` is the bucket of cheap requests, which only count tokens
+    other             the other bucket of requests: a store that begins anew carries both over
     """
 
     requests: Rate | None = None
@@ -42,6 +44,8 @@ class Limits:
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
     concurrent: int | None = None
+    cheap: bool = False
+    other: Rate | None = None
 
 
 UNLIMITED = Limits()

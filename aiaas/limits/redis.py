@@ -139,9 +139,9 @@ class RedisStore:
             raise AdmissionLateError(str(error), asked) from error
         state = found.state
         if not found.allowed:
-            self._remember(key, KnownState(found, now, 0, 0, 0))
+            self._remember(key, KnownState(found, now))
             return refused(state, limits, tokens, found.now, found.wall, windows_at(found.wall))
-        self._remember(key, KnownState(found, now, 1, tokens, int(slot)))
+        self._remember(key, KnownState(found, now, int(not limits.cheap), tokens, int(slot), int(limits.cheap)))
         lease = self.granted(key, limits, tokens, found, lease_id)
         return _seen(state, limits, 1, tokens, found.now, lease)
 
@@ -163,7 +163,8 @@ class RedisStore:
                 del self._held[lease.key]
         known = self._known.get(lease.key)
         if known is not None:
-            known.requests -= not ran
+            known.requests -= not (ran or lease.limits.cheap)
+            known.cheap -= not ran and lease.limits.cheap
             known.tokens += used_tokens - lease.reserved_tokens
             known.slots -= lease.slot
         arguments = settle_arguments(lease, used_tokens, ran)
@@ -391,7 +392,7 @@ def _seen(state: State, limits: Limits, requests: int, tokens: int, now: float, 
     """The result of an admission."""
     decided = minute = None
     if limits.requests is not None:
-        decided = decide(state.requests, limits.requests, requests, now)[0]
+        decided = decide(state.cheap if limits.cheap else state.requests, limits.requests, requests, now)[0]
     if limits.tokens is not None:
         minute = decide(state.tokens, limits.tokens, tokens, now)[0]
     return AdmissionResult(None, decided, minute, None, lease)

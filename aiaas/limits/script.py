@@ -10,8 +10,9 @@ read back as they were; Lua's own way of writing them keeps 14.
 
 Two keys for each API key, with its id as hash tag, so that a cluster holds both in one place:
 
-    aiaas:{ID}:limits   hash: TATs `r` (requests) and `t` (tokens); starts of the UTC day `d` and month `m`, and the
-                        tokens counted in them, `dt` and `mt`. Expires when it would decide as a missing one does.
+    aiaas:{ID}:limits   hash: TATs `r` (requests), `c` (cheap requests) and `t` (tokens); starts of the UTC day `d` and
+                        month `m`, and the tokens counted in them, `dt` and `mt`. Expires when it would decide as a
+                        missing one does.
     aiaas:{ID}:slots    sorted set: lease id -> when it ends unless renewed. Expires with its last lease.
 
 The second is named to the script only where slots are limited: while a cluster moves a slot to another node, a command
@@ -70,10 +71,11 @@ local function month_of(at)
   return (days - in_month - 719468) * DAY
 end
 
-local stored = redis.call('HMGET', state_key, 'r', 't', 'd', 'dt', 'm', 'mt')
+local stored = redis.call('HMGET', state_key, 'r', 't', 'd', 'dt', 'm', 'mt', 'c')
 local r, t = tonumber(stored[1]) or -math.huge, tonumber(stored[2]) or -math.huge
 local d, dt = tonumber(stored[3]) or -math.huge, tonumber(stored[4]) or 0
 local m, mt = tonumber(stored[5]) or -math.huge, tonumber(stored[6]) or 0
+local c = tonumber(stored[7]) or -math.huge
 local today = day_of(wall)
 
 local function turn()
@@ -83,7 +85,7 @@ local function turn()
 end
 
 local function save()
-  local left = math.max(r, t) - now
+  local left = math.max(r, t, c) - now
   if dt > 0 then left = math.max(left, d + DAY - wall) end
   if mt > 0 then left = math.max(left, month_of(m + 32 * DAY) - wall) end
   if left <= 0 then
@@ -91,7 +93,7 @@ local function save()
     return
   end
   local fields = {}
-  for name, value in pairs({r = r, t = t, d = d, dt = dt, m = m, mt = mt}) do
+  for name, value in pairs({r = r, t = t, d = d, dt = dt, m = m, mt = mt, c = c}) do
     if value > -math.huge then
       fields[#fields + 1] = name
       fields[#fields + 1] = string.format('%.17g', value)
@@ -103,8 +105,8 @@ end
 
 local slots = 0
 local function answer(allowed)
-  return string.format('%d %.17g %.17g %d %.17g %.17g %.17g %.17g %.17g %.17g',
-    allowed, now, wall, slots, r, t, d, dt, m, mt)
+  return string.format('%d %.17g %.17g %d %.17g %.17g %.17g %.17g %.17g %.17g %.17g',
+    allowed, now, wall, slots, r, t, d, dt, m, mt, c)
 end
 
 if operation == 'look' then
@@ -114,13 +116,15 @@ end
 if operation == 'settle' then
   local id, per_minute, tokens_per_minute = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
   local by_day, by_month = ARGV[5] == '1', ARGV[6] == '1'
-  local difference, ran, admitted = tonumber(ARGV[7]), ARGV[8] == '1', tonumber(ARGV[9])
+  local difference, ran, admitted, cheap = tonumber(ARGV[7]), ARGV[8] == '1', tonumber(ARGV[9]), ARGV[10] == '1'
   local function charge(tat, cost, rate)
     return now + math.max(math.max(tat - now, 0) + cost * (60 / rate), 0)
   end
   if id ~= '' then redis.call('ZREM', slots_key, id) end
   if ran and difference == 0 then return 1 end
-  if not ran and per_minute then r = charge(r, -1, per_minute) end
+  if not ran and per_minute then
+    if cheap then c = charge(c, -1, per_minute) else r = charge(r, -1, per_minute) end
+  end
   if difference ~= 0 and tokens_per_minute then t = charge(t, difference, tokens_per_minute) end
   if difference ~= 0 and (by_day or by_month) then
     turn()
@@ -135,6 +139,7 @@ local tokens, id, lease = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local per_minute, burst = tonumber(ARGV[5]), tonumber(ARGV[6])
 local tokens_per_minute, tokens_burst = tonumber(ARGV[7]), tonumber(ARGV[8])
 local day_quota, month_quota, concurrent = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local cheap = ARGV[12] == '1'
 
 local allowed = true
 local function decide(tat, rate, size, cost)
@@ -144,8 +149,10 @@ local function decide(tat, rate, size, cost)
   return now + wanted
 end
 
-local next_r, next_t = r, t
-if per_minute then next_r = decide(r, per_minute, burst, 1) end
+local next_r, next_t, next_c = r, t, c
+if per_minute then
+  if cheap then next_c = decide(c, per_minute, burst, 1) else next_r = decide(r, per_minute, burst, 1) end
+end
 if tokens_per_minute then next_t = decide(t, tokens_per_minute, tokens_burst, tokens) end
 if day_quota and (d >= today and dt or 0) + tokens > day_quota then allowed = false end
 if month_quota and (m >= month_of(wall) and mt or 0) + tokens > month_quota then allowed = false end
@@ -159,7 +166,7 @@ if not allowed then
 end
 
 local before = answer(1)
-r, t = next_r, next_t
+r, t, c = next_r, next_t, next_c
 if day_quota or month_quota then
   turn()
   if day_quota then dt = dt + tokens end
@@ -215,6 +222,7 @@ def admit_arguments(limits: Limits, tokens: int, lease_id: str, lease: float) ->
         "" if limits.tokens_per_day is None else limits.tokens_per_day,
         "" if limits.tokens_per_month is None else limits.tokens_per_month,
         "" if limits.concurrent is None else limits.concurrent,
+        int(limits.cheap),
     )
 
 
@@ -236,6 +244,7 @@ def settle_arguments(lease: Lease, used_tokens: int, ran: bool) -> tuple[Argumen
         difference,
         int(ran),
         lease.admitted_wall,
+        int(limits.cheap),
     )
 
 
@@ -252,9 +261,10 @@ LOOK_CALL: Final[tuple[Argument, ...]] = ("look",)
 
 def standing(reply: bytes) -> Standing:
     """The script's answer to an admission or a look."""
-    allowed, now, wall, slots, requests, tokens, day, day_tokens, month, month_tokens = reply.split()
+    allowed, now, wall, slots, requests, tokens, day, day_tokens, month, month_tokens, cheap = reply.split()
     state = State()
     state.requests, state.tokens, state.slots = float(requests), float(tokens), int(slots)
     state.day, state.day_tokens = float(day), int(float(day_tokens))
     state.month, state.month_tokens = float(month), int(float(month_tokens))
+    state.cheap = float(cheap)
     return Standing(allowed == b"1", float(now), float(wall), state)

@@ -27,9 +27,10 @@ class KnownState(msgspec.Struct):
 
     standing: Standing
     at: float
-    requests: int
-    tokens: int
-    slots: int
+    requests: int = 0
+    tokens: int = 0
+    slots: int = 0
+    cheap: int = 0
 
 
 def share_of(limits: Limits, processes: int) -> Limits:
@@ -38,15 +39,24 @@ def share_of(limits: Limits, processes: int) -> Limits:
     def part(whole: int) -> int:
         return max(whole // processes, 1)
 
-    requests, tokens = limits.requests, limits.tokens
+    def part_of(rate: Rate | None) -> Rate | None:
+        return None if rate is None else Rate(part(rate.per_minute), part(rate.burst))
+
     day, month, concurrent = limits.tokens_per_day, limits.tokens_per_month, limits.concurrent
     return Limits(
-        requests=None if requests is None else Rate(part(requests.per_minute), part(requests.burst)),
-        tokens=None if tokens is None else Rate(part(tokens.per_minute), part(tokens.burst)),
+        requests=part_of(limits.requests),
+        tokens=part_of(limits.tokens),
         tokens_per_day=None if day is None else part(day),
         tokens_per_month=None if month is None else part(month),
         concurrent=None if concurrent is None else part(concurrent),
+        cheap=limits.cheap,
+        other=part_of(limits.other),
     )
+
+
+def _buckets(limits: Limits) -> tuple[Rate | None, Rate | None]:
+    """The rates of requests and of cheap requests."""
+    return (limits.other, limits.requests) if limits.cheap else (limits.requests, limits.other)
 
 
 def share_of_rest(known: KnownState, limits: Limits, processes: int, now: float) -> State:
@@ -59,8 +69,11 @@ def share_of_rest(known: KnownState, limits: Limits, processes: int, now: float)
         backlog = charge(stored, rate, cost, known.standing.now) - known.standing.now - elapsed
         return now + _backlog_of_share(max(backlog, 0.0), rate, part, processes)
 
-    if limits.requests is not None and share.requests is not None:
-        state.requests = tat(before.requests, limits.requests, share.requests, known.requests)
+    (requests, cheap), (requests_share, cheap_share) = _buckets(limits), _buckets(share)
+    if requests is not None and requests_share is not None:
+        state.requests = tat(before.requests, requests, requests_share, known.requests)
+    if cheap is not None and cheap_share is not None:
+        state.cheap = tat(before.cheap, cheap, cheap_share, known.cheap)
     if limits.tokens is not None and share.tokens is not None:
         state.tokens = tat(before.tokens, limits.tokens, share.tokens, known.tokens)
     windows, then = windows_at(known.standing.wall + elapsed), windows_at(known.standing.wall)

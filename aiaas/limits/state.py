@@ -38,16 +38,17 @@ def windows_at(wall: float) -> Windows:
 
 
 class State:
-    """The state of one key. The moments `requests` and `tokens` are TATs on the store's clock.
+    """The state of one key. The moments `requests`, `cheap` and `tokens` are TATs on the store's clock.
 
     day, month                starts of the windows in which tokens count
     day_tokens, month_tokens  tokens reserved or used in these windows
     """
 
-    __slots__ = ("day", "day_tokens", "month", "month_tokens", "requests", "slots", "tokens")
+    __slots__ = ("cheap", "day", "day_tokens", "month", "month_tokens", "requests", "slots", "tokens")
 
     def __init__(self) -> None:
         self.requests = -inf
+        self.cheap = -inf
         self.tokens = -inf
         self.slots = 0
         self.day = -inf
@@ -83,6 +84,7 @@ class State:
         """Whether a new record would make the same decisions."""
         return (
             self.requests <= now
+            and self.cheap <= now
             and self.tokens <= now
             and not self.slots
             and (not self.day_tokens or self.day < windows.day)
@@ -126,9 +128,10 @@ def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, 
     requests = minute = None
     refusals = quota_refusals(state, limits, tokens, wall, windows) + _slot_refusals(state, limits)
     if limits.requests is not None:
-        requests = decide(state.requests, limits.requests, 1, now)[0]
+        requests_tat = state.cheap if limits.cheap else state.requests
+        requests = decide(requests_tat, limits.requests, 1, now)[0]
         if requests.allowed:
-            requests = decide(state.requests, limits.requests, 0, now)[0]
+            requests = decide(requests_tat, limits.requests, 0, now)[0]
         else:
             refusals.append(("requests", requests))
     if limits.tokens is not None:

@@ -42,6 +42,7 @@ READ: Final = {
     paths.COMPLETIONS: frozenset[str](),
     paths.RESPONSES: frozenset({"input", "previous_input_messages"}),
     paths.MESSAGES: frozenset({"messages", "system"}),
+    paths.COUNT_TOKENS: frozenset({"messages", "system"}),
     paths.EMBEDDINGS: frozenset({"messages", "input"}),
     paths.SCORE: _SCORED,
     paths.RERANK: _SCORED,

@@ -12,6 +12,7 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 MESSAGES: Final = "/v1/messages"
+COUNT_TOKENS: Final = "/v1/messages/count_tokens"
 EMBEDDINGS: Final = "/v1/embeddings"
 SCORE: Final = "/v1/score"
 RERANK: Final = "/v1/rerank"
@@ -24,13 +25,28 @@ READY: Final = "/ready"
 METRICS: Final = "/metrics"  # of the gateway on a port of its own
 
 # All paths whose POST requests go to a backend.
-GENERATE: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS, SCORE, RERANK, TOKENIZE, DETOKENIZE)
+GENERATE: Final = (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    MESSAGES,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    SCORE,
+    RERANK,
+    TOKENIZE,
+    DETOKENIZE,
+)
 
 # The paths of a backend without `endpoints` in its config.
 DEFAULT_ENDPOINTS: Final = (CHAT, COMPLETIONS, MODELS)
 
 # Paths that answer with generated tokens: they reserve output, and the model's output bound is spliced in.
 OUTPUT: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, MESSAGES})
+
+# Paths that only count tokens, in vLLM's API server and not in its engine: they cost no tokens, and have a bucket of
+# their own.
+CHEAP: Final = frozenset({COUNT_TOKENS, TOKENIZE, DETOKENIZE})
 
 # Paths whose streams report usage only if `stream_options.include_usage` asks for it. Responses and messages always
 # report usage (transcripts 23, 25).
@@ -45,7 +61,7 @@ PRIORITIZED: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS})
 
 # Paths of the Anthropic shape: the key may come in `x-api-key` (as for the list of models), and an error in a stream is
 # `event: error`.
-ANTHROPIC: Final = frozenset({MESSAGES})
+ANTHROPIC: Final = frozenset({MESSAGES, COUNT_TOKENS})
 
 # The field to splice in if a request does not bound its output. vLLM's `/v1/completions` does not know
 # `max_completion_tokens`; its chat path knows both, and every version understands `max_tokens`.

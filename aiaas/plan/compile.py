@@ -290,12 +290,15 @@ def _limits(config: Config, folder: Path) -> LimitsPlan:
             tokens_per_month=limits.tokens_per_month,
             concurrent=limits.max_concurrent,
         )
+    plan = LimitsPlan(limits.enabled, default, limits.store, limits.on_store_failure, cheap_factor=limits.cheap_factor)
     if limits.store == "memory":
-        return LimitsPlan(limits.enabled, default, limits.store, limits.on_store_failure)
+        return plan
     url = _store_url(limits.store, folder)
     replicas = config.kubernetes.replicas.max if "kubernetes" in config.model_fields_set else 1
     processes = replicas * config.server.workers
-    return LimitsPlan(limits.enabled, default, url.url, limits.on_store_failure, url, limits.store_timeout, processes)
+    return dataclasses.replace(
+        plan, store=url.url, store_url=url, store_timeout=limits.store_timeout, processes=processes
+    )
 
 
 def _store_url(text: str, folder: Path) -> RedisUrl:

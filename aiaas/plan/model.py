@@ -213,6 +213,7 @@ class LimitsPlan:
 
     store_url  the store's address with its password (which its repr hides); None for memory
     store_timeout  seconds that a request waits for the store
+    cheap_factor  how many cheap requests a key has for each request of its rate
     processes  the assumed number of gateway processes until they are counted in the store: the workers, times the
                replicas if the config has a `kubernetes` section; 1 for memory
     """
@@ -224,6 +225,7 @@ class LimitsPlan:
     store_url: RedisUrl | None = None
     store_timeout: float = 0.25
     processes: int = 1
+    cheap_factor: int = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.headers import limit_lines
 from aiaas.limits.memory import MemoryStore
+from aiaas.openai import paths
 from aiaas.openai.peek import peek
 from aiaas.openai.splice import replace_model
 from aiaas.openai.usage import usage_of_answer
@@ -194,7 +195,7 @@ def parts(bench: Bench) -> Iterator[Part]:
     yield "the body, read", lambda: peek(body, wire.PATH)
     yield "the alias, spliced", lambda: replace_model(body, wire.ALIAS, b'"unsloth/gpt-oss-20b"', plain=True)
     yield "headers for vLLM", lambda: passed_headers(request.headers, "0" * 24)
-    limits = gateway.active.admission.limits_of(principal)
+    limits = gateway.active.admission.limits_of(principal, paths.CHAT)
 
     def admitted() -> Any:
         try:

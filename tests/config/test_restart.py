@@ -115,6 +115,7 @@ OTHER_VALUES: dict[str, Any] = {
     "rate_limit.tokens_per_day": 1007,
     "rate_limit.tokens_per_month": 1007,
     "rate_limit.max_concurrent": 7,
+    "rate_limit.cheap_factor": 7,
     "rate_limit.store": "redis://b",
     "rate_limit.on_store_failure": "deny",
     "rate_limit.store_timeout": "7ms",

@@ -163,11 +163,11 @@ def test_a_cut_stream_is_charged_no_more_than_vllm_computed(
     assert (used["estimated_input_tokens"] > 0) == (whole < 8)
 
 
-def test_request_without_generation_is_an_estimate(vllm: Engine, ledger_gateway: Gateway) -> None:
+def test_request_that_counts_tokens_costs_none(vllm: Engine, ledger_gateway: Gateway) -> None:
     """/tokenize costs no engine anything and reports no usage."""
     before = engine_counts(vllm)
     assert run(ledger_gateway, [(TOKENIZE, {"model": ALIAS, "prompt": "a few words"})]) == [200]
     used = settled(ledger_gateway, 1)
     assert engine_counts(vllm) == before
-    assert (used["input_tokens"], used["output_tokens"], used["estimated_output_tokens"]) == (0, 0, 0)
-    assert used["estimated_input_tokens"] > 0
+    assert (used["requests"], used["input_tokens"], used["output_tokens"]) == (1, 0, 0)
+    assert (used["estimated_input_tokens"], used["estimated_output_tokens"]) == (0, 0)

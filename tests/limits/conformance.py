@@ -72,6 +72,46 @@ class StoreConformance:
         assert await refused(store, limits, at=9.9) == "requests"
         await admitted(store, limits, at=10.0)
 
+    async def test_cheap_requests_have_a_bucket_of_their_own(self, store: Store) -> None:
+        """Neither bucket takes from the other; the answer tells the bucket of its request."""
+        limits = Limits(Rate(6, 1), other=Rate(60, 2))
+        cheap = Limits(Rate(60, 2), cheap=True, other=Rate(6, 1))
+        await admitted(store, limits)
+        for remaining in (1, 0):
+            admission = await admit(store, cheap)
+            assert admission.requests is not None
+            assert (admission.requests.allowed, admission.requests.limit, admission.requests.remaining) == (
+                True, 60, remaining,
+            )  # fmt: skip
+        admission = await admit(store, cheap)
+        assert admission.refusal is not None
+        assert (admission.refused_by, admission.refusal.limit) == ("requests", 60)
+        assert admission.refusal.retry_after == pytest.approx(1.0)
+        assert await refused(store, limits, at=1.0) == "requests"
+        await admitted(store, cheap, at=1.0)
+        await admitted(store, limits, at=10.0)
+
+    async def test_cheap_request_that_did_not_run_gives_its_own_back(self, store: Store) -> None:
+        """Of the bucket that it was taken from."""
+        limits, cheap = Limits(Rate(1, 1)), Limits(Rate(1, 1), cheap=True)
+        await admitted(store, limits)
+        lease = await admitted(store, cheap)
+        store.settle(lease, 0, NOW, WALL, ran=False)
+        assert await refused(store, limits) == "requests"
+        await admitted(store, cheap)
+        looked = await store.look("alice", cheap, NOW)
+        assert looked.requests is not None
+        assert looked.requests.remaining == 0
+
+    async def test_cheap_requests_and_others_share_the_slots(self, store: Store) -> None:
+        """One key has one number of requests in flight."""
+        limits, cheap = Limits(concurrent=1), Limits(concurrent=1, cheap=True)
+        lease = await admitted(store, cheap)
+        assert await refused(store, limits) == "concurrency"
+        settle(store, lease, 0)
+        await admitted(store, limits)
+        assert await refused(store, cheap) == "concurrency"
+
     async def test_keys_do_not_share(self, store: Store) -> None:
         """One key's requests are not another's."""
         limits = Limits(Rate(1, 1), Rate(10, 10), 10, 10, 1)

@@ -9,8 +9,8 @@ from aiaas.limits.model import Lease, Limits
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.script import Standing
 
-LET_IN = b"1 5 10 0 -inf -inf -inf 0 -inf 0"
-REFUSED = b"0 5 10 0 -inf -inf -inf 0 -inf 0"
+LET_IN = b"1 5 10 0 -inf -inf -inf 0 -inf 0 -inf"
+REFUSED = b"0 5 10 0 -inf -inf -inf 0 -inf 0 -inf"
 
 
 class FakeStore:

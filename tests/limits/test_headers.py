@@ -144,3 +144,15 @@ def test_an_admitted_request_has_no_refusal() -> None:
     """Asking for one is a mistake in the caller."""
     with pytest.raises(ValueError, match="was admitted"):
         refusal(AdmissionResult(None, REQUESTS, None, None, LEASE))
+
+
+def test_refused_cheap_request_is_told_its_own_limit() -> None:
+    """The same code; the message says that the number is of requests that only count tokens."""
+    decision = Decision(False, 600, 0, 6.0, 6.0)
+    error = refusal(AdmissionResult("requests", decision, None, decision, None), cheap=True)
+    assert (error.status, error.code) == (429, "rate_limit_exceeded")
+    assert error.message == "The limit is 600 requests a minute that only count tokens. Try again in 6s."
+    full = Decision(False, 2, 0, 1.0, 1.0)
+    assert refusal(AdmissionResult("concurrency", None, None, full, None), cheap=True).code == (
+        "concurrency_limit_exceeded"
+    )

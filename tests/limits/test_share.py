@@ -34,6 +34,18 @@ def left(rate: Rate, tat: float, now: float = AT) -> int:
     return number
 
 
+def test_both_buckets_of_requests_begin_with_their_rest() -> None:
+    """Whichever kind of request comes first in an outage, of the other one the rest is known, too."""
+    limits = Limits(requests=Rate(10, 10), other=Rate(100, 100))
+    cheap = Limits(requests=Rate(100, 100), cheap=True, other=Rate(10, 10))
+    before = known(requests=8)
+    before.cheap = 40
+    for first in (limits, cheap):
+        state, share = share_of_rest(before, first, 1, AT), share_of(first, 1)
+        assert share == first
+        assert (left(Rate(10, 10), state.requests), left(Rate(100, 100), state.cheap)) == (2, 60)
+
+
 def test_a_share_is_at_least_one_of_each() -> None:
     """All shares together are the limit, where that is large enough."""
     assert share_of(LIMITS, 10) == Limits(Rate(60, 4), Rate(600, 600), 10_000, 200_000, 2)

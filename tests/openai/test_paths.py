@@ -6,12 +6,13 @@ from aiaas.openai import paths
 
 
 def test_nothing_but_the_contracts_paths_is_forwarded() -> None:
-    """The nine paths that generate, and no more."""
+    """These paths, and no more."""
     assert set(paths.GENERATE) == {
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/responses",
         "/v1/messages",
+        "/v1/messages/count_tokens",
         "/v1/embeddings",
         "/v1/score",
         "/v1/rerank",
@@ -27,7 +28,7 @@ def test_every_path_that_generates_has_a_field_for_its_bound() -> None:
 
 def test_each_group_is_within_the_allow_list() -> None:
     """No rule for a path that is not served."""
-    groups = (paths.OUTPUT, paths.USAGE_ON_REQUEST, paths.MANY_PROMPTS, paths.MANY_CHOICES)
+    groups = (paths.OUTPUT, paths.CHEAP, paths.USAGE_ON_REQUEST, paths.MANY_PROMPTS, paths.MANY_CHOICES)
     for group in (*groups, paths.ANTHROPIC):
         assert group <= set(paths.GENERATE)
 

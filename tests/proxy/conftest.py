@@ -60,7 +60,8 @@ from tests.keymaterial import leaked_hashes, leaked_keys
 
 CHAT = "/v1/chat/completions"
 ALL_PATHS = [
-    CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/tokenize", "/v1/models",
+    CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings",
+    "/tokenize", "/v1/models",
 ]  # fmt: skip
 
 

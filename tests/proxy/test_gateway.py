@@ -251,7 +251,7 @@ async def test_key_in_x_api_key_is_taken_where_anthropic_sdks_ask(gateway: Start
         ("GET", "/v1/models", {"x-api-key": "sk-wrong"}, "invalid_request_error"),
         ("GET", "/v1/models/none", {"anthropic-version": "2023-06-01"}, "not_found_error"),
         ("POST", "/v1/models", {"anthropic-version": "2023-06-01"}, "invalid_request_error"),
-        ("POST", "/v1/messages/count_tokens", {"x-api-key": "sk-wrong"}, "not_found_error"),
+        ("POST", "/v1/messages/batches", {"x-api-key": "sk-wrong"}, "not_found_error"),
         ("POST", "/v1/messages", {}, "invalid_request_error"),
     ],
     ids=["wrong key", "no key", "two keys", "no such model", "method", "no such path", "a path of Anthropic's"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import msgspec
 from aiohttp.http import HttpVersion11
@@ -19,7 +18,7 @@ from aiaas.keys.model import KeyLimits, Principal, PriorityClass, Rejection
 from aiaas.keys.throttle import source_of
 from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
-from aiaas.limits.model import Lease, Limits, Rate, Store
+from aiaas.limits.model import Lease, Limits, Store
 from aiaas.openai import paths
 from aiaas.openai.guard import PRIORITY_FIELD, SALT, SALTED, Guard, is_used, salt_of
 from aiaas.openai.lenient import as_utf8
@@ -35,6 +34,7 @@ from aiaas.proxy.request.body import arriving_body, bound_output, output_field, 
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.request.classes import CLASS_LINES, ENGINE_PRIORITIES, class_of_request
 from aiaas.proxy.request.examiner import ON_LOOP, Examiner
+from aiaas.proxy.request.key_limits import cheap_limits, effective_limits
 from aiaas.proxy.request.models import model_not_found
 from aiaas.proxy.request.served_models import Listed, is_its_own
 from aiaas.proxy.telemetry.record import NO_KEY, Record
@@ -51,7 +51,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     asking           the body for a target that is asked for usage
     strip_usage      whether the two bodies differ: the client did not ask for the usage of its stream
     passed           complete header lines that go upstream, to any target
-    estimated_input  LLM tokens, for a request that ends without usage
+    estimated_input  LLM tokens, for a request that ends without usage; 0 of a cheap one
     reserved_output  the most LLM tokens that its answer may have; 0 where it generates none
     extra            complete header lines for the answer: request id, limits
     close            the connection ends with this answer
@@ -129,7 +129,7 @@ class Admission:
         self._examiner = examiner
         self._loop = loop
         self._wall = wall
-        self._limits: dict[str, tuple[Principal, Limits]] = {}
+        self._limits: dict[str, tuple[Principal, Limits, Limits]] = {}
         self._prioritizes = any(backend.scheduling == "priority" for backend in plan.backends)
         self._isolates = any(backend.isolate_cache for backend in plan.backends)
         self._guard = Guard(plan.request.fields, plan.request.unknown_fields)
@@ -140,7 +140,7 @@ class Admission:
         Raises ApiError; then nothing is charged.
         """
         principal = self.known(request, client, record) or await self.verified(request, client, record)
-        limits = self.limits_of(principal)
+        limits = self.limits_of(principal, record.path)
         try:
             if limits.concurrent is not None:
                 self._bodies.begin(record, limits.concurrent)
@@ -174,13 +174,14 @@ class Admission:
         except ApiError:
             record.limit_lines = await self._look(principal, limits)
             raise
-        estimated_input = estimate_input_tokens(len(body))
+        estimated_input = 0 if limits.cheap else estimate_input_tokens(len(body))
         reserved_output = (output or 0) * peeked.choices * peeked.prompts
         reserved = estimated_input + reserved_output
         now = self._loop.time()
         result = await self._store.admit(store_key_of(principal), limits, reserved, now, self._wall())
         if result.lease is None:
-            raise refusal(result, output_field(peeked, record.path) if record.path in paths.OUTPUT else None)
+            param = output_field(peeked, record.path) if record.path in paths.OUTPUT else None
+            raise refusal(result, param, cheap=limits.cheap)
         record.limit_lines = limit_lines(result)
         total_timeout = route.targets[0].backend.total_timeout
         return Ticket(
@@ -270,15 +271,15 @@ class Admission:
             raise model_not_found(peeked.model)
         return route
 
-    def limits_of(self, principal: Principal) -> Limits:
+    def limits_of(self, principal: Principal, path: str) -> Limits:
         """The key's own limits where it has them, else the config's; made once for each principal."""
         cached = self._limits.get(principal.key_id)
-        if cached is not None and cached[0] is principal:
-            return cached[1]
-        limits = effective_limits(self._plan, principal.limits)
-        if self._plan.auth.enabled:
-            self._limits[principal.key_id] = (principal, limits)
-        return limits
+        if cached is None or cached[0] is not principal:
+            limits = effective_limits(self._plan, principal.limits)
+            cached = principal, limits, cheap_limits(limits)
+            if self._plan.auth.enabled:
+                self._limits[principal.key_id] = cached
+        return cached[2] if path in paths.CHEAP else cached[1]
 
 
 def store_key_of(principal: Principal) -> str:
@@ -305,26 +306,6 @@ def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[by
     asked = {target.backend.ask_for_usage for target in route.targets}
     asking = ask_for_usage(body, has_options=peeked.has_stream_options) if True in asked else body
     return (body if False in asked else asking), asking, output
-
-
-def effective_limits(plan: Plan, own: KeyLimits) -> Limits:
-    """A key's limits: its own, field by field, before the default. No limits if rate_limit.enabled is false."""
-    default = plan.limits.default
-    if not plan.limits.enabled:
-        return default
-    requests = default.requests
-    if own.requests_per_minute is not None:
-        requests = Rate(own.requests_per_minute, own.burst or own.requests_per_minute)
-    elif own.burst is not None and requests is not None:
-        requests = replace(requests, burst=own.burst)
-    tokens = default.tokens if own.tokens_per_minute is None else Rate(own.tokens_per_minute, own.tokens_per_minute)
-    return Limits(
-        requests=requests,
-        tokens=tokens,
-        tokens_per_day=own.tokens_per_day if own.tokens_per_day is not None else default.tokens_per_day,
-        tokens_per_month=own.tokens_per_month if own.tokens_per_month is not None else default.tokens_per_month,
-        concurrent=own.max_concurrent if own.max_concurrent is not None else default.concurrent,
-    )
 
 
 def passed_headers(headers: Mapping[str, str], request_id: str) -> bytes:

@@ -8,6 +8,7 @@
     the same, of a path that generates nothing             the input
     the client left before the first byte, or it did not   the input
     come in time
+    a path that only counts tokens                         one request, no tokens
     an error, vLLM's or ours, instead of an answer         one request, no tokens
     no backend saw it (also: the client left the queue)    nothing
 
@@ -51,13 +52,15 @@ def price_of(record: Record, estimated_input: int, reserved_output: int, streame
         if record.output_tokens is not None:
             return Charge(record.input_tokens, record.output_tokens, estimated=False, ran=True)
         estimated_input = record.input_tokens
+    ran = record.upstream is not None and record.error_code not in NEVER_RAN
+    if record.path in paths.CHEAP:
+        return Charge(0, 0, estimated=False, ran=ran)
     if record.phase == "streaming" and record.status < 400:
         output = streamed if record.streamed else _unseen_output(record, reserved_output)
         return Charge(estimated_input, output, estimated=True, ran=True)
     left = record.status == CLIENT_LEFT and record.upstream is not None
     if left or (record.error_code == "upstream_timeout" and record.overhead is not None):
         return Charge(estimated_input, 0, estimated=True, ran=True)
-    ran = record.upstream is not None and record.error_code not in NEVER_RAN
     return Charge(0, 0, estimated=False, ran=ran)
 
 

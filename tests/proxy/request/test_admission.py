@@ -17,8 +17,7 @@ import pytest
 from aiaas.keys.format import make_key
 from aiaas.keys.model import KeyLimits
 from aiaas.keys.throttle import BURST
-from aiaas.limits.model import Limits, Rate
-from aiaas.proxy.request.admission import effective_limits, header_values
+from aiaas.proxy.request.admission import header_values
 from tests.fakes.vllm import (
     DONE,
     STREAM_HEAD,
@@ -33,7 +32,7 @@ from tests.fakes.vllm import (
     token_event,
     usage_event,
 )
-from tests.proxy.conftest import CHAT, Got, KnownKey, Running, StartGateway, new_key, plan_of, slow_key
+from tests.proxy.conftest import CHAT, Got, KnownKey, Running, StartGateway, new_key, slow_key
 
 BODY = {"model": "m", "messages": []}
 AT_ONCE = int(os.environ.get("AIAAS_TEST_KEYS", "100"))  # keys that ask at once after a start; by hand 1000
@@ -41,30 +40,6 @@ STRANGER = new_key("stranger")
 WRONG = make_key("sk-", secrets.token_bytes, STRANGER.record.id).text
 STREAM = BODY | {"stream": True}
 PLAN: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
-
-
-@pytest.mark.parametrize(
-    ("section", "own", "limits"),
-    [
-        ({}, KeyLimits(), Limits(requests=Rate(10, 10))),
-        ({"burst": 3}, KeyLimits(), Limits(requests=Rate(10, 3))),
-        ({"burst": 3}, KeyLimits(requests_per_minute=60), Limits(requests=Rate(60, 60))),
-        ({"burst": 3}, KeyLimits(burst=5), Limits(requests=Rate(10, 5))),
-        ({}, KeyLimits(requests_per_minute=60, burst=1), Limits(requests=Rate(60, 1))),
-        ({"requests_per_minute": None}, KeyLimits(burst=1), Limits()),
-        ({"tokens_per_minute": 9, "tokens_per_day": 8}, KeyLimits(tokens_per_minute=7), Limits(
-            requests=Rate(10, 10), tokens=Rate(7, 7), tokens_per_day=8)),
-        ({"max_concurrent": 2}, KeyLimits(max_concurrent=5), Limits(requests=Rate(10, 10), concurrent=5)),
-        ({"enabled": False}, KeyLimits(requests_per_minute=1, max_concurrent=1), Limits()),
-    ],
-    ids=[
-        "default", "default burst", "own rate with its own burst", "own burst on the default rate", "own both",
-        "a burst without a rate", "own tokens, default quota", "own concurrency", "limits off",
-    ],
-)  # fmt: skip
-def test_a_keys_own_limits_come_before_the_defaults(section: dict[str, Any], own: KeyLimits, limits: Limits) -> None:
-    """Field by field; the default's burst belongs to the default's rate."""
-    assert effective_limits(plan_of(PLAN | {"rate_limit": section}), own) == limits
 
 
 def test_no_header_can_smuggle_another() -> None:

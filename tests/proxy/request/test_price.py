@@ -30,7 +30,16 @@ CHARGES: dict[str, tuple[dict[str, Any], Charge]] = {
     ),
     "answer that broke off": ({**ANSWER, "error_code": "upstream_error", "sent": 6}, Charge(10, 20, True, True)),
     "answer whose client left": ({**ANSWER, "ended_by": "client", "sent": 6}, Charge(10, 20, True, True)),
-    "tokenize": ({**ANSWER, "path": "/tokenize"}, Charge(10, 0, True, True)),
+    "tokenize": ({**ANSWER, "path": "/tokenize"}, Charge(0, 0, False, True)),
+    "counted tokens, client left": (
+        {**LEFT, "phase": "waiting", "path": "/v1/messages/count_tokens"},
+        Charge(0, 0, False, True),
+    ),
+    "counted tokens, left in the queue": (
+        {**LEFT, "phase": "queued", "upstream": None, "path": "/tokenize"},
+        Charge(0, 0, False, False),
+    ),
+    "score": ({**ANSWER, "path": "/v1/score"}, Charge(10, 0, True, True)),
     "left while waiting": ({**LEFT, "phase": "waiting"}, Charge(10, 0, True, True)),
     "left while vLLM's 400 was sent": (
         {"status": 400, "ended_by": "client", "phase": "streaming"},
