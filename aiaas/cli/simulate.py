@@ -17,6 +17,7 @@ class RunnerOption(StrEnum):
 
     text = "text"
     pooling = "pooling"
+    classify = "classify"
 
 
 _EPILOG = """Examples:
@@ -52,7 +53,7 @@ def simulate(
         int | None, typer.Option(help="Running and waiting requests; a further one gets 503. [default: no bound]")
     ] = None,
     runner: Annotated[
-        RunnerOption, typer.Option(help="Chat and completions, or embeddings, scores and rerank.")
+        RunnerOption, typer.Option(help="Chat and completions; embeddings, scores and rerank; or classes.")
     ] = RunnerOption.text,
     api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="Key to require below /v1.")] = None,
     keep_alive: Annotated[str, typer.Option(metavar="TIME", help="Close idle connections after this time.")] = "5s",

@@ -261,7 +261,7 @@ class Backend(Section):
 
     forward_headers: tuple[Text, ...] = ()
     """Further request headers of the client to send upstream, besides the fixed ones (`traceparent`, `x-request-id` and
-    the like)."""
+    the like; on `/v1/messages` and `/v1/messages/count_tokens` also `anthropic-version` and `anthropic-beta`)."""
 
     def served(self) -> tuple[Model, ...]:
         """Return the models in long form, whichever way the file has them."""

@@ -15,16 +15,22 @@ from typing import Final, Literal
 
 from aiaas.openai.paths import (
     CHAT,
+    CLASSIFY,
     COMPLETIONS,
     COUNT_TOKENS,
     DETOKENIZE,
     EMBEDDINGS,
     GENERATE,
     MESSAGES,
+    PLAIN_RERANK,
+    PLAIN_SCORE,
+    POOLING,
     RERANK,
     RESPONSES,
     SCORE,
     TOKENIZE,
+    V2_EMBED,
+    V2_RERANK,
 )
 
 # pass    the client may set it
@@ -76,9 +82,12 @@ class FieldRule:
 
 _SAMPLED: Final = (CHAT, COMPLETIONS, RESPONSES)
 _GENERATED: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
-_POOLED: Final = (EMBEDDINGS, SCORE, RERANK)
+_SCORES: Final = (SCORE, PLAIN_SCORE)
+_RERANKS: Final = (RERANK, PLAIN_RERANK, V2_RERANK)
+_CONVERSED: Final = (EMBEDDINGS, CLASSIFY, POOLING)  # of a text or of a conversation
+_POOLED: Final = (*_CONVERSED, *_SCORES, *_RERANKS)
 _LEGACY: Final = (CHAT, COMPLETIONS)
-_TEMPLATED: Final = (CHAT, EMBEDDINGS, TOKENIZE)
+_TEMPLATED: Final = (CHAT, *_CONVERSED, TOKENIZE)
 
 LARGEST_GRAMMAR: Final = 64 * 1024  # bytes
 MOST_LOGPROBS: Final = 20  # OpenAI's own bound, and vLLM's default `--max-logprobs`
@@ -92,6 +101,7 @@ _MEDIA_IO: Final = "Arguments of the media decoder, such as the number of frames
 _PLUGIN: Final = "Arguments of the operator's own plug-ins and logits processors."
 _EMBEDS: Final = "Tensors that the engine loads unchecked; a broken one can end the engine."
 _TEMPLATE: Final = "A Jinja program that runs in the API server, where one loop holds up everybody."
+_IO_PROCESSOR: Final = "Input of the operator's own IO processor plug-in, which may name hosts and files."
 _LOGPROBS: Final = "A large number means a sort of the vocabulary and megabytes for each token."
 _GRAMMAR: Final = "The engine compiles grammars for all requests; a large one holds up everybody's."
 _LISTED: Final = "Long lists are read again for each token."
@@ -99,7 +109,7 @@ _LISTED: Final = "Long lists are read again for each token."
 
 def _rejected() -> Iterator[EngineField]:
     everywhere = (*_SAMPLED, *_POOLED)
-    yield EngineField("priority", everywhere, "reject", _QUEUE, "zero")
+    yield EngineField("priority", (*everywhere, V2_EMBED), "reject", _QUEUE, "zero")
     yield EngineField("priority", (MESSAGES,), "reject", _QUEUE, "zero", known=False)
     yield EngineField("data_parallel_rank", _GENERATED, "reject", "Chooses the engine's replica.", known=False)
     yield EngineField("kv_transfer_params", _GENERATED, "reject", _TRANSFER, "empty")
@@ -107,10 +117,11 @@ def _rejected() -> Iterator[EngineField]:
     yield EngineField("cache_salt", (*_GENERATED, *_POOLED), "reject", _SALT)
     yield EngineField("request_id", everywhere, "reject", _ID)
     yield EngineField("mm_processor_kwargs", (CHAT, RESPONSES, *_POOLED, TOKENIZE), "reject", _PROCESSOR, "empty")
-    yield EngineField("media_io_kwargs", (CHAT, RESPONSES, EMBEDDINGS, TOKENIZE), "reject", _MEDIA_IO, "empty")
+    yield EngineField("media_io_kwargs", (CHAT, RESPONSES, *_CONVERSED, TOKENIZE), "reject", _MEDIA_IO, "empty")
     yield EngineField("vllm_xargs", _GENERATED, "reject", _PLUGIN, "empty")
     yield EngineField("logits_processors", _LEGACY, "reject", "Names code to run.", "empty", known=False)
     yield EngineField("prompt_embeds", (COMPLETIONS,), "reject", _EMBEDS)
+    yield EngineField("data", (POOLING,), "reject", _IO_PROCESSOR)
     yield EngineField("chat_template", _TEMPLATED, "reject", _TEMPLATE)
     yield EngineField(
         "previous_response_id", (RESPONSES,), "reject", "The engine has one store of answers for all keys."
@@ -151,18 +162,19 @@ _GROUPS: Final[tuple[tuple[str, dict[tuple[str, ...], str]], ...]] = (
         "The request itself; aiaas bounds the number of answers, their length, and media by address.",
         {
             GENERATE: "model",
-            (CHAT, MESSAGES, COUNT_TOKENS, EMBEDDINGS, TOKENIZE): "messages",
+            (CHAT, MESSAGES, COUNT_TOKENS, *_CONVERSED, TOKENIZE): "messages",
             (COMPLETIONS, RESPONSES, TOKENIZE): "prompt",
-            (RESPONSES, EMBEDDINGS): "input",
+            (RESPONSES, *_CONVERSED): "input",
+            (V2_EMBED,): "texts images inputs",
             (RESPONSES,): "instructions previous_input_messages max_output_tokens max_tool_calls",
             (MESSAGES, COUNT_TOKENS): "system",
-            (CHAT, COMPLETIONS, MESSAGES): "max_tokens",
+            (CHAT, COMPLETIONS, MESSAGES, V2_EMBED): "max_tokens",
             (CHAT,): "max_completion_tokens",
             _LEGACY: "n stream_options",
             _GENERATED: "stream",
-            (CHAT, SCORE, RERANK): "documents",
-            (SCORE,): "queries items data_1 data_2 text_1 text_2",
-            (RERANK,): "query top_n",
+            (CHAT, *_SCORES, *_RERANKS): "documents",
+            _SCORES: "queries items data_1 data_2 text_1 text_2",
+            _RERANKS: "query top_n",
             (DETOKENIZE,): "tokens",
             (TOKENIZE, COUNT_TOKENS): "tools",
             (COMPLETIONS,): "suffix",
@@ -192,10 +204,11 @@ _GROUPS: Final[tuple[tuple[str, dict[tuple[str, ...], str]], ...]] = (
         {
             _TEMPLATED: "add_generation_prompt continue_final_message",
             (CHAT, RESPONSES, MESSAGES, COUNT_TOKENS, *_POOLED, TOKENIZE): "chat_template_kwargs",
-            (CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE): "add_special_tokens",
+            (CHAT, COMPLETIONS, *_CONVERSED, TOKENIZE): "add_special_tokens",
+            (V2_EMBED,): "input_type truncate",
             (*_LEGACY, *_POOLED): "truncate_prompt_tokens truncation_side",
             (RESPONSES,): "truncation",
-            (SCORE, RERANK): "max_tokens_per_query max_tokens_per_doc instruction",
+            (*_SCORES, *_RERANKS): "max_tokens_per_query max_tokens_per_doc instruction",
             _POOLED: "padding",
         },
     ),
@@ -206,7 +219,9 @@ _GROUPS: Final[tuple[tuple[str, dict[tuple[str, ...], str]], ...]] = (
             _LEGACY: "echo return_tokens_as_token_ids return_token_ids routed_experts_prompt_start stream_interval",
             (CHAT, RESPONSES): "include_reasoning",
             (RESPONSES,): "include enable_response_messages",
-            (EMBEDDINGS,): "encoding_format embed_dtype endianness dimensions",
+            (EMBEDDINGS, POOLING): "encoding_format embed_dtype endianness dimensions",
+            (V2_EMBED,): "output_dimension embedding_types",
+            (POOLING,): "task",
             _POOLED: "use_activation",
             (TOKENIZE,): "return_token_strs",
         },

@@ -7,6 +7,8 @@ arguments of a tool call is data. The shapes of a part (OpenAI chat, OpenAI resp
     {"type": "input_image", "image_url": "https://..."}
     {"type": "image", "source": {"type": "url", "url": "https://..."}}
 
+On `/v2/embed` the entries of the list `images` are URLs themselves.
+
 The check has two steps, since a body may have 10 MiB:
 
 1. Search the bytes for the keys, anywhere in the body, and decode only the few bytes after each key. In valid JSON a
@@ -44,8 +46,14 @@ READ: Final = {
     paths.MESSAGES: frozenset({"messages", "system"}),
     paths.COUNT_TOKENS: frozenset({"messages", "system"}),
     paths.EMBEDDINGS: frozenset({"messages", "input"}),
+    paths.V2_EMBED: frozenset({"inputs"}),
     paths.SCORE: _SCORED,
+    paths.PLAIN_SCORE: _SCORED,
     paths.RERANK: _SCORED,
+    paths.PLAIN_RERANK: _SCORED,
+    paths.V2_RERANK: _SCORED,
+    paths.CLASSIFY: frozenset({"messages", "input"}),
+    paths.POOLING: frozenset({"messages", "input"}),
     paths.TOKENIZE: frozenset({"messages"}),
     paths.DETOKENIZE: frozenset[str](),
 }
@@ -88,6 +96,8 @@ def media_url(body: bytes, path: str, *, escaped: bool) -> str | None:
     MAX_OBJECTS or MAX_QUOTES.
     """
     anthropic = path in paths.ANTHROPIC
+    if path == paths.V2_EMBED and (place := _listed_image(body)) is not None:
+        return place
     if not escaped and not anthropic and len(body) <= WINDOW and body.find(b'_url"') < 0:
         return None  # nearly every request
     fields = READ[path]
@@ -98,6 +108,21 @@ def media_url(body: bytes, path: str, *, escaped: bool) -> str | None:
     for name, value in top_level(body):
         if name in fields and (place := walk.find(bytes(value), name)) is not None:
             return place
+    return None
+
+
+def _listed_image(body: bytes) -> str | None:
+    """The place of such a URL in the list `images` of Cohere's API, whose entries are URLs and nothing else."""
+    for name, value in top_level(body):
+        if name == "images" and bytes(value) != b"null":
+            _refuse_very_many(bytes(value))
+            try:
+                images = _IMAGES.decode(value)
+            except UNREADABLE:  # not a list of texts: vLLM refuses it
+                return name
+            for number, image in enumerate(images):
+                if image[:5].lower() != "data:":
+                    return f"{name}[{number}]"
     return None
 
 
@@ -192,6 +217,7 @@ _Object = dict[JsonKey, Raw]
 _Item = _Object | str
 
 _MEDIA: Final = msgspec.json.Decoder(_Media)
+_IMAGES: Final = msgspec.json.Decoder(list[str])
 _TRAILING: Final = re.compile(r"trailing characters \(byte (\d+)\)$")
 
 

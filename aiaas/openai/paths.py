@@ -15,7 +15,13 @@ MESSAGES: Final = "/v1/messages"
 COUNT_TOKENS: Final = "/v1/messages/count_tokens"
 EMBEDDINGS: Final = "/v1/embeddings"
 SCORE: Final = "/v1/score"
+PLAIN_SCORE: Final = "/score"
 RERANK: Final = "/v1/rerank"
+PLAIN_RERANK: Final = "/rerank"
+V2_RERANK: Final = "/v2/rerank"
+V2_EMBED: Final = "/v2/embed"
+CLASSIFY: Final = "/classify"
+POOLING: Final = "/pooling"
 TOKENIZE: Final = "/tokenize"
 DETOKENIZE: Final = "/detokenize"
 
@@ -32,8 +38,14 @@ GENERATE: Final = (
     MESSAGES,
     COUNT_TOKENS,
     EMBEDDINGS,
+    V2_EMBED,
     SCORE,
+    PLAIN_SCORE,
     RERANK,
+    PLAIN_RERANK,
+    V2_RERANK,
+    CLASSIFY,
+    POOLING,
     TOKENIZE,
     DETOKENIZE,
 )
@@ -53,11 +65,11 @@ CHEAP: Final = frozenset({COUNT_TOKENS, TOKENIZE, DETOKENIZE})
 USAGE_ON_REQUEST: Final = frozenset({CHAT, COMPLETIONS})
 
 # Paths where one request may hold several prompts, and where it may ask for several choices.
-MANY_PROMPTS: Final = frozenset({COMPLETIONS, EMBEDDINGS})
+MANY_PROMPTS: Final = frozenset({COMPLETIONS, EMBEDDINGS, CLASSIFY, POOLING})
 MANY_CHOICES: Final = frozenset({CHAT, COMPLETIONS})
 
 # Paths whose request models have vLLM's field `priority`.
-PRIORITIZED: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS})
+PRIORITIZED: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, V2_EMBED, CLASSIFY, POOLING})
 
 # Paths of the Anthropic shape: the key may come in `x-api-key` (as for the list of models), and an error in a stream is
 # `event: error`.

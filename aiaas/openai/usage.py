@@ -3,7 +3,9 @@
 Where each path reports usage (transcript):
     chat, completions   usage.prompt_tokens, completion_tokens; streamed only when asked, in an event of its own (13),
                         or on every event (14, 110)
-    embeddings, score, rerank   usage.prompt_tokens, and total_tokens (150, 153, 154)
+    embeddings, score, rerank,  usage.prompt_tokens, and total_tokens (150, 153, 154, 155)
+      classify, pooling
+    /v2/embed                   meta.billed_units.input_tokens and image_tokens, as Cohere's API does
     responses           usage.input_tokens, output_tokens (22); streamed in `response.completed` below `response` (23)
     messages            usage.input_tokens, output_tokens (24); streamed in `message_start` below `message`, then in
                         each `message_delta` (25): the last one counts
@@ -56,6 +58,17 @@ def usage_of_answer(body: bytes) -> TokenUsage | None:
     return None if told is None else _usage(told)
 
 
+def billed_usage(units: object) -> TokenUsage | None:
+    """The usage in the value of `meta.billed_units` in an answer of `/v2/embed`. Never raises."""
+    try:
+        billed = msgspec.convert(units, _Billed)
+    except msgspec.ValidationError:
+        return None
+    if billed.input_tokens is None and billed.image_tokens is None:
+        return None
+    return _usage(_Told(input_tokens=(billed.input_tokens or 0) + (billed.image_tokens or 0)))
+
+
 def is_usage_only_event(event: bytes) -> bool:
     """Whether this is the extra event that `stream_options.include_usage` adds: no choices, but usage (transcript 13).
 
@@ -94,6 +107,11 @@ class _Told(msgspec.Struct):
     total_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+
+
+class _Billed(msgspec.Struct):
+    input_tokens: int | None = None
+    image_tokens: int | None = None
 
 
 class _Inner(msgspec.Struct):

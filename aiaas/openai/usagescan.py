@@ -18,18 +18,23 @@ Rules:
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import ClassVar, Final
 
-from aiaas.openai.usage import TokenUsage, usage_of
+from aiaas.openai.usage import TokenUsage, billed_usage, usage_of
 
 VALUE_MOST: Final = 16 * 1024  # bytes; vLLM's usage with all details takes a few hundred
-_KEY: Final = b'"usage"'
 _SPACE: Final = b" \t\r\n"
 _JSON: Final = json.JSONDecoder()
 
 
 class UsageScan:
-    """The state of one body. `usage` is None until the body's usage has passed, and stays None if that is malformed."""
+    """The state of one body. `usage` is None until the body's usage has passed, and stays None if that is malformed.
+
+    KEY    the key of the usage, and LEVEL the number of brackets that are open before it
+    """
+
+    KEY: ClassVar = b'"usage"'
+    LEVEL: ClassVar = 1
 
     __slots__ = ("_begun", "_depth", "_in_text", "_over", "_rest", "_value", "usage")
 
@@ -59,22 +64,23 @@ class UsageScan:
 
     def _search(self, data: bytes) -> None:
         counted = search = 0
-        while (at := data.find(_KEY, search)) >= 0:
+        key = self.KEY
+        while (at := data.find(key, search)) >= 0:
             search = at + 1
             if _is_escaped(data, at, counted):
                 continue
-            behind = data[at + len(_KEY) : at + len(_KEY) + 64].lstrip(_SPACE)
+            behind = data[at + len(key) : at + len(key) + 64].lstrip(_SPACE)
             if not behind:  # only the next part shows whether this is a key
                 self._count(data[counted:at])
-                self._rest = data[at : at + len(_KEY)]
+                self._rest = data[at : at + len(key)]
                 return
             self._count(data[counted:at])
             counted = at
-            if self._depth == 1 and not self._in_text and behind.startswith(b":"):
+            if self._depth == self.LEVEL and not self._in_text and behind.startswith(b":"):
                 self._value = self._rest = b""
-                self._take(data[at + len(_KEY) :].lstrip(_SPACE)[1:])
+                self._take(data[at + len(key) :].lstrip(_SPACE)[1:])
                 return
-        end = max(counted, len(data) - len(_KEY) + 1)
+        end = max(counted, len(data) - len(key) + 1)
         while end < len(data) and _is_escaped(data, end, counted):
             end += 1
         if _is_escaped(data, end, counted):  # the last byte escapes the first byte of the next part
@@ -105,9 +111,24 @@ class UsageScan:
                 self._over = len(value) > VALUE_MOST
             else:
                 self._over = True
-                self.usage = usage_of(json.dumps({"usage": told}).encode())
+                self.usage = self._read(told)
         else:
             self._over = len(value) > VALUE_MOST
+
+    def _read(self, told: object) -> TokenUsage | None:
+        return usage_of(json.dumps({"usage": told}).encode())
+
+
+class BilledScan(UsageScan):
+    """The same for an answer of `/v2/embed`, whose counts stand in `meta.billed_units`."""
+
+    KEY: ClassVar = b'"billed_units"'
+    LEVEL: ClassVar = 2
+
+    __slots__ = ()
+
+    def _read(self, told: object) -> TokenUsage | None:
+        return billed_usage(told)
 
 
 def _is_escaped(data: bytes, at: int, start: int) -> bool:

@@ -295,6 +295,36 @@ def embeddings(
     }
 
 
+def cohere_embeddings(
+    stamp: Stamp, texts: Sequence[str], echoed: Sequence[str] | None, tokens: int, seed: int, *, images: bool
+) -> Json:
+    """POST /v2/embed: Cohere's form, with the usage in `meta`. `echoed` is the request's `texts`."""
+    units = {"input_tokens": 0 if images else tokens, "image_tokens": tokens if images else 0}
+    return {
+        "id": stamp.id,
+        "embeddings": {"float": [embedding_of(text, seed) for text in texts]},
+        **({} if echoed is None else {"texts": list(echoed)}),
+        "meta": {"api_version": {"version": "2"}, "billed_units": units},
+        "response_type": "embeddings_by_type",
+    }
+
+
+def classes(stamp: Stamp, texts: Sequence[str], tokens: int, seed: int) -> Json:
+    """POST /classify, of a model with two classes."""
+    first = [score_of("class", text, seed) for text in texts]
+    return {
+        "id": stamp.id,
+        "object": "list",
+        "created": stamp.created,
+        "model": stamp.model,
+        "data": [
+            {"index": index, "label": f"LABEL_{int(one < 0.5)}", "probs": [one, 1 - one], "num_classes": 2}
+            for index, one in enumerate(first)
+        ],
+        "usage": SimulatedUsage(tokens, 0).openai_full(),
+    }
+
+
 def score_of(one: str, two: str, seed: int) -> float:
     """Return a number from 0 to 1 that depends on both texts and the seed."""
     return random.Random(seed_of("score", seed, one, two)).random()

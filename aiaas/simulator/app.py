@@ -22,18 +22,12 @@ from aiaas.simulator.engine import EngineFullError, Generation, SimulatedEngine
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.events import make_writer
 from aiaas.simulator.faults import Point
-from aiaas.simulator.forms import (
-    DetokenizeForm,
-    EmbeddingsForm,
-    RerankForm,
-    ScoreForm,
-    fill_form,
-    parse_json,
-)
-from aiaas.simulator.generate import WORD_TOKENS, SimulatedChoice, make_pace, tokenize
+from aiaas.simulator.forms import DetokenizeForm, fill_form, parse_json
+from aiaas.simulator.generate import WORD_TOKENS, SimulatedChoice, make_pace
 from aiaas.simulator.http import SimulatedExchange, WireRequest
 from aiaas.simulator.metrics import CONTENT_TYPE, SimulatorMetrics
 from aiaas.simulator.options import SimulatorOptions
+from aiaas.simulator.pooled import PARSERS
 from aiaas.simulator.replies import JSON_TYPE, VARY_ORIGIN, StreamReply, WholeReply, strike_request
 from aiaas.simulator.requests import (
     ApiFamily,
@@ -43,7 +37,6 @@ from aiaas.simulator.requests import (
     parse_invocation,
     parse_job,
     pieces_to_tokenize,
-    prompt_texts,
 )
 
 RECORDED_BODY = 1024 * 1024  # bytes kept of a recorded request's body
@@ -147,6 +140,7 @@ class App:
             "/tokenize": {"POST": self._tokenize},
             "/detokenize": {"POST": self._detokenize},
             "/invocations": {"POST": self._invocations},
+            "/openapi.json": {"GET": self._openapi},
         }
         if self.options.runner == "text":
             families: dict[str, ApiFamily] = {
@@ -159,12 +153,8 @@ class App:
                 routes[path] = {"POST": functools.partial(self._generate, family=family)}
             routes["/v1/messages/count_tokens"] = {"POST": self._count_tokens}
             return routes
-        for path in ("/v1/embeddings", "/pooling"):
-            routes[path] = {"POST": self._embed}
-        for path in ("/score", "/v1/score"):
-            routes[path] = {"POST": self._score}
-        for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
-            routes[path] = {"POST": self._rerank}
+        for path in PARSERS[self.options.runner]:
+            routes[path] = {"POST": functools.partial(self._pooled, path=path)}
         return routes
 
     # paths that answer at once
@@ -191,6 +181,16 @@ class App:
 
     def _metrics(self, exchange: SimulatedExchange) -> None:
         exchange.respond(200, self.metrics.render(self.engine), CONTENT_TYPE, after=VARY_ORIGIN)
+
+    def _openapi(self, exchange: SimulatedExchange) -> None:
+        """The routes, as FastAPI lists them, without their schemas."""
+        paths: Json = {
+            path: {method.lower(): {} for method in methods}
+            for path, methods in self._routes.items()
+            if path not in ("/metrics", "/openapi.json")
+        }
+        info = {"title": answers.OWNER, "version": answers.FINGERPRINT}
+        self._json(exchange, {"openapi": "3.1.0", "info": info, "paths": paths})
 
     def _models(self, exchange: SimulatedExchange) -> None:
         names = self.options.models
@@ -228,8 +228,8 @@ class App:
 
     def _invocations(self, exchange: SimulatedExchange) -> None:
         """Answer SageMaker's single path for everything: the body decides which kind of request it is."""
-        if self.options.runner == "pooling":
-            self._embed(exchange)
+        if self.options.runner != "text":
+            self._pooled(exchange, next(iter(PARSERS[self.options.runner])))
             return
         try:
             data = _decode(exchange.request)
@@ -273,55 +273,9 @@ class App:
         died = errors.anthropic(errors.engine_dead()) if family == "messages" else errors.engine_dead()
         self._submit(WholeReply(self.engine, exchange, self.fault, whole, died), job)
 
-    def _embed(self, exchange: SimulatedExchange) -> None:
-        pooling = exchange.request.path == "/pooling"
-        form = fill_form(EmbeddingsForm, _decode(exchange.request))
-        texts = prompt_texts(form.input)
-        if not texts:
-            raise errors.bad_request("You must pass at least one prompt")
-        tokens = self._pooled_tokens(form.model, texts)
-        stamp = self._stamp(exchange.request, "pooling-" if pooling else "embd-")
-        as_base64 = form.encoding_format == "base64"
-        self._pool(
-            exchange,
-            tokens,
-            lambda: answers.embeddings(
-                stamp, texts, tokens, self.options.seed, base64_floats=as_base64, pooling=pooling
-            ),
-        )
-
-    def _score(self, exchange: SimulatedExchange) -> None:
-        form = fill_form(ScoreForm, _decode(exchange.request))
-        ones, twos = ([text] if isinstance(text, str) else text for text in (form.text_1, form.text_2))
-        if len(ones) == 1:
-            ones = ones * len(twos)
-        if len(ones) != len(twos):
-            raise errors.bad_request("Input lengths must be either 1:1, 1:N or N:N")
-        _need_pairs(twos)
-        tokens = self._pooled_tokens(form.model, [*ones[:1], *twos])
-        stamp = self._stamp(exchange.request, "score-")
-        pairs = list(zip(ones, twos, strict=True))
-        self._pool(exchange, tokens, lambda: answers.scores(stamp, pairs, tokens, self.options.seed))
-
-    def _rerank(self, exchange: SimulatedExchange) -> None:
-        form = fill_form(RerankForm, _decode(exchange.request))
-        _need_pairs(form.documents)
-        tokens = self._pooled_tokens(form.model, [form.query, *form.documents])
-        stamp = self._stamp(exchange.request, "score-")
-        self._pool(
-            exchange,
-            tokens,
-            lambda: answers.rerank(stamp, form.query, form.documents, form.top_n, tokens, self.options.seed),
-        )
-
-    def _pooled_tokens(self, model: str | None, texts: list[str]) -> int:
-        check_model(model, self.options, pooling=True)
-        counts = [len(tokenize(text)) for text in texts]
-        if any(count > self.options.max_model_len for count in counts):
-            raise errors.too_long(self.options.max_model_len)
-        return sum(counts)
-
-    def _pool(self, exchange: SimulatedExchange, tokens: int, whole: Callable[[], Json]) -> None:
+    def _pooled(self, exchange: SimulatedExchange, path: str) -> None:
+        parse = PARSERS[self.options.runner][path]
+        tokens, whole = parse(_decode(exchange.request), self.options, functools.partial(self._stamp, exchange.request))
         job = GenerationJob("chat", False, (tokens,), (SimulatedChoice(("",), "stop"),), self.options.seed)
         self._submit(WholeReply(self.engine, exchange, self.fault, whole, errors.engine_dead()), job)
 
@@ -357,11 +311,6 @@ class App:
         request = exchange.request
         handler = request.path if request.path in self._routes else "none"
         self.metrics.http.labels(handler, request.method, f"{exchange.status // 100}xx").inc()
-
-
-def _need_pairs(texts: list[str]) -> None:
-    if not texts:
-        raise errors.bad_request("At least one text_pair element must be given")
 
 
 def _decode(request: WireRequest) -> object:

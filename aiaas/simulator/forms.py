@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aiaas.simulator import errors
 
@@ -153,6 +153,39 @@ class EmbeddingsForm(BaseModel):
     model: str | None = None
     input: CompletionPrompt
     encoding_format: Literal["float", "base64"] = "float"
+
+
+class _CoherePart(BaseModel):
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: dict[str, str] | None = None
+
+
+class _CohereInput(BaseModel):
+    content: list[_CoherePart]
+
+
+class CohereForm(BaseModel):
+    """POST /v2/embed."""
+
+    model: str | None = None
+    texts: list[str] | None = None
+    images: list[str] | None = None
+    inputs: list[_CohereInput] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> CohereForm:
+        given = [field for field in (self.texts, self.images, self.inputs) if field is not None]
+        if len(given) != 1 or not given[0]:
+            raise ValueError("Exactly one of texts, images, or inputs must be provided, and it must be non-empty")
+        return self
+
+
+class ClassifyForm(BaseModel):
+    """POST /classify."""
+
+    model: str | None = None
+    input: CompletionPrompt
 
 
 class ScoreForm(BaseModel):

@@ -24,7 +24,8 @@ class SimulatorOptions:
     max_model_len      the limit on the tokens of prompt and answer together
     max_num_seqs       sequences generated at once; further ones wait
     max_num_queued_reqs  running and waiting sequences together, beyond which requests get 503; None: unlimited, as vLLM
-    runner             "text" answers the generate paths, "pooling" embedding, score and rerank paths; others are 404
+    runner             "text" answers the generate paths, "pooling" embedding, score and rerank paths, "classify" those
+                       of a classifier; others are 404
     api_key            required below /v1, /v2 and /inference only, like vLLM's (transcripts 100 to 104b)
     keep_alive         time after its last response when an idle connection is closed (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
     shutdown_timeout   time after SIGTERM for requests in flight to finish. None is vLLM's default: requests in flight
@@ -43,7 +44,7 @@ class SimulatorOptions:
     max_model_len: int = 8192
     max_num_seqs: int = 256
     max_num_queued_reqs: int | None = None
-    runner: Literal["text", "pooling"] = "text"
+    runner: Literal["text", "pooling", "classify"] = "text"
     api_key: str | None = None
     keep_alive: float = 5.0
     shutdown_timeout: float | None = None
@@ -65,7 +66,7 @@ class SimulatorOptions:
                 self.max_num_queued_reqs is None or self.max_num_queued_reqs >= 1,
                 "max-num-queued-reqs must be 1 or more",
             ),
-            (self.runner in ("text", "pooling"), "runner must be text or pooling"),
+            (self.runner in ("text", "pooling", "classify"), "runner must be text, pooling or classify"),
             (self.keep_alive > 0, "keep-alive must be more than 0 seconds"),
             (self.shutdown_timeout is None or self.shutdown_timeout >= 0, "shutdown-timeout must be 0 or more seconds"),
         )

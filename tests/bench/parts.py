@@ -194,7 +194,8 @@ def parts(bench: Bench) -> Iterator[Part]:
     assert principal is not None
     yield "the body, read", lambda: peek(body, wire.PATH)
     yield "the alias, spliced", lambda: replace_model(body, wire.ALIAS, b'"unsloth/gpt-oss-20b"', plain=True)
-    yield "headers for vLLM", lambda: passed_headers(request.headers, "0" * 24)
+    record = gateway._record(request, bench.client, gateway.active, wire.PATH)
+    yield "headers for vLLM", lambda: passed_headers(request.headers, record)
     limits = gateway.active.admission.limits_of(principal, paths.CHAT)
 
     def admitted() -> Any:

@@ -95,6 +95,14 @@ def test_only_data_urls_pass(kind: str, url: str, fetched: bool, shape: str, typ
         (paths.SCORE, {"queries": {"content": [PART]}, "documents": "x"}, "queries.content[0].image_url"),
         (paths.SCORE, {"data_1": {"content": [PART]}}, "data_1.content[0].image_url"),
         (paths.RERANK, {"query": "x", "documents": ["x", {"content": [PART]}]}, "documents[1].content[0].image_url"),
+        (paths.PLAIN_SCORE, {"text_1": "x", "text_2": [{"content": [PART]}]}, "text_2[0].content[0].image_url"),
+        (paths.V2_RERANK, {"query": {"content": [PART]}, "documents": ["x"]}, "query.content[0].image_url"),
+        (paths.PLAIN_RERANK, {"query": "x", "documents": [{"content": [PART]}]}, "documents[0].content[0].image_url"),
+        (paths.CLASSIFY, content([PART]), "messages[0].content[0].image_url"),
+        (paths.POOLING, content([PART]), "messages[0].content[0].image_url"),
+        (paths.COUNT_TOKENS, content([SOURCE]), "messages[0].content[0].source"),
+        (paths.V2_EMBED, {"inputs": [{"content": [{"type": "text"}, PART]}]}, "inputs[0].content[1].image_url"),
+        (paths.V2_EMBED, {"images": [DATA, URL]}, "images[1]"),
         (paths.RESPONSES, {"input": [{"role": "user", "content": [INPUT_IMAGE]}]}, "input[0].content[0].image_url"),
         (
             paths.RESPONSES,
@@ -429,3 +437,23 @@ def test_the_search_agrees_with_a_walk(value: Any, escape: bool, anthropic: bool
     elif place is not None:  # a shape that vLLM refuses, with a URL somewhere in it
         assert escape or anywhere(value, anthropic=anthropic)
         assert place[-1] == "]" or place.rpartition(".")[2] in ("messages", "content", "output")
+
+
+@pytest.mark.parametrize(
+    ("images", "place"),
+    [
+        (b'["DATA:a"]', None),
+        (b"null", None),
+        (b"[]", None),
+        (b'["\\u0064ata:a"]', None),
+        (b'["file:///etc/passwd"]', "images[0]"),
+        (b'[" data:a"]', "images[0]"),
+        (b'"http://a"', "images"),
+        (b'[["http://a"]]', "images"),
+    ],
+)
+def test_entries_of_images_are_addresses_themselves(images: bytes, place: str | None) -> None:
+    """On `/v2/embed` vLLM fetches each entry; a shape that it refuses is reported as a whole."""
+    assert found(b'{"texts":null,"images":%b}' % images, paths.V2_EMBED) == place
+    assert found(b'{"image\\u0073":%b}' % images, paths.V2_EMBED) == place
+    assert found(b'{"images":%b}' % images, paths.EMBEDDINGS) is None

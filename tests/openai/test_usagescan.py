@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiaas.openai.usage import TokenUsage, usage_of_answer
-from aiaas.openai.usagescan import UsageScan
+from aiaas.openai.usagescan import BilledScan, UsageScan
 
 USAGE = {"prompt_tokens": 911, "completion_tokens": 200, "total_tokens": 1111}
 FOUND = TokenUsage(911, 200)
@@ -92,3 +92,33 @@ def test_counts_that_cannot_be_true_are_refused(field: str, count: object) -> No
     """By the scan and by the decoder of short answers."""
     body = compact({"usage": {**USAGE, field: count}})
     assert scan(body, 1000) is usage_of_answer(body) is None
+
+
+EMBEDDED = {"id": "x", "embeddings": {"float": [[0.5, 1.5]]}, "texts": ['"billed_units": {"input_tokens": 1}']}
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        pytest.param({"input_tokens": 7, "image_tokens": 0}, TokenUsage(7, 0), id="texts"),
+        pytest.param({"input_tokens": 0, "image_tokens": 9}, TokenUsage(9, 0), id="images"),
+        pytest.param({"input_tokens": 7}, TokenUsage(7, 0), id="one of them"),
+        pytest.param({}, None, id="neither"),
+        pytest.param(None, None, id="null"),
+        pytest.param({"input_tokens": -1}, None, id="negative"),
+        pytest.param({"input_tokens": 1.5}, None, id="a fraction"),
+        pytest.param({"input_tokens": "7"}, None, id="a text"),
+        pytest.param([7], None, id="a list"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_cohere_answer_has_its_usage_in_billed_units(units: Any, expected: TokenUsage | None, size: int) -> None:
+    """Below `meta` only, however the body is cut; a text of the request that the answer repeats does not count."""
+    body = compact(EMBEDDED | {"meta": {"api_version": {"version": "2"}, "billed_units": units}})
+    found = BilledScan()
+    for start in range(0, len(body), size):
+        found.feed(body[start : start + size])
+    assert found.usage == expected
+    at_the_top = BilledScan()
+    at_the_top.feed(compact(EMBEDDED | {"billed_units": {"input_tokens": 7}}))
+    assert at_the_top.usage is None

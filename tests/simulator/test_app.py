@@ -105,8 +105,27 @@ async def test_pooling_refuses_in_vllms_words(path: str, body: Any, status: int,
 
 
 @pytest.mark.parametrize(
+    ("runner", "path"), [("text", "/v1/messages/count_tokens"), ("pooling", "/v2/embed"), ("classify", "/classify")]
+)
+async def test_openapi_lists_the_routes_of_the_runner(runner: Any, path: str) -> None:
+    """As FastAPI does; not `/metrics`, which is not one of its routes."""
+    async with running_simulator(SimulatorOptions(runner=runner)) as simulator, aiohttp.ClientSession() as session:
+        async with session.get(simulator.url + "/openapi.json") as response:
+            listed = json.loads(await response.read())["paths"]
+    assert listed[path] == {"post": {}}
+    assert listed["/v1/models"] == {"get": {}}
+    assert "/metrics" not in listed
+
+
+@pytest.mark.parametrize(
     ("path", "runner"),
-    [("/v1/chat/completions", "pooling"), ("/v1/messages", "pooling"), ("/v1/embeddings", "text"), ("/score", "text")],
+    [
+        ("/v1/chat/completions", "pooling"),
+        ("/classify", "pooling"),
+        ("/v1/messages", "pooling"),
+        ("/v1/embeddings", "text"),
+        ("/score", "text"),
+    ],
 )
 async def test_the_other_runners_paths_are_404(path: str, runner: Any) -> None:
     """As in vLLM."""

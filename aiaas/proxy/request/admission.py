@@ -42,6 +42,9 @@ from aiaas.proxy.telemetry.record import NO_KEY, Record
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # Of the client's headers these go upstream, besides those that the config names.
 _FORWARDED = ("content-type", "accept", "traceparent", "tracestate")
+# And these on Anthropic's paths: they choose the version of that API and its beta features.
+_ANTHROPIC_HEADERS = ("anthropic-version", "anthropic-beta")
+_FORWARDED_ANTHROPIC = (*_FORWARDED, *_ANTHROPIC_HEADERS)
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
@@ -100,6 +103,8 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         if self.engine_priority is not None and target.backend.scheduling == "priority":
             body = set_field(body, PRIORITY_FIELD, self.engine_priority)
         named = target.backend.forward_headers
+        if named and self.route.path in paths.ANTHROPIC:
+            named = tuple(name for name in named if name not in _ANTHROPIC_HEADERS)  # they are in `passed`
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.route.path]
         if len(body) > SMALL_BODY:
@@ -186,7 +191,7 @@ class Admission:
         total_timeout = route.targets[0].backend.total_timeout
         return Ticket(
             record, principal, route, peeked, request.headers, body, asking, strip_usage,
-            passed_headers(request.headers, record.request_id), estimated_input, reserved_output, result.lease,
+            passed_headers(request.headers, record), estimated_input, reserved_output, result.lease,
             b"%b%b%b" % (record.own_lines, record.limit_lines, CLASS_LINES[priority_class]),
             close, request.version >= HttpVersion11, self._plan.server.heartbeat,
             None if total_timeout is None else record.started + total_timeout, priority_class,
@@ -308,9 +313,10 @@ def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[by
     return (body if False in asked else asking), asking, output
 
 
-def passed_headers(headers: Mapping[str, str], request_id: str) -> bytes:
+def passed_headers(headers: Mapping[str, str], record: Record) -> bytes:
     """Header lines that go upstream: the request's media type, a few of its headers, and the id."""
-    return header_values(headers, _FORWARDED, f"x-request-id: {request_id}\r\n")
+    names = _FORWARDED_ANTHROPIC if record.path in paths.ANTHROPIC else _FORWARDED
+    return header_values(headers, names, f"x-request-id: {record.request_id}\r\n")
 
 
 def header_values(headers: Mapping[str, str], names: tuple[str, ...], lines: str = "") -> bytes:

@@ -20,7 +20,7 @@ from aiaas.openai.usage import (
     usage_of_answer,
     with_fingerprint,
 )
-from aiaas.openai.usagescan import UsageScan
+from aiaas.openai.usagescan import BilledScan, UsageScan
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 
@@ -46,7 +46,7 @@ class BodyTap:
         self._record = record
         self._kept: list[bytes] = []
         self._size = 0
-        self._scan: UsageScan | None = None
+        self._scan: UsageScan | None = BilledScan() if record.path == paths.V2_EMBED else None
 
     def keep(self, data: bytes) -> None:
         """A part of the answer."""

@@ -14,7 +14,9 @@ from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, Ant
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
+from vllm.entrypoints.pooling.classify.protocol import ClassificationRequest
+from vllm.entrypoints.pooling.embed.protocol import CohereEmbedRequest, EmbeddingRequest
+from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
 from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 
@@ -25,8 +27,14 @@ MODELS: dict[str, Any] = {
     "/v1/messages": AnthropicMessagesRequest,
     "/v1/messages/count_tokens": AnthropicCountTokensRequest,
     "/v1/embeddings": EmbeddingRequest,
+    "/v2/embed": CohereEmbedRequest,
     "/v1/score": ScoreRequest,
+    "/score": ScoreRequest,
     "/v1/rerank": RerankRequest,
+    "/rerank": RerankRequest,
+    "/v2/rerank": RerankRequest,
+    "/classify": ClassificationRequest,
+    "/pooling": PoolingRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

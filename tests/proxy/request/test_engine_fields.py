@@ -22,7 +22,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 def use_of(field: EngineField) -> Any:
     """A value of the field that is a use; of a bound, one above it."""
     if field.action == "pass":
-        return {"x": 1}
+        return ["data:x"] if field.name == "images" else {"x": 1}
     if field.unit == "number":
         return field.most + 1 if field.most is not None else 0
     if field.unit == "entries":
