@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 
@@ -23,15 +22,37 @@ from aiaas.cli.common import (
     print_json,
     print_table,
 )
+from aiaas.cli.keyoptions import (
+    AnyKey,
+    BurstOption,
+    ClassOption,
+    ConcurrencyOption,
+    ExpiresOption,
+    FieldOption,
+    ForceOption,
+    KeysFileOption,
+    MetadataOption,
+    ModelOption,
+    MonthOption,
+    NewName,
+    RpmOption,
+    TpdOption,
+    TpmOption,
+    allowed_fields_of,
+    expiry_of,
+    key_models_of,
+    metadata_of,
+    overlap_of,
+)
 from aiaas.cli.keytarget import KeyTarget, editing, last_uses, read_key, read_records, target_of, translated
-from aiaas.cli.keyview import limits_text, models_text, print_key, print_record, shown, used_text
-from aiaas.errors import CheckFailed, UsageError
+from aiaas.cli.keyview import fields_text, limits_text, models_text, print_key, print_record, shown, used_text
+from aiaas.errors import CheckFailed
 from aiaas.keys import changes
 from aiaas.keys.file import KeyFileError, edit_key_file
 from aiaas.keys.format import foreign_key_fault, guessable, make_key, make_key_id, tag_of
 from aiaas.keys.hashing import digest_key, hash_key, needs_update
-from aiaas.keys.model import PRIORITY_CLASSES, KeyLimits, KeyRecord, PriorityClass
-from aiaas.keys.records import MAX_LIMIT, time_text
+from aiaas.keys.model import KeyLimits, KeyRecord
+from aiaas.keys.records import time_text
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.verifier import first_match
 
@@ -48,49 +69,9 @@ KEYS_EPILOG = """Examples:
 
 app = new_app(name="keys", help="Create, list, revoke and check API keys.", epilog=KEYS_EPILOG)
 
-KeysFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--keys-file",
-        metavar="FILE",
-        readable=False,  # the command that opens it reports that, with exit code 3
-        help="The key file; then no config is needed.",
-        show_default=False,
-    ),
-]
-NewName = Annotated[str, typer.Argument(help="The new key's name.", show_default=False)]
-AnyKey = Annotated[str, typer.Argument(metavar="NAME|ID", help="The key's name or id.", show_default=False)]
-ModelOption = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="MODEL", help="A model that the key may use; repeat for more. Default: all."),
-]
-ClassOption = Annotated[
-    PriorityClass,
-    typer.Option("--class", metavar="CLASS", help=f"Its order in the queue: {', '.join(PRIORITY_CLASSES)}."),
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Accept a --model that the config does not have (yet).")]
-MetadataOption = Annotated[
-    list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="A note kept with the key; repeatable.")
-]
-ExpiresOption = Annotated[
-    str | None, typer.Option("--expires", metavar="WHEN", help="90d, 12h or 2027-01-31. Default: never.")
-]
-
 
 def _examples(*lines: str) -> str:
     return "\n  ".join(["Examples:\n\n\b", *lines])
-
-
-def _limit(*names: str, help: str) -> Any:
-    return typer.Option(*names, min=1, max=MAX_LIMIT, metavar="N", help=help)
-
-
-RpmOption = Annotated[int | None, _limit("--rpm", "--requests-per-minute", help="Requests a minute.")]
-BurstOption = Annotated[int | None, _limit("--burst", help="Requests that may arrive at once after an idle period.")]
-TpmOption = Annotated[int | None, _limit("--tpm", "--tokens-per-minute", help="Tokens a minute.")]
-TpdOption = Annotated[int | None, _limit("--tpd", "--tokens-per-day", help="Tokens in a UTC day.")]
-MonthOption = Annotated[int | None, _limit("--tokens-per-month", help="Tokens in a UTC month.")]
-ConcurrencyOption = Annotated[int | None, _limit("--concurrency", help="Requests in flight.")]
 
 
 @app.command(
@@ -101,6 +82,7 @@ ConcurrencyOption = Annotated[int | None, _limit("--concurrency", help="Requests
 def create(
     name: NewName,
     model: ModelOption = None,
+    allow_field: FieldOption = None,
     force: ForceOption = False,
     priority_class: ClassOption = "default",
     rpm: RpmOption = None,
@@ -124,11 +106,12 @@ def create(
         name=name,
         hash=digest_key(key.text),
         created=now,
-        expires=_expiry(expires, now),
-        models=_models(model, where, force=force),
+        expires=expiry_of(expires, now),
+        models=key_models_of(model, where, force=force),
         priority_class=priority_class,
+        allow_fields=allowed_fields_of(allow_field, where, force=force),
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
-        metadata=_metadata(metadata),
+        metadata=metadata_of(metadata),
     )
     with editing(where) as file:
         file.records = changes.add(file.records, record)
@@ -158,11 +141,12 @@ def list_keys(
             used_text(record, used) or "unknown",
             models_text(record),
             record.priority_class,
+            fields_text(record),
             limits_text(record),
         )
         for record in records
     ]
-    print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "MODELS", "CLASS", "LIMITS"), rows)
+    print_table(("NAME", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "MODELS", "CLASS", "FIELDS", "LIMITS"), rows)
 
 
 @app.command(epilog=_examples("aiaas keys show alice"))
@@ -199,7 +183,7 @@ def rotate(
 ) -> None:
     """Give a key a new secret and print it, once. Name, id, limits and models stay."""
     where = target_of(config, keys_file)
-    now, remaining = _now(), _overlap(overlap)
+    now, remaining = _now(), overlap_of(overlap)
     with translated():
         old = changes.find(read_records(where), key)
     made = make_key(where.prefix, secrets.token_bytes, old.id)
@@ -221,6 +205,7 @@ def import_key(
         bool, typer.Option("--weak", help="Accept a guessable key; its hash does not belong in git.")
     ] = False,
     model: ModelOption = None,
+    allow_field: FieldOption = None,
     force: ForceOption = False,
     priority_class: ClassOption = "default",
     rpm: RpmOption = None,
@@ -248,11 +233,12 @@ def import_key(
         hash=hash_key(foreign),
         tag=tag_of(foreign, weak=why is not None),
         created=now,
-        expires=_expiry(expires, now),
-        models=_models(model, where, force=force),
+        expires=expiry_of(expires, now),
+        models=key_models_of(model, where, force=force),
         priority_class=priority_class,
+        allow_fields=allowed_fields_of(allow_field, where, force=force),
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
-        metadata=_metadata(metadata),
+        metadata=metadata_of(metadata),
         imported=True,
         weak=why is not None,
     )
@@ -337,49 +323,6 @@ def _renew(where: KeyTarget, record: KeyRecord, presented: str) -> None:
         note(f"warning: the hash of {record.name} is outdated and could not be renewed: {error}")
     else:
         note(f"the hash of {record.name} was outdated and is renewed in {where.keys_file}")
-
-
-def _models(models: list[str] | None, where: KeyTarget, *, force: bool) -> tuple[str, ...] | None:
-    """The models of a new key. CheckFailed for a model that the config lacks, since `validate` would reject the key."""
-    if not models:
-        return None
-    unique = tuple(dict.fromkeys(models))
-    for model in unique:
-        if where.models is not None and model not in where.models:
-            import difflib
-
-            near = difflib.get_close_matches(model, where.models, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(where.models) or 'none'}"
-            if not force:
-                raise CheckFailed(f"the config has no model {model!r}; {hint} (--force accepts it anyway)")
-            note(f"warning: the config has no model {model!r}; {hint}")
-    return unique
-
-
-def _metadata(pairs: list[str] | None) -> dict[str, str]:
-    metadata: dict[str, str] = {}
-    for pair in pairs or ():
-        name, separator, value = pair.partition("=")
-        if not separator or not name or not pair.isprintable():
-            raise UsageError(f"--metadata {pair!r}: write it as name=value")
-        if name in metadata:
-            raise UsageError(f"--metadata {name} is given twice")
-        metadata[name] = value
-    return metadata
-
-
-def _expiry(text: str | None, now: datetime) -> datetime | None:
-    try:
-        return None if text is None else changes.parse_expiry(text, now)
-    except ValueError as error:
-        raise UsageError(f"--expires: {error}") from error
-
-
-def _overlap(text: str) -> timedelta:
-    try:
-        return changes.parse_overlap(text)
-    except ValueError as error:
-        raise UsageError(f"--overlap {text!r}: {error}") from error
 
 
 def _now() -> datetime:

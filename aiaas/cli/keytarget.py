@@ -30,12 +30,17 @@ MAX_STDIN: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class KeyTarget:
-    """The key file, the prefix of new keys, the models that a key can name, and the usage store (None: unknown)."""
+    """The key file and the prefix of new keys, and from the config, None where there is none: the models that a key can
+    name, and the usage store.
+
+    ruled_fields  the request fields for which the config has a rule
+    """
 
     keys_file: Path
     prefix: str
     models: tuple[str, ...] | None
     usage: Callable[[], UsageStore | None] = lambda: None
+    ruled_fields: frozenset[str] = frozenset()
 
 
 def target_of(config: Path | None, keys_file: Path | None) -> KeyTarget:
@@ -56,7 +61,8 @@ def target_of(config: Path | None, keys_file: Path | None) -> KeyTarget:
     if plan is None:
         raise CheckFailed(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
     models = tuple(model.name for model in plan.models)
-    return KeyTarget(plan.auth.keys_file, plan.auth.api_key_prefix, models, partial(usage_store, plan))
+    ruled = plan.request.ruled_fields()
+    return KeyTarget(plan.auth.keys_file, plan.auth.api_key_prefix, models, partial(usage_store, plan), ruled)
 
 
 def _plan_of(path: Path) -> Plan | None:

@@ -45,6 +45,7 @@ def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
         "expires": "never" if record.expires is None else time_text(record.expires),
         "models": models_text(record),
         "class": record.priority_class,
+        "fields": fields_text(record),
         "limits": limits_text(record),
         "metadata": ", ".join(f"{name}={value}" for name, value in record.metadata.items()) or "none",
     }
@@ -65,6 +66,7 @@ def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
         "weak": False,
         "models": None,
         "class": "default",
+        "allow_fields": [],
         "limits": {},
     }
     mapping = empty | {"metadata": {}, "previous": None} | record_mapping(record)
@@ -75,6 +77,11 @@ def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
 def models_text(record: KeyRecord) -> str:
     """The models that a key may use, in one cell."""
     return "all" if record.models is None else ", ".join(record.models) or "none"
+
+
+def fields_text(record: KeyRecord) -> str:
+    """The request fields that a key may set beyond those that the config allows, in one cell."""
+    return ", ".join(record.allow_fields) or "the config's"
 
 
 def used_text(record: KeyRecord, last_uses: Mapping[str, int]) -> str | None:

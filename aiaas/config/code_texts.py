@@ -190,9 +190,9 @@ CODES: Final = MappingProxyType(
             "key with `aiaas keys create`, hand it out, and revoke this one.",
         ),
         codes.KEY_SCOPE: (
-            "A key is limited to a model that is not served",
-            "A renamed or removed model silently breaks such a key. Write the model's current name into the key's "
-            "`models`, or give the model its old name as an alias.",
+            "A key names a model that is not served, or an unknown request field",
+            "A renamed or removed model silently breaks such a key: write the model's current name into the key's "
+            "`models`, or give the model its old name as an alias. A wrong name in `allow_fields` allows nothing.",
         ),
         codes.NOT_DEPLOYABLE: (
             "This config cannot be rendered as manifests",

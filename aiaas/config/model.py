@@ -183,6 +183,20 @@ WrittenRule = Annotated[
 ]
 
 
+class FieldsByClass(Section):
+    """Rules as in `request.fields` for the keys of one class (`aiaas keys create --class`). They replace those of
+    `request.fields`. `aiaas keys create --allow-field` lets a single key set a field, whatever the config says."""
+
+    interactive: dict[RequestField, WrittenRule] = Field(default_factory=dict)
+    """Rules for the keys of class `interactive`."""
+
+    default: dict[RequestField, WrittenRule] = Field(default_factory=dict)
+    """Rules for the keys of class `default`: all that have no other class."""
+
+    batch: dict[RequestField, WrittenRule] = Field(default_factory=dict)
+    """Rules for the keys of class `batch`. Requests that `service_tier: flex` makes `batch` keep their key's."""
+
+
 class Request(Section):
     """Bounds on requests that would harm others."""
 
@@ -197,6 +211,9 @@ class Request(Section):
     """Which of vLLM's request fields clients may set: `pass`, `strip` (remove it), `reject` (400), or `{max: N}`.
     Fields that reach beyond their own request, such as `priority`, are rejected by default, and costly ones have
     bounds: engine-fields.md has the table, and the reasons. A rule here replaces the field's default on all paths."""
+
+    fields_by_class: FieldsByClass = Field(default_factory=FieldsByClass)
+    """Further rules for the keys of a class."""
 
     unknown_fields: Literal["pass", "reject"] = "pass"
     """Whether a request may have fields that vLLM 0.32 does not know on its path. The default passes them, since vLLM

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from aiaas.config import codes
-from aiaas.config.model import Config, FieldBound
+from aiaas.config.model import Config, FieldBound, WrittenRule
 from aiaas.config.problem import Finding
+from aiaas.keys.model import PRIORITY_CLASSES
 from aiaas.openai.engine_fields import ENGINE_FIELDS, FIXED, MCP, PARTS, RULED_NAMES
+from aiaas.yamltree import Path
 
 SHORTEST_CACHE_SECRET: Final = 32  # characters
 _BOUNDED: Final = frozenset(field.name for field in ENGINE_FIELDS if field.unit is not None)
@@ -18,8 +20,15 @@ _INSIDE: Final = PARTS.keys() | {MCP}
 
 def field_rules(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     """Report a rule that its field cannot have."""
-    for name, rule in config.request.fields.items():
-        path = ("request", "fields", name)
+    request = config.request
+    yield from _findings(("request", "fields"), request.fields)
+    for name in PRIORITY_CLASSES:
+        yield from _findings(("request", "fields_by_class", name), getattr(request.fields_by_class, name))
+
+
+def _findings(section: Path, rules: Mapping[str, WrittenRule]) -> Iterator[Finding]:
+    for name, rule in rules.items():
+        path = (*section, name)
         if name in FIXED:
             message = "the gateway itself reads this field, so it has no rule; remove it"
         elif name not in RULED_NAMES and (rule == "pass" or isinstance(rule, FieldBound)):

@@ -66,6 +66,7 @@ class KeyRecord:
     disabled   revoked, kept for the log
     models     public model names that it may use; None is all
     priority_class  `class` in the file
+    allow_fields  fields of the engine that it may set as it likes, whatever the config says
     imported   not made by aiaas: it is found by its `tag`, since it has no id inside
     tag        short lookup digest of an imported key, so that hardly any wrong key costs a slow hash
     weak       imported with --weak: guessable, its hash does not belong in git
@@ -79,6 +80,7 @@ class KeyRecord:
     disabled: bool = False
     models: tuple[str, ...] | None = None
     priority_class: PriorityClass = "default"
+    allow_fields: tuple[str, ...] = ()
     limits: KeyLimits = NO_LIMITS
     metadata: Mapping[str, str] = field(default_factory=dict)
     previous: PreviousSecret | None = None
@@ -102,6 +104,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     key_id   as in the record; "-" where authentication is off
     name     the `user` of the log line
     models   public model names that it may use; None is all
+    allow_fields  fields of the engine that it may set as it likes; None where the config decides about all of them
     """
 
     key_id: str
@@ -109,6 +112,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     models: frozenset[str] | None
     limits: KeyLimits
     priority_class: PriorityClass = "default"
+    allow_fields: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

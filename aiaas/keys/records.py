@@ -9,6 +9,7 @@
       created: '2026-03-01T09:00:00Z'
       models: [gpt-oss-20b]              # optional, as everything below
       class: batch
+      allow_fields: [prompt_logprobs]
       limits: {requests_per_minute: 60}
     ...
 
@@ -109,6 +110,8 @@ def _as_mapping(record: KeyRecord) -> dict[str, Any]:
         mapping["models"] = list(record.models)
     if record.priority_class != "default":
         mapping["class"] = record.priority_class
+    if record.allow_fields:
+        mapping["allow_fields"] = list(record.allow_fields)
     limits = {name: value for name in LIMIT_FIELDS if (value := getattr(record.limits, name)) is not None}
     if limits:
         mapping["limits"] = limits
@@ -166,7 +169,7 @@ class _Reader:
 
     def _record(self, node: Node, where: str) -> KeyRecord:
         known = ("id", "name", "hash", "tag", "created", "expires", "disabled", "imported", "weak", "models", "class")
-        record = self._mapping(node, where, known=(*known, "limits", "metadata", "previous"))
+        record = self._mapping(node, where, known=(*known, "allow_fields", "limits", "metadata", "previous"))
         name = self._get(record, where, "name", self._name)
         where = f"{where} ({name})"
         key_id = self._get(record, where, "id", self._id)
@@ -181,6 +184,7 @@ class _Reader:
             disabled=self._maybe(record, where, "disabled", self._flag) or False,
             models=self._maybe(record, where, "models", self._models),
             priority_class=self._maybe(record, where, "class", self._class) or "default",
+            allow_fields=self._maybe(record, where, "allow_fields", self._fields) or (),
             limits=NO_LIMITS if limits is None else limits,
             metadata=self._maybe(record, where, "metadata", self._metadata) or {},
             previous=self._maybe(record, where, "previous", self._previous),
@@ -268,6 +272,11 @@ class _Reader:
     def _models(self, node: Node, where: str) -> tuple[str, ...]:
         if not isinstance(node, Items):
             raise self._error(node.place, f"{where} must be a list of model names; leave it out to allow all")
+        return tuple(self._text(item, f"{where}[{index}]") for index, item in enumerate(node.items))
+
+    def _fields(self, node: Node, where: str) -> tuple[str, ...]:
+        if not isinstance(node, Items):
+            raise self._error(node.place, f"{where} must be a list of request fields; leave it out to allow none")
         return tuple(self._text(item, f"{where}[{index}]") for index, item in enumerate(node.items))
 
     def _class(self, node: Node, where: str) -> PriorityClass:

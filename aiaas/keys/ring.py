@@ -53,6 +53,7 @@ class StoredSecret(msgspec.Struct, frozen=True, gc=False):
 
 # Nearly always one, without a tuple, which the collector would visit.
 _Secrets = StoredSecret | tuple[StoredSecret, ...]
+_Sets = dict[frozenset[str], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,10 @@ class KeyRing:
         ids: list[str] = []
         by_id: dict[str, _Secrets] = {}
         by_tag: dict[str, _Secrets] = {}
+        sets: _Sets = {}
         for record in records:
             ids.append(record.id)
-            for secret in _secrets(record):
+            for secret in _secrets(record, sets):
                 if not secret.imported:
                     _put(by_id, record.id, secret)
                 elif secret.tag is not None and not is_digest(secret.hash):  # the key file refuses any other
@@ -163,20 +165,27 @@ def _all(index: dict[str, _Secrets], name: str) -> tuple[StoredSecret, ...]:
 EMPTY_RING: Final = KeyRing.from_records(())
 
 
-def _secrets(record: KeyRecord) -> Iterator[StoredSecret]:
+def _secrets(record: KeyRecord, sets: _Sets) -> Iterator[StoredSecret]:
     expires = inf if record.expires is None else record.expires.timestamp()
     until = _REVOKED if record.disabled else expires
     principal = Principal(
         key_id=record.id,
         name=record.name,
-        models=None if record.models is None else frozenset(record.models),
+        models=None if record.models is None else _one_set(record.models, sets),
         limits=record.limits,
         priority_class=record.priority_class,
+        allow_fields=_one_set(record.allow_fields, sets) if record.allow_fields else None,
     )
     yield StoredSecret(principal, record.hash, record.tag, record.imported, until)
     if (previous := record.previous) is not None and (ends := record.overlap_end) is not None:
         until = _REVOKED if record.disabled else ends.timestamp()
         yield StoredSecret(principal, previous.hash, previous.tag, previous.imported, until)
+
+
+def _one_set(names: tuple[str, ...], sets: _Sets) -> frozenset[str]:
+    """The set of `names`, the same one for all keys that have it: the collector visits sets."""
+    made = frozenset(names)
+    return sets.setdefault(made, made)
 
 
 def _tag_matches(presented: str, stored: str) -> bool:

@@ -9,6 +9,7 @@ request models of the installed vLLM.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -271,6 +272,20 @@ GUARDED: Final = (
     "tool_choice",
     "chat_template_kwargs",
 )
+
+
+def why_not_allowed(name: str, ruled: frozenset[str]) -> str | None:
+    """Why no key can be allowed the field `name`; None if one can.
+
+    ruled  further fields for which the operator has a rule
+    """
+    if name in FIXED:
+        return "the gateway itself reads this field, so all keys may set it"
+    if name in RULED_NAMES or name in ruled:
+        return None
+    close = difflib.get_close_matches(name, RULED_NAMES | ruled, n=1)
+    hint = f"did you mean {close[0]}?" if close else "docs/engine-fields.md lists those that have one"
+    return f"is not a field that has a rule; {hint}"
 
 
 def on_path(path: str) -> dict[str, EngineField]:

@@ -17,7 +17,8 @@ from typing import Any, Final, Literal
 from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend, Model
 from aiaas.config.check import engine_port
-from aiaas.config.model import Config, FieldBound
+from aiaas.config.model import Config, FieldBound, WrittenRule
+from aiaas.keys.model import PRIORITY_CLASSES
 from aiaas.limits.model import UNLIMITED, Limits, Rate
 from aiaas.limits.redis_url import RedisUrl, parse_redis_url
 from aiaas.openai.engine_fields import FieldRule
@@ -81,11 +82,22 @@ def compile_plan(
 
 def _request(config: Config) -> RequestPlan:
     request = config.request
+    by_class = {name: _field_rules(getattr(request.fields_by_class, name)) for name in PRIORITY_CLASSES}
+    return RequestPlan(
+        request.media_urls,
+        request.max_choices,
+        _field_rules(request.fields),
+        MappingProxyType(by_class),
+        request.unknown_fields,
+    )
+
+
+def _field_rules(written: Mapping[str, WrittenRule]) -> Mapping[str, FieldRule]:
     rules = {
         name: FieldRule("bound", rule.max) if isinstance(rule, FieldBound) else FieldRule(rule)
-        for name, rule in request.fields.items()
+        for name, rule in written.items()
     }
-    return RequestPlan(request.media_urls, request.max_choices, MappingProxyType(rules), request.unknown_fields)
+    return MappingProxyType(rules)
 
 
 def _server(config: Config, folder: Path) -> ServerPlan:

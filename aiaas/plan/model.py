@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from aiaas.config.model import Config
+from aiaas.keys.model import PriorityClass
 from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.openai.engine_fields import FieldRule
@@ -232,13 +233,19 @@ class LimitsPlan:
 class RequestPlan:
     """Refusals of requests that would harm other users.
 
-    fields  the operator's rules for fields of the engine, in place of the table's
+    fields           the operator's rules for fields of the engine, in place of the table's
+    fields_by_class  those for the keys of one class, in place of `fields`
     """
 
     media_urls: Literal["deny", "allow"]
     max_choices: int
     fields: Mapping[str, FieldRule] = field(default_factory=dict)
+    fields_by_class: Mapping[PriorityClass, Mapping[str, FieldRule]] = field(default_factory=dict)
     unknown_fields: Literal["pass", "reject"] = "pass"
+
+    def ruled_fields(self) -> frozenset[str]:
+        """The fields for which the operator has written a rule, for all keys or for some."""
+        return frozenset(self.fields).union(*self.fields_by_class.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -351,6 +351,44 @@ def test_a_model_that_the_config_lacks_needs_force(
     assert read_key_file(file).records[0].models == ("gpt-oss-20",)
 
 
+@pytest.mark.parametrize(("command", "stdin"), [("create", None), ("import", FOREIGN)], ids=["create", "import"])
+def test_allowed_fields_are_kept_and_shown(console: Console, command: str, stdin: str | None) -> None:
+    """Each once, in the order of the options; also after a rotation."""
+    assert console(command, "bob", *["--allow-field", "priority"] * 2, "--allow-field", "uuid", stdin=stdin) == 0
+    assert "allow_fields:\n  - priority\n  - uuid\n" in console.file.read_text()
+    assert console("rotate", "bob") == 0
+    assert console("create", "alice") == 0
+    assert console("show", "bob") == 0
+    assert "fields:     priority, uuid" in console.out
+    assert console("list") == 0
+    assert "priority, uuid" in console.out
+    assert console("list", "-o", "json") == 0
+    assert [key["allow_fields"] for key in json.loads(console.out)] == [["priority", "uuid"], []]
+
+
+@pytest.mark.parametrize(("command", "stdin"), [("create", None), ("import", FOREIGN)], ids=["create", "import"])
+def test_unknown_field_needs_force(console: Console, command: str, stdin: str | None) -> None:
+    """It may be misspelt, and then would allow nothing; a field of the gateway's own is refused in any case."""
+    assert console(command, "alice", "--allow-field", "priorty", stdin=stdin) == 1
+    assert (console.out, console.err.count("\n")) == ("", 1)
+    assert "did you mean priority?" in console.err
+    assert console(command, "alice", "--allow-field", "stream", "--force", stdin=stdin) == 1
+    assert not console.file.exists()
+    assert console(command, "alice", "--allow-field", "priorty", "--force", stdin=stdin) == 0
+    assert "warning: --allow-field priorty: is not a field" in console.err
+    assert read_key_file(console.file).records[0].allow_fields == ("priorty",)
+
+
+def test_a_field_with_a_rule_in_the_config_can_be_allowed(console: Console, tmp_path: Path) -> None:
+    """Even if the table does not know it."""
+    (tmp_path / "sub").mkdir()
+    rules = "request: {fields: {own_field: reject}, fields_by_class: {batch: {other_field: reject}}}\n"
+    (tmp_path / "aiaas.yaml").write_text(CONFIG + rules)
+    assert console("create", "alice", "--allow-field", "own_field", "--allow-field", "other_field") == 0
+    assert console("create", "bob", "--allow-field", "own_feild") == 1
+    assert "did you mean own_field?" in console.err
+
+
 @pytest.mark.parametrize("value", [None, "no header value"])
 def test_a_backends_own_key_is_not_needed_to_make_one(
     console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None

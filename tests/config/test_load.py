@@ -78,6 +78,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
     node: Any = root
     shown = ""
     names = {"backends": "vllm", "env": "X", "models": 0, "fields": "logprobs"}
+    names |= dict.fromkeys(("interactive", "default", "batch"), "logprobs")
     for index, part in enumerate(path):
         last = index == len(path) - 1
         name: Any = names[path[index - 1]] if part == "*" else part

@@ -40,6 +40,18 @@ def test_rule_that_a_field_cannot_have_is_a_problem(name: str, rule: object, say
     assert path.startswith("request.fields")
 
 
+def test_rules_of_a_class_are_checked_as_those_for_all() -> None:
+    """At their own line; an unknown class is an error, too."""
+    for written, at in (
+        ({"batch": {"priorty": "pass"}}, "request.fields_by_class.batch.priorty"),
+        ({"batsh": {"priority": "pass"}}, "request.fields_by_class.batsh"),
+    ):
+        text = yaml.safe_dump({"backends": BACKENDS, "request": {"fields_by_class": written}})
+        loaded = load_text(text, file="f", env={})
+        [found] = [*loaded.problems, *check(loaded, {})]
+        assert found.path == at
+
+
 @pytest.mark.parametrize(
     ("name", "rule"),
     [("priority", "pass"), ("new_field", "reject"), ("user", "strip"), ("logprobs", {"max": 5}), ("store", "pass")],

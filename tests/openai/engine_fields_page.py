@@ -42,6 +42,28 @@ goes on byte for byte.
 
 A rule in the config replaces the default of that field, on all paths that have it. A reload puts it in force.
 
+Some keys may be trusted with more. Rules for the keys of a class replace those above:
+
+    request:
+      fields_by_class:
+        interactive:
+          prompt_logprobs: {{max: 100}}
+        batch:
+          seed: reject
+
+and a single key can be allowed a field, whatever the config says:
+
+    aiaas keys create evaluation --allow-field prompt_logprobs --allow-field logit_bias
+
+It is then as if the rule were `pass` for this key: a bound does not hold either. The key file has the names in
+`allow_fields`, where you can change them by hand; `aiaas validate` finds misspelt ones. The class is the key's: a
+client that asks for `service_tier: flex` keeps the rules of its key.
+
+Think twice about `priority`. A key that may set it goes ahead of everybody in vLLM's queue: with
+`backends.X.scheduling: priority` its own value replaces that of its class, while a request without one has its class's.
+aiaas's own queue goes by the class as before, so with `max_inflight` a value such as -1 helps only among the requests
+that vLLM already has. `cache_salt` stays refused where `isolate_cache` writes one.
+
 ## One prefix cache for each key
 
     backends:

@@ -10,7 +10,7 @@ import pytest
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.engine_fields import FieldRule
-from aiaas.openai.guard import Guard
+from aiaas.openai.guard import MOST_WIDER, Guard
 from aiaas.openai.peek import peek
 
 DEFAULT = Guard({}, "pass")
@@ -169,6 +169,40 @@ def test_operator_changes_the_rule_of_a_field() -> None:
     assert refused(b'{"model":"m","seed":null,"seed":5}', guard=guard) == "seed"
     assert refused(b'{"model":"m","top_logprobs":3}', guard=guard) == "top_logprobs"
     assert refused(b'{"model":"m","cache_salt":"x"}', guard=guard) == "cache_salt"
+
+
+def test_key_sets_the_fields_that_it_is_allowed() -> None:
+    """Whatever the operator's rule for others is; its other fields are held as theirs."""
+    guard = Guard(rules(new_field="reject", user="strip"), "reject")
+    bodies = (
+        (paths.CHAT, "priority", b'{"model":"m","messages":[],"priority":5}'),
+        (paths.CHAT, "new_field", b'{"model":"m","new_field":5}'),
+        (paths.CHAT, "user", b'{"model":"m","user":"u"}'),
+        (paths.CHAT, "top_logprobs", b'{"model":"m","top_logprobs":1000}'),
+        (paths.CHAT, "chat_template", b'{"model":"m","chat_template_kwargs":{"chat_template":"x"}}'),
+        (paths.CHAT, "uuid", b'{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","uuid":"u"}]}]}'),
+        (paths.RESPONSES, "mcp_servers", b'{"model":"m","tools":[{"type":"mcp","server_url":"h"}],"store":false}'),
+        (paths.RESPONSES, "store", b'{"model":"m","store":true}'),
+    )
+    for path, name, body in bodies:
+        assert held(body, path, guard.allowing(frozenset({name}))) is body, name
+        assert guard.allowing(frozenset({name})).lets(name, path)
+        other = guard.allowing(frozenset({"vllm_xargs"}))
+        if name in ("user", "store"):
+            assert held(body, path, other) != body
+        else:
+            assert refused(body, path, other) is not None
+        assert refused(b'{"model":"m","cache_salt":"x"}', guard=guard.allowing(frozenset({name}))) == "cache_salt"
+
+
+def test_rules_of_allowed_fields_are_made_once() -> None:
+    """For each set of names, and the number of them that are kept is bounded."""
+    guard = Guard({}, "pass")
+    first = guard.allowing(frozenset({"priority"}))
+    assert guard.allowing(frozenset({"priority"})) is first
+    for number in range(MOST_WIDER):
+        guard.allowing(frozenset({f"f{number}"}))
+    assert guard.allowing(frozenset({"priority"})) is not first
 
 
 def test_unknown_fields_are_refused_where_the_operator_says_so() -> None:

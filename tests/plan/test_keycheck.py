@@ -11,7 +11,9 @@ from aiaas.keys.model import KeyRecord
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.keycheck import check_keys
 
-CONFIG = "backends: {vllm: {url: 'http://vllm:8000', models: [big-model, small]}}"
+CONFIG = """backends: {vllm: {url: 'http://vllm:8000', models: [big-model, small]}}
+request: {fields: {own_field: reject}, fields_by_class: {batch: {other_field: reject}}}
+"""
 
 
 def record(**changes: object) -> KeyRecord:
@@ -26,10 +28,22 @@ def record(**changes: object) -> KeyRecord:
         ({}, []),
         ({"models": ("big-model", "small")}, []),
         ({"models": ("big-mode",)}, ["error AIA404 keys.alice.models: may use big-mode, which no backend serves"]),
+        ({"allow_fields": ("priority", "prompt_logprobs", "uuid", "own_field", "other_field")}, []),
+        ({"allow_fields": ("priorty",)}, ["error AIA404 keys.alice.allow_fields: priorty: is not a field that has a"]),
+        ({"allow_fields": ("stream",)}, ["error AIA404 keys.alice.allow_fields: stream: the gateway itself reads"]),
         ({"weak": True}, ["warning AIA403 keys.alice: was imported with --weak"]),
         ({"weak": True, "models": ("gone",), "disabled": True}, []),
     ],
-    ids=["a plain key", "a key with models", "a model that is gone", "a weak key", "a revoked key says nothing"],
+    ids=[
+        "a plain key",
+        "a key with models",
+        "a model that is gone",
+        "allowed fields",
+        "a misspelt field",
+        "a field of the gateway",
+        "a weak key",
+        "a revoked key says nothing",
+    ],
 )
 def test_a_key_is_checked_against_the_plan(changes: dict[str, object], expected: list[str]) -> None:
     """A scope that names no model is an error with a suggestion; a guessable key is a warning."""
@@ -39,5 +53,6 @@ def test_a_key_is_checked_against_the_plan(changes: dict[str, object], expected:
     assert len(problems) == len(expected)
     for problem, words in zip(problems, expected, strict=True):
         assert words in str(problem)
-    if "big-mode" in str(problems):
-        assert "did you mean big-model?" in str(problems[0])
+    for wrong, right in (("big-mode,", "big-model"), ("priorty", "priority")):
+        if wrong in str(problems):
+            assert f"did you mean {right}?" in str(problems[0])

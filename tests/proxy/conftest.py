@@ -88,6 +88,7 @@ def new_key(
     models: tuple[str, ...] | None = None,
     limits: KeyLimits | None = None,
     priority_class: PriorityClass = "default",
+    allow_fields: tuple[str, ...] = (),
 ) -> KnownKey:
     """Make a key named `name`. Its randomness is its name, so that tests repeat."""
     made = make_key("sk-", lambda count: (name.encode() * count)[:count])
@@ -99,6 +100,7 @@ def new_key(
         models=models,
         limits=limits or KeyLimits(),
         priority_class=priority_class,
+        allow_fields=allow_fields,
     )
     return KnownKey(made.text, record)
 

@@ -34,6 +34,7 @@ from aiaas.proxy.request.body import arriving_body, bound_output, output_field, 
 from aiaas.proxy.request.body_budget import SMALL_BODY, BodyBudget
 from aiaas.proxy.request.classes import CLASS_LINES, ENGINE_PRIORITIES, class_of_request
 from aiaas.proxy.request.examiner import ON_LOOP, Examiner
+from aiaas.proxy.request.guards import guards_of
 from aiaas.proxy.request.key_limits import cheap_limits, effective_limits
 from aiaas.proxy.request.models import model_not_found
 from aiaas.proxy.request.served_models import Listed, is_its_own
@@ -137,7 +138,7 @@ class Admission:
         self._limits: dict[str, tuple[Principal, Limits, Limits]] = {}
         self._prioritizes = any(backend.scheduling == "priority" for backend in plan.backends)
         self._isolates = any(backend.isolate_cache for backend in plan.backends)
-        self._guard = Guard(plan.request.fields, plan.request.unknown_fields)
+        self._guards = guards_of(plan.request)
 
     async def admit(self, request: HttpRequest, client: ClientConnection, record: Record, *, close: bool) -> Ticket:
         """Admit one request to a path that generates, and charge it; `close`: its connection ends with its answer.
@@ -169,12 +170,14 @@ class Admission:
             refuse_harm(peeked, self._plan.request, record.path)
             self._bodies.refuse_beyond(record)
             strip_usage = peeked.stream and not peeked.include_usage and record.path in paths.USAGE_ON_REQUEST
+            guard = self._guards[principal.priority_class]
+            guard = guard if principal.allow_fields is None else guard.allowing(principal.allow_fields)
             salted = self._isolates and any(target.backend.isolate_cache for target in route.targets)
             if large:
-                body = await self._examiner.run(self._guard.check, body, peeked, record.path, salted=salted)
+                body = await self._examiner.run(guard.check, body, peeked, record.path, salted=salted)
                 body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
             else:
-                body = self._guard.check(body, peeked, record.path, salted=salted)
+                body = guard.check(body, peeked, record.path, salted=salted)
                 body, asking, output = _fit(body, peeked, route, strip_usage)
         except ApiError:
             record.limit_lines = await self._look(principal, limits)
@@ -195,16 +198,8 @@ class Admission:
             b"%b%b%b" % (record.own_lines, record.limit_lines, CLASS_LINES[priority_class]),
             close, request.version >= HttpVersion11, self._plan.server.heartbeat,
             None if total_timeout is None else record.started + total_timeout, priority_class,
-            self._engine_priority(peeked, record.path, priority_class) if self._prioritizes else None,
+            _engine_priority(peeked, record.path, priority_class, guard) if self._prioritizes else None,
         )  # fmt: skip
-
-    def _engine_priority(self, peeked: Peek, path: str, priority_class: PriorityClass) -> bytes | None:
-        if path not in paths.PRIORITIZED:
-            return None
-        own = None if peeked.guarded is None else peeked.guarded.get(PRIORITY_FIELD)
-        if own is not None and self._guard.lets(PRIORITY_FIELD, path) and is_used(bytes(own), "zero"):
-            return None  # the operator lets clients set it
-        return ENGINE_PRIORITIES[priority_class]
 
     def known(self, request: HttpRequest, client: ClientConnection, record: Record) -> Principal | None:
         """The owner of the key, if this process has verified it before; else `verified` has to be asked.
@@ -293,6 +288,15 @@ def store_key_of(principal: Principal) -> str:
     An IPv6 client has 64 bits of addresses: limits for each address would not limit it.
     """
     return f"address:{source_of(principal.name)}" if principal.key_id == NO_KEY else principal.key_id
+
+
+def _engine_priority(peeked: Peek, path: str, priority_class: PriorityClass, guard: Guard) -> bytes | None:
+    if path not in paths.PRIORITIZED:
+        return None
+    own = None if peeked.guarded is None else peeked.guarded.get(PRIORITY_FIELD)
+    if own is not None and guard.lets(PRIORITY_FIELD, path) and is_used(bytes(own), "zero"):
+        return None  # the operator lets this client set it
+    return ENGINE_PRIORITIES[priority_class]
 
 
 def _read(body: bytes, path: str) -> tuple[bytes, Peek]:
