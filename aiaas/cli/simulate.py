@@ -20,6 +20,13 @@ class RunnerOption(StrEnum):
     classify = "classify"
 
 
+class PolicyOption(StrEnum):
+    """The order of waiting requests."""
+
+    fcfs = "fcfs"
+    priority = "priority"
+
+
 _EPILOG = """Examples:
 
 \b
@@ -52,6 +59,9 @@ def simulate(
     max_num_queued_reqs: Annotated[
         int | None, typer.Option(help="Running and waiting requests; a further one gets 503. [default: no bound]")
     ] = None,
+    scheduling_policy: Annotated[
+        PolicyOption, typer.Option(help="The order of waiting requests: by arrival, or by their field `priority`.")
+    ] = PolicyOption.fcfs,
     runner: Annotated[
         RunnerOption, typer.Option(help="Chat and completions; embeddings, scores and rerank; or classes.")
     ] = RunnerOption.text,
@@ -93,6 +103,7 @@ def simulate(
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_queued_reqs=max_num_queued_reqs,
+        scheduling_policy=scheduling_policy.value,
         runner=runner.value,
         api_key=api_key,
         keep_alive=read_duration("--keep-alive", keep_alive),

@@ -77,7 +77,10 @@ class App:
         self.fault = options.fault
         self.draining = False
         self.metrics = SimulatorMetrics(options.models[0])
-        self.engine = SimulatedEngine(loop, self.metrics, options.max_num_seqs, options.max_num_queued_reqs)
+        by_priority = options.scheduling_policy == "priority"
+        self.engine = SimulatedEngine(
+            loop, self.metrics, options.max_num_seqs, options.max_num_queued_reqs, by_priority=by_priority
+        )
         self.received: deque[Received] = deque(maxlen=record)
         self._record = record > 0
         self._pieces: dict[int, str] = {_token_id(piece): piece for piece in WORD_TOKENS}
@@ -289,7 +292,7 @@ class App:
         itl = self.fault.arg if self.fault.strikes(Point.PACE) else self.options.itl
         steps = max(len(choice.deltas) for choice in job.choices)
         pace = make_pace(steps, self.options.ttft, itl, self.options.jitter, job.seed)
-        generation = Generation(job.choices, job.prompt_tokens, pace, answer)
+        generation = Generation(job.choices, job.prompt_tokens, pace, answer, job.priority)
         try:
             self.engine.submit(generation)
         except EngineFullError as error:

@@ -1,9 +1,9 @@
 """The stand-in for vLLM's engine core: a batch of limited size, a queue in front of it, and tokens on a schedule.
 
 A generation is one request: n answers that advance together, one token each per step. Generations wait, in order of
-arrival, until the batch has room for their answers; then step k is due at the generation's start + pace.due(k).
-Deadlines are absolute, so a late step does not delay the next one. Overdue steps are generated together, as vLLM merges
-them for a slow client. An aborted generation frees its places at once, in any phase.
+arrival (or of priority, then of arrival), until the batch has room for their answers; then step k is due at the
+generation's start + pace.due(k). Deadlines are absolute, so a late step does not delay the next one. Overdue steps are
+generated together, as vLLM merges them for a slow client. An aborted generation frees its places at once, in any phase.
 
 This module does not know HTTP: a generation calls its listener, which may abort or freeze it during the call.
 """
@@ -11,7 +11,9 @@ This module does not know HTTP: a generation calls its listener, which may abort
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import deque
+from operator import attrgetter
 from typing import Protocol
 
 from aiaas.simulator.generate import Pace, SimulatedChoice
@@ -45,6 +47,7 @@ class Generation:
         "listener",
         "pace",
         "position",
+        "priority",
         "prompt_tokens",
         "started",
         "steps",
@@ -52,12 +55,18 @@ class Generation:
     )
 
     def __init__(
-        self, choices: tuple[SimulatedChoice, ...], prompt_tokens: int, pace: Pace, listener: StepListener
+        self,
+        choices: tuple[SimulatedChoice, ...],
+        prompt_tokens: int,
+        pace: Pace,
+        listener: StepListener,
+        priority: int = 0,
     ) -> None:
         self.choices = choices
         self.prompt_tokens = prompt_tokens
         self.pace = pace
         self.listener = listener
+        self.priority = priority
         self.steps = max(len(choice.deltas) for choice in choices)
         self.position = 0
         self.arrived = 0.0
@@ -89,11 +98,14 @@ class SimulatedEngine:
         metrics: SimulatorMetrics,
         max_num_seqs: int,
         max_num_queued_reqs: int | None,
+        *,
+        by_priority: bool = False,
     ) -> None:
         self._loop = loop
         self._metrics = metrics
         self._max_num_seqs = max_num_seqs
         self._max_num_queued_reqs = max_num_queued_reqs
+        self._by_priority = by_priority
         self._batch: set[Generation] = set()
         self._queue: deque[Generation] = deque()
         self.running = 0
@@ -128,7 +140,10 @@ class SimulatedEngine:
             self._metrics.rejections.inc()
             raise EngineFullError
         generation.arrived = self._loop.time()
-        self._queue.append(generation)
+        if self._by_priority:
+            insort(self._queue, generation, key=attrgetter("priority"))
+        else:
+            self._queue.append(generation)
         self.waiting += generation.size
         self._admit()
 

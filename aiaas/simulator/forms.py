@@ -58,6 +58,7 @@ class Sampling(BaseModel):
     min_tokens: int = 0
     include_stop_str_in_output: bool = False
     request_id: str | None = None
+    priority: int = Field(default=0, ge=-_INT64, le=_INT64 - 1)
 
 
 class StreamOptions(BaseModel):
@@ -99,6 +100,7 @@ class ResponsesForm(BaseModel):
     user: str | None = None
     ignore_eos: bool = False
     request_id: str | None = None
+    priority: int = Field(default=0, ge=-_INT64, le=_INT64 - 1)
 
 
 class _AnthropicMessage(BaseModel):

@@ -24,6 +24,7 @@ class SimulatorOptions:
     max_model_len      the limit on the tokens of prompt and answer together
     max_num_seqs       sequences generated at once; further ones wait
     max_num_queued_reqs  running and waiting sequences together, beyond which requests get 503; None: unlimited, as vLLM
+    scheduling_policy  "fcfs" ignores the requests' `priority`, like vLLM; with "priority" the lowest goes first
     runner             "text" answers the generate paths, "pooling" embedding, score and rerank paths, "classify" those
                        of a classifier; others are 404
     api_key            required below /v1, /v2 and /inference only, like vLLM's (transcripts 100 to 104b)
@@ -44,6 +45,7 @@ class SimulatorOptions:
     max_model_len: int = 8192
     max_num_seqs: int = 256
     max_num_queued_reqs: int | None = None
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     runner: Literal["text", "pooling", "classify"] = "text"
     api_key: str | None = None
     keep_alive: float = 5.0
@@ -66,6 +68,7 @@ class SimulatorOptions:
                 self.max_num_queued_reqs is None or self.max_num_queued_reqs >= 1,
                 "max-num-queued-reqs must be 1 or more",
             ),
+            (self.scheduling_policy in ("fcfs", "priority"), "scheduling-policy must be fcfs or priority"),
             (self.runner in ("text", "pooling", "classify"), "runner must be text, pooling or classify"),
             (self.keep_alive > 0, "keep-alive must be more than 0 seconds"),
             (self.shutdown_timeout is None or self.shutdown_timeout >= 0, "shutdown-timeout must be 0 or more seconds"),

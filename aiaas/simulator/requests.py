@@ -60,6 +60,7 @@ class GenerationJob:
     seed        decides the pace's jitter
     usage       which events of a stream have usage: "none", "end" or "every"
     request_id  from the body, or None
+    priority    the engine's order of waiting requests, if it schedules by priority; the lowest goes first
     echo        fields of the request that /v1/responses repeats
     """
 
@@ -71,6 +72,7 @@ class GenerationJob:
     usage: Literal["none", "end", "every"] = "none"
     n: int = 1
     request_id: str | None = None
+    priority: int = 0
     echo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -208,10 +210,16 @@ def _parse_responses(data: object, options: SimulatorOptions) -> GenerationJob:
         "user": form.user,
     }
     choice = make_choice(ask, seed, options.answer_tokens)
-    job = GenerationJob(
-        "responses", bool(form.stream), (prompt_tokens,), (choice,), seed, request_id=form.request_id, echo=echo
+    return GenerationJob(
+        "responses",
+        bool(form.stream),
+        (prompt_tokens,),
+        (choice,),
+        seed,
+        request_id=form.request_id,
+        priority=form.priority,
+        echo=echo,
     )
-    return job
 
 
 def _parse_messages(data: object, options: SimulatorOptions) -> GenerationJob:
@@ -288,6 +296,7 @@ def _sampled_job(
         usage=_usage_mode(form, options),
         n=n,
         request_id=form.request_id,
+        priority=form.priority,
     )
 
 

@@ -15,6 +15,8 @@ import pytest
 from tests.e2e.conftest import StartGateway
 from tests.e2e.processes import MODEL, keys, running_vllm
 from tests.e2e.vllm.setup import Installation
+from tests.e2e.wire_cases import the_lowest_priority_goes_first
+from tests.e2e.wire_client import target_of
 
 pytestmark = pytest.mark.vllm
 
@@ -41,6 +43,11 @@ def time_to_first_token(url: str, key: str, tokens: int) -> float:
         first = time.monotonic() - began
         answer.read()
     return first
+
+
+def test_lowest_priority_goes_first(priority_url: str) -> None:
+    """The simulator does the same (test_wire_simulator.py)."""
+    the_lowest_priority_goes_first(target_of(priority_url, max_num_seqs=SEATS))
 
 
 @pytest.mark.timeout(280)

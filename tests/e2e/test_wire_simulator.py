@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.wire_cases import BEHAVIOURS, CROWDED, Case, case_id
+from tests.e2e.wire_cases import BEHAVIOURS, CROWDED, Case, case_id, the_lowest_priority_goes_first
 from tests.e2e.wire_client import Target
 from tests.e2e.wire_refusals import REFUSALS, Refusal, check_refusal
 from tests.e2e.wire_shapes import STREAMS, WHOLE, Stream, Whole, check_stream, check_whole
@@ -56,6 +56,13 @@ def crowded() -> Iterator[Target]:
         yield Target("127.0.0.1", port, MODEL, 2048, 1, 3, "sk-wire")
 
 
+@pytest.fixture(scope="module")
+def prioritizing() -> Iterator[Target]:
+    """A simulator with four places that orders waiting requests by their priority."""
+    for port in _simulate("--max-num-seqs", "4", "--scheduling-policy", "priority"):
+        yield Target("127.0.0.1", port, MODEL, 2048, 4)
+
+
 @pytest.mark.parametrize("case", REFUSALS, ids=case_id)
 def test_refusal(target: Target, case: Refusal) -> None:
     """It refuses in vLLM's words."""
@@ -84,3 +91,8 @@ def test_behaviour(target: Target, case: Case) -> None:
 def test_crowded(crowded: Target, case: Case) -> None:
     """It behaves as vLLM does with one place in the batch and a bounded queue."""
     case(crowded)
+
+
+def test_lowest_priority_goes_first(prioritizing: Target) -> None:
+    """As in a vLLM with priority scheduling."""
+    the_lowest_priority_goes_first(prioritizing)

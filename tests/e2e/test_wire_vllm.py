@@ -8,38 +8,27 @@ $AIAAS_VLLM_CROWDED_URL names, started with
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import pytest
 
 from tests.e2e.processes import CROWDED_KEY
 from tests.e2e.wire_cases import BEHAVIOURS, CROWDED, Case, case_id
-from tests.e2e.wire_client import Target, ask
+from tests.e2e.wire_client import Target, target_of
 from tests.e2e.wire_refusals import REFUSALS, Refusal, check_refusal
 from tests.e2e.wire_shapes import STREAMS, WHOLE, Stream, Whole, check_stream, check_whole
 
 pytestmark = pytest.mark.vllm
 
 
-def _target(url: str, api_key: str | None = None) -> Target:
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    assert parts.port is not None
-    asking = Target(parts.hostname, parts.port, "", 0, api_key=api_key)
-    served = ask(asking, "GET", "/v1/models").json()["data"][0]
-    return Target(parts.hostname, parts.port, served["id"], served["max_model_len"], api_key=api_key)
-
-
 @pytest.fixture(scope="module")
 def target(vllm_url: str) -> Target:
     """The vLLM with default options; its model and context length are asked of it."""
-    return _target(vllm_url)
+    return target_of(vllm_url)
 
 
 @pytest.fixture(scope="module")
 def crowded(vllm_crowded_url: str) -> Target:
     """The vLLM with one place."""
-    return _target(vllm_crowded_url, CROWDED_KEY)
+    return target_of(vllm_crowded_url, max_num_seqs=1, api_key=CROWDED_KEY)
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=case_id)

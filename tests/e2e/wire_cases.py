@@ -15,10 +15,11 @@ simulator is fixed. `test_wire_simulator.py` and `test_wire_vllm.py` run the sam
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from tests.e2e.wire_client import (
@@ -600,7 +601,39 @@ def request_ids_come_back(target: Target) -> None:
     assert (refused.status, refused.header("x-request-id")) == (404, "gw-2")
 
 
+def _goes_first(target: Target, *priorities: int) -> int:
+    """Which of the streams with these priorities, sent in this order while all places are taken, begins first."""
+    with ExitStack() as wires:
+        for number in range(target.max_num_seqs):
+            wire = wires.enter_context(Wire(target))
+            tokens = LONG if number else LONG // 5  # one place comes free, the others later
+            wire.send("POST", CHAT, chat(max_tokens=tokens, ignore_eos=True, stream=True))
+            wire.receive_chunk(wire.receive_head())
+        waiting = [wires.enter_context(Wire(target)) for _ in priorities]
+        for wire, priority in zip(waiting, priorities, strict=True):
+            wire.send("POST", CHAT, chat(max_tokens=LONG // 5, ignore_eos=True, stream=True, priority=priority))
+            assert wire.receive_head().status == 200
+        sockets = [wire.socket for wire in waiting]
+        [first] = select.select(sockets, [], [], 60)[0]
+    _wait_for_running(target, 0, timeout=GONE_WITHIN)
+    return sockets.index(first)
+
+
+def priorities_are_accepted_and_ignored(target: Target) -> None:
+    """Without --scheduling-policy priority, whatever the field's description in vLLM says about an error."""
+    for priority in (-1, 20, 2**63 - 1):
+        assert ask(target, "POST", CHAT, chat(priority=priority)).status == 200
+    assert _goes_first(target, 20, -1) == 0
+
+
+def the_lowest_priority_goes_first(target: Target) -> None:
+    """With --scheduling-policy priority; equals go in the order of their arrival."""
+    assert _goes_first(target, 20, 0) == 1
+    assert _goes_first(target, 10, 10) == 0
+
+
 CROWDED: tuple[Case, ...] = (
+    priorities_are_accepted_and_ignored,
     a_queued_stream_has_its_200_at_once,
     a_full_queue_is_503,
     a_client_that_leaves_the_queue_never_runs,

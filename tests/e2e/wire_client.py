@@ -12,6 +12,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -205,6 +206,18 @@ def render(target: Target, method: str, path: str, body: Any = None, headers: di
     lines |= headers or {}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data
+
+
+def target_of(url: str, *, max_num_seqs: int = 64, api_key: str | None = None) -> Target:
+    """A running server; its model and context length are asked of it."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    asking = Target(parts.hostname, parts.port, "", 0, api_key=api_key)
+    served = ask(asking, "GET", "/v1/models").json()["data"][0]
+    return Target(
+        parts.hostname, parts.port, served["id"], served["max_model_len"], max_num_seqs=max_num_seqs, api_key=api_key
+    )
 
 
 def ask(target: Target, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:

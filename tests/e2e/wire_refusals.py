@@ -138,6 +138,20 @@ REFUSALS = (
             _type_problem("list_type", "stop", "Input should be a valid list", "5"),
         ),
     ),
+    Refusal(
+        "priority is not a number",
+        chat(priority="high"),
+        400,
+        _invalid(
+            "body.priority",
+            _type_problem(
+                "int_parsing",
+                "priority",
+                "Input should be a valid integer, unable to parse string as an integer",
+                "high",
+            ),
+        ),
+    ),
     Refusal("unknown model", chat(model="nope"), 404, _UNKNOWN_MODEL),
     Refusal("unknown model, streamed", chat(model="nope", stream=True), 404, _UNKNOWN_MODEL),
     Refusal("unknown model before a bad value", chat(model="nope", max_tokens=0, tools=[_TOOL]), 404, _UNKNOWN_MODEL),

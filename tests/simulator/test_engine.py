@@ -73,15 +73,23 @@ class Ear:
 class Bench:
     """An engine on a clock."""
 
-    def __init__(self, max_num_seqs: int = 2, max_num_queued_reqs: int | None = None) -> None:
+    def __init__(
+        self, max_num_seqs: int = 2, max_num_queued_reqs: int | None = None, *, by_priority: bool = False
+    ) -> None:
         self.clock = Clock()
         self.metrics = SimulatorMetrics("m")
-        self.engine = SimulatedEngine(self.clock, self.metrics, max_num_seqs, max_num_queued_reqs)  # type: ignore[arg-type]
+        self.engine = SimulatedEngine(
+            self.clock,  # type: ignore[arg-type]
+            self.metrics,
+            max_num_seqs,
+            max_num_queued_reqs,
+            by_priority=by_priority,
+        )
 
-    def submit(self, *lengths: int, ttft: float = 0.1, itl: float = 0.01) -> tuple[Generation, Ear]:
+    def submit(self, *lengths: int, ttft: float = 0.1, itl: float = 0.01, priority: int = 0) -> tuple[Generation, Ear]:
         ear = Ear(self.clock)
         choices = tuple(SimulatedChoice(("x",) * length, "length") for length in lengths)
-        generation = Generation(choices, 7, make_pace(max(lengths), ttft, itl, 0, 0), ear)
+        generation = Generation(choices, 7, make_pace(max(lengths), ttft, itl, 0, 0), ear, priority)
         self.engine.submit(generation)
         return generation, ear
 
@@ -204,6 +212,17 @@ def test_a_frozen_engine_generates_nothing_and_admits_nobody() -> None:
     assert len(one.heard) == 1
     assert two.heard == []
     assert bench.engine.waiting == 1
+
+
+@pytest.mark.parametrize(("by_priority", "order"), [(False, "abcd"), (True, "cabd")])
+def test_lowest_priority_goes_first_where_it_counts(by_priority: bool, order: str) -> None:
+    """Equals go in the order of their arrival; a running one is not disturbed."""
+    bench = Bench(max_num_seqs=1, by_priority=by_priority)
+    _, running = bench.submit(1, priority=99)
+    ears = {name: bench.submit(1, priority=priority)[1] for name, priority in zip("abcd", (0, 0, -5, 7), strict=True)}
+    bench.clock.advance(1)
+    assert running.heard[0][0] == 0.1
+    assert "".join(sorted(ears, key=lambda name: ears[name].heard[0][0])) == order
 
 
 def test_bound_counts_running_waiting_and_new_answers() -> None:

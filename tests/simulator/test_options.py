@@ -20,6 +20,7 @@ from aiaas.simulator.options import SimulatorOptions
         ("max_model_len", 1),
         ("max_num_seqs", 0),
         ("max_num_queued_reqs", 0),
+        ("scheduling_policy", "sjf"),
         ("runner", "both"),
         ("keep_alive", 0),
         ("shutdown_timeout", -1),
