@@ -224,9 +224,9 @@ class Backend(Section):
 
     max_pending_prefill: AutoOrAtLeast1 = "auto"
     """Prompt tokens that may wait for their first token at one endpoint, from each gateway. With more, further requests
-    wait in `queue`, so that a short prompt does not wait in the engine behind many long ones; one prompt that is larger
-    than this may still run. `auto` is 4,096, twice what vLLM reads in one step. Has an effect only with
-    `max_inflight`."""
+    wait in `queue`, so that a short prompt does not wait in the engine behind many long ones. A prompt that would make
+    it more than twice as many is sent once no other waits, so that a short one waits for one long prompt at the most.
+    `auto` is 4,096, twice what vLLM reads in one step. Has an effect only with `max_inflight`."""
 
     fair: Fair = Fair()
     """How keys share the slots of `max_inflight`."""

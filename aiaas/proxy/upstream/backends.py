@@ -7,7 +7,8 @@ goes to the next waiting request at once, so while a request waits nothing is fr
 Two more rules keep a key with few requests from waiting for those with many:
 
 - An endpoint with `max_pending_prefill` prompt tokens that wait for their first token is not free either: a short
-  prompt behind many long ones would wait for all of them, in the engine's own queue.
+  prompt behind many long ones would wait for all of them, in the engine's own queue. Nor is it free for a long prompt
+  while another one waits: with 3,000 tokens before 9,000, a short prompt's p99 was 1.3 times the best possible.
 - A few slots beyond the bound are a reserve, for keys that are under their share. A prompt that came in by the reserve
   need not wait until others have been read.
 
@@ -178,23 +179,27 @@ class BackendState:
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
-    def pick(self, tried: Sequence[EndpointState], body: bytes = b"") -> EndpointState | None:
-        """The endpoint for the next attempt, one that was not tried yet where there is one; None: none is free.
+    def pick(self, tried: Sequence[EndpointState], body: bytes = b"", tokens: int = 0) -> EndpointState | None:
+        """The endpoint for the next attempt, one that was not tried yet where there is one; None: none is free for a
+        prompt of so many tokens.
 
         The caller begins the attempt (`begin`), and gives the slot back afterwards.
         """
         if not tried and len(self.endpoints) == 1:
             only = self.endpoints[0]
             bound = only.bound
-            if only.up and (bound is None or (only.pool.inflight < bound and only.pending < only.most_pending)):
-                return only  # nearly always, and without a property's call
-            return only if only.is_free else None
+            pending = only.pending
+            room = not pending or pending + tokens <= only.most_pending
+            if only.up and (bound is None or (room and only.pool.inflight < bound)):
+                return only  # nearly always, and without another call
+            return only if only.is_free(tokens) else None
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1
         if self.plan.balance == "prefix_hash":
-            return choose_by_prefix(self.endpoints, tried, prompt_prefix(body))
-        return choose(self.endpoints, tried, self.turn, by_load=self.plan.balance == "least_inflight")
+            return choose_by_prefix(self.endpoints, tried, prompt_prefix(body), tokens)
+        by_load = self.plan.balance == "least_inflight"
+        return choose(self.endpoints, tried, self.turn, by_load=by_load, tokens=tokens)
 
     def pick_reserved(self, tried: Sequence[EndpointState], key: Hashable) -> EndpointState | None:
         """As `pick`, among the endpoints whose reserve has room; None if the key is not under its share, too."""
@@ -218,11 +223,13 @@ class BackendState:
         """Take a slot of `endpoint` for an attempt, and charge it if there is a bound; arguments as in Demand."""
         grant = None
         if endpoint.bound is not None:
-            reserved = not endpoint.is_free
+            reserved = not endpoint.is_free(input_tokens)
             grant = Grant(endpoint, self.fair, key, input_tokens, bound, weight, reserved=reserved)
             grant.charge()
             endpoint.pending += input_tokens
-            endpoint.reserved += reserved
+            if reserved:
+                endpoint.reserved += 1
+                endpoint.pending_reserved += input_tokens
         endpoint.take()
         return grant
 
@@ -285,17 +292,17 @@ class BackendState:
                 continue
             chosen = None
             if any(endpoint.up for endpoint in self.endpoints):
-                if any(endpoint.is_free for endpoint in self.endpoints):
-                    chosen = self.pick(waiter.tried, waiter.body)
+                asked = waiter.demand
+                if any(endpoint.is_free(asked.input_tokens) for endpoint in self.endpoints):
+                    chosen = self.pick(waiter.tried, waiter.body, asked.input_tokens)
                 else:
-                    chosen = self.pick_reserved(waiter.tried, waiter.demand.key)
+                    chosen = self.pick_reserved(waiter.tried, asked.key)
                 if chosen is None:
                     return
             if chosen is not None:
                 self.rates.granted(waiter.demand.key, waiter.now())
             self._remove(waiter)
             if chosen is not None:
-                asked = waiter.demand
                 waiter.grant = self.begin(chosen, asked.key, asked.input_tokens, asked.bound, asked.weight)
                 waiter.by = self
             else:

@@ -14,10 +14,11 @@ FIRST_LOOKS: Final = 4  # endpoints, in a prefix's order, that are looked at bef
 
 
 def choose(
-    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], turn: int, *, by_load: bool
+    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], turn: int, *, by_load: bool, tokens: int = 0
 ) -> EndpointState | None:
-    """An endpoint that is free, untried before tried, least in flight (ties by turn) or simply by turn."""
-    candidates = [endpoint for endpoint in endpoints if endpoint.is_free]
+    """An endpoint that is free for a prompt of so many tokens, untried before tried, least in flight (ties by turn) or
+    simply by turn."""
+    candidates = [endpoint for endpoint in endpoints if endpoint.is_free(tokens)]
     fresh = [endpoint for endpoint in candidates if endpoint not in tried]
     candidates = fresh or candidates
     if not candidates:
@@ -30,10 +31,10 @@ def choose(
 
 
 def choose_by_prefix(
-    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], prefix: bytes
+    endpoints: Sequence[EndpointState], tried: Sequence[EndpointState], prefix: bytes, tokens: int = 0
 ) -> EndpointState | None:
-    """An endpoint that is free, untried before tried; of these the first in the prefix's own order that does not
-    have more in flight than its share.
+    """An endpoint that is free for a prompt of so many tokens, untried before tried; of these the first in the prefix's
+    own order that does not have more in flight than its share.
     """
     up = [endpoint for endpoint in endpoints if endpoint.up]
     if not up:
@@ -44,10 +45,10 @@ def choose_by_prefix(
     for _ in range(min(FIRST_LOOKS, len(up))):  # one of these is nearly always it, and to sort them all takes longer
         at = order.index(max(order))
         endpoint = up[at]
-        if endpoint.is_free and endpoint.pool.inflight <= share and endpoint not in tried:
+        if endpoint.is_free(tokens) and endpoint.pool.inflight <= share and endpoint not in tried:
             return endpoint
         order[at] = -1
-    free = [endpoint for endpoint in up if endpoint.is_free]
+    free = [endpoint for endpoint in up if endpoint.is_free(tokens)]
     candidates = [endpoint for endpoint in free if endpoint not in tried] or free
     within = [endpoint for endpoint in candidates if endpoint.pool.inflight <= share]
     if within:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aiaas.proxy.upstream.backends import BackendState
 
 SILENT_AFTER_REFUSAL = 5.0  # seconds
+PENDING_MOST = 2  # times max_pending_prefill; a prompt that would be more tokens is let in alone
 BOUND_PER_RESERVED = 4  # slots of the bound for each slot of the reserve, at the least
 
 HealthListener = Callable[["EndpointState", bool, str], None]
@@ -53,9 +54,10 @@ class EndpointState:
 
     Where it has a bound:
     reserve       slots beyond the bound, for keys that have little in flight
-    reserved      of the requests under way, those that the bound did not let in and whose first byte has not come
     most_pending  prompt tokens: with so many pending, it is not free
     pending       prompt tokens of the requests under way whose first byte has not come
+    reserved      how many of these requests the bound did not let in
+    pending_reserved  the prompt tokens of those
     """
 
     __slots__ = (
@@ -67,6 +69,7 @@ class EndpointState:
         "most_pending",
         "number",
         "pending",
+        "pending_reserved",
         "plan",
         "pool",
         "reserve",
@@ -83,7 +86,7 @@ class EndpointState:
         self.streams: set[Stream] = set()
         self.up = backend.plan.engine is None
         self.failures = self.successes = 0
-        self.pending = self.reserved = 0
+        self.pending = self.reserved = self.pending_reserved = 0
         self.auto: AutoBound | None = None
         self.suspect: Callable[[], None] | None = None
         self.listed: Listed = NOTHING_LISTED
@@ -121,15 +124,26 @@ class EndpointState:
         """The backend that it belongs to."""
         return self.backend.plan.name
 
-    @property
-    def is_free(self) -> bool:
-        """Whether a request may go there now."""
+    def is_free(self, tokens: int = 0) -> bool:
+        """Whether the bound lets a request with a prompt of so many tokens in now."""
         bound = self.bound
         if bound is None or not self.up:
             return self.up
+        if self.pool.inflight >= bound:
+            return False
+        if self._can_read(tokens):
+            return True
+        self.backend.catch_up()
+        return self._can_read(tokens)
+
+    def _can_read(self, tokens: int) -> bool:
+        """Whether a prompt may join those that wait for their first token. A short one that comes after it then waits
+        for PENDING_MOST times the bound at the most, or for one long prompt: not for a long one behind another."""
         if self.pending >= self.most_pending:
-            self.backend.catch_up()
-        return self.pool.inflight < bound and self.pending < self.most_pending
+            return False
+        # Without those of the reserve: there may always be one, and a long prompt would never be let in.
+        before = self.pending - self.pending_reserved
+        return not before or before + tokens <= PENDING_MOST * self.most_pending
 
     @property
     def has_reserve(self) -> bool:

@@ -24,7 +24,8 @@ Rules
   once, with its true tokens. Before the next question, those that are under way are charged as all others.
 - A full queue takes a request of a key that has few waiting, in place of the newest of the key that has the most:
   otherwise one key could fill the queue and keep all others out.
-- Once nothing at all is in flight, what keys have been served counts no longer: all begin with their credit again.
+- Once nothing at all is in flight, what keys have been served counts no longer: a new period begins at `base`, for all
+  alike. Nobody is behind then, and nobody has credit: it grows as the others are served.
 - A key with nothing waiting and nothing in flight is idle. It is remembered, for its mean and for its finish where that
   still counts, until more than IDLE_MOST keys are idle.
 - A step takes logarithmic time, however many wait. The heap keeps the tags of keys with requests waiting; a tag that
@@ -90,6 +91,7 @@ class FairShare(Generic[W]):
     active   keys with requests that wait or are in flight
     uncharged  grants from when nothing waited, and when they began; infinite where the first byte will tell
     period   counts the times at which nothing was active; a key's finish counts within one period
+    base     the virtual time at which the period began
     """
 
     __slots__ = (
@@ -98,6 +100,7 @@ class FairShare(Generic[W]):
         "_mean",
         "_pushed",
         "active",
+        "base",
         "credit",
         "length",
         "output_weight",
@@ -115,6 +118,7 @@ class FairShare(Generic[W]):
         self.length = 0
         self.active = 0
         self.period = 0
+        self.base = 0.0
         self.uncharged: dict[Grant, float] = {}
         self._mean = FIRST_MEAN
         self._keys: dict[Hashable, KeyShare[W]] = {}
@@ -138,7 +142,7 @@ class FairShare(Generic[W]):
             if not share.inflight:
                 self.active += 1
             if share.period != self.period:
-                share.period, share.finish = self.period, self.virtual - self.credit
+                share.period, share.finish = self.period, max(self.base, self.virtual - self.credit)
             share.waiting = OrderedDict()
             self._push(share)
         share.waiting[waiter] = None
@@ -192,6 +196,8 @@ class FairShare(Generic[W]):
         start = self.virtual - self.credit
         if share.period != self.period:
             share.period = self.period
+            if start < self.base:
+                start = self.base
         elif start < share.finish:
             start = share.finish
         if start > self.virtual:
@@ -237,13 +243,13 @@ class FairShare(Generic[W]):
             mean = share.mean
             share.mean = self._first_answer(output) if mean is None else mean + MEAN_WEIGHT * (output - mean)
         if not self.uncharged and not self.active:
-            self.period += 1
-            if len(self._keys) > IDLE_MOST:
-                self._forget()
+            self._end_period()
             return
         start = self.virtual - self.credit
         if share.period != self.period:
             share.period = self.period
+            if start < self.base:
+                start = self.base
         elif start < share.finish:
             start = share.finish
             if start > self.virtual:
@@ -288,6 +294,7 @@ class FairShare(Generic[W]):
 
     def _end_period(self) -> None:
         self.period += 1
+        self.base = self.virtual
         if len(self._keys) > IDLE_MOST:
             self._forget()
 

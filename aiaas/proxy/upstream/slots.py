@@ -31,30 +31,28 @@ def take(
     backends: Sequence[tuple[RouteTarget, BackendState]], tried: Sequence[EndpointState], ticket: Ticket, now: float
 ) -> Choice | None:
     """A slot for the next attempt, or None: at an endpoint that was not tried yet, where there is one."""
-    chosen: tuple[RouteTarget, BackendState, EndpointState] | None = None
+    chosen: tuple[RouteTarget, BackendState, EndpointState, bool] | None = None
+    tokens = ticket.estimated_input
     for target, backend in backends:
-        endpoint = backend.pick(tried, ticket.body)
-        if endpoint is None and not backend.fair.length:
-            endpoint = backend.pick_reserved(tried, _share_key(ticket))
+        if backend.fair.length:
+            continue  # a short prompt would overtake a long one that waits
+        endpoint, reserved = backend.pick(tried, ticket.body, tokens), False
+        if endpoint is None:
+            endpoint, reserved = backend.pick_reserved(tried, _share_key(ticket)), True
         if endpoint is not None and (chosen is None or endpoint not in tried):
-            chosen = target, backend, endpoint
+            chosen = target, backend, endpoint, reserved
             if not tried or endpoint not in tried:
                 break
     if chosen is None:
         return None
-    target, backend, endpoint = chosen
+    target, backend, endpoint, reserved = chosen
     pool, bound, fair = endpoint.pool, endpoint.bound, backend.fair
     if bound is None:
         pool.inflight += 1
         return target, backend, endpoint, None
-    key, tokens, weight = _share_key(ticket), ticket.estimated_input, CLASS_WEIGHTS[ticket.priority_class]
+    key, weight = _share_key(ticket), CLASS_WEIGHTS[ticket.priority_class]
     output = ticket.reserved_output or _bound(ticket)
-    if (
-        fair.length
-        or pool.inflight >= bound
-        or endpoint.pending >= endpoint.most_pending
-        or endpoint.backend is not backend
-    ):
+    if reserved or endpoint.backend is not backend:
         grant = backend.begin(endpoint, key, tokens, output, weight)
         return target, backend, endpoint, _timed(grant, ticket, now)
     # Nothing waits: nobody asks what has been charged, nor when the prompt has been read.

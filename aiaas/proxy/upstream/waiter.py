@@ -145,4 +145,6 @@ class Grant(msgspec.Struct, eq=False, gc=False):
         self.endpoint.pending -= self.input_tokens
         if self.share is not None:
             self.share.prompts -= 1
-            self.endpoint.reserved -= self.reserved
+            if self.reserved:
+                self.endpoint.reserved -= 1
+                self.endpoint.pending_reserved -= self.input_tokens

@@ -143,7 +143,7 @@ def test_choice_by_prefix_is_cheap_for_each_endpoint(overloaded: int) -> None:
         endpoint = choose_by_prefix(endpoints, (), b"x")
         assert endpoint is not None
         endpoint.pool.inflight = 100
-    look = cpu_time(lambda: [[endpoint.is_free for endpoint in endpoints] for _ in range(100)])
+    look = cpu_time(lambda: [[endpoint.is_free() for endpoint in endpoints] for _ in range(100)])
     assert cpu_time(lambda: [choose_by_prefix(endpoints, (), b"x") for _ in range(100)]) < 10 * look
 
 

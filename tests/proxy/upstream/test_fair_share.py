@@ -201,6 +201,18 @@ def test_share_counts_credit() -> None:
     assert not fair.is_under_share("busy", 8)
 
 
+def test_credit_begins_as_others_are_served() -> None:
+    """Keys that flood an idle engine together have no credit to use the reserve with; one that asks for less has."""
+    fair: FairShare[str] = FairShare(100, credit=4000)
+    uses = []
+    for _ in range(6):
+        for key in "abc":
+            fair.charge(key, 500.0)
+        fair.charge("light", 100.0)
+        uses.append([fair.is_under_share(key, 8) for key in ("a", "c", "light")])
+    assert uses == [[False, False, False]] * 3 + [[False, False, True]] * 3
+
+
 def known(fair: FairShare[str]) -> dict[object, KeyShare[str]]:
     """The keys that it remembers."""
     keys: dict[object, KeyShare[str]] = fair._keys
@@ -253,13 +265,15 @@ def test_charge_at_the_end_is_as_charged_and_settled() -> None:
 
 
 def test_past_counts_no_more_once_nothing_is_in_flight() -> None:
-    """All begin with their credit again; what their answers are like is still known."""
+    """All begin alike again; what their answers are like is still known."""
     fair: FairShare[str] = FairShare(100, output_weight=1, credit=500)
     for _ in range(3):
         share = fair.charge("a", 5000.0)
         fair.settle(share, 5000.0, 5000, 70, 1.0)
-        assert fair.charge("b", 0.0).finish == fair.virtual - 500
-        fair.settle(known(fair)["b"], 0.0, 0, None, 1.0)
+        shares = [fair.charge(key, 0.0, 0) for key in "ba"]
+        assert [share.finish for share in shares] == [fair.base, fair.base]
+        for share in shares:
+            fair.settle(share, 0.0, 0, None, 1.0)
     assert cost_of(fair, "a", 5, None) == 75
 
 

@@ -491,7 +491,7 @@ def test_no_slot_is_lost_or_given_twice(loop: asyncio.AbstractEventLoop, first: 
             up = [endpoint for endpoint in backend.endpoints if endpoint.up]
             assert not waiter.granted.done()
             assert up, step
-            assert not any(endpoint.is_free for endpoint in up), step
+            assert not any(endpoint.is_free() for endpoint in up), step
     for endpoint in endpoints:
         endpoint.set_up(True, "test")
     site.wake()

@@ -43,7 +43,7 @@ def charged(running: Running) -> float:
     if share is None:  # forgotten, as it owes nothing
         return 0
     assert (share.inflight, share.prompts) == (0, 0)
-    return share.finish - (fair.virtual - fair.credit)
+    return share.finish - fair.base
 
 
 ENDS: dict[str, tuple[Any, tuple[Step, ...], float]] = {
@@ -187,3 +187,21 @@ async def test_request_that_waits_at_two_is_charged_at_one(fake_vllms: Any, gate
     assert [(await client.answer()).status for client in clients] == [200] * 3
     await running.quiet()
     assert [running.backend(name).fair.active for name in ("vllm", "other")] == [0, 0]
+
+
+async def test_short_prompt_does_not_overtake_a_long_one(fake_vllm: FakeVllm, gateway: StartGateway) -> None:
+    """A long prompt waits for others to be read; a key that is not under its share cannot pass it, with slots free."""
+    go = asyncio.Event()
+    begun = Send(STREAM_HEAD + chunk(token_event()))
+    fake_vllm.default = (Wait(go), begun, Send(chunk(DONE) + LAST_CHUNK))
+    running = await gateway(fake_vllm, backend={**EIGHT, "max_pending_prefill": 1000})
+    clients = [await running.client() for _ in range(3)]
+    bodies = {"first": {**STREAM, "user": "x" * 1600}, "long": LONG, "short": STREAM}
+    for count, (client, body) in enumerate(zip(clients, bodies.values(), strict=True)):
+        client.send(client.request(body))
+        await until(lambda count=count: running.gateway.in_flight == 1 + count)
+    await until(lambda: (running.backend().waiting, len(fake_vllm.posts)) == (2, 1))
+    go.set()
+    assert [(await client.answer()).status for client in clients] == [200] * 3
+    assert [len(post.json.get("user", "")) for post in fake_vllm.posts] == [1600, 20_000, 0]
+    assert running.endpoints()[0].pending == 0

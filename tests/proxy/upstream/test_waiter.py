@@ -54,15 +54,35 @@ def test_pending_prompts_hold_up_the_next(loop: asyncio.AbstractEventLoop) -> No
     backend = state(max_pending_prefill=1000)
     endpoint = backend.endpoints[0]
     first = begun(backend, "a", 900)
-    assert endpoint.is_free
-    second = begun(backend, "a", 5000)
-    assert (endpoint.is_free, endpoint.pending) == (False, 5900)
+    assert endpoint.is_free()
+    second = begun(backend, "a", 1100)
+    assert (endpoint.is_free(), endpoint.pending) == (False, 2000)
     waiter = waits(backend, loop, "a")
     first.prompt_read()
     first.prompt_read()
-    assert (endpoint.pending, waiter.granted.done()) == (5000, False)
+    assert (endpoint.pending, waiter.granted.done()) == (1100, False)
     second.prompt_read()
     assert (endpoint.pending, waiter.granted.result()) == (100, endpoint)
+
+
+def test_long_prompt_does_not_follow_another(loop: asyncio.AbstractEventLoop) -> None:
+    """It waits until the queue's prompts were read, and short ones after it wait with it; one of the reserve does not
+    keep it out."""
+    backend = state(max_pending_prefill=1000)
+    endpoint = backend.endpoints[0]
+    first = begun(backend, "a", 900)
+    assert [endpoint.is_free(tokens) for tokens in (1100, 1101, 9000)] == [True, False, False]
+    second = begun(backend, "a", 100)
+    light = waits(backend, loop, "b", 50)
+    long, short = waits(backend, loop, "a", 9000), waits(backend, loop, "a", 10)
+    assert (light.granted.done(), endpoint.pending_reserved) == (True, 50)
+    first.prompt_read()
+    assert (long.granted.done(), short.granted.done(), endpoint.pending) == (False, False, 150)
+    second.prompt_read()
+    assert (long.granted.done(), short.granted.done(), endpoint.pending) == (True, False, 9050)
+    assert long.grant is not None
+    long.grant.prompt_read()
+    assert (short.granted.done(), endpoint.pending) == (True, 60)
 
 
 def test_short_prompt_passes_long_ones_by_the_reserve(loop: asyncio.AbstractEventLoop) -> None:
@@ -75,7 +95,7 @@ def test_short_prompt_passes_long_ones_by_the_reserve(loop: asyncio.AbstractEven
     assert backend.endpoints[0].reserved == 1
     assert light.grant is not None
     light.grant.prompt_read()
-    assert backend.endpoints[0].reserved == 0
+    assert (backend.endpoints[0].reserved, backend.endpoints[0].pending_reserved) == (0, 0)
     light.grant.settle(100, 10)
     assert backend.endpoints[0].reserved == 0
 
@@ -107,7 +127,7 @@ def test_grant_ends_once(read: bool) -> None:
         grant.settle(50, 20)
         grant.prompt_read()
     assert (backend.endpoints[0].pending, share.inflight, share.prompts) == (1, 1, 0)
-    assert share.finish == backend.fair.virtual - backend.fair.credit + 50 + 4 * 20
+    assert share.finish == backend.fair.base + 50 + 4 * 20
     stays.settle(0, None)
 
 

@@ -42,7 +42,7 @@ class Fair:
     def arrive(self, request: Request) -> None:
         """As in Gateway."""
         demand = Demand(request.key, request.prompt, 4096)
-        endpoint = self.backend.pick(())
+        endpoint = None if self.backend.waiting else self.backend.pick((), b"", request.prompt)
         if endpoint is None and not self.backend.waiting:
             endpoint = self.backend.pick_reserved((), request.key)
         if endpoint is not None:
