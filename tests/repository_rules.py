@@ -19,7 +19,7 @@ SOURCE: Final = ROOT / "aiaas"
 LAYERS: Final = (
     ("__main__",),
     ("cli",),
-    ("smoke",),
+    ("smoke", "clients"),
     ("proxy", "manifests", "loadtest", "engines", "simulator"),
     ("httpclient",),
     ("plan",),

@@ -43,6 +43,7 @@ COMMANDS: Final = MappingProxyType(
         "render": ("aiaas.cli.render", "Print Kubernetes manifests made from the config."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
         "simulate": ("aiaas.cli.simulate", "Run only the embedded vLLM simulator."),
+        "connect": ("aiaas.cli.connect", "Print what to paste into Claude Code, Codex, an SDK, ..."),
         "smoke": ("aiaas.cli.smoke", "Run a series of checks against a running gateway."),
         "loadtest": ("aiaas.cli.loadtest", "Run a load test against a gateway and report the results."),
         "report": ("aiaas.cli.report", "Show load-test results, one run or several side by side."),

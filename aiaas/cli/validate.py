@@ -55,7 +55,7 @@ def validate(
     if has_cluster(reading) and not has_errors(problems):
         problems += cluster_problems(reading)
     if connect and plan is not None and not has_errors(problems):
-        from aiaas.cli.connect import connect_problems, not_asked
+        from aiaas.cli.askbackends import connect_problems, not_asked
 
         problems += connect_problems(reading)
         for line in not_asked(plan):

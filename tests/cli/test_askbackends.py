@@ -1,0 +1,103 @@
+"""`aiaas validate --connect`: the backends' answers, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiaas.cli.main import run
+from tests.fakes.vllm import FakeVllm, Hang, Send, Step, answer, json_answer
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeVllm]:
+    """A backend that lists `base` and the adapter `sql`."""
+    fake = await FakeVllm.start()
+    fake.gets["/v1/models"] = lists({"id": "base", "root": "/m"}, {"id": "sql", "root": "/a", "parent": "base"})
+    yield fake
+    await fake.stop()
+
+
+def lists(*models: dict[str, Any]) -> tuple[Step, ...]:
+    return (Send(json_answer({"data": list(models)})),)
+
+
+async def validate(folder: Path, backends: str, *options: str) -> int:
+    """Run it in a thread: the fake answers on this loop."""
+    (folder / "aiaas.yaml").write_text(f"backends:\n{backends}auth: {{keys_file: keys.yaml}}\n")
+    (folder / "keys.yaml").write_text("version: 1\nkeys: []\n")
+    return await asyncio.to_thread(run, ["validate", "-c", str(folder / "aiaas.yaml"), *options])
+
+
+async def test_backend_as_configured_passes(
+    fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend is asked once, with its own key; without --connect it is not asked."""
+    monkeypatch.setenv("VLLM_KEY", "backend-secret")
+    vllm = f"  vllm: {{url: '{fake.url}', models: [{{name: base}}, {{name: sql}}], api_key_env: VLLM_KEY}}\n"
+    assert await validate(tmp_path, vllm) == 0
+    assert fake.got == []
+    assert await validate(tmp_path, vllm, "--connect") == 0
+    assert [(got.path, got.headers["authorization"]) for got in fake.got] == [("/v1/models", "Bearer backend-secret")]
+    assert capsys.readouterr().out == ""
+
+
+async def test_an_alias_that_is_a_model_there_is_a_warning(
+    fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The warning says what to write; with --strict it is an error."""
+    vllm = f"  vllm: {{url: '{fake.url}', models: [base, sql]}}\n"
+    assert await validate(tmp_path, vllm, "--connect") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "warning AIA603 backends.vllm.models" in line
+    assert "models: [{name: base}, {name: sql}]" in line
+    assert await validate(tmp_path, vllm, "--connect", "--strict") == 1
+
+
+async def test_each_address_has_its_own_problem(
+    fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing model, an address where nobody listens, an unknown host name; exit code 1, and JSON as well."""
+    backends = (
+        f"  gone: {{url: '{fake.url}', models: [other]}}\n"
+        "  away: {urls: ['http://127.0.0.1:1'], models: [a]}\n"
+        "  nameless: {dns: 'nowhere.invalid:1', models: [b]}\n"
+        "  engine: {engine: {kind: simulator}, models: [c]}\n"
+    )
+    assert await validate(tmp_path, backends, "--connect", "-o", "json") == 1
+    out, err = capsys.readouterr()
+    problems = json.loads(out)["problems"]
+    assert [(problem["severity"], problem["code"], problem["path"]) for problem in problems] == [
+        ("error", "AIA603", "backends.gone.models"),
+        ("error", "AIA601", "backends.away"),
+        ("error", "AIA601", "backends.nameless"),
+    ]
+    assert "other: not served there; the backend lists base, sql" in problems[0]["message"]
+    assert problems[1]["message"] == "http://127.0.0.1:1: connection refused"
+    assert "backends.engine: not asked, since `aiaas serve` starts its engine" in err
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "message"),
+    [
+        (Send(answer(200, b"<html>", content_type="text/html")), "AIA602", "is this a vLLM?"),
+        (Send(json_answer({"error": "Unauthorized"}, status=401)), "AIA602", "api_key_env"),
+        (Hang(), "AIA601", "no answer within 0.05 s"),
+    ],
+    ids=["a page", "a key", "silence"],
+)
+async def test_an_address_without_a_list_is_an_error(
+    fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str], step: Step, code: str, message: str
+) -> None:
+    """Whatever server stands there instead of a vLLM."""
+    fake.gets["/v1/models"] = (step,)
+    vllm = f"  vllm: {{url: '{fake.url}', models: [base], health: {{timeout: 50ms}}}}\n"
+    assert await validate(tmp_path, vllm, "--connect") == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"error {code} backends.vllm" in line
+    assert message in line
