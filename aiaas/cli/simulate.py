@@ -80,6 +80,10 @@ def simulate(
     enable_force_include_usage: Annotated[
         bool, typer.Option("--enable-force-include-usage", help="Send usage on every event of every stream.")
     ] = False,
+    enable_auto_tool_choice: Annotated[
+        bool,
+        typer.Option("--enable-auto-tool-choice", help="Accept tools, and call those that a prompt names (docs)."),
+    ] = False,
     fault: Annotated[str, typer.Option(metavar="KIND[:ARG]", help="Misbehave; --fault list shows the kinds.")] = "none",
 ) -> None:
     """Run the simulator: it answers as vLLM does on the wire, and says in every answer that it is not a model."""
@@ -110,6 +114,7 @@ def simulate(
         shutdown_timeout=None if shutdown_timeout is None else read_duration("--shutdown-timeout", shutdown_timeout),
         request_id_headers=enable_request_id_headers,
         force_include_usage=enable_force_include_usage,
+        auto_tool_choice=enable_auto_tool_choice,
         fault=parse_fault(fault),
     )
 

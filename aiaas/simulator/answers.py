@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiaas.simulator.generate import SimulatedChoice, seed_of
+from aiaas.simulator.generate import SimulatedCall, SimulatedChoice, seed_of
 
 OWNER = "aiaas-simulator"
 FINGERPRINT = "aiaas-simulator-0.32.0"  # with the vLLM version that the simulator imitates
@@ -91,17 +91,9 @@ def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[SimulatedChoice]) -
         "choices": [
             {
                 "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": choice.text,
-                    "refusal": None,
-                    "annotations": None,
-                    "audio": None,
-                    "function_call": None,
-                    "reasoning": None,
-                },
+                "message": _assistant(choice),
                 "logprobs": None,
-                "finish_reason": choice.finish_reason,
+                "finish_reason": choice.chat_reason,
                 "stop_reason": choice.stop_reason,
                 "token_ids": None,
                 "routed_experts": None,
@@ -117,6 +109,22 @@ def chat(stamp: Stamp, prompt_tokens: int, choices: Sequence[SimulatedChoice]) -
         "kv_transfer_params": None,
         "ec_transfer_params": None,
         "metrics": None,
+    }
+
+
+def _assistant(choice: SimulatedChoice) -> Json:
+    """The message of a chat's answer; vLLM leaves `tool_calls` out where there are none."""
+    call = choice.call
+    function = None if call is None else {"name": call.name, "arguments": choice.text}
+    return {
+        "role": "assistant",
+        "content": choice.text if call is None else None,
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        **({} if call is None else {"tool_calls": [{"id": call.id, "type": "function", "function": function}]}),
+        "reasoning": None,
     }
 
 
@@ -162,6 +170,27 @@ def response_message(message_id: str, text: str) -> Json:
     }
 
 
+def response_call(item_id: str, call: SimulatedCall, arguments: str) -> Json:
+    """Build the output item of /v1/responses that calls a tool, when it is finished."""
+    return {
+        "arguments": arguments,
+        "call_id": call.id,
+        "name": call.name,
+        "type": "function_call",
+        "id": item_id,
+        "namespace": None,
+        "status": "completed",
+    }
+
+
+def _output(message_id: str, choice: SimulatedChoice | None) -> list[Json]:
+    if choice is None or not choice.text:
+        return []
+    if choice.call is not None:
+        return [response_call(message_id, choice.call, choice.text)]
+    return [response_message(message_id, choice.text)]
+
+
 def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, choice: SimulatedChoice | None) -> Json:
     """POST /v1/responses (22); without a choice, the response in progress that opens a stream (23).
 
@@ -177,7 +206,7 @@ def response(stamp: Stamp, asked: Json, message_id: str, prompt_tokens: int, cho
         "metadata": asked["metadata"],
         "model": stamp.model,
         "object": "response",
-        "output": [response_message(message_id, choice.text)] if choice is not None and choice.text else [],
+        "output": _output(message_id, choice),
         "parallel_tool_calls": True,
         "temperature": asked["temperature"],
         "tool_choice": "none",
@@ -209,7 +238,15 @@ def message_stop_reason(choice: SimulatedChoice) -> str:
     """Return Anthropic's name for the reason why an answer ended."""
     if choice.finish_reason == "length":
         return "max_tokens"
+    if choice.call is not None:
+        return "tool_use"
     return "stop_sequence" if choice.stop_reason is not None else "end_turn"
+
+
+def message_call(choice: SimulatedChoice) -> Json:
+    """Build the block of /v1/messages that calls a tool."""
+    assert choice.call is not None
+    return {"type": "tool_use", "id": choice.call.id, "name": choice.call.name, "input": json.loads(choice.text)}
 
 
 def message(stamp: Stamp, prompt_tokens: int, choice: SimulatedChoice) -> Json:
@@ -218,7 +255,7 @@ def message(stamp: Stamp, prompt_tokens: int, choice: SimulatedChoice) -> Json:
         "id": stamp.id,
         "type": "message",
         "role": "assistant",
-        "content": [{"type": "text", "text": choice.text}],
+        "content": [{"type": "text", "text": choice.text}] if choice.call is None else [message_call(choice)],
         "model": stamp.model,
         "stop_reason": message_stop_reason(choice),
     }

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 from aiaas.simulator import answers, errors
 from aiaas.simulator.answers import Json, Stamp, encode
+from aiaas.simulator.directions import directed
 from aiaas.simulator.engine import EngineFullError, Generation, SimulatedEngine
 from aiaas.simulator.errors import WireError
-from aiaas.simulator.events import make_writer
 from aiaas.simulator.faults import Point
 from aiaas.simulator.forms import DetokenizeForm, fill_form, parse_json
 from aiaas.simulator.generate import WORD_TOKENS, SimulatedChoice, make_pace
@@ -38,6 +38,7 @@ from aiaas.simulator.requests import (
     parse_job,
     pieces_to_tokenize,
 )
+from aiaas.simulator.toolevents import make_writer
 
 RECORDED_BODY = 1024 * 1024  # bytes kept of a recorded request's body
 LEARNED_PIECES = 10_000  # token texts kept for /detokenize
@@ -245,7 +246,9 @@ class App:
     # paths that need the engine
 
     def _generate(self, exchange: SimulatedExchange, family: ApiFamily) -> None:
-        self._answer(exchange, parse_job(family, _decode(exchange.request), self.options))
+        data = _decode(exchange.request)
+        job = parse_job(family, data, self.options)
+        self._answer(exchange, directed(job, data) if self.options.auto_tool_choice else job)
 
     def _answer(self, exchange: SimulatedExchange, job: GenerationJob) -> None:
         try:

@@ -56,7 +56,8 @@ def _text(value: str) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def _named(name: str, data: object) -> bytes:
+def named_event(name: str, data: object) -> bytes:
+    """One event with a name, as the paths of responses and messages have them."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(data))
 
 
@@ -143,7 +144,7 @@ class ChatWriter(_IndexedWriter):
                 self._head,
                 index,
                 _text(text),
-                encode(choice.finish_reason),
+                encode(choice.chat_reason),
                 encode(choice.stop_reason),
                 tail,
             )
@@ -190,7 +191,7 @@ class ResponsesWriter:
         # All keys are in alphabetical order, as in the openai package's event types.
         full = {**data, "sequence_number": self._number, "type": name}
         self._number += 1
-        return _named(name, dict(sorted(full.items())))
+        return named_event(name, dict(sorted(full.items())))
 
     def _at(self, **data: object) -> dict[str, object]:
         return {"content_index": 0, "item_id": self._message_id, "output_index": 0, **data}
@@ -253,6 +254,7 @@ class MessagesWriter:
     def __init__(self, stamp: Stamp, job: GenerationJob) -> None:
         self._stamp = stamp
         self._job = job
+        self._block: Json = {"type": "text", "text": ""}
 
     def first(self) -> list[bytes]:
         """See EventWriter."""
@@ -266,10 +268,10 @@ class MessagesWriter:
             "stop_sequence": None,
             "usage": {"input_tokens": self._job.prompt_tokens, "output_tokens": 0},
         }
-        block = {"type": "content_block_start", "content_block": {"type": "text", "text": ""}, "index": 0}
+        block = {"type": "content_block_start", "content_block": self._block, "index": 0}
         return [
-            _named("message_start", {"type": "message_start", "message": start}),
-            _named("content_block_start", block),
+            named_event("message_start", {"type": "message_start", "message": start}),
+            named_event("content_block_start", block),
         ]
 
     def step(self, k: int) -> list[bytes]:
@@ -288,23 +290,12 @@ class MessagesWriter:
         delta = {"stop_reason": message_stop_reason(choice), "stop_sequence": choice.stop_reason}
         usage = {"input_tokens": self._job.prompt_tokens, "output_tokens": len(choice.deltas)}
         return [
-            _named("content_block_stop", {"type": "content_block_stop", "index": 0}),
-            _named("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}),
-            _named("message_stop", {"type": "message_stop"}),
+            named_event("content_block_stop", {"type": "content_block_stop", "index": 0}),
+            named_event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}),
+            named_event("message_stop", {"type": "message_stop"}),
         ]
 
     def error(self) -> list[bytes] | None:
         """See EventWriter."""
         error = {"type": "internal_error", "message": errors.stream_died_in_messages()}
-        return [_named("error", {"type": "error", "error": error})]
-
-
-def make_writer(stamp: Stamp, job: GenerationJob, message_id: str) -> EventWriter:
-    """Make the writer for the job's family; `message_id` is the id of the output item of /v1/responses."""
-    if job.family == "chat":
-        return ChatWriter(stamp, job)
-    if job.family == "completions":
-        return CompletionsWriter(stamp, job)
-    if job.family == "responses":
-        return ResponsesWriter(stamp, job, message_id)
-    return MessagesWriter(stamp, job)
+        return [named_event("error", {"type": "error", "error": error})]

@@ -66,17 +66,34 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class SimulatedCall:
+    """The tool that an answer calls."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class SimulatedChoice:
-    """One answer, complete before its first token is sent: deltas[k] is the text that token k adds."""
+    """One answer, complete before its first token is sent: deltas[k] is the text that token k adds.
+
+    call  the answer calls this tool, and its text is the call's arguments
+    """
 
     deltas: tuple[str, ...]
     finish_reason: Literal["stop", "length"]
     stop_reason: str | None = None
+    call: SimulatedCall | None = None
 
     @property
     def text(self) -> str:
         """The whole answer."""
         return "".join(self.deltas)
+
+    @property
+    def chat_reason(self) -> str:
+        """The finish reason of a chat, which has a name of its own for a call; the engine's is "stop"."""
+        return self.finish_reason if self.call is None else "tool_calls"
 
 
 def seed_of(*parts: object) -> int:

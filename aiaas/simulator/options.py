@@ -33,6 +33,7 @@ class SimulatorOptions:
                        stop sending, and their connections stay open until the clients leave
     request_id_headers    send x-request-id back (vLLM's --enable-request-id-headers)
     force_include_usage   usage on every event of every stream (vLLM's --enable-force-include-usage)
+    auto_tool_choice      accept tools, and call those that a prompt names (`directions.py`)
     fault              how the simulator misbehaves, see `aiaas.simulator.faults`
     """
 
@@ -52,6 +53,7 @@ class SimulatorOptions:
     shutdown_timeout: float | None = None
     request_id_headers: bool = False
     force_include_usage: bool = False
+    auto_tool_choice: bool = False
     fault: Fault = NO_FAULT
 
     def __post_init__(self) -> None:

@@ -148,11 +148,11 @@ def _parse_chat(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(ChatForm, data)
     _check_contradictions(form)
     check_model(form.model, options)
-    if form.tools and form.tool_choice in (None, "auto"):
+    if form.tools and form.tool_choice in (None, "auto") and not options.auto_tool_choice:
         raise errors.bad_request(
             '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
         )
-    if form.tool_choice == "required":
+    if form.tool_choice == "required" and not options.auto_tool_choice:
         raise errors.bad_request('tool_choice="required" requires --tool-call-parser to be set')
     if not form.messages:
         raise errors.bad_request(_EMPTY_CONVERSATION)

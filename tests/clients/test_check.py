@@ -20,7 +20,7 @@ from tests.fakes.vllm import FakeVllm, Send, error_answer, json_answer
 HttpOf = Callable[[str], Awaitable[HttpClient]]
 
 KEY = "sk-secret"
-LARGE = SimulatorOptions(models=("coder",), ttft=0, itl=0, max_model_len=65_536, api_key=KEY)
+LARGE = SimulatorOptions(models=("coder",), ttft=0, itl=0, max_model_len=65_536, auto_tool_choice=True)
 
 
 def by_name(*names: str) -> tuple[KnownClient, ...]:
@@ -47,14 +47,13 @@ async def http_of() -> AsyncIterator[HttpOf]:
 
 async def test_server_that_offers_everything_passes(http_of: HttpOf) -> None:
     """Nothing is missing at a vLLM with a large context; clients with the same needs share one request."""
-    clients = by_name("claude-code", "codex", "openai-python", "openai-node", "langchain", "ai-sdk", "curl")
     async with running_simulator(LARGE) as simulator:
         http = await http_of(simulator.url)
         [model] = await offered_models(http, KEY, 5)
-        checks = await check_clients(http, clients, model, KEY)
+        checks = await check_clients(http, CLIENTS, model, KEY)
         assert [str(finding) for check in checks for finding in check.findings if finding.state != "ok"] == []
         asked = [received.path for received in simulator.received if received.method == "POST"]
-        assert len(asked) == 4
+        assert len(asked) == 10
 
 
 async def test_each_client_is_asked_for_with_its_own_headers(http_of: HttpOf) -> None:
@@ -107,7 +106,7 @@ async def test_server_that_goes_away_is_unknown(fake: FakeVllm, http_of: HttpOf)
 
 async def test_wrong_key_is_named(http_of: HttpOf) -> None:
     """401 is a failed check, with and without a key."""
-    async with running_simulator(LARGE) as simulator:
+    async with running_simulator(SimulatorOptions(api_key=KEY)) as simulator:
         with pytest.raises(CheckFailed, match="refuses the key"):
             await offered_models(await http_of(simulator.url), "sk-other", 5)
         with pytest.raises(CheckFailed, match="requires a key"):

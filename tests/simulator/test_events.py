@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aiaas.simulator.answers import Stamp
-from aiaas.simulator.events import make_writer
 from aiaas.simulator.generate import SimulatedChoice
 from aiaas.simulator.requests import ApiFamily, GenerationJob
+from aiaas.simulator.toolevents import make_writer
 
 ECHO = {
     "instructions": None,
