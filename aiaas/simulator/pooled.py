@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from aiaas.simulator import answers, errors
+from aiaas.simulator import errors, pooledanswers
 from aiaas.simulator.answers import Json, Stamp
 from aiaas.simulator.forms import ClassifyForm, CohereForm, EmbeddingsForm, RerankForm, ScoreForm, fill_form
 from aiaas.simulator.generate import tokenize
@@ -33,7 +33,7 @@ def _vectors(data: object, options: SimulatorOptions, stamp: Stamp, *, pooling: 
     texts = _some(prompt_texts(form.input))
     tokens = _tokens(form.model, texts, options)
     as_base64 = form.encoding_format == "base64"
-    return tokens, lambda: answers.embeddings(
+    return tokens, lambda: pooledanswers.embeddings(
         stamp, texts, tokens, options.seed, base64_floats=as_base64, pooling=pooling
     )
 
@@ -43,7 +43,7 @@ def _cohere(data: object, options: SimulatorOptions, stamp_of: StampOf) -> Poole
     texts = [*(form.texts or ()), *(form.images or ())]
     texts += ["".join(part.text or "" for part in entry.content) for entry in form.inputs or ()]
     tokens = _tokens(form.model, _some(texts), options)
-    return tokens, lambda: answers.cohere_embeddings(
+    return tokens, lambda: pooledanswers.cohere_embeddings(
         stamp, texts, form.texts, tokens, options.seed, images=form.images is not None
     )
 
@@ -52,7 +52,7 @@ def _classify(data: object, options: SimulatorOptions, stamp_of: StampOf) -> Poo
     form, stamp = fill_form(ClassifyForm, data), stamp_of("classify-")
     texts = _some(prompt_texts(form.input))
     tokens = _tokens(form.model, texts, options)
-    return tokens, lambda: answers.classes(stamp, texts, tokens, options.seed)
+    return tokens, lambda: pooledanswers.classes(stamp, texts, tokens, options.seed)
 
 
 def _score(data: object, options: SimulatorOptions, stamp_of: StampOf) -> Pooled:
@@ -65,14 +65,14 @@ def _score(data: object, options: SimulatorOptions, stamp_of: StampOf) -> Pooled
     _need_pairs(twos)
     tokens = _tokens(form.model, [*ones[:1], *twos], options)
     pairs = list(zip(ones, twos, strict=True))
-    return tokens, lambda: answers.scores(stamp, pairs, tokens, options.seed)
+    return tokens, lambda: pooledanswers.scores(stamp, pairs, tokens, options.seed)
 
 
 def _rerank(data: object, options: SimulatorOptions, stamp_of: StampOf) -> Pooled:
     form, stamp = fill_form(RerankForm, data), stamp_of("score-")
     _need_pairs(form.documents)
     tokens = _tokens(form.model, [form.query, *form.documents], options)
-    return tokens, lambda: answers.rerank(stamp, form.query, form.documents, form.top_n, tokens, options.seed)
+    return tokens, lambda: pooledanswers.rerank(stamp, form.query, form.documents, form.top_n, tokens, options.seed)
 
 
 def _tokens(model: str | None, texts: list[str], options: SimulatorOptions) -> int:

@@ -184,8 +184,7 @@ class Admission:
             raise
         estimated_input = 0 if limits.cheap else estimate_input_tokens(len(body))
         reserved_output = (output or 0) * peeked.choices * peeked.prompts
-        reserved = estimated_input + reserved_output
-        now = self._loop.time()
+        now, reserved = self._loop.time(), estimated_input + reserved_output
         result = await self._store.admit(store_key_of(principal), limits, reserved, now, self._wall())
         if result.lease is None:
             param = output_field(peeked, record.path) if record.path in paths.OUTPUT else None
