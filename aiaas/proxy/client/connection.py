@@ -26,6 +26,8 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.base_protocol import BaseProtocol
@@ -287,7 +289,10 @@ class ClientConnection(BaseProtocol):
     @property
     def _more_came(self) -> bool:
         """Whether the client has sent bytes behind the present request, or is sending them: all are thrown away."""
-        return bool(self._queue) or self._incoming.surplus or not self._incoming.body.is_eof()
+        if self._queue or self._incoming.surplus or not self._incoming.body.is_eof():
+            return True
+        # Or the kernel has some that were not read yet.
+        return self.sock is not None and any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
 
     def _failed(self, error: BaseException, request: HttpRequest | None) -> None:
         if isinstance(error, asyncio.CancelledError):  # the client has left, or the server ends

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiaas.proxy.client.connection import ClientConnection
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from tests.fakes.vllm import (
@@ -351,6 +352,32 @@ async def test_client_that_sends_past_its_last_request_gets_the_answer(running: 
             got += data
     assert got.startswith(b"HTTP/1.1 200 ")
     assert got.endswith(b'{"id":1}')
+
+
+async def test_bytes_that_come_with_the_answers_end_leave_it_whole(
+    running: Running, fake_vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the moment between the last read and the close: closing with bytes unread would be a reset."""
+    fake_vllm.play(Send(stream(token_event(), DONE)))
+    handle = running.gateway.handle
+    with socket.socket() as sock:
+
+        async def handle_and_send(request: HttpRequest, connection: ClientConnection) -> bool:
+            keep_alive = await handle(request, connection)
+            sock.send(b"\r\nmore")
+            return keep_alive
+
+        monkeypatch.setattr(running.open_side, "handle", handle_and_send)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", running.port))
+        request = (await running.client()).request(BODY | {"stream": True}, version="1.0")
+        await loop.sock_sendall(sock, request)
+        got = b""
+        async with asyncio.timeout(10):
+            while data := await loop.sock_recv(sock, 65536):
+                got += data
+    assert got.endswith(DONE)
 
 
 async def test_a_broken_body_before_a_close_is_still_a_400(running: Running) -> None:
