@@ -93,7 +93,7 @@ def vllm(session: nox.Session) -> None:
     install(session)
     session.run("python", "tests/e2e/vllm/setup.py")
     # One process: every further one would start a vLLM of its own, and two cores have to do for all.
-    session.run("python", "-m", "pytest", "-m", "vllm", "tests/e2e", "-n", "0", "--timeout", "300", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "vllm", "tests/e2e", "-n", "0", "--timeout", "600", *session.posargs)
 
 
 @nox.session

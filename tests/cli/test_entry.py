@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import pytest
 
 from aiaas.cli.main import run
 from aiaas.keys.file import read_key_file
+from tests.ports import free_port
 
 CONFIG = "backends: {vllm: {url: 'http://127.0.0.1:9', models: [m]}}\n"
 
@@ -30,7 +30,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def shell(line: str) -> subprocess.CompletedProcess[str]:
     """Run one line of bash in which `aiaas` is this checkout's."""
     script = f'aiaas() {{ "{sys.executable}" -m aiaas "$@"; }}; {line}'
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "schema", "keys list"])
@@ -100,9 +100,7 @@ def test_a_stderr_that_takes_nothing_changes_no_result(closed: str) -> None:
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
 def test_the_gateway_runs_with_closed_streams(closed: str) -> None:
     """No socket of the event loop gets the number of a standard stream: it starts, stops when asked, and exits 0."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        server = f"server: {{host: 127.0.0.1, port: {free.getsockname()[1]}}}\n"
+    server = f"server: {{host: 127.0.0.1, port: {free_port()}}}\n"
     Path("aiaas.yaml").write_text(CONFIG + server + "monitoring: {prometheus: false}\n")
     process = subprocess.Popen(
         ["bash", "-c", f'exec "{sys.executable}" -m aiaas serve {closed}'],
@@ -117,7 +115,7 @@ def test_the_gateway_runs_with_closed_streams(closed: str) -> None:
             said.append(line)
             if line.startswith("listening on"):
                 process.terminate()
-        assert process.wait(timeout=10) == 0, said
+        assert process.wait(timeout=60) == 0, said
         assert said[-1].startswith("listening on")
     finally:
         process.kill()
@@ -140,7 +138,7 @@ def test_ctrl_c_during_the_imports_is_silent() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"importing\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=10) == (b"", b"")
+        assert process.communicate(timeout=60) == (b"", b"")
         assert process.returncode == -signal.SIGINT
     finally:
         process.kill()
@@ -164,7 +162,7 @@ def test_ctrl_c_in_a_command_is_exit_130() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"waiting\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=10) == (b"", b"")
+        assert process.communicate(timeout=60) == (b"", b"")
         assert process.returncode == 130
     finally:
         process.kill()
@@ -181,7 +179,7 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0

@@ -82,7 +82,7 @@ def test_ctrl_c_leaves_nothing_behind(engine: str, tmp_path: Path) -> None:
         while time.monotonic() < deadline and gateway.metric("aiaas_requests_queued") < 50:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=60)
         while time.monotonic() < deadline and gateway.metric("aiaas_requests_in_flight"):
             time.sleep(0.05)
         assert gateway.metric("aiaas_requests_in_flight") == 0

@@ -52,7 +52,7 @@ def test_a_shell_variable_takes_the_key(tmp_path: Path) -> None:
     )
     file = tmp_path / "keys.yaml"
     done = subprocess.run(
-        ["bash", "-c", script, "sh", str(file)], capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", script, "sh", str(file)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert parse_key(done.stdout) is not None
@@ -293,7 +293,7 @@ def test_a_key_that_cannot_be_printed_is_said_to_be_lost(tmp_path: Path) -> None
     """stdout on a full disk: exit 3, and advice."""
     command = [sys.executable, "-m", "aiaas", "keys", "create", "alice", "--keys-file", str(tmp_path / "keys.yaml")]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert "aiaas keys rotate alice" in done.stderr
     assert "Traceback" not in done.stderr

@@ -27,7 +27,7 @@ def aiaas(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run one command, without a key or a config of this machine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIAAS_")}
     return subprocess.run(
-        [*AIAAS, *arguments], capture_output=True, text=True, timeout=30, check=False, env=clean | env
+        [*AIAAS, *arguments], capture_output=True, text=True, timeout=60, check=False, env=clean | env
     )
 
 
@@ -109,7 +109,7 @@ def test_ctrl_c_reports_what_was_measured(simulator: str, key: str, tmp_path: Pa
     while time.monotonic() < deadline and not (out.exists() and out.read_bytes().count(b"\n") > 4):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert re.search(r"^answered +\d+$", stdout, re.MULTILINE)
     assert "ended early (interrupted)" in stderr
@@ -128,7 +128,7 @@ def test_a_terminal_sees_it_move(simulator: str, key: str) -> None:
             seen += os.read(ours, 65536)
         except OSError:  # the other side has closed
             break
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     os.close(ours)
     assert process.returncode == 0, seen
     assert b"2 users" in seen

@@ -19,7 +19,7 @@ HEAVY = ("aiohttp", "pydantic", "passlib", "rich", "yaml", "uvloop", "httptools"
 
 def aiaas(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     command: Sequence[str] = [sys.executable, "-m", "aiaas", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, **settings)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **settings)  # type: ignore[call-overload,no-any-return]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy() -> None:
         "('aiaas.cli', 'aiaas.cli.main', 'aiaas.cli.common', 'aiaas.errors')]\n"
         "print(code, heavy, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.strip() == "0 []"
 
 
@@ -132,7 +132,7 @@ def test_an_absent_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_reader_that_leaves_causes_no_error(tmp_path: Path) -> None:
     """`aiaas ... | head -1` prints no complaint."""
     script = f"set -o pipefail; {sys.executable} -m aiaas --help | head -1"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith("Usage: aiaas")
     assert done.stderr == ""
 
@@ -144,7 +144,7 @@ def test_output_to_a_closed_pipe_is_quiet() -> None:
     code = "from aiaas.cli import main as m\nm._run_command = lambda arguments: print('x') or 0\nm.main()"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=buffered, timeout=30, check=False)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=buffered, timeout=60, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -154,7 +154,7 @@ def test_a_full_stdout_is_named() -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-m", "aiaas", "schema"]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=buffered, timeout=30, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=buffered, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (3, b"aiaas: cannot write to stdout: No space left on device\n")
 
 

@@ -41,7 +41,7 @@ class Quickstart:
         self.until("Ctrl-C stops all")
         found = re.search(r"^  curl .*?'$(?<=\}')", self.said, re.MULTILINE | re.DOTALL)
         assert found is not None, self.said
-        done = subprocess.run(["sh", "-c", found[0]], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(["sh", "-c", found[0]], capture_output=True, text=True, timeout=60, check=True)
         return done.stdout
 
     def children(self) -> list[psutil.Process]:
@@ -51,7 +51,7 @@ class Quickstart:
     def stop(self) -> int:
         """Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        stdout, rest = self.process.communicate(timeout=20)
+        stdout, rest = self.process.communicate(timeout=60)
         self.said += rest
         assert stdout == ""
         assert "Traceback" not in self.said
@@ -107,7 +107,7 @@ def test_a_second_one_in_the_same_folder_leaves_the_first_alone(start: Callable[
     first = start("--port", str(port := free_port(1, 2)))
     first.until("Ctrl-C stops all")
     second = start()
-    _, said = second.process.communicate(timeout=20)
+    _, said = second.process.communicate(timeout=60)
     assert second.process.returncode == 3
     assert f"cannot listen on 127.0.0.1:{port} (server.port)" in said
     assert "Traceback" not in said
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     """Exit code 3."""
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path / "file" / "x")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("aiaas: cannot write ")

@@ -43,7 +43,7 @@ def write_config(folder: Path, **sections: Any) -> tuple[Path, int]:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself."""
     return subprocess.run(
-        [sys.executable, "-m", "aiaas", *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "aiaas", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -63,7 +63,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.communicate()
 
 
-def wait_until_up(port: int, seconds: float = 10.0) -> None:
+def wait_until_up(port: int, seconds: float = 60.0) -> None:
     """Wait until /health answers."""
     deadline = time.monotonic() + seconds
     while True:
@@ -97,7 +97,7 @@ def test_it_serves_until_it_is_asked_to_stop(
     status, body = get(port, "/v1/chat/completions", "POST", b'{"model": "m", "messages": [{"content": "PROMPT"}]}')
     assert (status, json.loads(body)["error"]["code"]) == (503, "no_healthy_backend")
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=10)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     events = [json.loads(line)["event"] for line in stdout.splitlines()]
     assert events[0] == "started"
@@ -191,7 +191,7 @@ def test_stuck_log_reader_does_not_stop_service_or_shutdown(
         assert get(port, "/nowhere")[0] == 404
     started = time.monotonic()
     process.terminate()
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
     assert time.monotonic() - started < 5
 
 
@@ -202,7 +202,7 @@ def test_child_process_imports_no_module_beside_the_config(tmp_path: Path, looks
     options = python_options([str(tmp_path)] if looks_here else [], str(tmp_path))
     command = [sys.executable, *options, "-m", "aiaas.cli.worker"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert ("of the folder" in done.stderr) == runs
 
 
@@ -218,8 +218,9 @@ assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 with ends_on_sigterm():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
+    raise SystemExit("nothing has ended it")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -241,8 +242,8 @@ async def life():
 run_loop(life, writer, log)
 """
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
-    assert time.monotonic() - started < 10
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert time.monotonic() - started < 40  # and not the thread's 60
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["event"] == "stopped"
 
@@ -261,7 +262,7 @@ def test_log_reader_that_left_does_not_stop_the_gateway(
         assert get(port, "/nowhere")[0] == 404
         time.sleep(0.05)
     process.terminate()
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     assert b"Traceback" not in stderr
     assert b"Broken pipe" not in stderr

@@ -11,7 +11,7 @@ import pytest
 
 def simulate(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "aiaas", "simulate", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_ctrl_c_shows_what_was_found() -> None:
         assert smoke.stdout.readline().startswith("passed   models ")
         time.sleep(0.2)
         smoke.send_signal(signal.SIGINT)
-        _, stderr = smoke.communicate(timeout=20)
+        _, stderr = smoke.communicate(timeout=60)
     finally:
         if smoke.poll() is None:
             smoke.kill()
@@ -164,7 +164,7 @@ def test_a_terminal_gets_a_table(simulator: str) -> None:
             seen += os.read(ours, 65536)
         except OSError:  # the other side has closed
             break
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     os.close(ours)
     assert process.returncode == 1
     for part in (simulator.encode(), "──".encode(), b"\x1b[32mpassed", b"\x1b[1;31mfailed", b"hint: "):

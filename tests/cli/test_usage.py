@@ -6,8 +6,8 @@ import asyncio
 import csv
 import io
 import json
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,12 +19,14 @@ from aiaas.limits.usage_sqlite import SqliteUsage
 from tests.cputime import cpu_time
 
 CONFIG = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
-TODAY = day_of(time.time())
+NOW = 1_795_435_200.0
+TODAY = day_of(NOW)
 
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("aiaas.cli.usage.time", SimpleNamespace(time=lambda: NOW))  # midnight may come at any time
     monkeypatch.delenv("AIAAS_CONFIG", raising=False)
     Path("aiaas.yaml").write_text(CONFIG + "monitoring: {usage_file: usage.db}\n")
 

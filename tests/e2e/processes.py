@@ -31,6 +31,7 @@ CROWDED_KEY = "sk-wire"
 CROWDED = ("--max-num-seqs", "1", "--max-num-queued-reqs", "3", "--api-key", CROWDED_KEY, "--enable-request-id-headers")
 INTERVAL = ("--stream-interval", "8")
 VLLM_OPTIONS = ("--dtype", "bfloat16", "--max-model-len", "2048", "--enforce-eager")
+START_WITHIN = 500.0  # seconds; less than the `--timeout` of nox -s vllm
 VLLM_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -92,13 +93,13 @@ class Gateway:
 
 @contextmanager
 def running_vllm(log: Path, model: Path, vllm: Path, *options: str) -> Iterator[str]:
-    """The URL of a real vLLM, healthy; 25 to 45 s until then."""
+    """The URL of a real vLLM, healthy; 25 to 45 s until then, and minutes beside other work, since it is nice."""
     port = free_port()
     command = ["nice", "-n", "10", str(vllm), "serve", str(model), "--served-model-name", MODEL,
                "--host", "127.0.0.1", "--port", str(port), *VLLM_OPTIONS, *options]  # fmt: skip
     with running(command, log, os.environ | VLLM_ENVIRONMENT) as process:
         url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: status_of(url + "/health") == 200, 180, process, log)
+        wait_for(lambda: status_of(url + "/health") == 200, START_WITHIN, process, log)
         yield url
 
 
@@ -109,7 +110,7 @@ def running_simulator(log: Path, *options: str) -> Iterator[str]:
                "--max-model-len", "2048", "--ttft", "10ms", "--itl", "2ms", *options]  # fmt: skip
     with running(command, log) as process:
         address = re.compile(r"http://127\.0\.0\.1:\d+")
-        wait_for(lambda: address.search(log.read_text()), 20, process, log)
+        wait_for(lambda: address.search(log.read_text()), 60, process, log)
         found = address.search(log.read_text())
         assert found
         yield found[0]
@@ -122,7 +123,7 @@ def running_gateway(
     *,
     sections: Mapping[str, Mapping[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
-    ready_within: float = 20,
+    ready_within: float = 60,
     prefix: Sequence[str] = (),
 ) -> Iterator[Gateway]:
     """`aiaas serve` with one backend named `vllm`; `sections` are merged over the test's own config, and the command
