@@ -66,7 +66,7 @@ def test_keys_that_wait_in_order_of_arrival_are_not_fair(engine: str, tmp_path: 
     found = json.loads(done.stdout)
     assert found["fair"] is False
     assert found["light_beside"]["ttft"]["p95"] > 1.5
-    assert found["light_alone"]["ttft"]["p95"] < 0.3
+    assert found["light_alone"]["ttft"]["p95"] < found["light_beside"]["ttft"]["p95"] / 2
     assert found["heavy_beside"]["tokens_per_second"] > 100
     assert any("backends.vllm.max_inflight is not set" in remark for remark in found["remarks"])
 

@@ -73,7 +73,7 @@ async def running(url: str, **options: Any) -> AsyncIterator[OpenStore]:
         await store.close()
 
 
-async def until(holds: Callable[[], Awaitable[object]], within: float = 3.0) -> float:
+async def until(holds: Callable[[], Awaitable[object]], within: float = 10.0) -> float:
     """Seconds until the condition holds; a real server's clock cannot be passed in."""
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -196,8 +196,8 @@ async def test_a_stall_of_100_ms_refuses_nobody_with_requests_left(tmp_path: Pat
 async def test_shares_are_of_the_gateways_that_are_there(tmp_path: Path) -> None:
     """The store counts two gateways, each with half of the rest, whatever the config says."""
     limits = Limits(Rate(60, 20))
-    async with shared(tmp_path, lease=0.6) as (store, server):
-        async with running(server.url, lease=0.6) as other_shared:
+    async with shared(tmp_path, lease=2.0) as (store, server):
+        async with running(server.url, lease=2.0) as other_shared:
             other = FallbackStore(other_shared, "local", 10)
 
             async def both_know() -> bool:
