@@ -152,6 +152,13 @@ def fair(session: nox.Session) -> None:
 
 
 @nox.session
+def clients(session: nox.Session) -> None:
+    """Claude Code, Codex and the SDKs, as npm and PyPI have them, through a gateway from `aiaas init`: needs Node."""
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "clients", "tests/clients", "-n", "0", *session.posargs)
+
+
+@nox.session
 def siege(session: nox.Session) -> None:
     """Floods of connections against a gateway in 512 MiB, with other clients beside them: needs root on Linux."""
     install(session)

@@ -25,7 +25,7 @@ _CLAUDE_CODE: Final = KnownClient(
     title="Claude Code",
     what="Anthropic's coding agent for the terminal",
     needs=(MESSAGES,),
-    uses=((_COUNT_TOKENS, "`/context` sends real requests instead, which count for the key's limits"),),
+    uses=((_COUNT_TOKENS, "`/context` shows its own estimates; older versions send real requests instead"),),
     headers=(
         SentHeader("anthropic-version", "2023-06-01", "version of the API"),
         SentHeader("anthropic-beta", "claude-code-20250219", "features of the API that it uses"),

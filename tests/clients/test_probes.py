@@ -47,7 +47,7 @@ def test_missing_extra_path_says_its_consequence() -> None:
     """A path that a client can work without is missing all the same, with what happens then."""
     finding = judge_path(CLAUDE, Probe("/v1/messages/count_tokens"), ProbeReply(404))
     assert str(finding).startswith("missing  /v1/messages/count_tokens: not offered")
-    assert "`/context` sends real requests" in finding.detail
+    assert "`/context` shows its own estimates" in finding.detail
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
