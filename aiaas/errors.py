@@ -76,7 +76,7 @@ class UpstreamError(ApiError):
 class CommandError(AiaasError):
     """Ends a command: `message` goes to stderr, `exit_code` to the shell."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

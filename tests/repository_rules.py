@@ -25,7 +25,7 @@ LAYERS: Final = (
     ("plan",),
     ("config",),
     ("keys", "limits", "openai"),
-    ("errors", "units", "waiting", "yamltree"),
+    ("errors", "interpreter", "units", "waiting", "yamltree"),
     ("",),
 )
 # Likewise inside `aiaas/proxy`. `root` are the modules beside these folders, but for those in PROXY_BASE.

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("aiaas.yaml")
 CONFIG_VARIABLE = "AIAAS_CONFIG"
-EXIT_INTERRUPTED = 130
 
 
 class Output(StrEnum):
@@ -85,12 +82,6 @@ def config_path(option: Path | None) -> Path:
     if not allowed:
         raise EnvironmentFault(f"{path}: cannot be read: Permission denied")
     return path
-
-
-def note(message: str) -> None:
-    """Print one line for a person on stderr. If stderr cannot be written, the line is lost."""
-    with suppress(OSError):  # a full disk behind `2>FILE` changes no result and no exit code
-        print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, note, print_json, print_table
+from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, print_json, print_table
+from aiaas.cli.outcome import note
 from aiaas.errors import AiaasError, CheckFailed, UsageError
 
 if TYPE_CHECKING:

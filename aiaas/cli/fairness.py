@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from aiaas.cli.common import EXIT_INTERRUPTED, Output, note, print_json, read_duration
+from aiaas.cli.common import Output, print_json, read_duration
 from aiaas.cli.loadoptions import (
     HEAVY_VARIABLE,
     KEY_VARIABLE,
@@ -19,6 +19,7 @@ from aiaas.cli.loadoptions import (
     read_keys,
     unbounded_backends,
 )
+from aiaas.cli.outcome import EXIT_INTERRUPTED, note
 from aiaas.errors import UsageError
 
 if TYPE_CHECKING:

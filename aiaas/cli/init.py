@@ -9,7 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
-from aiaas.cli.common import ConfigOption, config_path, new_app, note
+from aiaas.cli.common import ConfigOption, config_path, new_app
+from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, EnvironmentFault
 
 app = new_app()

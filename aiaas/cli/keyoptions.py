@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aiaas.cli.common import note
 from aiaas.cli.keytarget import KeyTarget
+from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, UsageError
 from aiaas.keys import changes
 from aiaas.keys.model import PRIORITY_CLASSES, PriorityClass

@@ -18,7 +18,6 @@ from aiaas.cli.common import (
     Output,
     OutputOption,
     new_app,
-    note,
     print_json,
     print_table,
 )
@@ -46,6 +45,7 @@ from aiaas.cli.keyoptions import (
 )
 from aiaas.cli.keytarget import KeyTarget, editing, last_uses, read_key, read_records, target_of, translated
 from aiaas.cli.keyview import fields_text, limits_text, models_text, print_key, print_record, shown, used_text
+from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed
 from aiaas.keys import changes
 from aiaas.keys.file import KeyFileError, edit_key_file

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiaas.cli.common import CONFIG_VARIABLE, config_path, note
+from aiaas.cli.common import CONFIG_VARIABLE, config_path
+from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, EnvironmentFault, UsageError
 from aiaas.keys.changes import KeyChangeError
 from aiaas.keys.file import KeyFile, KeyFileAccessError, KeyFileError, edit_key_file, read_key_file

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aiaas.cli.common import Output, note, print_json
+from aiaas.cli.common import Output, print_json
+from aiaas.cli.outcome import note
 from aiaas.errors import EnvironmentFault
 from aiaas.keys.changes import state_of
 from aiaas.keys.model import KeyRecord

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiaas.cli.common import config_path, note, read_duration
+from aiaas.cli.common import config_path, read_duration
+from aiaas.cli.outcome import note
 from aiaas.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:

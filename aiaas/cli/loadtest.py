@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import (
-    EXIT_INTERRUPTED,
-    ConfigOption,
-    Output,
-    OutputOption,
-    console,
-    new_app,
-    note,
-    print_json,
-    read_duration,
-)
+from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, print_json, read_duration
 from aiaas.cli.loadoptions import (
     LoadShape,
     default_url,
@@ -31,6 +21,7 @@ from aiaas.cli.loadoptions import (
     read_stages,
     say_preset,
 )
+from aiaas.cli.outcome import EXIT_INTERRUPTED, note
 from aiaas.cli.smokeoptions import read_metrics
 from aiaas.errors import CheckFailed, UsageError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from aiaas.cli.common import console, note
+from aiaas.cli.common import console
+from aiaas.cli.outcome import note
 from aiaas.loadtest.live import Glance, Recent
 from aiaas.loadtest.report import number, seconds
 

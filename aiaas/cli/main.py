@@ -4,20 +4,15 @@ Start-up time decides the design. `aiaas --help` and shell completion happen oft
 while a command may need aiohttp, pydantic or a hash library. So the table below holds every command's name and one line
 of help, and a command's module is imported when that command runs, not before.
 
-`run` turns every outcome into an exit code: success 0, CommandError its own code, wrong usage 2, Ctrl-C 130, a closed
-pipe on stdout 141 (as the shell reports SIGPIPE), an internal error 70 (EX_SOFTWARE of sysexits.h). Only `--debug`
-shows a traceback.
+`run` turns every outcome into an exit code: wrong usage 2, all others in `outcome.py`.
 """
 
 from __future__ import annotations
 
 import importlib
 import io
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TextIO
@@ -27,8 +22,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from aiaas import __version__
-from aiaas.cli.common import EXIT_INTERRUPTED, new_app, note
-from aiaas.errors import AiaasError, CommandError
+from aiaas.cli.common import new_app
+from aiaas.cli.outcome import EXIT_INTERRUPTED, guarded, let_go_of, note
+from aiaas.errors import CommandError
 
 # name -> (module, one line of help), in the order in which `aiaas --help` lists them.
 COMMANDS: Final = MappingProxyType(
@@ -50,10 +46,6 @@ COMMANDS: Final = MappingProxyType(
     }
 )
 
-EXIT_WORLD: Final = 3
-EXIT_INTERNAL: Final = 70
-EXIT_READER_LEFT: Final = 141
-
 EPILOG = """Examples:
 
 \b
@@ -74,7 +66,7 @@ def main() -> NoReturn:
         try:
             stream.flush()
         except OSError:  # already reported; the interpreter would flush again at exit and make the exit code 120
-            _let_go_of(stream)
+            let_go_of(stream)
     sys.exit(code)
 
 
@@ -82,34 +74,6 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Every error is one line on stderr."""
     arguments, debug = _take_debug(arguments)
     return guarded(lambda: _run_command(arguments), debug)
-
-
-def guarded(work: Callable[[], int], debug: bool = False) -> int:
-    """Call `work` and return its exit code. Every error is one line on stderr."""
-    try:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by aiaas.cli.entry; we catch it now
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = work()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        _let_go_of(sys.stdout)
-        return EXIT_READER_LEFT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except typer.Abort:  # Ctrl-C or end of input at a prompt
-        return _fail("aborted", EXIT_INTERRUPTED, debug)
-    except typer.TyperException as error:
-        return _fail(_usage_message(error), error.exit_code, debug)
-    except CommandError as error:
-        return _fail(error.message, error.exit_code, debug)
-    except AiaasError as error:
-        return _fail(str(error), CommandError.exit_code, debug)
-    except OSError as error:
-        return _fail(_os_message(error), EXIT_WORLD, debug)
-    except Exception as error:  # noqa: BLE001  the last resort: an internal error becomes one line, never a traceback
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"internal error: {what}; run again with --debug for details", EXIT_INTERNAL, debug)
 
 
 class _Stdout(io.TextIOWrapper):
@@ -187,8 +151,21 @@ def _root(
         raise typer.Exit(2)
 
 
+class _Ended(CommandError):
+    """typer ended the command."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def _run_command(arguments: Sequence[str]) -> int:
-    code = get_command(app).main(list(arguments), prog_name="aiaas", standalone_mode=False)
+    try:
+        code = get_command(app).main(list(arguments), prog_name="aiaas", standalone_mode=False)
+    except typer.Abort as error:  # Ctrl-C or end of input at a prompt
+        raise _Ended("aborted", EXIT_INTERRUPTED) from error
+    except typer.TyperException as error:
+        raise _Ended(_usage_message(error), error.exit_code) from error
     return code if isinstance(code, int) else 0
 
 
@@ -222,22 +199,3 @@ def _usage_message(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     message = error.format_message().rstrip(".")
     return message if context is None else f"{message}; see `{context.command_path} --help`"
-
-
-def _os_message(error: OSError) -> str:
-    what = error.strerror or str(error)
-    return f"{error.filename}: {what}" if error.filename is not None else what
-
-
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        note(traceback.format_exc().rstrip("\n"))
-    note(f"aiaas: {message}")
-    return code
-
-
-def _let_go_of(stream: TextIO) -> None:
-    """Redirect a stream to /dev/null, so that the interpreter's last flush does not fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from aiaas.cli.common import note
+from aiaas.cli.outcome import note
 from aiaas.errors import EnvironmentFault
 from aiaas.manifests.render import MARK
 

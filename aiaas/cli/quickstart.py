@@ -10,7 +10,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from aiaas.cli.common import new_app, note
+from aiaas.cli.common import new_app
+from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
     from aiaas.plan.model import Plan
@@ -66,7 +67,8 @@ def quickstart(
     ] = None,
 ) -> None:
     """Set up and run a gateway with a simulated model on this machine."""
-    from aiaas.cli.serve import read_valid_plan, run_gateway
+    from aiaas.cli.gateway import run_gateway
+    from aiaas.cli.serve import read_valid_plan
 
     config = folder / "aiaas.yaml"
     before = _text_of(config)

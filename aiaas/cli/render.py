@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, config_path, new_app, note
+from aiaas.cli.common import ConfigOption, config_path, new_app
+from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
     from aiaas.manifests.objects import Object

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from aiaas.cli.common import Output, OutputOption, new_app, note, print_json
+from aiaas.cli.common import Output, OutputOption, new_app, print_json
+from aiaas.cli.outcome import note
 from aiaas.errors import UsageError
 
 app = new_app()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from aiaas.cli.common import new_app, note, read_duration
+from aiaas.cli.common import new_app, read_duration
+from aiaas.cli.outcome import note
 
 app = new_app()
 

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from aiaas.cli.common import (
-    EXIT_INTERRUPTED,
-    ConfigOption,
-    Output,
-    OutputOption,
-    console,
-    new_app,
-    note,
-    print_json,
-    print_table,
-)
+from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, print_json, print_table
 from aiaas.cli.loadtest import Endpoint
+from aiaas.cli.outcome import EXIT_INTERRUPTED, note
 from aiaas.cli.smokeoptions import known_of, read_metrics, read_names, read_size, read_timeout
 from aiaas.errors import EnvironmentFault
 

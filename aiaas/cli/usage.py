@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiaas.cli.common import ConfigOption, config_path, new_app, note, print_json, print_table
+from aiaas.cli.common import ConfigOption, config_path, new_app, print_json, print_table
+from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, EnvironmentFault, UsageError
 
 if TYPE_CHECKING:

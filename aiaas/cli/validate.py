@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, note, print_json
+from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, print_json
+from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 
-from aiaas.cli.main import guarded
+from aiaas.cli.outcome import guarded
 
 
 def main(arguments: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
 def _work(number: int, channel: int, listener: int, lock: int) -> int:
     import time
 
-    from aiaas.cli.serve import run_loop
+    from aiaas.cli.loop import run_loop
     from aiaas.proxy.telemetry.log import FdWriter, JsonLog
     from aiaas.proxy.workers.worker import work
 

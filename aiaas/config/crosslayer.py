@@ -14,10 +14,11 @@ from typing import Final
 
 from aiaas.config import codes
 from aiaas.config.backend import Backend
-from aiaas.config.chain import CLIENT_PATIENCE, body_budget, connection_memory
+from aiaas.config.chain import CLIENT_PATIENCE
 from aiaas.config.hops import AFTER_DRAIN, by_balancer, pre_stop, usual_silence
 from aiaas.config.ingress_rules import INGRESS_RULES
 from aiaas.config.kubernetes import EngineResources, Resources
+from aiaas.config.memory import body_budget, connection_memory
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding, Severity
 from aiaas.config.values import amount_of

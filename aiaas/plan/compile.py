@@ -75,7 +75,6 @@ def compile_plan(
         digest="",
         source=source,
         overrides=overrides,
-        config=config,
     )
     return dataclasses.replace(plan, digest=_digest(plan))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from aiaas.config.model import Config
 from aiaas.keys.model import PriorityClass
 from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
@@ -268,7 +267,8 @@ class Plan:
     digest     DIGEST_DIGITS hex digits of a hash of the settings, without secrets
     source     the config's file
     overrides  the environment variables that override the config
-    config     the last config that took effect as a whole, to compare with a changed config (secrets: not in the repr)
+    config     the last config that took effect as a whole, pickled, for `aiaas.plan.read` to compare with a changed one
+               (secrets: not in the repr)
     """
 
     server: ServerPlan
@@ -283,4 +283,4 @@ class Plan:
     digest: str
     source: Path | None = field(default=None, compare=False)
     overrides: tuple[str, ...] = field(default=(), compare=False)
-    config: Config | None = field(default=None, compare=False, repr=False)
+    config: bytes | None = field(default=None, compare=False, repr=False)

@@ -1,16 +1,16 @@
-"""File -> Plan in one call: load, check, compile. Used by `aiaas validate` and at the start of `aiaas serve`."""
+"""File -> Plan in one call: load, check, compile. `aiaas validate` calls it, and `aiaas.proxy.reader` for a gateway."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aiaas.config.check import check
 from aiaas.config.load import Loaded, load_file, load_text
-from aiaas.config.model import Config
 from aiaas.config.problem import Problem, has_errors
-from aiaas.config.restart import hold_back
+from aiaas.config.restart import hold_back, with_engines
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import EnginePlan, Plan
 
@@ -36,27 +36,33 @@ def read(
     text: str | None = None,
     *,
     deployed: bool = False,
-    before: Config | None = None,
+    before: bytes | None = None,
+    accepted: Collection[str] = (),
 ) -> Reading:
     """Load, check (`deployed`: always for a cluster) and compile. Every fault of the file is a Problem.
 
     Raises EnvironmentFault if the file is missing.
 
     text    an earlier content of the file, to read instead of the present content
-    before  the config of a running gateway: the Plan has only the changes that need no restart
+    before  `Plan.config` of a running gateway: the Plan has only the changes that need no restart
+    accepted  backends whose engines run with the file's settings
     """
     loaded = load_file(path, env) if text is None else load_text(text, file=str(path), env=env)
     found = loaded.problems + check(loaded, env, deployed=deployed)
     problems = tuple(sorted(found, key=lambda problem: (problem.line, problem.column)))
     if loaded.config is None or has_errors(problems):
         return Reading(loaded, None, problems)
-    config, held = (loaded.config, ()) if before is None else hold_back(before, loaded.config)
+    if before is None:
+        plan = compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env)
+        return Reading(loaded, replace(plan, config=pickle.dumps(loaded.config)), problems)
+    running = with_engines(pickle.loads(before), loaded.config, accepted)
+    config, held = hold_back(running, loaded.config)
     plan = compile_plan(config, source=path, overrides=loaded.overrides, env=env)
     if not held:
-        return Reading(loaded, plan, problems)
+        return Reading(loaded, replace(plan, config=pickle.dumps(config)), problems)
     written = compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env)
     engines = {backend.name: backend.engine for backend in written.backends if backend.engine is not None}
-    return Reading(loaded, replace(plan, config=before), problems, held, engines)
+    return Reading(loaded, replace(plan, config=pickle.dumps(running)), problems, held, engines)
 
 
 def read_plan(path: Path, env: Mapping[str, str]) -> tuple[Plan | None, tuple[Problem, ...]]:

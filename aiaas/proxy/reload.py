@@ -180,7 +180,7 @@ class Reloader:
     # -- config ---------------------------------------------------------------------------------------------------
 
     async def reload_config(self) -> None:
-        """Compile the config file again and put it in force; on any error keep the Plan."""
+        """Read the config file again and put it in force; on any error keep the Plan."""
         before = self._gateway.active.plan
         if before.source is None:
             return
@@ -192,7 +192,7 @@ class Reloader:
                 return
             # In a thread, since comparing the routes of thousands of models takes milliseconds.
             is_new = await asyncio.to_thread(operator.ne, reading.plan, before)
-        plan, problems = reading.plan, [str(problem) for problem in reading.problems]
+        plan, problems = reading.plan, list(reading.problems)
         if plan is None:
             self._not_reloaded(problems=problems)
             return

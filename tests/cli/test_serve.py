@@ -18,7 +18,6 @@ from typing import IO, Any
 import pytest
 import yaml
 
-from aiaas.cli.serve import python_options
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -195,57 +194,47 @@ def test_stuck_log_reader_does_not_stop_service_or_shutdown(
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize(("looks_here", "runs"), [(False, False), (True, True)])
-def test_child_process_imports_no_module_beside_the_config(tmp_path: Path, looks_here: bool, runs: bool) -> None:
-    """Unless the gateway itself was started with that folder on its path."""
-    (tmp_path / "typer.py").write_text("raise SystemExit('of the folder')")
-    options = python_options([str(tmp_path)] if looks_here else [], str(tmp_path))
-    command = [sys.executable, *options, "-m", "aiaas.cli.worker"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert ("of the folder" in done.stderr) == runs
-
-
-def test_sigterm_before_it_listens_ends_it() -> None:
+def test_sigterm_while_it_reads_the_config_ends_it() -> None:
     """By a handler: the kernel gives the first process of a container no default one."""
     script = """
 import os, signal, time
-from aiaas.cli.serve import ends_on_sigterm
+from aiaas.cli import serve
+from aiaas.cli.main import run
 
-with ends_on_sigterm():
-    pass
-assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-with ends_on_sigterm():
+def read(_path):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
-    raise SystemExit("nothing has ended it")
+
+serve.read_valid_plan = read
+run(["serve"])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_uninterruptible_thread_does_not_delay_the_exit() -> None:
-    """Like a thread that resolves a name while DNS does not answer; the last log lines are written all the same."""
+def test_signals_wait_while_the_program_is_replaced() -> None:
+    """The new program has no handler at first: a container's first process would lose them."""
     script = """
-import asyncio, sys, time
-from aiaas.cli.serve import run_loop
-from aiaas.proxy.telemetry.log import FdWriter, JsonLog
-from tests.ports import free_port
+import os, signal
+from aiaas.cli import serve
 
-writer = FdWriter(sys.stdout.fileno())
-log = JsonLog(writer, time.time, "info")
-
-async def life():
-    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
-    log.event("info", "stopped")
-
-run_loop(life, writer, log)
+os.execv = lambda _path, _command: print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+serve.become_gateway("a plan")
 """
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert time.monotonic() - started < 40  # and not the thread's 60
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["event"] == "stopped"
+    assert (done.stdout.strip(), done.stderr) == (str([signal.SIGINT, signal.SIGTERM]), "")
+
+
+def test_gateway_keeps_the_process_and_has_no_code_for_configs(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """The code for the command line and the config takes 25 MiB."""
+    config, port = write_config(tmp_path)
+    process = start(config)
+    wait_until_up(port)
+    files = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "uvloop" in files
+    assert "pydantic" not in files
 
 
 def test_log_reader_that_left_does_not_stop_the_gateway(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.config.chain import Hop, body_budget, chain, weakest
+from aiaas.config.chain import Hop, chain, weakest
 from aiaas.config.load import load_text
 from aiaas.config.model import Config
 
@@ -80,8 +80,3 @@ def test_the_heartbeat_stands_beside_the_gateway() -> None:
     """Comments keep a silent stream alive on the way."""
     assert "every 15 s" in chain(config_of("{}"))[-2].remark
     assert "no heartbeat" in chain(config_of("{}", "{heartbeat: 0}"))[-2].remark
-
-
-def test_large_body_budget_is_eight_bodies_or_64_mib() -> None:
-    """A small bound does not turn away a burst of middling bodies."""
-    assert (body_budget(10 * MIB), body_budget(MIB)) == (80 * MIB, 64 * MIB)

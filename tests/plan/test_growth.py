@@ -98,7 +98,9 @@ def test_reading_models_takes_linear_time(tmp_path: Path) -> None:
 
     def cost(text: str) -> float:
         file.write_text(text)
-        before = read(file, {}).loaded.config
+        plan = read(file, {}).plan
+        assert plan is not None
+        before = plan.config
         return seconds(lambda: read(file, {}, before=before))
 
     assert growth(cost) < MOST

@@ -11,8 +11,8 @@ answer its liveness probe is killed as well. So accept a new connection, and clo
 A connection whose request is being answered is never closed. Members leave some places free (`reserved`), so that there
 is always room for strangers; a request that would make one member too many gets 503.
 
-The budget counts measured sizes (`aiaas.config.chain`): each connection from its accept to its end, with its TLS state;
-the bytes of incomplete heads; the bytes of bodies. When it is spent, connections are closed in the same order.
+The budget counts measured sizes (`aiaas.config.memory`): each connection from its accept to its end, with its TLS
+state; the bytes of incomplete heads; the bytes of bodies. When it is spent, connections are closed in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from aiaas.config.chain import connection_memory, memory_budget
+from aiaas.config.memory import connection_memory, memory_budget
 from aiaas.errors import UpstreamError
 from aiaas.plan.model import ServerPlan
 

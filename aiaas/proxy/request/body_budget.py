@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiaas.config.chain import body_budget
+from aiaas.config.memory import body_budget
 from aiaas.keys.throttle import source_of
 from aiaas.limits.headers import refusal
 from aiaas.limits.model import AdmissionResult, Decision

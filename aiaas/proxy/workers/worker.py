@@ -21,7 +21,7 @@ import msgspec
 
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, EnginePlan
-from aiaas.plan.read import read
+from aiaas.proxy.aside import ReadRequest, read_aside
 from aiaas.proxy.server import GatewayServer, Stopping, begin_logging, take_signals
 from aiaas.proxy.telemetry.log import LEVELS, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
@@ -62,8 +62,8 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
             return
         keeper = begin_logging(log, stack)
         keeper.keep(partial(_beat, channel), "beat", stack)
-        whole = read(Path(begin.source), env, begin.before).plan
-        plan = None if whole is None else read(Path(begin.source), env, begin.config, before=whole.config).plan
+        request = ReadRequest(Path(begin.source), dict(env), begin.config, begin.before)
+        plan = (await asyncio.to_thread(read_aside, request)).plan
         if plan is None:
             raise EnvironmentFault(f"{begin.source} is no longer valid in this process")
         log.threshold = LEVELS[plan.monitoring.log_level]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.config.chain import connection_memory, memory_budget
+from aiaas.config.memory import connection_memory, memory_budget
 from aiaas.errors import UpstreamError
 from aiaas.proxy.client.places import HEAD_FACTOR, Guest, Places
 from tests.proxy.conftest import config_of, plan_of

@@ -1,0 +1,147 @@
+"""The gateway's process: `python -m aiaas.cli.gateway DESCRIPTOR ...`, which `aiaas serve` becomes.
+
+A gateway needs neither the command line nor the code that reads a config: typer and pydantic take 25 MiB. So `aiaas
+serve` reads the config, and then runs this module in its place: for others the same process, with the Plan in a
+descriptor. The further arguments are for people who look at the list of processes; `--debug` among them holds here,
+too.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from aiaas.cli.loop import run_loop
+from aiaas.cli.outcome import guarded, note
+from aiaas.interpreter import python_command, python_options
+from aiaas.plan.model import BackendPlan, Plan
+from aiaas.proxy.client.incoming import require_c_parser
+from aiaas.proxy.engines import EngineMaker
+from aiaas.proxy.server import Ready, run_server
+from aiaas.proxy.telemetry.log import FdWriter, JsonLog
+
+if TYPE_CHECKING:
+    from aiaas.engines.lifecycle import Event
+    from aiaas.engines.supervisor import EngineSupervisor
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the Plan in the descriptor `arguments[0]` until a signal; return the exit code."""
+    return guarded(lambda: _serve(int(arguments[0])), "--debug" in arguments)
+
+
+def _serve(descriptor: int) -> int:
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))  # until the server handles it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # `aiaas serve` has blocked them
+    with open(descriptor, "rb") as file:
+        plan: Plan = pickle.load(file)
+    run_gateway(plan, announce)
+    return 0
+
+
+def run_gateway(
+    plan: Plan,
+    on_ready: Callable[[Ready], None],
+    on_engine_healthy: Callable[[], None] = lambda: None,
+    log_to: int | None = None,
+) -> None:
+    """Serve `plan` until a signal ends it. The log goes to the file descriptor `log_to`, else to stdout."""
+    require_c_parser()
+    # Two descriptors a request; the usual soft limit of 1024 would allow 500 streams.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    env = dict(os.environ)
+    fd = sys.stdout.fileno() if log_to is None else log_to
+    alone = plan.server.workers == 1
+    with tempfile.TemporaryFile() as lock:  # without a name; each process that inherits it can lock it
+        writer = FdWriter(fd, None if alone else lock.fileno())
+        log = JsonLog(writer, time.time, plan.monitoring.log_level)
+        make_engine = engine_maker(log, plan, on_engine_healthy)
+
+        def life() -> Coroutine[Any, Any, None]:
+            if alone:
+                return run_server(plan, log, env=env, make_engine=make_engine, on_ready=on_ready)
+            from aiaas.proxy.workers.supervisor import supervise
+
+            return supervise(
+                plan,
+                log,
+                env=env,
+                make_engine=make_engine,
+                on_ready=on_ready,
+                command=python_command("aiaas.cli.worker"),
+                log_to=(fd, lock.fileno()),
+            )
+
+        try:
+            run_loop(life, writer, log)
+        finally:
+            log.flush()
+
+
+def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> EngineMaker:
+    """Connect engines to the log and the terminal: `aiaas.proxy` and `aiaas.engines` do not import each other."""
+
+    def make(backend: BackendPlan, healthy: Callable[[bool, str], None]) -> EngineSupervisor:
+        # Without an engine, none of this is imported.
+        from aiaas.engines.lifecycle import (
+            AnswersAgain,
+            Died,
+            GaveUp,
+            Healthy,
+            NotAnswering,
+            Stopped,
+            Waiting,
+            describe,
+        )
+        from aiaas.engines.supervisor import EngineSupervisor
+
+        def on_event(event: Event) -> None:
+            text = describe(event)
+            if isinstance(event, Died):
+                how = {"cause": event.cause, "exit_code": event.exit_code, "seconds": round(event.seconds, 1)}
+                log.event("error", "engine_died", backend=backend.name, **how)
+            else:
+                level = "warning" if isinstance(event, GaveUp | NotAnswering | Waiting) else "info"
+                log.event(level, "engine", backend=backend.name, text=text)
+            note(f"engine {backend.name}: {text}")
+            if isinstance(event, Healthy | AnswersAgain):
+                healthy(True, "the engine is healthy")
+                if isinstance(event, Healthy):
+                    on_healthy()
+            elif isinstance(event, Died | GaveUp | NotAnswering | Stopped):
+                healthy(False, text)
+
+        def on_line(line: str) -> None:
+            log.event("info", "engine_output", backend=backend.name, text=line)
+
+        assert backend.engine is not None
+        return EngineSupervisor(
+            backend.name,
+            backend.engine,
+            drain_timeout=plan.server.drain_timeout,
+            silence=backend.timeout,
+            on_event=on_event,
+            on_line=on_line,
+            python_options=python_options(),
+        )
+
+    return make
+
+
+def announce(ready: Ready) -> None:
+    """Print one line for the operator."""
+    keys = f"{ready.keys} key{'' if ready.keys == 1 else 's'}"
+    metrics = f", metrics at {ready.metrics_url}" if ready.metrics_url else ""
+    note(f"listening on {ready.url} ({keys}){metrics}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
