@@ -61,7 +61,7 @@ class Incoming:
 
     parser       aiohttp's; None once nothing is read any more
     head         the present one, while it is not whole
-    body         of the message that came last
+    body         of the message that came last, while it is not whole
     body_broken  a parser error cut that body off
     surplus      bytes came after the last message that this connection can have
     """
@@ -116,6 +116,7 @@ class Incoming:
                 return None if not data or self.head.add(data) else LineTooLong(b"", self.head.most)
             if not self.body.is_eof():
                 return None
+            self.body = EMPTY_PAYLOAD
             data = b""  # the body has ended; the next message may be there already
         return None
 
@@ -132,7 +133,7 @@ class Incoming:
             return fault
         self.head.clear()
         self._last = message.should_close or message.upgrade
-        self.body = body
+        self.body = EMPTY_PAYLOAD if body.is_eof() else body
         if self._last and body.is_eof():
             self.next(b"", read)  # sets `surplus`, which an answer that is given inside of this read must know
         return message, body

@@ -9,6 +9,7 @@ import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from aiaas.proxy.client.incoming import Incoming
 
@@ -81,3 +82,14 @@ async def test_a_head_that_grows_too_large_is_a_fault_before_its_end() -> None:
     found, fault = messages_of(incoming(), GET, *[b"GET /" + b"x" * 1000, b"x" * 2000, b"x" * 2000])
     assert found == ["/a"]
     assert isinstance(fault, LineTooLong)
+
+
+async def test_whole_body_is_not_kept() -> None:
+    """A stream lasts, and the reader of its request's body takes a kilobyte."""
+    made = incoming()
+    assert messages_of(made, POST) == (["/b"], None)
+    assert made.body is EMPTY_PAYLOAD
+    assert messages_of(made, POST[:-2]) == (["/b"], None)
+    assert not made.body.is_eof()
+    assert messages_of(made, POST[-2:]) == ([], None)
+    assert made.body is EMPTY_PAYLOAD

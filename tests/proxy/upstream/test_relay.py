@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp.streams import EMPTY_PAYLOAD
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -195,6 +196,20 @@ async def test_stream_head(fake_vllm, gateway):
     got = await (await (await gateway(fake_vllm)).client()).post(STREAM)
     assert got.header("content-type") == "text/event-stream; charset=utf-8"
     assert (got.header("cache-control"), got.header("x-accel-buffering")) == ("no-cache", "no")
+
+
+async def test_begun_stream_keeps_no_head(fake_vllm, gateway):
+    """Neither the request's reader nor the answer's headers: a stream lasts, and they take two kilobytes."""
+    fake_vllm.play(Send(STREAM_HEAD), Send(chunk(token_event())), Hang())
+    running = await gateway(fake_vllm)
+    client = await running.client()
+    client.send(client.request(STREAM))
+    await client.head()
+    await client.chunk()
+    [(connection, record)] = running.gateway._requests.items()
+    [relay] = running.endpoints()[0].streams
+    assert (relay._headers, record.limit_lines) == ([], b"")
+    assert connection._request.content is EMPTY_PAYLOAD
 
 
 async def test_event_by_event(fake_vllm, gateway):
