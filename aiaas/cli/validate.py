@@ -56,10 +56,11 @@ def validate(
     if has_cluster(reading) and not has_errors(problems):
         problems += cluster_problems(reading)
     if connect and plan is not None and not has_errors(problems):
-        from aiaas.cli.askbackends import connect_problems, not_asked
+        from aiaas.cli.askbackends import ask_backends
 
-        problems += connect_problems(reading)
-        for line in not_asked(plan):
+        found, lines = ask_backends(reading)
+        problems += found
+        for line in lines:
             note(line)
     failed = has_errors(problems) or (strict and bool(problems))
     if output == Output.json:

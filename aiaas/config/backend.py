@@ -233,8 +233,9 @@ class Backend(Section):
 
     scheduling: Literal["fcfs", "priority"] = "fcfs"
     """How vLLM orders its own queue (`--scheduling-policy`). With `priority` aiaas writes the class of the key into the
-    request's field `priority` (interactive 0, default 10, batch 20); a vLLM with `fcfs` refuses that field. For an
-    `engine` of aiaas, leave it out: aiaas reads the engine's `args`."""
+    request's field `priority` (interactive 0, default 10, batch 20). A vLLM with `fcfs` ignores that field, and
+    before 0.10 refuses it: `aiaas validate --connect` tries. For an `engine` of aiaas, leave it out: aiaas reads the
+    engine's `args`."""
 
     queue: Queue = Queue()
     """The queue for requests over `max_inflight`."""

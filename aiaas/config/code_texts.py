@@ -336,5 +336,13 @@ CODES: Final = MappingProxyType(
             "adapter in the short form of `models`) is a warning: requests for the alias go to that model. Give the "
             "model an entry of its own.",
         ),
+        codes.SCHEDULING: (
+            "A backend does not take the priority of requests",
+            "`aiaas validate --connect` found this, with one request of one token to each address. With "
+            "`scheduling: priority` aiaas writes `priority` into every request. A vLLM before 0.10 without "
+            "`--scheduling-policy priority` refuses such requests: start it with that option, or write "
+            "`scheduling: fcfs`. Later versions without the option ignore the field. It is a warning where the engine "
+            "gave another answer, which the message has.",
+        ),
     }
 )

@@ -21,6 +21,7 @@ from aiaas.smoke.judge import (
     MISSING_KEY,
     WRONG_KEY,
     hint_for,
+    judge_class,
     judge_completion,
     judge_hidden,
     judge_ids,
@@ -149,6 +150,10 @@ async def _priority(asker: Asker) -> Verdict:
     return judge_refusal(seen, 400, "invalid_request", hint)
 
 
+async def _class(asker: Asker) -> Verdict:
+    return judge_class(await asker.generate(max_tokens=1, service_tier="flex"))
+
+
 async def _large_body(asker: Asker) -> Verdict:
     size = asker.settings.big_body
     if size is None:
@@ -222,6 +227,7 @@ CHECKS: Final = (
     Check("stream-pace", "events arrive as they are generated: nothing buffers", True, _stream_pace),
     Check("unknown-model", "an unknown model is 404 model_not_found", True, _unknown_model),
     Check("priority", "a request that puts itself ahead of others is 400", True, _priority),
+    Check("class", "a request with service_tier flex is batch, and the engine takes it", True, _class),
     Check("body-too-large", "a body over the limit is 413", True, _large_body),
     Check("usage", "streamed or not, a request costs the same, and the metrics agree (--metrics)", True, check_usage),
     Check("metrics", "the metrics port has the plan's metrics (--metrics)", False, check_metrics),

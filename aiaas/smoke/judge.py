@@ -19,6 +19,7 @@ from aiaas.smoke.result import Seen, Verdict, judged, skipped
 REDIRECTS: Final = (301, 302, 307, 308)
 MISSING_KEY: Final = "missing_api_key"
 WRONG_KEY: Final = "invalid_api_key"
+CLASS_HEADER: Final = "x-aiaas-class"
 
 
 class _Error(msgspec.Struct):
@@ -79,6 +80,10 @@ _HTML: Final = (
 )
 
 
+_SCHEDULING: Final = (
+    "the engine refuses the `priority` that the gateway writes: start it with --scheduling-policy priority, or write "
+    "`scheduling: fcfs` in the backend"
+)
 _NO_VLLM: Final = "is vLLM behind the gateway, and does the model generate text?"
 
 
@@ -115,6 +120,8 @@ def hint_for(seen: Seen, otherwise: str) -> str:
         return _HTML
     if error is not None and error[0] in _BY_CODE:
         return _BY_CODE[error[0]]
+    if seen.status == 400 and b"riority" in seen.body:
+        return _SCHEDULING
     if seen.status in REDIRECTS:
         return "a proxy redirects: does the URL need https://, or another host?"
     if seen.error in _BY_ERROR and (seen.status is None or seen.error in ("cut", "timeout")):
@@ -185,6 +192,16 @@ def judge_models(seen: Seen, wanted: str | None, has_key: bool) -> Verdict:
     held = bool(listed) if wanted is None else wanted in listed
     hint = "the key may use other models, or the config has others; see `aiaas keys show` and `backends.*.models`"
     return judged(held, expected, shown or "an empty list", hint)
+
+
+def judge_class(seen: Seen) -> Verdict:
+    """Check that a request of a lower class is answered, and says its class."""
+    expected = f"200 with {CLASS_HEADER}: batch"
+    if seen.status != 200 or seen.error:
+        return judged(False, expected, says(seen), hint_for(seen, "the engine refused it; the gateway's log says why"))
+    written = seen.headers.get(CLASS_HEADER)
+    shown = f"200 with {CLASS_HEADER}: {written}" if written else f"200 without {CLASS_HEADER}"
+    return judged(written == "batch", expected, shown, "a proxy removes the header, or the server is not aiaas")
 
 
 def judge_completion(seen: Seen, most_tokens: int) -> Verdict:

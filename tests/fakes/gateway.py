@@ -55,10 +55,10 @@ class FakeGateway(FakeVllm):
         return self._generate(received)
 
     def _generate(self, received: Received) -> Sequence[Step]:
-        lines = ""
+        lines = "x-aiaas-class: batch\r\n" if "service_tier" in received.json else ""
         if self.rate is not None:
             decision, self._tat = decide(self._tat, self.rate, 1, time.monotonic())
-            lines = (
+            lines += (
                 f"x-ratelimit-limit-requests: {self.rate.per_minute}\r\n"
                 f"x-ratelimit-remaining-requests: {decision.remaining}\r\n"
                 f"x-ratelimit-reset-requests: {ceil(decision.reset_after * 1000)}ms\r\n"
@@ -114,6 +114,8 @@ def kind_of(received: Received, key: str) -> str:
         return "unknown-model"
     if "priority" in asked:
         return "priority"
+    if "service_tier" in asked:
+        return "class"
     if asked.get("stream"):
         long = {64: "stream-pace", 1000: "abort"}
         return "stream-usage" if "stream_options" in asked else long.get(asked["max_tokens"], "stream")

@@ -143,6 +143,23 @@ def settings_of(fake: FakeVllm, **more: object) -> SmokeSettings:
         ),
         pytest.param("unknown-model", (Send(json_answer(whole(5))),), "200", "changes the request", id="any model"),
         pytest.param("priority", (Send(json_answer(whole(1))),), "200", "`request.fields` allows", id="priority"),
+        pytest.param(
+            "class", (Send(json_answer(whole(1))),), "200 without x-aiaas-class", "a proxy removes", id="class"
+        ),
+        pytest.param(
+            "class",
+            (Send(json_answer(whole(1), headers="x-aiaas-class: default\r\n")),),
+            "x-aiaas-class: default",
+            "a proxy removes",
+            id="another class",
+        ),
+        pytest.param(
+            "class",
+            (Send(json_answer({"object": "error", "message": "Got priority 20 but"}, status=400)),),
+            "400: Got priority 20 but",
+            "--scheduling-policy priority, or write `scheduling: fcfs`",
+            id="engine refuses the priority",
+        ),
         pytest.param("body-too-large", (Send(json_answer(whole(5))),), "200", "accepts a body", id="body taken"),
         pytest.param(
             "body-too-large",

@@ -165,8 +165,7 @@ class Admission:
             else:
                 body, peeked = _read(body, record.path)
             record.stream = peeked.stream
-            priority_class = class_of_request(principal.priority_class, peeked.service_tier)
-            record.priority_class = priority_class
+            record.priority_class = priority_class = class_of_request(principal.priority_class, peeked.service_tier)
             route = self._route(record.path, peeked, principal)
             record.model = route.model
             refuse_harm(peeked, self._plan.request, record.path)

@@ -20,10 +20,11 @@ class Fetched(msgspec.Struct, frozen=True):
     body: bytes
 
 
-async def fetch(endpoint: EndpointState, path: str, timeout: float) -> Fetched | Failure:
-    """GET a small resource of an endpoint on a connection of its own: the answer, or the failure.
+async def fetch(endpoint: EndpointState, path: str, timeout: float, body: bytes | None = None) -> Fetched | Failure:
+    """Ask an endpoint for something small on a connection of its own: the answer, or the failure.
 
-    path  the backend's health path or `/v1/models`, for which the plan has heads
+    path  one for which the plan has heads: the backend's health path, `/v1/models`, and those of requests
+    body  JSON, for the paths of requests
     Never raises; a probe on a reused connection would tell about the connection and not about the backend.
     """
     loop = asyncio.get_running_loop()
@@ -34,7 +35,10 @@ async def fetch(endpoint: EndpointState, path: str, timeout: float) -> Fetched |
                 return connection
             collector = _Collector(connection, loop)
             try:
-                connection.exchange(endpoint.plan.heads[path] + b"Connection: close\r\n\r\n", collector)
+                request = endpoint.plan.heads[path] + b"Connection: close\r\n"
+                if body is not None:
+                    request += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+                connection.exchange(request + b"\r\n" + (body or b""), collector)
                 return await collector.done
             finally:
                 connection.abort()

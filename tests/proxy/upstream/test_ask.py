@@ -25,6 +25,15 @@ async def test_fetch(fake_vllm: FakeVllm) -> None:
     await until(lambda: fake_vllm.open_connections == 0)
 
 
+async def test_a_fetch_can_send_a_body(fake_vllm: FakeVllm) -> None:
+    """On the paths of requests: a POST with its length."""
+    plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
+    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
+    assert isinstance(await fetch(endpoint, "/v1/completions", 1.0, b'{"model":"m"}'), Fetched)
+    assert (fake_vllm.posts[0].path, fake_vllm.posts[0].json) == ("/v1/completions", {"model": "m"})
+    assert fake_vllm.posts[0].headers["content-type"] == "application/json"
+
+
 async def test_the_connection_of_a_fetch_is_never_a_requests(fake_vllm: FakeVllm) -> None:
     """Not for a moment, though the backend would keep it: a request that took it was never answered."""
     plan = plan_of(config_of([fake_vllm.url], {}, {})).backends[0]
