@@ -1,8 +1,8 @@
 """`aiaas validate --connect`: ask the backends of a config from this machine.
 
-Each address is asked once for its models, with the backend's own key, and with `scheduling: priority` for one token, to
-see whether it takes a priority (`prioritytrial.py`). A backend whose engine `aiaas serve` starts is
-not asked, since it need not run now.
+Each address is asked once for its models and once for its paths, with the backend's own key, and with `scheduling:
+priority` for one token, to see whether it takes a priority (`prioritytrial.py`). A backend whose engine `aiaas serve`
+starts is not asked, since it need not run now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiaas.cli.prioritytrial import IGNORED, judge_trial, try_priority
 from aiaas.config import codes
 from aiaas.config.problem import Problem, Severity
 from aiaas.config.tree import problem_at
-from aiaas.openai import paths
+from aiaas.openai.paths import GENERATE, MODELS, OPENAPI
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.plan.read import Reading
 from aiaas.proxy.request.served_models import NotAModelList, compare, missing_sentence, own_models_sentence, read_models
@@ -24,6 +24,7 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.dial import addresses_of, why_unresolved
 from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.path_watch import lacking_paths
 from aiaas.yamltree import Path
 
 
@@ -32,11 +33,13 @@ class _Asked:
     """The answers of one address.
 
     models  its list of models; an error text if its name has no address
+    lacks   the paths of ours that it does not have
     trial   its answer to a request with a priority; None if that was not tried
     """
 
     url: str
     models: Fetched | Failure | str
+    lacks: frozenset[str] = frozenset()
     trial: Fetched | Failure | None = None
 
 
@@ -45,21 +48,34 @@ def ask_backends(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
 
     Waits `health.timeout` for a silent one, and up to 30 s for one token.
     """
-    plan = reading.plan
+    plan, config = reading.plan, reading.loaded.config
     assert plan is not None
-    results = asyncio.run(_ask_all(plan))
-    problems = tuple(
-        problem_at(code, severity, path, message, reading.loaded.place(path))
-        for backend, answers in results
-        for code, severity, path, message in _findings(backend, answers)
-    )
-    taken = [
-        f"backends.{backend.name}.scheduling: {asked.url} {IGNORED}"
-        for backend, answers in results
-        for asked in answers
-        if asked.trial is not None and judge_trial(asked.trial) is None
-    ]
-    return problems, taken + not_asked(plan)
+    assert config is not None
+    found: list[tuple[str, Severity, Path, str]] = []
+    lines: list[str] = []
+    for backend, answers in asyncio.run(_ask_all(plan)):
+        found += _findings(backend, answers)
+        for asked in answers:
+            if asked.trial is not None and judge_trial(asked.trial) is None:
+                lines.append(f"backends.{backend.name}.scheduling: {asked.url} {IGNORED}")
+            problem, line = _lacking(backend.name, asked, config.backends[backend.name].endpoints)
+            found += problem
+            lines += line
+    problems = (problem_at(*finding, reading.loaded.place(finding[2])) for finding in found)
+    return tuple(problems), lines + not_asked(plan)
+
+
+def _lacking(
+    name: str, asked: _Asked, named: tuple[str, ...] | None
+) -> tuple[list[tuple[str, Severity, Path, str]], list[str]]:
+    """A problem where the config names a path that the engine lacks; else a line: a backend offers all by default."""
+    lacking = ", ".join(path for path in named or GENERATE if path in asked.lacks)
+    if not lacking:
+        return [], []
+    if named is None:
+        return [], [f"backends.{name}: {asked.url} does not have {lacking}, so requests to them are 404"]
+    place: Path = ("backends", name, "endpoints")
+    return [(codes.ENDPOINT_PATH, "warning", place, f"{asked.url} does not have {lacking}; remove it")], []
 
 
 def not_asked(plan: Plan) -> list[str]:
@@ -88,10 +104,12 @@ async def _ask(plan: Plan, backend: BackendPlan) -> list[_Asked]:
 
 async def _ask_endpoint(plan: Plan, endpoint: EndpointState) -> _Asked:
     backend = endpoint.backend.plan
-    answer = await fetch(endpoint, paths.MODELS, backend.health.timeout)
+    answer = await fetch(endpoint, MODELS, backend.health.timeout)
+    listed = None if isinstance(answer, Failure) else await fetch(endpoint, OPENAPI, backend.health.timeout)
+    lacks = frozenset[str]() if listed is None else lacking_paths(listed) or frozenset()
     if backend.scheduling != "priority" or not isinstance(answer, Fetched) or answer.status != 200:
-        return _Asked(endpoint.plan.url, answer)
-    return _Asked(endpoint.plan.url, answer, await try_priority(plan, endpoint))
+        return _Asked(endpoint.plan.url, answer, lacks)
+    return _Asked(endpoint.plan.url, answer, lacks, await try_priority(plan, endpoint))
 
 
 def _findings(backend: BackendPlan, answers: list[_Asked]) -> Iterator[tuple[str, Severity, Path, str]]:

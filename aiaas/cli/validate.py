@@ -42,7 +42,9 @@ def validate(
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
     connect: Annotated[
         bool,
-        typer.Option("--connect", help="Also ask the backends: are they reachable, and which models do they serve?"),
+        typer.Option(
+            "--connect", help="Also ask the backends: are they reachable, and which models and paths do they serve?"
+        ),
     ] = False,
     output: OutputOption = Output.text,
 ) -> None:

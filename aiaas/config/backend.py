@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from aiaas.config.kubernetes import DnsLabel, EnginePod, Labels
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, AutoOrAtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
-from aiaas.openai.paths import DEFAULT_ENDPOINTS
+from aiaas.openai.paths import DEFAULT_ENDPOINTS, V2_EMBED
 
 # Tags of the two ways to write a model; they occur in pydantic's error locations, and `load.py` drops them.
 SHORT_FORM: Final = "<a name>"
@@ -252,8 +252,10 @@ class Backend(Section):
     models with vLLM's own list at the start, every minute and in `aiaas validate --connect`. If vLLM serves an alias as
     a model of its own, aiaas logs it and sends requests for it to that model."""
 
-    endpoints: tuple[Text, ...] = DEFAULT_ENDPOINTS
-    """The paths that clients may use, from the fixed list of paths that aiaas can guard."""
+    endpoints: tuple[Text, ...] | None = None
+    """The paths that clients may use, from the fixed list of paths that aiaas can guard. null means the whole list; a
+    path that vLLM does not have for its model is 404, and `aiaas validate --connect` names it. With `isolate_cache`
+    null leaves `/v2/embed` out, since vLLM takes no salt there."""
 
     ask_for_usage: Flag = True
     """Whether aiaas asks vLLM for the usage of chat and completion streams (`stream_options.include_usage`) if the
@@ -263,6 +265,12 @@ class Backend(Section):
     forward_headers: tuple[Text, ...] = ()
     """Further request headers of the client to send upstream, besides the fixed ones (`traceparent`, `x-request-id` and
     the like; on `/v1/messages` and `/v1/messages/count_tokens` also `anthropic-version` and `anthropic-beta`)."""
+
+    def offered(self) -> tuple[str, ...]:
+        """Return the paths that clients may use."""
+        if self.endpoints is not None:
+            return self.endpoints
+        return tuple(path for path in DEFAULT_ENDPOINTS if path != V2_EMBED or self.isolate_cache is None)
 
     def served(self) -> tuple[Model, ...]:
         """Return the models in long form, whichever way the file has them."""

@@ -175,14 +175,14 @@ def _endpoint_paths(config: Config, _env: Mapping[str, str]) -> Iterator[Finding
     known = (*GENERATE, MODELS)
     for path, backend in _each(config):
         place = (*path, "endpoints")
-        for index, endpoint in enumerate(backend.endpoints):
+        for index, endpoint in enumerate(listed := backend.offered()):
             if endpoint not in known:
                 close = difflib.get_close_matches(endpoint.rstrip("/"), known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(known)}"
                 yield codes.ENDPOINT_PATH, "error", (*place, index), f"{endpoint[:60]!r} is not served; {hint}"
-            elif endpoint in backend.endpoints[:index]:
+            elif endpoint in listed[:index]:
                 yield codes.ENDPOINT_PATH, "error", (*place, index), f"{endpoint} is listed twice; keep one"
-        if backend.enabled and not set(backend.endpoints) & set(GENERATE):
+        if backend.enabled and not set(listed) & set(GENERATE):
             message = f"has no path that generates answers; add one of {', '.join(GENERATE[:2])}, ..."
             yield codes.ENDPOINT_PATH, "warning", place, message
 

@@ -24,6 +24,8 @@ DYING_ENGINE: Final = (
 
 # Bytes: `{"error"` or `{"type":"error","error"` begin an error event, so a long event is not searched to its end.
 _ERROR_WITHIN: Final = 48
+# Bytes of FastAPI's answer for an unknown path, with room for spaces.
+_UNKNOWN_WITHIN: Final = 64
 
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -83,6 +85,20 @@ def engine_died(body: bytes) -> bool:
     return error is not None and isinstance(error.message, str) and error.message.startswith(DYING_ENGINE)
 
 
+def is_unknown_path(status: int, body: bytes) -> bool:
+    """Whether an engine's answer says that it does not have the path, and not that it does not know the model.
+
+    An engine without a pooling model has no `/v1/embeddings`, for example, and FastAPI answers `{"detail":"Not Found"}`
+    there (transcript 30). vLLM's 404 for a model has an `error` (transcript 44). Never raises.
+    """
+    if status != 404 or len(body) > _UNKNOWN_WITHIN:
+        return False
+    try:
+        return bool(_DETAIL.decode(body).detail == "Not Found")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
 def is_json_object(body: bytes) -> bool:
     """Whether an error's body is a JSON object, like all of vLLM's (transcripts 40 to 77, 115, 135). Never raises."""
     try:
@@ -112,6 +128,10 @@ class _Error(msgspec.Struct):
     code: Any = None
 
 
+class _Detail(msgspec.Struct, forbid_unknown_fields=True):
+    detail: Any = None
+
+
 class _Answer(msgspec.Struct):
     """vLLM's shapes `{"error": {...}}` and `{"error": "text"}`; its third, `{"detail": ...}`, gives error None."""
 
@@ -119,6 +139,7 @@ class _Answer(msgspec.Struct):
 
 
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
+_DETAIL: Final = msgspec.json.Decoder(_Detail)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

@@ -29,6 +29,7 @@ MODELS: Final = "/v1/models"
 HEALTH: Final = "/health"
 READY: Final = "/ready"
 METRICS: Final = "/metrics"  # of the gateway on a port of its own
+OPENAPI: Final = "/openapi.json"  # of an engine: the paths that it has
 
 # All paths whose POST requests go to a backend.
 GENERATE: Final = (
@@ -50,8 +51,8 @@ GENERATE: Final = (
     DETOKENIZE,
 )
 
-# The paths of a backend without `endpoints` in its config.
-DEFAULT_ENDPOINTS: Final = (CHAT, COMPLETIONS, MODELS)
+# The paths of a backend without `endpoints` in its config. The gateway learns from the engine which ones it lacks.
+DEFAULT_ENDPOINTS: Final = (*GENERATE, MODELS)
 
 # Paths that answer with generated tokens: they reserve output, and the model's output bound is spliced in.
 OUTPUT: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, MESSAGES})
@@ -88,3 +89,14 @@ OUTPUT_FIELD: Final = {
 def is_models_path(path: str) -> bool:
     """Whether `path` (without its query) is the list of models or one model."""
     return path == MODELS or path.startswith(MODELS + "/")
+
+
+def meant(path: str) -> str | None:
+    """The path that a client meant which asks for `path`: its base URL lacks `/v1`, or has it twice. None if there is
+    no such path.
+
+        /chat/completions    /v1/chat/completions    OpenAI's SDKs add `/chat/completions` to their base URL
+        /v1/v1/messages      /v1/messages            Anthropic's SDKs add `/v1/messages` to theirs
+    """
+    found = path.removeprefix("/v1") if path.startswith("/v1/v1/") else f"/v1{path}"
+    return found if found in GENERATE or is_models_path(found) else None

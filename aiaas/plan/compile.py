@@ -22,7 +22,7 @@ from aiaas.keys.model import PRIORITY_CLASSES
 from aiaas.limits.model import UNLIMITED, Limits, Rate
 from aiaas.limits.redis_url import RedisUrl, parse_redis_url
 from aiaas.openai.engine_fields import FieldRule
-from aiaas.openai.paths import GENERATE, METRICS, MODELS
+from aiaas.openai.paths import GENERATE, METRICS, MODELS, OPENAPI
 from aiaas.plan.model import (
     AuthPlan,
     BackendPlan,
@@ -67,7 +67,7 @@ def compile_plan(
         backends=tuple(backends.values()),
         routes=_routes(enabled, backends),
         models=_models(enabled),
-        serves_models=any(MODELS in backend.endpoints for backend in enabled.values()),
+        serves_models=any(MODELS in backend.offered() for backend in enabled.values()),
         auth=AuthPlan(config.auth.enabled, config.auth.api_key_prefix, folder / config.auth.keys_file),
         limits=_limits(config, folder),
         request=_request(config),
@@ -184,10 +184,11 @@ def _share(bound: int, config: Config) -> int:
 
 
 def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:
-    # GET is for aiaas's own requests: the probe, the list of models to compare with the config, and the load. POST is
-    # for every path of the API, since a reload may remove a path from a backend while a request to that path waits
-    # there.
-    paths = {backend.health.path: "GET", MODELS: "GET", METRICS: "GET"} | dict.fromkeys(GENERATE, "POST")
+    # GET is for aiaas's own requests: the probe, the lists of models and of paths, and the load. POST is for every path
+    # of the API, since a reload may remove a path from a backend while a request to that path waits there.
+    paths = {backend.health.path: "GET", MODELS: "GET", METRICS: "GET", OPENAPI: "GET"} | dict.fromkeys(
+        GENERATE, "POST"
+    )
     return EndpointPlan(
         url=address.url,
         host=address.host,
@@ -244,27 +245,34 @@ def _written(value: object) -> str:
 
 
 def _routes(enabled: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) -> Mapping[str, Mapping[str, Route]]:
-    """path -> public name -> Route. If several backends serve a name, it becomes one route with fallbacks in the file's
+    """path -> public name -> Route; one mapping for all paths that the same backends offer."""
+    offered = {name: frozenset(backend.offered()) for name, backend in enabled.items()}
+    tables: dict[tuple[str, ...], Mapping[str, Route]] = {(): {}}
+    routes: dict[str, Mapping[str, Route]] = {}
+    for path in GENERATE:
+        names = tuple(name for name in enabled if path in offered[name])
+        if names not in tables:
+            tables[names] = MappingProxyType(_table({name: enabled[name] for name in names}, plans))
+        if tables[names]:
+            routes[path] = tables[names]
+    return MappingProxyType(routes)
+
+
+def _table(offering: Mapping[str, Backend], plans: Mapping[str, BackendPlan]) -> dict[str, Route]:
+    """public name -> Route. If several backends serve a name, it becomes one route with fallbacks in the file's
     order."""
-    routes: dict[str, dict[str, Route]] = {}
-    for name, backend in enabled.items():
-        targets = [(public, model, _target(plans[name], public, model)) for public, model in _public_names(backend)]
-        for path in (path for path in GENERATE if path in backend.endpoints):
-            table = routes.setdefault(path, {})
-            for public, model, target in targets:
-                earlier = table.get(public)
-                if earlier is None:
-                    table[public] = Route(
-                        path,
-                        public,
-                        (target,),
-                        model.max_output_tokens,
-                        model.default_output_tokens,
-                        model.on_over_limit,
-                    )
-                else:
-                    table[public] = dataclasses.replace(earlier, targets=(*earlier.targets, target))
-    return MappingProxyType({path: MappingProxyType(table) for path, table in routes.items()})
+    table: dict[str, Route] = {}
+    for name, backend in offering.items():
+        for public, model in _public_names(backend):
+            target = _target(plans[name], public, model)
+            earlier = table.get(public)
+            if earlier is not None:
+                table[public] = dataclasses.replace(earlier, targets=(*earlier.targets, target))
+                continue
+            table[public] = Route(
+                public, (target,), model.max_output_tokens, model.default_output_tokens, model.on_over_limit
+            )
+    return table
 
 
 def _target(backend: BackendPlan, public: str, model: Model) -> RouteTarget:
@@ -282,7 +290,7 @@ def _models(enabled: Mapping[str, Backend]) -> tuple[PublicModel, ...]:
     """The entries of GET /v1/models: the models of backends with that path, each name once, for its first backend."""
     listed: dict[str, PublicModel] = {}
     for name, backend in enabled.items():
-        if MODELS in backend.endpoints:
+        if MODELS in backend.offered():
             for public, model in _public_names(backend):
                 alias_of = None if public == model.name else model.name
                 listed.setdefault(public, PublicModel(public, name, alias_of))
@@ -335,8 +343,11 @@ def _digest(plan: Plan) -> str:
 
     Each route is encoded alone: encoding thousands of them in one call would keep the GIL from a running gateway."""
     digest = hashlib.sha256(_encode(canonical(dataclasses.replace(plan, routes={}))))
-    for _, table in sorted(plan.routes.items()):
-        for _, route in sorted(table.items()):
+    seen: dict[int, str] = {}
+    for path, table in sorted(plan.routes.items()):
+        first = seen.setdefault(id(table), path)
+        digest.update(_encode([path, first]))
+        for _, route in sorted(table.items()) if first == path else ():
             digest.update(_encode(canonical(route)))
     return digest.hexdigest()[:DIGEST_DIGITS]
 

@@ -179,9 +179,8 @@ class RouteTarget:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A public model name at a path and its targets: targets[0], then fallbacks in order."""
+    """A public model name and its targets: targets[0], then fallbacks in order."""
 
-    path: str
     model: str
     targets: tuple[RouteTarget, ...]
     max_output_tokens: int | None
@@ -261,7 +260,8 @@ class MonitoringPlan:
 class Plan:
     """All settings that the gateway runs with.
 
-    routes     path -> public model name -> Route; an absent path is 404
+    routes     path -> public model name -> Route; an absent path is 404. Paths that the same backends offer share
+               their routes: with all paths by default, thousands of models would else be there a dozen times
     models     the entries of GET /v1/models, in the config's order
     serves_models  whether GET /v1/models is served (a backend has /v1/models among its endpoints)
     digest     DIGEST_DIGITS hex digits of a hash of the settings, without secrets

@@ -42,6 +42,7 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.fleet import Fleet
 from aiaas.proxy.upstream.forward import forward, write
+from aiaas.proxy.upstream.lacking import offering
 from aiaas.proxy.upstream.refusals import draining
 from aiaas.proxy.upstream.token_rates import EventRates
 from aiaas.proxy.usage import UsageRecorder
@@ -141,7 +142,7 @@ class Gateway:
             if active.plan.serves_models and paths.is_models_path(path):
                 require_method(request, ("GET", "HEAD"))
                 return await self._models(request, client, active, record)
-            raise not_found()
+            raise not_found(path)
         except ApiError as error:
             return self._refuse(request, client, record, error)
         except Exception as error:
@@ -161,6 +162,8 @@ class Gateway:
                 raise draining()
             ticket = await active.admission.admit(request, client, record, close=self._must_close(request))
             targets = active.targets[record.path][ticket.route.model]
+            if len(targets) > 1:
+                targets = offering(targets, record.path)
             return await forward(ticket, targets, client, self.metrics)
         except ApiError as error:
             record.status, record.error_code = error.status, error.code

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aiaas.cli.main import run
+from aiaas.openai.paths import GENERATE
 from tests.fakes.vllm import FakeVllm, Hang, Send, Step, answer, json_answer
 
 
@@ -43,7 +44,10 @@ async def test_backend_as_configured_passes(
     assert await validate(tmp_path, vllm) == 0
     assert fake.got == []
     assert await validate(tmp_path, vllm, "--connect") == 0
-    assert [(got.path, got.headers["authorization"]) for got in fake.got] == [("/v1/models", "Bearer backend-secret")]
+    assert [(got.path, got.headers["authorization"]) for got in fake.got] == [
+        ("/v1/models", "Bearer backend-secret"),
+        ("/openapi.json", "Bearer backend-secret"),
+    ]
     assert capsys.readouterr().out == ""
 
 
@@ -101,3 +105,21 @@ async def test_an_address_without_a_list_is_an_error(
     (line,) = capsys.readouterr().out.splitlines()
     assert f"error {code} backends.vllm" in line
     assert message in line
+
+
+async def test_paths_that_the_engine_lacks_are_shown(
+    fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A note where all paths are offered by default; a warning where the config names the path."""
+    have = {path: {"post": {}} for path in GENERATE if path not in ("/v1/score", "/score")}
+    fake.gets["/openapi.json"] = (Send(json_answer({"paths": have})),)
+    vllm = f"  vllm: {{url: '{fake.url}', models: [{{name: base}}, {{name: sql}}]}}\n"
+    assert await validate(tmp_path, vllm, "--connect", "--strict") == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"backends.vllm: {fake.url} does not have /v1/score, /score, so requests to them are 404" in err
+    named = vllm.replace("}]}", "}], endpoints: [/v1/embeddings, /v1/score]}")
+    assert await validate(tmp_path, named, "--connect") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "warning AIA206 backends.vllm.endpoints: " in line
+    assert line.endswith(f"{fake.url} does not have /v1/score; remove it")

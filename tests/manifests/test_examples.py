@@ -16,6 +16,7 @@ from aiaas.config.check import check
 from aiaas.config.load import load_file, load_text
 from aiaas.config.problem import has_errors
 from aiaas.manifests.render import to_files, to_stream
+from aiaas.openai.paths import GENERATE
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.kubernetes import KubernetesPlan
 from tests.manifests import checks
@@ -146,7 +147,11 @@ def test_the_plan_bears_the_plans_names_and_numbers() -> None:
     assert ingress["spec"]["ingressClassName"] == "nginx"
     assert ingress["spec"]["tls"] == [{"hosts": ["api.yourdomain.com"], "secretName": "api-router-tls"}]
     paths = ingress["spec"]["rules"][0]["http"]["paths"]
-    assert [(path["path"], path["pathType"]) for path in paths] == [("/v1", "Prefix"), ("/health", "Exact")]
+    assert [(path["path"], path["pathType"]) for path in paths] == [
+        ("/v1", "Prefix"),
+        *((path, "Exact") for path in sorted(GENERATE) if not path.startswith("/v1/")),
+        ("/health", "Exact"),
+    ]
     policy = made["NetworkPolicy/api-router-network-policy"]["spec"]
     assert policy["ingress"][0]["from"][0]["namespaceSelector"]["matchLabels"] == {
         "kubernetes.io/metadata.name": "ingress-nginx"

@@ -8,7 +8,14 @@ import pytest
 
 from aiaas.errors import ApiError, ClientError, LimitError, UpstreamError
 from aiaas.openai import paths
-from aiaas.openai.errors import engine_died, error_body, error_event, is_error_event, is_json_object
+from aiaas.openai.errors import (
+    engine_died,
+    error_body,
+    error_event,
+    is_error_event,
+    is_json_object,
+    is_unknown_path,
+)
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 DRAINING = "cannot schedule new futures after shutdown"
@@ -127,3 +134,24 @@ def test_unreadable_body_does_not_mean_a_dying_engine(body: bytes) -> None:
 def test_an_error_inside_a_stream_is_seen(event: bytes, code: int | None) -> None:
     """Its integer code comes out, 500 where it has none; anything else is not an error."""
     assert is_error_event(event) == code
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "unknown"),
+    [
+        (404, b'{"detail":"Not Found"}', True),
+        (404, b' { "detail" : "Not Found" }\n', True),
+        (400, b'{"detail":"Not Found"}', False),
+        (404, b'{"detail":"Not Found","error":{}}', False),
+        (404, b'{"detail":"Not Found"}' + b" " * 100, False),
+        (404, b'{"detail":["Not Found"]}', False),
+        (404, b'{"error":{"message":"Not Found"}}', False),
+        (404, b'"Not Found"', False),
+        (404, b"Not Found", False),
+        (404, b"\xff", False),
+        (404, b"", False),
+    ],
+)
+def test_unknown_path_is_told_from_an_unknown_model(status: int, body: bytes, unknown: bool) -> None:
+    """FastAPI's own 404, and nothing else."""
+    assert is_unknown_path(status, body) == unknown

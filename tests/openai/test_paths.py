@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aiaas.openai import paths
 
 
@@ -43,3 +45,23 @@ def test_paths_that_only_begin_alike_are_others() -> None:
     """`/v1/modelsx` is not a model."""
     assert paths.is_models_path("/v1/models")
     assert not paths.is_models_path("/v1/modelsx")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/models", "/v1/models"),
+        ("/models/a/b", "/v1/models/a/b"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions", None),
+        ("/tokenize", None),
+        ("/v1/tokenize", None),
+        ("/embed", None),
+        ("/", None),
+        ("*", None),
+    ],
+)
+def test_base_url_without_or_with_two_v1_is_recognised(path: str, meant: str | None) -> None:
+    """Only where the path that was meant is served."""
+    assert paths.meant(path) == meant

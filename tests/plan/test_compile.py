@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from aiaas.config.check import check
 from aiaas.config.load import load_text
 from aiaas.limits.model import UNLIMITED, Limits, Rate
+from aiaas.openai.paths import GENERATE
 from aiaas.plan.compile import canonical, compile_plan
 from aiaas.plan.model import Plan
 
@@ -152,7 +153,8 @@ backends:
 
 def test_routes_are_what_enabled_backends_name() -> None:
     """A path that no enabled backend names is absent, and so is a model of a disabled one."""
-    text = MINIMAL + "  off: {enabled: false, url: 'http://x', models: [x], endpoints: [/tokenize]}\n"
+    text = MINIMAL.rstrip() + "\n    endpoints: [/v1/chat/completions, /v1/completions]\n"
+    text += "  off: {enabled: false, url: 'http://x', models: [x], endpoints: [/tokenize]}\n"
     plan = plan_of(text)
     assert set(plan.routes) == {"/v1/chat/completions", "/v1/completions"}
     assert set(plan.routes["/v1/completions"]) == {"m", "alias"}
@@ -313,3 +315,22 @@ def test_compile_is_deterministic(models: list[str], rate: int, burst: int | Non
     assert first == second
     assert first.digest == second.digest
     assert list(first.routes["/v1/completions"]) == models
+
+
+def test_backend_offers_the_whole_list_and_shares_its_routes() -> None:
+    """By default; one table of models for all paths, so that thousands of models are not there a dozen times."""
+    plan = plan_of(MINIMAL)
+    assert tuple(plan.routes) == GENERATE
+    assert plan.serves_models
+    assert len({id(table) for table in plan.routes.values()}) == 1
+    narrow = plan_of(MINIMAL.rstrip() + "\n    endpoints: [/v1/score]\n")
+    assert (set(narrow.routes), narrow.serves_models) == ({"/v1/score"}, False)
+    assert narrow.digest != plan.digest
+
+
+def test_isolated_cache_leaves_out_the_path_without_a_salt() -> None:
+    """By default; an operator who lists it gets it."""
+    isolated = MINIMAL + "    isolate_cache: key\n    isolate_cache_secret_env: SALT\n"
+    salt = {"SALT": "a" * 32}
+    assert set(GENERATE) - set(plan_of(isolated, salt).routes) == {"/v2/embed"}
+    assert set(plan_of(isolated + "    endpoints: [/v2/embed]\n", salt).routes) == {"/v2/embed"}

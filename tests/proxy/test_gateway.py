@@ -90,17 +90,14 @@ async def test_each_check_comes_before_the_next(gateway: StartGateway, fake_vllm
         "/", "/v1", "/v1/", "//v1/chat/completions", "/v1/chat/completions/x/", "/V1/chat/completions",
         "/v1/chat%2Fcompletions", "/v1/chat/%63ompletions", "/v1/./chat/completions", "/v1/models/../chat/completions",
         "/v1/chat/completions%00", "/v1/chat/completions;x", "ftp://gateway/v1/chat/completions", "/metrics",
-        "/invocations", "/v1/chat/completions#x", "/healthz", "/health//x", "/v1/modelsx", "/v1/score", "/docs",
+        "/invocations", "/v1/chat/completions#x", "/healthz", "/health//x", "/v1/modelsx", "/docs",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("with_key", [True, False], ids=["with a key", "without a key"])
 async def test_only_the_listed_paths_exist(
     gateway: StartGateway, fake_vllm: FakeVllm, path: str, with_key: bool
 ) -> None:
-    """Paths are compared as they stand, but for slashes at their end: nothing is decoded, collapsed or resolved.
-
-    `/v1/score` no backend names.
-    """
+    """Paths are compared as they stand, but for slashes at their end: nothing is decoded, collapsed or resolved."""
     running = await gateway(fake_vllm)
     client = await running.client()
     got = await client.post(BODY, path=path, **({} if with_key else {"headers": {"Authorization": "x"}}))
@@ -961,6 +958,6 @@ async def test_each_target_comes_with_the_state_of_its_backend() -> None:
     (backend,) = plan.backends
     state = BackendState(backend, lambda _endpoint, _up, _reason: None)
     targets = (RouteTarget(backend, "m", None), RouteTarget(backend, "m", b'"m"'))
-    route = Route("/v1/chat/completions", "m", targets, None, None, "reject")
+    route = Route("m", targets, None, None, "reject")
     assert list(targets_of(route, {"vllm": state})) == [(targets[0], state), (targets[1], state)]
     state.close()

@@ -10,7 +10,7 @@ from aiaas.openai import paths
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import running_simulator
 from tests.fakes.vllm import FakeVllm
-from tests.proxy.conftest import StartGateway
+from tests.proxy.conftest import StartGateway, new_key
 
 CHAT = {"messages": [{"role": "user", "content": "a b"}], "max_tokens": 2}
 PAIR = {"text_1": "a", "text_2": ["b", "c"]}
@@ -89,3 +89,49 @@ async def test_anthropic_headers_go_upstream_on_its_paths(
         assert post.headers.get("x-tenant") == ("t" if forwarded else None)
     assert "anthropic-version" not in chat.headers
     assert ("anthropic-beta" in chat.headers) == bool(forwarded)
+
+
+# -- paths that are not there ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code", "said"),
+    [
+        ("POST", "/v1/score", "not_offered", "/v1/score is not offered here; the operator can add it to `backends."),
+        ("GET", "/v1/score", "not_offered", "is not offered here"),
+        ("POST", "/chat/completions", "not_found", "Did you mean /v1/chat/completions? Check the client's base URL."),
+        ("GET", "/models", "not_found", "Did you mean /v1/models?"),
+        ("GET", "/models/m", "not_found", "Did you mean /v1/models/m?"),
+        ("POST", "/messages/count_tokens", "not_found", "Did you mean /v1/messages/count_tokens?"),
+        ("POST", "/v1/v1/messages", "not_found", "Did you mean /v1/messages?"),
+        ("GET", "/v1/responses/resp_1", "not_found", "Responses are not stored here"),
+        ("POST", "/v1/responses/resp_1/cancel", "not_found", "Responses are not stored here"),
+        ("POST", "/scale_elastic_ep", "not_found", "There is nothing at this path."),
+        ("GET", "/", "not_found", "There is nothing at this path."),
+    ],
+)
+async def test_missing_path_is_told_with_its_reason(
+    gateway: StartGateway, fake_vllm: FakeVllm, method: str, path: str, code: str, said: str
+) -> None:
+    """Not offered, a wrong base URL, or nothing; the log has the same code."""
+    running = await gateway(fake_vllm, backend={"endpoints": [paths.CHAT, paths.MODELS]})
+    got = await (await running.client()).get(path, method=method)
+    assert (got.status, got.json["error"]["code"]) == (404, code)
+    assert said in got.json["error"]["message"]
+    assert not fake_vllm.posts
+    (line,) = running.log_lines("request")
+    assert (line["status"], line["error_code"]) == (404, code)
+
+
+async def test_model_of_a_backend_without_the_path_is_told_so(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """It exists, so it is not `model_not_found`; to a key that may not use it, it does not exist."""
+    limited = new_key("limited", models=("m",))
+    other = {"url": fake_vllm.url, "models": ["embedder"], "endpoints": [paths.EMBEDDINGS]}
+    running = await gateway(fake_vllm, keys=(limited,), backend={"endpoints": [paths.CHAT]}, backends={"other": other})
+    client = await running.client()
+    got = await client.post({"model": "embedder", "messages": []})
+    assert (got.status, got.json["error"]["code"]) == (404, "not_offered")
+    assert "/v1/chat/completions is not offered for this model" in got.json["error"]["message"]
+    for model, key in (("embedder", limited.text), ("nothing", running.key)):
+        got = await client.post({"model": model, "messages": []}, key=key)
+        assert got.json["error"]["code"] == "model_not_found"

@@ -150,9 +150,23 @@ def require_method(request: HttpRequest, allowed: tuple[str, ...]) -> None:
         raise method_not_allowed(allowed)
 
 
-def not_found() -> ClientError:
-    """404 for an unknown path."""
-    return ClientError(404, "not_found", "There is nothing at this path.")
+def not_found(path: str) -> ClientError:
+    """404 for a path that is not served: one that no backend offers, one that a client made of a wrong base URL, or any
+    other one."""
+    if path in paths.GENERATE:
+        return not_offered(path)
+    if path.startswith(f"{paths.RESPONSES}/"):
+        message = "Responses are not stored here, since an engine has one store for the answers of all keys."
+        return ClientError(404, "not_found", message)
+    meant = paths.meant(path)
+    hint = "" if meant is None else f" Did you mean {meant}? Check the client's base URL."
+    return ClientError(404, "not_found", f"There is nothing at this path.{hint}")
+
+
+def not_offered(path: str) -> ClientError:
+    """404 for a path that the gateway could serve, if `endpoints` of a backend had it."""
+    message = f"{path} is not offered here; the operator can add it to `backends.NAME.endpoints`."
+    return ClientError(404, "not_offered", message)
 
 
 def method_not_allowed(allowed: tuple[str, ...]) -> ClientError:

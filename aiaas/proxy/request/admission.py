@@ -100,15 +100,15 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         if target.rewrite is not None and model is not None and not is_its_own(model, target.served_name, listed):
             body = replace_model(body, model, target.rewrite, plain=self.peek.plain)
         secret = target.backend.cache_secret
-        if secret is not None and self.route.path in SALTED:
+        if secret is not None and self.record.path in SALTED:
             body = insert_field(body, SALT, salt_of(secret, store_key_of(self.principal)))
         if self.engine_priority is not None and target.backend.scheduling == "priority":
             body = set_field(body, PRIORITY_FIELD, self.engine_priority)
         named = target.backend.forward_headers
-        if named and self.route.path in paths.ANTHROPIC:
+        if named and self.record.path in paths.ANTHROPIC:
             named = tuple(name for name in named if name not in _ANTHROPIC_HEADERS)  # they are in `passed`
         passed = self.passed + header_values(self.headers, named) if named else self.passed
-        head = endpoint.heads[self.route.path]
+        head = endpoint.heads[self.record.path]
         if len(body) > SMALL_BODY:
             return b"%b%bcontent-length: %d\r\n\r\n" % (head, passed, len(body)), body
         return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, passed, len(body), body), b""
@@ -176,10 +176,10 @@ class Admission:
             salted = self._isolates and any(target.backend.isolate_cache for target in route.targets)
             if large:
                 body = await self._examiner.run(guard.check, body, peeked, record.path, salted=salted)
-                body, asking, output = await self._examiner.run(_fit, body, peeked, route, strip_usage)
+                body, asking, output = await self._examiner.run(_fit, body, peeked, route, record.path, strip_usage)
             else:
                 body = guard.check(body, peeked, record.path, salted=salted)
-                body, asking, output = _fit(body, peeked, route, strip_usage)
+                body, asking, output = _fit(body, peeked, route, record.path, strip_usage)
         except ApiError:
             record.limit_lines = await self._look(principal, limits)
             raise
@@ -268,8 +268,16 @@ class Admission:
             )
         route = self._plan.routes[path].get(peeked.model)
         if route is None or (principal.models is not None and route.model not in principal.models):
-            raise model_not_found(peeked.model)
+            raise self._no_route(peeked.model, path, principal)
         return route
+
+    def _no_route(self, model: str, path: str, principal: Principal) -> ClientError:
+        """The error of a model that is not at this path, whether or not it is at another one."""
+        allowed = principal.models is None or model in principal.models
+        if not allowed or not any(model in table for table in self._plan.routes.values()):
+            return model_not_found(model)
+        message = f"{path} is not offered for this model; the operator can add it to `backends.NAME.endpoints`."
+        return ClientError(404, "not_offered", message)
 
     def limits_of(self, principal: Principal, path: str) -> Limits:
         """The key's own limits where it has them, else the config's; made once for each principal."""
@@ -304,12 +312,12 @@ def _read(body: bytes, path: str) -> tuple[bytes, Peek]:
     return body, peek(body, path)
 
 
-def _fit(body: bytes, peeked: Peek, route: Route, strip_usage: bool) -> tuple[bytes, bytes, int | None]:
+def _fit(body: bytes, peeked: Peek, route: Route, path: str, strip_usage: bool) -> tuple[bytes, bytes, int | None]:
     """`body` and `asking` of Checked, and the output bound of one choice in LLM tokens.
 
     They are one object where the route's targets agree, so that a large body is not there twice.
     """
-    body, output = bound_output(body, peeked, route)
+    body, output = bound_output(body, peeked, route, path)
     if not strip_usage:
         return body, body, output
     asked = {target.backend.ask_for_usage for target in route.targets}

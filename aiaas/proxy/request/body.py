@@ -154,18 +154,18 @@ def refuse_harm(peeked: Peek, rules: RequestPlan, path: str) -> None:
         )
 
 
-def bound_output(body: bytes, peeked: Peek, route: Route) -> tuple[bytes, int | None]:
+def bound_output(body: bytes, peeked: Peek, route: Route, path: str) -> tuple[bytes, int | None]:
     """The body with its output bounded as the model's entry says, and that bound in LLM tokens for one choice.
 
     Raises ClientError 400 where the request asks for more and the entry says `reject`.
     """
-    if route.path not in paths.OUTPUT:
+    if path not in paths.OUTPUT:
         return body, None
     most = route.max_output_tokens
     asked = peeked.max_output
     if most is None:
         return body, asked if asked is not None else route.default_output_tokens
-    field = output_field(peeked, route.path)
+    field = output_field(peeked, path)
     if asked is None:
         return set_fields(body, {field: b"%d" % most}), most
     if asked <= most:

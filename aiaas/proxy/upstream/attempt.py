@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from aiaas.errors import UpstreamError
-from aiaas.openai.errors import engine_died, is_json_object
+from aiaas.openai.errors import engine_died, is_json_object, is_unknown_path
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 
@@ -47,6 +47,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 WHOLE: Final = Outcome(End.SENT)
 
 
+# The engine does not have the path; another one of the backend may have it.
+LACKS_PATH: Final = "lacks_path"
+
+
 class Again(msgspec.Struct, frozen=True, gc=False):
     """An attempt's end that may be tried again: the metrics' word for why, and whether only once."""
 
@@ -67,6 +71,8 @@ def may_try_again(outcome: Outcome) -> Again | None:
             return Again("balancer", once=True)
         if outcome.status in (429, 503):
             return Again("busy", once=False)
+        if is_unknown_path(outcome.status, outcome.body):
+            return Again(LACKS_PATH, once=False)
         if outcome.status == 500 and engine_died(outcome.body):
             return Again("engine", once=True)
     return None

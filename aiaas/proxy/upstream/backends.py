@@ -44,6 +44,7 @@ class BackendState:
     fair       who waits, and what each key has been served
     rates      how often those that wait get a slot
     turn       counts requests, for round robin and for spreading ties
+    mixed      paths that some of its endpoints lack and others may have
     changed    set when endpoints have joined; `probe_forever` clears it
     """
 
@@ -55,6 +56,7 @@ class BackendState:
         "endpoints",
         "fair",
         "listener",
+        "mixed",
         "plan",
         "rates",
         "retired",
@@ -74,6 +76,7 @@ class BackendState:
         self.changed = asyncio.Event()
         self.turn = 0
         self.endpoints: tuple[EndpointState, ...] = ()
+        self.mixed: frozenset[str] = frozenset()
         self._leaving: list[EndpointState] = []
         self._tls = tls or ClientTls()
         self._unclaimed = unclaimed
@@ -168,6 +171,7 @@ class BackendState:
                 endpoint.belong_to(self, plan)
             now.append(endpoint)
         self.endpoints = tuple(now)
+        self.compare_paths()
         self._leaving = [endpoint for endpoint in own.values() if endpoint not in now]
         joined = [endpoint for endpoint in now if endpoint not in before]
         left = [endpoint for endpoint in before if endpoint not in now]
@@ -177,11 +181,26 @@ class BackendState:
             self.changed.set()
         return joined, left
 
+    # -- the paths that engines lack -------------------------------------------------------------------------------
+
+    def compare_paths(self) -> None:
+        """Find the paths that only some endpoints lack."""
+        lacks = [endpoint.lacks for endpoint in self.endpoints]
+        self.mixed = frozenset[str]().union(*lacks).difference(frozenset.intersection(*lacks)) if lacks else frozenset()
+
+    def able(self, path: str) -> Sequence[EndpointState]:
+        """The endpoints for a request to `path`: those that may have it, or all of them if there is none."""
+        if path not in self.mixed:
+            return self.endpoints
+        return [endpoint for endpoint in self.endpoints if path not in endpoint.lacks]
+
     # -- slots -----------------------------------------------------------------------------------------------------
 
-    def pick(self, tried: Sequence[EndpointState], body: bytes = b"", tokens: int = 0) -> EndpointState | None:
+    def pick(
+        self, tried: Sequence[EndpointState], body: bytes = b"", tokens: int = 0, path: str = ""
+    ) -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one; None: none is free for a
-        prompt of so many tokens.
+        prompt of so many tokens. `path` is the request's.
 
         The caller begins the attempt (`begin`), and gives the slot back afterwards.
         """
@@ -196,15 +215,16 @@ class BackendState:
         if not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1
+        endpoints = self.able(path) if self.mixed else self.endpoints
         if self.plan.balance == "prefix_hash":
-            return choose_by_prefix(self.endpoints, tried, prompt_prefix(body), tokens)
+            return choose_by_prefix(endpoints, tried, prompt_prefix(body), tokens)
         by_load = self.plan.balance == "least_inflight"
-        return choose(self.endpoints, tried, self.turn, by_load=by_load, tokens=tokens)
+        return choose(endpoints, tried, self.turn, by_load=by_load, tokens=tokens)
 
-    def pick_reserved(self, tried: Sequence[EndpointState], key: Hashable) -> EndpointState | None:
+    def pick_reserved(self, tried: Sequence[EndpointState], key: Hashable, path: str = "") -> EndpointState | None:
         """As `pick`, among the endpoints whose reserve has room; None if the key is not under its share, too."""
         self.catch_up()
-        open_ones = [endpoint for endpoint in self.endpoints if endpoint.has_reserve]
+        open_ones = [endpoint for endpoint in self.able(path) if endpoint.has_reserve]
         if not open_ones:
             return None
         slots = sum(endpoint.bound or 0 for endpoint in self.endpoints if endpoint.up)
@@ -291,12 +311,13 @@ class BackendState:
                 self._remove(waiter)
                 continue
             chosen = None
-            if any(endpoint.up for endpoint in self.endpoints):
+            able = self.able(waiter.path)
+            if any(endpoint.up for endpoint in able):
                 asked = waiter.demand
-                if any(endpoint.is_free(asked.input_tokens) for endpoint in self.endpoints):
-                    chosen = self.pick(waiter.tried, waiter.body, asked.input_tokens)
+                if any(endpoint.is_free(asked.input_tokens) for endpoint in able):
+                    chosen = self.pick(waiter.tried, waiter.body, asked.input_tokens, waiter.path)
                 else:
-                    chosen = self.pick_reserved(waiter.tried, asked.key)
+                    chosen = self.pick_reserved(waiter.tried, asked.key, waiter.path)
                 if chosen is None:
                     return
             if chosen is not None:

@@ -50,6 +50,7 @@ class EndpointState:
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
     bound    the backend's max_inflight, None for any number; if that is `auto`, the bound of `auto`, once it is known
     suspect  called when a request has timed out in an engine that we started
+    lacks    the paths of the API that its engine does not have, as far as is known
     listed   the models that it lists; number is that of its URL, for `prefix_hash`
 
     Where it has a bound:
@@ -65,6 +66,7 @@ class EndpointState:
         "backend",
         "bound",
         "failures",
+        "lacks",
         "listed",
         "most_pending",
         "number",
@@ -90,6 +92,7 @@ class EndpointState:
         self.auto: AutoBound | None = None
         self.suspect: Callable[[], None] | None = None
         self.listed: Listed = NOTHING_LISTED
+        self.lacks: frozenset[str] = frozenset()
         self.users: list[BackendState] = []
         self.belong_to(backend, plan)
 

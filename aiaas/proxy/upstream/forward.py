@@ -5,6 +5,7 @@ A request is retried in these cases, and only while the client has not received 
     connect failure                          the request was never sent           up to max_retries
     a used connection closes without a byte  the backend had closed it            once
     429 or 503 from the engine               refused, not run                     up to max_retries
+    the engine does not have the path        not run; only where another may      up to max_retries
     503 that is not vLLM's own               a balancer has no backend for it     once
     a 500 of a dying or draining engine      not run, or lost                     once
     an error event as a stream's first       the engine died before a token       once
@@ -32,16 +33,18 @@ import random
 from collections.abc import Sequence
 
 from aiaas.errors import UpstreamError
+from aiaas.openai.errors import is_unknown_path
 from aiaas.plan.model import RouteTarget
 from aiaas.proxy.client.answers import relayed_head
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.request.price import used_by
 from aiaas.proxy.telemetry.metrics import Metrics
-from aiaas.proxy.upstream.attempt import WHOLE, Again, End, Outcome, is_from_between, may_try_again, retry_after
+from aiaas.proxy.upstream.attempt import LACKS_PATH, WHOLE, Again, End, Outcome, is_from_between, retry_after
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.lacking import engine_lacks, try_again
 from aiaas.proxy.upstream.refusals import NO_SDK_RETRY, NO_SDK_RETRY_HEADER, error_from_between, failure_error
 from aiaas.proxy.upstream.relay import Relay
 from aiaas.proxy.upstream.slots import take, wait_for_slot, with_position
@@ -99,7 +102,7 @@ async def forward(
             endpoint.report_success(probe=False)
             record.ended_by = "upstream"
             return not ticket.close
-        again = may_try_again(outcome)
+        again = try_again(outcome, endpoint, backends, record.path)
         _report(endpoint, outcome, again)
         if again is not None:
             tried.append(endpoint)
@@ -175,7 +178,7 @@ def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> N
     elif failure is not None and failure.kind is FailureKind.ENGINE:
         endpoint.report_failure("the engine is dying or draining")
     elif (outcome.end is End.SENT and failure is None) or (
-        outcome.end is End.REFUSED and (again is None or again.reason == "busy")
+        outcome.end is End.REFUSED and (again is None or again.reason in ("busy", LACKS_PATH))
     ):
         endpoint.report_success(probe=False)
     elif again is not None and again.reason == "engine":
@@ -219,6 +222,8 @@ def _pass_refusal(outcome: Outcome, again: Again | None, client: ClientConnectio
         raise UpstreamError(502, "upstream_error", "The model server is going down.", headers=(NO_SDK_RETRY_HEADER,))
     if is_from_between(outcome):
         raise error_from_between(outcome)
+    if is_unknown_path(outcome.status, outcome.body):
+        raise engine_lacks(ticket.record.path)
     # If the backend asks for a longer wait than ours, we have not retried yet, and the SDK may retry.
     spent = again is not None and pause_before(1, outcome) < math.inf
     extra = ticket.extra + (NO_SDK_RETRY if spent else b"")

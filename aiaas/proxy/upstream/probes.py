@@ -18,6 +18,7 @@ from aiaas.proxy.upstream.bound_watch import BoundWatch
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.model_watch import ModelWatch
+from aiaas.proxy.upstream.path_watch import PathWatch
 from aiaas.proxy.upstream.resolve import Resolver, names_of
 
 
@@ -41,7 +42,11 @@ class Probes:
         for name, state in backends.items():
             if name not in self._watched:
                 models = ModelWatch(state, self._log, self._metrics)
-                tasks = [self._keeper.start(models.run, f"models {name}")]
+                lacking = PathWatch(state, self._log, self._metrics)
+                tasks = [
+                    self._keeper.start(models.run, f"models {name}"),
+                    self._keeper.start(lacking.run, f"paths {name}"),
+                ]
                 if state.plan.max_inflight == "auto":
                     bounds = BoundWatch(state, self._log, self._metrics)
                     tasks.append(self._keeper.start(bounds.run, f"bounds {name}"))

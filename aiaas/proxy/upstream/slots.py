@@ -36,9 +36,9 @@ def take(
     for target, backend in backends:
         if backend.fair.length:
             continue  # a short prompt would overtake a long one that waits
-        endpoint, reserved = backend.pick(tried, ticket.body, tokens), False
+        endpoint, reserved = backend.pick(tried, ticket.body, tokens, ticket.record.path), False
         if endpoint is None:
-            endpoint, reserved = backend.pick_reserved(tried, _share_key(ticket)), True
+            endpoint, reserved = backend.pick_reserved(tried, _share_key(ticket), ticket.record.path), True
         if endpoint is not None and (chosen is None or endpoint not in tried):
             chosen = target, backend, endpoint, reserved
             if not tried or endpoint not in tried:
@@ -76,7 +76,7 @@ def _timed(grant: Grant | None, ticket: Ticket, now: float) -> Grant | None:
 
 def _bound(ticket: Ticket) -> int | None:
     """The most output tokens of a request that names no bound."""
-    return None if ticket.route.path in paths.OUTPUT else 0
+    return None if ticket.record.path in paths.OUTPUT else 0
 
 
 async def wait_for_slot(
@@ -97,7 +97,7 @@ async def wait_for_slot(
         choice = take(backends, tried, ticket, now)
         if choice is not None:
             return choice, now
-        up = [at for at in backends if any(endpoint.up for endpoint in at[1].endpoints)]
+        up = [at for at in backends if any(endpoint.up for endpoint in at[1].able(ticket.record.path))]
         if not up:
             raise no_healthy_backend(backends)
         waiter, endpoint = await _wait_in_queues([backend for _, backend in up], tried, ticket, loop, metrics)
@@ -119,7 +119,7 @@ async def _wait_in_queues(
     key, began = _share_key(ticket), loop.time()
     output = ticket.reserved_output or _bound(ticket)
     demand = Demand(key, ticket.estimated_input, output, CLASS_WEIGHTS[ticket.priority_class])
-    waiter = Waiter(demand, tried, ticket.body, loop.create_future())
+    waiter = Waiter(demand, tried, ticket.body, loop.create_future(), record.path)
     expected = predict(backends, key, began)
     if expected is not None:
         _refuse_hopeless(expected, max(backend.plan.queue.max_wait for backend in backends))

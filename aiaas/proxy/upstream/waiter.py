@@ -38,13 +38,13 @@ class Waiter:
     """A request that waits for a slot, of any backend of its route.
 
     tried    endpoints that it has tried
-    body     of the request
+    body     of the request, and its path
     granted  the endpoint whose slot it now has, by the backend `by`, with the `grant` if the endpoint has a bound;
              None: look again, as nothing is up any more, or `expired`, or `displaced`
     places   how many backends it still may hear from
     """
 
-    __slots__ = ("body", "by", "demand", "displaced", "expired", "grant", "granted", "places", "tried")
+    __slots__ = ("body", "by", "demand", "displaced", "expired", "grant", "granted", "path", "places", "tried")
 
     def __init__(
         self,
@@ -52,11 +52,13 @@ class Waiter:
         tried: Sequence[EndpointState],
         body: bytes,
         granted: asyncio.Future[EndpointState | None],
+        path: str = "",
     ) -> None:
         self.demand = demand
         self.tried = tried
         self.body = body
         self.granted = granted
+        self.path = path
         self.by: BackendState | None = None
         self.grant: Grant | None = None
         self.expired = self.displaced = False

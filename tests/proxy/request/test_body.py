@@ -25,11 +25,9 @@ URL = {"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}
 DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
-def route(
-    path: str, most: int | None, over: Literal["reject", "clamp"] = "reject", default: int | None = None
-) -> Route:
+def route(most: int | None, over: Literal["reject", "clamp"] = "reject", default: int | None = None) -> Route:
     """A model's entry."""
-    return Route(path, "m", (), most, default, over)
+    return Route("m", (), most, default, over)
 
 
 @pytest.mark.parametrize(
@@ -81,40 +79,41 @@ def test_media_by_url_may_be_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "body", "sent", "bound"),
+    ("path", "entry", "body", "sent", "bound"),
     [
-        (route(paths.CHAT, None), b'{"a":1}', b'{"a":1}', None),
-        (route(paths.CHAT, None, default=7), b'{"a":1}', b'{"a":1}', 7),
-        (route(paths.CHAT, None, default=7), b'{"max_tokens":9}', b'{"max_tokens":9}', 9),
-        (route(paths.CHAT, 5), b'{"a":1}', b'{"max_tokens":5,"a":1}', 5),
-        (route(paths.CHAT, 5), b'{"max_tokens":null}', b'{"max_tokens":5}', 5),
-        (route(paths.CHAT, 5), b'{"max_tokens":3}', b'{"max_tokens":3}', 3),
-        (route(paths.CHAT, 5), b'{"max_completion_tokens":3}', b'{"max_completion_tokens":3}', 3),
-        (route(paths.CHAT, 5, "clamp"), b'{"max_tokens":9}', b'{"max_tokens":5}', 5),
+        (paths.CHAT, route(None), b'{"a":1}', b'{"a":1}', None),
+        (paths.CHAT, route(None, default=7), b'{"a":1}', b'{"a":1}', 7),
+        (paths.CHAT, route(None, default=7), b'{"max_tokens":9}', b'{"max_tokens":9}', 9),
+        (paths.CHAT, route(5), b'{"a":1}', b'{"max_tokens":5,"a":1}', 5),
+        (paths.CHAT, route(5), b'{"max_tokens":null}', b'{"max_tokens":5}', 5),
+        (paths.CHAT, route(5), b'{"max_tokens":3}', b'{"max_tokens":3}', 3),
+        (paths.CHAT, route(5), b'{"max_completion_tokens":3}', b'{"max_completion_tokens":3}', 3),
+        (paths.CHAT, route(5, "clamp"), b'{"max_tokens":9}', b'{"max_tokens":5}', 5),
         (
-            route(paths.CHAT, 5, "clamp"),
+            paths.CHAT,
+            route(5, "clamp"),
             b'{"max_tokens":1,"max_completion_tokens":9}',
             b'{"max_tokens":1,"max_completion_tokens":5}',
             5,
         ),
-        (route(paths.RESPONSES, 5), b'{"a":1}', b'{"max_output_tokens":5,"a":1}', 5),
-        (route(paths.EMBEDDINGS, 5), b'{"a":1}', b'{"a":1}', None),
+        (paths.RESPONSES, route(5), b'{"a":1}', b'{"max_output_tokens":5,"a":1}', 5),
+        (paths.EMBEDDINGS, route(5), b'{"a":1}', b'{"a":1}', None),
     ],
     ids=[
         "no bound", "default reserves only", "asked", "spliced in", "null is absent", "asked less",
         "asked less in the new field", "clamped", "clamped in the field that vLLM obeys", "responses", "no output",
     ],
 )  # fmt: skip
-def test_the_output_is_bounded(entry: Route, body: bytes, sent: bytes, bound: int | None) -> None:
+def test_the_output_is_bounded(path: str, entry: Route, body: bytes, sent: bytes, bound: int | None) -> None:
     """The request is changed only where it must be."""
-    assert bound_output(body, peek(body, entry.path), entry) == (sent, bound)
+    assert bound_output(body, peek(body, path), entry, path) == (sent, bound)
 
 
 def test_more_than_the_model_allows_is_refused_by_name() -> None:
     """Unless the model's entry says clamp."""
     body = b'{"max_completion_tokens":9}'
     with pytest.raises(ClientError, match="at most 5") as caught:
-        bound_output(body, peek(body, paths.CHAT), route(paths.CHAT, 5))
+        bound_output(body, peek(body, paths.CHAT), route(5), paths.CHAT)
     assert caught.value.param == "max_completion_tokens"
 
 

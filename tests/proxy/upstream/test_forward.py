@@ -97,7 +97,7 @@ SITUATIONS: dict[str, tuple[Step, int, int, str | None, bool]] = {
     "our key is refused": (Send(json_answer({"error": "Unauthorized"}, status=401)), 1, 502, "upstream_error", True),
     "bad request": (Send(error_answer(400, "max_tokens must be at least 1", "BadRequestError")), 1, 400, None, False),
     "unknown model": (Send(error_answer(404, "does not exist", "NotFoundError")), 1, 404, None, False),
-    "third shape": (Send(json_answer({"detail": "Not Found"}, status=404)), 1, 404, None, False),
+    "unknown path": (Send(json_answer({"detail": "Not Found"}, status=404)), 1, 404, "not_offered", False),
     "silence": (Hang(), 1, 504, "upstream_timeout", True),
 }
 
