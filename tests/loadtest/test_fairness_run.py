@@ -90,18 +90,23 @@ def settings(fake: FakeVllm, **more: Any) -> FairnessSettings:
 
 
 async def run(fake: FakeVllm, light: tuple[Step, ...], heavy: tuple[Step, ...], **more: Any) -> FairnessReport:
-    """One test of a server with these two scripts."""
+    """One test of a server with these two scripts: the first in which this process did not stand still."""
     fake.default = (ByKey(light, heavy),)
-    return await measure_fairness(settings(fake, **more), lambda line: None)
+    for _ in range(5):
+        fake.posts.clear()  # of which the scripts take what has happened so far
+        report = await measure_fairness(settings(fake, **more), lambda line: None)
+        if "the load generator itself was the bottleneck" not in report.no_verdict:
+            break
+    return report
 
 
 async def test_a_light_key_is_measured_alone_and_beside(fake: FakeVllm) -> None:
     """A server that does not let it wait is fair; the light load is the same in both parts."""
     said: list[str] = []
     fake.default = (ByKey(),)
-    report = await measure_fairness(settings(fake), said.append)
+    report = await measure_fairness(settings(fake, duration=2.0, rate=10.0), said.append)
     assert (report.fair, report.no_verdict, report.interrupted, report.model) == (True, "", False, "m")
-    assert report.load == "light key 40 requests/s of 8 tokens, 1 heavy key with 4 clients of 100 tokens"
+    assert report.load == "light key 10 requests/s of 8 tokens, 1 heavy key with 4 clients of 100 tokens"
     assert report.light_alone is not None
     assert report.light_beside is not None
     assert (report.light_alone.answered, report.light_beside.answered) == (20, 20)
@@ -215,8 +220,8 @@ async def test_a_key_revoked_during_the_test_is_named(fake: FakeVllm, which: str
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(CheckFailed, match=rf"^the {which} key was refused during the test: .*revoked$"):
-        await run(fake, **scripts, duration=1.5)
-    assert loop.time() - began < 3
+        await run(fake, **scripts, duration=3.0)
+    assert loop.time() - began < 5.5  # the light key alone takes 3 s, and both together 3 s more
 
 
 async def test_a_server_that_is_down_is_said_before_the_load(fake: FakeVllm) -> None:
