@@ -288,8 +288,10 @@ class ClientConnection(BaseProtocol):
         """Whether the client has sent bytes behind the present request, or is sending them: all are thrown away."""
         if self._queue or self._incoming.surplus or not self._incoming.body.is_eof():
             return True
-        # Or the kernel has some that were not read yet.
-        return self.sock is not None and any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
+        try:  # or the kernel has some that were not read yet
+            return self.sock is not None and any(ioctl(self.sock.fileno(), FIONREAD, bytes(4)))
+        except (OSError, ValueError):  # the socket is closed already
+            return False
 
     def _failed(self, error: BaseException, request: HttpRequest | None) -> None:
         if isinstance(error, asyncio.CancelledError):  # the client has left, or the server ends

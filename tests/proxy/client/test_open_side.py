@@ -57,6 +57,8 @@ class Port:
             raise LookupError
         if client.transport is not None:
             client.transport.write(ANSWER)
+        if "closed" in words:
+            client.force_close()
         return "last" not in words
 
     def internal_error(self, error: BaseException | None) -> None:
@@ -98,6 +100,16 @@ async def port() -> AsyncIterator[Port]:
 def get(path: str) -> bytes:
     """A request for it."""
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+async def test_handler_that_closes_its_connection_is_no_error(port: Port) -> None:
+    """Nothing is asked of a socket that is closed."""
+    client = await port.client()
+    client.send(get("/closed/last"))
+    assert (await client.answer()).body == b"ok"
+    assert await client.ended() == b""
+    await until(lambda: not port.side.connections)
+    assert port.errors == []
 
 
 async def test_connections_are_listed_the_oldest_first(port: Port) -> None:
