@@ -220,11 +220,11 @@ async def test_slot_of_a_dead_gateway_is_freed_while_others_live(redis_server: R
 async def test_a_slot_that_was_given_back_is_not_renewed(redis_server: RedisServer) -> None:
     """Also where its key still holds others."""
     two = Limits(concurrent=2)
-    async with running(redis_server, lease=0.15) as store:
+    async with running(redis_server, lease=1.0) as store:
         leases = [(await store.admit("alice", two, 0, 0.0, 0.0)).lease for _ in range(2)]
         assert leases[0] is not None
         store.settle(leases[0], 0, 0.0, 0.0)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.3)
         assert await store.command("ZCARD", "aiaas:{alice}:slots") == 1
 
 
@@ -489,7 +489,7 @@ async def test_a_store_that_is_far_away_decides_on_all(redis_server: RedisServer
 
 
 async def asked_for_sixty(far: OpenStore, key: str) -> tuple[list[AdmissionResult], FallbackStore]:
-    """What sixty requests of a key get, of which fifty may run; the store in between counts who decided."""
+    """The decisions about sixty requests of a key that has fifty, and the store that counts who made them."""
     store = FallbackStore(far, "deny", 1)
     found: list[AdmissionResult] = []
     for number in (10, *[5] * 10):

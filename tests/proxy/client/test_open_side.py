@@ -102,7 +102,7 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
-async def test_handler_that_closes_its_connection_is_no_error(port: Port) -> None:
+async def test_a_closing_handler_reports_no_error(port: Port) -> None:
     """Nothing is asked of a socket that is closed."""
     client = await port.client()
     client.send(get("/closed/last"))
