@@ -9,6 +9,7 @@ import pytest
 
 from tests.soak.__main__ import soak
 from tests.soak.finding import Finding, as_text, slope
+from tests.soak.storm import memory_of
 
 
 def test_a_short_storm_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -35,6 +36,22 @@ def test_a_short_run_of_streams_is_measured(tmp_path: Path) -> None:
 def test_the_slope_is_that_of_the_best_line(points: list[tuple[float, float]], expected: float) -> None:
     """By least squares."""
     assert slope(points) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("clients", "growth", "holds"),
+    [(3_000, 600, True), (3_000, 800, False), (20_000, 250, True), (20_000, 300, False)],
+)
+def test_storm_may_grow_by_an_allocators_share_once(clients: int, growth: int, holds: bool) -> None:
+    """2 MiB in all; in a long storm 256 bytes a client."""
+    samples = [(count, 50e6 + growth * count) for count in range(0, clients + 1, 100)]
+    [finding] = memory_of(samples)
+    assert finding.holds == holds
+
+
+def test_short_storm_says_nothing_of_memory() -> None:
+    """A few samples have no slope that means anything."""
+    assert memory_of([(100.0, 1.0), (200.0, 2.0)]) == []
 
 
 def test_one_sample_has_no_slope() -> None:
