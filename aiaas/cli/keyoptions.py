@@ -14,7 +14,7 @@ from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, UsageError
 from aiaas.keys import changes
 from aiaas.keys.model import PRIORITY_CLASSES, PriorityClass
-from aiaas.keys.records import MAX_LIMIT
+from aiaas.keys.records import MAX_LIMIT, users_header_fault
 from aiaas.openai.engine_fields import FIXED, why_not_allowed
 
 
@@ -49,6 +49,15 @@ FieldOption = Annotated[
 ClassOption = Annotated[
     PriorityClass,
     typer.Option("--class", metavar="CLASS", help=f"Its order in the queue: {', '.join(PRIORITY_CLASSES)}."),
+]
+UsersHeaderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--users-header",
+        metavar="NAME",
+        help="The header in which an application behind the key names its users, who then take turns: "
+        "X-OpenWebUI-User-Id.",
+    ),
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Accept a --model or an --allow-field that is unknown here (yet).")
@@ -95,6 +104,13 @@ def allowed_fields_of(names: list[str] | None, where: KeyTarget, *, force: bool)
                 raise CheckFailed(f"--allow-field {name[:80]}: {fault}{hint}")
             note(f"warning: --allow-field {name[:80]}: {fault}")
     return unique
+
+
+def users_header_of(name: str | None) -> str | None:
+    """The header with the users of a new key. Raises UsageError."""
+    if name is not None and (fault := users_header_fault(name)) is not None:
+        raise UsageError(f"--users-header {name[:80]!r} {fault}")
+    return name
 
 
 def metadata_of(pairs: list[str] | None) -> dict[str, str]:

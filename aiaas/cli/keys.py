@@ -37,11 +37,13 @@ from aiaas.cli.keyoptions import (
     RpmOption,
     TpdOption,
     TpmOption,
+    UsersHeaderOption,
     allowed_fields_of,
     expiry_of,
     key_models_of,
     metadata_of,
     overlap_of,
+    users_header_of,
 )
 from aiaas.cli.keytarget import KeyTarget, editing, last_uses, read_key, read_records, target_of, translated
 from aiaas.cli.keyview import fields_text, limits_text, models_text, print_key, print_record, shown, used_text
@@ -83,6 +85,7 @@ def create(
     name: NewName,
     model: ModelOption = None,
     allow_field: FieldOption = None,
+    users_header: UsersHeaderOption = None,
     force: ForceOption = False,
     priority_class: ClassOption = "default",
     rpm: RpmOption = None,
@@ -110,6 +113,7 @@ def create(
         models=key_models_of(model, where, force=force),
         priority_class=priority_class,
         allow_fields=allowed_fields_of(allow_field, where, force=force),
+        users_header=users_header_of(users_header),
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
         metadata=metadata_of(metadata),
     )
@@ -206,6 +210,7 @@ def import_key(
     ] = False,
     model: ModelOption = None,
     allow_field: FieldOption = None,
+    users_header: UsersHeaderOption = None,
     force: ForceOption = False,
     priority_class: ClassOption = "default",
     rpm: RpmOption = None,
@@ -237,6 +242,7 @@ def import_key(
         models=key_models_of(model, where, force=force),
         priority_class=priority_class,
         allow_fields=allowed_fields_of(allow_field, where, force=force),
+        users_header=users_header_of(users_header),
         limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
         metadata=metadata_of(metadata),
         imported=True,

@@ -47,6 +47,7 @@ def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
         "models": models_text(record),
         "class": record.priority_class,
         "fields": fields_text(record),
+        "users": "one" if record.users_header is None else f"by {record.users_header}",
         "limits": limits_text(record),
         "metadata": ", ".join(f"{name}={value}" for name, value in record.metadata.items()) or "none",
     }
@@ -68,6 +69,7 @@ def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
         "models": None,
         "class": "default",
         "allow_fields": [],
+        "users_header": None,
         "limits": {},
     }
     mapping = empty | {"metadata": {}, "previous": None} | record_mapping(record)

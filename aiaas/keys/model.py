@@ -67,6 +67,8 @@ class KeyRecord:
     models     public model names that it may use; None is all
     priority_class  `class` in the file
     allow_fields  fields of the engine that it may set as it likes, whatever the config says
+    users_header  the header in which the application behind the key names its users, who take turns; None for a key
+               of one user
     imported   not made by aiaas: it is found by its `tag`, since it has no id inside
     tag        short lookup digest of an imported key, so that hardly any wrong key costs a slow hash
     weak       imported with --weak: guessable, its hash does not belong in git
@@ -81,6 +83,7 @@ class KeyRecord:
     models: tuple[str, ...] | None = None
     priority_class: PriorityClass = "default"
     allow_fields: tuple[str, ...] = ()
+    users_header: str | None = None
     limits: KeyLimits = NO_LIMITS
     metadata: Mapping[str, str] = field(default_factory=dict)
     previous: PreviousSecret | None = None
@@ -105,6 +108,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     name     the `user` of the log line
     models   public model names that it may use; None is all
     allow_fields  fields of the engine that it may set as it likes; None where the config decides about all of them
+    users_header  as in the record
     """
 
     key_id: str
@@ -113,6 +117,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     limits: KeyLimits
     priority_class: PriorityClass = "default"
     allow_fields: frozenset[str] | None = None
+    users_header: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@
       models: [gpt-oss-20b]              # optional, as everything below
       class: batch
       allow_fields: [prompt_logprobs]
+      users_header: X-OpenWebUI-User-Id
       limits: {requests_per_minute: 60}
     ...
 
@@ -48,6 +49,15 @@ MAX_LIMIT: Final = 10**15
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _TAG: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{4}")
+_FURTHER: Final = ("allow_fields", "users_header", "limits", "metadata", "previous")
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,80}")
+# Headers of the request itself. Some of them go upstream, where the user must not.
+_NO_USERS: Final = frozenset(
+    {
+        *("accept", "anthropic-beta", "anthropic-version", "authorization", "content-length", "content-type"),
+        *("host", "traceparent", "tracestate", "x-api-key", "x-request-id"),
+    }
+)
 _T = TypeVar("_T")
 
 
@@ -84,6 +94,15 @@ def record_mapping(record: KeyRecord) -> dict[str, Any]:
     return shown
 
 
+def users_header_fault(name: str) -> str | None:
+    """Why a header cannot name the users of a key; None if it can."""
+    if not _HEADER.fullmatch(name):
+        return "is not the name of a header; for Open WebUI write X-OpenWebUI-User-Id"
+    if name.lower() in _NO_USERS:
+        return "does not name a user"
+    return None
+
+
 def time_text(moment: datetime) -> str:
     """Write a moment as `2026-03-01T09:00:00Z`: whole seconds, UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -112,6 +131,8 @@ def _as_mapping(record: KeyRecord) -> dict[str, Any]:
         mapping["class"] = record.priority_class
     if record.allow_fields:
         mapping["allow_fields"] = list(record.allow_fields)
+    if record.users_header is not None:
+        mapping["users_header"] = record.users_header
     limits = {name: value for name in LIMIT_FIELDS if (value := getattr(record.limits, name)) is not None}
     if limits:
         mapping["limits"] = limits
@@ -169,7 +190,7 @@ class _Reader:
 
     def _record(self, node: Node, where: str) -> KeyRecord:
         known = ("id", "name", "hash", "tag", "created", "expires", "disabled", "imported", "weak", "models", "class")
-        record = self._mapping(node, where, known=(*known, "allow_fields", "limits", "metadata", "previous"))
+        record = self._mapping(node, where, known=(*known, *_FURTHER))
         name = self._get(record, where, "name", self._name)
         where = f"{where} ({name})"
         key_id = self._get(record, where, "id", self._id)
@@ -185,6 +206,7 @@ class _Reader:
             models=self._maybe(record, where, "models", self._models),
             priority_class=self._maybe(record, where, "class", self._class) or "default",
             allow_fields=self._maybe(record, where, "allow_fields", self._fields) or (),
+            users_header=self._maybe(record, where, "users_header", self._header),
             limits=NO_LIMITS if limits is None else limits,
             metadata=self._maybe(record, where, "metadata", self._metadata) or {},
             previous=self._maybe(record, where, "previous", self._previous),
@@ -278,6 +300,12 @@ class _Reader:
         if not isinstance(node, Items):
             raise self._error(node.place, f"{where} must be a list of request fields; leave it out to allow none")
         return tuple(self._text(item, f"{where}[{index}]") for index, item in enumerate(node.items))
+
+    def _header(self, node: Node, where: str) -> str:
+        text = self._text(node, where)
+        if (fault := users_header_fault(text)) is not None:
+            raise self._error(node.place, f"{where} {text[:80]!r} {fault}")
+        return text
 
     def _class(self, node: Node, where: str) -> PriorityClass:
         text = self._text(node, where)

@@ -17,15 +17,18 @@ def check_keys(plan: Plan, records: Iterable[KeyRecord]) -> tuple[Problem, ...]:
     names = [model.name for model in plan.models]
     for_all = {name for by_model in plan.routes.values() for name in by_model}
     known, ruled = for_all.union(names), plan.request.ruled_fields()
+    forwarded = {name.lower() for backend in plan.backends for name in backend.forward_headers}
     return tuple(
         problem
         for record in records
         if not record.disabled
-        for problem in _of_record(record, str(plan.auth.keys_file), known, ruled)
+        for problem in _of_record(record, str(plan.auth.keys_file), known, ruled, forwarded)
     )
 
 
-def _of_record(record: KeyRecord, file: str, known: set[str], ruled: frozenset[str]) -> Iterator[Problem]:
+def _of_record(
+    record: KeyRecord, file: str, known: set[str], ruled: frozenset[str], forwarded: set[str]
+) -> Iterator[Problem]:
     where = f"keys.{record.name}"
     for model in record.models or ():
         if model not in known:
@@ -36,6 +39,9 @@ def _of_record(record: KeyRecord, file: str, known: set[str], ruled: frozenset[s
     for name in record.allow_fields:
         if (fault := why_not_allowed(name, ruled)) is not None:
             yield Problem(codes.KEY_SCOPE, "error", f"{where}.allow_fields", f"{name[:80]}: {fault}", file)
+    if record.users_header is not None and record.users_header.lower() in forwarded:
+        message = f"{record.users_header} stands in forward_headers of a backend, too; users are never sent upstream"
+        yield Problem(codes.WRONG_VALUE, "error", f"{where}.users_header", message, file)
     if record.weak:
         message = "was imported with --weak: it can be guessed, and its hash does not belong in git; make a new key"
         yield Problem(codes.WEAK_KEY, "warning", where, message, file)

@@ -379,6 +379,20 @@ def test_unknown_field_needs_force(console: Console, command: str, stdin: str | 
     assert read_key_file(console.file).records[0].allow_fields == ("priorty",)
 
 
+def test_header_of_users_is_kept_and_shown(console: Console) -> None:
+    """Also by an import; a name that is none, or that every request has, is wrong usage."""
+    assert console("create", "app", "--users-header", "X-OpenWebUI-User-Id") == 0
+    assert "users_header: X-OpenWebUI-User-Id\n" in console.file.read_text()
+    assert console("show", "app") == 0
+    assert "users:      by X-OpenWebUI-User-Id" in console.out
+    assert console("import", "old", "--users-header", "x-user", stdin=FOREIGN) == 0
+    assert console("list", "-o", "json") == 0
+    assert [key["users_header"] for key in json.loads(console.out)] == ["X-OpenWebUI-User-Id", "x-user"]
+    for wrong, says in (("X User", "is not the name of a header"), ("Authorization", "does not name a user")):
+        assert console("create", "bad", "--users-header", wrong) == 2
+        assert says in console.err
+
+
 def test_a_field_with_a_rule_in_the_config_can_be_allowed(console: Console, tmp_path: Path) -> None:
     """Even if the table does not know it."""
     (tmp_path / "sub").mkdir()

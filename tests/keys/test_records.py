@@ -23,6 +23,7 @@ FULL = replace(
     models=("gpt-oss-20b", "unsloth/gpt-oss-20b"),
     priority_class="batch",
     allow_fields=("priority", "prompt_logprobs"),
+    users_header="X-OpenWebUI-User-Id",
     limits=KeyLimits(60, 10, 1000, 10_000, 100_000, 4),
     metadata={"team": "search", "note": "yes: 'really' #1"},
     previous=PreviousSecret(HASH, NOW, "ff", imported=True),
@@ -54,6 +55,7 @@ records = st.builds(
     models=st.none() | st.lists(words, max_size=3).map(tuple),
     priority_class=st.sampled_from(PRIORITY_CLASSES),
     allow_fields=st.lists(words, max_size=3).map(tuple),
+    users_header=st.none() | st.sampled_from(["X-OpenWebUI-User-Id", "x-user"]),
     limits=st.builds(KeyLimits, *[st.none() | st.integers(min_value=1, max_value=10**15)] * 6),
     metadata=st.dictionaries(st.text("abc123~ :#", min_size=1, max_size=5), words, max_size=3),
     previous=st.none() | st.builds(PreviousSecret, st.just(HASH), moments(), st.just("abcd"), st.booleans()),
@@ -61,6 +63,13 @@ records = st.builds(
     tag=st.sampled_from(["0000", "12e4", "ff"]),
     weak=st.booleans(),
 ).filter(lambda record: not (record.imported and record.hash == DIGEST))  # fmt: skip
+
+
+def test_wrong_header_of_users_is_an_error_at_its_place() -> None:
+    """Line and column, as for every field."""
+    text = f"version: 1\nkeys:\n{ENTRY}  users_header: X User\n"
+    with pytest.raises(KeyFileError, match=r"k:7:17: .*users_header 'X User' is not the name of a header"):
+        parse_records(text, "k")
 
 
 @given(st.lists(records, unique_by=(lambda record: record.id, lambda record: record.name), max_size=4))

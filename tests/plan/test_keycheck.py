@@ -11,7 +11,7 @@ from aiaas.keys.model import KeyRecord
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.keycheck import check_keys
 
-CONFIG = """backends: {vllm: {url: 'http://vllm:8000', models: [big-model, small]}}
+CONFIG = """backends: {vllm: {url: 'http://vllm:8000', models: [big-model, small], forward_headers: [x-forwarded]}}
 request: {fields: {own_field: reject}, fields_by_class: {batch: {other_field: reject}}}
 """
 
@@ -31,6 +31,8 @@ def record(**changes: object) -> KeyRecord:
         ({"allow_fields": ("priority", "prompt_logprobs", "uuid", "own_field", "other_field")}, []),
         ({"allow_fields": ("priorty",)}, ["error AIA404 keys.alice.allow_fields: priorty: is not a field that has a"]),
         ({"allow_fields": ("stream",)}, ["error AIA404 keys.alice.allow_fields: stream: the gateway itself reads"]),
+        ({"users_header": "X-User"}, []),
+        ({"users_header": "X-Forwarded"}, ["error AIA103 keys.alice.users_header: X-Forwarded stands in forward_head"]),
         ({"weak": True}, ["warning AIA403 keys.alice: was imported with --weak"]),
         ({"weak": True, "models": ("gone",), "disabled": True}, []),
     ],
@@ -41,6 +43,8 @@ def record(**changes: object) -> KeyRecord:
         "allowed fields",
         "a misspelt field",
         "a field of the gateway",
+        "a header with users",
+        "a header that goes upstream",
         "a weak key",
         "a revoked key says nothing",
     ],

@@ -89,6 +89,7 @@ def new_key(
     limits: KeyLimits | None = None,
     priority_class: PriorityClass = "default",
     allow_fields: tuple[str, ...] = (),
+    users_header: str | None = None,
 ) -> KnownKey:
     """Make a key named `name`. Its randomness is its name, so that tests repeat."""
     made = make_key("sk-", lambda count: (name.encode() * count)[:count])
@@ -101,6 +102,7 @@ def new_key(
         limits=limits or KeyLimits(),
         priority_class=priority_class,
         allow_fields=allow_fields,
+        users_header=users_header,
     )
     return KnownKey(made.text, record)
 

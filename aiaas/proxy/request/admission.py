@@ -107,6 +107,9 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         named = target.backend.forward_headers
         if named and self.record.path in paths.ANTHROPIC:
             named = tuple(name for name in named if name not in _ANTHROPIC_HEADERS)  # they are in `passed`
+        if named and self.principal.users_header is not None:
+            users = self.principal.users_header.lower()  # it names a person: never for the engine and its log
+            named = tuple(name for name in named if name.lower() != users)
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.record.path]
         if len(body) > SMALL_BODY:

@@ -266,12 +266,12 @@ class BackendState:
 
     def wait(self, waiter: Waiter) -> bool:
         """Queue the waiter for a slot; False if the queue is full. It may have its slot at once, of the reserve."""
-        fair, key = self.fair, waiter.demand.key
+        fair, key, user = self.fair, waiter.demand.key, waiter.demand.user
         self.catch_up()
-        if fair.length == fair.size and (crowded := fair.crowded(key)) is not None:
+        if fair.length == fair.size and (crowded := fair.crowded(key, user)) is not None:
             fair.remove(*crowded)
             crowded[1].displace()
-        if not fair.put(key, waiter):
+        if not fair.put(key, waiter, user):
             return False
         self.rates.begin(key, waiter.now())
         if self.retired:

@@ -42,6 +42,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 
+from aiaas.proxy.upstream.turns import TurnQueue
+
 if TYPE_CHECKING:
     from aiaas.proxy.upstream.waiter import Grant
 
@@ -64,7 +66,8 @@ class KeyShare(msgspec.Struct, Generic[W], eq=False):
     mean      output tokens of its answers, moving; None before its first has ended
     inflight  its grants that have not ended
     prompts   of these, those whose first byte has not come
-    waiting   in order of arrival; OrderedDict and not dict, whose first entry is found by walking over removed ones
+    waiting   in order of arrival, or by turns of the key's users; OrderedDict and not dict, whose first entry is found
+              by walking over removed ones
     entry     the number of its valid entry in the heap; 0 without one
     """
 
@@ -75,7 +78,7 @@ class KeyShare(msgspec.Struct, Generic[W], eq=False):
     mean: float | None = None
     inflight: int = 0
     prompts: int = 0
-    waiting: OrderedDict[W, None] | None = None
+    waiting: OrderedDict[W, bytes | None] | TurnQueue[W] | None = None
     entry: int = 0
 
     def __repr__(self) -> str:
@@ -133,8 +136,9 @@ class FairShare(Generic[W]):
 
     # -- those that wait -------------------------------------------------------------------------------------------
 
-    def put(self, key: Hashable, waiter: W) -> bool:
-        """Queue the waiter; False if the queue is full (`crowded` may make room)."""
+    def put(self, key: Hashable, waiter: W, user: bytes | None = None) -> bool:
+        """Queue the waiter; False if the queue is full (`crowded` may make room). The `user` is for a key whose users
+        take turns."""
         if self.length >= self.size:
             return False
         share = self._keys.get(key) or self._meet(key)
@@ -143,9 +147,9 @@ class FairShare(Generic[W]):
                 self.active += 1
             if share.period != self.period:
                 share.period, share.finish = self.period, max(self.base, self.virtual - self.credit)
-            share.waiting = OrderedDict()
+            share.waiting = OrderedDict() if user is None else TurnQueue()
             self._push(share)
-        share.waiting[waiter] = None
+        share.waiting[waiter] = user
         self.length += 1
         return True
 
@@ -172,18 +176,29 @@ class FairShare(Generic[W]):
             if not share.inflight:
                 self._rest()
 
-    def ahead(self, key: Hashable) -> int:
-        """How many requests of this key wait."""
+    def ahead(self, key: Hashable, user: bytes | None = None) -> int:
+        """How many requests of this key wait; with a `user`, how many of them have their turn before that user's."""
         share = self._keys.get(key)
-        return 0 if share is None or share.waiting is None else len(share.waiting)
+        if share is None or share.waiting is None:
+            return 0
+        waiting = share.waiting
+        return len(waiting) if user is None or not isinstance(waiting, TurnQueue) else waiting.ahead(user)
 
-    def crowded(self, key: Hashable) -> tuple[Hashable, W] | None:
+    def crowded(self, key: Hashable, user: bytes | None = None) -> tuple[Hashable, W] | None:
         """Whom a request of `key` may replace in a full queue, and that one's key: the newest of the key with the most
-        waiting, if that are at least two more than `key` has. The caller removes it."""
+        waiting, if that are at least two more than `key` has. The caller removes it.
+
+        Among the users of the key that has the most, the same holds for its users.
+        """
         own = self.ahead(key)
         waiting = [share for _, _, entry, share in self._heap if share.entry == entry and share.waiting]
         most = max(waiting, key=lambda share: len(share.waiting or ()), default=None)
-        if most is None or most.waiting is None or len(most.waiting) < own + 2:
+        if most is None or most.waiting is None:
+            return None
+        if most.key == key and user is not None and isinstance(most.waiting, TurnQueue):
+            newest = most.waiting.crowding(user)
+            return None if newest is None else (key, newest)
+        if len(most.waiting) < own + 2:
             return None
         return most.key, next(reversed(most.waiting))
 

@@ -18,6 +18,7 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.refusals import failure_error, no_healthy_backend, overloaded
+from aiaas.proxy.upstream.turns import user_of
 from aiaas.proxy.upstream.wait_estimate import Prediction, position_of, predict
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 
@@ -68,6 +69,12 @@ def _share_key(ticket: Ticket) -> Hashable:
     return ticket.lease.key if ticket.priority_class == "default" else (ticket.lease.key, ticket.priority_class)
 
 
+def _user(ticket: Ticket) -> bytes | None:
+    """Whose turn it is among the requests of the key; None for a key whose users do not take turns."""
+    header = ticket.principal.users_header
+    return None if header is None else user_of(ticket.headers.get(header, ""))
+
+
 def _timed(grant: Grant | None, ticket: Ticket, now: float) -> Grant | None:
     if grant is not None and not ticket.record.stream:  # its first byte comes with its last one
         grant.start_timer(now)
@@ -116,14 +123,14 @@ async def _wait_in_queues(
 ) -> tuple[Waiter, EndpointState | None]:
     """The waiter, and the endpoint whose slot is this request's, or None once nothing of these backends is up."""
     record, deadline = ticket.record, ticket.deadline
-    key, began = _share_key(ticket), loop.time()
+    key, user, began = _share_key(ticket), _user(ticket), loop.time()
     output = ticket.reserved_output or _bound(ticket)
-    demand = Demand(key, ticket.estimated_input, output, CLASS_WEIGHTS[ticket.priority_class])
+    demand = Demand(key, ticket.estimated_input, output, CLASS_WEIGHTS[ticket.priority_class], user)
     waiter = Waiter(demand, tried, ticket.body, loop.create_future(), record.path)
-    expected = predict(backends, key, began)
+    expected = predict(backends, key, began, user)
     if expected is not None:
         _refuse_hopeless(expected, max(backend.plan.queue.max_wait for backend in backends))
-    position = position_of(backends, key)
+    position = position_of(backends, key, user)
     queues = [backend for backend in backends if backend.wait(waiter)]
     if not queues:
         raise overloaded("Too many requests wait for this model; try again shortly.", expected)
@@ -150,13 +157,13 @@ async def _wait_in_queues(
             metrics.timings.queue_wait.labels(ticket.priority_class).observe(waited)
     if waiter.displaced:
         message = "Too many requests of this key wait for this model; try again shortly."
-        raise overloaded(message, predict(backends, key, loop.time()))
+        raise overloaded(message, predict(backends, key, loop.time(), user))
     if not waiter.expired:
         return waiter, endpoint
     if deadline is not None and deadline < until:
         raise failure_error(Failure(FailureKind.TIMEOUT, "the request took longer than total_timeout allows"))
     message = "No server for this model became free in time; try again shortly."
-    raise overloaded(message, predict(backends, key, loop.time()))
+    raise overloaded(message, predict(backends, key, loop.time(), user))
 
 
 def _refuse_hopeless(expected: Prediction, max_wait: float) -> None:

@@ -26,12 +26,14 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     input_tokens  of its prompt, estimated
     bound         the most output tokens, None for any; 0 where it generates none
     weight        of its class, against 1
+    user          whose turn it is among the requests of the key; None for a key whose users do not take turns
     """
 
     key: Hashable
     input_tokens: int = 0
     bound: int | None = None
     weight: float = 1.0
+    user: bytes | None = None
 
 
 class Waiter:
