@@ -208,6 +208,7 @@ _OPEN_WEBUI: Final = KnownClient(
         ),
     ),
     notes=(
+        "Make its key with `aiaas keys create webui --users-header X-OpenWebUI-User-Id`, so that its users take turns.",
         "It reads the address and the key at its first start only; later they are changed in its settings.",
         "In a container, 127.0.0.1 is the container itself: give --url an address that it reaches.",
     ),
