@@ -560,7 +560,7 @@ async def test_models_are_not_served_where_no_backend_names_the_path(
     """The allow-list holds for this path too."""
     running = await gateway(fake_vllm, backend={"endpoints": [CHAT]})
     client = await running.client()
-    assert_error(await client.get("/v1/models"), 404, "not_found")
+    assert_error(await client.get("/v1/models"), 404, "not_offered")
 
 
 async def test_a_model_that_the_key_may_not_use_looks_unknown(gateway: StartGateway, fake_vllm: FakeVllm) -> None:

@@ -99,6 +99,7 @@ async def test_anthropic_headers_go_upstream_on_its_paths(
     [
         ("POST", "/v1/score", "not_offered", "/v1/score is not offered here; the operator can add it to `backends."),
         ("GET", "/v1/score", "not_offered", "is not offered here"),
+        ("POST", "/v1/embeddings/", "not_offered", "/v1/embeddings is not offered here"),
         ("POST", "/chat/completions", "not_found", "Did you mean /v1/chat/completions? Check the client's base URL."),
         ("GET", "/models", "not_found", "Did you mean /v1/models?"),
         ("GET", "/models/m", "not_found", "Did you mean /v1/models/m?"),

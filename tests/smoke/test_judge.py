@@ -77,6 +77,7 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
         pytest.param(judge_models(MODELS, "o", has_key=True), "m, n", "may use other models", id="another model"),
         pytest.param(judge_models(Seen(401, JSON, b"{}"), None, has_key=False), "401", "no key was given", id="no key"),
         pytest.param(judge_models(error(404, "not_found"), None, has_key=True), "404", "`endpoints`", id="no list"),
+        pytest.param(judge_models(error(404, "not_offered"), None, has_key=True), "404", "`endpoints`", id="no models"),
         pytest.param(judge_models(Seen(404, {}), None, has_key=True), "404", "give --model", id="vLLM's 404"),
         pytest.param(judge_ids([HTML]), "1 without one", "an HTML page", id="no id on an ingress's page"),
         pytest.param(judge_completion(ok({}), 2), "JSON that is not a completion", "is vLLM", id="no completion"),

@@ -153,7 +153,7 @@ def require_method(request: HttpRequest, allowed: tuple[str, ...]) -> None:
 def not_found(path: str) -> ClientError:
     """404 for a path that is not served: one that no backend offers, one that a client made of a wrong base URL, or any
     other one."""
-    if path in paths.GENERATE:
+    if path in paths.GENERATE or paths.is_models_path(path):
         return not_offered(path)
     if path.startswith(f"{paths.RESPONSES}/"):
         message = "Responses are not stored here, since an engine has one store for the answers of all keys."
@@ -165,7 +165,7 @@ def not_found(path: str) -> ClientError:
 
 def not_offered(path: str) -> ClientError:
     """404 for a path that the gateway could serve, if `endpoints` of a backend had it."""
-    message = f"{path} is not offered here; the operator can add it to `backends.NAME.endpoints`."
+    message = f"{paths.MODELS if paths.is_models_path(path) else path} is not offered here; the operator can add it to `backends.NAME.endpoints`."
     return ClientError(404, "not_offered", message)
 
 
