@@ -165,7 +165,8 @@ def not_found(path: str) -> ClientError:
 
 def not_offered(path: str) -> ClientError:
     """404 for a path that the gateway could serve, if `endpoints` of a backend had it."""
-    message = f"{paths.MODELS if paths.is_models_path(path) else path} is not offered here; the operator can add it to `backends.NAME.endpoints`."
+    named = paths.MODELS if paths.is_models_path(path) else path
+    message = f"{named} is not offered here; the operator can add it to `backends.NAME.endpoints`."
     return ClientError(404, "not_offered", message)
 
 
