@@ -1,9 +1,10 @@
-"""The clients of package-lock.json, installed into a cache folder that every clone shares.
+"""The clients of package-lock.json and requirements.lock, installed into a cache folder that every clone shares.
 
     python tests/clients/setup.py          # prints the folder; about a minute the first time, nothing afterwards
 
-The folder is `clients-<12 hex digits>` beside the real vLLM's; the digits are a digest of the lock. It is installed
-into a folder of another name and renamed at the end, so that a folder of the right name is complete.
+The folder is `clients-<12 hex digits>` beside the real vLLM's; the digits are a digest of both locks. It is installed
+into a folder of another name and renamed at the end, so that a folder of the right name is complete. (The scripts of a
+virtual environment name its path, so they are not used: `venv/bin/python -m ...` works anywhere.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).resolve().parent
-FILES: Final = ("package.json", "package-lock.json")
+FILES: Final = ("package.json", "package-lock.json", "requirements.lock")
 CLAUDE_CODE: Final = "node_modules/@anthropic-ai/claude-code"
 
 
@@ -56,10 +57,12 @@ def install() -> Path:
     building = Path(tempfile.mkdtemp(prefix=f"{final.name}.", dir=final.parent))
     for name in FILES:
         shutil.copy(HERE / name, building)
-    # Claude Code's own script puts its binary in place; no other package's script runs.
+    python = str(building / "venv" / "bin" / "python")
     for command in (
+        [sys.executable, "-m", "venv", str(building / "venv")],
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "-r", "requirements.lock"],
         [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
-        ["node", f"{CLAUDE_CODE}/install.cjs"],
+        ["node", f"{CLAUDE_CODE}/install.cjs"],  # puts its binary in place; no other package's script runs
     ):
         ran = subprocess.run(command, cwd=building, capture_output=True, text=True)
         if ran.returncode:

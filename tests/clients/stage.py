@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from aiaas.openai.paths import CHAT, COMPLETIONS, DEFAULT_ENDPOINTS, MESSAGES, MODELS, RESPONSES
+import pytest
+
+from aiaas.openai.paths import DEFAULT_ENDPOINTS, GENERATE, MESSAGES, MODELS
 from aiaas.simulator.app import Received
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import SimulatorHandle, running_simulator
@@ -23,7 +25,7 @@ from tests.ports import free_port
 MODEL: Final = "coder"
 OPTIONS: Final = SimulatorOptions(models=(MODEL,), ttft=0.005, itl=0.001, max_model_len=131_072, auto_tool_choice=True)
 # The gateway's `endpoints` for these clients, where they are not its default.
-ENDPOINTS: Final = (MODELS, CHAT, COMPLETIONS, RESPONSES, MESSAGES)
+ENDPOINTS: Final = (MODELS, *GENERATE)
 
 
 @dataclass
@@ -60,8 +62,9 @@ class Stage:
                 script = block["text"] + "\nenv -0\n"
                 shown = await self.run("sh", "-c", script)
                 self.environment |= dict(line.split("=", 1) for line in shown.split("\0") if line)
-            elif block["where"].startswith("~/"):
-                path = self.home / block["where"].removeprefix("~/")
+            else:
+                where = str(block["where"]).split()[-1]  # a file, or one of two
+                path = self.home / where.removeprefix("~/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block["text"], encoding="utf-8")
 
@@ -100,8 +103,14 @@ class Stage:
 
 
 def command(name: str) -> str:
-    """The path of a client's command line."""
-    return str(install() / "node_modules" / ".bin" / name)
+    """The path of a client's command line. OpenCode's is for one platform; elsewhere its tests are skipped."""
+    folder = install() / "node_modules"
+    if name != "opencode":
+        return str(folder / ".bin" / name)
+    program = folder / "opencode-linux-x64" / "bin" / "opencode"
+    if not program.exists():
+        pytest.skip("OpenCode's program is not for this platform")
+    return str(program)
 
 
 @asynccontextmanager

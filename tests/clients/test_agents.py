@@ -28,11 +28,9 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield running
 
 
-def task(tool: str, argument: str, shell: str, end: str) -> str:
+def directions(tool: str, arguments: dict[str, str], end: str) -> str:
     """A prompt that lets the simulator call a tool and then end the turn."""
-    return (
-        f"Do as directed.\naiaas-simulator: call {tool} {json.dumps({argument: shell})}\naiaas-simulator: say {end}\n"
-    )
+    return f"Do as directed.\naiaas-simulator: call {tool} {json.dumps(arguments)}\naiaas-simulator: say {end}\n"
 
 
 def bodies(stage: Stage, path: str) -> list[dict[str, Any]]:
@@ -48,10 +46,12 @@ async def test_claude_code_finishes_two_turns_with_a_tool(stage: Stage) -> None:
     """It writes a file in the first turn, and reads it in the second, in the same session."""
     await stage.connect("claude-code")
     claude = [command("claude"), "--allowedTools", "Bash", "--output-format", "json", "-p"]
-    first = json.loads(await stage.run(*claude, task("Bash", "command", "echo kiwi > note.txt", "It is written.")))
+    first = json.loads(
+        await stage.run(*claude, directions("Bash", {"command": "echo kiwi > note.txt"}, "It is written."))
+    )
     assert (first["result"], first["is_error"]) == ("It is written.", False)
     assert (stage.project / "note.txt").read_text() == "kiwi\n"
-    second = json.loads(await stage.run(*claude, task("Bash", "command", "cat note.txt", "It is kiwi."), "-c"))
+    second = json.loads(await stage.run(*claude, directions("Bash", {"command": "cat note.txt"}, "It is kiwi."), "-c"))
     assert (second["result"], second["is_error"]) == ("It is kiwi.", False)
     assert failures(stage) == []
     assert first["modelUsage"][MODEL]["contextWindow"] == 131_072
@@ -66,11 +66,13 @@ async def test_codex_finishes_two_turns_with_a_tool(stage: Stage) -> None:
     await stage.connect("codex")
     codex = [command("codex"), "exec"]
     options = ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-    shown = await stage.run(*codex, *options, task("exec_command", "cmd", "echo kiwi > note.txt", "It is written."))
+    shown = await stage.run(
+        *codex, *options, directions("exec_command", {"cmd": "echo kiwi > note.txt"}, "It is written.")
+    )
     assert "It is written." in shown
     assert (stage.project / "note.txt").read_text() == "kiwi\n"
     again = ["resume", "--last", *options]
-    shown = await stage.run(*codex, *again, task("exec_command", "cmd", "cat note.txt", "It is kiwi."))
+    shown = await stage.run(*codex, *again, directions("exec_command", {"cmd": "cat note.txt"}, "It is kiwi."))
     assert "It is kiwi." in shown
     assert failures(stage) == []
     asked = bodies(stage, "/v1/responses")
@@ -78,11 +80,25 @@ async def test_codex_finishes_two_turns_with_a_tool(stage: Stage) -> None:
     assert len({body["prompt_cache_key"] for body in asked}) == 1
 
 
+async def test_opencode_finishes_two_turns_with_a_tool(stage: Stage) -> None:
+    """It writes a file in the first turn, and reads it in the second, in the same session."""
+    await stage.connect("opencode")
+    opencode = [command("opencode"), "run"]
+    write = {"command": "echo kiwi > note.txt", "description": "Writes a note"}
+    read = {"command": "cat note.txt", "description": "Reads the note"}
+    assert "It is written." in await stage.run(*opencode, directions("bash", write, "It is written."))
+    assert (stage.project / "note.txt").read_text() == "kiwi\n"
+    assert "It is kiwi." in await stage.run(*opencode, "--continue", directions("bash", read, "It is kiwi."))
+    assert failures(stage) == []
+    assert "kiwi" in json.dumps(bodies(stage, "/v1/chat/completions")[-1]["messages"][-1])
+
+
 @pytest.mark.parametrize(
     ("client", "path", "arguments"),
     [
         pytest.param("claude-code", "/v1/messages", ("claude", "-p", "Hello"), id="claude-code"),
         pytest.param("codex", "/v1/responses", ("codex", "exec", "--skip-git-repo-check", "Hello"), id="codex"),
+        pytest.param("opencode", "/v1/chat/completions", ("opencode", "run", "Hello"), id="opencode"),
     ],
 )
 async def test_agent_sends_what_the_table_says(
@@ -92,7 +108,7 @@ async def test_agent_sends_what_the_table_says(
     row = next(row for row in CLIENTS if row.name == client)
     await stage.connect(client, stage.simulator.url)
     await stage.run(command(arguments[0]), *arguments[1:])
-    [request] = [received for received in stage.simulator.received if received.method == "POST"]
+    request = max(stage.simulator.received, key=lambda received: received.body_size)
     assert (request.path, row.needs) == (path, (path,))
     assert {header.name for header in row.headers} <= set(request.headers)
     assert request.headers[row.key_in].startswith("Bearer ")
