@@ -120,7 +120,7 @@ _OPENCODE: Final = KnownClient(
             "}\n",
         ),
     ),
-    verified=_BY_DOCUMENTATION,
+    verified=_BY_RUN,
     source="https://opencode.ai/docs/providers/#custom-provider",
 )
 

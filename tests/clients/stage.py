@@ -72,19 +72,19 @@ class Stage:
         """Run an `aiaas` command in the folder."""
         return await self.run(sys.executable, "-m", "aiaas", *arguments, folder=self.folder)
 
-    async def run(self, *command: str, folder: Path | None = None, timeout: float = 120) -> str:
+    async def run(self, *command: str, folder: Path | None = None, stdin: str = "", timeout: float = 120) -> str:
         """Run a command with the client's environment, and return its output."""
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=folder or self.project,
             env={"PATH": os.environ["PATH"], "HOME": str(self.home)} | self.environment,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         try:
             async with asyncio.timeout(timeout):
-                output, errors = await process.communicate()
+                output, errors = await process.communicate(stdin.encode())
         except TimeoutError:
             process.kill()
             output, errors = await process.communicate()

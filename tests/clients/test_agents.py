@@ -86,9 +86,10 @@ async def test_opencode_finishes_two_turns_with_a_tool(stage: Stage) -> None:
     opencode = [command("opencode"), "run"]
     write = {"command": "echo kiwi > note.txt", "description": "Writes a note"}
     read = {"command": "cat note.txt", "description": "Reads the note"}
-    assert "It is written." in await stage.run(*opencode, directions("bash", write, "It is written."))
+    # By stdin, since it escapes the quotes of its arguments.
+    assert "It is written." in await stage.run(*opencode, stdin=directions("bash", write, "It is written."))
     assert (stage.project / "note.txt").read_text() == "kiwi\n"
-    assert "It is kiwi." in await stage.run(*opencode, "--continue", directions("bash", read, "It is kiwi."))
+    assert "It is kiwi." in await stage.run(*opencode, "--continue", stdin=directions("bash", read, "It is kiwi."))
     assert failures(stage) == []
     assert "kiwi" in json.dumps(bodies(stage, "/v1/chat/completions")[-1]["messages"][-1])
 

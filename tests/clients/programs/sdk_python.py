@@ -27,7 +27,7 @@ Case = Callable[[], object]
 
 
 def plain(value: object) -> object:
-    """What the SDK made of an answer, as JSON's own types."""
+    """An answer as the SDK read it, in JSON's own types."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, list | tuple):
@@ -41,7 +41,7 @@ def events(stream: Iterable[object]) -> object:
 
 
 def outcome(case: Case) -> object:
-    """What a case gives, or the error that the SDK raises."""
+    """The value of a case, or the error that the SDK raises."""
     try:
         return plain(case())
     except (openai.APIError, anthropic.APIError) as error:
