@@ -24,6 +24,7 @@ _TOOL: Final[dict[str, dict[str, Any]]] = {
     RESPONSES: {"type": "function", **_FUNCTION},
     MESSAGES: {"name": "weather", "description": "Weather of a city", "input_schema": _SCHEMA},
 }
+_START_WITH_PARSER: Final = "start vLLM with --enable-auto-tool-choice --tool-call-parser NAME"
 # In vLLM's message for a request with tools where no parser was chosen.
 _NO_PARSER: Final = ("tool-call-parser", "tool choice requires")
 
@@ -76,17 +77,25 @@ class ClientFinding:
 
 
 def probes_of(client: KnownClient) -> tuple[Probe, ...]:
-    """The requests that check a client: a path that it needs, then those that it only uses."""
+    """The requests that check a client: the paths that it needs, then those that it only uses.
+
+    vLLM answers /v1/responses with tools even where it has no parser for tool calls, and then calls none. A chat with
+    tools shows whether there is one, so it is asked for these clients, too.
+    """
     sent = tuple((header.name, header.sample) for header in client.headers)
     needed = tuple(
         Probe(path, client.tools and path in _TOOL, client.key_in, () if path == MODELS else sent)
         for path in client.needs
     )
-    return needed + tuple(Probe(path, False, client.key_in, sent) for path, _ in client.uses)
+    used = tuple(Probe(path, False, client.key_in, sent) for path, _ in client.uses)
+    shown = client.tools and RESPONSES in client.needs and CHAT not in client.needs
+    return (*needed, *used, *((Probe(CHAT, True, client.key_in),) if shown else ()))
 
 
 def judge_path(client: KnownClient, probe: Probe, reply: ProbeReply) -> ClientFinding:
     """The verdict on one path."""
+    if probe.path not in (*client.needs, *dict(client.uses)):
+        return _judge_parser(reply)
     need = probe.path + (" with tools" if probe.tools else "")
     loss = dict(client.uses).get(probe.path)
     if reply.status == 200:
@@ -94,13 +103,26 @@ def judge_path(client: KnownClient, probe: Probe, reply: ProbeReply) -> ClientFi
     if reply.status in (404, 405) and reply.code != "model_not_found":
         fix = f"not offered; add {probe.path} to the backend's `endpoints`, if this vLLM has it"
         return ClientFinding(need, "missing", fix + (f"; without it {loss}" if loss else ""))
-    if reply.status == 400 and any(part in reply.message for part in _NO_PARSER):
-        return ClientFinding(need, "missing", "start vLLM with --enable-auto-tool-choice --tool-call-parser NAME")
+    if _has_no_parser(reply):
+        return ClientFinding(need, "missing", _START_WITH_PARSER)
     if reply.status == 429:
         return ClientFinding(need, "unknown", f"the key is over its limit: {reply.message}")
     if reply.status is None or reply.status >= 500:
         return ClientFinding(need, "unknown", f"the backend did not answer: {reply.message}")
     return ClientFinding(need, "missing", f"{reply.status}: {reply.message}")
+
+
+def _judge_parser(reply: ProbeReply) -> ClientFinding:
+    need = "a parser for tool calls"
+    if reply.status == 200:
+        return ClientFinding(need, "ok")
+    if _has_no_parser(reply):
+        return ClientFinding(need, "missing", _START_WITH_PARSER)
+    return ClientFinding(need, "unknown", f"{CHAT} with tools would show it: {reply.status} {reply.message}")
+
+
+def _has_no_parser(reply: ProbeReply) -> bool:
+    return reply.status == 400 and any(part in reply.message for part in _NO_PARSER)
 
 
 def judge_context(client: KnownClient, context: int | None) -> ClientFinding | None:

@@ -124,6 +124,8 @@ class MessagesForm(CountTokensForm):
     stream: bool | None = False
     temperature: float | None = None
     top_p: float | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
 
     @field_validator("max_tokens")
     @classmethod

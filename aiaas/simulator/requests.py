@@ -148,10 +148,7 @@ def _parse_chat(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(ChatForm, data)
     _check_contradictions(form)
     check_model(form.model, options)
-    if form.tools and form.tool_choice in (None, "auto") and not options.auto_tool_choice:
-        raise errors.bad_request(
-            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
-        )
+    _check_tools(form.tools, form.tool_choice, options)
     if form.tool_choice == "required" and not options.auto_tool_choice:
         raise errors.bad_request('tool_choice="required" requires --tool-call-parser to be set')
     if not form.messages:
@@ -232,6 +229,7 @@ def _parse_messages(data: object, options: SimulatorOptions) -> GenerationJob:
 
 def _messages_job(form: MessagesForm, options: SimulatorOptions) -> GenerationJob:
     check_model(form.model, options)
+    _check_tools(form.tools, (form.tool_choice or {}).get("type"), options)
     if not form.messages:
         raise errors.bad_request(_EMPTY_CONVERSATION)
     messages = _with_system(form)
@@ -316,6 +314,14 @@ def _check_contradictions(form: ChatForm) -> None:
         if form.top_logprobs and not form.logprobs:
             message = "when using `top_logprobs`, `logprobs` must be set to true."
             raise errors.bad_request(message, "top_logprobs")
+
+
+def _check_tools(tools: Sequence[object] | None, choice: object, options: SimulatorOptions) -> None:
+    """Refuse tools that the model may choose, without a parser for its calls (61)."""
+    if tools and choice in (None, "auto") and not options.auto_tool_choice:
+        raise errors.bad_request(
+            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+        )
 
 
 def _calls_of(messages: Sequence[ChatMessage]) -> list[ChatMessage]:

@@ -38,7 +38,9 @@ def key_file(tmp_path: Path) -> Path:
 @pytest.fixture
 async def server() -> AsyncIterator[SimulatorHandle]:
     """A vLLM with the model `coder`, which takes the key."""
-    async with running_simulator(SimulatorOptions(models=("coder",), ttft=0, itl=0, api_key=KEY)) as running:
+    async with running_simulator(
+        SimulatorOptions(models=("coder",), ttft=0, itl=0, api_key=KEY, auto_tool_choice=True)
+    ) as running:
         yield running
 
 

@@ -11,6 +11,7 @@ from aiaas.clients.probes import Probe, ProbeReply, judge_context, judge_path, j
 from aiaas.clients.table import CLIENTS
 
 CLAUDE = next(client for client in CLIENTS if client.name == "claude-code")
+CODEX = next(client for client in CLIENTS if client.name == "codex")
 CURL = next(client for client in CLIENTS if client.name == "curl")
 MESSAGES = Probe("/v1/messages", tools=True)
 
@@ -63,8 +64,27 @@ def test_probe_has_a_bounded_body_and_ascii_headers(client: KnownClient) -> None
         if "count_tokens" not in probe.path:
             assert 1 in (fields.get("max_tokens"), fields.get("max_output_tokens"))
         assert ("tools" in fields) == probe.tools
-        assert {name for name, _ in probe.headers} == {header.name for header in client.headers}
+        if probe.path in (*client.needs, *dict(client.uses)):
+            assert {name for name, _ in probe.headers} == {header.name for header in client.headers}
         assert all(f"{name}{value}".isascii() for name, value in probe.headers)
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        pytest.param(ProbeReply(200), "ok", id="an answer"),
+        pytest.param(ProbeReply(400, "400", NO_PARSER), "missing", id="no parser"),
+        pytest.param(ProbeReply(404, "not_found", "nothing here"), "unknown", id="no chat"),
+    ],
+)
+def test_parser_behind_responses_is_seen_by_a_chat(reply: ProbeReply, state: str) -> None:
+    """vLLM takes tools on /v1/responses without a parser, and never calls them."""
+    *_, chat = probes_of(CODEX)
+    assert (chat.path, chat.tools) == ("/v1/chat/completions", True)
+    assert (judge_path(CODEX, chat, reply).need, judge_path(CODEX, chat, reply).state) == (
+        "a parser for tool calls",
+        state,
+    )
 
 
 def test_clients_with_equal_needs_share_a_probe() -> None:

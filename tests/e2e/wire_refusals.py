@@ -61,6 +61,7 @@ _OVERFLOW = (
     "(parameter=input_tokens, value={max+1})"
 )
 _MISSING = "{{'type': 'missing', 'loc': '{0}', 'msg': 'Field required', 'input': '{1}'}}"
+_NO_PARSER = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 _LONG = [{"role": "user", "content": "word " * 9000}]
 
@@ -165,7 +166,7 @@ REFUSALS = (
         "tools without a parser",
         chat(tools=[_TOOL]),
         400,
-        _error('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set', None),
+        _error(_NO_PARSER, None),
     ),
     Refusal(
         "an image",
@@ -234,6 +235,13 @@ REFUSALS = (
     ),
     Refusal(
         "message, unknown model", message(model="nope"), 404, _anthropic("NotFoundError", _NO_SUCH_MODEL), path=MESSAGES
+    ),
+    Refusal(
+        "message, tools without a parser",
+        message(tools=[{"name": "f", "input_schema": {"type": "object", "properties": {}}}]),
+        400,
+        _anthropic("BadRequestError", _NO_PARSER),
+        path=MESSAGES,
     ),
     Refusal(
         "message without max_tokens",
