@@ -40,8 +40,6 @@ from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-import msgspec
-
 from aiaas.proxy.upstream.turns import TurnQueue
 
 if TYPE_CHECKING:
@@ -58,8 +56,9 @@ CREDIT_LEFT: Final = 0.25  # part of the credit; a key that has more left may us
 STALE_ENTRIES: Final = 64  # of the heap, beyond one entry a key, before it is made anew
 
 
-class KeyShare(msgspec.Struct, Generic[W], eq=False):
-    """One key: how much it has been served, and its requests that wait.
+class KeyShare(Generic[W]):
+    """One key: how much it has been served, and its requests that wait. Not a msgspec.Struct: each request sets several
+    of these, and a Struct takes twice as long to set.
 
     finish    the virtual time up to which it has been served, in this `period`
     charged   the cost of its latest grant
@@ -71,15 +70,15 @@ class KeyShare(msgspec.Struct, Generic[W], eq=False):
     entry     the number of its valid entry in the heap; 0 without one
     """
 
-    key: Hashable
-    finish: float
-    period: int
-    charged: float = 0.0
-    mean: float | None = None
-    inflight: int = 0
-    prompts: int = 0
-    waiting: OrderedDict[W, bytes | None] | TurnQueue[W] | None = None
-    entry: int = 0
+    __slots__ = ("charged", "entry", "finish", "inflight", "key", "mean", "period", "prompts", "waiting")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.finish = self.charged = 0.0
+        self.period = -1
+        self.mean: float | None = None
+        self.inflight = self.prompts = self.entry = 0
+        self.waiting: OrderedDict[W, bytes | None] | TurnQueue[W] | None = None
 
     def __repr__(self) -> str:
         waiting = len(self.waiting or ())
@@ -208,22 +207,11 @@ class FairShare(Generic[W]):
         """Charge a grant to its key (`charged`), before its answer is known; `bound` is the most output tokens, None
         for any. Each charge is settled once."""
         share = self._keys.get(key) or self._meet(key)
-        start = self.virtual - self.credit
-        if share.period != self.period:
-            share.period = self.period
-            if start < self.base:
-                start = self.base
-        elif start < share.finish:
-            start = share.finish
-        if start > self.virtual:
-            self.virtual = start
-        output = share.mean
-        if output is None:
-            output = self._mean
+        output = self._mean if share.mean is None else share.mean
         if bound is not None and bound < output:
             output = bound
         share.charged = cost = input_tokens + self.output_weight * output
-        share.finish = start + cost / weight
+        share.finish = self._start(share) + cost / weight
         inflight = share.inflight
         share.inflight = inflight + 1
         if share.waiting is not None:
@@ -235,12 +223,7 @@ class FairShare(Generic[W]):
     def settle(self, share: KeyShare[W], cost: float, input_tokens: int, output: int | None, weight: float) -> None:
         """Replace the charge of a grant that has ended by its true tokens. `output` is None where no answer began:
         that says nothing about the next answer."""
-        true: float = input_tokens
-        if output is not None:
-            true += self.output_weight * output
-            mean = share.mean
-            share.mean = self._first_answer(output) if mean is None else mean + MEAN_WEIGHT * (output - mean)
-        share.finish += (true - cost) / weight
+        share.finish += (self._used(share, input_tokens, output) - cost) / weight
         share.inflight = inflight = share.inflight - 1
         if share.waiting is not None:
             self._push(share)
@@ -249,17 +232,16 @@ class FairShare(Generic[W]):
 
     def charge_ended(self, key: Hashable, input_tokens: int, output: int | None, weight: float = 1.0) -> None:
         """Charge a grant that was `uncharged` and has ended; arguments as for `settle`."""
-        share = self._keys.get(key)
-        if share is None:
-            share = self._meet(key)
-        true: float = input_tokens
-        if output is not None:
-            true += self.output_weight * output
-            mean = share.mean
-            share.mean = self._first_answer(output) if mean is None else mean + MEAN_WEIGHT * (output - mean)
-        if not self.uncharged and not self.active:
-            self._end_period()
-            return
+        share = self._keys.get(key) or self._meet(key)
+        used = self._used(share, input_tokens, output)
+        if self.active or self.uncharged:
+            share.finish = self._start(share) + used / weight
+        else:  # nothing is in flight any more
+            self.period += 1
+            self.base = self.virtual
+
+    def _start(self, share: KeyShare[W]) -> float:
+        """The tag of a key that is granted a slot; the virtual time follows."""
         start = self.virtual - self.credit
         if share.period != self.period:
             share.period = self.period
@@ -267,14 +249,21 @@ class FairShare(Generic[W]):
                 start = self.base
         elif start < share.finish:
             start = share.finish
-            if start > self.virtual:
-                self.virtual = start
-        share.finish = start + true / weight
+        if start > self.virtual:
+            self.virtual = start
+        return start
 
-    def _first_answer(self, output: int) -> float:
-        """The mean of a key after its first answer. A new key is expected to be like others were when new."""
-        self._mean += FIRST_WEIGHT * (output - self._mean)
-        return output
+    def _used(self, share: KeyShare[W], input_tokens: int, output: int | None) -> float:
+        """The true cost of a grant; its output goes into the key's mean."""
+        if output is None:
+            return input_tokens
+        mean = share.mean
+        if mean is None:  # a new key is expected to be like others were when new
+            self._mean += FIRST_WEIGHT * (output - self._mean)
+            share.mean = output
+        else:
+            share.mean = mean + MEAN_WEIGHT * (output - mean)
+        return input_tokens + self.output_weight * output
 
     def is_under_share(self, key: Hashable, slots: int) -> bool:
         """Whether a key may use the reserve. It may not while it is alone; else there are three cases:
@@ -297,7 +286,7 @@ class FairShare(Generic[W]):
         """Remember a key that is new."""
         if len(self._keys) > self.active + IDLE_MOST:
             self._forget()
-        share = self._keys[key] = KeyShare(key, 0.0, -1)
+        share = self._keys[key] = KeyShare(key)
         return share
 
     def _rest(self) -> None:
@@ -305,13 +294,10 @@ class FairShare(Generic[W]):
         self.active -= 1
         if not self.active and not self.uncharged:
             self._heap.clear()
-            self._end_period()
-
-    def _end_period(self) -> None:
-        self.period += 1
-        self.base = self.virtual
-        if len(self._keys) > IDLE_MOST:
-            self._forget()
+            self.period += 1
+            self.base = self.virtual
+            if len(self._keys) > IDLE_MOST:
+                self._forget()
 
     def _forget(self) -> None:
         """Forget idle keys: those whose past no longer counts, and of the others those that were served less."""

@@ -24,6 +24,7 @@ from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 
 # A request whose wait would be more than HOPELESS times `max_wait` is refused at once: it would only fill the queue.
 HOPELESS = 2.0
+DEFAULT_WEIGHT = CLASS_WEIGHTS["default"]
 
 Choice = tuple[RouteTarget, BackendState, EndpointState, Grant | None]
 
@@ -51,7 +52,10 @@ def take(
     if bound is None:
         pool.inflight += 1
         return target, backend, endpoint, None
-    key, weight = _share_key(ticket), CLASS_WEIGHTS[ticket.priority_class]
+    key: Hashable = ticket.lease.key
+    weight = DEFAULT_WEIGHT
+    if ticket.priority_class != "default":
+        key, weight = _share_key(ticket), CLASS_WEIGHTS[ticket.priority_class]
     output = ticket.reserved_output or _bound(ticket)
     if reserved or endpoint.backend is not backend:
         grant = backend.begin(endpoint, key, tokens, output, weight)

@@ -127,9 +127,14 @@ class Grant(msgspec.Struct, eq=False, gc=False):
 
     def prompt_read(self) -> None:
         """The first byte has come: make room for the next prompt."""
-        if not self.is_read and (self.share is not None or self in self.fair.uncharged):
+        if self.is_read:
+            return
+        if self.share is not None:
             self._count_read()
             self.endpoint.hand_over()
+        elif self in self.fair.uncharged:  # nothing waits
+            self.is_read = True
+            self.endpoint.pending -= self.input_tokens
 
     def settle(self, input_tokens: int, output_tokens: int | None) -> None:
         """The attempt has ended and used this; `output_tokens` is None where no answer began."""
