@@ -26,6 +26,8 @@ Rules
   otherwise one key could fill the queue and keep all others out.
 - Once nothing at all is in flight, what keys have been served counts no longer: a new period begins at `base`, for all
   alike. Nobody is behind then, and nobody has credit: it grows as the others are served.
+- Each gateway has its own. To tell each other once a second what keys were served makes no light key faster, before two
+  or four gateways (docs/fairness.md has the figures).
 - A key with nothing waiting and nothing in flight is idle. It is remembered, for its mean and for its finish where that
   still counts, until more than IDLE_MOST keys are idle.
 - A step takes logarithmic time, however many wait. The heap keeps the tags of keys with requests waiting; a tag that

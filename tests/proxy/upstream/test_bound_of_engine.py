@@ -7,6 +7,7 @@ long answers the KV cache is, at some 20 and some 95 requests.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +42,8 @@ WORKLOADS = {
 
 
 class Run:
-    """One workload through gateways with `max_inflight: bound`, each from its second on; no metrics during `gap`.
+    """One workload through gateways with `max_inflight: bound`, each from its second on, and until one of `ends` where
+    that is given; no metrics during `gap`.
 
     rate         output tokens a second, after FOUND
     preemptions  after FOUND
@@ -57,12 +59,13 @@ class Run:
         bound: int | Literal["auto"] = "auto",
         begins: tuple[float, ...] = (0.0,),
         *,
+        ends: tuple[float, ...] = (),
         idle: bool = False,
         gap: range = range(0),
     ) -> None:
         site = Site((workload.flood, LIGHT), 1, sequences=workload.sequences, kv_tokens=workload.kv_tokens)
         gateways = [Fair(site, loop, bound) for _ in begins]
-        several = Several(list(zip(gateways, begins, strict=True)), idle=idle)
+        several = Several(list(zip(gateways, begins, ends or [math.inf] * len(begins), strict=True)), idle=idle)
         self.bounds: list[list[int]] = []
         self.inflight: list[list[int]] = []
         self._found = (0.0, 0, 0)
@@ -161,4 +164,13 @@ def test_late_gateway_gets_its_part(loop: asyncio.AbstractEventLoop, name: str, 
     """It has requests from the 80th second on, and a fifth of all 90 s later; a long answer takes 35 s."""
     run = Run(WORKLOADS[name], loop, begins=(0.0, 80.0), idle=idle)
     assert run.mean_inflight(1) >= 0.2 * (run.mean_inflight(0) + run.mean_inflight(1))
+    assert run.rate >= 0.95 * auto(name, loop).rate
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_restart_costs_few_tokens(loop: asyncio.AbstractEventLoop, name: str, count: int) -> None:
+    """A gateway takes another's place at the 90th second, while that one drains: it need not know its bound."""
+    begins, ends = (0.0,) * count, (math.inf,) * (count - 1)
+    run = Run(WORKLOADS[name], loop, begins=(*begins, 90.0), ends=(90.0, *ends, math.inf))
     assert run.rate >= 0.95 * auto(name, loop).rate

@@ -91,10 +91,10 @@ class Fair:
 
 
 class Several:
-    """Gateways that do not know of each other. Each gets requests from its second of the run on, in turn with the
-    others; `idle`: it looks at the metrics before that, too."""
+    """Gateways that do not know of each other. Each gets requests from one second of the run on until another, in turn
+    with the others, and then ends those that it has; `idle`: it looks at the metrics before that, too."""
 
-    def __init__(self, gateways: Sequence[tuple[Fair, float]], *, idle: bool = False) -> None:
+    def __init__(self, gateways: Sequence[tuple[Fair, float, float]], *, idle: bool = False) -> None:
         self.gateways = gateways
         self.idle = idle
         self.turn = 0
@@ -102,7 +102,7 @@ class Several:
 
     def arrive(self, request: Request) -> None:
         """As in Gateway."""
-        there = [gateway for gateway, begins in self.gateways if begins <= gateway.site.now]
+        there = [gateway for gateway, begins, ends in self.gateways if begins <= gateway.site.now < ends]
         self.turn += 1
         self.of[request] = there[self.turn % len(there)]
         self.of[request].arrive(request)
@@ -117,6 +117,6 @@ class Several:
 
     def look(self) -> None:
         """Each finds its own bound."""
-        for gateway, begins in self.gateways:
+        for gateway, begins, _ in self.gateways:
             if self.idle or begins <= gateway.site.now:
                 gateway.look()
