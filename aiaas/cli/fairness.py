@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aiaas.loadtest.session import LabelledKey
 
 DEFAULT_FLOOD: Final = "200"  # tokens of an answer
-DEFAULT_DURATION: Final = "15s"  # of each part; with the flood's start and both drains at most 55 s
+DEFAULT_DURATION: Final = "20s"  # of each part; with the flood's start and both drains at most 65 s
 # Options of `loadtest` that a fairness test does not use, with their defaults.
 CONFLICTS: Final[Mapping[str, object]] = {
     **dict.fromkeys(("requests", "warmup", "ramp", "sweep", "prompts", "slo", "preset", "metrics", "out")),

@@ -11,6 +11,8 @@ Rules
 - A request that was cut off before its first token counts with its wait until then, as the least that its TTFT can be.
   Otherwise a key that is never served would look as if it never waited.
 - A 429 comes from a limit of the key itself, not from the other key. It is counted and reported, but not judged.
+- A key that asks for nearly as much as an equal share is not light, and a fair gateway may let it wait: a remark
+  says so. Load is counted as in the gateway's queue: input tokens + OUTPUT_WEIGHT x output tokens.
 - Parts with fewer than FEWEST_REQUESTS measured requests of the light key are not judged: their p95 is a single value.
 """
 
@@ -30,6 +32,8 @@ from aiaas.loadtest.summary import Fold, RunFault
 MOST_TTFT: Final = 1.5  # seconds
 MOST_GROWTH: Final = 5.0  # times the p95 alone
 FEWEST_REQUESTS: Final = 10
+OUTPUT_WEIGHT: Final = 4.0
+MOST_OF_SHARE: Final = 0.75  # of an equal share, that a light key asks for
 OVERLOADED: Final = "http_503"
 
 
@@ -41,6 +45,7 @@ class KeyFigures(msgspec.Struct, frozen=True):
     overloaded   503: refused since the gateway or the engine is full
     errors       all other failures
     unfinished   cut off at the end of the test
+    load_per_second  input tokens + OUTPUT_WEIGHT x output tokens
     ttft         of the answered and the unfinished requests; None without one, and for the heavy keys alone
     """
 
@@ -54,6 +59,7 @@ class KeyFigures(msgspec.Struct, frozen=True):
     tokens_per_second: float
     ttft: Spread | None
     faults: tuple[RunFault, ...] = ()
+    load_per_second: float = 0.0
 
     @property
     def measured(self) -> int:
@@ -136,6 +142,7 @@ def key_figures(samples: Iterable[Sample], window: Window, *, ended_by: float | 
         tokens_per_second=summary.output_tokens_per_second,
         ttft=spread(waits),
         faults=summary.faults,
+        load_per_second=summary.input_tokens_per_second + OUTPUT_WEIGHT * summary.output_tokens_per_second,
     )
 
 
@@ -168,6 +175,12 @@ def judge_fairness(alone: KeyFigures, beside: KeyFigures) -> tuple[FairnessCheck
         ),
         FairnessCheck("light requests refused or failed", f"0 of {beside.requests}", f"{failed}", not failed),
     )
+
+
+def part_of_share(alone: KeyFigures, beside: KeyFigures, flood: KeyFigures, keys: int) -> float:
+    """The load of the light key alone, in equal shares of the load that all `keys` together had beside."""
+    share = (beside.load_per_second + flood.load_per_second) / keys
+    return alone.load_per_second / share if share else 0.0
 
 
 def why_no_verdict(alone: KeyFigures | None, beside: KeyFigures | None, flood: KeyFigures | None) -> str:

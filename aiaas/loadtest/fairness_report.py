@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from aiaas.loadtest.fairness import FairnessReport, KeyFigures
+from aiaas.loadtest.fairness import MOST_OF_SHARE, FairnessReport, KeyFigures, part_of_share
 from aiaas.loadtest.report import ReportTable, number, seconds, share
 from aiaas.loadtest.sample import Generator
 from aiaas.loadtest.summary import bottleneck
@@ -55,8 +55,8 @@ def _row(name: str, figures: KeyFigures) -> tuple[str, ...]:
     return (name, *times, *map(str, counts), number(figures.tokens_per_second))
 
 
-def fairness_remarks(report: FairnessReport, generator: Generator) -> tuple[str, ...]:
-    """Return the caveats that a reader has to know before trusting the figures."""
+def fairness_remarks(report: FairnessReport, keys: int, generator: Generator) -> tuple[str, ...]:
+    """Return the caveats that a reader has to know before trusting the figures of so many keys."""
     found = []
     alone, beside, flood = report.light_alone, report.light_beside, report.heavy_beside
     limited = sum(part.limited for part in (alone, beside) if part is not None)
@@ -81,6 +81,13 @@ def fairness_remarks(report: FairnessReport, generator: Generator) -> tuple[str,
             found.append(
                 f"the heavy key itself did not wait (TTFT p50 {seconds(flood.ttft.p50)}), so the engine had room and "
                 "there was little to share; use more --users"
+            )
+    if alone is not None and beside is not None and flood is not None:
+        part = part_of_share(alone, beside, flood, keys)
+        if part > MOST_OF_SHARE:
+            found.append(
+                f"the light key asked for {part:.1f} of an equal share of the tokens, so it is not light and may have "
+                "to wait; use a lower --rate"
             )
     # A send that was late by LATE_SEND does not matter beside MOST_TTFT; an overloaded generator does.
     why = bottleneck(msgspec.structs.replace(generator, late_sends=0), 0)

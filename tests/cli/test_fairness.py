@@ -116,7 +116,7 @@ def test_ctrl_c_leaves_nothing_behind(engine: str, tmp_path: Path) -> None:
         pytest.param(
             ("--fairness", "--duration", "3s"),
             {"AIAAS_API_KEY": "sk-1", "AIAAS_HEAVY_API_KEY": "sk-2"},
-            "--rate 2 for 3 s gives about 6 requests of the light key, and a verdict takes 10",
+            "--rate 1 for 3 s gives about 3 requests of the light key, and a verdict takes 10",
             id="too few requests",
         ),
     ],

@@ -14,6 +14,7 @@ from aiaas.loadtest.fairness import (
     count_refusals,
     judge_fairness,
     key_figures,
+    part_of_share,
     why_no_verdict,
 )
 from aiaas.loadtest.sample import Window
@@ -60,6 +61,15 @@ def test_closed_loop_part_has_the_requests_that_ended_in_it() -> None:
     assert (found.requests, found.answered, found.unfinished) == (2, 1, 1)
     assert found.ttft is not None
     assert (found.ttft.minimum, found.ttft.maximum) == (9.0, 18.5)
+
+
+def test_load_is_input_and_four_times_output() -> None:
+    """As the gateway's queue counts it; a light key's is compared with what all keys have beside, in equal parts."""
+    found = key_figures([sample(1.0, prompt_tokens=40), sample(3.0, prompt_tokens=60)], Window(0.0, 10.0))
+    assert found.load_per_second == pytest.approx((100 + 4 * 22) / 10)
+    alone, beside, flood = (figures(load_per_second=load) for load in (30.0, 20.0, 160.0))
+    assert part_of_share(alone, beside, flood, 3) == pytest.approx(0.5)
+    assert part_of_share(alone, figures(), figures(), 3) == 0
 
 
 def test_failures_are_counted_by_their_cause() -> None:

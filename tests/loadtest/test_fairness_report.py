@@ -63,18 +63,23 @@ def test_refusals_have_a_table_by_key() -> None:
         pytest.param({"light_beside": figures(limited=2)}, "2 of the light key's requests were refused", id="429"),
         pytest.param({"light_beside": figures(unfinished=1)}, "1 of the light key's requests were", id="cut"),
         pytest.param({"heavy_beside": figures(9.0, limited=8)}, "40.0 % of the heavy key's requests", id="weak flood"),
+        pytest.param(
+            {"light_alone": figures(load_per_second=90.0), "heavy_beside": figures(9.0, load_per_second=200.0)},
+            "the light key asked for 0.9 of an equal share",
+            id="not light",
+        ),
         pytest.param({"heavy_beside": figures(0.08)}, "heavy key itself did not wait (TTFT p50 80.0 ms)", id="room"),
     ],
 )  # fmt: skip
 def test_caveats_are_said(more: dict[str, Any], remark: str) -> None:
     """Each says what to change."""
-    remarks = fairness_remarks(report(**more), Generator())
+    remarks = fairness_remarks(report(**more), 2, Generator())
     assert len(remarks) == bool(remark)
     assert all(remark in found for found in remarks)
 
 
 def test_an_overloaded_generator_is_said_and_a_late_send_is_not() -> None:
     """A few milliseconds do not change this verdict."""
-    assert fairness_remarks(report(), Generator(late_sends=9)) == ()
-    (remark,) = fairness_remarks(report(), Generator(cpu_share=0.99))
+    assert fairness_remarks(report(), 2, Generator(late_sends=9)) == ()
+    (remark,) = fairness_remarks(report(), 2, Generator(cpu_share=0.99))
     assert "the load generator itself was the bottleneck: it used 99%" in remark
