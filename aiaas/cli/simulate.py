@@ -19,6 +19,7 @@ class RunnerOption(StrEnum):
     text = "text"
     pooling = "pooling"
     classify = "classify"
+    audio = "audio"
 
 
 class PolicyOption(StrEnum):
@@ -64,7 +65,7 @@ def simulate(
         PolicyOption, typer.Option(help="The order of waiting requests: by arrival, or by their field `priority`.")
     ] = PolicyOption.fcfs,
     runner: Annotated[
-        RunnerOption, typer.Option(help="Chat and completions; embeddings, scores and rerank; or classes.")
+        RunnerOption, typer.Option(help="Chat and completions; embeddings, scores and rerank; classes; or audio.")
     ] = RunnerOption.text,
     api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="Key to require below /v1.")] = None,
     keep_alive: Annotated[str, typer.Option(metavar="TIME", help="Close idle connections after this time.")] = "5s",

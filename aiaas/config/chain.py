@@ -12,6 +12,7 @@ from typing import Final
 from aiaas.config.hops import ingress_timeout, longest_silence, usual_silence
 from aiaas.config.ingress import BODY_ROOM, bytes_of, seconds_of
 from aiaas.config.model import Config
+from aiaas.openai.paths import DEFAULT_ENDPOINTS, UPLOADS
 from aiaas.units import format_duration, format_size
 
 # The official SDKs give up after ten minutes without a byte (openai-python and anthropic-sdk-python, DEFAULT_TIMEOUT).
@@ -34,7 +35,7 @@ class Hop:
 
 def chain(config: Config) -> tuple[Hop, ...]:
     """Return the hops: client, the cluster's entry in front of the gateway, gateway, engine."""
-    gateway = Hop("gateway", usual_silence(config), config.server.max_body_size, _remark(config))
+    gateway = Hop("gateway", usual_silence(config), largest_body(config), _remark(config))
     front = _in_front(config)
     client = Hop("client", CLIENT_PATIENCE, NO_BOUND, "default of the OpenAI and Anthropic SDKs")
     engine = Hop("vLLM", NO_BOUND, NO_BOUND, "answers or not; the gateway's timeout ends it")
@@ -62,6 +63,16 @@ def weakest(hops: tuple[Hop, ...]) -> tuple[Hop, str] | None:
     return first, f"waits {format_duration(more)} longer than the gateway"
 
 
+def largest_body(config: Config) -> int:
+    """Return the bytes of the largest body that the gateway accepts: a form with a file, if a backend takes forms."""
+    server = config.server
+    takes_forms = any(
+        backend.enabled and UPLOADS.intersection(backend.endpoints or DEFAULT_ENDPOINTS)
+        for backend in config.backends.values()
+    )
+    return max(server.max_body_size, server.max_upload_size) if takes_forms else server.max_body_size
+
+
 def _in_front(config: Config) -> tuple[Hop, ...]:
     settings = config.kubernetes
     if settings.expose == "ingress":
@@ -81,7 +92,7 @@ def ingress_hop(config: Config) -> Hop:
     if not controllers:
         return Hop(name, NO_BOUND, NO_BOUND, "aiaas knows no annotations for this class")
     written = settings.annotations
-    derived, body = float(ingress_timeout(config)), float(BODY_ROOM * config.server.max_body_size)
+    derived, body = float(ingress_timeout(config)), float(BODY_ROOM * largest_body(config))
     silences, bodies = [], []
     for each in controllers:
         silences += [seconds_of(written[at]) if at in written else derived for at in each.silences if each.bounded]

@@ -222,7 +222,7 @@ CODES: Final = MappingProxyType(
         codes.HOP_BODY: (
             "A hop rejects bodies that the gateway would accept",
             "The ingress answers 413 with an HTML page, although the gateway would serve the request. Remove the "
-            "annotation, so that aiaas sets it to `server.max_body_size`.",
+            "annotation; aiaas then sets it above `server.max_body_size`, or `max_upload_size` where files are taken.",
         ),
         codes.IDLE_TIMER: (
             "A load balancer cuts silent streams (warning)",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from aiaas.config import codes
+from aiaas.config.chain import largest_body
 from aiaas.config.hops import longest_silence, usual_silence
 from aiaas.config.ingress import ENTRY_POINTS, Controller, bytes_of, controllers_of, seconds_of
 from aiaas.config.model import Config
@@ -46,7 +47,8 @@ def _timeouts_grow_outwards(config: Config) -> Iterator[Finding]:
 
 
 def _bodies_are_no_smaller(config: Config) -> Iterator[Finding]:
-    most = config.server.max_body_size
+    most = largest_body(config)
+    field = "max_body_size" if most == config.server.max_body_size else "max_upload_size"
     for _, name, value in _written(config, "bodies"):
         size, at = bytes_of(value), (*_ANNOTATIONS, name)
         if size is None:
@@ -54,7 +56,7 @@ def _bodies_are_no_smaller(config: Config) -> Iterator[Finding]:
         elif size and size < most:
             message = (
                 f"the ingress rejects bodies over {format_size(size)} with an HTML page, but the gateway accepts "
-                f"{format_size(most)} (server.max_body_size); {_REMOVE}"
+                f"{format_size(most)} (server.{field}); {_REMOVE}"
             )
             yield codes.HOP_BODY, "error", at, message
 

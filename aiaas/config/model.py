@@ -63,6 +63,11 @@ class Server(Section):
     """The largest request body; larger bodies get 413. A megabyte of text already exceeds any model's context, but
     images are larger."""
 
+    max_upload_size: Annotated[Size, Field(ge=1024, le=1024**4)] = 32 * 1024**2
+    """The largest form of `/v1/audio/transcriptions` and `/v1/audio/translations`; larger forms get 413. The file is
+    passed on while it arrives, so its size takes no memory. The default has room for the 25 MiB that vLLM takes
+    (`VLLM_MAX_AUDIO_CLIP_FILESIZE_MB`)."""
+
     max_header_size: Annotated[Size, Field(ge=1024, le=1024**2)] = 32 * 1024
     """The largest request head; larger heads get 431."""
 

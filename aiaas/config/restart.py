@@ -41,6 +41,7 @@ RESTARTS: Final = frozenset(
 RELOADS: Final = frozenset(
     {
         "server.max_body_size",
+        "server.max_upload_size",
         "server.max_connections",
         "server.max_connections_per_address",
         "server.body_total_timeout",

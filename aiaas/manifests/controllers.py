@@ -55,7 +55,7 @@ def annotations_for(plan: KubernetesPlan) -> dict[str, str]:
 def _ingress_nginx(plan: KubernetesPlan) -> dict[str, str]:
     seconds = str(plan.ingress_timeout)
     annotations = {
-        "proxy-body-size": size_in_units(BODY_ROOM * plan.gateway.server.max_body_size),
+        "proxy-body-size": size_in_units(BODY_ROOM * plan.largest_body),
         "proxy-read-timeout": seconds,
         "proxy-send-timeout": seconds,
         "proxy-buffering": "off",
@@ -69,7 +69,7 @@ def _ingress_nginx(plan: KubernetesPlan) -> dict[str, str]:
 def _nginx_inc(plan: KubernetesPlan) -> dict[str, str]:
     seconds = f"{plan.ingress_timeout}s"
     annotations = {
-        "client-max-body-size": size_in_units(BODY_ROOM * plan.gateway.server.max_body_size),
+        "client-max-body-size": size_in_units(BODY_ROOM * plan.largest_body),
         "proxy-read-timeout": seconds,
         "proxy-send-timeout": seconds,
         "proxy-buffering": "false",
@@ -103,7 +103,7 @@ def _haproxy_ingress(plan: KubernetesPlan) -> dict[str, str]:
     annotations = {
         "timeout-server": f"{plan.ingress_timeout}s",
         "ssl-redirect": "true",
-        "proxy-body-size": size_in_units(BODY_ROOM * plan.gateway.server.max_body_size),
+        "proxy-body-size": size_in_units(BODY_ROOM * plan.largest_body),
         "config-backend": "option http-no-delay\noption abortonclose\n",
     }
     if plan.gateway.server.tls is not None:

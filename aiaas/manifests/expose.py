@@ -89,7 +89,7 @@ def _ingress_notes(plan: KubernetesPlan) -> Iterator[str]:
         yield (
             f"ingress class {settings.class_name}: aiaas does not know its controller (ingress.controller); set "
             "annotations in kubernetes.ingress.annotations that allow bodies of more than "
-            f"{format_size(plan.gateway.server.max_body_size)} and {plan.ingress_timeout} s of silence, turn off "
+            f"{format_size(plan.largest_body)} and {plan.ingress_timeout} s of silence, turn off "
             "buffering and redirect to HTTPS; the NetworkPolicy blocks its traffic unless that comes from pods in "
             f"{settings.controller_namespace}"
         )

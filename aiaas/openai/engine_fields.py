@@ -30,6 +30,8 @@ from aiaas.openai.paths import (
     RESPONSES,
     SCORE,
     TOKENIZE,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
     V2_EMBED,
     V2_RERANK,
 )
@@ -88,6 +90,7 @@ _RERANKS: Final = (RERANK, PLAIN_RERANK, V2_RERANK)
 _CONVERSED: Final = (EMBEDDINGS, CLASSIFY, POOLING)  # of a text or of a conversation
 _POOLED: Final = (*_CONVERSED, *_SCORES, *_RERANKS)
 _LEGACY: Final = (CHAT, COMPLETIONS)
+_AUDIO: Final = (TRANSCRIPTIONS, TRANSLATIONS)
 _TEMPLATED: Final = (CHAT, *_CONVERSED, TOKENIZE)
 
 LARGEST_GRAMMAR: Final = 64 * 1024  # bytes
@@ -119,7 +122,7 @@ def _rejected() -> Iterator[EngineField]:
     yield EngineField("request_id", everywhere, "reject", _ID)
     yield EngineField("mm_processor_kwargs", (CHAT, RESPONSES, *_POOLED, TOKENIZE), "reject", _PROCESSOR, "empty")
     yield EngineField("media_io_kwargs", (CHAT, RESPONSES, *_CONVERSED, TOKENIZE), "reject", _MEDIA_IO, "empty")
-    yield EngineField("vllm_xargs", _GENERATED, "reject", _PLUGIN, "empty")
+    yield EngineField("vllm_xargs", (*_GENERATED, *_AUDIO), "reject", _PLUGIN, "empty")
     yield EngineField("logits_processors", _LEGACY, "reject", "Names code to run.", "empty", known=False)
     yield EngineField("prompt_embeds", (COMPLETIONS,), "reject", _EMBEDS)
     yield EngineField("data", (POOLING,), "reject", _IO_PROCESSOR)
@@ -179,6 +182,8 @@ _GROUPS: Final[tuple[tuple[str, dict[tuple[str, ...], str]], ...]] = (
             (DETOKENIZE,): "tokens",
             (TOKENIZE, COUNT_TOKENS): "tools",
             (COMPLETIONS,): "suffix",
+            _AUDIO: "file prompt language to_language hotwords stream_include_usage stream_continuous_usage_stats "
+            "max_completion_tokens n stream",
         },
     ),
     (
@@ -192,10 +197,12 @@ _GROUPS: Final[tuple[tuple[str, dict[tuple[str, ...], str]], ...]] = (
             (MESSAGES, COUNT_TOKENS): "thinking",
             (COUNT_TOKENS,): "output_config",
             (CHAT,): "reasoning_effort",
+            _AUDIO: "temperature top_p top_k min_p seed frequency_penalty presence_penalty repetition_penalty "
+            "length_penalty include_stop_str_in_output watermarking",
             (RESPONSES,): "reasoning",
         },
     ),
-    ("The beam's width is `n`, which `request.max_choices` bounds.", {_LEGACY: "use_beam_search"}),
+    ("The beam's width is `n`, which `request.max_choices` bounds.", {(*_LEGACY, *_AUDIO): "use_beam_search"}),
     (
         "Which tools the model may call; the caller runs them.",
         {(CHAT, RESPONSES, MESSAGES, COUNT_TOKENS): "tool_choice", (CHAT, RESPONSES): "parallel_tool_calls"},
@@ -225,6 +232,8 @@ _GROUPS: Final[tuple[tuple[str, dict[tuple[str, ...], str]], ...]] = (
             (POOLING,): "task",
             _POOLED: "use_activation",
             (TOKENIZE,): "return_token_strs",
+            _AUDIO: "response_format",
+            (TRANSCRIPTIONS,): "timestamp_granularities[]",
         },
     ),
     (
@@ -263,7 +272,8 @@ MCP_WHY: Final = "An MCP tool with `server_url`, `connector_id`, `headers` or `a
 
 # The fields that the gateway itself reads or writes: their rule cannot be changed.
 FIXED: Final = frozenset({"model", "messages", "prompt", "input", "stream", "stream_options", "n", "max_tokens",
-                          "max_completion_tokens", "max_output_tokens", "background"})  # fmt: skip
+                          "max_completion_tokens", "max_output_tokens", "background", "file",
+                          "stream_include_usage"})  # fmt: skip
 
 RULED_NAMES: Final = frozenset(field.name for field in ENGINE_FIELDS) | PARTS.keys() | {MCP}
 # The fields with a rule on some path, and two that a rule looks into: `peek` reads them besides those that it needs.

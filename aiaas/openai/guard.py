@@ -111,6 +111,30 @@ class Guard:
             body = set_field(body, STORE, b"false")
         return body
 
+    def strips_from_form(self, name: str, value: bytes, path: str) -> bool:
+        """Whether a field of a form is to be left out. Raises ClientError 400 `invalid_request` if it is refused.
+
+        The engine takes an empty value for a missing one, and converts all values like JSON strings.
+        """
+        rules = self._paths[path]
+        if rules.known is not None and name not in rules.known:
+            raise _unknown(name)
+        field = rules.fields.get(name)
+        if field is None or not value:
+            return False
+        as_text = msgspec.json.encode(value.decode("utf-8", "replace"))
+        if field.action == "bound":
+            _bound(field, as_text if field.unit == "number" else value, {})
+            return False
+        used = is_used(as_text if field.harmless == "zero" else value.strip(b" \t\r\n"), field.harmless)
+        if used and field.action == "reject":
+            raise _refused(name)
+        return used
+
+    def strips_some(self, path: str) -> bool:
+        """Whether some field is left out of requests."""
+        return any(field.action == "strip" for field in self._paths[path].fields.values())
+
     def lets(self, name: str, path: str) -> bool:
         """Whether clients may set this field as they like."""
         return name not in self._paths[path].fields
@@ -154,7 +178,7 @@ def _scan(body: bytes, rules: _PathRules) -> dict[str, Raw]:
     found: dict[str, Raw] = {}
     for name, value in top_level(body):
         if rules.known is not None and name not in rules.known:
-            raise ClientError(400, "invalid_request", f"`{name[:80]}` is not a field of this path.", param=name[:80])
+            raise _unknown(name)
         if name in found and name in rules.fields:
             raise ClientError(400, "invalid_request", f"`{name}` appears more than once.", param=name)
         found[name] = value
@@ -251,6 +275,10 @@ def _members(written: bytes) -> dict[str, Raw]:
         return _OBJECT.decode(written)
     except UNREADABLE:  # not an object: vLLM refuses it
         return {}
+
+
+def _unknown(name: str) -> ClientError:
+    return ClientError(400, "invalid_request", f"`{name[:80]}` is not a field of this path.", param=name[:80])
 
 
 def _refused(place: str) -> ClientError:

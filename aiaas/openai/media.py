@@ -56,6 +56,7 @@ READ: Final = {
     paths.POOLING: frozenset({"messages", "input"}),
     paths.TOKENIZE: frozenset({"messages"}),
     paths.DETOKENIZE: frozenset[str](),
+    **dict.fromkeys(paths.UPLOADS, frozenset[str]()),  # forms: the file is inside
 }
 _INSIDE: Final = frozenset({"content", "output"})
 # First step: occurrences of the keys, as a key or as a value (`"type": "image_url"`), so half as many images. Each

@@ -24,12 +24,17 @@ CLASSIFY: Final = "/classify"
 POOLING: Final = "/pooling"
 TOKENIZE: Final = "/tokenize"
 DETOKENIZE: Final = "/detokenize"
+TRANSCRIPTIONS: Final = "/v1/audio/transcriptions"
+TRANSLATIONS: Final = "/v1/audio/translations"
 
 MODELS: Final = "/v1/models"
 HEALTH: Final = "/health"
 READY: Final = "/ready"
 METRICS: Final = "/metrics"  # of the gateway on a port of its own
 OPENAPI: Final = "/openapi.json"  # of an engine: the paths that it has
+
+# Paths whose requests are forms with a file. Their answers are text, generated from sound.
+UPLOADS: Final = frozenset({TRANSCRIPTIONS, TRANSLATIONS})
 
 # All paths whose POST requests go to a backend.
 GENERATE: Final = (
@@ -49,13 +54,15 @@ GENERATE: Final = (
     POOLING,
     TOKENIZE,
     DETOKENIZE,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
 )
 
 # The paths of a backend without `endpoints` in its config. The gateway learns from the engine which ones it lacks.
 DEFAULT_ENDPOINTS: Final = (*GENERATE, MODELS)
 
 # Paths that answer with generated tokens: they reserve output, and the model's output bound is spliced in.
-OUTPUT: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, MESSAGES})
+OUTPUT: Final = frozenset({CHAT, COMPLETIONS, RESPONSES, MESSAGES, *UPLOADS})
 
 # Paths that only count tokens, in vLLM's API server and not in its engine: they cost no tokens, and have a bucket of
 # their own.
@@ -83,6 +90,8 @@ OUTPUT_FIELD: Final = {
     COMPLETIONS: "max_tokens",
     RESPONSES: "max_output_tokens",
     MESSAGES: "max_tokens",
+    TRANSCRIPTIONS: "max_completion_tokens",
+    TRANSLATIONS: "max_completion_tokens",
 }
 
 

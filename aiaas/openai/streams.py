@@ -10,6 +10,9 @@ parsing. An output event that finishes a choice is not ordinary:
     /v1/responses           a line `event: ... .delta`     that line                response.completed, .incomplete,
                                                                                     .failed or .cancelled
     /v1/messages            `event: content_block_delta`   that line                message_stop
+    /v1/audio/...           "delta":                       its end, `"}}]}`         [DONE]
+
+A transcription has a finish_reason for each half minute of sound, and an event before it has none at all.
 
 On every path `[DONE]` or an error event of the server also ends a stream. A stream without any of these ends was cut,
 however cleanly its HTTP body ended. Quotes and line breaks inside a JSON string are always escaped, so a model that
@@ -41,6 +44,8 @@ class StreamForm(msgspec.Struct, frozen=True):
 
 
 _UNFINISHED: Final = b'"finish_reason":null'
+_NEVER: Final = re.compile(rb"(?!)")
+_SOUND: Final = StreamForm(b'"}}]}', re.compile(rb'"delta"\s*:'), _NEVER)
 _FORMS: Final = {
     paths.CHAT: StreamForm(_UNFINISHED, re.compile(rb'"delta"\s*:')),
     paths.COMPLETIONS: StreamForm(_UNFINISHED, re.compile(rb'"text"\s*:\s*"')),
@@ -54,6 +59,8 @@ _FORMS: Final = {
         re.compile(rb'"type"\s*:\s*"content_block_delta"'),
         re.compile(rb'"type"\s*:\s*"message_stop"'),
     ),
+    paths.TRANSCRIPTIONS: _SOUND,
+    paths.TRANSLATIONS: _SOUND,
 }
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _NAMED_ERROR: Final = re.compile(rb"event: ?error\s")

@@ -9,6 +9,8 @@ Where each path reports usage (transcript):
     responses           usage.input_tokens, output_tokens (22); streamed in `response.completed` below `response` (23)
     messages            usage.input_tokens, output_tokens (24); streamed in `message_start` below `message`, then in
                         each `message_delta` (25): the last one counts
+    transcriptions      usage.seconds; of a detailed one (`verbose_json`) only `duration`; streamed as for chat
+    translations        nothing, but `duration` in a detailed one; streamed as for chat
 
 A model's text may hold the word `usage`, but quotes inside a JSON string are escaped. So a search for `"usage"` is a
 cheap first check, and the parser then looks at the right place only. The result is None for malformed bytes, since
@@ -17,6 +19,7 @@ usage must never fail a request, and for impossible counts: negative numbers, fr
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -26,6 +29,7 @@ from aiaas.openai.sse import event_data
 # LLM tokens of one request: more than any engine can compute for one request, and the sum of billions of such numbers
 # still fits the 63-bit integers of SQLite and Redis.
 MOST_TOKENS: Final = 1_000_000_000
+MOST_SECONDS: Final = 10_000_000.0  # of one request's sound: four months
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
@@ -67,6 +71,24 @@ def billed_usage(units: object) -> TokenUsage | None:
     if billed.input_tokens is None and billed.image_tokens is None:
         return None
     return _usage(_Told(input_tokens=(billed.input_tokens or 0) + (billed.image_tokens or 0)))
+
+
+def seconds_of_answer(body: bytes) -> float | None:
+    """How long the sound of a transcription was, None if the answer does not tell. Never raises.
+
+    `usage.seconds` in a transcription, `duration` in a detailed one, whose beginning is enough; a translation has
+    neither.
+    """
+    begin = _DURATION.match(body)
+    try:
+        if begin is not None:
+            seconds = float(begin[1])
+        else:
+            told = _HEARD.decode(body).usage
+            seconds = told.seconds if told is not None else -1.0
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return None
+    return seconds if 0 <= seconds <= MOST_SECONDS else None
 
 
 def is_usage_only_event(event: bytes) -> bool:
@@ -114,6 +136,14 @@ class _Billed(msgspec.Struct):
     image_tokens: int | None = None
 
 
+class _Seconds(msgspec.Struct):
+    seconds: float = -1.0
+
+
+class _Heard(msgspec.Struct):
+    usage: _Seconds | None = None
+
+
 class _Inner(msgspec.Struct):
     usage: _Told | None = None
 
@@ -129,6 +159,9 @@ class _Last(msgspec.Struct):
     system_fingerprint: msgspec.Raw = msgspec.Raw(b"")
 
 
+_HEARD: Final[msgspec.json.Decoder[_Heard]] = msgspec.json.Decoder(_Heard)
+# vLLM writes `duration` first, and lists of megabytes behind it.
+_DURATION: Final = re.compile(rb'\s*\{\s*"duration"\s*:\s*([0-9]{1,9}(?:\.[0-9]{1,20})?)')
 _FINGERPRINT: Final[msgspec.json.Decoder[_Last]] = msgspec.json.Decoder(_Last)
 _WHOLE: Final[msgspec.json.Decoder[_Inner]] = msgspec.json.Decoder(_Inner)
 _ANSWER: Final[msgspec.json.Decoder[_Answer]] = msgspec.json.Decoder(_Answer)

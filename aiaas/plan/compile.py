@@ -107,6 +107,7 @@ def _server(config: Config, folder: Path) -> ServerPlan:
         port=server.port,
         workers=server.workers,
         max_body_size=server.max_body_size,
+        max_upload_size=server.max_upload_size,
         max_header_size=server.max_header_size,
         max_connections=_share(server.max_connections, config),
         max_connections_per_address=server.max_connections_per_address,

@@ -18,6 +18,7 @@ from aiaas import __version__
 from aiaas.config import codes
 from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend
+from aiaas.config.chain import largest_body
 from aiaas.config.check import check
 from aiaas.config.environment import names_in
 from aiaas.config.hops import AFTER_DRAIN, ingress_timeout, pre_stop, request_timeout
@@ -72,6 +73,7 @@ class KubernetesPlan:
     image            the gateway's image
     paths            (path, whether it is a prefix) of each path that clients may reach
     ingress_timeout  seconds of silence that a hop in front of the gateway must allow
+    largest_body     bytes of a body that a hop in front of the gateway must allow
     request_timeout  seconds for a whole request at a hop that bounds it; 0 is unbounded
     variables        the names whose values the gateway takes from a Secret (`settings.env`), sorted
     outgoing         the peers to which the gateway connects, without our own engines
@@ -85,6 +87,7 @@ class KubernetesPlan:
     image: str
     paths: tuple[tuple[str, bool], ...]
     ingress_timeout: int
+    largest_body: int
     request_timeout: int
     variables: tuple[str, ...]
     engines: tuple[EngineDeployment, ...]
@@ -152,6 +155,7 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesP
         image=settings.image or f"aiaas:{__version__}",
         paths=_paths(gateway),
         ingress_timeout=ingress_timeout(config),
+        largest_body=largest_body(config),
         request_timeout=request_timeout(config),
         variables=tuple(sorted(variables)),
         engines=engines,

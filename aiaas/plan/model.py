@@ -36,6 +36,7 @@ class ServerPlan:
     port: int
     workers: int
     max_body_size: int
+    max_upload_size: int
     max_header_size: int
     max_connections: int  # one worker's share
     max_connections_per_address: int | None

@@ -35,6 +35,7 @@ from aiaas.proxy.request.body_budget import BodyBudget
 from aiaas.proxy.request.examiner import Examiner
 from aiaas.proxy.request.models import ModelLists
 from aiaas.proxy.request.price import price_of
+from aiaas.proxy.request.upload_admission import UploadAdmission, input_of_form
 from aiaas.proxy.telemetry.log import OTHER, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
@@ -57,6 +58,7 @@ class Active:
 
     plan: Plan
     admission: Admission
+    uploads: UploadAdmission
     backends: Mapping[str, BackendState]
     targets: Mapping[str, Targets]  # by path
     models: ModelLists
@@ -160,7 +162,8 @@ class Gateway:
         try:
             if self.refusing:
                 raise draining()
-            ticket = await active.admission.admit(request, client, record, close=self._must_close(request))
+            gate = active.uploads if record.path in paths.UPLOADS else active.admission
+            ticket = await gate.admit(request, client, record, close=self._must_close(request))
             targets = active.targets[record.path][ticket.route.model]
             if len(targets) > 1:
                 targets = offering(targets, record.path)
@@ -195,7 +198,8 @@ class Gateway:
         """Replace the reservation by what was used, on every way out."""
         record = ticket.record
         streamed = self._rates.streamed(record, ticket.peek, ticket.route.model)
-        charge = price_of(record, ticket.estimated_input, ticket.reserved_output, streamed)
+        estimated = ticket.estimated_input if ticket.upload is None else input_of_form(ticket.upload)
+        charge = price_of(record, estimated, ticket.reserved_output, streamed)
         if charge.estimated:
             record.estimated = True
             record.input_tokens, record.output_tokens = charge.input_tokens, charge.output_tokens
@@ -320,11 +324,13 @@ class Gateway:
         backends = self.fleet.follow(plan.backends)
         origins = plan.server.cors_allow_origins
         cors = self.incidents.cors = None if origins is None else Cors(origins)
+        admission = Admission(
+            plan, self.verifier, self.store, self.places, self.bodies, self.examiner, self._loop, self._wall
+        )
         return Active(
             plan=plan,
-            admission=Admission(
-                plan, self.verifier, self.store, self.places, self.bodies, self.examiner, self._loop, self._wall
-            ),
+            admission=admission,
+            uploads=UploadAdmission(admission, plan, self.store, self.bodies, self._loop, self._wall),
             backends=backends,
             targets={path: Targets(routes, backends) for path, routes in plan.routes.items()},
             models=ModelLists(plan.models),

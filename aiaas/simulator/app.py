@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from aiaas.simulator import answers, errors
 from aiaas.simulator.answers import Json, Stamp, encode
+from aiaas.simulator.checks import check_model
 from aiaas.simulator.directions import directed
 from aiaas.simulator.engine import EngineFullError, Generation, SimulatedEngine
 from aiaas.simulator.errors import WireError
@@ -32,12 +33,12 @@ from aiaas.simulator.replies import JSON_TYPE, VARY_ORIGIN, StreamReply, WholeRe
 from aiaas.simulator.requests import (
     ApiFamily,
     GenerationJob,
-    check_model,
     count_messages_tokens,
     parse_invocation,
     parse_job,
     pieces_to_tokenize,
 )
+from aiaas.simulator.sound import SOUND_PATHS, SoundWriter, Task, hear
 from aiaas.simulator.toolevents import make_writer
 
 RECORDED_BODY = 1024 * 1024  # bytes kept of a recorded request's body
@@ -132,8 +133,8 @@ class App:
         answer(exchange)
 
     def _make_routes(self) -> dict[str, dict[str, Answerer]]:
-        """Map path -> method -> answer, for the routes of a text or a pooling vLLM (00-routes). Routes that a gateway
-        should never forward (elastic scaling, rendering, docs) are left out."""
+        """Map path -> method -> answer, for the routes of a text, a pooling or an audio vLLM (00-routes). Routes that a
+        gateway should never forward (elastic scaling, rendering, docs) are left out."""
         routes: dict[str, dict[str, Answerer]] = {
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health, "POST": self._health},
@@ -157,6 +158,10 @@ class App:
                 routes[path] = {"POST": functools.partial(self._generate, family=family)}
             routes["/v1/messages/count_tokens"] = {"POST": self._count_tokens}
             return routes
+        if self.options.runner == "audio":
+            return routes | {
+                path: {"POST": functools.partial(self._hear, task=task)} for path, task in SOUND_PATHS.items()
+            }
         for path in PARSERS[self.options.runner]:
             routes[path] = {"POST": functools.partial(self._pooled, path=path)}
         return routes
@@ -278,6 +283,14 @@ class App:
 
         died = errors.anthropic(errors.engine_dead()) if family == "messages" else errors.engine_dead()
         self._submit(WholeReply(self.engine, exchange, self.fault, whole, died), job)
+
+    def _hear(self, exchange: SimulatedExchange, task: Task) -> None:
+        heard = hear(task, exchange.request, self.options)
+        stamp = self._stamp(exchange.request, f"{task}-")
+        if heard.job.stream:
+            self._submit(StreamReply(self.engine, exchange, self.fault, SoundWriter(stamp, heard)), heard.job)
+        else:
+            self._submit(WholeReply(self.engine, exchange, self.fault, heard.whole, errors.engine_dead()), heard.job)
 
     def _pooled(self, exchange: SimulatedExchange, path: str) -> None:
         parse = PARSERS[self.options.runner][path]

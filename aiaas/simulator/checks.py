@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aiaas.simulator import errors
+from aiaas.simulator.options import SimulatorOptions
 
 MAX_N = 16384  # VLLM_MAX_N_SEQUENCES
 
@@ -102,3 +103,10 @@ def _check_tokens(values: Values) -> None:
         raise errors.bad_request(
             f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {values.min_tokens}."
         )
+
+
+def check_model(name: str | None, options: SimulatorOptions, *, pooling: bool = False) -> None:
+    """Refuse a model that is not served; without a name the first model counts (17). Pooling paths have a shorter
+    message (157)."""
+    if name and name not in options.models:
+        raise errors.unknown_model(name, options.models, pooling=pooling)

@@ -26,7 +26,7 @@ class SimulatorOptions:
     max_num_queued_reqs  running and waiting sequences together, beyond which requests get 503; None: unlimited, as vLLM
     scheduling_policy  "fcfs" ignores the requests' `priority`, like vLLM; with "priority" the lowest goes first
     runner             "text" answers the generate paths, "pooling" embedding, score and rerank paths, "classify" those
-                       of a classifier; others are 404
+                       of a classifier, "audio" those of transcriptions and translations; others are 404
     api_key            required below /v1, /v2 and /inference only, like vLLM's (transcripts 100 to 104b)
     keep_alive         time after its last response when an idle connection is closed (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
     shutdown_timeout   time after SIGTERM for requests in flight to finish. None is vLLM's default: requests in flight
@@ -47,7 +47,7 @@ class SimulatorOptions:
     max_num_seqs: int = 256
     max_num_queued_reqs: int | None = None
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    runner: Literal["text", "pooling", "classify"] = "text"
+    runner: Literal["text", "pooling", "classify", "audio"] = "text"
     api_key: str | None = None
     keep_alive: float = 5.0
     shutdown_timeout: float | None = None
@@ -71,7 +71,10 @@ class SimulatorOptions:
                 "max-num-queued-reqs must be 1 or more",
             ),
             (self.scheduling_policy in ("fcfs", "priority"), "scheduling-policy must be fcfs or priority"),
-            (self.runner in ("text", "pooling", "classify"), "runner must be text, pooling or classify"),
+            (
+                self.runner in ("text", "pooling", "classify", "audio"),
+                "runner: text, pooling, classify or audio",
+            ),
             (self.keep_alive > 0, "keep-alive must be more than 0 seconds"),
             (self.shutdown_timeout is None or self.shutdown_timeout >= 0, "shutdown-timeout must be 0 or more seconds"),
         )

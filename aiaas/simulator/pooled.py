@@ -11,10 +11,11 @@ from typing import Final
 
 from aiaas.simulator import errors, pooledanswers
 from aiaas.simulator.answers import Json, Stamp
+from aiaas.simulator.checks import check_model
 from aiaas.simulator.forms import ClassifyForm, CohereForm, EmbeddingsForm, RerankForm, ScoreForm, fill_form
 from aiaas.simulator.generate import tokenize
 from aiaas.simulator.options import SimulatorOptions
-from aiaas.simulator.requests import check_model, prompt_texts
+from aiaas.simulator.requests import prompt_texts
 
 StampOf = Callable[[str], Stamp]  # from the prefix of an id
 Pooled = tuple[int, Callable[[], Json]]

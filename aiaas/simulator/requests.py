@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from aiaas.simulator import errors
-from aiaas.simulator.checks import Values, check_length, check_values
+from aiaas.simulator.checks import Values, check_length, check_model, check_values
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.forms import (
     ChatForm,
@@ -100,13 +100,6 @@ def parse_invocation(data: object, options: SimulatorOptions) -> GenerationJob:
     except ValidationError:
         return _parse_completions(data, options)
     return _parse_chat(data, options)
-
-
-def check_model(name: str | None, options: SimulatorOptions, *, pooling: bool = False) -> None:
-    """Refuse a model that is not served; without a name the first model counts (17). Pooling paths have a shorter
-    message (157)."""
-    if name and name not in options.models:
-        raise errors.unknown_model(name, options.models, pooling=pooling)
 
 
 def count_messages_tokens(data: object, options: SimulatorOptions) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiaas.config.chain import Hop, chain, weakest
+from aiaas.config.chain import Hop, chain, largest_body, weakest
 from aiaas.config.load import load_text
 from aiaas.config.model import Config
 
@@ -25,15 +25,33 @@ def annotated(text: str, class_name: str = "nginx") -> Config:
 
 
 def test_derived_timeouts_grow_outwards() -> None:
-    """The ingress waits ten seconds longer than the gateway at its worst, for a body as large."""
+    """The ingress waits ten seconds longer than the gateway at its worst, for a body twice as large."""
     hops = chain(config_of("{}"))
     assert [(hop.name, hop.silence, hop.body) for hop in hops] == [
         ("client", 600.0, None),
-        ("ingress (nginx)", 429.0, 20 * MIB),
-        ("gateway", 165.0, 10 * MIB),
+        ("ingress (nginx)", 429.0, 64 * MIB),
+        ("gateway", 165.0, 32 * MIB),
         ("vLLM", None, None),
     ]
     assert weakest(hops) == (hops[1], "waits 264s longer than the gateway")
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "server", "expected"),
+    [
+        ("[/v1/audio/transcriptions]", "{}", 32 * MIB),
+        ("[/v1/audio/transcriptions]", "{max_upload_size: 1MiB}", 10 * MIB),
+        ("[/v1/chat/completions]", "{max_upload_size: 1GiB}", 10 * MIB),
+    ],
+    ids=["forms with files", "small files", "none"],
+)
+def test_hops_let_the_largest_form_through(endpoints: str, server: str, expected: int) -> None:
+    """Where a backend takes forms with files, and they may be larger than other bodies."""
+    text = f"server: {server}\nbackends: {{v: {{url: 'http://v:8000', models: [m], endpoints: {endpoints}}}}}\n"
+    loaded = load_text(text, file="f", env={})
+    assert loaded.config is not None, loaded.problems
+    assert largest_body(loaded.config) == expected
+    assert {hop.body for hop in chain(loaded.config)} == {expected, 2 * expected, None}
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,8 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
     ("an annotation of no Ingress", [QUIET, annotated(SERVER_TIMEOUT, "1s")], []),
     ("an annotation of another controller", [annotated(SERVER_TIMEOUT, "1s", "other")], []),
     # bodies
-    ("a body as large", [annotated(BODY_SIZE, "10m")], []),
-    ("a smaller body", [annotated(BODY_SIZE, "10239k")], [f"E AIA502 {ANNOTATIONS}.{BODY_SIZE}"]),
+    ("a body as large", [annotated(BODY_SIZE, "32m")], []),
+    ("a smaller body", [annotated(BODY_SIZE, "32767k")], [f"E AIA502 {ANNOTATIONS}.{BODY_SIZE}"]),
     ("any body", [annotated(BODY_SIZE, "0")], []),
     ("no size", [annotated(BODY_SIZE, "x")], [f"E AIA502 {ANNOTATIONS}.{BODY_SIZE}"]),
     # heartbeat

@@ -89,6 +89,7 @@ OTHER_VALUES: dict[str, Any] = {
     "server.port": 81,
     "server.workers": 2,
     "server.max_body_size": "1MiB",
+    "server.max_upload_size": "1GiB",
     "server.max_connections": 77,
     "server.max_connections_per_address": 7,
     "server.body_total_timeout": "77s",

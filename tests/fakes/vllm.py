@@ -276,18 +276,38 @@ class _Connection(asyncio.Protocol):
         start, *lines = head.decode("latin-1").split("\r\n")
         method, path, _ = start.split(" ")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        whole = end + 4 + int(headers.get("content-length", "0"))
-        while len(self.buffer) < whole:
-            if not await self.grow():
-                return None
-        body = bytes(self.buffer[end + 4 : whole])
-        del self.buffer[:whole]
+        del self.buffer[: end + 4]
+        chunked = headers.get("transfer-encoding") == "chunked"
+        body = await (self.chunks() if chunked else self.take(int(headers.get("content-length", "0"))))
+        if body is None:
+            return None
         received = Received(head, method, path, headers, body, self.loop.time(), self.number, self.gone)
         self.received.append(received)
         self.fake.got.append(received)
         if method == "POST":
             self.fake.posts.append(received)
         return received
+
+    async def take(self, size: int) -> bytes | None:
+        while len(self.buffer) < size:
+            if not await self.grow():
+                return None
+        taken = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        return taken
+
+    async def chunks(self) -> bytes | None:
+        body = b""
+        while True:
+            while (end := self.buffer.find(b"\r\n")) < 0:
+                if not await self.grow():
+                    return None
+            size = int(self.buffer[:end], 16)
+            del self.buffer[: end + 2]
+            data = await self.take(size + 2)
+            if data is None or not size:
+                return None if data is None else body
+            body += data[:-2]
 
     async def grow(self) -> bool:
         if self.gone.is_set():

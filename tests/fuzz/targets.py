@@ -7,8 +7,9 @@ The first byte or bytes choose a path, a field or the cuts; the rest is what is 
 from __future__ import annotations
 
 import asyncio
+import email
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from aiaas.config.load import load_text
@@ -19,6 +20,7 @@ from aiaas.openai.engine_fields import on_path
 from aiaas.openai.errors import engine_died, is_error_event
 from aiaas.openai.guard import Guard
 from aiaas.openai.lenient import as_utf8, truth, whole
+from aiaas.openai.multipart import Content, Field, File, FormScanner, Piece
 from aiaas.openai.peek import Peek, peek
 from aiaas.openai.splice import set_fields
 from aiaas.openai.sse import EventSplitter
@@ -296,6 +298,50 @@ def _pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [piece for start, end in zip([0, *cuts], ends, strict=True) if (piece := data[start:end])]
 
 
+# -- a form with a file --------------------------------------------------------------------------------------------
+
+
+def any_cut_gives_the_same_form(data: bytes) -> None:
+    """The same parts or the same refusal; joined they are the input, and a plain split at the boundary finds them."""
+    cuts, body = _cuts(data)
+    whole, cut = _form([body]), _form(_pieces(body, cuts))
+    if isinstance(whole, str) or isinstance(cut, str):
+        assert isinstance(whole, str) is isinstance(cut, str), (whole, cut)
+        return
+    parts = [*_parts(whole)]
+    assert parts == [*_parts(cut)]
+    assert b"".join(piece.raw for piece in whole) == b"".join(piece.raw for piece in cut) == body
+    before, *between, last = (b"\r\n" + body).split(b"\r\n--B")
+    assert (before, last.rstrip(b"\r\n")) == (b"", b"--")
+    assert [content for _, content in parts] == [each.partition(b"\r\n\r\n")[2] for each in between]
+    for (name, _), each in zip(parts, between, strict=True):
+        head = email.message_from_bytes(each.partition(b"\r\n\r\n")[0].removeprefix(b"\r\n"))
+        assert head.get_param("name", header="content-disposition") == name
+
+
+def _form(parts: list[bytes]) -> list[Piece] | str:
+    scanner = FormScanner(b"B")
+    try:
+        return [*(piece for part in parts for piece in scanner.feed(part)), scanner.close()]
+    except ClientError as error:
+        return error.message
+
+
+def _parts(pieces: list[Piece]) -> Iterator[tuple[str, bytes]]:
+    name, content = "", b""
+    for piece in pieces:
+        if isinstance(piece, Content):
+            content += piece.raw
+            continue
+        if name:
+            yield name, content
+        name = ""
+        if isinstance(piece, Field):
+            yield piece.name, piece.value
+        elif isinstance(piece, File):
+            name, content = piece.name, b""
+
+
 # -- an operator's files, and a presented key ----------------------------------------------------------------------
 
 
@@ -324,6 +370,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "toplevel": top_level_keeps_every_field,
     "sse": any_cut_gives_the_same_events,
     "upstream": any_cut_gives_the_same_answer,
+    "form": any_cut_gives_the_same_form,
     "key": a_key_is_parsed_or_not,
     "config": a_config_is_loaded_or_has_problems,
 }

@@ -16,14 +16,14 @@ from aiaas.manifests.controllers import CONTROLLER_ANNOTATIONS, annotations_for,
 from tests.manifests.rendering import TLS, objects_of, one, plan_of, with_kubernetes
 
 NGINX = {
-    "nginx.ingress.kubernetes.io/proxy-body-size": "20m",
+    "nginx.ingress.kubernetes.io/proxy-body-size": "64m",
     "nginx.ingress.kubernetes.io/proxy-read-timeout": "429",
     "nginx.ingress.kubernetes.io/proxy-send-timeout": "429",
     "nginx.ingress.kubernetes.io/proxy-buffering": "off",
     "nginx.ingress.kubernetes.io/ssl-redirect": "true",
 }
 NGINX_INC = {
-    "nginx.org/client-max-body-size": "20m",
+    "nginx.org/client-max-body-size": "64m",
     "nginx.org/proxy-read-timeout": "429s",
     "nginx.org/proxy-send-timeout": "429s",
     "nginx.org/proxy-buffering": "false",
@@ -38,7 +38,7 @@ HAPROXYTECH = {
 HAPROXY_INGRESS = {
     "haproxy-ingress.github.io/timeout-server": "429s",
     "haproxy-ingress.github.io/ssl-redirect": "true",
-    "haproxy-ingress.github.io/proxy-body-size": "20m",
+    "haproxy-ingress.github.io/proxy-body-size": "64m",
     "haproxy-ingress.github.io/config-backend": "option http-no-delay\noption abortonclose\n",
 }
 TRAEFIK = {
@@ -82,7 +82,7 @@ def annotations(text: str) -> Any:
     ],
 )
 def test_each_controller_is_told_in_its_own_words(ingress: str, expected: dict[str, str]) -> None:
-    """Bodies above the gateway's, a longer timeout (419 s at the worst, and 10), no buffering, no plain HTTP."""
+    """Bodies of twice the largest form, a longer timeout (419 s at the worst, and 10), no buffering, no plain HTTP."""
     found = annotations(with_kubernetes(ingress=ingress))
     assert found == {"cert-manager.io/cluster-issuer": "letsencrypt-prod"} | expected
 

@@ -143,7 +143,7 @@ def test_the_plan_bears_the_plans_names_and_numbers() -> None:
     ingress = made["Ingress/api-router-ingress"]
     annotations = ingress["metadata"]["annotations"]
     assert annotations["cert-manager.io/cluster-issuer"] == "letsencrypt-prod"
-    assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "20m"
+    assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "64m"
     assert ingress["spec"]["ingressClassName"] == "nginx"
     assert ingress["spec"]["tls"] == [{"hosts": ["api.yourdomain.com"], "secretName": "api-router-tls"}]
     paths = ingress["spec"]["rules"][0]["http"]["paths"]

@@ -41,7 +41,7 @@ def test_steps_beside_the_annotations_are_said(ingress: str, says: list[str]) ->
 def test_an_unknown_controller_is_told_the_figures() -> None:
     """Bodies, silence, and its namespace for the policy."""
     [note] = notes(plan_of(with_kubernetes(ingress="{class: internal}")))
-    assert "bodies of more than 10MiB and 429 s of silence" in note
+    assert "bodies of more than 32MiB and 429 s of silence" in note
     assert "unless that comes from pods in ingress-nginx" in note
 
 

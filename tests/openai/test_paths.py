@@ -26,6 +26,8 @@ def test_nothing_but_the_contracts_paths_is_forwarded() -> None:
         "/pooling",
         "/tokenize",
         "/detokenize",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
     }
 
 
@@ -37,7 +39,7 @@ def test_every_path_that_generates_has_a_field_for_its_bound() -> None:
 def test_each_group_is_within_the_allow_list() -> None:
     """No rule for a path that is not served."""
     groups = (paths.OUTPUT, paths.CHEAP, paths.USAGE_ON_REQUEST, paths.MANY_PROMPTS, paths.MANY_CHOICES)
-    for group in (*groups, paths.ANTHROPIC):
+    for group in (*groups, paths.ANTHROPIC, paths.UPLOADS):
         assert group <= set(paths.GENERATE)
 
 

@@ -122,6 +122,8 @@ async def test_openapi_lists_the_routes_of_the_runner(runner: Any, path: str) ->
     [
         ("/v1/chat/completions", "pooling"),
         ("/classify", "pooling"),
+        ("/v1/audio/transcriptions", "text"),
+        ("/v1/chat/completions", "audio"),
         ("/v1/messages", "pooling"),
         ("/v1/embeddings", "text"),
         ("/score", "text"),

@@ -39,6 +39,7 @@ from aiaas.proxy.request.guards import guards_of
 from aiaas.proxy.request.key_limits import cheap_limits, effective_limits
 from aiaas.proxy.request.models import model_not_found
 from aiaas.proxy.request.served_models import Listed, is_its_own
+from aiaas.proxy.request.upload import Upload, no_model
 from aiaas.proxy.telemetry.record import NO_KEY, Record
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -66,6 +67,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     deadline         the loop's time at which the whole request ends, or None
     priority_class   which requests it goes before, here and in vLLM
     engine_priority  vLLM's `priority` for it, for engines with priority scheduling; None to leave the field alone
+    upload           the form that comes in place of a body, which then only tells this request from others
     """
 
     record: Record
@@ -87,6 +89,22 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     deadline: float | None
     priority_class: PriorityClass
     engine_priority: bytes | None
+    upload: Upload | None = None
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether the whole request is still there, to be sent again."""
+        return self.upload is None or not self.upload.spent
+
+    @property
+    def input_read(self) -> int:
+        """The input tokens that an engine may have read by now: none of a form that is still coming."""
+        return self.estimated_input if self.upload is None or self.upload.ended else 0
+
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends with an answer that is given now: the rest of a form would follow it."""
+        return self.close or (self.upload is not None and not self.upload.ended)
 
     def upstream_request(self, endpoint: EndpointPlan, target: RouteTarget, listed: Listed) -> tuple[bytes, bytes]:
         """The request for `endpoint`, which lists these models: its prepared head, the few headers that go along, and
@@ -174,8 +192,7 @@ class Admission:
             refuse_harm(peeked, self._plan.request, record.path)
             self._bodies.refuse_beyond(record)
             strip_usage = peeked.stream and not peeked.include_usage and record.path in paths.USAGE_ON_REQUEST
-            guard = self._guards[principal.priority_class]
-            guard = guard if principal.allow_fields is None else guard.allowing(principal.allow_fields)
+            guard = self.guard_of(principal)
             salted = self._isolates and any(target.backend.isolate_cache for target in route.targets)
             if large:
                 body = await self._examiner.run(guard.check, body, peeked, record.path, salted=salted)
@@ -184,7 +201,7 @@ class Admission:
                 body = guard.check(body, peeked, record.path, salted=salted)
                 body, asking, output = _fit(body, peeked, route, record.path, strip_usage)
         except ApiError:
-            record.limit_lines = await self._look(principal, limits)
+            record.limit_lines = await self.look(principal, limits)
             raise
         estimated_input = 0 if limits.cheap else estimate_input_tokens(len(body))
         reserved_output = (output or 0) * peeked.choices * peeked.prompts
@@ -257,7 +274,7 @@ class Admission:
         if guest is not None and guest.is_stranger:
             self._places.welcome(guest)
 
-    async def _look(self, principal: Principal, limits: Limits) -> bytes:
+    async def look(self, principal: Principal, limits: Limits) -> bytes:
         """Header lines that say how the limits stand, for an answer to a request that was not charged."""
         if limits.requests is None and limits.tokens is None:
             return b""
@@ -266,13 +283,20 @@ class Admission:
 
     def _route(self, path: str, peeked: Peek, principal: Principal) -> Route:
         if peeked.model is None:
-            raise ClientError(
-                400, "invalid_request", "`model` is missing; GET /v1/models lists the names.", param="model"
-            )
-        route = self._plan.routes[path].get(peeked.model)
+            raise no_model()
+        return self.route_of(path, peeked.model, principal)
+
+    def route_of(self, path: str, model: str, principal: Principal) -> Route:
+        """The route of a model at a path. Raises ClientError 404 where there is none for this client."""
+        route = self._plan.routes[path].get(model)
         if route is None or (principal.models is not None and route.model not in principal.models):
-            raise self._no_route(peeked.model, path, principal)
+            raise self._no_route(model, path, principal)
         return route
+
+    def guard_of(self, principal: Principal) -> Guard:
+        """The rules of the engine's fields for a client."""
+        guard = self._guards[principal.priority_class]
+        return guard if principal.allow_fields is None else guard.allowing(principal.allow_fields)
 
     def _no_route(self, model: str, path: str, principal: Principal) -> ClientError:
         """The error of a model that is not at this path, whether or not it is at another one."""

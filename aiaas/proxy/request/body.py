@@ -38,7 +38,7 @@ def whole_body(
     if len(body) > SMALL_BODY:
         budget.take(record, len(body))
     if client.body_broken:
-        raise _broken()
+        raise broken()
     return body
 
 
@@ -62,17 +62,23 @@ async def arriving_body(
     record.body_seconds = time.monotonic() - began
     budget.stop_reading(record)
     if client.body_broken:
-        raise _broken()
+        raise broken()
     return body
 
 
 def _refuse_other_forms(request: HttpRequest) -> bool:
     """Raises ClientError 415 or 417 unless the body is uncompressed JSON. Returns whether its client waits for
     `100 Continue`."""
-    headers = request.headers
-    media_type = headers.get(hdrs.CONTENT_TYPE, "")
+    media_type = request.headers.get(hdrs.CONTENT_TYPE, "")
     if media_type != _JSON and media_type.partition(";")[0].strip().lower() != _JSON:
         raise ClientError(415, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
+    return expects_continue(request)
+
+
+def expects_continue(request: HttpRequest) -> bool:
+    """Whether the client waits for `100 Continue`. Raises ClientError 415 for a compressed body, 417 for another
+    expectation."""
+    headers = request.headers
     coding = headers.get(hdrs.CONTENT_ENCODING)
     if coding is not None and coding.strip().lower() != "identity":
         raise ClientError(415, "unsupported_media_type", "Send the body uncompressed, without `Content-Encoding`.")
@@ -84,7 +90,8 @@ def _refuse_other_forms(request: HttpRequest) -> bool:
     return True
 
 
-def _broken() -> ClientError:
+def broken() -> ClientError:
+    """400 for chunks that cannot be read."""
     return ClientError(400, "invalid_request", "The body's chunks are not valid HTTP/1.1.")
 
 
@@ -97,15 +104,15 @@ async def _read_parts(request: HttpRequest, bounds: ServerPlan, budget: BodyBudg
     while True:
         taken = clock() - began
         if size < rate * (taken - silence):
-            raise _too_slow(f"arrived at less than {rate} bytes a second.")
+            raise too_slow(f"arrived at less than {rate} bytes a second.")
         left = bounds.body_total_timeout - taken
         try:
             async with asyncio.timeout(min(silence, left)):
                 part = await request.content.readany()
         except TimeoutError:
             if left < silence:
-                raise _too_slow(f"did not arrive within {bounds.body_total_timeout:g} s.") from None
-            raise _too_slow(f"stopped for more than {silence:g} s.") from None
+                raise too_slow(f"did not arrive within {bounds.body_total_timeout:g} s.") from None
+            raise too_slow(f"stopped for more than {silence:g} s.") from None
         if not part:
             return parts
         size += len(part)
@@ -115,7 +122,8 @@ async def _read_parts(request: HttpRequest, bounds: ServerPlan, budget: BodyBudg
         parts.append(part)
 
 
-def _too_slow(how: str) -> ClientError:
+def too_slow(how: str) -> ClientError:
+    """408: `how` continues "The request's body"."""
     return ClientError(408, "request_timeout", f"The request's body {how}")
 
 

@@ -100,6 +100,10 @@ class BodyBudget:
         if record.body_held <= SMALL_BODY:
             self._give_back(record, share)
 
+    def give_back(self, record: Record) -> None:
+        """The request's body is no longer in memory; `record.share` is not None."""
+        self._give_back(record, self._share(record))
+
     def leave(self, record: Record) -> None:
         """The request has ended; `record.share` is not None."""
         share = self._share(record)

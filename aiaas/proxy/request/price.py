@@ -6,6 +6,8 @@
     another answer without it: a proxy compressed it, it   the input, and the output that was reserved: all of it had
     broke off, or its counts cannot be true                been generated before its first byte came
     the same, of a path that generates nothing             the input
+    a transcription that tells its seconds, or nothing     the input (TOKENS_A_SECOND; or from the bytes of the form),
+                                                           and the tokens of its text
     the client left before the first byte, or it did not   the input
     come in time
     a path that only counts tokens                         one request, no tokens
@@ -17,6 +19,9 @@ All but the first are estimates. The input is the number that vLLM reported, if 
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import msgspec
 
 from aiaas.openai import paths
@@ -27,6 +32,10 @@ from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
 NEVER_RAN = frozenset({"no_healthy_backend", "overloaded"})
 
 
+# vLLM's count for Whisper, in the usage of its streams: one for each 10 ms. Its other answers tell seconds at the most.
+TOKENS_A_SECOND: Final = 100
+# MP3 of 128 kbit/s: OpenAI's and vLLM's 25 MB are 26 minutes. WAV has twice as many and more, Opus a quarter.
+BYTES_A_SECOND: Final = 16_000
 # Bytes that compression packs into one, at the most: a bound of more tokens than that (some clients send 2^63 - 1 for
 # "no bound") says nothing about an answer.
 DENSEST = 1000
@@ -62,6 +71,16 @@ def price_of(record: Record, estimated_input: int, reserved_output: int, streame
     if left or (record.error_code == "upstream_timeout" and record.overhead is not None):
         return Charge(estimated_input, 0, estimated=True, ran=True)
     return Charge(0, 0, estimated=False, ran=ran)
+
+
+def tokens_of_sound(seconds: float) -> int:
+    """The input tokens of so many seconds of sound."""
+    return math.ceil(seconds * TOKENS_A_SECOND)
+
+
+def tokens_of_upload(size: int) -> int:
+    """Estimate the input tokens of a form with a file, from the form's length in bytes."""
+    return tokens_of_sound(size / BYTES_A_SECOND)
 
 
 def used_by(record: Record, estimated_input: int, *, ended: bool) -> tuple[int, int | None]:

@@ -93,6 +93,7 @@ class Sink(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to an endpoint. Made by `Pool.connect`, given back by itself when an exchange ends cleanly.
 
+    unsent      a part of the present request is still to come, through `send`
     take_chunk  the sink sets it for the rest of the exchange if it can take a whole chunk as it came: called with a
                 read that has the length of a chunk, and where its data begin; False if `body` shall get the data
     """
@@ -105,6 +106,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader: AnswerReader | None = None
         self._paused = False
         self._served = 0
+        self.unsent = False
+        self._full: asyncio.Future[None] | None = None  # until the backend takes more of the request
         self.idle_since = self._sent_at = 0.0
         self.take_chunk: Callable[[bytes, int], bool] | None = None
         self._bare_bytes = 0  # since the last that brought a part of the body
@@ -129,6 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._reader.begin()
         self.take_chunk = None
+        self.unsent = False
         self._bare_bytes = 0
         self._any_byte = self._head_given = False
         self._sent_at = self._loop.time()
@@ -136,6 +140,13 @@ class UpstreamConnection(asyncio.Protocol):
         transport.write(request)
         if rest:
             transport.write(rest)
+
+    async def send(self, data: bytes, sink: Sink) -> None:
+        """Send a further part of the request of `sink`; wait until the backend takes more."""
+        if self._transport is not None and self._sink is sink:
+            self._transport.write(data)
+            if self._full is not None:
+                await self._full
 
     def abort(self, sink: Sink | None = None) -> None:
         """End the exchange and the connection at once: vLLM then stops generating within 70 ms."""
@@ -171,6 +182,16 @@ class UpstreamConnection(asyncio.Protocol):
         """asyncio: the connection is open."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
         self.idle_since = self._loop.time()
+
+    def pause_writing(self) -> None:
+        """asyncio: the backend takes the request more slowly than it comes."""
+        self._full = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """asyncio: the backend has caught up."""
+        full, self._full = self._full, None
+        if full is not None and not full.done():
+            full.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """asyncio: parse, then call the sink in order."""
@@ -231,6 +252,7 @@ class UpstreamConnection(asyncio.Protocol):
             and reader.reusable
             and reader.status < 500
             and not reader.excess
+            and not self.unsent
             and not transport.is_closing()
             and transport.get_write_buffer_size() == 0
         ):

@@ -12,7 +12,8 @@ A request is retried in these cases, and only while the client has not received 
 
 "Once" is one further attempt for all of these reasons together, however many others lie between: the request itself
 may be what closes connections and kills engines. `max_retries: 0` allows not even that one. A new connection that
-closes without a byte is not tried again, nor is a used one that closes later than STALE_AT_ONCE after the request.
+closes without a byte is not tried again, nor is a used one that closes later than STALE_AT_ONCE after the request. A
+form of which a part is not held any more (`upload.py`) is not tried again.
 
 Another endpoint comes first where there is one. Between attempts: exponential backoff with full jitter; none before a
 fresh endpoint, and none where the connection was at fault and not the endpoint. An endpoint's `Retry-After` replaces
@@ -47,6 +48,7 @@ from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.lacking import engine_lacks, try_again
 from aiaas.proxy.upstream.refusals import NO_SDK_RETRY, NO_SDK_RETRY_HEADER, error_from_between, failure_error
 from aiaas.proxy.upstream.relay import Relay
+from aiaas.proxy.upstream.send_form import send_form
 from aiaas.proxy.upstream.slots import take, wait_for_slot, with_position
 
 BACKOFF_FIRST = 0.1
@@ -95,7 +97,7 @@ async def forward(
             if grant is not None:  # its key pays what it used, before its slot goes to the next request
                 used, written = record.input_tokens, record.output_tokens
                 if used is None or written is None:
-                    used, written = used_by(record, ticket.estimated_input, ended=ended)
+                    used, written = used_by(record, ticket.input_read, ended=ended)
                 grant.settle(used, written)
             endpoint.give_back()
         if outcome is WHOLE:  # nearly always
@@ -104,7 +106,7 @@ async def forward(
             return not ticket.close
         again = try_again(outcome, endpoint, backends, record.path)
         _report(endpoint, outcome, again)
-        if again is not None:
+        if again is not None and ticket.can_repeat:
             tried.append(endpoint)
             left = record.retries < target.backend.max_retries and not (again.once and once_spent)
             pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
@@ -160,6 +162,8 @@ async def _attempt(
             return Outcome(End.FAILED, failure=opened)
         connection = opened
     gaps = metrics.timings.gaps.labels(ticket.route.model)
+    if ticket.upload is not None:
+        return await send_form(ticket, ticket.upload, target, endpoint, client, connection, gaps)
     relay = Relay(client, connection, ticket, target.backend, gaps, pool.fingerprints)
     endpoint.streams.add(relay)
     try:
@@ -225,16 +229,16 @@ def _pass_refusal(outcome: Outcome, again: Again | None, client: ClientConnectio
     if is_unknown_path(outcome.status, outcome.body):
         raise engine_lacks(ticket.record.path)
     # If the backend asks for a longer wait than ours, we have not retried yet, and the SDK may retry.
-    spent = again is not None and pause_before(1, outcome) < math.inf
+    spent = again is not None and ticket.can_repeat and pause_before(1, outcome) < math.inf
     extra = ticket.extra + (NO_SDK_RETRY if spent else b"")
     framing = b"content-length: %d\r\n" % len(outcome.body)
-    head = relayed_head(outcome.status, outcome.headers, framing=framing, extra=extra, close=ticket.close)
+    head = relayed_head(outcome.status, outcome.headers, framing=framing, extra=extra, close=ticket.closes)
     record = ticket.record
     record.status = outcome.status
     record.ended_by = "upstream"
     record.sent += len(outcome.body)
     write(client, head + outcome.body)
-    return not ticket.close
+    return not ticket.closes
 
 
 def write(client: ClientConnection, data: bytes) -> None:

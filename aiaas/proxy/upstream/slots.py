@@ -34,7 +34,7 @@ def take(
 ) -> Choice | None:
     """A slot for the next attempt, or None: at an endpoint that was not tried yet, where there is one."""
     chosen: tuple[RouteTarget, BackendState, EndpointState, bool] | None = None
-    tokens = ticket.estimated_input
+    tokens = _prompt(ticket)
     for target, backend in backends:
         if backend.fair.length:
             continue  # a short prompt would overtake a long one that waits
@@ -77,6 +77,11 @@ def _user(ticket: Ticket) -> bytes | None:
     """Whose turn it is among the requests of the key; None for a key whose users do not take turns."""
     header = ticket.principal.users_header
     return None if header is None else user_of(ticket.headers.get(header, ""))
+
+
+def _prompt(ticket: Ticket) -> int:
+    """The tokens of its prompt, which others let the engine read first: none of a form, which may come for minutes."""
+    return ticket.estimated_input if ticket.upload is None else 0
 
 
 def _timed(grant: Grant | None, ticket: Ticket, now: float) -> Grant | None:
@@ -129,7 +134,7 @@ async def _wait_in_queues(
     record, deadline = ticket.record, ticket.deadline
     key, user, began = _share_key(ticket), _user(ticket), loop.time()
     output = ticket.reserved_output or _bound(ticket)
-    demand = Demand(key, ticket.estimated_input, output, CLASS_WEIGHTS[ticket.priority_class], user)
+    demand = Demand(key, _prompt(ticket), output, CLASS_WEIGHTS[ticket.priority_class], user)
     waiter = Waiter(demand, tried, ticket.body, loop.create_future(), record.path)
     expected = predict(backends, key, began, user)
     if expected is not None:

@@ -16,11 +16,13 @@ from aiaas.openai.streams import ends_stream, finished_choices, form_of, text_si
 from aiaas.openai.usage import (
     fingerprint_of,
     is_usage_only_event,
+    seconds_of_answer,
     usage_of,
     usage_of_answer,
     with_fingerprint,
 )
 from aiaas.openai.usagescan import BilledScan, UsageScan
+from aiaas.proxy.request.price import tokens_of_sound
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 
@@ -40,13 +42,14 @@ class Tap(Protocol):
 class BodyTap:
     """Looks for the usage of an answer that is not a stream."""
 
-    __slots__ = ("_kept", "_record", "_scan", "_size")
+    __slots__ = ("_kept", "_record", "_scan", "_seconds", "_size")
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._kept: list[bytes] = []
         self._size = 0
         self._scan: UsageScan | None = BilledScan() if record.path == paths.V2_EMBED else None
+        self._seconds: float | None = None  # of the sound, where that is all that the answer tells
 
     def keep(self, data: bytes) -> None:
         """A part of the answer."""
@@ -60,6 +63,8 @@ class BodyTap:
 
     def _begin_scan(self) -> UsageScan:
         scan = self._scan = UsageScan()
+        if self._record.path in paths.UPLOADS:
+            self._seconds = seconds_of_answer(b"".join(self._kept))
         for part in self._kept:
             scan.feed(part)
         self._kept = []
@@ -72,6 +77,8 @@ class BodyTap:
             usage = (self._scan or self._begin_scan()).usage
         if usage is not None:
             self._record.input_tokens, self._record.output_tokens = usage.input_tokens, usage.output_tokens
+        elif self._record.path in paths.UPLOADS:
+            self._record.input_tokens = None if self._seconds is None else tokens_of_sound(self._seconds)
 
 
 class StreamTap:

@@ -19,6 +19,8 @@ from vllm.entrypoints.pooling.embed.protocol import CohereEmbedRequest, Embeddin
 from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
 from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
+from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
+from vllm.entrypoints.speech_to_text.translation.protocol import TranslationRequest
 
 MODELS: dict[str, Any] = {
     "/v1/chat/completions": ChatCompletionRequest,
@@ -37,6 +39,8 @@ MODELS: dict[str, Any] = {
     "/pooling": PoolingRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
+    "/v1/audio/transcriptions": TranscriptionRequest,
+    "/v1/audio/translations": TranslationRequest,
 }
 
 

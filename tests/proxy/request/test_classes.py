@@ -33,7 +33,7 @@ def test_weights_and_priorities_have_the_same_order() -> None:
     assert [int(ENGINE_PRIORITIES[name]) for name in PRIORITY_CLASSES] == [0, 10, 20]
 
 
-@pytest.mark.parametrize("path", paths.GENERATE)
+@pytest.mark.parametrize("path", [path for path in paths.GENERATE if path not in paths.UPLOADS])
 @pytest.mark.parametrize("own", PRIORITY_CLASSES)
 async def test_priority_is_written_where_the_path_has_it(
     gateway: StartGateway, fake_vllm: FakeVllm, own: PriorityClass, path: str
@@ -45,7 +45,8 @@ async def test_priority_is_written_where_the_path_has_it(
     client.key = key.text
     got = await client.post({"model": "m", "max_tokens": 5, "service_tier": "priority"}, path=path)
     assert (got.status, dict(got.headers)["x-aiaas-class"]) == (200, own)
-    has_it = path in (paths.CHAT, paths.COMPLETIONS, paths.RESPONSES, paths.EMBEDDINGS)
+    pooled = (paths.EMBEDDINGS, paths.V2_EMBED, paths.CLASSIFY, paths.POOLING)
+    has_it = path in (paths.CHAT, paths.COMPLETIONS, paths.RESPONSES, *pooled)
     assert fake_vllm.posts[0].json.get("priority") == (ENGINE[own] if has_it else None)
     assert running.log_lines()[-1]["class"] == own
 

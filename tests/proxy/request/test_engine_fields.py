@@ -13,6 +13,7 @@ from aiaas.openai.engine_fields import ENGINE_FIELDS, FIXED, PARTS, EngineField
 from aiaas.openai.guard import SALTED
 from tests.fakes.vllm import FakeVllm
 from tests.proxy.conftest import KnownKey, StartGateway, config_of, new_key, plan_of
+from tests.proxy.forms import model_first, post
 
 ENDPOINTS = {"endpoints": list(paths.GENERATE)}
 CASES = [(field, path) for field in ENGINE_FIELDS for path in field.paths if field.name not in FIXED]
@@ -46,7 +47,11 @@ async def test_each_field_is_held_to_the_table(
     """Refused with its name, or sent on in a body of the same bytes."""
     client = await (await gateway(fake_vllm, backend=ENDPOINTS)).client()
     body = json.dumps({"model": "m", "max_tokens": 5, field.name: use_of(field)}).encode()
-    got = await client.post(body, path=path)
+    if path in paths.UPLOADS:
+        body = model_first(b"sound", "m", (field.name, json.dumps(use_of(field)).encode()))
+        got = await post(client, body, path)
+    else:
+        got = await client.post(body, path=path)
     if field.action in ("reject", "bound"):
         error = got.json["error"]
         assert got.status == 400
@@ -57,7 +62,7 @@ async def test_each_field_is_held_to_the_table(
     else:
         assert got.status == 200, got.json
         store = b'"store": false' if field.action == "false" else b'"store":false,' if path == paths.RESPONSES else b""
-        expected = body.replace(b'"store": 1', store) if field.name == "store" else b"{" + store + body[1:]
+        expected = body.replace(b'"store": 1', store) if field.name == "store" else body[:1] + store + body[1:]
         assert fake_vllm.posts[0].body == expected
 
 
@@ -94,7 +99,7 @@ SECRET = "s" * 32
 ISOLATED = {"isolate_cache": "key", "isolate_cache_secret_env": "SALT", **ENDPOINTS}
 
 
-@pytest.mark.parametrize("path", paths.GENERATE)
+@pytest.mark.parametrize("path", [path for path in paths.GENERATE if path not in paths.UPLOADS])
 async def test_isolated_cache_gets_a_salt_for_each_key(
     gateway: StartGateway, fake_vllm: FakeVllm, known_key: KnownKey, path: str
 ) -> None:
