@@ -168,7 +168,7 @@ async def test_form_that_has_gone_on_holds_no_memory(gateway: StartGateway, fake
 
 
 async def test_form_that_comes_slowly_holds_up_nobody(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
-    """Its sound is not counted as a prompt that the engine reads, of which there are few at once."""
+    """Its sound does not count for `max_pending_prefill`."""
     running = await gateway(fake_vllm, backend={**AUDIO, "max_inflight": 4}, server=LARGE_SERVER)
     await begin(running, body=model_first(LARGE, "m", STREAM)[:2000])
     await until(lambda: fake_vllm.connections)
