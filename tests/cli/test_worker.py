@@ -80,7 +80,7 @@ class Gateway:
         whole = self.log.read_bytes().rpartition(b"\n")[0]
         return [line for line in map(json.loads, whole.splitlines()) if line["event"] == name]
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 15.0) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 await asyncio.sleep(0.02)
@@ -126,7 +126,12 @@ async def gateway(tmp_path: Path, fake_vllm: FakeVllm) -> AsyncIterator[Gateway]
     log, said = tmp_path / "log", tmp_path / "said"
     with log.open("wb") as stdout, said.open("wb") as stderr:
         made = Gateway(tmp_path, config, start(tmp_path, stdout, stderr), log, said)
-    await made.until(lambda: b"listening on" in said.read_bytes())
+    try:
+        await made.until(lambda: b"listening on" in said.read_bytes())
+    except TimeoutError:
+        made.process.kill()  # with which its workers end
+        made.process.wait()
+        raise
     workers = made.workers()
     yield made
     for client in made.clients:

@@ -516,7 +516,7 @@ async def test_a_third_pipelined_request_is_refused_in_its_turn(
     running: Running, fake_vllm: FakeVllm, together: bool, number: int
 ) -> None:
     """The refusal follows the answers to the two before it; then the connection ends, however many requests follow."""
-    fake_vllm.play(Sleep(0.05), Send(json_answer({"id": 1})))
+    fake_vllm.play(Wait(go := asyncio.Event()), Send(json_answer({"id": 1})))
     fake_vllm.play(Send(json_answer({"id": 2})))
     client = await running.client()
     requests = [client.request(BODY)] * number
@@ -524,6 +524,8 @@ async def test_a_third_pipelined_request_is_refused_in_its_turn(
         client.send(data)
         if not together and number < 10:
             await asyncio.sleep(0.005)
+    await until(lambda: any(len(connection._queue) == 2 for connection in running.open_side.connections))
+    go.set()
     assert [(await client.answer()).json["id"] for _ in range(2)] == [1, 2]
     assert_error(await client.answer(), 400, "invalid_request")
     assert await client.ended() == b""
