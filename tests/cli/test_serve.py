@@ -76,7 +76,7 @@ def wait_until_up(port: int, seconds: float = 60.0) -> None:
 
 def get(port: int, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
     """One request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()

@@ -145,7 +145,7 @@ async def gateway(tmp_path: Path, fake_vllm: FakeVllm) -> AsyncIterator[Gateway]
         made.process.kill()
         for worker in workers:
             try:
-                worker.wait(5)
+                worker.wait(30)
             except psutil.TimeoutExpired:
                 worker.kill()
                 pytest.fail(f"{worker} was left behind")

@@ -230,7 +230,7 @@ def status_of(url: str) -> int | None:
 
 def metric(url: str, name: str, **labels: str) -> float:
     """Sum of a metric's samples with these labels; 0 if it has none yet."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text = answer.read().decode()
     total = 0.0
     for line in text.splitlines():

@@ -45,7 +45,7 @@ def test_a_claim_ends_with_its_process() -> None:
         mine = Claim()
         assert not mine.take(port)
         process.kill()
-        process.wait(10)
+        process.wait(60)
         assert mine.take(port)
         mine.release()
 

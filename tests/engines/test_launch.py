@@ -39,13 +39,13 @@ def bin_folder(tmp_path: Path) -> Path:
 def test_the_exit_code_is_passed_on(script, code):
     """As a shell would show it."""
     with launched(sys.executable, "-c", script) as launcher:
-        assert launcher.wait(10) == code
+        assert launcher.wait(60) == code
 
 
 def test_a_command_that_cannot_be_run_is_one_line_and_127(tmp_path):
     """One line, not a traceback."""
     with launched(str(tmp_path / "nothing")) as launcher:
-        _, error = launcher.communicate(timeout=10)
+        _, error = launcher.communicate(timeout=60)
     assert launcher.returncode == launch.CANNOT_EXECUTE
     assert error.decode() == f"cannot start {tmp_path}/nothing: No such file or directory\n"
 

@@ -78,7 +78,7 @@ class RedisServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", launch.__file__, *program], stdin=subprocess.PIPE, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
@@ -116,7 +116,7 @@ class RedisServer:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
 
 
