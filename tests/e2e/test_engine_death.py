@@ -77,7 +77,7 @@ def dying(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[t
         yield url, kill
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)  # it starts a vLLM of its own
 @pytest.mark.parametrize("kind", BOTH)
 def test_an_engines_death_has_a_form_of_its_own_on_each_path(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
