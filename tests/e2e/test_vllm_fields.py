@@ -56,7 +56,7 @@ def ask(url: str, key: str, **fields: object) -> int:
         return error.code
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_prompt_hits_the_cache_of_its_own_key_only(vllm_url: str, start_gateway: StartGateway) -> None:
     """The same prompt hits within a key, and misses across; without the salt it would hit."""
     backend = {"url": vllm_url, "isolate_cache": "key", "isolate_cache_secret_env": "CACHE_SECRET"}

@@ -40,7 +40,7 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
     return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_every_check_passes(engine: Engine, limited: Gateway, tmp_path: Path) -> None:
     """With the config, the metrics and the engine at hand; without TLS."""
     done = smoke(
@@ -61,7 +61,7 @@ def test_every_check_passes(engine: Engine, limited: Gateway, tmp_path: Path) ->
     assert limited.key not in done.stdout + done.stderr + (tmp_path / "smoke.xml").read_text()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_key_and_a_url_are_enough(limited: Gateway) -> None:
     """Checks that need more access are skipped, the rest passes."""
     done = smoke(limited.url, "-o", "json", key=limited.key)
