@@ -6,6 +6,7 @@ the event loop observes, so a list of integers is enough; a scrape sums up the b
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -14,19 +15,32 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 
 class Tally:
-    """One series. `counts` has an entry for each bound, and one for values above all bounds."""
+    """One series. `counts` has an entry for each bound, and one for values above all bounds.
 
-    __slots__ = ("bounds", "counts", "total")
+    at         the bucket of the last value, which is mostly that of the next one, too
+    low, high  its bounds: it counts values above `low`, up to and including `high`, as in Prometheus
+    """
+
+    __slots__ = ("at", "bounds", "counts", "high", "low", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.find(0.0)
 
     def observe(self, value: float) -> None:
-        """Count `value`; a bucket counts values up to and including its bound, as in Prometheus."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        """Count `value`."""
+        if not self.low < value <= self.high:
+            self.find(value)
+        self.counts[self.at] += 1
         self.total += value
+
+    def find(self, value: float) -> None:
+        """Go to the bucket of `value`."""
+        self.at = at = bisect_left(self.bounds, value)
+        self.low = self.bounds[at - 1] if at else -math.inf
+        self.high = self.bounds[at] if at < len(self.bounds) else math.inf
 
 
 class Tallies(Collector):

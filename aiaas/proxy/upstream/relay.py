@@ -20,7 +20,6 @@ Rules
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Generator
 
 from aiaas.errors import UpstreamError
@@ -170,7 +169,9 @@ class Relay(Pause):
             return False
         gaps, now = self._gaps, self._loop.time()
         gap = now - self._last_read
-        gaps.counts[bisect_left(gaps.bounds, gap)] += 1
+        if not gaps.low < gap <= gaps.high:
+            gaps.find(gap)
+        gaps.counts[gaps.at] += 1
         gaps.total += gap
         self._last_read = self._last_write = now
         tap.latest, record = event, self._record
