@@ -161,7 +161,7 @@ def slot(bench: Bench) -> Callable[[], object]:
     endpoint = backend.endpoints[0]
     backend.fair.charge("another", 1000.0)
 
-    lease, asked = SimpleNamespace(key="key"), SimpleNamespace(stream=False)
+    lease, asked = SimpleNamespace(key="key"), SimpleNamespace(stream=False, path=wire.PATH)
     ticket: Any = SimpleNamespace(
         body=b"", lease=lease, record=asked, estimated_input=100, reserved_output=200, priority_class="default"
     )
