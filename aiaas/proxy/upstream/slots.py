@@ -38,9 +38,10 @@ def take(
     for target, backend in backends:
         if backend.fair.length:
             continue  # a short prompt would overtake a long one that waits
-        endpoint, reserved = backend.pick(tried, ticket.body, tokens, ticket.record.path), False
+        path = ticket.record.path if backend.mixed else ""
+        endpoint, reserved = backend.pick(tried, ticket.body, tokens, path), False
         if endpoint is None:
-            endpoint, reserved = backend.pick_reserved(tried, _share_key(ticket), ticket.record.path), True
+            endpoint, reserved = backend.pick_reserved(tried, _share_key(ticket), path), True
         if endpoint is not None and (chosen is None or endpoint not in tried):
             chosen = target, backend, endpoint, reserved
             if not tried or endpoint not in tried:
