@@ -55,18 +55,22 @@ class Stage:
 
         url  of another server than the gateway
         """
-        options = ["--api-key-file", str(self.folder / "my.key"), "-o", "json", *(["--url", url] if url else [])]
-        printed = await self.aiaas("connect", client, *options)
-        for block in json.loads(printed)["blocks"]:
+        for block in await self.blocks(client, url):
             if block["language"] in ("sh", "env"):
                 script = block["text"] + "\nenv -0\n"
                 shown = await self.run("sh", "-c", script)
                 self.environment |= dict(line.split("=", 1) for line in shown.split("\0") if line)
-            else:
+            elif block["language"] in ("json", "toml", "yaml"):
                 where = str(block["where"]).split()[-1]  # a file, or one of two
                 path = self.home / where.removeprefix("~/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block["text"], encoding="utf-8")
+
+    async def blocks(self, client: str, url: str | None = None) -> list[dict[str, str]]:
+        """The blocks that `aiaas connect` prints, with the key."""
+        options = ["--api-key-file", str(self.folder / "my.key"), "-o", "json", *(["--url", url] if url else [])]
+        blocks: list[dict[str, str]] = json.loads(await self.aiaas("connect", client, *options))["blocks"]
+        return blocks
 
     async def aiaas(self, *arguments: str) -> str:
         """Run an `aiaas` command in the folder."""

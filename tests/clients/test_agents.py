@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
 
 from aiaas.clients.table import CLIENTS
+from tests.clients.setup import install
 from tests.clients.stage import MODEL, Stage, command, running_stage
 
 COUNT_TOKENS = "/v1/messages/count_tokens"
@@ -147,3 +149,23 @@ async def test_context_command_counts_tokens_at_once(stage: Stage) -> None:
     await stage.connect("claude-code")
     assert "Context Usage" in await stage.run(command("claude"), "-p", "/context")
     assert stage.asked("/v1/messages") == []
+
+
+@pytest.mark.parametrize("client", ["openai-python", "openai-node", "anthropic", "langchain", "ai-sdk", "curl"])
+async def test_pasted_code_prints_an_answer(stage: Stage, client: str) -> None:
+    """The code of each SDK runs as `aiaas connect` prints it."""
+    shell, *code = await stage.blocks(client)
+    if not code:
+        shown = await stage.run("sh", "-c", shell["text"])
+    elif code[0]["language"] == "python":
+        await stage.connect(client)
+        shown = await stage.run(str(install() / "venv" / "bin" / "python"), "-c", code[0]["text"])
+    else:
+        await stage.connect(client)
+        # Node looks for packages beside the file.
+        with NamedTemporaryFile("w", suffix=".mjs", dir=install()) as file:
+            file.write(code[0]["text"])
+            file.flush()
+            shown = await stage.run("node", file.name)
+    assert "This is the aiaas simulator" in shown
+    assert failures(stage) == []
