@@ -159,6 +159,14 @@ def clients(session: nox.Session) -> None:
 
 
 @nox.session
+def routing(session: nox.Session) -> None:
+    """Fourteen sessions on two real vLLM find as many tokens cached as on one (docs/replicas.md); some minutes."""
+    install(session)
+    session.run("python", "tests/e2e/vllm/setup.py")
+    session.run("python", "-m", "pytest", "-m", "routing", "tests/e2e", "-n", "0", "-s", *session.posargs)
+
+
+@nox.session
 def siege(session: nox.Session) -> None:
     """Floods of connections against a gateway in 512 MiB, with other clients beside them: needs root on Linux."""
     install(session)

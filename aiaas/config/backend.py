@@ -210,11 +210,11 @@ class Backend(Section):
     gateways, so that a key finds its cache through each of them. Make it with `openssl rand -hex 32`; a new one empties
     the caches."""
 
-    balance: Literal["least_inflight", "round_robin", "prefix_hash"] = "least_inflight"
-    """Which endpoint gets the next request: the endpoint with the fewest requests in flight; each endpoint in turn; or
-    the same endpoint for prompts that begin alike, so that vLLM's prefix cache hits. Prompts begin alike if they are
-    equal up to the first message of the user (at most 1 KiB); `prefix_hash` passes over an endpoint with a quarter more
-    requests in flight than the mean. The default suits requests of very different length."""
+    balance: Literal["auto", "least_inflight", "round_robin", "prefix_hash"] = "auto"
+    """Which endpoint gets the next request. `auto` keeps each session (an agent's task, a chat) at one endpoint, where
+    vLLM's prefix cache has its prompt, as long as no other endpoint would have read the prompt much sooner; see
+    docs/replicas.md. `least_inflight` takes the endpoint with the fewest requests in flight, `round_robin` each
+    endpoint in turn. `prefix_hash` is an old name of `auto`."""
 
     max_inflight: AutoOrAtLeast1 | None = "auto"
     """Requests at once per endpoint, from each gateway; further requests wait in `queue`. `auto` finds the number from
@@ -223,10 +223,11 @@ class Backend(Section):
     use a few slots more (`fair.reserve`)."""
 
     max_pending_prefill: AutoOrAtLeast1 = "auto"
-    """Prompt tokens that may wait for their first token at one endpoint, from each gateway. With more, further requests
-    wait in `queue`, so that a short prompt does not wait in the engine behind many long ones. A prompt that would make
-    it more than twice as many is sent once no other waits, so that a short one waits for one long prompt at the most.
-    `auto` is 4,096, twice what vLLM reads in one step. Has an effect only with `max_inflight`."""
+    """Prompt tokens that may wait for their first token at one endpoint, from each gateway, without those that a
+    session has in its endpoint's cache. With more, further requests wait in `queue`, so that a short prompt does not
+    wait in the engine behind many long ones. A prompt that would make it more than twice as many is sent once no other
+    waits, so that a short one waits for one long prompt at the most. `auto` is 4,096, twice what vLLM reads in one
+    step. Has an effect only with `max_inflight`."""
 
     fair: Fair = Fair()
     """How keys share the slots of `max_inflight`."""

@@ -29,6 +29,7 @@ from aiaas.openai import paths, windows
 from aiaas.openai.engine_fields import GUARDED
 from aiaas.openai.lenient import scalar, truth, whole
 from aiaas.openai.media import media_url
+from aiaas.openai.session import NAMING_FIELDS, SessionFields, session_fields
 from aiaas.openai.toplevel import UNREADABLE, may_hide_keys, top_level, unreadable
 
 
@@ -49,6 +50,7 @@ class Peek(msgspec.Struct, frozen=True):
     service_tier        the class that the client asks for, as it wrote it; None if absent or not a text
     plain               the key of each of these fields occurs once in the body, without escapes: a search finds it
     guarded             the fields of `engine_fields.GUARDED` that the body has, as written; None if it has none
+    session             the fields that may name its session, where `peek` was asked for them
     """
 
     model: str | None
@@ -65,9 +67,10 @@ class Peek(msgspec.Struct, frozen=True):
     service_tier: str | None = None
     plain: bool = False
     guarded: dict[str, Raw] | None = None
+    session: SessionFields | None = None
 
 
-def peek(body: bytes, path: str) -> Peek:
+def peek(body: bytes, path: str, *, session: bool = False) -> Peek:
     """Read `body`, a request to `path`.
 
     Raises ClientError 400: `invalid_json`, or `invalid_request` with the field in `param`.
@@ -75,14 +78,14 @@ def peek(body: bytes, path: str) -> Peek:
     if len(body) > MAX_OPENINGS and windows.count_in(body, b"[") + windows.count_in(body, b"{") > MAX_OPENINGS:
         raise ClientError(400, "invalid_request", f"The body holds more than {MAX_OPENINGS} lists and objects.")
     try:
-        fields = _DECODER.decode(body)
+        fields = (_WITH_SESSION if session else _DECODER).decode(body)
     except msgspec.ValidationError as error:
         fields = _converted(body, path, error)
     except UNREADABLE as error:
         raise unreadable(error) from None
     values = msgspec.structs.astuple(fields)
-    few = values[3:] == _NO_OTHERS  # nearly every request
-    guarded = None if few or values[_OWN:] == _NOT_GUARDED else _guarded(values)
+    few = values[3:_ALL] == _NO_OTHERS  # nearly every request
+    guarded = None if few or values[_OWN:_ALL] == _NOT_GUARDED else _guarded(values)
     escaped = may_hide_keys(body)
     plain = not escaped and len(body) <= LARGEST_COUNTED and _stands_once(body, fields, None if few else values)
     if plain and guarded is not None:
@@ -106,6 +109,7 @@ def peek(body: bytes, path: str) -> Peek:
         None if fields.service_tier is UNSET else _text(fields.service_tier),
         plain,
         guarded,
+        session_fields(body, values[_ALL:], fields.input, fields.prompt) if session else None,
     )
 
 
@@ -149,7 +153,11 @@ class _Fields(msgspec.Struct):
 _AllFields: Final = msgspec.defstruct(
     "_AllFields", [(name, Raw | UnsetType, UNSET) for name in GUARDED], bases=(_Fields,)
 )
+_WithSession: Final = msgspec.defstruct(
+    "_WithSession", [(name, Raw | UnsetType, UNSET) for name in NAMING_FIELDS], bases=(_AllFields,)
+)
 _DECODER: Final[msgspec.json.Decoder[_Fields]] = msgspec.json.Decoder(_AllFields)
+_WITH_SESSION: Final[msgspec.json.Decoder[_Fields]] = msgspec.json.Decoder(_WithSession)
 _MODEL: Final = msgspec.json.Decoder(str | None)
 _OPTIONS: Final = msgspec.json.Decoder(_WrittenOptions | None)
 _LARGEST: Final = 2**63 - 1  # some clients send it for "unbounded"; larger numbers do not fit the limiter's floats
@@ -168,6 +176,7 @@ LARGEST_INTERVAL: Final = 1_000_000
 _NAMES: Final = _Fields.__struct_fields__
 _KEYS: Final = tuple(f'"{name}"'.encode() for name in _NAMES)  # without escapes, as nearly every client writes them
 _OWN: Final = len(_NAMES)
+_ALL: Final = _OWN + len(GUARDED)
 _NOT_GUARDED: Final = (UNSET,) * len(GUARDED)
 _NO_OTHERS: Final = (UNSET,) * len(_KEYS[3:]) + _NOT_GUARDED
 
@@ -218,7 +227,7 @@ def _converted(body: bytes, path: str, error: msgspec.ValidationError) -> _Field
 
 
 def _guarded(values: tuple[Any, ...]) -> dict[str, Raw]:
-    return {name: value for name, value in zip(GUARDED, values[_OWN:], strict=True) if value is not UNSET}
+    return {name: value for name, value in zip(GUARDED, values[_OWN:_ALL], strict=True) if value is not UNSET}
 
 
 def _convert(name: str, written: Raw) -> Any:

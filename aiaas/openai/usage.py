@@ -12,6 +12,12 @@ Where each path reports usage (transcript):
     transcriptions      usage.seconds; of a detailed one (`verbose_json`) only `duration`; streamed as for chat
     translations        nothing, but `duration` in a detailed one; streamed as for chat
 
+And the tokens that were in the engine's cache, with vLLM's `--enable-prompt-tokens-details`:
+    chat, completions   usage.prompt_tokens_details.cached_tokens
+    responses           usage.input_tokens_details.cached_tokens, without the option, too
+    messages            usage.cache_read_input_tokens; usage.input_tokens is then without these, and without
+                        usage.cache_creation_input_tokens
+
 A model's text may hold the word `usage`, but quotes inside a JSON string are escaped. So a search for `"usage"` is a
 cheap first check, and the parser then looks at the right place only. The result is None for malformed bytes, since
 usage must never fail a request, and for impossible counts: negative numbers, fractions, `true`, more than MOST_TOKENS.
@@ -33,10 +39,18 @@ MOST_SECONDS: Final = 10_000_000.0  # of one request's sound: four months
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """LLM tokens of one request."""
+    """LLM tokens of one request.
+
+    cached_tokens  of the input, those that the engine had in its prefix cache; None if it does not report them
+    """
 
     input_tokens: int
     output_tokens: int
+    cached_tokens: int | None = None
+
+    def without_cached(self) -> TokenUsage:
+        """The same tokens, to compare with those of another request, which may have found more in the cache."""
+        return TokenUsage(self.input_tokens, self.output_tokens)
 
 
 def usage_of(body_or_event: bytes) -> TokenUsage | None:
@@ -123,12 +137,23 @@ def with_fingerprint(event: bytes, fingerprint: bytes) -> bytes:
     return b'%b,"system_fingerprint":%b%b' % (event[:end], fingerprint, event[end:])
 
 
+_NONE: Final = msgspec.Raw(b"null")
+
+
 class _Told(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    prompt_tokens_details: msgspec.Raw = _NONE
+    input_tokens_details: msgspec.Raw = _NONE
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
 
 
 class _Billed(msgspec.Struct):
@@ -163,6 +188,7 @@ _HEARD: Final[msgspec.json.Decoder[_Heard]] = msgspec.json.Decoder(_Heard)
 # vLLM writes `duration` first, and lists of megabytes behind it.
 _DURATION: Final = re.compile(rb'\s*\{\s*"duration"\s*:\s*([0-9]{1,9}(?:\.[0-9]{1,20})?)')
 _FINGERPRINT: Final[msgspec.json.Decoder[_Last]] = msgspec.json.Decoder(_Last)
+_DETAILS: Final[msgspec.json.Decoder[_Details | None]] = msgspec.json.Decoder(_Details | None)
 _WHOLE: Final[msgspec.json.Decoder[_Inner]] = msgspec.json.Decoder(_Inner)
 _ANSWER: Final[msgspec.json.Decoder[_Answer]] = msgspec.json.Decoder(_Answer)
 
@@ -176,10 +202,24 @@ def _answer(body_or_event: bytes) -> _Answer | None:
 
 
 def _usage(told: _Told) -> TokenUsage | None:
-    taken = told.prompt_tokens if told.input_tokens is None else told.input_tokens
+    taken = told.prompt_tokens
+    if told.input_tokens is not None:
+        taken = told.input_tokens + (told.cache_read_input_tokens or 0) + (told.cache_creation_input_tokens or 0)
     given = told.completion_tokens if told.output_tokens is None else told.output_tokens
     if given is None and taken is not None and told.total_tokens is not None:
         given = told.total_tokens - taken
     if taken is None or not 0 <= taken <= MOST_TOKENS or not 0 <= (given or 0) <= MOST_TOKENS:
         return None
-    return TokenUsage(taken, given or 0)
+    return TokenUsage(taken, given or 0, _cached(told))
+
+
+def _cached(told: _Told) -> int | None:
+    cached = told.cache_read_input_tokens
+    details = told.prompt_tokens_details if told.input_tokens is None else told.input_tokens_details
+    if len(details) > len(_NONE):
+        try:
+            read = _DETAILS.decode(details)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        cached = None if read is None else read.cached_tokens
+    return cached if cached is None or 0 <= cached <= MOST_TOKENS else None

@@ -137,7 +137,7 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
         total_timeout=backend.total_timeout,
         connect_timeout=backend.connect_timeout,
         max_retries=backend.max_retries,
-        balance=backend.balance,
+        balance="auto" if backend.balance == "prefix_hash" else backend.balance,
         max_inflight=_share(backend.max_inflight, config)
         if isinstance(backend.max_inflight, int)
         else backend.max_inflight,

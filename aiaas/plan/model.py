@@ -137,7 +137,7 @@ class BackendPlan:
     total_timeout: float | None
     connect_timeout: float
     max_retries: int
-    balance: Literal["least_inflight", "round_robin", "prefix_hash"]
+    balance: Literal["auto", "least_inflight", "round_robin"]
     max_inflight: int | Literal["auto"] | None
     max_pending_prefill: int
     fair: FairPlan
@@ -152,6 +152,11 @@ class BackendPlan:
     cache_secret: bytes | None = field(default=None, repr=False)  # of the `cache_salt`, where the cache is isolated
     scheduling: Literal["fcfs", "priority"] = "fcfs"
     forward_headers: tuple[str, ...] = ()  # lower case, in addition to the fixed headers of `admission.py`
+
+    @property
+    def seats_sessions(self) -> bool:
+        """Whether a request's session decides on its endpoint; with a name there may be several at any time."""
+        return self.balance == "auto" and (self.dns is not None or len(self.endpoints) > 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,8 @@ def judge_completion(seen: Seen, most_tokens: int) -> Verdict:
 
 def usage_in(seen: Seen) -> TokenUsage | None:
     """The usage of a good whole answer."""
-    return usage_of(seen.body) if seen.status == 200 and not seen.error else None
+    usage = usage_of(seen.body) if seen.status == 200 and not seen.error else None
+    return None if usage is None else usage.without_cached()
 
 
 def judge_ids(answers: Sequence[Seen]) -> Verdict:

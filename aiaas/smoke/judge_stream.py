@@ -66,7 +66,7 @@ def read_stream(seen: Seen) -> Streamed:
         events += 1
         usage = usage_of(data)
         if usage is not None:
-            usages.append(usage)
+            usages.append(usage.without_cached())
     if not done:
         return Streamed(events, tuple(usages), f"no [DONE] after {events} events")
     if splitter.rest.strip():

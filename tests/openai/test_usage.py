@@ -44,7 +44,7 @@ def event(data: str, name: str = "") -> bytes:
                 '"type":"response.completed"}',
                 "response.completed",
             ),
-            TokenUsage(14, 3),
+            TokenUsage(14, 3, 0),
             id="responses stream (23)",
         ),
         pytest.param(
@@ -148,3 +148,45 @@ def test_fingerprint_is_put_at_the_end(data: str, result: str) -> None:
     """Of the object; an event of an unknown form stays as it is."""
     assert with_fingerprint(data.encode(), b'"x"').decode() == result
     assert with_fingerprint(data.encode(), b"").decode() == data
+
+
+# -- cached tokens -------------------------------------------------------------------------------------------------
+
+CHAT_DETAILS = (
+    b'{"choices":[],"usage":{"prompt_tokens":611,"total_tokens":613,"prompt_tokens_details":{"cached_tokens":512}}}'
+)
+EVENT_DETAILS = b"data: " + CHAT_DETAILS + b"\n\n"
+RESPONSES_DETAILS = (
+    b'{"output":[],"usage":{"input_tokens":14,"input_tokens_details":{"cached_tokens":8,"cached_tokens_per_turn":[]}}}'
+)
+MESSAGES_DETAILS = (
+    b'{"type":"message","usage":{"input_tokens":3,"output_tokens":5,'
+    b'"cache_read_input_tokens":16,"cache_creation_input_tokens":2}}'
+)
+
+CACHED: dict[str, tuple[bytes, int | None]] = {
+    "chat": (CHAT_DETAILS, 512),
+    "a stream's event": (EVENT_DETAILS, 512),
+    "responses": (RESPONSES_DETAILS, 8),
+    "messages": (MESSAGES_DETAILS, 16),
+    "spaces": (b'{"usage" : {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens" : 5 } } }', 5),
+    "details are null": (b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":null}}', None),
+    "not a number": (b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":null}}}', None),
+    "negative": (b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":-5}}}', None),
+    "another shape": (b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":[5]}}', None),
+}
+
+
+@pytest.mark.parametrize(("answer", "cached"), CACHED.values(), ids=CACHED)
+def test_cached_tokens(answer: bytes, cached: int | None) -> None:
+    """As each path reports them; None where none are reported, or they cannot be true."""
+    usage = usage_of(answer)
+    assert usage is not None
+    assert usage.cached_tokens == cached
+
+
+def test_cached_tokens_of_a_message_are_part_of_its_input() -> None:
+    """Anthropic counts them beside `input_tokens`, and the gateway counts the whole prompt on every path."""
+    usage = usage_of(MESSAGES_DETAILS)
+    assert usage is not None
+    assert (usage.input_tokens, usage.output_tokens) == (21, 5)

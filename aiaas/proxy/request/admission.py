@@ -24,6 +24,7 @@ from aiaas.openai import paths
 from aiaas.openai.guard import PRIORITY_FIELD, SALT, SALTED, Guard, is_used, salt_of
 from aiaas.openai.lenient import as_utf8
 from aiaas.openai.peek import Peek, estimate_input_tokens, peek
+from aiaas.openai.session import session_in_headers
 from aiaas.openai.splice import ask_for_usage, insert_field, replace_model, set_field
 from aiaas.plan.model import EndpointPlan, Plan, Route, RouteTarget
 from aiaas.proxy.client.connection import ClientConnection
@@ -40,6 +41,7 @@ from aiaas.proxy.request.key_limits import cheap_limits, effective_limits
 from aiaas.proxy.request.models import model_not_found
 from aiaas.proxy.request.served_models import Listed, is_its_own
 from aiaas.proxy.request.upload import Upload, no_model
+from aiaas.proxy.request.visit import Visit, visit_of
 from aiaas.proxy.telemetry.record import NO_KEY, Record
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -68,6 +70,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     priority_class   which requests it goes before, here and in vLLM
     engine_priority  vLLM's `priority` for it, for engines with priority scheduling; None to leave the field alone
     upload           the form that comes in place of a body, which then only tells this request from others
+    visit            its session, where there are several endpoints to choose from
     """
 
     record: Record
@@ -90,6 +93,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     priority_class: PriorityClass
     engine_priority: bytes | None
     upload: Upload | None = None
+    visit: Visit | None = None
 
     @property
     def can_repeat(self) -> bool:
@@ -159,6 +163,7 @@ class Admission:
         self._wall = wall
         self._limits: dict[str, tuple[Principal, Limits, Limits]] = {}
         self._prioritizes = any(backend.scheduling == "priority" for backend in plan.backends)
+        self._seats_sessions = any(backend.seats_sessions for backend in plan.backends)
         self._isolates = any(backend.isolate_cache for backend in plan.backends)
         self._guards = guards_of(plan.request)
 
@@ -179,12 +184,13 @@ class Admission:
             request.content = EMPTY_PAYLOAD  # its reader takes a kilobyte
             record.request_bytes = len(body)
             large = len(body) > ON_LOOP
+            named, look = self._session_name(request, record.path) if self._seats_sessions else (None, False)
             if large:
-                body, peeked = await self._examiner.run(_read, body, record.path)
+                body, peeked = await self._examiner.run(_read, body, record.path, look)
                 if len(body) > record.request_bytes:  # it came as UTF-16, and Chinese is longer in UTF-8
                     self._bodies.take(record, len(body))
             else:
-                body, peeked = _read(body, record.path)
+                body, peeked = _read(body, record.path, look)
             record.stream = peeked.stream
             record.priority_class = priority_class = class_of_request(principal.priority_class, peeked.service_tier)
             route = self._route(record.path, peeked, principal)
@@ -211,15 +217,20 @@ class Admission:
             param = output_field(peeked, record.path) if record.path in paths.OUTPUT else None
             raise refusal(result, param, cheap=limits.cheap)
         record.limit_lines = limit_lines(result)
-        total_timeout = route.targets[0].backend.total_timeout
         return Ticket(
             record, principal, route, peeked, request.headers, body, asking, strip_usage,
             passed_headers(request.headers, record), estimated_input, reserved_output, result.lease,
             b"%b%b%b" % (record.own_lines, record.limit_lines, CLASS_LINES[priority_class]),
             close, request.version >= HttpVersion11, self._plan.server.heartbeat,
-            None if total_timeout is None else record.started + total_timeout, priority_class,
-            _engine_priority(peeked, record.path, priority_class, guard) if self._prioritizes else None,
+            deadline_of(record, route), priority_class,
+            _engine_priority(peeked, record.path, priority_class, guard) if self._prioritizes else None, None,
+            visit_of(record, route, named, peeked, body, estimated_input) if self._seats_sessions else None,
         )  # fmt: skip
+
+    def _session_name(self, request: HttpRequest, path: str) -> tuple[str | None, bool]:
+        """The session that a header names, and whether the body has to be read for one."""
+        named = session_in_headers(request.headers) if path in paths.OUTPUT else None
+        return named, named is None and path in paths.OUTPUT
 
     def known(self, request: HttpRequest, client: ClientConnection, record: Record) -> Principal | None:
         """The owner of the key, if this process has verified it before; else `verified` has to be asked.
@@ -317,6 +328,12 @@ class Admission:
         return cached[2] if path in paths.CHEAP else cached[1]
 
 
+def deadline_of(record: Record, route: Route) -> float | None:
+    """The loop's time at which a request on this route ends, or None."""
+    total_timeout = route.targets[0].backend.total_timeout
+    return None if total_timeout is None else record.started + total_timeout
+
+
 def store_key_of(principal: Principal) -> str:
     """The name under which a client is counted: its key's id, or its address where authentication is off.
 
@@ -334,9 +351,9 @@ def _engine_priority(peeked: Peek, path: str, priority_class: PriorityClass, gua
     return ENGINE_PRIORITIES[priority_class]
 
 
-def _read(body: bytes, path: str) -> tuple[bytes, Peek]:
+def _read(body: bytes, path: str, session: bool) -> tuple[bytes, Peek]:
     body = as_utf8(body)
-    return body, peek(body, path)
+    return body, peek(body, path, session=session)
 
 
 def _fit(body: bytes, peeked: Peek, route: Route, path: str, strip_usage: bool) -> tuple[bytes, bytes, int | None]:

@@ -27,7 +27,7 @@ from aiaas.plan.model import Plan, Route
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.client.incoming import HttpRequest
-from aiaas.proxy.request.admission import Admission, Ticket, passed_headers, store_key_of
+from aiaas.proxy.request.admission import Admission, Ticket, deadline_of, passed_headers, store_key_of
 from aiaas.proxy.request.body import expects_continue, too_large
 from aiaas.proxy.request.body_budget import BodyBudget
 from aiaas.proxy.request.classes import CLASS_LINES, class_of_request
@@ -85,14 +85,13 @@ class UploadAdmission:
         if result.lease is None:
             raise refusal(result, None)
         record.limit_lines = limit_lines(result)
-        total_timeout = route.targets[0].backend.total_timeout
         peeked = Peek(route.model, upload.form.stream, False, False, 1, 1, None, None, False, None)
         return Ticket(
             record, principal, route, peeked, request.headers, record.request_id.encode(), b"", False,
             passed_headers(request.headers, record), reserved, 0, result.lease,
             b"%b%b%b" % (record.own_lines, record.limit_lines, CLASS_LINES[priority_class]),
             close, request.version >= HttpVersion11, self._plan.server.heartbeat,
-            None if total_timeout is None else record.started + total_timeout, priority_class, None, upload,
+            deadline_of(record, route), priority_class, None, upload,
         )  # fmt: skip
 
     def _begin(self, request: HttpRequest, client: ClientConnection, record: Record, principal: Principal) -> Upload:

@@ -64,10 +64,12 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     input_tokens: int | None
     output_tokens: int | None
+    cached_tokens: int | None
     duration_seconds: float
     ttft_seconds: float | None
     queue_seconds: float
     retries: int
+    session_turn: str | None
     request_bytes: int
     response_bytes: int
     ended_by: str
@@ -125,10 +127,12 @@ class JsonLog:
                 record.stream,
                 record.input_tokens,
                 record.output_tokens,
+                record.cached_tokens,
                 _microseconds(duration),
                 None if record.ttft is None else _microseconds(record.ttft),
                 _microseconds(record.queue_seconds) if record.queue_seconds else 0.0,
                 record.retries,
+                record.session_turn,
                 record.request_bytes,
                 record.sent,
                 record.ended_by,

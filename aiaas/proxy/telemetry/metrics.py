@@ -20,6 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from aiaas import __version__
+from aiaas.proxy.telemetry.cache_counters import CacheCounters
 from aiaas.proxy.telemetry.histogram import Tallies
 from aiaas.proxy.telemetry.key_counters import KeyCounters, KeySums, exposed
 from aiaas.proxy.telemetry.record import Record
@@ -194,6 +195,8 @@ class Metrics:
             registry=registry,
         )
         self.usage = UsageCounters(registry)
+        self._caches = CacheCounters()
+        registry.register(self._caches)
         self._connections = Gauge("aiaas_connections", "Open client connections", registry=registry)
         self._held = Gauge("aiaas_held_bytes", "Bytes in use by connections and bodies", registry=registry)
         self._turned_away = Counter(
@@ -249,6 +252,8 @@ class Metrics:
             if record.estimated:
                 tally.estimated_input_tokens += record.input_tokens
                 tally.estimated_output_tokens += record.output_tokens or 0
+        if record.session_turn is not None or record.cached_tokens is not None:
+            self._caches.finished(record)
         if record.ended_by == "client":
             self._aborts.labels(record.phase).inc()
 

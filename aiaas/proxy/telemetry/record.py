@@ -59,6 +59,7 @@ class Record(msgspec.Struct):
     phase        moves on with each step: where the request was if its client left
     queue_seconds  the wait for a free endpoint
     queue_position  among the waiting requests of its key when it first had to wait, counted from 1; 0 if it did not
+    session_turn  whether it stayed at the endpoint of its session, or why not; None where there was no choice
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
                  None if it was never sent
     on_first_text  called once with the first text of a stream, where it matters that the prompt has been read
@@ -71,6 +72,7 @@ class Record(msgspec.Struct):
     event_text   about how many bytes of text each event held; known at the end, 0 before the second event
     sent         bytes of the answer's body that were written to the client
     input_tokens, output_tokens  as the backend reported them
+    cached_tokens  of the input, those that the backend found in its prefix cache; None where it does not report them
 
     When it has ended (`forward.py`, `gateway.py`):
     error_code   the `code` of the gateway's error, or of the failure behind a broken answer
@@ -102,6 +104,7 @@ class Record(msgspec.Struct):
     queue_seconds: float = 0.0
     queue_position: int = 0
     retries: int = 0
+    session_turn: str | None = None
     overhead: float | None = None
     on_first_text: Callable[[], None] | None = None
     status: int = 0
@@ -112,6 +115,7 @@ class Record(msgspec.Struct):
     sent: int = 0
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
     estimated: bool = False
     error_code: str | None = None
     ended_by: EndedBy = "gateway"

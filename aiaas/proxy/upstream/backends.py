@@ -26,11 +26,12 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from aiaas.plan.model import BackendPlan, EndpointPlan
-from aiaas.proxy.upstream.affinity import prompt_prefix
-from aiaas.proxy.upstream.choose import choose, choose_by_prefix
+from aiaas.proxy.request.visit import Visit
+from aiaas.proxy.upstream.choose import choose
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.endpoint import EndpointState, HealthListener
 from aiaas.proxy.upstream.fair_share import FairShare
+from aiaas.proxy.upstream.sessions import Sessions
 from aiaas.proxy.upstream.wait_estimate import GrantRates
 from aiaas.proxy.upstream.waiter import Grant, Waiter
 
@@ -43,6 +44,7 @@ class BackendState:
     retired    taken out by a reload; requests that began before still use it
     fair       who waits, and what each key has been served
     rates      how often those that wait get a slot
+    sessions   where each session's prompts are cached, for `balance: auto`
     turn       counts requests, for round robin and for spreading ties
     mixed      paths that some of its endpoints lack and others may have
     changed    set when endpoints have joined; `probe_forever` clears it
@@ -60,6 +62,7 @@ class BackendState:
         "plan",
         "rates",
         "retired",
+        "sessions",
         "turn",
     )
 
@@ -82,6 +85,7 @@ class BackendState:
         self._unclaimed = unclaimed
         self.fair: FairShare[Waiter] = FairShare(plan.queue.size, plan.fair.output_weight, plan.fair.credit)
         self.rates = GrantRates()
+        self.sessions = Sessions()
         self._place(plan.endpoints)
 
     @property
@@ -172,6 +176,7 @@ class BackendState:
             now.append(endpoint)
         self.endpoints = tuple(now)
         self.compare_paths()
+        self.sessions.place(self.endpoints)
         self._leaving = [endpoint for endpoint in own.values() if endpoint not in now]
         joined = [endpoint for endpoint in now if endpoint not in before]
         left = [endpoint for endpoint in before if endpoint not in now]
@@ -197,10 +202,10 @@ class BackendState:
     # -- slots -----------------------------------------------------------------------------------------------------
 
     def pick(
-        self, tried: Sequence[EndpointState], body: bytes = b"", tokens: int = 0, path: str = ""
+        self, tried: Sequence[EndpointState], visit: Visit | None = None, tokens: int = 0, path: str = ""
     ) -> EndpointState | None:
         """The endpoint for the next attempt, one that was not tried yet where there is one; None: none is free for a
-        prompt of so many tokens. `path` is the request's.
+        prompt of so many tokens. `path` is the request's; without it no endpoint lacks it.
 
         The caller begins the attempt (`begin`), and gives the slot back afterwards.
         """
@@ -212,14 +217,13 @@ class BackendState:
             if only.up and (bound is None or (room and only.pool.inflight < bound)):
                 return only  # nearly always, and without another call
             return only if only.is_free(tokens) else None
-        if not any(endpoint in tried for endpoint in self.endpoints):
+        if not tried or not any(endpoint in tried for endpoint in self.endpoints):
             # By request and not by attempt: retries in step with the turns would begin each request at the same one.
             self.turn += 1
-        endpoints = self.able(path) if self.mixed else self.endpoints
-        if self.plan.balance == "prefix_hash":
-            return choose_by_prefix(endpoints, tried, prompt_prefix(body), tokens)
-        by_load = self.plan.balance == "least_inflight"
-        return choose(endpoints, tried, self.turn, by_load=by_load, tokens=tokens)
+        if self.plan.balance == "auto" and path not in self.mixed:
+            return self.sessions.choose(tried, visit, self.turn, tokens)
+        by_load = self.plan.balance != "round_robin"
+        return choose(self.able(path), tried, self.turn, by_load=by_load, tokens=tokens)
 
     def pick_reserved(self, tried: Sequence[EndpointState], key: Hashable, path: str = "") -> EndpointState | None:
         """As `pick`, among the endpoints whose reserve has room; None if the key is not under its share, too."""
@@ -311,12 +315,10 @@ class BackendState:
                 self._remove(waiter)
                 continue
             chosen = None
-            able = self.able(waiter.path)
+            able, asked = self.able(waiter.path), waiter.demand
             if any(endpoint.up for endpoint in able):
-                asked = waiter.demand
-                if any(endpoint.is_free(asked.input_tokens) for endpoint in able):
-                    chosen = self.pick(waiter.tried, waiter.body, asked.input_tokens, waiter.path)
-                else:
+                chosen = self.pick(waiter.tried, waiter.visit, asked.input_tokens, waiter.path)
+                if chosen is None:
                     chosen = self.pick_reserved(waiter.tried, asked.key, waiter.path)
                 if chosen is None:
                     return

@@ -18,6 +18,7 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.refusals import failure_error, no_healthy_backend, overloaded
+from aiaas.proxy.upstream.sessions import Stay
 from aiaas.proxy.upstream.turns import user_of
 from aiaas.proxy.upstream.wait_estimate import Prediction, position_of, predict
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
@@ -26,7 +27,7 @@ from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 HOPELESS = 2.0
 DEFAULT_WEIGHT = CLASS_WEIGHTS["default"]
 
-Choice = tuple[RouteTarget, BackendState, EndpointState, Grant | None]
+Choice = tuple[RouteTarget, BackendState, EndpointState, Grant | Stay | None]
 
 
 def take(
@@ -39,7 +40,7 @@ def take(
         if backend.fair.length:
             continue  # a short prompt would overtake a long one that waits
         path = ticket.record.path if backend.mixed else ""
-        endpoint, reserved = backend.pick(tried, ticket.body, tokens, path), False
+        endpoint, reserved = backend.pick(tried, ticket.visit, tokens, path), False
         if endpoint is None:
             endpoint, reserved = backend.pick_reserved(tried, _share_key(ticket), path), True
         if endpoint is not None and (chosen is None or endpoint not in tried):
@@ -52,7 +53,7 @@ def take(
     pool, bound, fair = endpoint.pool, endpoint.bound, backend.fair
     if bound is None:
         pool.inflight += 1
-        return target, backend, endpoint, None
+        return target, backend, endpoint, None if ticket.visit is None else _seated(backend, endpoint, ticket, None)
     key: Hashable = ticket.lease.key
     weight = DEFAULT_WEIGHT
     if ticket.priority_class != "default":
@@ -60,13 +61,14 @@ def take(
     output = ticket.reserved_output or _bound(ticket)
     if reserved or endpoint.backend is not backend:
         grant = backend.begin(endpoint, key, tokens, output, weight)
-        return target, backend, endpoint, _timed(grant, ticket, now)
+        grant = _timed(grant, ticket, now)
+        return target, backend, endpoint, grant if ticket.visit is None else _seated(backend, endpoint, ticket, grant)
     # Nothing waits: nobody asks what has been charged, nor when the prompt has been read.
     grant = Grant(endpoint, fair, key, tokens, output, weight)
     fair.uncharged[grant] = math.inf if ticket.record.stream else now
     endpoint.pending += tokens
     pool.inflight += 1
-    return target, backend, endpoint, grant
+    return target, backend, endpoint, grant if ticket.visit is None else _seated(backend, endpoint, ticket, grant)
 
 
 def _share_key(ticket: Ticket) -> Hashable:
@@ -89,6 +91,18 @@ def _timed(grant: Grant | None, ticket: Ticket, now: float) -> Grant | None:
     if grant is not None and not ticket.record.stream:  # its first byte comes with its last one
         grant.start_timer(now)
     return grant
+
+
+def _seated(backend: BackendState, endpoint: EndpointState, ticket: Ticket, grant: Grant | None) -> Grant | Stay | None:
+    """The grant, and the visit to the endpoint where there was a choice."""
+    visit = ticket.visit
+    if visit is None or backend.plan.balance != "auto" or len(backend.endpoints) == 1:
+        return grant
+    stay = backend.sessions.begin(endpoint, visit, grant)
+    if stay is None:
+        return grant
+    ticket.record.session_turn = visit.move
+    return stay
 
 
 def _bound(ticket: Ticket) -> int | None:
@@ -121,7 +135,8 @@ async def wait_for_slot(
         for target, backend in up:
             if endpoint is not None and backend is waiter.by:
                 now = loop.time()
-                return (target, backend, endpoint, _timed(waiter.grant, ticket, now)), now
+                grant = _timed(waiter.grant, ticket, now)
+                return (target, backend, endpoint, _seated(backend, endpoint, ticket, grant)), now
 
 
 async def _wait_in_queues(
@@ -136,11 +151,13 @@ async def _wait_in_queues(
     key, user, began = _share_key(ticket), _user(ticket), loop.time()
     output = ticket.reserved_output or _bound(ticket)
     demand = Demand(key, _prompt(ticket), output, CLASS_WEIGHTS[ticket.priority_class], user)
-    waiter = Waiter(demand, tried, ticket.body, loop.create_future(), record.path)
+    waiter = Waiter(demand, tried, ticket.visit, loop.create_future(), record.path)
     expected = predict(backends, key, began, user)
     if expected is not None:
         _refuse_hopeless(expected, max(backend.plan.queue.max_wait for backend in backends))
     position = position_of(backends, key, user)
+    if ticket.visit is not None:
+        ticket.visit.waits = True
     queues = [backend for backend in backends if backend.wait(waiter)]
     if not queues:
         raise overloaded("Too many requests wait for this model; try again shortly.", expected)

@@ -76,7 +76,9 @@ class BodyTap:
         if usage is None:
             usage = (self._scan or self._begin_scan()).usage
         if usage is not None:
-            self._record.input_tokens, self._record.output_tokens = usage.input_tokens, usage.output_tokens
+            record = self._record
+            record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
+            record.cached_tokens = usage.cached_tokens
         elif self._record.path in paths.UPLOADS:
             self._record.input_tokens = None if self._seconds is None else tokens_of_sound(self._seconds)
 
@@ -243,6 +245,7 @@ class StreamTap:
         self.latest = b""
         usage = None if event is None else usage_of(event)
         if usage is not None:
+            record.cached_tokens = usage.cached_tokens
             record.input_tokens = usage.input_tokens
             record.output_tokens = usage.output_tokens if is_last else None
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from aiaas.proxy.request.visit import Visit
+
 if TYPE_CHECKING:
     from aiaas.proxy.upstream.backends import BackendState
     from aiaas.proxy.upstream.endpoint import EndpointState
@@ -40,25 +42,26 @@ class Waiter:
     """A request that waits for a slot, of any backend of its route.
 
     tried    endpoints that it has tried
-    body     of the request, and its path
+    visit    the request, as far as its session decides on the endpoint
+    path     of the request
     granted  the endpoint whose slot it now has, by the backend `by`, with the `grant` if the endpoint has a bound;
              None: look again, as nothing is up any more, or `expired`, or `displaced`
     places   how many backends it still may hear from
     """
 
-    __slots__ = ("body", "by", "demand", "displaced", "expired", "grant", "granted", "path", "places", "tried")
+    __slots__ = ("by", "demand", "displaced", "expired", "grant", "granted", "path", "places", "tried", "visit")
 
     def __init__(
         self,
         demand: Demand,
         tried: Sequence[EndpointState],
-        body: bytes,
+        visit: Visit | None,
         granted: asyncio.Future[EndpointState | None],
         path: str = "",
     ) -> None:
         self.demand = demand
         self.tried = tried
-        self.body = body
+        self.visit = visit
         self.granted = granted
         self.path = path
         self.by: BackendState | None = None
@@ -89,6 +92,7 @@ class Grant(msgspec.Struct, eq=False, gc=False):
 
     key, input_tokens, bound, weight  as in Demand
     is_read  its first byte has come, or counts as come
+    cached   of the prompt tokens, those that the endpoint has in its cache: they are not pending
     share    of its key, while it is charged: None while it is `uncharged`, and once it has ended
     cost     what was charged
     """
@@ -103,11 +107,12 @@ class Grant(msgspec.Struct, eq=False, gc=False):
     reserved: bool = False
     share: KeyShare[Waiter] | None = None
     cost: float = 0.0
+    cached: int = 0
 
     @property
     def reading_time(self) -> float:
         """Seconds after which the prompt counts as read, where no first byte says so."""
-        return min(PREFILL_MOST, self.input_tokens / PREFILL_RATE)
+        return min(PREFILL_MOST, (self.input_tokens - self.cached) / PREFILL_RATE)
 
     def charge(self) -> None:
         """Charge it for its prompt, and for the output that its key's answers mostly have."""
@@ -115,6 +120,20 @@ class Grant(msgspec.Struct, eq=False, gc=False):
         self.cost = share.charged
         if not self.is_read:
             share.prompts += 1
+
+    def count_cached(self, tokens: int) -> None:
+        """These tokens of its prompt are in the endpoint's cache, so they hold up no other prompt."""
+        if self.is_read:
+            return
+        endpoint, self.cached = self.endpoint, tokens
+        endpoint.pending -= tokens
+        if self.reserved:
+            endpoint.pending_reserved -= tokens
+            if endpoint.pool.inflight <= (endpoint.bound or 0):
+                self.reserved = False  # it has a slot of its own
+                endpoint.reserved -= 1
+                endpoint.pending_reserved -= self.input_tokens - tokens
+        endpoint.hand_over()
 
     def start_timer(self, began: float) -> None:
         """Find out when the prompt counts as read, where no first byte says so; `began` is a loop's time."""
@@ -146,14 +165,14 @@ class Grant(msgspec.Struct, eq=False, gc=False):
             fair.settle(share, self.cost, input_tokens, output_tokens, self.weight)
         elif fair.uncharged.pop(self, None) is not None:
             if not self.is_read:
-                self.endpoint.pending -= self.input_tokens
+                self.endpoint.pending -= self.input_tokens - self.cached
             fair.charge_ended(self.key, input_tokens, output_tokens, self.weight)
 
     def _count_read(self) -> None:
         self.is_read = True  # the first byte comes once
-        self.endpoint.pending -= self.input_tokens
+        self.endpoint.pending -= self.input_tokens - self.cached
         if self.share is not None:
             self.share.prompts -= 1
             if self.reserved:
                 self.endpoint.reserved -= 1
-                self.endpoint.pending_reserved -= self.input_tokens
+                self.endpoint.pending_reserved -= self.input_tokens - self.cached

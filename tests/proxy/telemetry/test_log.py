@@ -25,8 +25,9 @@ from aiaas.proxy.telemetry.record import Record
 ROOT = Path(__file__).parents[3]
 FIELDS = [
     "time", "level", "event", "request_id", "user", "key_id", "model", "backend", "upstream", "endpoint", "status",
-    "error_code", "reason", "class", "stream", "input_tokens", "output_tokens", "duration_seconds", "ttft_seconds",
-    "queue_seconds", "retries", "request_bytes", "response_bytes", "ended_by", "client_address",
+    "error_code", "reason", "class", "stream", "input_tokens", "output_tokens", "cached_tokens",
+    "duration_seconds", "ttft_seconds", "queue_seconds", "retries", "session_turn", "request_bytes", "response_bytes",
+    "ended_by", "client_address",
 ]  # fmt: skip
 
 

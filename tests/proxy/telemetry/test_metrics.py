@@ -43,7 +43,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 def full() -> Metrics:
     """Metrics with every series in use."""
     metrics = Metrics()
-    metrics.finished(record(ttft=0.1, ended_by="client"), 1.0)
+    metrics.finished(record(ttft=0.1, ended_by="client", backend="b", session_turn="first", cached_tokens=1), 1.0)
     for code in LIMIT_OF:
         metrics.refused(code)
     metrics.turned_away("evicted")

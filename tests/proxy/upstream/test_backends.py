@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.plan.model import EnginePlan
+from aiaas.proxy.request.visit import Visit
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
@@ -63,13 +64,14 @@ def test_balance_by_load_or_by_turn() -> None:
         assert picked.count(backend.endpoints[0]) == expected
 
 
-def test_balance_by_prefix() -> None:
-    """A backend picks by the beginning of the request's body."""
-    backend, _ = state(3, balance="prefix_hash")
-    bodies = [b'{"prompt":"%d"}' % number for number in range(31)]  # no multiple of the endpoints
-    first = [backend.pick((), body) for body in bodies]
-    assert [backend.pick((), body) for body in bodies] == first
-    assert set(first) == set(backend.endpoints)
+def test_balance_by_session() -> None:
+    """A backend picks by the session, also under the old name of this rule."""
+    for balance in ("auto", "prefix_hash"):
+        backend, _ = state(3, balance=balance)
+        visits = [Visit("key", "m", f"{number}", None, b"", 10, 0.0, stream=True) for number in range(31)]
+        first = [backend.pick((), visit) for visit in visits]
+        assert [backend.pick((), visit) for visit in visits] == first
+        assert set(first) == set(backend.endpoints)
 
 
 # -- slots ---------------------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ class Requests:
             assert self.backend.waiting == 0
             self.begin(endpoint, self.backend.begin(endpoint, key))
             return
-        waiter = Waiter(Demand(key), (), b"", self.loop.create_future())
+        waiter = Waiter(Demand(key), (), None, self.loop.create_future())
         if any(endpoint.up for endpoint in self.backend.endpoints) and self.backend.wait(waiter):
             self.waiting.append(waiter)
         else:
@@ -162,7 +164,7 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.integers(1, 2), st.sampled_from(["least_inflight", "round_robin", "prefix_hash"]))
+@given(STEPS, st.integers(1, 2), st.sampled_from(["auto", "least_inflight", "round_robin"]))
 def test_slots(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]], bound: int, balance: str) -> None:
     """Whatever happens in whatever order: no endpoint over its bound, no slot lost, and nobody waits for a free one."""
     backend, _ = state(2, max_inflight=bound, queue={"size": 4}, balance=balance, health={"unhealthy_after": 1})
@@ -239,7 +241,7 @@ def test_nothing_up_sends_everybody_away(loop: asyncio.AbstractEventLoop) -> Non
 def waiting_at_both(loop: asyncio.AbstractEventLoop) -> tuple[BackendState, BackendState, Waiter]:
     """Two backends whose only slots are taken, and a request that waits for either."""
     one, other = (state(1, max_inflight=1, health={"unhealthy_after": 1})[0] for _ in range(2))
-    waiter = Waiter(Demand("a"), (), b"", loop.create_future())
+    waiter = Waiter(Demand("a"), (), None, loop.create_future())
     for backend in (one, other):
         backend.endpoints[0].pool.inflight = 1
         assert backend.wait(waiter)

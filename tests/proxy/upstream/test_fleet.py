@@ -76,7 +76,7 @@ class Site:
         if endpoint is not None:
             self.begin(endpoint, backend.begin(endpoint, "key"))
             return
-        waiter = Waiter(Demand("key"), (), b"", self.loop.create_future())
+        waiter = Waiter(Demand("key"), (), None, self.loop.create_future())
         if any(endpoint.up for endpoint in backend.endpoints) and backend.wait(waiter):
             self.waiting.append((backend, waiter))
 
@@ -453,7 +453,7 @@ BACKEND = st.fixed_dictionaries(
         "urls": st.sampled_from([[X], [Y], [X, Y]]),
         "max_inflight": st.sampled_from([1, 2, 4, None]),
         "models": st.sampled_from([["m"], ["n"]]),
-        "balance": st.sampled_from(["least_inflight", "round_robin", "prefix_hash"]),
+        "balance": st.sampled_from(["auto", "least_inflight", "round_robin"]),
         "queue": st.just({"size": 3}),
     }
 )

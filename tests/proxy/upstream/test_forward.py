@@ -933,10 +933,10 @@ async def test_backend_that_came_back_takes_over_the_queue(fake_vllms: Any, gate
     events[0].set()
 
 
-async def test_conversation_stays_where_its_prefix_is(fake_vllms: Any, gateway: Any) -> None:
-    """With prefix_hash each turn of a conversation goes to one endpoint, and conversations spread."""
+async def test_conversation_stays_where_its_prompt_is(fake_vllms: Any, gateway: Any) -> None:
+    """Each turn of a conversation goes to one endpoint, and conversations spread."""
     fakes = [await fake_vllms() for _ in range(3)]
-    running = await gateway(*fakes, backend={"balance": "prefix_hash"})
+    running = await gateway(*fakes, backend={"balance": "auto"})
     client = await running.client()
     for number in range(20):
         messages = [{"role": "user", "content": f"question {number}"}]

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.proxy.client.handler import with_pauses
+from aiaas.proxy.request.visit import Visit
 from aiaas.proxy.upstream.backends import BackendState
-from aiaas.proxy.upstream.choose import choose_by_prefix
 from aiaas.proxy.upstream.dial import addresses_of
+from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.resolve import Resolver, Timing, names_of, next_delay
 from aiaas.proxy.upstream.waiter import Demand, Waiter
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Hang, Send, Wait, chunk, stream, token_event
@@ -139,26 +140,39 @@ def test_endpoint_back_before_its_requests_end_is_the_same() -> None:
     assert backend.endpoints[0] is not one
 
 
-def test_prefixes_stay_where_they_are_while_others_come_and_go() -> None:
-    """A prefix moves only when its own endpoint leaves, or to one that is new."""
-    backend = state(ONE, TWO, THREE, balance="prefix_hash")
-    prefixes = [b"prompt %d" % number for number in range(200)]
-    before = {prefix: choose_by_prefix(backend.endpoints, (), prefix) for prefix in prefixes}
+def test_sessions_stay_where_they_are_while_others_come_and_go() -> None:
+    """A session moves only while its own endpoint is away, even where that comes back as a new object."""
+    backend = state(ONE, TWO, THREE)
+    names = [f"session {number}" for number in range(200)]
+    before = {name: visited(backend, name) for name in names}
+    one = backend.endpoints[0]
     ((joined,), (left,)) = backend.resolved(["10.0.0.4", THREE, TWO])
-    for prefix, then in before.items():
-        now = choose_by_prefix(backend.endpoints, (), prefix)
-        assert now is then or now is joined or then is left
-    assert sum(choose_by_prefix(backend.endpoints, (), p) is then for p, then in before.items()) > 60
+    for name, then in before.items():
+        now = visited(backend, name)
+        assert now is then or then is left
+    assert sum(then is left for then in before.values()) > 40
     backend.resolved([ONE, TWO, THREE])
-    again = {prefix: choose_by_prefix(backend.endpoints, (), prefix) for prefix in prefixes}
-    assert all(urls([again[prefix]]) == urls([before[prefix]]) for prefix in prefixes)
+    assert backend.endpoints[0] is not one
+    assert joined not in backend.endpoints
+    assert all(visited(backend, name).plan.url == then.plan.url for name, then in before.items())
+
+
+def visited(backend: BackendState, name: str) -> EndpointState:
+    """The endpoint of a session's next turn, which ends at once."""
+    visit = Visit("key", "m", name, None, b"", 100, 0.0, stream=True)
+    endpoint = backend.pick((), visit)
+    assert endpoint is not None
+    stay = backend.sessions.begin(endpoint, visit, None)
+    assert stay is not None
+    stay.settle(0, 0)
+    return endpoint
 
 
 async def test_waiting_request_gets_the_slot_of_a_joining_endpoint() -> None:
     """At once, and in turn."""
     backend = state(ONE, max_inflight=1)
     backend.endpoints[0].pool.inflight = 1
-    waiter = Waiter(Demand("key"), (), b"", asyncio.get_running_loop().create_future())
+    waiter = Waiter(Demand("key"), (), None, asyncio.get_running_loop().create_future())
     assert backend.wait(waiter)
     ((joined,), _) = backend.resolved([ONE, TWO])
     assert (waiter.granted.result(), joined.pool.inflight) == (joined, 1)
@@ -173,7 +187,7 @@ async def test_waiting_request_hears_when_the_last_endpoint_has_left() -> None:
     one, two = backend.endpoints
     one.pool.inflight = 1
     two.set_up(False, "test")
-    waiter = Waiter(Demand("key"), (), b"", asyncio.get_running_loop().create_future())
+    waiter = Waiter(Demand("key"), (), None, asyncio.get_running_loop().create_future())
     assert backend.wait(waiter)
     backend.resolved([TWO])
     assert waiter.granted.result() is None
@@ -288,7 +302,7 @@ async def test_no_address_yet_is_503_at_once(replicas: list[FakeVllm], gateway: 
     assert running.log_lines()[-1]["upstream"] == replicas[0].url
 
 
-@pytest.mark.parametrize("balance", ["least_inflight", "round_robin", "prefix_hash"])
+@pytest.mark.parametrize("balance", ["auto", "least_inflight", "round_robin"])
 async def test_one_that_leaves_ends_its_streams_in_peace(
     replicas: list[FakeVllm], gateway: StartGateway, balance: str
 ) -> None:

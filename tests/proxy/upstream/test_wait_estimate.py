@@ -119,7 +119,7 @@ def flood(loop: ClockLoop, *backends: BackendState, waiting: int = 10, key: str 
     """Requests of a key: one in the slot of each backend, and those that wait at all of them."""
     for backend in backends:
         backend.begin(backend.endpoints[0], Demand(key, 10))
-    waiters = [Waiter(Demand(key, 10), (), b"", loop.create_future()) for _ in range(waiting)]
+    waiters = [Waiter(Demand(key, 10), (), None, loop.create_future()) for _ in range(waiting)]
     for waiter in waiters:
         for backend in backends:
             assert backend.wait(waiter)
@@ -147,7 +147,7 @@ def test_last_waiter_takes_the_rate_of_its_key_along(loop: ClockLoop) -> None:
     """No key that waits is left behind, whichever way its requests go: served, given up, displaced."""
     backend = state(queue={"size": 3})
     waiters = flood(loop, backend, waiting=3)
-    (other,) = [Waiter(Demand("b", 10), (), b"", loop.create_future())]
+    (other,) = [Waiter(Demand("b", 10), (), None, loop.create_future())]
     assert backend.wait(other)  # the newest of the other key goes
     assert (len(backend.rates), backend.waiting) == (2, 3)
     backend.forget(waiters[0])

@@ -36,7 +36,7 @@ def begun(backend: BackendState, key: str, tokens: int) -> Grant:
 
 def waits(backend: BackendState, loop: asyncio.AbstractEventLoop, key: str, tokens: int = 100) -> Waiter:
     """A request in the queue."""
-    waiter = Waiter(Demand(key, tokens), (), b"", loop.create_future())
+    waiter = Waiter(Demand(key, tokens), (), None, loop.create_future())
     assert backend.wait(waiter)
     return waiter
 
@@ -161,7 +161,7 @@ def test_full_queue_sends_the_newest_of_the_longest_away(loop: asyncio.AbstractE
     light = waits(backend, loop, "b")
     assert (old.granted.done(), both.granted.done(), light.granted.done()) == (False, False, False)
     assert (backend.waiting, other.waiting) == (2, 1)
-    assert not backend.wait(Waiter(Demand("a"), (), b"", loop.create_future()))
+    assert not backend.wait(Waiter(Demand("a"), (), None, loop.create_future()))
     alone = waits(state(max_inflight=1), loop, "x")
     assert (alone.displaced, alone.granted.done()) == (False, True)
 

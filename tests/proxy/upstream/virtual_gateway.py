@@ -42,7 +42,7 @@ class Fair:
     def arrive(self, request: Request) -> None:
         """As in Gateway."""
         demand = Demand(request.key, request.prompt, 4096)
-        endpoint = None if self.backend.waiting else self.backend.pick((), b"", request.prompt)
+        endpoint = None if self.backend.waiting else self.backend.pick((), None, request.prompt)
         if endpoint is None and not self.backend.waiting:
             endpoint = self.backend.pick_reserved((), request.key)
         if endpoint is not None:
@@ -50,7 +50,7 @@ class Fair:
             assert grant is not None
             self.begin(request, grant)
             return
-        waiter = Waiter(demand, (), b"", Granted(self.loop, lambda: self.granted.append((waiter, request))))
+        waiter = Waiter(demand, (), None, Granted(self.loop, lambda: self.granted.append((waiter, request))))
         assert self.backend.wait(waiter)
         self.wake()
 
