@@ -7,16 +7,18 @@ request's share of the minute; otherwise the check waits until the bucket is ful
 Consider the offers from the first (sent at s0, answered at e0) to the last (answered at e1), and let r be when the last
 refused offer was sent. A token bucket of `burst` that refills `rate` tokens a second admits
 
-    at least   floor(burst + (r - e0) * rate) - 1      it holds less than one token when it refuses, and it
-    at most    floor(burst + (e1 - s0) * rate)         decides at some time between the request and its answer
+    at least   floor(burst + (r - e0) * rate - lost) - 1    it holds less than one token when it refuses, and it
+    at most    floor(burst + (e1 - s0) * rate)              decides at some time between the request and its answer
 
-and then admits a client that waits for the Retry-After of its 429.
+and then admits a client that waits for the Retry-After of its 429. `lost` is what a full bucket may have spilled
+between two offers: a bucket of one token does so after nearly every pause.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import ceil, floor
 from typing import Final
 
@@ -102,6 +104,16 @@ def most_admitted(offers: Sequence[OfferedRequest]) -> int:
     return floor(first.told.remaining + 1 + (ended - first.sent) * first.told.per_minute / 60)
 
 
+def _most_lost(offers: Sequence[OfferedRequest], burst: int, rate: float) -> float:
+    """The most tokens that a full bucket may have spilled: after a refusal it held less than one, after an admission at
+    most `burst` - 1."""
+    lost = 0.0
+    for before, after in pairwise(offers):
+        held = burst - 1 if before.admitted else 1
+        lost += max(0.0, held + (after.ended - before.sent) * rate - burst)
+    return lost
+
+
 def judge_offers(
     offers: Sequence[OfferedRequest], at_once: int, waited: OfferedRequest | None
 ) -> tuple[LimitCheck, ...]:
@@ -113,7 +125,8 @@ def judge_offers(
     refused = [offer for offer in offers if not offer.admitted]
     burst, rate = first.told.remaining + 1, first.told.per_minute / 60
     admitted = sum(offer.admitted for offer in offers)
-    low = max(floor(burst + (max((offer.sent for offer in refused), default=0.0) - first.ended) * rate) - 1, burst)
+    refilled = (max((offer.sent for offer in refused), default=0.0) - first.ended) * rate
+    low = max(floor(burst + refilled - _most_lost(offers, burst, rate)) - 1, burst)
     high = most_admitted(offers)
     before = sum(offer.admitted for offer in offers[:at_once])
     told = sum(offer.told.retry_after is not None for offer in refused)

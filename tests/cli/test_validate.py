@@ -151,7 +151,7 @@ def test_the_chain_of_hops_is_shown_with_the_weakest_marked(capsys: pytest.Captu
     out, err = capsys.readouterr()
     assert "error AIA501" in out
     rows = [line.split(maxsplit=4) for line in err.splitlines() if line.startswith("ingress")]
-    assert rows == [["ingress", "(nginx-internal)", "1m", "20MiB", "<- weakest: gives up 105s before the gateway"]]
+    assert rows == [["ingress", "(nginx-internal)", "1m", "64MiB", "<- weakest: gives up 105s before the gateway"]]
 
 
 def test_the_chain_is_there_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiaas.errors import CheckFailed
@@ -36,6 +36,7 @@ def offered(
     return offers
 
 
+@example(per_minute=1, burst=1, pauses=[0.5, 0.4375, 0.5, 0.5, 0.375] * 3, latency=1.0)
 @given(
     per_minute=st.integers(1, 600),
     burst=st.integers(1, 50),
