@@ -172,7 +172,8 @@ async def test_all_workers_serve_and_one_metrics_port_counts_for_all(gateway: Ga
     assert got["aiaas_requests_in_flight"] == 0
     processes = [psutil.Process(gateway.process.pid), *gateway.workers()]
     used = sum(each.user + each.system for each in (process.cpu_times() for process in processes))
-    assert used - 0.5 < got["process_cpu_seconds_total"] <= used
+    ticks = 2 * 0.01 * len(processes)  # what the system rounds down
+    assert used - 0.5 < got["process_cpu_seconds_total"] <= used + ticks
     began = min(process.create_time() for process in processes)
     assert abs(got["process_start_time_seconds"] - began) < 2  # the system knows its own start to a second
     await gateway.until(lambda: len(gateway.events("inference_request")) == 40)
@@ -354,7 +355,8 @@ async def test_worker_on_sigterm_is_replaced_and_ends_its_streams(gateway: Gatew
     await client.head()
     for worker in before:
         worker.terminate()
-    await gateway.until(lambda: len(gateway.workers()) == 3)
+    # The one with the stream, and two new ones: while the idle one is still there, it may take a connection and refuse.
+    await gateway.until(lambda: len(gateway.workers()) == 3 and len({*gateway.workers()} - {*before}) == 2)
     assert [await gateway.status() for _ in range(10)] == [200] * 10
     go_on.set()
     assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
