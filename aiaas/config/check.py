@@ -6,7 +6,6 @@ Rules about run time skip disabled backends, so that a backend can be parked."""
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
+from aiaas.config.networks import check_networks
 from aiaas.config.problem import Finding, Problem
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
@@ -205,19 +205,6 @@ def _ports(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
         taken.setdefault(port, what)
 
 
-def _networks(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    for index, text in enumerate(config.server.trusted_proxies):
-        path: Path = ("server", "trusted_proxies", index)
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            try:
-                hint = f"did you mean {ipaddress.ip_network(text, strict=False)}?"
-            except ValueError:
-                hint = "write CIDR, such as 10.0.0.0/8"
-            yield codes.BAD_NETWORK, "error", path, f"{text[:60]!r} is not a network; {hint}"
-
-
 def _auth(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     if not config.auth.enabled:
         message = "authentication is off: anybody who can reach the port may use the models"
@@ -382,7 +369,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _fallbacks,
     _endpoint_paths,
     _ports,
-    _networks,
+    check_networks,
     *exposure.EXPOSURE_RULES,
     *request_fields.FIELD_RULES,
     _auth,

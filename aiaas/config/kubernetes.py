@@ -135,13 +135,20 @@ class SecretReference(Section):
 
 
 class ClusterDns(Section):
-    """The cluster's DNS, so that the NetworkPolicy allows queries."""
+    """The cluster's DNS, so that the NetworkPolicy allows queries. Without any of these fields it allows the usual
+    places: CoreDNS in kube-system, OpenShift's DNS, NodeLocal DNSCache and GKE's Cloud DNS."""
 
-    namespace: DnsLabel = "kube-system"
-    """Namespace of the DNS pods."""
+    namespace: DnsLabel | None = None
+    """Namespace of the DNS pods. null means kube-system, if `pod_labels` is set."""
 
-    pod_labels: Labels = Field(default_factory=lambda: {"k8s-app": "kube-dns"})
-    """Labels of the DNS pods; CoreDNS has the label of kube-dns, too."""
+    pod_labels: Labels = Field(default_factory=dict)
+    """Labels of the DNS pods. Empty means every pod of the namespace."""
+
+    port: Port | None = None
+    """The port that the DNS pods listen on. null means 53 and 5353 (OpenShift)."""
+
+    cidrs: tuple[Text, ...] = ()
+    """DNS servers that are not pods, as networks, such as `169.254.20.10/32`; at port 53."""
 
 
 class StorePods(Section):

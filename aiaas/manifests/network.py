@@ -6,9 +6,11 @@ probes through.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiaas.config.hops import by_balancer
+from aiaas.config.kubernetes import ClusterDns
 from aiaas.manifests.objects import Object, head, selector_of
 from aiaas.plan.deployed import ENGINE_PORT
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
@@ -16,6 +18,8 @@ from aiaas.plan.network import Edge
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"  # the API server puts it on every namespace
 DNS_PORT: Final = 53
+POD_DNS_PORTS: Final = (DNS_PORT, 5353)  # 5353: OpenShift's, whose Service translates it
+NODE_DNS: Final = ("169.254.20.10/32", "169.254.169.254/32")  # NodeLocal DNSCache; Cloud DNS of GKE
 
 
 def gateway_policy(plan: KubernetesPlan) -> Object:
@@ -24,7 +28,7 @@ def gateway_policy(plan: KubernetesPlan) -> Object:
         "podSelector": {"matchLabels": selector_of(plan.app)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [_clients(plan), *_scrapers(plan, plan.gateway.monitoring.metrics_port, plan.app)],
-        "egress": [_dns(plan), *(_to_engine(engine) for engine in plan.engines), *map(_to, plan.outgoing)],
+        "egress": [*_dns(plan), *(_to_engine(engine) for engine in plan.engines), *map(_to, plan.outgoing)],
     }
     made = head(plan, "networking.k8s.io/v1", "NetworkPolicy", plan.named("network-policy"))
     return made | {"spec": spec}
@@ -64,12 +68,21 @@ def _scrapers(plan: KubernetesPlan, port: int, app: str) -> list[Object]:
     return [_rule("from", [_namespace(namespace)], port)]
 
 
-def _dns(plan: KubernetesPlan) -> Object:
+def _dns(plan: KubernetesPlan) -> list[Object]:
+    """Where names are resolved. 169.254.169.254 also serves the metadata of a cloud's machines, at other ports."""
     dns = plan.settings.network_policy.dns
-    peer = _namespace(dns.namespace)
-    if dns.pod_labels:
-        peer["podSelector"] = {"matchLabels": dict(dns.pod_labels)}
-    return {"to": [peer], "ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]}
+    pods, cidrs = [], dns.cidrs
+    if dns == ClusterDns():
+        pods, cidrs = [_pods("kube-system", {"k8s-app": "kube-dns"}), _pods("openshift-dns", {})], NODE_DNS
+    elif dns.namespace is not None or dns.pod_labels or dns.port is not None:
+        pods = [_pods(dns.namespace or "kube-system", dns.pod_labels)]
+    ports = POD_DNS_PORTS if dns.port is None else (dns.port,)
+    blocks = [{"ipBlock": {"cidr": network}} for network in cidrs]
+    return [_queries(peers, at) for peers, at in ((pods, ports), (blocks, (DNS_PORT,))) if peers]
+
+
+def _queries(peers: list[Object], ports: Sequence[int]) -> Object:
+    return {"to": peers, "ports": [{"protocol": name, "port": port} for port in ports for name in ("UDP", "TCP")]}
 
 
 def _to_engine(engine: EngineDeployment) -> Object:
@@ -79,10 +92,12 @@ def _to_engine(engine: EngineDeployment) -> Object:
 def _to(edge: Edge) -> Object:
     if edge.namespace is None:
         return _rule("to", [{"ipBlock": {"cidr": network}} for network in edge.networks], *edge.ports)
-    peer = _namespace(edge.namespace)
-    if edge.pod_labels:
-        peer["podSelector"] = {"matchLabels": dict(edge.pod_labels)}
-    return _rule("to", [peer], *edge.ports)
+    return _rule("to", [_pods(edge.namespace, dict(edge.pod_labels))], *edge.ports)
+
+
+def _pods(namespace: str, labels: Mapping[str, str]) -> Object:
+    """The pods with these labels; without any, all of the namespace."""
+    return _namespace(namespace) | ({"podSelector": {"matchLabels": dict(labels)}} if labels else {})
 
 
 def _namespace(name: str) -> Object:

@@ -19,6 +19,16 @@ def tcp(*ports: int) -> Any:
     return [{"protocol": "TCP", "port": port} for port in ports]
 
 
+def queries(*ports: int) -> list[dict[str, Any]]:
+    """DNS at these ports, by UDP and TCP."""
+    return [{"protocol": protocol, "port": port} for port in ports for protocol in ("UDP", "TCP")]
+
+
+def block(network: str) -> dict[str, Any]:
+    """Addresses that are not pods."""
+    return {"ipBlock": {"cidr": network}}
+
+
 def policy(text: str) -> Any:
     """The spec of the only NetworkPolicy."""
     return one(text, "NetworkPolicy")["spec"]
@@ -35,7 +45,8 @@ def test_the_plans_edges_and_those_that_it_forgot() -> None:
     ]
     dns = namespace("kube-system") | {"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
     assert spec["egress"] == [
-        {"to": [dns], "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
+        {"to": [dns, namespace("openshift-dns")], "ports": queries(53, 5353)},
+        {"to": [block("169.254.20.10/32"), block("169.254.169.254/32")], "ports": queries(53)},
         {"to": [namespace("system")], "ports": tcp(8000)},
     ]
 
@@ -64,7 +75,7 @@ def test_the_plans_edges_and_those_that_it_forgot() -> None:
 def test_a_backend_is_reached_where_its_pods_are(network: str, url: str, peers: list[Any], port: int) -> None:
     """Pods of its own namespace at their own port, or addresses for a backend outside the cluster."""
     text = f"backends: {{a: {{url: '{url}', models: [m], network: {network}}}}}\nkubernetes: {{host: a.b}}\n"
-    assert policy(text)["egress"][1] == {"to": peers, "ports": tcp(port)}
+    assert policy(text)["egress"][-1] == {"to": peers, "ports": tcp(port)}
 
 
 @pytest.mark.parametrize(
@@ -159,10 +170,34 @@ def test_the_metrics_port_is_closed_where_nobody_needs_it(text: str) -> None:
     assert len(policy(text)["ingress"]) == 1
 
 
-def test_the_clusters_dns_may_be_elsewhere() -> None:
-    """Namespace and labels as configured; without labels every pod of that namespace."""
-    given = "{dns: {namespace: dns, pod_labels: {}}}"
-    assert policy(with_kubernetes(network_policy=given))["egress"][0]["to"] == [namespace("dns")]
+@pytest.mark.parametrize(
+    ("dns", "rules"),
+    [
+        ("{namespace: dns}", [{"to": [namespace("dns")], "ports": queries(53, 5353)}]),
+        ("{namespace: dns, pod_labels: {}, port: 1053}", [{"to": [namespace("dns")], "ports": queries(1053)}]),
+        (
+            "{pod_labels: {app: dns}}",
+            [
+                {
+                    "to": [namespace("kube-system") | {"podSelector": {"matchLabels": {"app": "dns"}}}],
+                    "ports": queries(53, 5353),
+                }
+            ],
+        ),
+        ("{cidrs: [10.0.0.10/32]}", [{"to": [block("10.0.0.10/32")], "ports": queries(53)}]),
+        (
+            "{namespace: dns, cidrs: [10.0.0.10/32]}",
+            [
+                {"to": [namespace("dns")], "ports": queries(53, 5353)},
+                {"to": [block("10.0.0.10/32")], "ports": queries(53)},
+            ],
+        ),
+    ],
+    ids=["a namespace", "a port", "labels", "no pods", "both"],
+)
+def test_the_clusters_dns_may_be_elsewhere(dns: str, rules: list[Any]) -> None:
+    """As configured, and nowhere else: the metadata server is at one of the usual addresses."""
+    assert policy(with_kubernetes(network_policy=f"{{dns: {dns}}}"))["egress"][:-1] == rules
 
 
 def test_a_disabled_policy_is_not_rendered() -> None:
