@@ -14,6 +14,7 @@ import os, signal, sys
 from aiaas.cli.gateway import main
 
 os.dup2(os.open(os.devnull, os.O_RDONLY), 9)
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background of a shell has it ignored
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 os.kill(os.getpid(), signal.{name})
 sys.exit(main(["9"]))

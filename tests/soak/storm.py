@@ -185,9 +185,11 @@ class _Left:
 
 
 def _settled(gateway: Gateway) -> _Left:
-    """The resources left once no connection is open any more, or once there was time enough for that."""
+    """The resources left once no connection is open and no config is being read any more (by a process of its own, with
+    pipes to it), or once there was time enough for that."""
+    process = psutil.Process(gateway.pid)
     with contextlib.suppress(TimeoutError):
-        _until(lambda: _Left.of(gateway).connections == 0, SETTLING)
+        _until(lambda: _Left.of(gateway).connections == 0 and not process.children(), SETTLING)
     return _Left.of(gateway)
 
 
