@@ -98,3 +98,13 @@ def _is_host(host: str) -> bool:
             return False
         return True
     return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.rstrip(".").split("."))
+
+
+def namespace_in(host: str, own_namespace: str, *, tls: bool) -> str | None:
+    """The namespace in a Service's host name, or None if `host` does not look like a Service's name."""
+    labels = host.rstrip(".").split(".")
+    if len(labels) == 1:
+        return own_namespace
+    if len(labels) == 2 and not tls:
+        return labels[1]
+    return labels[1] if len(labels) > 2 and labels[2] == "svc" else None

@@ -21,6 +21,7 @@ from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.memory import body_budget, connection_memory
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding, Severity
+from aiaas.config.service_rules import SERVICE_RULES
 from aiaas.config.values import amount_of
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.units import format_duration, format_size
@@ -308,6 +309,7 @@ CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
     _engines,
     _policy,
     _store_policy,
+    *SERVICE_RULES,
     *INGRESS_RULES,
     _gateway_listener,
     _images,

@@ -16,6 +16,8 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from aiaas.config.address import namespace_in
+
 ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 
@@ -65,16 +67,6 @@ def edge_to(host: str, port: int, hints: Hints, *, own_namespace: str, tls: bool
     if namespace is None:
         return Edge(ports, networks=ANYWHERE)
     return Edge(ports, namespace=namespace, pod_labels=labels)
-
-
-def namespace_in(host: str, own_namespace: str, *, tls: bool) -> str | None:
-    """The namespace in a Service's host name, or None if `host` does not look like a Service's name."""
-    labels = host.rstrip(".").split(".")
-    if len(labels) == 1:
-        return own_namespace
-    if len(labels) == 2 and not tls:
-        return labels[1]
-    return labels[1] if len(labels) > 2 and labels[2] == "svc" else None
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

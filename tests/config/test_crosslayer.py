@@ -150,12 +150,12 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
     ("exactly", [QUIET, backend(timeout="569s", connect_timeout="1s", max_retries=0)], [TIMEOUT]),
     (
         "the slowest of two is named",
-        [QUIET, backend(timeout="700s"), {"backends": {"w": {"url": "http://w", "models": ["n"], "timeout": "800s"}}}],
+        [QUIET, backend(timeout="700s"), {"backends": {"w": {"url": "http://w:1", "models": ["n"], "timeout": "15m"}}}],
         ["W AIA501 backends.w.timeout"],
     ),
     (
         "a parked one is not",
-        [QUIET, {"backends": {"w": {"url": "http://w", "models": ["n"], "timeout": "1h", "enabled": False}}}],
+        [QUIET, {"backends": {"w": {"url": "http://w:8000", "models": ["n"], "timeout": "1h", "enabled": False}}}],
         [],
     ),
     ("as patient as the gateway at the worst", [annotated(SERVER_TIMEOUT, "419s")], []),
@@ -234,7 +234,7 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
     (
         "a parked engine's request",
         [engine(pod={"resources": {"requests": {"memory": "40Gi"}}}), {"backends": {"e": {"enabled": False}}},
-         {"backends": {"w": {"url": "http://w", "models": ["n"]}}}],
+         {"backends": {"w": {"url": "http://w:8000", "models": ["n"]}}}],
         [],
     ),
     (
