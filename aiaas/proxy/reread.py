@@ -2,7 +2,8 @@
 
 An engine that is not healthy takes changed settings at once; a healthy engine waits for a restart. Only the engine
 itself knows whether it is healthy, so a config with changed engine settings is read twice: the second time with the
-settings that the engines took.
+settings that the engines took. If the file has changed meanwhile, the engines do not run with its settings: both begin
+again.
 """
 
 from __future__ import annotations
@@ -26,8 +27,15 @@ async def reread(
     `read_aside`."""
     loop = asyncio.get_running_loop()
     request = ReadRequest(path, dict(env), text, before)
-    reading = await loop.run_in_executor(None, read_aside, request)
-    accepted = frozenset(offer(reading.engines)) if reading.engines else frozenset()
-    if not accepted:
-        return reading
-    return await loop.run_in_executor(None, read_aside, replace(request, accepted=accepted))
+    while True:
+        reading = await loop.run_in_executor(None, read_aside, request)
+        accepted = frozenset(offer(reading.engines)) if reading.engines else frozenset()
+        if not accepted:
+            return reading
+        again = await loop.run_in_executor(None, read_aside, replace(request, accepted=accepted))
+        if again.plan is None or all(
+            backend.engine == reading.engines[backend.name]
+            for backend in again.plan.backends
+            if backend.name in accepted
+        ):
+            return again

@@ -65,6 +65,23 @@ async def test_a_healthy_engine_keeps_its_settings(file: Path) -> None:
     assert reading.plan.backends[0].engine == begun.backends[0].engine
 
 
+async def test_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
+    """The engine took what the file said before: that it runs with the file's settings would be wrong."""
+    begun = read(file, {}).plan
+    assert begun is not None
+    file.write_text(TEXT % ("20ms", "m", 8080))
+    offered: list[EnginePlan] = []
+
+    def offer(engines: Mapping[str, EnginePlan]) -> tuple[str, ...]:
+        offered.append(engines["e"])
+        file.write_text(TEXT % ("30ms", "m", 8080))
+        return ("e",) if len(offered) == 1 else ()  # it takes 20ms, is healthy, and keeps them
+
+    reading = await reread(file, {}, begun.config, offer)
+    assert [engine.args for engine in offered] == [("--ttft", "20ms"), ("--ttft", "30ms")]
+    assert reading.held == ("backends.e.engine",)
+
+
 async def test_held_fields_stay_held_when_an_engine_takes_its_own(file: Path) -> None:
     """An engine's consent does not apply a changed port."""
     begun = read(file, {}).plan
