@@ -91,6 +91,7 @@ class JsonLog:
         self._worker = {} if worker is None else {"worker": worker}
         self._encode = msgspec.json.Encoder(enc_hook=repr).encode
         self._lines: list[bytes] = []
+        self._handed: list[bytes] = []  # to a thread, which empties it when it begins to write
         self._size = 0
         self._dropped = 0
         self._writing = threading.Lock()
@@ -167,12 +168,17 @@ class JsonLog:
         while True:
             await sleep(FLUSH_INTERVAL)
             if self._lines or self._dropped:
-                lines = self._take()
+                lines = self._handed = self._take()
+                count = len(lines)
                 if await loop.run_in_executor(None, self._write_out, lines) is False:
-                    self._dropped += len(lines)
+                    self._dropped += count
 
     def flush(self) -> None:
-        """Write out what has gathered, now, in the caller's thread, behind what another thread still writes."""
+        """Write out what has gathered, now, in the caller's thread, behind what another thread still writes.
+
+        If `flush_forever` was cancelled before its thread began, its lines are still there.
+        """
+        self._write_out(self._handed)
         if self._lines or self._dropped:
             self._write_out(self._take())
 
@@ -189,7 +195,9 @@ class JsonLog:
 
     def _write_out(self, lines: list[bytes]) -> object:
         with self._writing:
-            return self._write(b"\n".join([*lines, b""]))
+            batch = lines.copy()
+            lines.clear()
+            return not batch or self._write(b"\n".join([*batch, b""]))
 
 
 class FdWriter:

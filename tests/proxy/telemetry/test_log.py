@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,28 @@ async def test_a_write_that_failed_is_counted_as_lost() -> None:
     await asyncio.sleep(2 * FLUSH_INTERVAL)
     task.cancel()
     assert [(line["event"], line.get("lines")) for line in lines_of(blocks)] == [("log_lines_lost", 3)]
+
+
+async def test_lines_of_a_thread_that_never_began_are_not_lost() -> None:
+    """The process ends while all threads are busy: the line of the last request was missing once."""
+    blocks: list[bytes] = []
+    go_on = threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, go_on.wait)
+    log = JsonLog(lambda data: blocks.append(data) or True, time.time, "info")
+    task = asyncio.create_task(log.flush_forever())
+    log.event("info", "first")
+    await asyncio.sleep(2 * FLUSH_INTERVAL)
+    log.event("info", "second")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    log.flush()
+    log.flush()
+    go_on.set()
+    await busy
+    assert [line["event"] for line in lines_of(blocks)] == ["first", "second"]
 
 
 def test_behind_a_line_that_a_full_disk_cut_begins_a_new_one(tmp_path: Path) -> None:
