@@ -11,11 +11,8 @@ import asyncio
 from typing import Final
 
 from aiaas.openai import paths
-from aiaas.proxy.telemetry.log import JsonLog
-from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
 from aiaas.proxy.upstream.auto_bound import AutoBound, first_bound, next_bound
-from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.endpoint_watch import EndpointWatch
@@ -34,18 +31,7 @@ SEVERAL_SERVERS: Final = (
 
 
 class BoundWatch(EndpointWatch):
-    """One for each backend with `max_inflight: auto`. Seconds."""
-
-    def __init__(
-        self,
-        backend: BackendState,
-        log: JsonLog,
-        metrics: Metrics,
-        look: float = METRICS_INTERVAL,
-        again: float = ASK_AGAIN,
-    ) -> None:
-        super().__init__(backend, log, metrics, look)
-        self._again = again
+    """One for each backend with `max_inflight: auto`; the interval is for a load that cannot be read."""
 
     async def _ask(self, endpoint: EndpointState) -> None:
         before = endpoint.pool.inflight
@@ -71,7 +57,7 @@ class BoundWatch(EndpointWatch):
         self._use(endpoint, state)
 
     def _unbound(self, endpoint: EndpointState, why: str) -> None:
-        self._due[endpoint] = asyncio.get_running_loop().time() + self._again
+        self._due[endpoint] = asyncio.get_running_loop().time() + self._interval
         if self._said.get(endpoint) != why:
             self._said[endpoint] = why
             name = self._backend.plan.name

@@ -12,27 +12,16 @@ from typing import Final
 
 from aiaas.openai import paths
 from aiaas.proxy.request.served_models import MOST_NAMED, NOTHING_LISTED, NotAModelList, compare, read_models, sentence
-from aiaas.proxy.telemetry.log import JsonLog
-from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
-from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.endpoint_watch import EndpointWatch
 
 INTERVAL: Final = 60.0
-# Seconds between two looks for endpoints that have come up.
-LOOK: Final = 0.5
 
 
 class ModelWatch(EndpointWatch):
-    """One for each backend. Seconds."""
-
-    def __init__(
-        self, backend: BackendState, log: JsonLog, metrics: Metrics, interval: float = INTERVAL, look: float = LOOK
-    ) -> None:
-        super().__init__(backend, log, metrics, look)
-        self._interval = interval
+    """One for each backend."""
 
     async def _ask(self, endpoint: EndpointState) -> None:
         health = self._backend.plan.health

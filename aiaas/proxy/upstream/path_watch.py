@@ -12,18 +12,13 @@ from typing import Final
 import msgspec
 
 from aiaas.openai import paths
-from aiaas.proxy.telemetry.log import JsonLog
-from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import Fetched, fetch
-from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.endpoint_watch import EndpointWatch
 from aiaas.proxy.upstream.lacking import learn
 
 PATHS_INTERVAL: Final = 600.0
-# Seconds between two looks for endpoints that have come up.
-PATHS_LOOK: Final = 0.5
 
 
 class _Described(msgspec.Struct):
@@ -49,18 +44,7 @@ def lacking_paths(answer: Fetched | Failure) -> frozenset[str] | None:
 
 
 class PathWatch(EndpointWatch):
-    """One for each backend. Seconds."""
-
-    def __init__(
-        self,
-        backend: BackendState,
-        log: JsonLog,
-        metrics: Metrics,
-        interval: float = PATHS_INTERVAL,
-        look: float = PATHS_LOOK,
-    ) -> None:
-        super().__init__(backend, log, metrics, look)
-        self._interval = interval
+    """One for each backend."""
 
     async def _ask(self, endpoint: EndpointState) -> None:
         answer = await fetch(endpoint, paths.OPENAPI, self._backend.plan.health.timeout)

@@ -14,11 +14,11 @@ from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.ask import fetch
 from aiaas.proxy.upstream.backends import BackendState
-from aiaas.proxy.upstream.bound_watch import BoundWatch
+from aiaas.proxy.upstream.bound_watch import ASK_AGAIN, METRICS_INTERVAL, BoundWatch
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
-from aiaas.proxy.upstream.model_watch import ModelWatch
-from aiaas.proxy.upstream.path_watch import PathWatch
+from aiaas.proxy.upstream.model_watch import INTERVAL, ModelWatch
+from aiaas.proxy.upstream.path_watch import PATHS_INTERVAL, PathWatch
 from aiaas.proxy.upstream.resolve import Resolver, names_of
 
 
@@ -41,14 +41,14 @@ class Probes:
                 del self._watched[name]
         for name, state in backends.items():
             if name not in self._watched:
-                models = ModelWatch(state, self._log, self._metrics)
-                lacking = PathWatch(state, self._log, self._metrics)
+                models = ModelWatch(state, self._log, self._metrics, INTERVAL)
+                lacking = PathWatch(state, self._log, self._metrics, PATHS_INTERVAL)
                 tasks = [
                     self._keeper.start(models.run, f"models {name}"),
                     self._keeper.start(lacking.run, f"paths {name}"),
                 ]
                 if state.plan.max_inflight == "auto":
-                    bounds = BoundWatch(state, self._log, self._metrics)
+                    bounds = BoundWatch(state, self._log, self._metrics, ASK_AGAIN, METRICS_INTERVAL)
                     tasks.append(self._keeper.start(bounds.run, f"bounds {name}"))
                 if state.plan.engine is None:
                     tasks.append(self._keeper.start(partial(probe_forever, state), f"probe {name}"))

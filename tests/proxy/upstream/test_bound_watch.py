@@ -38,7 +38,7 @@ def says(running: int = 0, waiting: int = 0, kv: float = 0.1, preemptions: int =
 async def watched(running: Running) -> AsyncIterator[EndpointState]:
     """Watch its backend, and yield the first endpoint."""
     (state,) = running.gateway.active.backends.values()
-    watch = BoundWatch(state, running.gateway.log, running.metrics, SOON, again=SOON)
+    watch = BoundWatch(state, running.gateway.log, running.metrics, SOON, SOON)
     task = asyncio.create_task(watch.run(), name="bounds")
     yield state.endpoints[0]
     assert not task.done()
