@@ -39,9 +39,9 @@ def controllers(plan: KubernetesPlan) -> tuple[Controller, ...]:
     return settings.controllers() if plan.settings.expose == "ingress" else ()
 
 
-def is_google(plan: KubernetesPlan) -> bool:
-    """Whether Google's own controller serves the plan's Ingress."""
-    return any(controller.name == "gce" for controller in controllers(plan))
+def is_behind(plan: KubernetesPlan, name: ControllerName) -> bool:
+    """Whether this controller may serve the plan's Ingress."""
+    return any(controller.name == name for controller in controllers(plan))
 
 
 def annotations_for(plan: KubernetesPlan) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from aiaas.manifests.controllers import annotations_for, controllers, is_google
+from aiaas.manifests.controllers import annotations_for, controllers, is_behind
 from aiaas.manifests.objects import Object, head
 from aiaas.plan.kubernetes import KubernetesPlan
 from aiaas.units import format_size
@@ -23,9 +23,9 @@ def ingress(plan: KubernetesPlan) -> Object:
         for path, prefix in plan.paths
     ]
     tls: Object = {"hosts": [plan.settings.host]}
-    if not any(controller.name == "alb" for controller in controllers(plan)):  # AWS finds the certificate by its host
+    if not is_behind(plan, "alb"):  # AWS finds the certificate by its host
         tls["secretName"] = plan.tls_secret
-    spec: Object = {} if is_google(plan) else {"ingressClassName": settings.class_name}
+    spec: Object = {} if is_behind(plan, "gce") else {"ingressClassName": settings.class_name}
     spec |= {"tls": [tls], "rules": [{"host": plan.settings.host, "http": {"paths": paths}}]}
     made = head(plan, "networking.k8s.io/v1", "Ingress", plan.named("ingress"), annotations=annotations)
     return made | {"spec": spec}

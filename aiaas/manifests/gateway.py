@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Final
 
-from aiaas.manifests.controllers import google_service_annotations, is_google
+from aiaas.manifests.controllers import google_service_annotations, is_behind
 from aiaas.manifests.objects import (
     READ_BY_GROUP,
     Object,
@@ -65,7 +65,7 @@ def gateway_service(plan: KubernetesPlan) -> Object:
         ports = {"name": "http", "protocol": "TCP", "port": port, "targetPort": port}
         kind = {"type": "ClusterIP"}
     spec = kind | {"ports": [ports], "selector": selector_of(plan.app)}
-    annotations = google_service_annotations(plan) if is_google(plan) else None
+    annotations = google_service_annotations(plan) if is_behind(plan, "gce") else None
     return head(plan, "v1", "Service", plan.app, annotations=annotations) | {"spec": spec}
 
 

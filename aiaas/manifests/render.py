@@ -69,7 +69,7 @@ def _exposed(plan: KubernetesPlan) -> Iterator[Object]:
         yield network.gateway_policy(plan)
     if plan.settings.expose == "ingress":
         yield expose.ingress(plan)
-        if controllers.is_google(plan):
+        if controllers.is_behind(plan, "gce"):
             yield from controllers.google_objects(plan)
     elif plan.settings.expose == "gateway":
         yield expose.http_route(plan)

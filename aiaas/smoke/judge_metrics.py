@@ -18,6 +18,7 @@ PLAN_METRICS: Final = ("inference_requests", "inference_latency_seconds", "token
 RUNNING: Final = "vllm:num_requests_running"
 GENERATED: Final = "vllm:generation_tokens_total"
 ABORTS: Final = "aiaas_aborts_total"
+_HAPROXY: Final = "HAProxy: `option abortonclose` in its `defaults` section"
 # These fields differ from one answer to the next, or depend on the engine's cache.
 UNLIKE: Final = frozenset({"id", "created", "system_fingerprint", "prompt_tokens_details"})
 
@@ -100,19 +101,13 @@ def judge_engine_abort(before: Counts, after: Counts, seconds: float) -> Verdict
     if generated <= 0 and after.running <= before.running:
         return skipped("the request went to an engine other than that of --engine-metrics")
     text = f"{generated:.0f} tokens generated, {after.running:.0f} running after {seconds:.1f} s"
-    hint = (
-        "a proxy on the way keeps the request open after its client disconnects (HAProxy: `option abortonclose` in its "
-        "`defaults` section)"
-    )
+    hint = f"a proxy on the way keeps the request open after its client disconnects ({_HAPROXY})"
     return judged(after.running <= before.running and generated < ABORT_TOKENS / 2, expected, text, hint)
 
 
 def judge_gateway_abort(before: float, after: float) -> Verdict:
     """Check that the gateway noticed that its client left."""
-    hint = (
-        "a proxy keeps the request open (HAProxy: `option abortonclose` in its `defaults` section), or --metrics is "
-        "the port of another replica"
-    )
+    hint = f"a proxy keeps the request open ({_HAPROXY}), or --metrics is the port of another replica"
     return judged(after > before, "the gateway counts an abort", f"{after - before:.0f} counted", hint)
 
 
