@@ -92,16 +92,23 @@ def _refuse_parts(text: str, parts: SplitResult, port: int | None) -> None:
 
 def _is_host(host: str) -> bool:
     if ":" in host or re.fullmatch(r"[\d.]+", host):
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        return True
+        return is_address(host)
     return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.rstrip(".").split("."))
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def namespace_in(host: str, own_namespace: str, *, tls: bool) -> str | None:
     """The namespace in a Service's host name, or None if `host` does not look like a Service's name."""
+    if is_address(host):
+        return None
     labels = host.rstrip(".").split(".")
     if len(labels) == 1:
         return own_namespace

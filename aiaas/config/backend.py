@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.kubernetes import DnsLabel, EnginePod, Labels
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, AutoOrAtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
 from aiaas.openai.paths import DEFAULT_ENDPOINTS, V2_EMBED
+from aiaas.yamltree import Path
 
 # Tags of the two ways to write a model; they occur in pydantic's error locations, and `load.py` drops them.
 SHORT_FORM: Final = "<a name>"
@@ -272,6 +275,15 @@ class Backend(Section):
         if self.endpoints is not None:
             return self.endpoints
         return tuple(path for path in DEFAULT_ENDPOINTS if path != V2_EMBED or self.isolate_cache is None)
+
+    def addresses(self) -> Iterator[tuple[Path, Address]]:
+        """Yield the written addresses, each with its field. Raises ValueError at one that cannot be read."""
+        if self.url is not None:
+            yield ("url",), parse_url(self.url)
+        for index, url in enumerate(self.urls or ()):
+            yield ("urls", index), parse_url(url)
+        if self.dns is not None:
+            yield ("dns",), parse_dns(self.dns)
 
     def served(self) -> tuple[Model, ...]:
         """Return the models in long form, whichever way the file has them."""

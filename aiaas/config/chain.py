@@ -12,7 +12,7 @@ from typing import Final
 from aiaas.config.hops import ingress_timeout, longest_silence, usual_silence
 from aiaas.config.ingress import BODY_ROOM, bytes_of, seconds_of
 from aiaas.config.model import Config
-from aiaas.openai.paths import DEFAULT_ENDPOINTS, UPLOADS
+from aiaas.openai.paths import UPLOADS
 from aiaas.units import format_duration, format_size
 
 # The official SDKs give up after ten minutes without a byte (openai-python and anthropic-sdk-python, DEFAULT_TIMEOUT).
@@ -66,10 +66,8 @@ def weakest(hops: tuple[Hop, ...]) -> tuple[Hop, str] | None:
 def largest_body(config: Config) -> int:
     """Return the bytes of the largest body that the gateway accepts: a form with a file, if a backend takes forms."""
     server = config.server
-    takes_forms = any(
-        backend.enabled and UPLOADS.intersection(backend.endpoints or DEFAULT_ENDPOINTS)
-        for backend in config.backends.values()
-    )
+    enabled = [backend for backend in config.backends.values() if backend.enabled]
+    takes_forms = any(UPLOADS.intersection(backend.offered()) for backend in enabled)
     return max(server.max_body_size, server.max_upload_size) if takes_forms else server.max_body_size
 
 

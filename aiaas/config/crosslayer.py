@@ -6,13 +6,13 @@ with its own rules: each rule is a small pure function that yields findings.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
 from aiaas.config import codes
+from aiaas.config.address import is_address
 from aiaas.config.backend import Backend
 from aiaas.config.chain import CLIENT_PATIENCE
 from aiaas.config.hops import AFTER_DRAIN, by_balancer, pre_stop, usual_silence
@@ -240,21 +240,13 @@ def _store_policy(config: Config) -> Iterator[Finding]:
         return
     with suppress(ValueError):  # check.py reports the address itself
         store = parse_redis_url(text)
-        if store.kind != "server" and any(_is_address(place.host) for place in store.places):
+        if store.kind != "server" and any(is_address(place.host) for place in store.places):
             named = "sentinels name" if store.kind == "sentinel" else "cluster names"
             message = (
                 f"the NetworkPolicy lets the gateway reach these addresses, but not the servers that the {named}; "
                 "configure those in kubernetes.network_policy.store, or write the name of a Service"
             )
             yield codes.POLICY, "warning", ("rate_limit", "store"), message
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _gateway_listener(config: Config) -> Iterator[Finding]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
 from aiaas.config import codes
-from aiaas.config.address import Address, namespace_in, parse_dns, parse_url
+from aiaas.config.address import Address, namespace_in
 from aiaas.config.backend import Backend
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding
@@ -55,26 +54,10 @@ def _domain_is_whole(config: Config) -> Iterator[Finding]:
 def _services(config: Config) -> Iterator[tuple[Path, Backend, Path, Address, str | None]]:
     """Each address of the enabled backends: backend and field, and the namespace if it looks like a Service's name."""
     for name, backend in config.backends.items():
-        for at, address in _addresses(backend) if backend.enabled else ():
-            namespace = namespace_in(address.host, config.kubernetes.namespace, tls=address.tls)
-            yield ("backends", name), backend, at, address, None if _is_number(address.host) else namespace
-
-
-def _addresses(backend: Backend) -> Iterator[tuple[Path, Address]]:
-    with suppress(ValueError):  # check.py reports an address that cannot be read
-        if backend.url is not None:
-            yield ("url",), parse_url(backend.url)
-        for index, url in enumerate(backend.urls or ()):
-            yield ("urls", index), parse_url(url)
-        if backend.dns is not None:
-            yield ("dns",), parse_dns(backend.dns)
-
-
-def _is_number(host: str) -> bool:
-    with suppress(ValueError):
-        ipaddress.ip_address(host)
-        return True
-    return False
+        with suppress(ValueError):  # check.py reports an address that cannot be read
+            for at, address in backend.addresses() if backend.enabled else ():
+                namespace = namespace_in(address.host, config.kubernetes.namespace, tls=address.tls)
+                yield ("backends", name), backend, at, address, namespace
 
 
 SERVICE_RULES: Final[tuple[ServiceRule, ...]] = (_pods_have_another_port, _namespaces_agree, _domain_is_whole)

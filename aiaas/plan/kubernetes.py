@@ -16,7 +16,6 @@ from typing import Final
 
 from aiaas import __version__
 from aiaas.config import codes
-from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.chain import largest_body
 from aiaas.config.check import check
@@ -282,27 +281,18 @@ def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
 def addresses(config: Config) -> Iterator[tuple[Path, str]]:
     """The hosts of backends and of the shared store, each with its field."""
     for name, backend in config.backends.items():
-        for path, address in _of_backend(backend) if backend.enabled else ():
+        for path, address in backend.addresses() if backend.enabled else ():
             yield ("backends", name, *path), address.host
     if config.rate_limit.store != "memory":
         for place in parse_redis_url(config.rate_limit.store).places:
             yield ("rate_limit", "store"), place.host
 
 
-def _of_backend(backend: Backend) -> Iterator[tuple[Path, Address]]:
-    if backend.url is not None:
-        yield ("url",), parse_url(backend.url)
-    for index, url in enumerate(backend.urls or ()):
-        yield ("urls", index), parse_url(url)
-    if backend.dns is not None:
-        yield ("dns",), parse_dns(backend.dns)
-
-
 def _edges(config: Config) -> Iterator[Edge]:
     """The edges to backends without an engine of ours, and to the shared store."""
     own = config.kubernetes.namespace
     for backend in _enabled(config):
-        for _, address in _of_backend(backend):
+        for _, address in backend.addresses():
             yield edge_to(address.host, address.port, backend.network, own_namespace=own, tls=address.tls)
     if config.rate_limit.store != "memory":
         yield from dict.fromkeys(_store_edges(parse_redis_url(config.rate_limit.store), config))

@@ -61,7 +61,7 @@ def edge_to(host: str, port: int, hints: Hints, *, own_namespace: str, tls: bool
     address = _address(host)
     if address is not None and not labels:
         return Edge(ports, networks=(f"{address}/{address.max_prefixlen}",))
-    namespace = None if address is not None else namespace_in(host, own_namespace, tls=tls)
+    namespace = namespace_in(host, own_namespace, tls=tls)
     if namespace is None and labels:
         namespace = own_namespace
     if namespace is None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiaas.config.address import Address, parse_dns, parse_url
+from aiaas.config.address import Address, is_address, parse_dns, parse_url
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,12 @@ def test_value_other_than_name_and_port_is_refused(text: str) -> None:
     """Addresses belong into `urls`; a scheme or a path has no place here."""
     with pytest.raises(ValueError):
         parse_dns(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "yes"),
+    [("10.0.0.1", True), ("::1", True), ("localhost", False), ("vllm", False), ("10.0.0", False)],
+)
+def test_is_address(host: str, yes: bool) -> None:
+    """Only hosts that need no look-up."""
+    assert is_address(host) == yes

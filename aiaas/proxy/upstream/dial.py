@@ -14,9 +14,9 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
-from ipaddress import ip_address
 from typing import Any, Final, TypeVar, cast
 
+from aiaas.config.address import is_address
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.handler import result_by
 
@@ -39,15 +39,6 @@ async def addresses_of(host: str, port: int) -> list[str]:
 def why_unresolved(error: OSError | UnicodeError) -> str:
     """The reason why a name has no address. UnicodeError: the name does not fit into DNS."""
     return getattr(error, "strerror", None) or str(error)
-
-
-def is_address(host: str) -> bool:
-    """Whether `host` is an IP address and not a name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class ClientTls:

@@ -20,11 +20,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aiaas.config.address import is_address
 from aiaas.plan.model import BackendPlan
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.backends import BackendState
-from aiaas.proxy.upstream.dial import Resolve, addresses_of, is_address, why_unresolved
+from aiaas.proxy.upstream.dial import Resolve, addresses_of, why_unresolved
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pytest
 
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.handler import with_pauses
-from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of, is_address
+from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of
 from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm
 from tests.ports import silent_port
@@ -59,15 +59,6 @@ async def peer(dialer: Dialer, timeout: float = 5.0) -> str:
     address: str = transport.get_extra_info("peername")[0]
     transport.close()
     return address
-
-
-@pytest.mark.parametrize(
-    ("host", "yes"),
-    [("10.0.0.1", True), ("::1", True), ("localhost", False), ("vllm", False), ("10.0.0", False)],
-)
-def test_is_address(host: str, yes: bool) -> None:
-    """Only hosts that need no look-up."""
-    assert is_address(host) == yes
 
 
 async def test_the_machines_own_resolver() -> None:
