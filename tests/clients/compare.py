@@ -24,11 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aiaas.openai.paths import DEFAULT_ENDPOINTS, MESSAGES
 from tests.clients.coalesce import coalesced
 from tests.clients.explained import reason_for
 from tests.clients.setup import install
-from tests.clients.stage import ENDPOINTS
 from tests.e2e import processes
 from tests.e2e.vllm import setup as vllm_setup
 
@@ -185,8 +183,6 @@ def running_engine(stack: ExitStack, log: Path, *, real: bool) -> Server:
 def gateway_before(stack: ExitStack, folder: Path, engine: Server) -> Server:
     """A gateway in front of the engine, until the stack closes."""
     backend: dict[str, Any] = {"url": engine.url, "api_key_env": "ENGINE_KEY", "models": [processes.MODEL]}
-    if MESSAGES not in DEFAULT_ENDPOINTS:
-        backend["endpoints"] = list(ENDPOINTS)
     environment = {"ENGINE_KEY": engine.key}
     gateway = stack.enter_context(processes.running_gateway(folder, backend, environment=environment))
     return Server(gateway.url, gateway.key)

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import pytest
 
-from aiaas.openai.paths import DEFAULT_ENDPOINTS, GENERATE, MESSAGES, MODELS
 from aiaas.simulator.app import Received
 from aiaas.simulator.options import SimulatorOptions
 from aiaas.simulator.server import SimulatorHandle, running_simulator
@@ -24,8 +23,6 @@ from tests.ports import free_port
 
 MODEL: Final = "coder"
 OPTIONS: Final = SimulatorOptions(models=(MODEL,), ttft=0.005, itl=0.001, max_model_len=131_072, auto_tool_choice=True)
-# The gateway's `endpoints` for these clients, where they are not its default.
-ENDPOINTS: Final = (MODELS, *GENERATE)
 
 
 @dataclass
@@ -128,8 +125,6 @@ async def running_stage(folder: Path, environment: Mapping[str, str] | None = No
         await stage.aiaas("init", "--url", simulator.url, "--model", MODEL)
         config = folder / "aiaas.yaml"
         text = config.read_text(encoding="utf-8").replace("port: 8080", f"port: {port}")
-        if MESSAGES not in DEFAULT_ENDPOINTS:
-            text = text.replace("    timeout: 120s", f"    endpoints: [{', '.join(ENDPOINTS)}]\n    timeout: 120s")
         config.write_text(text.replace("metrics_port: 9090", f"metrics_port: {metrics_port}"), encoding="utf-8")
         (folder / "my.key").write_text(await stage.aiaas("keys", "create", "dev"), encoding="utf-8")
         serve = [sys.executable, "-m", "aiaas", "serve", "-c", str(config)]
