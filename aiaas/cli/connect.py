@@ -34,7 +34,7 @@ _EPILOG = """Examples:
   aiaas connect --check codex --api-key-file my.key
 
 A key is printed only from --api-key-file; $AIAAS_API_KEY is used to ask the gateway, and never printed.
-Exit codes: 0 nothing is missing, 1 something is (--check), 2 wrong usage, 3 unreachable (--check).
+Exit codes: 0 nothing is missing, 1 something is, or was not tried (--check), 2 wrong usage, 3 no answer (--check).
 """
 
 

@@ -42,8 +42,8 @@ class ClientCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is missing."""
-        return all(finding.state != "missing" for finding in self.findings)
+        """Whether nothing is missing, and every request got a verdict."""
+        return not any(finding.state in ("missing", "untried") for finding in self.findings)
 
 
 @asynccontextmanager
@@ -84,12 +84,18 @@ async def offered_models(client: HttpClient, key: str | None, timeout: float) ->
 async def check_clients(
     http: HttpClient, clients: Sequence[KnownClient], model: OfferedModel, key: str | None
 ) -> tuple[ClientCheck, ...]:
-    """The findings for each client. Each different probe is sent once."""
+    """The findings for each client. Each different probe is sent once.
+
+    Raises EnvironmentFault if the first probe gets no answer from an engine: the others would only repeat it.
+    """
     replies: dict[Probe, ProbeReply] = {}
     for client in clients:
         for probe in probes_of(client):
             if probe not in replies:
-                replies[probe] = await _send(http, probe, model.id, key)
+                reply = await _send(http, probe, model.id, key)
+                if not replies and (reply.status is None or reply.status in (502, 503, 504)):
+                    raise EnvironmentFault(f"{http.target.url}: no answer for model {model.id}: {reply.message}")
+                replies[probe] = reply
     return tuple(ClientCheck(client, _findings(client, model, replies)) for client in clients)
 
 

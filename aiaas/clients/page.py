@@ -29,7 +29,7 @@ model is used, and lines with the context size are left out.
 
 `--check` sends one small request for each path that a client needs, with one token of output, with the client's headers
 and, if the client sends tools, with a tool. It shows one line for each thing, says what the operator has to change, and
-exits with 1 if something is missing.
+exits with 1 if something is missing or could not be tried.
 
 ## What they need
 

@@ -14,7 +14,8 @@ import msgspec
 from aiaas.clients.client import KnownClient
 from aiaas.openai.paths import CHAT, MESSAGES, MODELS, RESPONSES
 
-NeedState = Literal["ok", "missing", "unknown"]
+# `unknown` is what the gateway does not tell; `untried` a request that got no verdict, so nothing is shown by it.
+NeedState = Literal["ok", "missing", "unknown", "untried"]
 
 _PROMPT: Final = [{"role": "user", "content": "Hi"}]
 _SCHEMA: Final[dict[str, Any]] = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -106,9 +107,9 @@ def judge_path(client: KnownClient, probe: Probe, reply: ProbeReply) -> ClientFi
     if _has_no_parser(reply):
         return ClientFinding(need, "missing", _START_WITH_PARSER)
     if reply.status == 429:
-        return ClientFinding(need, "unknown", f"the key is over its limit: {reply.message}")
+        return ClientFinding(need, "untried", f"the key is over its limit: {reply.message}")
     if reply.status is None or reply.status >= 500:
-        return ClientFinding(need, "unknown", f"the backend did not answer: {reply.message}")
+        return ClientFinding(need, "untried", f"no answer from the engine: {reply.message}")
     return ClientFinding(need, "missing", f"{reply.status}: {reply.message}")
 
 

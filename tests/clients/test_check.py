@@ -96,12 +96,25 @@ async def test_token_limit_is_read_from_the_answer(fake: FakeVllm, http_of: Http
     ]
 
 
-async def test_server_that_goes_away_is_unknown(fake: FakeVllm, http_of: HttpOf) -> None:
-    """A connection that fails does not prove that something is missing."""
+async def test_first_probe_without_an_engine_ends_the_check(fake: FakeVllm, http_of: HttpOf) -> None:
+    """A dead engine is said once, and not by a line for each client."""
+    fake.default = (Send(error_answer(503, "No server for this model is reachable.", "Unavailable")),)
     http = await http_of(fake.url)
+    with pytest.raises(EnvironmentFault, match="no answer for model m: No server for this model"):
+        await check_clients(http, CLIENTS, OfferedModel("m"), None)
+    assert len(fake.posts) == 1
     await fake.stop()
-    [check] = await check_clients(http, by_name("curl"), OfferedModel("m"), None)
-    assert (check.passed, check.findings[0].state) == (True, "unknown")
+    with pytest.raises(EnvironmentFault, match="no answer for model m"):
+        await check_clients(http, CLIENTS, OfferedModel("m"), None)
+
+
+async def test_probe_that_gets_no_verdict_does_not_pass(fake: FakeVllm, http_of: HttpOf) -> None:
+    """A path behind the first one at which the engine fails is untried, and the check does not pass."""
+    fake.play(Send(json_answer({})))
+    fake.play(Send(error_answer(500, "boom", "InternalServerError")))
+    [check] = await check_clients(await http_of(fake.url), by_name("anthropic"), OfferedModel("m"), None)
+    assert [finding.state for finding in check.findings] == ["ok", "untried"]
+    assert not check.passed
 
 
 async def test_wrong_key_is_named(http_of: HttpOf) -> None:

@@ -30,9 +30,9 @@ VERDICTS = [
         id="no parser",
     ),
     pytest.param(ProbeReply(400, "400", "header too odd"), "missing", "400: header too odd", id="another refusal"),
-    pytest.param(ProbeReply(429, "rate_limit_exceeded", "wait 3s"), "unknown", "wait 3s", id="over its limit"),
-    pytest.param(ProbeReply(503, "no_healthy_backend", "down"), "unknown", "down", id="backend down"),
-    pytest.param(ProbeReply(None, message="connection refused"), "unknown", "connection refused", id="no answer"),
+    pytest.param(ProbeReply(429, "rate_limit_exceeded", "wait 3s"), "untried", "wait 3s", id="over its limit"),
+    pytest.param(ProbeReply(503, "no_healthy_backend", "down"), "untried", "down", id="backend down"),
+    pytest.param(ProbeReply(None, message="connection refused"), "untried", "connection refused", id="no answer"),
 ]
 
 
