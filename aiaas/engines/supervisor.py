@@ -65,6 +65,8 @@ class EngineSupervisor:
                    must not block or raise
     environ        the environment to inherit; os.environ if None
     python         with `python_options`, the interpreter that runs a simulator
+
+    starts, deaths  how often its process was started, and ended without being stopped or restarted with new settings
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class EngineSupervisor:
         self._hurried = asyncio.Event()
         self._changed = asyncio.Event()  # `engine` differs from the running engine
         self._suspected = False
+        self.starts = 0
+        self.deaths = 0
 
     def __repr__(self) -> str:
         state = "healthy" if self._life.healthy_at is not None else "not healthy"
@@ -185,6 +189,7 @@ class EngineSupervisor:
                 if self._changed.is_set():
                     self._start_over()
                     continue
+                self.deaths += 1
                 self._on_event(died)
                 if self._knows_shutdown_timeout and refused_shutdown_timeout(died.last_lines):
                     self._knows_shutdown_timeout = False
@@ -247,6 +252,7 @@ class EngineSupervisor:
         self._life, starting = self._life.start(_now(), tuple(hide(arg, secrets) for arg in argv))
         if not port_is_free(engine.port):
             return self._died(launch.CANNOT_EXECUTE, f"its port {engine.port} is taken by another program")
+        self.starts += 1
         self._on_event(starting)
         try:
             process, output, pipe = await spawn((self._python, "-I", launch.__file__, *argv), self._environment())

@@ -14,6 +14,8 @@ in before the store's answer came is settled in both (`asked.py`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from time import perf_counter
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -40,6 +42,7 @@ class FallbackStore:
 
     processes  how many gateway processes share the limits, by the config; the store's own count wins
     decisions  how many requests were decided by `shared`, `local`, `allow` or `deny`
+    on_answer  called with the seconds that an admission waited for the store's answer, or until it was given up
     """
 
     def __init__(self, shared: RedisStore, mode: Mode, processes: int) -> None:
@@ -49,6 +52,7 @@ class FallbackStore:
         self._mode: Mode = mode
         self._processes = processes
         self.decisions = {SHARED: 0, mode: 0}
+        self.on_answer: Callable[[float], object] = lambda _seconds: None
 
     def follow(self, mode: Mode, processes: int, patience: float) -> None:
         """Use this mode for new requests. Admitted requests settle under the old one."""
@@ -70,14 +74,17 @@ class FallbackStore:
         if limits == UNLIMITED:  # nothing to count
             return await self._local.admit(key, limits, tokens, now, wall)
         asked = None
+        began = perf_counter()
         try:
             admission = await self.shared.admit(key, limits, tokens, now, wall)
         except AdmissionLateError as error:
             asked = error.asked
+            self.on_answer(perf_counter() - began)
         except StoreAwayError:
             pass
         else:
             self.decisions[SHARED] += 1
+            self.on_answer(perf_counter() - began)
             return admission
         admission = await self._alone(key, limits, tokens, now, wall)
         if asked is None or admission.lease is None:

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
+
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.proxy.upstream.backends import BackendState
@@ -18,6 +21,14 @@ class EngineHandle(Protocol):
     @property
     def engine(self) -> EnginePlan | None:
         """The settings that it runs with, or starts with; None where it has none of its own."""
+
+    @property
+    def starts(self) -> int:
+        """How often its process was started here."""
+
+    @property
+    def deaths(self) -> int:
+        """How often its process ended unasked, or was killed since it was frozen or not healthy in time."""
 
     async def start(self) -> None:
         """Start the engine. Raises EnvironmentFault if that fails."""
@@ -39,8 +50,8 @@ class EngineHandle(Protocol):
 EngineMaker = Callable[[BackendPlan, Callable[[bool, str], None]], EngineHandle]
 
 
-class Engines:
-    """The handles of the started engines, by backend."""
+class Engines(Collector):
+    """The handles of the started engines, by backend, with counts of their starts and deaths."""
 
     def __init__(self) -> None:
         self._handles: dict[str, EngineHandle] = {}
@@ -53,6 +64,17 @@ class Engines:
         """Check the engine of a backend, if this process started it, since a request to it has timed out."""
         if backend in self._handles:
             self._handles[backend].suspect()
+
+    def collect(self) -> Iterator[Metric]:
+        """As in Collector; without engines there are no series."""
+        starts = CounterMetricFamily("aiaas_engine_starts", "Starts of an engine's process", labels=["backend"])
+        deaths = CounterMetricFamily(
+            "aiaas_engine_deaths", "Engine processes that died, or were killed because they hung", labels=["backend"]
+        )
+        for backend, handle in list(self._handles.items()):
+            starts.add_metric([backend], handle.starts)
+            deaths.add_metric([backend], handle.deaths)
+        yield from (starts, deaths)
 
     def settings(self, backend: str) -> EnginePlan | None:
         """Return the settings that the engine of a backend runs with; None if this process did not start it."""

@@ -119,8 +119,8 @@ class Gateway:
         self._date = (0, b"")
         self.fleet = Fleet(log, metrics, ClientTls())
         self.active = self._activate(plan)
-        metrics.config(plan.digest)
-        metrics.watch_door(lambda: len(self.places), lambda: self.places.held)
+        metrics.follow(plan)
+        metrics.watch_door(lambda: len(self.places), lambda: self.places.held, lambda: self.places.accepted)
         metrics.watch_in_flight(lambda: len(self._requests))
         metrics.watch_queued(lambda: sum(record.phase == "queued" for record in list(self._requests.values())))
 
@@ -318,7 +318,7 @@ class Gateway:
         self.places.follow(plan.server)
         self.bodies.follow(plan.server)
         self.active = self._activate(plan)
-        self.metrics.config(plan.digest)
+        self.metrics.follow(plan)
 
     def _activate(self, plan: Plan) -> Active:
         backends = self.fleet.follow(plan.backends)

@@ -49,6 +49,7 @@ class Reloader:
         self._on_plan = on_plan
         begun_with = gateway.active.plan
         self._held: tuple[str, ...] = ()  # fields of the last config that wait for a restart
+        self._metrics.reloads.show("config", ok=True)
         self._auth = begun_with.auth  # names the key file to read: a new Plan's before that Plan is in force
         self._reading_keys = asyncio.Lock()
         self._has_keys = False  # whether a key file was valid once
@@ -102,6 +103,7 @@ class Reloader:
         """Put the key file's keys in force. On an error, return it and keep the last good keys."""
         async with self._reading_keys:  # without the lock an older reading could be put in force last
             if not self._auth.enabled:
+                self._metrics.reloads.forget("keys")
                 return None
             with building():
                 try:
@@ -144,6 +146,7 @@ class Reloader:
         self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(self._gateway.verifier.ring.ids))
 
     def _keys_missing(self) -> None:
+        self._metrics.reloads.show("keys", ok=False)
         hint = "every request is refused until a key exists; create one: aiaas keys create NAME"
         self._log.event("warning", "keys_missing", file=str(self._auth.keys_file), hint=hint)
 
@@ -153,6 +156,7 @@ class Reloader:
         """Also watch the files of the server's certificate. Call this before running `watches`."""
         self._tls = tls
         self._tls_watches = tuple(FileWatch(file, self.reload_tls, self._crashed) for file in files_of(tls.plan))
+        self._certificate_in_force(tls)
         self._warn_of_expiry(tls)
 
     async def reload_tls(self) -> None:
@@ -171,6 +175,11 @@ class Reloader:
                 self._metrics.reloaded("tls", ok=True)
                 self._log.event("info", "tls_reloaded", file=str(plan.cert_file))
                 self._warn_of_expiry(self._tls)
+            self._certificate_in_force(self._tls)  # also the same one again, after a broken file
+
+    def _certificate_in_force(self, tls: ServerTls) -> None:
+        self._metrics.reloads.show("tls", ok=True)
+        self._metrics.certificate.show(tls.validity.begins, tls.validity.ends)
 
     def _warn_of_expiry(self, tls: ServerTls) -> None:
         warning = tls.validity.warning(time.time())

@@ -204,6 +204,7 @@ class GatewayServer:
         self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
         self._probes = Probes(log, self.metrics, Resolver(log, self.metrics), keeper)
         self._engines = Engines()
+        self.metrics.register(self._engines)
         self.reloader = Reloader(self._gateway, env, self._engines.offer, self._follow)
 
     async def live(

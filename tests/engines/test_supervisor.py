@@ -141,6 +141,7 @@ async def test_a_dead_engine_is_restarted_and_its_exit_code_told(watch):
     assert engine.kinds() == [Starting, Healthy, Died, Restarting, Starting, Healthy]
     assert engine.events[2].exit_code == 3
     assert engine.events[3] == Restarting(1)
+    assert (engine.supervisor.starts, engine.supervisor.deaths) == (2, 1)
     assert not psutil.pid_exists(engine.pids("helper")[0])
 
 
@@ -426,6 +427,7 @@ async def test_a_crash_loop_ends_with_other_settings(watch):
     await until(lambda: Healthy in engine.kinds())
     assert engine.kinds()[-3:] == [Changed, Starting, Healthy]
     assert engine.events[-2].attempt == 1
+    assert engine.supervisor.deaths == 2, "a restart with other settings is not a death"
     assert "plain" in engine.events[-2].argv
 
 

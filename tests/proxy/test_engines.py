@@ -21,6 +21,8 @@ class Engine:
         self.engine: EnginePlan | None = None
         self.offered: list[EnginePlan] = []
         self.suspicions = 0
+        self.starts = 3
+        self.deaths = 2
 
     async def start(self) -> None:
         pass
@@ -67,6 +69,14 @@ def test_engines_say_which_of_them_took_their_settings(
     assert engines.offer(plans) == taken
     for name in plans.keys() & handles.keys():
         assert handles[name].offered == [plans[name]]
+
+
+def test_starts_and_deaths_are_counted_by_backend() -> None:
+    """From the first start on, so that the first death is an increase."""
+    engines = Engines()
+    engines.add("a", Engine(takes=True))
+    samples = {(s.name, s.labels["backend"]): s.value for family in engines.collect() for s in family.samples}
+    assert samples == {("aiaas_engine_starts_total", "a"): 3, ("aiaas_engine_deaths_total", "a"): 2}
 
 
 def test_only_a_managed_engine_is_suspected() -> None:

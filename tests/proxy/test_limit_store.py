@@ -3,7 +3,6 @@ metrics."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -77,6 +76,7 @@ async def test_without_the_store_it_does_as_configured(
         await until(lambda: store.shared.up)
         assert (await client.post(BODY)).status == 200
         assert running.metric('aiaas_limit_decisions_total{by="shared"}') == 2
+        assert running.metric("aiaas_limit_store_seconds_count") == 2
     away = running.log_lines("limit_store_away")
     assert [(line["store"], line["meanwhile"]) for line in away] == [(server.url, mode)]
     assert "connection" in away[0]["reason"]
@@ -92,7 +92,8 @@ async def test_a_store_that_is_not_there_does_not_keep_from_serving() -> None:
     assert store is not None
     async with AsyncExitStack() as stack:
         await begin_shared_store(store, Keeper(log), Metrics(), stack)
-        await asyncio.sleep(0.4)
+        failures = store.shared.failures
+        await until(lambda: store.shared.failures > failures)  # as long as the store is away
     log.flush()
     text = b"".join(lines).decode()
     assert text.count("limit_store_away") == 1

@@ -75,7 +75,14 @@ class Reloading:
             (result, f'aiaas_reloads_total{{result="{result}",what="{what}"}} ') for result in ("success", "failure")
         ]
         lines = self.metrics.expose().decode().splitlines()
-        return {result: float(line[len(m) :]) for result, m in marks for line in lines if line.startswith(m)}
+        counts = {result: float(line[len(m) :]) for result, m in marks for line in lines if line.startswith(m)}
+        return {result: count for result, count in counts.items() if count}
+
+    def in_force(self, what: str) -> bool | None:
+        """Whether the metrics say that the file is in force; None without a word on it."""
+        mark = f'aiaas_reload_ok{{what="{what}"}} '
+        lines = self.metrics.expose().decode().splitlines()
+        return next((line.endswith(" 1.0") for line in lines if line.startswith(mark)), None)
 
 
 @pytest.fixture
@@ -142,12 +149,15 @@ async def test_a_broken_config_changes_nothing(folder: Path) -> None:
     (line,) = await site.reload(BASE | {"nonsense": 1})
     assert (line["event"], line["level"]) == ("config_not_reloaded", "error")
     assert "nonsense" in line["problems"][0]
+    assert site.in_force("config") is False
     site.file.unlink()
     await site.reloader.reload_config()
     (line,) = site.logged()
     assert line["event"] == "config_not_reloaded"
     assert str(site.file) in line["error"]
     assert (site.gateway.active, site.plans, site.reloads("config")) == (active, [], {"failure": 2})
+    await site.reload(BASE)
+    assert (site.gateway.active, site.in_force("config")) == (active, True)
 
 
 async def test_a_gateway_without_a_file_has_nothing_to_reload(folder: Path) -> None:
@@ -367,6 +377,7 @@ async def test_a_broken_key_file_is_counted_and_logged(folder: Path) -> None:
         (line,) = site.logged()
         assert (line["event"], line["level"], line["kept"]) == ("keys_not_reloaded", "error", 1)
         assert site.reloads("keys") == {"success": 1, "failure": count}
+        assert site.in_force("keys") is False
     assert site.verifier.ring is ring
     site.verifier.close()
 
@@ -411,7 +422,7 @@ async def test_a_missing_key_file_is_a_warning_until_there_were_keys(folder: Pat
     (line,) = site.logged()
     assert (line["event"], line["level"], line["file"]) == ("keys_missing", "warning", str(folder / "keys.yaml"))
     assert "aiaas keys create" in line["hint"]
-    assert site.reloads("keys") == {}
+    assert (site.reloads("keys"), site.in_force("keys")) == ({}, False)
     (folder / "keys.yaml").write_text("keys: [")
     await site.reloader.reload_keys()
     assert events(site.logged()) == ["keys_not_reloaded"]
@@ -429,7 +440,7 @@ async def test_without_authentication_no_key_file_is_read(folder: Path) -> None:
     site = Reloading(folder, BASE | {"auth": {"enabled": False}})
     await site.reloader.begin_keys()
     await site.reloader.reload_keys()
-    assert (site.logged(), site.reloads("keys")) == ([], {})
+    assert (site.logged(), site.reloads("keys"), site.in_force("keys")) == ([], {}, None)
     lines = await site.reload(BASE)
     assert (events(lines), site.plans) == (["config_not_reloaded"], [])
     assert "keys.yaml" in lines[0]["error"]

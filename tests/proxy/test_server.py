@@ -94,6 +94,8 @@ class Engine:
         self.started = False
         self.engine = backend.engine
         self.suspicions = 0
+        self.starts = 1
+        self.deaths = 0
 
     def healthy(self, up: bool, reason: str) -> None:
         self.is_up = up

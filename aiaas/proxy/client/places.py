@@ -111,6 +111,7 @@ class Places:
     """All client connections, and the memory that they hold.
 
     descriptors  the most connections that the process has file descriptors for
+    accepted     connections that got a place so far
     held         bytes of the budget that are taken, by connections and by bodies
     """
 
@@ -120,6 +121,7 @@ class Places:
         self._members: dict[Guest, None] = {}
         self._by_address: dict[str, int] = {}
         self.descriptors: int | None = None
+        self.accepted = 0
         self.held = 0
         self.follow(server)
 
@@ -166,6 +168,7 @@ class Places:
             self._turned_away("full")
             return None
         self._strangers[guest] = None
+        self.accepted += 1
         if address is not None:
             self._by_address[address] = self._by_address.get(address, 0) + 1
         return guest

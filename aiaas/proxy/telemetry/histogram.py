@@ -44,17 +44,21 @@ class Tally:
 
 
 class Tallies(Collector):
-    """A metric: a Tally for each combination of label values, created at first use."""
+    """A metric: a Tally for each combination of label values, created at first use.
+
+    registry  None: the caller collects it
+    """
 
     def __init__(
-        self, name: str, text: str, labels: list[str], bounds: tuple[float, ...], registry: CollectorRegistry
+        self, name: str, text: str, labels: list[str], bounds: tuple[float, ...], registry: CollectorRegistry | None
     ) -> None:
         self._name = name
         self._text = text
         self._labels = labels
         self._bounds = bounds
         self._series: dict[tuple[str, ...], Tally] = {}
-        registry.register(self)
+        if registry is not None:
+            registry.register(self)
 
     def labels(self, *values: str) -> Tally:
         """Return the series of these label values, which are in the order of the metric's labels."""

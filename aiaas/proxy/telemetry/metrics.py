@@ -11,16 +11,27 @@ import threading
 from asyncio import get_running_loop
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.metrics_core import Metric
-from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from aiaas import __version__
+from aiaas.openai import paths
+from aiaas.plan.model import Plan
 from aiaas.proxy.telemetry.cache_counters import CacheCounters
+from aiaas.proxy.telemetry.counters import (
+    Aborts,
+    Accepted,
+    Availability,
+    CertificateDates,
+    Process,
+    Reloads,
+    What,
+)
 from aiaas.proxy.telemetry.histogram import Tallies
 from aiaas.proxy.telemetry.key_counters import KeyCounters, KeySums, exposed
 from aiaas.proxy.telemetry.record import Record
@@ -34,6 +45,12 @@ LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 GAP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+# The reasons of a further attempt (`upstream/attempt.py`), and of a connection turned away (`client/incidents.py`).
+RETRY_REASONS = ("connect", "stale", "busy", "balancer", "engine", "lacks_path")
+TURNED_AWAY_REASONS = ("evicted", "address", "full", "descriptors")
+# Models whose series begin at 0 with the Plan that names them; further models' begin with their first request.
+MODELS_AT_ZERO = 100
+PATHS_AT_ZERO = (paths.CHAT, paths.COMPLETIONS, paths.RESPONSES, paths.MESSAGES)
 # The `limit` label for each error code of a limit.
 LIMIT_OF = {
     "rate_limit_exceeded": "requests",
@@ -142,6 +159,8 @@ class UsageCounters:
             "aiaas_usage_batches", "Usage batches written to the store, by result", ["result"], registry=registry
         )
         self._lost = Counter("aiaas_usage_lost_requests", "Requests missing from the usage store", registry=registry)
+        for result in ("success", "failure"):
+            self._batches.labels(result)
 
     def written(self, ok: bool) -> None:
         """Count a batch that was written, or could not be."""
@@ -183,10 +202,13 @@ class Metrics:
         self._queued = Gauge("aiaas_requests_queued", "Requests that wait for an endpoint", registry=registry)
         self._refused = Counter("aiaas_refused", "Requests refused by a limit", ["limit"], registry=registry)
         self._retries = Counter("aiaas_retries", "Retries by reason", ["reason"], registry=registry)
-        self._aborts = Counter("aiaas_aborts", "Requests whose client left, by phase", ["phase"], registry=registry)
+        self._aborts = Aborts(registry)
+        self._availability = Availability(registry)
         self._endpoints = _EndpointGauges(registry)
         self._resolutions = Counter("aiaas_dns_resolutions", "DNS lookups", ["backend", "result"], registry=registry)
-        self._reloads = Counter("aiaas_reloads", "Reloads of config and keys", ["what", "result"], registry=registry)
+        self.reloads = Reloads(registry)
+        self.certificate = CertificateDates()
+        registry.register(self.certificate)
         self.keys = KeyCounters()
         self.loop_lag = Histogram(
             "aiaas_event_loop_lag_seconds",
@@ -207,18 +229,26 @@ class Metrics:
         )
         self._config = Info("aiaas_config", "Digest of the config in force", registry=registry)
         Info("aiaas_build", "Version of the running gateway", registry=registry).info({"version": __version__})
-        ProcessCollector(registry=registry)  # CPU, memory, descriptors, out of /proc; nothing where there is none
+        registry.register(Process())
         self._tallies: _Ends = {}
         self._aside = threading.Lock()  # one scrape at a time
+        for counter, values in (
+            (self._refused, LIMIT_OF.values()),
+            (self._retries, RETRY_REASONS),
+            (self._turned_away, TURNED_AWAY_REASONS),
+        ):
+            for value in values:
+                counter.labels(value)
 
     def watch_in_flight(self, number: Callable[[], int]) -> None:
         """Ask `number` at each scrape."""
         self._in_flight.set_function(number)
 
-    def watch_door(self, connections: Callable[[], int], held: Callable[[], int]) -> None:
-        """Likewise, for open connections and the bytes that they and their requests hold."""
+    def watch_door(self, connections: Callable[[], int], held: Callable[[], int], accepted: Callable[[], int]) -> None:
+        """Likewise, for open connections, the bytes that they and their requests hold, and all that were accepted."""
         self._connections.set_function(connections)
         self._held.set_function(held)
+        self._registry.register(Accepted(accepted))
 
     def turned_away(self, reason: str) -> None:
         """Count a connection that was refused, or ended for others."""
@@ -255,7 +285,7 @@ class Metrics:
         if record.session_turn is not None or record.cached_tokens is not None:
             self._caches.finished(record)
         if record.ended_by == "client":
-            self._aborts.labels(record.phase).inc()
+            self._aborts.count(record)
 
     def _take(self) -> _Ends:
         """The tallies since the last time. On the event loop, which alone adds to them."""
@@ -279,6 +309,7 @@ class Metrics:
             self._estimated.labels(model, "input").inc(total.estimated_input_tokens)
             self._estimated.labels(model, "output").inc(total.estimated_output_tokens)
             self._responses.labels(str(status), reason or "").inc(total.requests)
+            self._availability.count(status, reason, total.requests)
         self.keys.forget_removed()
 
     def responded(self, status: int, reason: str | None) -> None:
@@ -314,15 +345,25 @@ class Metrics:
 
     def resolved(self, backend: str, ok: bool) -> None:
         """Count an answer, or its failure, to the question for a backend's name."""
-        self._resolutions.labels(backend, "success" if ok else "failure").inc()
+        self._resolutions.labels(backend, "success").inc(ok)
+        self._resolutions.labels(backend, "failure").inc(not ok)
 
-    def reloaded(self, what: str, ok: bool) -> None:
-        """Count a reload of `config`, `keys` or `tls`."""
-        self._reloads.labels(what, "success" if ok else "failure").inc()
+    def reloaded(self, what: What, ok: bool) -> None:
+        """Count a reload."""
+        self.reloads.count(what, ok)
 
     def config(self, digest: str) -> None:
         """Show which config is in force."""
         self._config.info({"digest": digest})
+
+    def follow(self, plan: Plan) -> None:
+        """Show the config in force, and begin the series of its models at 0."""
+        self.config(plan.digest)
+        for path in PATHS_AT_ZERO:
+            for model in islice(plan.routes.get(path, ()), MODELS_AT_ZERO):
+                self.timings.ttft.labels(model)
+                for outcome in ("success", "error"):
+                    self.requests.labels(model, path, outcome)
 
     def collect(self) -> Iterable[Metric]:
         """Every series as it is now, but for those by key: `keys.sums`."""

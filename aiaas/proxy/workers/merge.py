@@ -30,6 +30,11 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
         "aiaas_endpoint_max_inflight": operator.add,  # each worker has its own bound for the same engine
         "aiaas_models_wrong": max,  # show a problem that one worker sees
         "aiaas_limit_store_up": min,
+        "aiaas_reload_ok": min,  # show a file that one worker cannot use
+        "aiaas_reload_last_success_timestamp_seconds": min,
+        "aiaas_certificate_not_before_timestamp_seconds": min,
+        "aiaas_certificate_not_after_timestamp_seconds": min,
+        "aiaas_descriptors_used_ratio": max,  # each process has its own limit
         "aiaas_limit_processes": min,  # too small a count makes a worker's share too large
         "process_resident_memory_bytes": operator.add,  # pages that processes share count for each of them
         "process_virtual_memory_bytes": operator.add,

@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from prometheus_client.process_collector import ProcessCollector
-
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.client.metrics_port import serve_metrics
@@ -45,6 +43,7 @@ from aiaas.proxy.server import (
     take_signals,
 )
 from aiaas.proxy.tasks import Keeper, end_tasks, report_crash
+from aiaas.proxy.telemetry.counters import Process
 from aiaas.proxy.telemetry.log import LEVELS, JsonLog
 from aiaas.proxy.workers.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.workers.last_good import Baseline
@@ -143,7 +142,7 @@ class _Supervisor:
         self._engines: dict[str, EngineHealth] = {}
         self._failure: EnvironmentFault | None = None
         self._retired = Sums()
-        self._process = ProcessCollector(registry=None)
+        self._process = Process()
         self._ends = 0
         self._hangs = 0
         now = asyncio.get_running_loop().time()
@@ -298,6 +297,7 @@ class _Supervisor:
             sums.add(worker.families, worker.by_key)
         sums.add(of_supervisor(self._answering(), self._ends, self._hangs))
         sums.add(snapshot(self._keeper.collect()))
+        sums.add(snapshot(self._running.collect()))
         sums.add(snapshot(self._process.collect()))  # the supervisor's CPU and memory belong to the gateway, too
         return exposition(sums.families(), sums.by_key)
 

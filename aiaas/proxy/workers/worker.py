@@ -145,8 +145,12 @@ class _Elsewhere:
     """An engine that another process runs.
 
     That process reads changed settings from the same file, earlier or later than this one. So `offer` predicts: an
-    engine that is not up takes them, and a healthy one runs with those that its last report has.
+    engine that is not up takes them, and a healthy one runs with those that its last report has. That process also
+    counts its starts and deaths.
     """
+
+    starts = 0
+    deaths = 0
 
     def __init__(
         self,

@@ -125,6 +125,17 @@ def test_members_leave_places_to_strangers() -> None:
     assert hall.reasons["full"] == 0
 
 
+def test_accepted_connections_are_counted_and_refused_ones_not() -> None:
+    """A refusal has a counter of its own."""
+    hall = Hall(max_connections_per_address=2)
+    for name in ("a", "b"):
+        hall.come(name, "1.2.3.4").leave()
+    hall.come("c", "1.2.3.4")
+    hall.come("d", "1.2.3.4")
+    assert hall.places.enter("1.2.3.4", lambda: None) is None
+    assert hall.places.accepted == 4
+
+
 def test_a_connection_is_refused_where_all_are_being_answered() -> None:
     """No connection may end for it."""
     hall = Hall()

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import parse_redis_url
+from aiaas.proxy.engines import Engines
 from aiaas.proxy.limit_store import StoreMetrics
 from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.key_counters import exposed
@@ -40,6 +41,13 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return None
 
 
+class Elsewhere:
+    """The counts of an engine."""
+
+    starts = 2
+    deaths = 1
+
+
 def full() -> Metrics:
     """Metrics with every series in use."""
     metrics = Metrics()
@@ -56,6 +64,11 @@ def full() -> Metrics:
     metrics.resolved("b", ok=True)
     metrics.reloaded("config", ok=True)
     metrics.config("abc")
+    metrics.certificate.show(1.0, 2.0)
+    metrics.watch_door(lambda: 0, lambda: 0, lambda: 0)
+    engines = Engines()
+    engines.add("b", Elsewhere())  # type: ignore[arg-type]
+    metrics.register(engines)
     metrics.usage.written(ok=True)
     metrics.register(StoreMetrics(FallbackStore(RedisStore(parse_redis_url("redis://r")), "local", 1)))
     keeper = Keeper(JsonLog(lambda _: None, lambda: 0.0, "info"))

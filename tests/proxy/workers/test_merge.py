@@ -87,8 +87,9 @@ def test_gauges_are_of_those_that_live_and_each_has_its_rule() -> None:
 def test_every_gauge_has_a_rule() -> None:
     """A new gauge needs a decision how several workers' values are merged."""
     store = {"aiaas_limit_store_up", "aiaas_limit_processes"}  # only where there is one
+    dates = {f"aiaas_certificate_not_{word}_timestamp_seconds" for word in ("before", "after")}  # likewise
     gauges = {family.name for family in worker() if family.kind in ("gauge", "unknown")}
-    assert gauges | store == set(GAUGES)
+    assert gauges | store | dates == set(GAUGES)
 
 
 def test_the_supervisor_adds_what_only_it_knows() -> None:
