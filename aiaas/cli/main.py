@@ -38,6 +38,7 @@ COMMANDS: Final = MappingProxyType(
         "usage": ("aiaas.cli.usage", "Show requests and tokens by key, model and day."),
         "render": ("aiaas.cli.render", "Print Kubernetes manifests made from the config."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
+        "logs": ("aiaas.cli.logs", "Show the gateway's log in readable lines."),
         "simulate": ("aiaas.cli.simulate", "Run only the embedded vLLM simulator."),
         "connect": ("aiaas.cli.connect", "Print what to paste into Claude Code, Codex, an SDK, ..."),
         "smoke": ("aiaas.cli.smoke", "Run a series of checks against a running gateway."),
