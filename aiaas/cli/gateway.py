@@ -1,9 +1,9 @@
-"""The gateway's process: `python -m aiaas.cli.gateway DESCRIPTOR ...`, which `aiaas serve` becomes.
+"""The gateway's process: `python -m aiaas.cli.gateway DESCRIPTOR FORM ...`, which `aiaas serve` becomes.
 
 A gateway needs neither the command line nor the code that reads a config: typer and pydantic take 25 MiB. So `aiaas
 serve` reads the config, and then runs this module in its place: for others the same process, with the Plan in a
-descriptor. The further arguments are for people who look at the list of processes; `--debug` among them holds here,
-too.
+descriptor, and the form of the log (`LogForm`). The further arguments are for people who look at the list of processes;
+`--debug` among them holds here, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiaas.cli.loop import run_loop
 from aiaas.cli.outcome import guarded, note
@@ -26,6 +26,7 @@ from aiaas.proxy.client.incoming import require_c_parser
 from aiaas.proxy.engines import EngineMaker
 from aiaas.proxy.server import Ready, run_server
 from aiaas.proxy.telemetry.log import FdWriter, JsonLog
+from aiaas.proxy.telemetry.readable import LogForm, written_as
 
 if TYPE_CHECKING:
     from aiaas.engines.lifecycle import Event
@@ -34,15 +35,15 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Serve the Plan in the descriptor `arguments[0]` until a signal; return the exit code."""
-    return guarded(lambda: _serve(int(arguments[0])), "--debug" in arguments)
+    return guarded(lambda: _serve(int(arguments[0]), cast(LogForm, arguments[1])), "--debug" in arguments)
 
 
-def _serve(descriptor: int) -> int:
+def _serve(descriptor: int, form: LogForm) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))  # until the server handles it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # `aiaas serve` has blocked them
     with open(descriptor, "rb") as file:
         plan: Plan = pickle.load(file)
-    run_gateway(plan, announce)
+    run_gateway(plan, announce, form=form)
     return 0
 
 
@@ -51,6 +52,7 @@ def run_gateway(
     on_ready: Callable[[Ready], None],
     on_engine_healthy: Callable[[], None] = lambda: None,
     log_to: int | None = None,
+    form: LogForm = "json",
 ) -> None:
     """Serve `plan` until a signal ends it. The log goes to the file descriptor `log_to`, else to stdout."""
     require_c_parser()
@@ -62,7 +64,7 @@ def run_gateway(
     alone = plan.server.workers == 1
     with tempfile.TemporaryFile() as lock:  # without a name; each process that inherits it can lock it
         writer = FdWriter(fd, None if alone else lock.fileno())
-        log = JsonLog(writer, time.time, plan.monitoring.log_level)
+        log = JsonLog(written_as(form, writer), time.time, plan.monitoring.log_level)
         make_engine = engine_maker(log, plan, on_engine_healthy)
 
         def life() -> Coroutine[Any, Any, None]:
@@ -76,7 +78,7 @@ def run_gateway(
                 env=env,
                 make_engine=make_engine,
                 on_ready=on_ready,
-                command=python_command("aiaas.cli.worker"),
+                command=(*python_command("aiaas.cli.worker"), form),
                 log_to=(fd, lock.fileno()),
             )
 

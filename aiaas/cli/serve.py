@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-from aiaas.cli.common import ConfigOption, config_path, new_app
+import typer
+
+from aiaas.cli.common import ConfigOption, config_path, new_app, wants_colours
 from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from aiaas.plan.model import Plan
+    from aiaas.proxy.telemetry.readable import LogForm
 
 app = new_app()
+
+
+class LogFormat(StrEnum):
+    """The lines of the log."""
+
+    json = "json"
+    text = "text"
 
 
 @app.command(
@@ -27,16 +38,30 @@ app = new_app()
   kill -HUP PID          reload config and keys now (they are watched anyway)
   kill -TERM PID         drain: finish open requests, then exit; a second SIGTERM exits at once
 
-One JSON line per request goes to stdout; messages for people go to stderr. monitoring.metrics_port serves metrics.
+One line per request goes to stdout: JSON, or on a terminal the readable lines of `aiaas logs`; messages for people go
+to stderr. monitoring.metrics_port serves metrics.
 Exit codes: 0 stopped as asked, 1 the config is not valid, 3 environment error (port taken, file or vLLM missing).
 """
 )
-def serve(config: ConfigOption = None) -> None:
+def serve(
+    config: ConfigOption = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(metavar="json|text", help="The log's lines. [default: text on a terminal]", show_default=False),
+    ] = None,
+) -> None:
     """Run the gateway."""
     # The first process of a container has no default handler: a SIGTERM before it listened was lost, and the pod was
     # killed at the end of its grace period.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
-    become_gateway(read_valid_plan(config_path(config)))
+    become_gateway(read_valid_plan(config_path(config)), log_form(log_format))
+
+
+def log_form(log_format: LogFormat | None) -> LogForm:
+    """The form of the log: as asked for, else by whether a person reads it; colours only on a terminal."""
+    if log_format is LogFormat.json or (log_format is None and not sys.stdout.isatty()):
+        return "json"
+    return "colours" if wants_colours() else "text"
 
 
 def read_valid_plan(path: Path, text: str | None = None) -> Plan:
@@ -58,7 +83,7 @@ def read_valid_plan(path: Path, text: str | None = None) -> Plan:
     return plan
 
 
-def become_gateway(plan: Plan) -> NoReturn:
+def become_gateway(plan: Plan, form: LogForm) -> NoReturn:
     """Run `aiaas.cli.gateway` in place of this program, in the same process, with `plan` in a descriptor.
 
     Signals that arrive in between wait until that program handles them.
@@ -71,7 +96,7 @@ def become_gateway(plan: Plan) -> NoReturn:
         file.write(packed(plan))
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.set_inheritable(descriptor, True)
-    command = (*python_command("aiaas.cli.gateway"), str(descriptor), "aiaas", *sys.argv[1:])
+    command = (*python_command("aiaas.cli.gateway"), str(descriptor), form, "aiaas", *sys.argv[1:])
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     os.execv(command[0], command)
 

@@ -17,7 +17,7 @@ os.dup2(os.open(os.devnull, os.O_RDONLY), 9)
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background of a shell has it ignored
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 os.kill(os.getpid(), signal.{name})
-sys.exit(main(["9"]))
+sys.exit(main(["9", "json"]))
 """
 
 
@@ -41,5 +41,5 @@ def test_it_imports_nothing_that_reads_configs() -> None:
 
 def test_descriptor_without_a_plan_is_an_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
     """One line, as for every error; nobody but `aiaas serve` starts this program."""
-    assert main(["not a number"]) == 70
+    assert main(["not a number", "json"]) == 70
     assert "internal error: ValueError" in capsys.readouterr().err

@@ -51,8 +51,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start `aiaas serve`; whatever is left at the end is killed."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def begin(config: Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "aiaas", "serve", "-c", str(config)]
+    def begin(config: Path, *options: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "aiaas", "serve", "-c", str(config), *options]
         processes.append(subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE))
         return processes[-1]
 
@@ -194,6 +194,46 @@ def test_stuck_log_reader_does_not_stop_service_or_shutdown(
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lines_on_a_terminal_are_readable_and_coloured(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Those of `aiaas logs`, from the supervisor and its workers."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    config, port = write_config(tmp_path, server={"workers": workers})
+    ours, its = os.openpty()
+    process = start(config, stdout=its)
+    os.close(its)
+    wait_until_up(port)
+    assert get(port, "/nowhere")[0] == 404
+    shown = b""
+    while b"/nowhere" not in shown:
+        shown += os.read(ours, 65536)
+    assert b"\x1b[1mstarted\x1b[0m" in shown
+    assert b"\x1b[33m404  \x1b[0m" in shown
+    assert b'{"time"' not in shown
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+    os.close(ours)
+
+
+@pytest.mark.parametrize("option", ["text", "json"])
+def test_log_format_option_decides_in_a_pipe(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], option: str
+) -> None:
+    """Text has no colours there."""
+    config, port = write_config(tmp_path)
+    process = start(config, "--log-format", option)
+    wait_until_up(port)
+    process.terminate()
+    stdout, _ = process.communicate(timeout=60)
+    first = stdout.splitlines()[0]
+    assert b"started" in first
+    assert (b'{"time"' in first) == (option == "json")
+    assert b"\x1b" not in stdout
+
+
 def test_sigterm_while_it_reads_the_config_ends_it() -> None:
     """By a handler: the kernel gives the first process of a container no default one."""
     script = """
@@ -219,7 +259,7 @@ import os, signal
 from aiaas.cli import serve
 
 os.execv = lambda _path, _command: print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
-serve.become_gateway("a plan")
+serve.become_gateway("a plan", "json")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout.strip(), done.stderr) == (str([signal.SIGINT, signal.SIGTERM]), "")

@@ -49,7 +49,7 @@ class Gateway:
             found = [(child.cmdline(), child) for child in children]
         except psutil.NoSuchProcess:
             return []
-        workers = [(int(line[3]), child) for line, child in found if "aiaas.cli.worker" in line]
+        workers = [(int(line[4]), child) for line, child in found if "aiaas.cli.worker" in line]
         return [child for _, child in sorted(workers, key=lambda pair: pair[0])]
 
     def serves(self, worker: psutil.Process) -> bool:
