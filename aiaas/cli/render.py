@@ -1,12 +1,7 @@
-"""`aiaas render`: the config's Kubernetes manifests.
-
-The result depends on the shell only where the config says so. Overrides are left out of the environment; a `${NAME}`
-that is deployed by its name need not be set here; one inside the `kubernetes` section (`image: x:${TAG}`) must be.
-"""
+"""`aiaas render`: the config's Kubernetes manifests. `aiaas.cli.gate` judges the config first."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,8 +16,6 @@ if TYPE_CHECKING:
     from aiaas.manifests.objects import Object
     from aiaas.plan.kubernetes import KubernetesPlan
     from aiaas.plan.read import Reading
-
-STAND_IN = "not-set-here"
 
 app = new_app()
 
@@ -92,15 +85,10 @@ def differs(stream: str) -> int:
 
 
 def objects_of(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
-    """All objects; warnings about them go to stderr."""
-    from aiaas.keys.records import parse_records
+    """All objects; notes about them go to stderr."""
     from aiaas.manifests.expose import notes
     from aiaas.manifests.render import render_manifests as render_objects
 
-    if plan.settings.image is None:
-        note(f"warning: kubernetes.image is not set, so the pods run {plan.image}, which no registry has")
-    if keys_text is not None and not parse_records(keys_text, "keys"):
-        note(f"warning: the Secret {plan.keys_secret} has no keys; applying it replaces a Secret that has keys")
     for text in notes(plan):
         note(f"note: {text}")
     return render_objects(plan, keys_text)
@@ -129,71 +117,18 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
 
     Problems go to stderr. Raises CheckFailed if one of the problems is an error.
     """
-    from aiaas.cli.validate import key_file_problems
-    from aiaas.config.problem import has_errors
+    from aiaas.cli.gate import makes_keys, pass_gate
     from aiaas.errors import CheckFailed
-    from aiaas.plan.kubernetes import plan_kubernetes
-    from aiaas.plan.read import read
 
-    env = environment_for(path)
-    reading = read(path, env, deployed=True)
-    problems = reading.problems + (key_file_problems(reading, deployed=True) if _makes_keys(reading) else ())
-    plan = None
-    if not has_errors(problems):
-        plan, more = plan_kubernetes(reading.loaded, env)
-        problems += more
-    for problem in problems:
+    verdict = pass_gate(path, given=True)
+    for problem in verdict.problems:
         note(str(problem))
-    if plan is None:
-        if unset := sorted(name for name, value in env.items() if value == STAND_IN):
-            note(f"note: not set here: {', '.join(unset)}; a variable inside an address must be set")
+    if verdict.cluster is None:
         raise CheckFailed(f"{path} cannot be rendered; fix it and run again")
-    for text in guesses(reading):
-        note(text)
-    return plan, keys_text_of(reading, plan.keys_secret) if _makes_keys(reading) else None
+    return verdict.cluster, keys_text_of(verdict.reading) if makes_keys(verdict.reading) else None
 
 
-def guesses(reading: Reading) -> list[str]:
-    """A warning for each host that a stand-in is part of: the NetworkPolicy cannot know where it is."""
-    from aiaas.config.problem import dotted
-    from aiaas.plan.kubernetes import addresses
-
-    config = reading.loaded.config
-    assert config is not None
-    if not config.kubernetes.network_policy.enabled:
-        return []
-    named = {("backends", name) for name, backend in config.backends.items() if backend.network.namespace is not None}
-    if config.kubernetes.network_policy.store.namespace is not None:
-        named.add(("rate_limit", "store"))
-    return [
-        f"warning: the variable in {dotted(path)} is not set here, so the NetworkPolicy may block that host; "
-        "set the variable before you render, or name the pods' namespace"
-        for path, host in addresses(config)
-        if STAND_IN in host and path[:2] not in named
-    ]
-
-
-def environment_for(path: Path) -> dict[str, str]:
-    """The environment for rendering a config: the shell's without the overrides, and with a stand-in for each variable
-    that is deployed by its name and not set here. Raises EnvironmentFault if the file is missing."""
-    from aiaas.config.environment import OVERRIDES
-    from aiaas.config.load import load_file
-    from aiaas.plan.deployed import literal_names
-
-    ignored = [name for name in OVERRIDES if os.environ.get(name)]
-    if ignored:
-        note(f"ignored, since they apply to this shell only: {', '.join(ignored)}")
-    env = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
-    named = literal_names(load_file(path, env).written)
-    return dict.fromkeys(sorted(named), STAND_IN) | {name: value for name, value in env.items() if value}
-
-
-def _makes_keys(reading: Reading) -> bool:
-    config = reading.loaded.config
-    return config is not None and config.auth.enabled and config.kubernetes.keys_secret.create
-
-
-def keys_text_of(reading: Reading, secret: str) -> str | None:
+def keys_text_of(reading: Reading) -> str | None:
     """The key file as it goes into the Secret. None if the file is missing: a Secret without keys would replace one
     that has keys, and lock everybody out."""
     from aiaas.keys.file import KeyFileMissingError, read_key_file
@@ -203,8 +138,4 @@ def keys_text_of(reading: Reading, secret: str) -> str | None:
     try:
         return render_records(read_key_file(reading.plan.auth.keys_file).records)
     except KeyFileMissingError:
-        note(
-            f"warning: without a key file the Secret {secret} is not rendered; a Secret in the cluster stays as it is, "
-            "and without one the pods wait for it"
-        )
         return None

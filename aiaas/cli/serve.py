@@ -72,7 +72,7 @@ def read_valid_plan(path: Path, text: str | None = None) -> Plan:
     from aiaas.errors import CheckFailed
     from aiaas.plan.read import read
 
-    reading = read(path, os.environ, text)
+    reading = read(path, os.environ, text, deployed=False)
     plan = reading.plan
     for problem in reading.problems:
         note(str(problem))

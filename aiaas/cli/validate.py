@@ -5,7 +5,6 @@ The problems are the result, so they go to stdout. A summary for people goes to 
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from aiaas.config.problem import Problem, Severity
+    from aiaas.cli.gate import Judged
+    from aiaas.config.problem import Problem
     from aiaas.plan.model import Plan
     from aiaas.plan.read import Reading
 
@@ -32,6 +32,7 @@ app = new_app()
   aiaas validate
   aiaas validate -c deploy/configmap.yaml --strict
   aiaas validate --connect
+  aiaas validate --strict --deployed      in CI, without the cluster's secrets
   aiaas validate -o json | jq -r '.problems[].code'
 
 Exit codes: 0 valid, 1 not valid (or, with --strict, a warning), 3 no such file.
@@ -46,32 +47,41 @@ def validate(
             "--connect", help="Also ask the backends: are they reachable, and which models and paths do they serve?"
         ),
     ] = False,
+    deployed: Annotated[
+        bool,
+        typer.Option(
+            "--deployed",
+            help="Check it as `aiaas render` reads it: take as given variables and files that only the cluster has.",
+        ),
+    ] = False,
     output: OutputOption = Output.text,
 ) -> None:
     """Check a config and show all its problems at once."""
+    from aiaas.cli.gate import pass_gate
     from aiaas.config.problem import has_errors
-    from aiaas.plan.read import read
+    from aiaas.errors import UsageError
+    from aiaas.manifests.expose import notes
 
+    if connect and deployed:
+        raise UsageError("--connect needs the values that --deployed takes as given; run them one by one")
     path = config_path(config)
-    reading = read(path, os.environ)
-    plan, problems = reading.plan, reading.problems + file_problems(reading, deployed=has_cluster(reading))
-    if has_cluster(reading) and not has_errors(problems):
-        problems += cluster_problems(reading)
+    verdict = pass_gate(path, given=deployed)
+    plan, problems = verdict.reading.plan, verdict.problems
     if connect and plan is not None and not has_errors(problems):
-        from aiaas.cli.askbackends import ask_backends
-
-        found, lines = ask_backends(reading)
-        problems += found
+        more, lines = _asked(verdict.reading)
+        problems += more
         for line in lines:
             note(line)
     failed = has_errors(problems) or (strict and bool(problems))
     if output == Output.json:
-        print_json(_as_json(path, reading, problems, valid=not failed))
+        print_json(_as_json(path, verdict, problems, valid=not failed))
     else:
         for problem in problems:
             print(problem)
-        for line in chain_table(reading):
+        for line in (*accepted_lines(verdict), *chain_table(verdict)):
             note(line)
+        for text in notes(verdict.cluster) if verdict.cluster is not None else ():
+            note(f"note: {text}")
     if plan is not None and plan.overrides:
         note(f"overridden by the environment: {', '.join(plan.overrides)}")
     note(validation_summary(path, plan, problems, strict=strict))
@@ -79,27 +89,29 @@ def validate(
         raise typer.Exit(1)
 
 
-def has_cluster(reading: Reading) -> bool:
-    """Whether the config says anything about a cluster."""
-    config = reading.loaded.config
-    return config is not None and "kubernetes" in config.model_fields_set
+def _asked(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
+    """The backends' own problems, without accepted ones, and lines about what asking cannot show."""
+    from aiaas.cli.askbackends import ask_backends
+    from aiaas.config.accept import without_accepted
+
+    found, lines = ask_backends(reading)
+    return without_accepted(reading.loaded, found)[0], lines
 
 
-def cluster_problems(reading: Reading) -> tuple[Problem, ...]:
-    """Problems that `aiaas render` would report: a config with a `kubernetes` section is meant for a cluster."""
-    from aiaas.plan.kubernetes import plan_kubernetes
+def accepted_lines(verdict: Judged) -> list[str]:
+    """A line for each accepted warning, with the operator's reason."""
+    config = verdict.reading.loaded.partial
+    reasons = {} if config is None else config.accept
+    return [f"accepted {problem.code} {problem.path}: {reasons[problem.code]}" for problem in verdict.accepted]
 
-    _, problems = plan_kubernetes(reading.loaded, os.environ)
-    return problems
 
-
-def chain_table(reading: Reading) -> list[str]:
+def chain_table(verdict: Judged) -> list[str]:
     """The hops from client to engine, the bounds of each, and the first to give up; for a config with a cluster."""
     from aiaas.config.chain import chain, weakest
     from aiaas.units import format_duration, format_size
 
-    config = reading.loaded.config
-    if config is None or not has_cluster(reading):
+    config = verdict.reading.loaded.config
+    if config is None or not verdict.in_cluster:
         return []
     hops = chain(config)
     found = weakest(hops)
@@ -111,87 +123,6 @@ def chain_table(reading: Reading) -> list[str]:
         rows.append((hop.name, silence, body, "; ".join(part for part in (mark, hop.remark) if part)))
     width = max(len(row[0]) for row in rows)
     return [f"{name:{width}}  {silence:>7}  {body:>8}  {remark}".rstrip() for name, silence, body, remark in rows]
-
-
-def file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
-    """Problems of the files beside the config (`deployed`: also as Secrets)."""
-    return (
-        *key_file_problems(reading, deployed=deployed),
-        *_tls_problems(reading, deployed=deployed),
-        *_store_problems(reading, deployed=deployed),
-    )
-
-
-def _tls_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
-    """In a cluster the files come from a Secret, so missing files are only a warning."""
-    import time
-
-    from aiaas.config import codes
-    from aiaas.config.tree import problem_at
-    from aiaas.proxy.client.tls import TlsError, TlsFileMissing, read_pair
-
-    tls = None if reading.plan is None else reading.plan.server.tls
-    if tls is None:
-        return ()
-    section = ("server", "tls")
-    try:
-        warning = read_pair(tls).validity.warning(time.time())
-    except TlsFileMissing as error:
-        severity: Severity = "warning" if deployed else "error"
-        return (problem_at(codes.TLS_FILES, severity, section, str(error), reading.loaded.place(section)),)
-    except TlsError as error:
-        return (problem_at(codes.TLS_FILES, "error", section, str(error), reading.loaded.place(section)),)
-    if warning is None:
-        return ()
-    path = (*section, "cert_file")
-    message = f"the certificate in {tls.cert_file} {warning}"
-    return (problem_at(codes.TLS_VALIDITY, "warning", path, message, reading.loaded.place(path)),)
-
-
-def _store_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
-    """The files that the address of the shared store names."""
-    from aiaas.config import codes
-    from aiaas.config.tree import problem_at
-    from aiaas.limits.connection import StoreTlsError, tls_context
-
-    url = None if reading.plan is None else reading.plan.limits.store_url
-    if url is None:
-        return ()
-    path = ("rate_limit", "store")
-    try:
-        tls_context(url)
-    except StoreTlsError as error:
-        severity: Severity = "warning" if deployed else "error"
-        return (problem_at(codes.TLS_FILES, severity, path, str(error), reading.loaded.place(path)),)
-    return ()
-
-
-def key_file_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
-    """A missing key file is a warning, since it may come later than the config."""
-    from aiaas.config import codes
-    from aiaas.config.crosslayer import check_keys_secret
-    from aiaas.config.tree import problem_at
-    from aiaas.keys.file import KeyFileError, KeyFileMissingError, read_key_file
-    from aiaas.plan.keycheck import check_keys
-
-    plan, config = reading.plan, reading.loaded.config
-    if plan is None or config is None or not plan.auth.enabled:
-        return ()
-    path = ("auth", "keys_file")
-    place = reading.loaded.place(path)
-    try:
-        problems = check_keys(plan, read_key_file(plan.auth.keys_file).records)
-        if deployed:
-            found = check_keys_secret(config, plan.auth.keys_file.stat().st_size)
-            problems += tuple(problem_at(code, severity, at, message, place) for code, severity, at, message in found)
-        return problems
-    except KeyFileMissingError:
-        message = (
-            f"{plan.auth.keys_file} does not exist, so every request is refused; `aiaas keys create NAME` makes it"
-        )
-        return (problem_at(codes.KEYS_FILE, "warning", path, message, place),)
-    except KeyFileError as error:
-        return (problem_at(codes.KEYS_UNREADABLE, "error", path, str(error), place),)
 
 
 def validation_summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
@@ -234,15 +165,17 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _as_json(path: Path, reading: Reading, problems: Sequence[Problem], *, valid: bool) -> dict[str, object]:
+def _as_json(path: Path, verdict: Judged, problems: Sequence[Problem], *, valid: bool) -> dict[str, object]:
     from aiaas.config.chain import chain
 
-    plan, config = reading.plan, reading.loaded.config
+    plan, config = verdict.reading.plan, verdict.reading.loaded.config
+    reasons = {} if config is None else config.accept
     return {
         "file": str(path),
         "valid": valid,
         "problems": [asdict(problem) for problem in problems],
+        "accepted": [asdict(each) | {"reason": reasons.get(each.code)} for each in verdict.accepted],
         "digest": plan.digest if plan is not None else None,
         "overrides": list(plan.overrides) if plan is not None else [],
-        "chain": [asdict(hop) for hop in chain(config)] if config is not None and has_cluster(reading) else [],
+        "chain": [asdict(hop) for hop in chain(config)] if config is not None and verdict.in_cluster else [],
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from aiaas.config import codes, exposure, request_fields
+from aiaas.config.accept import check_accept
 from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import CLUSTER_RULES
@@ -52,19 +53,24 @@ _HEADER_VALUE = re.compile(r"[!-~]+")
 Rule = Callable[[Config, Mapping[str, str]], Iterator[Finding]]
 
 
-def check(loaded: Loaded, env: Mapping[str, str], *, deployed: bool = False) -> tuple[Problem, ...]:
+def check(loaded: Loaded, env: Mapping[str, str], *, deployed: bool | None = None) -> tuple[Problem, ...]:
     """Return every problem between the fields of a config, in the file's order.
 
     If single fields are wrong, the other fields are still checked; findings about wrong fields are dropped.
 
-    deployed  check the config for a cluster, even if it has no `kubernetes` section
+    deployed  whether to check the config for a cluster; None: if it has a `kubernetes` section
     """
     config = loaded.partial
     if config is None:
         return ()
     found = [finding for rule in RULES for finding in rule(config, env)]
-    if deployed or "kubernetes" in config.model_fields_set:
+    if "kubernetes" in config.model_fields_set if deployed is None else deployed:
         found += [finding for rule in CLUSTER_RULES for finding in rule(config)]
+    return placed(loaded, found)
+
+
+def placed(loaded: Loaded, found: Iterable[Finding]) -> tuple[Problem, ...]:
+    """Return the findings as problems at their places, in the file's order, without those about wrong fields."""
     problems = [
         problem_at(code, severity, path, message, loaded.place(path))
         for code, severity, path, message in found
@@ -372,6 +378,7 @@ RULES: Final[tuple[Rule, ...]] = (
     check_networks,
     *exposure.EXPOSURE_RULES,
     *request_fields.FIELD_RULES,
+    check_accept,
     _auth,
     _limits,
     _store,

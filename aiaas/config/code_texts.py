@@ -174,10 +174,17 @@ CODES: Final = MappingProxyType(
             "needs a few for each user, a single client one for each request that it sends at once. Leave it unset "
             "behind an ingress, or behind a load balancer that hides the addresses.",
         ),
+        codes.ACCEPT: (
+            "An accepted warning that is none, has no reason, or does not occur",
+            "`accept: {AIA219: the reason}` lets a warning stay. Errors have to be fixed. Remove an entry whose "
+            "warning no longer occurs: otherwise it would hide the next one.",
+        ),
         codes.KEYS_FILE: (
-            "The key file is missing (warning)",
+            "The key file is missing, or has no keys (warning)",
             "`aiaas serve` starts, and rejects every request until the key file exists. `aiaas keys create NAME` "
-            "creates it.",
+            "creates it. `aiaas render` makes a Secret of the file: it leaves that out if the file is missing. With "
+            "a file without keys the Secret would replace one that has keys. If another tool keeps the Secret, set "
+            "`keys_secret: {create: false}`.",
         ),
         codes.KEYS_UNREADABLE: (
             "The key file cannot be used",
@@ -210,6 +217,11 @@ CODES: Final = MappingProxyType(
             "The certificate has expired or soon will (warning)",
             "Clients reject an expired certificate. Renew it two weeks before it expires (a short-lived certificate: "
             "when a quarter of its life is left). aiaas loads the renewed file without a restart.",
+        ),
+        codes.UNUSED_VARIABLE: (
+            "A variable of `kubernetes.env` that nothing uses (warning)",
+            "Only variables that the config names (`${NAME}`, `api_key_env`) are rendered. Remove the entry, or "
+            "correct its name.",
         ),
         codes.HOP_TIMEOUT: (
             "A hop gives up before the one behind it",
@@ -272,7 +284,8 @@ CODES: Final = MappingProxyType(
             "plain HTTP again. Leave the redirect on; name the Gateway's listener that has TLS.",
         ),
         codes.IMAGE_TAG: (
-            "An image whose tag does not pin a version (warning)",
+            "An image that is not named, or whose tag does not pin a version (warning)",
+            "Without `kubernetes.image` the pods run an image that no registry has. "
             "An image with the tag `latest`, or without a tag, can differ from pod to pod, and a rollback does not "
             "restore the old image. Name a version, or better a digest (`image@sha256:...`).",
         ),

@@ -268,3 +268,8 @@ class Config(Section):
 
     kubernetes: Kubernetes = Kubernetes()
     """Settings of `aiaas render`. The gateway itself ignores them."""
+
+    accept: dict[Text, Text] = Field(default_factory=dict)
+    """Warnings that may stay, each with the reason: `{AIA219: the limits are generous}`. `aiaas validate` shows them as
+    accepted, `--strict` does not fail on them, and the gateway does not report them. Errors cannot be accepted. A
+    warning that no longer occurs is reported, so that the list stays true."""

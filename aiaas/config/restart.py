@@ -101,7 +101,7 @@ RELOADS: Final = frozenset(
     }
 )
 # The gateway does not use these fields.
-RENDERED: Final = frozenset({"version", "kubernetes", "backends.*.engine.pod", "backends.*.network"})
+RENDERED: Final = frozenset({"version", "kubernetes", "accept", "backends.*.engine.pod", "backends.*.network"})
 
 _ADDRESS: Final = ("url", "urls", "dns", "engine")
 

@@ -76,9 +76,6 @@ def notes(plan: KubernetesPlan) -> tuple[str, ...]:
     found = list(_ingress_notes(plan)) if settings.expose == "ingress" else []
     if settings.expose == "loadbalancer":
         found.append(f"the Secret {plan.tls_secret} (type kubernetes.io/tls) must exist in {settings.namespace}")
-    unused = settings.env.keys() - {*plan.variables, *(name for each in plan.engines for name in each.variables)}
-    if unused:
-        found.append(f"kubernetes.env: unused, and therefore not rendered: {', '.join(sorted(unused))}")
     return tuple(found)
 
 

@@ -5,7 +5,7 @@ changes:
 
   1. `kubernetes` keeps `replicas` only, if it has them or a shared store needs them: a gateway divides a limit by them
      until it has counted the other gateways in the store. A pod does not need the other fields, and a changed
-     annotation must not roll the pods.
+     annotation must not roll the pods. Nor do they need `accept`.
   2. `auth.keys_file` and the files of `server.tls` point to the folders where the manifests mount them,
      `monitoring.usage_file` to its volume.
   3. A backend with an engine of kind `vllm` has the `url` of that engine's Service instead, since the engine runs in a
@@ -20,7 +20,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from aiaas.config.environment import names_in
 from aiaas.config.model import Config
 
 CONFIG_FOLDER: Final = "/etc/aiaas/config"
@@ -42,7 +41,7 @@ def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str
     written      the fields as written in the file (`aiaas.config.load.Loaded.written`)
     engine_urls  backend -> the address of its engine's Service, for each backend with an engine of kind vllm
     """
-    form = {name: section for name, section in written.items() if name != "kubernetes"}
+    form = {name: section for name, section in written.items() if name not in ("kubernetes", "accept")}
     kubernetes = written.get("kubernetes") or {}
     if "replicas" in kubernetes:
         form["kubernetes"] = {"replicas": kubernetes["replicas"]}
@@ -60,30 +59,6 @@ def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str
     if config.monitoring.usage_file is not None:
         form["monitoring"] = form["monitoring"] | {"usage_file": f"{DATA_FOLDER}/{USAGE_FILE}"}
     return form
-
-
-def literal_names(written: Any) -> frozenset[str]:
-    """The NAMEs whose `${NAME}` is deployed literally, so that `aiaas render` does not need their values.
-
-    Fields of a manifest need their values when rendered: the `kubernetes` section (`image: x:${TAG}`), and an engine of
-    kind vllm except for its `env`. `written` is an unchecked file and may have any shape.
-    """
-    sections = dict(written) if isinstance(written, dict) else {}
-    backends = sections.pop("backends", None)
-    rendered = [sections.pop("kubernetes", None)]
-    literal: list[Any] = list(sections.values())
-    for backend in backends.values() if isinstance(backends, dict) else ():
-        fields = dict(backend) if isinstance(backend, dict) else {}
-        engine = fields.get("engine")
-        if isinstance(engine, dict) and engine.get("kind") == "vllm":
-            del fields["engine"]
-            rendered.append({name: value for name, value in engine.items() if name != "env"})
-            literal.append(engine.get("env"))
-        literal.append(fields)
-        for field in ("api_key_env", "isolate_cache_secret_env"):
-            if isinstance(name := fields.get(field), str):
-                literal.append(f"${{{name}}}")
-    return names_in(literal) - names_in(rendered)
 
 
 def _with_url(backend: dict[str, Any], url: str) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """Config -> KubernetesPlan: make every decision that the manifests need. Pure.
 
-`aiaas.manifests` only writes the plan out. This module reports a config that cannot be deployed, by field, before
-rendering.
+`aiaas.manifests` only writes the plan out. `aiaas.config.deployment` reports the fields that prevent a deployment.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aiaas import __version__
-from aiaas.config import codes
 from aiaas.config.backend import Backend
 from aiaas.config.chain import largest_body
 from aiaas.config.check import check
@@ -24,8 +21,6 @@ from aiaas.config.hops import AFTER_DRAIN, ingress_timeout, pre_stop, request_ti
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config
-from aiaas.config.problem import Problem
-from aiaas.config.tree import problem_at
 from aiaas.config.write import to_yaml
 from aiaas.limits.redis_url import REDIS_PORT, RedisUrl, parse_redis_url
 from aiaas.openai.paths import HEALTH, MODELS
@@ -33,11 +28,9 @@ from aiaas.plan.compile import compile_plan
 from aiaas.plan.deployed import CONFIG_FILE, CONFIG_KEY, ENGINE_PORT, deployed_form
 from aiaas.plan.model import EnginePlan, Plan
 from aiaas.plan.network import Edge, edge_to
-from aiaas.yamltree import Path
 
 LONGEST_SERVICE_NAME: Final = 63  # characters of a Service's name (RFC 1035 label)
 CONFIG_DIGEST_DIGITS: Final = 10
-LOWEST_PORT: Final = 1024  # a lower port needs a capability that Pod Security `restricted` requires to be dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +118,8 @@ class KubernetesPlan:
         return f"{self.settings.name}-{suffix}"
 
 
-def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesPlan | None, tuple[Problem, ...]]:
-    """The KubernetesPlan of a checked config; None and the problems if the config cannot be deployed.
+def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> KubernetesPlan:
+    """The KubernetesPlan of a config in which neither `check` nor `check_deployment` finds an error.
 
     env  a value for every `${NAME}`; values may decide a backend's address, but are not rendered
     """
@@ -139,15 +132,8 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesP
     engines = tuple(_engines(loaded, names, compile_plan(config, env=env)))
     secrets = {name for each in _enabled(config) for name in (each.api_key_env, each.isolate_cache_secret_env)}
     variables = names_in(text) | {name for name in secrets if name is not None}
-    needed = variables.union(*(engine.variables for engine in engines))
-    problems = tuple(
-        problem_at(codes.NOT_DEPLOYABLE, "error", path, message, loaded.place(path))
-        for path, message in _obstacles(config, needed)
-    )
-    if problems:
-        return None, problems
     gateway = plan_of_text(text, env)
-    plan = KubernetesPlan(
+    return KubernetesPlan(
         settings=settings,
         gateway=gateway,
         config_text=text,
@@ -162,7 +148,6 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> tuple[KubernetesP
         pre_stop=pre_stop(config),
         grace=pre_stop(config) + math.ceil(gateway.server.drain_timeout) + AFTER_DRAIN,
     )
-    return plan, ()
 
 
 def plan_of_text(text: str, env: Mapping[str, str]) -> Plan:
@@ -211,64 +196,6 @@ def _engines(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator[E
             )
 
 
-def _obstacles(config: Config, needed: frozenset[str]) -> Iterator[tuple[Path, str]]:
-    """The fields that prevent a deployment, each with a message."""
-    settings, server = config.kubernetes, config.server
-    expose: Path = ("kubernetes", "expose")
-    if settings.expose in ("ingress", "gateway") and settings.host is None:
-        yield ("kubernetes", "host"), f"is required for expose: {settings.expose}; write the public host name"
-    if settings.expose == "gateway" and settings.gateway.name is None:
-        yield ("kubernetes", "gateway", "name"), "is required for expose: gateway; name the Gateway to attach to"
-    if settings.expose == "loadbalancer" and server.tls is None:
-        yield (
-            expose,
-            "loadbalancer needs server.tls, otherwise keys cross the internet in plain text; set it, or use ingress",
-        )
-    if server.tls is not None and (why := _refuses_tls(settings)) is not None:
-        yield ("server", "tls"), f"{why}; remove it: TLS ends in front of the gateway"
-    wanted = settings.monitoring
-    if not config.monitoring.prometheus and (wanted.service_monitor or wanted.rules or wanted.dashboard):
-        yield ("kubernetes", "monitoring"), "needs monitoring.prometheus, which is off; switch it on, or remove this"
-    for file in _store_files(config):
-        message = f"{file} is not mounted into the pod; name a file of the image by its absolute path, or remove it"
-        yield ("rate_limit", "store"), message
-    if _is_loopback(server.host):
-        yield ("server", "host"), f"{server.host} cannot be reached from outside the pod; write 0.0.0.0, or remove it"
-    for path, host in addresses(config):
-        if _is_loopback(host):
-            yield path, f"{host} is the gateway's own pod; write the name of a Service, such as vllm.namespace"
-    if server.port < LOWEST_PORT:
-        yield ("server", "port"), f"{server.port} needs a capability that the pod lacks; write {LOWEST_PORT} or more"
-    for name in sorted(needed - settings.env.keys()):
-        message = f"{name} is used, but this section does not name its Secret; add {name}: {{secret: NAME, key: KEY}}"
-        yield ("kubernetes", "env"), message
-
-
-def _refuses_tls(settings: Kubernetes) -> str | None:
-    """Why the ingress or Gateway cannot speak TLS to the pods; None if it can."""
-    if settings.expose == "gateway":
-        return "a Gateway speaks plain HTTP to its backends"
-    known = settings.ingress.controllers()
-    if settings.expose == "ingress" and any(controller.name == "traefik" for controller in known):
-        return "Traefik would reject the certificate, since it is not valid for the pods' IP addresses"
-    return None
-
-
-def _store_files(config: Config) -> Iterator[str]:
-    """The files in the store's address whose paths are relative to the config."""
-    if config.rate_limit.store != "memory":
-        store = parse_redis_url(config.rate_limit.store)
-        named = (store.ca_file, store.cert_file, store.key_file)
-        yield from (file for file in named if file is not None and not file.startswith("/"))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
     """The paths to route from outside: `/v1` if any path below it is served, the others one by one, and /health. /ready
     is only for the kubelet, and metrics are internal."""
@@ -276,16 +203,6 @@ def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
     prefixes = [("/v1", True)] if any(path.startswith("/v1/") for path in served) else []
     others = [(path, False) for path in sorted(set(served)) if not path.startswith("/v1/")]
     return (*prefixes, *others, (HEALTH, False))
-
-
-def addresses(config: Config) -> Iterator[tuple[Path, str]]:
-    """The hosts of backends and of the shared store, each with its field."""
-    for name, backend in config.backends.items():
-        for path, address in backend.addresses() if backend.enabled else ():
-            yield ("backends", name, *path), address.host
-    if config.rate_limit.store != "memory":
-        for place in parse_redis_url(config.rate_limit.store).places:
-            yield ("rate_limit", "store"), place.host
 
 
 def _edges(config: Config) -> Iterator[Edge]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from aiaas.config.accept import without_accepted
 from aiaas.config.check import check
 from aiaas.config.load import Loaded, load_file, load_text
 from aiaas.config.problem import Problem, has_errors
@@ -21,6 +22,7 @@ class Reading:
 
     held     the fields that wait for a restart: the Plan has their old values
     engines  if any field is held: the file's settings for each backend's engine
+    accepted_problems  the warnings that the config accepts; they are not in `problems`
     """
 
     loaded: Loaded
@@ -28,6 +30,7 @@ class Reading:
     problems: tuple[Problem, ...]
     held: tuple[str, ...] = ()
     engines: Mapping[str, EnginePlan] = field(default_factory=dict)
+    accepted_problems: tuple[Problem, ...] = ()
 
 
 def read(
@@ -35,26 +38,29 @@ def read(
     env: Mapping[str, str],
     text: str | None = None,
     *,
-    deployed: bool = False,
+    deployed: bool | None = None,
     before: bytes | None = None,
     accepted: Collection[str] = (),
 ) -> Reading:
-    """Load, check (`deployed`: always for a cluster) and compile. Every fault of the file is a Problem.
+    """Load, check and compile. Every fault of the file is a Problem.
 
     Raises EnvironmentFault if the file is missing.
 
+    deployed  whether to check it for a cluster; None: if it has a `kubernetes` section
     text    an earlier content of the file, to read instead of the present content
     before  `Plan.config` of a running gateway: the Plan has only the changes that need no restart
     accepted  backends whose engines run with the file's settings
     """
     loaded = load_file(path, env) if text is None else load_text(text, file=str(path), env=env)
     found = loaded.problems + check(loaded, env, deployed=deployed)
-    problems = tuple(sorted(found, key=lambda problem: (problem.line, problem.column)))
+    in_order = tuple(sorted(found, key=lambda problem: (problem.line, problem.column)))
+    problems, accepted_problems = without_accepted(loaded, in_order)
     if loaded.config is None or has_errors(problems):
-        return Reading(loaded, None, problems)
+        return Reading(loaded, None, problems, accepted_problems=accepted_problems)
     if before is None:
         plan = compile_plan(loaded.config, source=path, overrides=loaded.overrides, env=env)
-        return Reading(loaded, replace(plan, config=pickle.dumps(loaded.config)), problems)
+        plan = replace(plan, config=pickle.dumps(loaded.config))
+        return Reading(loaded, plan, problems, accepted_problems=accepted_problems)
     running = with_engines(pickle.loads(before), loaded.config, accepted)
     config, held = hold_back(running, loaded.config)
     plan = compile_plan(config, source=path, overrides=loaded.overrides, env=env)

@@ -18,11 +18,13 @@ def reading_of(request: ReadRequest) -> PlanReading | str:
     before = request.before
     try:
         if isinstance(before, str):
-            whole = read(request.path, request.env, before).plan
+            whole = read(request.path, request.env, before, deployed=False).plan
             if whole is None:
                 return PlanReading(None, ())
             before = whole.config
-        reading = read(request.path, request.env, request.text, before=before, accepted=request.accepted)
+        reading = read(
+            request.path, request.env, request.text, deployed=False, before=before, accepted=request.accepted
+        )
     except EnvironmentFault as error:
         return error.message
     return PlanReading(reading.plan, tuple(map(str, reading.problems)), reading.held, reading.engines)

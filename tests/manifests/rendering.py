@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aiaas.config.check import check
+from aiaas.config.deployment import check_deployment
 from aiaas.config.load import load_text
 from aiaas.config.problem import Problem
 from aiaas.manifests.render import render_manifests
@@ -21,7 +22,8 @@ def plan_or_problems(text: str, env: dict[str, str] | None = None) -> tuple[Kube
     loaded = load_text(text, file="aiaas.yaml", env=env or {})
     found = loaded.problems + check(loaded, env or {})
     assert [str(problem) for problem in found if problem.severity == "error"] == []
-    return plan_kubernetes(loaded, env or {})
+    obstacles = tuple(problem for problem in check_deployment(loaded) if problem.severity == "error")
+    return (None, obstacles) if obstacles else (plan_kubernetes(loaded, env or {}), ())
 
 
 def plan_of(text: str, env: dict[str, str] | None = None) -> KubernetesPlan:

@@ -11,8 +11,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from aiaas.cli.render import environment_for, objects_of, plan_for_cluster
+from aiaas.cli.gate import environment_for
+from aiaas.cli.render import objects_of, plan_for_cluster
 from aiaas.config.check import check
+from aiaas.config.deployment import STAND_IN
 from aiaas.config.load import load_file, load_text
 from aiaas.config.problem import has_errors
 from aiaas.manifests.render import to_files, to_stream
@@ -108,7 +110,7 @@ def test_it_needs_nothing_else_to_be_there(example: Rendering) -> None:
 def test_the_pods_run_the_plan_that_was_rendered(example: Rendering) -> None:
     """The ConfigMap, loaded and compiled where it is mounted, equals the Plan; its digest is at the top."""
     [config] = [o for o in example.objects if o["kind"] == "ConfigMap" and "config.yaml" in o["data"]]
-    env = dict.fromkeys(example.plan.variables, "not-set-here")
+    env = dict.fromkeys(example.plan.variables, STAND_IN)
     loaded = load_text(config["data"]["config.yaml"], file="config.yaml", env=env)
     assert not has_errors(loaded.problems + check(loaded, env))
     assert loaded.config is not None

@@ -92,15 +92,6 @@ def test_a_certificate_that_nobody_makes_is_said() -> None:
     assert note == "the Secret api-router-tls (type kubernetes.io/tls) must exist in system"
 
 
-def test_a_variable_that_nobody_uses_is_said() -> None:
-    """A renamed variable would silently leave its Secret behind."""
-    text = with_kubernetes(env="{HOST: {secret: s, key: k}, OLD: {secret: s, key: k}}").replace(
-        "oss-20b.system", "${HOST}"
-    )
-    [note] = notes(plan_of(text, {"HOST": "h.system"}))
-    assert note == "kubernetes.env: unused, and therefore not rendered: OLD"
-
-
 @pytest.mark.parametrize(
     ("seconds", "written"), [(0, "0s"), (210, "210s"), (604_810, "169h")], ids=["no bound", "minutes", "a week"]
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from aiaas.config.environment import OVERRIDES
 from aiaas.config.load import load_text
 from aiaas.config.write import to_yaml
 from aiaas.plan.compile import compile_plan
-from aiaas.plan.deployed import deployed_form, literal_names
+from aiaas.plan.deployed import deployed_form
 from aiaas.plan.kubernetes import plan_of_text
 from aiaas.plan.model import Plan
 
@@ -84,35 +83,6 @@ def test_an_engine_becomes_the_address_of_its_service() -> None:
     expected = "backends:\n  a: {url: 'http://api-router-engine-a.system:8000', models: [x], timeout: 9s}\n"
     by_hand, _ = deployed(expected, {}, {})
     assert plan_of_text(form, {}).digest == by_hand.digest
-
-
-@pytest.mark.parametrize(
-    ("written", "names"),
-    [
-        pytest.param({"rate_limit": {"store": "redis://:${A}@r"}}, {"A"}, id="in a section"),
-        pytest.param({"backends": {"x": {"url": "${A}", "api_key_env": "B"}}}, {"A", "B"}, id="address and key"),
-        pytest.param({"backends": {"x": {"isolate_cache_secret_env": "B"}}}, {"B"}, id="the secret of a cache"),
-        pytest.param({"kubernetes": {"image": "r:${A}"}}, set(), id="in a manifest"),
-        pytest.param({"kubernetes": {"image": "r:${A}"}, "auth": {"keys_file": "${A}"}}, set(), id="in both"),
-        pytest.param(
-            {
-                "backends": {
-                    "x": {"engine": {"kind": "vllm", "model": "${A}", "args": {"a": "${B}"}, "env": {"E": "${C}"}}}
-                }
-            },
-            {"C"},
-            id="of a vLLM its environment only",
-        ),
-        pytest.param(
-            {"backends": {"x": {"engine": {"kind": "simulator", "args": {"a": "${A}"}}}}}, {"A"}, id="simulator"
-        ),
-        pytest.param({"backends": [{"x": "${A}"}], "kubernetes": 3}, set(), id="no config"),
-        pytest.param(None, set(), id="nothing"),
-    ],
-)
-def test_names_that_are_deployed_as_they_stand(written: Any, names: set[str]) -> None:
-    """Their values come in the cluster; fields of a manifest need their values at once."""
-    assert literal_names(written) == names
 
 
 def test_files_are_where_they_are_mounted() -> None:

@@ -1,89 +1,12 @@
-"""The decisions behind the manifests; and the configs that cannot be deployed, reported by field."""
+"""The decisions behind the manifests."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.manifests.rendering import BACKEND, TLS, plan_of, plan_or_problems, with_kubernetes
+from tests.manifests.rendering import plan_of, with_kubernetes
 
 ENGINE = "backends:\n  {name}: {{engine: {{kind: vllm}}, models: [m]}}\nkubernetes: {{host: a.example.com{more}}}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param(BACKEND, "kubernetes.host: is required for expose: ingress", id="no host for the ingress"),
-        pytest.param(
-            BACKEND + "kubernetes: {expose: gateway, gateway: {name: g}}\n",
-            "kubernetes.host: is required",
-            id="no host for a Gateway",
-        ),
-        pytest.param(
-            with_kubernetes(expose="gateway"), "kubernetes.gateway.name: is required", id="no Gateway to attach to"
-        ),
-        pytest.param(
-            with_kubernetes(expose="loadbalancer"), "kubernetes.expose: loadbalancer needs server.tls", id="plain text"
-        ),
-        pytest.param(
-            with_kubernetes(expose="gateway", gateway="{name: g, section: https}") + TLS,
-            "server.tls: a Gateway speaks plain HTTP",
-            id="TLS twice",
-        ),
-        pytest.param(
-            with_kubernetes(ingress="{class: traefik}") + TLS,
-            "server.tls: Traefik would reject the certificate",
-            id="TLS behind Traefik",
-        ),
-        pytest.param(
-            with_kubernetes() + "server: {host: 127.0.0.1}\n", "server.host: 127.0.0.1 cannot be reached", id="loopback"
-        ),
-        pytest.param(
-            with_kubernetes() + "server: {port: 80}\n", "server.port: 80 needs a capability", id="privileged port"
-        ),
-        pytest.param(
-            "backends: {a: {urls: ['http://a', 'http://localhost:8000'], models: [m]}}\nkubernetes: {host: a.b}\n",
-            "backends.a.urls[1]: localhost is the gateway's own pod",
-            id="a backend of this machine",
-        ),
-        pytest.param(
-            with_kubernetes() + "rate_limit: {store: 'redis://127.0.0.1'}\n",
-            "rate_limit.store: 127.0.0.1 is the gateway's own pod",
-            id="a store of this machine",
-        ),
-        pytest.param(
-            with_kubernetes() + "rate_limit: {store: 'rediss://r:6379/0?ssl_ca_certs=ca.pem'}\n",
-            "rate_limit.store: ca.pem is not mounted",
-            id="a file of the store",
-        ),
-        pytest.param(
-            "backends: {a: {url: 'http://${HOST}', models: [m]}}\nkubernetes: {host: a.b}\n",
-            "kubernetes.env: HOST is used",
-            id="a variable without a place",
-        ),
-        pytest.param(
-            "backends: {a: {url: 'http://a', models: [m], api_key_env: HOST}}\nkubernetes: {host: a.b}\n",
-            "kubernetes.env: HOST is used",
-            id="a backend's key without a place",
-        ),
-        pytest.param(
-            "backends: {a: {url: 'http://a', models: [m], isolate_cache_secret_env: HOST}}\nkubernetes: {host: a.b}\n",
-            "kubernetes.env: HOST is used",
-            id="the secret of a cache without a place",
-        ),
-        pytest.param(
-            "backends: {a: {engine: {kind: vllm, env: {T: '${HOST}'}}, models: [m]}}\nkubernetes: {host: a.b}\n",
-            "kubernetes.env: HOST is used",
-            id="an engine's variable without a place",
-        ),
-    ],
-)
-def test_undeployable_config_is_reported_by_field(text: str, expected: str) -> None:
-    """Each obstacle is one problem with its place and advice; nothing is rendered."""
-    plan, problems = plan_or_problems(text, {"HOST": "vllm"})
-    assert plan is None
-    [problem] = problems
-    assert str(problem).partition("error AIA405 ")[2].startswith(expected)
-    assert problem.file == "aiaas.yaml"
 
 
 @pytest.mark.parametrize(
