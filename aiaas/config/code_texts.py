@@ -332,6 +332,12 @@ CODES: Final = MappingProxyType(
             "bodies. If clients open all connections, the pod is killed: lower `server.max_connections`, or raise the "
             "memory limit.",
         ),
+        codes.ENGINE_POD: (
+            "An engine that does not fit into its pod",
+            "vLLM does not start with fewer GPUs than it splits the model over (`tensor-parallel-size` times "
+            "`pipeline-parallel-size` times `data-parallel-size`); leave these arguments out, and aiaas sets the first "
+            "to `engine.pod.gpus`. Shared memory counts as memory of the pod.",
+        ),
         codes.BACKEND_AWAY: (
             "A backend cannot be reached from here",
             "`aiaas validate --connect` found this on the machine where it runs: names of a cluster do not resolve "

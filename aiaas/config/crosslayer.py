@@ -20,6 +20,7 @@ from aiaas.config.ingress_rules import INGRESS_RULES
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.memory import body_budget, connection_memory
 from aiaas.config.model import Config
+from aiaas.config.pod_rules import POD_RULES
 from aiaas.config.problem import Finding, Severity
 from aiaas.config.service_rules import SERVICE_RULES
 from aiaas.config.values import amount_of
@@ -302,6 +303,7 @@ CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
     _policy,
     _store_policy,
     *SERVICE_RULES,
+    *POD_RULES,
     *INGRESS_RULES,
     _gateway_listener,
     _images,

@@ -114,6 +114,7 @@ _NAMESPACES: Final[dict[str, ControllerName]] = {
     "app-routing-system": "ingress-nginx",
     "nginx-ingress": "nginx-inc",
     "haproxy-controller": "haproxytech",
+    "traefik": "traefik",
 }
 _GUESSES: Final[dict[str, tuple[ControllerName, ...]]] = {
     "nginx": ("ingress-nginx", "nginx-inc"),
@@ -135,6 +136,11 @@ def controllers_of(
     if named is None and usual in names:
         names = (usual,)
     return tuple(controller for controller in CONTROLLERS if controller.name in names)
+
+
+def usual_controller(namespace: str) -> ControllerName | None:
+    """Return the controller that is usually installed into this namespace."""
+    return _NAMESPACES.get(namespace)
 
 
 def _guess(class_name: str) -> tuple[ControllerName, ...]:

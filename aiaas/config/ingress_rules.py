@@ -13,7 +13,7 @@ from typing import Final
 from aiaas.config import codes
 from aiaas.config.chain import largest_body
 from aiaas.config.hops import longest_silence, usual_silence
-from aiaas.config.ingress import ENTRY_POINTS, Controller, bytes_of, controllers_of, seconds_of
+from aiaas.config.ingress import ENTRY_POINTS, Controller, bytes_of, controllers_of, seconds_of, usual_controller
 from aiaas.config.model import Config
 from aiaas.config.problem import Finding
 from aiaas.units import format_duration, format_size
@@ -115,6 +115,15 @@ def _controller(config: Config) -> Iterator[Finding]:
             f"is {settings.controller}, but the class {settings.class_name} is usually that of {usual}; change one"
         )
         yield codes.INGRESS_CONTROLLER, "warning", ("kubernetes", "ingress", "controller"), message
+    owner = usual_controller(settings.controller_namespace)
+    written = "controller_namespace" in settings.model_fields_set and config.kubernetes.network_policy.enabled
+    if written and owner is not None and named and owner not in {controller.name for controller in named}:
+        message = (
+            f"{settings.controller_namespace} is usually the namespace of {owner}, and the controller is "
+            f"{' or '.join(controller.name for controller in named)}, whose traffic the NetworkPolicy would block; "
+            "name the namespace of its pods"
+        )
+        yield codes.INGRESS_CONTROLLER, "warning", ("kubernetes", "ingress", "controller_namespace"), message
 
 
 def _is_used(config: Config) -> bool:

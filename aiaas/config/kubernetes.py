@@ -18,7 +18,15 @@ ObjectName = Annotated[
     str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
 ]
 EntryName = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
-ImageName = Annotated[str, Field(pattern=r"^\S+$", min_length=1)]
+# The form of a reference (distribution/reference, regexp.go): a registry, a path in lower case, a tag, a digest.
+ImageName = Annotated[
+    str,
+    Field(
+        pattern=r"^(([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]+)?/)?"
+        r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,})?$",
+    ),
+]
 HostName = Annotated[
     str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
 ]
@@ -195,6 +203,29 @@ class KubernetesMonitoring(Section):
     """Whether to render a ConfigMap with a Grafana dashboard."""
 
 
+class Toleration(Section):
+    """A taint that a pod tolerates, with the names of Kubernetes."""
+
+    key: LabelKey | None = None
+    """The taint's key. null, with `operator: Exists`, tolerates every taint."""
+
+    operator: Literal["Exists", "Equal"] | None = None
+    """`Exists` tolerates every value of the key, `Equal` (the same as null) one."""
+
+    value: LabelValue | None = None
+    """The taint's value, if the operator is `Equal`."""
+
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect. null tolerates every effect."""
+
+    seconds: Annotated[AtLeast0 | None, Field(alias="tolerationSeconds")] = None
+    """How long a running pod stays on a node that gets the taint, with `effect: NoExecute`. null means forever."""
+
+    def as_written(self) -> dict[str, Any]:
+        """Return the toleration as an object of Kubernetes has it."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
 class EnginePod(Section):
     """The pod that `aiaas render` makes of an engine of kind `vllm`. `aiaas serve` ignores it."""
 
@@ -226,8 +257,8 @@ class EnginePod(Section):
     node_selector: Labels = Field(default_factory=dict)
     """Labels of the nodes that may run the pod."""
 
-    tolerations: tuple[dict[str, Any], ...] = ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},)
-    """Taints that the pod tolerates, in the form of Kubernetes. The default is the usual taint of GPU nodes."""
+    tolerations: tuple[Toleration, ...] = (Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),)
+    """Taints that the pod tolerates. The default is the usual taint of GPU nodes."""
 
 
 class Kubernetes(Section):
@@ -299,5 +330,5 @@ class Kubernetes(Section):
     node_selector: Labels = Field(default_factory=dict)
     """Labels of the nodes that may run the gateway."""
 
-    tolerations: tuple[dict[str, Any], ...] = ()
-    """Taints that the gateway's pods tolerate, in the form of Kubernetes."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints that the gateway's pods tolerate."""

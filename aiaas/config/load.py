@@ -262,7 +262,7 @@ _PATTERNS = (
     ("*\\.", "must be a host name such as api.example.com"),
     ("(\\.[a-z0-9]", "must be lower-case letters, digits, dots and dashes, a letter or digit first and last"),
     ("-._", "must be letters, digits, dots, dashes or underscores"),
-    ("\\S", "must be the name of an image, without spaces"),
+    ("{0,127}", "must be the name of an image such as registry.example.com/team/aiaas:1.0, its path in lower case"),
 )
 
 

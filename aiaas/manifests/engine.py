@@ -17,6 +17,7 @@ from typing import Final
 
 from aiaas.config.environment import names_in
 from aiaas.config.hops import PRE_STOP
+from aiaas.config.pod_rules import PARALLEL
 from aiaas.manifests.objects import (
     Object,
     amounts_of,
@@ -37,7 +38,6 @@ CACHE: Final = "/cache"
 KEEP_ALIVE: Final = 75  # seconds
 PROBE_PERIOD: Final = 10  # seconds
 AFTER_SHUTDOWN: Final = 30  # seconds for vLLM to free the GPU and exit
-PARALLEL: Final = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 
 # The image runs as root by default. Another user has neither a home folder nor a name, so put everything that vLLM
 # writes on the volume, and set USER, since torch asks getpass for the user's name.
@@ -101,7 +101,7 @@ def _pod(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
     if pod.node_selector:
         spec["nodeSelector"] = dict(pod.node_selector)
     if pod.tolerations:
-        spec["tolerations"] = [dict(toleration) for toleration in pod.tolerations]
+        spec["tolerations"] = [toleration.as_written() for toleration in pod.tolerations]
     shared_memory = {"medium": "Memory", "sizeLimit": quantity(pod.shared_memory)}
     return spec | {
         "containers": [_container(plan, engine)],
@@ -167,7 +167,7 @@ def arguments(plan: KubernetesPlan, engine: EngineDeployment) -> tuple[str, ...]
     """The command line after `vllm serve`. Our options come last, since vLLM takes the last of two equal options."""
     args = engine.engine.args
     argv = [engine.engine.model, *args]
-    if engine.pod.gpus > 1 and not set(PARALLEL) & set(args):
+    if engine.pod.gpus > 1 and not {f"--{name}" for name in PARALLEL} & set(args):
         argv += ["--tensor-parallel-size", str(engine.pod.gpus)]
     if SHUTDOWN_OPTION not in args:
         argv += [SHUTDOWN_OPTION, str(shutdown_timeout(plan, engine))]

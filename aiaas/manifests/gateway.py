@@ -109,7 +109,7 @@ def _pod(plan: KubernetesPlan) -> Object:
     if settings.node_selector:
         spec["nodeSelector"] = dict(settings.node_selector)
     if settings.tolerations:
-        spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
+        spec["tolerations"] = [toleration.as_written() for toleration in settings.tolerations]
     return spec | {"containers": [_container(plan)], "volumes": _volumes(plan)}
 
 

@@ -318,7 +318,21 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
     ("nginx by its retired controller", [ingress("nginx", "ingress-nginx")], [RETIRED]),
     ("nginx in another namespace", [ingress("nginx", "other")], [RETIRED]),
     ("nginx by F5", [ingress("nginx", "nginx-ingress")], []),
-    ("another class in its namespace", [ingress("haproxy", "ingress-nginx")], []),
+    ("another class in its namespace", [ingress("haproxy", "edge")], []),
+    (
+        "another class in nginx's namespace",
+        [ingress("haproxy", "ingress-nginx")],
+        ["W AIA519 kubernetes.ingress.controller_namespace"],
+    ),
+    (
+        "the same without a policy",
+        [
+            ingress("haproxy", "ingress-nginx"),
+            kubernetes(network_policy={"enabled": False}),
+            {"monitoring": {"prometheus": False}},
+        ],
+        [],
+    ),
     ("nginx that is not used", [QUIET, ingress("nginx", "ingress-nginx")], []),
     ("a redirect", [annotated("haproxy.org/ssl-redirect", "TRUE")], []),
     ("none", [annotated("haproxy.org/ssl-redirect", "no")], [f"E AIA511 {ANNOTATIONS}.haproxy.org/ssl-redirect"]),
@@ -330,7 +344,7 @@ BOUNDARIES: list[tuple[str, list[Change], list[str]]] = [
     ),
     ("one that is not used", [QUIET, annotated(ENTRY_POINTS, "web", "traefik")], []),
     # images
-    ("an image by its digest", [kubernetes(image="a/b@sha256:0123")], []),
+    ("an image by its digest", [kubernetes(image=f"a/b@sha256:{64 * '0'}")], []),
     ("an image without a tag", [kubernetes(image="a:5000/b")], [IMAGE]),
     ("latest", [kubernetes(image="a/b:latest")], [IMAGE]),
     ("our own", [kubernetes(image=None)], []),

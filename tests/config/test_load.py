@@ -70,6 +70,7 @@ def test_every_code_that_a_text_can_earn_has_a_case() -> None:
 
 # One text for every field, with a value that its type cannot take, on a line of its own.
 FIELDS = sorted({path for path, _ in all_fields(Config)})
+LISTS = ("models", "tolerations")
 
 
 def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
@@ -77,7 +78,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
     root: dict[str, Any] = {"backends": {"vllm": {"url": "http://vllm:8000", "models": ["m"]}}}
     node: Any = root
     shown = ""
-    names = {"backends": "vllm", "env": "X", "models": 0, "fields": "logprobs"}
+    names = {"backends": "vllm", "env": "X", "models": 0, "tolerations": 0, "fields": "logprobs"}
     names |= dict.fromkeys(("interactive", "default", "batch"), "logprobs")
     for index, part in enumerate(path):
         last = index == len(path) - 1
@@ -93,7 +94,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
             following = path[index + 1]
             existing = node.get(name)
             node[name] = (
-                existing if isinstance(existing, dict | list) else [{}] if following == "*" and part == "models" else {}
+                existing if isinstance(existing, dict | list) else [{}] if following == "*" and part in LISTS else {}
             )
             if part == "engine":
                 node[name].setdefault("kind", "simulator")
