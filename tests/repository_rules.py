@@ -29,7 +29,7 @@ LAYERS: Final = (
     ("",),
 )
 # Likewise inside `aiaas/proxy`. `root` are the modules beside these folders, but for those in PROXY_BASE.
-WINGS: Final = ("workers", "root", "upstream", "request", "client", "tasks", "telemetry")
+WINGS: Final = ("workers", "root", "admin", "upstream", "request", "client", "tasks", "telemetry")
 PROXY_BASE: Final = ("tasks",)
 ONLY_IN_CLI: Final = ("typer", "rich")
 

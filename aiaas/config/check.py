@@ -19,7 +19,7 @@ from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
 from aiaas.config.networks import check_networks
-from aiaas.config.problem import Finding, Problem
+from aiaas.config.problem import Finding, Problem, Severity
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
@@ -92,7 +92,8 @@ def engine_port(config: Config, name: str) -> int:
     """
     engines = {other: b.engine for other, b in config.backends.items() if b.engine is not None and b.enabled}
     ports = {other: engine.port for other, engine in engines.items() if engine.port is not None}
-    taken = {config.server.port, config.monitoring.metrics_port, *ports.values()}
+    monitoring = config.monitoring
+    taken = {config.server.port, monitoring.metrics_port, monitoring.admin_port, *ports.values()}
     for other in sorted(engines.keys() - ports.keys()):
         offset = zlib.crc32(other.encode())
         candidates = (FIRST_ENGINE_PORT + (offset + step) % ENGINE_PORTS for step in range(ENGINE_PORTS))
@@ -209,6 +210,11 @@ def _ports(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             other = what if path == ("server", "port") else taken[port]
             yield codes.PORT_CLASH, "error", path, f"{port} is also the port of {other}; choose another port"
         taken.setdefault(port, what)
+    if (port := config.monitoring.admin_port) in taken:
+        # The gateway serves without this port. So where the config does not name it, the clash must not stop anybody.
+        level: Severity = "error" if "admin_port" in config.monitoring.model_fields_set else "warning"
+        message = f"{port} is also the port of {taken[port]}; choose another port, or 0 to do without it"
+        yield codes.PORT_CLASH, level, ("monitoring", "admin_port"), message
 
 
 def _auth(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:

@@ -88,7 +88,8 @@ CODES: Final = MappingProxyType(
         ),
         codes.PORT_CLASH: (
             "Two listeners on one port",
-            "Give each listener its own port: `server.port`, `monitoring.metrics_port` and every engine.",
+            "Give each listener its own port: `server.port`, `monitoring.metrics_port`, `monitoring.admin_port` and "
+            "every engine.",
         ),
         codes.BAD_NETWORK: (
             "Not a network",

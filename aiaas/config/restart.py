@@ -34,6 +34,7 @@ RESTARTS: Final = frozenset(
         "rate_limit.store",
         "monitoring.prometheus",
         "monitoring.metrics_port",
+        "monitoring.admin_port",
         "monitoring.usage_file",
         "backends.*.engine",
     }

@@ -132,6 +132,13 @@ class KeyRing:
         same = (now for now in stored if now.hash == secret.hash and now.principal.key_id == key_id)
         return next(same, None)
 
+    def expiries(self, now: float) -> tuple[int, float | None]:
+        """How many secrets have expired by `now` (POSIX seconds), and when the next one will, None if none will."""
+        found = [*list(self._by_id.values()), *list(self._by_tag.values())]  # `dismantle` may run meanwhile
+        ends = [s.until for each in found for s in ((each,) if isinstance(each, StoredSecret) else each)]
+        later = [until for until in ends if now < until < inf]
+        return sum(_REVOKED < until <= now for until in ends), min(later, default=None)
+
     def dismantle(self) -> None:
         """Forget the keys one by one, in a thread, after the last look-up: to free 50,000 at once takes the GIL for
         60 ms."""

@@ -335,7 +335,9 @@ def _store_url(text: str, folder: Path) -> RedisUrl:
 def _monitoring(config: Config, folder: Path) -> MonitoringPlan:
     monitoring = config.monitoring
     usage_file = folder / monitoring.usage_file if monitoring.usage_file is not None else None
-    return MonitoringPlan(monitoring.prometheus, monitoring.metrics_port, monitoring.log_level, usage_file)
+    return MonitoringPlan(
+        monitoring.prometheus, monitoring.metrics_port, monitoring.admin_port, monitoring.log_level, usage_file
+    )
 
 
 def _digest(plan: Plan) -> str:

@@ -258,6 +258,7 @@ class MonitoringPlan:
 
     prometheus: bool
     metrics_port: int
+    admin_port: int  # 0 is off
     log_level: Literal["debug", "info", "warning", "error"]
     usage_file: Path | None
 

@@ -21,6 +21,7 @@ from aiaas.limits.model import Store
 from aiaas.openai import paths
 from aiaas.openai.errors import error_body
 from aiaas.plan.model import Plan, Route, RouteTarget
+from aiaas.proxy.admin.recent import LastRequests
 from aiaas.proxy.client.answers import answer, date_header, header_lines, position_line
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.cors import Cors, preflight_lines
@@ -113,6 +114,7 @@ class Gateway:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._new_id = RequestIds().new
+        self.recent = LastRequests()
         self.incidents = Incidents(log, metrics, self._new_id)
         self.places = Places(plan.server, self.incidents.turned_away)
         self.bodies = BodyBudget(plan.server, self.places)
@@ -122,7 +124,7 @@ class Gateway:
         metrics.follow(plan)
         metrics.watch_door(lambda: len(self.places), lambda: self.places.held, lambda: self.places.accepted)
         metrics.watch_in_flight(lambda: len(self._requests))
-        metrics.watch_queued(lambda: sum(record.phase == "queued" for record in list(self._requests.values())))
+        metrics.watch_queued(lambda: sum(record.phase == "queued" for record in self.live))
 
     # -- a request ------------------------------------------------------------------------------------------------
 
@@ -212,6 +214,11 @@ class Gateway:
         """Inference requests that are being answered."""
         return len(self._requests)
 
+    @property
+    def live(self) -> list[Record]:
+        """The inference requests that are being answered, the oldest first."""
+        return list(self._requests.values())
+
     def _leave(self, client: ClientConnection, record: Record) -> None:
         del self._requests[client]
         if not self._requests:
@@ -221,6 +228,7 @@ class Gateway:
         duration = time.monotonic() - record.started
         self.metrics.finished(record, duration)
         self.log.request(record, duration)
+        self.recent.end(record, duration)
 
     # -- answers of our own ---------------------------------------------------------------------------------------
 
@@ -264,6 +272,7 @@ class Gateway:
             self._log_other(record, error.status, error.code)
         position = position_line(record.queue_position)
         extra = header_lines(error.headers) + record.limit_lines + client.extra + position
+        self.recent.refuse(record, error)
         body = error_body(error, error_path(request, record.path))
         return self._answer(request, client, error.status, body, extra)
 

@@ -18,6 +18,7 @@ from aiaas.keys.file import KeyFileError, KeyFileMissingError, each_record_in, r
 from aiaas.keys.records import parse_records
 from aiaas.keys.ring import KeyRing, StoredSecret
 from aiaas.plan.model import AuthPlan, Plan
+from aiaas.proxy.admin.reloads import Reloads
 from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.collector import building
 from aiaas.proxy.gateway import Gateway
@@ -32,6 +33,9 @@ class Reloader:
     env         the environment, for the config's `${NAME}` and overrides
     offer       offers changed settings to the engines
     on_plan     called after a new Plan was put in force
+
+    reloads         how the last reading of each file ended
+    in_force_since  when the Plan in force was put in force (POSIX seconds)
     """
 
     def __init__(
@@ -60,6 +64,19 @@ class Reloader:
         self._tls: ServerTls | None = None
         self._tls_watches: tuple[FileWatch, ...] = ()
         self._reading_tls = asyncio.Lock()
+        self.reloads = Reloads(time.time)
+        self.reloads.note("config")
+        self.in_force_since = time.time()
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The fields of the last config that wait for a restart."""
+        return self._held
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """The certificate in force, if the gateway serves TLS."""
+        return self._tls
 
     def watches(self) -> list[FileWatch]:
         """Return the file watches; the caller runs them until the end."""
@@ -130,24 +147,26 @@ class Reloader:
             return True
         self._auth = before
         self._key_watch.follow(before.keys_file)
-        self._not_reloaded(error=f"auth.keys_file: {error}; fix it, then send SIGHUP or change the config again")
+        why = f"auth.keys_file: {error}; fix it, then send SIGHUP or change the config again"
+        self._not_reloaded(why, error=why)
         return False
 
     def _use(self, ring: KeyRing, verified: dict[bytes, StoredSecret] | None = None) -> KeyRing:
         self._has_keys = True
         before = self._gateway.verifier.swap(ring, verified)
         self._metrics.keys.keep(ring.ids)
-        self._metrics.reloaded("keys", ok=True)
+        self._reloaded("keys")
         self._log.event("info", "keys_loaded", keys=len(ring.ids))
         return before
 
     def _keys_not_reloaded(self, error: KeyFileError) -> None:
-        self._metrics.reloaded("keys", ok=False)
+        self._reloaded("keys", str(error))
         self._log.event("error", "keys_not_reloaded", error=str(error), kept=len(self._gateway.verifier.ring.ids))
 
     def _keys_missing(self) -> None:
         self._metrics.reloads.show("keys", ok=False)
         hint = "every request is refused until a key exists; create one: aiaas keys create NAME"
+        self.reloads.note("keys", f"{self._auth.keys_file} is missing: {hint}")
         self._log.event("warning", "keys_missing", file=str(self._auth.keys_file), hint=hint)
 
     # -- certificate ----------------------------------------------------------------------------------------------
@@ -168,11 +187,11 @@ class Reloader:
             try:
                 pair = await asyncio.get_running_loop().run_in_executor(None, read_pair, plan)
             except TlsError as error:
-                self._metrics.reloaded("tls", ok=False)
+                self._reloaded("tls", str(error))
                 self._log.event("error", "tls_not_reloaded", error=str(error))
                 return
             if self._tls.use(plan, pair):
-                self._metrics.reloaded("tls", ok=True)
+                self._reloaded("tls")
                 self._log.event("info", "tls_reloaded", file=str(plan.cert_file))
                 self._warn_of_expiry(self._tls)
             self._certificate_in_force(self._tls)  # also the same one again, after a broken file
@@ -197,17 +216,17 @@ class Reloader:
             try:
                 reading = await reread(before.source, self._env, before.config, self._offer)
             except EnvironmentFault as error:
-                self._not_reloaded(error=error.message)
+                self._not_reloaded(error.message, error=error.message)
                 return
             # In a thread, since comparing the routes of thousands of models takes milliseconds.
             is_new = await asyncio.to_thread(operator.ne, reading.plan, before)
         plan, problems = reading.plan, list(reading.problems)
         if plan is None:
-            self._not_reloaded(problems=problems)
+            self._not_reloaded("; ".join(problems), problems=problems)
             return
         if plan.auth != before.auth and not await self._follow_auth(plan.auth):
             return
-        self._metrics.reloaded("config", ok=True)
+        self._reloaded("config")
         if not is_new and reading.held == self._held:
             self._log.event("info", "config_unchanged", config_digest=plan.digest)
         else:
@@ -220,6 +239,7 @@ class Reloader:
 
     async def _put_in_force(self, plan: Plan, before: Plan) -> None:
         self._gateway.replace_plan(plan)
+        self.in_force_since = time.time()
         self._on_plan(plan)
         self._log.threshold = LEVELS[plan.monitoring.log_level]
         if plan.server.tls is not None and plan.server.tls != before.server.tls:
@@ -227,9 +247,14 @@ class Reloader:
                 watch.follow(file)
             await self.reload_tls()
 
-    def _not_reloaded(self, **why: object) -> None:
-        self._metrics.reloaded("config", ok=False)
-        self._log.event("error", "config_not_reloaded", **why)
+    def _not_reloaded(self, why: str, /, **fields: object) -> None:
+        self._reloaded("config", why)
+        self._log.event("error", "config_not_reloaded", **fields)
+
+    def _reloaded(self, what: str, error: str | None = None) -> None:
+        """Count and remember a reading of `config`, `keys` or `tls`."""
+        self._metrics.reloaded(what, ok=error is None)
+        self.reloads.note(what, error)
 
 
 def _load_ring(path: Path) -> KeyRing:

@@ -28,6 +28,7 @@ from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy import collector
+from aiaas.proxy.admin.port import AdminPort
 from aiaas.proxy.client.descriptors import bound_connections
 from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.liveness import drop_vanished
@@ -38,6 +39,7 @@ from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.tls import ServerTls, open_tls
 from aiaas.proxy.engines import EngineHandle, EngineMaker, Engines
 from aiaas.proxy.gateway import Gateway
+from aiaas.proxy.inside import Inside
 from aiaas.proxy.limit_store import begin_shared_store, shared_store
 from aiaas.proxy.reload import Reloader
 from aiaas.proxy.tasks import Keeper
@@ -93,7 +95,8 @@ async def run_server(
             on_ready(ready)
 
         await server.reloader.begin_keys()
-        await server.live(listener, metrics_listener, make_engine, serving)
+        admin = AdminPort(plan.monitoring.admin_port, server.inside, log, server.internal_error)
+        await server.live(listener, metrics_listener, make_engine, serving, admin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,8 @@ class GatewayServer:
         self._engines = Engines()
         self.metrics.register(self._engines)
         self.reloader = Reloader(self._gateway, env, self._engines.offer, self._follow)
+        self.inside = Inside(self._gateway, self.reloader, self._shared, self._usage)
+        self.internal_error = self._gateway.incidents.internal_error
 
     async def live(
         self,
@@ -213,6 +218,7 @@ class GatewayServer:
         metrics_listener: socket.socket | None,
         make_engine: EngineMaker,
         on_serving: Callable[[int], None],
+        admin: AdminPort | None = None,
     ) -> None:
         """Run the server. Call `on_serving` with the number of keys once it serves."""
         plan = self._gateway.active.plan
@@ -233,8 +239,11 @@ class GatewayServer:
         self._stack.callback(self._gateway.fleet.close)
         servers: list[ListeningPort] = []
         if metrics_listener is not None:
-            crashed = self._gateway.incidents.internal_error
-            servers.append(await serve_metrics(metrics_listener, self._expose, crashed, self._stack))
+            servers.append(await serve_metrics(metrics_listener, self._expose, self.internal_error, self._stack))
+        if admin is not None:
+            await admin.begin(self._stack)
+            self._keeper.keep(admin.run, "admin port", self._stack)
+            servers.append(admin)
         door, open_side = self._open(listener, plan, tls)
         ports = [door] if self._keeps_metrics else [door, *servers]
         self._follow(plan)

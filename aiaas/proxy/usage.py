@@ -65,6 +65,11 @@ class UsageRecorder:
         self._idle = asyncio.Event()  # set unless `run` is working
         self._idle.set()
 
+    @property
+    def ok(self) -> bool | None:
+        """Whether the last batch was written; None without a store."""
+        return None if self._store is None else not self._failing
+
     def settled(self, record: Record, charge: Charge, admitted: float) -> None:
         """Count a request that was settled with `charge`. `admitted` is the time of its admission in POSIX seconds."""
         if self._store is None or not charge.ran:

@@ -114,7 +114,7 @@ def config_of(models: Sequence[str], **auth: object) -> dict[str, Any]:
     return {
         "server": {"host": "127.0.0.1", "port": free_port()},
         "auth": auth,
-        "monitoring": {"prometheus": False},
+        "monitoring": {"prometheus": False, "admin_port": 0},
         "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": list(models)}},
     }
 
@@ -173,7 +173,7 @@ def scrapes_row(folder: Path, count: int) -> list[str]:
     made = [make_key("sk-", os.urandom) for _ in range(count)]
     file.write_text(render_records([KeyRecord(key.key_id, key.key_id, digest_key(key.text), now) for key in made]))
     config = config_of(["m"], enabled=True, keys_file=str(file))
-    config["monitoring"] = {"metrics_port": port, "log_level": "error"}
+    config["monitoring"] = {"metrics_port": port, "admin_port": 0, "log_level": "error"}
     with serving(folder, config) as served:
         with socket.create_connection(("127.0.0.1", config["server"]["port"]), timeout=PATIENCE) as sock:
             for key in made:

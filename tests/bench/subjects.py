@@ -140,7 +140,7 @@ backends:
     models: [{served}, {alias}]
 auth: {{keys_file: keys.yaml}}
 rate_limit: {{requests_per_minute: 60}}
-monitoring: {{metrics_port: {metrics}, log_level: info}}
+monitoring: {{metrics_port: {metrics}, admin_port: 0, log_level: info}}
 """
 
 

@@ -101,7 +101,7 @@ def test_a_stderr_that_takes_nothing_changes_no_result(closed: str) -> None:
 def test_the_gateway_runs_with_closed_streams(closed: str) -> None:
     """No socket of the event loop gets the number of a standard stream: it starts, stops when asked, and exits 0."""
     server = f"server: {{host: 127.0.0.1, port: {free_port()}}}\n"
-    Path("aiaas.yaml").write_text(CONFIG + server + "monitoring: {prometheus: false}\n")
+    Path("aiaas.yaml").write_text(CONFIG + server + "monitoring: {prometheus: false, admin_port: 0}\n")
     process = subprocess.Popen(
         ["bash", "-c", f'exec "{sys.executable}" -m aiaas serve {closed}'],
         stdout=subprocess.DEVNULL,

@@ -30,7 +30,7 @@ def write_config(folder: Path, **sections: Any) -> tuple[Path, int]:
         "server": {"host": "127.0.0.1", "port": port},
         "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": ["m"]}},
         "auth": {"enabled": False},
-        "monitoring": {"prometheus": False},
+        "monitoring": {"prometheus": False, "admin_port": 0},
     }
     for name, section in sections.items():
         config[name] = {**config.get(name, {}), **section}
@@ -147,7 +147,7 @@ def test_a_port_in_use_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) 
         if which == "server":
             config, _ = write_config(tmp_path, server={"port": port})
         else:
-            config, _ = write_config(tmp_path, monitoring={"prometheus": True, "metrics_port": port})
+            config, _ = write_config(tmp_path, monitoring={"prometheus": True, "metrics_port": port, "admin_port": 0})
         done = run("serve", "-c", str(config))
     assert done.returncode == 3
     (waiting,) = map(json.loads, done.stdout.splitlines())  # a predecessor would let it go in a moment

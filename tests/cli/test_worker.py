@@ -120,7 +120,7 @@ async def gateway(tmp_path: Path, fake_vllm: FakeVllm) -> AsyncIterator[Gateway]
         "backends": {"vllm": {"url": fake_vllm.url, "models": ["m"], "timeout": "30s"}},
         "auth": {"enabled": False},
         "rate_limit": {"enabled": False},
-        "monitoring": {"metrics_port": free_port()},
+        "monitoring": {"metrics_port": free_port(), "admin_port": free_port()},
     }
     (tmp_path / "aiaas.yaml").write_text(yaml.safe_dump(config))
     log, said = tmp_path / "log", tmp_path / "said"
@@ -370,7 +370,9 @@ async def test_a_second_serve_on_the_port_is_refused(gateway: Gateway) -> None:
         other = gateway.folder / f"other{workers}"
         other.mkdir()
         config = gateway.config | {"server": gateway.config["server"] | {"workers": workers}}
-        (other / "aiaas.yaml").write_text(yaml.safe_dump(config | {"monitoring": {"metrics_port": free_port()}}))
+        (other / "aiaas.yaml").write_text(
+            yaml.safe_dump(config | {"monitoring": {"metrics_port": free_port(), "admin_port": 0}})
+        )
         with (other / "said").open("wb") as said:
             process = start(other, said, said)
             assert await asyncio.to_thread(process.wait, 20) == 3

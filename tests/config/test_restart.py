@@ -129,6 +129,7 @@ OTHER_VALUES: dict[str, Any] = {
     "request.unknown_fields": "reject",
     "monitoring.prometheus": False,
     "monitoring.metrics_port": 91,
+    "monitoring.admin_port": 92,
     "monitoring.log_level": "debug",
     "monitoring.usage_file": "u",
     "kubernetes.replicas.max": 7,

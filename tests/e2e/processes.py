@@ -128,13 +128,13 @@ def running_gateway(
 ) -> Iterator[Gateway]:
     """`aiaas serve` with one backend named `vllm`; `sections` are merged over the test's own config, and the command
     runs behind `prefix`."""
-    port, metrics_port = free_port(), free_port()
+    port, metrics_port, admin_port = free_port(), free_port(), free_port()
     config: dict[str, Any] = {
         "server": {"host": "127.0.0.1", "port": port, "drain_timeout": "5s"},
         "backends": {"vllm": {"models": [MODEL, ALIAS], **backend}},
         "auth": {"keys_file": "keys.yaml"},
         "rate_limit": {"requests_per_minute": 100_000},
-        "monitoring": {"metrics_port": metrics_port},
+        "monitoring": {"metrics_port": metrics_port, "admin_port": admin_port},
     }
     for name, section in (sections or {}).items():
         config[name] = {**config.get(name, {}), **section}

@@ -149,7 +149,7 @@ def config_of(backend: dict[str, object], workers: int) -> tuple[dict[str, objec
         "backends": {"vllm": {"models": [MODEL, ALIAS], **backend}},
         "auth": {"keys_file": "keys.yaml"},
         "rate_limit": {"requests_per_minute": 1_000_000},
-        "monitoring": {"metrics_port": metrics_port},
+        "monitoring": {"metrics_port": metrics_port, "admin_port": 0},
     }
     return config, port, metrics_port
 

@@ -95,7 +95,7 @@ def pod(
     text = yaml.safe_load(manifest("ConfigMap")["data"]["config.yaml"])
     text["backends"]["vllm"] |= {"url": backend, "models": [MODEL]}
     text["server"] = {"host": "127.0.0.1", "port": port}
-    text["monitoring"] = {"metrics_port": free_port()}
+    text["monitoring"] = {"metrics_port": free_port(), "admin_port": 0}
     (config / "config.yaml").write_text(json.dumps(text))
     made = [new_key(installed, keys / "keys.yaml", name) for name in ("one", "two")]
     (keys / "keys.yaml").chmod(0o440)

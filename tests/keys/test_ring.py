@@ -340,3 +340,12 @@ def test_the_number_of_keys_costs_nothing_per_request() -> None:
         return min(took)
 
     assert fastest(10_000) < 3 * fastest(10)  # it is 1.0 to 1.2; a search through all of them would be hundreds
+
+
+def test_expiries_count_neither_revoked_nor_later_keys() -> None:
+    """A record that expires, one that has expired, one without an end, and a revoked one."""
+    made = [own(name)[1] for name in ("a", "b", "c", "d")]
+    expiring = [replace(made[0], expires=NOW), replace(made[1], expires=NOW - HOUR)]
+    found = ring(*expiring, made[2], replace(made[3], disabled=True))
+    assert found.expiries(AT - 1) == (1, AT)
+    assert found.expiries(AT) == (2, None)

@@ -34,6 +34,7 @@ from tests.proxy.conftest import Raw, new_key
 BODY = {"model": "m", "messages": []}
 STREAM = BODY | {"stream": True}
 ALICE, BOB = new_key("alice"), new_key("bob")
+QUIET = {"prometheus": False, "admin_port": 0}
 
 
 @dataclass
@@ -132,7 +133,7 @@ def living(tmp_path: Path, fake_vllm: FakeVllm) -> Any:
     ) -> AsyncIterator[Life]:
         server = {"host": "127.0.0.1", "port": free_port(), "drain_timeout": "5s", "heartbeat": "0s"}
         backend = {"url": fake_vllm.url, "models": ["m"], "health": {"interval": "100ms"}}
-        life = Life(tmp_path, {"server": server, "backends": {"vllm": backend}, "monitoring": {"prometheus": False}})
+        life = Life(tmp_path, {"server": server, "backends": {"vllm": backend}, "monitoring": QUIET})
         life.write_config(**{name: {**life.config.get(name, {}), **section} for name, section in sections.items()})
         if keys is not None:
             life.write_keys(*keys)
@@ -275,6 +276,62 @@ async def test_metrics_answer_on_a_port_of_their_own(living: Any) -> None:
         assert b"inference_requests_total{" in got.body
         assert life.ready[0].metrics_url == f"http://127.0.0.1:{port}/metrics"
         assert (await (await life.client()).get("/metrics")).status == 404
+
+
+async def test_admin_port_tells_the_state_of_the_gateway(living: Any, fake_vllm: FakeVllm) -> None:
+    """The keys, the backends, and the request that was answered."""
+    async with living(monitoring={"admin_port": (port := free_port())}) as life:
+        assert await life.status() == 200
+        client = await Raw.connect(port, "")
+        life.clients.append(client)
+        status = (await client.get("/status", headers={"Host": "localhost"})).json
+        assert (status["keys"]["loaded"], status["totals"]["requests"], status["draining"]) == (1, 1, False)
+        assert [endpoint["url"] for endpoint in status["backends"][0]["endpoints"]] == [fake_vllm.url]
+        assert {reload["what"]: reload["ok"] for reload in status["reloads"]} == {"config": True, "keys": True}
+
+
+async def test_refused_config_and_keys_are_in_the_status(living: Any, tmp_path: Path) -> None:
+    """With the reason, and the last reading that was good; the good file then clears both."""
+    async with living(monitoring={"admin_port": (port := free_port())}) as life:
+
+        async def reloads() -> dict[str, Any]:
+            client = await Raw.connect(port, "")
+            life.clients.append(client)
+            status = (await client.get("/status", headers={"Host": "127.0.0.1"})).json
+            return {reload["what"]: reload for reload in status["reloads"]}
+
+        (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
+        await life.event("keys_not_reloaded")
+        (tmp_path / "aiaas.yaml").write_text("backends: [\n")
+        await life.event("config_not_reloaded")
+        for what in ("config", "keys"):
+            found = (await reloads())[what]
+            assert not found["ok"]
+            assert f"{what.replace('config', 'aiaas')}.yaml:" in found["error"]
+            assert found["last_success"] < found["at"]
+        life.write_config()
+        life.write_keys(ALICE)
+        await life.event("keys_loaded", count=2)
+        await life.event("config_unchanged")
+        assert all(each["ok"] and each["error"] is None for each in (await reloads()).values())
+
+
+async def test_taken_admin_port_is_a_warning_and_tried_again(living: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway serves meanwhile, and the port is served as soon as it is free."""
+    monkeypatch.setattr("aiaas.proxy.admin.port.PORT_PATIENCE", 0.0)
+    with bind("127.0.0.1", 0, "x") as taken:
+        port = taken.getsockname()[1]
+        async with living(monitoring={"admin_port": port}) as life:
+            line = await life.event("admin_port_taken")
+            assert line["level"] == "warning"
+            assert f"127.0.0.1:{port} (monitoring.admin_port)" in line["error"]
+            assert await life.status() == 200
+            taken.close()
+            await life.event("admin_port_open")
+            client = await Raw.connect(port, "")
+            life.clients.append(client)
+            assert (await client.get("/status", headers={"Host": "localhost"})).status == 200
+            assert len(life.events("admin_port_taken")) == 1
 
 
 async def test_library_log_records_become_our_lines(living: Any) -> None:
@@ -588,8 +645,8 @@ async def test_a_draining_server_has_given_up_its_ports(
 ) -> None:
     """For its successor on this machine; a pod goes on to serve metrics, since nobody else wants its port."""
     fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
-    port = free_port()
-    monitoring = {"prometheus": True, "metrics_port": port}
+    port, admin = free_port(), free_port()
+    monitoring = {"prometheus": True, "metrics_port": port, "admin_port": admin}
     async with living(env=env, monitoring=monitoring, server={"drain_timeout": "300s"}) as life:
         client = await life.client()
         client.send(client.request(STREAM))
@@ -600,7 +657,11 @@ async def test_a_draining_server_has_given_up_its_ports(
         bind("127.0.0.1", life.port, "x").close()
         if freed:
             bind("127.0.0.1", port, "x").close()
+            bind("127.0.0.1", admin, "x").close()
         else:
+            person = await Raw.connect(admin, "")
+            assert (await person.get("/status", headers={"Host": "localhost"})).json["draining"]
+            person.reset()
             scraper = await Raw.connect(port, "")
             assert b"aiaas_requests_in_flight 1.0" in (await scraper.get("/metrics")).body
             scraper.reset()

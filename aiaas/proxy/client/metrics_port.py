@@ -24,8 +24,8 @@ HEAD_SIZE = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _FaultsOnly:
-    """Reports internal errors only: a scraper that is refused or dropped reports that itself."""
+class FaultsOnly:
+    """Reports internal errors only: a client of a port that is not for clients notices itself that it was refused."""
 
     internal_error: Callable[[BaseException | None], None]
 
@@ -64,7 +64,7 @@ async def serve_metrics(
         return False
 
     limits = ConnectionLimits(HEAD_TIMEOUT, HEAD_SIZE)
-    open_side = OpenSide(metrics, limits, _FaultsOnly(internal_error))
+    open_side = OpenSide(metrics, limits, FaultsOnly(internal_error))
     server = await asyncio.get_running_loop().create_server(open_side, sock=listener, backlog=16)
     stack.push_async_callback(open_side.shutdown, 1.0)
     stack.callback(server.close)

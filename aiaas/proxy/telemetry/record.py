@@ -39,6 +39,21 @@ class Share(msgspec.Struct):
     held: int = 0
 
 
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """An attempt without a whole answer.
+
+    status   of the answer that was held back, None where there was none
+    failure  how the exchange broke, None where it did not
+    again    the reason why a further attempt is safe, None where it is not
+    """
+
+    endpoint: str
+    status: int | None
+    failure: str | None
+    again: str | None
+    seconds: float
+
+
 class Record(msgspec.Struct):
     """One request. Times are monotonic seconds (`started`) or durations; tokens are LLM tokens.
 
@@ -62,6 +77,7 @@ class Record(msgspec.Struct):
     session_turn  whether it stayed at the endpoint of its session, or why not; None where there was no choice
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
                  None if it was never sent
+    attempts     those without a whole answer, None where there were none
     on_first_text  called once with the first text of a stream, where it matters that the prompt has been read
 
     While it is answered (`relay.py`, `usage_tap.py`):
@@ -77,6 +93,7 @@ class Record(msgspec.Struct):
     When it has ended (`forward.py`, `gateway.py`):
     error_code   the `code` of the gateway's error, or of the failure behind a broken answer
     estimated    the tokens are an estimate, as the backend did not report them
+    duration     seconds from the request's arrival to its end
     """
 
     request_id: str
@@ -106,6 +123,7 @@ class Record(msgspec.Struct):
     retries: int = 0
     session_turn: str | None = None
     overhead: float | None = None
+    attempts: list[Attempt] | None = None
     on_first_text: Callable[[], None] | None = None
     status: int = 0
     streamed: bool = False
@@ -119,6 +137,7 @@ class Record(msgspec.Struct):
     estimated: bool = False
     error_code: str | None = None
     ended_by: EndedBy = "gateway"
+    duration: float = 0.0
 
     def text_begins(self, now: float) -> None:
         """The first text of a stream has come."""

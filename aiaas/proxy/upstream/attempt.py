@@ -6,7 +6,9 @@ makes several. `gc=False` as none of them can be part of a cycle.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -49,6 +51,19 @@ WHOLE: Final = Outcome(End.SENT)
 
 # The engine does not have the path; another one of the backend may have it.
 LACKS_PATH: Final = "lacks_path"
+
+
+# Why the engine cannot have run the request, or why it does no harm to run it again; by the reason of an `Again`.
+WHY_SAFE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "connect": "the request was never sent",
+        "stale": "the backend had closed the idle connection before the request came",
+        "busy": "the engine refused the request and did not run it",
+        LACKS_PATH: "the engine does not have the path, so it did not run the request",
+        "balancer": "a load balancer had no backend for the request, so it was not run",
+        "engine": "the engine died or drained before the client had a byte of an answer",
+    }
+)
 
 
 class Again(msgspec.Struct, frozen=True, gc=False):

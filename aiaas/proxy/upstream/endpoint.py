@@ -16,6 +16,7 @@ left alone: behind a ClusterIP the probe may have met another pod.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,6 +53,8 @@ class EndpointState:
     suspect  called when a request has timed out in an engine that we started
     lacks    the paths of the API that its engine does not have, as far as is known
     listed   the models that it lists; number is that of its URL, for `prefix_hash`
+    problem  how these models differ from the config, or why they are unknown; empty if they agree
+    since    when it came up or went down last (POSIX seconds), and the `reason` while it is down
 
     Where it has a bound:
     reserve       slots beyond the bound, for keys that have little in flight
@@ -74,8 +77,11 @@ class EndpointState:
         "pending_reserved",
         "plan",
         "pool",
+        "problem",
+        "reason",
         "reserve",
         "reserved",
+        "since",
         "streams",
         "successes",
         "suspect",
@@ -92,6 +98,8 @@ class EndpointState:
         self.auto: AutoBound | None = None
         self.suspect: Callable[[], None] | None = None
         self.listed: Listed = NOTHING_LISTED
+        self.problem = self.reason = ""
+        self.since = time.time()
         self.lacks: frozenset[str] = frozenset()
         self.users: list[BackendState] = []
         self.belong_to(backend, plan)
@@ -214,7 +222,7 @@ class EndpointState:
             self._turn(up, reason)
 
     def _turn(self, up: bool, reason: str) -> None:
-        self.up = up
+        self.up, self.reason, self.since = up, "" if up else reason, time.time()
         self.backend.listener(self, up, reason)
         self.hand_over()
 

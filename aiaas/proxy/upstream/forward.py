@@ -41,6 +41,7 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.request.price import used_by
 from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.record import Attempt, Record
 from aiaas.proxy.upstream.attempt import LACKS_PATH, WHOLE, Again, End, Outcome, is_from_between, retry_after
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
@@ -105,7 +106,7 @@ async def forward(
             record.ended_by = "upstream"
             return not ticket.close
         again = try_again(outcome, endpoint, backends, record.path)
-        _report(endpoint, outcome, again)
+        _report(record, endpoint, outcome, again, client.loop.time() - now)
         if again is not None and ticket.can_repeat:
             tried.append(endpoint)
             left = record.retries < target.backend.max_retries and not (again.once and once_spent)
@@ -174,9 +175,12 @@ async def _attempt(
         relay.abort()
 
 
-def _report(endpoint: EndpointState, outcome: Outcome, again: Again | None) -> None:
+def _report(record: Record, endpoint: EndpointState, outcome: Outcome, again: Again | None, seconds: float) -> None:
     """Report the endpoint's own faults to its health. Being busy is not a fault (vLLM's 503: try another replica)."""
     failure = outcome.failure
+    detail, reason = None if failure is None else failure.detail, None if again is None else again.reason
+    attempt = Attempt(endpoint.plan.url, outcome.status or None, detail, reason, seconds)
+    record.attempts = [*(record.attempts or ()), attempt]
     if is_from_between(outcome):
         endpoint.report_failure(f"status {outcome.status} from a proxy in front of vLLM")
     elif failure is not None and failure.kind is FailureKind.ENGINE:

@@ -52,7 +52,7 @@ class ModelWatch(EndpointWatch):
         name, upstream = self._backend.plan.name, endpoint.plan.url
         self._metrics.models_wrong(name, upstream, names)
         before = self._said.get(endpoint, "")
-        self._said[endpoint] = problem
+        self._said[endpoint] = endpoint.problem = problem
         if problem and problem != before:
             self._log.event("warning", event, backend=name, upstream=upstream, problem=problem, **details)
         elif before and not problem:

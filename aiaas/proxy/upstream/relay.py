@@ -292,7 +292,6 @@ class Relay(Pause):
         head = relayed_head(self._status, self._headers, framing=framing, extra=ticket.extra, close=close)
         if self._streaming:  # free what a stream no longer needs, for it lasts
             self._headers.clear()
-            record.limit_lines = b""
         self._last_write = self._loop.time()
         record.sent += len(data)
         self._client_write(head + (b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data))

@@ -103,7 +103,7 @@ def plan(tmp_path: Path) -> Plan:
     config = {
         "server": {"host": "127.0.0.1", "port": free_port()},
         "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": ["m"]}},
-        "monitoring": {"metrics_port": free_port()},
+        "monitoring": {"metrics_port": free_port(), "admin_port": 0},
     }
     (tmp_path / "aiaas.yaml").write_text(yaml.safe_dump(config))
     found = read(tmp_path / "aiaas.yaml", {}).plan

@@ -67,7 +67,7 @@ async def test_workers_that_cannot_start_end_the_whole(
     config = {
         "server": {"host": "127.0.0.1", "port": port, "workers": 2},
         "backends": {"vllm": {"url": "http://127.0.0.1:9", "models": ["m"]}},
-        "monitoring": {"prometheus": False},
+        "monitoring": {"prometheus": False, "admin_port": 0},
     }
     (tmp_path / "aiaas.yaml").write_text(yaml.safe_dump(config))
     plan = read(tmp_path / "aiaas.yaml", {}).plan

@@ -1,0 +1,1 @@
+"""The admin endpoint: what a gateway tells its operator about itself, on loopback only."""
