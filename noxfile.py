@@ -105,10 +105,11 @@ def redis(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """The page of `aiaas report --html` in a real browser, phone and desktop, light and dark: needs a Chromium."""
+    """The pages of `aiaas report --html` and of the admin endpoint in a real browser: needs a Chromium."""
     install(session)
     tool(session, "playwright")
-    session.run("python", "-m", "pytest", "-m", "browser", "tests/loadtest/html", "-n", "0", *session.posargs)
+    pages = ("tests/loadtest/html", "tests/proxy/admin")
+    session.run("python", "-m", "pytest", "-m", "browser", *pages, "-n", "0", *session.posargs)
 
 
 @nox.session

@@ -1,12 +1,7 @@
-"""The page in a real Chromium, at the width of a phone and of a desktop, light and dark: `nox -s report`.
-
-Chromium is the one of $CHROMIUM, or the first on PATH; playwright drives it.
-"""
+"""The page in a real Chromium, at the width of a phone and of a desktop, light and dark: `nox -s report`."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +10,13 @@ import pytest
 
 from aiaas.loadtest.html.document import page
 from aiaas.loadtest.html.figure import ToldRun
+from tests.browser import opened_browser
 from tests.loadtest.html.runs import steady, sweep, told
 from tests.loadtest.html.test_document import compared, nasty
 from tests.loadtest.samples import failed
 
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PAGES = {
     "a run": [told([*steady(), *(failed(n / 10, end=n / 10) for n in range(50))], slo="ttft=150ms,e2e=2s")],
     "a sweep": [sweep()],
@@ -49,16 +44,8 @@ OVERLAPPING = """() => [...document.querySelectorAll('svg.chart')].flatMap(svg =
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A Chromium without a screen."""
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.fail("no Chromium on PATH; install one (apt-get install chromium), or name it in $CHROMIUM")
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=quiet)
+    with opened_browser() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
