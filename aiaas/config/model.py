@@ -13,7 +13,19 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from aiaas.config.backend import LONG_FORM, SHORT_FORM, Backend, entry_form
 from aiaas.config.kubernetes import Kubernetes
 from aiaas.config.section import Section
-from aiaas.config.values import AtLeast0, AtLeast1, Count, Duration, Flag, Origin, Port, PositiveDuration, Size, Text
+from aiaas.config.values import (
+    AtLeast0,
+    AtLeast1,
+    Count,
+    Duration,
+    Flag,
+    Origin,
+    Port,
+    PositiveDuration,
+    Size,
+    Text,
+    TtftBound,
+)
 
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
@@ -225,6 +237,20 @@ class Request(Section):
     ignores them and clients send many; `reject` also refuses fields that a newer vLLM would obey."""
 
 
+class Slo(Section):
+    """Objectives over 30 days. The rendered alerts fire when one is about to be missed."""
+
+    availability: Annotated[float, Field(ge=95, lt=100)] = 99.5
+    """Percentage of requests that are answered in whole. Errors of the client and clients that leave do not count."""
+
+    ttft: TtftBound = 5.0
+    """How soon a stream should begin: the time from the request's arrival to its first token. One of the bounds by
+    which the gateway counts: 10ms, 25ms, 50ms, 100ms, 250ms, 500ms, 1s, 2s, 5s, 10s, 30s, 1m or 2m."""
+
+    ttft_share: Annotated[float, Field(ge=95, lt=100)] = 95.0
+    """Percentage of streams that should begin within `ttft`."""
+
+
 class Monitoring(Section):
     """Metrics and logs."""
 
@@ -244,6 +270,13 @@ class Monitoring(Section):
     usage_file: Text | None = None
     """An SQLite file that counts usage by key, model and day, relative to the config file. null counts nothing. Not
     used with a shared `rate_limit.store`, which then counts usage."""
+
+    slo: Slo = Slo()
+    """Objectives, for the alerts of `aiaas render`."""
+
+    runbook_url: Text = "docs/alerts.md"
+    """Where the page on the alerts can be read: each alert links to its section there. The default is the page's path
+    in aiaas's repository; write the address at which your team finds it."""
 
 
 class Config(Section):

@@ -102,7 +102,17 @@ RELOADS: Final = frozenset(
     }
 )
 # The gateway does not use these fields.
-RENDERED: Final = frozenset({"version", "kubernetes", "accept", "backends.*.engine.pod", "backends.*.network"})
+RENDERED: Final = frozenset(
+    {
+        "version",
+        "kubernetes",
+        "accept",
+        "backends.*.engine.pod",
+        "backends.*.network",
+        "monitoring.slo",
+        "monitoring.runbook_url",
+    }
+)
 
 _ADDRESS: Final = ("url", "urls", "dns", "engine")
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from aiaas.units import (
     DURATION_PATTERN,
@@ -22,6 +22,8 @@ from aiaas.units import (
     parse_size,
 )
 
+# Seconds: the bounds of aiaas_time_to_first_token_seconds. Prometheus can judge an objective at these only.
+TTFT_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 LONGEST_DURATION: Final = 7 * 24 * 3600.0  # a week: a longer duration is more likely a typo
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
@@ -103,6 +105,12 @@ def _parse_origin(value: object) -> object:
     return match[0].removesuffix(match["port"]) if match["port"] and match["port"] == default else match[0]
 
 
+def _among_bounds(seconds: float) -> float:
+    if seconds not in TTFT_BOUNDS:
+        raise ValueError(f"must be one of {', '.join(map(format_duration, TTFT_BOUNDS))}")
+    return seconds
+
+
 _DURATION_SCHEMA = Annotated[str, Field(pattern=DURATION_PATTERN)]
 _SIZE_SCHEMA = Annotated[str, Field(pattern=SIZE_PATTERN)]
 
@@ -116,6 +124,7 @@ PositiveDuration = Annotated[
     BeforeValidator(_bounded(parse_positive_duration), json_schema_input_type=_DURATION_SCHEMA),
     PlainSerializer(format_duration, return_type=str),
 ]
+TtftBound = Annotated[PositiveDuration, AfterValidator(_among_bounds)]
 Size = Annotated[
     int,
     BeforeValidator(parse_size, json_schema_input_type=_SIZE_SCHEMA),

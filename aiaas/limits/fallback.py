@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from time import perf_counter
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -42,11 +41,15 @@ class FallbackStore:
 
     processes  how many gateway processes share the limits, by the config; the store's own count wins
     decisions  how many requests were decided by `shared`, `local`, `allow` or `deny`
+    clock      seconds, for `on_answer`
     on_answer  called with the seconds that an admission waited for the store's answer, or until it was given up
     """
 
-    def __init__(self, shared: RedisStore, mode: Mode, processes: int) -> None:
+    def __init__(
+        self, shared: RedisStore, mode: Mode, processes: int, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.shared = shared
+        self._clock = clock
         self._local = MemoryStore()
         self._slots: dict[str, tuple[int, float]] = {}  # key -> how many may run here, and until when that holds
         self._mode: Mode = mode
@@ -74,17 +77,17 @@ class FallbackStore:
         if limits == UNLIMITED:  # nothing to count
             return await self._local.admit(key, limits, tokens, now, wall)
         asked = None
-        began = perf_counter()
+        began = self._clock()
         try:
             admission = await self.shared.admit(key, limits, tokens, now, wall)
         except AdmissionLateError as error:
             asked = error.asked
-            self.on_answer(perf_counter() - began)
+            self.on_answer(self._clock() - began)
         except StoreAwayError:
             pass
         else:
             self.decisions[SHARED] += 1
-            self.on_answer(perf_counter() - began)
+            self.on_answer(self._clock() - began)
             return admission
         admission = await self._alone(key, limits, tokens, now, wall)
         if asked is None or admission.lease is None:

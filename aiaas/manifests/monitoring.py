@@ -1,10 +1,11 @@
-"""Objects for the Prometheus operator and Grafana: metrics Service, ServiceMonitor, alerts and a dashboard."""
+"""Objects for the Prometheus operator and Grafana: metrics Service, ServiceMonitor, rules, and a dashboard."""
 
 from __future__ import annotations
 
 import json
 from typing import Final
 
+from aiaas.manifests.alerts import alerts
 from aiaas.manifests.objects import Object, head, selector_of
 from aiaas.plan.kubernetes import KubernetesPlan
 
@@ -32,94 +33,42 @@ def service_monitor(plan: KubernetesPlan) -> Object:
     """The ServiceMonitor, which makes Prometheus scrape the metrics Service."""
     spec = {
         "selector": {"matchLabels": selector_of(plan.app) | {COMPONENT: METRICS_PORT_NAME}},
-        "endpoints": [{"port": METRICS_PORT_NAME, "path": "/metrics", "interval": "30s"}],
+        # The operator gives each target a label `endpoint` of its own, which ours would else have to make way for.
+        "endpoints": [{"port": METRICS_PORT_NAME, "path": "/metrics", "interval": "30s", "honorLabels": True}],
     }
     return head(plan, "monitoring.coreos.com/v1", "ServiceMonitor", plan.app) | {"spec": spec}
 
 
 def rules(plan: KubernetesPlan) -> Object:
-    """The alerts. `{ns}` in an expression stands for the selector of our namespace."""
-    ns = f'namespace="{plan.settings.namespace}"'
-    alerts = [
+    """The alerts, each with the address of its section in docs/alerts.md."""
+    monitoring = plan.monitoring
+    made = [
         {
-            "alert": alert,
-            "expr": expression.replace("{ns}", ns),
-            "for": lasting,
-            "labels": {"severity": severity},
-            "annotations": {"summary": summary},
+            "alert": alert.name,
+            "expr": alert.expression.replace("{ns}", _selector(plan)),
+            "for": alert.lasting,
+            "labels": {"severity": alert.severity},
+            "annotations": {
+                "summary": alert.summary,
+                "runbook_url": f"{monitoring.runbook_url}#{alert.name.lower()}",
+            },
         }
-        for alert, expression, lasting, severity, summary in ALERTS
+        for alert in alerts(monitoring.slo)
     ]
-    spec = {"groups": [{"name": plan.app, "rules": alerts}]}
+    spec = {"groups": [{"name": plan.app, "rules": made}]}
     return head(plan, "monitoring.coreos.com/v1", "PrometheusRule", plan.app) | {"spec": spec}
 
 
-# (name, expression, duration, severity, summary)
-ALERTS: Final = (
-    (
-        "AiaasDown",
-        "absent(aiaas_build_info{{ns}})",
-        "5m",
-        "critical",
-        "Prometheus has metrics of no gateway: all are down, or their metrics ports cannot be reached.",
-    ),
-    (
-        "AiaasBackendDown",
-        "max by (backend) (aiaas_endpoint_up{{ns}}) == 0",
-        "2m",
-        "critical",
-        "All addresses of {{ $labels.backend }} are unhealthy: its models answer 503.",
-    ),
-    (
-        "AiaasEndpointDown",
-        "max by (backend, endpoint) (aiaas_endpoint_up{{ns}}) == 0",
-        "15m",
-        "warning",
-        "{{ $labels.endpoint }} of {{ $labels.backend }} is unhealthy and gets no requests.",
-    ),
-    (
-        "AiaasErrors",
-        'sum(rate(aiaas_responses_total{{ns},code=~"5.."}[5m])) / sum(rate(aiaas_responses_total{{ns}}[5m])) > 0.01',
-        "10m",
-        "warning",
-        "More than 1 % of the answers are errors of the gateway or its backends.",
-    ),
-    (
-        "AiaasSlowFirstToken",
-        "histogram_quantile(0.95, sum by (model, le) (rate(aiaas_time_to_first_token_seconds_bucket{{ns}}[10m]))) > 5",
-        "15m",
-        "warning",
-        "One stream of {{ $labels.model }} in twenty waits more than 5 s for its first token.",
-    ),
-    (
-        "AiaasQueueing",
-        "sum(aiaas_requests_queued{{ns}}) > 0",
-        "15m",
-        "warning",
-        "Requests have been waiting for an endpoint for 15 minutes: add replicas of vLLM, or lower the limits.",
-    ),
-    (
-        "AiaasReloadFails",
-        'sum by (what) (increase(aiaas_reloads_total{{ns},result="failure"}[15m])) > 0',
-        "0m",
-        "warning",
-        "A changed {{ $labels.what }} file is invalid; the gateway still uses the last valid one.",
-    ),
-    (
-        "AiaasConfigsDiffer",
-        "count(count by (digest) (aiaas_config_info{{ns}})) > 1",
-        "30m",
-        "warning",
-        "The gateways run different configs: a rollout is stuck.",
-    ),
-)
+def _selector(plan: KubernetesPlan) -> str:
+    """Our pods: `NAME-HASH-RANDOM`, as a Deployment names them. Another gateway may be in the same namespace."""
+    return f'namespace="{plan.settings.namespace}",pod=~"{plan.app}-[a-z0-9]+-[a-z0-9]+"'
 
 
 def dashboard(plan: KubernetesPlan) -> Object:
     """A Grafana dashboard in a ConfigMap, found by the usual sidecar's label."""
     made = head(plan, "v1", "ConfigMap", plan.named("dashboard"))
     made["metadata"]["labels"]["grafana_dashboard"] = "1"
-    ns = f'namespace="{plan.settings.namespace}"'
+    ns = _selector(plan)
     model: Object = {
         "uid": f"aiaas-{plan.settings.name}"[:40],
         "title": f"aiaas: {plan.settings.namespace}/{plan.app}",
@@ -162,6 +111,35 @@ PANELS: Final = (
     ("Endpoints that get requests", "short", "min by (backend, endpoint) (aiaas_endpoint_up{{ns}})", "{{endpoint}}"),
     ("Clients that left", "reqps", "sum by (phase) (rate(aiaas_aborts_total{{ns}}[5m]))", "{{phase}}"),
     ("Retries", "reqps", "sum by (reason) (rate(aiaas_retries_total{{ns}}[5m]))", "{{reason}}"),
+    (
+        "Availability",
+        "percentunit",
+        'sum(rate(aiaas_availability_requests_total{{ns},result="good"}[1h]))'
+        " / sum(rate(aiaas_availability_requests_total{{ns}}[1h]))",
+        "answered in whole",
+    ),
+    ("Answers that broke off", "reqps", "sum by (by) (rate(aiaas_answers_broken_total{{ns}}[5m]))", "by the {{by}}"),
+    (
+        "Waits for a slot, 95th percentile",
+        "s",
+        "histogram_quantile(0.95, sum by (class, le) (rate(aiaas_queue_wait_seconds_bucket{{ns}}[5m])))",
+        "{{class}}",
+    ),
+    (
+        "Event loop lag, 99th percentile",
+        "s",
+        "histogram_quantile(0.99, sum by (pod, le) (rate(aiaas_event_loop_lag_seconds_bucket{{ns}}[5m])))",
+        "{{pod}}",
+    ),
+    (
+        "Answers of the limit store, 95th percentile",
+        "s",
+        "histogram_quantile(0.95, sum by (le) (rate(aiaas_limit_store_seconds_bucket{{ns}}[5m])))",
+        "seconds",
+    ),
+    ("CPU", "short", "sum by (pod) (rate(process_cpu_seconds_total{{ns}}[5m]))", "{{pod}}"),
+    ("Memory", "bytes", "sum by (pod) (process_resident_memory_bytes{{ns}})", "{{pod}}"),
+    ("Connections", "short", "sum by (pod) (aiaas_connections{{ns}})", "{{pod}}"),
 )
 
 

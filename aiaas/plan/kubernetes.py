@@ -20,7 +20,7 @@ from aiaas.config.environment import names_in
 from aiaas.config.hops import AFTER_DRAIN, ingress_timeout, pre_stop, request_timeout
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
-from aiaas.config.model import Config
+from aiaas.config.model import Config, Monitoring
 from aiaas.config.write import to_yaml
 from aiaas.limits.redis_url import REDIS_PORT, RedisUrl, parse_redis_url
 from aiaas.openai.paths import HEALTH, MODELS
@@ -60,6 +60,7 @@ class KubernetesPlan:
     """The content of the manifests.
 
     settings         the `kubernetes` section, for fields that are rendered as they are
+    monitoring       the `monitoring` section, for the alerts
     gateway          the Plan that the pods run, compiled from `config_text`
     config_text      the deployed form of the config
     image            the gateway's image
@@ -74,6 +75,7 @@ class KubernetesPlan:
     """
 
     settings: Kubernetes
+    monitoring: Monitoring
     gateway: Plan
     config_text: str = field(repr=False)
     image: str
@@ -135,6 +137,7 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> KubernetesPlan:
     gateway = plan_of_text(text, env)
     return KubernetesPlan(
         settings=settings,
+        monitoring=config.monitoring,
         gateway=gateway,
         config_text=text,
         image=settings.image or f"aiaas:{__version__}",

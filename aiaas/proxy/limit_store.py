@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from time import perf_counter
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -45,7 +46,7 @@ def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
             log.event("warning", "limit_store_away", store=url.url, reason=reason, meanwhile=limits.on_store_failure)
 
     shared = RedisStore(url, tls, changed, patience=limits.store_timeout)
-    return FallbackStore(shared, limits.on_store_failure, limits.processes)
+    return FallbackStore(shared, limits.on_store_failure, limits.processes, perf_counter)
 
 
 def store_tls(url: RedisUrl) -> ssl.SSLContext | None:

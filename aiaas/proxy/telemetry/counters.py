@@ -20,7 +20,7 @@ What = Literal["config", "keys", "tls"]
 # The phases in which the engine works for a request.
 WORKING: Final = ("waiting", "streaming")
 # The error codes of an answer that its client ended; not a fault of the service.
-LEFT: Final = frozenset({"client_left", "client_too_slow"})
+CLIENTS_DOING: Final = frozenset({"client_left", "client_too_slow"})
 # The error codes of an answer that the backend broke off, or no longer sent.
 BACKENDS: Final = frozenset({"upstream_error", "upstream_timeout"})
 
@@ -48,7 +48,7 @@ class Availability:
 
     def count(self, status: int, reason: str | None, requests: int) -> None:
         """Count requests that ended alike. A client's error, or a client that left, says nothing about the service."""
-        if reason in LEFT or 400 <= status < 500:
+        if reason in CLIENTS_DOING or 400 <= status < 500:
             return
         broken = status < 400 and reason is not None
         if broken:

@@ -232,13 +232,9 @@ class Metrics:
         registry.register(Process())
         self._tallies: _Ends = {}
         self._aside = threading.Lock()  # one scrape at a time
-        for counter, values in (
-            (self._refused, LIMIT_OF.values()),
-            (self._retries, RETRY_REASONS),
-            (self._turned_away, TURNED_AWAY_REASONS),
-        ):
-            for value in values:
-                counter.labels(value)
+        _begin(self._refused, LIMIT_OF.values())
+        _begin(self._retries, RETRY_REASONS)
+        _begin(self._turned_away, TURNED_AWAY_REASONS)
 
     def watch_in_flight(self, number: Callable[[], int]) -> None:
         """Ask `number` at each scrape."""
@@ -385,3 +381,9 @@ class Metrics:
                 return make(self._registry, self.keys.sums)
 
         return await get_running_loop().run_in_executor(None, work)
+
+
+def _begin(counter: Counter, values: Iterable[str]) -> None:
+    """Begin the series of all values of a counter's one label at 0."""
+    for value in values:
+        counter.labels(value)

@@ -105,7 +105,7 @@ def test_each_end_counts_for_availability_or_not(facts: dict[str, object], count
     assert tuple(got[name] for name in names) == counted
 
 
-def test_tokens_of_requests_whose_client_left_are_counted_by_phase() -> None:
+def test_tokens_of_aborted_requests_are_counted_by_phase() -> None:
     """Only where an engine worked for it."""
     metrics = Metrics()
     for phase in ("queued", "waiting", "streaming"):
