@@ -23,6 +23,7 @@ from aiaas.proxy.client.tls import ServerTls, TlsError, files_of, read_pair
 from aiaas.proxy.collector import building
 from aiaas.proxy.gateway import Gateway
 from aiaas.proxy.reread import OfferEngines, reread
+from aiaas.proxy.telemetry.counters import What
 from aiaas.proxy.telemetry.log import LEVELS
 from aiaas.proxy.watch import FileWatch
 
@@ -251,7 +252,7 @@ class Reloader:
         self._reloaded("config", why)
         self._log.event("error", "config_not_reloaded", **fields)
 
-    def _reloaded(self, what: str, error: str | None = None) -> None:
+    def _reloaded(self, what: What, error: str | None = None) -> None:
         """Count and remember a reading of `config`, `keys` or `tls`."""
         self._metrics.reloaded(what, ok=error is None)
         self.reloads.note(what, error)

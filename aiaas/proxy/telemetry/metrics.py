@@ -29,7 +29,7 @@ from aiaas.proxy.telemetry.counters import (
     Availability,
     CertificateDates,
     Process,
-    Reloads,
+    ReloadCounters,
     What,
 )
 from aiaas.proxy.telemetry.histogram import Tallies
@@ -206,7 +206,7 @@ class Metrics:
         self._availability = Availability(registry)
         self._endpoints = _EndpointGauges(registry)
         self._resolutions = Counter("aiaas_dns_resolutions", "DNS lookups", ["backend", "result"], registry=registry)
-        self.reloads = Reloads(registry)
+        self.reloads = ReloadCounters(registry)
         self.certificate = CertificateDates()
         registry.register(self.certificate)
         self.keys = KeyCounters()
