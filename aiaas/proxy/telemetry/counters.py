@@ -85,9 +85,7 @@ class ReloadCounters:
     """ReloadCounters of the files that a gateway follows, and whether the last one succeeded."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._reloads = Counter(
-            "aiaas_reloads", "ReloadCounters by what and result", ["what", "result"], registry=registry
-        )
+        self._reloads = Counter("aiaas_reloads", "Reloads by what and result", ["what", "result"], registry=registry)
         self._ok = Gauge("aiaas_reload_ok", "Whether the last reload succeeded", ["what"], registry=registry)
         self._last = Gauge(
             "aiaas_reload_last_success_timestamp_seconds",
