@@ -1,4 +1,4 @@
-"""`aiaas validate --connect`: ask the backends of a config from this machine.
+"""`aiaas validate --connect` and `aiaas doctor`: ask the backends of a config from this machine.
 
 Each address is asked once for its models and once for its paths, with the backend's own key, and with `scheduling:
 priority` for one token, to see whether it takes a priority (`prioritytrial.py`). A backend whose engine `aiaas serve`
@@ -8,8 +8,11 @@ starts is not asked, since it need not run now.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Final
 
 from aiaas.cli.prioritytrial import IGNORED, judge_trial, try_priority
 from aiaas.config import codes
@@ -27,6 +30,18 @@ from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.path_watch import lacking_paths
 from aiaas.yamltree import Path
 
+# An HTTP date is cut to whole seconds: on average it is this much behind.
+HALF_SECOND: Final = 0.5
+# A connection's error -> its usual cause, and what to do.
+_CAUSES: Final = (
+    ("connection refused", "nothing listens on that port: start vLLM there, or fix the port"),
+    ("no connection within", "a firewall or a NetworkPolicy drops the packets, or the address is wrong"),
+    ("no answer within", "it accepts connections and is silent: does it still load its model, or hang?"),
+    ("name or service not known", "no such host: fix the name; names of a cluster resolve only inside of it"),
+    ("no address associated", "no such host: fix the name; names of a cluster resolve only inside of it"),
+    ("name resolution", "the DNS server does not answer"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
@@ -34,17 +49,42 @@ class _Asked:
 
     models  its list of models; an error text if its name has no address
     lacks   the paths of ours that it does not have
+    ahead   seconds by which its clock is ahead of ours; None if unknown
     trial   its answer to a request with a priority; None if that was not tried
     """
 
     url: str
     models: Fetched | Failure | str
     lacks: frozenset[str] = frozenset()
+    ahead: float | None = None
     trial: Fetched | Failure | None = None
 
 
-def ask_backends(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
-    """Problems of a valid config, found by asking its backends, and lines about what asking cannot show.
+@dataclass(frozen=True, slots=True)
+class AddressAnswer:
+    """One address that was asked: its backend, the models that it lists, and its clock.
+
+    models  empty where it does not list any
+    ahead   seconds by which its clock is ahead of ours; None where its answer has no date
+    """
+
+    backend: str
+    url: str
+    models: tuple[str, ...]
+    ahead: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendAnswers:
+    """The problems that asking showed, lines about what it cannot show, and each address."""
+
+    problems: tuple[Problem, ...]
+    lines: tuple[str, ...]
+    addresses: tuple[AddressAnswer, ...]
+
+
+def ask_backends(reading: Reading) -> BackendAnswers:
+    """Ask the backends of a valid config.
 
     Waits `health.timeout` for a silent one, and up to 30 s for one token.
     """
@@ -53,16 +93,35 @@ def ask_backends(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
     assert config is not None
     found: list[tuple[str, Severity, Path, str]] = []
     lines: list[str] = []
+    addresses: list[AddressAnswer] = []
     for backend, answers in asyncio.run(_ask_all(plan)):
         found += _findings(backend, answers)
         for asked in answers:
+            addresses.append(AddressAnswer(backend.name, asked.url, _listed(asked.models), asked.ahead))
             if asked.trial is not None and judge_trial(asked.trial) is None:
                 lines.append(f"backends.{backend.name}.scheduling: {asked.url} {IGNORED}")
             problem, line = _lacking(backend.name, asked, config.backends[backend.name].endpoints)
             found += problem
             lines += line
     problems = (problem_at(*finding, reading.loaded.place(finding[2])) for finding in found)
-    return tuple(problems), lines + not_asked(plan)
+    return BackendAnswers(tuple(problems), (*lines, *not_asked(plan)), tuple(addresses))
+
+
+def _listed(answer: Fetched | Failure | str) -> tuple[str, ...]:
+    if not isinstance(answer, Fetched):
+        return ()
+    try:
+        return tuple(read_models(answer.status, answer.content_type, answer.body))
+    except NotAModelList:
+        return ()
+
+
+def seconds_ahead(date: bytes, now: float) -> float | None:
+    """By how much the clock of an HTTP answer's `Date` is ahead; None if it is not a date. It counts whole seconds."""
+    try:
+        return parsedate_to_datetime(date.decode("ascii")).timestamp() + HALF_SECOND - now
+    except (ValueError, UnicodeDecodeError):
+        return None
 
 
 def _lacking(
@@ -105,11 +164,12 @@ async def _ask(plan: Plan, backend: BackendPlan) -> list[_Asked]:
 async def _ask_endpoint(plan: Plan, endpoint: EndpointState) -> _Asked:
     backend = endpoint.backend.plan
     answer = await fetch(endpoint, MODELS, backend.health.timeout)
+    ahead = None if isinstance(answer, Failure) else seconds_ahead(answer.date, time.time())
     listed = None if isinstance(answer, Failure) else await fetch(endpoint, OPENAPI, backend.health.timeout)
     lacks = frozenset[str]() if listed is None else lacking_paths(listed) or frozenset()
     if backend.scheduling != "priority" or not isinstance(answer, Fetched) or answer.status != 200:
-        return _Asked(endpoint.plan.url, answer, lacks)
-    return _Asked(endpoint.plan.url, answer, lacks, await try_priority(plan, endpoint))
+        return _Asked(endpoint.plan.url, answer, lacks, ahead)
+    return _Asked(endpoint.plan.url, answer, lacks, ahead, await try_priority(plan, endpoint))
 
 
 def _findings(backend: BackendPlan, answers: list[_Asked]) -> Iterator[tuple[str, Severity, Path, str]]:
@@ -120,7 +180,8 @@ def _findings(backend: BackendPlan, answers: list[_Asked]) -> Iterator[tuple[str
             yield codes.SCHEDULING, fault[0], (*section, "scheduling"), f"{url}: {fault[1]}"
         if not isinstance(answer, Fetched):
             reason = answer.detail if isinstance(answer, Failure) else answer
-            yield codes.BACKEND_AWAY, "error", section, f"{url}: {reason}"
+            cause = next((f"; {cause}" for words, cause in _CAUSES if words in reason.lower()), "")
+            yield codes.BACKEND_AWAY, "error", section, f"{url}: {reason}{cause}"
             continue
         try:
             listed = read_models(answer.status, answer.content_type, answer.body)

@@ -94,8 +94,8 @@ def _asked(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
     from aiaas.cli.askbackends import ask_backends
     from aiaas.config.accept import without_accepted
 
-    found, lines = ask_backends(reading)
-    return without_accepted(reading.loaded, found)[0], lines
+    asked = ask_backends(reading)
+    return without_accepted(reading.loaded, asked.problems)[0], list(asked.lines)
 
 
 def accepted_lines(verdict: Judged) -> list[str]:

@@ -23,6 +23,7 @@ from collections import deque
 from typing import Final, cast
 
 from aiaas.httpclient.answer import Answer
+from aiaas.httpclient.mismatch import tls_fault
 from aiaas.httpclient.reader import NOT_HTTP, AnswerReader
 from aiaas.httpclient.target import HttpTarget
 
@@ -244,10 +245,8 @@ class HttpClient:
                 )
         except TimeoutError as error:
             raise BrokenError("timeout", f"no connection within {timeout:g} s") from error
-        except ssl.SSLCertVerificationError as error:
-            raise BrokenError("tls", f"its certificate does not verify: {error.verify_message}") from error
         except ssl.SSLError as error:
-            raise BrokenError("tls", f"the TLS handshake failed: {error.reason or error}") from error
+            raise BrokenError("tls", tls_fault(error)) from error
         except ConnectionRefusedError as error:
             raise BrokenError("connect", "connection refused") from error
         except OSError as error:

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from aiaas.httpclient.mismatch import tls_fault
 from aiaas.httpclient.target import HttpTarget
 from aiaas.smoke.result import Verdict, judged
 from aiaas.units import DAY
@@ -56,7 +57,7 @@ async def read_certificate(target: HttpTarget, context: ssl.SSLContext, timeout:
     except ssl.SSLCertVerificationError as error:
         return Certificate(fault=error.verify_message)
     except ssl.SSLError as error:
-        return Certificate(fault=f"the TLS handshake failed: {error.reason or error}")
+        return Certificate(fault=tls_fault(error))
     except TimeoutError:
         return Certificate(fault=f"no connection within {timeout:g} s")
     except OSError as error:

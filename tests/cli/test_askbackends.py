@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aiaas.cli.askbackends import seconds_ahead
 from aiaas.cli.main import run
 from aiaas.openai.paths import GENERATE
 from tests.fakes.vllm import FakeVllm, Hang, Send, Step, answer, json_answer
@@ -82,7 +83,10 @@ async def test_each_address_has_its_own_problem(
         ("error", "AIA601", "backends.nameless"),
     ]
     assert "other: not served there; the backend lists base, sql" in problems[0]["message"]
-    assert problems[1]["message"] == "http://127.0.0.1:1: connection refused"
+    assert problems[1]["message"] == (
+        "http://127.0.0.1:1: connection refused; nothing listens on that port: start vLLM there, or fix the port"
+    )
+    assert "no such host: fix the name" in problems[2]["message"]
     assert "backends.engine: not asked, since `aiaas serve` starts its engine" in err
 
 
@@ -91,9 +95,10 @@ async def test_each_address_has_its_own_problem(
     [
         (Send(answer(200, b"<html>", content_type="text/html")), "AIA602", "is this a vLLM?"),
         (Send(json_answer({"error": "Unauthorized"}, status=401)), "AIA602", "api_key_env"),
-        (Hang(), "AIA601", "no answer within 0.05 s"),
+        (Send(json_answer({"error": {"code": "missing_api_key"}}, status=401)), "AIA602", "an aiaas gateway"),
+        (Hang(), "AIA601", "no answer within 0.05 s; it accepts connections and is silent"),
     ],
-    ids=["a page", "a key", "silence"],
+    ids=["a page", "a key", "a gateway", "silence"],
 )
 async def test_an_address_without_a_list_is_an_error(
     fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str], step: Step, code: str, message: str
@@ -105,6 +110,16 @@ async def test_an_address_without_a_list_is_an_error(
     (line,) = capsys.readouterr().out.splitlines()
     assert f"error {code} backends.vllm" in line
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("date", "ahead"),
+    [(b"Mon, 23 Nov 2026 07:16:08 GMT", 10.0), (b"", None), (b"yesterday", None), (b"\xff", None)],
+    ids=["a date", "nothing", "a word", "not text"],
+)
+def test_a_date_is_compared_with_our_clock(date: bytes, ahead: float | None) -> None:
+    """It is cut to a whole second."""
+    assert seconds_ahead(date, 1_795_418_158.5) == ahead
 
 
 async def test_paths_that_the_engine_lacks_are_shown(

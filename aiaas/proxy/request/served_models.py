@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from aiaas.httpclient.mismatch import WRITE_HTTPS
 from aiaas.openai.toplevel import UNREADABLE
 from aiaas.plan.model import BackendPlan
 
@@ -65,7 +66,14 @@ def read_models(status: int, content_type: bytes, body: bytes) -> Listed:
     """The models of an answer to `GET /v1/models`. Raises NotAModelList."""
     shown = content_type.partition(b";")[0].strip()[:60].decode("ascii", "replace") or "without a content type"
     if status in (401, 403):
-        raise NotAModelList(f"GET /v1/models answered {status}: it requires a key, or a different key (`api_key_env`)")
+        if b'"missing_api_key"' in body or b'"invalid_api_key"' in body:
+            raise NotAModelList(f"GET /v1/models answered {status}: an aiaas gateway listens there; is the port right?")
+        raise NotAModelList(
+            f"GET /v1/models answered {status}: it requires a key, or a different key; `api_key_env` names the "
+            "environment variable that holds it"
+        )
+    if status == 400 and b"HTTPS" in body:  # nginx and Go say so
+        raise NotAModelList(f"GET /v1/models answered 400: {WRITE_HTTPS}")
     if status != 200:
         raise NotAModelList(f"GET /v1/models answered {status} {shown}; is this a vLLM?")
     try:

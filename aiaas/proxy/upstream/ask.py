@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import msgspec
 
+from aiaas.httpclient.mismatch import WRITE_HTTPS, speaks_tls
 from aiaas.proxy.client.answers import HeaderList, header_of
 from aiaas.proxy.client.handler import with_pauses
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
@@ -13,11 +15,16 @@ from aiaas.proxy.upstream.endpoint import EndpointState
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A whole answer."""
+    """A whole answer. `date` is the header, empty where there is none."""
 
     status: int
     content_type: bytes
     body: bytes
+    date: bytes = b""
+
+
+# How a server that speaks TLS ends a request in plain HTTP.
+_MAY_BE_TLS: Final = (FailureKind.RESET, FailureKind.MALFORMED)
 
 
 async def fetch(endpoint: EndpointState, path: str, timeout: float, body: bytes | None = None) -> Fetched | Failure:
@@ -27,6 +34,15 @@ async def fetch(endpoint: EndpointState, path: str, timeout: float, body: bytes 
     body  JSON, for the paths of requests
     Never raises; a probe on a reused connection would tell about the connection and not about the backend.
     """
+    answer = await _fetched(endpoint, path, timeout, body)
+    plan = endpoint.plan
+    may_be_tls = isinstance(answer, Failure) and answer.kind in _MAY_BE_TLS and not plan.tls
+    if may_be_tls and await speaks_tls(plan.host, plan.port, timeout):
+        return Failure(FailureKind.CONNECT, WRITE_HTTPS)
+    return answer
+
+
+async def _fetched(endpoint: EndpointState, path: str, timeout: float, body: bytes | None) -> Fetched | Failure:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
@@ -59,12 +75,13 @@ class _Collector:
         self._connection = connection
         self.done: asyncio.Future[Fetched | Failure] = loop.create_future()
         self._status = 0
-        self._content_type = b""
+        self._content_type = self._date = b""
         self._body = bytearray()
 
     def head(self, status: int, headers: HeaderList) -> None:
         self._status = status
         self._content_type = header_of(headers, b"content-type")
+        self._date = header_of(headers, b"date")
 
     def body(self, data: bytes) -> None:
         self._body += data
@@ -74,7 +91,7 @@ class _Collector:
     def end(self) -> None:
         self._connection.abort()
         if not self.done.done():
-            self.done.set_result(Fetched(self._status, self._content_type, bytes(self._body)))
+            self.done.set_result(Fetched(self._status, self._content_type, bytes(self._body), self._date))
 
     def failed(self, failure: Failure) -> None:
         if not self.done.done():

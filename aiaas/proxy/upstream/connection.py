@@ -31,6 +31,7 @@ from enum import Enum
 from functools import partial
 from typing import Protocol, cast
 
+from aiaas.httpclient.mismatch import tls_fault
 from aiaas.httpclient.reader import NOT_HTTP, SHORT_CHUNK, SIZE_LINES, AnswerReader
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
@@ -351,7 +352,7 @@ class Pool:
         if isinstance(error, TimeoutError):
             return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")
         if isinstance(error, ssl.SSLError):
-            return Failure(FailureKind.CONNECT, f"TLS failed: {error.reason or error}")
+            return Failure(FailureKind.CONNECT, tls_fault(error))
         if isinstance(error, ConnectionRefusedError):
             return Failure(FailureKind.CONNECT, "connection refused", refused=True)
         kind = FailureKind.NO_RESOURCES if getattr(error, "errno", None) in _OUR_OWN_LACK else FailureKind.CONNECT

@@ -93,7 +93,9 @@ def test_an_adapter_has_the_context_of_its_base() -> None:
         (200, b"application/json", b"[" * 100_000, "but not a list of models"),
         (200, b"", b'"\xff"', "200 without a content type but not a list of models"),
         (200, b"\xff" * 1000, b"", "but not a list of models"),
-        (401, b"application/json", b"{}", "answered 401: it requires a key, or a different key (`api_key_env`)"),
+        (401, b"application/json", b"{}", "answered 401: it requires a key, or a different key; `api_key_env`"),
+        (401, b"application/json", b'{"error":{"code":"missing_api_key"}}', "an aiaas gateway listens there"),
+        (400, b"text/html", b"The plain HTTP request was sent to HTTPS port", "the server speaks TLS; write https://"),
         (302, b"", b"", "answered 302 without a content type"),
     ],
 )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from pathlib import Path
 
 import pytest
 
+from aiaas.httpclient.mismatch import WRITE_HTTPS
 from aiaas.proxy.upstream.ask import Fetched, fetch
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
+from tests.certificate import self_signed
 from tests.fakes.vllm import STREAM_HEAD, Close, FakeVllm, Flood, Hang, Send, SendSlowly, Step, chunk, json_answer
 from tests.proxy.conftest import config_of, plan_of
 from tests.waiting import until
@@ -20,9 +24,23 @@ async def test_fetch(fake_vllm: FakeVllm) -> None:
     plan = plan_of(config, env={"KEY": "backend-secret"}).backends[0]
     (endpoint,) = BackendState(plan, lambda *_: None).endpoints
     fake_vllm.gets["/v1/models"] = (SendSlowly(json_answer({"data": [1]}), size=30),)
-    assert await fetch(endpoint, "/v1/models", 1.0) == Fetched(200, b"application/json", b'{"data":[1]}')
+    dated = b"Mon, 23 Nov 2026 07:16:08 GMT"
+    assert await fetch(endpoint, "/v1/models", 1.0) == Fetched(200, b"application/json", b'{"data":[1]}', dated)
     assert fake_vllm.got[0].headers["authorization"] == "Bearer backend-secret"
     await until(lambda: fake_vllm.open_connections == 0)
+
+
+async def test_tls_behind_an_http_address_is_named(tmp_path: Path) -> None:
+    """The server ends the plain request; a handshake shows the cause, for the log and for `aiaas doctor`."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*self_signed(tmp_path))
+    fake = await FakeVllm.start(context)
+    plan = plan_of(config_of([fake.url], {}, {})).backends[0]
+    (endpoint,) = BackendState(plan, lambda *_: None).endpoints
+    failure = await fetch(endpoint, "/health", 5.0)
+    assert isinstance(failure, Failure)
+    assert failure.detail == WRITE_HTTPS
+    await fake.stop()
 
 
 async def test_a_fetch_can_send_a_body(fake_vllm: FakeVllm) -> None:

@@ -20,6 +20,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aiaas.httpclient.mismatch import WRITE_HTTP
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.handler import HandlerRun, with_pauses
@@ -638,7 +639,7 @@ async def test_tls_to_a_plain_server() -> None:
         failure = await with_pauses(Pool(endpoint(port, tls=True), 1.0).connect())
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CONNECT
-    assert "TLS failed" in failure.detail
+    assert failure.detail == WRITE_HTTP
 
 
 async def test_deadline_before_connect_timeout() -> None:
@@ -832,7 +833,7 @@ async def test_untrusted_certificate(secure_vllm: FakeVllm) -> None:
     failure = await with_pauses(Pool(endpoint(secure_vllm.port, tls=True), 2.0).connect())
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CONNECT
-    assert "TLS failed" in failure.detail
+    assert "its certificate does not verify: self" in failure.detail
 
 
 async def test_certificate_of_another_host(
