@@ -32,6 +32,7 @@ COMMANDS: Final = MappingProxyType(
         "quickstart": ("aiaas.cli.quickstart", "Start a gateway with a simulated model on this machine."),
         "init": ("aiaas.cli.init", "Write a commented starter aiaas.yaml."),
         "validate": ("aiaas.cli.validate", "Check a config and show all its problems at once."),
+        "doctor": ("aiaas.cli.doctor", "Look for what is wrong with a gateway, and say what to do."),
         "explain": ("aiaas.cli.explain", "Say what a problem's code or a field of the config means."),
         "schema": ("aiaas.cli.schema", "Print the JSON Schema of the config, for editors."),
         "keys": ("aiaas.cli.keys", "Create, list, revoke and check API keys."),

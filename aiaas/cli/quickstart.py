@@ -186,17 +186,10 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _require_free_ports(plan: Plan) -> None:
     """Runs before the key is replaced: a quickstart that already runs in this folder keeps the key that it showed."""
+    from aiaas.cli.localchecks import wanted_ports
     from aiaas.proxy.client.ports import bind
 
-    wanted = [(plan.server.host, plan.server.port, "server.port")]
-    if plan.monitoring.prometheus:
-        wanted.append((plan.server.host, plan.monitoring.metrics_port, "monitoring.metrics_port"))
-    wanted += [
-        ("127.0.0.1", backend.engine.port, f"backends.{backend.name}.engine.port")
-        for backend in plan.backends
-        if backend.engine is not None
-    ]
-    for host, port, field in wanted:
+    for host, port, field in wanted_ports(plan):
         bind(host, port, field).close()
 
 
