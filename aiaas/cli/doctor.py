@@ -76,7 +76,9 @@ def _line(finding: Diagnosis, *, coloured: bool) -> str:
 def examine(path: Path) -> Iterator[Diagnosis]:
     """All findings, in order, each as soon as it is known. Raises EnvironmentFault where the config cannot be read."""
     from aiaas.cli import localchecks, remotechecks
-    from aiaas.cli.validate import file_problems, has_cluster, validation_summary
+    from aiaas.cli.filechecks import key_file_problems, store_problems, tls_problems
+    from aiaas.cli.gate import has_cluster
+    from aiaas.cli.validate import validation_summary
     from aiaas.plan.read import read
 
     yield localchecks.check_python()
@@ -86,7 +88,9 @@ def examine(path: Path) -> Iterator[Diagnosis]:
         yield from of_problems(reading.problems)
         yield Diagnosis("warn", "config", "nothing else was checked: fix the config first")
         return
-    problems = reading.problems + file_problems(reading, deployed=has_cluster(reading))
+    problems = reading.problems
+    for of_files in (key_file_problems, tls_problems, store_problems):
+        problems += of_files(reading, deployed=has_cluster(reading))
     yield from of_problems(problems)
     if not any(problem.severity == "error" for problem in problems):
         yield Diagnosis("ok", "config", validation_summary(path, plan, ()))
