@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from aiaas.config.address import Address, parse_dns, parse_url
-from aiaas.config.kubernetes import DnsLabel, EnginePod, Labels
+from aiaas.config.kubernetes import EnginePod
+from aiaas.config.names import DnsLabel, Labels
 from aiaas.config.section import Section
 from aiaas.config.values import AtLeast0, AtLeast1, AutoOrAtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
 from aiaas.openai.paths import DEFAULT_ENDPOINTS, V2_EMBED

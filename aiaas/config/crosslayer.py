@@ -234,6 +234,16 @@ def _policy(config: Config) -> Iterator[Finding]:
         yield codes.POLICY, "warning", (_K8S, "gateway"), message
 
 
+def _policy_peers(config: Config) -> Iterator[Finding]:
+    """Check that an entry names somebody: without peers a rule would allow everybody."""
+    policy = config.kubernetes.network_policy
+    for direction, entries in (("ingress", policy.ingress), ("egress", policy.egress)):
+        for index, each in enumerate(entries):
+            if not (each.cidrs or each.namespace or each.namespace_labels or each.pod_labels):
+                message = "names nobody; write cidrs, namespace, namespace_labels or pod_labels"
+                yield codes.POLICY, "error", (_K8S, "network_policy", direction, index), message
+
+
 def _store_policy(config: Config) -> Iterator[Finding]:
     """Check that the policy allows the store's servers that the address does not name."""
     policy, text = config.kubernetes.network_policy, config.rate_limit.store
@@ -301,6 +311,7 @@ CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
     _counted_apart,
     _engines,
     _policy,
+    _policy_peers,
     _store_policy,
     *SERVICE_RULES,
     *POD_RULES,

@@ -136,6 +136,8 @@ def _refuses_tls(settings: Kubernetes) -> str | None:
     known = settings.ingress.controllers()
     if settings.expose == "ingress" and any(controller.name == "traefik" for controller in known):
         return "Traefik would reject the certificate, since it is not valid for the pods' IP addresses"
+    if settings.expose == "ingress" and any(controller.name == "openshift" for controller in known):
+        return "OpenShift's router would need the authority of the certificate in a Route"
     return None
 
 

@@ -7,8 +7,8 @@ ignores the other's.
 
 Sources: ingress-nginx, user-guide/nginx-configuration/annotations; nginx/kubernetes-ingress, internal/configs/
 annotations.go; Traefik, reference/routing-configuration/kubernetes/ingress; haproxytech/kubernetes-ingress,
-documentation/annotations; haproxy-ingress.github.io, docs/configuration/keys; AWS Load Balancer Controller, guide/
-ingress/annotations; GKE, "Ingress configuration".
+documentation/annotations; haproxy-ingress.github.io, docs/configuration/keys; OpenShift, "Route configuration"; AWS
+Load Balancer Controller, guide/ingress/annotations; GKE, "Ingress configuration".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 ControllerName = Literal[
-    "ingress-nginx", "nginx-inc", "traefik", "haproxytech", "haproxy-ingress", "alb", "gce", "none"
+    "ingress-nginx", "nginx-inc", "traefik", "haproxytech", "haproxy-ingress", "openshift", "alb", "gce", "none"
 ]
 
 NGINX: Final = "nginx.ingress.kubernetes.io/"
@@ -26,6 +26,7 @@ NGINX_INC: Final = "nginx.org/"
 HAPROXY: Final = "haproxy.org/"
 HAPROXY_INGRESS: Final = "haproxy-ingress.github.io/"
 TRAEFIK: Final = "traefik.ingress.kubernetes.io/"
+OPENSHIFT: Final = "haproxy.router.openshift.io/"
 ALB: Final = "alb.ingress.kubernetes.io/"
 
 _SECONDS: Final = {"": 1.0, "us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -97,6 +98,12 @@ CONTROLLERS: Final = (
         rewrites=(f"{HAPROXY_INGRESS}rewrite-target",),
         refuses=(f"{HAPROXY_INGRESS}limit-rps", f"{HAPROXY_INGRESS}limit-connections"),
     ),
+    Controller(
+        "openshift",
+        silences=(f"{OPENSHIFT}timeout",),
+        rewrites=(f"{OPENSHIFT}rewrite-target",),
+        refuses=(f"{OPENSHIFT}rate-limit-connections",),
+    ),
     Controller("alb", redirects=(f"{ALB}ssl-redirect",), outside=True),
     Controller("gce", bounded=False, outside=True),
 )
@@ -115,11 +122,13 @@ _NAMESPACES: Final[dict[str, ControllerName]] = {
     "nginx-ingress": "nginx-inc",
     "haproxy-controller": "haproxytech",
     "traefik": "traefik",
+    "openshift-ingress": "openshift",
 }
 _GUESSES: Final[dict[str, tuple[ControllerName, ...]]] = {
     "nginx": ("ingress-nginx", "nginx-inc"),
     "traefik": ("traefik",),
     "haproxy": ("haproxytech", "haproxy-ingress"),
+    "openshift": ("openshift",),
 }
 
 

@@ -7,35 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from aiaas.config.ingress import Controller, ControllerName, controllers_of
+from aiaas.config.names import (
+    Annotations,
+    DnsLabel,
+    EntryName,
+    HostName,
+    ImageName,
+    LabelKey,
+    Labels,
+    LabelValue,
+    ObjectName,
+    Stem,
+)
+from aiaas.config.policy import NetworkPolicy
 from aiaas.config.section import Section
-from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Port, Quantity, Text
-
-# A Service's name begins with a letter (RFC 1035) and has at most 63 characters, some of which the suffixes need.
-Stem = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
-DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-# The form of most objects' names (RFC 1123 subdomain).
-ObjectName = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
-]
-EntryName = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
-# The form of a reference (distribution/reference, regexp.go): a registry, a path in lower case, a tag, a digest.
-ImageName = Annotated[
-    str,
-    Field(
-        pattern=r"^(([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]+)?/)?"
-        r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
-        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,})?$",
-    ),
-]
-HostName = Annotated[
-    str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
-]
-LabelKey = Annotated[
-    str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")
-]
-LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
-Labels = dict[LabelKey, LabelValue]
-Annotations = dict[LabelKey, str]
+from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Quantity, Text
 
 
 class Replicas(Section):
@@ -142,54 +128,6 @@ class SecretReference(Section):
     """The entry in the Secret."""
 
 
-class ClusterDns(Section):
-    """The cluster's DNS, so that the NetworkPolicy allows queries. Without any of these fields it allows the usual
-    places: CoreDNS in kube-system, OpenShift's DNS, NodeLocal DNSCache and GKE's Cloud DNS."""
-
-    namespace: DnsLabel | None = None
-    """Namespace of the DNS pods. null means kube-system, if `pod_labels` is set."""
-
-    pod_labels: Labels = Field(default_factory=dict)
-    """Labels of the DNS pods. Empty means every pod of the namespace."""
-
-    port: Port | None = None
-    """The port that the DNS pods listen on. null means 53 and 5353 (OpenShift)."""
-
-    cidrs: tuple[Text, ...] = ()
-    """DNS servers that are not pods, as networks, such as `169.254.20.10/32`; at port 53."""
-
-
-class StorePods(Section):
-    """The pods of the shared store (`rate_limit.store`), for the NetworkPolicy."""
-
-    namespace: DnsLabel | None = None
-    """Namespace of the store's pods. null means the namespace in the address's host name (`name.namespace`), else
-    aiaas's own."""
-
-    pod_labels: Labels | None = None
-    """Labels of the store's pods. null means every pod of that namespace."""
-
-    port: Port | None = None
-    """The port that the store's pods listen on. null means the port in the address, or 6379 for the servers that
-    sentinels name."""
-
-
-class NetworkPolicy(Section):
-    """Allowed connections to and from the gateway."""
-
-    enabled: Flag = True
-    """false renders no policy."""
-
-    monitoring_namespace: DnsLabel | None = "monitoring"
-    """The namespace that Prometheus scrapes the metrics port from. null allows no scraping."""
-
-    dns: ClusterDns = ClusterDns()
-    """The cluster's DNS."""
-
-    store: StorePods = StorePods()
-    """The shared store's pods."""
-
-
 class KubernetesMonitoring(Section):
     """Objects for the Prometheus operator and Grafana. Off by default: a cluster without their CRDs rejects them."""
 
@@ -269,6 +207,10 @@ class Kubernetes(Section):
 
     namespace: DnsLabel = "system"
     """The namespace of every object."""
+
+    platform: Literal["kubernetes", "openshift"] = "kubernetes"
+    """`openshift` leaves user, group and fsGroup out of the pods, since OpenShift assigns them from the namespace's own
+    range and refuses others."""
 
     create_namespace: Flag = False
     """Whether to render the Namespace, too, with Pod Security `restricted` enforced."""

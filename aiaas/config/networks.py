@@ -13,10 +13,13 @@ from aiaas.yamltree import Path
 
 def check_networks(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     """Report each text that is not CIDR, with the network that was probably meant."""
-    named: tuple[tuple[Path, tuple[str, ...]], ...] = (
+    policy, section = config.kubernetes.network_policy, ("kubernetes", "network_policy")
+    named: list[tuple[Path, tuple[str, ...]]] = [
         (("server", "trusted_proxies"), config.server.trusted_proxies),
-        (("kubernetes", "network_policy", "dns", "cidrs"), config.kubernetes.network_policy.dns.cidrs),
-    )
+        ((*section, "dns", "cidrs"), policy.dns.cidrs),
+    ]
+    for direction, peers in (("ingress", policy.ingress), ("egress", policy.egress)):
+        named += [((*section, direction, index, "cidrs"), each.cidrs) for index, each in enumerate(peers)]
     for path, texts in named:
         for index, text in enumerate(texts):
             if not _is_network(text):

@@ -21,6 +21,7 @@ from aiaas.config.ingress import (
     LONGEST_ALB_IDLE,
     NGINX,
     NGINX_INC,
+    OPENSHIFT,
     TRAEFIK,
     Controller,
     ControllerName,
@@ -111,6 +112,12 @@ def _haproxy_ingress(plan: KubernetesPlan) -> dict[str, str]:
     return {HAPROXY_INGRESS + name: value for name, value in annotations.items()}
 
 
+def _openshift(plan: KubernetesPlan) -> dict[str, str]:
+    # The router makes a Route of the Ingress, with its annotations; it redirects by itself, and bounds no bodies. Its
+    # own cookies would keep a client at one gateway.
+    return {f"{OPENSHIFT}timeout": f"{plan.ingress_timeout}s", f"{OPENSHIFT}disable_cookies": "true"}
+
+
 def _alb(plan: KubernetesPlan) -> dict[str, str]:
     annotations = {
         "target-type": "ip",
@@ -145,6 +152,7 @@ CONTROLLER_ANNOTATIONS: Final[dict[ControllerName, Callable[[KubernetesPlan], di
     "traefik": _traefik,
     "haproxytech": _haproxytech,
     "haproxy-ingress": _haproxy_ingress,
+    "openshift": _openshift,
     "alb": _alb,
     "gce": _gce,
     "none": _none,

@@ -94,7 +94,7 @@ def _pod(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
         "enableServiceLinks": False,  # a Service named `vllm` would inject VLLM_PORT, which vLLM reads
         "terminationGracePeriodSeconds": PRE_STOP + shutdown_timeout(plan, engine) + AFTER_SHUTDOWN,
         # Change the group of a fresh volume only: changing 100 GB of weights at every start would take minutes.
-        "securityContext": pod_security() | {"fsGroupChangePolicy": "OnRootMismatch"},
+        "securityContext": pod_security(plan) | {"fsGroupChangePolicy": "OnRootMismatch"},
     }
     if plan.settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in plan.settings.image_pull_secrets]

@@ -101,7 +101,7 @@ def _pod(plan: KubernetesPlan) -> Object:
         # A Service named `prometheus` would set PROMETHEUS_PORT in the pod, which overrides a field of the config.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": plan.grace,
-        "securityContext": pod_security(),
+        "securityContext": pod_security(plan),
         "topologySpreadConstraints": [_spread(plan, ZONE), _spread(plan, NODE)],
     }
     if settings.image_pull_secrets:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiaas.config.hops import by_balancer
-from aiaas.config.kubernetes import ClusterDns
+from aiaas.config.policy import ClusterDns, Peers
 from aiaas.manifests.objects import Object, head, selector_of
 from aiaas.plan.deployed import ENGINE_PORT
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
@@ -23,12 +23,22 @@ NODE_DNS: Final = ("169.254.20.10/32", "169.254.169.254/32")  # NodeLocal DNSCac
 
 
 def gateway_policy(plan: KubernetesPlan) -> Object:
-    """The plan's NetworkPolicy, and rules that the plan lacks: to resolve names, and to scrape metrics."""
+    """The plan's NetworkPolicy, with rules that the plan lacks: to resolve names, to scrape metrics, the operator's."""
+    policy, port = plan.settings.network_policy, plan.gateway.server.port
     spec = {
         "podSelector": {"matchLabels": selector_of(plan.app)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [_clients(plan), *_scrapers(plan, plan.gateway.monitoring.metrics_port, plan.app)],
-        "egress": [*_dns(plan), *(_to_engine(engine) for engine in plan.engines), *map(_to, plan.outgoing)],
+        "ingress": [
+            _clients(plan),
+            *_scrapers(plan, plan.gateway.monitoring.metrics_port, plan.app),
+            *(_rule("from", _peers(plan, each), *(each.ports or (port,))) for each in policy.ingress),
+        ],
+        "egress": [
+            *_dns(plan),
+            *(_to_engine(engine) for engine in plan.engines),
+            *map(_to, plan.outgoing),
+            *(_rule("to", _peers(plan, each), *each.ports) for each in policy.egress),
+        ],
     }
     made = head(plan, "networking.k8s.io/v1", "NetworkPolicy", plan.named("network-policy"))
     return made | {"spec": spec}
@@ -100,11 +110,24 @@ def _pods(namespace: str, labels: Mapping[str, str]) -> Object:
     return _namespace(namespace) | ({"podSelector": {"matchLabels": dict(labels)}} if labels else {})
 
 
+def _peers(plan: KubernetesPlan, peers: Peers) -> list[Object]:
+    """The peers of an operator's rule."""
+    found: list[Object] = [{"ipBlock": {"cidr": network}} for network in peers.cidrs]
+    name = peers.namespace
+    if name is None and not peers.namespace_labels and peers.pod_labels:
+        name = plan.settings.namespace
+    labels = ({} if name is None else {NAMESPACE_LABEL: name}) | peers.namespace_labels
+    if labels:
+        pods: Object = {"podSelector": {"matchLabels": dict(peers.pod_labels)}} if peers.pod_labels else {}
+        found.append({"namespaceSelector": {"matchLabels": labels}} | pods)
+    return found
+
+
 def _namespace(name: str) -> Object:
     return {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: name}}}
 
 
 def _rule(direction: str, peers: list[Object], *ports: int) -> Object:
-    """One rule; without peers it allows anybody."""
+    """One rule; without peers it allows anybody, without ports every port."""
     rule: Object = {direction: peers} if peers else {}
-    return rule | {"ports": [{"protocol": "TCP", "port": port} for port in ports]}
+    return rule | ({"ports": [{"protocol": "TCP", "port": port} for port in ports]} if ports else {})

@@ -60,15 +60,10 @@ def head(
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata}
 
 
-def pod_security() -> Object:
-    """A pod's security context under Pod Security `restricted`."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": UID,
-        "runAsGroup": UID,
-        "fsGroup": UID,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
+def pod_security(plan: KubernetesPlan) -> Object:
+    """A pod's security context under Pod Security `restricted`; on OpenShift without the ids that it assigns itself."""
+    ids = {} if plan.settings.platform == "openshift" else dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), UID)
+    return {"runAsNonRoot": True} | ids | {"seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def container_security(*, read_only: bool) -> Object:

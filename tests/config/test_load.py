@@ -70,7 +70,7 @@ def test_every_code_that_a_text_can_earn_has_a_case() -> None:
 
 # One text for every field, with a value that its type cannot take, on a line of its own.
 FIELDS = sorted({path for path, _ in all_fields(Config)})
-LISTS = ("models", "tolerations")
+LISTS = ("models", "tolerations", "ingress", "egress")
 
 
 def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
     root: dict[str, Any] = {"backends": {"vllm": {"url": "http://vllm:8000", "models": ["m"]}}}
     node: Any = root
     shown = ""
-    names = {"backends": "vllm", "env": "X", "models": 0, "tolerations": 0, "fields": "logprobs"}
+    names: dict[str | int, Any] = {"backends": "vllm", "env": "X", "fields": "logprobs"} | dict.fromkeys(LISTS, 0)
     names |= dict.fromkeys(("interactive", "default", "batch"), "logprobs")
     for index, part in enumerate(path):
         last = index == len(path) - 1
@@ -111,7 +111,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
 
 def wrong_for(path: tuple[str, ...]) -> Any:
     """A value that no field at `path` can take: text where there is structure, structure where there is a value."""
-    free = {"args", "labels", "annotations", "pod_labels", "env", "node_selector", "accept"}
+    free = {"args", "labels", "annotations", "pod_labels", "namespace_labels", "env", "node_selector", "accept"}
     is_container = path[-1] in free or path[-1] in ("backends", "models", "urls", "endpoints", "tolerations")
     is_section = any(other[: len(path)] == path and len(other) > len(path) for other in FIELDS)
     lists = path[-1] in ("aliases", "forward_headers", "trusted_proxies", "allow_origins")

@@ -43,13 +43,19 @@ FIELDS = st.fixed_dictionaries(
         "name": st.sampled_from(["a", "api-router", "x" * 40]),
         "namespace": st.sampled_from(["default", "n" * 63]),
         "create_namespace": st.just("true"),
+        "platform": st.just("openshift"),
         "expose": st.sampled_from(["ingress", "gateway", "loadbalancer", "none"]),
         "ingress": st.sampled_from(["{class: traefik}", "{class: haproxy, cluster_issuer: null}", "{class: alb}"]),
         "replicas": st.sampled_from(["{min: 1, max: 1}", "{min: 3, max: 3}", "{min: 1, max: 40}"]),
         "resources": st.sampled_from(["{limits: {memory: 2000Mi, cpu: 1500m}}", "{limits: {memory: null, cpu: null}}"]),
         "keys_secret": st.sampled_from(["{create: false}", "{name: other}"]),
         "network_policy": st.sampled_from(
-            ["{enabled: false}", "{monitoring_namespace: null}", "{dns: {pod_labels: {}}}"]
+            [
+                "{enabled: false}",
+                "{monitoring_namespace: null}",
+                "{dns: {pod_labels: {}}}",
+                "{egress: [{pod_labels: {a: b}}]}",
+            ]
         ),
         "monitoring": st.just("{service_monitor: true, rules: true, dashboard: true}"),
         "immutable_config": st.just("false"),

@@ -60,6 +60,12 @@ GCE = {
 }
 
 
+OPENSHIFT = {
+    "haproxy.router.openshift.io/timeout": "429s",
+    "haproxy.router.openshift.io/disable_cookies": "true",
+}
+
+
 def annotations(text: str) -> Any:
     """The annotations of the Ingress."""
     return one(text, "Ingress")["metadata"].get("annotations", {})
@@ -77,6 +83,7 @@ def annotations(text: str) -> Any:
         ("{class: haproxy}", HAPROXYTECH | HAPROXY_INGRESS),
         ("{class: lb, controller: haproxytech}", HAPROXYTECH),
         ("{class: lb, controller: haproxy-ingress}", HAPROXY_INGRESS),
+        ("{class: openshift-default}", OPENSHIFT),
         ("{class: internal}", {}),
         ("{class: nginx, controller: none}", {}),
     ],

@@ -168,3 +168,13 @@ def test_a_simulator_stays_beside_the_gateway() -> None:
     text = "backends: {s: {engine: {kind: simulator}, models: [m]}}\nkubernetes: {host: a.b}\n"
     assert plan_of(text).gateway.backends[0].engine is not None
     assert [name for name in objects_of(text) if "engine" in name] == []
+
+
+def test_openshift_assigns_an_engines_user() -> None:
+    """The group of the volume is the namespace's."""
+    spec = pod(config().replace("{host:", "{platform: openshift, host:"))
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "fsGroupChangePolicy": "OnRootMismatch",
+    }

@@ -198,3 +198,9 @@ def test_a_namespace_is_rendered_where_asked() -> None:
     assert (made[0]["kind"], made[0]["metadata"]["name"]) == ("Namespace", "system")
     assert "namespace" not in made[0]["metadata"]
     assert made[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_openshift_assigns_user_and_group() -> None:
+    """Its policy refuses ids that are not of the namespace's range; the rest of the hardening stays."""
+    pod = one(with_kubernetes(platform="openshift"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

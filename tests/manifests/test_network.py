@@ -221,3 +221,27 @@ def test_engine_admits_only_the_gateway_and_monitoring() -> None:
     to_engine = {"podSelector": {"matchLabels": {"app": "api-router-engine-own"}}}
     egress = made["NetworkPolicy/api-router-network-policy"]["spec"]["egress"]
     assert {"to": [to_engine], "ports": tcp(8000)} in egress
+
+
+def test_further_sources_and_destinations_are_rules_of_their_own() -> None:
+    """Sources reach the API's port unless they name others; destinations are reached at every port, or at theirs."""
+    policies = """{ingress: [
+      {cidrs: [10.0.0.0/8, 2001:db8::/32]},
+      {namespace: apps, pod_labels: {app: chat}, ports: [8080, 9090]},
+      {namespace_labels: {policy-group.network.openshift.io/host-network: ''}},
+      {pod_labels: {app: mesh}}],
+    egress: [{cidrs: [192.0.2.1/32], ports: [3128]}, {namespace: istio-system}]}"""
+    spec = policy(with_kubernetes(network_policy=" ".join(policies.split())))
+    chat = namespace("apps") | {"podSelector": {"matchLabels": {"app": "chat"}}}
+    mesh = namespace("system") | {"podSelector": {"matchLabels": {"app": "mesh"}}}
+    nodes = {"namespaceSelector": {"matchLabels": {"policy-group.network.openshift.io/host-network": ""}}}
+    assert spec["ingress"][2:] == [
+        {"from": [block("10.0.0.0/8"), block("2001:db8::/32")], "ports": tcp(8080)},
+        {"from": [chat], "ports": tcp(8080, 9090)},
+        {"from": [nodes], "ports": tcp(8080)},
+        {"from": [mesh], "ports": tcp(8080)},
+    ]
+    assert spec["egress"][-2:] == [
+        {"to": [block("192.0.2.1/32")], "ports": tcp(3128)},
+        {"to": [namespace("istio-system")]},
+    ]
