@@ -60,10 +60,7 @@ def literal_names(written: Any) -> frozenset[str]:
 
 def pod_names(written: Any) -> frozenset[str]:
     """The NAMEs whose values the pods of the gateway and of its engines take from their environment."""
-    sections = dict(written) if isinstance(written, dict) else {}
-    settings = sections.get(_K8S)
-    replicas = settings.get("replicas") if isinstance(settings, dict) else None  # the ConfigMap has them
-    return _literal(written, parked=False) | names_in(replicas)
+    return _literal(written, parked=False)
 
 
 def _literal(written: Any, *, parked: bool) -> frozenset[str]:

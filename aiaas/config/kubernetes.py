@@ -25,7 +25,7 @@ from aiaas.config.values import AtLeast0, AtLeast1, Count, EnvName, Flag, Quanti
 
 
 class Replicas(Section):
-    """How many gateways run. Equal numbers mean a fixed size, without an autoscaler."""
+    """How many gateways run. Equal numbers mean a fixed size, which the autoscaler keeps, too."""
 
     min: AtLeast1 = 2
     """The smallest number of gateways. The default is 2, so that one is left when a node fails."""

@@ -25,6 +25,7 @@ CONTAINER: Final = "api-router"
 HTTPS_PORT: Final = 443
 ZONE: Final = "topology.kubernetes.io/zone"
 NODE: Final = "kubernetes.io/hostname"
+ARGO: Final = "argocd.argoproj.io/"
 
 
 def namespace(plan: KubernetesPlan) -> Object:
@@ -42,10 +43,20 @@ def service_account(plan: KubernetesPlan) -> Object:
 
 def config_map(plan: KubernetesPlan) -> Object:
     """The deployed form of the config. Immutable and named by its content, so that old ReplicaSets keep theirs."""
-    made = head(plan, "v1", "ConfigMap", plan.config_name)
+    annotations = _kept_when_pruned(plan) if plan.settings.immutable_config else {}
+    made = head(plan, "v1", "ConfigMap", plan.config_name, annotations=annotations)
     if plan.settings.immutable_config:
         made["immutable"] = True
     return made | {"data": {CONFIG_KEY: plan.config_text}}
+
+
+def _kept_when_pruned(plan: KubernetesPlan) -> dict[str, str]:
+    """The marks by which Argo CD and Flux keep an object that is no longer rendered: an old ReplicaSet, to which a
+    rollout or `kubectl rollout undo` goes back, still needs its ConfigMap."""
+    marks = {f"{ARGO}sync-options": "Prune=false", f"{ARGO}compare-options": "IgnoreExtraneous"}
+    written = plan.settings.annotations
+    joined = {name: ",".join(filter(None, (written.get(name), mark))) for name, mark in marks.items()}
+    return joined | {"kustomize.toolkit.fluxcd.io/prune": "disabled"}
 
 
 def keys_secret(plan: KubernetesPlan, keys_text: str) -> Object:
@@ -70,10 +81,9 @@ def gateway_service(plan: KubernetesPlan) -> Object:
 
 
 def gateway_deployment(plan: KubernetesPlan) -> Object:
-    """The gateway's Deployment. It has no `replicas` if the autoscaler sets them: each apply would reset them."""
-    replicas = plan.settings.replicas
-    spec: Object = {} if has_autoscaler(plan) else {"replicas": replicas.min}
-    spec |= {
+    """The gateway's Deployment. The autoscaler alone sets `replicas`: each apply would reset them, and an apply that
+    removes them from the manifest (a fixed size that becomes a range) would leave one pod until the autoscaler acts."""
+    spec: Object = {
         "selector": {"matchLabels": selector_of(plan.app)},
         # An old pod ends only when a new pod is ready, and then drains as long as it needs.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
@@ -196,13 +206,9 @@ def disruption_budget(plan: KubernetesPlan) -> Object:
     return head(plan, "policy/v1", "PodDisruptionBudget", plan.named("pdb")) | {"spec": spec}
 
 
-def has_autoscaler(plan: KubernetesPlan) -> bool:
-    """Whether the number of replicas may vary; equal bounds are a fixed size."""
-    return plan.settings.replicas.max > plan.settings.replicas.min
-
-
 def autoscaler(plan: KubernetesPlan) -> Object:
-    """The plan's HPA, on CPU and, with `inflight_target`, on requests in flight."""
+    """The plan's HPA, on CPU and, with `inflight_target`, on requests in flight. Equal bounds are a fixed size, which
+    the HPA keeps whatever the metrics say, and without them."""
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": plan.settings.cpu_target}}
     metrics: list[Object] = [{"type": "Resource", "resource": cpu}]
     if plan.settings.inflight_target is not None:

@@ -56,8 +56,7 @@ def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:
     yield gateway.gateway_service(plan)
     yield gateway.gateway_deployment(plan)
     yield gateway.disruption_budget(plan)
-    if gateway.has_autoscaler(plan):
-        yield gateway.autoscaler(plan)
+    yield gateway.autoscaler(plan)
     yield from _exposed(plan)
     yield from _monitored(plan)
     for each in plan.engines:

@@ -314,11 +314,19 @@ def _limits(config: Config, folder: Path) -> LimitsPlan:
     if limits.store == "memory":
         return plan
     url = _store_url(limits.store, folder)
-    replicas = config.kubernetes.replicas.max if "kubernetes" in config.model_fields_set else 1
+    replicas = assumed_replicas(config) if "kubernetes" in config.model_fields_set else 1
     processes = replicas * config.server.workers
     return dataclasses.replace(
         plan, store=url.url, store_url=url, store_timeout=limits.store_timeout, processes=processes
     )
+
+
+def assumed_replicas(config: Config) -> int:
+    """The replicas that a gateway assumes until it has counted them: `replicas.max`, rounded up to a power of two.
+
+    The number is in the ConfigMap, and raising the maximum a little must not roll the pods.
+    """
+    return 1 << (config.kubernetes.replicas.max - 1).bit_length()
 
 
 def _store_url(text: str, folder: Path) -> RedisUrl:

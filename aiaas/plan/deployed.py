@@ -3,8 +3,8 @@
 It is the config as written (`${NAME}` stays, the shell's overrides are ignored, comments are dropped) with these
 changes:
 
-  1. `kubernetes` keeps `replicas` only, if it has them or a shared store needs them: a gateway divides a limit by them
-     until it has counted the other gateways in the store. A pod does not need the other fields, and a changed
+  1. `kubernetes` keeps `replicas.max` only, and only for a shared store: a gateway divides a limit by it until it has
+     counted the other gateways in the store (`assumed_replicas`). A pod does not need the other fields, and a changed
      annotation must not roll the pods. Nor do they need `accept`.
   2. `auth.keys_file` and the files of `server.tls` point to the folders where the manifests mount them,
      `monitoring.usage_file` to its volume.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiaas.config.model import Config
+from aiaas.plan.compile import assumed_replicas
 
 CONFIG_FOLDER: Final = "/etc/aiaas/config"
 CONFIG_KEY: Final = "config.yaml"  # as in the plan's ConfigMap
@@ -42,11 +43,8 @@ def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str
     engine_urls  backend -> the address of its engine's Service, for each backend with an engine of kind vllm
     """
     form = {name: section for name, section in written.items() if name not in ("kubernetes", "accept")}
-    kubernetes = written.get("kubernetes") or {}
-    if "replicas" in kubernetes:
-        form["kubernetes"] = {"replicas": kubernetes["replicas"]}
-    elif "kubernetes" in written and config.rate_limit.store != "memory":
-        form["kubernetes"] = {"replicas": {"max": config.kubernetes.replicas.max}}
+    if "kubernetes" in written and config.rate_limit.store != "memory":
+        form["kubernetes"] = {"replicas": {"max": assumed_replicas(config)}}
     form["backends"] = {
         name: _with_url(backend, engine_urls[name]) if name in engine_urls else backend
         for name, backend in written["backends"].items()

@@ -220,7 +220,7 @@ class LimitsPlan:
     store_timeout  seconds that a request waits for the store
     cheap_factor  how many cheap requests a key has for each request of its rate
     processes  the assumed number of gateway processes until they are counted in the store: the workers, times the
-               replicas if the config has a `kubernetes` section; 1 for memory
+               assumed replicas if the config has a `kubernetes` section; 1 for memory
     """
 
     enabled: bool

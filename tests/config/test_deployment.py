@@ -128,12 +128,12 @@ def test_names_that_are_deployed_as_they_stand(written: Any, names: set[str]) ->
     [
         pytest.param({"backends": {"x": {"enabled": False, "api_key_env": "A"}}}, set(), id="a disabled backend's key"),
         pytest.param({"backends": {"x": {"enabled": False, "url": "${A}"}}}, {"A"}, id="a disabled backend's address"),
-        pytest.param({"kubernetes": {"replicas": {"max": "${A}"}, "image": "${B}"}}, {"A"}, id="replicas"),
+        pytest.param({"kubernetes": {"replicas": {"max": "${A}"}, "image": "${B}"}}, set(), id="of manifests"),
         pytest.param({"kubernetes": [], "backends": {"x": 3}}, set(), id="no config"),
     ],
 )
 def test_pods_need_the_variables_that_they_read(written: Any, names: set[str]) -> None:
-    """The ConfigMap keeps replicas and disabled backends; nothing reads the key of a disabled one."""
+    """The ConfigMap keeps disabled backends; nothing reads the key of one."""
     assert pod_names(written) == names
 
 

@@ -49,6 +49,17 @@ def test_an_immutable_config_is_referred_to_by_its_content() -> None:
     assert volume["configMap"]["name"] == config["metadata"]["name"] != "api-router-config"
 
 
+def test_gitops_keeps_the_config_of_an_old_replica_set() -> None:
+    """It needs that ConfigMap until its last pod is gone, and for going back; marks of the operator's stay."""
+    fields = {"annotations": "{argocd.argoproj.io/sync-options: ServerSideApply=true}"}
+    assert one(with_kubernetes(**fields), "ConfigMap")["metadata"]["annotations"] == {
+        "argocd.argoproj.io/sync-options": "ServerSideApply=true,Prune=false",
+        "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+        "kustomize.toolkit.fluxcd.io/prune": "disabled",
+    }
+    assert "annotations" not in one(with_kubernetes(immutable_config="false"), "ConfigMap")["metadata"]
+
+
 def test_a_config_of_fixed_name_rolls_the_pods_by_a_checksum() -> None:
     """Another config is another annotation on the pods."""
 
@@ -125,14 +136,15 @@ def test_autoscaler_also_uses_requests_in_flight_if_configured() -> None:
 
 
 def test_the_autoscaler_owns_the_number_of_replicas() -> None:
-    """With an autoscaler, the Deployment has no number; with a fixed size there is no autoscaler."""
+    """The Deployment never has a number, so no apply resets it or takes it away; a fixed size is a range of one."""
     assert "replicas" not in one(MINIMAL, "Deployment")["spec"]
     scaler = one(MINIMAL, "HorizontalPodAutoscaler")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
     assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 70
     fixed = with_kubernetes(replicas="{min: 3, max: 3}")
-    assert one(fixed, "Deployment")["spec"]["replicas"] == 3
-    assert "HorizontalPodAutoscaler/api-router-hpa" not in objects_of(fixed)
+    assert "replicas" not in one(fixed, "Deployment")["spec"]
+    scaler = one(fixed, "HorizontalPodAutoscaler")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 3)
 
 
 def test_a_pod_has_time_to_drain() -> None:

@@ -80,12 +80,12 @@ rate_limit: {store: "rediss+sentinel://:${PASSWORD}@s:7000/n/2?ssl_ca_certs=ca.p
     [
         pytest.param("", 1, id="one process"),
         pytest.param("server: {workers: 4}", 4, id="workers"),
-        pytest.param("kubernetes: {}", 10, id="replicas, by default"),
-        pytest.param("kubernetes: {replicas: {min: 1, max: 3}}\nserver: {workers: 2}", 6, id="workers of replicas"),
+        pytest.param("kubernetes: {}", 16, id="replicas, by default 10"),
+        pytest.param("kubernetes: {replicas: {min: 1, max: 3}}\nserver: {workers: 2}", 8, id="workers of replicas"),
     ],
 )
 def test_processes_are_workers_and_replicas_in_a_cluster(text: str, processes: int) -> None:
-    """Without a `kubernetes` section the number of replicas is unknown, so 1."""
+    """Replicas count as the next power of two; without a `kubernetes` section their number is unknown, so 1."""
     limits = plan_of(f"{MINIMAL}\nrate_limit: {{store: 'redis://r', store_timeout: 100ms}}\n{text}\n").limits
     assert (limits.processes, limits.store_timeout) == (processes, 0.1)
 

@@ -100,8 +100,22 @@ def test_variables_stay_variables() -> None:
     assert "hunter2" not in form
 
 
+def form_with(most: int, rest: str) -> str:
+    """The deployed form of a config with so many replicas at most."""
+    section = f"kubernetes: {{host: a.example.com, replicas: {{max: {most}}}, ingress: {{class: traefik}}}}\n"
+    return deployed(PLAN + section + rest, {}, {})[1]
+
+
 def test_of_kubernetes_only_replicas_are_kept() -> None:
     """A changed annotation of the ingress must not roll the pods; the number of replicas divides limits."""
-    section = "kubernetes: {host: a.example.com, replicas: {max: 4}, ingress: {class: traefik}}\n"
-    _, form = deployed(PLAN + section, {}, {})
-    assert form.endswith("kubernetes:\n  replicas:\n    max: 4\nauth:\n  keys_file: /etc/aiaas/keys/keys.yaml\n")
+    form = form_with(4, "rate_limit: {store: 'redis://r'}\naccept: {AIA510: 'our class'}\n")
+    assert "accept" not in form
+    assert "kubernetes:\n  replicas:\n    max: 4\nauth:\n" in form
+    assert "kubernetes" not in form_with(4, "")
+
+
+def test_a_higher_maximum_of_replicas_rolls_no_pod() -> None:
+    """The ConfigMap has the next power of two; with counts in memory it has no number at all."""
+    shared = "rate_limit: {store: 'redis://r'}\n"
+    assert form_with(9, shared) == form_with(10, shared) == form_with(16, shared) != form_with(17, shared)
+    assert form_with(2, "") == form_with(100, "")
