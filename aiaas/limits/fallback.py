@@ -26,6 +26,7 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import UNLIMITED, AdmissionResult, Decision, Lease, Limits
 from aiaas.limits.redis import KNOWN_LIMIT, LEASE, RedisStore
 from aiaas.limits.share import fitted, share_of, share_of_rest, slots_of_rest
+from aiaas.limits.state import State
 
 Mode = Literal["local", "allow", "deny"]
 
@@ -104,6 +105,19 @@ class FallbackStore:
         if self._mode != "local":
             return _NOTHING_KNOWN
         return _as_told(await self._local.look(key, self._begun(key, limits, now), now), limits)
+
+    def seen(self, key: str, limits: Limits, now: float) -> tuple[State, Limits] | None:
+        """The state of a key as far as this process knows it, and the limits that it counts against, which are this
+        process's share while the store is away. None where nothing is known."""
+        if not self.shared.up:
+            state = self._local.state_of(key)
+            return None if state is None else (state, share_of(limits, self.processes))
+        known = self.shared.last_known(key, keep=True)
+        if known is None:
+            return None
+        state = share_of_rest(known, limits, 1, now)
+        state.slots = known.standing.state.slots + known.slots
+        return state, limits
 
     def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """As in `Store.settle`."""

@@ -101,6 +101,10 @@ class MemoryStore:
             today = windows.day <= lease.admitted_wall < windows.day_end
             state.correct(difference, limits, windows if today else windows_at(lease.admitted_wall), windows)
 
+    def state_of(self, key: str) -> State | None:
+        """The state of a key; None where it is a fresh one."""
+        return self._states.get(key)
+
     def begin(self, key: str, state: State) -> None:
         """Replace the state of a key, except for its slots."""
         before = self._states.get(key)

@@ -180,9 +180,9 @@ class RedisStore:
 
     # -- what is known without asking -----------------------------------------------------------------------------
 
-    def last_known(self, key: str) -> KnownState | None:
-        """Take a key's last known state; None until the store has answered again."""
-        return self._known.pop(key, None)
+    def last_known(self, key: str, *, keep: bool = False) -> KnownState | None:
+        """Take a key's last known state, or `keep` it; None until the store has answered again."""
+        return self._known.get(key) if keep else self._known.pop(key, None)
 
     def held_by(self, key: str) -> int:
         """How many slots of a key this process's requests hold."""

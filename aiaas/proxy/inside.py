@@ -9,15 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from heapq import nlargest
 from itertools import islice
+from operator import itemgetter
 from typing import Final
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from aiaas import __version__
+from aiaas.keys.model import Principal
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.fallback import FallbackStore
+from aiaas.limits.memory import MemoryStore
+from aiaas.limits.model import Limits
+from aiaas.limits.near import nearest
 from aiaas.plan.model import Plan
 from aiaas.proxy.admin.figures import Figures
 from aiaas.proxy.admin.model import (
@@ -25,6 +31,7 @@ from aiaas.proxy.admin.model import (
     ConfigView,
     FlightView,
     KeysView,
+    NearView,
     Refusals,
     Requests,
     RequestView,
@@ -41,6 +48,9 @@ from aiaas.proxy.telemetry.key_counters import KeySums
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.usage import UsageRecorder
 
+# A key is near a limit of which it has used this part; so many keys are shown.
+NEAR_FROM: Final = 0.8
+MOST_NEAR: Final = 50
 _ENCODE: Final = msgspec.json.Encoder().encode
 
 
@@ -54,13 +64,13 @@ class Inside:
         self,
         gateway: Gateway,
         reloader: Reloader,
-        shared: FallbackStore | None,
+        store: MemoryStore | FallbackStore,
         usage: UsageRecorder,
         worker: int | None = None,
     ) -> None:
         self._gateway = gateway
         self._reloader = reloader
-        self._shared = shared
+        self._store = store
         self._usage = usage
         self._worker = worker
         self._started = time.time()
@@ -127,7 +137,7 @@ class Inside:
             ),
             reloads=reloader.reloads.views,
             keys=_keys(plan, gateway.verifier, now),
-            store=_store(plan, self._shared),
+            store=_store(plan, self._store),
             usage_store=UsageStoreView(_usage_kind(begun_with), self._usage.ok),
             certificate=_certificate(reloader),
             backends=backend_views(gateway.active.backends.values(), counts),
@@ -138,7 +148,7 @@ class Inside:
             ),
             totals=counts.totals,
             models=counts.models,
-            keys_near=[],
+            keys_near=_keys_near(self._store, gateway.active.admission.known_limits, now),
             process=counts.process,
         )
 
@@ -196,11 +206,28 @@ def _keys(plan: Plan, verifier: Verifier, now: float) -> KeysView:
     return KeysView(True, len(verifier.ring.ids), expired, following)
 
 
-def _store(plan: Plan, shared: FallbackStore | None) -> StoreView:
+def _store(plan: Plan, store: MemoryStore | FallbackStore) -> StoreView:
     limits = plan.limits
-    if shared is None:
+    if isinstance(store, MemoryStore):
         return StoreView("memory", None, limits.on_store_failure, limits.processes)
-    return StoreView("redis", shared.shared.up, limits.on_store_failure, shared.processes)
+    return StoreView("redis", store.shared.up, limits.on_store_failure, store.processes)
+
+
+def _keys_near(
+    store: MemoryStore | FallbackStore, known: Iterable[tuple[Principal, Limits]], now: float
+) -> list[NearView]:
+    """The keys that have used most of one of their limits."""
+    moment, near = time.monotonic(), []
+    for principal, limits in known:
+        if isinstance(store, MemoryStore):
+            state = store.state_of(principal.key_id)
+            seen = None if state is None else (state, limits)
+        else:
+            seen = store.seen(principal.key_id, limits, moment)
+        found = None if seen is None else nearest(*seen, moment, now)
+        if found is not None and found.part >= NEAR_FROM:
+            near.append((found.part, NearView(principal.key_id, principal.name, *msgspec.structs.astuple(found))))
+    return [view for _, view in nlargest(MOST_NEAR, near, key=itemgetter(0))]
 
 
 def _usage_kind(plan: Plan) -> str:

@@ -209,7 +209,7 @@ class GatewayServer:
         self._engines = Engines()
         self.metrics.register(self._engines)
         self.reloader = Reloader(self._gateway, env, self._engines.offer, self._follow)
-        self.inside = Inside(self._gateway, self.reloader, self._shared, self._usage)
+        self.inside = Inside(self._gateway, self.reloader, store, self._usage)
         self.internal_error = self._gateway.incidents.internal_error
 
     async def live(

@@ -331,3 +331,21 @@ async def test_a_late_word_is_settled_in_every_mode(tmp_path: Path, mode: Mode) 
             assert 5300 <= looked.tokens.remaining < 5400
         else:
             assert (looked.requests.remaining, looked.tokens.remaining) == (40, 6000)
+
+
+async def test_seen_state_is_the_stores_or_that_of_the_share(tmp_path: Path) -> None:
+    """For people who watch: it charges nothing, and does not ask the store."""
+    alone = away("local")
+    assert alone.seen("alice", LIMITS, NOW) is None
+    await admitted(alone, LIMITS, 10)
+    found = alone.seen("alice", LIMITS, NOW)
+    assert found is not None
+    assert (found[0].slots, found[1].concurrent) == (1, 2)
+    async with shared(tmp_path) as (store, _):
+        assert store.seen("alice", LIMITS, 0.0) is None
+        for _ in range(3):
+            await admitted(store, LIMITS, 10)
+        for _ in range(2):
+            found = store.seen("alice", LIMITS, NOW)
+            assert found is not None
+            assert (found[0].slots, found[0].day_tokens, found[1]) == (3, 30, LIMITS)

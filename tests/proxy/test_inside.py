@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aiaas.limits.memory import MemoryStore
 from aiaas.proxy.admin.port import Query
 from aiaas.proxy.inside import Inside
 from aiaas.proxy.reload import Reloader
@@ -23,7 +24,8 @@ def inside(running: Running) -> Inside:
     """The state of a gateway of these tests."""
     gateway = running.gateway
     reloader = Reloader(gateway, {}, lambda _engines: frozenset(), lambda _plan: None)
-    return Inside(gateway, reloader, None, running.usage)
+    assert isinstance(gateway.store, MemoryStore)
+    return Inside(gateway, reloader, gateway.store, running.usage)
 
 
 async def requests(running: Running, **asked: Any) -> dict[str, Any]:
@@ -160,3 +162,16 @@ async def test_status_counts_and_names_the_config(gateway: StartGateway, fake_vl
     assert found["usage_store"] == {"kind": "none", "ok": None}
     assert (found["workers"], found["workers_up"], found["draining"]) == (1, 1, False)
     assert found["started"] <= found["now"]
+
+
+async def test_key_near_its_limit_is_named(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """From four fifths of the burst on; a key that has used less is not."""
+    running = await gateway(fake_vllm, rate_limit={"requests_per_minute": 1, "burst": 5})
+    client = await running.client()
+    for _ in range(3):
+        await client.post(BODY)
+    assert (await status(running))["keys_near"] == []
+    await client.post(BODY)
+    (near,) = (await status(running))["keys_near"]
+    assert (near["user"], near["limit"], near["used"], near["of"]) == ("alice", "requests", 4, 5)
+    assert 230 < near["resets_in"] <= 240

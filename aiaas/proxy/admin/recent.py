@@ -8,6 +8,7 @@ other requests.
 from __future__ import annotations
 
 from collections import Counter, deque
+from sys import intern
 from typing import Final
 
 import msgspec
@@ -41,7 +42,9 @@ class LastRequests:
     def end(self, record: Record, duration: float) -> None:
         """Keep a request that has ended."""
         record.duration = duration
+        record.path = intern(record.path)  # one of a few: each request brings a string of its own
         record.own_lines = b""
+        record.event_text = 0.0
         record.on_first_text = None
         self.ended.append(record)
 

@@ -317,6 +317,11 @@ class Admission:
         message = f"{path} is not offered for this model; the operator can add it to `backends.NAME.endpoints`."
         return ClientError(404, "not_offered", message)
 
+    @property
+    def known_limits(self) -> list[tuple[Principal, Limits]]:
+        """The keys that have sent a request under this Plan, with their limits; none without authentication."""
+        return [(principal, limits) for principal, limits, _ in list(self._limits.values())]
+
     def limits_of(self, principal: Principal, path: str) -> Limits:
         """The key's own limits where it has them, else the config's; made once for each principal."""
         cached = self._limits.get(principal.key_id)
