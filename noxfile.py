@@ -10,6 +10,7 @@ Every session installs this checkout into a virtual environment of its own below
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -165,6 +166,19 @@ def routing(session: nox.Session) -> None:
     install(session)
     session.run("python", "tests/e2e/vllm/setup.py")
     session.run("python", "-m", "pytest", "-m", "routing", "tests/e2e", "-n", "0", "-s", *session.posargs)
+
+
+@nox.session
+def observe(session: nox.Session) -> None:
+    """Client, log, metrics, ledger and engines count the same; each alert fires with its fault, and stops.
+
+    Needs a Prometheus (`prometheus`, `promtool`): apt-get install prometheus.
+    """
+    if shutil.which("prometheus") is None or shutil.which("promtool") is None:
+        session.skip("no prometheus or promtool on PATH: apt-get install prometheus")
+    install(session)
+    tests = ("tests/observe", "tests/manifests/test_alerts.py")
+    session.run("python", "-m", "pytest", "-m", "observe or not observe", *tests, "-n", "0", *session.posargs)
 
 
 @nox.session

@@ -42,12 +42,13 @@ def service_monitor(plan: KubernetesPlan) -> Object:
 def rules(plan: KubernetesPlan) -> Object:
     """The alerts, each with the address of its section in docs/alerts.md."""
     monitoring = plan.monitoring
+    owner = {"namespace": plan.settings.namespace, "gateway": plan.settings.name}  # which of several gateways it is
     made = [
         {
             "alert": alert.name,
             "expr": alert.expression.replace("{ns}", _selector(plan)),
             "for": alert.lasting,
-            "labels": {"severity": alert.severity},
+            "labels": {"severity": alert.severity, **owner},
             "annotations": {
                 "summary": alert.summary,
                 "runbook_url": f"{monitoring.runbook_url}#{alert.name.lower()}",

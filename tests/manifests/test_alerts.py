@@ -75,7 +75,8 @@ def test_a_rule_has_the_form_that_prometheus_takes(rule: dict[str, Any]) -> None
     """Durations, brackets, severities, and only functions that there are."""
     expression = re.sub(r'"[^"]*"', "", rule["expr"])
     assert DURATION.fullmatch(rule["for"])
-    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["labels"].pop("severity") in ("critical", "warning")
+    assert rule["labels"] == {"namespace": "system", "gateway": "api-router"}, "which gateway it is about"
     for opening, closing in ("()", "{}", "[]"):
         assert expression.count(opening) == expression.count(closing)
     assert all(DURATION.fullmatch(window) for window in re.findall(r"\[([^]]*)\]", expression))

@@ -50,7 +50,7 @@ RETRY_REASONS = ("connect", "stale", "busy", "balancer", "engine", "lacks_path")
 TURNED_AWAY_REASONS = ("evicted", "address", "full", "descriptors")
 # Models whose series begin at 0 with the Plan that names them; further models' begin with their first request.
 MODELS_AT_ZERO = 100
-PATHS_AT_ZERO = (paths.CHAT, paths.COMPLETIONS, paths.RESPONSES, paths.MESSAGES)
+PATHS_AT_ZERO = frozenset({paths.CHAT, paths.COMPLETIONS, paths.RESPONSES, paths.MESSAGES})
 # The `limit` label for each error code of a limit.
 LIMIT_OF = {
     "rate_limit_exceeded": "requests",
@@ -355,8 +355,8 @@ class Metrics:
     def follow(self, plan: Plan) -> None:
         """Show the config in force, and begin the series of its models at 0."""
         self.config(plan.digest)
-        for path in PATHS_AT_ZERO:
-            for model in islice(plan.routes.get(path, ()), MODELS_AT_ZERO):
+        for path in PATHS_AT_ZERO & plan.routes.keys():
+            for model in (UNKNOWN, *islice(plan.routes[path], MODELS_AT_ZERO)):
                 self.timings.ttft.labels(model)
                 for outcome in ("success", "error"):
                     self.requests.labels(model, path, outcome)

@@ -70,7 +70,7 @@ def test_series_of_the_plans_models_begin_at_zero() -> None:
     metrics = Metrics()
     metrics.follow(plan_of(config_of(["http://a"], {"models": ["m", "alias"], "endpoints": [CHAT]}, {})))
     got = values(metrics)
-    for model in ("m", "alias"):
+    for model in ("m", "alias", "unknown"):
         for status in ("success", "error"):
             assert got[f'inference_requests_total{{endpoint="{CHAT}",model="{model}",status="{status}"}}'] == 0
         assert got[f'aiaas_time_to_first_token_seconds_count{{model="{model}"}}'] == 0
