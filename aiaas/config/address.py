@@ -115,3 +115,11 @@ def namespace_in(host: str, own_namespace: str, *, tls: bool) -> str | None:
     if len(labels) == 2 and not tls:
         return labels[1]
     return labels[1] if len(labels) > 2 and labels[2] == "svc" else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -19,6 +19,7 @@ from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
 from aiaas.config.networks import check_networks
+from aiaas.config.otlp import check_traces
 from aiaas.config.problem import Finding, Problem, Severity
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
@@ -394,4 +395,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _timeouts,
     _workers,
     _connections,
+    check_traces,
 )

@@ -180,6 +180,12 @@ CODES: Final = MappingProxyType(
             "`accept: {AIA219: the reason}` lets a warning stay. Errors have to be fixed. Remove an entry whose "
             "warning no longer occurs: otherwise it would hide the next one.",
         ),
+        codes.COLLECTOR: (
+            "Traces cannot be exported",
+            "`monitoring.traces.endpoint` is the URL of an OpenTelemetry collector that takes OTLP over HTTP, without "
+            "`/v1/traces` (usual port: 4318; 4317 is that of gRPC, which aiaas does not speak). `headers` are further "
+            "headers for it; aiaas itself writes those that frame the request.",
+        ),
         codes.KEYS_FILE: (
             "The key file is missing, or has no keys (warning)",
             "`aiaas serve` starts, and rejects every request until the key file exists. `aiaas keys create NAME` "

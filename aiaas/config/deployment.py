@@ -6,13 +6,13 @@ since it ignores that section. Like all rules they are pure.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, TypeGuard
 
 from aiaas import __version__
 from aiaas.config import codes
+from aiaas.config.address import is_loopback
 from aiaas.config.check import placed
 from aiaas.config.environment import names_in
 from aiaas.config.kubernetes import Kubernetes
@@ -158,23 +158,16 @@ def _store_files(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
 
 def _reachable(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
     server = config.server
-    if _is_loopback(server.host):
+    if is_loopback(server.host):
         message = f"{server.host} cannot be reached from outside the pod; write 0.0.0.0, or remove it"
         yield codes.NOT_DEPLOYABLE, "error", ("server", "host"), message
     for path, host in addresses(config):
-        if _is_loopback(host):
+        if is_loopback(host):
             message = f"{host} is the gateway's own pod; write the name of a Service, such as vllm.namespace"
             yield codes.NOT_DEPLOYABLE, "error", path, message
     if server.port < LOWEST_PORT:
         message = f"{server.port} needs a capability that the pod lacks; write {LOWEST_PORT} or more"
         yield codes.NOT_DEPLOYABLE, "error", ("server", "port"), message
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _variables(config: Config, needed: frozenset[str]) -> Iterator[Finding]:

@@ -251,8 +251,33 @@ class Slo(Section):
     """Percentage of streams that should begin within `ttft`."""
 
 
+class Traces(Section):
+    """Traces for an OpenTelemetry collector, by OTLP over HTTP (traces.md)."""
+
+    endpoint: Text
+    """The collector's URL, such as `http://otel-collector.monitoring:4318`; aiaas adds `/v1/traces`. Over HTTP: the
+    usual port is 4318; 4317 is that of gRPC."""
+
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Headers for the collector, such as `{Authorization: "Basic ${OTEL_TOKEN}"}`. Write secrets as `${NAME}`."""
+
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The part of all requests to export, from 0 to 1. Slow and failed requests are always exported."""
+
+    slow_after: PositiveDuration | None = 30.0
+    """A request that takes this long is slow. null sets no bound."""
+
+    slow_ttft: PositiveDuration | None = 5.0
+    """A stream whose first token takes this long is slow. null sets no bound."""
+
+    engine_spans: Literal["sampled", "all"] = "sampled"
+    """The requests for which vLLM (`--otlp-traces-endpoint`) is asked to export its spans. Whether a request is slow is
+    not known yet when it is sent, so `sampled` means those of `sample_ratio`; with `all`, slow and failed traces have
+    vLLM's spans, too, and a collector gets the spans of every request from vLLM."""
+
+
 class Monitoring(Section):
-    """Metrics and logs."""
+    """Metrics, logs and traces."""
 
     prometheus: Flag = True
     """Whether to serve `/metrics`, on its own port."""
@@ -278,6 +303,9 @@ class Monitoring(Section):
     """Where the page on the alerts can be read: each alert links to its section there. The default is the page's path
     in aiaas's repository; write the address at which your team finds it."""
 
+    traces: Traces | None = None
+    """Traces of requests. null exports none."""
+
 
 class Config(Section):
     """The whole file."""
@@ -301,7 +329,7 @@ class Config(Section):
     """Bounds on requests that would harm others."""
 
     monitoring: Monitoring = Monitoring()
-    """Metrics and logs."""
+    """Metrics, logs and traces."""
 
     kubernetes: Kubernetes = Kubernetes()
     """Settings of `aiaas render`. The gateway itself ignores them."""

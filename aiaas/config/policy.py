@@ -41,6 +41,20 @@ class StorePods(Section):
     sentinels name."""
 
 
+class CollectorPods(Section):
+    """The pods of the collector (`monitoring.traces.endpoint`), for the NetworkPolicy."""
+
+    namespace: DnsLabel | None = None
+    """Namespace of the collector's pods. null means the namespace in the URL's host name (`name.namespace`), else
+    aiaas's own."""
+
+    pod_labels: Labels | None = None
+    """Labels of the collector's pods. null means every pod of that namespace."""
+
+    port: Port | None = None
+    """The port that the collector's pods listen on. null means the port in the URL."""
+
+
 class Peers(Section):
     """Sources or destinations: pods by their namespace and labels, addresses, or both."""
 
@@ -75,6 +89,9 @@ class NetworkPolicy(Section):
 
     store: StorePods = StorePods()
     """The shared store's pods."""
+
+    collector: CollectorPods = CollectorPods()
+    """The collector's pods."""
 
     ingress: tuple[Peers, ...] = ()
     """Further sources: controllers in the host's network, load balancers, clients in the cluster, a service mesh."""

@@ -76,6 +76,7 @@ RELOADS: Final = frozenset(
         "request.fields_by_class.batch",
         "request.unknown_fields",
         "monitoring.log_level",
+        "monitoring.traces",
         "backends.*.enabled",
         "backends.*.url",
         "backends.*.urls",

@@ -17,6 +17,7 @@ from aiaas.config.tree import Flat, problem_at
 from aiaas.yamltree import Path
 
 _MAY_START_WITH_SK: Final[Path] = ("auth", "api_key_prefix")
+_COLLECTOR: Final[Path] = ("monitoring", "traces", "headers")
 _LOOKS = re.compile(
     r"^(Bearer\s+)?sk-[A-Za-z0-9_-]+"  # OpenAI and aiaas
     r"|\bsk-[A-Za-z0-9]{16,}"
@@ -59,6 +60,8 @@ def _reason(path: Path, text: str) -> str | None:
         return _URL
     # engine.env.HF_TOKEN holds a value; a config field such as kubernetes.env.X.secret holds only a name.
     if text and len(path) > 2 and path[-2] == "env" and "engine" in path and _is_named_secret(path):
+        return f"this is the value of {path[-1]}"
+    if text and path[:3] == _COLLECTOR and (str(path[-1]).lower() == "authorization" or _is_named_secret(path)):
         return f"this is the value of {path[-1]}"
     return None
 

@@ -41,6 +41,7 @@ from aiaas.plan.model import (
     ServerPlan,
     TlsPlan,
 )
+from aiaas.plan.traces import compile_traces
 
 DIGEST_DIGITS: Final = 12
 # Twice what vLLM reads in one step by default (`--max-num-batched-tokens`, 2,048 on most GPUs): one step's prompts are
@@ -343,8 +344,9 @@ def _store_url(text: str, folder: Path) -> RedisUrl:
 def _monitoring(config: Config, folder: Path) -> MonitoringPlan:
     monitoring = config.monitoring
     usage_file = folder / monitoring.usage_file if monitoring.usage_file is not None else None
+    traces = None if monitoring.traces is None else compile_traces(monitoring.traces)
     return MonitoringPlan(
-        monitoring.prometheus, monitoring.metrics_port, monitoring.admin_port, monitoring.log_level, usage_file
+        monitoring.prometheus, monitoring.metrics_port, monitoring.admin_port, monitoring.log_level, usage_file, traces
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aiaas import __version__
+from aiaas.config.address import is_loopback, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.chain import largest_body
 from aiaas.config.check import check
@@ -209,13 +210,17 @@ def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
 
 
 def _edges(config: Config) -> Iterator[Edge]:
-    """The edges to backends without an engine of ours, and to the shared store."""
+    """The edges to backends without an engine of ours, to the shared store, and to the collector of traces."""
     own = config.kubernetes.namespace
     for backend in _enabled(config):
         for _, address in backend.addresses():
             yield edge_to(address.host, address.port, backend.network, own_namespace=own, tls=address.tls)
     if config.rate_limit.store != "memory":
         yield from dict.fromkeys(_store_edges(parse_redis_url(config.rate_limit.store), config))
+    if config.monitoring.traces is not None:
+        address, hints = parse_url(config.monitoring.traces.endpoint), config.kubernetes.network_policy.collector
+        if not is_loopback(address.host):  # a sidecar's address, which no policy concerns
+            yield edge_to(address.host, address.port, hints, own_namespace=own, tls=address.tls)
 
 
 def _store_edges(store: RedisUrl, config: Config) -> Iterator[Edge]:

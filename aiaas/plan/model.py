@@ -253,14 +253,31 @@ class RequestPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TracesPlan:
+    """Traces: where spans go, and which traces are exported.
+
+    collector     its `heads` have the path of spans, and the configured headers
+    sample_ratio  of the requests that are neither slow nor failed
+    slow_after, slow_ttft  seconds; infinite: no bound
+    """
+
+    collector: EndpointPlan
+    sample_ratio: float
+    slow_after: float
+    slow_ttft: float
+    engine_spans: Literal["sampled", "all"]
+
+
+@dataclass(frozen=True, slots=True)
 class MonitoringPlan:
-    """Metrics and logs."""
+    """Metrics, logs and traces."""
 
     prometheus: bool
     metrics_port: int
     admin_port: int  # 0 is off
     log_level: Literal["debug", "info", "warning", "error"]
     usage_file: Path | None
+    traces: TracesPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from aiaas.proxy.request.upload_admission import UploadAdmission, input_of_form
 from aiaas.proxy.telemetry.log import OTHER, JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import CLIENT_LEFT, Record
+from aiaas.proxy.traces import Tracing
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.fleet import Fleet
@@ -119,7 +120,9 @@ class Gateway:
         self.places = Places(plan.server, self.incidents.turned_away)
         self.bodies = BodyBudget(plan.server, self.places)
         self._date = (0, b"")
-        self.fleet = Fleet(log, metrics, ClientTls())
+        tls = ClientTls()
+        self.fleet = Fleet(log, metrics, tls)
+        self.traces = Tracing(log, tls, wall)
         self.active = self._activate(plan)
         metrics.follow(plan)
         metrics.watch_door(lambda: len(self.places), lambda: self.places.held, lambda: self.places.accepted)
@@ -160,6 +163,8 @@ class Gateway:
         """
         self._requests[client] = record
         self._quiet.clear()
+        if (traces := self.traces.plan) is not None:
+            record.trace = self.traces.begin(traces, request.headers, client.peer, active.trusted)
         ticket = None
         try:
             if self.refusing:
@@ -228,6 +233,8 @@ class Gateway:
         duration = time.monotonic() - record.started
         self.metrics.finished(record, duration)
         self.log.request(record, duration)
+        if record.trace is not None:
+            self.traces.ended(record, record.trace, duration)
         self.recent.end(record, duration)
 
     # -- answers of our own ---------------------------------------------------------------------------------------
@@ -333,6 +340,7 @@ class Gateway:
         backends = self.fleet.follow(plan.backends)
         origins = plan.server.cors_allow_origins
         cors = self.incidents.cors = None if origins is None else Cors(origins)
+        self.traces.follow(plan)
         admission = Admission(
             plan, self.verifier, self.store, self.places, self.bodies, self.examiner, self._loop, self._wall
         )

@@ -205,6 +205,7 @@ class GatewayServer:
         self._shared = shared_store(plan.limits, log)
         store = MemoryStore() if self._shared is None else self._shared
         self._gateway = Gateway(plan, self.verifier, store, log, self.metrics, self._usage)
+        self.metrics.register(self._gateway.traces.exporter)
         self._probes = Probes(log, self.metrics, Resolver(log, self.metrics), keeper)
         self._engines = Engines()
         self.metrics.register(self._engines)
@@ -229,6 +230,8 @@ class GatewayServer:
             await begin_shared_store(self._shared, self._keeper, self.metrics, self._stack)
         self._keeper.keep(self._usage.run, "usage", self._stack)
         self._stack.push_async_callback(self._usage.close)
+        self._stack.push_async_callback(self._gateway.traces.exporter.close)
+        self._keeper.keep(self._gateway.traces.exporter.run, "traces", self._stack)  # ends before `close`
         self._stack.callback(self.verifier.close)
         self._stack.callback(self._gateway.examiner.close)
         for backend in plan.backends:

@@ -111,7 +111,17 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
 
 def wrong_for(path: tuple[str, ...]) -> Any:
     """A value that no field at `path` can take: text where there is structure, structure where there is a value."""
-    free = {"args", "labels", "annotations", "pod_labels", "namespace_labels", "env", "node_selector", "accept"}
+    free = {
+        "args",
+        "labels",
+        "annotations",
+        "pod_labels",
+        "namespace_labels",
+        "env",
+        "node_selector",
+        "accept",
+        "headers",
+    }
     is_container = path[-1] in free or path[-1] in ("backends", "models", "urls", "endpoints", "tolerations")
     is_section = any(other[: len(path)] == path and len(other) > len(path) for other in FIELDS)
     lists = path[-1] in ("aliases", "forward_headers", "trusted_proxies", "allow_origins")

@@ -42,7 +42,9 @@ def does(one: Config) -> Any:
     heads = [[sorted(endpoint.heads.items()) for endpoint in backend.endpoints] for backend in plan.backends]
     salts = [backend.cache_secret for backend in plan.backends]
     env = [backend.engine and dict(backend.engine.env) for backend in plan.backends]
-    return canonical(plan), heads, salts, env, plan.auth, plan.server.tls, plan.monitoring.usage_file
+    traces = plan.monitoring.traces
+    collector = None if traces is None else sorted(traces.collector.heads.items())
+    return canonical(plan), heads, salts, env, plan.auth, plan.server.tls, plan.monitoring.usage_file, collector
 
 
 def kind_of(field: str) -> str | None:
@@ -73,6 +75,7 @@ def test_every_field_is_in_one_set() -> None:
 FULL: dict[str, Any] = {
     "server": {"tls": TLS, "cors": {"allow_origins": ["https://a"]}},
     "rate_limit": {"store": "redis://a"},
+    "monitoring": {"traces": {"endpoint": "http://otel:4318", "headers": {"x-scope": "a"}}},
     "backends": {
         "a": {
             "url": "http://a:1",
@@ -132,6 +135,13 @@ OTHER_VALUES: dict[str, Any] = {
     "monitoring.admin_port": 92,
     "monitoring.log_level": "debug",
     "monitoring.usage_file": "u",
+    "monitoring.traces": None,
+    "monitoring.traces.endpoint": "http://other:4318",
+    "monitoring.traces.headers": {"x-scope": "b"},
+    "monitoring.traces.sample_ratio": 0.5,
+    "monitoring.traces.slow_after": "7s",
+    "monitoring.traces.slow_ttft": "7s",
+    "monitoring.traces.engine_spans": "all",
     "kubernetes.replicas.max": 7,
     "backends.a.enabled": False,
     "backends.a.url": "http://b:1",

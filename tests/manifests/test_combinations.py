@@ -70,7 +70,7 @@ REST = st.lists(
         [
             TLS,
             "auth: {enabled: false}\n",
-            "monitoring: {usage_file: u.sqlite}\n",
+            "monitoring: {usage_file: u.sqlite, traces: {endpoint: 'http://otel:4318', headers: {A: '${SECRET}'}}}\n",
             "rate_limit: {store: 'redis://:${SECRET}@redis.data:6379/0'}\n",
         ]
     ),

@@ -99,6 +99,32 @@ def test_the_shared_store_is_reached(store: str, hints: str, peer: Any, port: in
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "hints", "peer", "port"),
+    [
+        pytest.param("http://otel.monitoring:4318", "{}", namespace("monitoring"), 4318, id="a Service"),
+        pytest.param(
+            "http://otel:80",
+            "{pod_labels: {app: otel}, port: 4318}",
+            namespace("system") | {"podSelector": {"matchLabels": {"app": "otel"}}},
+            4318,
+            id="where the operator says",
+        ),
+    ],
+)
+def test_the_collector_of_traces_is_reached(endpoint: str, hints: str, peer: Any, port: int) -> None:
+    """Spans leave the pod."""
+    traces = f"monitoring: {{traces: {{endpoint: '{endpoint}'}}}}\n"
+    text = with_kubernetes(network_policy=f"{{collector: {hints}}}") + traces
+    assert policy(text)["egress"][-1] == {"to": [peer], "ports": tcp(port)}
+
+
+def test_a_collector_beside_the_gateway_needs_no_rule() -> None:
+    """No policy concerns a sidecar."""
+    traces = "monitoring: {traces: {endpoint: 'http://localhost:4318'}}\n"
+    assert policy(with_kubernetes() + traces)["egress"] == policy(with_kubernetes())["egress"]
+
+
+@pytest.mark.parametrize(
     ("store", "hints", "rules"),
     [
         pytest.param(

@@ -15,14 +15,15 @@ BLOCK: Final = 256
 
 
 class RequestIds:
-    """Makes ids of 24 hexadecimal digits. `entropy(n)` gives n random bytes."""
+    """Makes ids of `size` bytes, in hexadecimal digits. `entropy(n)` gives n random bytes."""
 
-    def __init__(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, entropy: Callable[[int], bytes] = os.urandom, size: int = ID_BYTES) -> None:
         self._entropy = entropy
+        self._size = size
         self._ready: list[str] = []
 
     def new(self) -> str:
         """The next id."""
         if not self._ready:
-            self._ready = self._entropy(ID_BYTES * BLOCK).hex(" ", ID_BYTES).split(" ")
+            self._ready = self._entropy(self._size * BLOCK).hex(" ", self._size).split(" ")
         return self._ready.pop()

@@ -46,9 +46,11 @@ from aiaas.proxy.telemetry.record import NO_KEY, Record
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # Of the client's headers these go upstream, besides those that the config names.
-_FORWARDED = ("content-type", "accept", "traceparent", "tracestate")
+_TRACED = ("content-type", "accept")
+_FORWARDED = (*_TRACED, "traceparent", "tracestate")  # unless the gateway has a trace of its own to send
 # And these on Anthropic's paths: they choose the version of that API and its beta features.
 _ANTHROPIC_HEADERS = ("anthropic-version", "anthropic-beta")
+_TRACED_ANTHROPIC = (*_TRACED, *_ANTHROPIC_HEADERS)
 _FORWARDED_ANTHROPIC = (*_FORWARDED, *_ANTHROPIC_HEADERS)
 
 
@@ -375,9 +377,13 @@ def _fit(body: bytes, peeked: Peek, route: Route, path: str, strip_usage: bool) 
 
 
 def passed_headers(headers: Mapping[str, str], record: Record) -> bytes:
-    """Header lines that go upstream: the request's media type, a few of its headers, and the id."""
-    names = _FORWARDED_ANTHROPIC if record.path in paths.ANTHROPIC else _FORWARDED
-    return header_values(headers, names, f"x-request-id: {record.request_id}\r\n")
+    """Header lines that go upstream: the request's media type, a few of its headers, the id, and the trace."""
+    lines = f"x-request-id: {record.request_id}\r\n"
+    anthropic = record.path in paths.ANTHROPIC
+    if record.trace is not None:
+        lines += record.trace.header_lines
+        return header_values(headers, _TRACED_ANTHROPIC if anthropic else _TRACED, lines)
+    return header_values(headers, _FORWARDED_ANTHROPIC if anthropic else _FORWARDED, lines)
 
 
 def header_values(headers: Mapping[str, str], names: tuple[str, ...], lines: str = "") -> bytes:

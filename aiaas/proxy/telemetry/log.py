@@ -74,6 +74,7 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     response_bytes: int
     ended_by: str
     client_address: str
+    trace_id: str | msgspec.UnsetType
 
 
 class JsonLog:
@@ -138,6 +139,7 @@ class JsonLog:
                 record.sent,
                 record.ended_by,
                 record.client_address,
+                msgspec.UNSET if record.trace is None else record.trace.trace_id,
             )
         )
 

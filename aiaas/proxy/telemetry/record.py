@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from aiaas.keys.model import PriorityClass, Rejection
+from aiaas.proxy.telemetry.trace import Trace
 
 EndedBy = Literal["upstream", "client", "gateway"]
 # Where a request was when its client left: the `phase` of aiaas_aborts_total.
@@ -59,6 +60,7 @@ class Record(msgspec.Struct):
 
     When it arrives (`gateway.py`):
     own_lines    complete header lines of every answer: the request id, and CORS
+    trace        the trace of an inference request; None while traces are off
 
     While it is admitted (`admission.py`, `body.py`, `body_budget.py`):
     user, key_id  the owner of its valid key; metrics count by these, so they stay empty for an invalid key
@@ -101,6 +103,7 @@ class Record(msgspec.Struct):
     started: float
     client_address: str
     own_lines: bytes = b""
+    trace: Trace | None = None
     user: str | None = None
     key_id: str | None = None
     rejection: Rejection | None = None

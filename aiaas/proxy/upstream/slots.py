@@ -180,6 +180,8 @@ async def _wait_in_queues(
             backend.forget(waiter)
         waited = loop.time() - began
         record.queue_seconds += waited
+        if record.trace is not None:
+            record.trace.waits.append((began, waited))
         if waits:
             metrics.timings.queue_wait.labels(ticket.priority_class).observe(waited)
     if waiter.displaced:

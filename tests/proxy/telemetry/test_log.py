@@ -22,6 +22,7 @@ import pytest
 
 from aiaas.proxy.telemetry.log import BACKLOG_LIMIT, FLUSH_INTERVAL, FdWriter, JsonLog, LibraryLog
 from aiaas.proxy.telemetry.record import Record
+from aiaas.proxy.telemetry.trace import Trace
 
 ROOT = Path(__file__).parents[3]
 FIELDS = [
@@ -53,6 +54,15 @@ def test_a_request_is_one_line_with_all_its_fields() -> None:
     assert (line["time"], line["level"], line["event"]) == ("2026-11-23T07:16:08.250Z", "info", "inference_request")
     assert (line["duration_seconds"], line["ttft_seconds"], line["user"]) == (1.234568, 0.123457, None)
     assert blocks[0].endswith(b"\n")
+
+
+def test_a_traced_request_names_its_trace() -> None:
+    """As the last field; without a trace it is not there."""
+    log, blocks = new_log()
+    log.request(Record("id", "/v1/x", 0.0, "1.2.3.4", trace=Trace("a" * 32, None, False, "00", "b" * 16, str)), 0.0)
+    log.flush()
+    (line,) = lines_of(blocks)
+    assert list(line.items())[len(FIELDS) :] == [("trace_id", "a" * 32)]
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
@@ -226,7 +236,7 @@ MANUAL = (ROOT / "docs" / "logs.md").read_text()
 def test_the_manual_has_every_field_of_a_request() -> None:
     """In the order in which the fields are written."""
     table = MANUAL.partition("## Requests")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == FIELDS
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*FIELDS, "trace_id"]
 
 
 def test_the_manual_has_every_event() -> None:
@@ -236,7 +246,7 @@ def test_the_manual_has_every_event() -> None:
         text = file.read_text()
         named |= set(re.findall(r'\.event\(\s*"?[^,]+?"?,\s*"(\w+)"', text))
         named |= {word for pair in re.findall(r'"(endpoint_up)" if up else "(endpoint_down)"', text) for word in pair}
-    named |= {"log_lines_lost", "engine", "models_disagree", "models_unknown"}
+    named |= {"log_lines_lost", "engine", "models_disagree", "models_unknown", "traces_not_exported", "traces_refused"}
     named -= {"info", "warning"}
     table = MANUAL.partition("## Other events")[2]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == named

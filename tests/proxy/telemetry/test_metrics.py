@@ -11,13 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import parse_redis_url
+from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.engines import Engines
 from aiaas.proxy.limit_store import StoreMetrics
+from aiaas.proxy.span_export import SpanExporter
 from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.key_counters import exposed
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import LATENCY_BUCKETS, LIMIT_OF, Metrics
 from aiaas.proxy.telemetry.record import NO_KEY, Record
+from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.workers.merge import exposition, of_supervisor
 from tests.fakes.vllm import DONE, FakeVllm, Send, json_answer, stream, token_event, usage_event
 from tests.proxy.conftest import StartGateway
@@ -74,6 +77,9 @@ def full() -> Metrics:
     keeper = Keeper(JsonLog(lambda _: None, lambda: 0.0, "info"))
     keeper.failed("usage", ZeroDivisionError(), 0.1)
     metrics.register(keeper)
+    exporter = SpanExporter(JsonLog(lambda _: None, lambda: 0.0, "info"), ClientTls(), b"", b"")
+    exporter.follow(EndpointPlan("http://o", "o", 80, False, "", {}))
+    metrics.register(exporter)
     return metrics
 
 
