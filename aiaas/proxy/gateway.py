@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from aiohttp import hdrs
 from aiohttp.http import HttpVersion11
 
 from aiaas.errors import ApiError, LimitError
@@ -309,7 +308,7 @@ class Gateway:
         was to follow (an upgrade or a tunnel, neither of which is ever taken)."""
         if not request.keep_alive or self.draining or request.version < HttpVersion11:
             return True
-        return hdrs.UPGRADE in request.headers or request.method == "CONNECT"
+        return "upgrade" in request.headers or request.method == "CONNECT"
 
     def _date_line(self) -> bytes:
         second = int(self._wall())

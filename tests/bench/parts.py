@@ -33,7 +33,7 @@ from aiaas.openai.splice import replace_model
 from aiaas.openai.usage import usage_of_answer
 from aiaas.proxy.client.answers import HeaderList, relayed_head
 from aiaas.proxy.client.identity import presented_key
-from aiaas.proxy.client.incoming import HttpRequest, Incoming
+from aiaas.proxy.client.incoming import Incoming, request_of
 from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.gateway import Gateway
@@ -188,7 +188,7 @@ def parts(bench: Bench) -> Iterator[Part]:
     yield "aiohttp's parser", lambda: (parser.feed_data(bench.ask), parser.message_consumed())
     got = incoming.next(bench.ask, bench.ask)
     assert isinstance(got, tuple)
-    request, body = HttpRequest(*got), bench.ask.partition(b"\r\n\r\n")[2]
+    request, body = request_of(*got), bench.ask.partition(b"\r\n\r\n")[2]
     yield "the record", lambda: gateway._record(request, bench.client, gateway.active, wire.PATH)
     yield "the key, out of the headers", lambda: presented_key(request, wire.PATH)
     yield "the key, verified", lambda: gateway.verifier.lookup(KEY.text.encode(), time.time())

@@ -40,7 +40,7 @@ from aiaas.proxy.client.drain_watch import DrainWatch
 from aiaas.proxy.client.forwarded import peer_address
 from aiaas.proxy.client.handler import HandlerRun
 from aiaas.proxy.client.hooks import WriteListener
-from aiaas.proxy.client.incoming import HttpRequest, Incoming
+from aiaas.proxy.client.incoming import HttpRequest, Incoming, request_of
 from aiaas.proxy.client.places import TLS_READ_FACTOR, Guest
 from aiaas.proxy.client.refusal import HeadTooSlow, TooFarAhead, internal_error, refusal
 from aiaas.proxy.client.request_target import path_of
@@ -194,6 +194,11 @@ class ClientConnection(BaseProtocol):
             return
         if len(data) > self._largest_read:
             self._count_read(len(data))
+        if self.handler is None and not self._queue and not self._paused:
+            request = self._incoming.plain(data)
+            if request is not None:
+                self._serve(request)
+                return
         read = data
         messages = 0
         while (got := self._incoming.next(data, read)) is not None:
@@ -260,8 +265,11 @@ class ClientConnection(BaseProtocol):
             return
         if self._parser is not None:
             self._parser.message_consumed()
+        self._serve(request_of(*got))
+
+    def _serve(self, request: HttpRequest) -> None:
         self.begun, self.extra = False, b""
-        self._request = request = HttpRequest(*got)
+        self._request = request
         self.handler = HandlerRun(self._side.handle(request, self), self._loop, self._served)
         self.handler.step()
 

@@ -7,15 +7,16 @@ for a Host.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from aiohttp import hdrs
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 
 from aiaas.proxy.client.refusal import InvalidHost, NotHttp, fault_of
 from aiaas.proxy.client.request_target import is_authority
 
-_END = b"\r\n\r\n"
+# Ends a head.
+END = b"\r\n\r\n"
 _LINE_END = len(b"HTTP/1.1\r\n")
 # A config cannot name a longer origin: a host name has at most 253 characters.
 _MOST_ORIGIN = 300
@@ -71,16 +72,20 @@ class Head:
         read   the last bytes that came, in which the head ends
         first  whether they began with this head or its rest, and not with a body or another head
         """
-        if first and self.size + len(read) > self.most and self.size + read.find(_END) + len(_END) > self.most:
+        if first and self.size + len(read) > self.most and self.size + read.find(END) + len(END) > self.most:
             return LineTooLong(b"", self.most)
         if not (first and _begins_with_http(self._line + read if self._line else read)) and _speaks_otherwise(read):
             return NotHttp()
-        host = message.headers.get(hdrs.HOST)
+        return fault_of(message) if self.has_valid_host(message.headers) else InvalidHost()
+
+    def has_valid_host(self, headers: Mapping[str, str]) -> bool:
+        """Whether the Host is valid, or there is none (the parser refuses HTTP/1.1 without one)."""
+        host = headers.get("host")
         if host != self._host:
             if host is not None and not is_authority(host):
-                return InvalidHost()
+                return False
             self._host = host
-        return fault_of(message)
+        return True
 
 
 def _begins_with_http(head: bytes) -> bool:

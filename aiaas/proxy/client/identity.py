@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from math import ceil
 
-from aiohttp import hdrs
-
 from aiaas.errors import ClientError, LimitError
 from aiaas.keys.model import Rejection
 from aiaas.openai import paths
@@ -42,7 +40,7 @@ def presented_key(request: HttpRequest, path: str) -> str:
     A proxy in front may have checked the other one of two keys. Two keys in one header (`Bearer A, Bearer B`) are one
     text to us, which is an unknown key.
     """
-    sent = _only(request, hdrs.AUTHORIZATION)
+    sent = _only(request, "authorization")
     key = ""
     if sent is not None:
         scheme, _, rest = sent.partition(" ")
@@ -76,7 +74,7 @@ def error_path(request: HttpRequest, path: str) -> str:
 
 
 def _only(request: HttpRequest, name: str) -> str | None:
-    sent = request.headers.getall(name, ())
+    sent = request.values(name)
     if len(sent) > 1:
         raise _twice(f"The header `{name}` was sent more than once.")
     return sent[0] if sent else None
@@ -114,9 +112,8 @@ def believed(request: HttpRequest, peer: str, trusted: Networks) -> tuple[str, s
     """The client's address and the request's valid id or None, from a trusted proxy's headers, else from the peer."""
     if not is_trusted(peer, trusted):
         return peer, None
-    headers = request.headers
-    named = hops(headers.getall("x-forwarded-for", ()), headers.getall("forwarded", ()))
-    ids = headers.getall("x-request-id", ())  # of two, the client may have written one
+    named = hops(request.values("x-forwarded-for"), request.values("forwarded"))
+    ids = request.values("x-request-id")  # of two, the client may have written one
     return client_address(peer, named, trusted), sane_request_id(ids[0]) if len(ids) == 1 else None
 
 

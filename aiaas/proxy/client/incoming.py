@@ -7,16 +7,20 @@ parser stops after each message, and keeps the bytes that follow until the next 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from aiohttp import hdrs, http_parser
+import msgspec
+from aiohttp import http_parser
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import HttpRequestParser
+from aiohttp.http import HttpRequestParser, HttpVersion, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDictProxy
 
 from aiaas.errors import EnvironmentFault
-from aiaas.proxy.client.head import Head
+from aiaas.proxy.client.head import END, Head
+from aiaas.proxy.client.plain import plain_request
 from aiaas.proxy.client.refusal import MAX_HEADERS
 
 # Messages after which the parser stops.
@@ -25,24 +29,42 @@ _ONE = 1
 _BUFFER = 256 * 1024
 
 
-class HttpRequest:
-    """A request whose head is whole. `content` is its body as it arrives."""
+class HttpRequest(msgspec.Struct):
+    """A request whose head is whole. Look its headers up in lower case.
 
-    __slots__ = ("content", "headers", "keep_alive", "method", "raw_path", "version")
+    content  the body as it arrives
+    body     the body, if it came with the head and without the parser; `content` is empty then
+    """
 
-    def __init__(self, message: RawRequestMessage, content: StreamReader) -> None:
-        self.method = message.method
-        self.raw_path = message.path
-        self.version = message.version
-        self.headers = message.headers
-        self.keep_alive = not message.should_close
-        self.content = content
+    method: str
+    raw_path: str
+    headers: CIMultiDictProxy[str] | dict[str, str]
+    content: StreamReader
+    body: bytes = b""
+    version: HttpVersion = HttpVersion11
+    keep_alive: bool = True
+
+    def values(self, name: str) -> Sequence[str]:
+        """All values of a header, in the order in which they came."""
+        headers = self.headers
+        if isinstance(headers, dict):
+            value = headers.get(name)
+            return () if value is None else (value,)
+        return headers.getall(name, ())
 
     @property
     def content_length(self) -> int | None:
         """The announced length of the body in bytes, if it was announced."""
-        length = self.headers.get(hdrs.CONTENT_LENGTH)
+        length = self.headers.get("content-length")
         return None if length is None else int(length)
+
+
+def request_of(message: RawRequestMessage, content: StreamReader) -> HttpRequest:
+    """The request that the parser has read."""
+    keep_alive = not message.should_close
+    return HttpRequest(
+        message.method, message.path, message.headers, content, version=message.version, keep_alive=keep_alive
+    )
 
 
 def require_c_parser() -> None:
@@ -64,9 +86,10 @@ class Incoming:
     body         of the message that came last, while it is not whole
     body_broken  a parser error cut that body off
     surplus      bytes came after the last message that this connection can have
+    left         bytes until the next message begins; below 0 once that is unknown
     """
 
-    __slots__ = ("_last", "body", "body_broken", "head", "parser", "surplus")
+    __slots__ = ("_last", "body", "body_broken", "head", "left", "parser", "surplus")
 
     def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, max_header_size: int) -> None:
         self.parser: HttpRequestParser | None = HttpRequestParser(
@@ -84,6 +107,18 @@ class Incoming:
         self.body_broken = False
         self._last = False
         self.surplus = False
+        self.left = 0
+
+    def plain(self, read: bytes) -> HttpRequest | None:
+        """The request that is all of `read`, if the parser is not needed for it; else None, and `next` has to be
+        called."""
+        if self.left or self._last or self.parser is None:
+            return None
+        found = plain_request(read, self.head.most)
+        if found is None:
+            return None
+        path, headers, body = found
+        return HttpRequest("POST", path, headers, EMPTY_PAYLOAD, body) if self.head.has_valid_host(headers) else None
 
     def next(self, data: bytes, read: bytes) -> tuple[RawRequestMessage, StreamReader] | Exception | None:
         """The next message, the error that ends the connection, or None if more bytes are needed.
@@ -91,6 +126,9 @@ class Incoming:
         data  the bytes that came, at the first call for them; then b"" until None is returned
         read  the bytes that came
         """
+        begins = bool(data) and not self.left
+        if data:
+            self.left = self.left - len(data) if self.left > 0 else -1
         while self.parser is not None:
             in_body = not self.body.is_eof()
             behind = self._last and not in_body
@@ -111,6 +149,8 @@ class Incoming:
                 self.surplus = bool(messages or tail)
                 return None
             if messages:
+                if begins:
+                    self.left = _bytes_left(messages[0][0], read)
                 return self._checked(*messages[0], read, first=bool(data))
             if not in_body:
                 return None if not data or self.head.add(data) else LineTooLong(b"", self.head.most)
@@ -137,3 +177,14 @@ class Incoming:
         if self._last and body.is_eof():
             self.next(b"", read)  # sets `surplus`, which an answer that is given inside of this read must know
         return message, body
+
+
+def _bytes_left(message: RawRequestMessage, read: bytes) -> int:
+    """How many bytes of a message are still to come; below 0 if bytes of the next one came, or if it is unknown.
+
+    read  begins with the message
+    """
+    end = read.find(END) + len(END)
+    if message.chunked or read[:1] in b"\r\n" or read.count(b"\n", 0, end) != read.count(b"\r\n", 0, end):
+        return -1
+    return end + int(message.headers.get("content-length", "0")) - len(read)

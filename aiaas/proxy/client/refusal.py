@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiohttp import hdrs
 from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
@@ -82,7 +81,7 @@ def fault_of(message: RawRequestMessage) -> Exception | None:
         return UnknownVersion()
     if message.path[:1] != "/" and not is_valid(message.path, message.method):
         return InvalidTarget()
-    coding = message.headers.get(hdrs.TRANSFER_ENCODING)
+    coding = message.headers.get("transfer-encoding")
     if coding is None:
         return None
     if version == HttpVersion10:

@@ -183,7 +183,7 @@ class Admission:
                 body = whole_body(request, client, self._plan.server, self._bodies, record)
             else:
                 body = await arriving_body(request, client, self._plan.server, self._bodies, record)
-            request.content = EMPTY_PAYLOAD  # its reader takes a kilobyte
+            request.content, request.body = EMPTY_PAYLOAD, b""  # a reader takes a kilobyte
             record.request_bytes = len(body)
             large = len(body) > ON_LOOP
             named, look = self._session_name(request, record.path) if self._seats_sessions else (None, False)

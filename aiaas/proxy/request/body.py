@@ -11,8 +11,6 @@ import asyncio
 import time
 from typing import Final
 
-from aiohttp import hdrs
-
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.openai.peek import Peek
@@ -31,7 +29,7 @@ def whole_body(
     request: HttpRequest, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
     """The body of a request that has arrived with it. Raises as `arriving_body`."""
-    body = request.content.read_nowait(-1)
+    body = request.body or request.content.read_nowait(-1)
     if len(body) > bounds.max_body_size:
         raise too_large(bounds.max_body_size)
     _refuse_other_forms(request)
@@ -69,7 +67,7 @@ async def arriving_body(
 def _refuse_other_forms(request: HttpRequest) -> bool:
     """Raises ClientError 415 or 417 unless the body is uncompressed JSON. Returns whether its client waits for
     `100 Continue`."""
-    media_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+    media_type = request.headers.get("content-type", "")
     if media_type != _JSON and media_type.partition(";")[0].strip().lower() != _JSON:
         raise ClientError(415, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
     return expects_continue(request)
@@ -79,10 +77,10 @@ def expects_continue(request: HttpRequest) -> bool:
     """Whether the client waits for `100 Continue`. Raises ClientError 415 for a compressed body, 417 for another
     expectation."""
     headers = request.headers
-    coding = headers.get(hdrs.CONTENT_ENCODING)
+    coding = headers.get("content-encoding")
     if coding is not None and coding.strip().lower() != "identity":
         raise ClientError(415, "unsupported_media_type", "Send the body uncompressed, without `Content-Encoding`.")
-    expect = headers.get(hdrs.EXPECT)
+    expect = headers.get("expect")
     if expect is None or request.version < (1, 1):  # HTTP/1.0: to be ignored (RFC 9110 section 10.1.1)
         return False
     if expect.lower() != "100-continue":

@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from aiohttp import hdrs
 from aiohttp.http import HttpVersion11
 
 from aiaas.errors import ApiError, ClientError
@@ -99,7 +98,7 @@ class UploadAdmission:
         most = self._plan.server.max_upload_size
         if (request.content_length or 0) > most:
             raise too_large(most)
-        boundary = form_boundary(request.headers.get(hdrs.CONTENT_TYPE, ""))
+        boundary = form_boundary(request.headers.get("content-type", ""))
         if boundary is None:
             message = "Send a form, with `Content-Type: multipart/form-data`."
             raise ClientError(415, "unsupported_media_type", message)

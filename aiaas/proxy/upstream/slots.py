@@ -79,7 +79,7 @@ def _share_key(ticket: Ticket) -> Hashable:
 def _user(ticket: Ticket) -> bytes | None:
     """Whose turn it is among the requests of the key; None for a key whose users do not take turns."""
     header = ticket.principal.users_header
-    return None if header is None else user_of(ticket.headers.get(header, ""))
+    return None if header is None else user_of(ticket.headers.get(header.lower(), ""))
 
 
 def _prompt(ticket: Ticket) -> int:

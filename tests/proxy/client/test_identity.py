@@ -3,12 +3,14 @@
 from ipaddress import ip_network
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
+from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
 from aiaas.proxy.client.forwarded import hops
 from aiaas.proxy.client.identity import client_address, is_trusted, presented_key, sane_request_id
+from aiaas.proxy.client.incoming import HttpRequest
 
 TRUSTED = tuple(ip_network(cidr) for cidr in ("10.0.0.0/8", "fd00::/8"))
 
@@ -85,6 +87,8 @@ def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> Non
 def test_missing_key_is_answered_with_the_header_to_send(headers: dict[str, str], message: str) -> None:
     """A malformed header is reported as malformed, not as missing."""
     with pytest.raises(ClientError) as caught:
-        presented_key(make_mocked_request("POST", paths.CHAT, headers=headers), paths.CHAT)
+        presented_key(
+            HttpRequest("POST", paths.CHAT, CIMultiDictProxy(CIMultiDict(headers)), EMPTY_PAYLOAD), paths.CHAT
+        )
     assert (caught.value.status, caught.value.code) == (401, "missing_api_key")
     assert caught.value.message.startswith(message)

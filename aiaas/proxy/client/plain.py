@@ -1,0 +1,61 @@
+"""Read a request of the usual shape without the parser, whose cost is mostly that of the unusual ones. Pure.
+
+Theory. Two readers that see a request's length differently are what smuggling lives on. So nothing is decided here that
+the parser could decide otherwise: a request is plain only if every byte of its head is of a shape that leaves no
+choice, and the parser reads all others. `tests/proxy/client/test_plain.py` compares the two.
+
+A plain request is one read, from its first byte to the last byte of its body:
+
+    POST, a path of the API as the gateway spells it, HTTP/1.1
+    lines of `Name: value`, each ending with CR LF: a name of letters, digits and hyphens, one space, a value of
+    printable ASCII without a space at its ends; no name twice
+    a Host, which the caller checks; a Content-Length, in digits, that is the body's
+    no header that changes how the message is read (DECIDING); Connection only as `keep-alive`
+    a body of JSON
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from aiaas.openai import paths
+from aiaas.proxy.client.refusal import MAX_HEADERS
+
+_LINES: Final = {f"POST {path} HTTP/1.1".encode(): path for path in paths.GENERATE}
+_FIELD: Final = re.compile(r"(?m)^([A-Za-z0-9-]+): (?! )([ -~]+)(?<! )\r\n")
+# Headers that decide where a message ends or what follows it, that ask for an answer before the body, or that the
+# parser refuses.
+DECIDING: Final = frozenset(
+    {"transfer-encoding", "upgrade", "proxy-connection", "expect", "sec-websocket-key1", "content-encoding"}
+)
+
+
+def plain_request(read: bytes, most: int) -> tuple[str, dict[str, str], bytes] | None:
+    """The path, the headers by name in lower case, and the body of a plain request; None for any other read.
+
+    most  bytes that the head may have
+    """
+    line = read.find(b"\r\n")
+    path = _LINES.get(read[:line])
+    if path is None:
+        return None
+    end = read.find(b"\r\n\r\n") + 2
+    if not line < end <= most - 2:
+        return None
+    fields: list[tuple[str, str]] = _FIELD.findall(read[line + 2 : end].decode("latin-1"))
+    # Each match is a whole line, and there are as many line ends: so there is no other line.
+    if len(fields) != read.count(b"\n", line + 2, end) or len(fields) > MAX_HEADERS:
+        return None
+    headers = {name.lower(): value for name, value in fields}
+    body = read[end + 2 :]
+    if (
+        len(headers) != len(fields)
+        or "host" not in headers
+        or headers.get("content-length") != str(len(body))
+        or headers.get("content-type") != "application/json"
+        or headers.get("connection", "keep-alive") != "keep-alive"
+        or not DECIDING.isdisjoint(headers)
+    ):
+        return None
+    return path, headers, body
