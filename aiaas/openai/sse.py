@@ -147,3 +147,16 @@ def count_events(events: bytes) -> int:
 LARGE_EVENT: Final = 16 * 1024  # bytes
 _FEW_LINES: Final = 8
 _LF: Final = ord("\n")
+
+
+class EventTail(bytearray):
+    """The unfinished event at the end of a stream's reads."""
+
+    def whole_events(self, data: bytes) -> bytes:
+        """Append `data`; take out and return the whole events. Reads each byte once, even in many parts."""
+        seen = max(0, len(self) - 3)
+        self += data
+        cut = after_last_event(self, seen)
+        events = bytes(self) if cut == len(self) else bytes(self[:cut])
+        del self[:cut]
+        return events

@@ -15,8 +15,11 @@ HeaderList = list[tuple[bytes, bytes]]
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _CRLF = b"\r\n"
+_CLOSE = b"connection: close\r\n\r\n"
 # Added where CORS is on: a cache must not give one origin's answer to another.
 VARY = b"vary: origin\r\n"
+# For proxies in between: nginx buffers a stream unless told not to.
+UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 # Hop-by-hop headers (RFC 9110 section 7.6.1), headers that the gateway sets itself (limits, CORS), and cookies and
 # redirects, which would reveal the backend.
@@ -84,7 +87,7 @@ def answer(
             b"content-type: %b\r\n" % content_type if content_type else b"",
             b"content-length: %d\r\n" % len(body) if status != 204 else b"",  # RFC 9110 section 8.6
             extra,
-            b"connection: close\r\n\r\n" if close else _CRLF,
+            _CLOSE if close else _CRLF,
             b"" if head_only else body,
         ]
     )
@@ -117,6 +120,11 @@ def framing_of(status: int, length: bytes, whole: int | None, *, chunks: bool) -
     return (b"transfer-encoding: chunked\r\n", True, False) if chunks else (b"", False, True)
 
 
+def whole_answer(lines: bytes, extra: bytes, body: bytes, *, close: bool) -> bytes:
+    """A whole answer of 200, with the backend's header lines and the gateway's."""
+    return b"".join((_STATUS_LINES[200], lines, extra, _CLOSE if close else _CRLF, body))
+
+
 def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:
     """The head of a relayed answer: the backend's end-to-end headers, then `framing` and the gateway's headers.
 
@@ -140,7 +148,7 @@ def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: byt
         if len(varies) > 1 or VARY in extra:
             extra, varies = _one_vary(extra, varies)
         parts += (b"vary: ", varies[0], _CRLF)
-    parts += (framing, extra, b"connection: close\r\n\r\n" if close else _CRLF)
+    parts += (framing, extra, _CLOSE if close else _CRLF)
     return b"".join(parts)
 
 

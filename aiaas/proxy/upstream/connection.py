@@ -37,6 +37,7 @@ from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.liveness import watch_upstream
 from aiaas.proxy.upstream.dial import ClientTls, Dialer, why_unresolved
+from aiaas.proxy.upstream.usual import usual_answer
 
 # vLLM closes a connection 5.0 s after its last answer.
 IDLE_LIMIT = 4.0
@@ -97,6 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
     unsent      a part of the present request is still to come, through `send`
     take_chunk  the sink sets it for the rest of the exchange if it can take a whole chunk as it came: called with a
                 read that has the length of a chunk, and where its data begin; False if `body` shall get the data
+    take_answer  the sink sets it if it can take a usual answer (`usual.py`) in place of all other calls
     """
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
@@ -111,6 +113,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._full: asyncio.Future[None] | None = None  # until the backend takes more of the request
         self.idle_since = self._sent_at = 0.0
         self.take_chunk: Callable[[bytes, int], bool] | None = None
+        self.take_answer: Callable[[bytes, bytes], None] | None = None
         self._bare_bytes = 0  # since the last that brought a part of the body
         self._any_byte = self._head_given = False
 
@@ -130,12 +133,11 @@ class UpstreamConnection(asyncio.Protocol):
             raise RuntimeError(f"no exchange can begin on {self!r}")
         if self._reader is None:
             self._reader = AnswerReader()
-        else:
+        elif self._reader.has_head:
             self._reader.begin()
-        self.take_chunk = None
-        self.unsent = False
+        self.take_chunk = self.take_answer = None
         self._bare_bytes = 0
-        self._any_byte = self._head_given = False
+        self.unsent = self._any_byte = self._head_given = False
         self._sent_at = self._loop.time()
         self._sink = sink
         transport.write(request)
@@ -153,7 +155,7 @@ class UpstreamConnection(asyncio.Protocol):
         """End the exchange and the connection at once: vLLM then stops generating within 70 ms."""
         if sink is not None and self._sink is not sink:
             return  # its exchange has just ended, and the connection may already serve another client's
-        self._sink = self.take_chunk = None
+        self._sink = self.take_chunk = self.take_answer = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -207,6 +209,12 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             return
         self._any_byte = True
+        if self.take_answer is not None:
+            take, self.take_answer = self.take_answer, None
+            if not self.unsent and (usual := usual_answer(data)) is not None:
+                self._free(self._transport)
+                take(*usual)
+                return
         try:
             reader.feed(data)
         except NOT_HTTP as error:
@@ -245,25 +253,21 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish(reader)
 
     def _finish(self, reader: AnswerReader) -> None:
-        sink, self._sink, self.take_chunk = self._sink, None, None
-        transport = self._transport
+        sink, good = self._sink, reader.reusable and reader.status < 500 and not reader.excess and not self.unsent
+        self._free(self._transport if good else None)
+        if sink is not None:
+            sink.end()
+
+    def _free(self, transport: asyncio.Transport | None) -> None:
+        """The answer is whole: keep the connection if it is good, which it is not without `transport`."""
+        self._sink = self.take_chunk = None
         self._served += 1
-        if (
-            transport is not None
-            and reader.reusable
-            and reader.status < 500
-            and not reader.excess
-            and not self.unsent
-            and not transport.is_closing()
-            and transport.get_write_buffer_size() == 0
-        ):
+        if transport is not None and not transport.is_closing() and transport.get_write_buffer_size() == 0:
             self.resume_reading()
             self.idle_since = self._loop.time()
             self._pool.give_back(self)
         else:
             self.abort()  # and not close(), which would wait for a backend that does not read the rest of the request
-        if sink is not None:
-            sink.end()
 
     def eof_received(self) -> None:
         """asyncio: the backend has closed its side."""

@@ -24,10 +24,10 @@ from collections.abc import Generator
 
 from aiaas.errors import UpstreamError
 from aiaas.openai.errors import error_event
-from aiaas.openai.sse import MAX_EVENT, after_last_event
+from aiaas.openai.sse import MAX_EVENT, EventTail
 from aiaas.openai.streams import next_number
 from aiaas.plan.model import BackendPlan
-from aiaas.proxy.client.answers import HeaderList, framing_of, header_of, relayed_head
+from aiaas.proxy.client.answers import UNBUFFERED, VARY, HeaderList, framing_of, header_of, relayed_head, whole_answer
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import Pause
 from aiaas.proxy.request.admission import Ticket
@@ -41,8 +41,6 @@ HELD_LIMIT = 1024 * 1024
 
 _LF = 10
 PING = b": ping\n\n"
-# For proxies in between: nginx buffers a stream unless told not to.
-_UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 
 class Relay(Pause):
@@ -54,9 +52,8 @@ class Relay(Pause):
     _status = 0
     _headers: HeaderList  # there once the head has come
     _streaming: bool | None = None  # None: not decided yet, so the body is held
-    _held: list[bytes] | None = None
-    _held_size = 0
-    _tail: bytes | bytearray = b""  # an unfinished event
+    _held: bytes | bytearray = b""
+    _tail: bytes | EventTail = b""  # an unfinished event
     _flowing = False  # a stream's first text has gone to the client
     committed = False  # bytes have gone to the client
     _chunked = False
@@ -94,10 +91,11 @@ class Relay(Pause):
         """Send the request, in one part or two, and take the answer."""
         self._client.listener = self
         self._upstream.exchange(request, self, rest)
+        if self._ticket.extra.find(VARY) < 0:  # else there may be two lines of that name
+            self._upstream.take_answer = self._take_answer
         record = self._record
         if record.overhead is None:
-            waited = record.body_seconds + record.queue_seconds
-            record.overhead = max(0.0, time.monotonic() - record.started - waited)
+            record.overhead = max(0.0, time.monotonic() - record.started - record.body_seconds - record.queue_seconds)
         self._arm()
 
     def abort(self) -> None:
@@ -182,12 +180,23 @@ class Relay(Pause):
             transport.write(data)
         return True
 
+    def _take_answer(self, lines: bytes, body: bytes) -> None:
+        """As in UpstreamConnection: nearly every answer that is not a stream."""
+        record, ticket = self._record, self._ticket
+        self.committed = True
+        record.status, record.phase, record.streamed = 200, "streaming", False
+        record.sent += len(body)
+        self._client_write(whole_answer(lines, ticket.extra, body, close=ticket.close))
+        self._tap = BodyTap(record)
+        self._tap.keep(body)
+        self._finish(WHOLE)
+
     def end(self) -> None:
         """The backend's answer is whole."""
         if self._outcome is not None:
             return
         if self._status >= 400 and not self.committed:
-            self._finish(Outcome(End.REFUSED, self._status, self._headers, b"".join(self._held or ())))
+            self._finish(Outcome(End.REFUSED, self._status, self._headers, bytes(self._held)))
             return
         last, failure = b"", None
         if self._streaming:
@@ -219,15 +228,13 @@ class Relay(Pause):
     # -- the three ways to take a body ----------------------------------------------------------------------------
 
     def _hold(self, data: bytes) -> None:
-        if self._held is None:
-            self._held = []
-        self._held.append(data)
-        self._held_size += len(data)
-        if self._held_size > HELD_LIMIT:
-            held, self._held = b"".join(self._held), None
+        held = self._held = self._held or bytearray()
+        held += data
+        if len(held) > HELD_LIMIT:
+            self._held = b""
             self._streaming = False
             self._tap = BodyTap(self._record)
-            self._bytes(held)
+            self._bytes(bytes(held))
 
     def _bytes(self, data: bytes) -> None:
         self._tap.keep(data)
@@ -259,14 +266,10 @@ class Relay(Pause):
         self._upstream.take_chunk = self._take_chunk if self._flowing and self._chunked and not self._tail else None
 
     def _whole_events(self, data: bytes) -> bytes:
-        """Append `data` to the unfinished event; return the whole events. Reads each byte once, even in many parts."""
+        """Append `data` to the unfinished event; return the whole events."""
         self._upstream.take_chunk = None
-        tail = self._tail = bytearray() if isinstance(self._tail, bytes) else self._tail
-        seen = max(0, len(tail) - 3)
-        tail += data
-        cut = after_last_event(tail, seen)
-        data = bytes(tail) if cut == len(tail) else bytes(tail[:cut])
-        del tail[:cut]
+        tail = self._tail = EventTail() if isinstance(self._tail, bytes) else self._tail
+        data = tail.whole_events(data)
         if len(tail) > MAX_EVENT:
             tail.clear()
             self._upstream.abort(self)
@@ -279,15 +282,13 @@ class Relay(Pause):
     def _commit(self, data: bytes, *, whole: bool) -> None:
         """Send the status: head and first bytes in one write."""
         self.committed = True
-        ticket = self._ticket
-        record = self._record
+        ticket, record = self._ticket, self._record
         record.status, record.phase = self._status, "streaming"
         length = b"" if self._streaming else header_of(self._headers, b"content-length")
         framing, self._chunked, close = framing_of(
             self._status, length, len(data) if whole else None, chunks=ticket.chunked
         )
-        if self._streaming:
-            framing += _UNBUFFERED
+        framing += UNBUFFERED if self._streaming else b""
         close = close or ticket.close
         head = relayed_head(self._status, self._headers, framing=framing, extra=ticket.extra, close=close)
         if self._streaming:  # free what a stream no longer needs, for it lasts
@@ -327,8 +328,7 @@ class Relay(Pause):
         due = (self._last_read if self._paused_at is None else self._paused_at) + self._backend.timeout
         heartbeat, deadline = self._ticket.heartbeat, self._ticket.deadline
         if heartbeat:  # without a head yet: it may turn out to be a stream
-            silent = self._streaming and self._paused_at is None
-            due = min(due, (self._last_write if silent else now) + heartbeat)
+            due = min(due, (self._last_write if self._streaming and self._paused_at is None else now) + heartbeat)
         if deadline is not None:
             due = min(due, deadline)
         self._client.alarm.set(max(due, now + 0.001), self._tick)
