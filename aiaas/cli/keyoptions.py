@@ -13,8 +13,9 @@ from aiaas.cli.keytarget import KeyTarget
 from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, UsageError
 from aiaas.keys import changes
-from aiaas.keys.model import PRIORITY_CLASSES, PriorityClass
-from aiaas.keys.records import MAX_LIMIT, users_header_fault
+from aiaas.keys.model import PRIORITY_CLASSES, KeyLimits, PriorityClass
+from aiaas.keys.records import MAX_LIMIT
+from aiaas.keys.users import user_limits_fault, users_header_fault
 from aiaas.openai.engine_fields import FIXED, why_not_allowed
 
 
@@ -77,6 +78,16 @@ TpdOption = Annotated[int | None, _limit("--tpd", "--tokens-per-day", help="Toke
 MonthOption = Annotated[int | None, _limit("--tokens-per-month", help="Tokens in a UTC month.")]
 ConcurrencyOption = Annotated[int | None, _limit("--concurrency", help="Requests in flight.")]
 
+UserRpmOption = Annotated[
+    int | None,
+    _limit("--user-rpm", "--user-requests-per-minute", help="Requests a minute of each user (--users-header)."),
+]
+UserBurstOption = Annotated[int | None, _limit("--user-burst", help="Its requests at once after an idle period.")]
+UserTpmOption = Annotated[int | None, _limit("--user-tpm", "--user-tokens-per-minute", help="Its tokens a minute.")]
+UserTpdOption = Annotated[int | None, _limit("--user-tpd", "--user-tokens-per-day", help="Its tokens in a UTC day.")]
+UserMonthOption = Annotated[int | None, _limit("--user-tokens-per-month", help="Its tokens in a UTC month.")]
+UserConcurrencyOption = Annotated[int | None, _limit("--user-concurrency", help="Its requests in flight.")]
+
 
 def key_models_of(models: list[str] | None, where: KeyTarget, *, force: bool) -> tuple[str, ...] | None:
     """The models of a new key. CheckFailed for a model that the config lacks, since `validate` would reject the key."""
@@ -111,6 +122,13 @@ def users_header_of(name: str | None) -> str | None:
     if name is not None and (fault := users_header_fault(name)) is not None:
         raise UsageError(f"--users-header {name[:80]!r} {fault}")
     return name
+
+
+def user_limits_of(users_header: str | None, key: KeyLimits, user: KeyLimits) -> KeyLimits:
+    """The limits of each user of a new key. Raises UsageError."""
+    if (fault := user_limits_fault(users_header, key, user)) is not None:
+        raise UsageError(f"--user-...: {fault}")
+    return user
 
 
 def metadata_of(pairs: list[str] | None) -> dict[str, str]:

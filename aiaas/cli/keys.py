@@ -37,12 +37,19 @@ from aiaas.cli.keyoptions import (
     RpmOption,
     TpdOption,
     TpmOption,
+    UserBurstOption,
+    UserConcurrencyOption,
+    UserMonthOption,
+    UserRpmOption,
     UsersHeaderOption,
+    UserTpdOption,
+    UserTpmOption,
     allowed_fields_of,
     expiry_of,
     key_models_of,
     metadata_of,
     overlap_of,
+    user_limits_of,
     users_header_of,
 )
 from aiaas.cli.keytarget import KeyTarget, editing, last_uses, read_key, read_records, target_of, translated
@@ -94,6 +101,12 @@ def create(
     tpd: TpdOption = None,
     tokens_per_month: MonthOption = None,
     concurrency: ConcurrencyOption = None,
+    user_rpm: UserRpmOption = None,
+    user_burst: UserBurstOption = None,
+    user_tpm: UserTpmOption = None,
+    user_tpd: UserTpdOption = None,
+    user_tokens_per_month: UserMonthOption = None,
+    user_concurrency: UserConcurrencyOption = None,
     expires: ExpiresOption = None,
     metadata: MetadataOption = None,
     config: ConfigOption = None,
@@ -103,6 +116,8 @@ def create(
     """Create a key and print it once; only its hash is stored. A key without own limits has the config's."""
     where = target_of(config, keys_file)
     now = _now()
+    limits = KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency)
+    user_limits = KeyLimits(user_rpm, user_burst, user_tpm, user_tpd, user_tokens_per_month, user_concurrency)
     key = make_key(where.prefix, secrets.token_bytes)
     record = KeyRecord(
         id=key.key_id,
@@ -114,7 +129,8 @@ def create(
         priority_class=priority_class,
         allow_fields=allowed_fields_of(allow_field, where, force=force),
         users_header=users_header_of(users_header),
-        limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
+        user_limits=user_limits_of(users_header, limits, user_limits),
+        limits=limits,
         metadata=metadata_of(metadata),
     )
     with editing(where) as file:
@@ -219,6 +235,12 @@ def import_key(
     tpd: TpdOption = None,
     tokens_per_month: MonthOption = None,
     concurrency: ConcurrencyOption = None,
+    user_rpm: UserRpmOption = None,
+    user_burst: UserBurstOption = None,
+    user_tpm: UserTpmOption = None,
+    user_tpd: UserTpdOption = None,
+    user_tokens_per_month: UserMonthOption = None,
+    user_concurrency: UserConcurrencyOption = None,
     expires: ExpiresOption = None,
     metadata: MetadataOption = None,
     config: ConfigOption = None,
@@ -227,6 +249,8 @@ def import_key(
     """Import an existing key, read from stdin: printf %s "$KEY" | aiaas keys import bob"""
     where = target_of(config, keys_file)
     now = _now()
+    limits = KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency)
+    user_limits = KeyLimits(user_rpm, user_burst, user_tpm, user_tpd, user_tokens_per_month, user_concurrency)
     foreign = read_key()
     if (fault := foreign_key_fault(foreign)) is not None:
         raise CheckFailed(f"the text on stdin cannot be an API key: {fault}")
@@ -243,7 +267,8 @@ def import_key(
         priority_class=priority_class,
         allow_fields=allowed_fields_of(allow_field, where, force=force),
         users_header=users_header_of(users_header),
-        limits=KeyLimits(rpm, burst, tpm, tpd, tokens_per_month, concurrency),
+        user_limits=user_limits_of(users_header, limits, user_limits),
+        limits=limits,
         metadata=metadata_of(metadata),
         imported=True,
         weak=why is not None,

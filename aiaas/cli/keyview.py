@@ -47,7 +47,7 @@ def print_record(record: KeyRecord, output: Output, now: datetime) -> None:
         "models": models_text(record),
         "class": record.priority_class,
         "fields": fields_text(record),
-        "users": "one" if record.users_header is None else f"by {record.users_header}",
+        "users": _users_text(record),
         "limits": limits_text(record),
         "metadata": ", ".join(f"{name}={value}" for name, value in record.metadata.items()) or "none",
     }
@@ -70,6 +70,7 @@ def shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
         "class": "default",
         "allow_fields": [],
         "users_header": None,
+        "user_limits": {},
         "limits": {},
     }
     mapping = empty | {"metadata": {}, "previous": None} | record_mapping(record)
@@ -95,5 +96,15 @@ def used_text(record: KeyRecord, last_uses: Mapping[str, int]) -> str | None:
 
 def limits_text(record: KeyRecord) -> str:
     """A key's own limits, in one cell."""
-    limits = record_mapping(record).get("limits", {})
-    return ", ".join(f"{name}={value}" for name, value in limits.items()) or "the config's"
+    return _limits_text(record, "limits") or "the config's"
+
+
+def _users_text(record: KeyRecord) -> str:
+    if record.users_header is None:
+        return "one"
+    limits = _limits_text(record, "user_limits")
+    return f"by {record.users_header}" + (f", each with {limits}" if limits else "")
+
+
+def _limits_text(record: KeyRecord, field: str) -> str:
+    return ", ".join(f"{name}={value}" for name, value in record_mapping(record).get(field, {}).items())

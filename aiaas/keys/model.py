@@ -69,6 +69,7 @@ class KeyRecord:
     allow_fields  fields of the engine that it may set as it likes, whatever the config says
     users_header  the header in which the application behind the key names its users, who take turns; None for a key
                of one user
+    user_limits  limits of each of these users, within the key's own
     imported   not made by aiaas: it is found by its `tag`, since it has no id inside
     tag        short lookup digest of an imported key, so that hardly any wrong key costs a slow hash
     weak       imported with --weak: guessable, its hash does not belong in git
@@ -84,6 +85,7 @@ class KeyRecord:
     priority_class: PriorityClass = "default"
     allow_fields: tuple[str, ...] = ()
     users_header: str | None = None
+    user_limits: KeyLimits = NO_LIMITS
     limits: KeyLimits = NO_LIMITS
     metadata: Mapping[str, str] = field(default_factory=dict)
     previous: PreviousSecret | None = None
@@ -108,7 +110,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     name     the `user` of the log line
     models   public model names that it may use; None is all
     allow_fields  fields of the engine that it may set as it likes; None where the config decides about all of them
-    users_header  as in the record
+    users_header, user_limits  as in the record, the header in lower case
     """
 
     key_id: str
@@ -118,6 +120,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     priority_class: PriorityClass = "default"
     allow_fields: frozenset[str] | None = None
     users_header: str | None = None
+    user_limits: KeyLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@
       class: batch
       allow_fields: [prompt_logprobs]
       users_header: X-OpenWebUI-User-Id
+      user_limits: {requests_per_minute: 10}
       limits: {requests_per_minute: 60}
     ...
 
@@ -37,6 +38,7 @@ from aiaas.keys.format import is_key_id
 from aiaas.keys.hashing import hash_fault, is_digest
 from aiaas.keys.model import NO_LIMITS, PRIORITY_CLASSES, KeyLimits, KeyRecord, PreviousSecret, PriorityClass
 from aiaas.keys.tree import KeyFileError, read_tree
+from aiaas.keys.users import user_limits_fault, users_header_fault
 from aiaas.yamltree import Items, Node, Place, Scalar, Table
 
 HEADER: Final = "# API keys of aiaas: hashes, no keys. Only `aiaas keys` writes this file; it may live in git."
@@ -49,15 +51,7 @@ MAX_LIMIT: Final = 10**15
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _TAG: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{4}")
-_FURTHER: Final = ("allow_fields", "users_header", "limits", "metadata", "previous")
-_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,80}")
-# Headers of the request itself. Some of them go upstream, where the user must not.
-_NO_USERS: Final = frozenset(
-    {
-        *("accept", "anthropic-beta", "anthropic-version", "authorization", "content-length", "content-type"),
-        *("host", "traceparent", "tracestate", "x-api-key", "x-request-id"),
-    }
-)
+_FURTHER: Final = ("allow_fields", "users_header", "user_limits", "limits", "metadata", "previous")
 _T = TypeVar("_T")
 
 
@@ -94,15 +88,6 @@ def record_mapping(record: KeyRecord) -> dict[str, Any]:
     return shown
 
 
-def users_header_fault(name: str) -> str | None:
-    """Why a header cannot name the users of a key; None if it can."""
-    if not _HEADER.fullmatch(name):
-        return "is not the name of a header; for Open WebUI write X-OpenWebUI-User-Id"
-    if name.lower() in _NO_USERS:
-        return "does not name a user"
-    return None
-
-
 def time_text(moment: datetime) -> str:
     """Write a moment as `2026-03-01T09:00:00Z`: whole seconds, UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -133,9 +118,7 @@ def _as_mapping(record: KeyRecord) -> dict[str, Any]:
         mapping["allow_fields"] = list(record.allow_fields)
     if record.users_header is not None:
         mapping["users_header"] = record.users_header
-    limits = {name: value for name in LIMIT_FIELDS if (value := getattr(record.limits, name)) is not None}
-    if limits:
-        mapping["limits"] = limits
+    mapping |= _limits_as_mapping("user_limits", record.user_limits) | _limits_as_mapping("limits", record.limits)
     if record.metadata:
         mapping["metadata"] = dict(record.metadata)
     if record.previous is not None:
@@ -146,6 +129,11 @@ def _as_mapping(record: KeyRecord) -> dict[str, Any]:
             previous["imported"] = True
         mapping["previous"] = previous
     return mapping
+
+
+def _limits_as_mapping(field: str, limits: KeyLimits) -> dict[str, dict[str, int]]:
+    set_here = {name: value for name in LIMIT_FIELDS if (value := getattr(limits, name)) is not None}
+    return {field: set_here} if set_here else {}
 
 
 class _Reader:
@@ -195,7 +183,11 @@ class _Reader:
         where = f"{where} ({name})"
         key_id = self._get(record, where, "id", self._id)
         hashed, tag, imported = self._secret(record, where)
-        limits = self._maybe(record, where, "limits", self._limits)
+        header = self._maybe(record, where, "users_header", self._header)
+        limits = self._maybe(record, where, "limits", self._limits) or NO_LIMITS
+        user_limits = self._maybe(record, where, "user_limits", self._limits) or NO_LIMITS
+        if (fault := user_limits_fault(header, limits, user_limits)) is not None:
+            raise self._error(record.values["user_limits"].place, f"{where}: user_limits: {fault}")
         return KeyRecord(
             id=key_id,
             name=name,
@@ -206,8 +198,9 @@ class _Reader:
             models=self._maybe(record, where, "models", self._models),
             priority_class=self._maybe(record, where, "class", self._class) or "default",
             allow_fields=self._maybe(record, where, "allow_fields", self._fields) or (),
-            users_header=self._maybe(record, where, "users_header", self._header),
-            limits=NO_LIMITS if limits is None else limits,
+            users_header=header,
+            user_limits=user_limits,
+            limits=limits,
             metadata=self._maybe(record, where, "metadata", self._metadata) or {},
             previous=self._maybe(record, where, "previous", self._previous),
             imported=imported,

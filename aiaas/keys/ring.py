@@ -182,7 +182,8 @@ def _secrets(record: KeyRecord, sets: _Sets) -> Iterator[StoredSecret]:
         limits=record.limits,
         priority_class=record.priority_class,
         allow_fields=_one_set(record.allow_fields, sets) if record.allow_fields else None,
-        users_header=record.users_header,
+        users_header=None if record.users_header is None else record.users_header.lower(),
+        user_limits=record.user_limits,
     )
     yield StoredSecret(principal, record.hash, record.tag, record.imported, until)
     if (previous := record.previous) is not None and (ends := record.overlap_end) is not None:

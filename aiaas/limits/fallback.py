@@ -22,9 +22,10 @@ from msgspec.structs import replace
 from aiaas.errors import UpstreamError
 from aiaas.limits.asked import AdmissionLateError
 from aiaas.limits.connection import StoreAwayError
+from aiaas.limits.known import KNOWN_LIMIT, Holder
 from aiaas.limits.memory import MemoryStore
-from aiaas.limits.model import UNLIMITED, AdmissionResult, Decision, Lease, Limits
-from aiaas.limits.redis import KNOWN_LIMIT, LEASE, RedisStore
+from aiaas.limits.model import UNLIMITED, AdmissionResult, Decision, Lease, Limits, Rate
+from aiaas.limits.redis import LEASE, RedisStore
 from aiaas.limits.share import fitted, share_of, share_of_rest, slots_of_rest
 from aiaas.limits.state import State
 
@@ -52,7 +53,7 @@ class FallbackStore:
         self.shared = shared
         self._clock = clock
         self._local = MemoryStore()
-        self._slots: dict[str, tuple[int, float]] = {}  # key -> how many may run here, and until when that holds
+        self._slots: dict[Holder, tuple[int, float]] = {}  # how many may run here, and until when that holds
         self._mode: Mode = mode
         self._processes = processes
         self.decisions = {SHARED: 0, mode: 0}
@@ -73,14 +74,16 @@ class FallbackStore:
         """How many processes share the limits: by the store's count, or else by the config."""
         return self.shared.processes or self._processes
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
+    async def admit(
+        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
+    ) -> AdmissionResult:
         """As in `Store.admit`. Raises UpstreamError 503 while the store is away and the mode is `deny`."""
         if limits == UNLIMITED:  # nothing to count
             return await self._local.admit(key, limits, tokens, now, wall)
         asked = None
         began = self._clock()
         try:
-            admission = await self.shared.admit(key, limits, tokens, now, wall)
+            admission = await self.shared.admit(key, limits, tokens, now, wall, user)
         except AdmissionLateError as error:
             asked = error.asked
             self.on_answer(self._clock() - began)
@@ -90,21 +93,22 @@ class FallbackStore:
             self.decisions[SHARED] += 1
             self.on_answer(self._clock() - began)
             return admission
-        admission = await self._alone(key, limits, tokens, now, wall)
+        admission = await self._alone(key, limits, tokens, now, wall, user)
         if asked is None or admission.lease is None:
             return admission
         asked.runs()
         return replace(admission, lease=replace(admission.lease, late=asked))
 
-    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
+    async def look(self, key: str, limits: Limits, now: float, user: str = "") -> AdmissionResult:
         """As in `Store.look`; without limits while they are unknown."""
         try:
-            return await self.shared.look(key, limits, now)
+            return await self.shared.look(key, limits, now, user)
         except StoreAwayError:
             pass
         if self._mode != "local":
             return _NOTHING_KNOWN
-        return _as_told(await self._local.look(key, self._begun(key, limits, now), now), limits)
+        share = self._begun(key, limits, now, user)
+        return _as_told(await self._local.look(key, share, now, user), limits, share)
 
     def seen(self, key: str, limits: Limits, now: float) -> tuple[State, Limits] | None:
         """The state of a key as far as this process knows it, and the limits that it counts against, which are this
@@ -112,7 +116,7 @@ class FallbackStore:
         if not self.shared.up:
             state = self._local.state_of(key)
             return None if state is None else (state, share_of(limits, self.processes))
-        known = self.shared.last_known(key, keep=True)
+        known = self.shared.last_known(Holder(key), keep=True)
         if known is None:
             return None
         state = share_of_rest(known, limits, 1, now)
@@ -131,57 +135,77 @@ class FallbackStore:
 
     # -- without the store ----------------------------------------------------------------------------------------
 
-    async def _alone(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
+    async def _alone(
+        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str
+    ) -> AdmissionResult:
         self.decisions[self._mode] += 1
         if self._mode == "deny":
             message = "The limits of this key cannot be checked just now; try again shortly."
             raise UpstreamError(503, "overloaded", message, headers=RETRY_AFTER_HEADERS)
         if self._mode == "allow":
             return AdmissionResult(None, None, None, None, Lease(key, UNLIMITED, tokens, False, wall))
-        share = self._begun(key, limits, now)
+        share = self._begun(key, limits, now, user)
         wanted = fitted(tokens, limits, share)
-        admission = await self._local.admit(key, share, wanted, now, wall)
+        admission = await self._local.admit(key, share, wanted, now, wall, user)
         # A share with something left also lets in a request that reserves more, and works that off: each turn asks
         # for less than the one before, by the rest of the limit that refused.
         while admission.refusal is not None and admission.refused_by in ("tokens", "quota"):
             if admission.refusal.retry_after is None or not 0 < admission.refusal.remaining < wanted:
                 break
             wanted = admission.refusal.remaining
-            admission = await self._local.admit(key, share, wanted, now, wall)
+            admission = await self._local.admit(key, share, wanted, now, wall, user)
         return _as_told(admission, limits, share)
 
-    def _begun(self, key: str, limits: Limits, now: float) -> Limits:
-        """The share of a key, which begins with a part of the key's rest."""
+    def _begun(self, key: str, limits: Limits, now: float, user: str) -> Limits:
+        """The share of a key, and of its user, which begin with a part of the rest."""
+        share = self._begun_of(Holder(key), limits, now)
+        if limits.user is None:
+            return share
+        return dataclasses.replace(share, user=self._begun_of(Holder(key, user), limits.user, now))
+
+    def _begun_of(self, holder: Holder, limits: Limits, now: float) -> Limits:
         processes = self.processes
         share = share_of(limits, processes)
-        known = self.shared.last_known(key)
+        known = self.shared.last_known(holder)
         if known is not None:
-            self._local.begin(key, share_of_rest(known, limits, processes, now))
+            self._local.begin(holder.key, share_of_rest(known, limits, processes, now), holder.user)
         if share.concurrent is None or limits.concurrent is None:
             return share
-        held = self.shared.held_by(key)
+        held = self.shared.held_by(holder)
         if known is not None:
             # The number of taken slots is trusted for the lifetime of a lease.
             if len(self._slots) >= KNOWN_LIMIT:
                 self._slots.clear()
-            self._slots[key] = (slots_of_rest(known, limits.concurrent, processes, held), known.at + LEASE)
-        most, until = self._slots.get(key, (share.concurrent, now))
+            self._slots[holder] = (slots_of_rest(known, limits.concurrent, processes, held), known.at + LEASE)
+        most, until = self._slots.get(holder, (share.concurrent, now))
         if until < now:
-            self._slots.pop(key, None)
+            self._slots.pop(holder, None)
             most = share.concurrent
         return dataclasses.replace(share, concurrent=max(most - held, 0))
 
 
-def _as_told(admission: AdmissionResult, limits: Limits, share: Limits = UNLIMITED) -> AdmissionResult:
+def _as_told(admission: AdmissionResult, limits: Limits, share: Limits) -> AdmissionResult:
     """The answer for the client: with its limits, not this process's share, and a short Retry-After."""
-    requests, tokens, refusal = admission.requests, admission.tokens, admission.refusal
-    if requests is not None and limits.requests is not None:
-        requests = replace(requests, limit=limits.requests.per_minute)
-    if tokens is not None and limits.tokens is not None:
-        tokens = replace(tokens, limit=limits.tokens.per_minute)
+    parts = [(limits, share)]
+    if limits.user is not None and share.user is not None:
+        parts.insert(0, (limits.user, share.user))
+    refusal = admission.refusal
     if refusal is not None:
-        refusal = _refusal_as_told(refusal, str(admission.refused_by), limits, share)
-    return AdmissionResult(admission.refused_by, requests, tokens, refusal, admission.lease)
+        refusal = _refusal_as_told(refusal, str(admission.refused_by), *parts[0 if admission.of_user else -1])
+    return replace(
+        admission,
+        requests=_of_whole(admission.requests, [(whole.requests, part.requests) for whole, part in parts]),
+        tokens=_of_whole(admission.tokens, [(whole.tokens, part.tokens) for whole, part in parts]),
+        refusal=refusal,
+    )
+
+
+def _of_whole(decision: Decision | None, rates: list[tuple[Rate | None, Rate | None]]) -> Decision | None:
+    """The Decision with the limit of which this process has a share."""
+    for whole, part in rates:
+        if decision is not None and whole is not None and part is not None and decision.limit == part.per_minute:
+            return replace(decision, limit=whole.per_minute)
+    return decision
 
 
 def _refusal_as_told(refusal: Decision, by: str, limits: Limits, share: Limits) -> Decision:

@@ -64,13 +64,15 @@ def refusal(admission: AdmissionResult, param: str | None = None, *, cheap: bool
     headers = limit_headers(admission)
     if decision.retry_after is None:
         message = (
-            f"This request may need more than the {decision.limit} tokens that this key may use: "
+            f"This request may need more than the {decision.limit} tokens that {_WHO[admission.of_user]} may use: "
             "shorten the prompt, or ask for fewer output tokens."
         )
         return ClientError(400, "invalid_request", message, param=param, headers=headers)
     code, what = _REFUSALS["cheap" if cheap and admission.refused_by == "requests" else admission.refused_by]
-    message = what.format(limit=decision.limit, wait=go_duration(max(decision.retry_after, 0.001)))
-    return LimitError(429, code, message, headers=headers + retry_headers(decision))
+    message = what.format(
+        whose=_WHOSE[admission.of_user], limit=decision.limit, wait=go_duration(max(decision.retry_after, 0.001))
+    )
+    return LimitError(429, _USER * admission.of_user + code, message, headers=headers + retry_headers(decision))
 
 
 def go_duration(seconds: float) -> str:
@@ -92,18 +94,21 @@ _TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x
 _REQUEST_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _REQUESTS)
 _TOKEN_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _TOKENS)
 
+_USER: Final = "user_"  # before the code of a limit of a user
+_WHO: Final = {False: "this key", True: "a user of this key"}
+_WHOSE: Final = {False: "", True: " of each user of this key"}
 _REFUSALS: Final = {
-    "requests": ("rate_limit_exceeded", "The limit is {limit} requests a minute. Try again in {wait}."),
+    "requests": ("rate_limit_exceeded", "The limit{whose} is {limit} requests a minute. Try again in {wait}."),
     "cheap": (
         "rate_limit_exceeded",
-        "The limit is {limit} requests a minute that only count tokens. Try again in {wait}.",
+        "The limit{whose} is {limit} requests a minute that only count tokens. Try again in {wait}.",
     ),
-    "tokens": ("tokens_limit_exceeded", "The limit is {limit} tokens a minute. Try again in {wait}."),
+    "tokens": ("tokens_limit_exceeded", "The limit{whose} is {limit} tokens a minute. Try again in {wait}."),
     "concurrency": (
         "concurrency_limit_exceeded",
-        "The limit is {limit} requests at the same time. Try again when a request has ended.",
+        "The limit{whose} is {limit} requests at the same time. Try again when a request has ended.",
     ),
-    "quota": ("quota_exceeded", "The quota is {limit} tokens. It starts anew in {wait}."),
+    "quota": ("quota_exceeded", "The quota{whose} is {limit} tokens. It starts anew in {wait}."),
 }
 
 

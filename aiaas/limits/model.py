@@ -37,6 +37,7 @@ class Limits:
     concurrent        requests in flight
     cheap             `requests` is the bucket of cheap requests, which only count tokens
     other             the other bucket of requests: a store that begins anew carries both over
+    user              the limits of each user behind the key, which hold within the key's; None without such limits
     """
 
     requests: Rate | None = None
@@ -46,6 +47,7 @@ class Limits:
     concurrent: int | None = None
     cheap: bool = False
     other: Rate | None = None
+    user: Limits | None = None
 
 
 UNLIMITED = Limits()
@@ -74,6 +76,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     id             its name in the shared store; "" where only this process knows it
     admitted_wall  the `wall` of its admission, POSIX seconds: its tokens count in the UTC day and month of that moment
     late           settled as well: the store's answer is still to come, and may be that it let the request in
+    user           of the key, where `limits.user` holds for each of them: settled as well
     """
 
     key: str
@@ -83,16 +86,19 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     admitted_wall: float = 0.0
     id: str = ""
     late: LateWord | None = None
+    user: str = ""
 
 
 class AdmissionResult(msgspec.Struct, frozen=True, gc=False):
     """The decision of all limits on one request, made and charged in one step (or not charged at all).
 
     refused_by  None where admitted, else "requests", "tokens", "concurrency" or "quota"
-    requests    the request limit's Decision, None where there is no such limit
+    requests    the request limit's Decision, None where there is no such limit; the key's or its user's, by which there
+                are fewer left
     tokens      the token limit's Decision, likewise
     refusal     the Decision of the limit that refused; None where admitted
     lease       for `settle`; None where refused
+    of_user     the limit that refused is that of a user of the key
     """
 
     refused_by: str | None
@@ -100,6 +106,7 @@ class AdmissionResult(msgspec.Struct, frozen=True, gc=False):
     tokens: Decision | None
     refusal: Decision | None
     lease: Lease | None
+    of_user: bool = False
 
 
 class Store(Protocol):
@@ -108,14 +115,17 @@ class Store(Protocol):
     A store with its own clock uses that instead of `now` and `wall`.
     """
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
+    async def admit(
+        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
+    ) -> AdmissionResult:
         """Decide on one request of `key` that reserves `tokens`, and charge it if all limits let it in.
 
         now   monotonic seconds; wall  POSIX seconds, for the UTC windows of quotas
+        user  of the key; counts only where `limits.user` is set
         """
         ...
 
-    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
+    async def look(self, key: str, limits: Limits, now: float, user: str = "") -> AdmissionResult:
         """The state of the limits on requests and tokens; charges nothing and gives no lease."""
         ...
 

@@ -23,7 +23,6 @@ import asyncio
 import hashlib
 import os
 import ssl
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -31,7 +30,7 @@ from typing import Final
 
 from aiaas.limits.asked import AdmissionLateError, Asked
 from aiaas.limits.connection import STORE_PATIENCE, StoreAwayError, StoreConnection, StoreLateError, claimed
-from aiaas.limits.gcra import decide
+from aiaas.limits.known import Holder, LastKnown
 from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.node import StoreNode
 from aiaas.limits.redis_url import RedisUrl
@@ -41,17 +40,17 @@ from aiaas.limits.script import (
     MEMBERS,
     SCRIPT,
     Argument,
-    Standing,
     admit_arguments,
-    keys_of,
+    admit_keys,
+    look_keys,
     renew_arguments,
     settle_arguments,
+    settle_keys,
     slots_key_of,
-    standing,
 )
 from aiaas.limits.servers import Servers
 from aiaas.limits.share import KnownState
-from aiaas.limits.state import State, refused, windows_at
+from aiaas.limits.standing import Standing, admission_of, refusal_of, standing
 from aiaas.limits.topology import redirect_of
 
 # Seconds that a slot outlives its gateway. Three renewals fit, so that one may be late.
@@ -60,8 +59,6 @@ LEASE: Final = 15.0
 BEATS: Final = 5
 # Settlements kept during an outage: some megabytes.
 LATE_LIMIT: Final = 10_000
-# Keys whose last known state is kept: some megabytes.
-KNOWN_LIMIT: Final = 10_000
 # Commands written at once: the server answers them in a few milliseconds.
 BATCH: Final = 100
 # How often a command is sent: again where the map has changed, perhaps twice, and again for a slot that is moving.
@@ -105,9 +102,8 @@ class RedisStore:
         self._said: bool | None = None
         self._id_prefix = os.urandom(8).hex()
         self._numbers = count(1)
-        self._held: dict[str, set[str]] = {}  # API key -> the leases of its slots
-        self._known: OrderedDict[str, KnownState] = OrderedDict()  # least recently asked first
-        self._late: list[tuple[str, bool, Sequence[Argument]]] = []
+        self._known = LastKnown()
+        self._late: list[tuple[str, Sequence[str], Sequence[Argument]]] = []
         self._servers = Servers(url, tls, self, patience, lease / 3 / BEATS)
         self.processes: int | None = None
         self.failures = 0
@@ -128,27 +124,32 @@ class RedisStore:
 
     # -- Store ----------------------------------------------------------------------------------------------------
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:  # noqa: ARG002
+    async def admit(
+        self,
+        key: str,
+        limits: Limits,
+        tokens: int,
+        now: float,
+        wall: float,  # noqa: ARG002
+        user: str = "",
+    ) -> AdmissionResult:
         """As in `Store.admit`. Raises StoreAwayError; AdmissionLateError if the store may have admitted it."""
         lease_id = f"{self._id_prefix}{next(self._numbers):x}"
-        asked = Asked(self, key, limits, tokens, lease_id)
-        slot = limits.concurrent is not None
+        asked = Asked(self, key, limits, tokens, lease_id, user)
+        arguments = admit_arguments(limits, tokens, lease_id, self._lease, user)
         try:
-            found = await self._ask(key, slot, admit_arguments(limits, tokens, lease_id, self._lease), asked)
+            found = await self._ask(key, admit_keys(key, limits, user), arguments, asked)
         except StoreLateError as error:
             raise AdmissionLateError(str(error), asked) from error
-        state = found.state
+        self._known.answered(key, limits, tokens, user, found, now)
         if not found.allowed:
-            self._remember(key, KnownState(found, now))
-            return refused(state, limits, tokens, found.now, found.wall, windows_at(found.wall))
-        self._remember(key, KnownState(found, now, int(not limits.cheap), tokens, int(slot), int(limits.cheap)))
-        lease = self.granted(key, limits, tokens, found, lease_id)
-        return _seen(state, limits, 1, tokens, found.now, lease)
+            return refusal_of(found, limits, tokens)
+        return admission_of(found, limits, 1, tokens, self.granted(key, limits, tokens, found, lease_id, user))
 
-    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:  # noqa: ARG002
+    async def look(self, key: str, limits: Limits, now: float, user: str = "") -> AdmissionResult:  # noqa: ARG002
         """As in `Store.look`. Raises StoreAwayError."""
-        found = await self._ask(key, False, LOOK_CALL, None)
-        return _seen(found.state, limits, 0, 0, found.now, None)
+        found = await self._ask(key, look_keys(key, limits, user), LOOK_CALL, None)
+        return admission_of(found, limits, 0, 0, None)
 
     def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:  # noqa: ARG002
         """As in `Store.settle`. Never fails: see this module's opening."""
@@ -156,57 +157,39 @@ class RedisStore:
 
     def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
         """The same."""
-        held = self._held.get(lease.key)
-        if held is not None:
-            held.discard(lease.id)
-            if not held:
-                del self._held[lease.key]
-        known = self._known.get(lease.key)
-        if known is not None:
-            known.requests -= not (ran or lease.limits.cheap)
-            known.cheap -= not ran and lease.limits.cheap
-            known.tokens += used_tokens - lease.reserved_tokens
-            known.slots -= lease.slot
+        self._known.settled(lease, used_tokens, ran)
         arguments = settle_arguments(lease, used_tokens, ran)
         if arguments is not None:
-            self._settle(lease.key, lease.slot, arguments)
+            self._settle(lease.key, settle_keys(lease), arguments)
 
     async def close(self) -> None:
         """Deregister this gateway, wait briefly for open settlements, and end the connections. `run` has ended."""
-        arguments = settle_arguments(Lease(MEMBERS, Limits(), 0, True, 0.0, self._id_prefix), 0, ran=True)
+        lease = Lease(MEMBERS, Limits(), 0, True, 0.0, self._id_prefix)
+        arguments = settle_arguments(lease, 0, ran=True)
         if self._servers.up and arguments is not None:
-            self._settle(MEMBERS, True, arguments)
+            self._settle(MEMBERS, settle_keys(lease), arguments)
         await self._servers.close()
 
     # -- what is known without asking -----------------------------------------------------------------------------
 
-    def last_known(self, key: str, *, keep: bool = False) -> KnownState | None:
-        """Take a key's last known state, or `keep` it; None until the store has answered again."""
-        return self._known.get(key) if keep else self._known.pop(key, None)
+    def last_known(self, holder: Holder, *, keep: bool = False) -> KnownState | None:
+        """Take the last known state of a key or a user, or `keep` it; None until the store has answered again."""
+        return self._known.take(holder, keep=keep)
 
-    def held_by(self, key: str) -> int:
-        """How many slots of a key this process's requests hold."""
-        held = self._held.get(key)
-        return 0 if held is None else len(held)
+    def held_by(self, holder: Holder) -> int:
+        """How many slots of a key or a user this process's requests hold."""
+        return self._known.held_by(holder)
 
-    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str) -> Lease:
-        """The lease of what the store admitted; a slot of it is renewed from now on."""
-        slot = limits.concurrent is not None
-        if slot:
-            self._held.setdefault(key, set()).add(lease_id)
-        return Lease(key, limits, tokens, slot, found.wall, lease_id)
-
-    def _remember(self, key: str, known: KnownState) -> None:
-        self._known[key] = known
-        self._known.move_to_end(key)
-        if len(self._known) > KNOWN_LIMIT:
-            self._known.popitem(last=False)
+    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str, user: str = "") -> Lease:
+        """The lease of what the store admitted; its slots are renewed from now on."""
+        lease = Lease(key, limits, tokens, limits.concurrent is not None, found.wall, lease_id, None, user)
+        self._known.granted(lease)
+        return lease
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    async def _ask(self, key: str, slots: bool, arguments: Sequence[Argument], asked: Asked | None) -> Standing:
+    async def _ask(self, key: str, keys: Sequence[str], arguments: Sequence[Argument], asked: Asked | None) -> Standing:
         connection: StoreConnection | None = None
-        keys = keys_of(key, slots=slots)
         once = teach = False
         try:
             node = self._servers.of(key)
@@ -260,7 +243,7 @@ class RedisStore:
     def _settle(
         self,
         key: str,
-        slots: bool,
+        keys: Sequence[str],
         arguments: Sequence[Argument],
         connection: StoreConnection | None = None,
         *,
@@ -273,16 +256,21 @@ class RedisStore:
             connection = connection or self._servers.of(key).connection
             if connection is None:
                 raise StoreAwayError("not connected")
-            keys = keys_of(key, slots=slots)
             sent = self._evaluate(connection, keys, arguments, once=once, teach=teach, patient=True)
         except StoreAwayError:
-            self._keep_for_later(key, slots, arguments)
+            self._keep_for_later(key, keys, arguments)
             return None
-        sent.add_done_callback(partial(self._settled, key, slots, arguments, once, left - 1))
+        sent.add_done_callback(partial(self._settled, key, keys, arguments, once, left - 1))
         return sent
 
     def _settled(
-        self, key: str, slots: bool, arguments: Sequence[Argument], once: bool, left: int, sent: asyncio.Future[Reply]
+        self,
+        key: str,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        once: bool,
+        left: int,
+        sent: asyncio.Future[Reply],
     ) -> None:
         """Handle the reply. Three cases of failure: unknown whether done; not done, with another way; not done."""
         error = sent.exception()
@@ -297,14 +285,14 @@ class RedisStore:
         except (RedisReplyError, StoreAwayError):
             left = 0
         if left:
-            self._settle(key, slots, arguments, node.connection, once=once, teach=teach, left=left)
+            self._settle(key, keys, arguments, node.connection, once=once, teach=teach, left=left)
         else:
             self.failures += 1
-            self._keep_for_later(key, slots, arguments)
+            self._keep_for_later(key, keys, arguments)
 
-    def _keep_for_later(self, key: str, slots: bool, arguments: Sequence[Argument]) -> None:
+    def _keep_for_later(self, key: str, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
         if len(self._late) < LATE_LIMIT:
-            self._late.append((key, slots, arguments))
+            self._late.append((key, keys, arguments))
         else:
             self.settlements_lost += 1
 
@@ -364,10 +352,10 @@ class RedisStore:
 
     async def _renew(self, node: StoreNode, connection: StoreConnection) -> None:
         """Renew all leases, in batches. A settled lease is not among them: its settlement went by this connection."""
-        keys = [key for key in self._held if self._servers.has(node, key)]
-        for start in range(0, len(keys), BATCH):
-            some = [(key, self._held.get(key)) for key in keys[start : start + BATCH]]
-            calls = [(slots_key_of(key), renew_arguments(ids, self._lease)) for key, ids in some if ids]
+        holders = [holder for holder in self._known.held if self._servers.has(node, holder.key)]
+        for start in range(0, len(holders), BATCH):
+            some = [(holder, self._known.held.get(holder)) for holder in holders[start : start + BATCH]]
+            calls = [(slots_key_of(*holder), renew_arguments(ids, self._lease)) for holder, ids in some if ids]
             sent = [self._evaluate(connection, [slots], arguments) for slots, arguments in calls]
             for reply in await asyncio.gather(*sent, return_exceptions=True):
                 if isinstance(reply, BaseException) and not (
@@ -386,13 +374,3 @@ class RedisStore:
                 return
             sent = [self._settle(*late, connection) for late in mine[start : start + BATCH]]
             await asyncio.gather(*(one for one in sent if one is not None), return_exceptions=True)
-
-
-def _seen(state: State, limits: Limits, requests: int, tokens: int, now: float, lease: Lease | None) -> AdmissionResult:
-    """The result of an admission."""
-    decided = minute = None
-    if limits.requests is not None:
-        decided = decide(state.cheap if limits.cheap else state.requests, limits.requests, requests, now)[0]
-    if limits.tokens is not None:
-        minute = decide(state.tokens, limits.tokens, tokens, now)[0]
-    return AdmissionResult(None, decided, minute, None, lease)

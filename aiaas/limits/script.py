@@ -1,14 +1,14 @@
-"""The one Lua script of the shared store, its arguments and its answers. No I/O.
+"""The one Lua script of the shared store, and its arguments. No I/O.
 
 The script decides and charges as one step, with the server's clock, by the formulas of `gcra.decide` and `state.State`
 on the same doubles in the same order: Lua's numbers are Python's floats, so both come to the same bits. It answers with
-the state from before; this module makes the client's answer from it, by the same functions as the memory store.
+the state from before; `standing.py` makes the client's answer from it, by the same functions as the memory store.
 
 Time is seconds since EPOCH as a double: in 2026 exact to 4 ns, in 2060 to a quarter of a microsecond, which
 `gcra.EPSILON` forgives. (Since 1970 it would be that much from the start.) Numbers are written with 17 digits, which
 read back as they were; Lua's own way of writing them keeps 14.
 
-Two keys for each API key, with its id as hash tag, so that a cluster holds both in one place:
+Two keys for each API key, with its id as hash tag, so that a cluster holds them in one place:
 
     aiaas:{ID}:limits   hash: TATs `r` (requests), `c` (cheap requests) and `t` (tokens); starts of the UTC day `d` and
                         month `m`, and the tokens counted in them, `dt` and `mt`. Expires when it would decide as a
@@ -18,6 +18,11 @@ Two keys for each API key, with its id as hash tag, so that a cluster holds both
 The second is named to the script only where slots are limited: while a cluster moves a slot to another node, a command
 is sent on (ASK) where none of its keys is there yet, but refused (TRYAGAIN) where one of two is.
 
+And where the users of an API key have limits, two such keys for each user, and one to bound their number:
+
+    aiaas:{ID}:limits:USER, aiaas:{ID}:slots:USER
+    aiaas:{ID}:users    sorted set: user -> last admission; of MOST_USERS at most. The least recently used one goes.
+
 Gateways count themselves in the same way: each process holds a lease under the id MEMBERS, renewed with the slots.
 """
 
@@ -26,27 +31,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
 from aiaas.limits.model import Lease, Limits
-from aiaas.limits.state import State, has_quota
+from aiaas.limits.state import MOST_USERS, counts_tokens, has_slot
 
 EPOCH: Final = 1767225600  # 2026-01-01 in UTC
 MEMBERS: Final = "gateways:"  # no API key's id and no client's address
 
 SCRIPT: Final = (
-    f"local EPOCH = {EPOCH}\n"
+    f"local EPOCH, MOST_USERS = {EPOCH}, {MOST_USERS}\n"
     """
 local DAY = 86400
-local state_key, slots_key, operation = KEYS[1], KEYS[2], ARGV[1]
+local operation = ARGV[1]
 local time = redis.call('TIME')
 local fraction = tonumber(time[2]) / 1000000
 local wall = tonumber(time[1]) + fraction
 local now = (tonumber(time[1]) - EPOCH) + fraction
 
 if operation == 'renew' then
-  local lease = tonumber(ARGV[2])
-  slots_key = KEYS[1]
+  local lease, slots_key = tonumber(ARGV[2]), KEYS[1]
   redis.call('ZREMRANGEBYSCORE', slots_key, '-inf', string.format('%.17g', now))
   for i = 3, #ARGV do
     redis.call('ZADD', slots_key, string.format('%.17g', now + lease), ARGV[i])
@@ -71,77 +73,99 @@ local function month_of(at)
   return (days - in_month - 719468) * DAY
 end
 
-local stored = redis.call('HMGET', state_key, 'r', 't', 'd', 'dt', 'm', 'mt', 'c')
-local r, t = tonumber(stored[1]) or -math.huge, tonumber(stored[2]) or -math.huge
-local d, dt = tonumber(stored[3]) or -math.huge, tonumber(stored[4]) or 0
-local m, mt = tonumber(stored[5]) or -math.huge, tonumber(stored[6]) or 0
-local c = tonumber(stored[7]) or -math.huge
 local today = day_of(wall)
 
-local function turn()
-  local this_month = month_of(wall)
-  if d < today then d, dt = today, 0 end
-  if m < this_month then m, mt = this_month, 0 end
+-- The state of an API key, or of one of its users.
+local function load(key)
+  local stored = redis.call('HMGET', key, 'r', 't', 'd', 'dt', 'm', 'mt', 'c')
+  return {
+    key = key, slots = 0,
+    r = tonumber(stored[1]) or -math.huge, t = tonumber(stored[2]) or -math.huge,
+    d = tonumber(stored[3]) or -math.huge, dt = tonumber(stored[4]) or 0,
+    m = tonumber(stored[5]) or -math.huge, mt = tonumber(stored[6]) or 0,
+    c = tonumber(stored[7]) or -math.huge,
+  }
 end
 
-local function save()
-  local left = math.max(r, t, c) - now
-  if dt > 0 then left = math.max(left, d + DAY - wall) end
-  if mt > 0 then left = math.max(left, month_of(m + 32 * DAY) - wall) end
+local function turn(s)
+  local this_month = month_of(wall)
+  if s.d < today then s.d, s.dt = today, 0 end
+  if s.m < this_month then s.m, s.mt = this_month, 0 end
+end
+
+-- Answers with the milliseconds for which it is kept.
+local function save(s)
+  local left = math.max(s.r, s.t, s.c) - now
+  if s.dt > 0 then left = math.max(left, s.d + DAY - wall) end
+  if s.mt > 0 then left = math.max(left, month_of(s.m + 32 * DAY) - wall) end
   if left <= 0 then
-    redis.call('DEL', state_key)
-    return
+    redis.call('DEL', s.key)
+    return 0
   end
   local fields = {}
-  for name, value in pairs({r = r, t = t, d = d, dt = dt, m = m, mt = mt, c = c}) do
-    if value > -math.huge then
+  for _, name in ipairs({'r', 't', 'd', 'dt', 'm', 'mt', 'c'}) do
+    if s[name] > -math.huge then
       fields[#fields + 1] = name
-      fields[#fields + 1] = string.format('%.17g', value)
+      fields[#fields + 1] = string.format('%.17g', s[name])
     end
   end
-  redis.call('HSET', state_key, unpack(fields))
-  redis.call('PEXPIRE', state_key, string.format('%.0f', math.ceil(left * 1000) + 1000))
+  redis.call('HSET', s.key, unpack(fields))
+  local kept = math.ceil(left * 1000) + 1000
+  redis.call('PEXPIRE', s.key, string.format('%.0f', kept))
+  return kept
 end
 
-local slots = 0
+local states = {}
 local function answer(allowed)
-  return string.format('%d %.17g %.17g %d %.17g %.17g %.17g %.17g %.17g %.17g %.17g',
-    allowed, now, wall, slots, r, t, d, dt, m, mt, c)
+  local parts = {string.format('%d %.17g %.17g', allowed, now, wall)}
+  for _, s in ipairs(states) do
+    parts[#parts + 1] = string.format('%d %.17g %.17g %.17g %.17g %.17g %.17g %.17g',
+      s.slots, s.r, s.t, s.d, s.dt, s.m, s.mt, s.c)
+  end
+  return table.concat(parts, ' ')
 end
 
 if operation == 'look' then
+  for i = 1, #KEYS do states[i] = load(KEYS[i]) end
   return answer(1)
 end
 
+local next_key = 0
+local function named_key()
+  next_key = next_key + 1
+  return KEYS[next_key]
+end
+
 if operation == 'settle' then
-  local id, per_minute, tokens_per_minute = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-  local by_day, by_month = ARGV[5] == '1', ARGV[6] == '1'
-  local difference, ran, admitted, cheap = tonumber(ARGV[7]), ARGV[8] == '1', tonumber(ARGV[9]), ARGV[10] == '1'
+  local difference, ran, admitted, cheap = tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4]), ARGV[5] == '1'
   local function charge(tat, cost, rate)
     return now + math.max(math.max(tat - now, 0) + cost * (60 / rate), 0)
   end
-  if id ~= '' then redis.call('ZREM', slots_key, id) end
-  if ran and difference == 0 then return 1 end
-  if not ran and per_minute then
-    if cheap then c = charge(c, -1, per_minute) else r = charge(r, -1, per_minute) end
+  for at = 6, #ARGV, 5 do
+    local id, per_minute, tokens_per_minute = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local by_day, by_month = ARGV[at + 3] == '1', ARGV[at + 4] == '1'
+    local state_key = named_key()
+    if id ~= '' then redis.call('ZREM', named_key(), id) end
+    if not ran or difference ~= 0 then
+      local s = load(state_key)
+      if not ran and per_minute then
+        if cheap then s.c = charge(s.c, -1, per_minute) else s.r = charge(s.r, -1, per_minute) end
+      end
+      if difference ~= 0 and tokens_per_minute then s.t = charge(s.t, difference, tokens_per_minute) end
+      if difference ~= 0 and (by_day or by_month) then
+        turn(s)
+        if by_day and s.d == day_of(admitted) then s.dt = math.max(s.dt + difference, 0) end
+        if by_month and s.m == month_of(admitted) then s.mt = math.max(s.mt + difference, 0) end
+      end
+      save(s)
+    end
   end
-  if difference ~= 0 and tokens_per_minute then t = charge(t, difference, tokens_per_minute) end
-  if difference ~= 0 and (by_day or by_month) then
-    turn()
-    if by_day and d == day_of(admitted) then dt = math.max(dt + difference, 0) end
-    if by_month and m == month_of(admitted) then mt = math.max(mt + difference, 0) end
-  end
-  save()
   return 1
 end
 
 local tokens, id, lease = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local per_minute, burst = tonumber(ARGV[5]), tonumber(ARGV[6])
-local tokens_per_minute, tokens_burst = tonumber(ARGV[7]), tonumber(ARGV[8])
-local day_quota, month_quota, concurrent = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local cheap = ARGV[12] == '1'
-
-local allowed = true
+local cheap, user = ARGV[5] == '1', ARGV[6]
+local allowed, limits = true, {}
 local function decide(tat, rate, size, cost)
   local interval = 60 / rate
   local wanted = math.max(tat - now, 0) + cost * interval
@@ -149,33 +173,64 @@ local function decide(tat, rate, size, cost)
   return now + wanted
 end
 
-local next_r, next_t, next_c = r, t, c
-if per_minute then
-  if cheap then next_c = decide(c, per_minute, burst, 1) else next_r = decide(r, per_minute, burst, 1) end
-end
-if tokens_per_minute then next_t = decide(t, tokens_per_minute, tokens_burst, tokens) end
-if day_quota and (d >= today and dt or 0) + tokens > day_quota then allowed = false end
-if month_quota and (m >= month_of(wall) and mt or 0) + tokens > month_quota then allowed = false end
-if concurrent then
-  redis.call('ZREMRANGEBYSCORE', slots_key, '-inf', string.format('%.17g', now))
-  slots = redis.call('ZCARD', slots_key)
-  if slots >= concurrent then allowed = false end
+for at = 7, #ARGV, 7 do
+  local s = load(named_key())
+  local l = {
+    per_minute = tonumber(ARGV[at]), burst = tonumber(ARGV[at + 1]),
+    tokens_per_minute = tonumber(ARGV[at + 2]), tokens_burst = tonumber(ARGV[at + 3]),
+    day = tonumber(ARGV[at + 4]), month = tonumber(ARGV[at + 5]), concurrent = tonumber(ARGV[at + 6]),
+    r = s.r, t = s.t, c = s.c,
+  }
+  if l.per_minute then
+    if cheap then l.c = decide(s.c, l.per_minute, l.burst, 1) else l.r = decide(s.r, l.per_minute, l.burst, 1) end
+  end
+  if l.tokens_per_minute then l.t = decide(s.t, l.tokens_per_minute, l.tokens_burst, tokens) end
+  if l.day and (s.d >= today and s.dt or 0) + tokens > l.day then allowed = false end
+  if l.month and (s.m >= month_of(wall) and s.mt or 0) + tokens > l.month then allowed = false end
+  if l.concurrent then
+    l.slots_key = named_key()
+    redis.call('ZREMRANGEBYSCORE', l.slots_key, '-inf', string.format('%.17g', now))
+    s.slots = redis.call('ZCARD', l.slots_key)
+    if s.slots >= l.concurrent then allowed = false end
+  end
+  states[#states + 1] = s
+  limits[#limits + 1] = l
 end
 if not allowed then
   return answer(0)
 end
 
-local before = answer(1)
-r, t, c = next_r, next_t, next_c
-if day_quota or month_quota then
-  turn()
-  if day_quota then dt = dt + tokens end
-  if month_quota then mt = mt + tokens end
+local before, kept = answer(1), 0
+for i, s in ipairs(states) do
+  local l = limits[i]
+  s.r, s.t, s.c, kept = l.r, l.t, l.c, 0
+  if l.day or l.month then
+    turn(s)
+    if l.day then s.dt = s.dt + tokens end
+    if l.month then s.mt = s.mt + tokens end
+  end
+  if l.per_minute or l.tokens_per_minute or l.day or l.month then kept = save(s) end
+  if l.concurrent then
+    local leased = math.ceil(lease * 1000)
+    redis.call('ZADD', l.slots_key, string.format('%.17g', now + lease), id)
+    redis.call('PEXPIRE', l.slots_key, string.format('%d', leased))
+    kept = math.max(kept, leased)
+  end
 end
-if per_minute or tokens_per_minute or day_quota or month_quota then save() end
-if concurrent then
-  redis.call('ZADD', slots_key, string.format('%.17g', now + lease), id)
-  redis.call('PEXPIRE', slots_key, string.format('%d', math.ceil(lease * 1000)))
+
+-- `kept` is now that of the user.
+if user ~= '' and kept > 0 then
+  local users = named_key()
+  redis.call('ZADD', users, string.format('%.17g', now), user)
+  if kept > redis.call('PTTL', users) then redis.call('PEXPIRE', users, string.format('%.0f', kept)) end
+  local most = redis.call('ZCARD', users) - MOST_USERS
+  if most > 0 then
+    local tag = string.sub(users, 1, -6)
+    for _, old in ipairs(redis.call('ZRANGE', users, 0, most - 1)) do
+      redis.call('DEL', tag .. 'limits:' .. old, tag .. 'slots:' .. old)
+    end
+    redis.call('ZREMRANGEBYRANK', users, 0, most - 1)
+  end
 end
 return before
 """
@@ -184,37 +239,51 @@ return before
 Argument = str | int | float
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """The script's answer: whether all limits let the request in, and their state before.
-
-    now   seconds since EPOCH, wall  POSIX seconds, both by the server's clock
-    """
-
-    allowed: bool
-    now: float
-    wall: float
-    state: State
+def state_key_of(key: str, user: str | None = None) -> str:
+    """The one of KEYS with the state of an API key (or an address), or of its user."""
+    return f"aiaas:{{{key}}}:limits" if user is None else f"aiaas:{{{key}}}:limits:{user}"
 
 
-def keys_of(key: str, *, slots: bool) -> tuple[str, ...]:
-    """The script's KEYS for an API key (or an address), with that of its slots where they matter."""
-    state = f"aiaas:{{{key}}}:limits"
-    return (state, slots_key_of(key)) if slots else (state,)
+def slots_key_of(key: str, user: str | None = None) -> str:
+    """The one of KEYS with the slots, which is the only one for a renewal."""
+    return f"aiaas:{{{key}}}:slots" if user is None else f"aiaas:{{{key}}}:slots:{user}"
 
 
-def slots_key_of(key: str) -> str:
-    """The only one of KEYS for a renewal."""
-    return f"aiaas:{{{key}}}:slots"
+def admit_keys(key: str, limits: Limits, user: str) -> list[str]:
+    """KEYS of an admission."""
+    keys = _keys_of(key, None, slots=limits.concurrent is not None)
+    if limits.user is not None:
+        keys += _keys_of(key, user, slots=limits.user.concurrent is not None)
+        keys.append(f"aiaas:{{{key}}}:users")
+    return keys
 
 
-def admit_arguments(limits: Limits, tokens: int, lease_id: str, lease: float) -> tuple[Argument, ...]:
+def look_keys(key: str, limits: Limits, user: str) -> list[str]:
+    """KEYS of a look."""
+    return [state_key_of(key)] if limits.user is None else [state_key_of(key), state_key_of(key, user)]
+
+
+def settle_keys(lease: Lease) -> list[str]:
+    """KEYS of a settlement."""
+    keys, user = _keys_of(lease.key, None, slots=lease.slot), lease.limits.user
+    return keys if user is None else keys + _keys_of(lease.key, lease.user, slots=user.concurrent is not None)
+
+
+def _keys_of(key: str, user: str | None, *, slots: bool) -> list[str]:
+    return [state_key_of(key, user), slots_key_of(key, user)] if slots else [state_key_of(key, user)]
+
+
+def admit_arguments(limits: Limits, tokens: int, lease_id: str, lease: float, user: str = "") -> tuple[Argument, ...]:
     """ARGV of an admission that reserves `tokens`; a slot is held under `lease_id` for `lease` seconds."""
+    head = ("admit", tokens, lease_id, lease, int(limits.cheap))
+    if limits.user is None:
+        return (*head, "", *_limit_arguments(limits))
+    return (*head, user, *_limit_arguments(limits), *_limit_arguments(limits.user))
+
+
+def _limit_arguments(limits: Limits) -> tuple[Argument, ...]:
     requests, minute = limits.requests, limits.tokens
     return (
-        "admit",
-        tokens,
-        lease_id,
-        lease,
         "" if requests is None else requests.per_minute,
         "" if requests is None else requests.burst,
         "" if minute is None else minute.per_minute,
@@ -222,29 +291,31 @@ def admit_arguments(limits: Limits, tokens: int, lease_id: str, lease: float) ->
         "" if limits.tokens_per_day is None else limits.tokens_per_day,
         "" if limits.tokens_per_month is None else limits.tokens_per_month,
         "" if limits.concurrent is None else limits.concurrent,
-        int(limits.cheap),
     )
 
 
 def settle_arguments(lease: Lease, used_tokens: int, ran: bool) -> tuple[Argument, ...] | None:
     """ARGV of a settlement; None where there is nothing to settle."""
-    limits = lease.limits
+    limits, user = lease.limits, lease.limits.user
     difference = used_tokens - lease.reserved_tokens
-    if limits.tokens is None and not has_quota(limits):
+    if not counts_tokens(limits):
         difference = 0
-    if ran and not lease.slot and not difference:
+    if ran and not has_slot(lease) and not difference:
         return None
     return (
-        "settle",
-        lease.id if lease.slot else "",
+        *("settle", difference, int(ran), lease.admitted_wall, int(limits.cheap)),
+        *_settled_arguments(limits, lease.id if lease.slot else ""),
+        *(() if user is None else _settled_arguments(user, "" if user.concurrent is None else lease.id)),
+    )
+
+
+def _settled_arguments(limits: Limits, lease_id: str) -> tuple[Argument, ...]:
+    return (
+        lease_id,
         "" if limits.requests is None else limits.requests.per_minute,
         "" if limits.tokens is None else limits.tokens.per_minute,
         int(limits.tokens_per_day is not None),
         int(limits.tokens_per_month is not None),
-        difference,
-        int(ran),
-        lease.admitted_wall,
-        int(limits.cheap),
     )
 
 
@@ -257,14 +328,3 @@ def renew_arguments(lease_ids: Iterable[str], lease: float) -> tuple[Argument, .
 
 
 LOOK_CALL: Final[tuple[Argument, ...]] = ("look",)
-
-
-def standing(reply: bytes) -> Standing:
-    """The script's answer to an admission or a look."""
-    allowed, now, wall, slots, requests, tokens, day, day_tokens, month, month_tokens, cheap = reply.split()
-    state = State()
-    state.requests, state.tokens, state.slots = float(requests), float(tokens), int(slots)
-    state.day, state.day_tokens = float(day), int(float(day_tokens))
-    state.month, state.month_tokens = float(month), int(float(month_tokens))
-    state.cheap = float(cheap)
-    return Standing(allowed == b"1", float(now), float(wall), state)

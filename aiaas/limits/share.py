@@ -18,7 +18,7 @@ import msgspec
 
 from aiaas.limits.gcra import charge
 from aiaas.limits.model import Limits, Rate
-from aiaas.limits.script import Standing
+from aiaas.limits.standing import Standing
 from aiaas.limits.state import State, windows_at
 
 
@@ -117,5 +117,6 @@ def _backlog_of_share(backlog: float, rate: Rate, part: Rate, processes: int) ->
 def _most(limits: Limits) -> float:
     """The largest reservation that these limits can ever let in."""
     burst = None if limits.tokens is None else limits.tokens.burst
-    sizes = (burst, limits.tokens_per_day, limits.tokens_per_month)
+    user = None if limits.user is None else _most(limits.user)
+    sizes = (burst, limits.tokens_per_day, limits.tokens_per_month, user)
     return min((size for size in sizes if size is not None), default=inf)

@@ -1,20 +1,25 @@
 """The state of one key, and the making of a refusal: the same for every store. Pure.
 
 Where several limits refuse, the error names the one with the longest wait, since after a shorter one the client would
-be refused again; a refusal that waiting cannot help (a reservation larger than the bucket) comes first.
+be refused again; a refusal that waiting cannot help (a reservation larger than the bucket) comes first. The limits of a
+key and those of its user decide like the limits of one key.
 """
 
 from __future__ import annotations
 
 import calendar
+from collections import OrderedDict
 from datetime import UTC, datetime
 from math import inf
 from typing import Final, NamedTuple
 
-from aiaas.limits.gcra import decide
-from aiaas.limits.model import AdmissionResult, Decision, Limits
+from aiaas.limits.gcra import charge, decide
+from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits
 
 SLOT_RETRY: Final = 1.0  # seconds; the time when a slot comes back is unknown
+# Users of a key whose counts are kept: some 3 MB. Beyond that the least recently used one begins anew. A client that
+# can name that many users could as well come as a new one each time, and the key's own limits hold.
+MOST_USERS: Final = 10_000
 
 _DAY: Final = 86400.0
 
@@ -38,13 +43,15 @@ def windows_at(wall: float) -> Windows:
 
 
 class State:
-    """The state of one key. The moments `requests`, `cheap` and `tokens` are TATs on the store's clock.
+    """The state of a key, or of one of its users. The moments `requests`, `cheap` and `tokens` are TATs on the store's
+    clock.
 
     day, month                starts of the windows in which tokens count
     day_tokens, month_tokens  tokens reserved or used in these windows
+    users                     the states of a key's users, the least recently used first; None where it never had any
     """
 
-    __slots__ = ("cheap", "day", "day_tokens", "month", "month_tokens", "requests", "slots", "tokens")
+    __slots__ = ("cheap", "day", "day_tokens", "month", "month_tokens", "requests", "slots", "tokens", "users")
 
     def __init__(self) -> None:
         self.requests = -inf
@@ -55,6 +62,7 @@ class State:
         self.day_tokens = 0
         self.month = -inf
         self.month_tokens = 0
+        self.users: OrderedDict[str, State] | None = None
 
     def count(self, tokens: int, limits: Limits, windows: Windows) -> None:
         """Add to the windows that have a quota. A window later than the clock (which was set back) goes on."""
@@ -72,6 +80,22 @@ class State:
         if limits.tokens_per_month is not None and counted_in.month == self.month:
             self.month_tokens = max(self.month_tokens + tokens, 0)
 
+    def settle(self, lease: Lease, difference: int, ran: bool, now: float, current: Windows) -> None:
+        """Give back the slot, and charge the tokens that were used beyond the reservation."""
+        limits = lease.limits
+        if lease.slot and self.slots:
+            self.slots -= 1
+        if not ran and limits.requests is not None:
+            if limits.cheap:
+                self.cheap = charge(self.cheap, limits.requests, -1, now)
+            else:
+                self.requests = charge(self.requests, limits.requests, -1, now)
+        if difference and limits.tokens is not None:
+            self.tokens = charge(self.tokens, limits.tokens, difference, now)
+        if difference and has_quota(limits):
+            today = current.day <= lease.admitted_wall < current.day_end
+            self.correct(difference, limits, current if today else windows_at(lease.admitted_wall), current)
+
     def _turn(self, windows: Windows) -> None:
         if self.day < windows.day:
             self.day = windows.day
@@ -87,6 +111,7 @@ class State:
             and self.cheap <= now
             and self.tokens <= now
             and not self.slots
+            and not self.users
             and (not self.day_tokens or self.day < windows.day)
             and (not self.month_tokens or self.month < windows.month)
         )
@@ -95,6 +120,18 @@ class State:
 def has_quota(limits: Limits) -> bool:
     """Whether tokens are counted in a day or a month."""
     return limits.tokens_per_day is not None or limits.tokens_per_month is not None
+
+
+def counts_tokens(limits: Limits) -> bool:
+    """Whether tokens count for any of these limits, those of the key's user included."""
+    user = limits.user
+    return limits.tokens is not None or has_quota(limits) or (user is not None and counts_tokens(user))
+
+
+def has_slot(lease: Lease) -> bool:
+    """Whether the request holds a slot of its key, or of the key's user."""
+    user = lease.limits.user
+    return lease.slot or (user is not None and user.concurrent is not None)
 
 
 def quota_refusals(
@@ -124,7 +161,10 @@ def _slot_refusals(state: State, limits: Limits) -> list[tuple[str, Decision]]:
 
 
 def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, windows: Windows) -> AdmissionResult:
-    """The result of a refusal, which charges nothing; the Decisions of other limits are as without the request."""
+    """The result of a refusal, which charges nothing; the Decisions of other limits are as without the request.
+
+    Where all these limits would let the request in, `refused_by` and `refusal` are None.
+    """
     requests = minute = None
     refusals = quota_refusals(state, limits, tokens, wall, windows) + _slot_refusals(state, limits)
     if limits.requests is not None:
@@ -140,5 +180,39 @@ def refused(state: State, limits: Limits, tokens: int, now: float, wall: float, 
             minute = decide(state.tokens, limits.tokens, 0, now)[0]
         else:
             refusals.append(("tokens", minute))
-    by, refusal = max(refusals, key=lambda named: inf if named[1].retry_after is None else named[1].retry_after)
+    by, refusal = max(refusals, key=lambda named: _wait(named[1]), default=(None, None))
     return AdmissionResult(by, requests, minute, refusal, None)
+
+
+def seen(state: State, limits: Limits, requests: int, tokens: int, now: float, lease: Lease | None) -> AdmissionResult:
+    """The result of an admission, or of a look."""
+    decided = minute = None
+    if limits.requests is not None:
+        decided = decide(state.cheap if limits.cheap else state.requests, limits.requests, requests, now)[0]
+    if limits.tokens is not None:
+        minute = decide(state.tokens, limits.tokens, tokens, now)[0]
+    return AdmissionResult(None, decided, minute, None, lease)
+
+
+def together(key: AdmissionResult, user: AdmissionResult) -> AdmissionResult:
+    """The result of a key's limits and those of its user, as one."""
+    named = user if _wait(user.refusal) > _wait(key.refusal) else key
+    return AdmissionResult(
+        named.refused_by,
+        _tighter(key.requests, user.requests),
+        _tighter(key.tokens, user.tokens),
+        named.refusal,
+        key.lease,
+        named is user,
+    )
+
+
+def _tighter(key: Decision | None, user: Decision | None) -> Decision | None:
+    decisions = [decision for decision in (key, user) if decision is not None]
+    return min(decisions, key=lambda one: (one.allowed, one.remaining, -one.reset_after), default=None)
+
+
+def _wait(refusal: Decision | None) -> float:
+    if refusal is None:
+        return -1.0
+    return inf if refusal.retry_after is None else refusal.retry_after

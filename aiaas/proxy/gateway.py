@@ -163,7 +163,7 @@ class Gateway:
         self._requests[client] = record
         self._quiet.clear()
         if (traces := self.traces.plan) is not None:
-            record.trace = self.traces.begin(traces, request.headers, client.peer, active.trusted)
+            record.trace = self.traces.begin(traces, request, client.peer, active.trusted)
         ticket = None
         try:
             if self.refusing:

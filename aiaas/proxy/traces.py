@@ -19,12 +19,13 @@ from typing import Final
 from aiaas import __version__
 from aiaas.plan.model import Plan, TracesPlan
 from aiaas.proxy.client.identity import Networks, is_trusted
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.client.request_ids import RequestIds
 from aiaas.proxy.span_export import SpanExporter
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.telemetry.spans import Value, encoded, envelope, is_failed, spans_of
-from aiaas.proxy.telemetry.trace import SPAN_ID_BYTES, TRACE_ID_BYTES, Headers, Trace, context_of
+from aiaas.proxy.telemetry.trace import SPAN_ID_BYTES, TRACE_ID_BYTES, Trace, context_of
 from aiaas.proxy.upstream.dial import ClientTls
 
 SERVICE: Final = "aiaas"
@@ -60,9 +61,9 @@ class Tracing:
         self._scheme = "http" if plan.server.tls is None else "https"
         self.exporter.follow(None if self.plan is None else self.plan.collector)
 
-    def begin(self, plan: TracesPlan, headers: Headers, peer: str, trusted: Networks) -> Trace:
+    def begin(self, plan: TracesPlan, request: HttpRequest, peer: str, trusted: Networks) -> Trace:
         """The trace of a request that has just come from `peer`."""
-        parent = context_of(headers)
+        parent = context_of(request.values)
         sampled = self._draw() < plan.sample_ratio
         if parent is not None and parent.sampled and not sampled:
             sampled = is_trusted(peer, trusted)

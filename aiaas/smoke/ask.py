@@ -198,7 +198,7 @@ class Asker:
 def wait_told(seen: Seen) -> float | None:
     """Seconds until the key's own limit would let a refused request in; None for other answers and longer waits."""
     error = error_of(seen)
-    if seen.status != 429 or error is None or error[0] not in PASSING:
+    if seen.status != 429 or error is None or error[0].removeprefix("user_") not in PASSING:
         return None
     told = seen.headers.get("retry-after-ms", ""), seen.headers.get("retry-after", "")
     wait = int(told[0]) / 1000 if told[0].isdecimal() else float(told[1]) if told[1].isdecimal() else None

@@ -119,8 +119,8 @@ def hint_for(seen: Seen, otherwise: str) -> str:
         return "the ingress or another proxy refuses it first: its body limit is below the gateway's"
     if "html" in seen.headers.get("content-type", ""):
         return _HTML
-    if error is not None and error[0] in _BY_CODE:
-        return _BY_CODE[error[0]]
+    if error is not None and (hint := _BY_CODE.get(error[0].removeprefix("user_"))) is not None:
+        return hint
     if seen.status == 400 and b"riority" in seen.body:
         return _SCHEDULING
     if seen.status in REDIRECTS:

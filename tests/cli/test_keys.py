@@ -15,6 +15,7 @@ from aiaas.cli.main import run
 from aiaas.keys.file import edit_key_file, read_key_file
 from aiaas.keys.format import make_key, parse_key, tag_of
 from aiaas.keys.hashing import hash_key, is_digest, verify_key
+from aiaas.keys.model import KeyLimits
 
 FOREIGN = "sk-Zk2vQ8xLr7Tn4Wp9Ym3Hc6Jb1Fd5Gs0"
 
@@ -377,6 +378,24 @@ def test_unknown_field_needs_force(console: Console, command: str, stdin: str | 
     assert console(command, "alice", "--allow-field", "priorty", "--force", stdin=stdin) == 0
     assert "warning: --allow-field priorty: is not a field" in console.err
     assert read_key_file(console.file).records[0].allow_fields == ("priorty",)
+
+
+def test_limits_of_users_are_kept_and_shown(console: Console) -> None:
+    """By `create` and `import`; without a header, or above the key's own, they are wrong usage."""
+    limits = ("--user-rpm", "10", "--user-tokens-per-minute", "9", "--user-concurrency", "2")
+    options = ("--users-header", "x-user", *limits)
+    assert console("create", "app", "--rpm", "60", *options) == 0
+    record = read_key_file(console.file).records[0]
+    assert record.user_limits == KeyLimits(requests_per_minute=10, tokens_per_minute=9, max_concurrent=2)
+    assert console("show", "app") == 0
+    assert "by x-user, each with requests_per_minute=10, tokens_per_minute=9, max_concurrent=2\n" in console.out
+    assert console("import", "old", *options, stdin=FOREIGN) == 0
+    assert console("list", "-o", "json") == 0
+    assert [key["user_limits"]["max_concurrent"] for key in json.loads(console.out)] == [2, 2]
+    above = (*options, "--rpm", "9")
+    for wrong, says in ((("--user-rpm", "5"), "need users_header"), (above, "above the key's own 9")):
+        assert console("create", "bad", *wrong) == 2
+        assert says in console.err
 
 
 def test_header_of_users_is_kept_and_shown(console: Console) -> None:

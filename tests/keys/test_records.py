@@ -24,6 +24,7 @@ FULL = replace(
     priority_class="batch",
     allow_fields=("priority", "prompt_logprobs"),
     users_header="X-OpenWebUI-User-Id",
+    user_limits=KeyLimits(6, 1, 100, 1000, 10_000, 2),
     limits=KeyLimits(60, 10, 1000, 10_000, 100_000, 4),
     metadata={"team": "search", "note": "yes: 'really' #1"},
     previous=PreviousSecret(HASH, NOW, "ff", imported=True),
@@ -41,6 +42,12 @@ FLOW = f"{{id: aaaaaaaa, name: alice, hash: '{HASH}', created: 2026-03-01}}"
 def moments() -> st.SearchStrategy[datetime]:
     times = st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))
     return times.map(lambda moment: moment.replace(microsecond=0))
+
+
+def _with_users(record: KeyRecord) -> KeyRecord:
+    """The record, with limits for its users where it has a header that names them."""
+    valid = record.limits.burst is None or record.limits.requests_per_minute is not None
+    return replace(record, user_limits=record.limits) if valid and record.users_header is not None else record
 
 
 words = st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), max_size=20)
@@ -62,7 +69,7 @@ records = st.builds(
     imported=st.booleans(),
     tag=st.sampled_from(["0000", "12e4", "ff"]),
     weak=st.booleans(),
-).filter(lambda record: not (record.imported and record.hash == DIGEST))  # fmt: skip
+).filter(lambda record: not (record.imported and record.hash == DIGEST)).map(_with_users)  # fmt: skip
 
 
 def test_wrong_header_of_users_is_an_error_at_its_place() -> None:
@@ -70,6 +77,25 @@ def test_wrong_header_of_users_is_an_error_at_its_place() -> None:
     text = f"version: 1\nkeys:\n{ENTRY}  users_header: X User\n"
     with pytest.raises(KeyFileError, match=r"k:7:17: .*users_header 'X User' is not the name of a header"):
         parse_records(text, "k")
+
+
+@pytest.mark.parametrize(
+    ("fields", "place", "says"),
+    [
+        ("user_limits: {max_concurrent: 1}", "7:16", "user_limits: limits on users need users_header"),
+        (
+            "users_header: x\n  limits: {burst: 1}\n  user_limits: {requests_per_minute: 1, burst: 2}",
+            "9:16",
+            "above the",
+        ),
+        ("users_header: x\n  user_limits: {max: 2}", "8:22", "user_limits: 'max' is unknown"),
+    ],
+    ids=["without a header", "above the key's", "unknown limit"],
+)
+def test_wrong_limits_of_users_are_an_error_at_their_place(fields: str, place: str, says: str) -> None:
+    """A limit that silently does not hold is worse than none."""
+    with pytest.raises(KeyFileError, match=f"k:{place}: .*{says}"):
+        parse_records(f"version: 1\nkeys:\n{ENTRY}  {fields}\n", "k")
 
 
 @given(st.lists(records, unique_by=(lambda record: record.id, lambda record: record.name), max_size=4))

@@ -21,8 +21,10 @@ MIDNIGHT = 12 * 3600.0
 MONTH_END = MIDNIGHT + 7 * 86400.0
 
 
-async def admit(store: Store, limits: Limits, tokens: int = 0, at: float = 0.0, key: str = "alice") -> AdmissionResult:
-    return await store.admit(key, limits, tokens, NOW + at, WALL + at)
+async def admit(
+    store: Store, limits: Limits, tokens: int = 0, at: float = 0.0, key: str = "alice", user: str = ""
+) -> AdmissionResult:
+    return await store.admit(key, limits, tokens, NOW + at, WALL + at, user)
 
 
 async def admitted(store: Store, limits: Limits, tokens: int = 0, at: float = 0.0, key: str = "alice") -> Lease:

@@ -43,13 +43,15 @@ class ClockedStore:
         seconds, micros = divmod(round(wall * 1e6), 10**6)
         return self.store.connection(key).call("EVAL", SET_CLOCK, 1, f"{{{key}}}time", seconds, micros)
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
+    async def admit(
+        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
+    ) -> AdmissionResult:
         await self._set(key, wall)
-        return await self.store.admit(key, limits, tokens, now, wall)
+        return await self.store.admit(key, limits, tokens, now, wall, user)
 
-    async def look(self, key: str, limits: Limits, now: float) -> AdmissionResult:
+    async def look(self, key: str, limits: Limits, now: float, user: str = "") -> AdmissionResult:
         await self._set(key, WALL + now - NOW)
-        return await self.store.look(key, limits, now)
+        return await self.store.look(key, limits, now, user)
 
     def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         self._set(lease.key, wall)  # in order before the settlement, on the same connection

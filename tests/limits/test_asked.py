@@ -7,7 +7,7 @@ import pytest
 from aiaas.limits.asked import Asked
 from aiaas.limits.model import Lease, Limits
 from aiaas.limits.resp import RedisReplyError, Reply
-from aiaas.limits.script import Standing
+from aiaas.limits.standing import Standing
 
 LET_IN = b"1 5 10 0 -inf -inf -inf 0 -inf 0 -inf"
 REFUSED = b"0 5 10 0 -inf -inf -inf 0 -inf 0 -inf"
@@ -19,8 +19,8 @@ class FakeStore:
     def __init__(self) -> None:
         self.settled: list[tuple[str, int, bool]] = []
 
-    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str) -> Lease:
-        return Lease(key, limits, tokens, False, found.wall, lease_id)
+    def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str, user: str = "") -> Lease:
+        return Lease(key, limits, tokens, False, found.wall, lease_id, None, user)
 
     def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
         self.settled.append((lease.id, used_tokens, ran))

@@ -140,6 +140,18 @@ def test_reservation_above_the_bucket_is_a_400() -> None:
     assert retry_headers(decision) == ()
 
 
+@pytest.mark.parametrize("by", ["requests", "tokens", "concurrency", "quota"])
+def test_limit_of_a_user_has_a_code_of_its_own(by: str) -> None:
+    """And a message that says whose limit it is; everything else is as for the key's."""
+    decision = Decision(False, 10, 0, 60.0, 6.0)
+    error, whole = (refusal(AdmissionResult(by, REQUESTS, None, decision, None, of)) for of in (True, False))
+    assert (error.status, error.code, error.headers) == (429, f"user_{whole.code}", whole.headers)
+    assert error.message == whole.message.replace(" is 10 ", " of each user of this key is 10 ")
+    never = refusal(AdmissionResult("tokens", None, None, Decision(False, 10, 10, 0.0, None), None, True))
+    assert (never.status, never.code) == (400, "invalid_request")
+    assert "the 10 tokens that a user of this key may use" in never.message
+
+
 def test_an_admitted_request_has_no_refusal() -> None:
     """Asking for one is a mistake in the caller."""
     with pytest.raises(ValueError, match="was admitted"):

@@ -13,9 +13,10 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import Lease, Limits, Rate
 from aiaas.limits.state import State
 from tests.limits.conformance import MIDNIGHT, NOW, WALL, StoreConformance, admit, admitted, refused, settle
+from tests.limits.user_conformance import UserConformance
 
 
-class TestMemoryStore(StoreConformance):
+class TestMemoryStore(StoreConformance, UserConformance):
     """The suite that all stores share."""
 
     @pytest.fixture

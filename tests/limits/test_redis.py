@@ -18,17 +18,17 @@ from aiaas.limits.connection import STORE_PATIENCE, StoreAwayError
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits, Rate, Store
-from aiaas.limits.redis import KNOWN_LIMIT, LATE_LIMIT, RedisStore
+from aiaas.limits.redis import LATE_LIMIT, RedisStore
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.limits.resp import Reply
-from aiaas.limits.script import SCRIPT, Standing
-from aiaas.limits.share import KnownState
-from aiaas.limits.state import State, windows_at
+from aiaas.limits.script import SCRIPT
+from aiaas.limits.state import windows_at
 from tests.fakes.delay import delaying
 from tests.fakes.redis import RedisServer
 from tests.limits.conformance import NOW, WALL, StoreConformance, admit
 from tests.limits.stores import CLOCKED, ClockedStore, OpenStore, away, back, until
 from tests.limits.stores import running as connected
+from tests.limits.user_conformance import UserConformance
 
 
 @asynccontextmanager
@@ -39,8 +39,8 @@ async def running(server: RedisServer, **options: Any) -> AsyncIterator[OpenStor
         yield store
 
 
-class TestRedisStore(StoreConformance):
-    """The suite that all stores share."""
+class TestRedisStore(StoreConformance, UserConformance):
+    """The suites that all stores share."""
 
     @pytest.fixture
     async def store(self, redis_server: RedisServer) -> AsyncIterator[Store]:
@@ -67,16 +67,18 @@ def some_limits(random: Random) -> Limits:
     def maybe(*values: Any) -> Any:
         return random.choice([None, *values])
 
+    user = Limits(maybe(Rate(30, 2)), maybe(Rate(60, 60), Rate(300, 90)), maybe(140), maybe(290), maybe(1, 2))
     return Limits(
         maybe(Rate(60, 3), Rate(7, 2)),
         maybe(Rate(600, 100), Rate(77, 77)),
         maybe(150, 1000),
         maybe(300),
         maybe(1, 3),
+        user=maybe(user),
     )
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(16))
 async def test_it_decides_as_the_memory_store_does(redis_server: RedisServer, seed: int) -> None:
     """Any sequence of admissions, looks and settlements, over days and months, under limits that change."""
     random = Random(seed)
@@ -91,7 +93,7 @@ async def test_it_decides_as_the_memory_store_does(redis_server: RedisServer, se
             if step < 0.05:
                 limits = some_limits(random)
             elif step < 0.15:
-                looks = [await store.look("alice", limits, NOW + at) for store in stores]
+                looks = [await store.look("alice", limits, NOW + at, "u1") for store in stores]
                 assert seen(looks[0].requests) == seen(looks[1].requests)
                 assert seen(looks[0].tokens) == seen(looks[1].tokens)
             elif step < 0.5 and held:
@@ -101,8 +103,9 @@ async def test_it_decides_as_the_memory_store_does(redis_server: RedisServer, se
                     store.settle(lease, used, NOW + at, WALL + at, ran=ran)
             else:
                 tokens = random.randrange(110)
-                ours, theirs = [await admit(store, limits, tokens, at) for store in stores]
-                assert ours.refused_by == theirs.refused_by
+                user = random.choice(["u1", "u2"])
+                ours, theirs = [await admit(store, limits, tokens, at, user=user) for store in stores]
+                assert (ours.refused_by, ours.of_user) == (theirs.refused_by, theirs.of_user)
                 for name in ("requests", "tokens", "refusal"):
                     assert seen(getattr(ours, name)) == seen(getattr(theirs, name))
                 if ours.lease is not None and theirs.lease is not None:
@@ -112,7 +115,7 @@ async def test_it_decides_as_the_memory_store_does(redis_server: RedisServer, se
 
 async def test_its_months_are_the_calendars(redis_server: RedisServer) -> None:
     """The script's UTC months begin where Python's do, leap years and centuries included."""
-    body = SCRIPT[SCRIPT.index("local function month_of") : SCRIPT.index("local stored")]
+    body = SCRIPT[SCRIPT.index("local function month_of") : SCRIPT.index("local today")]
     script = f"local DAY = 86400 {body} return string.format('%.0f', month_of(tonumber(ARGV[1])))"
     random = Random(1)
     moments = [random.randrange(0, 5_000_000_000) for _ in range(300)]
@@ -277,7 +280,7 @@ async def test_after_anything_no_slot_stays_taken(redis_server: RedisServer, see
             return one.up and await one.command("ZCARD", "aiaas:{alice}:slots") == 0
 
         await until(all_free, within=5.0)
-        assert one._held == other._held == {}
+        assert one._known.held == other._known.held == {}
 
 
 async def test_slots_are_put_back_into_a_server_that_lost_them(redis_server: RedisServer) -> None:
@@ -519,20 +522,6 @@ async def test_a_password_is_given_and_never_shown(tmp_path: Path) -> None:
         server.end()
     assert any("WRONGPASS" in text for text in said)
     assert not any("-pass" in text.replace("username-password", "") for text in said)
-
-
-async def test_state_of_the_latest_keys_is_known() -> None:
-    """The keys used last, each at most once."""
-    store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
-    known = KnownState(Standing(True, 0.0, 0.0, State()), 0.0, 0, 0, 0)
-    for number in range(KNOWN_LIMIT):
-        store._remember(str(number), known)
-    store._remember("0", known)
-    store._remember("another", known)
-    assert store.last_known("1") is None
-    assert store.last_known("0") is known
-    assert store.last_known("0") is None
-    assert store.last_known("2") is known
 
 
 async def test_settlements_of_a_long_outage_are_bounded_and_counted() -> None:

@@ -13,7 +13,7 @@ from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.model import AdmissionResult, Limits, Rate, Store
 from aiaas.limits.node import RETRY_LONGEST, StoreNode
 from aiaas.limits.redis_url import StorePlace, parse_redis_url
-from aiaas.limits.script import MEMBERS, keys_of
+from aiaas.limits.script import MEMBERS, slots_key_of, state_key_of
 from aiaas.limits.servers import Servers
 from aiaas.limits.topology import Redirect, SlotRange, slot_of
 from aiaas.limits.usage_redis import RedisUsage
@@ -84,7 +84,7 @@ async def admit(store: OpenStore | FallbackStore, key: str = "alice", limits: Li
 def test_slots_are_those_of_the_nodes_own_reckoning(cluster: RedisCluster) -> None:
     """For every key that the store uses: ids of keys, addresses, usage, the count of gateways."""
     for tag in ("4hT0bQ2x", "10.1.2.3", "2001:db8::1", "usage", MEMBERS):
-        for key in keys_of(tag, slots=True):
+        for key in (state_key_of(tag), slots_key_of(tag), state_key_of(tag, "u"), slots_key_of(tag, "u")):
             assert cluster.nodes[0].command("CLUSTER", "KEYSLOT", key) == slot_of(tag)
 
 

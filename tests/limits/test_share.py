@@ -9,8 +9,9 @@ import pytest
 
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import UNLIMITED, Limits, Rate
-from aiaas.limits.script import EPOCH, Standing
+from aiaas.limits.script import EPOCH
 from aiaas.limits.share import KnownState, fitted, share_of, share_of_rest, slots_of_rest
+from aiaas.limits.standing import Standing
 from aiaas.limits.state import State
 
 LIMITS = Limits(Rate(600, 40), Rate(6000, 6000), 100_000, 2_000_000, 20)

@@ -90,6 +90,7 @@ def new_key(
     priority_class: PriorityClass = "default",
     allow_fields: tuple[str, ...] = (),
     users_header: str | None = None,
+    user_limits: KeyLimits | None = None,
 ) -> KnownKey:
     """Make a key named `name`. Its randomness is its name, so that tests repeat."""
     made = make_key("sk-", lambda count: (name.encode() * count)[:count])
@@ -103,6 +104,7 @@ def new_key(
         priority_class=priority_class,
         allow_fields=allow_fields,
         users_header=users_header,
+        user_limits=user_limits or KeyLimits(),
     )
     return KnownKey(made.text, record)
 

@@ -17,6 +17,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiaas.errors import ApiError, ClientError, UpstreamError
 from aiaas.keys.model import KeyLimits, Principal, PriorityClass, Rejection
 from aiaas.keys.throttle import source_of
+from aiaas.keys.users import user_of
 from aiaas.keys.verifier import TooManyWrongKeys, Verifier, VerifierBusy
 from aiaas.limits.headers import limit_lines, refusal
 from aiaas.limits.model import Lease, Limits, Store
@@ -209,12 +210,12 @@ class Admission:
                 body = guard.check(body, peeked, record.path, salted=salted)
                 body, asking, output = _fit(body, peeked, route, record.path, strip_usage)
         except ApiError:
-            record.limit_lines = await self.look(principal, limits)
+            record.limit_lines = await self.look(principal, limits, record.key_user)
             raise
         estimated_input = 0 if limits.cheap else estimate_input_tokens(len(body))
         reserved_output = (output or 0) * peeked.choices * peeked.prompts
-        now, reserved = self._loop.time(), estimated_input + reserved_output
-        result = await self._store.admit(store_key_of(principal), limits, reserved, now, self._wall())
+        key, now, reserved = store_key_of(principal), self._loop.time(), estimated_input + reserved_output
+        result = await self._store.admit(key, limits, reserved, now, self._wall(), record.key_user)
         if result.lease is None:
             param = output_field(peeked, record.path) if record.path in paths.OUTPUT else None
             raise refusal(result, param, cheap=limits.cheap)
@@ -252,7 +253,7 @@ class Admission:
             if known is None:
                 return None
             principal = known
-        self._welcome(principal, client, record)
+        self._welcome(principal, request, client, record)
         return principal
 
     async def verified(self, request: HttpRequest, client: ClientConnection, record: Record) -> Principal:
@@ -277,21 +278,23 @@ class Admission:
         if isinstance(found, Rejection):
             record.rejection = found
             raise unauthorized(found)
-        self._welcome(found, client, record)
+        self._welcome(found, request, client, record)
         return found
 
-    def _welcome(self, principal: Principal, client: ClientConnection, record: Record) -> None:
+    def _welcome(self, principal: Principal, request: HttpRequest, client: ClientConnection, record: Record) -> None:
         """Note whose request it is. From then on the connection is a member's."""
         record.user, record.key_id = principal.name, principal.key_id
+        if principal.users_header is not None:
+            record.key_user = user_of(principal.key_id, request.headers.get(principal.users_header))
         guest = client.guest
         if guest is not None and guest.is_stranger:
             self._places.welcome(guest)
 
-    async def look(self, principal: Principal, limits: Limits) -> bytes:
+    async def look(self, principal: Principal, limits: Limits, user: str) -> bytes:
         """Header lines that say how the limits stand, for an answer to a request that was not charged."""
-        if limits.requests is None and limits.tokens is None:
+        if limits.requests is None and limits.tokens is None and limits.user is None:
             return b""
-        state = await self._store.look(store_key_of(principal), limits, self._loop.time())
+        state = await self._store.look(store_key_of(principal), limits, self._loop.time(), user)
         return limit_lines(state)
 
     def _route(self, path: str, peeked: Peek, principal: Principal) -> Route:
@@ -328,7 +331,7 @@ class Admission:
         """The key's own limits where it has them, else the config's; made once for each principal."""
         cached = self._limits.get(principal.key_id)
         if cached is None or cached[0] is not principal:
-            limits = effective_limits(self._plan, principal.limits)
+            limits = effective_limits(self._plan, principal.limits, principal.user_limits)
             cached = principal, limits, cheap_limits(limits)
             if self._plan.auth.enabled:
                 self._limits[principal.key_id] = cached

@@ -76,11 +76,12 @@ class UploadAdmission:
             route = upload.route or self._some_route(record.path, principal)
             record.model = route.model
         except ApiError:
-            record.limit_lines = await gate.look(principal, limits)
+            record.limit_lines = await gate.look(principal, limits, record.key_user)
             raise
         reserved = _reservation(upload, limits)
         now = self._loop.time()
-        result = await self._store.admit(store_key_of(principal), limits, reserved, now, self._wall())
+        key = store_key_of(principal)
+        result = await self._store.admit(key, limits, reserved, now, self._wall(), record.key_user)
         if result.lease is None:
             raise refusal(result, None)
         record.limit_lines = limit_lines(result)
@@ -141,4 +142,5 @@ def _reservation(upload: Upload, limits: Limits) -> int:
     """LLM tokens to reserve for a form, of which perhaps only a part has come."""
     size = upload.size if upload.ended else upload.announced or HELD_MOST
     tokens = tokens_of_upload(size)
-    return tokens if limits.tokens is None else min(tokens, limits.tokens.burst)
+    buckets = (limits.tokens, None if limits.user is None else limits.user.tokens)
+    return min((tokens, *(bucket.burst for bucket in buckets if bucket is not None)))

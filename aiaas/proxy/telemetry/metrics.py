@@ -57,6 +57,10 @@ LIMIT_OF = {
     "tokens_limit_exceeded": "tokens",
     "concurrency_limit_exceeded": "concurrency",
     "quota_exceeded": "quota",
+    "user_rate_limit_exceeded": "user_requests",
+    "user_tokens_limit_exceeded": "user_tokens",
+    "user_concurrency_limit_exceeded": "user_concurrency",
+    "user_quota_exceeded": "user_quota",
     "too_many_wrong_keys": "wrong_keys",
 }
 

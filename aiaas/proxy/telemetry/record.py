@@ -68,6 +68,7 @@ class Record:
 
     While it is admitted (`admission.py`, `body.py`, `body_budget.py`):
     user, key_id  the owner of its valid key; metrics count by these, so they stay empty for an invalid key
+    key_user     who of the users behind the key (`user_of`), for limits and usage only; "" for a key of one user
     rejection    why its key is not valid (401), for the log line only
     body_seconds  the wait for the request's body
     share        of its key, if it counts for something there: `begun` and `reading` say for what
@@ -110,6 +111,7 @@ class Record:
     trace: Trace | None = None
     user: str | None = None
     key_id: str | None = None
+    key_user: str = ""
     rejection: Rejection | None = None
     request_bytes: int = 0
     body_seconds: float = 0.0

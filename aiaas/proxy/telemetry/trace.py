@@ -8,8 +8,8 @@ waited in the queue, and when each attempt began and ended. Times are those of `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -26,16 +26,6 @@ LONGEST_STATE: Final = 512
 _STATE = re.compile(r"[\x20-\x7e\t]+\Z")
 
 
-class Headers(Protocol):
-    """A request's headers; names in any case."""
-
-    def get(self, key: str) -> str | None:
-        """The first value of a header."""
-
-    def getall(self, key: str, default: list[str]) -> list[str]:
-        """All its values, or `default`."""
-
-
 class Context(msgspec.Struct, frozen=True, gc=False):
     """The client's side of a trace: its id, the span that the request belongs to, and its flag `sampled`."""
 
@@ -45,15 +35,16 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     state: str
 
 
-def context_of(headers: Headers) -> Context | None:
-    """The context in a request's headers. None if there is none or it is invalid: then a new trace begins."""
-    sent = headers.get("traceparent")
-    if sent is None:
+def context_of(values: Callable[[str], Sequence[str]]) -> Context | None:
+    """The context in a request's headers, of which `values` gives all of one name. None if there is none or it is
+    invalid: then a new trace begins."""
+    sent = values("traceparent")
+    if len(sent) != 1:
         return None
-    match = _TRACEPARENT.match(sent)
-    if match is None or (match[1] == "00" and match[5]) or len(headers.getall("traceparent", [])) > 1:
+    match = _TRACEPARENT.match(sent[0])
+    if match is None or (match[1] == "00" and match[5]):
         return None
-    state = ",".join(headers.getall("tracestate", []))
+    state = ",".join(values("tracestate"))
     if len(state) > LONGEST_STATE or _STATE.match(state) is None:
         state = ""
     return Context(match[2], match[3], int(match[4], 16) & _SAMPLED == _SAMPLED, state)

@@ -80,7 +80,7 @@ class KeyShare(Generic[W]):
         self.period = -1
         self.mean: float | None = None
         self.inflight = self.prompts = self.entry = 0
-        self.waiting: OrderedDict[W, bytes | None] | TurnQueue[W] | None = None
+        self.waiting: OrderedDict[W, str | None] | TurnQueue[W] | None = None
 
     def __repr__(self) -> str:
         waiting = len(self.waiting or ())
@@ -137,7 +137,7 @@ class FairShare(Generic[W]):
 
     # -- those that wait -------------------------------------------------------------------------------------------
 
-    def put(self, key: Hashable, waiter: W, user: bytes | None = None) -> bool:
+    def put(self, key: Hashable, waiter: W, user: str | None = None) -> bool:
         """Queue the waiter; False if the queue is full (`crowded` may make room). The `user` is for a key whose users
         take turns."""
         if self.length >= self.size:
@@ -177,7 +177,7 @@ class FairShare(Generic[W]):
             if not share.inflight:
                 self._rest()
 
-    def ahead(self, key: Hashable, user: bytes | None = None) -> int:
+    def ahead(self, key: Hashable, user: str | None = None) -> int:
         """How many requests of this key wait; with a `user`, how many of them have their turn before that user's."""
         share = self._keys.get(key)
         if share is None or share.waiting is None:
@@ -185,7 +185,7 @@ class FairShare(Generic[W]):
         waiting = share.waiting
         return len(waiting) if user is None or not isinstance(waiting, TurnQueue) else waiting.ahead(user)
 
-    def crowded(self, key: Hashable, user: bytes | None = None) -> tuple[Hashable, W] | None:
+    def crowded(self, key: Hashable, user: str | None = None) -> tuple[Hashable, W] | None:
         """Whom a request of `key` may replace in a full queue, and that one's key: the newest of the key with the most
         waiting, if that are at least two more than `key` has. The caller removes it.
 

@@ -19,7 +19,6 @@ from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.refusals import failure_error, no_healthy_backend, overloaded
 from aiaas.proxy.upstream.sessions import Stay
-from aiaas.proxy.upstream.turns import user_of
 from aiaas.proxy.upstream.wait_estimate import Prediction, position_of, predict
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
 
@@ -76,10 +75,9 @@ def _share_key(ticket: Ticket) -> Hashable:
     return ticket.lease.key if ticket.priority_class == "default" else (ticket.lease.key, ticket.priority_class)
 
 
-def _user(ticket: Ticket) -> bytes | None:
+def _user(ticket: Ticket) -> str | None:
     """Whose turn it is among the requests of the key; None for a key whose users do not take turns."""
-    header = ticket.principal.users_header
-    return None if header is None else user_of(ticket.headers.get(header.lower(), ""))
+    return ticket.record.key_user or None
 
 
 def _prompt(ticket: Ticket) -> int:

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 _W = TypeVar("_W", bound=Hashable)
 
-MOST_USERS: Final = 10_000  # of a key, that wait at a time; further ones share one turn
-LONGEST_USER: Final = 256  # bytes of the header's value that count
-_OTHERS: Final = b""
-
-
-def user_of(value: str) -> bytes:
-    """The user that the header's value names; requests without the header are one user."""
-    return blake2b(value.encode("utf-8", "surrogateescape")[:LONGEST_USER], digest_size=16).digest()
+MOST_TURNS: Final = 10_000  # of a key, that wait at a time; further ones share one turn
+_OTHERS: Final = ""
 
 
 class TurnQueue(Generic[_W]):
@@ -32,8 +25,8 @@ class TurnQueue(Generic[_W]):
     __slots__ = ("_user_of", "_users")
 
     def __init__(self) -> None:
-        self._user_of: dict[_W, bytes] = {}
-        self._users: OrderedDict[bytes, OrderedDict[_W, None]] = OrderedDict()  # in the order of their turns
+        self._user_of: dict[_W, str] = {}
+        self._users: OrderedDict[str, OrderedDict[_W, None]] = OrderedDict()  # in the order of their turns
 
     def __len__(self) -> int:
         return len(self._user_of)
@@ -41,10 +34,10 @@ class TurnQueue(Generic[_W]):
     def __contains__(self, waiter: object) -> bool:
         return waiter in self._user_of
 
-    def __setitem__(self, waiter: _W, user: bytes | None) -> None:
+    def __setitem__(self, waiter: _W, user: str | None) -> None:
         """Queue the waiter. A user who had nothing waiting comes after the others."""
         user = user or _OTHERS
-        if user not in self._users and len(self._users) >= MOST_USERS:
+        if user not in self._users and len(self._users) >= MOST_TURNS:
             user = _OTHERS
         self._user_of[waiter] = user
         self._users.setdefault(user, OrderedDict())[waiter] = None
@@ -68,13 +61,13 @@ class TurnQueue(Generic[_W]):
         for waiting in sorted(self._users.values(), key=len, reverse=True):
             yield from reversed(waiting)
 
-    def ahead(self, user: bytes) -> int:
+    def ahead(self, user: str) -> int:
         """How many requests come before a new one of this user, if nobody else sends any."""
         own = len(self._users.get(user, ()))
         others = sum(min(len(waiting), own + 1) for name, waiting in self._users.items() if name != user)
         return own + others
 
-    def crowding(self, user: bytes) -> _W | None:
+    def crowding(self, user: str) -> _W | None:
         """The newest request of the user with the most waiting, if that are at least two more than `user` has."""
         most = max(self._users.values(), key=len, default=None)
         if most is None or len(most) < len(self._users.get(user, ())) + 2:

@@ -113,14 +113,12 @@ class GrantRates:
         return rate * position / min(position * keys, max(length + 1, position))
 
 
-def position_of(backends: Sequence[BackendState], key: Hashable, user: bytes | None = None) -> int:
+def position_of(backends: Sequence[BackendState], key: Hashable, user: str | None = None) -> int:
     """The place of the key's next request among its own: 1 where none of them waits. With a `user`, of that one's."""
     return 1 + min(backend.fair.ahead(key, user) for backend in backends)
 
 
-def predict(
-    backends: Sequence[BackendState], key: Hashable, now: float, user: bytes | None = None
-) -> Prediction | None:
+def predict(backends: Sequence[BackendState], key: Hashable, now: float, user: str | None = None) -> Prediction | None:
     """The wait of a request of the key that is added to the queues of all `backends` now; None if nothing is known."""
     position = position_of(backends, key, user)
     total, own = 0.0, True

@@ -35,7 +35,7 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int = 0
     bound: int | None = None
     weight: float = 1.0
-    user: bytes | None = None
+    user: str | None = None
 
 
 class Waiter:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.telemetry.trace import LONGEST_STATE, Context, Trace, context_of
@@ -13,9 +15,10 @@ SPAN = "b7ad6b7169203331"
 VALID = f"00-{TRACE}-{SPAN}-01"
 
 
-def headers_of(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
-    """A request's headers."""
-    return CIMultiDictProxy(CIMultiDict(pairs))
+def headers_of(*pairs: tuple[str, str]) -> Callable[[str], Sequence[str]]:
+    """All values of a request's header, by its name."""
+    headers = CIMultiDict(pairs)
+    return lambda name: headers.getall(name, ())
 
 
 @pytest.mark.parametrize(

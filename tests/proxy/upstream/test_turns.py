@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiaas.proxy.upstream.fair_share import FairShare
-from aiaas.proxy.upstream.turns import LONGEST_USER, MOST_USERS, TurnQueue, user_of
+from aiaas.proxy.upstream.turns import MOST_TURNS, TurnQueue
 from tests.fakes.vllm import FakeVllm, Hang, Send, json_answer
 from tests.proxy.conftest import StartGateway, new_key
 from tests.waiting import until
@@ -20,7 +20,7 @@ def queue_of(arrivals: str) -> TurnQueue[str]:
     """These wait, in the order of arrival; a waiter's user is its first letter."""
     queue: TurnQueue[str] = TurnQueue()
     for waiter in arrivals.split():
-        queue[waiter] = waiter[0].encode()
+        queue[waiter] = waiter[0]
     return queue
 
 
@@ -53,53 +53,44 @@ def test_requests_ahead_are_those_that_go_first(users: list[str], user: str) -> 
     """As counted by taking all of them."""
     waiters = [f"{name}{number}" for number, name in enumerate(users)]
     queue = queue_of(" ".join(waiters))
-    ahead = queue.ahead(user.encode())
-    queue[f"{user}-new"] = user.encode()
+    ahead = queue.ahead(user)
+    queue[f"{user}-new"] = user
     assert order(queue).split().index(f"{user}-new") <= ahead
 
 
 def test_newest_of_the_user_with_the_most_may_have_to_go() -> None:
     """For one with at least two fewer; among keys, the newest of the user with the most."""
     queue = queue_of("a1 b1 a2 a3")
-    assert queue.crowding(b"c") == "a3"
-    assert queue.crowding(b"b") == "a3"
-    assert queue.crowding(b"a") is None
-    assert queue_of("a1 b1").crowding(b"c") is None
-    assert TurnQueue[str]().crowding(b"c") is None
+    assert queue.crowding("c") == "a3"
+    assert queue.crowding("") == "a3"
+    assert queue.crowding("a") is None
+    assert queue_of("a1 b1").crowding("c") is None
+    assert TurnQueue[str]().crowding("c") is None
     assert next(reversed(queue)) == "a3"
 
 
 def test_number_of_users_is_bounded() -> None:
     """Further ones share one turn, and nothing is left of those that have gone."""
     queue: TurnQueue[int] = TurnQueue()
-    for number in range(MOST_USERS + 10):
-        queue[number] = str(number).encode()
-    assert len(queue._users) == MOST_USERS + 1
-    for number in range(MOST_USERS + 10):
+    for number in range(MOST_TURNS + 10):
+        queue[number] = str(number)
+    assert len(queue._users) == MOST_TURNS + 1
+    for number in range(MOST_TURNS + 10):
         assert number in queue
         del queue[number]
     assert (len(queue), len(queue._users)) == (0, 0)
-
-
-def test_user_is_a_hash_of_the_beginning_of_the_value() -> None:
-    """Of at most 256 bytes of it."""
-    assert len(user_of("alice")) == 16
-    assert user_of("alice") != user_of("bob") != user_of("")
-    assert user_of("x" * LONGEST_USER) == user_of("x" * LONGEST_USER + "y")
-    assert user_of("x" * (LONGEST_USER - 1) + "y") != user_of("x" * LONGEST_USER)
-    user_of("\udcff")
 
 
 def test_users_share_the_place_of_their_key() -> None:
     """A key with three users is served no more than another one; a full queue makes room for a user who has few."""
     fair: FairShare[str] = FairShare(7, credit=0)
     for waiter in ["k1", "k2", "k3", "k4", "o1", "o2"]:
-        user = {"k": b"u", "o": None}[waiter[0]]
-        fair.put(waiter[0], waiter, b"v" if waiter == "k4" else user)
-    fair.put("k", "k5", b"w")
-    assert (fair.ahead("k"), fair.ahead("k", b"u"), fair.ahead("k", b"new"), fair.ahead("o", b"u")) == (5, 5, 3, 2)
-    assert fair.crowded("k", b"new") == ("k", "k3")
-    assert fair.crowded("k", b"u") is None
+        user = {"k": "u", "o": None}[waiter[0]]
+        fair.put(waiter[0], waiter, "v" if waiter == "k4" else user)
+    fair.put("k", "k5", "w")
+    assert (fair.ahead("k"), fair.ahead("k", "u"), fair.ahead("k", "new"), fair.ahead("o", "u")) == (5, 5, 3, 2)
+    assert fair.crowded("k", "new") == ("k", "k3")
+    assert fair.crowded("k", "u") is None
     taken = []
     while (waiter := fair.head()) is not None:
         fair.remove(waiter[0], waiter)
