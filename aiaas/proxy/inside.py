@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from heapq import nlargest
 from itertools import islice
 from operator import itemgetter
@@ -32,14 +32,14 @@ from aiaas.proxy.admin.model import (
     FlightView,
     KeysView,
     NearView,
-    Refusals,
-    Requests,
-    RequestView,
+    ProcessView,
     Status,
     StoreView,
+    TotalsView,
     UsageStoreView,
 )
 from aiaas.proxy.admin.port import Query
+from aiaas.proxy.admin.rows import LIVE, EncodedRow, Rows, encoded, row
 from aiaas.proxy.admin.views import Clock, backend_views, refusal_view, request_view
 from aiaas.proxy.client.ports import bracketed
 from aiaas.proxy.gateway import Gateway
@@ -55,10 +55,7 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 
 
 class Inside:
-    """The state of one process.
-
-    worker  its number among several, None if it is alone
-    """
+    """The state of one process."""
 
     def __init__(
         self,
@@ -66,15 +63,12 @@ class Inside:
         reloader: Reloader,
         store: MemoryStore | FallbackStore,
         usage: UsageRecorder,
-        worker: int | None = None,
     ) -> None:
         self._gateway = gateway
         self._reloader = reloader
         self._store = store
         self._usage = usage
-        self._worker = worker
         self._started = time.time()
-        self._begun_with = gateway.active.plan
 
     # -- as a Source of the admin port -----------------------------------------------------------------------------
 
@@ -82,15 +76,15 @@ class Inside:
         """The answer of `/status`."""
         return _ENCODE(await self.look())
 
-    async def requests(self, asked: Query) -> bytes:
+    async def requests(self, query: Query) -> bytes:
         """The answer of `/requests`."""
-        return await asyncio.get_running_loop().run_in_executor(None, _encoded, self._found(asked))
+        return encoded(await self.requests_found(query, None))
 
-    async def refusals(self, asked: Query) -> bytes:
+    async def refusals(self, query: Query) -> bytes:
         """The answer of `/refusals`."""
-        return _ENCODE(self.refused(asked))
+        return encoded(self.refusals_found(query, None))
 
-    # -- as values -------------------------------------------------------------------------------------------------
+    # -- as values; `worker` is this process's number among several ------------------------------------------------
 
     async def look(self) -> Status:
         """The state of the gateway."""
@@ -100,103 +94,95 @@ class Inside:
 
         return await self._gateway.metrics.aside(make)
 
-    def refused(self, asked: Query) -> Refusals:
+    def refusals_found(self, query: Query, worker: int | None) -> Rows:
         """The newest refusals."""
-        recent, clock = self._gateway.recent, _clock()
-        newest = islice(reversed(recent.refused), asked.limit)
-        return Refusals([refusal_view(each, clock, self._worker) for each in newest], dict(recent.by_code))
+        last, clock = self._gateway.recent, _clock()
+        views = (refusal_view(each, clock, worker) for each in islice(reversed(last.refused), query.limit))
+        return Rows({"refusals": [row(view.at, view) for view in views]}, dict(last.by_code))
 
-    def _found(self, asked: Query) -> Iterator[tuple[bool, RequestView]]:
-        """The requests that `asked` names, each with whether it is under way; made one by one."""
-        recent, live = self._gateway.recent, self._gateway.live
-        ended = [] if asked.live else list(recent.ended)
-        messages = {id(each.record): each.message for each in recent.refused}
-        if asked.id is not None and not asked.live:
+    async def requests_found(self, query: Query, worker: int | None) -> Rows:
+        """The requests that `query` names."""
+        last, live = self._gateway.recent, self._gateway.live
+        ended = [] if query.live else list(last.ended)
+        messages = {id(each.record): each.message for each in last.refused}
+        if query.id is not None and not query.live:
             known = set(map(id, ended))
-            ended += [each.record for each in recent.refused if id(each.record) not in known]
+            ended += [each.record for each in last.refused if id(each.record) not in known]
         clock = _clock()
-        return _views(asked, live, ended, messages, clock, self._worker)
 
-    def _status(self, counts: Figures, now: float) -> Status:
+        def rows(records: Iterable[Record], *, is_live: bool) -> list[EncodedRow]:
+            found = islice((record for record in records if _is_asked_for(record, query)), query.limit)
+            views = (
+                request_view(each, clock, live=is_live, worker=worker, message=messages.get(id(each))) for each in found
+            )
+            return [row(view.at if is_live else view.at + view.duration, view) for view in views]
+
+        def work() -> Rows:
+            return Rows({LIVE: rows(live, is_live=True), "ended": rows(reversed(ended), is_live=False)})
+
+        return await asyncio.get_running_loop().run_in_executor(None, work)
+
+    def _status(self, figures: Figures, now: float) -> Status:
         gateway, reloader = self._gateway, self._reloader
-        plan, begun_with = gateway.active.plan, self._begun_with
-        live = gateway.live
-        return Status(
-            version=__version__,
-            now=round(now, 3),
-            started=round(self._started, 3),
-            workers=1,
-            workers_up=1,
-            draining=gateway.draining,
-            address=f"{bracketed(begun_with.server.host)}:{begun_with.server.port}",
-            config=ConfigView(
-                source=str(plan.source) if plan.source else None,
-                digest=plan.digest,
-                since=round(reloader.in_force_since, 3),
-                restart_needed=list(reloader.held),
-            ),
-            reloads=reloader.reloads.views,
-            keys=_keys(plan, gateway.verifier, now),
-            store=_store(plan, self._store),
-            usage_store=UsageStoreView(_usage_kind(begun_with), self._usage.ok),
-            certificate=_certificate(reloader),
-            backends=backend_views(gateway.active.backends.values(), counts),
-            requests=FlightView(
-                in_flight=len(live),
-                queued=sum(record.phase == "queued" for record in live),
-                output_tokens=sum(record.output_tokens or record.events for record in live),
-            ),
-            totals=counts.totals,
-            models=counts.models,
-            keys_near=_keys_near(self._store, gateway.active.admission.known_limits, now),
-            process=counts.process,
+        plan, live = gateway.active.plan, gateway.live
+        status = status_of(plan, self._started, 1, 1, draining=gateway.draining)
+        status.config.since, status.config.restart_needed = round(reloader.in_force_since, 3), list(reloader.held)
+        status.reloads = reloader.reloads.views
+        status.keys = _keys(plan, gateway.verifier, now)
+        status.usage_store.ok = self._usage.ok
+        if isinstance(self._store, FallbackStore):
+            status.store.up, status.store.processes = self._store.shared.up, self._store.processes
+        if (tls := reloader.tls) is not None:
+            status.certificate = CertificateView(tls.validity.ends, str(tls.plan.cert_file))
+        status.backends = backend_views(gateway.active.backends.values(), figures)
+        status.requests = FlightView(
+            in_flight=len(live),
+            queued=sum(record.phase == "queued" for record in live),
+            output_tokens=sum(record.output_tokens or record.events for record in live),
         )
+        status.totals, status.models, status.process = figures.totals, figures.models, figures.process
+        status.keys_near = _keys_near(self._store, gateway.active.admission.known_limits, now)
+        return status
+
+
+def status_of(plan: Plan, started: float, workers: int, workers_up: int, *, draining: bool) -> Status:
+    """The part of a status that the Plan alone tells."""
+    usage = "none" if plan.monitoring.usage_file is None else "file"
+    shared = plan.limits.store_url is not None
+    return Status(
+        version=__version__,
+        now=round(time.time(), 3),
+        started=round(started, 3),
+        workers=workers,
+        workers_up=workers_up,
+        draining=draining,
+        address=f"{bracketed(plan.server.host)}:{plan.server.port}",
+        config=ConfigView(str(plan.source) if plan.source else None, plan.digest, round(started, 3), []),
+        reloads=[],
+        keys=KeysView(plan.auth.enabled, 0, 0, None),
+        store=StoreView("redis" if shared else "memory", None, plan.limits.on_store_failure, plan.limits.processes),
+        usage_store=UsageStoreView("redis" if shared else usage, None),
+        certificate=None,
+        backends=[],
+        requests=FlightView(0, 0, 0),
+        totals=TotalsView(),
+        models=[],
+        keys_near=[],
+        process=ProcessView(),
+    )
 
 
 def _clock() -> Clock:
     return Clock(time.monotonic(), time.time())
 
 
-def _views(
-    asked: Query,
-    live: Iterable[Record],
-    ended: list[Record],
-    messages: Mapping[int, str],
-    clock: Clock,
-    worker: int | None,
-) -> Iterator[tuple[bool, RequestView]]:
-    def made(records: Iterable[Record], *, is_live: bool) -> Iterator[tuple[bool, RequestView]]:
-        for record in islice((r for r in records if _is_asked_for(r, asked)), asked.limit):
-            message = messages.get(id(record))
-            yield is_live, request_view(record, clock, live=is_live, worker=worker, message=message)
-
-    yield from made(live, is_live=True)
-    yield from made(reversed(ended), is_live=False)
-
-
-def _is_asked_for(record: Record, asked: Query) -> bool:
+def _is_asked_for(record: Record, query: Query) -> bool:
     return (
-        (asked.id is None or record.request_id.startswith(asked.id))
-        and (asked.key is None or asked.key in (record.key_id, record.user))
-        and (asked.model is None or asked.model == record.model)
-        and (asked.status is None or asked.status == record.status)
+        (query.id is None or record.request_id.startswith(query.id))
+        and (query.key is None or query.key in (record.key_id, record.user))
+        and (query.model is None or query.model == record.model)
+        and (query.status is None or query.status == record.status)
     )
-
-
-def _encoded(found: Iterator[tuple[bool, RequestView]]) -> bytes:
-    """The answer of `/requests`, row by row: one call for all of them would keep the GIL for too long."""
-    rows: tuple[list[bytes], list[bytes]] = [], []
-    for is_live, view in found:
-        rows[is_live].append(_ENCODE(view))
-    return b'{"live":[%b],"ended":[%b]}' % (b",".join(rows[True]), b",".join(rows[False]))
-
-
-def all_requests(found: Iterator[tuple[bool, RequestView]]) -> Requests:
-    """The same as values."""
-    requests = Requests([], [])
-    for is_live, view in found:
-        (requests.live if is_live else requests.ended).append(view)
-    return requests
 
 
 def _keys(plan: Plan, verifier: Verifier, now: float) -> KeysView:
@@ -204,13 +190,6 @@ def _keys(plan: Plan, verifier: Verifier, now: float) -> KeysView:
         return KeysView(False, 0, 0, None)
     expired, following = verifier.ring.expiries(now)
     return KeysView(True, len(verifier.ring.ids), expired, following)
-
-
-def _store(plan: Plan, store: MemoryStore | FallbackStore) -> StoreView:
-    limits = plan.limits
-    if isinstance(store, MemoryStore):
-        return StoreView("memory", None, limits.on_store_failure, limits.processes)
-    return StoreView("redis", store.shared.up, limits.on_store_failure, store.processes)
 
 
 def _keys_near(
@@ -228,14 +207,3 @@ def _keys_near(
         if found is not None and found.part >= NEAR_FROM:
             near.append((found.part, NearView(principal.key_id, principal.name, *msgspec.structs.astuple(found))))
     return [view for _, view in nlargest(MOST_NEAR, near, key=itemgetter(0))]
-
-
-def _usage_kind(plan: Plan) -> str:
-    if plan.limits.store_url is not None:
-        return "redis"
-    return "none" if plan.monitoring.usage_file is None else "file"
-
-
-def _certificate(reloader: Reloader) -> CertificateView | None:
-    tls = reloader.tls
-    return None if tls is None else CertificateView(tls.validity.ends, str(tls.plan.cert_file))

@@ -75,6 +75,11 @@ class Gateway:
         lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in lines}
 
+    async def seen(self, path: str) -> Any:
+        """An answer of the admin port."""
+        client = await self.client(self.config["monitoring"]["admin_port"])
+        return (await client.get(path, headers={"Host": "localhost"})).json
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log so far; every line of it is JSON."""
         whole = self.log.read_bytes().rpartition(b"\n")[0]
@@ -186,6 +191,30 @@ async def test_all_workers_serve_and_one_metrics_port_counts_for_all(gateway: Ga
     for client in clients:
         client.reset()
     assert gateway.events("started")[0]["workers"] == 2
+
+
+async def test_admin_port_answers_for_all_workers(gateway: Gateway) -> None:
+    """Every request once, with its worker; the counts outlive a worker, which is missed until it is replaced."""
+    for client in await fill(gateway):
+        assert (await client.answer()).status == 200
+    await gateway.until(lambda: len(gateway.events("inference_request")) == 24)
+    rows = (await gateway.seen("/requests"))["ended"]
+    assert len({row["id"] for row in rows}) == len(rows) == 24
+    assert {row["worker"] for row in rows} == {1, 2}
+    assert [row["at"] + row["duration"] for row in rows] == sorted(
+        (r["at"] + r["duration"] for r in rows), reverse=True
+    )
+    (row,) = (await gateway.seen(f"/requests?id={rows[5]['id']}"))["ended"]
+    assert row == rows[5]
+    status = await gateway.seen("/status")
+    assert (status["workers"], status["workers_up"], status["totals"]["requests"]) == (2, 2, 24)
+    assert (await gateway.seen("/refusals")) == {"refusals": [], "by_code": {}}
+    before = gateway.workers()
+    before[0].kill()
+    await gateway.until(lambda: bool(gateway.events("worker_ended")))
+    assert (await gateway.seen("/status"))["totals"]["requests"] == 24
+    await gateway.replaced(before)
+    assert (await gateway.seen("/status"))["workers_up"] == 2
 
 
 async def test_killed_worker_is_replaced_and_its_counts_stay(gateway: Gateway) -> None:

@@ -108,12 +108,13 @@ async def test_refusals_are_shown_with_the_clients_message(gateway: StartGateway
     limited = await client.post(BODY)
     await client.post(BODY, key="sk-none")
     lost = await client.get("/v2/models")
-    refusals = inside(running).refused(Query())
-    assert [each.error_code for each in refusals.refusals] == ["not_found", "invalid_api_key", "rate_limit_exceeded"]
-    assert refusals.by_code == {"not_found": 1, "invalid_api_key": 1, "rate_limit_exceeded": 1}
-    assert [each.reason for each in refusals.refusals] == [None, "malformed", None]
-    assert refusals.refusals[2].message == limited.json["error"]["message"]
-    assert len(inside(running).refused(Query(limit=1)).refusals) == 1
+    found = json.loads(await inside(running).refusals(Query()))
+    refused = found["refusals"]
+    assert [each["error_code"] for each in refused] == ["not_found", "invalid_api_key", "rate_limit_exceeded"]
+    assert found["by_code"] == {"not_found": 1, "invalid_api_key": 1, "rate_limit_exceeded": 1}
+    assert [each["reason"] for each in refused] == [None, "malformed", None]
+    assert refused[2]["message"] == limited.json["error"]["message"]
+    assert len(json.loads(await inside(running).refusals(Query(limit=1)))["refusals"]) == 1
     (row,) = (await requests(running, id=limited.header("x-request-id")))["ended"]
     assert (row["message"], row["limits"][0]["remaining"]) == (limited.json["error"]["message"], 0)
     (row,) = (await requests(running, id=lost.header("x-request-id")))["ended"]

@@ -88,20 +88,6 @@ class RefusalView(msgspec.Struct, frozen=True, gc=False):
     client_address: str
 
 
-class Refusals(msgspec.Struct):
-    """The newest refusals first, and how many there were since the start by error code."""
-
-    refusals: list[RefusalView]
-    by_code: dict[str, int]
-
-
-class Requests(msgspec.Struct):
-    """Requests under way, the oldest first, and ended ones, the newest first."""
-
-    live: list[RequestView]
-    ended: list[RequestView]
-
-
 class ConfigView(msgspec.Struct):
     """The config in force since `since`, and its changed fields that wait for a restart."""
 

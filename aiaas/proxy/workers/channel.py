@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from aiaas.plan.model import EnginePlan
+from aiaas.proxy.admin.port import Query
 from aiaas.proxy.workers.merge import MetricFamily
 
 LENGTH_BYTES: Final = 4
@@ -50,6 +51,20 @@ class Reload(msgspec.Struct, tag=True, frozen=True):
 
 class Report(msgspec.Struct, tag=True, frozen=True):
     """To a worker: report your metrics."""
+
+
+class Describe(msgspec.Struct, tag=True, frozen=True):
+    """To a worker: describe yourself for the admin port.
+
+    number  of the question
+    worker  the worker's own number, which its rows get
+    what    "status", "requests" or "refusals"
+    """
+
+    number: int
+    worker: int
+    what: str
+    query: Query
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
@@ -90,7 +105,15 @@ class Counted(msgspec.Struct, tag=True, frozen=True):
     by_key: msgspec.Raw = NO_SUMS
 
 
-Message = Begin | EngineHealth | Reload | Report | Stop | Serving | EngineSuspected | Alive | Leaving | Counted
+class Description(msgspec.Struct, tag=True, frozen=True):
+    """From a worker: the answer to the Describe of that number, a Status or Rows, encoded."""
+
+    number: int
+    found: msgspec.Raw
+
+
+_ToWorker = Begin | EngineHealth | Reload | Report | Describe | Stop
+Message = _ToWorker | Serving | EngineSuspected | Alive | Leaving | Counted | Description
 
 _DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=dict)  # the mappings of a Plan are read-only views

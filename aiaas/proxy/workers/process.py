@@ -6,16 +6,20 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Final
 
 import msgspec
 
+from aiaas.proxy.admin.port import Query
 from aiaas.proxy.telemetry.key_counters import KeySums
 from aiaas.proxy.workers.channel import (
     NO_SUMS,
     Begin,
     Channel,
     Counted,
+    Describe,
+    Description,
     EngineSuspected,
     Leaving,
     Message,
@@ -55,6 +59,8 @@ class WorkerProcess:
         self._channel = channel
         self._answer: asyncio.Future[None] | None = None
         self._heard_out = False
+        self._looks: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._numbers = count()
 
     @classmethod
     async def start(
@@ -120,6 +126,8 @@ class WorkerProcess:
             self._heard_out = True
             self.gone.set()
             self._answered()
+            for look in self._looks.values():
+                look.cancel()
         await self._channel.close()
         try:
             async with asyncio.timeout(EXIT_PATIENCE):
@@ -146,6 +154,9 @@ class WorkerProcess:
                 if asked:
                     self._answered()
 
+            case Description(number=number, found=found) if number in self._looks:
+                self._looks.pop(number).set_result(found)
+
     @property
     def by_key(self) -> dict[str, KeySums]:
         """The sums by key of its last report; none if these cannot be read."""
@@ -162,6 +173,19 @@ class WorkerProcess:
             self._answer = asyncio.get_running_loop().create_future()
             self.send(Report())
         await asyncio.shield(self._answer)
+
+    async def look(self, what: str, query: Query) -> msgspec.Raw:
+        """Ask the worker to describe itself; cancelled if it ends first."""
+        answer: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        if self._heard_out:
+            answer.cancel()
+        number = next(self._numbers)
+        self._looks[number] = answer
+        self.send(Describe(number, self.number, what, query))
+        try:
+            return await answer
+        finally:
+            self._looks.pop(number, None)
 
     def _answered(self) -> None:
         if self._answer is not None:

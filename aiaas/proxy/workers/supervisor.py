@@ -29,10 +29,13 @@ from typing import Any, Final
 
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, Plan
+from aiaas.proxy.admin.model import Status
+from aiaas.proxy.admin.port import AdminPort
 from aiaas.proxy.client.metrics_port import serve_metrics
 from aiaas.proxy.client.ports import keeps_metrics_port, take_ports
 from aiaas.proxy.client.tls import open_tls
 from aiaas.proxy.engines import EngineMaker, Engines
+from aiaas.proxy.inside import status_of
 from aiaas.proxy.server import (
     Ready,
     Stopping,
@@ -48,6 +51,7 @@ from aiaas.proxy.telemetry.log import LEVELS, JsonLog
 from aiaas.proxy.workers.channel import Begin, EngineHealth, Message, Reload, Stop
 from aiaas.proxy.workers.last_good import Baseline
 from aiaas.proxy.workers.merge import Sums, exposition, of_supervisor, snapshot
+from aiaas.proxy.workers.overview import Overview
 from aiaas.proxy.workers.process import WorkerProcess
 from aiaas.proxy.workers.pulse import PULSE_INTERVAL, Listening
 from aiaas.waiting import first_of
@@ -147,6 +151,7 @@ class _Supervisor:
         self._hangs = 0
         now = asyncio.get_running_loop().time()
         self._listening = Listening(now, now)
+        self._began = time.time()
         self._gives_up: list[Callable[[], None]] = []  # each call closes a port
 
     async def live(
@@ -173,6 +178,12 @@ class _Supervisor:
             scrapes = await serve_metrics(metrics_listener, self._expose, self._internal_error, stack)
             if not keeps_metrics_port(self._env):
                 self._gives_up.append(scrapes.close)
+        overview = Overview(lambda: self._workers, self._sum_up, self._status)
+        admin = AdminPort(self._plan.monitoring.admin_port, overview, self._log, self._internal_error)
+        await admin.begin(stack)
+        self._keeper.keep(admin.run, "admin port", stack)
+        if not keeps_metrics_port(self._env):
+            self._gives_up.append(admin.close)
         stack.push_async_callback(self._kill)
         self._keeper.keep(self._watch_for_hangs, "hangs", stack)
         for number, listener in enumerate(listeners, 1):
@@ -285,6 +296,10 @@ class _Supervisor:
 
     async def _expose(self) -> bytes:
         """Return the metrics of all workers, including those that have ended."""
+        sums = await self._sum_up()
+        return exposition(sums.families(), sums.by_key)
+
+    async def _sum_up(self) -> Sums:
         asked = [asyncio.create_task(worker.report(), name="report") for worker in self._workers]
         if asked:
             await asyncio.wait(asked, timeout=SCRAPE_PATIENCE)
@@ -299,7 +314,12 @@ class _Supervisor:
         sums.add(snapshot(self._keeper.collect()))
         sums.add(snapshot(self._running.collect()))
         sums.add(snapshot(self._process.collect()))  # the supervisor's CPU and memory belong to the gateway, too
-        return exposition(sums.families(), sums.by_key)
+        return sums
+
+    def _status(self) -> Status:
+        """Return the part of the status that the supervisor itself knows."""
+        plan, workers = self._baseline.plan, self._plan.server.workers
+        return status_of(plan, self._began, workers, self._answering(), draining=self._stopping.asked.is_set())
 
     # -- ending ---------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ from aiaas.proxy.workers.channel import (
     Begin,
     Channel,
     Counted,
+    Describe,
+    Description,
     EngineHealth,
     EngineSuspected,
     Leaving,
@@ -105,10 +107,24 @@ class _Orders:
                 self._server.reloader.wake()
             case Report():
                 self._channel.send(await _counted(self._server.metrics, asked=True))
+            case Describe():
+                self._channel.send(await self._described(message))
             case Stop(now=now):
                 self._stopping.asked.set()
                 if now:
                     self._stopping.impatient.set()
+
+    async def _described(self, look: Describe) -> Description:
+        inside, worker = self._server.inside, look.worker
+        found: msgspec.Struct
+        match look.what:
+            case "requests":
+                found = await inside.requests_found(look.query, worker)
+            case "refusals":
+                found = inside.refusals_found(look.query, worker)
+            case _:
+                found = await inside.look()
+        return Description(look.number, msgspec.Raw(msgspec.msgpack.encode(found)))
 
     def leave(self) -> None:
         """Handle a signal to this worker alone. A second signal does not make it impatient, as it does in the

@@ -7,14 +7,18 @@ import socket
 from collections.abc import AsyncIterator
 from types import MappingProxyType
 
+import msgspec
 import pytest
 
 from aiaas.plan.model import EnginePlan
+from aiaas.proxy.admin.port import Query
 from aiaas.proxy.workers.channel import (
     Alive,
     Begin,
     Channel,
     Counted,
+    Describe,
+    Description,
     EngineHealth,
     EngineSuspected,
     Leaving,
@@ -33,6 +37,8 @@ MESSAGES: list[Message] = [
     EngineHealth("own", True, "it is healthy", ENGINE),
     Reload(),
     Report(),
+    Describe(4, 2, "requests", Query(limit=7, key="alice")),
+    Description(4, msgspec.Raw(msgspec.msgpack.encode({"a": 1}))),
     Stop(now=True),
     Serving(keys=3),
     EngineSuspected("vllm"),

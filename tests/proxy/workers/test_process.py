@@ -9,8 +9,10 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import msgspec
 import pytest
 
+from aiaas.proxy.admin.port import Query
 from aiaas.proxy.workers.channel import Begin, Report
 from aiaas.proxy.workers.process import WorkerProcess, ended_by
 
@@ -77,6 +79,24 @@ hear()
         worker.kill()
         assert await task == "SIGKILL"
     assert worker.gone.is_set()
+
+
+async def test_looks_are_answered_by_their_numbers(play: Play) -> None:
+    """In any order; those that the worker leaves open at its end are cancelled, and so are later ones."""
+    worker, task = await play("""
+looks = [hear(), hear(), hear()]
+assert [look.worker for look in looks] == [7, 7, 7] and looks[1].query.limit == 5
+for look in (looks[1], looks[0]):
+    say(Description(look.number, msgspec.Raw(msgspec.msgpack.encode(look.what))))
+""")
+    asked = [("status", Query()), ("requests", Query(limit=5)), ("refusals", Query())]
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(*[worker.look(*each) for each in asked], return_exceptions=True)
+        await task
+        (later,) = await asyncio.gather(worker.look("status", Query()), return_exceptions=True)
+    assert [msgspec.msgpack.decode(each) for each in found if isinstance(each, msgspec.Raw)] == ["status", "requests"]
+    assert isinstance(found[2], asyncio.CancelledError)
+    assert isinstance(later, asyncio.CancelledError)
 
 
 async def test_counts_are_kept_beyond_the_workers_end(play: Play) -> None:
