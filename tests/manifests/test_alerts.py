@@ -143,6 +143,8 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
         assert any(case.fires for case in cases), name
         assert any(case.quiet for case in cases), name
     assert {case.alert for case in CASES} == set(NAMES)
+    live = (ROOT / "tests" / "observe" / "test_alerts_fire.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'"(Aiaas\w+)"', live)) == set(NAMES), "its fault is made before a real Prometheus"
 
 
 # -- with promtool -------------------------------------------------------------------------------------------------

@@ -92,6 +92,20 @@ def test_every_gauge_has_a_rule() -> None:
     assert gauges | store | dates == set(GAUGES)
 
 
+def test_a_fault_of_one_worker_shows() -> None:
+    """A file that one of them cannot use, and the process that is nearest to the end of its descriptors."""
+    sums, good, bad = Sums(), Metrics(), Metrics()
+    good.reloads.show("keys", ok=True)
+    bad.reloads.show("keys", ok=False)
+    for metrics, used in ((good, 0.1), (bad, 0.9)):
+        families = [each for each in snapshot(metrics.collect()) if each.name != "aiaas_descriptors_used_ratio"]
+        name = "aiaas_descriptors_used_ratio"
+        sums.add([*families, MetricFamily(name, "gauge", "", [MetricSample(name, {}, used)])])
+    got = values(sums)
+    assert got['aiaas_reload_ok{what="keys"}'] == 0
+    assert got["aiaas_descriptors_used_ratio"] == 0.9
+
+
 def test_the_supervisor_adds_what_only_it_knows() -> None:
     """How many workers serve, how many had to be replaced, and how many of these hung."""
     sums = Sums()
