@@ -41,6 +41,7 @@ COMMANDS: Final = MappingProxyType(
         "serve": ("aiaas.cli.serve", "Run the gateway."),
         "logs": ("aiaas.cli.logs", "Show the gateway's log in readable lines."),
         "simulate": ("aiaas.cli.simulate", "Run only the embedded vLLM simulator."),
+        "chat": ("aiaas.cli.chat", "Talk to a model through the gateway."),
         "connect": ("aiaas.cli.connect", "Print what to paste into Claude Code, Codex, an SDK, ..."),
         "smoke": ("aiaas.cli.smoke", "Run a series of checks against a running gateway."),
         "loadtest": ("aiaas.cli.loadtest", "Run a load test against a gateway and report the results."),

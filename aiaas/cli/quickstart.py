@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ LOG: Final = "log.jsonl"
 QUICKSTART_PORT: Final = 8080
 MODEL: Final = "simulator"
 KEY_NAME: Final = "quickstart"
+KEY_FILE: Final = "quickstart.key"  # beside the config, for `aiaas chat`
 
 CONFIG: Final = Template("""\
 # Written by `aiaas quickstart`. Everything here is on loopback, and the "model" is aiaas's own simulator.
@@ -80,6 +82,7 @@ def quickstart(
     elif port is None:
         note(f"{config} exists already and stays as it is")
     key = _fresh_key(plan.auth.keys_file, plan.auth.api_key_prefix)
+    _write_key(folder / KEY_FILE, key)
 
     listening: list[Ready] = []
 
@@ -100,6 +103,7 @@ def quickstart(
 def _welcome(ready: Ready, config: Path, key: str, plan: Plan) -> str:
     model = plan.models[0].name if plan.models else MODEL
     metrics = f"Metrics: {ready.metrics_url}\n" if ready.metrics_url else ""
+    where = "" if config.parent == FOLDER else f" -c {config} --api-key-file {config.parent / KEY_FILE}"
     return f"""
 The gateway listens on {ready.url}; its config is {config}. In another terminal:
 
@@ -107,6 +111,7 @@ The gateway listens on {ready.url}; its config is {config}. In another terminal:
     -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}], "stream": true}}'
 
+Or talk to it: aiaas chat{where}
 {metrics}Log: {config.parent / LOG}
 Next, your own vLLM: in {config} write `url: http://localhost:8000` instead of `engine:`, and in `models:`
 the name that it serves (curl http://localhost:8000/v1/models); then start this again. Ctrl-C stops all of it.
@@ -173,6 +178,18 @@ def _write_config(config: Path, text: str) -> None:
         config.write_text(text, encoding="utf-8")
     except OSError as error:
         raise EnvironmentFault(f"cannot write {config}: {error.strerror}") from error
+
+
+def _write_key(path: Path, key: str) -> None:
+    """For its owner only."""
+    from aiaas.errors import EnvironmentFault
+
+    try:
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key + "\n")
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from error
 
 
 def _opened(path: Path) -> IO[bytes]:

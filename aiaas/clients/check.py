@@ -16,6 +16,7 @@ from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.answer import PlainAnswer
 from aiaas.httpclient.client import BrokenError, HttpClient
 from aiaas.httpclient.target import HttpTarget
+from aiaas.loadtest.probe import why_silent, with_hint
 from aiaas.openai.paths import MODELS
 
 CHECK_TIMEOUT: Final = 60.0  # seconds: one token, behind a queue
@@ -69,12 +70,14 @@ async def offered_models(client: HttpClient, key: str | None, timeout: float) ->
     try:
         await client.send(client.target.head("GET", MODELS, key) + b"\r\n", answer, timeout)
     except BrokenError as error:
-        raise EnvironmentFault(f"{url}: {error}") from error
+        raise EnvironmentFault(f"{url}: {with_hint(error.kind, str(error))}") from error
+    if answer.status is None:
+        raise EnvironmentFault(f"{url}: {await why_silent(client.target, answer.detail)}")
     if answer.status in (401, 403):
         what = "refuses the key" if key is not None else "requires a key: --api-key-file or $AIAAS_API_KEY"
         raise CheckFailed(f"{url} {what}")
     if answer.status != 200:
-        raise EnvironmentFault(f"{url}: GET {MODELS} returned {answer.status or answer.error}: {answer.detail}")
+        raise EnvironmentFault(f"{url}: GET {MODELS} returned {answer.status}: {answer.detail}")
     try:
         return tuple(msgspec.json.decode(answer.content, type=_List).data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

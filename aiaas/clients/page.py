@@ -31,6 +31,11 @@ model is used, and lines with the context size are left out.
 and, if the client sends tools, with a tool. It shows one line for each thing, says what the operator has to change, and
 exits with 1 if something is missing or could not be tried.
 
+The first client comes with aiaas: `aiaas chat` talks to a model line by line, streamed, with its reasoning dimmed.
+Ctrl-C stops an answer, Ctrl-D leaves. Without a model it takes the only one, or lists them; beside
+`./aiaas-quickstart` it needs no options. `aiaas chat -m "hello"` prints one answer, and `git diff | aiaas chat coder`
+sends a pipe.
+
 ## What they need
 
 | client | needs | without these it still works | tools | context, tokens | headers that it sends | how verified |

@@ -12,9 +12,11 @@ import msgspec
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.answer import PlainAnswer
 from aiaas.httpclient.client import BrokenError, HttpClient
+from aiaas.httpclient.mismatch import WRITE_HTTP, WRITE_HTTPS, speaks_tls
+from aiaas.httpclient.target import HttpTarget
 
 PROBE_TIMEOUT: Final = 10.0
-HINTS: Final = {
+_HINTS: Final = {
     "connect": "is the server running, and is the URL right?",
     "timeout": "is the URL right, or does a firewall drop the connection?",
     "reset": "is it an HTTP server?",
@@ -34,6 +36,18 @@ class _Models(msgspec.Struct):
 _MODELS: Final[msgspec.json.Decoder[_Models]] = msgspec.json.Decoder(_Models)
 
 
+def with_hint(kind: str, detail: str) -> str:
+    """Why there is no connection (a kind of `aiaas.httpclient.answer`), and what to do."""
+    return detail if detail == WRITE_HTTP else f"{detail}; {_HINTS[kind]}"  # which says itself what to do
+
+
+async def why_silent(target: HttpTarget, detail: str) -> str:
+    """Why a connection ended without an answer: that the server speaks TLS, or else `detail` with a hint."""
+    if target.tls is None and await speaks_tls(target.host, target.port, PROBE_TIMEOUT):
+        return WRITE_HTTPS
+    return with_hint("reset", detail)
+
+
 async def get(client: HttpClient, path: str, key: str | None) -> PlainAnswer:
     """Send one GET. Raises EnvironmentFault if the server does not answer."""
     answer = PlainAnswer()
@@ -41,10 +55,9 @@ async def get(client: HttpClient, path: str, key: str | None) -> PlainAnswer:
     try:
         await client.send(client.target.head("GET", path, key) + b"\r\n", answer, PROBE_TIMEOUT)
     except BrokenError as error:
-        raise EnvironmentFault(f"{url}: {error}; {HINTS[error.kind]}") from error
+        raise EnvironmentFault(f"{url}: {with_hint(error.kind, str(error))}") from error
     if answer.status is None:
-        hint = "; does it speak TLS? then write https://" if client.target.tls is None else ""
-        raise EnvironmentFault(f"{url}: {answer.detail}{hint}")
+        raise EnvironmentFault(f"{url}: {await why_silent(client.target, answer.detail)}")
     return answer
 
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from aiaas.errors import EnvironmentFault
-from aiaas.loadtest.probe import HINTS
+from aiaas.httpclient.mismatch import WRITE_HTTP, WRITE_HTTPS
+from aiaas.loadtest.probe import why_silent, with_hint
 from aiaas.smoke.ask import Asker, Say, SmokeSettings
 from aiaas.smoke.checks import CERTIFICATE, CHECKS, MODELS_CHECK, Check
 from aiaas.smoke.result import Result, Verdict, result_of, skipped
@@ -50,11 +51,16 @@ async def run_checks(settings: SmokeSettings, names: Sequence[str], begin: Say, 
 
 
 async def _reach(asker: Asker) -> bool:
-    """True where the server has an untrusted certificate. Raises EnvironmentFault where it cannot be reached."""
-    seen = await asker.get("/health")
-    if seen.connected or seen.error == "tls":
+    """True where the server has an untrusted certificate. Raises EnvironmentFault where it cannot be reached, and where
+    only one side speaks TLS."""
+    seen, target = await asker.get("/health"), asker.settings.target
+    if seen.connected and seen.status is None:
+        why = await why_silent(target, seen.detail)
+        if why == WRITE_HTTPS:
+            raise EnvironmentFault(f"{target.url}: {why}")
+    if seen.connected or (seen.error == "tls" and seen.detail != WRITE_HTTP):
         return not seen.connected
-    raise EnvironmentFault(f"{asker.settings.target.url}: {seen.detail}; {HINTS[seen.error]}")
+    raise EnvironmentFault(f"{target.url}: {with_hint(seen.error, seen.detail)}")
 
 
 def _obstacle(check: Check, asker: Asker, untrusted: bool) -> str | None:

@@ -83,6 +83,10 @@ def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
         quickstart = start(*arguments)
         answer = quickstart.curl()
         assert answer.startswith("data: ")
+        key = tmp_path / "try" / "quickstart.key"
+        assert key.read_text().strip() in quickstart.said
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert f"aiaas chat -c {tmp_path}/try/aiaas.yaml --api-key-file {key}" in quickstart.said
         assert answer.endswith("data: [DONE]\n\n")
         children = quickstart.children()
         assert children

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -51,7 +52,7 @@ async def test_server_without_a_model_list_is_accepted(fake: FakeVllm) -> None:
             "returned text/html instead of a list of models; is the URL right?",
             id="a web page",
         ),
-        pytest.param(Close(), "sk-1", EnvironmentFault, "does it speak TLS? then write https://", id="closed"),
+        pytest.param(Close(), "sk-1", EnvironmentFault, "is it an HTTP server?", id="closed"),
     ],
 )
 async def test_a_fault_is_one_line(
@@ -64,6 +65,21 @@ async def test_a_fault_is_one_line(
     assert str(fault.value).startswith(fake.url)
     assert message in str(fault.value)
     assert "sk-1" not in str(fault.value)
+
+
+async def test_tls_on_one_side_only_is_named(secure: Secure) -> None:
+    """Both ways, with what to write."""
+    with pytest.raises(EnvironmentFault, match=r"the server speaks TLS; write https:// instead of http://$"):
+        await look(secure.url.replace("https://", "http://"))
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(REFUSED)
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        with pytest.raises(EnvironmentFault, match=r"the server speaks plain HTTP; write http:// instead of https://$"):
+            await look(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
 
 
 async def test_nobody_there_and_no_trust_are_one_line(secure: Secure) -> None:

@@ -50,6 +50,12 @@ async def good() -> AsyncIterator[FakeGateway]:
     await made.stop()
 
 
+async def test_tls_on_one_side_only_ends_it(secure: Secure) -> None:
+    """One line instead of twenty failed checks."""
+    with pytest.raises(EnvironmentFault, match="the server speaks TLS; write https:// instead of http://"):
+        await run(SmokeSettings(parse_target(secure.url.replace("https://", "http://")), timeout=20.0))
+
+
 async def run(settings: SmokeSettings, *names: str) -> dict[str, Result]:
     """The results of these checks, all of them where none is named."""
     results: list[Result] = []
