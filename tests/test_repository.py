@@ -52,6 +52,7 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/__main__.py": "one call of aiaas.cli.entry; test_repository.py starts it as a process",
     "aiaas/cli/common.py": "what commands share; every test of tests/cli goes through it",
     "aiaas/cli/chatanswer.py": "tests/cli/test_chat.py",
+    "aiaas/cli/completion.py": "tests/cli/test_complete.py",
     "aiaas/cli/diagnosis.py": "tests/cli/test_doctor.py",
     "aiaas/cli/localchecks.py": "tests/cli/test_doctor.py",
     "aiaas/cli/outcome.py": "tests/cli/test_main.py",

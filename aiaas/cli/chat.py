@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from aiaas.cli.common import CONFIG_VARIABLE, DEFAULT_CONFIG, ConfigOption, new_app, wants_colours
+from aiaas.cli.complete import complete_models
 from aiaas.cli.outcome import note
 from aiaas.cli.quickstart import FOLDER, KEY_FILE
 from aiaas.errors import CheckFailed, CommandError, UsageError
@@ -47,7 +48,10 @@ The key comes from --api-key-file or $AIAAS_API_KEY. Exit codes: 0 done, 1 key o
 
 @app.command("chat", epilog=_EPILOG)
 def talk(
-    model: Annotated[str | None, typer.Argument(help="The model. [default: the only one]", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="The model. [default: the only one]", show_default=False, autocompletion=complete_models),
+    ] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this, print the answer, end.")] = None,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="The gateway. [default: the config's host, else its port here]")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, print_json, print_table
+from aiaas.cli.complete import complete_clients, complete_models
 from aiaas.cli.outcome import note
 from aiaas.errors import AiaasError, CheckFailed, UsageError
 
@@ -40,13 +41,21 @@ Exit codes: 0 nothing is missing, 1 something is, or was not tried (--check), 2 
 
 @app.command("connect", epilog=_EPILOG)
 def show_client(
-    client: Annotated[str | None, typer.Argument(help="The client. [default: list them]", show_default=False)] = None,
+    client: Annotated[
+        str | None,
+        typer.Argument(help="The client. [default: list them]", show_default=False, autocompletion=complete_clients),
+    ] = None,
     config: ConfigOption = None,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="The gateway. [default: the config's host, else its port here]")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model. [default: the gateway's first, else the config's]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The model. [default: the gateway's first, else the config's]",
+            autocompletion=complete_models,
+        ),
     ] = None,
     context: Annotated[
         int | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiaas.cli.common import new_app
+from aiaas.cli.complete import complete_codes
 from aiaas.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ _CODE = re.compile(r"AIA[0-9]+", re.IGNORECASE)
 )
 def explain(
     what: Annotated[
-        str, typer.Argument(metavar="[CODE|FIELD]", help="A problem's code, or a path in the config.")
+        str,
+        typer.Argument(
+            metavar="[CODE|FIELD]", help="A problem's code, or a path in the config.", autocompletion=complete_codes
+        ),
     ] = "",
 ) -> None:
     """Say what a problem's code or a field of the config means."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aiaas.cli.complete import complete_keys, complete_models
 from aiaas.cli.keytarget import KeyTarget
 from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, UsageError
@@ -34,10 +35,18 @@ KeysFileOption = Annotated[
     ),
 ]
 NewName = Annotated[str, typer.Argument(help="The new key's name.", show_default=False)]
-AnyKey = Annotated[str, typer.Argument(metavar="NAME|ID", help="The key's name or id.", show_default=False)]
+AnyKey = Annotated[
+    str,
+    typer.Argument(metavar="NAME|ID", help="The key's name or id.", show_default=False, autocompletion=complete_keys),
+]
 ModelOption = Annotated[
     list[str] | None,
-    typer.Option("--model", metavar="MODEL", help="A model that the key may use; repeat for more. Default: all."),
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A model that the key may use; repeat for more. Default: all.",
+        autocompletion=complete_models,
+    ),
 ]
 FieldOption = Annotated[
     list[str] | None,

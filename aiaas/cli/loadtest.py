@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, print_json, read_duration
+from aiaas.cli.complete import complete_models, complete_presets
 from aiaas.cli.loadoptions import (
     LoadShape,
     default_url,
@@ -72,7 +73,10 @@ def loadtest(
     api_key_file: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A file that holds one key; repeat it for several.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model. [default: the first of GET /v1/models]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model. [default: the first of GET /v1/models]", autocompletion=complete_models),
+    ] = None,
     endpoint: Annotated[
         Endpoint, typer.Option(metavar="chat|completions", help="The endpoint to call.")
     ] = Endpoint.chat,
@@ -107,7 +111,10 @@ def loadtest(
     slo: Annotated[
         str | None, typer.Option(metavar="BOUNDS", help="Bounds to meet: ttft=1s,e2e:p95=5s,error_rate=1%.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(metavar="plan", help="The integration plan's success criteria.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="plan", help="The integration plan's success criteria.", autocompletion=complete_presets),
+    ] = None,
     direct: Annotated[
         str | None, typer.Option(metavar="URL", help="The engine's own URL, to measure the gateway's overhead.")
     ] = None,

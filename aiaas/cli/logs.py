@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from aiaas.cli.common import Output, OutputOption, new_app, read_duration, wants_colours
+from aiaas.cli.complete import complete_keys, complete_models
 from aiaas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,8 +50,14 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new lines of FILE, also after its rotation.")
     ] = False,
-    key: Annotated[str | None, typer.Option(metavar="NAME|ID", help="Only requests of this key.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="Only requests for this model.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|ID", help="Only requests of this key.", autocompletion=complete_keys),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only requests for this model.", autocompletion=complete_models),
+    ] = None,
     status: Annotated[
         str | None, typer.Option(metavar="429|4xx,...", help="Only requests that ended with one of these.")
     ] = None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from aiaas import __version__
-from aiaas.cli.common import new_app
+from aiaas.cli.common import COMPLETE_VARIABLE, new_app
 from aiaas.cli.outcome import EXIT_INTERRUPTED, guarded, let_go_of, note
 from aiaas.errors import CommandError
 
@@ -46,6 +47,7 @@ COMMANDS: Final = MappingProxyType(
         "smoke": ("aiaas.cli.smoke", "Run a series of checks against a running gateway."),
         "loadtest": ("aiaas.cli.loadtest", "Run a load test against a gateway and report the results."),
         "report": ("aiaas.cli.report", "Show load-test results, one run or several side by side."),
+        "completion": ("aiaas.cli.completion", "Print a script for bash, zsh or fish that completes all this."),
     }
 )
 
@@ -64,6 +66,8 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 environment error (port t
 def main() -> NoReturn:
     """The `aiaas` program, after `aiaas.cli.entry` has set up SIGINT and the standard streams."""
     sys.stdout = _named(sys.stdout)
+    if COMPLETE_VARIABLE in os.environ:  # the shell shows errors in the middle of the line that is being typed
+        let_go_of(sys.stderr)
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:

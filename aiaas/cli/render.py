@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiaas.cli.common import ConfigOption, config_path, new_app
+from aiaas.cli.complete import complete_kinds
 from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
@@ -36,7 +37,14 @@ something differs), 3 no such file, no kubectl, or no cluster.
 def render(
     config: ConfigOption = None,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="KIND,...", help="Only objects of these kinds.", show_default=False)
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="KIND,...",
+            help="Only objects of these kinds.",
+            show_default=False,
+            autocompletion=complete_kinds,
+        ),
     ] = None,
     output_dir: Annotated[
         Path | None,

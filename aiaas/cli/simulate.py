@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aiaas.cli.common import new_app, read_duration
+from aiaas.cli.complete import complete_faults
 from aiaas.cli.outcome import note
 
 app = new_app()
@@ -86,7 +87,14 @@ def simulate(
         bool,
         typer.Option("--enable-auto-tool-choice", help="Accept tools, and call those that a prompt names (docs)."),
     ] = False,
-    fault: Annotated[str, typer.Option(metavar="KIND[:ARG]", help="Misbehave; --fault list shows the kinds.")] = "none",
+    fault: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND[:ARG]",
+            help="Misbehave; --fault list shows the kinds.",
+            autocompletion=complete_faults,
+        ),
+    ] = "none",
 ) -> None:
     """Run the simulator: it answers as vLLM does on the wire, and says in every answer that it is not a model."""
     import uvloop

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, print_json, print_table
+from aiaas.cli.complete import complete_checks, complete_models
 from aiaas.cli.loadtest import Endpoint
 from aiaas.cli.outcome import EXIT_INTERRUPTED, note
 from aiaas.cli.smokeoptions import known_of, read_metrics, read_names, read_size, read_timeout
@@ -48,12 +49,20 @@ def smoke(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file that holds the key. [default: $AIAAS_API_KEY]")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model. [default: the first of GET /v1/models]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model. [default: the first of GET /v1/models]", autocompletion=complete_models),
+    ] = None,
     endpoint: Annotated[
         Endpoint, typer.Option(metavar="chat|completions", help="The endpoint to call.")
     ] = Endpoint.chat,
-    only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Run only these checks.")] = None,
-    skip: Annotated[str | None, typer.Option(metavar="NAME,...", help="Skip these checks.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Run only these checks.", autocompletion=complete_checks),
+    ] = None,
+    skip: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Skip these checks.", autocompletion=complete_checks)
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the checks without running them.")] = False,
     metrics: Annotated[str | None, typer.Option(metavar="URL", help="The gateway's metrics port.")] = None,
     engine_metrics: Annotated[str | None, typer.Option(metavar="URL", help="A vLLM's own address.")] = None,

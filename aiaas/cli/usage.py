@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiaas.cli.common import ConfigOption, config_path, new_app, print_json, print_table
+from aiaas.cli.complete import complete_keys
 from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, EnvironmentFault, UsageError
 
@@ -52,7 +53,10 @@ that ended before the backend reported its usage; the other columns do not inclu
 """
 )
 def usage(
-    key: Annotated[str | None, typer.Option("--key", metavar="NAME|ID", help="Only this key.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="NAME|ID", help="Only this key.", autocompletion=complete_keys),
+    ] = None,
     since: Annotated[
         str, typer.Option("--since", metavar="WHEN", help="7d (today and the six days before), or 2026-03-01.")
     ] = "7d",

@@ -14,6 +14,7 @@ from aiaas.httpclient.target import parse_target
 from aiaas.limits.model import Rate
 from aiaas.smoke.ask import SmokeSettings
 from aiaas.smoke.checks import CHECKS
+from aiaas.smoke.names import CHECK_NAMES
 from aiaas.smoke.result import Result
 from aiaas.smoke.run import NAMES, run_checks
 from tests.fakes.gateway import KEY, LARGEST_BODY, FakeGateway, whole
@@ -54,6 +55,11 @@ async def test_tls_on_one_side_only_ends_it(secure: Secure) -> None:
     """One line instead of twenty failed checks."""
     with pytest.raises(EnvironmentFault, match="the server speaks TLS; write https:// instead of http://"):
         await run(SmokeSettings(parse_target(secure.url.replace("https://", "http://")), timeout=20.0))
+
+
+def test_the_names_for_completion_are_those_of_the_checks() -> None:
+    """They stand apart, since importing the checks is slow."""
+    assert NAMES == CHECK_NAMES
 
 
 async def run(settings: SmokeSettings, *names: str) -> dict[str, Result]:
