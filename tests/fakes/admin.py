@@ -14,6 +14,7 @@ import copy
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import sin
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
@@ -109,7 +110,7 @@ def busy_status(*, live: int = 500, queued: int = 37) -> Json:
                 [embed],
             ),
         ],
-        "requests": {"in_flight": live, "queued": queued},
+        "requests": {"in_flight": live, "queued": queued, "output_tokens": 1_200_000},
         "totals": {
             "requests": 1_204_117,
             "errors": 212,
@@ -123,10 +124,10 @@ def busy_status(*, live: int = 500, queued: int = 37) -> Json:
             model(embed, requests=1_117, ttft_p50=None, ttft_p95=None),
         ],
         "keys_near": [
-            near("9f3c27aa", "ci-runner", "requests", 60, 60, 12.4),
-            near("51d0be13", "nightly-eval", "tokens", 93_120, 100_000, 31.0),
-            near("0c4e88f1", "team-search", "concurrency", 15, 16, None),
-            near("77ab20d9", "notebook-7", "quota", 982_000, 1_000_000, 41_000.0),
+            near(3, "requests", 60, 60, 12.4),
+            near(4, "tokens", 93_120, 100_000, 31.0),
+            near(2, "concurrency", 15, 16, None),
+            near(7, "quota", 982_000, 1_000_000, 41_000.0),
         ],
         "process": {
             "memory": 151 * 1024 * 1024,
@@ -138,7 +139,7 @@ def busy_status(*, live: int = 500, queued: int = 37) -> Json:
     }
 
 
-def ttft_buckets(count: int) -> list[list[float | None]]:
+def ttft_buckets(count: int) -> list[Any]:
     """The cumulative buckets of so many requests, half of them within 250 ms."""
     shares = {0.1: 0.2, 0.25: 0.5, 0.5: 0.8, 1.0: 0.92, 2.5: 0.99, None: 1.0}
     return [[bound, int(share * count)] for bound, share in shares.items()]
@@ -150,9 +151,15 @@ def model(name: str, **other: Any) -> Json:
     return {"model": name, **sums, "ttft_p50": None, "ttft_p95": None, "ttft_buckets": []} | other
 
 
-def near(key_id: str, user: str, limit: str, used: int, of: int, resets_in: float | None) -> Json:
+def key_id(user: int) -> str:
+    """The key of a user, by the user's place in USERS."""
+    return f"{0x51D0BE13 + user * 7919:08x}"
+
+
+def near(user: int, limit: str, used: int, of: int, resets_in: float | None) -> Json:
     """A key near one of its limits."""
-    return {"key_id": key_id, "user": user, "limit": limit, "used": used, "of": of, "resets_in": resets_in}
+    who = {"key_id": key_id(user), "user": USERS[user]}
+    return who | {"limit": limit, "used": used, "of": of, "resets_in": resets_in}
 
 
 def request(place: int, **other: Any) -> Json:
@@ -165,7 +172,7 @@ def request(place: int, **other: Any) -> Json:
         "at": NOW - 600 / (1 + place),
         "path": "/v1/chat/completions",
         "user": USERS[user],
-        "key_id": f"{0x51D0BE13 + user * 7919:08x}",
+        "key_id": key_id(user),
         "model": MODELS[place % 2],
         "backend": ("chat", "coder")[place % 2],
         "upstream": f"http://10.0.{place % 2}.{11 + place % 2 * 10}:8000",
@@ -222,7 +229,7 @@ def refusal(place: int, status: int, code: str, reason: str) -> Json:
         "status": status,
         "error_code": code,
         "message": reason,
-        "key_id": None if status == 401 else f"{0x51D0BE13 + place % 8 * 7919:08x}",
+        "key_id": None if status == 401 else key_id(place % 8),
         "user": None if status == 401 else USERS[place % 8],
         "model": MODELS[place % 2],
         "path": "/v1/chat/completions",
@@ -327,10 +334,10 @@ class FakeAdmin:
         return 200, b"application/json", json.dumps(value).encode(), b"cache-control: no-store\r\n"
 
     def move(self, seconds: float) -> None:
-        """Let time pass: counters grow by what 500 streams give."""
+        """Let time pass: counters grow as those of 500 streams do, now faster, now slower."""
         status = copy.deepcopy(self.status)
         now = status["now"] + seconds
-        totals, wave = status["totals"], 1 + 0.3 * ((now / 2) % 7 - 3) / 3
+        totals, wave = status["totals"], 1 + 0.25 * sin(now / 70) + 0.06 * sin(now / 3.1)
         status["now"] = now
         totals["requests"] += int(11 * seconds * wave)
         totals["refused"] += int(2 * seconds * wave)
@@ -338,8 +345,9 @@ class FakeAdmin:
         totals["input_tokens"] += int(5_100 * seconds)
         status["requests"]["queued"] = status["backends"][0]["queued"] = int(37 * wave)
         for each in status["models"]:
-            if each["ttft_buckets"]:
-                each["requests"] += int(60 * seconds * wave)
-                each["ttft_buckets"] = ttft_buckets(each["requests"])
+            began = int(60 * seconds * wave)
+            each["requests"] += began
+            for bucket, (_, share) in zip(each["ttft_buckets"], ttft_buckets(1000), strict=False):
+                bucket[1] += began if bucket[0] is None else int(began * min(1.0, share / 1000 / wave))
         self.status = status
         self.live = [r | {"events": r["events"] + int(20 * seconds)} if r["ttft"] else r for r in self.live]

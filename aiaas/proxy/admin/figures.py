@@ -67,7 +67,9 @@ class Figures:
     def models(self) -> list[ModelView]:
         """The models, those with the most requests first."""
         for name, model in self._models.items():
-            model.ttft_p50, model.ttft_p95 = (quantile(part, self._ttft[name]) for part in (0.5, 0.95))
+            buckets = self._ttft[name]
+            model.ttft_p50, model.ttft_p95 = (quantile(part, buckets) for part in (0.5, 0.95))
+            model.ttft_buckets = [(None if math.isinf(bound) else bound, count) for bound, count in buckets]
         return sorted(self._models.values(), key=lambda model: -model.requests)
 
     def _add(self, name: str, labels: Mapping[str, str], value: float) -> None:

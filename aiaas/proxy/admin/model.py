@@ -201,7 +201,11 @@ class TotalsView(msgspec.Struct):
 
 
 class ModelView(msgspec.Struct):
-    """One model since the start. Percentiles are interpolated between the buckets of the metrics."""
+    """One model since the start. Percentiles are interpolated between the buckets of the metrics.
+
+    ttft_buckets  upper bounds (null: none) and how many were at most so long; two answers give the percentiles between
+                  them
+    """
 
     model: str
     requests: int = 0
@@ -210,6 +214,7 @@ class ModelView(msgspec.Struct):
     output_tokens: int = 0
     ttft_p50: float | None = None
     ttft_p95: float | None = None
+    ttft_buckets: list[tuple[float | None, float]] = []
 
 
 class NearView(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from aiaas.errors import EnvironmentFault
+from aiaas.proxy.admin.page import PAGE_TYPE, read_page
 from aiaas.proxy.admin.recent import MOST_ENDED
 from aiaas.proxy.client.answers import answer
 from aiaas.proxy.client.connection import ClientConnection
@@ -43,7 +44,7 @@ _HEADERS: Final = (
 )
 _JSON: Final = b"application/json; charset=utf-8"
 _TEXT: Final = b"text/plain; charset=utf-8"
-_PLACES: Final = b"The gateway's state is at /status, /requests and /refusals.\n"
+_PLACES: Final = b"The page is at /, the gateway's state at /status, /requests and /refusals.\n"
 
 # Connections at a time: a page, a `top` and a person; each may hold an answer of 10,000 requests.
 MOST_CONNECTIONS: Final = 32
@@ -96,6 +97,7 @@ class AdminPort:
         self._limits = ConnectionLimits(HEAD_TIMEOUT, HEAD_SIZE)
         self._open_side = OpenSide(self._answer, self._limits, FaultsOnly(crashed))
         self._server: asyncio.Server | None = None
+        self._page = read_page()
         self._closed = asyncio.Event()
         if not port:
             self._closed.set()
@@ -143,6 +145,8 @@ class AdminPort:
     async def _answer(self, request: HttpRequest, client: ClientConnection) -> bool:
         status, content_type, body = await self._reply(request)
         extra = _HEADERS + (b"allow: GET, HEAD\r\n" if status == 405 else b"")
+        if content_type is PAGE_TYPE:
+            extra += self._page.headers
         head_only = request.method == "HEAD"
         whole = answer(status, content_type, body, extra=extra, close=True, head_only=head_only)
         if client.transport is not None:
@@ -164,7 +168,7 @@ class AdminPort:
             return 400, _TEXT, f"{error}\n".encode()
         match path:
             case "/":
-                return 200, _TEXT, _PLACES
+                return 200, PAGE_TYPE, self._page.body
             case "/status":
                 return 200, _JSON, await self._source.status()
             case "/requests":

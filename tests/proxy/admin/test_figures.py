@@ -27,6 +27,9 @@ def test_counts_are_those_of_the_metrics() -> None:
     counts = Figures(metrics.collect())
     assert counts.totals == TotalsView(3, 1, 1, 3, 5)
     first, second = counts.models
+    buckets = dict(first.ttft_buckets)
+    assert (buckets[0.25], buckets[0.5], buckets[None]) == (0, 1, 1)
+    first.ttft_buckets = second.ttft_buckets = []
     assert first == ModelView("m", 2, 0, 3, 5, pytest.approx(0.375), pytest.approx(0.4875))
     assert second == ModelView("n", 1, 1)
     assert counts.turns["b"] == {"stayed": 1}

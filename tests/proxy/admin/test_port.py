@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from aiaas.proxy.admin.page import read_page
 from aiaas.proxy.admin.port import MOST_CONNECTIONS, AdminPort, Query, asked_by, fault_of_sender
 from aiaas.proxy.telemetry.log import JsonLog
 from tests.ports import free_port
@@ -51,6 +52,16 @@ async def port() -> AsyncIterator[Port]:
         yield made
         for client in made.clients:
             client.reset()
+
+
+async def test_page_comes_with_its_policy(port: Port) -> None:
+    """Beside the headers of every answer."""
+    got = await port.get("/")
+    assert (got.status, got.body) == (200, read_page().body)
+    assert got.header("content-type") == "text/html; charset=utf-8"
+    assert (got.header("content-security-policy") or "").startswith("default-src 'none'; style-src 'sha256-")
+    assert got.header("x-frame-options") == "DENY"
+    assert got.header("x-content-type-options") == "nosniff"
 
 
 @pytest.mark.parametrize(
