@@ -40,6 +40,7 @@ COMMANDS: Final = MappingProxyType(
         "usage": ("aiaas.cli.usage", "Show requests and tokens by key, model and day."),
         "render": ("aiaas.cli.render", "Print Kubernetes manifests made from the config."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
+        "top": ("aiaas.cli.top", "Show live what running gateways do."),
         "logs": ("aiaas.cli.logs", "Show the gateway's log in readable lines."),
         "simulate": ("aiaas.cli.simulate", "Run only the embedded vLLM simulator."),
         "chat": ("aiaas.cli.chat", "Talk to a model through the gateway."),

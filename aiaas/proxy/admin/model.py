@@ -88,6 +88,20 @@ class RefusalView(msgspec.Struct, frozen=True, gc=False):
     client_address: str
 
 
+class Requests(msgspec.Struct):
+    """The answer of `/requests`: under way, the oldest first, and ended, the newest first."""
+
+    live: list[RequestView]
+    ended: list[RequestView]
+
+
+class Refusals(msgspec.Struct):
+    """The answer of `/refusals`: the newest first, and their numbers since the start by error code."""
+
+    refusals: list[RefusalView]
+    by_code: dict[str, int]
+
+
 class ConfigView(msgspec.Struct):
     """The config in force since `since`, and its changed fields that wait for a restart."""
 
