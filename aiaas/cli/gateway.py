@@ -52,6 +52,7 @@ def run_gateway(
     on_ready: Callable[[Ready], None],
     on_engine_healthy: Callable[[], None] = lambda: None,
     log_to: int | None = None,
+    chat_key: str | None = None,
     form: LogForm = "json",
 ) -> None:
     """Serve `plan` until a signal ends it. The log goes to the file descriptor `log_to`, else to stdout."""
@@ -69,7 +70,7 @@ def run_gateway(
 
         def life() -> Coroutine[Any, Any, None]:
             if alone:
-                return run_server(plan, log, env=env, make_engine=make_engine, on_ready=on_ready)
+                return run_server(plan, log, env=env, make_engine=make_engine, on_ready=on_ready, chat_key=chat_key)
             from aiaas.proxy.workers.supervisor import supervise
 
             return supervise(

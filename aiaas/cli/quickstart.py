@@ -42,6 +42,7 @@ rate_limit:
   requests_per_minute: 60
 monitoring:
   metrics_port: $metrics_port
+  admin_port: $admin_port
 """)
 
 
@@ -61,8 +62,8 @@ def quickstart(
         int | None,
         typer.Option(
             min=1,
-            max=65533,
-            help="Port of the gateway; metrics and simulator take the next two. "
+            max=65532,
+            help="Port of the gateway; metrics, simulator and page take the next three. "
             f"[default: {QUICKSTART_PORT}, or as the folder's config says]",
             show_default=False,
         ),
@@ -97,15 +98,17 @@ def quickstart(
             on_engine_healthy()
 
     with _opened(folder / LOG) as log:
-        run_gateway(plan, on_ready, on_engine_healthy, log.fileno())
+        run_gateway(plan, on_ready, on_engine_healthy, log.fileno(), chat_key=key)
 
 
 def _welcome(ready: Ready, config: Path, key: str, plan: Plan) -> str:
     model = plan.models[0].name if plan.models else MODEL
     metrics = f"Metrics: {ready.metrics_url}\n" if ready.metrics_url else ""
     where = "" if config.parent == FOLDER else f" -c {config} --api-key-file {config.parent / KEY_FILE}"
+    port = plan.monitoring.admin_port
+    page = f"In a browser: http://127.0.0.1:{port}/\n\n" if port else ""
     return f"""
-The gateway listens on {ready.url}; its config is {config}. In another terminal:
+{page}The gateway listens on {ready.url}; its config is {config}. In another terminal:
 
   curl {ready.url}/v1/chat/completions \\
     -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
@@ -153,7 +156,7 @@ def _text_with(before: str | None, config: Path, port: int | None) -> str:
 
 
 def _fresh_text(port: int) -> str:
-    return CONFIG.substitute(port=port, metrics_port=port + 1, engine_port=port + 2, model=MODEL)
+    return CONFIG.substitute(port=port, metrics_port=port + 1, engine_port=port + 2, admin_port=port + 3, model=MODEL)
 
 
 def _port_in(text: str) -> slice | None:

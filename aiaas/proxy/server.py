@@ -28,6 +28,7 @@ from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
 from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy import collector
+from aiaas.proxy.admin.chat import Chat
 from aiaas.proxy.admin.port import AdminPort
 from aiaas.proxy.client.descriptors import bound_connections
 from aiaas.proxy.client.door import Door
@@ -76,8 +77,9 @@ async def run_server(
     make_engine: EngineMaker,
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event | None = None,
+    chat_key: str | None = None,
 ) -> None:
-    """Run a gateway until SIGTERM, SIGINT or `stop`.
+    """Run a gateway until SIGTERM, SIGINT or `stop`. With `chat_key` the admin port's page has a chat, which uses it.
 
     Raises EnvironmentFault if a port is taken, an engine cannot start, or the certificate or the key file is invalid.
     """
@@ -95,7 +97,9 @@ async def run_server(
             on_ready(ready)
 
         await server.reloader.begin_keys()
-        admin = AdminPort(plan.monitoring.admin_port, server.inside, log, server.internal_error)
+        host, port, *_ = listener.getsockname()
+        chat = None if chat_key is None or plan.server.tls is not None else Chat(host, port, chat_key)
+        admin = AdminPort(plan.monitoring.admin_port, server.inside, log, server.internal_error, chat)
         await server.live(listener, metrics_listener, make_engine, serving, admin)
 
 

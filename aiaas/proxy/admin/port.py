@@ -5,7 +5,7 @@ would fetch for anybody:
 
 1. `Host` must be a name of loopback: a page whose own name was pointed at 127.0.0.1 (DNS rebinding) is refused.
 2. No answer allows another origin to read it (CORS), and a request that a browser marks as another site's is refused.
-3. Only GET and HEAD are served, and nothing changes the gateway.
+3. Only GET and HEAD are served, and nothing changes the gateway. (`chat.py` is the exception, in a quickstart.)
 
 A taken port is logged, and tried again until it is free: the gateway serves without it.
 """
@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from aiaas.errors import EnvironmentFault
+from aiaas.proxy.admin.chat import CHAT_PATH, Chat, NoChatError
 from aiaas.proxy.admin.page import PAGE_TYPE, read_page
 from aiaas.proxy.admin.recent import MOST_ENDED
 from aiaas.proxy.client.answers import answer
@@ -86,10 +87,16 @@ class AdminPort:
     """The listener on `port`; 0 listens nowhere.
 
     crashed  called with an unexpected exception of a request
+    chat     answers the page's chat, which it does not have without one
     """
 
     def __init__(
-        self, port: int, source: Source, log: JsonLog, crashed: Callable[[BaseException | None], None]
+        self,
+        port: int,
+        source: Source,
+        log: JsonLog,
+        crashed: Callable[[BaseException | None], None],
+        chat: Chat | None = None,
     ) -> None:
         self._port = port
         self._source = source
@@ -97,7 +104,8 @@ class AdminPort:
         self._limits = ConnectionLimits(HEAD_TIMEOUT, HEAD_SIZE)
         self._open_side = OpenSide(self._answer, self._limits, FaultsOnly(crashed))
         self._server: asyncio.Server | None = None
-        self._page = read_page()
+        self._chat = chat
+        self._page = read_page(chat=chat is not None)
         self._closed = asyncio.Event()
         if not port:
             self._closed.set()
@@ -143,7 +151,12 @@ class AdminPort:
     # -- a request ------------------------------------------------------------------------------------------------
 
     async def _answer(self, request: HttpRequest, client: ClientConnection) -> bool:
-        status, content_type, body = await self._reply(request)
+        try:
+            status, content_type, body = await self._reply(request, client)
+        except NoChatError as error:
+            status, content_type, body = error.status, _TEXT, f"{error}\n".encode()
+        if client.begun:  # the chat has been answered
+            return False
         extra = _HEADERS + (b"allow: GET, HEAD\r\n" if status == 405 else b"")
         if content_type is PAGE_TYPE:
             extra += self._page.headers
@@ -153,10 +166,13 @@ class AdminPort:
             client.transport.write(whole)
         return False
 
-    async def _reply(self, request: HttpRequest) -> tuple[int, bytes, bytes]:
+    async def _reply(self, request: HttpRequest, client: ClientConnection) -> tuple[int, bytes, bytes]:
         fault = fault_of_sender(request.headers)
         if fault is not None:
             return 403, _TEXT, fault
+        if self._chat is not None and request.method == "POST" and path_of(request.raw_path) == CHAT_PATH:
+            await self._chat.relay(request, client)
+            return 502, _TEXT, b"The gateway closed the connection without an answer.\n"
         if request.method not in ("GET", "HEAD"):
             return 405, _TEXT, b"This port is read-only: GET or HEAD.\n"
         if len(self._open_side.connections) > MOST_CONNECTIONS:

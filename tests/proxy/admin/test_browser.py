@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.browser import opened_browser
+from tests.cli.test_quickstart import Quickstart, start
 from tests.fakes.admin import FakeAdmin, endpoint, refusal, request
+from tests.ports import free_port
+
+__all__ = ["start"]  # a fixture
 
 pytestmark = pytest.mark.browser
 
@@ -226,3 +231,24 @@ def test_chat_sends_the_conversation_and_streams(show: Callable[..., Opened]) ->
         one.page.wait_for_selector("#send:visible", timeout=30_000)
         assert len(json.loads(fake.sent[1][1])["messages"]) == 3
         assert one.said == []
+
+
+def test_quickstart_shows_itself_and_chats(browser: Any, start: Callable[..., Quickstart]) -> None:
+    """The page of a real gateway: the chat's request is answered, counted, and listed nowhere with its text."""
+    running = start("--port", str(free_port(1, 2, 3)))
+    running.until("Ctrl-C stops all")
+    found = re.search(r"In a browser: (\S+)", running.said)
+    assert found is not None, running.said
+    one = Opened(browser.new_page(viewport={"width": 1280, "height": 800}))
+    one.page.goto(found[1])
+    one.until("notes", "Nothing.")
+    one.until("backends", "✓ up")
+    one.page.fill("#words", "Hello, quickstart!")
+    one.page.press("#words", "Enter")
+    one.until("talk", "complete after")
+    one.until("models", "simulator")
+    assert one.page.locator("#facts", has_text="1 key").count() == 1
+    assert "Hello, quickstart!" not in one.page.inner_text("#live")
+    one.page.close()
+    assert one.said == []
+    assert running.stop() == 0
