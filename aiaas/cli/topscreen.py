@@ -17,6 +17,7 @@ from typing import Final
 
 from rich.cells import cell_len, set_cell_size
 
+from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.figures import quantile
 from aiaas.proxy.admin.model import BackendView, EndpointView, NearView, RequestView, Status
 
@@ -55,7 +56,7 @@ def screen(before: _Looks, now: _Looks, width: int, height: int, *, sort: str = 
     if not reached:
         return _fit(head, width, height)
     rates = _Rates(before, now)
-    head += [*_wrapped(_figures(rates, reached), width), *_warnings(now)]
+    head += [*_wrapped(_figures(rates, reached), width), *_notes(now, max(2, height // 5))]
     tables = [_endpoints(reached), _keys(rates, now, reached, sort), _live(now, sort)]
     room = _shared([len(table.rows) for table in tables], height - len(head) - 2 * len(tables))
     lines = [*head]
@@ -90,23 +91,14 @@ def _figures(rates: _Rates, reached: Sequence[Status]) -> list[str]:
     ]
 
 
-def _warnings(now: _Looks) -> list[str]:
-    """The faults that the tables do not show."""
-    found = []
+def _notes(now: _Looks, most: int) -> list[str]:
+    """The faults, each once; with the gateways that have it, where there are several."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
     for look in now:
-        status, where = look.status, f" ({_plain(look.url)})" if len(now) > 1 else ""
-        if status is None:
-            continue
-        if status.draining:
-            found.append(f"! draining{where}")
-        if status.workers_up < status.workers:
-            found.append(f"! {status.workers_up} of {status.workers} workers are up{where}")
-        if status.store.up is False:
-            found.append(f"! the store of the limits does not answer{where}")
-        for reload in (each for each in status.reloads if not each.ok):
-            why = _plain(reload.error or "see the log")
-            found.append(f"! the last reload of the {_plain(reload.what)} failed{where}: {why}")
-    return found
+        for note in [] if look.status is None else attention(look.status):
+            found[_plain(note.text)].append(_plain(look.url))
+    lines = [f"! {text}" + (f" [{', '.join(urls)}]" if len(now) > 1 else "") for text, urls in found.items()]
+    return lines if len(lines) <= most else [*lines[: most - 1], f"! {len(lines) - most + 1} more faults: aiaas status"]
 
 
 class _Rates:

@@ -25,6 +25,7 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import Limits
 from aiaas.limits.near import nearest
 from aiaas.plan.model import Plan
+from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.figures import Figures
 from aiaas.proxy.admin.model import (
     CertificateView,
@@ -74,7 +75,9 @@ class Inside:
 
     async def status(self) -> bytes:
         """The answer of `/status`."""
-        return _ENCODE(await self.look())
+        found = await self.look()
+        found.attention = attention(found)
+        return _ENCODE(found)
 
     async def requests(self, query: Query) -> bytes:
         """The answer of `/requests`."""

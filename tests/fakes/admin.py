@@ -19,6 +19,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
+
+from aiaas.proxy.admin.attention import attention
+from aiaas.proxy.admin.model import Status
 from aiaas.proxy.admin.page import PAGE_TYPE, read_page
 
 Json = dict[str, Any]
@@ -323,7 +327,8 @@ class FakeAdmin:
         if parts.path == "/status":
             if self.moving:
                 self.move(2.0)
-            return self._json(self.status)
+            faults = attention(msgspec.convert(self.status, Status))
+            return self._json(self.status | {"attention": msgspec.to_builtins(faults)})
         if parts.path == "/requests":
             return self._json({"live": self.live[:limit], "ended": []})
         if parts.path == "/refusals":

@@ -252,8 +252,15 @@ class ProcessView(msgspec.Struct):
     loop_lag_p99: float | None = None
 
 
+class NoteView(msgspec.Struct, frozen=True):
+    """A fault in words, and since when there is one."""
+
+    text: str
+    since: float | None = None
+
+
 class Status(msgspec.Struct):
-    """The whole gateway."""
+    """The whole gateway. `attention` holds its faults (`attention.py`)."""
 
     version: str
     now: float
@@ -274,3 +281,4 @@ class Status(msgspec.Struct):
     models: list[ModelView]
     keys_near: list[NearView]
     process: ProcessView
+    attention: list[NoteView] = []
