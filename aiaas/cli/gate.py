@@ -15,12 +15,15 @@ from typing import Any
 
 from aiaas.cli.filechecks import key_file_problems, store_problems, tls_problems
 from aiaas.cli.outcome import note
+from aiaas.cli.schemas import schema_faults
 from aiaas.config import codes
 from aiaas.config.accept import accepted_in_vain, without_accepted
+from aiaas.config.check import placed
 from aiaas.config.deployment import STAND_IN, check_deployment, literal_names
 from aiaas.config.environment import OVERRIDES, names_in
 from aiaas.config.load import load_file
 from aiaas.config.problem import Problem, dotted, has_errors
+from aiaas.manifests.render import with_patches
 from aiaas.plan.kubernetes import KubernetesPlan, plan_kubernetes
 from aiaas.plan.read import Reading, read
 
@@ -65,7 +68,13 @@ def pass_gate(path: Path, *, given: bool) -> Judged:
     if has_errors(problems):
         return Judged(reading, problems, accepted, in_cluster)
     problems += accepted_in_vain(loaded, accepted)
-    return Judged(reading, problems, accepted, in_cluster, plan_kubernetes(loaded, env) if in_cluster else None)
+    if not in_cluster:
+        return Judged(reading, problems, accepted, in_cluster)
+    cluster = plan_kubernetes(loaded, env)
+    made = with_patches(cluster, "" if makes_keys(reading) else None)
+    findings = (*made.findings, *schema_faults(made))
+    problems += placed(loaded, findings)
+    return Judged(reading, problems, accepted, in_cluster, None if findings else cluster)
 
 
 def has_cluster(reading: Reading) -> bool:

@@ -109,7 +109,7 @@ def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
 
     if only is None:
         return objects
-    known = {kind.lower(): kind for kind in MANIFEST_KINDS}
+    known = {kind.lower(): kind for kind in (*MANIFEST_KINDS, *(made["kind"] for made in objects))}
     wanted = {known.get(word.strip().lower(), "") for word in only.split(",")}
     if "" in wanted:
         raise UsageError(

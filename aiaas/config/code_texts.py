@@ -230,6 +230,13 @@ CODES: Final = MappingProxyType(
             "Only variables that the config names (`${NAME}`, `api_key_env`) are rendered. Remove the entry, or "
             "correct its name.",
         ),
+        codes.PATCH: (
+            "A patch or an extra object that cannot be used",
+            "A patch of `kubernetes.patches` names an object that is not rendered, cannot be merged, or takes away "
+            "what the gateway relies on: probes, preStop and the time for it, selectors, the mounted config and keys. "
+            "Where the config has a field for it, use that. Objects of `kubernetes.extra` need `apiVersion`, `kind` "
+            "and a name of their own. docs/manifests.md says how patches merge.",
+        ),
         codes.HOP_TIMEOUT: (
             "A hop gives up before the one behind it",
             "Timeouts must grow outwards: vLLM, gateway, ingress, client. A hop that gives up too early answers with "

@@ -199,6 +199,20 @@ class EnginePod(Section):
     """Taints that the pod tolerates. The default is the usual taint of GPU nodes."""
 
 
+class Patch(Section):
+    """A change of rendered objects, merged as `kubectl patch` does it (docs/manifests.md)."""
+
+    kind: Annotated[str, Field(min_length=1)]
+    """The kind of the objects, such as Deployment."""
+
+    name: ObjectName | None = None
+    """The name of the object, such as `api-router-service`. null means every object of the kind."""
+
+    merge: dict[str, Any]
+    """The fields to change, in the form of Kubernetes: `{spec: {template: {spec: {priorityClassName: high}}}}`. null
+    removes a field; `$patch: delete` removes a mapping, an item of a list, or the whole object."""
+
+
 class Kubernetes(Section):
     """Settings of `aiaas render`."""
 
@@ -268,6 +282,13 @@ class Kubernetes(Section):
 
     annotations: Annotations = Field(default_factory=dict)
     """Further annotations of every object."""
+
+    patches: tuple[Patch, ...] = ()
+    """Changes of the rendered objects, for everything that has no field here. A patch cannot take away what the gateway
+    relies on: probes, selectors, preStop, the mounted config."""
+
+    extra: tuple[dict[str, Any], ...] = ()
+    """Further objects, rendered as they are."""
 
     node_selector: Labels = Field(default_factory=dict)
     """Labels of the nodes that may run the gateway."""

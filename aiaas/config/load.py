@@ -308,6 +308,6 @@ def _described(path: Path) -> str:
     return {
         "backends": "name at least one backend, such as `backends: {vllm: {url: http://vllm:8000, models: [NAME]}}`",
         "models": "list the models that the backend serves, vLLM's name for the model first",
-        "kind": "vllm or simulator",
+        "kind": "vllm or simulator" if "engine" in path else "such as Deployment",
         "name": "write vLLM's name for the model",
     }.get(str(path[-1]), "add it")

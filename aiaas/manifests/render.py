@@ -13,6 +13,7 @@ from aiaas import __version__
 from aiaas.config.write import to_yaml
 from aiaas.manifests import controllers, engine, expose, gateway, monitoring, network
 from aiaas.manifests.objects import Object
+from aiaas.manifests.patches import Patched, patched
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
 
 # All kinds of objects, in the order of application.
@@ -38,11 +39,21 @@ MARK: Final = "# Made by `aiaas render`"
 
 
 def render_manifests(plan: KubernetesPlan, keys_text: str | None) -> tuple[Object, ...]:
-    """Every object of a plan, in the order of application.
+    """Every object of a plan, patched, in the order of application.
 
     keys_text  the text of the key file; None if the file is missing or aiaas does not render its Secret
     """
-    return tuple(sorted(_objects(plan, keys_text), key=lambda made: MANIFEST_KINDS.index(made["kind"])))
+    return tuple(sorted(with_patches(plan, keys_text).objects, key=lambda made: _place_of(made["kind"])))
+
+
+def with_patches(plan: KubernetesPlan, keys_text: str | None) -> Patched:
+    """The objects with the operator's patches and extra objects, and what is wrong with these."""
+    return patched(plan, tuple(_objects(plan, keys_text)))
+
+
+def _place_of(kind: str) -> float:
+    """The place of a kind in the order of application; an extra object of another kind comes before the pods."""
+    return MANIFEST_KINDS.index(kind) if kind in MANIFEST_KINDS else MANIFEST_KINDS.index("Deployment") - 0.5
 
 
 def _objects(plan: KubernetesPlan, keys_text: str | None) -> Iterator[Object]:

@@ -125,6 +125,20 @@ def test_an_entry_for_a_warning_that_is_gone_fails_strictly(capsys: pytest.Captu
     assert "warning AIA226 accept.AIA510: this warning does not occur" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["validate", "--deployed"], ["render"], ["render", "--diff"]])
+def test_a_patch_that_takes_too_much_is_an_error_everywhere(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At its place in the file, and nothing is rendered."""
+    patches = "\n  patches:\n    - {kind: Service, merge: {spec: {selector: null}}}\n  image:"
+    Path("aiaas.yaml").write_text(DEPLOYED.replace("\n  image:", patches))
+    assert run(command) == 1
+    captured = capsys.readouterr()
+    said = "aiaas.yaml:7:7: error AIA409 kubernetes.patches[0]: Service/api-router-service: spec.selector has to stay"
+    assert said in captured.out + captured.err
+    assert "apiVersion" not in captured.out
+
+
 def test_connect_needs_real_values(capsys: pytest.CaptureFixture[str]) -> None:
     """Never send a stand-in to a backend."""
     Path("aiaas.yaml").write_text(DEPLOYED)

@@ -70,7 +70,7 @@ def test_every_code_that_a_text_can_earn_has_a_case() -> None:
 
 # One text for every field, with a value that its type cannot take, on a line of its own.
 FIELDS = sorted({path for path, _ in all_fields(Config)})
-LISTS = ("models", "tolerations", "ingress", "egress")
+LISTS = ("models", "tolerations", "ingress", "egress", "patches")
 
 
 def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
@@ -122,7 +122,7 @@ def wrong_for(path: tuple[str, ...]) -> Any:
         "accept",
         "headers",
     }
-    is_container = path[-1] in free or path[-1] in ("backends", "models", "urls", "endpoints", "tolerations")
+    is_container = path[-1] in free or path[-1] in ("backends", "models", "urls", "endpoints", "extra", "merge")
     is_section = any(other[: len(path)] == path and len(other) > len(path) for other in FIELDS)
     lists = path[-1] in ("aliases", "forward_headers", "trusted_proxies", "allow_origins")
     return "WRONG" if is_container or is_section or lists else {"WRONG": 1}
