@@ -292,7 +292,10 @@ async def test_a_taken_port_names_its_holder(scene: Scene, capsys: pytest.Captur
 
 
 async def test_a_running_gateway_is_recognised(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its ports are no fault; its own descriptors count, and the disk of its log."""
+    """Its ports are no fault, nor is its engine's; its own descriptors count, and the disk of its log."""
+    engine = socket.create_server(("127.0.0.1", 0))
+    engine_port = engine.getsockname()[1]
+    scene.config["backends"]["own"] = {"engine": {"kind": "simulator", "port": engine_port}, "models": ["own"]}
     holder = "import socket, sys, time\nsock = socket.socket()\nsock.bind(('127.0.0.1', int(sys.argv[1])))\n"
     holder += "sock.listen()\nprint('listening', flush=True)\ntime.sleep(60)\n"
     script = scene.folder / "gateway.py"
@@ -305,11 +308,13 @@ async def test_a_running_gateway_is_recognised(scene: Scene, capsys: pytest.Capt
         assert await scene.doctor() == 0
         out = capsys.readouterr().out
         assert f"{port} (server.port): the gateway runs there, process {process.pid}" in out
+        assert f"{engine_port} (backends.own.engine.port): the gateway's engine runs there" in out
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (4, 4))
         assert await scene.doctor() == 1
         out = capsys.readouterr().out
         assert f"FAIL  descriptors       the gateway, process {process.pid}, has 4 of 4 open; new connections" in out
     finally:
+        engine.close()
         process.kill()
         process.communicate()
 
